@@ -1,0 +1,374 @@
+"""Every setting of the program, with its type and meaning: the one vocabulary that all other files share.
+
+Values live in `conf/*.yaml`, types and explanations here. Hydra composes the YAML, `compose.py` turns the
+result into these plain dataclasses once, and nothing below the commands sees a `DictConfig`.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds src, conf and experiments."""
+
+MISSING: Any = "???"
+"""OmegaConf's mark for a value that the YAML has to give."""
+
+
+@dataclass
+class ArchitectureConfig:
+    """A pattern of residual blocks, and the settings of the block kinds in it."""
+
+    name: str = MISSING
+    pattern: list[str] = field(default_factory=list)
+    """Block kinds, repeated and cut at `n_blocks`."""
+    match_knobs: list[str] = field(default_factory=list)
+    """The settings that size matching may change, tried in this order; empty for the reference (dense)."""
+    n_blocks: int | None = None
+    """Residual blocks in the model; null: 2 * size.n_layers, or what matching finds."""
+
+    d_ff: int | None = None
+    """Width of the mlp blocks; null: from the size and the recipe, or what matching finds."""
+
+    window: int | None = None
+    """Positions that sliding attention sees, itself included; null: a quarter of training.seq_len."""
+
+    n_experts: int = 8
+    top_k: int = 2
+    """Experts that each token is sent to."""
+    expert_d_ff: int | None = None
+    """Width of one expert; null: what matching finds (the width of a dense mlp where match=none)."""
+    aux_loss_weight: float = 0.01
+    """Weight of the load-balancing loss (Switch Transformer, eq. 4; here per layer and divided by top_k)."""
+    router_z_loss_weight: float = 0.001
+    """Weight of the router z-loss (ST-MoE, eq. 5)."""
+
+    d_state: int | None = None
+    """State size N of a Mamba-2 head; null: 64, or what matching finds."""
+    d_conv: int = 4
+    """Kernel of the causal convolution before the state-space layer."""
+    expand: int = 2
+    """d_inner = expand * d_model."""
+    chunk_size: int = 64
+    """Chunk of the state-space dual form: a matter of speed, never of the result."""
+
+
+@dataclass
+class SizeConfig:
+    """How wide and deep the reference model is, and how one of this size is trained unless told otherwise."""
+
+    name: str = MISSING
+    d_model: int = MISSING
+    n_layers: int = MISSING
+    """Layers of the dense reference; a layer is two residual blocks."""
+    head_dim: int = 64
+    d_ff: int | None = None
+    """Width of the reference's mlp before the recipe's factor; null: 4 * d_model."""
+    seq_len: int = MISSING
+    """Default of training.seq_len."""
+    global_batch_size: int = MISSING
+    """Default of training.global_batch_size."""
+    micro_batch_size: int = MISSING
+    """Default of training.micro_batch_size."""
+    max_tokens: int = MISSING
+    """Default of training.max_tokens."""
+    learning_rate: float = MISSING
+    """Default of optimizer.learning_rate."""
+
+
+@dataclass
+class RecipeConfig:
+    """The parts that every architecture shares, in one generation of taste."""
+
+    name: str = MISSING
+    norm: str = MISSING
+    """rmsnorm or layernorm."""
+    position: str = MISSING
+    """rope, or learned (added to the token embedding wherever the pattern has attention)."""
+    mlp: str = MISSING
+    """swiglu (width 2/3 d_ff, rounded up to a multiple of 8) or gelu (tanh form)."""
+    bias: bool = MISSING
+    """Biases in attention, mlp and layernorm; experts, mamba projections and the head have none."""
+    max_seq_len: int = 4096
+    """Rows of the table of learned positions: the longest context of such a model."""
+
+
+@dataclass
+class StageConfig:
+    """One stage of training."""
+
+    corpus: str = MISSING
+    """The part of the data to train on: language or code."""
+    max_tokens: int | None = None
+    """Budget; null: training.max_tokens."""
+    prompts: list[str] = field(default_factory=list)
+    """Beginnings that the model continues when the stage is over, as samples for the report."""
+    learning_rate_scale: float = 1.0
+    """Factor on optimizer.learning_rate in this stage."""
+
+
+@dataclass
+class PlanConfig:
+    """The stages of a run, in order; each starts from the weights of the one before."""
+
+    name: str = MISSING
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+
+
+@dataclass
+class CorpusConfig:
+    """Where the documents of one corpus come from."""
+
+    source: str = MISSING
+    """stories and scripts (both generated), or local."""
+    paths: list[str] = field(default_factory=list)
+    """Files, folders and globs, for the local source."""
+    extensions: list[str] = field(default_factory=list)
+    """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
+    max_bytes: int | None = None
+    """Stop after this much text (generated sources: generate this much)."""
+
+
+@dataclass
+class DataConfig:
+    """The text of both stages and its split."""
+
+    name: str = MISSING
+    seed: int = 0
+    """Seed of generated text and of the split; the seed of training is apart."""
+    language: CorpusConfig = field(default_factory=CorpusConfig)
+    code: CorpusConfig = field(default_factory=CorpusConfig)
+    val_fraction: float = 0.05
+    test_fraction: float = 0.05
+    dir: str | None = None
+    """A folder written by `python -m src.prepare`; null: found by the settings above."""
+
+
+@dataclass
+class TokenizerConfig:
+    """A byte-level BPE trained on the data."""
+
+    name: str = MISSING
+    vocab_size: int = MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter, 2019)."""
+
+    name: str = MISSING
+    learning_rate: float = MISSING
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """On matrices only: never on norms, biases, embeddings, A_log, D, dt_bias."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning rate against step, as a factor on the peak; it always ends where the stage ends."""
+
+    name: str = MISSING
+    """cosine, or wsd (warm-up, stable, linear decay)."""
+    warmup_steps: int | None = None
+    """null: a twentieth of the stage."""
+    min_ratio: float = 0.1
+    """Last learning rate over the peak."""
+    decay_fraction: float = 0.2
+    """wsd: share of the stage that decays."""
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how the arithmetic is done."""
+
+    name: str = MISSING
+    device: str = "auto"
+    """auto (mps, cuda, cpu: the first there is), mps, cuda or cpu."""
+    precision: str = "auto"
+    """fp32, bf16 or fp16 (both by autocast, weights stay fp32); auto: bf16 on cuda devices that have it, else fp32."""
+    compile: bool = False
+    """torch.compile on the model."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more arithmetic."""
+    threads: int | None = None
+    """CPU threads; null: as many as cores."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics are shown; metrics.jsonl in the run directory is always written."""
+
+    name: str = MISSING
+    """wandb or none."""
+    project: str = "advanced-code-model"
+    entity: str | None = None
+    mode: str = "auto"
+    """auto (online with a key, else offline), online or offline."""
+    group: str | None = None
+    """The sweep that the run belongs to; a sweep sets it."""
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LauncherConfig:
+    """How the jobs of a sweep are started."""
+
+    name: str = MISSING
+
+
+@dataclass
+class TrainingConfig:
+    """Batches, budget, and how often things happen (in optimizer steps)."""
+
+    seq_len: int = MISSING
+    global_batch_size: int = MISSING
+    """Sequences per optimizer step."""
+    micro_batch_size: int = MISSING
+    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them."""
+    max_tokens: int = MISSING
+    """Tokens of each stage; the schedule ends there."""
+    max_steps: int | None = None
+    """End a stage after so many optimizer steps if that is sooner; the schedule ends there too."""
+    log_every: int = 10
+    eval_every: int | None = None
+    """null: ten times a stage."""
+    eval_sequences: int = 64
+    """Validation windows; fixed, and the same for every run on the same data."""
+    checkpoint_every: int | None = None
+    """null: ten times a stage."""
+
+
+@dataclass
+class SamplingConfig:
+    """How text is drawn from a model."""
+
+    max_new_tokens: int = 200
+    temperature: float = 0.8
+    """0: always the most probable token."""
+    top_k: int = 50
+    """Draw among so many of the most probable tokens; 0: among all."""
+    seed: int = 1
+
+
+@dataclass
+class TrainConfig:
+    """`python -m src.train`."""
+
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    size: SizeConfig = field(default_factory=SizeConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    stage: PlanConfig = field(default_factory=PlanConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    samples: SamplingConfig = field(default_factory=SamplingConfig)
+    """The texts that a run writes after each stage."""
+    match: str = "active"
+    """active: as many non-embedding parameters at work for a token as dense of the same size; none: sizes as written."""
+    seed: int = 0
+    """Weights and data order."""
+    init_from: str | None = None
+    """A finished run (or one of its checkpoints) to start from; it decides the architecture, size and recipe."""
+    output_root: str = "outputs"
+    sweep_name: str = "sweep"
+    rerun: bool = False
+    """Start over although the run is there."""
+
+
+@dataclass
+class PrepareConfig:
+    """`python -m src.prepare`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    output_root: str = "outputs"
+    rerun: bool = False
+    """Prepare again although it is done."""
+
+
+@dataclass
+class GenerateConfig(SamplingConfig):
+    """`python -m src.generate`."""
+
+    run: str = MISSING
+    """A run directory, or one of its checkpoints."""
+    prompt: str | None = None
+    """Taken raw; null with no prompt_file: read from standard input where that is no terminal."""
+    prompt_file: str | None = None
+    cache: bool = True
+    """false: compute the whole sequence anew for every token (slow; the same text)."""
+    device: str = "auto"
+    threads: int | None = None
+
+
+@dataclass
+class ReportConfig:
+    """`python -m src.report`."""
+
+    dir: str = MISSING
+    """A sweep, a run, or a folder of runs."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model, every number decided: what matching solved, what a checkpoint records, what `build` reads."""
+
+    architecture: str
+    blocks: tuple[str, ...]
+    vocab_size: int
+    d_model: int
+    head_dim: int
+    d_ff: int
+    """Width of the mlp blocks as built."""
+    expert_d_ff: int
+    n_experts: int
+    top_k: int
+    aux_loss_weight: float
+    router_z_loss_weight: float
+    window: int
+    d_state: int
+    d_conv: int
+    expand: int
+    chunk_size: int
+    norm: str
+    position: str
+    mlp: str
+    bias: bool
+    max_seq_len: int
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_model // self.head_dim
+
+    @property
+    def d_inner(self) -> int:
+        return self.expand * self.d_model
+
+    @property
+    def n_ssm_heads(self) -> int:
+        return self.d_inner // self.head_dim
+
+    @property
+    def learned_positions(self) -> int:
+        """Rows of the position table: none where no block attends, since a recurrence knows the order by itself."""
+        attends = any("attention" in kind for kind in self.blocks)
+        return self.max_seq_len if attends and self.position == "learned" else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
+        return cls(**{**values, "blocks": tuple(values["blocks"])})
+
+
+class UserError(ValueError):
+    """Something that the user can put right; the message is one line with key, value and remedy. Commands exit with 2."""

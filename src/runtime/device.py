@@ -1,0 +1,120 @@
+"""The one file that knows cuda, mps and cpu by name: device, precision, threads, memory.
+
+Nothing here is decided twice: a run opens its device once, writes what `auto` became into its config.yaml, and a
+resumed run is given those answers.
+"""
+
+import ctypes
+import resource
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.config import RuntimeConfig, UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LONGEST_REDUCTION = 32767
+"""Before torch 2.14, gradients on M1 and M2 are wrong where a reduction is this long (pytorch#177116)."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors live, and in which precision products are computed."""
+
+    kind: str
+    precision: str
+    threads: int
+
+    def describe(self) -> str:
+        return f"Device: {self.kind.upper()}, precision {self.precision}, {self.threads} CPU threads"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute products in the chosen precision; weights stay in fp32."""
+        return torch.autocast(self.kind, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def build_scaler(self) -> torch.amp.GradScaler:
+        """Build a loss scaler, which does nothing but in fp16."""
+        return torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
+
+    def tensor(self, batch: np.ndarray) -> Tensor:
+        return torch.from_numpy(batch).to(self.kind)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what was asked of it; call it only where time is taken."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize()
+        elif self.kind == "mps":
+            torch.mps.synchronize()
+
+    def memory_bytes(self) -> int:
+        """Return the peak memory so far: of tensors on cuda, at this moment on mps, of the whole process on the CPU."""
+        if self.kind == "cuda":
+            return torch.cuda.max_memory_allocated()
+        if self.kind == "mps":
+            return torch.mps.driver_allocated_memory()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def open_device(config: RuntimeConfig) -> Device:
+    """Decide device and precision, and set up threads and memory for them.
+
+    Raises:
+        UserError: the device is not there, or cannot do what is asked.
+    """
+    kind = _find_device(config.device)
+    threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    if kind == "cpu":
+        _keep_freed_memory()
+    return Device(kind, _find_precision(config.precision, kind), threads)
+
+
+def check_reductions(device: Device, positions: int) -> None:
+    """Refuse micro batches whose gradients an old torch gets wrong on Apple silicon; `positions` is B * T."""
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if device.kind == "mps" and version < (2, 14) and positions >= LONGEST_REDUCTION:
+        raise UserError(
+            f"training.micro_batch_size * training.seq_len = {positions}: torch {torch.__version__} computes wrong "
+            f"gradients from {LONGEST_REDUCTION} on with MPS; make micro_batch_size smaller or install torch>=2.14"
+        )
+
+
+def _find_device(name: str) -> str:
+    available = {
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise UserError(f"runtime.device={name}: not available on this machine (there is {there}); use runtime=auto")
+    return name
+
+
+def _find_precision(name: str, kind: str) -> str:
+    if name == "auto":
+        # fp32 on MPS until a Mac has shown that bf16 pays; on CPUs without the instructions bf16 is 100 times slower.
+        return "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "fp16" and kind == "cpu":
+        raise UserError("runtime.precision=fp16: too narrow and slow on a CPU; use fp32 or bf16")
+    return name
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep large blocks between steps: returning and faulting them in again costs as much as arithmetic."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # another C library, musl for one
+        return
+    mmap_threshold, trim_threshold, two_gib = -3, -1, (1 << 31) - 1
+    libc.mallopt(mmap_threshold, two_gib)
+    libc.mallopt(trim_threshold, two_gib)
