@@ -1,0 +1,149 @@
+"""Mamba-2: a gated state-space layer computed by state-space duality (Dao and Gu, 2024).
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per head; A a negative scalar)
+    y_t = C_t h_t + D x_t
+
+Training and prefill cut the sequence into chunks: inside one, the recurrence is a masked matrix product; between
+chunks, only the states are carried (section 6 of the paper). Decoding is the recurrence itself. The chunk size never
+changes the result, and `tests/reference/ssd.py` holds the step-by-step twin.
+
+B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.config import ModelSpec
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
+from src.model.blocks.norm import EPS
+
+DT_RANGE = (1e-3, 1e-1)
+DT_FLOOR = 1e-4
+A_RANGE = (1.0, 16.0)
+
+
+def chunked_ssd(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence above, without the D term, from `state` (zeros if None).
+
+    x: (B, T, H, P); dt: (B, T, H), positive; a: (H,), negative; b, c: (B, T, N); state: (B, N, H, P); all fp32.
+    Returns y (B, T, H, P) and the state after position T.
+    """
+    batch, length, heads, width = x.shape
+    n_state = b.shape[-1]
+    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding leaves the state alone
+        x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
+        b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
+    n_chunks = (length + padding) // chunk
+
+    inputs = (x * dt[..., None]).view(batch, n_chunks, chunk, heads, width)
+    b, c = b.reshape(batch, n_chunks, chunk, n_state), c.reshape(batch, n_chunks, chunk, n_state)
+    log_decay = (dt * a).view(batch, n_chunks, chunk, heads).transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
+
+    # Inside a chunk: position i takes from j <= i with weight (C_i . B_j) exp(sum of dt A over j+1..i).
+    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
+    between = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(~causal, -torch.inf)  # (B, c, H, Q, Q)
+    weights = (c @ b.transpose(-1, -2))[:, :, None] * between.exp()
+    y = (weights @ inputs.transpose(2, 3)).transpose(2, 3)  # (B, c, Q, H, P)
+
+    # Between chunks: what each adds to the state, and the state that each starts from.
+    to_end = (log_decay[..., -1:] - log_decay).exp().transpose(2, 3)  # (B, c, Q, H)
+    added = b.transpose(-1, -2) @ (inputs * to_end[..., None]).flatten(-2)  # (B, c, N, H P)
+    added = added.view(batch, n_chunks, n_state, heads, width)
+    through = log_decay[..., -1].exp()[:, :, None, :, None]  # (B, c, 1, H, 1)
+    state = x.new_zeros(batch, n_state, heads, width) if state is None else state
+    starts = []
+    for i in range(n_chunks):
+        starts.append(state)
+        state = state * through[:, i] + added[:, i]
+    from_start = (c @ torch.stack(starts, dim=1).flatten(-2)).view_as(y)
+    y = y + from_start * log_decay.exp().transpose(2, 3)[..., None]
+    return y.reshape(batch, n_chunks * chunk, heads, width)[:, :length], state
+
+
+class MambaCache:
+    """The last K - 1 inputs of the convolution, and the state of the recurrence."""
+
+    def __init__(self, conv: Tensor, state: Tensor) -> None:
+        self.conv = conv  # (B, K - 1, D_inner + 2N)
+        self.state = state  # (B, N, H, P), fp32
+        self.offset = 0
+
+
+class Mamba(Block):
+    """The Mamba-2 block: one input projection, causal convolution, state-space layer, gated norm, output projection."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
+        self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
+        channels = spec.d_inner + 2 * spec.d_state
+        self.in_proj = nn.Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
+        self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(channels))
+        self.A_log = nn.Parameter(torch.empty(self.n_heads))
+        self.D = nn.Parameter(torch.empty(self.n_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
+        self.norm_weight = nn.Parameter(torch.empty(spec.d_inner))
+        self.out_proj = nn.Linear(spec.d_inner, spec.d_model, bias=False)
+
+    def forward(self, x: Tensor, cache: MambaCache | None = None) -> BlockOutput:
+        channels = self.d_inner + 2 * self.d_state
+        gate, conv_in, dt = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
+        hidden = F.silu(self._convolve(conv_in, cache))
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._state_space(hidden.float(), dt.float(), cache)
+            y = y * F.silu(gate.float())  # the norm comes after the gate
+            y = F.rms_norm(y, self.norm_weight.shape, self.norm_weight, EPS)
+        if cache is not None:
+            cache.offset += x.shape[1]
+        return BlockOutput(self.out_proj(y.to(x.dtype)))
+
+    def _convolve(self, x: Tensor, cache: MambaCache | None) -> Tensor:
+        """Convolve each channel of x (B, T, C) with its own causal kernel."""
+        before = self.d_conv - 1
+        if cache is None:
+            x = F.pad(x, (0, 0, before, 0))
+        else:
+            x = torch.cat((cache.conv.to(x.dtype), x), dim=1)
+            cache.conv = x[:, x.shape[1] - before :].clone()
+        y = F.conv1d(x.transpose(1, 2), self.conv_weight[:, None], self.conv_bias, groups=self.conv_weight.shape[0])
+        return y.transpose(1, 2)
+
+    def _state_space(self, hidden: Tensor, dt: Tensor, cache: MambaCache | None) -> Tensor:
+        """Map the convolved x, B, C (B, T, C) and raw dt (B, T, H) to y (B, T, D_inner), in fp32."""
+        x, b, c = hidden.split((self.d_inner, self.d_state, self.d_state), dim=-1)
+        x = x.unflatten(-1, (self.n_heads, self.head_dim))
+        dt = F.softplus(dt + self.dt_bias)
+        a = -self.A_log.exp()
+        if cache is not None and x.shape[1] == 1:
+            decay = (dt[:, 0] * a).exp()[:, None, :, None]
+            cache.state = cache.state * decay + b[:, 0, :, None, None] * (x[:, 0] * dt[:, 0, :, None])[:, None]
+            y = (c[:, 0, None] @ cache.state.flatten(2)).view_as(x)
+        else:
+            y, state = chunked_ssd(x, dt, a, b, c, self.chunk_size, cache.state if cache else None)
+            if cache is not None:
+                cache.state = state
+        return (y + x * self.D[:, None]).flatten(-2)
+
+    def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
+        conv = like.new_zeros(batch_size, self.d_conv - 1, self.conv_weight.shape[0])
+        state = like.new_zeros(batch_size, self.d_state, self.n_heads, self.head_dim, dtype=torch.float32)
+        return MambaCache(conv, state)
+
+    def init_weights(self, residual_scale: float) -> None:
+        init_linear(self.in_proj)
+        init_linear(self.out_proj, INIT_STD * residual_scale)
+        bound = self.d_conv**-0.5
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        nn.init.uniform_(self.conv_bias, -bound, bound)
+        nn.init.ones_(self.D)
+        nn.init.ones_(self.norm_weight)
+        with torch.no_grad():
+            self.A_log.uniform_(*A_RANGE).log_()
+            self.dt_bias.copy_(inverse_softplus(log_uniform(self.n_heads, *DT_RANGE).clamp(min=DT_FLOOR)))
+
+    def no_decay(self) -> set[str]:
+        return {"A_log", "D", "dt_bias", "conv_bias", "norm_weight"}

@@ -1,0 +1,61 @@
+"""Mixture of experts: softmax router, top-k, weights renormalised, no token ever dropped (Mixtral; MegaBlocks).
+
+Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE, eq. 5).
+Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
+
+M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts a token.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.config import ModelSpec
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.mlp import activation
+
+
+class MoE(Block):
+    """y = sum over the chosen experts of weight * expert(x)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.kind, self.n_experts, self.top_k = spec.mlp, spec.n_experts, spec.top_k
+        self.aux_loss_weight, self.router_z_loss_weight = spec.aux_loss_weight, spec.router_z_loss_weight
+        inputs = 2 if spec.mlp == "swiglu" else 1
+        self.router = nn.Linear(spec.d_model, spec.n_experts, bias=False)
+        self.w_in = nn.Parameter(torch.empty(spec.n_experts, inputs * spec.expert_d_ff, spec.d_model))
+        self.w_out = nn.Parameter(torch.empty(spec.n_experts, spec.d_model, spec.expert_d_ff))
+
+    def forward(self, x: Tensor, cache: Any = None) -> BlockOutput:
+        tokens = x.reshape(-1, x.shape[-1])  # (M, D)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)
+        probabilities = logits.softmax(dim=-1)
+        weights, experts = probabilities.topk(self.top_k, dim=-1)  # (M, k)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+
+        order = experts.flatten().argsort(stable=True)  # (M k): the assignments, grouped by expert
+        load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
+        groups = tokens.index_select(0, order // self.top_k).split(load.tolist())
+        outputs = [
+            F.linear(activation(F.linear(group, w_in), self.kind), w_out)
+            for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
+        ]
+        # Back to the order of the tokens by a gather, not by an accumulating scatter: the sum repeats bit for bit.
+        y = torch.cat(outputs).index_select(0, order.argsort()).view(-1, self.top_k, x.shape[-1])
+        y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
+        return BlockOutput(y, self._aux_loss(logits, probabilities, load), load)
+
+    def _aux_loss(self, logits: Tensor, probabilities: Tensor, load: Tensor) -> Tensor:
+        share = load / load.sum()  # of the assignments, so it is already divided by k
+        balance = self.n_experts * (share * probabilities.mean(dim=0)).sum()
+        z_loss = logits.logsumexp(dim=-1).square().mean()
+        return self.aux_loss_weight * balance + self.router_z_loss_weight * z_loss
+
+    def init_weights(self, residual_scale: float) -> None:
+        init_linear(self.router)
+        nn.init.normal_(self.w_in, std=INIT_STD)
+        nn.init.normal_(self.w_out, std=INIT_STD * residual_scale)

@@ -1,0 +1,107 @@
+"""A decoder-only language model: embed, then x = x + block(norm(x)) for each block of the pattern, then norm and head.
+
+Initialisation (standard deviations): token and position embeddings 0.02; matrices into a block 0.02; matrices back to
+the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0.5 / sqrt(d_model)), so that the first
+loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from src.config import ModelSpec
+from src.model.blocks import BLOCKS, Block, BlockOutput
+from src.model.blocks.base import INIT_STD
+from src.model.blocks.norm import build_norm
+
+
+class ModelOutput(NamedTuple):
+    """What the model gives back; the head is applied apart, so that the loss never needs all logits at once."""
+
+    hidden: Tensor
+    """(B, T, D), after the last norm."""
+    aux_loss: Tensor | None
+    """Sum over the blocks, weighted; None where no block has one."""
+    expert_load: Tensor | None
+    """(number of MoE blocks, E): choices of each expert."""
+
+
+class ModelCache:
+    """The decoding state of a whole model."""
+
+    def __init__(self, blocks: list[Any]) -> None:
+        self.blocks = blocks
+        self.offset = 0
+
+
+class LanguageModel(nn.Module):
+    """The model that a `ModelSpec` describes."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.activation_checkpointing = False
+        self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
+        self.positions = nn.Embedding(spec.learned_positions, spec.d_model) if spec.learned_positions else None
+        self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)
+        self.blocks = nn.ModuleList(BLOCKS[kind](spec) for kind in spec.blocks)
+        self.final_norm = build_norm(spec)
+        self.head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Set every weight from torch's global generator."""
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=INIT_STD)
+        nn.init.normal_(self.head.weight, std=min(INIT_STD, 0.5 * self.spec.d_model**-0.5))
+        for block in self._typed_blocks():
+            block.init_weights(len(self.blocks) ** -0.5)
+
+    def _typed_blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def forward(self, tokens: Tensor, cache: ModelCache | None = None) -> ModelOutput:
+        """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen."""
+        offset = cache.offset if cache else 0
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = x + self.positions.weight[offset : offset + tokens.shape[1]]
+        aux_losses: list[Tensor] = []
+        loads: list[Tensor] = []
+        for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
+            output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None)
+            x = x + output.y
+            if output.aux_loss is not None:
+                aux_losses.append(output.aux_loss)
+            if output.expert_load is not None:
+                loads.append(output.expert_load)
+        if cache is not None:
+            cache.offset += tokens.shape[1]
+        aux_loss = torch.stack(aux_losses).sum() if aux_losses else None
+        return ModelOutput(self.final_norm(x), aux_loss, torch.stack(loads) if loads else None)
+
+    def _apply_block(self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any) -> BlockOutput:
+        if not (self.activation_checkpointing and self.training):
+            return block(norm(x), cache)
+        # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
+        return checkpoint(lambda inner: block(norm(inner)), x, use_reentrant=False, preserve_rng_state=False)
+
+    def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
+        """Return the logits (B, T, V) of the token after each position."""
+        return self.head(self(tokens, cache).hidden)
+
+    def make_cache(self, batch_size: int, max_len: int) -> ModelCache:
+        """Build an empty decoding state for at most `max_len` positions."""
+        like = self.embedding.weight
+        return ModelCache([block.make_cache(batch_size, max_len, like) for block in self._typed_blocks()])
+
+    def no_decay(self) -> set[str]:
+        """Name the parameters that weight decay leaves alone: norms, biases, embeddings, and what blocks add."""
+        names = {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
+        names |= {"embedding.weight", "positions.weight"} & {name for name, _ in self.named_parameters()}
+        for i, block in enumerate(self._typed_blocks()):
+            names |= {f"blocks.{i}.{name}" for name in block.no_decay()}
+        return names
