@@ -1,0 +1,1 @@
+"""What a model is worth: measured on fixed text, never on the training stream."""

@@ -1,0 +1,44 @@
+"""Loss in nats per token, and in bits per byte of text, which no tokenizer can flatter."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from src.model.language_model import LanguageModel
+from src.runtime.device import Device
+
+
+class Likelihood(NamedTuple):
+    """How well a model predicts some windows of text."""
+
+    loss: float
+    """Nats per token."""
+    bits_per_byte: float
+    tokens: int
+
+
+@torch.no_grad()
+def evaluate_windows(
+    model: LanguageModel, windows: np.ndarray, byte_lengths: np.ndarray, *, batch_size: int, device: Device
+) -> Likelihood:
+    """Evaluate on windows (n, T + 1) of token ids; `byte_lengths` gives the bytes that each id stands for.
+
+    The sum runs in a fixed order over single windows, so that the batch size decides speed alone.
+    """
+    was_training = model.training
+    model.eval()
+    losses = []
+    for start in range(0, len(windows), batch_size):
+        batch = device.tensor(windows[start : start + batch_size])
+        with device.autocast():
+            logits = model.logits(batch[:, :-1])
+        nats = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+        losses.append(nats.view(len(batch), -1).sum(dim=1).cpu())
+    model.train(was_training)
+    total = float(torch.cat(losses).double().sum())
+    targets = windows[:, 1:]
+    n_bytes = int(byte_lengths[targets].sum())
+    return Likelihood(total / targets.size, total / math.log(2) / n_bytes, targets.size)

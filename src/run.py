@@ -1,0 +1,390 @@
+"""One run: build -> fit each stage -> evaluate -> samples -> summary.json. Repeating it goes on where it stopped.
+
+    run_dir/  config.yaml    resolved, with what `auto` became      summary.json   status, contract, accounting, results
+              metrics.jsonl  the truth about the course             samples/       texts drawn after each stage
+              tokenizer.json                                        train.log
+              checkpoints/<stage>/{best,last}/
+"""
+
+import logging
+import math
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from src.config import ROOT, RuntimeConfig, StageConfig, TrainConfig
+from src.data.loader import TrainLoader, eval_windows
+from src.data.packing import PreparedData
+from src.data.tokenizer import byte_lengths, encode, load_tokenizer
+from src.evaluation.likelihood import Likelihood, evaluate_windows
+from src.inference.decode import generate
+from src.lineage import lineage_of
+from src.model.accounting import ModelCost, model_cost
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.model.matching import Match, solve
+from src.runtime.device import Device, check_reductions, open_device
+from src.runtime.files import file_lock, read_json, write_json, write_text
+from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
+from src.tracking.jsonl import JsonlLog
+from src.tracking.tracker import Tracker, build_tracker
+from src.training.checkpoint import (
+    CheckpointInfo,
+    Progress,
+    has_checkpoint,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.training.loop import Hooks, StagePlan, TrainState, fit
+from src.training.optimizer import build_optimizer
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """What all parts of one run share."""
+
+    config: TrainConfig
+    data: PreparedData
+    folder: Path
+    device: Device
+    match: Match
+    cost: ModelCost
+    tokenizer: Tokenizer
+    summary: dict[str, Any]
+    metrics: JsonlLog
+    tracker: Tracker | None
+    stop: StopRequest
+    say: Say
+
+    @property
+    def stage_names(self) -> list[str]:
+        return list(self.config.stage.stages)
+
+    def write_summary(self) -> None:
+        write_json(self.folder / "summary.json", self.summary)
+
+
+def is_done(folder: Path) -> bool:
+    """Tell whether a run has been finished."""
+    return (folder / "summary.json").exists() and read_json(folder / "summary.json")["status"] == "done"
+
+
+def execute(config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None) -> dict[str, Any]:
+    """Train in `folder` until every stage is done, and return the summary.
+
+    Raises:
+        UserError: another process is at work in the folder, or the device cannot do what is asked.
+        Interrupted: a signal asked to stop; everything is saved.
+    """
+    busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
+    with file_lock(folder / ".lock", busy), _logging(folder / "train.log") as say, listen_for_stop() as stop:
+        run = _open(config, data, folder, init, stop, say)
+        exit_code = 1
+        try:
+            _train_all(run, init)
+            run.summary |= {"status": "done", "error": None}
+            exit_code = 0
+        except Interrupted as interrupted:
+            run.summary |= {"status": "interrupted", "error": f"stopped by {interrupted}"}
+            exit_code = interrupted.exit_code
+            raise
+        except BaseException as error:
+            message = str(error).strip().splitlines()
+            run.summary |= {"status": "failed", "error": f"{type(error).__name__}: {message[0] if message else ''}"}
+            logging.getLogger("src").debug("failed", exc_info=True)
+            raise
+        finally:
+            run.write_summary()
+            if run.tracker is not None:
+                run.tracker.finish(exit_code)
+        return run.summary
+
+
+def _open(
+    config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None, stop: StopRequest, say: Say
+) -> Run:
+    """Decide what is left open (device, precision, threads: once and for all sittings) and write it down."""
+    decided = folder / "config.yaml"
+    if decided.exists():
+        known = yaml.safe_load(decided.read_text(encoding="utf-8"))["runtime"]
+        config = replace(config, runtime=RuntimeConfig(**known))
+    device = open_device(config.runtime)
+    check_reductions(device, config.training.micro_batch_size * config.training.seq_len)
+    runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
+    config = replace(config, runtime=runtime)
+    write_text(decided, yaml.safe_dump(asdict(config), sort_keys=False))
+    if not (folder / "tokenizer.json").exists():
+        shutil.copyfile(data.tokenizer_path, folder / "tokenizer.json")
+    say(device.describe())
+
+    match = solve(
+        config.architecture,
+        config.size,
+        config.recipe,
+        vocab_size=data.vocab_size,
+        seq_len=config.training.seq_len,
+        match=config.match,
+    )
+    cost = model_cost(match.spec, config.training.seq_len)
+    solved = "".join(f", {knob}={value}" for knob, value in match.solved.items())
+    say(
+        f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
+        f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
+    )
+    summary = _summary(config, data, folder, device, match, cost, init)
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tracker = build_tracker(config.tracking, folder, asdict(config) | {"contract": summary["contract"]}, say)
+    metrics = JsonlLog(folder / "metrics.jsonl")
+    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, tracker, stop, say)
+    run.write_summary()
+    return run
+
+
+def _train_all(run: Run, init: CheckpointInfo | None) -> None:
+    """Go through the stages, from wherever an earlier sitting stopped."""
+    model = build_model(run.match.spec, run.config.seed)
+    model.activation_checkpointing = run.config.runtime.activation_checkpointing
+    if init is not None:
+        load_weights(init, model)
+        run.say(f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})")
+    model.to(run.device.kind)
+    for name, stage in run.config.stage.stages.items():
+        if name in run.summary["stages"]:
+            load_weights(read_checkpoint(run.folder / "checkpoints" / name / "last"), model)
+            continue
+        progress = _train_stage(run, name, stage, model)
+        _write_samples(run, name, stage, model)
+        run.summary["stages"][name] = _stage_summary(run, stage, progress)
+        run.summary["final"] = _final(run.summary["stages"])
+        run.write_summary()
+
+
+def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> Progress:
+    config, folder = run.config, run.folder / "checkpoints" / name
+    plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
+    loader = TrainLoader(run.data.tokens(stage.corpus, "train"), config.training.seq_len, config.seed, stage.corpus)
+    windows = eval_windows(
+        run.data.tokens(stage.corpus, "val"), config.training.seq_len, config.training.eval_sequences, stage.corpus
+    )
+    lengths = byte_lengths(run.tokenizer)
+    state = TrainState(
+        model=model,
+        forward=torch.compile(model) if config.runtime.compile else model,
+        optimizer=build_optimizer(model, config.optimizer),
+        scaler=run.device.build_scaler(),
+        progress=Progress(name),
+        skipped_steps=torch.zeros((), device=run.device.kind),
+    )
+    if has_checkpoint(folder / "last"):
+        info = read_checkpoint(folder / "last")
+        load_weights(info, model)
+        state.restore(load_state(info))
+        run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
+    else:
+        run.say(f"Stage {name}: {plan.steps} steps of {config.training.global_batch_size * config.training.seq_len:,} tokens")
+    run.metrics.rewind(run.stage_names, name, state.progress.step)
+    steps_before = sum(plan_stage(config, other, config.stage.stages[other], 0).steps for other in run.summary["stages"])
+
+    def evaluate() -> Likelihood:
+        batch_size = config.training.micro_batch_size
+        result = evaluate_windows(model, windows, lengths, batch_size=batch_size, device=run.device)
+        progress = state.progress
+        run.say(
+            f"{config.architecture.name} {name} step {progress.step}/{plan.steps}: "
+            f"val loss {result.loss:.4f}, {result.bits_per_byte:.4f} bits per byte"
+        )
+        return result
+
+    def log(row: dict[str, Any]) -> None:
+        run.metrics.log(row)
+        if run.tracker is not None:
+            run.tracker.log(row, steps_before + row["step"])
+
+    def save(kind: str) -> None:
+        save_checkpoint(
+            folder / kind,
+            model,
+            state.progress,
+            tokenizer_sha256=run.data.manifest["tokenizer"]["sha256"],
+            run=run.folder.name,
+            state=state.to_save() if kind == "last" else None,
+        )
+
+    hooks = Hooks(evaluate, log, save)
+    fit(state, plan, loader, config.training, config.schedule, config.optimizer.grad_clip, run.device, hooks, run.stop)
+    return state.progress
+
+
+def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
+    """Turn a stage's budget into optimizer steps, and its rhythm from there."""
+    training = config.training
+    tokens = stage.max_tokens or training.max_tokens
+    steps = max(1, tokens // (training.global_batch_size * training.seq_len))
+    steps = min(steps, training.max_steps or steps)
+    tenth = max(1, steps // 10)
+    return StagePlan(
+        name=name,
+        steps=steps,
+        learning_rate=config.optimizer.learning_rate * stage.learning_rate_scale,
+        eval_every=training.eval_every or tenth,
+        checkpoint_every=training.checkpoint_every or tenth,
+        flops_per_token=flops_per_token,
+    )
+
+
+def _write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> None:
+    samples = []
+    for prompt in stage.prompts:
+        tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
+        drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
+        samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
+    write_json(run.folder / "samples" / f"{name}.json", samples)
+
+
+def _stage_summary(run: Run, stage: StageConfig, progress: Progress) -> dict[str, Any]:
+    references = run.data.references(stage.corpus, "val")
+    return {
+        "corpus": stage.corpus,
+        "status": "done",
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "train_flops": progress.tokens * run.cost.train_flops_per_token,
+        "val_loss": _json_number(progress.val_loss),
+        "val_bits_per_byte": _json_number(progress.val_bits_per_byte),
+        "best_val_loss": _json_number(progress.best_val_loss),
+        "tokens_per_second": progress.tokens / progress.train_time_s,
+        "peak_memory_bytes": run.device.memory_bytes(),
+        "wall_time_s": progress.wall_time_s,
+        "skipped_steps": progress.skipped_steps,
+        "references": references,
+    }
+
+
+def _final(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    done = list(stages.values())
+    tokens = sum(stage["tokens"] for stage in done)
+    return {
+        "tokens": tokens,
+        "train_flops": sum(stage["train_flops"] for stage in done),
+        "val_loss": done[-1]["val_loss"],
+        "val_bits_per_byte": done[-1]["val_bits_per_byte"],
+        "tokens_per_second": tokens / sum(stage["tokens"] / stage["tokens_per_second"] for stage in done),
+        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done),
+        "wall_time_s": sum(stage["wall_time_s"] for stage in done),
+    }
+
+
+def _json_number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _summary(
+    config: TrainConfig,
+    data: PreparedData,
+    folder: Path,
+    device: Device,
+    match: Match,
+    cost: ModelCost,
+    init: CheckpointInfo | None,
+) -> dict[str, Any]:
+    """Begin the summary of a run, or go on with the one that is there."""
+    before = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    return {
+        "format_version": 1,
+        "run": folder.name,
+        "status": "running",
+        "error": None,
+        "architecture": config.architecture.name,
+        "size": config.size.name,
+        "recipe": config.recipe.name,
+        "stage": config.stage.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "match": config.match,
+        "match_residual": match.residual,
+        "solved": match.solved,
+        "model": match.spec.to_dict(),
+        "accounting": asdict(cost) | {"train_flops_per_token": cost.train_flops_per_token},
+        "contract": contract_of(config, data, device, init),
+        "environment": {"device": device.kind, "threads": device.threads, "precision": device.precision},
+        "stages": before.get("stages", {}),
+        "final": before.get("final"),
+    }
+
+
+def contract_of(
+    config: TrainConfig, data: PreparedData, device: Device, init: CheckpointInfo | None
+) -> dict[str, Any]:
+    """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means."""
+    training = config.training
+    orders = {
+        name: TrainLoader(data.tokens(stage.corpus, "train"), training.seq_len, 0).order_hash(data.fingerprint)
+        for name, stage in config.stage.stages.items()
+    }
+    plans = {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
+    return {
+        "size": config.size.name,
+        "match": config.match,
+        "recipe": _text(asdict(config.recipe)),
+        "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
+        "data_hash": data.fingerprint,
+        "data_order_hash": _text(orders),
+        "stages": _text({name: f"{config.stage.stages[name].corpus} {plan.steps} steps" for name, plan in plans.items()}),
+        "init_from": lineage_of(init) if init else None,
+        "seq_len": training.seq_len,
+        "global_batch_tokens": training.global_batch_size * training.seq_len,
+        "eval_sequences": training.eval_sequences,
+        "optimizer": _text(asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}),
+        "schedule": _text(asdict(config.schedule)),
+        "learning_rate_search": "none",
+        "precision": device.precision,
+        "torch": torch.__version__,
+        "git_commit": _git_commit(),
+        "device": device.kind,
+        "threads": device.threads,
+    }
+
+
+def _text(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[Say]:
+    """Send lines to the terminal, above the progress bar, and to a file; tracebacks to the file alone."""
+    logger = logging.getLogger("src")
+    logger.setLevel(logging.DEBUG)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+
+    def say(line: str) -> None:
+        tqdm.write(line)
+        logger.info(line)
+
+    try:
+        yield say
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,70 @@
+"""Weights & Biases, so that it can never ask, hang or end a run: without a key it is offline, and so it is on error."""
+
+import netrc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from src.config import TrackingConfig
+
+INIT_TIMEOUT_S = 5
+
+
+def has_key() -> bool:
+    """Tell whether W&B would find a key: in the environment, or in a netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class WandbTracker:
+    """A run on W&B, online or offline."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def log(self, row: dict[str, Any], global_step: int) -> None:
+        self.run.log(row, step=global_step)
+
+    def finish(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
+
+
+def start_wandb(
+    config: TrackingConfig, run_dir: Path, settings: dict[str, Any], say: Callable[[str], None]
+) -> WandbTracker | None:
+    """Open the W&B run that bears the name of the run directory; None, and a line that says why, where it cannot."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+    from wandb.errors import Error
+
+    mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        mode = os.environ["WANDB_MODE"]
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            run = wandb.init(
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                tags=config.tags,
+                name=run_dir.name,
+                id=run_dir.name[-64:],
+                resume="allow" if attempt == "online" else None,
+                dir=run_dir,
+                mode=attempt,
+                config=settings,
+                settings=wandb.Settings(console="off", init_timeout=INIT_TIMEOUT_S, silent=True),
+            )
+            say(f"W&B: {attempt}" + (f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""))
+            return WandbTracker(run)
+        except (Error, OSError) as error:
+            say(f"W&B: {attempt} failed ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+    return None

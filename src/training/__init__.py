@@ -1,0 +1,1 @@
+"""One stage of training: batches in, a checkpoint and rows of metrics out."""

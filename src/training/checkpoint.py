@@ -1,0 +1,128 @@
+"""Checkpoints: a folder each, written whole or not at all, and loading one executes nothing.
+
+    last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weights_only=True)  meta.json
+    best/  model.safetensors  meta.json
+"""
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from src.config import ModelSpec, UserError
+from src.model.language_model import LanguageModel
+from src.runtime.files import read_json, replace_folder, settle_folder, write_json
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Progress:
+    """How far a stage has come: all that the loop knows besides weights and optimizer."""
+
+    stage: str
+    step: int = 0
+    tokens: int = 0
+    skipped_steps: int = 0
+    wall_time_s: float = 0.0
+    """Since the stage began, over all sittings."""
+    train_time_s: float = 0.0
+    """Of that, in training steps."""
+    val_loss: float | None = None
+    val_bits_per_byte: float | None = None
+    best_val_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What stands in meta.json."""
+
+    folder: Path
+    spec: ModelSpec
+    progress: Progress
+    tokenizer_sha256: str
+    run: str
+
+
+def save_checkpoint(
+    folder: Path,
+    model: LanguageModel,
+    progress: Progress,
+    *,
+    tokenizer_sha256: str,
+    run: str,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint in the place of the one before; `state` is what resuming needs besides the weights."""
+    with replace_folder(folder) as temporary:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        if state is not None:
+            torch.save(state, temporary / "state.pt")
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "run": run,
+            "spec": model.spec.to_dict(),
+            "progress": asdict(progress),
+            "tokenizer_sha256": tokenizer_sha256,
+        }
+        write_json(temporary / "meta.json", meta)
+
+
+def read_checkpoint(folder: Path) -> CheckpointInfo:
+    """Read what a checkpoint is. Raises UserError where it is none, or of another format."""
+    settle_folder(folder)
+    meta = read_json(folder / "meta.json")
+    try:
+        if meta["format_version"] != FORMAT_VERSION:
+            found = meta["format_version"]
+            raise UserError(f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}")
+        spec, progress = ModelSpec.from_dict(meta["spec"]), Progress(**meta["progress"])
+        return CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'meta.json'}: not the description of a checkpoint ({error})") from None
+
+
+def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
+    """Read a checkpoint given by itself, or the newest stage's `kind` (last or best) of a run directory."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a run directory, as the last line of a run names it")
+    if (path / "meta.json").exists() or path.with_name(path.name + ".old").exists():
+        return read_checkpoint(path)
+    folders = [stage / kind for stage in (path / "checkpoints").glob("*")]
+    found = [read_checkpoint(folder) for folder in folders if has_checkpoint(folder)]
+    if not found:
+        raise UserError(f"{path}: no checkpoint in it; give a run directory that has trained, or a checkpoint folder")
+    return max(found, key=lambda info: (info.folder / "model.safetensors").stat().st_mtime_ns)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether there is a checkpoint, putting back what a crash left half-renamed."""
+    settle_folder(folder)
+    return (folder / "meta.json").exists()
+
+
+def load_weights(info: CheckpointInfo, model: LanguageModel) -> None:
+    """Fill a model of the same spec. Raises UserError where the file is corrupt or does not fit."""
+    file = info.folder / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{file}: cannot be read as weights of this model ({_first_line(error)})") from None
+
+
+def load_state(info: CheckpointInfo) -> dict[str, Any]:
+    """Load what resuming needs besides the weights; only tensors and plain values can be in it."""
+    file = info.folder / "state.pt"
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{file}: cannot be read ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

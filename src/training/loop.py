@@ -1,0 +1,220 @@
+"""The training loop of one stage.
+
+1. Batch number `step` is computed from the seed and the step alone, so there is no loader state to lose.
+2. One optimizer step; nothing waits for the device unless the step is logged.
+3. At their times: a row of metrics, an evaluation on fixed windows, checkpoints. An evaluation comes before the
+   checkpoint of the same step, so a resumed run never repeats or misses one.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src.config import ScheduleConfig, TrainingConfig
+from src.data.loader import TrainLoader
+from src.evaluation.likelihood import Likelihood
+from src.model.language_model import LanguageModel
+from src.runtime.device import Device
+from src.runtime.signals import StopRequest
+from src.training.checkpoint import Progress
+from src.training.schedule import learning_rate_factor
+from src.training.step import StepOutput, train_step
+
+
+@dataclass
+class TrainState:
+    """All that training changes."""
+
+    model: LanguageModel
+    forward: Any
+    """The model, or its compiled form."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress
+    skipped_steps: Tensor
+    """Counted on the device."""
+
+    def to_save(self) -> dict[str, Any]:
+        """Everything that resuming needs besides the weights."""
+        self.progress.skipped_steps = int(self.skipped_steps)
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(self.progress),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.progress = Progress(**saved["progress"])
+        self.skipped_steps.fill_(self.progress.skipped_steps)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage sets out to do."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    eval_every: int
+    checkpoint_every: int
+    flops_per_token: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls and does not know: evaluation, metrics, checkpoints."""
+
+    evaluate: Callable[[], Likelihood]
+    log: Callable[[dict[str, Any]], None]
+    save: Callable[[str], None]
+    """Save a checkpoint as `best` or as `last`."""
+
+
+class Stopwatch:
+    """Time of training steps and time of everything, apart."""
+
+    def __init__(self, progress: Progress, device: Device) -> None:
+        self.progress, self.device = progress, device
+        self.mark = self.wall_mark = time.perf_counter()
+        self.seen = (progress.tokens, progress.train_time_s)
+
+    def pause(self) -> None:
+        """Book the time since `go` as training."""
+        self.device.synchronize()
+        now = time.perf_counter()
+        self.progress.train_time_s += now - self.mark
+        self.go()
+
+    def go(self) -> None:
+        """Book what came since `pause` as no training."""
+        self.mark = time.perf_counter()
+        self.progress.wall_time_s += self.mark - self.wall_mark
+        self.wall_mark = self.mark
+
+    def tokens_per_second(self) -> float:
+        """Return the speed of training since the last call."""
+        before, self.seen = self.seen, (self.progress.tokens, self.progress.train_time_s)
+        return (self.seen[0] - before[0]) / max(1e-9, self.seen[1] - before[1])
+
+
+def fit(
+    state: TrainState,
+    plan: StagePlan,
+    loader: TrainLoader,
+    training: TrainingConfig,
+    schedule: ScheduleConfig,
+    grad_clip: float,
+    device: Device,
+    hooks: Hooks,
+    stop: StopRequest,
+) -> None:
+    """Train from where `state` is to the end of the plan.
+
+    Raises:
+        Interrupted: a signal asked to stop; the checkpoint `last` is saved.
+    """
+    progress = state.progress
+    watch = Stopwatch(progress, device)
+    state.model.train()
+    with tqdm(total=plan.steps, initial=progress.step, desc=plan.name, unit="step", disable=None, leave=False) as bar:
+        if progress.step == 0:
+            _evaluate(state, plan, device, hooks)
+            watch.go()
+        while progress.step < plan.steps:
+            learning_rate = plan.learning_rate * learning_rate_factor(progress.step, plan.steps, schedule)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate
+            batch = device.tensor(loader.batch(progress.step, training.global_batch_size))
+            output = train_step(
+                state.model,
+                state.forward,
+                state.optimizer,
+                state.scaler,
+                batch,
+                micro_batch_size=training.micro_batch_size,
+                grad_clip=grad_clip,
+                device=device,
+            )
+            state.skipped_steps += output.skipped
+            progress.step += 1
+            progress.tokens += training.global_batch_size * training.seq_len
+            bar.update()
+
+            last = progress.step == plan.steps
+            if last or progress.step % training.log_every == 0:
+                watch.pause()
+                speed = watch.tokens_per_second()
+                hooks.log(
+                    describe(progress, plan, device)
+                    | {"perf/tokens_per_second": speed, "train/learning_rate": learning_rate}
+                    | losses(output, state)
+                )
+                bar.set_postfix(loss=float(output.loss), tokens_per_s=round(speed))
+            if last or progress.step % plan.eval_every == 0:
+                watch.pause()
+                _evaluate(state, plan, device, hooks)
+                watch.go()
+            if last or stop.number is not None or progress.step % plan.checkpoint_every == 0:
+                watch.pause()
+                hooks.save("last")
+                watch.go()
+            if not last:
+                stop.raise_if_asked()
+
+
+def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:
+    """Return the metrics of one step, waiting for the device."""
+    row = {
+        "train/loss": finite(output.loss),
+        "train/grad_norm": finite(output.grad_norm),
+        "train/skipped_steps": int(state.skipped_steps),
+    }
+    return row if output.expert_load is None else row | balance(output.expert_load)
+
+
+def balance(load: Tensor) -> dict[str, float]:
+    """Describe how evenly experts are used, from choices (layers, E): 1.0 is an even load."""
+    share = load / load.sum(dim=1, keepdim=True)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(2, load.shape[1]))
+    return {
+        "moe/load_entropy": float(entropy.mean()),
+        "moe/max_share": float(share.max()),
+        "moe/dead_experts": int((load == 0).sum()),
+    }
+
+
+def describe(progress: Progress, plan: StagePlan, device: Device) -> dict[str, Any]:
+    """Say where in the stage a row of metrics stands."""
+    return {
+        "stage": plan.name,
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "flops": progress.tokens * plan.flops_per_token,
+        "wall_time_s": round(progress.wall_time_s, 3),
+        "perf/peak_memory_bytes": device.memory_bytes(),
+    }
+
+
+def finite(value: Tensor | float) -> float | None:
+    """Return a number that JSON can hold."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) -> None:
+    result = hooks.evaluate()
+    progress = state.progress
+    progress.val_loss, progress.val_bits_per_byte = result.loss, result.bits_per_byte
+    row = {"val/loss": finite(result.loss), "val/bits_per_byte": finite(result.bits_per_byte)}
+    hooks.log(describe(progress, plan, device) | row)
+    if progress.best_val_loss is None or result.loss < progress.best_val_loss:
+        progress.best_val_loss = result.loss
+        hooks.save("best")
