@@ -1,0 +1,70 @@
+"""`python -m src.generate run=DIR prompt='#!/bin/bash'`: text from a trained model, streamed."""
+
+import sys
+from pathlib import Path
+
+from src.compose import guarded, run_command
+from src.config import GenerateConfig, RuntimeConfig, UserError
+from src.validation import check_sampling
+
+RAW = ("run", "prompt", "prompt_file")
+"""Values that Hydra's grammar must never see: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` arrive unchanged."""
+
+
+def generate_text(config: GenerateConfig) -> int:
+    """Stream the prompt and its continuation to standard output."""
+    check_sampling(config)
+    prompt = read_prompt(config)
+
+    from tokenizers.decoders import DecodeStream
+
+    from src.data.tokenizer import EOT_ID, encode, load_tokenizer
+    from src.inference.decode import generate
+    from src.model.build import build_model
+    from src.runtime.device import open_device
+    from src.training.checkpoint import find_checkpoint, load_weights
+
+    info = find_checkpoint(Path(config.run).expanduser(), "best")
+    tokenizer = load_tokenizer(info.folder.parents[2] / "tokenizer.json")
+    tokens = [EOT_ID, *encode(tokenizer, prompt)]
+    limit = info.spec.learned_positions
+    if limit and len(tokens) + config.max_new_tokens > limit:
+        raise UserError(
+            f"max_new_tokens={config.max_new_tokens}: with the prompt's {len(tokens)} tokens, more than the {limit} "
+            f"learned positions of this model; at most {max(0, limit - len(tokens))}"
+        )
+    device = open_device(RuntimeConfig("generate", config.device, "fp32", threads=config.threads))
+    model = build_model(info.spec, seed=0)
+    load_weights(info, model)
+    model.to(device.kind)
+
+    stream = DecodeStream(skip_special_tokens=True)
+    sys.stdout.write(prompt)
+    for token in generate(model, tokens, config, stop=EOT_ID, cache=config.cache):
+        sys.stdout.write(stream.step(tokenizer, token) or "")
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def read_prompt(config: GenerateConfig) -> str:
+    """Take the prompt to the letter: from `prompt`, from a file, or from standard input."""
+    if config.prompt is not None and config.prompt_file is not None:
+        raise UserError("prompt_file: give prompt or prompt_file, not both")
+    if config.prompt is not None:
+        return config.prompt
+    if config.prompt_file is not None:
+        path = Path(config.prompt_file).expanduser()
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"prompt_file={config.prompt_file}: cannot be read ({error})") from None
+    return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+
+
+def main(argv: list[str]) -> int:
+    return run_command("generate", GenerateConfig, generate_text, argv, RAW)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

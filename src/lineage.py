@@ -1,0 +1,62 @@
+"""Runs that start from another run: what they inherit, and what may not contradict it."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.compose import compose_config, given_keys, to_config
+from src.config import TrainConfig, UserError
+from src.runtime.files import read_json
+from src.training.checkpoint import CheckpointInfo, find_checkpoint
+
+FIXED = ("architecture", "size", "recipe", "tokenizer", "match")
+"""What the weights decide: taken from the run, and an override that says otherwise is an error."""
+INHERITED = ("data", "training", "optimizer", "schedule")
+"""What the run hands on unless the command line says otherwise."""
+
+
+def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, CheckpointInfo]:
+    """Fill a configuration that names `init_from` with what that run decides.
+
+    Raises:
+        UserError: there is no such run, or an override contradicts it.
+    """
+    assert config.init_from is not None
+    info = find_checkpoint(Path(config.init_from).expanduser(), "last")
+    source_path = info.folder.parents[2] / "config.yaml"
+    if not source_path.exists():
+        raise UserError(f"init_from={config.init_from}: {source_path} is missing; give a run directory of src.train")
+    source: dict[str, Any] = yaml.safe_load(source_path.read_text(encoding="utf-8"))
+    if not Path(source["data"]["dir"]).exists():
+        source["data"]["dir"] = None  # moved since: found again by its settings
+    default, merged = asdict(compose_config(TrainConfig, "train", [])), asdict(config)
+    keys = given_keys(overrides)
+
+    def settle(ours: Any, standard: Any, theirs: Any, path: str) -> Any:
+        """Choose between ours and theirs, leaf by leaf; ours was asked for if a key names it or it is no default."""
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            return {key: settle(ours[key], standard.get(key), theirs.get(key), f"{path}.{key}") for key in ours}
+        asked = ours != standard or any(path == key or path.startswith(f"{key}.") for key in keys)
+        if not asked or ours == theirs:
+            return theirs
+        if path.split(".")[0] in FIXED:
+            raise UserError(
+                f"{path}={ours}: contradicts init_from={config.init_from}, whose weights have {path}={theirs}; leave it out"
+            )
+        return ours
+
+    for section in (*FIXED, *INHERITED):
+        merged[section] = settle(merged[section], default[section], source[section], section)
+    return to_config(TrainConfig, merged), info
+
+
+def lineage_of(info: CheckpointInfo) -> str:
+    """Name what weights come from, whatever the architecture: their stage, step, and the contract of their run."""
+    summary = info.folder.parents[2] / "summary.json"
+    contract = json.dumps(read_json(summary)["contract"], sort_keys=True) if summary.exists() else info.run
+    digest = hashlib.sha256(contract.encode()).hexdigest()[:12]
+    return f"{info.progress.stage} step {info.progress.step} of contract {digest}"

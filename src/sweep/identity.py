@@ -1,0 +1,23 @@
+"""The name of a run says what it is, and its hash covers all that decides the result: equal names, equal runs."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from src.config import TrainConfig
+
+NOT_DECIDING = ("output_root", "sweep_name", "rerun", "tracking", "launcher", "data", "tokenizer", "init_from")
+"""Where things go and how they are shown; data, tokenizer and initial weights count by content, not by name."""
+
+
+def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:
+    """Return `<architecture>-<size>-<stage>-s<seed>-<hash>`."""
+    values = {key: value for key, value in asdict(config).items() if key not in NOT_DECIDING}
+    deciding = [values, data_fingerprint, init_sha256]
+    parts = (config.architecture.name, config.size.name, config.stage.name, f"s{config.seed}", short_hash(deciding))
+    return "-".join(parts)
+
+
+def short_hash(value: object) -> str:
+    """Hash a JSON value to 8 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,104 @@
+"""A sweep: every job planned and checked first, then each in a child process under Hydra's launcher, then the report."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from src.compose import CONF, explain, quote
+from src.config import UserError
+from src.reporting import comparison_text, load_runs, write_report
+from src.runtime.files import file_lock
+from src.sweep.identity import short_hash
+from src.sweep.isolation import run_job
+from src.sweep.ledger import Job, Ledger
+from src.sweep.plan import Plan, plan_runs
+
+
+def run_sweep(argv: list[str], jobs: list[list[str]]) -> int:
+    """Run the jobs of a sweep that are not done, write the report, and return 0 only if every job is done.
+
+    Raises:
+        UserError: a job's configuration is wrong, or the same sweep is running already; nothing has been started then.
+    """
+    plans = plan_runs(jobs)
+    folder = _sweep_folder(plans)
+    ledger = Ledger(folder)
+    with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
+        ledger.open(plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)])
+        print(f"Sweep: {len(plans)} jobs, {folder}")
+        exit_code = _launch(argv, folder)
+        states = ledger.states()
+        report = write_report(folder)
+        print(comparison_text(load_runs(folder)))
+        unfinished = [run for run, state in states.items() if state != "done"]
+        if unfinished:
+            print(f"{len(unfinished)} of {len(states)} jobs not done; the same command goes on with them")
+        print(f"Report: {report}")
+    return exit_code or (1 if unfinished else 0)
+
+
+def _sweep_folder(plans: list[Plan]) -> Path:
+    first = plans[0].config
+    names = [plan.folder.name for plan in plans]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice}: two jobs of the sweep are the same run; drop one of the values")
+    return Path(first.output_root).expanduser() / "sweeps" / f"{first.sweep_name}-{short_hash(names)}"
+
+
+def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
+    config = plan.config
+    extra = ["hydra.mode=RUN", f"tracking.group={folder.name}", f"data.dir={quote(plan.config.data.dir or '')}"]
+    return Job(
+        run=plan.folder.name,
+        run_dir=os.path.relpath(plan.folder, folder),
+        overrides=[*overrides, *extra],
+        architecture=config.architecture.name,
+        size=config.size.name,
+        recipe=config.recipe.name,
+        stage=config.stage.name,
+        data=config.data.name,
+        seed=config.seed,
+    )
+
+
+def _launch(argv: list[str], folder: Path) -> int:
+    """Let Hydra's launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    sweep_flag = [] if {"-m", "--multirun"} & set(argv) else ["-m"]
+    before, sys.argv = sys.argv, ["src.train", *argv, *sweep_flag, f"hydra.sweep.dir={quote(str(folder.resolve()))}"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except (HydraException, OmegaConfBaseException, ImportError) as error:
+        raise UserError(explain(error, argv, [])) from None
+    finally:
+        sys.argv = before
+    return 0
+
+
+def launch_job(config: DictConfig) -> None:
+    """Run the job that Hydra's launcher calls for, in a child process.
+
+    A job that fails is recorded and the sweep goes on; one that was asked to stop ends the sweep.
+    """
+    settings = HydraConfig.get()
+    ledger = Ledger(Path(settings.sweep.dir))
+    jobs = ledger.jobs()
+    number = int(settings.job.num)
+    print(f"[{number + 1}/{len(jobs)}] {jobs[number].run}", flush=True)
+    exit_code = run_job(ledger, replace(jobs[number]), start_over=bool(config.rerun))
+    if exit_code == 130:
+        raise KeyboardInterrupt
+    if exit_code == 143:
+        raise SystemExit(143)

@@ -1,0 +1,74 @@
+"""From overrides to a run that can start: composed, checked, its data at hand, its folder named. Nothing is trained yet."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.compose import compose_config
+from src.config import TrainConfig, UserError
+from src.data.packing import PreparedData, find_prepared, prepare_data
+from src.data.prepared import sha256_of
+from src.data.sources import GENERATED
+from src.sweep.identity import run_name
+from src.validation import validate
+
+if TYPE_CHECKING:
+    from src.training.checkpoint import CheckpointInfo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start."""
+
+    config: TrainConfig
+    data: PreparedData
+    init: "CheckpointInfo | None"
+    folder: Path
+
+
+def plan_runs(jobs: list[list[str]]) -> list[Plan]:
+    """Plan a run for each list of overrides; all are checked before data is prepared for any.
+
+    Raises:
+        UserError: a configuration is wrong, or its data is not prepared.
+    """
+    checked = [_check(overrides) for overrides in jobs]
+    return [_plan(config, init) for config, init in checked]
+
+
+def _check(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
+    config, init = compose_config(TrainConfig, "train", overrides), None
+    if config.init_from is not None:
+        from src.lineage import inherit  # reads checkpoints, so it needs torch
+
+        config, init = inherit(config, overrides)
+    validate(config)
+    return config, init
+
+
+def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
+    root = Path(config.output_root).expanduser()
+    data = _find_data(config, root)
+    if init is not None and init.tokenizer_sha256 != data.manifest["tokenizer"]["sha256"]:
+        raise UserError(
+            f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
+            "use the data that the run was trained on (data.dir=...)"
+        )
+    config = replace(
+        config,
+        data=replace(config.data, dir=str(data.folder.resolve())),
+        tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size),
+    )
+    weights = sha256_of(init.folder / "model.safetensors") if init else None
+    return Plan(config, data, init, root / "runs" / run_name(config, data.fingerprint, weights))
+
+
+def _find_data(config: TrainConfig, root: Path) -> PreparedData:
+    if prepared := find_prepared(config.data, config.tokenizer, root):
+        return prepared
+    if {config.data.language.source, config.data.code.source} <= set(GENERATED):
+        return prepare_data(config.data, config.tokenizer, root)
+    raise UserError(
+        f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare data={config.data.name} "
+        f"with the same data and tokenizer settings (data.language.paths=[...] data.code.paths=[...])"
+    )

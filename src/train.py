@@ -1,0 +1,54 @@
+"""`python -m src.train architecture=moe size=large`: one run; with `-m` or several values a sweep."""
+
+import shutil
+import sys
+
+from src.compose import expand_sweep, guarded, hydra_flag, parse_arguments, quote_paths, register, show
+from src.config import TrainConfig, UserError
+
+
+def main(argv: list[str]) -> int:
+    """Train, and return the exit status: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
+    argv = quote_paths(argv, ("init_from", "output_root", "data.dir"))
+    register(TrainConfig, "train")
+    arguments = parse_arguments(argv)
+    if hydra_flag(arguments):
+        show("train", argv)
+        return 0
+    wants_sweep, jobs = expand_sweep("train", TrainConfig, arguments.overrides)
+    if arguments.multirun or wants_sweep:
+        from src.sweep.launch import run_sweep
+
+        return run_sweep(argv, jobs)
+    if len(jobs) > 1:
+        several = next(item for item in arguments.overrides if not any(item in job for job in jobs))
+        raise UserError(f"{several}: several values make a sweep; add -m")
+    return train(arguments.overrides)
+
+
+def train(overrides: list[str]) -> int:
+    """Do one run, or go on with it."""
+    from src.sweep.plan import plan_runs
+
+    plan = plan_runs([overrides])[0]
+    from src.run import execute, is_done
+    from src.runtime.signals import Interrupted
+
+    if is_done(plan.folder) and not plan.config.rerun:
+        print(f"Done already (rerun=true starts over): {plan.folder}")
+        return 0
+    if plan.config.rerun:
+        shutil.rmtree(plan.folder, ignore_errors=True)
+    try:
+        summary = execute(plan.config, plan.data, plan.folder, plan.init)
+    except Interrupted as interrupted:
+        print(f"Stopped by {interrupted}; the same command goes on: {plan.folder}", file=sys.stderr)
+        return interrupted.exit_code
+    final = summary["final"]
+    print(f"Validation loss {final['val_loss']:.4f}, {final['val_bits_per_byte']:.4f} bits per byte")
+    print(f"Run: {plan.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

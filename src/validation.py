@@ -1,0 +1,161 @@
+"""Whatever can be wrong with a configuration, found before anything is allocated or written. No torch."""
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from src.config import ArchitectureConfig, SamplingConfig, TrainConfig, UserError
+from src.model.accounting import BLOCK_COSTS
+from src.model.matching import SETTINGS_OF_KIND, solve
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "match": ("active", "none"),
+    "recipe.norm": ("rmsnorm", "layernorm"),
+    "recipe.position": ("rope", "learned"),
+    "recipe.mlp": ("swiglu", "gelu"),
+    "optimizer.name": ("adamw",),
+    "schedule.name": ("cosine", "wsd"),
+    "runtime.device": ("auto", "mps", "cuda", "cpu"),
+    "runtime.precision": ("auto", "fp32", "bf16", "fp16"),
+    "tracking.name": ("wandb", "none"),
+    "tracking.mode": ("auto", "online", "offline"),
+    "launcher.name": ("serial", "joblib"),
+}
+POSITIVE = (
+    "size.d_model size.n_layers size.head_dim size.d_ff recipe.max_seq_len tokenizer.vocab_size "
+    "architecture.n_blocks architecture.d_ff architecture.window architecture.n_experts architecture.top_k "
+    "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.chunk_size "
+    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.micro_batch_size "
+    "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
+    "training.checkpoint_every samples.max_new_tokens runtime.threads schedule.decay_fraction"
+).split()
+NOT_NEGATIVE = (
+    "seed data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "
+    "schedule.warmup_steps schedule.min_ratio samples.temperature samples.top_k samples.seed "
+    "architecture.aux_loss_weight architecture.router_z_loss_weight"
+).split()
+EXTRAS = {"joblib": "hydra_plugins.hydra_joblib_launcher"}
+
+
+def validate(config: TrainConfig) -> None:
+    """Check a whole training configuration. Raises UserError, one line with key, value and remedy."""
+    check_ranges(config, POSITIVE, NOT_NEGATIVE)
+    for key, choices in CHOICES.items():
+        if (value := lookup(config, key)) not in choices:
+            raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")
+    _check_stages(config)
+    _check_batches(config)
+    _check_widths(config)
+    _check_settings_have_effect(config.architecture)
+    for ratio in ("schedule.min_ratio", "schedule.decay_fraction"):
+        if lookup(config, ratio) > 1:
+            raise UserError(f"{ratio}={lookup(config, ratio)}: is a share, at most 1")
+    if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
+        raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
+    if (extra := EXTRAS.get(config.launcher.name)) and importlib.util.find_spec(extra) is None:
+        name = config.launcher.name
+        raise UserError(f"launcher={name}: not installed; pip install -c constraints.txt -e '.[{name}]'")
+    solve(
+        config.architecture,
+        config.size,
+        config.recipe,
+        vocab_size=config.tokenizer.vocab_size,
+        seq_len=config.training.seq_len,
+        match=config.match,
+    )
+
+
+def check_sampling(sampling: SamplingConfig) -> None:
+    """Check how text is to be drawn. Raises UserError."""
+    check_ranges(sampling, ["max_new_tokens"], ["temperature", "top_k", "seed"])
+
+
+def check_ranges(config: object, positive: Iterable[str], not_negative: Iterable[str]) -> None:
+    """Check that numbers are where they can be; None passes. Raises UserError."""
+    for key in positive:
+        if (value := lookup(config, key)) is not None and not value > 0:
+            raise UserError(f"{key}={value}: must be greater than 0")
+    for key in not_negative:
+        if (value := lookup(config, key)) is not None and not value >= 0:
+            raise UserError(f"{key}={value}: must not be negative")
+
+
+def lookup(config: object, key: str) -> Any:
+    """Follow a dotted key."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _check_stages(config: TrainConfig) -> None:
+    if not config.stage.stages:
+        raise UserError("stage.stages: empty; name at least one stage, as conf/stage/language.yaml does")
+    for name, stage in config.stage.stages.items():
+        key = f"stage.stages.{name}"
+        if stage.corpus not in ("language", "code"):
+            raise UserError(f"{key}.corpus={stage.corpus}: must be language or code")
+        if not stage.learning_rate_scale > 0:
+            raise UserError(f"{key}.learning_rate_scale={stage.learning_rate_scale}: must be greater than 0")
+        if stage.max_tokens is not None and stage.max_tokens <= 0:
+            raise UserError(f"{key}.max_tokens={stage.max_tokens}: must be greater than 0")
+    if config.data.val_fraction <= 0 or config.data.val_fraction + config.data.test_fraction >= 1:
+        raise UserError(
+            f"data.val_fraction={config.data.val_fraction}: must be positive, and with data.test_fraction below 1"
+        )
+
+
+def _check_batches(config: TrainConfig) -> None:
+    training = config.training
+    if training.global_batch_size % training.micro_batch_size:
+        divisors = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
+        near = max(n for n in divisors if n <= training.micro_batch_size)
+        raise UserError(
+            f"training.micro_batch_size={training.micro_batch_size}: must divide training.global_batch_size="
+            f"{training.global_batch_size}; for example {near}"
+        )
+    if config.recipe.position == "learned" and training.seq_len > config.recipe.max_seq_len:
+        raise UserError(
+            f"training.seq_len={training.seq_len}: beyond the {config.recipe.max_seq_len} learned positions; "
+            f"set recipe.max_seq_len={training.seq_len} or recipe.position=rope"
+        )
+
+
+def _check_widths(config: TrainConfig) -> None:
+    architecture, size = config.architecture, config.size
+    if size.d_model % size.head_dim:
+        raise UserError(
+            f"size.d_model={size.d_model}: must be a multiple of size.head_dim={size.head_dim}; "
+            f"for example {max(1, size.d_model // size.head_dim) * size.head_dim}"
+        )
+    if size.head_dim % 2 and config.recipe.position == "rope":
+        raise UserError(f"size.head_dim={size.head_dim}: must be even, since rope turns pairs; or recipe.position=learned")
+    if architecture.top_k > architecture.n_experts:
+        raise UserError(
+            f"architecture.top_k={architecture.top_k}: more than architecture.n_experts={architecture.n_experts}"
+        )
+    window, seq_len = architecture.window, config.training.seq_len
+    if "sliding_attention" in architecture.pattern and window is not None and window >= seq_len:
+        raise UserError(
+            f"architecture.window={window}: not below training.seq_len={seq_len}, so it is just full attention; "
+            f"for example {max(1, seq_len // 4)}"
+        )
+
+
+def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
+    """Refuse a setting of a block kind that the pattern does not have: it would change nothing."""
+    if not architecture.pattern:
+        raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(BLOCK_COSTS)}")
+    live = {name for kind in architecture.pattern for name in SETTINGS_OF_KIND.get(kind, ())}
+    defaults = ArchitectureConfig()
+    for item in fields(ArchitectureConfig):
+        kinds = [kind for kind, names in SETTINGS_OF_KIND.items() if item.name in names]
+        value = getattr(architecture, item.name)
+        if kinds and item.name not in live and value != getattr(defaults, item.name):
+            raise UserError(
+                f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} block, "
+                "so it would change nothing; leave it out"
+            )
+    for knob in architecture.match_knobs:
+        if knob not in {"n_blocks", "d_state", "d_ff", "expert_d_ff"}:
+            raise UserError(f"architecture.match_knobs: {knob!r} is no knob; there are n_blocks, d_state, d_ff, expert_d_ff")
