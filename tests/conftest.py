@@ -1,0 +1,28 @@
+"""What holds for every test: no account, no display, repeatable examples; device tests only where the device is."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+os.environ.pop("WANDB_API_KEY", None)
+os.environ["NETRC"] = os.devnull  # where W&B looks for a login besides: tests never reach anyone's account
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+os.environ["MPLBACKEND"] = "agg"
+
+# The same examples each time, and no time limit an example: a busy machine must not fail a test.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked mps or cuda where there is no such device; torch is imported only if there are any."""
+    marked = [(item, name) for item in items for name in ("mps", "cuda") if item.get_closest_marker(name)]
+    if not marked:
+        return
+    import torch
+
+    present = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    for item, name in marked:
+        if not present[name]:
+            item.add_marker(pytest.mark.skip(reason=f"no {name} device here"))
