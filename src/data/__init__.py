@@ -1,0 +1,1 @@
+"""Text to batches of token ids: sources -> clean -> split -> tokenizer -> packing -> loader. No torch."""

@@ -1,0 +1,93 @@
+"""Batches as a pure function of (tokens, seed, step): nothing to save for a resume, nothing to replay.
+
+An epoch cuts the stream into windows of `seq_len` targets from an offset of its own, and visits them in an order of
+its own. Sequence s = step * global_batch_size + i of the run is window s % n_windows of epoch s // n_windows: so the
+order depends neither on the micro batch nor on the number of processes, which only choose rows of the batch.
+
+Orders come from SplitMix64 (Steele et al., 2014, Fast splittable pseudorandom number generators): windows are sorted
+by a hash of (seed, epoch, window). Plain integer arithmetic gives the same order on every machine and version, which
+numpy does not promise of `Generator.permutation`.
+"""
+
+import hashlib
+
+import numpy as np
+
+from src.config import UserError
+
+ORDER_VERSION = 1
+"""Raise it when the order changes: runs on different orders are different runs."""
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Hash uint64 values to uint64 (the finalizer of SplitMix64: a bijection that scatters neighbours)."""
+    z = values + np.uint64(0x9E3779B97F4A7C15)  # wraps around, as intended
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class TrainLoader:
+    """Training windows over a 1-D array of token ids (a memmap will do: only the rows asked for are read).
+
+    Raises: UserError if the tokens do not fill one window.
+    """
+
+    def __init__(self, tokens: np.ndarray, seq_len: int, seed: int, name: str = "the training text") -> None:
+        _check_length(tokens, seq_len, name)
+        self.tokens = tokens
+        self.seq_len = seq_len
+        self.seed = seed
+        # One window fewer than fit, so that every offset below seq_len leaves as many.
+        self.n_windows = max(1, len(tokens) // seq_len - 1)
+        self._n_offsets = min(seq_len, len(tokens) - self.n_windows * seq_len)
+        self._epoch = -1
+        self._starts = np.empty(0, dtype=np.int64)
+
+    def batch(self, step: int, global_batch_size: int, rows: slice | range = slice(None)) -> np.ndarray:
+        """Return rows of the batch of a step: (rows, seq_len + 1) int64, inputs [:, :-1] and targets [:, 1:]."""
+        numbers = np.arange(global_batch_size)[rows] + step * global_batch_size
+        result = np.empty((len(numbers), self.seq_len + 1), dtype=np.int64)
+        for row, number in enumerate(numbers.tolist()):
+            epoch, position = divmod(number, self.n_windows)
+            start = int(self._epoch_starts(epoch)[position])
+            result[row] = self.tokens[start : start + self.seq_len + 1]
+        return result
+
+    def _epoch_starts(self, epoch: int) -> np.ndarray:
+        """Return where the windows of an epoch start, in the order of their visit; the last epoch asked for is kept."""
+        if epoch != self._epoch:
+            key = mix(mix(np.array([self.seed % 2**64], dtype=np.uint64)) ^ np.uint64(epoch))
+            offset = int(mix(key)[0] % np.uint64(self._n_offsets))
+            order = np.argsort(mix(mix(np.arange(self.n_windows, dtype=np.uint64)) ^ key), kind="stable")
+            self._epoch, self._starts = epoch, offset + self.seq_len * order.astype(np.int64)
+        return self._starts
+
+    def order_hash(self, fingerprint: str) -> str:
+        """Identify the data order by 16 hex digits: equal for two runs that see the same batches of a given size."""
+        parts = (ORDER_VERSION, self.seed, self.n_windows, self.seq_len, fingerprint)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def eval_windows(tokens: np.ndarray, seq_len: int, n: int, name: str = "the held-out text") -> np.ndarray:
+    """Return up to n windows, evenly spaced and sharing no target: (n', seq_len + 1) int64; always the same ones.
+
+    Raises: UserError if the tokens do not fill one window.
+    """
+    _check_length(tokens, seq_len, name)
+    if n < 1:
+        raise UserError(f"training.eval_sequences={n}: must be at least 1")
+    available = (len(tokens) - 1) // seq_len
+    n = min(n, available)
+    starts = [i * available // n * seq_len for i in range(n)]
+    return np.stack([np.asarray(tokens[start : start + seq_len + 1], dtype=np.int64) for start in starts])
+
+
+def _check_length(tokens: np.ndarray, seq_len: int, name: str) -> None:
+    if seq_len < 1:
+        raise UserError(f"training.seq_len={seq_len}: must be at least 1")
+    if len(tokens) < seq_len + 1:
+        raise UserError(
+            f"training.seq_len={seq_len}: {name} has {len(tokens)} tokens, fewer than one window of {seq_len + 1}; "
+            "choose a smaller training.seq_len or prepare more text (data.*.paths, data.*.max_bytes)"
+        )

@@ -1,0 +1,116 @@
+r"""A byte-level BPE (Sennrich et al., 2016; bytes as in GPT-2) trained on the prepared text of both corpora.
+
+The alphabet is all 256 bytes and nothing is normalised, so every text comes back exactly as it went in. Before BPE a
+pattern cuts the text into pieces that no token crosses (measured at vocab_size 4096 on stories and scripts):
+
+    [^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+  a word with the space or sign before it: ` the`, `$HOME`, `_name`, `'t`
+     ?\p{N}                             digits one by one: the vocabulary goes to words, and all numbers look alike
+     ?[^\s\p{L}\p{M}\p{N}]+             a run of signs: `&&`, `"${`, `]]`, ` --`
+    \n+[^\S\n]*                         line ends with the indentation after them: often one token a line of a script
+    \s+(?!\S)|\s+                       other white space, leaving the last space to the word after it
+
+Signs before words save 2.4% of the tokens of scripts against letters alone, line ends with indentation 1.5%.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from src.config import UserError
+
+# Encoding batches uses threads. Left unset, the library warns at every fork of the process after the first batch.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+EOT = "<|endoftext|>"
+EOT_ID = 0
+PATTERN = (
+    r"[^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
+    r"| ?\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+"
+    r"|\n+[^\S\n]*"
+    r"|\s+(?!\S)|\s+"
+)
+SMALLEST_VOCAB_SIZE = 256 + 1
+LARGEST_VOCAB_SIZE = 2**20
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a tokenizer with exactly `vocab_size` tokens; the same texts give the same tokenizer.
+
+    Raises: UserError if the size is out of range, or if the texts have too few repeated pieces to reach it.
+    """
+    if not SMALLEST_VOCAB_SIZE <= vocab_size <= LARGEST_VOCAB_SIZE:
+        raise UserError(
+            f"tokenizer.vocab_size={vocab_size}: must be {SMALLEST_VOCAB_SIZE} (every byte and {EOT}) "
+            f"to {LARGEST_VOCAB_SIZE}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,  # a token seen once in the training text would hardly be learned
+        special_tokens=[EOT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    reached = tokenizer.get_vocab_size()
+    if reached < vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size={vocab_size}: the text gives {reached} tokens only; "
+            f"set tokenizer.vocab_size={reached} or less, or give more text (the smaller corpus decides)"
+        )
+    return _without_special_text(tokenizer)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load a tokenizer.json. Raises: UserError if it is missing or is none of ours."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such tokenizer; run python -m src.prepare")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: not a tokenizer ({error}); run python -m src.prepare rerun=true") from None
+    if tokenizer.token_to_id(EOT) != EOT_ID:
+        raise UserError(f"{path}: {EOT} is not token {EOT_ID}; run python -m src.prepare rerun=true")
+    return _without_special_text(tokenizer)
+
+
+def _without_special_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Have `<|endoftext|>` within a text encoded as the characters it is. The library does not save this setting."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Encode a text as it stands: nothing added or stripped, and never the id of `<|endoftext|>`.
+
+    Raises: UserError for half a surrogate pair, which is how Python holds bytes of a command line that are not UTF-8.
+    """
+    try:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    except TypeError:
+        raise UserError(f"{text[:40]!a}: this text is not valid UTF-8; give it in UTF-8") from None
+
+
+def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Encode many texts at once, in threads; the same ids as `encode`."""
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """Count the bytes of text that each token stands for: (vocab_size,) int64, 0 for `<|endoftext|>`."""
+    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    for token, index in tokenizer.get_vocab().items():
+        lengths[index] = len(token)  # in the byte-level alphabet a character is a byte
+    lengths[EOT_ID] = 0
+    return lengths

@@ -1,0 +1,113 @@
+"""Every text comes back exactly, and no text can make the special token."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from src.config import UserError
+from src.data.tokenizer import (
+    EOT,
+    EOT_ID,
+    byte_lengths,
+    encode,
+    encode_batch,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+LINES = [f'if [[ "${{HOME}}" == {i} ]]; then\n\t\techo "the value_{i} is $x"\n    fi\n\n' for i in range(50)]
+VOCAB_SIZE = 290
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([*LINES, EOT * 50], VOCAB_SIZE)
+
+
+@given(st.text())
+def test_round_trip(tokenizer: Tokenizer, text: str) -> None:
+    ids = encode(tokenizer, text)
+    assert tokenizer.decode(ids) == text
+    assert EOT_ID not in ids
+    assert byte_lengths(tokenizer)[ids].sum() == len(text.encode())
+
+
+@given(
+    st.lists(st.sampled_from([EOT, "<|", "endoftext", "|>", " ", "\n", "\t", "é", "\u200d", "é", "  if", "\0", "'s"]))
+)
+def test_special_token_cannot_be_injected(tokenizer: Tokenizer, parts: list[str]) -> None:
+    text = "".join(parts)
+    ids = encode(tokenizer, text)
+    assert EOT_ID not in ids
+    assert encode_batch(tokenizer, [text]) == [ids]
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("the $HOME _x", ["the", " $", "HOME", " _", "x"]),
+        ('"$x" --help 755', ['"$', "x", '"', " --", "help", " 7", "5", "5"]),
+        ("then\n\t\tls\n\n  a  # b", ["then", "\n\t\t", "ls", "\n\n  ", "a", " ", " #", " b"]),
+        ("don't file.sh", ["don", "'t", " file", ".sh"]),
+    ],
+)
+def test_pieces_that_no_token_crosses(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
+    assert tokenizer.pre_tokenizer is not None
+    assert [text[slice(*span)] for _, span in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
+    assert train_tokenizer(iter([*LINES, EOT * 50]), VOCAB_SIZE).to_str() == tokenizer.to_str()
+
+
+def test_load_keeps_the_rules(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert loaded.get_vocab_size() == VOCAB_SIZE
+    assert loaded.token_to_id(EOT) == EOT_ID
+    assert encode(loaded, f"a{EOT}b") == encode(tokenizer, f"a{EOT}b")
+    assert loaded.decode([EOT_ID], skip_special_tokens=False) == EOT
+
+
+def test_all_bytes_are_tokens(tokenizer: Tokenizer) -> None:
+    lengths = byte_lengths(tokenizer)
+    assert lengths.dtype == np.int64
+    assert lengths.shape == (VOCAB_SIZE,)
+    assert (lengths == 1).sum() == 256
+    assert lengths[EOT_ID] == 0
+
+
+def test_small_text_names_what_was_reached() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=4096: .* gives \d+ tokens only; set"):
+        train_tokenizer(LINES, 4096)
+
+
+@pytest.mark.parametrize("vocab_size", [0, 256, 2**21])
+def test_vocab_size_out_of_range(vocab_size: int) -> None:
+    with pytest.raises(UserError, match=f"tokenizer.vocab_size={vocab_size}"):
+        train_tokenizer(LINES, vocab_size)
+
+
+def test_bytes_alone_are_a_vocabulary() -> None:
+    assert train_tokenizer(LINES, 257).get_vocab_size() == 257
+
+
+def test_text_that_is_not_utf8(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="not valid UTF-8"):
+        encode(tokenizer, "caf\udce9")
+
+
+@pytest.mark.parametrize(
+    "content", [None, "{", "{}", '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}']
+)
+def test_load_refuses_what_is_no_tokenizer(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=str(path)):
+        load_tokenizer(path)
