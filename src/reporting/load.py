@@ -1,0 +1,281 @@
+"""Read a directory of runs into DataFrames, whatever state the runs are in.
+
+A report may be asked for at any moment: jobs that never started, still run, failed or were killed all get a row
+that says so, and a file that cannot be read becomes the row's error instead of an exception.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from unicodedata import category
+
+import pandas as pd
+
+from src.config import UserError
+from src.runtime.files import read_json
+
+Record = dict[str, Any]
+"""One row of `load_runs` as a dict; None where there is no value."""
+
+DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
+PARAMETERS = ("total_params", "active_params", "non_embedding_params")
+LEARNED = ("tokens", "train_flops", "val_loss", "val_bits_per_byte")
+SPENT = ("tokens_per_second", "peak_memory_bytes", "wall_time_s")
+RESULTS = (*LEARNED, *SPENT)
+COLUMNS = (*DESCRIPTION, *PARAMETERS, *RESULTS, "error")
+"""The columns that come first, in this order, and are always there."""
+
+STAGE_RESULTS = (*RESULTS, "best_val_loss", "skipped_steps")
+REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_token")
+"""What a loss is read against; written beside each stage's results."""
+
+MORE_COLUMNS = ("active_non_embedding_params", "match", "match_residual", "solved", "device", "threads", "precision")
+INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
+NUMBERS = (*RESULTS, *REFERENCES, "best_val_loss", "match_residual")
+POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
+
+ARCHITECTURES = ("dense", "mamba", "moe", "hybrid")
+"""The order in which they are shown; others follow."""
+
+FINAL_STATUSES = ("done", "failed", "interrupted")
+
+
+@dataclass
+class _Found:
+    """A run as the directory knows it, before its own files are read."""
+
+    run: str
+    run_dir: Path
+    planned: Record = field(default_factory=dict[str, Any])
+    """What sweep.json says of it."""
+    ledger: Record | None = None
+    """What jobs/<run>.json says; None outside a sweep and for a job that never started."""
+
+
+def load_runs(directory: str | Path) -> pd.DataFrame:
+    """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
+
+    Sorted by size (smallest model first), architecture and seed: never by result, as the order is no verdict.
+    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS and REFERENCES, `run_dir`, and
+    `contract` (a dict). Numbers that are not known yet are missing. Raises: UserError where there is no run.
+    """
+    rows = _in_order([_row(found) for found in _find_runs(Path(directory))])
+    per_stage = dict.fromkeys(key for row in rows for key in row if "/" in key)
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *MORE_COLUMNS, *per_stage, "run_dir", "contract"])
+    for column in frame.columns:
+        name = str(column).rpartition("/")[2]
+        values = [row.get(str(column)) for row in rows]
+        if name in INTEGERS or name.endswith("_params"):
+            frame[column] = pd.array([None if value is None else round(value) for value in values], dtype="Int64")
+        elif name in NUMBERS:
+            frame[column] = [math.nan if value is None else float(value) for value in values]
+    return frame
+
+
+def load_metrics(directory: str | Path) -> pd.DataFrame:
+    """Load all rows of every metrics.jsonl: run, architecture, size, seed, POINT_COLUMNS, then one column a metric."""
+    return read_metrics(load_runs(directory))
+
+
+def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFrame:
+    """Read the metrics of these runs, as `load_metrics` does.
+
+    max_rows: keep about so many rows a run, those of the validation first; a plot needs no more.
+    """
+    owners = to_records(runs[["run", "architecture", "size", "seed"]])
+    points = [_read_points(Path(folder) / "metrics.jsonl", max_rows) for folder in runs["run_dir"]]
+    columns = dict.fromkeys([*POINT_COLUMNS, *sorted({key for rows in points for row in rows for key in row})])
+    values: dict[str, Any] = {
+        key: [owner[key] for owner, rows in zip(owners, points, strict=True) for _ in rows] for key in owners[0]
+    }
+    for column in columns:
+        series = pd.Series([row.get(column) for rows in points for row in rows], dtype=object)
+        values[column] = series if column == "stage" else pd.to_numeric(series, errors="coerce").astype("float64")
+    return pd.DataFrame(values)
+
+
+def load_samples(runs: pd.DataFrame) -> list[Record]:
+    """Load the generated texts: run, architecture, size, seed, stage, prompt, text (without the prompt)."""
+    samples: list[Record] = []
+    for row in to_records(runs):
+        for stage in stage_names(runs):
+            content = _read_or_none(Path(row["run_dir"]) / "samples" / f"{stage}.json")
+            for sample in cast(list[Any], content) if isinstance(content, list) else []:
+                prompt, text = clean_text(_dict(sample).get("prompt")), clean_text(_dict(sample).get("text"))
+                owner = {key: row[key] for key in ("run", "architecture", "size", "seed")}
+                samples.append({**owner, "stage": stage, "prompt": prompt, "text": text.removeprefix(prompt)})
+    return samples
+
+
+def stage_names(runs: pd.DataFrame) -> list[str]:
+    """Name the stages that any run has reached, in order."""
+    return [str(column).rpartition("/")[0] for column in runs.columns if str(column).endswith("/val_loss")]
+
+
+def to_records(frame: pd.DataFrame) -> list[Record]:
+    """Turn rows into dicts, with None for every missing value."""
+    values = frame.astype(object)
+    return cast(list[Record], values.where(frame.notna(), None).to_dict("records"))
+
+
+def clean_text(value: Any) -> str:
+    """Make any value printable: generated text may hold control characters and halves of surrogate pairs."""
+    text = "" if value is None else str(value).replace("\r\n", "\n")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
+
+
+def _find_runs(directory: Path) -> list[_Found]:
+    if not directory.is_dir():
+        raise UserError(f"dir={directory}: no such folder; give a sweep, a run or a folder of runs")
+    if (directory / "sweep.json").exists():
+        return _sweep_runs(directory)
+    if _is_run(directory):
+        return [_Found(directory.resolve().name, directory)]
+    folder = directory / "runs" if (directory / "runs").is_dir() else directory
+    found = [_Found(child.name, child) for child in sorted(folder.iterdir()) if _is_run(child)]
+    if not found:
+        sweeps = sorted(str(path.parent) for path in directory.glob("*/sweep.json"))
+        remedy = f"give one of its sweeps, such as {sweeps[-1]}" if sweeps else "train first: python -m src.train"
+        raise UserError(f"dir={directory}: no run in this folder; {remedy}")
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    if folder.name.startswith(".") or folder.name.endswith(".old"):  # a folder on its way in or out
+        return False
+    return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl", "config.yaml"))
+
+
+def _sweep_runs(directory: Path) -> list[_Found]:
+    jobs = _dict(read_json(directory / "sweep.json")).get("jobs")
+    found: list[_Found] = []
+    for job in map(_dict, cast(list[Any], jobs) if isinstance(jobs, list) else []):
+        run = str(job.get("run") or Path(str(job.get("run_dir"))).name)
+        ledger_file = directory / "jobs" / f"{run}.json"
+        ledger = _dict(_read_or_none(ledger_file)) if ledger_file.exists() else None
+        found.append(_Found(run, directory / str(job.get("run_dir") or f"../../runs/{run}"), job, ledger))
+    if not found:
+        raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
+    return found
+
+
+def _row(found: _Found) -> Record:
+    summary, problem = _read_summary(found)
+    row: Record = {key: _text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}
+    row["run"], row["run_dir"] = found.run, str(found.run_dir.resolve())
+    row["seed"] = _number(summary.get("seed", found.planned.get("seed")))
+    row["status"], row["error"] = _status(found, summary, problem)
+    accounting, final = _dict(summary.get("accounting")), _dict(summary.get("final"))
+    row.update({key: _number(accounting.get(key)) for key in (*PARAMETERS, "active_non_embedding_params")})
+    row.update({key: _number(final.get(key)) for key in RESULTS})
+    environment, solved = _dict(summary.get("environment")), _dict(summary.get("solved"))
+    row.update(match=_text(summary.get("match")), match_residual=_number(summary.get("match_residual")))
+    row.update(solved=" ".join(f"{key}={value}" for key, value in solved.items()) or None)
+    row.update(device=_text(environment.get("device")), threads=_number(environment.get("threads")))
+    row.update(precision=_text(environment.get("precision")), contract=_dict(summary.get("contract")))
+    for stage, entry in _dict(summary.get("stages")).items():
+        values, references = _dict(entry), _dict(_dict(entry).get("references"))
+        row.update({f"{stage}/{key}": _number(values.get(key)) for key in STAGE_RESULTS})
+        row.update({f"{stage}/{key}": _number(references.get(key)) for key in REFERENCES})
+    return row
+
+
+def _in_order(rows: list[Record]) -> list[Record]:
+    amounts: dict[Any, list[float]] = {}
+    for row in rows:
+        amounts.setdefault(row["size"], []).append(row["total_params"] or math.inf)
+    known = {name: index for index, name in enumerate(ARCHITECTURES)}
+
+    def place(row: Record) -> tuple[Any, ...]:
+        name = str(row["architecture"])
+        return min(amounts[row["size"]]), str(row["size"]), known.get(name, len(known)), name, row["seed"] or 0
+
+    return sorted(rows, key=place)
+
+
+def _read_summary(found: _Found) -> tuple[Record, str | None]:
+    """Return the summary, or an empty one and why it cannot be read."""
+    path = found.run_dir / "summary.json"
+    if not path.is_file():
+        return {}, "summary.json is missing"
+    content = _read_or_none(path)
+    return (_dict(content), None) if isinstance(content, dict) else ({}, "summary.json cannot be read")
+
+
+def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, str | None]:
+    """Decide status and error. The parent that saw a job end knows better than what a killed child left behind;
+    where the parent itself was killed, its "running" yields to the end that the child wrote down."""
+    own, error = _text(summary.get("status")), _text(summary.get("error"))
+    ledger = found.ledger or {}
+    known = _text(ledger.get("status"))
+    if known in FINAL_STATUSES and not (known == "done" and problem):
+        return str(known), None if known == "done" else _text(ledger.get("error")) or error
+    if own:
+        return own, error
+    if known == "running":
+        return known, None
+    never_started = found.planned and found.ledger is None and not found.run_dir.exists()
+    return ("pending", None) if never_started else ("unknown", problem)
+
+
+def _read_points(path: Path, max_rows: int | None) -> list[Record]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    if max_rows and len(lines) > max_rows:
+        stride = math.ceil(len(lines) / max_rows)
+        validation = {index for index, line in enumerate(lines) if b'"val/' in line}
+        spared = validation if len(validation) <= max_rows else set[int]()
+        lines = [line for index, line in enumerate(lines) if index % stride == 0 or index in spared]
+    try:
+        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is several times faster
+    except ValueError:
+        rows = [row for line in lines if (row := _parse(line)) is not None]
+    return _drop_replayed(map(_dict, cast(list[Any], rows)))
+
+
+def _drop_replayed(rows: Iterable[Record]) -> list[Record]:
+    """Keep the newest account of every step: a resumed run goes back to its checkpoint and logs on from there."""
+    kept: list[Record] = []
+    for row in rows:
+        stage, step = row.get("stage"), _number(row.get("step"))
+        if not isinstance(stage, str) or step is None:
+            continue
+        if kept and kept[-1]["stage"] == stage and kept[-1]["step"] > step:
+            while kept and kept[-1]["stage"] == stage and kept[-1]["step"] >= step:
+                kept.pop()
+        kept.append(row)
+    return kept
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:  # the half line of a run that was killed
+        return None
+
+
+def _read_or_none(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):  # UserError is a ValueError
+        return None
+
+
+def _dict(value: Any) -> Record:
+    return cast(Record, value) if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else " ".join(clean_text(value).split())
+
+
+def _number(value: Any) -> float | None:
+    """The finite number, or None: a loss that is not a number is no result."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None

@@ -1,0 +1,202 @@
+"""Say which architecture came out best, and above all when nothing can be said.
+
+A verdict needs equal contracts (src/contract.py) and at least three seeds. Seeds are paired, since runs of the same
+seed see the same batches: each pair of architectures is compared by the t test on the differences between their
+runs, corrected for the number of pairs (Holm, 1979). Student's distribution is summed in closed form (Abramowitz and
+Stegun, 26.7.3 and 26.7.4), which spares a dependency.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+
+from src.contract import comparable_groups, differences
+from src.reporting.load import Record, stage_names, to_records
+
+MIN_SEEDS = 3
+LEVEL = 0.05
+"""Chance of calling equals different, over all pairs of a verdict together."""
+
+METHOD = "Verdicts are on validation bits per byte: paired t tests over seeds, Holm-corrected for all pairs, 5% level."
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of one size with equal contracts: these, and only these, are ranked against each other."""
+
+    size: str
+    letter: str | None
+    """Tells apart groups of the same size; None where there is one a size."""
+    runs: list[Record]
+
+    @property
+    def title(self) -> str:
+        return f"{self.size}, contract {self.letter}" if self.letter else self.size
+
+    def by_architecture(self) -> dict[str, list[Record]]:
+        """Return the runs of each architecture."""
+        members: dict[str, list[Record]] = {}
+        for run in self.runs:
+            members.setdefault(str(run["architecture"]), []).append(run)
+        return members
+
+    def has_twins(self) -> bool:
+        """Whether an architecture has two runs of the same seed: then they differ by more than the seed."""
+        return any(len({run["seed"] for run in members}) < len(members) for members in self.by_architecture().values())
+
+
+def ranking_groups(records: Sequence[Record]) -> list[Group]:
+    """Group the finished runs by size and contract, in order of appearance."""
+    sizes: dict[str, dict[str, Record]] = {}
+    for record in records:
+        if record["status"] == "done":
+            sizes.setdefault(str(record["size"]), {})[record["run"]] = record
+    split = {
+        size: comparable_groups({name: run["contract"] for name, run in runs.items()}) for size, runs in sizes.items()
+    }
+    lettered = any(len(groups) > 1 for groups in split.values())
+    members = [(size, names) for size, groups in split.items() for names in groups]
+    return [
+        Group(size, _letter(index) if lettered else None, [sizes[size][name] for name in names])
+        for index, (size, names) in enumerate(members)
+    ]
+
+
+def verdict_lines(runs: pd.DataFrame) -> list[str]:
+    """Write the verdict on these runs: a line a group and stage, then what limits it."""
+    records, lines = to_records(runs), list[str]()
+    groups = ranking_groups(records)
+    for group in groups:
+        lines += [f"{group.title}: {line}" for line in _group_lines(group, stage_names(runs))]
+    if not groups:
+        lines.append("no verdict: no run is finished")
+    for size in dict.fromkeys(group.size for group in groups):
+        ranked = {run["architecture"] for group in groups if group.size == size for run in group.runs}
+        missing = dict.fromkeys(str(run["architecture"]) for run in records if run["size"] == size)
+        if names := [name for name in missing if name not in ranked]:
+            lines.append(f"{size}: no finished run of {', '.join(names)}: not ranked")
+    lines += _contract_lines(groups)
+    if any("±" in line for line in lines):
+        lines.append(METHOD)
+    if any(run["contract"].get("learning_rate_search") == "none" for group in groups for run in group.runs):
+        lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
+    return lines
+
+
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and half the width of its 95% confidence interval; None with fewer than three values."""
+    if len(values) < MIN_SEEDS:
+        return fmean(values), None
+    return fmean(values), student_t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+
+
+def student_t_p(t: float, freedom: int) -> float:
+    """Return the two-sided p-value of Student's t."""
+    angle = math.atan2(abs(t), math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for k in range(3 if odd else 2, freedom + 1, 2):
+        total += term
+        term *= cosine * cosine * (k - 1) / k
+    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return min(1.0, max(0.0, 1 - inside))
+
+
+def student_t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """Return the t that is exceeded in size with probability `level`, by bisection."""
+    low, high = 0.0, 1e6
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_t_p(middle, freedom) > level else (low, middle)
+    return high
+
+
+def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the two-sided p-value of the paired t test."""
+    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    spread = stdev(gaps) / math.sqrt(len(gaps))
+    if spread == 0:
+        return 0.0 if fmean(gaps) else 1.0
+    return student_t_p(fmean(gaps) / spread, len(gaps) - 1)
+
+
+def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    """Correct p-values for their number (Holm, 1979)."""
+    corrected, largest = dict[tuple[str, str], float](), 0.0
+    for index, (pair, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, p * (len(p_values) - index)))
+        corrected[pair] = largest
+    return corrected
+
+
+def _group_lines(group: Group, stages: list[str]) -> list[str]:
+    members = group.by_architecture()
+    if len(members) < 2:
+        return [f"not ranked: no other architecture than {next(iter(members))} has this contract"]
+    if group.has_twins():
+        return ["no verdict: an architecture has several runs of one seed, which differ by more than the seed"]
+    seeds = set[object].intersection(*({run["seed"] for run in runs} for runs in members.values()))
+    if len(seeds) < MIN_SEEDS:
+        shared = "" if all(len(runs) == len(seeds) for runs in members.values()) else " in common"
+        return [f"no verdict: {len(seeds)} seed{'s' * (len(seeds) != 1)}{shared}; at least {MIN_SEEDS} are needed"]
+    lines: list[str] = []
+    for stage in stages:
+        values: dict[str, list[Any]] = {}
+        for name, runs in members.items():
+            paired = sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
+            values[name] = [run[f"{stage}/val_bits_per_byte"] for run in paired]
+        if any(value is None for row in values.values() for value in row):
+            lines.append(f"{stage}: no verdict: some runs have no validation loss")
+        else:
+            lines.append(f"{stage}: {_winner(values)}")
+    return lines
+
+
+def _winner(values: dict[str, list[float]]) -> str:
+    """values: bits per byte of every architecture, seeds in the same order."""
+    order = sorted(values, key=lambda name: fmean(values[name]))
+    corrected = holm({pair: paired_p(values[pair[0]], values[pair[1]]) for pair in combinations(order, 2)})
+    level_with = [name for name in order[1:] if corrected[order[0], name] >= LEVEL]
+    behind = [name for name in order[1:] if name not in level_with]
+
+    def show(names: list[str]) -> str:
+        return ", ".join(f"{name} {_interval(values[name])}" for name in names)
+
+    seeds = f" ({len(values[order[0]])} seeds)"
+    if not level_with:
+        return f"best is {show(order[:1])}; behind it {show(behind)}{seeds}"
+    rest = f"; behind the first {show(behind)}" if behind else ""
+    return f"indistinguishable at the top: {show([order[0], *level_with])}{rest}{seeds}"
+
+
+def _interval(values: list[float]) -> str:
+    mean, half = mean_and_half_width(values)
+    return f"{mean:.3f}±{half:.3f}"
+
+
+def _contract_lines(groups: list[Group]) -> list[str]:
+    lines: list[str] = []
+    shared_host = False
+    for size in dict.fromkeys(group.size for group in groups):
+        contracts = {run["run"]: run["contract"] for group in groups if group.size == size for run in group.runs}
+        found = differences(contracts)
+        if len(comparable_groups(contracts)) > 1:
+            lines.append(f"{size}: contracts differ, so runs are ranked only within the same one: {'; '.join(found)}")
+        elif found:
+            lines.append(f"{size}: the loss may be compared, speed, memory and time may not: {'; '.join(found)}")
+        shared_host = shared_host or any(contract.get("host_shared") for contract in contracts.values())
+    if shared_host:
+        lines.append("Jobs shared the machine: speed and time say nothing about the architectures.")
+    if len({group.size for group in groups}) > 1:
+        lines.append("Runs of different sizes are not ranked against each other.")
+    return lines
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"#{index + 1}"

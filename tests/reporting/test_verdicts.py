@@ -1,0 +1,149 @@
+import random
+from statistics import fmean, stdev
+
+import pytest
+
+from src.reporting import load_runs, verdict_lines
+from src.reporting.verdicts import holm, mean_and_half_width, paired_p, student_t_p, student_t_quantile
+
+
+def verdict(builder) -> str:
+    return "\n".join(verdict_lines(load_runs(builder.sweep)))
+
+
+def test_student_t_agrees_with_printed_tables():
+    printed = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228, 30: 2.042, 120: 1.980}
+    for freedom, value in printed.items():
+        assert student_t_quantile(freedom) == pytest.approx(value, abs=6e-4)
+        assert student_t_p(value, freedom) == pytest.approx(0.05, abs=1e-4)
+        assert student_t_p(-value, freedom) == student_t_p(value, freedom)
+    assert student_t_p(0, 5) == pytest.approx(1) and student_t_p(1e9, 5) == pytest.approx(0)
+
+
+def test_the_interval_needs_three_values():
+    assert mean_and_half_width([1.0, 3.0]) == (2.0, None)
+    mean, half = mean_and_half_width([1.0, 2.0, 3.0])
+    assert mean == 2.0 and half == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+
+
+def test_the_interval_covers_the_mean_in_about_95_of_100():
+    draw = random.Random(0)
+    hits = 0
+    for _ in range(400):
+        mean, half = mean_and_half_width([draw.gauss(5, 2) for _ in range(3)])
+        assert half is not None
+        hits += abs(mean - 5) <= half
+    assert 365 <= hits <= 395
+
+
+def test_the_paired_test_sees_through_what_seeds_share():
+    draw = random.Random(1)
+    base = [draw.gauss(0, 1) for _ in range(5)]
+    better = [value - 0.1 + draw.gauss(0, 0.01) for value in base]
+    assert paired_p(base, better) < 0.001 < 0.1 < abs(fmean(base) - fmean(better)) < stdev(base)
+    assert paired_p(base, base) == 1.0 and paired_p([1, 2, 3], [2, 3, 4]) == 0.0
+
+
+def test_holm_corrects_in_order():
+    corrected = holm({("a", "b"): 0.01, ("a", "c"): 0.04, ("b", "c"): 0.03})
+    assert corrected == pytest.approx({("a", "b"): 0.03, ("b", "c"): 0.06, ("a", "c"): 0.06})
+
+
+def test_one_seed_gives_no_verdict(four):
+    text = verdict(four)
+    assert "no verdict: 1 seed; at least 3 are needed" in text
+    assert "best" not in text and "Learning rates were not searched" in text
+
+
+def test_two_seeds_give_no_verdict(builder):
+    for seed in (0, 1):
+        builder.add("dense", seed)
+        builder.add("moe", seed)
+    assert "no verdict: 2 seeds; at least 3 are needed" in verdict(builder)
+
+
+def test_seeds_count_only_where_all_have_them(builder):
+    for seed in range(3):
+        builder.add("dense", seed)
+        builder.add("moe", seed + 1)
+    assert "no verdict: 2 seeds in common; at least 3" in verdict(builder)
+
+
+def test_three_seeds_name_the_best_and_those_behind(builder):
+    for seed in range(3):
+        builder.add("dense", seed, level=2.2 + 0.003 * seed)
+        builder.add("moe", seed, level=2.0)
+    text = verdict(builder)
+    assert "nano: language: best is moe 0." in text and "behind it dense 0." in text and "(3 seeds)" in text
+    assert "nano: code: best is moe" in text and "Holm" in text
+
+
+def test_differences_within_the_noise_are_indistinguishable(builder):
+    for seed, wobble in enumerate((0.05, -0.06, 0.02)):
+        builder.add("dense", seed, level=2.2 + wobble)
+        builder.add("moe", seed, level=2.2 - wobble)
+        builder.add("mamba", seed, level=3.0 + wobble)
+    text = verdict(builder)
+    assert "indistinguishable at the top" in text and "behind the first mamba" in text and "best is" not in text
+
+
+def test_differing_contracts_are_listed_and_not_ranked(builder):
+    for seed in range(3):
+        builder.add("dense", seed)
+        builder.add("moe", seed)
+        builder.add("mamba", seed, level=0.5, contract={"seq_len": 64})
+    text = verdict(builder)
+    assert "contracts differ" in text and "seq_len: 128 (" in text and "64 (mamba-" in text
+    assert "nano, contract B: not ranked: no other architecture than mamba has this contract" in text
+    assert "nano, contract A: language: best is moe" in text
+
+
+def test_other_threads_leave_the_ranking_and_void_the_speed(builder):
+    for seed in range(3):
+        builder.add("dense", seed)
+        builder.add("moe", seed, contract={"threads": 8})
+    text = verdict(builder)
+    assert "best is moe" in text and "speed, memory and time may not: threads: 2" in text
+
+
+def test_jobs_that_shared_a_machine_say_nothing_of_speed(builder):
+    builder.add("dense", contract={"host_shared": True})
+    builder.add("moe", contract={"host_shared": True})
+    assert "Jobs shared the machine" in verdict(builder)
+
+
+def test_sizes_are_ranked_apart(builder):
+    for seed in range(3):
+        for size in ("nano", "micro"):
+            builder.add("dense", seed, size=size)
+            builder.add("moe", seed, size=size)
+    text = verdict(builder)
+    assert "nano: language: best" in text and "micro: code: best" in text and "contracts differ" not in text
+    assert "different sizes are not ranked" in text
+
+
+def test_runs_of_the_same_seed_are_no_replicates(builder):
+    for index in range(3):
+        builder.add("dense", run=f"dense-nano-full-s0-0000000{index}")
+        builder.add("moe", index)
+    assert "no verdict: an architecture has several runs of one seed" in verdict(builder)
+
+
+def test_an_architecture_without_a_finished_run_is_named(four):
+    four.ledger(next((four.root / "runs").glob("moe-*")).name, "failed", "boom")
+    assert "nano: no finished run of moe: not ranked" in verdict(four)
+
+
+def test_a_diverged_run_has_no_loss_and_gives_no_verdict(builder):
+    for seed in range(3):
+        builder.add("dense", seed)
+        builder.add("moe", seed)
+    builder.add("mamba", 0, summary={"stages": {}})
+    builder.add("mamba", 1)
+    builder.add("mamba", 2)
+    assert "language: no verdict: some runs have no validation loss" in verdict(builder)
+
+
+def test_nothing_finished(builder):
+    builder.plan("dense-x", "dense")
+    assert verdict(builder) == "no verdict: no run is finished"
