@@ -64,7 +64,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     for argument in argv:
         name = argument.removeprefix("--").split("=")[0]
         if argument.startswith("--") and name.replace("_", "-") in FLAGS_OF_THE_ORIGINAL:
-            raise UserError(f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[name.replace('_', '-')]}")
+            raise UserError(
+                f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[name.replace('_', '-')]}"
+            )
     parser = get_args_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -190,8 +192,8 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
     if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
         key = _full_key(text) or found[1] or found[2]
         return f"{key}: no such setting{did_you_mean(key, keys)}"
-    if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found[1]}: needs a value; write {found[1]}=..."
+    if found := re.search(r"[Mm]issing mandatory value: (\S+)", text):
+        return f"{found[1]}: is needed; write {found[1]}=..."
     if found := re.search(r"(?:Value '(.*?)'|value).*could not be converted to (\w+)", text):
         return f"{_culprit(text, overrides)}: must be of type {found[2].lower()}"
     if "not a valid bool" in text:
@@ -224,7 +226,9 @@ def hydra_flag(arguments: argparse.Namespace) -> bool:
     return any(getattr(arguments, name, None) for name in names)
 
 
-def run_command(command: str, schema: type[T], body: Callable[[T], int], argv: list[str], raw: Sequence[str] = ()) -> int:
+def run_command(
+    command: str, schema: type[T], body: Callable[[T], int], argv: list[str], raw: Sequence[str] = ()
+) -> int:
     """Run a command without sweeps: compose, call `body`, return the exit status.
 
     The values of `raw` keys are taken to the letter: Hydra's grammar never sees them.

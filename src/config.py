@@ -20,9 +20,9 @@ class ArchitectureConfig:
     """A pattern of residual blocks, and the settings of the block kinds in it."""
 
     name: str = MISSING
-    pattern: list[str] = field(default_factory=list)
+    pattern: list[str] = field(default_factory=list[str])
     """Block kinds, repeated and cut at `n_blocks`."""
-    match_knobs: list[str] = field(default_factory=list)
+    match_knobs: list[str] = field(default_factory=list[str])
     """The settings that size matching may change, tried in this order; empty for the reference (dense)."""
     n_blocks: int | None = None
     """Residual blocks in the model; null: 2 * size.n_layers, or what matching finds."""
@@ -101,7 +101,7 @@ class StageConfig:
     """The part of the data to train on: language or code."""
     max_tokens: int | None = None
     """Budget; null: training.max_tokens."""
-    prompts: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list[str])
     """Beginnings that the model continues when the stage is over, as samples for the report."""
     learning_rate_scale: float = 1.0
     """Factor on optimizer.learning_rate in this stage."""
@@ -112,7 +112,7 @@ class PlanConfig:
     """The stages of a run, in order; each starts from the weights of the one before."""
 
     name: str = MISSING
-    stages: dict[str, StageConfig] = field(default_factory=dict)
+    stages: dict[str, StageConfig] = field(default_factory=dict[str, StageConfig])
 
 
 @dataclass
@@ -121,9 +121,9 @@ class CorpusConfig:
 
     source: str = MISSING
     """stories and scripts (both generated), or local."""
-    paths: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
-    extensions: list[str] = field(default_factory=list)
+    extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
     max_bytes: int | None = None
     """Stop after this much text (generated sources: generate this much)."""
@@ -209,7 +209,7 @@ class TrackingConfig:
     """auto (online with a key, else offline), online or offline."""
     group: str | None = None
     """The sweep that the run belongs to; a sweep sets it."""
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list[str])
 
 
 @dataclass
@@ -272,7 +272,7 @@ class TrainConfig:
     samples: SamplingConfig = field(default_factory=SamplingConfig)
     """The texts that a run writes after each stage."""
     match: str = "active"
-    """active: as many non-embedding parameters at work for a token as dense of the same size; none: sizes as written."""
+    """active: as many non-embedding parameters at work for a token as dense of the same size; none: as written."""
     seed: int = 0
     """Weights and data order."""
     init_from: str | None = None
@@ -367,8 +367,9 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
-        return cls(**{**values, "blocks": tuple(values["blocks"])})
+        typed: dict[str, Any] = {**values, "blocks": tuple(values["blocks"])}
+        return cls(**typed)
 
 
 class UserError(ValueError):
-    """Something that the user can put right; the message is one line with key, value and remedy. Commands exit with 2."""
+    """Something that the user can put right, in one line with key, value and remedy. Commands exit with status 2."""

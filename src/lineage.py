@@ -43,9 +43,10 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
         asked = ours != standard or any(path == key or path.startswith(f"{key}.") for key in keys)
         if not asked or ours == theirs:
             return theirs
-        if path.split(".")[0] in FIXED:
+        if path.split(".", maxsplit=1)[0] in FIXED:
             raise UserError(
-                f"{path}={ours}: contradicts init_from={config.init_from}, whose weights have {path}={theirs}; leave it out"
+                f"{path}={ours}: contradicts init_from={config.init_from}, whose weights have {path}={theirs}; "
+                "leave it out"
             )
         return ours
 

@@ -1,9 +1,9 @@
 """One run: build -> fit each stage -> evaluate -> samples -> summary.json. Repeating it goes on where it stopped.
 
-    run_dir/  config.yaml    resolved, with what `auto` became      summary.json   status, contract, accounting, results
-              metrics.jsonl  the truth about the course             samples/       texts drawn after each stage
-              tokenizer.json                                        train.log
-              checkpoints/<stage>/{best,last}/
+run_dir/  config.yaml    resolved, with what `auto` became      summary.json   status, contract, accounting, results
+          metrics.jsonl  the truth about the course             samples/       texts drawn after each stage
+          tokenizer.json                                        train.log
+          checkpoints/<stage>/{best,last}/
 """
 
 import logging
@@ -25,7 +25,7 @@ from src.config import ROOT, RuntimeConfig, StageConfig, TrainConfig
 from src.data.loader import TrainLoader, eval_windows
 from src.data.packing import PreparedData
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
-from src.evaluation.likelihood import Likelihood, evaluate_windows
+from src.evaluation.likelihood import evaluate_windows
 from src.inference.decode import generate
 from src.lineage import lineage_of
 from src.model.accounting import ModelCost, model_cost
@@ -194,19 +194,21 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         state.restore(load_state(info))
         run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
     else:
-        run.say(f"Stage {name}: {plan.steps} steps of {config.training.global_batch_size * config.training.seq_len:,} tokens")
+        tokens_per_step = config.training.global_batch_size * config.training.seq_len
+        run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
     run.metrics.rewind(run.stage_names, name, state.progress.step)
-    steps_before = sum(plan_stage(config, other, config.stage.stages[other], 0).steps for other in run.summary["stages"])
+    steps_before = sum(
+        plan_stage(config, other, config.stage.stages[other], 0).steps for other in run.summary["stages"]
+    )
 
-    def evaluate() -> Likelihood:
+    def evaluate() -> tuple[float, float]:
         batch_size = config.training.micro_batch_size
         result = evaluate_windows(model, windows, lengths, batch_size=batch_size, device=run.device)
-        progress = state.progress
         run.say(
-            f"{config.architecture.name} {name} step {progress.step}/{plan.steps}: "
+            f"{config.architecture.name} {name} step {state.progress.step}/{plan.steps}: "
             f"val loss {result.loss:.4f}, {result.bits_per_byte:.4f} bits per byte"
         )
-        return result
+        return result.loss, result.bits_per_byte
 
     def log(row: dict[str, Any]) -> None:
         run.metrics.log(row)
@@ -325,9 +327,7 @@ def _summary(
     }
 
 
-def contract_of(
-    config: TrainConfig, data: PreparedData, device: Device, init: CheckpointInfo | None
-) -> dict[str, Any]:
+def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: CheckpointInfo | None) -> dict[str, Any]:
     """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means."""
     training = config.training
     orders = {
@@ -342,12 +342,16 @@ def contract_of(
         "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
         "data_hash": data.fingerprint,
         "data_order_hash": _text(orders),
-        "stages": _text({name: f"{config.stage.stages[name].corpus} {plan.steps} steps" for name, plan in plans.items()}),
+        "stages": _text(
+            {name: f"{config.stage.stages[name].corpus} {plan.steps} steps" for name, plan in plans.items()}
+        ),
         "init_from": lineage_of(init) if init else None,
         "seq_len": training.seq_len,
         "global_batch_tokens": training.global_batch_size * training.seq_len,
         "eval_sequences": training.eval_sequences,
-        "optimizer": _text(asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}),
+        "optimizer": _text(
+            asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}
+        ),
         "schedule": _text(asdict(config.schedule)),
         "learning_rate_search": "none",
         "precision": device.precision,

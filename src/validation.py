@@ -129,7 +129,9 @@ def _check_widths(config: TrainConfig) -> None:
             f"for example {max(1, size.d_model // size.head_dim) * size.head_dim}"
         )
     if size.head_dim % 2 and config.recipe.position == "rope":
-        raise UserError(f"size.head_dim={size.head_dim}: must be even, since rope turns pairs; or recipe.position=learned")
+        raise UserError(
+            f"size.head_dim={size.head_dim}: must be even, since rope turns pairs; or recipe.position=learned"
+        )
     if architecture.top_k > architecture.n_experts:
         raise UserError(
             f"architecture.top_k={architecture.top_k}: more than architecture.n_experts={architecture.n_experts}"
@@ -153,9 +155,11 @@ def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
         value = getattr(architecture, item.name)
         if kinds and item.name not in live and value != getattr(defaults, item.name):
             raise UserError(
-                f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} block, "
-                "so it would change nothing; leave it out"
+                f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} "
+                "block, so it would change nothing; leave it out"
             )
     for knob in architecture.match_knobs:
         if knob not in {"n_blocks", "d_state", "d_ff", "expert_d_ff"}:
-            raise UserError(f"architecture.match_knobs: {knob!r} is no knob; there are n_blocks, d_state, d_ff, expert_d_ff")
+            raise UserError(
+                f"architecture.match_knobs: {knob!r} is no knob; there are n_blocks, d_state, d_ff, expert_d_ff"
+            )

@@ -7,7 +7,7 @@ near to the reference's as they get. All in closed form: nothing is built, torch
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice, cycle
+from itertools import cycle, islice
 
 from src.config import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
 from src.model.accounting import BLOCK_COSTS, model_cost
@@ -50,8 +50,8 @@ def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
     missing = [kind for kind in pattern if kind not in blocks]
     if missing:
         raise UserError(
-            f"architecture.n_blocks={n_blocks}: too few for the pattern {list(pattern)}, {missing[0]} would be cut away; "
-            f"use at least {len(pattern)}, or a size with more layers"
+            f"architecture.n_blocks={n_blocks}: too few for the pattern {list(pattern)}, {missing[0]} would be cut "
+            f"away; use at least {len(pattern)}, or a size with more layers"
         )
     return blocks
 

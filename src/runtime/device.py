@@ -9,6 +9,7 @@ import resource
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Device:
     def describe(self) -> str:
         return f"Device: {self.kind.upper()}, precision {self.precision}, {self.threads} CPU threads"
 
-    def autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Compute products in the chosen precision; weights stay in fp32."""
         return torch.autocast(self.kind, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
 
@@ -66,7 +67,7 @@ def open_device(config: RuntimeConfig) -> Device:
     Raises:
         UserError: the device is not there, or cannot do what is asked.
     """
-    kind = _find_device(config.device)
+    kind = find_device(config.device)
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     if kind == "cpu":
@@ -84,7 +85,8 @@ def check_reductions(device: Device, positions: int) -> None:
         )
 
 
-def _find_device(name: str) -> str:
+def find_device(name: str) -> str:
+    """Return the kind of device that a name means. Raises UserError where it is not there."""
     available = {
         "mps": torch.backends.mps.is_available(),
         "cuda": torch.cuda.is_available(),

@@ -1,4 +1,4 @@
-"""A sweep: every job planned and checked first, then each in a child process under Hydra's launcher, then the report."""
+"""A sweep: every job is checked first, then each runs in a child process under Hydra's launcher, then the report."""
 
 import os
 import sys
@@ -31,7 +31,9 @@ def run_sweep(argv: list[str], jobs: list[list[str]]) -> int:
     folder = _sweep_folder(plans)
     ledger = Ledger(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
-        ledger.open(plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)])
+        ledger.open(
+            plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)]
+        )
         print(f"Sweep: {len(plans)} jobs, {folder}")
         exit_code = _launch(argv, folder)
         states = ledger.states()

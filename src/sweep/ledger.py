@@ -1,7 +1,7 @@
 """What became of each job of a sweep: a file a job, so that jobs of any launcher can write without waiting.
 
-    sweep.json            the jobs, in order
-    jobs/<run>.json       status, exit code and last error of a job that was started
+sweep.json            the jobs, in order
+jobs/<run>.json       status, exit code and last error of a job that was started
 """
 
 import os

@@ -1,4 +1,4 @@
-"""From overrides to a run that can start: composed, checked, its data at hand, its folder named. Nothing is trained yet."""
+"""From overrides to a run that can start: composed, checked, its data at hand, its folder named."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,10 @@ def _check(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
 
         config, init = inherit(config, overrides)
     validate(config)
+    if config.runtime.device not in ("auto", "cpu"):
+        from src.runtime.device import find_device  # asks torch what there is
+
+        find_device(config.runtime.device)
     return config, init
 
 
@@ -69,6 +73,6 @@ def _find_data(config: TrainConfig, root: Path) -> PreparedData:
     if {config.data.language.source, config.data.code.source} <= set(GENERATED):
         return prepare_data(config.data, config.tokenizer, root)
     raise UserError(
-        f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare data={config.data.name} "
-        f"with the same data and tokenizer settings (data.language.paths=[...] data.code.paths=[...])"
+        f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare "
+        f"data={config.data.name} with the same settings (data.language.paths=[...] data.code.paths=[...])"
     )

@@ -4,7 +4,7 @@ import netrc
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 from src.config import TrackingConfig
@@ -59,11 +59,12 @@ def start_wandb(
                 id=run_dir.name[-64:],
                 resume="allow" if attempt == "online" else None,
                 dir=run_dir,
-                mode=attempt,
+                mode=cast(Literal["online", "offline", "disabled"], attempt),
                 config=settings,
                 settings=wandb.Settings(console="off", init_timeout=INIT_TIMEOUT_S, silent=True),
             )
-            say(f"W&B: {attempt}" + (f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""))
+            later = f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""
+            say(f"W&B: {attempt}{later}")
             return WandbTracker(run)
         except (Error, OSError) as error:
             say(f"W&B: {attempt} failed ({str(error).splitlines()[0] if str(error) else type(error).__name__})")

@@ -1,7 +1,7 @@
 """Checkpoints: a folder each, written whole or not at all, and loading one executes nothing.
 
-    last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weights_only=True)  meta.json
-    best/  model.safetensors  meta.json
+last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weights_only=True)  meta.json
+best/  model.safetensors  meta.json
 """
 
 import pickle

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from src.config import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
-from src.evaluation.likelihood import Likelihood
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
@@ -72,7 +71,8 @@ class StagePlan:
 class Hooks:
     """What the loop calls and does not know: evaluation, metrics, checkpoints."""
 
-    evaluate: Callable[[], Likelihood]
+    evaluate: Callable[[], tuple[float, float]]
+    """Return the validation loss in nats per token, and bits per byte."""
     log: Callable[[dict[str, Any]], None]
     save: Callable[[str], None]
     """Save a checkpoint as `best` or as `last`."""
@@ -210,11 +210,11 @@ def finite(value: Tensor | float) -> float | None:
 
 
 def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) -> None:
-    result = hooks.evaluate()
+    loss, bits_per_byte = hooks.evaluate()
     progress = state.progress
-    progress.val_loss, progress.val_bits_per_byte = result.loss, result.bits_per_byte
-    row = {"val/loss": finite(result.loss), "val/bits_per_byte": finite(result.bits_per_byte)}
+    progress.val_loss, progress.val_bits_per_byte = loss, bits_per_byte
+    row = {"val/loss": finite(loss), "val/bits_per_byte": finite(bits_per_byte)}
     hooks.log(describe(progress, plan, device) | row)
-    if progress.best_val_loss is None or result.loss < progress.best_val_loss:
-        progress.best_val_loss = result.loss
+    if progress.best_val_loss is None or loss < progress.best_val_loss:
+        progress.best_val_loss = loss
         hooks.save("best")

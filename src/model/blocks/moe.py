@@ -1,7 +1,7 @@
 """Mixture of experts: softmax router, top-k, weights renormalised, no token ever dropped (Mixtral; MegaBlocks).
 
-Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE, eq. 5).
-Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
+Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
+eq. 5). Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
 
 M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts a token.
 """
