@@ -12,7 +12,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -28,6 +28,8 @@ from src.config import ROOT, UserError
 
 CONF = ROOT / "conf"
 EXPERIMENTS = ROOT / "experiments"
+SINGLE_RUN = "hydra.mode=RUN"
+"""Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
 T = TypeVar("T")
 
 FLAGS_OF_THE_ORIGINAL = {
@@ -96,11 +98,18 @@ def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T
         return _to_object(compose(command, overrides=list(overrides)), schema)
 
 
-def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> tuple[bool, list[list[str]]]:
-    """Tell whether the configuration itself asks for a sweep, and list the overrides of every job of one.
+class Sweep(NamedTuple):
+    """What a command line sweeps over."""
 
-    `a=1,2 b=3` are two jobs; what `hydra.sweeper.params` of an experiment says comes before the command line.
-    """
+    overrides: list[str]
+    """The whole of it, what an experiment sweeps over included."""
+    jobs: list[list[str]]
+    """The overrides of each job: `a=1,2 b=3` are two."""
+    asked_by_experiment: bool
+
+
+def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
+    """Expand a command line into jobs; a key on it takes the place of the same key in `hydra.sweeper.params`."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     with hydra_session(overrides, keys_of(schema)):
@@ -109,10 +118,10 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> tuple[
         parsed: list[Override] = parser.parse_overrides(list(overrides))
         plain = [item.input_line or "" for item in parsed if not item.is_sweep_override()]
         base = compose(command, overrides=plain, return_hydra_config=True)
-        single = "hydra.mode=RUN" in overrides
-        params = [] if single else [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-        jobs = BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]
-        return bool(params), [list(job) for job in jobs]
+        params = {} if SINGLE_RUN in overrides else (base.hydra.sweeper.params or {})
+        added = [f"{key}={value}" for key, value in params.items() if key not in given_keys(overrides)]
+        jobs = BasicSweeper.split_arguments(parser.parse_overrides([*added, *overrides]), None)[0]
+        return Sweep([*added, *overrides], [list(job) for job in jobs], bool(params))
 
 
 def quote(value: str) -> str:

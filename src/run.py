@@ -359,6 +359,7 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "git_commit": _git_commit(),
         "device": device.kind,
         "threads": device.threads,
+        "host_shared": config.launcher.name == "joblib",
     }
 
 

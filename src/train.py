@@ -15,13 +15,13 @@ def main(argv: list[str]) -> int:
     if hydra_flag(arguments):
         show("train", argv)
         return 0
-    wants_sweep, jobs = expand_sweep("train", TrainConfig, arguments.overrides)
-    if arguments.multirun or wants_sweep:
+    sweep = expand_sweep("train", TrainConfig, arguments.overrides)
+    if arguments.multirun or sweep.asked_by_experiment:
         from src.sweep.launch import run_sweep
 
-        return run_sweep(argv, jobs)
-    if len(jobs) > 1:
-        several = next(item for item in arguments.overrides if not any(item in job for job in jobs))
+        return run_sweep(sweep)
+    if len(sweep.jobs) > 1:
+        several = next(item for item in arguments.overrides if not any(item in job for job in sweep.jobs))
         raise UserError(f"{several}: several values make a sweep; add -m")
     return train(arguments.overrides)
 

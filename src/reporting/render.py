@@ -6,7 +6,6 @@ samples, error lines and names are arbitrary text: all of it is escaped.
 
 import base64
 import json
-import os
 import re
 from dataclasses import dataclass
 from html import escape
@@ -19,7 +18,7 @@ from src.reporting.load import Record, load_runs, load_samples, read_metrics, to
 from src.reporting.plots import build_figures, to_png
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.verdicts import verdict_lines
-from src.runtime.files import write_text
+from src.runtime.files import write_bytes, write_text
 
 MAX_POINTS = 40_000
 """Points that the figures draw over all runs together: more than they have pixels."""
@@ -100,7 +99,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         samples=_arrange_samples(runs),
     )
     for name, content in report.figures.items():
-        _write_bytes(folder / "figures" / name, content)
+        write_bytes(folder / "figures" / name, content)
     write_text(folder / "summary.csv", _csv(runs, directory))
     write_text(folder / "summary.md", _markdown(report))
     write_text(folder / "report.html", _html(report))
@@ -227,11 +226,3 @@ def _html_table(table: Table) -> str:
     head = f"<thead><tr>{top}</tr><tr>{names}</tr></thead>"
     content = head + body("runs", table.rows) + body("references", table.references)
     return f'<div class="scroll"><table>{content}</table></div>'
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a figure atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

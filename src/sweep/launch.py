@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.compose import CONF, explain, quote
+from src.compose import CONF, SINGLE_RUN, Sweep, explain, quote
 from src.config import UserError
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.files import file_lock
@@ -21,21 +21,21 @@ from src.sweep.ledger import Job, Ledger
 from src.sweep.plan import Plan, plan_runs
 
 
-def run_sweep(argv: list[str], jobs: list[list[str]]) -> int:
+def run_sweep(sweep: Sweep) -> int:
     """Run the jobs of a sweep that are not done, write the report, and return 0 only if every job is done.
 
     Raises:
         UserError: a job's configuration is wrong, or the same sweep is running already; nothing has been started then.
     """
-    plans = plan_runs(jobs)
+    plans = plan_runs(sweep.jobs)
     folder = _sweep_folder(plans)
     ledger = Ledger(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
         ledger.open(
-            plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)]
+            plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, sweep.jobs, strict=True)]
         )
         print(f"Sweep: {len(plans)} jobs, {folder}")
-        exit_code = _launch(argv, folder)
+        exit_code = _launch(sweep, folder)
         states = ledger.states()
         report = write_report(folder)
         print(comparison_text(load_runs(folder)))
@@ -57,7 +57,7 @@ def _sweep_folder(plans: list[Plan]) -> Path:
 
 def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     config = plan.config
-    extra = ["hydra.mode=RUN", f"tracking.group={folder.name}", f"data.dir={quote(plan.config.data.dir or '')}"]
+    extra = [SINGLE_RUN, f"tracking.group={folder.name}", f"data.dir={quote(plan.config.data.dir or '')}"]
     return Job(
         run=plan.folder.name,
         run_dir=os.path.relpath(plan.folder, folder),
@@ -71,11 +71,11 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     )
 
 
-def _launch(argv: list[str], folder: Path) -> int:
+def _launch(sweep: Sweep, folder: Path) -> int:
     """Let Hydra's launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
-    sweep_flag = [] if {"-m", "--multirun"} & set(argv) else ["-m"]
-    before, sys.argv = sys.argv, ["src.train", *argv, *sweep_flag, f"hydra.sweep.dir={quote(str(folder.resolve()))}"]
+    place = f"hydra.sweep.dir={quote(str(folder.resolve()))}"
+    before, sys.argv = sys.argv, ["src.train", "-m", *sweep.overrides, "hydra.sweeper.params=null", place]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
@@ -83,7 +83,7 @@ def _launch(argv: list[str], folder: Path) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     except (HydraException, OmegaConfBaseException, ImportError) as error:
-        raise UserError(explain(error, argv, [])) from None
+        raise UserError(explain(error, sweep.overrides, [])) from None
     finally:
         sys.argv = before
     return 0
