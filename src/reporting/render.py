@@ -6,6 +6,7 @@ samples, error lines and names are arbitrary text: all of it is escaped.
 
 import base64
 import json
+import os
 import re
 from dataclasses import dataclass
 from html import escape
