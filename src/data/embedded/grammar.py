@@ -1,0 +1,249 @@
+"""A probabilistic grammar whose texts have a known probability.
+
+A document is written from left to right by ordinary functions. Wherever it could go on in several ways, a draw
+picks one of a few texts and writes it at once. The texts of a draw are prefix-free (asserted on every draw: none
+begins with another), so whoever reads the document knows at every draw which one was taken: the text determines its
+derivation, and the sum of -log2 p over the draws is its exact information content, in bits.
+
+Templates keep the functions short. `«name»` writes what is bound to a slot, `«a|b|c»` draws one of the texts (the
+first is the likeliest), `«slot=WORDS»` draws a word of a lexicon and binds it. `«slot=WORDS/other»` takes the lexicon
+`WORDS/<value of other>`, `«slot=WORDS-a-b»` leaves out the words bound to a and b, and `«^name»` capitalises. The
+literal text after a draw counts as part of its options, which is why `«very |»big` is a lawful draw.
+"""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import accumulate, pairwise, takewhile
+
+WORD_EXPONENT, CHOICE_EXPONENT = 0.4, 0.2
+"""The k-th word of a lexicon is drawn with a probability proportional to k ** -exponent; so is the k-th of some texts."""
+
+Forms = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class GeneratedDocument:
+    """A text, its information content -log2 p in bits, and the plot or task it was made from."""
+
+    text: str
+    bits: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Odds:
+    """The probabilities of a draw: their running sums (the last one left out) and -log2 of each."""
+
+    cumulative: tuple[float, ...]
+    bits: tuple[float, ...]
+
+
+@cache
+def make_odds(weights: tuple[float, ...]) -> Odds:
+    """Normalise weights."""
+    total = sum(weights)
+    probabilities = [weight / total for weight in weights]
+    return Odds(tuple(accumulate(probabilities))[:-1], tuple(-math.log2(p) for p in probabilities))
+
+
+@cache
+def zipf_odds(n: int) -> Odds:
+    """Return the odds of n options in order of falling probability."""
+    return make_odds(tuple((rank + 1) ** -CHOICE_EXPONENT for rank in range(n)))
+
+
+class Lexicon:
+    """Words from the most to the least frequent, each with further forms that get bound along with it."""
+
+    def __init__(self, words: Mapping[str, Forms] | Iterable[str]):
+        self.forms: dict[str, Forms] = dict(words) if isinstance(words, Mapping) else {word: {} for word in words}
+        self._words = tuple(self.forms)
+        self._subsets: dict[tuple[str, ...], tuple[tuple[str, ...], Odds]] = {}
+
+    def without(self, excluded: tuple[str, ...]) -> tuple[tuple[str, ...], Odds]:
+        """Return the other words and their odds; a word keeps its weight whatever is excluded."""
+        if excluded not in self._subsets:
+            kept = [(word, rank) for rank, word in enumerate(self._words) if word not in excluded]
+            weights = tuple((rank + 1) ** -WORD_EXPONENT for _, rank in kept)
+            self._subsets[excluded] = tuple(word for word, _ in kept), make_odds(weights)
+        return self._subsets[excluded]
+
+
+class Writer:
+    """Where a document arrives, certain text through `write` and drawn text through `pick`."""
+
+    def __init__(self, random: Callable[[], float]):
+        self._random = random
+        self._parts: list[str] = []
+        self.bits = 0.0
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def write(self, text: str) -> None:
+        """Append text that is certain."""
+        self._parts.append(text)
+
+    def decide(self, options: Sequence[str], odds: Odds) -> int:
+        """Return the index of the option to take."""
+        return bisect_right(odds.cumulative, self._random())
+
+    def pick(self, options: Sequence[str], odds: Odds) -> int:
+        """Draw one of prefix-free texts, write it, count its bits and return its index."""
+        assert_prefix_free(tuple(options))
+        index = self.decide(options, odds)
+        self.bits += odds.bits[index]
+        self.write(options[index])
+        return index
+
+
+@lru_cache(maxsize=100_000)
+def assert_prefix_free(options: tuple[str, ...]) -> None:
+    """Assert that no option begins with another one: in sorted order such a pair would be neighbours."""
+    for shorter, longer in pairwise(sorted(options)):
+        assert shorter and not longer.startswith(shorter), f"{shorter!r} begins {longer!r}"
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    options: tuple[tuple["str | Slot", ...], ...]
+
+
+@dataclass(frozen=True)
+class WordDraw:
+    slot: str
+    lexicon: str
+    family: str
+    """The slot whose value completes the lexicon's name, or nothing."""
+    excluded: tuple[str, ...]
+
+
+Piece = str | Slot | Alternatives | WordDraw
+
+_MARK = re.compile(r"«((?:[^«»]|«[^«»]*»)*)»")
+_SEPARATOR = re.compile(r"\|(?![^«]*»)")
+_WORD_DRAW = re.compile(r"(\w+)=([A-Z_]+)(?:/(\w+))?((?:-\w+)*)")
+
+
+@cache
+def parse_template(template: str) -> tuple[Piece, ...]:
+    """Split a template into certain text, slots and draws."""
+    pieces: list[Piece] = []
+    for index, part in enumerate(_MARK.split(template)):
+        if index % 2 == 0:
+            if part:
+                pieces.append(part)
+        elif "|" in part:
+            pieces.append(Alternatives(tuple(_parse_option(option) for option in _SEPARATOR.split(part))))
+        elif match := _WORD_DRAW.fullmatch(part):
+            slot, lexicon, family, excluded = match.groups()
+            pieces.append(WordDraw(slot, lexicon, family or "", tuple(excluded.split("-")[1:])))
+        else:
+            pieces.append(Slot(part))
+    return tuple(pieces)
+
+
+@cache
+def _split_head(template: str) -> tuple[tuple[str | Slot, ...], tuple[Piece, ...]]:
+    """Split a template before its first draw."""
+    pieces = parse_template(template)
+    head = _certain(takewhile(lambda piece: isinstance(piece, str | Slot), pieces))
+    return head, pieces[len(head) :]
+
+
+def _parse_option(option: str) -> tuple[str | Slot, ...]:
+    pieces = parse_template(option)
+    certain = _certain(pieces)
+    assert len(certain) == len(pieces), f"a draw inside a draw: {option}"
+    return certain
+
+
+def _certain(pieces: Iterable[Piece]) -> tuple[str | Slot, ...]:
+    return tuple(piece for piece in pieces if isinstance(piece, str | Slot))
+
+
+class Teller:
+    """Writes templates, and remembers in slots what has been said."""
+
+    def __init__(self, writer: Writer, lexicons: Mapping[str, Lexicon]):
+        self.writer = writer
+        self.lexicons = lexicons
+        self.slots: dict[str, str] = {}
+
+    def bind(self, slot: str, value: str, forms: Forms | None = None) -> None:
+        """Remember a value and its further forms, as `slot` and `slot.form`."""
+        self.slots[slot] = value
+        for form, text in (forms or {}).items():
+            self.slots[f"{slot}.{form}"] = text
+
+    def fill(self, template: str) -> str:
+        """Return a template that holds no draws as text."""
+        return self._fill(_parse_option(template))
+
+    def say(self, *templates: str) -> None:
+        """Write templates one after the other."""
+        for template in templates:
+            self._run(parse_template(template))
+
+    def pick(self, *templates: str, odds: Odds | None = None) -> int:
+        """Draw one of several templates, write it and return its index; what stands before its first draw decides."""
+        heads, tails = zip(*map(_split_head, templates), strict=True)
+        index = self.writer.pick([self._fill(head) for head in heads], odds or zipf_odds(len(templates)))
+        self._run(tails[index])
+        return index
+
+    def draw(self, slot: str, words: Sequence[str], before: str = "", after: str = "") -> str:
+        """Draw a word among those given, bind it, and write it with certain text around it."""
+        texts = [self.fill(before) + word + self.fill(after) for word in words]
+        index = self.writer.pick(texts, zipf_odds(len(words)))
+        self.bind(slot, words[index])
+        return words[index]
+
+    def excluded(self, piece: WordDraw, lexicon: Lexicon) -> tuple[str, ...]:
+        """Return the words that a draw leaves out."""
+        return tuple(self.slots[slot] for slot in piece.excluded)
+
+    def _run(self, pieces: Sequence[Piece]) -> None:
+        index = 0
+        while index < len(pieces):
+            piece = pieces[index]
+            index += 1
+            if isinstance(piece, str):
+                self.writer.write(piece)
+            elif isinstance(piece, Slot):
+                self.writer.write(self._value(piece.name))
+            else:
+                follow = pieces[index] if index < len(pieces) else ""
+                follow = follow if isinstance(follow, str) else ""
+                index += bool(follow)
+                self._draw(piece, follow)
+
+    def _draw(self, piece: Alternatives | WordDraw, follow: str) -> None:
+        if isinstance(piece, Alternatives):
+            texts = [self._fill(option) + follow for option in piece.options]
+            self.writer.pick(texts, zipf_odds(len(texts)))
+            return
+        name = f"{piece.lexicon}/{self.slots[piece.family]}" if piece.family else piece.lexicon
+        lexicon = self.lexicons[name]
+        words, odds = lexicon.without(self.excluded(piece, lexicon))
+        index = self.writer.pick([word + follow for word in words] if follow else words, odds)
+        self.bind(piece.slot, words[index], lexicon.forms[words[index]])
+
+    def _fill(self, pieces: Sequence[str | Slot]) -> str:
+        return "".join(piece if isinstance(piece, str) else self._value(piece.name) for piece in pieces)
+
+    def _value(self, name: str) -> str:
+        if name.startswith("^"):
+            value = self.slots[name[1:]]
+            return value[:1].upper() + value[1:]
+        return self.slots[name]
