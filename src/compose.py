@@ -30,6 +30,8 @@ CONF = ROOT / "conf"
 EXPERIMENTS = ROOT / "experiments"
 SINGLE_RUN = "hydra.mode=RUN"
 """Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
+PATHS = ("init_from", "output_root", "data.dir")
+PATH_LISTS = ("data.language.paths", "data.code.paths")
 T = TypeVar("T")
 
 FLAGS_OF_THE_ORIGINAL = {
@@ -52,6 +54,16 @@ FLAGS_OF_THE_ORIGINAL = {
 }
 """What the script that this program succeeds called its options."""
 
+WRONG_VALUES = {
+    "not a valid bool": "must be true or false",
+    "is not Optional": "needs a value, it cannot be null",
+    "Ambiguous value": "several values make a sweep, as only src.train -m does; a list is written {key}=[a,b]",
+    "is not a ListConfig": "must be a list, as in {key}=[a,b]",
+    "is not a subclass of": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "An item is already at": "is there already; leave out the +",
+}
+"""What is wrong with an override, by a part of what Hydra says of it."""
+
 
 def register(schema: type, command: str) -> None:
     """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
@@ -62,7 +74,10 @@ def register(schema: type, command: str) -> None:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Split a command line into Hydra's own flags and overrides. Raises UserError for a flag that Hydra lacks."""
+    """Split a command line into Hydra's own flags and overrides, in any order.
+
+    Raises UserError for a flag that Hydra lacks or that would change nothing, and for what is not key=value.
+    """
     for argument in argv:
         name = argument.removeprefix("--").split("=")[0]
         if argument.startswith("--") and name.replace("_", "-") in FLAGS_OF_THE_ORIGINAL:
@@ -70,11 +85,18 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
                 f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[name.replace('_', '-')]}"
             )
     parser = get_args_parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    parser.exit_on_error = False
+    try:
+        arguments, unknown = parser.parse_known_intermixed_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --help lists the settings") from None
     if unknown:
-        raise UserError(f"{unknown[0]}: no such flag; settings are written key=value, and --help lists them")
+        raise UserError(f"{unknown[0]}: no such flag; settings have no dashes, as in architecture=moe; see --help")
+    for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')}: not used here; put your settings in experiments/*.yaml")
     for override in arguments.overrides:
-        if "=" not in override and not override.startswith("~"):
+        if not re.match(r"[^~=]+=", override):
             raise UserError(f"{override}: settings are written key=value, for example architecture=moe")
     return arguments
 
@@ -130,14 +152,18 @@ def quote(value: str) -> str:
     return f"'{escaped}'"
 
 
-def quote_paths(argv: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Quote the values of path keys that are one plain path: no list of a sweep, and not quoted by hand."""
-    quoted = []
-    for argument in argv:
-        key, sign, value = argument.partition("=")
-        plain = sign and key in keys and value != "null" and not re.search(r"[,'\"]|^$", value)
-        quoted.append(f"{key}={quote(value)}" if plain else argument)
-    return quoted
+def quote_paths(argv: Sequence[str]) -> list[str]:
+    """Quote paths, since `~` and much else are grammar to Hydra; the lists of a sweep and hand-made quotes stay."""
+
+    def quoted(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        if key in PATHS and value != "null" and not re.search(r"[,'\"]|^$", value):
+            return f"{key}={quote(value)}"
+        if key in PATH_LISTS and (found := re.fullmatch(r"\[([^\[\]'\"]+)\]", value)):
+            return f"{key}=[{','.join(quote(path.strip()) for path in found[1].split(','))}]"
+        return argument
+
+    return [quoted(argument) for argument in argv]
 
 
 def given_keys(overrides: Sequence[str]) -> set[str]:
@@ -158,13 +184,20 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
 
 
 def to_config(schema: type[T], values: dict[str, Any]) -> T:
-    """Build a typed configuration from plain values."""
-    return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values)))
+    """Build a typed configuration from plain values; `${` in a text is no interpolation any more."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value.replace("${", "\\${") if isinstance(value, str) else value
+
+    return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain(values))))
 
 
 def _to_object(config: DictConfig, schema: type[T]) -> T:
     _refuse_unknown(config, schema, "")
-    OmegaConf.resolve(config)
     return typing.cast(T, OmegaConf.to_object(config))
 
 
@@ -179,12 +212,14 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
-    """Suggest the nearest choice: by the whole word, then by its last part alone."""
-    near = difflib.get_close_matches(word, choices, 1, 0.75)
+    """Suggest the nearest choices: by the whole of a dotted word, then all that share the nearest last part."""
+    dotted = [choice for choice in choices if "." in choice]
+    near = difflib.get_close_matches(word, dotted, 1, 0.75) if "." in word else []
     if not near:
-        tails = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
-        near = [tails[tail] for tail in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails), 1, 0.75)]
-    return f"; did you mean {near[0]}?" if near else "; --help lists them all"
+        tails = [choice.rsplit(".", 1)[-1] for choice in choices]
+        nearest = difflib.get_close_matches(word.rsplit(".", 1)[-1], tails, 1, 0.75)
+        near = [choice for choice, tail in zip(choices, tails, strict=True) if tail in nearest]
+    return f"; did you mean {' or '.join(near)}?" if near else "; --help lists them all"
 
 
 def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
@@ -197,7 +232,7 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
         )
         return f"{group}={choice}: no such choice; there are {', '.join(choices)}"
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"{found[1]}: no such setting{did_you_mean(found[1], keys)}"
+        return f"{found[1]}: no such setting{did_you_mean(found[1], [*keys, '+experiment'])}"
     if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
         key = _full_key(text) or found[1] or found[2]
         return f"{key}: no such setting{did_you_mean(key, keys)}"
@@ -205,14 +240,15 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
         return f"{found[1]}: is needed; write {found[1]}=..."
     if found := re.search(r"(?:Value '(.*?)'|value).*could not be converted to (\w+)", text):
         return f"{_culprit(text, overrides)}: must be of type {found[2].lower()}"
-    if "not a valid bool" in text:
-        return f"{_culprit(text, overrides)}: must be true or false"
-    if "is not Optional" in text:
-        return f"{_culprit(text, overrides)}: needs a value, it cannot be null"
+    for fragment, remedy in WRONG_VALUES.items():
+        if fragment in text:
+            culprit = _culprit(text, overrides)
+            return f"{culprit}: {remedy.format(key=culprit.partition('=')[0])}"
     if "override_grammar" in text or "LexerNoViableAlt" in text:
-        bad = _culprit(text, overrides)
-        key, _, value = bad.partition("=")
-        return f"{bad}: cannot be read; put special characters in quotes of their own: '{key}=\"{value}\"'"
+        return (
+            f"{_unreadable(overrides)}: cannot be read; write key=value without spaces, and a value with special "
+            "characters in quotes of its own, as in 'key=\"a, b\"'"
+        )
     return f"{_culprit(text, overrides)}: {' '.join(text.split())}"
 
 
@@ -227,6 +263,17 @@ def _culprit(text: str, overrides: Sequence[str]) -> str:
     key = _full_key(text)
     matching = [item for item in overrides if key and given_keys([item]) == {key}]
     return next(iter([*matching, *named, *([key] if key else []), *overrides]), "configuration")
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """Find the override that is no Hydra grammar; its errors do not always tell."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parser.parse_override(override)
+        except HydraException:
+            return override
+    return " ".join(overrides)
 
 
 def hydra_flag(arguments: argparse.Namespace) -> bool:
@@ -254,7 +301,7 @@ def run_command(
                 rest.append(argument)
         arguments = parse_arguments(rest)
         if hydra_flag(arguments):
-            show(command, rest)
+            show(command, rest, arguments.overrides)
             return 0
         if arguments.multirun:
             raise UserError(f"--multirun: {command} has no sweeps; only train has")
@@ -279,15 +326,15 @@ def guarded(action: Callable[[], int]) -> int:
         return 130
 
 
-def show(command: str, argv: list[str]) -> None:
-    """Let Hydra answer --help, --cfg and their like."""
+def show(command: str, argv: list[str], overrides: list[str]) -> None:
+    """Let Hydra answer --help, --cfg and their like; it wants the overrides in one piece."""
     import hydra
 
     def nothing(config: DictConfig) -> None:
         """Never called: the flags above end before."""
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"src.{command}", *argv]
+    sys.argv = [f"src.{command}", *overrides, *(item for item in argv if item not in overrides)]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
     except (HydraException, OmegaConfBaseException) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import GenerateConfig, RuntimeConfig, UserError
-from src.validation import check_sampling
+from src.validation import CHOICES, check_choice, check_ranges, check_sampling
 
 RAW = ("run", "prompt", "prompt_file")
 """Values that Hydra's grammar must never see: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` arrive unchanged."""
@@ -14,6 +14,8 @@ RAW = ("run", "prompt", "prompt_file")
 def generate_text(config: GenerateConfig) -> int:
     """Stream the prompt and its continuation to standard output."""
     check_sampling(config)
+    check_ranges(config, ["threads"], [])
+    check_choice("device", config.device, CHOICES["runtime.device"])
     prompt = read_prompt(config)
 
     from tokenizers.decoders import DecodeStream
@@ -24,7 +26,10 @@ def generate_text(config: GenerateConfig) -> int:
     from src.runtime.device import open_device
     from src.training.checkpoint import find_checkpoint, load_weights
 
-    info = find_checkpoint(Path(config.run).expanduser(), "best")
+    try:
+        info = find_checkpoint(Path(config.run).expanduser().resolve(), "best")
+    except UserError as error:  # its line begins with the path
+        raise UserError(f"run={error}") from None
     tokenizer = load_tokenizer(info.folder.parents[2] / "tokenizer.json")
     tokens = [EOT_ID, *encode(tokenizer, prompt)]
     limit = info.spec.learned_positions

@@ -26,7 +26,10 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
         UserError: there is no such run, or an override contradicts it.
     """
     assert config.init_from is not None
-    info = find_checkpoint(Path(config.init_from).expanduser(), "last")
+    try:
+        info = find_checkpoint(Path(config.init_from).expanduser().resolve(), "last")
+    except UserError as error:  # its line begins with the path
+        raise UserError(f"init_from={error}") from None
     source_path = info.folder.parents[2] / "config.yaml"
     if not source_path.exists():
         raise UserError(f"init_from={config.init_from}: {source_path} is missing; give a run directory of src.train")

@@ -4,15 +4,16 @@ import sys
 from pathlib import Path
 
 from src.compose import guarded, quote_paths, run_command
-from src.config import PrepareConfig, UserError
+from src.config import PrepareConfig
+from src.validation import check_data, check_writable
 
 
 def prepare(config: PrepareConfig) -> int:
     """Prepare the data, and say what is in it."""
     from src.data.packing import prepare_data
 
-    if config.tokenizer.vocab_size <= 0:
-        raise UserError(f"tokenizer.vocab_size={config.tokenizer.vocab_size}: must be greater than 0")
+    check_data(config.data, config.tokenizer)
+    check_writable(config.output_root)
     data = prepare_data(config.data, config.tokenizer, Path(config.output_root).expanduser(), config.rerun)
     for name, corpus in data.manifest["corpora"].items():
         splits = ", ".join(f"{split} {values['tokens']:,}" for split, values in corpus["splits"].items())
@@ -22,7 +23,7 @@ def prepare(config: PrepareConfig) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return run_command("prepare", PrepareConfig, prepare, quote_paths(argv, ("output_root", "data.dir")))
+    return run_command("prepare", PrepareConfig, prepare, quote_paths(argv))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ run_dir/  config.yaml    resolved, with what `auto` became      summary.json   s
 """
 
 import logging
-import math
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,12 @@ import yaml
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from src.config import ROOT, RuntimeConfig, StageConfig, TrainConfig
+from src.config import RuntimeConfig, StageConfig, TrainConfig
 from src.data.loader import TrainLoader, eval_windows
 from src.data.packing import PreparedData
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
 from src.evaluation.likelihood import evaluate_windows
 from src.inference.decode import generate
-from src.lineage import lineage_of
 from src.model.accounting import ModelCost, model_cost
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
@@ -35,6 +32,7 @@ from src.model.matching import Match, solve
 from src.runtime.device import Device, check_reductions, open_device
 from src.runtime.files import file_lock, read_json, write_json, write_text
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
+from src.summary import final_summary, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import Tracker, build_tracker
 from src.training.checkpoint import (
@@ -46,10 +44,12 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.training.loop import Hooks, StagePlan, TrainState, fit
+from src.training.loop import Hooks, TrainState, fit
 from src.training.optimizer import build_optimizer
+from src.training.stage import plan_stage
 
 Say = Callable[[str], None]
+LOCK = ".lock"
 
 
 @dataclass
@@ -89,8 +89,7 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
         UserError: another process is at work in the folder, or the device cannot do what is asked.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
-    with file_lock(folder / ".lock", busy), _logging(folder / "train.log") as say, listen_for_stop() as stop:
+    with _claim(folder), _logging(folder / "train.log") as say, listen_for_stop() as stop:
         run = _open(config, data, folder, init, stop, say)
         exit_code = 1
         try:
@@ -111,6 +110,21 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
             if run.tracker is not None:
                 run.tracker.finish(exit_code)
         return run.summary
+
+
+def start_over(folder: Path) -> None:
+    """Empty a run directory. Raises UserError where another process is at work in it."""
+    with _claim(folder):
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+
+def _claim(folder: Path) -> AbstractContextManager[None]:
+    busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
+    return file_lock(folder / LOCK, busy)
 
 
 def _open(
@@ -144,7 +158,7 @@ def _open(
         f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
         f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
     )
-    summary = _summary(config, data, folder, device, match, cost, init)
+    summary = start_summary(config, data, folder, device, match, cost, init)
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     tracker = build_tracker(config.tracking, folder, asdict(config) | {"contract": summary["contract"]}, say)
     metrics = JsonlLog(folder / "metrics.jsonl")
@@ -167,8 +181,8 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             continue
         progress = _train_stage(run, name, stage, model)
         _write_samples(run, name, stage, model)
-        run.summary["stages"][name] = _stage_summary(run, stage, progress)
-        run.summary["final"] = _final(run.summary["stages"])
+        run.summary["stages"][name] = stage_summary(run.data, stage, progress, run.cost, run.device)
+        run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()
 
 
@@ -230,23 +244,6 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
     return state.progress
 
 
-def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
-    """Turn a stage's budget into optimizer steps, and its rhythm from there."""
-    training = config.training
-    tokens = stage.max_tokens or training.max_tokens
-    steps = max(1, tokens // (training.global_batch_size * training.seq_len))
-    steps = min(steps, training.max_steps or steps)
-    tenth = max(1, steps // 10)
-    return StagePlan(
-        name=name,
-        steps=steps,
-        learning_rate=config.optimizer.learning_rate * stage.learning_rate_scale,
-        eval_every=training.eval_every or tenth,
-        checkpoint_every=training.checkpoint_every or tenth,
-        flops_per_token=flops_per_token,
-    )
-
-
 def _write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> None:
     samples = []
     for prompt in stage.prompts:
@@ -254,125 +251,6 @@ def _write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel
         drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
         samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
     write_json(run.folder / "samples" / f"{name}.json", samples)
-
-
-def _stage_summary(run: Run, stage: StageConfig, progress: Progress) -> dict[str, Any]:
-    references = run.data.references(stage.corpus, "val")
-    return {
-        "corpus": stage.corpus,
-        "status": "done",
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "train_flops": progress.tokens * run.cost.train_flops_per_token,
-        "val_loss": _json_number(progress.val_loss),
-        "val_bits_per_byte": _json_number(progress.val_bits_per_byte),
-        "best_val_loss": _json_number(progress.best_val_loss),
-        "tokens_per_second": progress.tokens / progress.train_time_s,
-        "peak_memory_bytes": run.device.memory_bytes(),
-        "wall_time_s": progress.wall_time_s,
-        "skipped_steps": progress.skipped_steps,
-        "references": references,
-    }
-
-
-def _final(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    done = list(stages.values())
-    tokens = sum(stage["tokens"] for stage in done)
-    return {
-        "tokens": tokens,
-        "train_flops": sum(stage["train_flops"] for stage in done),
-        "val_loss": done[-1]["val_loss"],
-        "val_bits_per_byte": done[-1]["val_bits_per_byte"],
-        "tokens_per_second": tokens / sum(stage["tokens"] / stage["tokens_per_second"] for stage in done),
-        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done),
-        "wall_time_s": sum(stage["wall_time_s"] for stage in done),
-    }
-
-
-def _json_number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _summary(
-    config: TrainConfig,
-    data: PreparedData,
-    folder: Path,
-    device: Device,
-    match: Match,
-    cost: ModelCost,
-    init: CheckpointInfo | None,
-) -> dict[str, Any]:
-    """Begin the summary of a run, or go on with the one that is there."""
-    before = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
-    return {
-        "format_version": 1,
-        "run": folder.name,
-        "status": "running",
-        "error": None,
-        "architecture": config.architecture.name,
-        "size": config.size.name,
-        "recipe": config.recipe.name,
-        "stage": config.stage.name,
-        "data": config.data.name,
-        "seed": config.seed,
-        "match": config.match,
-        "match_residual": match.residual,
-        "solved": match.solved,
-        "model": match.spec.to_dict(),
-        "accounting": asdict(cost) | {"train_flops_per_token": cost.train_flops_per_token},
-        "contract": contract_of(config, data, device, init),
-        "environment": {"device": device.kind, "threads": device.threads, "precision": device.precision},
-        "stages": before.get("stages", {}),
-        "final": before.get("final"),
-    }
-
-
-def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: CheckpointInfo | None) -> dict[str, Any]:
-    """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means."""
-    training = config.training
-    orders = {
-        name: TrainLoader(data.tokens(stage.corpus, "train"), training.seq_len, 0).order_hash(data.fingerprint)
-        for name, stage in config.stage.stages.items()
-    }
-    plans = {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
-    return {
-        "size": config.size.name,
-        "match": config.match,
-        "recipe": _text(asdict(config.recipe)),
-        "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
-        "data_hash": data.fingerprint,
-        "data_order_hash": _text(orders),
-        "stages": _text(
-            {name: f"{config.stage.stages[name].corpus} {plan.steps} steps" for name, plan in plans.items()}
-        ),
-        "init_from": lineage_of(init) if init else None,
-        "seq_len": training.seq_len,
-        "global_batch_tokens": training.global_batch_size * training.seq_len,
-        "eval_sequences": training.eval_sequences,
-        "optimizer": _text(
-            asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}
-        ),
-        "schedule": _text(asdict(config.schedule)),
-        "learning_rate_search": "none",
-        "precision": device.precision,
-        "torch": torch.__version__,
-        "git_commit": _git_commit(),
-        "device": device.kind,
-        "threads": device.threads,
-        "host_shared": config.launcher.name == "joblib",
-    }
-
-
-def _text(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in values.items())
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 @contextmanager

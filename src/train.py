@@ -1,6 +1,5 @@
 """`python -m src.train architecture=moe size=large`: one run; with `-m` or several values a sweep."""
 
-import shutil
 import sys
 
 from src.compose import expand_sweep, guarded, hydra_flag, parse_arguments, quote_paths, register, show
@@ -9,11 +8,11 @@ from src.config import TrainConfig, UserError
 
 def main(argv: list[str]) -> int:
     """Train, and return the exit status: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
-    argv = quote_paths(argv, ("init_from", "output_root", "data.dir"))
+    argv = quote_paths(argv)
     register(TrainConfig, "train")
     arguments = parse_arguments(argv)
     if hydra_flag(arguments):
-        show("train", argv)
+        show("train", argv, arguments.overrides)
         return 0
     sweep = expand_sweep("train", TrainConfig, arguments.overrides)
     if arguments.multirun or sweep.asked_by_experiment:
@@ -31,14 +30,14 @@ def train(overrides: list[str]) -> int:
     from src.sweep.plan import plan_runs
 
     plan = plan_runs([overrides])[0]
-    from src.run import execute, is_done
+    from src.run import execute, is_done, start_over
     from src.runtime.signals import Interrupted
 
     if is_done(plan.folder) and not plan.config.rerun:
         print(f"Done already (rerun=true starts over): {plan.folder}")
         return 0
     if plan.config.rerun:
-        shutil.rmtree(plan.folder, ignore_errors=True)
+        start_over(plan.folder)
     try:
         summary = execute(plan.config, plan.data, plan.folder, plan.init)
     except Interrupted as interrupted:

@@ -1,11 +1,25 @@
 """Whatever can be wrong with a configuration, found before anything is allocated or written. No torch."""
 
 import importlib.util
+import math
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from src.config import ArchitectureConfig, SamplingConfig, TrainConfig, UserError
+from src.config import (
+    ArchitectureConfig,
+    CorpusConfig,
+    DataConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    TrainConfig,
+    UserError,
+)
+from src.data.sources import SOURCES
+from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.accounting import BLOCK_COSTS
 from src.model.matching import SETTINGS_OF_KIND, solve
 
@@ -35,6 +49,7 @@ NOT_NEGATIVE = (
     "schedule.warmup_steps schedule.min_ratio samples.temperature samples.top_k samples.seed "
     "architecture.aux_loss_weight architecture.router_z_loss_weight"
 ).split()
+NAMES = ("architecture.name", "size.name", "stage.name", "data.name", "sweep_name")
 EXTRAS = {"joblib": "hydra_plugins.hydra_joblib_launcher"}
 
 
@@ -42,8 +57,11 @@ def validate(config: TrainConfig) -> None:
     """Check a whole training configuration. Raises UserError, one line with key, value and remedy."""
     check_ranges(config, POSITIVE, NOT_NEGATIVE)
     for key, choices in CHOICES.items():
-        if (value := lookup(config, key)) not in choices:
-            raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")
+        check_choice(key, lookup(config, key), choices)
+    for key in NAMES:
+        check_name(f"{key}={lookup(config, key)}", lookup(config, key))
+    check_data(config.data, config.tokenizer)
+    check_writable(config.output_root)
     _check_stages(config)
     _check_batches(config)
     _check_widths(config)
@@ -66,6 +84,42 @@ def validate(config: TrainConfig) -> None:
     )
 
 
+def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Check the settings of the text and its tokenizer. Raises UserError."""
+    if data.seed < 0:
+        raise UserError(f"data.seed={data.seed}: must not be negative")
+    for name in ("language", "code"):
+        corpus: CorpusConfig = getattr(data, name)
+        check_choice(f"data.{name}.source", corpus.source, SOURCES)
+        if corpus.max_bytes is not None and corpus.max_bytes < 1:
+            raise UserError(f"data.{name}.max_bytes={corpus.max_bytes}: must be greater than 0")
+    val, test = data.val_fraction, data.test_fraction
+    if not (val > 0 and test > 0 and val + test < 1):
+        raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
+    if tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
+        raise UserError(f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}")
+
+
+def check_writable(output_root: str) -> None:
+    """Check that a folder can be written to, or made. Raises UserError."""
+    root = Path(output_root).expanduser().absolute()
+    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"output_root={output_root}: {nearest} is no folder that you can write to; give another")
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    """Check that a value is one of those there are. Raises UserError."""
+    if value not in choices:
+        raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")
+
+
+def check_name(setting: str, name: str) -> None:
+    """Check a name that becomes that of a folder. Raises UserError."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"{setting}: names a folder, so it must be of letters, digits, dots and dashes alone")
+
+
 def check_sampling(sampling: SamplingConfig) -> None:
     """Check how text is to be drawn. Raises UserError."""
     check_ranges(sampling, ["max_new_tokens"], ["temperature", "top_k", "seed"])
@@ -74,11 +128,11 @@ def check_sampling(sampling: SamplingConfig) -> None:
 def check_ranges(config: object, positive: Iterable[str], not_negative: Iterable[str]) -> None:
     """Check that numbers are where they can be; None passes. Raises UserError."""
     for key in positive:
-        if (value := lookup(config, key)) is not None and not value > 0:
-            raise UserError(f"{key}={value}: must be greater than 0")
+        if (value := lookup(config, key)) is not None and not 0 < value < math.inf:
+            raise UserError(f"{key}={value}: must be greater than 0{' and finite' if value == math.inf else ''}")
     for key in not_negative:
-        if (value := lookup(config, key)) is not None and not value >= 0:
-            raise UserError(f"{key}={value}: must not be negative")
+        if (value := lookup(config, key)) is not None and not 0 <= value < math.inf:
+            raise UserError(f"{key}={value}: must {'be finite' if value == math.inf else 'not be negative'}")
 
 
 def lookup(config: object, key: str) -> Any:
@@ -93,16 +147,13 @@ def _check_stages(config: TrainConfig) -> None:
         raise UserError("stage.stages: empty; name at least one stage, as conf/stage/language.yaml does")
     for name, stage in config.stage.stages.items():
         key = f"stage.stages.{name}"
+        check_name(key, name)
         if stage.corpus not in ("language", "code"):
             raise UserError(f"{key}.corpus={stage.corpus}: must be language or code")
         if not stage.learning_rate_scale > 0:
             raise UserError(f"{key}.learning_rate_scale={stage.learning_rate_scale}: must be greater than 0")
         if stage.max_tokens is not None and stage.max_tokens <= 0:
             raise UserError(f"{key}.max_tokens={stage.max_tokens}: must be greater than 0")
-    if config.data.val_fraction <= 0 or config.data.val_fraction + config.data.test_fraction >= 1:
-        raise UserError(
-            f"data.val_fraction={config.data.val_fraction}: must be positive, and with data.test_fraction below 1"
-        )
 
 
 def _check_batches(config: TrainConfig) -> None:

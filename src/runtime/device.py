@@ -94,7 +94,7 @@ def find_device(name: str) -> str:
     }
     if name == "auto":
         return next(kind for kind, there in available.items() if there)
-    if not available[name]:
+    if not available.get(name):
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise UserError(f"runtime.device={name}: not available on this machine (there is {there}); use runtime=auto")
     return name

@@ -72,6 +72,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
         _sync(temporary)
         old = path.with_name(path.name + ".old")
         if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.rename(path, old)
         os.rename(temporary, path)
         _sync(path.parent)
@@ -81,13 +82,12 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def settle_folder(path: Path) -> None:
-    """Finish what a crash in `replace_folder` left: bring `<name>.old` back if `path` is gone, else drop it."""
+    """Finish what a crash in `replace_folder` left: bring `<name>.old` back if `path` is gone.
+
+    Beside a whole folder it stays, until the next `replace_folder`: who only reads deletes nothing.
+    """
     old = path.with_name(path.name + ".old")
-    if not old.exists():
-        return
-    if path.exists():
-        shutil.rmtree(old)
-    else:
+    if old.exists() and not path.exists():
         os.rename(old, path)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from src.compose import compose_config
 from src.config import TrainConfig, UserError
+from src.data.loader import TrainLoader, eval_windows
 from src.data.packing import PreparedData, find_prepared, prepare_data
 from src.data.prepared import sha256_of
 from src.data.sources import GENERATED
@@ -43,10 +44,10 @@ def _check(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
 
         config, init = inherit(config, overrides)
     validate(config)
-    if config.runtime.device not in ("auto", "cpu"):
-        from src.runtime.device import find_device  # asks torch what there is
+    if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
+        from src.runtime.device import open_device  # asks torch what there is
 
-        find_device(config.runtime.device)
+        open_device(config.runtime)
     return config, init
 
 
@@ -58,6 +59,9 @@ def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
             f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
             "use the data that the run was trained on (data.dir=...)"
         )
+    for corpus in {stage.corpus for stage in config.stage.stages.values()}:
+        TrainLoader(data.tokens(corpus, "train"), config.training.seq_len, 0, f"the {corpus} text")
+        eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
     config = replace(
         config,
         data=replace(config.data, dir=str(data.folder.resolve())),

@@ -4,7 +4,6 @@ last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weigh
 best/  model.safetensors  meta.json
 """
 
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +88,11 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
 
 def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
     """Read a checkpoint given by itself, or the newest stage's `kind` (last or best) of a run directory."""
+    set_aside = path.with_name(path.name + ".old") / "meta.json"
+    if (path / "meta.json").exists() or (not path.exists() and set_aside.exists()):
+        return read_checkpoint(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a run directory, as the last line of a run names it")
-    if (path / "meta.json").exists() or path.with_name(path.name + ".old").exists():
-        return read_checkpoint(path)
     folders = [stage / kind for stage in (path / "checkpoints").glob("*")]
     found = [read_checkpoint(folder) for folder in folders if has_checkpoint(folder)]
     if not found:
@@ -120,7 +120,7 @@ def load_state(info: CheckpointInfo) -> dict[str, Any]:
     file = info.folder / "state.pt"
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a broken file breaks torch's reader in any way: IndexError, KeyError, struct.error ...
         raise UserError(f"{file}: cannot be read ({_first_line(error)})") from None
 
 

@@ -23,6 +23,7 @@ from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import Progress
 from src.training.schedule import learning_rate_factor
+from src.training.stage import StagePlan
 from src.training.step import StepOutput, train_step
 
 
@@ -53,18 +54,6 @@ class TrainState:
         self.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         self.skipped_steps.fill_(self.progress.skipped_steps)
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What one stage sets out to do."""
-
-    name: str
-    steps: int
-    learning_rate: float
-    eval_every: int
-    checkpoint_every: int
-    flops_per_token: float
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""summary.json: what a run is, under which rules it was made, and what came of it; all that a report reads."""
+
+import math
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.config import ROOT, StageConfig, TrainConfig
+from src.data.loader import TrainLoader
+from src.data.packing import PreparedData
+from src.lineage import lineage_of
+from src.model.accounting import ModelCost
+from src.model.matching import Match
+from src.runtime.device import Device
+from src.runtime.files import read_json
+from src.training.checkpoint import CheckpointInfo, Progress
+from src.training.stage import plan_stage
+
+
+def stage_summary(
+    data: PreparedData, stage: StageConfig, progress: Progress, cost: ModelCost, device: Device
+) -> dict[str, Any]:
+    """Say what became of one stage."""
+    return {
+        "corpus": stage.corpus,
+        "status": "done",
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "train_flops": progress.tokens * cost.train_flops_per_token,
+        "val_loss": _json_number(progress.val_loss),
+        "val_bits_per_byte": _json_number(progress.val_bits_per_byte),
+        "best_val_loss": _json_number(progress.best_val_loss),
+        "tokens_per_second": progress.tokens / progress.train_time_s,
+        "peak_memory_bytes": device.memory_bytes(),
+        "wall_time_s": progress.wall_time_s,
+        "skipped_steps": progress.skipped_steps,
+        "references": data.references(stage.corpus, "val"),
+    }
+
+
+def final_summary(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Sum up the stages; the losses are those of the last."""
+    done = list(stages.values())
+    tokens = sum(stage["tokens"] for stage in done)
+    return {
+        "tokens": tokens,
+        "train_flops": sum(stage["train_flops"] for stage in done),
+        "val_loss": done[-1]["val_loss"],
+        "val_bits_per_byte": done[-1]["val_bits_per_byte"],
+        "tokens_per_second": tokens / sum(stage["tokens"] / stage["tokens_per_second"] for stage in done),
+        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done),
+        "wall_time_s": sum(stage["wall_time_s"] for stage in done),
+    }
+
+
+def _json_number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def start_summary(
+    config: TrainConfig,
+    data: PreparedData,
+    folder: Path,
+    device: Device,
+    match: Match,
+    cost: ModelCost,
+    init: CheckpointInfo | None,
+) -> dict[str, Any]:
+    """Begin the summary of a run, or go on with the one that is there."""
+    before = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    return {
+        "format_version": 1,
+        "run": folder.name,
+        "status": "running",
+        "error": None,
+        "architecture": config.architecture.name,
+        "size": config.size.name,
+        "recipe": config.recipe.name,
+        "stage": config.stage.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "match": config.match,
+        "match_residual": match.residual,
+        "solved": match.solved,
+        "model": match.spec.to_dict(),
+        "accounting": asdict(cost) | {"train_flops_per_token": cost.train_flops_per_token},
+        "contract": contract_of(config, data, device, init),
+        "environment": {"device": device.kind, "threads": device.threads, "precision": device.precision},
+        "stages": before.get("stages", {}),
+        "final": before.get("final"),
+    }
+
+
+def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: CheckpointInfo | None) -> dict[str, Any]:
+    """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means."""
+    training = config.training
+    orders = {
+        name: TrainLoader(data.tokens(stage.corpus, "train"), training.seq_len, 0).order_hash(data.fingerprint)
+        for name, stage in config.stage.stages.items()
+    }
+    plans = {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
+    return {
+        "size": config.size.name,
+        "match": config.match,
+        "recipe": _text(asdict(config.recipe)),
+        "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
+        "data_hash": data.fingerprint,
+        "data_order_hash": _text(orders),
+        "stages": _text(
+            {name: f"{config.stage.stages[name].corpus} {plan.steps} steps" for name, plan in plans.items()}
+        ),
+        "init_from": lineage_of(init) if init else None,
+        "seq_len": training.seq_len,
+        "global_batch_tokens": training.global_batch_size * training.seq_len,
+        "eval_sequences": training.eval_sequences,
+        "optimizer": _text(
+            asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}
+        ),
+        "schedule": _text(asdict(config.schedule)),
+        "learning_rate_search": "none",
+        "precision": device.precision,
+        "torch": torch.__version__,
+        "git_commit": _git_commit(),
+        "device": device.kind,
+        "threads": device.threads,
+        "host_shared": config.launcher.name == "joblib",
+    }
+
+
+def _text(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

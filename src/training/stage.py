@@ -1,0 +1,34 @@
+"""A stage's budget, turned into optimizer steps."""
+
+from dataclasses import dataclass
+
+from src.config import StageConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage sets out to do."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    eval_every: int
+    checkpoint_every: int
+    flops_per_token: float
+
+
+def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
+    """Turn a stage's budget into optimizer steps, and its rhythm from there."""
+    training = config.training
+    tokens = stage.max_tokens or training.max_tokens
+    steps = max(1, tokens // (training.global_batch_size * training.seq_len))
+    steps = min(steps, training.max_steps or steps)
+    tenth = max(1, steps // 10)
+    return StagePlan(
+        name=name,
+        steps=steps,
+        learning_rate=config.optimizer.learning_rate * stage.learning_rate_scale,
+        eval_every=training.eval_every or tenth,
+        checkpoint_every=training.checkpoint_every or tenth,
+        flops_per_token=flops_per_token,
+    )
