@@ -9,6 +9,8 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ["NETRC"] = os.devnull  # where W&B looks for a login besides: tests never reach anyone's account
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+# One thread: small tensors gain nothing from more, and on a busy machine threads that wait for each other lose much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples each time, and no time limit an example: a busy machine must not fail a test.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

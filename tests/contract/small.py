@@ -1,0 +1,47 @@
+"""The models that tests build: every architecture of conf/ with every recipe, as small as its pattern allows."""
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from src.compose import CONF, compose_config, register
+from src.config import ModelSpec, TrainConfig
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.model.matching import solve
+
+
+ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
+SIZES = sorted(path.stem for path in (CONF / "size").glob("*.yaml"))
+VOCAB_SIZE = 260
+SEQ_LEN = 64
+
+
+@cache
+def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
+    """Compose conf/ as a command line would."""
+    register(TrainConfig, "train")
+    return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
+
+
+@cache
+def small_spec(architecture: str, recipe: str = "modern") -> ModelSpec:
+    """Solve the smallest useful model: 8 or so blocks, 4 heads of 16, 4 windows and 4 chunks in a sequence."""
+    sizes = ("size.d_model=64", "size.n_layers=4", "size.head_dim=16", f"size.seq_len={SEQ_LEN}")
+    config = composed(architecture, recipe, *sizes)
+    match = solve(
+        config.architecture, config.size, config.recipe, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match
+    )
+    return replace(match.spec, chunk_size=16, max_seq_len=2 * SEQ_LEN)
+
+
+def small_model(architecture: str, recipe: str = "modern", seed: int = 0) -> LanguageModel:
+    return build_model(small_spec(architecture, recipe), seed)
+
+
+def random_tokens(batch: int, length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> Tensor:
+    """Draw token ids (B, T)."""
+    return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,280 @@
+"""What every architecture of conf/ has to fulfil, in every recipe: a new one is tested by being there."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.config import ModelSpec, OptimizerConfig
+from src.model.accounting import model_cost
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.training.optimizer import build_optimizer
+from src.training.step import token_loss
+from tests.contract.small import (
+    ARCHITECTURES,
+    RECIPES,
+    SEQ_LEN,
+    composed,
+    random_tokens,
+    small_model,
+    small_spec,
+)
+
+pytestmark = [pytest.mark.parametrize("recipe", RECIPES), pytest.mark.parametrize("architecture", ARCHITECTURES)]
+
+
+@pytest.fixture
+def model(architecture: str, recipe: str) -> LanguageModel:
+    return small_model(architecture, recipe)
+
+
+def loss_of(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Return what training minimises on tokens (B, T + 1)."""
+    output = model(tokens[:, :-1])
+    loss = token_loss(model, output, tokens[:, 1:])
+    return loss if output.aux_loss is None else loss + output.aux_loss
+
+
+def gradients(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss_of(model, tokens).backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+
+def test_the_pattern_is_whole(model: LanguageModel, architecture: str, recipe: str) -> None:
+    pattern = composed(architecture, recipe).architecture.pattern
+    assert set(model.spec.blocks) == set(pattern)
+    assert model.spec.blocks == tuple(pattern[i % len(pattern)] for i in range(len(model.blocks)))
+
+
+def test_the_future_changes_nothing(model: LanguageModel) -> None:
+    tokens = random_tokens(2, SEQ_LEN)
+    before = model.logits(tokens)
+    for t in (0, 1, 15, 16, 17, 40, SEQ_LEN - 1):
+        changed = tokens.clone()
+        changed[:, t] = (changed[:, t] + 1) % model.spec.vocab_size
+        after = model.logits(changed)
+        torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=2e-6)
+        assert not torch.allclose(after[:, t], before[:, t], atol=1e-4), "the present does"
+
+
+def test_sequences_of_a_batch_do_not_meet(model: LanguageModel) -> None:
+    tokens = random_tokens(3, SEQ_LEN)
+    alone = torch.cat([model.logits(row[None]) for row in tokens])
+    torch.testing.assert_close(model.logits(tokens), alone, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("prefill", [1, 2, 17, 50])
+def test_prefill_and_steps_equal_the_whole(model: LanguageModel, prefill: int) -> None:
+    """Past the window (16), over several chunks (16), and with a prefill shorter than the convolution (4)."""
+    length = 70
+    tokens = random_tokens(2, length)
+    with torch.no_grad():
+        whole = model.logits(tokens)
+        cache = model.make_cache(2, length)
+        parts = [model.logits(tokens[:, :prefill], cache)]
+        parts += [model.logits(tokens[:, t : t + 1], cache) for t in range(prefill, length)]
+    assert cache.offset == length
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_are_a_matter_of_speed(architecture: str, recipe: str) -> None:
+    tokens = random_tokens(2, 50)
+    models = []
+    for chunk in (1, 16, 64):
+        spec = ModelSpec(**{**vars(small_spec(architecture, recipe)), "chunk_size": chunk})
+        models.append(build_model(spec, seed=0).logits(tokens))
+    torch.testing.assert_close(models[0], models[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(models[2], models[1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_learns(model: LanguageModel) -> None:
+    tokens = random_tokens(4, SEQ_LEN + 1)
+    loads = model(tokens[:, :-1]).expert_load
+    mixtures = [i for i, kind in enumerate(model.spec.blocks) if kind == "moe"]
+    chosen = {f"blocks.{i}.{name}": loads[n] > 0 for n, i in enumerate(mixtures) for name in ("w_in", "w_out")}
+    found = gradients(model, tokens)
+    for name, parameter in model.named_parameters():
+        gradient = found[name]
+        assert gradient.isfinite().all(), name
+        if name == "embedding.weight":  # the rows of tokens that are there
+            assert (gradient[tokens[:, :-1].unique()].abs().sum(dim=1) > 0).all()
+        elif name == "positions.weight":
+            assert (gradient[:SEQ_LEN].abs().sum(dim=1) > 0).all()
+        elif name in chosen:
+            assert torch.equal(gradient.flatten(1).any(dim=1), chosen[name]), name
+        elif name.endswith("qkv.bias"):  # not the keys': it moves all scores of a query alike
+            query, _, value = gradient.chunk(3)
+            assert query.any() and value.any(), name
+        else:
+            assert gradient.any(), name
+        assert parameter.shape == gradient.shape
+
+
+def test_parameters_equal_the_closed_form(model: LanguageModel) -> None:
+    cost = model_cost(model.spec, SEQ_LEN)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    outside = sum(sizes.get(name, 0) for name in ("embedding.weight", "positions.weight", "head.weight"))
+    idle = 1 - model.spec.top_k / model.spec.n_experts
+    resting = sum(size * idle for name, size in sizes.items() if name.endswith((".w_in", ".w_out")))
+    assert cost.total_params == sum(sizes.values())
+    assert cost.embedding_params == outside
+    assert cost.non_embedding_params == sum(sizes.values()) - outside
+    assert cost.active_params == sum(sizes.values()) - resting
+    assert cost.active_non_embedding_params == sum(sizes.values()) - outside - resting
+
+
+def executed_beyond_need(spec: ModelSpec) -> float:
+    """FLOPs per token that attention executes under the MATH backend and causality does not need.
+
+    A full square has T keys for each query where (T + 1) / 2 are needed; a window has W keys in the first block and
+    2W in the others. A score and its use cost 4 D.
+    """
+    length, window = SEQ_LEN, spec.window
+    needed = {
+        "attention": sum(t for t in range(1, length + 1)) / length,
+        "sliding_attention": sum(min(t, window) for t in range(1, length + 1)) / length,
+    }
+    executed = {"attention": length, "sliding_attention": window + window * (length - window) / length}
+    return sum(4 * spec.d_model * (executed[kind] - needed[kind]) for kind in spec.blocks if kind in needed)
+
+
+def test_flops_equal_the_closed_form(model: LanguageModel) -> None:
+    """Exactly: what torch counts, less what attention computes only to mask it."""
+    tokens = random_tokens(2, SEQ_LEN)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.logits(tokens)
+    counted = counter.get_total_flops() / tokens.numel()
+    cost = model_cost(model.spec, SEQ_LEN)
+    assert counted - executed_beyond_need(model.spec) == pytest.approx(cost.forward_flops_per_token, rel=1e-12)
+
+
+def test_state_bytes_are_those_of_the_cache(model: LanguageModel) -> None:
+    for context_len in (8, SEQ_LEN):
+        cache = model.make_cache(1, context_len)
+        kept = [value for block in cache.blocks if block for value in vars(block).values()]
+        n_bytes = sum(value.nbytes for value in kept if isinstance(value, Tensor))
+        assert n_bytes == model_cost(model.spec, context_len).state_bytes
+
+
+def test_init_survives_construction(model: LanguageModel) -> None:
+    """Standard deviations by name; a draw of n has a standard error of std / sqrt(2 n)."""
+    into = 0.02
+    out = 0.02 / math.sqrt(len(model.blocks))
+    spreads = {
+        "embedding.weight": into,
+        "positions.weight": into,
+        "head.weight": min(0.02, 0.5 / math.sqrt(model.spec.d_model)),
+        "qkv.weight": into,
+        "in_proj.weight": into,
+        "router.weight": into,
+        "w_in.weight": into,
+        "w_in": into,
+        "out.weight": out,
+        "out_proj.weight": out,
+        "w_out.weight": out,
+        "w_out": out,
+        "conv_weight": 0.5 / math.sqrt(3),  # uniform on +-1/sqrt(K), K = 4
+        "conv_bias": 0.5 / math.sqrt(3),
+    }
+    for name, parameter in model.named_parameters():
+        short = ".".join(part for part in name.split(".") if part not in ("blocks", "norms") and not part.isdigit())
+        if short in spreads:
+            close = 5 / math.sqrt(2 * parameter.numel())
+            assert parameter.std().item() == pytest.approx(spreads[short], rel=close), name
+            assert abs(parameter.mean().item()) < 5 * spreads[short] / math.sqrt(parameter.numel()), name
+        elif short == "A_log":
+            assert parameter.min() >= 0 and parameter.max() <= math.log(16), name
+            assert parameter.exp().std() > 1, name
+        elif short == "dt_bias":
+            dt = F.softplus(parameter)
+            assert dt.min() >= 1e-3 * 0.999 and dt.max() <= 1e-1 * 1.001, name
+            assert dt.log().std() > 0.3, name
+        elif short == "D" or "norm" in short or (short == "weight" and "norms" in name):
+            wanted = torch.zeros if short.endswith("bias") else torch.ones
+            assert torch.equal(parameter, wanted(parameter.shape)), name
+        else:
+            assert short.endswith("bias") and not parameter.any(), f"{name}: what is it?"
+
+
+@pytest.mark.parametrize("d_model", [64, 640])
+def test_the_first_loss_is_that_of_a_guess(architecture: str, recipe: str, d_model: int) -> None:
+    """ln(vocab_size) within 2%, at widths on both sides of where the head's std begins to shrink.
+
+    Averaged over every token as the target: 128 drawn ones would add noise of 0.5%.
+    """
+    changes = {"d_model": d_model, "vocab_size": 4096, "head_dim": 64, "blocks": small_spec(architecture).blocks[:4]}
+    spec = ModelSpec(**{**vars(small_spec(architecture, recipe)), **changes})
+    model = build_model(spec, seed=0)
+    with torch.no_grad():
+        logits = model.logits(random_tokens(2, SEQ_LEN, vocab_size=4096))
+    loss = (logits.logsumexp(dim=-1) - logits.mean(dim=-1)).mean()
+    assert loss.item() == pytest.approx(math.log(4096), rel=0.02)
+
+
+def test_decay_spares_exactly_what_it_should(model: LanguageModel) -> None:
+    spared = ("A_log", "D", "dt_bias", "norm_weight")
+    wanted = {
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith(("bias", *(f".{last}" for last in spared)))
+        or name in ("embedding.weight", "positions.weight")
+        or name.startswith(("norms.", "final_norm."))
+    }
+    assert model.no_decay() == wanted
+    config = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.1)
+    decayed, left = build_optimizer(model, config).param_groups
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert {names[parameter] for parameter in left["params"]} == wanted
+    assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - wanted
+    assert (decayed["weight_decay"], left["weight_decay"]) == (0.1, 0.0)
+
+
+def test_recomputing_changes_no_bit(model: LanguageModel) -> None:
+    tokens = random_tokens(2, SEQ_LEN + 1)
+    plain_loss, plain = loss_of(model, tokens), gradients(model, tokens)
+    model.activation_checkpointing = True
+    assert torch.equal(loss_of(model, tokens), plain_loss)
+    recomputed = gradients(model, tokens)
+    assert recomputed.keys() == plain.keys()
+    assert all(torch.equal(recomputed[name], plain[name]) for name in plain)
+
+
+def test_bf16_stays_near(model: LanguageModel) -> None:
+    tokens = random_tokens(2, SEQ_LEN + 1)
+    exact, wanted = loss_of(model, tokens), gradients(model, tokens)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_of(model, tokens)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=2e-3)
+    total = math.sqrt(sum(float(gradient.square().sum()) for gradient in wanted.values()))
+    apart = 0.0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
+        assert parameter.grad.isfinite().all(), name
+        apart += float((parameter.grad - wanted[name]).square().sum())
+    assert math.sqrt(apart) < 0.05 * total
+
+
+def test_a_seed_is_a_model(architecture: str, recipe: str) -> None:
+    first, again = small_model(architecture, recipe, 3).state_dict(), small_model(architecture, recipe, 3).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = small_model(architecture, recipe, 4).state_dict()
+    assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
+
+
+def test_building_twice_and_copying_share_nothing(model: LanguageModel) -> None:
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    assert not any(torch.equal(one, two) for one, two in zip(model.parameters(), twin.parameters(), strict=True))

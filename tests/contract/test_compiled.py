@@ -1,0 +1,36 @@
+"""torch.compile changes speed alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from src.model.build import build_model
+from src.training.step import token_loss
+from tests.contract.small import ARCHITECTURES, composed, random_tokens, small_spec
+
+
+# Torch's own compiler still imports a part of torch that torch calls deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+# The experts split by a count that only the running program knows; dynamo looks at .grad where it goes on after that.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiled_equals_eager(architecture: str) -> None:
+    pattern = composed(architecture, "modern").architecture.pattern
+    model = build_model(replace(small_spec(architecture), blocks=tuple(pattern)), seed=0)
+    torch._dynamo.reset()
+    compiled = torch.compile(model)
+    for tokens in (random_tokens(2, 33), random_tokens(2, 33, seed=1)):
+        found = {}
+        for name, forward in (("eager", model), ("compiled", compiled)):
+            model.zero_grad()
+            output = forward(tokens[:, :-1])
+            loss = token_loss(model, output, tokens[:, 1:])
+            loss = loss if output.aux_loss is None else loss + output.aux_loss
+            loss.backward()
+            found[name] = (loss.detach(), [parameter.grad for parameter in model.parameters()])
+        torch.testing.assert_close(found["compiled"][0], found["eager"][0], rtol=1e-5, atol=0)
+        for one, other in zip(found["compiled"][1], found["eager"][1], strict=True):
+            assert one is not None and other is not None
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))

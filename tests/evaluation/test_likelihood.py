@@ -1,0 +1,77 @@
+"""Loss and bits per byte, held against arithmetic by hand."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from src.evaluation.likelihood import evaluate_windows
+from src.runtime.device import Device
+from tests.contract.small import ARCHITECTURES, VOCAB_SIZE, random_tokens, small_model
+
+CPU = Device("cpu", "fp32", 1)
+
+
+class Fixed(torch.nn.Module):
+    """Gives every token the same logits, whatever came before."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        super().__init__()
+        self.scores = torch.tensor(probabilities).log()
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled() and not self.training
+        return self.scores.expand(*tokens.shape, -1)
+
+
+def evaluate(model: Any, windows: np.ndarray, byte_lengths: list[int], batch_size: int = 2) -> Any:
+    return evaluate_windows(model, windows, np.array(byte_lengths), batch_size=batch_size, device=CPU)
+
+
+def test_bits_per_byte_by_hand() -> None:
+    """Targets 1, 2, 0 and 1, 1, 2 cost 2 + 3 + 1 and 2 + 2 + 3 bits, for 2 + 5 + 0 and 2 + 2 + 5 bytes."""
+    model = Fixed([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+    windows = np.array([[3, 1, 2, 0], [0, 1, 1, 2]])
+    found = evaluate(model, windows, [0, 2, 5, 7])
+    assert found.tokens == 6
+    assert found.bits_per_byte == pytest.approx(13 / 16, rel=1e-6)
+    assert found.loss == pytest.approx(13 * math.log(2) / 6, rel=1e-6)
+
+
+def test_the_first_token_of_a_window_is_no_target() -> None:
+    model = Fixed([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+    found = [evaluate(model, np.array([[first, 1, 2]]), [0, 2, 5, 7]) for first in range(4)]
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_batch_size_decides_speed_alone(architecture: str) -> None:
+    model = small_model(architecture)
+    windows, lengths = random_tokens(7, 33).numpy(), [1] * VOCAB_SIZE
+    wanted = evaluate(model, windows, lengths, batch_size=1)
+    for batch_size in (2, 3, 7, 100):
+        found = evaluate(model, windows, lengths, batch_size)
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+        assert found.tokens == 7 * 32
+    assert wanted.loss == pytest.approx(math.log(VOCAB_SIZE), rel=0.02)
+    assert wanted.bits_per_byte == pytest.approx(wanted.loss / math.log(2)), "one byte a token"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(training: bool) -> None:
+    model = small_model("dense").train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    evaluate(model, random_tokens(3, 9).numpy(), [1] * VOCAB_SIZE)
+    assert model.training == training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random), "evaluation takes nothing from the training's generator"
+
+
+def test_a_model_that_broke_has_no_number() -> None:
+    found = evaluate(Fixed([math.nan] * 4), np.array([[1, 2, 3]]), [1] * 4)
+    assert math.isnan(found.loss) and math.isnan(found.bits_per_byte)

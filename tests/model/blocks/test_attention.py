@@ -1,0 +1,84 @@
+"""Fast attention against its whole matrix, rotary positions against complex numbers, the cache against both."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.model.blocks.attention import Attention, KeyValueCache, SlidingAttention, rotate, sliding_attention
+from tests.contract.small import small_spec
+from tests.reference.attention import complex_rotate, masked_attention, naive_attention
+
+
+def heads(length: int, seed: int = 0, batch: int = 2) -> list[Tensor]:
+    """Draw q, k and v (B, 3, T, 8)."""
+    torch.manual_seed(seed)
+    return [torch.randn(batch, 3, length, 8, requires_grad=True) for _ in range(3)]
+
+
+def assert_agree(found: Tensor, wanted: Tensor, leaves: list[Tensor]) -> None:
+    """Compare outputs, and the gradients of a random projection."""
+    torch.testing.assert_close(found, wanted.to(found.dtype), rtol=1e-5, atol=1e-5)
+    projection = torch.randn_like(found)
+    fast = torch.autograd.grad((found * projection).sum(), leaves)
+    naive = torch.autograd.grad((wanted * projection).sum(), leaves)
+    for one, other in zip(fast, naive, strict=True):
+        torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 16, 100])
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 15, 16, 17, 33, 48])
+def test_the_window_in_blocks_equals_the_masked_square(length: int, window: int) -> None:
+    q, k, v = heads(length)
+    assert_agree(sliding_attention(q, k, v, window), masked_attention(q, k, v, window), [q, k, v])
+
+
+def test_a_window_as_long_as_the_text_is_full_attention() -> None:
+    q, k, v = heads(20)
+    torch.testing.assert_close(masked_attention(q, k, v, 20), masked_attention(q, k, v))
+    torch.testing.assert_close(sliding_attention(q, k, v, 20), masked_attention(q, k, v), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 1000])
+def test_rotation_is_a_complex_product(offset: int) -> None:
+    x = heads(12)[0]
+    found, wanted = rotate(x, offset), complex_rotate(x, offset)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=3e-4 if offset else 1e-5)
+
+
+def test_rotation_makes_scores_depend_on_distance_alone() -> None:
+    q, k, _ = heads(12)
+    near = rotate(q, 0) @ rotate(k, 0).transpose(-1, -2)
+    far = rotate(q, 500) @ rotate(k, 500).transpose(-1, -2)
+    torch.testing.assert_close(near, far, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Attention, SlidingAttention])
+@pytest.mark.parametrize("recipe", ["modern", "classic"])
+@pytest.mark.parametrize("length", [1, 16, 40])
+def test_the_block_equals_attention_head_by_head(kind: type[Attention], recipe: str, length: int) -> None:
+    torch.manual_seed(0)
+    spec = small_spec("hybrid", recipe)
+    block = kind(spec)
+    block.init_weights(1.0)
+    with torch.no_grad():
+        for parameter in (block.qkv.weight, block.out.weight):
+            parameter.mul_(10)  # weights as large as training makes them, so that attention is not flat
+    x = torch.randn(2, length, 64)
+    window = spec.window if kind is SlidingAttention else None
+    wanted = naive_attention(x, block.qkv.weight, block.out.weight, spec.n_heads, window, recipe == "modern")
+    assert_agree(block(x).y, wanted, [block.qkv.weight, block.out.weight])
+
+
+@pytest.mark.parametrize("prefill", [1, 3, 4, 5, 11])
+def test_the_ring_keeps_the_last_positions(prefill: int) -> None:
+    capacity, total = 4, 15
+    k = torch.arange(float(total)).view(1, 1, total, 1).expand(2, 3, total, 8)
+    cache = KeyValueCache(2, 3, capacity, 8, torch.zeros(()))
+    cache.append(k[:, :, :prefill], -k[:, :, :prefill])
+    for t in range(prefill, total + 1):
+        keys, values = cache.stored()
+        assert cache.offset == t
+        assert sorted(keys[1, 2, :, 0].tolist()) == list(range(max(0, t - capacity), t))
+        assert torch.equal(values, -keys)
+        if t < total:
+            cache.append(k[:, :, t : t + 1], -k[:, :, t : t + 1])

@@ -1,0 +1,124 @@
+"""The chunked state-space dual form against the recurrence, and the block against its equations."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.model.blocks.base import inverse_softplus, log_uniform
+from src.model.blocks.mamba import Mamba, chunked_ssd
+from tests.contract.small import small_spec
+from tests.reference.mamba import naive_mamba
+from tests.reference.ssd import sequential_ssd
+
+NAMES = ("x", "dt", "a", "b", "c", "state")
+HEADS, WIDTH, N_STATE = 3, 4, 5
+
+
+def ssd_inputs(length: int, low: float, high: float, seed: int = 0) -> list[Tensor]:
+    """Draw x, dt (log-uniform from low to high), a (-1, -4, -16), b, c and an initial state."""
+    torch.manual_seed(seed)
+    dt = torch.exp(torch.rand(2, length, HEADS) * math.log(high / low) + math.log(low))
+    x, b, c = (torch.randn(2, length, *shape) for shape in ((HEADS, WIDTH), (N_STATE,), (N_STATE,)))
+    return [x, dt, -torch.tensor([1.0, 4.0, 16.0]), b, c, torch.randn(2, N_STATE, HEADS, WIDTH)]
+
+
+def with_gradients(function: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor]) -> dict[str, Tensor]:
+    """Return y, the last state, and the gradients of a random projection of both, by name."""
+    inputs = [part.clone().requires_grad_() for part in inputs]
+    y, state = function(*inputs)
+    generator = torch.Generator().manual_seed(1)
+    (y * torch.randn(y.shape, generator=generator)).sum().backward(retain_graph=True)
+    (state * torch.randn(state.shape, generator=generator)).sum().backward()
+    gradients = {f"d{name}": part.grad for name, part in zip(NAMES, inputs, strict=True) if part.grad is not None}
+    assert len(gradients) == len(NAMES)
+    return {"y": y.detach(), "last state": state.detach()} | gradients
+
+
+def worst_error(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference, over the largest value that is wanted."""
+    assert found.isfinite().all()
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def chunked(size: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    return lambda x, dt, a, b, c, state: chunked_ssd(x, dt, a, b, c, size, state)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 64, 100])
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 64, 100])
+def test_chunks_equal_the_recurrence(length: int, chunk: int) -> None:
+    inputs = ssd_inputs(length, 1e-3, 1e-1)
+    found, wanted = with_gradients(chunked(chunk), inputs), with_gradients(sequential_ssd, inputs)
+    assert {name: worst_error(found[name], wanted[name]) for name in wanted} == pytest.approx(
+        dict.fromkeys(wanted, 0.0), abs=5e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tolerance"), [(1e-4, 1e-4 + 1e-9, 5e-6), (1e-4, 1.0, 2e-5), (1e-4, 10.0, 2e-4)]
+)
+@pytest.mark.parametrize("chunk", [16, 64])
+def test_strong_and_weak_decay_side_by_side(low: float, high: float, tolerance: float, chunk: int) -> None:
+    """A up to 16 and dt up to 10 forget everything within a step: exp(-160). Nothing overflows or turns NaN."""
+    inputs = ssd_inputs(200, low, high)
+    found, wanted = with_gradients(chunked(chunk), inputs), with_gradients(sequential_ssd, inputs)
+    errors = {name: worst_error(found[name], wanted[name]) for name in wanted}
+    assert max(errors.values()) < tolerance, errors
+
+
+def test_decay_that_forgets_everything() -> None:
+    """With dt = 10 alone, da is what rounding leaves of sums that cancel: it is held against the terms of the sum."""
+    inputs = ssd_inputs(100, 10.0, 10.0 + 1e-6)
+    found, wanted = with_gradients(chunked(64), inputs), with_gradients(sequential_ssd, inputs)
+    terms = (inputs[1] * wanted["ddt"]).abs().sum()
+    assert (found["da"] - wanted["da"]).abs().max() < 1e-6 * terms
+    for name in wanted.keys() - {"da"}:
+        assert worst_error(found[name], wanted[name]) < 1e-5, name
+
+
+def test_no_state_is_a_state_of_zeros() -> None:
+    *inputs, state = ssd_inputs(20, 1e-3, 1e-1)
+    y, last = chunked_ssd(*inputs, chunk=8)
+    zeroed, zeroed_last = chunked_ssd(*inputs, chunk=8, state=torch.zeros_like(state))
+    assert torch.equal(y, zeroed) and torch.equal(last, zeroed_last)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 13, 39])
+def test_a_sequence_can_be_cut_anywhere(cut: int) -> None:
+    x, dt, a, b, c, state = ssd_inputs(40, 1e-3, 1.0)
+    whole, last = chunked_ssd(x, dt, a, b, c, 8, state)
+    first, between = chunked_ssd(x[:, :cut], dt[:, :cut], a, b[:, :cut], c[:, :cut], 8, state)
+    second, end = chunked_ssd(x[:, cut:], dt[:, cut:], a, b[:, cut:], c[:, cut:], 8, between)
+    torch.testing.assert_close(torch.cat((first, second), dim=1), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(end, last, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 33])
+def test_the_block_equals_its_equations(length: int) -> None:
+    torch.manual_seed(0)
+    block = Mamba(small_spec("mamba"))
+    block.init_weights(1.0)
+    x = torch.randn(2, length, 64)
+    torch.testing.assert_close(block(x).y.double(), naive_mamba(block, x), rtol=1e-4, atol=1e-5)
+
+    projection = torch.randn(2, length, 64)
+    fast = torch.autograd.grad((block(x).y * projection).sum(), list(block.parameters()))
+    naive = torch.autograd.grad((naive_mamba(block, x) * projection).sum(), list(block.parameters()))
+    for (name, _), found, wanted in zip(block.named_parameters(), fast, naive, strict=True):
+        assert worst_error(found, wanted) < 1e-4 if wanted.any() else not found.any(), name
+
+
+def test_inverse_softplus_undoes_softplus() -> None:
+    value = torch.tensor([1e-4, 1e-3, 0.1, 1.0, 10.0, 50.0])
+    torch.testing.assert_close(torch.nn.functional.softplus(inverse_softplus(value)), value)
+
+
+def test_log_uniform_is_uniform_in_the_logarithm() -> None:
+    torch.manual_seed(0)
+    drawn = log_uniform(10_000, 1e-3, 1e-1)
+    assert drawn.min() >= 1e-3 and drawn.max() <= 1e-1
+    share = [(drawn < bound).float().mean().item() for bound in (10**-2.5, 1e-2, 10**-1.5)]
+    assert share == pytest.approx([0.25, 0.5, 0.75], abs=0.02)

@@ -1,0 +1,32 @@
+"""Norms from their definitions, and in fp32 whatever comes in."""
+
+import pytest
+import torch
+
+from src.model.blocks.norm import EPS, LayerNorm, RMSNorm, build_norm
+from tests.contract.small import small_spec
+
+
+def test_rmsnorm_is_x_over_its_root_mean_square() -> None:
+    norm, x = RMSNorm(8), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(8))
+    wanted = x / (x.square().mean(dim=-1, keepdim=True) + EPS).sqrt() * torch.arange(8)
+    torch.testing.assert_close(norm(x), wanted)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layernorm_is_centred_and_scaled(bias: bool) -> None:
+    norm, x = LayerNorm(8, bias), torch.randn(2, 3, 8) + 5
+    wanted = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, keepdim=True, unbiased=False) + EPS).sqrt()
+    torch.testing.assert_close(norm(x), wanted, rtol=1e-4, atol=1e-5)
+    assert (norm.bias is not None) == bias
+
+
+@pytest.mark.parametrize("recipe", ["modern", "classic"])
+def test_half_precision_is_normalised_in_fp32(recipe: str) -> None:
+    norm = build_norm(small_spec("dense", recipe))
+    x = (torch.randn(2, 64) * 1000).bfloat16()
+    found = norm(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, norm(x.float()).bfloat16())

@@ -1,0 +1,44 @@
+"""A mixture of experts as a loop over tokens: twin of the sorted, grouped computation in `MoE`."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from src.model.blocks.moe import MoE
+
+
+def _expert(x: Tensor, w_in: Tensor, w_out: Tensor, kind: str) -> Tensor:
+    hidden = w_in @ x
+    if kind == "swiglu":
+        gate, up = hidden[: len(hidden) // 2], hidden[len(hidden) // 2 :]
+        hidden = gate / (1 + torch.exp(-gate)) * up
+    else:
+        hidden = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+    return w_out @ hidden
+
+
+def naive_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Map x (B, T, D) token by token, and return y, the weighted auxiliary loss and the choices of each expert.
+
+    The weights of the chosen experts come from a softmax over their logits alone, which is the same as renormalising
+    the softmax over all; a single expert is weighted by its probability among all. In float64.
+    """
+    tokens = x.double().flatten(0, 1)
+    router, w_in, w_out = block.router.weight.double(), block.w_in.double(), block.w_out.double()
+    y = torch.zeros_like(tokens)
+    mean_probability, mean_square = router.new_zeros(block.n_experts), router.new_zeros(())
+    load = [0] * block.n_experts
+    for number, token in enumerate(tokens):
+        logits = router @ token
+        partition = logits.exp().sum()
+        mean_probability = mean_probability + logits.exp() / partition / len(tokens)
+        mean_square = mean_square + partition.log() ** 2 / len(tokens)
+        chosen = sorted(range(block.n_experts), key=logits.detach().tolist().__getitem__)[-block.top_k :]
+        weights = logits[chosen].softmax(dim=0) if block.top_k > 1 else logits[chosen].exp() / partition
+        for weight, e in zip(weights, chosen, strict=True):
+            y[number] = y[number] + weight * _expert(token, w_in[e], w_out[e], block.kind)
+            load[e] += 1
+    share = torch.tensor(load).double() / sum(load)
+    aux_loss = block.aux_loss_weight * block.n_experts * (share * mean_probability).sum()
+    return y.view(x.shape), aux_loss + block.router_z_loss_weight * mean_square, load

@@ -1,0 +1,23 @@
+"""The state-space recurrence as it is defined, one position after the other, in float64: twin of `chunked_ssd`."""
+
+import torch
+from torch import Tensor
+
+
+def sequential_ssd(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t, and return all y and the last h.
+
+    x: (B, T, H, P); dt: (B, T, H); a: (H,); b, c: (B, T, N); state: (B, N, H, P), zeros if None.
+    """
+    x, dt, a, b, c = (part.double() for part in (x, dt, a, b, c))
+    batch, length, heads, width = x.shape
+    h = x.new_zeros(batch, b.shape[-1], heads, width) if state is None else state.double()
+    outputs = []
+    for t in range(length):
+        decay = torch.exp(dt[:, t] * a)  # (B, H)
+        added = torch.einsum("bn,bh,bhp->bnhp", b[:, t], dt[:, t], x[:, t])
+        h = decay[:, None, :, None] * h + added
+        outputs.append(torch.einsum("bn,bnhp->bhp", c[:, t], h))
+    return torch.stack(outputs, dim=1), h

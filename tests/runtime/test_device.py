@@ -1,0 +1,119 @@
+"""One file knows the devices by name; what is not there is said in one line."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.config import ROOT, RuntimeConfig, UserError
+from src.runtime.device import LONGEST_REDUCTION, Device, check_reductions, find_device, open_device
+from src.validation import CHOICES
+
+CPU = RuntimeConfig(name="cpu", device="cpu", precision="auto")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Opening a device sets the threads of the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("only_cpu")
+@pytest.mark.parametrize("name", ["mps", "cuda", "tpu", ""])
+def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
+    """Never a silent fall back to the CPU, that would take a hundred times as long."""
+    with pytest.raises(UserError, match=rf"^runtime\.device={name}: .*there is cpu") as error:
+        open_device(replace(CPU, device=name))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mps", "cuda", "found"),
+    [(True, True, "mps"), (False, True, "cuda"), (False, False, "cpu"), (True, False, "mps")],
+)
+def test_auto_is_the_first_there_is(mps: bool, cuda: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert find_device("auto") == found
+    assert find_device("cpu") == "cpu"
+
+
+def test_precision_on_the_cpu() -> None:
+    assert open_device(CPU).precision == "fp32"
+    assert open_device(replace(CPU, precision="bf16")).precision == "bf16"
+    with pytest.raises(UserError, match=r"^runtime\.precision=fp16: .*use fp32 or bf16"):
+        open_device(replace(CPU, precision="fp16"))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_precision(precision: str, dtype: torch.dtype) -> None:
+    device, matrix = Device("cpu", precision, 1), torch.ones(2, 2)
+    with device.autocast():
+        assert (matrix @ matrix).dtype == dtype
+    assert (matrix @ matrix).dtype == torch.float32
+    assert not device.build_scaler().is_enabled()
+
+
+def test_threads_are_set() -> None:
+    assert open_device(replace(CPU, threads=1)).threads == 1 == torch.get_num_threads()
+    assert open_device(CPU).threads == torch.get_num_threads()
+
+
+def test_a_cpu_device_serves() -> None:
+    device = Device("cpu", "fp32", 3)
+    assert device.describe() == "Device: CPU, precision fp32, 3 CPU threads"
+    assert device.tensor(np.arange(3)).tolist() == [0, 1, 2]
+    device.synchronize()
+    assert 2**20 < device.memory_bytes() < 2**40
+
+
+@pytest.mark.parametrize(("version", "refused"), [("2.13.0", True), ("2.13.1+cpu", True), ("2.14.0", False)])
+def test_wrong_gradients_are_refused(version: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    check_reductions(Device("mps", "fp32", 1), LONGEST_REDUCTION - 1)
+    check_reductions(Device("cpu", "fp32", 1), LONGEST_REDUCTION)
+    if refused:
+        with pytest.raises(UserError, match="smaller or install"):
+            check_reductions(Device("mps", "fp32", 1), LONGEST_REDUCTION)
+    else:
+        check_reductions(Device("mps", "fp32", 1), LONGEST_REDUCTION)
+
+
+def _named_in_code(path: Path) -> list[str]:
+    """List the names, attributes and strings of a file's code, docstrings aside, that have cuda or mps in them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        text = ""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            text = node.value
+        elif isinstance(node, ast.Attribute):
+            text = node.attr
+        elif isinstance(node, ast.Name):
+            text = node.id
+        if re.search(r"(^|[^a-z])(cuda|mps)([^a-z]|$)", text, re.IGNORECASE):
+            found.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}: {text}")
+    return found
+
+
+def test_one_file_knows_the_devices_by_name() -> None:
+    """But for the values that a user may write, and for text that explains what a key means."""
+    telling = {"src/runtime/device.py", "src/validation.py", "src/contract.py"}
+    files = [path for path in (ROOT / "src").rglob("*.py") if str(path.relative_to(ROOT)) not in telling]
+    assert [line for path in files for line in _named_in_code(path)] == []
+    in_validation = {line.split(": ")[1] for line in _named_in_code(ROOT / "src" / "validation.py")}
+    assert in_validation <= set(CHOICES["runtime.device"])

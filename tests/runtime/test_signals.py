@@ -1,0 +1,58 @@
+"""A stop is noted and honoured later; asked twice from the keyboard, it is honoured at once."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from src.config import ROOT
+from src.runtime.signals import STOP_SIGNALS, Interrupted, StopRequest, listen_for_stop
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_is_noted_and_nobody_dies(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
+    with listen_for_stop() as stop:
+        stop.raise_if_asked()
+        signal.raise_signal(number)
+        assert stop.number == number
+        with pytest.raises(Interrupted) as error:
+            stop.raise_if_asked()
+    assert error.value.exit_code == 128 + number
+    assert str(error.value) == number.name
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+
+
+def test_handlers_are_put_back_after_an_exception() -> None:
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
+    with pytest.raises(ZeroDivisionError), listen_for_stop():
+        raise ZeroDivisionError
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+
+
+def test_the_exit_status_is_the_shells() -> None:
+    assert [Interrupted(number).exit_code for number in (signal.SIGINT, signal.SIGTERM)] == [130, 143]
+
+
+PROGRAM = """
+import signal, sys
+from src.runtime.signals import listen_for_stop
+with listen_for_stop() as stop:
+    for name in sys.argv[1:]:
+        signal.raise_signal(signal.Signals[name])
+    sys.exit(7 if stop.number else 8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "status"),
+    [(["SIGINT"], 7), (["SIGINT", "SIGINT"], 130), (["SIGTERM", "SIGINT"], 7), (["SIGTERM", "SIGTERM"], 7)],
+)
+def test_asked_twice_from_the_keyboard_it_ends_at_once(signals: list[str], status: int) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *signals], cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == status
+
+
+def test_a_request_without_a_signal_raises_nothing() -> None:
+    StopRequest().raise_if_asked()

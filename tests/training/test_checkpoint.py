@@ -1,0 +1,260 @@
+"""Checkpoints are whole or not there, come back to the bit, and run nothing that stands in them."""
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.config import UserError
+from src.data.loader import TrainLoader
+from src.runtime.device import Device
+from src.training.checkpoint import (
+    FORMAT_VERSION,
+    Progress,
+    find_checkpoint,
+    has_checkpoint,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.training.loop import TrainState
+from tests.contract.small import ARCHITECTURES, RECIPES, small_model
+from tests.training.conftest import StateBuilder
+from tests.training.test_step import step
+
+PROGRESS = Progress("code", 7, 448, 1, 2.5, 2.0, 3.25, 1.5, 3.125)
+
+
+def save(folder: Path, state: TrainState, progress: Progress = PROGRESS) -> None:
+    save_checkpoint(folder, state.model, progress, tokenizer_sha256="abc", run="a-run", state=state.to_save())
+
+
+@pytest.fixture
+def trained(build_state: StateBuilder, loader: TrainLoader, device: Device) -> TrainState:
+    state = build_state("mamba")
+    step(state, device.tensor(loader.batch(0, 4)), device)
+    return state
+
+
+@pytest.fixture
+def folder(tmp_path: Path, trained: TrainState) -> Path:
+    save(tmp_path / "last", trained)
+    return tmp_path / "last"
+
+
+def one_line(error: pytest.ExceptionInfo[UserError], *said: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text and all(part in text for part in said), text
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_weights_come_back_to_the_bit(architecture: str, recipe: str, tmp_path: Path) -> None:
+    model = small_model(architecture, recipe)
+    save_checkpoint(tmp_path / "best", model, PROGRESS, tokenizer_sha256="abc", run="a-run")
+    info = read_checkpoint(tmp_path / "best")
+    assert (info.spec, info.progress, info.tokenizer_sha256, info.run) == (model.spec, PROGRESS, "abc", "a-run")
+    other = small_model(architecture, recipe, seed=1)
+    load_weights(info, other)
+    wanted = model.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in other.state_dict().items())
+    assert sorted(file.name for file in info.folder.iterdir()) == ["meta.json", "model.safetensors"]
+
+
+def test_the_state_comes_back_to_the_bit(folder: Path, trained: TrainState, build_state: StateBuilder) -> None:
+    other = build_state("mamba", seed=1)
+    other.restore(load_state(read_checkpoint(folder)))
+    assert asdict(other.progress) == asdict(trained.progress)
+    one, two = (each.optimizer.state_dict() for each in (trained, other))
+    assert one["param_groups"] == two["param_groups"]
+    assert all(
+        torch.equal(one["state"][i][name], two["state"][i][name]) for i in one["state"] for name in one["state"][i]
+    )
+
+
+class Crash(BaseException):
+    """The power fails."""
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_a_crash_between_the_renames_loses_nothing(
+    rename: int, folder: Path, trained: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old checkpoint has stepped aside, the new one has not taken its place; nothing can clean up any more."""
+    real, count = os.rename, iter(range(1, 10))
+
+    def crash(source: Any, target: Any) -> None:
+        if next(count) == rename:
+            raise Crash
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", crash)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Crash):
+            save(folder, trained, Progress("code", 8))
+    assert folder.exists() == (rename == 1)
+    assert has_checkpoint(folder)
+    assert read_checkpoint(folder).progress == PROGRESS
+    load_weights(read_checkpoint(folder), trained.model)
+    save(folder, trained, Progress("code", 9))
+    assert read_checkpoint(folder).progress.step == 9
+    assert not folder.with_name("last.old").exists()
+
+
+def test_a_crash_while_writing_leaves_the_old(
+    folder: Path, trained: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any) -> None:
+        raise Crash
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(Crash):
+        save(folder, trained, Progress("code", 8))
+    assert read_checkpoint(folder).progress == PROGRESS
+    assert [entry.name for entry in folder.parent.iterdir()] == ["last"], "and no litter"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, 5000, -1])
+def test_truncated_weights_are_refused(kept: int, folder: Path, trained: TrainState) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(UserError) as error:
+        load_weights(read_checkpoint(folder), trained.model)
+    one_line(error, str(file))
+
+
+def test_corrupt_weights_and_weights_of_another_model_are_refused(folder: Path, trained: TrainState) -> None:
+    with pytest.raises(UserError) as error:
+        load_weights(read_checkpoint(folder), small_model("dense"))
+    one_line(error, str(folder / "model.safetensors"))
+    (folder / "model.safetensors").write_bytes(b"\xff" * 1000)
+    with pytest.raises(UserError) as error:
+        load_weights(read_checkpoint(folder), trained.model)
+    one_line(error, str(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError) as error:
+        load_weights(read_checkpoint(folder), trained.model)
+    one_line(error, str(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_state_is_refused(share: float, folder: Path) -> None:
+    file = folder / "state.pt"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError) as error:
+        load_state(read_checkpoint(folder))
+    one_line(error, str(file))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no checkpoint",
+        b"\x80",
+        b"\x80\x02",
+        b"\x80\x02}q\x00.",
+        b"\x80\x02K\x01.",
+        b"\xff" * 50,
+        b"PK\x03\x04",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"\n",
+        b"\x00" * 600,
+        None,
+    ],
+)
+def test_a_state_that_is_none_is_refused(content: bytes | None, folder: Path) -> None:
+    file = folder / "state.pt"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_state(read_checkpoint(folder))
+    one_line(error, str(file))
+
+
+class Bomb:
+    """What unpickling would run."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nothing_in_a_checkpoint_is_executed(legacy: bool, folder: Path, tmp_path: Path) -> None:
+    mark, file = tmp_path / "executed", folder / "state.pt"
+    if legacy:
+        file.write_bytes(pickle.dumps({"progress": Bomb(mark)}, protocol=2))
+    else:
+        torch.save({"progress": Bomb(mark)}, file)
+    with pytest.raises(UserError) as error:
+        load_state(read_checkpoint(folder))
+    one_line(error, str(file))
+    assert not mark.exists()
+
+
+def test_a_folder_without_meta_is_no_checkpoint(folder: Path) -> None:
+    (folder / "meta.json").unlink()
+    assert not has_checkpoint(folder)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(folder)
+    one_line(error, str(folder / "meta.json"), "no such file")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"format_version": 1}', '{"format_version": 1, "spec": {}, "progress": 3}']
+)
+def test_meta_that_says_nothing_is_refused(text: str, folder: Path) -> None:
+    (folder / "meta.json").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(folder)
+    one_line(error, str(folder / "meta.json"))
+
+
+def test_another_format_is_refused(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(UserError) as error:
+        read_checkpoint(folder)
+    one_line(error, str(folder), f"format {FORMAT_VERSION + 1}", f"reads {FORMAT_VERSION}")
+
+
+def test_a_run_directory_leads_to_its_newest_checkpoint(tmp_path: Path, trained: TrainState) -> None:
+    run = tmp_path / "run"
+    for age, stage in enumerate(("code", "language")):  # by time, whatever the names' order
+        save(run / "checkpoints" / stage / "last", trained, Progress(stage))
+        os.utime(run / "checkpoints" / stage / "last" / "model.safetensors", (1000 + age, 1000 + age))
+    assert find_checkpoint(run, "last").progress.stage == "language"
+    assert find_checkpoint(run / "checkpoints" / "code" / "last", "best").progress.stage == "code"
+    with pytest.raises(UserError, match="no checkpoint in it"):
+        find_checkpoint(run, "best")
+    with pytest.raises(UserError, match="no such folder"):
+        find_checkpoint(tmp_path / "nowhere", "last")
+
+
+def test_a_checkpoint_that_a_crash_set_aside_is_found_by_its_name(folder: Path) -> None:
+    folder.rename(folder.with_name("last.old"))
+    assert find_checkpoint(folder, "last").progress == PROGRESS
+
+
+def test_reading_deletes_no_folder_of_the_users(tmp_path: Path, trained: TrainState) -> None:
+    """A copy that the user keeps beside a run, or beside a checkpoint, is none of our business."""
+    run = tmp_path / "run"
+    save(run / "checkpoints" / "code" / "last", trained)
+    for kept in (tmp_path / "run.old", run / "checkpoints" / "code" / "last.old"):
+        kept.mkdir()
+        (kept / "precious").touch()
+        find_checkpoint(run, "last")
+        find_checkpoint(run / "checkpoints" / "code" / "last", "last")
+        assert (kept / "precious").exists()

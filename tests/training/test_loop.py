@@ -1,0 +1,207 @@
+"""The order of things in a stage, stopping, and going on as if nothing had been."""
+
+import io
+import math
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from src.config import ScheduleConfig, TrainingConfig
+from src.data.loader import TrainLoader
+from src.runtime.device import Device
+from src.runtime.signals import Interrupted, StopRequest
+from src.training.loop import Hooks, TrainState, balance, finite, fit
+from src.training.stage import StagePlan
+from tests.contract.small import ARCHITECTURES
+from tests.training.conftest import StateBuilder
+
+SCHEDULE = ScheduleConfig(name="cosine")
+BATCH, SEQ_LEN = 4, 16
+
+
+@dataclass
+class Recorder:
+    """Hooks that write down what was called, and keep what would be saved as `last`."""
+
+    state: TrainState
+    losses: list[float] = field(default_factory=lambda: [3.0, 2.0, 2.5, 1.0, 1.5])
+    """What evaluations return, over and over."""
+    stop_after: int | None = None
+    calls: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    saved: bytes = b""
+    stop: StopRequest = field(default_factory=StopRequest)
+    evaluations: int = 0
+
+    def hooks(self) -> Hooks:
+        return Hooks(self.evaluate, self.log, self.save)
+
+    def evaluate(self) -> tuple[float, float]:
+        self.calls.append(("evaluate", self.state.progress.step))
+        loss = self.losses[self.evaluations % len(self.losses)]
+        self.evaluations += 1
+        return loss, loss / 2
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.calls.append(("log val" if "val/loss" in row else "log train", row["step"]))
+        self.rows.append(row)
+        if self.stop_after == row["step"] and "train/loss" in row:
+            self.stop.note(signal.SIGTERM, None)
+
+    def save(self, kind: str) -> None:
+        self.calls.append((kind, self.state.progress.step))
+        if kind == "last":
+            file = io.BytesIO()
+            torch.save({"model": self.state.model.state_dict(), "state": self.state.to_save()}, file)
+            self.saved = file.getvalue()
+
+
+def train(
+    recorder: Recorder, loader: TrainLoader, device: Device, steps: int = 6, rhythm: tuple[int, int, int] = (1, 2, 3)
+) -> Recorder:
+    log, evaluate, checkpoint = rhythm
+    training = TrainingConfig(
+        seq_len=SEQ_LEN, global_batch_size=BATCH, micro_batch_size=2, max_tokens=10**9, log_every=log
+    )
+    plan = StagePlan("language", steps, 1e-3, evaluate, checkpoint, flops_per_token=7.0)
+    hooks = recorder.hooks()
+    fit(recorder.state, plan, loader, training, SCHEDULE, 1.0, device, hooks, recorder.stop)
+    return recorder
+
+
+@pytest.fixture
+def recorder(build_state: StateBuilder) -> Recorder:
+    return Recorder(build_state())
+
+
+def test_everything_comes_in_its_order(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
+    train(recorder, loader, device, steps=5)
+    train_rows = [("log train", step) for step in (1, 2, 3, 4, 5)]
+    assert recorder.calls == [
+        *[("evaluate", 0), ("log val", 0), ("best", 0)],
+        train_rows[0],
+        *[train_rows[1], ("evaluate", 2), ("log val", 2), ("best", 2)],
+        *[train_rows[2], ("last", 3)],
+        *[train_rows[3], ("evaluate", 4), ("log val", 4)],
+        *[train_rows[4], ("evaluate", 5), ("log val", 5), ("best", 5), ("last", 5)],
+    ]
+    progress = recorder.state.progress
+    assert (progress.step, progress.tokens) == (5, 5 * BATCH * SEQ_LEN)
+    assert (progress.val_loss, progress.val_bits_per_byte, progress.best_val_loss) == (1.0, 0.5, 1.0)
+    assert 0 < progress.train_time_s <= progress.wall_time_s
+
+
+def test_the_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
+    train(recorder, loader, device, steps=3, rhythm=(100, 100, 100))
+    assert recorder.calls == [
+        *[("evaluate", 0), ("log val", 0), ("best", 0)],
+        *[("log train", 3), ("evaluate", 3), ("log val", 3), ("best", 3), ("last", 3)],
+    ]
+
+
+def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
+    train(recorder, loader, device, steps=4)
+    for row in recorder.rows:
+        assert row["stage"] == "language"
+        assert row["tokens"] == row["step"] * BATCH * SEQ_LEN
+        assert row["flops"] == row["tokens"] * 7.0
+        assert row["perf/peak_memory_bytes"] > 0
+    times = [row["wall_time_s"] for row in recorder.rows]
+    assert times == sorted(times) and times[0] >= 0
+    steps = [row for row in recorder.rows if "train/loss" in row]
+    assert all(row["perf/tokens_per_second"] > 0 and row["train/skipped_steps"] == 0 for row in steps)
+    assert all(row["train/grad_norm"] > 0 for row in steps)
+    assert steps[0]["train/loss"] == pytest.approx(math.log(260), rel=0.02)
+    assert steps[0]["train/learning_rate"] == 1e-3, "no warm-up in 4 steps"
+    assert steps[-1]["train/learning_rate"] == pytest.approx(1e-4)
+
+
+def test_a_mixture_logs_its_balance(build_state: StateBuilder, loader: TrainLoader, device: Device) -> None:
+    row = train(Recorder(build_state("moe")), loader, device, steps=1).rows[1]
+    assert 0 < row["moe/load_entropy"] <= 1
+    assert 1 / 8 <= row["moe/max_share"] <= 1
+    assert row["moe/dead_experts"] >= 0
+
+
+def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
+    model, calls = recorder.state.model, iter(range(100))
+
+    def forward(tokens: torch.Tensor) -> Any:
+        output = model(tokens)
+        return output._replace(hidden=output.hidden * torch.nan) if next(calls) == 2 else output  # second step
+
+    recorder.state.forward = forward
+    train(recorder, loader, device, steps=4)
+    rows = [row for row in recorder.rows if "train/loss" in row]
+    assert [row["train/skipped_steps"] for row in rows] == [0, 1, 1, 1]
+    assert rows[1]["train/loss"] is None and rows[1]["train/grad_norm"] is None
+    assert rows[2]["train/loss"] is not None
+    assert recorder.state.progress.skipped_steps == 1
+
+
+@pytest.mark.parametrize("last_step", [False, True])
+def test_a_stop_saves_within_a_step(last_step: bool, recorder: Recorder, loader: TrainLoader, device: Device) -> None:
+    recorder.stop_after = 6 if last_step else 2
+    if last_step:  # nothing is left to interrupt
+        train(recorder, loader, device)
+    else:
+        with pytest.raises(Interrupted) as error:
+            train(recorder, loader, device, rhythm=(1, 100, 100))
+        assert error.value.exit_code == 128 + signal.SIGTERM
+    assert recorder.calls[-1] == ("last", recorder.stop_after)
+
+
+def test_an_evaluation_that_was_asked_to_stop_is_not_lost(
+    recorder: Recorder, loader: TrainLoader, device: Device
+) -> None:
+    recorder.stop_after = 2
+    with pytest.raises(Interrupted):
+        train(recorder, loader, device)
+    assert recorder.calls[-4:] == [("evaluate", 2), ("log val", 2), ("best", 2), ("last", 2)]
+    assert recorder.state.progress.val_loss == 2.0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_going_on_is_the_same_to_the_bit(
+    architecture: str, build_state: StateBuilder, loader: TrainLoader, device: Device
+) -> None:
+    straight = train(Recorder(build_state(architecture)), loader, device)
+
+    first = Recorder(build_state(architecture), stop_after=3)
+    with pytest.raises(Interrupted):
+        train(first, loader, device)
+    saved = torch.load(io.BytesIO(first.saved), weights_only=True)
+    second = Recorder(build_state(architecture, seed=9), evaluations=first.evaluations)
+    second.state.model.load_state_dict(saved["model"])
+    second.state.restore(saved["state"])
+    train(second, loader, device)
+
+    # The save that the stop asked for stands where the straight run, too, has one.
+    assert straight.calls == first.calls + second.calls
+    clock = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
+    rows = [
+        [{k: v for k, v in row.items() if k not in clock} for row in each.rows] for each in (straight, first, second)
+    ]
+    assert rows[0] == rows[1] + rows[2]
+    wanted = straight.state.model.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in second.state.model.state_dict().items())
+    one, two = (each.state.optimizer.state_dict()["state"] for each in (straight, second))
+    assert all(torch.equal(one[i][name], two[i][name]) for i in one for name in one[i])
+    ours, theirs = vars(second.state.progress), vars(straight.state.progress)
+    assert {k: v for k, v in ours.items() if "time" not in k} == {k: v for k, v in theirs.items() if "time" not in k}
+    assert second.state.progress.wall_time_s > first.state.progress.wall_time_s
+
+
+def test_balance_of_a_load() -> None:
+    even = balance(torch.tensor([[5, 5, 5, 5], [5, 5, 5, 5]]))
+    assert even == pytest.approx({"moe/load_entropy": 1.0, "moe/max_share": 0.25, "moe/dead_experts": 0})
+    skewed = balance(torch.tensor([[8, 0, 0, 0], [4, 4, 0, 0]]))
+    assert skewed == pytest.approx({"moe/load_entropy": 0.25, "moe/max_share": 1.0, "moe/dead_experts": 5}, abs=1e-6)
+
+
+def test_json_holds_finite_numbers_alone() -> None:
+    assert finite(torch.tensor(2.5)) == 2.5
+    assert finite(math.nan) is None and finite(torch.tensor(torch.inf)) is None
