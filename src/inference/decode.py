@@ -13,7 +13,8 @@ def choose(logits: Tensor, sampling: SamplingConfig, generator: torch.Generator)
     """Draw a token from logits (V,): the most probable at temperature 0, else among the top k."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    logits = logits.float().cpu() / sampling.temperature  # drawn on the CPU: the same seed, the same text anywhere
+    logits = logits.float().cpu()  # drawn on the CPU: the same seed, the same text anywhere
+    logits = (logits - logits.max()) / sampling.temperature
     if 0 < sampling.top_k < len(logits):
         threshold = logits.topk(sampling.top_k).values[-1]
         logits = logits.masked_fill(logits < threshold, -torch.inf)

@@ -110,7 +110,8 @@ class ModelCost:
 
 def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
     """Add up the blocks, the final norm, the embeddings and the head, at a context length in tokens."""
-    blocks = [BLOCK_COSTS[kind](spec, context_len) for kind in spec.blocks]
+    of_kind = {kind: BLOCK_COSTS[kind](spec, context_len) for kind in set(spec.blocks)}
+    blocks = [of_kind[kind] for kind in spec.blocks]
     table = spec.vocab_size * spec.d_model
     embedding = 2 * table + spec.learned_positions * spec.d_model
     non_embedding = sum(block.params for block in blocks) + norm_params(spec)

@@ -101,6 +101,15 @@ def _written_spec(
     )
 
 
+def _remedy(architecture: ArchitectureConfig, solved: dict[str, int]) -> str:
+    """Say what stands in the way of a match."""
+    nearest = f", the nearest that {' and '.join(solved)} can come" if solved else ""
+    given = [knob for knob in architecture.match_knobs if knob not in solved]
+    if given:
+        return f"{nearest}; leave architecture.{given[0]} to matching"
+    return f"{nearest}; {'choose other settings' if solved else 'name a knob in architecture.match_knobs'}"
+
+
 def solve(
     architecture: ArchitectureConfig,
     size: SizeConfig,
@@ -139,11 +148,9 @@ def solve(
             solved[knob] = min(turned, key=lambda value: abs(residual(turned[value])))
             spec = turned[solved[knob]]
         if abs(residual(spec)) > TOLERANCE:
-            free = [knob for knob in architecture.match_knobs if knob not in solved]
-            remedy = f"leave architecture.{free[0]} to matching" if free else "name a knob in architecture.match_knobs"
             raise UserError(
                 f"match=active: {architecture.name} has {residual(spec):+.1%} active non-embedding parameters against "
-                f"dense of size {size.name} (limit {TOLERANCE:.0%}); {remedy}, or set match=none"
+                f"dense of size {size.name} (limit {TOLERANCE:.0%}){_remedy(architecture, solved)}, or set match=none"
             )
         repeat_pattern(architecture.pattern, len(spec.blocks))
     return Match(spec, residual(spec), solved)

@@ -1,5 +1,7 @@
 """Mixture of experts: softmax router, top-k, weights renormalised, no token ever dropped (Mixtral; MegaBlocks).
 
+With k = 1 the weight is the probability itself, as in the Switch Transformer.
+
 Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
 eq. 5). Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
 
@@ -35,7 +37,8 @@ class MoE(Block):
             logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)
         probabilities = logits.softmax(dim=-1)
         weights, experts = probabilities.topk(self.top_k, dim=-1)  # (M, k)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self.top_k > 1:  # one weight alone would always be 1, and the router would learn nothing from the task
+            weights = weights / weights.sum(dim=-1, keepdim=True)
 
         order = experts.flatten().argsort(stable=True)  # (M k): the assignments, grouped by expert
         load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
