@@ -22,6 +22,7 @@ from src.data.sources import SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.accounting import BLOCK_COSTS
 from src.model.matching import SETTINGS_OF_KIND, solve
+from src.training.stage import plan_stage
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "match": ("active", "none"),
@@ -64,6 +65,7 @@ def validate(config: TrainConfig) -> None:
     check_writable(config.output_root)
     _check_stages(config)
     _check_batches(config)
+    _check_samples(config)
     _check_widths(config)
     _check_settings_have_effect(config.architecture)
     for ratio in ("schedule.min_ratio", "schedule.decay_fraction"):
@@ -154,6 +156,12 @@ def _check_stages(config: TrainConfig) -> None:
             raise UserError(f"{key}.learning_rate_scale={stage.learning_rate_scale}: must be greater than 0")
         if stage.max_tokens is not None and stage.max_tokens <= 0:
             raise UserError(f"{key}.max_tokens={stage.max_tokens}: must be greater than 0")
+        steps, warmup = plan_stage(config, name, stage, 0).steps, config.schedule.warmup_steps or 0
+        if warmup >= steps > 1:
+            raise UserError(
+                f"schedule.warmup_steps={warmup}: stage {name} has {steps} steps, so its rate would never come down; "
+                f"for example {steps // 20}"
+            )
 
 
 def _check_batches(config: TrainConfig) -> None:
@@ -170,6 +178,19 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.seq_len={training.seq_len}: beyond the {config.recipe.max_seq_len} learned positions; "
             f"set recipe.max_seq_len={training.seq_len} or recipe.position=rope"
         )
+
+
+def _check_samples(config: TrainConfig) -> None:
+    if config.recipe.position != "learned":
+        return
+    for stage in config.stage.stages.values():
+        for prompt in stage.prompts:
+            longest = 1 + len(prompt.encode()) + config.samples.max_new_tokens  # a token is at least a byte
+            if longest > config.recipe.max_seq_len:
+                raise UserError(
+                    f"samples.max_new_tokens={config.samples.max_new_tokens}: with its prompt beyond the "
+                    f"{config.recipe.max_seq_len} learned positions; make it smaller or set recipe.position=rope"
+                )
 
 
 def _check_widths(config: TrainConfig) -> None:

@@ -70,7 +70,7 @@ class Ledger:
     def _last_error(self, job: Job) -> str | None:
         summary = self.folder / job.run_dir / "summary.json"
         values: dict[str, Any] = read_json(summary) if summary.exists() else {}
-        return values.get("error")
+        return values["error"] if values.get("status") == "failed" else None
 
     def states(self) -> dict[str, str]:
         """Return the status of every job: done, failed, interrupted, running or pending."""

@@ -12,7 +12,6 @@ from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import solve
 
-
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONF / "size").glob("*.yaml"))
