@@ -211,8 +211,9 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
     run.metrics.rewind(run.stage_names, name, state.progress.step)
+    # A tracker merges rows of equal steps, so each stage counts its step 0 apart from the last one before it.
     steps_before = sum(
-        plan_stage(config, other, config.stage.stages[other], 0).steps for other in run.summary["stages"]
+        plan_stage(config, other, config.stage.stages[other], 0).steps + 1 for other in run.summary["stages"]
     )
 
     def evaluate() -> tuple[float, float]:

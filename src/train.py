@@ -43,8 +43,8 @@ def train(overrides: list[str]) -> int:
     except Interrupted as interrupted:
         print(f"Stopped by {interrupted}; the same command goes on: {plan.folder}", file=sys.stderr)
         return interrupted.exit_code
-    final = summary["final"]
-    print(f"Validation loss {final['val_loss']:.4f}, {final['val_bits_per_byte']:.4f} bits per byte")
+    if summary["final"]["val_loss"] is None:
+        print("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
     print(f"Run: {plan.folder}")
     return 0
 

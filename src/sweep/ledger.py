@@ -56,7 +56,7 @@ class Ledger:
 
     def record_exit(self, job: Job, exit_code: int) -> None:
         """Note how a job's process ended; a negative exit code is the signal that killed it."""
-        if exit_code == 0:
+        if exit_code == 0 and self.is_done(job):
             self.record(job, "done", 0)
         elif exit_code in (130, 143):
             self.record(job, "interrupted", exit_code, f"stopped by {signal.Signals(exit_code - 128).name}")
@@ -73,10 +73,10 @@ class Ledger:
         return values["error"] if values.get("status") == "failed" else None
 
     def states(self) -> dict[str, str]:
-        """Return the status of every job: done, failed, interrupted, running or pending."""
+        """Return the status of every job: done, failed, interrupted, running or pending (its run removed, too)."""
         found = {}
         for job in self.jobs():
             path = self.folder / "jobs" / f"{job.run}.json"
             status = read_json(path)["status"] if path.exists() else "pending"
-            found[job.run] = "done" if self.is_done(job) else status
+            found[job.run] = "done" if self.is_done(job) else "pending" if status == "done" else status
         return found

@@ -64,7 +64,7 @@ def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
         eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
     config = replace(
         config,
-        data=replace(config.data, dir=str(data.folder.resolve())),
+        data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),
         tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size),
     )
     weights = sha256_of(init.folder / "model.safetensors") if init else None

@@ -19,21 +19,32 @@ def has_key() -> bool:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):
         return False
 
 
 class WandbTracker:
     """A run on W&B, online or offline."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, say: Callable[[str], None]) -> None:
         self.run = run
+        self.say = say
 
     def log(self, row: dict[str, Any], global_step: int) -> None:
-        self.run.log(row, step=global_step)
+        self._try(lambda run: run.log(row, step=global_step))
 
     def finish(self, exit_code: int) -> None:
-        self.run.finish(exit_code=exit_code)
+        self._try(lambda run: run.finish(exit_code=exit_code))
+
+    def _try(self, action: Callable[[Any], None]) -> None:
+        """Do something unless W&B has failed before: metrics.jsonl has it all, so training goes on without."""
+        if self.run is None:
+            return
+        try:
+            action(self.run)
+        except Exception as error:
+            self.say(f"W&B: given up ({_first_line(error)})")
+            self.run = None
 
 
 def start_wandb(
@@ -43,7 +54,6 @@ def start_wandb(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
-    from wandb.errors import Error
 
     mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
@@ -65,7 +75,12 @@ def start_wandb(
             )
             later = f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""
             say(f"W&B: {attempt}{later}")
-            return WandbTracker(run)
-        except (Error, OSError) as error:
-            say(f"W&B: {attempt} failed ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+            return WandbTracker(run, say)
+        except Exception as error:  # its errors have no common ancestor, and none of them is worth a run
+            say(f"W&B: {attempt} failed ({_first_line(error)})")
+            wandb.teardown()  # else its service holds on to the id of the run
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

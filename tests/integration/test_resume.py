@@ -1,0 +1,129 @@
+"""Stopped by any signal, a run goes on by repeating its command, and ends bit by bit as if it had never stopped."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src.runtime.files import read_json
+from tests.integration import tiny
+
+STEPS = 16
+SETTINGS = (f"training.max_steps={STEPS}", "training.checkpoint_every=4", "training.eval_every=8")
+TIMES = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
+ARCHITECTURES = [
+    "mamba",
+    "moe",
+    pytest.param("dense", marks=pytest.mark.slow),
+    pytest.param("hybrid", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def settled(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without what depends on the clock."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def start_and_signal(arguments: list[str], root: Path, number: int, after_step: int) -> tuple[int, str, str]:
+    """Start a run, send a signal when `after_step` is logged, and return exit status and output."""
+    process = tiny.start(arguments)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        logs = list(root.glob("runs/*/metrics.jsonl"))
+        if logs and f'"step": {after_step},' in logs[0].read_text(encoding="utf-8"):
+            os.kill(process.pid, number)
+            break
+        time.sleep(0.005)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    assert one.name == other.name
+    assert settled(one) == settled(other)
+    for stage in ("language", "code"):
+        for kind in ("best", "last"):
+            file = Path("checkpoints") / stage / kind / "model.safetensors"
+            if not (one / file).exists():
+                assert not (other / file).exists()
+                continue
+            first, second = load_file(one / file), load_file(other / file)
+            assert all(torch.equal(first[name], second[name]) for name in first)
+    ends = [read_json(folder / "summary.json") for folder in (one, other)]
+    for end in ends:
+        assert end["status"] == "done"
+        for values in (end["final"], *end["stages"].values()):
+            for key in ("wall_time_s", "tokens_per_second", "peak_memory_bytes"):
+                del values[key]
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_that_is_stopped_and_killed_ends_bitwise_like_one_that_is_not(
+    architecture: str, data: Path, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    more = ("stage=full", f"architecture={architecture}", *SETTINGS)
+    assert tiny.run(data, whole, *more) == 0
+    arguments = tiny.command_line(data, broken, *more)
+
+    code, out, err = start_and_signal(arguments, broken, signal.SIGTERM, after_step=2)
+    folder = tiny.only_run(broken)
+    assert code == 143, err
+    assert err == f"Stopped by SIGTERM; the same command goes on: {folder}\n"
+    summary = read_json(folder / "summary.json")
+    assert (summary["status"], summary["error"]) == ("interrupted", "stopped by SIGTERM")
+
+    code, out, err = start_and_signal(arguments, broken, signal.SIGKILL, after_step=9)
+    assert code == -signal.SIGKILL and "Resuming stage language after step" in out
+    assert read_json(folder / "summary.json")["status"] == "running"
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+        handle.write('{"stage": "language", "st')  # the half line of a kill
+
+    assert tiny.run(data, broken, *more) == 0
+    assert_same_end(tiny.only_run(whole), folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)]
+)
+def test_other_signals_save_between_two_steps_and_what_is_damaged_later_is_one_line(
+    number: int, code: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = (*SETTINGS, "training.checkpoint_every=1000")
+    found, _, err = start_and_signal(tiny.command_line(data, tmp_path, *more), tmp_path, number, after_step=2)
+    assert found == code
+    assert err.splitlines()[-1].startswith(f"Stopped by {signal.Signals(number).name}; the same command goes on: ")
+    last = tiny.only_run(tmp_path) / "checkpoints" / "language" / "last"
+    assert 2 <= read_json(last / "meta.json")["progress"]["step"] < STEPS  # saved although no checkpoint was due
+
+    (last / "state.pt").write_bytes(b"garbage")
+    assert tiny.run(data, tmp_path, *more) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {last / 'state.pt'}: cannot be read (") and said.err.count("\n") == 1
+    assert read_json(tiny.only_run(tmp_path) / "summary.json")["status"] == "failed"
+    assert tiny.run(data, tmp_path, *more, "rerun=true") == 0
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_run_the_second_is_refused(data: Path, tmp_path: Path) -> None:
+    arguments = tiny.command_line(data, tmp_path, *SETTINGS)
+    both = [tiny.start(arguments), tiny.start(arguments)]
+    ended = [(process.communicate(timeout=120), process.returncode) for process in both]
+    codes = sorted(code for _, code in ended)
+    refusals = [err for (_, err), code in ended if code == 2]
+    assert codes in ([0, 2], [0, 0])  # the second may come when the first is done
+    assert all("another process is training this run" in err and err.count("\n") == 1 for err in refusals)
+    assert settled(tiny.only_run(tmp_path))[-1]["step"] == STEPS

@@ -1,0 +1,259 @@
+"""One run from the command to its last file: what it writes, what a repetition does, how it fails."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src import train
+from src.compose import compose_config, guarded, quote_paths, register
+from src.config import TrainConfig
+from src.runtime.files import file_lock, read_json
+from src.sweep.plan import plan_runs
+from tests.integration import tiny
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A run through both stages; read only."""
+    root = tmp_path_factory.mktemp("finished")
+    assert tiny.run(data, root, "stage=full", "architecture=hybrid") == 0
+    return tiny.only_run(root)
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_every_file_is_there(finished: Path) -> None:
+    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    in_stage = "best/meta.json best/model.safetensors last/meta.json last/model.safetensors last/state.pt".split()
+    checkpoints = {f"checkpoints/{stage}/{file}" for stage in ("language", "code") for file in in_stage}
+    assert files == checkpoints | {
+        "config.yaml", "summary.json", "metrics.jsonl", "tokenizer.json", "train.log", ".lock",
+        "samples/language.json", "samples/code.json",
+    }  # fmt: skip
+
+
+def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
+    summary = strict_json(finished / "summary.json")
+    assert (summary["status"], summary["error"], summary["run"]) == ("done", None, finished.name)
+    assert summary["data"] == "local"  # by what the data is, not by the default that data.dir took the place of
+    assert finished.name.startswith("hybrid-nano-full-s0-")
+    assert [stage["steps"] for stage in summary["stages"].values()] == [6, 6]
+    for name, stage in summary["stages"].items():
+        assert stage["corpus"] == name and stage["status"] == "done"
+        assert stage["tokens"] == 6 * 4 * 32
+        assert stage["train_flops"] == stage["tokens"] * summary["accounting"]["train_flops_per_token"]
+        assert stage["references"]["uniform_loss"] == pytest.approx(math.log(512))
+        bits = stage["val_loss"] / math.log(2) / stage["val_bits_per_byte"]
+        assert bits == pytest.approx(stage["references"]["bytes_per_token"], rel=0.2)
+        assert all(math.isfinite(stage[key]) for key in ("val_loss", "best_val_loss", "wall_time_s"))
+        assert stage["tokens_per_second"] > 0 and stage["peak_memory_bytes"] > 1e6 and stage["skipped_steps"] == 0
+    final = summary["final"]
+    assert final["tokens"] == 2 * 6 * 4 * 32
+    assert final["val_loss"] == summary["stages"]["code"]["val_loss"]
+    assert final["train_flops"] == sum(stage["train_flops"] for stage in summary["stages"].values())
+    assert summary["contract"]["data_hash"] and summary["contract"]["git_commit"]
+    assert all(value is None or isinstance(value, str | int | float | bool) for value in summary["contract"].values())
+
+
+def test_what_auto_became_is_written_down(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
+    assert config["runtime"]["device"] == "cpu" and config["runtime"]["precision"] == "fp32"
+    assert config["runtime"]["threads"] == 1
+    assert Path(config["data"]["dir"]).is_absolute() and config["tokenizer"]["vocab_size"] == 512
+
+
+def test_metrics_count_up_within_each_stage(finished: Path) -> None:
+    table = rows(finished)
+    assert [row["stage"] for row in table] == sorted((row["stage"] for row in table), reverse=True)
+    for stage in ("language", "code"):
+        mine = [row for row in table if row["stage"] == stage]
+        for key in ("step", "tokens", "flops", "wall_time_s"):
+            values = [row[key] for row in mine]
+            assert values == sorted(values), key
+        assert [row["step"] for row in mine if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+        assert [row["step"] for row in mine if "val/loss" in row] == [0, 3, 6]
+        assert all(row["tokens"] == row["step"] * 4 * 32 for row in mine)
+        rates = [row["train/learning_rate"] for row in mine if "train/loss" in row]
+        assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(rates[0] / 10)
+
+
+def test_the_second_stage_begins_with_the_weights_of_the_first(finished: Path) -> None:
+    first = strict_json(finished / "summary.json")["stages"]
+    start = next(row["val/loss"] for row in rows(finished) if row["stage"] == "code" and row["step"] == 0)
+    assert first["code"]["val_loss"] < start < math.log(512) * 1.1
+
+
+def test_samples_begin_with_their_prompts(finished: Path) -> None:
+    for stage in ("language", "code"):
+        samples = strict_json(finished / "samples" / f"{stage}.json")
+        assert len(samples) == 2
+        assert all(sample["text"].startswith(sample["prompt"]) for sample in samples)
+        assert all(len(sample["text"]) > len(sample["prompt"]) for sample in samples)
+
+
+def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(
+    finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(finished)
+    assert tiny.run(data, finished.parents[1], "stage=full", "architecture=hybrid") == 0
+    assert capsys.readouterr().out == f"Done already (rerun=true starts over): {finished}\n"
+    assert snapshot(finished) == before
+    assert tiny.only_run(finished.parents[1]) == finished
+
+
+def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
+    folder = tiny.only_run(tmp_path)
+    first = rows(folder)
+    (folder / "left.over").write_text("")
+    capsys.readouterr()
+    assert tiny.run(data, tmp_path, "training.max_steps=2", "rerun=true") == 0
+    out = capsys.readouterr().out
+    assert "Resuming" not in out and out.strip().splitlines()[-1] == f"Run: {folder}"
+    assert not (folder / "left.over").exists()
+    assert [row.get("train/loss") for row in rows(folder)] == [row.get("train/loss") for row in first]
+
+
+def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import src.training.loop as loop
+
+    true_step, calls = loop.train_step, iter(range(100))
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 4:
+            raise RuntimeError("the device is on fire\nand more lines")
+        return true_step(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing)
+        with pytest.raises(RuntimeError, match="on fire"):
+            tiny.run(data, tmp_path)
+    folder = tiny.only_run(tmp_path)
+    summary = strict_json(folder / "summary.json")
+    assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: the device is on fire")
+    assert summary["stages"] == {} and summary["final"] is None
+    assert "Traceback" in (folder / "train.log").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert tiny.run(data, tmp_path) == 0
+    assert "Resuming stage language after step 4 of 6" in capsys.readouterr().out
+    assert strict_json(folder / "summary.json")["error"] is None
+
+
+def test_a_run_that_another_process_works_on_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = quote_paths(tiny.command_line(data, tmp_path))
+    register(TrainConfig, "train")
+    folder = plan_runs([overrides])[0].folder
+    with file_lock(folder / ".lock"):  # flock excludes by open file, so this process can stand for another
+        assert tiny.run(data, tmp_path) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        f"error: {folder}: another process is training this run; wait for it, or change the seed or a setting\n"
+    )
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert tiny.run(data, tmp_path) == 0
+
+
+def test_rerun_does_not_pull_the_folder_from_under_a_running_process(data: Path, tmp_path: Path) -> None:
+    assert tiny.run(data, tmp_path, "training.max_steps=1") == 0
+    folder = tiny.only_run(tmp_path)
+    before = snapshot(folder)
+    with file_lock(folder / ".lock"):
+        assert tiny.run(data, tmp_path, "training.max_steps=1", "rerun=true") == 2
+    assert snapshot(folder) == before
+
+
+@pytest.fixture
+def names(data: Path, tmp_path: Path) -> Any:
+    register(TrainConfig, "train")
+
+    def name(*more: str, of: Path = data, root: Path = tmp_path) -> str:
+        return plan_runs([quote_paths(tiny.command_line(of, root, *more))])[0].folder.name
+
+    return name
+
+
+def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    name = names()
+    deciding = (
+        "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=wsd "
+        "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
+        "stage.stages.language.learning_rate_scale=0.5 runtime.threads=2"
+    ).split()
+    found = [names(item) for item in deciding]
+    assert len({name, *found}) == len(deciding) + 1
+    assert names(of=tiny.data_dir(tmp_path_factory, seed=1)) != name
+
+
+def test_a_name_leaves_out_where_things_go_and_how_they_are_shown(
+    names: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = names()
+    for same in ("tracking=wandb", "tracking.tags=[a]", "sweep_name=x", "launcher=joblib", "rerun=true"):
+        assert names(same) == name
+    assert names(root=tmp_path / "elsewhere") == name
+    link = tmp_path / "the same data"
+    link.symlink_to(data)
+    assert names(of=link) == name
+    monkeypatch.chdir(data.parent)
+    assert names(of=Path(data.name)) == name
+
+
+def test_a_run_goes_on_with_the_device_it_began_with(data: Path, tmp_path: Path) -> None:
+    """What `auto` became is decided once: the first sitting had one thread, so has the second."""
+    assert tiny.run(data, tmp_path, "training.max_steps=1", "runtime.threads=null") == 0
+    folder = tiny.only_run(tmp_path)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config["runtime"]["threads"] = 1
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    summary = read_json(folder / "summary.json")
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}), encoding="utf-8")
+    assert tiny.run(data, tmp_path, "training.max_steps=1", "runtime.threads=null") == 0
+    assert read_json(folder / "summary.json")["environment"]["threads"] == 1
+
+
+def test_defaults_compose_to_a_run_of_the_readme(data: Path) -> None:
+    register(TrainConfig, "train")
+    config = compose_config(TrainConfig, "train", [])
+    described = (config.architecture.name, config.size.name, config.recipe.name, config.stage.name, config.data.name)
+    assert described == ("dense", "nano", "modern", "language", "embedded")
+    assert (config.match, config.tokenizer.vocab_size, config.tracking.name) == ("active", 4096, "wandb")
+
+
+def test_embedded_data_is_prepared_by_train_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["data.language.max_bytes=200000", "data.code.max_bytes=200000", "tokenizer.vocab_size=300"]
+    arguments = [*tiny.SETTINGS, f"output_root={tmp_path}", *small, "training.max_steps=1"]
+    for _ in range(2):
+        assert guarded(lambda: train.main(arguments)) == 0
+    out = capsys.readouterr().out
+    assert out.count("packed tokens") == 2 and "Done already" in out
+    floor = read_json(tiny.only_run(tmp_path) / "summary.json")["stages"]["language"]["references"]
+    assert 0 < floor["floor_bits_per_byte"] < 8

@@ -1,0 +1,118 @@
+"""The smallest corpus, model and budget that still go through everything, for the tests of whole commands.
+
+The text is drawn from a few short lists with a fixed seed, so that it is the same everywhere and BPE finds repetitions.
+"""
+
+import logging
+import os
+import random
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from src import train
+from src.compose import guarded
+from src.config import ROOT, CorpusConfig, DataConfig, TokenizerConfig
+from src.data.packing import prepare_data
+
+NAMES = "Lily Tom Mia Ben Zoe Max Anna Leo Ruby Sam Ida Finn".split()
+ANIMALS = "dog cat frog bird fox hen fish bear duck mouse owl snail".split()
+PLACES = "park garden pond kitchen forest school hill beach barn river".split()
+THINGS = "ball kite cake stone box hat drum shell spoon lamp rope leaf".split()
+MOODS = "happy sad proud tired brave shy hungry curious".split()
+COMMANDS = ["ls -la", "grep -r TODO", "wc -l", "sort -u", "tar -czf out.tgz", "du -sh", "rm -f", "cat", "head -n 5"]
+VARIABLES = "file dir name target count path host user line log".split()
+
+SETTINGS = (
+    "size.d_model=64 size.n_layers=2 training.seq_len=32 training.global_batch_size=4 training.micro_batch_size=2 "
+    "training.max_steps=6 training.eval_sequences=4 training.log_every=1 training.eval_every=3 "
+    "training.checkpoint_every=2 samples.max_new_tokens=8 runtime.device=cpu runtime.threads=1 tracking=none"
+).split()
+"""Six steps of a model of a hundred thousand weights."""
+
+
+def story(draw: random.Random) -> str:
+    name, friend = draw.sample(NAMES, 2)
+    animal, place, thing, mood = (draw.choice(words) for words in (ANIMALS, PLACES, THINGS, MOODS))
+    return (
+        f"Once upon a time, {name} went to the {place} with a {thing}. A {mood} {animal} sat there.\n"
+        f'"Hello, {animal}!" said {name}. "Do you want my {thing}?" Then {friend} came, and they were all '
+        f"{draw.choice(MOODS)}. They played {draw.randint(2, 90)} games until {name} was {draw.choice(MOODS)}.\n"
+    )
+
+
+def script(draw: random.Random) -> str:
+    variable, other = draw.sample(VARIABLES, 2)
+    return (
+        f'#!/bin/bash\nset -e\n\n{variable}="${{1:-/tmp/{draw.choice(THINGS)}}}"\n'
+        f'for {other} in "${variable}"/*.{draw.choice(ANIMALS)}; do\n'
+        f'  if [ -f "${other}" ]; then\n    {draw.choice(COMMANDS)} "${other}" > /dev/null\n  fi\ndone\n'
+        f'echo "{draw.choice(MOODS)} {draw.randint(1, 999)} ${variable}"\n'
+    )
+
+
+def write_corpus(folder: Path, seed: int = 0) -> DataConfig:
+    """Write some hundred stories and scripts, and describe them as `data=local` would."""
+    draw = random.Random(seed)
+    folder.mkdir(parents=True)
+    (folder / "stories.txt").write_text("<|endoftext|>\n".join(story(draw) for _ in range(400)), encoding="utf-8")
+    (folder / "scripts").mkdir()
+    for number in range(400):
+        (folder / "scripts" / f"{number:03}.sh").write_text(script(draw), encoding="utf-8")
+    return DataConfig(
+        name="local",
+        language=CorpusConfig("local", [str(folder / "stories.txt")], [".txt"]),
+        code=CorpusConfig("local", [str(folder / "scripts")], [".sh"]),
+        val_fraction=0.2,
+    )
+
+
+def data_dir(factory: pytest.TempPathFactory, seed: int = 0) -> Path:
+    """Prepare the corpus, once a session, and return the folder."""
+    return _prepare(factory.getbasetemp() / f"tiny-{seed}", seed)
+
+
+@cache
+def _prepare(root: Path, seed: int) -> Path:
+    data = write_corpus(root / "text", seed)
+    return prepare_data(data, TokenizerConfig("bpe", 512), root / "outputs", say=lambda line: None).folder
+
+
+def command_line(data: Path, output_root: Path, *more: str) -> list[str]:
+    """Settings of a tiny run; a later one takes the place of an earlier one with the same key."""
+    given = [f"data.dir={data}", f"output_root={output_root}", *SETTINGS, *more]
+    return list({item.split("=", 1)[0]: item for item in given}.values())
+
+
+def run(data: Path, output_root: Path, *more: str) -> int:
+    """Run `src.train` in this process, and return its exit status."""
+    return train_main(command_line(data, output_root, *more))
+
+
+def train_main(arguments: list[str]) -> int:
+    """Run `src.train` as its module does, and return its exit status."""
+    logging.getLogger("src").disabled = False  # a sweep or --help earlier in this process had Hydra silence it
+    return guarded(lambda: train.main(arguments))
+
+
+def start(arguments: list[str], module: str = "src.train", **options: object) -> "subprocess.Popen[str]":
+    """Start a command as a process of its own, in a session of its own."""
+    settings: dict[str, object] = {
+        "cwd": ROOT,
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "stdin": subprocess.DEVNULL,
+        "env": dict(os.environ),
+        "start_new_session": True,
+    }
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], **{**settings, **options})  # pyright: ignore
+
+
+def only_run(output_root: Path) -> Path:
+    """Return the one run directory there is."""
+    (folder,) = (output_root / "runs").iterdir()
+    return folder

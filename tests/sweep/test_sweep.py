@@ -1,0 +1,209 @@
+"""Whole sweeps with true child processes: every job is done or told of, and the same command does only what is left."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.runtime.files import file_lock, read_json
+from src.sweep import isolation
+from tests.integration import tiny
+
+ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the seed of every job that is started."""
+    true_popen: Any = subprocess.Popen
+    seeds: list[str] = []
+
+    def start(command: list[str], **options: Any) -> Any:
+        seeds.append(next(item for item in command if item.startswith("seed=")))
+        return true_popen(command, **options)
+
+    monkeypatch.setattr(isolation.subprocess, "Popen", start)
+    return seeds
+
+
+def sweep(data: Path, root: Path, *more: str) -> int:
+    return tiny.train_main(["-m", *tiny.command_line(data, root, *more)])
+
+
+def only_sweep(root: Path) -> Path:
+    (folder,) = (root / "sweeps").iterdir()
+    return folder
+
+
+def report_of(root: Path) -> dict[str, dict[str, str]]:
+    with (only_sweep(root) / "report" / "summary.csv").open(encoding="utf-8", newline="") as handle:
+        return {row["run"]: row for row in csv.DictReader(handle)}
+
+
+def job_records(root: Path) -> list[dict[str, Any]]:
+    return [read_json(path) for path in sorted((only_sweep(root) / "jobs").glob("*.json"))]
+
+
+def test_a_job_that_fails_is_told_of_and_alone_done_again(
+    data: Path, tmp_path: Path, started: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three commands: a sweep with an obstacle in its first job, the same without, and the same when all is done."""
+    command = (data, tmp_path, "seed=0,1", *ONE_STEP)
+    run = next(line.split()[-1] for line in _plan(data, tmp_path, "seed=0") if "-s0-" in line)
+    broken = tmp_path / "runs" / run / "checkpoints" / "language" / "last"
+    broken.mkdir(parents=True)
+    (broken / "meta.json").write_text("garbage")
+
+    assert sweep(*command) == 1
+    assert started == ["seed=0", "seed=1"]
+    out = capfd.readouterr().out
+    folder = only_sweep(tmp_path)
+    assert f"Sweep: 2 jobs, {folder}" in out and f"[1/2] {run}" in out
+    assert "1 of 2 jobs not done; the same command goes on with them" in out
+    assert out.strip().splitlines()[-1].startswith(f"Report: {folder / 'report'}")
+    assert [record["status"] for record in job_records(tmp_path)] == ["failed", "done"]
+    rows = report_of(tmp_path)
+    assert [rows[name]["status"] for name in sorted(rows)] == ["failed", "done"]
+    assert "meta.json: not a JSON file" in rows[run]["error"]
+    assert "not a JSON file" in (folder / "report" / "summary.md").read_text(encoding="utf-8")
+
+    (broken / "meta.json").unlink()
+    started.clear()
+    assert sweep(*command) == 0
+    assert started == ["seed=0"]
+    assert {row["status"] for row in report_of(tmp_path).values()} == {"done"}
+
+    started.clear()
+    capfd.readouterr()
+    assert sweep(*command) == 0
+    assert started == []
+    assert "jobs not done" not in capfd.readouterr().out
+    for name in ("report.html", "summary.md", "summary.csv"):
+        assert (folder / "report" / name).stat().st_size > 0
+    assert list((folder / "report" / "figures").glob("*.png"))
+    jobs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["jobs"]
+    assert [job["seed"] for job in jobs] == [0, 1]
+    assert all((folder / job["run_dir"] / "summary.json").exists() for job in jobs)
+
+
+def _plan(data: Path, root: Path, *more: str) -> list[str]:
+    """Name the runs that a command would make."""
+    from src.compose import quote_paths, register
+    from src.config import TrainConfig
+    from src.sweep.plan import plan_runs
+
+    register(TrainConfig, "train")
+    return [plan_runs([quote_paths(tiny.command_line(data, root, *more, *ONE_STEP))])[0].folder.name]
+
+
+def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(
+    data: Path, tmp_path: Path, started: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = ("seed=0,1", "training.max_steps=2000", "stage.stages.language.prompts=[]", "training.checkpoint_every=500")
+    process = tiny.start(["-m", *tiny.command_line(data, tmp_path, *more)])
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        logs = list(tmp_path.glob("runs/*/metrics.jsonl"))
+        if logs and '"step": 2,' in logs[0].read_text(encoding="utf-8"):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and child
+            break
+        time.sleep(0.01)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "2 of 2 jobs not done; the same command goes on with them" in out
+    (record,) = job_records(tmp_path)
+    assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGINT")
+    assert sorted(row["status"] for row in report_of(tmp_path).values()) == ["interrupted", "pending"]
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_fails_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    true_popen: Any = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        child = true_popen(command, **options)
+        if "seed=0" in command:
+            child.kill()
+        return child
+
+    monkeypatch.setattr(isolation.subprocess, "Popen", start)
+    assert sweep(data, tmp_path, "seed=0,1", *ONE_STEP) == 1
+    records = job_records(tmp_path)
+    assert [record["status"] for record in records] == ["failed", "done"]
+    assert records[0]["error"] == "killed by SIGKILL (out of memory?)"
+    assert [row["error"] for row in report_of(tmp_path).values()] == ["killed by SIGKILL (out of memory?)", ""]
+
+
+def test_an_experiment_is_a_sweep_without_a_flag_and_the_command_line_narrows_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    true_popen: Any = subprocess.Popen
+    monkeypatch.setattr(isolation.subprocess, "Popen", lambda command, **options: true_popen(["true"], **options))
+    command = tiny.command_line(data, tmp_path, "+experiment=demo", "architecture=dense,hybrid", "seed=range(0,2)")
+    assert tiny.train_main(command) == 1  # nothing was trained
+    jobs = read_json(only_sweep(tmp_path) / "sweep.json")["jobs"]
+    assert only_sweep(tmp_path).name.startswith("demo-")
+    assert [(job["architecture"], job["seed"]) for job in jobs] == [
+        ("dense", 0), ("dense", 1), ("hybrid", 0), ("hybrid", 1),
+    ]  # fmt: skip
+    assert {job["stage"] for job in jobs} == {"full"}
+    assert "4 of 4 jobs not done" in capfd.readouterr().out
+
+
+def test_the_same_sweep_in_another_process_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    true_popen: Any = subprocess.Popen
+    monkeypatch.setattr(isolation.subprocess, "Popen", lambda command, **options: true_popen(["true"], **options))
+    assert sweep(data, tmp_path, "seed=0,1") == 1
+    capfd.readouterr()
+    with file_lock(only_sweep(tmp_path) / ".lock"):
+        assert sweep(data, tmp_path, "seed=0,1") == 2
+    err = capfd.readouterr().err
+    assert err == f"error: {only_sweep(tmp_path)}: this sweep is running already in another process\n"
+
+
+@pytest.mark.slow
+def test_all_four_architectures_through_both_stages_and_again(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = (data, tmp_path, "architecture=dense,mamba,moe,hybrid", "stage=full")
+    assert sweep(*command) == 0
+    rows = report_of(tmp_path)
+    assert [row["architecture"] for row in rows.values()] == ["dense", "mamba", "moe", "hybrid"]
+    assert {row["status"] for row in rows.values()} == {"done"}
+    contracts = [read_json(path)["contract"] for path in tmp_path.glob("runs/*/summary.json")]
+    assert all(contract == contracts[0] for contract in contracts)
+    assert sweep(*command) == 0
+
+
+@pytest.mark.slow
+def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = (data, tmp_path, "launcher=joblib", "seed=0,1,2", "training.max_steps=30")
+    assert sweep(*command) == 0
+    assert {record["status"] for record in job_records(tmp_path)} == {"done"}
+    times = []
+    for folder in (tmp_path / "runs").iterdir():
+        log = folder / "train.log"
+        times.append(
+            (log.stat().st_mtime - read_json(folder / "summary.json")["final"]["wall_time_s"], log.stat().st_mtime)
+        )
+    times.sort()
+    assert times[1][0] < times[0][1]  # the second began before the first was done
+    assert read_json(next(tmp_path.glob("runs/*/summary.json")))["contract"]["host_shared"] is True
+    assert sweep(*command) == 0

@@ -1,0 +1,227 @@
+"""What a newcomer gets wrong, command by command: one line, status 2, and nothing is written."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src import generate, prepare, report, train
+from src.compose import guarded
+from src.config import ROOT
+from tests.integration import tiny
+
+Main = Callable[[list[str]], int]
+COMMANDS: dict[str, Main] = {
+    "train": train.main,
+    "prepare": prepare.main,
+    "generate": generate.main,
+    "report": report.main,
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, with a home beside it and an empty standard input."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return tmp_path
+
+
+@pytest.fixture
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that has to fail with one line and without a trace; return the line."""
+    assert guarded(lambda: COMMANDS[command](arguments)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and said.err.endswith("\n")
+    assert list(Path().iterdir()) == []
+    return said.err.removeprefix("error: ").strip()
+
+
+TRAIN = [
+    ("training.seqlen=64", "training.seqlen: no such setting; did you mean training.seq_len?"),
+    ("seed=abc", "seed=abc: must be of type integer"),
+    ("architecture=mixtral", "architecture=mixtral: no such choice; there are dense, hybrid, mamba, moe"),
+    ("+unknown.key=1", "unknown: no such setting"),
+    ("--model-size large", "--model-size: settings have no dashes; write size=tiny"),
+    ("moe", "moe: settings are written key=value, for example architecture=moe"),
+    ("architecture=dense,moe", "architecture=dense,moe: several values make a sweep; add -m"),
+    ("training.micro_batch_size=3", "training.micro_batch_size=3: must divide training.global_batch_size=8"),
+    ("architecture.top_k=3", "architecture.top_k=3: architecture dense has no moe block"),
+    ("match=flops", "match=flops: must be one of active, none"),
+    ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1.0: must be greater than 0"),
+    ("runtime.precision=fp16 runtime=cpu", "runtime.precision=fp16: too narrow and slow on a CPU; use fp32 or bf16"),
+    ("init_from=nowhere", "nowhere: no such folder; give a run directory"),
+    ("init_from=.", "no checkpoint in it; give a run directory that has trained"),
+    ("data=local", "data=local: not prepared in outputs/data; first run python -m src.prepare data=local"),
+    ("data.dir=/nope", "data.dir=/nope: no prepared data there; write some with python -m src.prepare"),
+    ("data.dir=~/no data", "data.dir=~/no data: no prepared data there"),
+    ("size.d_model=100", "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
+    ("sweep_name=../x", "sweep_name=../x: names a folder"),
+    ("-m architecture=dense,mixtral", "architecture=mixtral: no such choice"),
+    ("-m seed=0,0", "two jobs of the sweep are the same run; drop one of the values"),
+    ("-m seed=0,1 training.micro_batch_size=4,3", "training.micro_batch_size=3: must divide"),
+    ("-m +experiment=demo foo=1", "foo: no such setting"),
+]
+
+
+@pytest.mark.parametrize(("line", "wanted"), TRAIN, ids=[line for line, _ in TRAIN])
+def test_mistakes_in_train(
+    line: str, wanted: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("started although the command is wrong")
+
+    for target in ("src.run.execute", "src.sweep.launch._launch", "src.sweep.plan.prepare_data"):
+        monkeypatch.setattr(target, refuse)
+    own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
+    split = [line] if " data" in line else line.split()
+    assert wanted in complaint("train", [*own, *split], capsys)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_refused_before_data_is_prepared(
+    device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    line = complaint("train", [f"runtime.device={device}"], capsys)
+    assert line == f"runtime.device={device}: not available on this machine (there is cpu); use runtime=auto"
+
+
+@pytest.mark.parametrize("seq_len", [5000, 100_000])
+def test_sequences_longer_than_the_text_are_refused_before_the_run_begins(
+    seq_len: int, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for start in ([], ["-m", "seed=0,1"]):
+        line = complaint("train", [*start, f"data.dir={data}", f"training.seq_len={seq_len}"], capsys)
+        assert f"training.seq_len={seq_len}: the " in line and "choose a smaller training.seq_len" in line
+
+
+PREPARE = [
+    (["data=local"], "data.language.paths is empty: the local source needs files, folders or globs"),
+    (["data=local", "data.language.paths=[nope.txt]"], "data.language.paths=[nope.txt]: it does not exist"),
+    (["data=local", "data.language.paths=[~/my text]"], "data.language.paths=[~/my text]: it does not exist"),
+    (["data=local", "data.language.paths=[*.txt]"], "data.language.paths=[*.txt]: this glob finds nothing"),
+    (["data=local", "data.language.paths=x"], "must be a list, as in data.language.paths=[a,b]"),
+    (["data=nope"], "data=nope: no such choice; there are embedded, local"),
+    (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10: must be at least 257"),
+    (["data.val_fraction=2"], "data.val_fraction=2.0, data.test_fraction=0.05: both must be above 0"),
+    (["data.code.max_bytes=0"], "data.code.max_bytes=0: must be greater than 0"),
+    (["data.seed=-1"], "data.seed=-1: must not be negative"),
+    (["data.seed=0,1"], "data.seed=0,1: several values make a sweep, as only src.train -m does"),
+    (["-m", "data.seed=0,1"], "--multirun: prepare has no sweeps; only train has"),
+    (["architecture=moe"], "architecture: no such setting"),
+    (["stories.txt"], "stories.txt: settings are written key=value"),
+    (["--input", "x"], "--input: no such flag"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), PREPARE, ids=[" ".join(arguments) for arguments, _ in PREPARE])
+def test_mistakes_in_prepare(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted in complaint("prepare", arguments, capsys)
+
+
+GENERATE = [
+    ([], "run: is needed; write run=..."),
+    (["run=nowhere"], "nowhere: no such folder; give a run directory"),
+    (["run=."], "no checkpoint in it; give a run directory that has trained"),
+    (["run="], "no checkpoint in it; give a run directory that has trained"),
+    (["run=~/my run"], "my run: no such folder"),
+    (["run=nowhere", "prompt=a", "prompt_file=b"], "prompt_file: give prompt or prompt_file, not both"),
+    (["run=nowhere", "prompt_file=nope"], "prompt_file=nope: cannot be read"),
+    (["run=nowhere", "prompt_file=."], "prompt_file=.: cannot be read"),
+    (["run=nowhere", "temperature=-1"], "temperature=-1.0: must not be negative"),
+    (["run=nowhere", "temperature=hot"], "temperature=hot: must be of type float"),
+    (["run=nowhere", "max_new_tokens=0"], "max_new_tokens=0: must be greater than 0"),
+    (["run=nowhere", "top_k=-1"], "top_k=-1: must not be negative"),
+    (["run=nowhere", "threads=0"], "threads=0: must be greater than 0"),
+    (["run=nowhere", "device=gpu"], "device=gpu: must be one of auto, mps, cuda, cpu"),
+    (["run=nowhere", "top_kk=1"], "top_kk: no such setting; did you mean top_k?"),
+    (["hello"], "hello: settings are written key=value"),
+    (["--prompt", "hello"], "--prompt: no such flag"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), GENERATE, ids=[" ".join(arguments) for arguments, _ in GENERATE])
+def test_mistakes_in_generate(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted in complaint("generate", arguments, capsys)
+
+
+REPORT = [
+    ([], "dir: is needed; write dir=..."),
+    (["dir=/nope"], "dir=/nope: no such folder; give a sweep, a run or a folder of runs"),
+    (["dir=."], "dir=.: no run in this folder; train first: python -m src.train"),
+    (["dir=~/my, sweep"], "my, sweep: no such folder"),
+    (["outputs"], "outputs: settings are written key=value"),
+    (["dir=.", "format=html"], "format: no such setting"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), REPORT, ids=[" ".join(arguments) for arguments, _ in REPORT])
+def test_mistakes_in_report(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted in complaint("report", arguments, capsys)
+
+
+def test_nothing_can_be_written_into_a_file(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "file").write_text("")
+    for command, more in (("train", [f"data.dir={data}"]), ("prepare", [])):
+        line = complaint(command, ["output_root=../file/deep", *more], capsys)
+        assert line.startswith("output_root=../file/deep: ") and "is no folder that you can write to" in line
+
+
+def test_the_process_itself_ends_with_status_2_and_no_traceback() -> None:
+    process = tiny.start(["architecture=mixtral"], cwd=ROOT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err == "error: architecture=mixtral: no such choice; there are dense, hybrid, mamba, moe\n"
+
+
+def test_prepare_reads_paths_with_spaces_home_and_globs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tiny.write_corpus(folder / "home" / "my text (1)")
+    assert source.language.paths
+    command = [
+        "data=local",
+        "data.language.paths=[~/my text (1)/stories.txt]",
+        "data.code.paths=[~/my text (1)/scr*/*.sh]",
+        "data.val_fraction=0.1",
+        "tokenizer.vocab_size=300",
+        "output_root=~/all outputs",
+    ]
+    assert guarded(lambda: prepare.main(command)) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    prepared = Path(last.removeprefix("Data: "))
+    assert prepared.parent == folder / "home" / "all outputs" / "data"
+    assert (prepared / "manifest.json").exists()
+    assert guarded(lambda: prepare.main(command)) == 0
+    said = capsys.readouterr().out
+    assert "prepared already" in said and said.strip().splitlines()[-1] == last
+
+
+def test_train_finds_local_data_that_was_prepared_without_naming_its_paths(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write_corpus(Path("text"))
+    common = ["data=local", "data.val_fraction=0.2", "tokenizer.vocab_size=300"]
+    paths = ["data.language.paths=[text/stories.txt]", "data.code.paths=[text/scripts]"]
+    assert guarded(lambda: prepare.main([*common, *paths])) == 0
+    assert guarded(lambda: train.main([*tiny.SETTINGS, *common, "training.max_steps=1"])) == 0
+    assert "Run: outputs/runs/dense-nano-language-s0-" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
+    command = f"{sys.executable} -m src.train --cfg job | head -c 10"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, check=False)
+    assert done.stderr == b""
+    assert len(done.stdout) == 10

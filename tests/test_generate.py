@@ -1,0 +1,142 @@
+"""Text from a run: the prompt arrives to the letter, the cache changes nothing, and a reader may go away."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import generate
+from src.compose import guarded
+from src.config import ROOT
+from tests.integration import tiny
+
+PROMPTS = [
+    "#!/bin/bash", "a, b", "f() {", "${HOME}", "$(ls)", "~/x", "[x]", "{a: 1}", "a=b", "'", '"', "it's \"so\"",
+    "\\n \\ \\\\", "line\nbreak\n", "\ttab ", "naïve 🐢 日本", "--flag", "x:y;z|w", "<|endoftext|>", "null", "1,2", "",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data, root = tiny.data_dir(tmp_path_factory), tmp_path_factory.mktemp("generate")
+    more = ("architecture=hybrid", "training.max_steps=30", "optimizer.learning_rate=0.01", "training.log_every=10")
+    assert tiny.run(data, root, *more) == 0
+    return tiny.only_run(root)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with 40 learned positions."""
+    data, root = tiny.data_dir(tmp_path_factory), tmp_path_factory.mktemp("learned")
+    assert (
+        tiny.run(
+            data,
+            root,
+            "recipe=classic",
+            "recipe.max_seq_len=40",
+            "stage.stages.language.prompts=[]",
+            "training.max_steps=1",
+        )
+        == 0
+    )
+    return tiny.only_run(root)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    status = guarded(lambda: generate.main([*arguments, "threads=1", "device=cpu"]))
+    said = capsys.readouterr()
+    assert (status, said.err) == (0, "")
+    return said.out
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_arrives_unchanged(prompt: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = text([f"run={finished}", f"prompt={prompt}", "max_new_tokens=3"], capsys)
+    assert out.startswith(prompt) and out.endswith("\n")
+
+
+@pytest.mark.parametrize("prompt", ["#!/bin/bash\nset -e\n", "a, b = ${c} 🐢", ""])
+def test_a_prompt_comes_from_a_file_and_from_standard_input_too(
+    prompt: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a, prompt (1).sh"
+    file.write_text(prompt, encoding="utf-8")
+    common = [f"run={finished}", "max_new_tokens=5", "seed=3"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(prompt))
+    piped = text(common, capsys)
+    monkeypatch.setattr(sys, "stdin", Terminal("never read"))
+    assert piped == text([*common, f"prompt={prompt}"], capsys) == text([*common, f"prompt_file={file}"], capsys)
+    if not prompt:
+        assert piped == text(common, capsys)  # on a terminal nobody is asked: an empty prompt
+
+
+@pytest.mark.parametrize("temperature", ["temperature=0", "temperature=0.9"])
+def test_the_cache_changes_nothing(temperature: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [f"run={finished}", "prompt=Once upon a time, Lily", "max_new_tokens=40", temperature]
+    assert text(common, capsys) == text([*common, "cache=false"], capsys)
+
+
+def test_the_seed_decides_the_text(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [f"run={finished}", "prompt=Once", "max_new_tokens=20", "temperature=1", "top_k=0"]
+    first = text([*common, "seed=1"], capsys)
+    assert first == text([*common, "seed=1"], capsys) != text([*common, "seed=2"], capsys)
+
+
+def test_max_new_tokens_is_a_limit(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [f"run={finished}", "prompt=Once", "temperature=0"]
+    short, long = (text([*common, f"max_new_tokens={n}"], capsys).rstrip("\n") for n in (2, 12))
+    assert long.startswith(short) and len(long) > len(short)
+
+
+def test_a_checkpoint_serves_as_well_as_its_run(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["prompt=Once", "max_new_tokens=5", "temperature=0"]
+    best = finished / "checkpoints" / "language" / "best"
+    wanted = text([f"run={finished}", *common], capsys)
+    assert text([f"run={best}", *common], capsys) == wanted
+    for folder in (finished, best):
+        monkeypatch.chdir(folder)
+        assert text(["run=.", *common], capsys) == wanted
+
+
+def test_learned_positions_end(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"run={learned}", "prompt=", "max_new_tokens=40"]
+    assert guarded(lambda: generate.main(arguments)) == 2
+    assert capsys.readouterr().err == (
+        "error: max_new_tokens=40: with the prompt's 1 tokens, more than the 40 learned positions of this model; "
+        "at most 39\n"
+    )
+    assert text([*arguments[:2], "max_new_tokens=39"], capsys)
+
+
+def test_bytes_of_a_command_line_that_are_not_utf8_are_one_line(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(lambda: generate.main([f"run={finished}", "prompt=\udcff", "max_new_tokens=1"])) == 2
+    assert "not valid UTF-8" in capsys.readouterr().err
+
+
+def test_the_command_streams_and_a_reader_may_go_away(finished: Path) -> None:
+    """Under `head -c 10` the pipe closes early: no traceback, and no error status either."""
+    command = (
+        f"{sys.executable} -m src.generate run='{finished}' threads=1 max_new_tokens=3000 temperature=1 | head -c 10"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=ROOT,
+        capture_output=True,
+        input=b"Once upon a time",
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"Once upon ", b"")

@@ -1,0 +1,156 @@
+"""Validation: whatever is wrong with a configuration, in one line that names key, value and remedy."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.compose import compose_config, register
+from src.config import SamplingConfig, StageConfig, TrainConfig, UserError
+from src.validation import NOT_NEGATIVE, POSITIVE, check_sampling, check_writable, lookup, validate
+
+
+@cache
+def base(architecture: str) -> TrainConfig:
+    register(TrainConfig, "train")
+    return compose_config(TrainConfig, "train", [f"architecture={architecture}"])
+
+
+def changed(architecture: str = "dense", **values: Any) -> TrainConfig:
+    """Replace values by dotted key, written with __ for the dot."""
+    config = base(architecture)
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        new = replace(getattr(config, section), **{name: value}) if name else value
+        config = replace(config, **{section: new})
+    return config
+
+
+def complaint(config: TrainConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def put(config: TrainConfig, key: str, value: float) -> TrainConfig:
+    section, _, name = key.rpartition(".")
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})} if section else {key: value})
+
+
+@pytest.mark.parametrize("key", POSITIVE)
+@pytest.mark.parametrize("value", [0, -1])
+def test_what_has_to_be_positive(key: str, value: int) -> None:
+    assert complaint(put(base("dense"), key, value)) == f"{key}={value}: must be greater than 0"
+
+
+@pytest.mark.parametrize("key", NOT_NEGATIVE)
+def test_what_may_not_be_negative(key: str) -> None:
+    assert complaint(put(base("dense"), key, -1)) == f"{key}=-1: must not be negative"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "samples.temperature"])
+def test_numbers_are_finite(key: str, value: float) -> None:
+    assert complaint(put(base("dense"), key, value)).startswith(f"{key}={value}: must ")
+
+
+def test_every_number_of_the_configuration_has_a_range() -> None:
+    ratios = {"data.val_fraction", "data.test_fraction", "schedule.min_ratio", "schedule.decay_fraction"}
+    checked = {*POSITIVE, *NOT_NEGATIVE, *ratios}
+    config = base("dense")
+    for section in ("architecture", "recipe", "optimizer", "schedule", "runtime", "training", "samples"):
+        for name, value in vars(getattr(config, section)).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                assert f"{section}.{name}" in checked
+    for key in checked:
+        lookup(config, key)
+
+
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("dense", {"match": "flops"}, "match=flops: must be one of active, none"),
+    ("dense", {"recipe__norm": "batchnorm"}, "recipe.norm=batchnorm: must be one of rmsnorm, layernorm"),
+    ("dense", {"schedule__name": "linear"}, "schedule.name=linear: must be one of cosine, wsd"),
+    ("dense", {"runtime__device": "gpu"}, "runtime.device=gpu: must be one of auto, mps, cuda, cpu"),
+    ("dense", {"tracking__mode": "never"}, "tracking.mode=never: must be one of auto, online, offline"),
+    ("dense", {"training__micro_batch_size": 3}, "must divide training.global_batch_size=8; for example 2"),
+    ("dense", {"training__micro_batch_size": 16}, "for example 8"),
+    ("dense", {"size__d_model": 100}, "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
+    ("dense", {"size__head_dim": 1, "size__d_model": 8}, "size.head_dim=1: must be even"),
+    ("dense", {"architecture__top_k": 3}, "architecture.top_k=3: architecture dense has no moe block"),
+    ("mamba", {"architecture__window": 16}, "architecture mamba has no sliding_attention block"),
+    ("moe", {"architecture__d_state": 64}, "architecture.d_state=64: architecture moe has no mamba block"),
+    ("moe", {"architecture__top_k": 9}, "architecture.top_k=9: more than architecture.n_experts=8"),
+    ("hybrid", {"architecture__window": 256}, "architecture.window=256: not below training.seq_len=256"),
+    ("hybrid", {"size__n_layers": 1}, "architecture.n_blocks=2: too few for the pattern"),
+    ("dense", {"architecture__pattern": []}, "architecture.pattern: empty; name the blocks"),
+    ("dense", {"architecture__pattern": ["attention", "mamba2"]}, "unknown block 'mamba2'; there are attention"),
+    ("dense", {"architecture__match_knobs": ["depth"]}, "architecture.match_knobs: 'depth' is no knob; there are"),
+    ("dense", {"architecture__d_ff": 8}, "match=active: dense has -"),
+    ("dense", {"optimizer__betas": [0.9]}, "optimizer.betas=[0.9]: needs two numbers"),
+    ("dense", {"optimizer__betas": [0.9, 1.0]}, "needs two numbers"),
+    ("dense", {"schedule__min_ratio": 2.0}, "schedule.min_ratio=2.0: is a share, at most 1"),
+    ("dense", {"schedule__decay_fraction": 1.5}, "schedule.decay_fraction=1.5: is a share, at most 1"),
+    ("dense", {"stage__stages": {}}, "stage.stages: empty"),
+    ("dense", {"stage__stages": {"a": StageConfig("python")}}, "stages.a.corpus=python: must be language or code"),
+    ("dense", {"stage__stages": {"a": StageConfig("code", 0)}}, "stage.stages.a.max_tokens=0: must be greater than 0"),
+    ("dense", {"stage__stages": {"a": StageConfig("code", learning_rate_scale=0)}}, "a.learning_rate_scale=0"),
+    ("dense", {"data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05: both must be above 0"),
+    ("dense", {"data__test_fraction": 0.96}, "data.val_fraction=0.05, data.test_fraction=0.96: both must be above 0"),
+    ("dense", {"tokenizer__vocab_size": 256}, "tokenizer.vocab_size=256: must be at least 257"),
+    ("dense", {"architecture__name": "a/b"}, "architecture.name=a/b: names a folder"),
+    ("dense", {"sweep_name": "../x"}, "sweep_name=../x: names a folder"),
+    ("dense", {"stage__stages": {"a/b": StageConfig("code")}}, "stage.stages.a/b: names a folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "values", "wanted"), CASES, ids=[case[2][:50] for case in CASES])
+def test_what_cannot_be(architecture: str, values: dict[str, Any], wanted: str) -> None:
+    assert wanted in complaint(changed(architecture, **values))
+
+
+def test_learned_positions_end() -> None:
+    config = changed(training__seq_len=8192, recipe__position="learned")
+    assert "recipe.max_seq_len=8192 or recipe.position=rope" in complaint(config)
+
+
+def test_a_source_that_is_not_there() -> None:
+    language = replace(base("dense").data.language, source="wikipedia")
+    assert complaint(changed(data__language=language)) == (
+        "data.language.source=wikipedia: must be one of stories, scripts, local"
+    )
+
+
+def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find: Callable[..., Any] = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "joblib" in name else find(name))
+    assert complaint(changed(launcher__name="joblib")) == (
+        "launcher=joblib: not installed; pip install -c constraints.txt -e '.[joblib]'"
+    )
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
+def test_what_is_right_passes(architecture: str) -> None:
+    validate(base(architecture))
+    validate(changed(architecture, match="none"))
+    validate(changed(architecture, size__d_model=192, size__n_layers=3, training__seq_len=37))
+
+
+def test_sampling_ranges() -> None:
+    check_sampling(SamplingConfig(1, 0.0, 0, 0))
+    for wrong in ({"max_new_tokens": 0}, {"temperature": -0.1}, {"top_k": -1}, {"seed": -1}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            check_sampling(SamplingConfig(**wrong))  # pyright: ignore[reportArgumentType]
+
+
+def test_an_output_root_is_a_folder_or_can_become_one(tmp_path: Path) -> None:
+    check_writable(str(tmp_path / "new" / "deep"))
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(UserError, match=f"output_root={root}: {tmp_path / 'file'} is no folder that you can write"):
+            check_writable(str(root))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

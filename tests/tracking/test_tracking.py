@@ -1,0 +1,126 @@
+"""metrics.jsonl and its rewind, and who gets the metrics besides."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.config import TrackingConfig
+from src.tracking import wandb as ours
+from src.tracking.jsonl import JsonlLog
+from src.tracking.tracker import TRACKERS, build_tracker
+from src.tracking.wandb import has_key
+
+STAGES = ["language", "code"]
+
+
+def say(line: str) -> None:
+    """Keep quiet."""
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> JsonlLog:
+    return JsonlLog(tmp_path / "metrics.jsonl")
+
+
+def steps(log: JsonlLog) -> list[tuple[str, int]]:
+    rows = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
+    return [(row["stage"], row["step"]) for row in rows]
+
+
+def fill(log: JsonlLog) -> None:
+    for stage in STAGES:
+        for step in (0, 5, 10):
+            log.log({"stage": stage, "step": step, "train/loss": 1.5})
+
+
+def test_a_row_is_on_the_disk_at_once(log: JsonlLog) -> None:
+    log.log({"stage": "language", "step": 1, "val/loss": None})
+    assert log.path.read_text(encoding="utf-8") == '{"stage": "language", "step": 1, "val/loss": null}\n'
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "left"),
+    [
+        ("language", 0, [("language", 0)]),
+        ("language", 7, [("language", 0), ("language", 5)]),
+        ("code", 0, [("language", 0), ("language", 5), ("language", 10), ("code", 0)]),
+        ("code", 10, [(stage, step) for stage in STAGES for step in (0, 5, 10)]),
+    ],
+)
+def test_a_rewind_drops_what_lies_after(log: JsonlLog, stage: str, step: int, left: list[tuple[str, int]]) -> None:
+    fill(log)
+    log.rewind(STAGES, stage, step)
+    assert steps(log) == left
+
+
+@pytest.mark.parametrize(
+    "rest", ['{"stage": "co', '{"stage": "code"}', "7", "null", '{"stage": "other", "step": 1}', "\x00"]
+)
+def test_a_rewind_drops_what_is_no_row(log: JsonlLog, rest: str) -> None:
+    fill(log)
+    with log.path.open("a", encoding="utf-8") as handle:
+        handle.write(rest)
+    log.rewind(STAGES, "code", 10)
+    assert len(steps(log)) == 6
+    log.log({"stage": "code", "step": 11})
+    assert steps(log)[-1] == ("code", 11)
+
+
+def test_a_rewind_of_nothing_is_nothing(log: JsonlLog) -> None:
+    log.rewind(STAGES, "language", 0)
+    assert not log.path.exists()
+
+
+def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.compose import CONF
+    from src.validation import CHOICES
+
+    assert set(TRACKERS) == set(CHOICES["tracking.name"]) == {path.stem for path in (CONF / "tracking").glob("*.yaml")}
+    assert build_tracker(TrackingConfig("none"), tmp_path, {}, say) is None
+    asked: list[Any] = []
+    monkeypatch.setattr(ours, "start_wandb", lambda *arguments: asked.append(arguments))
+    build_tracker(TrackingConfig("wandb"), tmp_path, {"seed": 1}, say)
+    assert asked == [(TrackingConfig("wandb"), tmp_path, {"seed": 1}, say)]
+
+
+class TestKey:
+    @pytest.fixture(autouse=True)
+    def _no_account(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.delenv("WANDB_API_KEY", raising=False)
+        monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    def write(self, path: Path, content: str) -> None:
+        path.write_text(content, encoding="utf-8")
+        path.chmod(0o600)
+
+    def test_there_is_none(self) -> None:
+        assert not has_key()
+
+    def test_it_is_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_API_KEY", "x")
+        assert has_key()
+        monkeypatch.setenv("WANDB_API_KEY", "")
+        assert not has_key()
+
+    def test_it_is_in_netrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(tmp_path / "netrc", "machine api.wandb.ai login user password secret\n")
+        assert has_key()
+        monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080/path")
+        assert not has_key()
+        self.write(tmp_path / "netrc", "machine wandb.example.org login user password secret\n")
+        assert has_key()
+
+    def test_it_is_in_the_netrc_of_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("NETRC")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert not has_key()
+        self.write(tmp_path / ".netrc", "machine api.wandb.ai login user password secret\n")
+        assert has_key()
+
+    @pytest.mark.parametrize("content", ["nonsense here", "machine other.org login user password secret\n", "\xff"])
+    def test_a_netrc_without_one_is_none(self, content: str, tmp_path: Path) -> None:
+        (tmp_path / "netrc").write_bytes(content.encode("latin-1"))
+        assert not has_key()

@@ -1,0 +1,212 @@
+"""W&B can never ask, hang or end a run: without a key it is offline, and so it is with a bad key or network."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb.errors import CommError, UsageError
+
+from src.config import ROOT, TrackingConfig
+from src.runtime.files import read_json
+from src.tracking import tracker
+from src.tracking import wandb as ours
+from src.tracking.wandb import start_wandb
+from tests.integration import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows of the one offline file under a run directory with W&B's own tool."""
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    records = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    return [record["history"]["item"] for record in records if record["type"] == "history"]
+
+
+def test_on_a_terminal_without_a_key_a_run_is_offline_and_asks_nothing(data: Path, tmp_path: Path) -> None:
+    """Under a pseudo-terminal, where W&B would ask for a key and wait for ever."""
+    parent, terminal = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    environment |= {"NETRC": os.devnull, "HOME": str(tmp_path / "home"), "WANDB_ERROR_REPORTING": "false"}
+    arguments = tiny.command_line(data, tmp_path, "tracking=wandb", "stage=full", "training.max_steps=2")
+    process = tiny.start(arguments, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    seen = b""
+    try:
+        while part := os.read(parent, 4096):
+            seen += part
+    except OSError:  # how Linux tells that nobody holds the terminal any more
+        pass
+    os.close(parent)
+    assert process.wait(timeout=60) == 0, seen.decode()
+    assert b"W&B: offline (upload later: wandb sync" in seen
+    assert b"wandb.ai" not in seen and b"Enter your choice" not in seen
+
+    folder = tiny.only_run(tmp_path)
+    rows = history(folder)
+    truth = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    merged: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in truth:  # metrics and validation of a step are two rows here, and one there
+        merged.setdefault((row["stage"], row["step"]), {}).update(row)
+    assert [row["_step"] for row in rows] == list(range(6))  # steps 0, 1, 2 of both stages
+    for row, wanted in zip(rows, merged.values(), strict=True):
+        assert {key: row[key] for key in wanted} == pytest.approx(wanted)
+
+
+def test_disabled_by_wandb_mode_nothing_is_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert tiny.run(data, tmp_path, "tracking=wandb", "training.max_steps=1") == 0
+    assert "W&B: disabled" in capsys.readouterr().out
+    assert not list(tiny.only_run(tmp_path).glob("wandb/*run-*"))
+
+
+@pytest.mark.slow
+def test_a_bogus_key_and_no_network_cost_some_seconds_and_no_run(data: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    process = tiny.start(
+        tiny.command_line(data, tmp_path, "tracking=wandb", "training.max_steps=2"),
+        env={**os.environ, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "W&B: online failed" in out and "W&B: offline" in out
+    assert time.monotonic() - started < 45
+    assert len(history(tiny.only_run(tmp_path))) == 3
+
+
+class FakeRun:
+    def __init__(self) -> None:
+        self.rows: list[tuple[dict[str, Any], int]] = []
+        self.exit_code: int | None = None
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        self.rows.append((row, step))
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Put a list of its arguments in the place of wandb.init."""
+    calls: list[dict[str, Any]] = []
+
+    def init(**arguments: Any) -> FakeRun:
+        calls.append(arguments)
+        return FakeRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "variable", "wanted"),
+    [
+        ("auto", "", None, "offline"),
+        ("auto", "k", None, "online"),
+        ("online", "", None, "online"),
+        ("offline", "k", None, "offline"),
+        ("auto", "k", "offline", "offline"),
+        ("online", "k", "disabled", "disabled"),
+    ],
+)
+def test_the_mode(
+    mode: str, key: str, variable: str | None, wanted: str, inits: list[dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    start_wandb(TrackingConfig("wandb", mode=mode), tmp_path, {}, lambda line: None)
+    assert [call["mode"] for call in inits] == [wanted]
+
+
+def test_a_run_on_wandb_bears_our_name_group_tags_and_settings(inits: list[dict[str, Any]], tmp_path: Path) -> None:
+    config = TrackingConfig("wandb", project="p", entity="e", mode="online", group="sweep-1", tags=["a"])
+    start_wandb(config, tmp_path / "dense-nano-language-s0-01234567", {"seed": 0}, lambda line: None)
+    (call,) = inits
+    wanted = {"project": "p", "entity": "e", "group": "sweep-1", "tags": ["a"], "config": {"seed": 0}}
+    assert {key: call[key] for key in wanted} == wanted
+    assert call["name"] == call["id"] == "dense-nano-language-s0-01234567" and call["resume"] == "allow"
+    assert call["settings"].init_timeout <= 10
+
+
+@pytest.mark.parametrize("error", [UsageError("api_key not configured"), CommError("no route"), OSError("disk full")])
+def test_what_fails_online_goes_on_offline_and_what_fails_there_goes_on_without(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, said = {"online"}, list[str]()
+
+    def init(**arguments: Any) -> FakeRun:
+        if arguments["mode"] in broken:
+            raise error
+        return FakeRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "teardown", lambda: None)
+    config = TrackingConfig("wandb", mode="online")
+    assert start_wandb(config, tmp_path, {}, said.append) is not None
+    assert said[0] == f"W&B: online failed ({error})" and said[1].startswith("W&B: offline (upload later")
+    broken.add("offline")
+    said.clear()
+    assert start_wandb(config, tmp_path, {}, said.append) is None
+    assert said == [f"W&B: {mode} failed ({error})" for mode in ("online", "offline")]
+
+
+def test_what_fails_on_the_way_is_told_once_and_ends_nothing() -> None:
+    class Failing(FakeRun):
+        def log(self, row: dict[str, Any], step: int) -> None:
+            raise CommError("the service is gone\nand more")
+
+    said = list[str]()
+    failing = ours.WandbTracker(Failing(), said.append)
+    for step in range(3):
+        failing.log({}, step)
+    failing.finish(0)
+    assert said == ["W&B: given up (the service is gone)"]
+
+
+def test_the_tracker_is_told_how_a_run_ended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import src.training.loop as loop
+
+    runs: list[FakeRun] = []
+
+    def build(*_: Any) -> ours.WandbTracker:
+        runs.append(FakeRun())
+        return ours.WandbTracker(runs[-1], print)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("on fire")
+
+    monkeypatch.setitem(tracker.TRACKERS, "none", build)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing)
+        with pytest.raises(RuntimeError, match="on fire"):
+            tiny.run(data, tmp_path, "training.max_steps=1")
+    assert runs[0].exit_code == 1
+    assert read_json(tiny.only_run(tmp_path) / "summary.json")["status"] == "failed"
+    assert tiny.run(data, tmp_path, "training.max_steps=1") == 0
+    assert runs[1].exit_code == 0
+    assert [(row["stage"], step) for row, step in runs[1].rows][-1] == ("language", 1)
+
+
+def test_importing_the_tracker_does_not_import_wandb() -> None:
+    code = "import sys, src.tracking.tracker, src.tracking.wandb; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
