@@ -10,6 +10,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds src, conf and experiments."""
+CONF = ROOT / "conf"
+EXPERIMENTS = ROOT / "experiments"
 
 MISSING: Any = "???"
 """OmegaConf's mark for a value that the YAML has to give."""

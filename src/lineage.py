@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from src.compose import compose_config, given_keys, to_config
+from src.compose import compose_config, to_config
 from src.config import TrainConfig, UserError
+from src.overrides import given_keys
 from src.runtime.files import read_json
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
 

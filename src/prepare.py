@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from src.compose import guarded, quote_paths, run_command
+from src.compose import guarded, run_command
 from src.config import PrepareConfig
+from src.overrides import quote_paths
 from src.validation import check_data, check_writable
 
 

@@ -2,8 +2,9 @@
 
 import sys
 
-from src.compose import expand_sweep, guarded, hydra_flag, parse_arguments, quote_paths, register, show
+from src.compose import expand_sweep, guarded, register, show
 from src.config import TrainConfig, UserError
+from src.overrides import hydra_flag, parse_arguments, quote_paths
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +42,8 @@ def train(overrides: list[str]) -> int:
     try:
         summary = execute(plan.config, plan.data, plan.folder, plan.init)
     except Interrupted as interrupted:
-        print(f"Stopped by {interrupted}; the same command goes on: {plan.folder}", file=sys.stderr)
+        how = "the same command without rerun=true" if plan.config.rerun else "the same command"
+        print(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
         return interrupted.exit_code
     if summary["final"]["val_loss"] is None:
         print("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")

@@ -8,20 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from src.compose import (
-    CONF,
-    EXPERIMENTS,
-    FLAGS_OF_THE_ORIGINAL,
-    compose_config,
-    expand_sweep,
-    given_keys,
-    parse_arguments,
-    quote,
-    quote_paths,
-    register,
-    to_config,
-)
-from src.config import ROOT, PrepareConfig, TrainConfig, UserError
+from src.compose import compose_config, expand_sweep, register, to_config
+from src.config import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfig, UserError
+from src.overrides import FLAGS_OF_THE_ORIGINAL, given_keys, parse_arguments, quote, quote_paths
 from src.validation import validate
 
 GROUPS = {

@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.compose import CONF, SINGLE_RUN, Sweep, explain, quote
-from src.config import UserError
+from src.compose import SINGLE_RUN, Sweep
+from src.config import CONF, UserError
+from src.overrides import explain, quote
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.files import file_lock
 from src.sweep.identity import short_hash

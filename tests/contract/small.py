@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from src.compose import CONF, compose_config, register
-from src.config import ModelSpec, TrainConfig
+from src.compose import compose_config, register
+from src.config import CONF, ModelSpec, TrainConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import solve

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from src import train
-from src.compose import compose_config, guarded, quote_paths, register
+from src.compose import compose_config, guarded, register
 from src.config import TrainConfig
+from src.overrides import quote_paths
 from src.runtime.files import file_lock, read_json
 from src.sweep.plan import plan_runs
 from tests.integration import tiny

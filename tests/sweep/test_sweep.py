@@ -99,8 +99,9 @@ def test_a_job_that_fails_is_told_of_and_alone_done_again(
 
 def _plan(data: Path, root: Path, *more: str) -> list[str]:
     """Name the runs that a command would make."""
-    from src.compose import quote_paths, register
+    from src.compose import register
     from src.config import TrainConfig
+    from src.overrides import quote_paths
     from src.sweep.plan import plan_runs
 
     register(TrainConfig, "train")

@@ -74,7 +74,7 @@ def test_a_rewind_of_nothing_is_nothing(log: JsonlLog) -> None:
 
 
 def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.compose import CONF
+    from src.config import CONF
     from src.validation import CHOICES
 
     assert set(TRACKERS) == set(CHOICES["tracking.name"]) == {path.stem for path in (CONF / "tracking").glob("*.yaml")}
