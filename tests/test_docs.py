@@ -1,0 +1,58 @@
+"""What the documents say can be done: every command line composes, every link leads somewhere, every target exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from src import generate, report
+from src.compose import compose_config, expand_sweep, register, run_command
+from src.config import ROOT, GenerateConfig, PrepareConfig, ReportConfig, TrainConfig
+from src.overrides import parse_arguments, quote_paths
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
+
+
+def commands() -> list[tuple[str, str]]:
+    """List (document, command line) of everything that starts with python -m src."""
+    found = []
+    for path in DOCUMENTS:
+        for line in re.findall(r"python -m src\.[^`|\n]*", path.read_text(encoding="utf-8")):
+            if "=" in line and "..." not in line and "experiment=NAME" not in line:
+                found.append((path.name, re.sub(r"\s+#.*", "", line)))
+    return found
+
+
+@pytest.mark.parametrize(("document", "line"), commands())
+def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
+    _, _, module, *argv = shlex.split(line)
+    name = module.removeprefix("src.")
+    if name == "train":
+        register(TrainConfig, "train")
+        for job in expand_sweep("train", TrainConfig, parse_arguments(quote_paths(argv)).overrides).jobs:
+            compose_config(TrainConfig, "train", job)
+        return
+    schema, raw = {
+        "prepare": (PrepareConfig, ()),
+        "generate": (GenerateConfig, generate.RAW),
+        "report": (ReportConfig, ("dir",)),
+    }[name]
+    assert run_command(name, schema, lambda config: 0, quote_paths(argv) if name == "prepare" else argv, raw) == 0
+
+
+def test_the_report_command_takes_its_folder_raw() -> None:
+    assert report.main(["dir=/no/such folder"]) == 2
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_make_target_of_the_documents_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for path in DOCUMENTS:
+        for target in re.findall(r"`make ([a-z-]+)", path.read_text(encoding="utf-8")):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
