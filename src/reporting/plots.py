@@ -161,10 +161,10 @@ def _reference_levels(members: list[Record], stage: str) -> dict[str, float]:
 
 
 def _loss_range(losses: list[float], references: list[float]) -> tuple[float, float]:
-    """Choose the y range from the validation losses; it takes in the references that do not squash the curves."""
+    """Choose the y range from the validation losses; it takes in the references unless the curves become a ribbon."""
     low, high = min(losses), max(losses)
     reach = max(high - low, 0.1 * high, 0.1)
-    near = [loss for loss in references if low - 0.6 * reach <= loss <= high + 0.6 * reach]
+    near = [loss for loss in references if low - 2.5 * reach <= loss <= high + 2.5 * reach]
     return min(low, *near, low) - 0.06 * reach, max(high, *near, high) + 0.06 * reach
 
 

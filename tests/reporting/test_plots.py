@@ -5,7 +5,7 @@ import pytest
 from matplotlib.text import Annotation
 
 from src.reporting import load_metrics, load_runs, plot_loss, plot_speed
-from src.reporting.plots import AXES, build_figures, to_png
+from src.reporting.plots import AXES, _loss_range, build_figures, to_png
 
 
 def texts(figure) -> list[str]:
@@ -31,15 +31,20 @@ def test_every_axis(four, axis):
     assert figure.axes[0].get_xscale() == ("linear" if axis == "wall_time_s" else "log")
 
 
-def test_references_are_dashed_labelled_and_do_not_squash(four):
+def test_references_are_dashed_and_labelled(four):
     figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
     language, code = figure.axes
     floor = 0.62 * math.log(2) * 3.2
     assert [pytest.approx(level) for level in dashed(language)] == [math.log(4096), 6.1, floor]
     assert len(dashed(code)) == 2
     shown = texts(figure)
-    assert {"unigram 6.10", "↑ uniform 8.32", f"entropy floor {floor:.2f}"} <= set(shown)
-    assert language.get_ylim()[0] < floor and 6.1 < language.get_ylim()[1] < math.log(4096)
+    assert {"unigram 6.10", "uniform 8.32", f"entropy floor {floor:.2f}"} <= set(shown)
+    assert language.get_ylim()[0] < floor and language.get_ylim()[1] > math.log(4096)
+
+
+def test_a_reference_far_from_the_curves_does_not_squash_them():
+    low, high = _loss_range([1.0, 1.1], [math.log(4096), 1.2])
+    assert low < 1.0 and 1.2 < high < 1.5
 
 
 def test_final_losses_are_labelled_and_never_averaged_over_contracts(builder):
