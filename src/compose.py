@@ -5,6 +5,7 @@ Keys that Hydra's `+` lets past the schema are refused.
 
 import dataclasses
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from src.config import CONF, EXPERIMENTS, UserError
 from src.overrides import did_you_mean, explain, given_keys, hydra_flag, parse_arguments
@@ -33,7 +35,11 @@ def register(schema: type, command: str) -> None:
     store = ConfigStore.instance()
     store.store(name=f"{command}_schema", node=schema)
     for path in sorted(EXPERIMENTS.glob("*.yaml")):
-        store.store(group="experiment", name=path.stem, node=OmegaConf.load(path), package="_global_")
+        try:
+            node = OmegaConf.load(path)
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+        store.store(group="experiment", name=path.stem, node=node, package="_global_")
 
 
 @contextmanager
@@ -160,7 +166,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
 

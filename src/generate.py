@@ -61,10 +61,15 @@ def read_prompt(config: GenerateConfig) -> str:
     if config.prompt_file is not None:
         path = Path(config.prompt_file).expanduser()
         try:
-            return path.read_text(encoding="utf-8")
+            return path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"prompt_file={config.prompt_file}: cannot be read ({error})") from None
-    return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt: standard input is not valid UTF-8 ({error})") from None
 
 
 def main(argv: list[str]) -> int:

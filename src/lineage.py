@@ -10,6 +10,7 @@ import yaml
 
 from src.compose import compose_config, to_config
 from src.config import TrainConfig, UserError
+from src.contract import SPEED_KEYS
 from src.overrides import given_keys
 from src.runtime.files import read_json
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
@@ -62,6 +63,7 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
 def lineage_of(info: CheckpointInfo) -> str:
     """Name what weights come from, whatever the architecture: their stage, step, and the contract of their run."""
     summary = info.folder.parents[2] / "summary.json"
-    contract = json.dumps(read_json(summary)["contract"], sort_keys=True) if summary.exists() else info.run
-    digest = hashlib.sha256(contract.encode()).hexdigest()[:12]
+    contract = read_json(summary)["contract"] if summary.exists() else {"run": info.run}
+    rules = {key: value for key, value in contract.items() if key not in SPEED_KEYS}
+    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
     return f"{info.progress.stage} step {info.progress.step} of contract {digest}"

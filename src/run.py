@@ -19,7 +19,7 @@ import yaml
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from src.config import RuntimeConfig, StageConfig, TrainConfig
+from src.config import RuntimeConfig, StageConfig, TrainConfig, UserError
 from src.data.loader import TrainLoader, eval_windows
 from src.data.packing import PreparedData
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
@@ -135,7 +135,12 @@ def _open(
     if decided.exists():
         known = yaml.safe_load(decided.read_text(encoding="utf-8"))["runtime"]
         config = replace(config, runtime=RuntimeConfig(**known))
-    device = open_device(config.runtime)
+    try:
+        device = open_device(config.runtime)
+    except UserError as error:
+        if not decided.exists():
+            raise
+        raise UserError(f"{folder}: begun elsewhere, go on there or start over with rerun=true ({error})") from None
     check_reductions(device, config.training.micro_batch_size * config.training.seq_len)
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
     config = replace(config, runtime=runtime)
@@ -202,7 +207,8 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         progress=Progress(name),
         skipped_steps=torch.zeros((), device=run.device.kind),
     )
-    if has_checkpoint(folder / "last"):
+    resuming = has_checkpoint(folder / "last")
+    if resuming:
         info = read_checkpoint(folder / "last")
         load_weights(info, model)
         state.restore(load_state(info))
@@ -210,7 +216,8 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
     else:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
-    run.metrics.rewind(run.stage_names, name, state.progress.step)
+    # Without a checkpoint the stage begins anew, with the evaluation at step 0.
+    run.metrics.rewind(run.stage_names, name, state.progress.step if resuming else -1)
     # A tracker merges rows of equal steps, so each stage counts its step 0 apart from the last one before it.
     steps_before = sum(
         plan_stage(config, other, config.stage.stages[other], 0).steps + 1 for other in run.summary["stages"]

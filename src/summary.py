@@ -71,6 +71,10 @@ def start_summary(
 ) -> dict[str, Any]:
     """Begin the summary of a run, or go on with the one that is there."""
     before = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    contract = contract_of(config, data, device, init)
+    if any((folder / "checkpoints").glob("*/last")):  # this sitting goes on with the work of another
+        earlier = before.get("contract", {})
+        contract |= {key: joined(earlier.get(key), contract[key]) for key in ("git_commit", "torch", "host_shared")}
     return {
         "format_version": 1,
         "run": folder.name,
@@ -87,7 +91,7 @@ def start_summary(
         "solved": match.solved,
         "model": match.spec.to_dict(),
         "accounting": asdict(cost) | {"train_flops_per_token": cost.train_flops_per_token},
-        "contract": contract_of(config, data, device, init),
+        "contract": contract,
         "environment": {"device": device.kind, "threads": device.threads, "precision": device.precision},
         "stages": before.get("stages", {}),
         "final": before.get("final"),
@@ -128,6 +132,12 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "threads": device.threads,
         "host_shared": config.launcher.name == "joblib",
     }
+
+
+def joined(before: Any, now: Any) -> Any:
+    """Say both where two sittings differ, so that the run is equal to neither."""
+    text = str(before)
+    return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -254,3 +254,10 @@ def test_plain_values_keep_what_looks_like_an_interpolation() -> None:
     config = compose_train("stage=code")
     config.stage.stages["code"].prompts = ["echo ${1}", "${seed}"]
     assert to_config(TrainConfig, asdict(config)) == config
+
+
+def test_an_experiment_that_is_no_yaml_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("a: [1", encoding="utf-8")
+    monkeypatch.setattr("src.compose.EXPERIMENTS", tmp_path)
+    with pytest.raises(UserError, match=r"mine\.yaml: not a readable YAML file"):
+        register(TrainConfig, "train")

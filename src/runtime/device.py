@@ -1,4 +1,4 @@
-"""The one file that knows cuda, mps and cpu by name: device, precision, threads, memory.
+"""The one file that talks to cuda and mps: device, precision, threads, memory.
 
 Nothing here is decided twice: a run opens its device once, writes what `auto` became into its config.yaml, and a
 resumed run is given those answers.

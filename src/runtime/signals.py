@@ -17,6 +17,12 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
+def stop_signal(exit_code: int) -> int | None:
+    """Return the stop signal that a process ended by, noted (128 + n) or not yet listened to (-n); None for others."""
+    number = exit_code - 128 if exit_code > 128 else -exit_code
+    return number if number in STOP_SIGNALS else None
+
+
 class StopRequest:
     """Whether a stop was asked for, and by which signal."""
 

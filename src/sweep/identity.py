@@ -1,4 +1,4 @@
-"""The name of a run says what it is, and its hash covers all that decides the result: equal names, equal runs."""
+"""The name of a run says what it is, and its hash covers all settings and data that decide the result."""
 
 import hashlib
 import json

@@ -16,6 +16,7 @@ from src.config import CONF, UserError
 from src.overrides import explain, quote
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.files import file_lock
+from src.runtime.signals import stop_signal
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.ledger import Job, Ledger
@@ -101,7 +102,5 @@ def launch_job(config: DictConfig) -> None:
     number = int(settings.job.num)
     print(f"[{number + 1}/{len(jobs)}] {jobs[number].run}", flush=True)
     exit_code = run_job(ledger, replace(jobs[number]), start_over=bool(config.rerun))
-    if exit_code == 130:
-        raise KeyboardInterrupt
-    if exit_code == 143:
-        raise SystemExit(143)
+    if number := stop_signal(exit_code):
+        raise SystemExit(128 + number)

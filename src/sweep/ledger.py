@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.runtime.files import read_json, write_json
+from src.runtime.signals import stop_signal
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Ledger:
         """Note how a job's process ended; a negative exit code is the signal that killed it."""
         if exit_code == 0 and self.is_done(job):
             self.record(job, "done", 0)
-        elif exit_code in (130, 143):
-            self.record(job, "interrupted", exit_code, f"stopped by {signal.Signals(exit_code - 128).name}")
+        elif number := stop_signal(exit_code):
+            self.record(job, "interrupted", exit_code, f"stopped by {signal.Signals(number).name}")
         elif exit_code < 0:
             name = signal.Signals(-exit_code).name
             hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""

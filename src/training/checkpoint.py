@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -87,17 +88,24 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
 
 
 def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
-    """Read a checkpoint given by itself, or the newest stage's `kind` (last or best) of a run directory."""
+    """Read a checkpoint given by itself, or the last stage's `kind` (last or best) of a run directory."""
     set_aside = path.with_name(path.name + ".old") / "meta.json"
     if (path / "meta.json").exists() or (not path.exists() and set_aside.exists()):
         return read_checkpoint(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a run directory, as the last line of a run names it")
-    folders = [stage / kind for stage in (path / "checkpoints").glob("*")]
-    found = [read_checkpoint(folder) for folder in folders if has_checkpoint(folder)]
+    found = [stage / kind for stage in _stage_folders(path) if has_checkpoint(stage / kind)]
     if not found:
         raise UserError(f"{path}: no checkpoint in it; give a run directory that has trained, or a checkpoint folder")
-    return max(found, key=lambda info: (info.folder / "model.safetensors").stat().st_mtime_ns)
+    return read_checkpoint(found[-1])
+
+
+def _stage_folders(run_dir: Path) -> list[Path]:
+    """List the folders of a run's stages in the order of the stages: times of files do not survive a copy."""
+    config, folder = run_dir / "config.yaml", run_dir / "checkpoints"
+    if not config.exists():
+        return sorted(folder.glob("*"))
+    return [folder / stage for stage in yaml.safe_load(config.read_text(encoding="utf-8"))["stage"]["stages"]]
 
 
 def has_checkpoint(folder: Path) -> bool:

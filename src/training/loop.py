@@ -204,6 +204,7 @@ def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) 
     progress.val_loss, progress.val_bits_per_byte = loss, bits_per_byte
     row = {"val/loss": finite(loss), "val/bits_per_byte": finite(bits_per_byte)}
     hooks.log(describe(progress, plan, device) | row)
-    if progress.best_val_loss is None or loss < progress.best_val_loss:
+    best = progress.best_val_loss
+    if best is None or not math.isfinite(best) or loss < best:
         progress.best_val_loss = loss
         hooks.save("best")

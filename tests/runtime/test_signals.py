@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from src.config import ROOT
-from src.runtime.signals import STOP_SIGNALS, Interrupted, StopRequest, listen_for_stop
+from src.runtime.signals import STOP_SIGNALS, Interrupted, StopRequest, listen_for_stop, stop_signal
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -52,6 +52,11 @@ with listen_for_stop() as stop:
 def test_asked_twice_from_the_keyboard_it_ends_at_once(signals: list[str], status: int) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, *signals], cwd=ROOT, check=False, timeout=60)
     assert done.returncode == status
+
+
+def test_a_stop_signal_is_told_from_other_ends() -> None:
+    ends = {130: 2, 143: 15, -15: 15, 138: 10, -9: None, 137: None, 0: None, 1: None, 2: None, -11: None}
+    assert {code: stop_signal(code) for code in ends} == ends
 
 
 def test_a_request_without_a_signal_raises_nothing() -> None:

@@ -79,6 +79,9 @@ def test_a_job_is_a_process_of_its_own_with_its_overrides(ledger: Ledger, child:
         ("import os; os.kill(os.getpid(), 11)", -11, "failed", "killed by SIGSEGV"),
         ("raise SystemExit(130)", 130, "interrupted", "stopped by SIGINT"),
         ("raise SystemExit(143)", 143, "interrupted", "stopped by SIGTERM"),
+        ("raise SystemExit(138)", 138, "interrupted", "stopped by SIGUSR1"),
+        # Asked to stop while it was starting, before it listened.
+        ("import os; os.kill(os.getpid(), 15)", -15, "interrupted", "stopped by SIGTERM"),
     ],
 )
 def test_how_a_process_ended_is_told(
@@ -146,3 +149,4 @@ def test_signals_of_a_scheduler_reach_the_job(number: int, ledger: Ledger, child
     sender.join()
     assert signal.getsignal(number) is before
     assert record(ledger)["exit_code"] == 128 + number
+    assert record(ledger)["status"] == "interrupted"

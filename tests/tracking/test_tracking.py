@@ -43,7 +43,9 @@ def test_a_row_is_on_the_disk_at_once(log: JsonlLog) -> None:
 @pytest.mark.parametrize(
     ("stage", "step", "left"),
     [
+        ("language", -1, []),  # killed before its first checkpoint: the stage begins anew
         ("language", 0, [("language", 0)]),
+        ("code", -1, [("language", 0), ("language", 5), ("language", 10)]),
         ("language", 7, [("language", 0), ("language", 5)]),
         ("code", 0, [("language", 0), ("language", 5), ("language", 10), ("code", 0)]),
         ("code", 10, [(stage, step) for stage in STAGES for step in (0, 5, 10)]),

@@ -230,13 +230,14 @@ def test_another_format_is_refused(folder: Path) -> None:
     one_line(error, str(folder), f"format {FORMAT_VERSION + 1}", f"reads {FORMAT_VERSION}")
 
 
-def test_a_run_directory_leads_to_its_newest_checkpoint(tmp_path: Path, trained: TrainState) -> None:
+def test_a_run_directory_leads_to_its_last_stage(tmp_path: Path, trained: TrainState) -> None:
     run = tmp_path / "run"
-    for age, stage in enumerate(("code", "language")):  # by time, whatever the names' order
+    run.mkdir()
+    (run / "config.yaml").write_text("stage: {stages: {story: {}, code: {}, unborn: {}}}", encoding="utf-8")
+    for stage in ("code", "story"):  # neither the order of names nor that of times, which no copy keeps
         save(run / "checkpoints" / stage / "last", trained, Progress(stage))
-        os.utime(run / "checkpoints" / stage / "last" / "model.safetensors", (1000 + age, 1000 + age))
-    assert find_checkpoint(run, "last").progress.stage == "language"
-    assert find_checkpoint(run / "checkpoints" / "code" / "last", "best").progress.stage == "code"
+    assert find_checkpoint(run, "last").progress.stage == "code"
+    assert find_checkpoint(run / "checkpoints" / "story" / "last", "best").progress.stage == "story"
     with pytest.raises(UserError, match="no checkpoint in it"):
         find_checkpoint(run, "best")
     with pytest.raises(UserError, match="no such folder"):
