@@ -30,7 +30,7 @@ from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import Match, solve
 from src.runtime.device import Device, check_reductions, open_device
-from src.runtime.files import file_lock, read_json, write_json, write_text
+from src.runtime.files import file_lock, read_json, write_bytes, write_json, write_text
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
 from src.summary import final_summary, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
@@ -146,7 +146,7 @@ def _open(
     config = replace(config, runtime=runtime)
     write_text(decided, yaml.safe_dump(asdict(config), sort_keys=False))
     if not (folder / "tokenizer.json").exists():
-        shutil.copyfile(data.tokenizer_path, folder / "tokenizer.json")
+        write_bytes(folder / "tokenizer.json", data.tokenizer_path.read_bytes())
     say(device.describe())
 
     match = solve(

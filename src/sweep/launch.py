@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -98,9 +97,8 @@ def launch_job(config: DictConfig) -> None:
     """
     settings = HydraConfig.get()
     ledger = Ledger(Path(settings.sweep.dir))
-    jobs = ledger.jobs()
-    number = int(settings.job.num)
-    print(f"[{number + 1}/{len(jobs)}] {jobs[number].run}", flush=True)
-    exit_code = run_job(ledger, replace(jobs[number]), start_over=bool(config.rerun))
+    jobs, index = ledger.jobs(), int(settings.job.num)
+    print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
+    exit_code = run_job(ledger, jobs[index], start_over=bool(config.rerun))
     if number := stop_signal(exit_code):
         raise SystemExit(128 + number)

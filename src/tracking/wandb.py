@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 from src.config import TrackingConfig
+from src.runtime.errors import first_line
 
 INIT_TIMEOUT_S = 5
 
@@ -43,7 +44,7 @@ class WandbTracker:
         try:
             action(self.run)
         except Exception as error:
-            self.say(f"W&B: given up ({_first_line(error)})")
+            self.say(f"W&B: given up ({first_line(error)})")
             self.run = None
 
 
@@ -77,10 +78,6 @@ def start_wandb(
             say(f"W&B: {attempt}{later}")
             return WandbTracker(run, say)
         except Exception as error:  # its errors have no common ancestor, and none of them is worth a run
-            say(f"W&B: {attempt} failed ({_first_line(error)})")
+            say(f"W&B: {attempt} failed ({first_line(error)})")
             wandb.teardown()  # else its service holds on to the id of the run
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

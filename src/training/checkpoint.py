@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from src.config import ModelSpec, UserError
 from src.model.language_model import LanguageModel
+from src.runtime.errors import first_line
 from src.runtime.files import read_json, replace_folder, settle_folder, write_json
 
 FORMAT_VERSION = 1
@@ -120,7 +121,7 @@ def load_weights(info: CheckpointInfo, model: LanguageModel) -> None:
     try:
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{file}: cannot be read as weights of this model ({_first_line(error)})") from None
+        raise UserError(f"{file}: cannot be read as weights of this model ({first_line(error)})") from None
 
 
 def load_state(info: CheckpointInfo) -> dict[str, Any]:
@@ -129,8 +130,4 @@ def load_state(info: CheckpointInfo) -> dict[str, Any]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file breaks torch's reader in any way: IndexError, KeyError, struct.error ...
-        raise UserError(f"{file}: cannot be read ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
