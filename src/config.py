@@ -44,15 +44,22 @@ class ArchitectureConfig:
     """Weight of the load-balancing loss (Switch Transformer, eq. 4; here per layer and divided by top_k)."""
     router_z_loss_weight: float = 0.001
     """Weight of the router z-loss (ST-MoE, eq. 5)."""
+    router_bias_rate: float = 0.0
+    """Step of the bias that balances experts without a loss (Wang et al., 2024, arXiv 2408.15664); 0: no bias."""
 
     d_state: int | None = None
-    """State size N of a Mamba-2 head; null: 64, or what matching finds."""
+    """State size N; null: 64 a head for mamba (Mamba-2) and 16 a channel for mamba1, or what matching finds."""
     d_conv: int = 4
     """Kernel of the causal convolution before the state-space layer."""
     expand: int = 2
-    """d_inner = expand * d_model."""
+    """d_inner = expand * d_model, unless d_inner is given."""
+    d_inner: int | None = None
+    """Width of the state-space layer; null: by expand, or what matching finds."""
     chunk_size: int = 64
     """Chunk of the state-space dual form: a matter of speed, never of the result."""
+
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What blocks of your own read, by the names that their KIND lists."""
 
 
 @dataclass
@@ -274,7 +281,8 @@ class TrainConfig:
     samples: SamplingConfig = field(default_factory=SamplingConfig)
     """The texts that a run writes after each stage."""
     match: str = "active"
-    """active: as many non-embedding parameters at work for a token as dense of the same size; none: as written."""
+    """What is made equal to dense of the same size, embeddings and head aside: active (parameters at work for a token),
+    total (all parameters), flops (needed per token at the training context); none: as written."""
     seed: int = 0
     """Weights and data order."""
     init_from: str | None = None
@@ -336,23 +344,22 @@ class ModelSpec:
     aux_loss_weight: float
     router_z_loss_weight: float
     window: int
+    router_bias_rate: float
     d_state: int
     d_conv: int
-    expand: int
+    d_inner: int
     chunk_size: int
     norm: str
     position: str
     mlp: str
     bias: bool
     max_seq_len: int
+    settings: dict[str, Any]
+    """What blocks of your own read."""
 
     @property
     def n_heads(self) -> int:
         return self.d_model // self.head_dim
-
-    @property
-    def d_inner(self) -> int:
-        return self.expand * self.d_model
 
     @property
     def n_ssm_heads(self) -> int:

@@ -15,7 +15,7 @@ Contract = Mapping[str, Scalar]
 
 MEANINGS: dict[str, str] = {
     "size": "name of the size: the reference model that all others are matched to",
-    "match": "the rule that made parameter counts equal (active, none)",
+    "match": "what was made equal to dense of that size (active, total, flops), or none",
     "recipe": "norm, position, mlp and biases that the architectures share",
     "tokenizer_hash": "SHA-256 of the tokenizer: loss per token means nothing across tokenizers",
     "data_hash": "fingerprint of the prepared data, every split of every corpus",

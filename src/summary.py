@@ -90,7 +90,7 @@ def start_summary(
         "match_residual": match.residual,
         "solved": match.solved,
         "model": match.spec.to_dict(),
-        "accounting": asdict(cost) | {"train_flops_per_token": cost.train_flops_per_token},
+        "accounting": cost.totals(),
         "contract": contract,
         "environment": {"device": device.kind, "threads": device.threads, "precision": device.precision},
         "stages": before.get("stages", {}),

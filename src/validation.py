@@ -20,12 +20,12 @@ from src.config import (
 )
 from src.data.sources import SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
-from src.model.accounting import BLOCK_COSTS
-from src.model.matching import SETTINGS_OF_KIND, solve
+from src.model.blocks import KINDS, kind_names, kind_of
+from src.model.matching import KNOBS, QUANTITIES, solve
 from src.training.stage import plan_stage
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "match": ("active", "none"),
+    "match": (*QUANTITIES, "none"),
     "recipe.norm": ("rmsnorm", "layernorm"),
     "recipe.position": ("rope", "learned"),
     "recipe.mlp": ("swiglu", "gelu"),
@@ -40,7 +40,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 POSITIVE = (
     "size.d_model size.n_layers size.head_dim size.d_ff recipe.max_seq_len tokenizer.vocab_size "
     "architecture.n_blocks architecture.d_ff architecture.window architecture.n_experts architecture.top_k "
-    "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.chunk_size "
+    "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.d_inner "
+    "architecture.chunk_size "
     "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.micro_batch_size "
     "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
     "training.checkpoint_every samples.max_new_tokens runtime.threads schedule.decay_fraction"
@@ -48,7 +49,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "
     "schedule.warmup_steps schedule.min_ratio samples.temperature samples.top_k samples.seed "
-    "architecture.aux_loss_weight architecture.router_z_loss_weight"
+    "architecture.aux_loss_weight architecture.router_z_loss_weight architecture.router_bias_rate"
 ).split()
 NAMES = ("architecture.name", "size.name", "stage.name", "data.name", "sweep_name")
 EXTRAS = {"joblib": "hydra_plugins.hydra_joblib_launcher"}
@@ -204,6 +205,11 @@ def _check_widths(config: TrainConfig) -> None:
         raise UserError(
             f"size.head_dim={size.head_dim}: must be even, since rope turns pairs; or recipe.position=learned"
         )
+    if architecture.d_inner and "mamba" in architecture.pattern and architecture.d_inner % size.head_dim:
+        raise UserError(
+            f"architecture.d_inner={architecture.d_inner}: must be a multiple of size.head_dim={size.head_dim}; "
+            f"for example {max(1, architecture.d_inner // size.head_dim) * size.head_dim}"
+        )
     if architecture.top_k > architecture.n_experts:
         raise UserError(
             f"architecture.top_k={architecture.top_k}: more than architecture.n_experts={architecture.n_experts}"
@@ -219,19 +225,25 @@ def _check_widths(config: TrainConfig) -> None:
 def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
     """Refuse a setting of a block kind that the pattern does not have: it would change nothing."""
     if not architecture.pattern:
-        raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(BLOCK_COSTS)}")
-    live = {name for kind in architecture.pattern for name in SETTINGS_OF_KIND.get(kind, ())}
+        raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(kind_names())}")
+    settings = {
+        name: kind_of(name).settings for name in {**dict.fromkeys(KINDS), **dict.fromkeys(architecture.pattern)}
+    }
+    live = {setting for kind in architecture.pattern for setting in settings[kind]}
     defaults = ArchitectureConfig()
     for item in fields(ArchitectureConfig):
-        kinds = [kind for kind, names in SETTINGS_OF_KIND.items() if item.name in names]
+        kinds = [kind for kind, names in settings.items() if item.name in names]
         value = getattr(architecture, item.name)
         if kinds and item.name not in live and value != getattr(defaults, item.name):
             raise UserError(
                 f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} "
                 "block, so it would change nothing; leave it out"
             )
-    for knob in architecture.match_knobs:
-        if knob not in {"n_blocks", "d_state", "d_ff", "expert_d_ff"}:
+    for name in architecture.settings:
+        if name not in live:
             raise UserError(
-                f"architecture.match_knobs: {knob!r} is no knob; there are n_blocks, d_state, d_ff, expert_d_ff"
+                f"architecture.settings.{name}: no block of architecture {architecture.name} reads it; leave it out"
             )
+    for knob in architecture.match_knobs:
+        if knob not in KNOBS:
+            raise UserError(f"architecture.match_knobs: {knob!r} is no knob; there are {', '.join(KNOBS)}")

@@ -72,7 +72,7 @@ def test_every_number_of_the_configuration_has_a_range() -> None:
 
 
 CASES: list[tuple[str, dict[str, Any], str]] = [
-    ("dense", {"match": "flops"}, "match=flops: must be one of active, none"),
+    ("dense", {"match": "time"}, "match=time: must be one of active, total, flops, none"),
     ("dense", {"recipe__norm": "batchnorm"}, "recipe.norm=batchnorm: must be one of rmsnorm, layernorm"),
     ("dense", {"schedule__name": "linear"}, "schedule.name=linear: must be one of cosine, wsd"),
     ("dense", {"runtime__device": "gpu"}, "runtime.device=gpu: must be one of auto, mps, cuda, cpu"),

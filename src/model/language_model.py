@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from src.config import ModelSpec
-from src.model.blocks import BLOCKS, Block, BlockOutput
-from src.model.blocks.base import INIT_STD
+from src.model.blocks import block_class
+from src.model.blocks.base import INIT_STD, Block, BlockOutput
 from src.model.blocks.norm import build_norm
 
 
@@ -46,7 +46,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.positions = nn.Embedding(spec.learned_positions, spec.d_model) if spec.learned_positions else None
         self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)
-        self.blocks = nn.ModuleList(BLOCKS[kind](spec) for kind in spec.blocks)
+        self.blocks = nn.ModuleList(block_class(kind)(spec) for kind in spec.blocks)
         self.final_norm = build_norm(spec)
         self.head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
         self.init_weights()

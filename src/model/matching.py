@@ -1,29 +1,34 @@
-"""Decide every number of a model so that the comparison is fair: same size, same count of parameters at work.
+"""Decide every number of a model so that the comparison is fair: the same size, by one of three rules.
 
 The reference is the dense model of the same size and recipe. An architecture names the settings that may give way
-(`match_knobs`); each is turned in its own grain until the parameters that work for a token, embeddings aside, are as
-near to the reference's as they get. All in closed form: nothing is built, torch is not needed.
+(`match_knobs`); they are turned in their order, each in its own grain, until what the rule counts is as near to the
+reference's as it gets. All in closed form: nothing is built, torch is not needed.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 
 from src.config import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
-from src.model.accounting import BLOCK_COSTS, model_cost
+from src.model.accounting import ModelCost, model_cost
+from src.model.blocks import kind_of
 
 TOLERANCE = 0.02
+CLOSE = 0.01
+"""Once this near, no further knob is turned."""
 GRAIN = 8
-"""Widths are multiples of this: matrix units and `grouped_mm` want it."""
+"""Widths are multiples of this, as matrix units and `grouped_mm` want it, where that comes near enough."""
 REFERENCE_PATTERN = ("attention", "mlp")
 
-SETTINGS_OF_KIND: dict[str, tuple[str, ...]] = {
-    "sliding_attention": ("window",),
-    "mlp": ("d_ff",),
-    "moe": ("n_experts", "top_k", "expert_d_ff", "aux_loss_weight", "router_z_loss_weight"),
-    "mamba": ("d_state", "d_conv", "expand", "chunk_size"),
+QUANTITIES: dict[str, tuple[str, Callable[[ModelCost], float]]] = {
+    "active": ("active non-embedding parameters", lambda cost: cost.active_non_embedding_params),
+    "total": ("non-embedding parameters", lambda cost: cost.non_embedding_params),
+    "flops": ("FLOPs per token", lambda cost: cost.forward_flops_per_token - cost.components["head"].flops),
 }
-"""Which settings of an architecture belong to which block kind."""
+"""What each matching rule makes equal. `none` reports the residual of `active`."""
+KNOBS = ("n_blocks", "d_ff", "expert_d_ff", "d_state", "d_inner")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Match:
 
     spec: ModelSpec
     residual: float
-    """(active non-embedding parameters) / (the reference's) - 1."""
+    """What the rule counts / the reference's - 1."""
     solved: dict[str, int]
     """The settings that matching decided."""
 
@@ -56,18 +61,51 @@ def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
     return blocks
 
 
-def _candidates(knob: str, start: int) -> Iterable[int]:
+def _grids(knob: str, start: int, spec: ModelSpec) -> list[range]:
+    """List the values to try for a knob around `start`: coarse ones, then finer ones in case those miss."""
     if knob == "n_blocks":
-        return range(1, 4 * start + 1)
-    if knob == "d_state":
-        return range(48, 97, GRAIN)
-    return range(GRAIN, 8 * start + 1, GRAIN)
+        return [range(1, 4 * start + 1)]
+    if knob == "d_state":  # no further than needed: the state is what a recurrence remembers with
+        return [
+            range(start * 3 // 4, start * 3 // 2 + 1, max(1, start // 8)),
+            range(start // 2, start * 2 + 1, max(1, start // 16)),
+        ]
+    if knob == "d_inner" and "mamba" in spec.blocks:
+        return [range(spec.head_dim, 2 * start + 1, spec.head_dim)]
+    return [range(grain, 8 * start + 1, grain) for grain in (GRAIN, 4, 2, 1)]
 
 
 def _turn(spec: ModelSpec, pattern: list[str], knob: str, value: int) -> ModelSpec:
     if knob == "n_blocks":
         return replace(spec, blocks=tuple(islice(cycle(pattern), value)))
     return replace(spec, **{knob: value})
+
+
+def _search(
+    spec: ModelSpec, pattern: list[str], knobs: list[str], residual: Callable[[ModelSpec], float]
+) -> tuple[ModelSpec, dict[str, int]]:
+    """Turn knobs in their order until the residual, which grows with each, is close to zero.
+
+    Where the nearest value of a knob leads to no match, the one on the other side of zero is tried as well.
+    """
+
+    def distance(found: tuple[ModelSpec, dict[str, int]]) -> float:
+        return abs(residual(found[0]))
+
+    if not knobs or distance((spec, {})) <= CLOSE:
+        return spec, {}
+    knob = knobs[0]
+    turn = partial(_turn, spec, pattern, knob)
+    found: list[tuple[ModelSpec, dict[str, int]]] = []
+    for values in _grids(knob, len(spec.blocks) if knob == "n_blocks" else getattr(spec, knob), spec):
+        after = bisect_left(values, 0.0, key=lambda value: residual(turn(value)))
+        sides = values[max(0, after - 1) : after + 1]
+        for value in sorted(sides, key=lambda value: abs(residual(turn(value)))):
+            further, solved = _search(turn(value), pattern, knobs[1:], residual)
+            found.append((further, {knob: value} | solved))
+            if distance(found[-1]) <= CLOSE:
+                return found[-1]
+    return min(found, key=distance)
 
 
 def _written_spec(
@@ -89,15 +127,17 @@ def _written_spec(
         aux_loss_weight=architecture.aux_loss_weight,
         router_z_loss_weight=architecture.router_z_loss_weight,
         window=architecture.window or max(1, seq_len // 4),
-        d_state=architecture.d_state or 64,
+        router_bias_rate=architecture.router_bias_rate,
+        d_state=architecture.d_state or (16 if "mamba1" in architecture.pattern else 64),
         d_conv=architecture.d_conv,
-        expand=architecture.expand,
+        d_inner=architecture.d_inner or architecture.expand * size.d_model,
         chunk_size=architecture.chunk_size,
         norm=recipe.norm,
         position=recipe.position,
         mlp=recipe.mlp,
         bias=recipe.bias,
         max_seq_len=recipe.max_seq_len,
+        settings=dict(architecture.settings),
     )
 
 
@@ -119,7 +159,7 @@ def solve(
     seq_len: int,
     match: str,
 ) -> Match:
-    """Decide a model's every number under a matching rule, `active` or `none`.
+    """Decide a model's every number under a matching rule: `active`, `total`, `flops` or `none`.
 
     A setting that the user gave stays as given; the knobs left open are solved in their order.
 
@@ -127,30 +167,25 @@ def solve(
         UserError: unknown block kinds, a pattern that is cut, or no match within 2%.
     """
     for kind in architecture.pattern:
-        if kind not in BLOCK_COSTS:
-            raise UserError(f"architecture.pattern: unknown block {kind!r}; there are {', '.join(BLOCK_COSTS)}")
+        kind_of(kind)
     spec = _written_spec(architecture, size, recipe, vocab_size, seq_len)
     reference = replace(
         spec, blocks=repeat_pattern(REFERENCE_PATTERN, 2 * size.n_layers), d_ff=dense_d_ff(size, recipe)
     )
-    target = model_cost(reference, seq_len).active_non_embedding_params
+    words, count = QUANTITIES["active" if match == "none" else match]
+    target = count(model_cost(reference, seq_len))
 
     def residual(candidate: ModelSpec) -> float:
-        return model_cost(candidate, seq_len).active_non_embedding_params / target - 1
+        return count(model_cost(candidate, seq_len)) / target - 1
 
     solved: dict[str, int] = {}
-    if match == "active":
-        for knob in architecture.match_knobs:
-            if getattr(architecture, knob) is not None:
-                continue
-            start = len(spec.blocks) if knob == "n_blocks" else dense_d_ff(size, recipe)
-            turned = {value: _turn(spec, architecture.pattern, knob, value) for value in _candidates(knob, start)}
-            solved[knob] = min(turned, key=lambda value: abs(residual(turned[value])))
-            spec = turned[solved[knob]]
+    if match != "none":
+        knobs = [knob for knob in architecture.match_knobs if getattr(architecture, knob) is None]
+        spec, solved = _search(spec, architecture.pattern, knobs, residual)
         if abs(residual(spec)) > TOLERANCE:
             raise UserError(
-                f"match=active: {architecture.name} has {residual(spec):+.1%} active non-embedding parameters against "
-                f"dense of size {size.name} (limit {TOLERANCE:.0%}){_remedy(architecture, solved)}, or set match=none"
+                f"match={match}: {architecture.name} has {residual(spec):+.1%} {words} against dense of size "
+                f"{size.name} (limit {TOLERANCE:.0%}){_remedy(architecture, solved)}, or set match=none"
             )
         repeat_pattern(architecture.pattern, len(spec.blocks))
     return Match(spec, residual(spec), solved)

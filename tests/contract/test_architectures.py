@@ -131,29 +131,24 @@ def test_parameters_equal_the_closed_form(model: LanguageModel) -> None:
     assert cost.active_non_embedding_params == sum(sizes.values()) - outside - resting
 
 
-def executed_beyond_need(spec: ModelSpec) -> float:
-    """FLOPs per token that attention executes under the MATH backend and causality does not need.
-
-    A full square has T keys for each query where (T + 1) / 2 are needed; a window has W keys in the first block and
-    2W in the others. A score and its use cost 4 D.
-    """
-    length, window = SEQ_LEN, spec.window
-    needed = {
-        "attention": sum(t for t in range(1, length + 1)) / length,
-        "sliding_attention": sum(min(t, window) for t in range(1, length + 1)) / length,
-    }
-    executed = {"attention": length, "sliding_attention": window + window * (length - window) / length}
-    return sum(4 * spec.d_model * (executed[kind] - needed[kind]) for kind in spec.blocks if kind in needed)
-
-
-def test_flops_equal_the_closed_form(model: LanguageModel) -> None:
-    """Exactly: what torch counts, less what attention computes only to mask it."""
-    tokens = random_tokens(2, SEQ_LEN)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.logits(tokens)
-    counted = counter.get_total_flops() / tokens.numel()
-    cost = model_cost(model.spec, SEQ_LEN)
-    assert counted - executed_beyond_need(model.spec) == pytest.approx(cost.forward_flops_per_token, rel=1e-12)
+@pytest.mark.parametrize("length", [SEQ_LEN, 50, 9])
+def test_executed_flops_are_those_that_torch_counts(model: LanguageModel, length: int) -> None:
+    """Exactly: with whole and with padded windows and chunks; in training two products more for each."""
+    tokens = random_tokens(2, length + 1)
+    cost = model_cost(model.spec, length)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logits = model.logits(tokens[:, :-1])
+        forward = counter.get_total_flops()
+        F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    counts = counter.get_flop_counts()["Global"]
+    # torch charges the gradient of a depthwise convolution as that of a full one; it has two products like any other.
+    wrong = counts.get(torch.ops.aten.convolution_backward, 0) - 2 * counts.get(torch.ops.aten.convolution, 0)
+    training = counter.get_total_flops() - wrong
+    n_tokens = 2 * length
+    assert forward / n_tokens == pytest.approx(cost.executed_forward_flops_per_token, rel=1e-12)
+    if length > model.spec.chunk_size:  # in a single chunk, no gradient goes to the state that it starts from
+        assert training / n_tokens == pytest.approx(3 * cost.executed_forward_flops_per_token, rel=0.01)
+    assert cost.forward_flops_per_token <= cost.executed_forward_flops_per_token
 
 
 def test_state_bytes_are_those_of_the_cache(model: LanguageModel) -> None:

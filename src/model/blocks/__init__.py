@@ -1,17 +1,72 @@
-"""The kinds of residual block, by the name that `architecture.pattern` uses."""
+"""The kinds of residual block, by the name that `architecture.pattern` uses. Opens without torch.
 
-from src.model.blocks.attention import Attention, SlidingAttention
-from src.model.blocks.base import Block, BlockOutput
-from src.model.blocks.mamba import Mamba
-from src.model.blocks.mlp import MLP
-from src.model.blocks.moe import MoE
+A kind of your own is a file `src/model/blocks/<name>.py` with a `Block` and its `KIND`; nothing has to be listed. The
+kinds that we ship stand in the table below as well, so that their costs are known before torch is.
+"""
 
-BLOCKS: dict[str, type[Block]] = {
-    "attention": Attention,
-    "sliding_attention": SlidingAttention,
-    "mlp": MLP,
-    "moe": MoE,
-    "mamba": Mamba,
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.config import ModelSpec, UserError
+from src.model.blocks import costs
+from src.model.blocks.costs import Cost
+
+if TYPE_CHECKING:
+    from src.model.blocks.base import Block
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of block: where its class is, what it costs, and which settings of an architecture it reads."""
+
+    block: str
+    """`module.Class` in this folder."""
+    cost: Callable[[ModelSpec, int], Cost]
+    """From a spec and a context length in tokens; no torch."""
+    settings: tuple[str, ...] = ()
+    """Fields of `ArchitectureConfig`, or keys of its `settings`."""
+
+
+SSM_SETTINGS = ("d_state", "d_conv", "expand", "d_inner")
+
+KINDS: dict[str, Kind] = {
+    "attention": Kind("attention.Attention", costs.attention),
+    "sliding_attention": Kind("attention.SlidingAttention", costs.sliding_attention, ("window",)),
+    "mlp": Kind("mlp.MLP", costs.mlp, ("d_ff",)),
+    "moe": Kind(
+        "moe.MoE",
+        costs.moe,
+        ("n_experts", "top_k", "expert_d_ff", "aux_loss_weight", "router_z_loss_weight", "router_bias_rate"),
+    ),
+    "mamba": Kind("mamba.Mamba", costs.mamba, (*SSM_SETTINGS, "chunk_size")),
 }
+_NO_KINDS = {"__init__", "base", "costs", "norm", *(kind.block.partition(".")[0] for kind in KINDS.values())}
 
-__all__ = ["BLOCKS", "Block", "BlockOutput"]
+
+def kind_names() -> list[str]:
+    """List every kind: those of the table, then those that are a file of their own."""
+    files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    return [*KINDS, *(name for name in files if name not in _NO_KINDS and name not in KINDS)]
+
+
+@cache
+def kind_of(name: str) -> Kind:
+    """Look a kind up by its name. Raises UserError where there is none."""
+    if name in KINDS:
+        return KINDS[name]
+    if name not in kind_names():
+        raise UserError(f"architecture.pattern: unknown block {name!r}; there are {', '.join(kind_names())}")
+    kind = getattr(import_module(f"{__name__}.{name}"), "KIND", None)
+    if not isinstance(kind, Kind):
+        raise UserError(f"architecture.pattern: src/model/blocks/{name}.py declares no KIND; see blocks/__init__.py")
+    return kind
+
+
+def block_class(name: str) -> "type[Block]":
+    """Import the class of a kind."""
+    module, _, class_name = kind_of(name).block.partition(".")
+    return getattr(import_module(f"{__name__}.{module}"), class_name)
