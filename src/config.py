@@ -4,9 +4,9 @@ Values live in `conf/*.yaml`, types and explanations here. Hydra composes the YA
 result into these plain dataclasses once, and nothing below the commands sees a `DictConfig`.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds src, conf and experiments."""
@@ -327,6 +327,34 @@ class ReportConfig:
     """A sweep, a run, or a folder of runs."""
 
 
+@dataclass
+class ExportConfig:
+    """`python -m src.export`."""
+
+    format: str = MISSING
+    """huggingface: a folder that transformers loads, of `run`; ours: a run directory, of such a folder (`source`)."""
+    run: str | None = None
+    """A run directory, or one of its checkpoints."""
+    source: str | None = None
+    """A folder with config.json, model.safetensors and tokenizer.json."""
+    out: str = MISSING
+    """The folder to write; it must not be there, or be empty."""
+
+
+@dataclass
+class EstimateConfig(TrainConfig):
+    """`python -m src.estimate`: all that train takes, and how to tell what it would cost."""
+
+    format: str = "text"
+    """text, or json: one object and nothing else."""
+    tokens_per_second: float | None = None
+    """The speed to reckon with; null: no time, unless `measured` says how fast a run was."""
+    measured: str | None = None
+    """A run directory: its FLOP/s, at the FLOPs of this model, give the speed."""
+    context_lens: list[int] = field(default_factory=lambda: [256, 1024, 4096, 16384, 65536])
+    """Where FLOPs and state are told, in tokens."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One model, every number decided: what matching solved, what a checkpoint records, what `build` reads."""
@@ -376,8 +404,16 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
+        """Read what `to_dict` wrote. Raises KeyError or TypeError where a value is missing or cannot be."""
         typed: dict[str, Any] = {**values, "blocks": tuple(values["blocks"])}
-        return cls(**typed)
+        spec = cls(**typed)
+        for item in fields(cls):
+            value: Any = getattr(spec, item.name)
+            kind: Any = get_origin(item.type) or item.type
+            fits = type(value) in ((int, float) if kind is float else (kind,))
+            if not fits or (kind is int and value < 1):
+                raise TypeError(f"{item.name}: {value!r}")
+        return spec
 
 
 class UserError(ValueError):

@@ -6,13 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from src.compose import compose_config, to_config
 from src.config import TrainConfig, UserError
 from src.contract import SPEED_KEYS
 from src.overrides import given_keys
-from src.runtime.files import read_json
+from src.runtime.files import read_json, read_yaml
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
 
 FIXED = ("architecture", "size", "recipe", "tokenizer", "match")
@@ -35,7 +33,7 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
     source_path = info.folder.parents[2] / "config.yaml"
     if not source_path.exists():
         raise UserError(f"init_from={config.init_from}: {source_path} is missing; give a run directory of src.train")
-    source: dict[str, Any] = yaml.safe_load(source_path.read_text(encoding="utf-8"))
+    source = read_yaml(source_path, *FIXED[:-1], *INHERITED)
     if not Path(source["data"]["dir"]).exists():
         source["data"]["dir"] = None  # moved since: found again by its settings
     default, merged = asdict(compose_config(TrainConfig, "train", [])), asdict(config)

@@ -30,7 +30,7 @@ from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import Match, solve
 from src.runtime.device import Device, check_reductions, open_device
-from src.runtime.files import file_lock, read_json, write_bytes, write_json, write_text
+from src.runtime.files import file_lock, read_json, read_yaml, write_bytes, write_json, write_text
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
 from src.summary import final_summary, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
@@ -133,7 +133,7 @@ def _open(
     """Decide what is left open (device, precision, threads: once and for all sittings) and write it down."""
     decided = folder / "config.yaml"
     if decided.exists():
-        known = yaml.safe_load(decided.read_text(encoding="utf-8"))["runtime"]
+        known = read_yaml(decided, "runtime")["runtime"]
         config = replace(config, runtime=RuntimeConfig(**known))
     try:
         device = open_device(config.runtime)

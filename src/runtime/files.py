@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from src.config import UserError
 
 
@@ -50,6 +52,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
+
+
+def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
+    """Read a YAML file of plain values. Raises UserError where it is missing, is no such file or lacks a section."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a YAML file of plain values ({' '.join(str(error).split())})") from None
+    for section in sections:
+        if not isinstance(values, dict) or not isinstance(values.get(section), dict):
+            raise UserError(f"{path}: has no section {section}; the file is damaged or not of this program")
+    return values
 
 
 @contextmanager

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from src.config import ModelSpec, UserError
+from src.model.accounting import model_cost
+from src.model.blocks import kind_names
+from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
-from src.runtime.files import read_json, replace_folder, settle_folder, write_json
+from src.runtime.files import read_json, read_yaml, replace_folder, settle_folder, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -77,15 +79,23 @@ def save_checkpoint(
 def read_checkpoint(folder: Path) -> CheckpointInfo:
     """Read what a checkpoint is. Raises UserError where it is none, or of another format."""
     settle_folder(folder)
-    meta = read_json(folder / "meta.json")
+    file = folder / "meta.json"
+    meta = read_json(file)
     try:
         if meta["format_version"] != FORMAT_VERSION:
             found = meta["format_version"]
             raise UserError(f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}")
         spec, progress = ModelSpec.from_dict(meta["spec"]), Progress(**meta["progress"])
-        return CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"])
+        info = CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'meta.json'}: not the description of a checkpoint ({error})") from None
+        raise UserError(f"{file}: not the description of a checkpoint ({error})") from None
+    if unknown := [kind for kind in spec.blocks if kind not in kind_names()]:
+        raise UserError(f"{file}: a model with {unknown[0]!r} blocks, which src/model/blocks has none of here")
+    weights = folder / "model.safetensors"
+    needed = BYTES_PER_FLOAT * model_cost(spec, 1).total_params
+    if weights.exists() and weights.stat().st_size < needed:  # found before a model of any size is built
+        raise UserError(f"{weights}: cut off, or of another model ({weights.stat().st_size:,} bytes of {needed:,})")
+    return info
 
 
 def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
@@ -106,7 +116,7 @@ def _stage_folders(run_dir: Path) -> list[Path]:
     config, folder = run_dir / "config.yaml", run_dir / "checkpoints"
     if not config.exists():
         return sorted(folder.glob("*"))
-    return [folder / stage for stage in yaml.safe_load(config.read_text(encoding="utf-8"))["stage"]["stages"]]
+    return [folder / stage for stage in read_yaml(config, "stage")["stage"]["stages"]]
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -213,7 +213,7 @@ def test_a_folder_without_meta_is_no_checkpoint(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"format_version": 1}', '{"format_version": 1, "spec": {}, "progress": 3}']
+    "text", ["", "{", "[]", "null", "{}", '{"format_version": 2}', '{"format_version": 2, "spec": {}, "progress": 3}']
 )
 def test_meta_that_says_nothing_is_refused(text: str, folder: Path) -> None:
     (folder / "meta.json").write_text(text)

@@ -1,0 +1,113 @@
+"""Files of a run are data: whatever stands in one of them, nothing of it is executed, and what is wrong is one line."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src import generate, report
+from src.compose import guarded
+from tests.integration import tiny
+
+
+class Bomb:
+    """What unpickling would run."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def pickled(file: Path, mark: Path) -> None:
+    file.write_bytes(pickle.dumps(Bomb(mark)))
+
+
+def saved_by_torch(file: Path, mark: Path) -> None:
+    torch.save({"progress": Bomb(mark)}, file)
+
+
+def tagged_yaml(file: Path, mark: Path) -> None:
+    file.write_text(f"!!python/object/apply:os.mkdir ['{mark}']\n", encoding="utf-8")
+
+
+def truncated(file: Path, mark: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+FILES = [
+    "config.yaml",
+    "summary.json",
+    "metrics.jsonl",
+    "tokenizer.json",
+    "samples/language.json",
+    "train.log",
+    "checkpoints/language/best/meta.json",
+    "checkpoints/language/best/model.safetensors",
+    "checkpoints/language/last/meta.json",
+    "checkpoints/language/last/model.safetensors",
+    "checkpoints/language/last/state.pt",
+]
+
+
+CASES = [
+    *((name, harm) for name in FILES for harm in (pickled, truncated)),
+    *((name, saved_by_torch) for name in FILES if name.endswith((".pt", ".safetensors"))),
+    ("config.yaml", tagged_yaml),
+]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output root with a run that a newcomer would go on with: its summary says that it is not done."""
+    root = tmp_path_factory.mktemp("stopped")
+    assert tiny.run(tiny.data_dir(tmp_path_factory), root) == 0
+    folder = tiny.only_run(root)
+    summary = folder / "summary.json"
+    summary.write_text(summary.read_text().replace('"status": "done"', '"status": "interrupted"'))
+    return root
+
+
+@pytest.mark.parametrize(("name", "harm"), CASES)
+def test_no_file_of_a_run_is_ever_executed(
+    name: str,
+    harm: Callable[[Path, Path], None],
+    stopped: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every command that reads a run, on a run with one file turned into a weapon or a ruin."""
+    mark, data = tmp_path / "executed", tiny.data_dir(tmp_path_factory)
+
+    def resume(root: Path, run: Path) -> int:
+        return tiny.run(data, root)
+
+    def start_from(root: Path, run: Path) -> int:
+        return tiny.run(data, root, f"init_from={run}", "training.max_steps=1")
+
+    def continue_prompt(root: Path, run: Path) -> int:
+        return guarded(lambda: generate.main([f"run={run}", "prompt=Once", "max_new_tokens=1", "threads=1"]))
+
+    def make_report(root: Path, run: Path) -> int:
+        return guarded(lambda: report.main([f"dir={root}"]))
+
+    for number, command in enumerate((resume, start_from, continue_prompt, make_report)):
+        root = tmp_path / str(number)
+        shutil.copytree(stopped, root)
+        run = tiny.only_run(root)
+        harm(run / name, mark)
+        capsys.readouterr()
+        status = command(root, run)
+        said = capsys.readouterr().err
+        assert not mark.exists(), f"{command.__name__} executed {name}"
+        assert status in (0, 2), said
+        if status == 2:
+            assert said.startswith("error: ") and said.count("\n") == 1
+            assert name.rpartition("/")[2] in said or run.name in said, said
