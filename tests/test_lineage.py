@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from src.runtime.files import read_json
 from tests.integration import tiny
+from tests.training.test_checkpoint import seal
 
 SOURCE = ("size.d_model=128", "training.seq_len=48", "optimizer.weight_decay=0.05", "seed=3", "recipe=classic")
 
@@ -133,6 +134,7 @@ def test_other_weights_are_another_run(sources: dict[str, Path], tmp_path: Path)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    seal(weights.parent)
     for source in (sources["dense"], other):
         assert go_on(source, tmp_path / "out", "training.max_steps=1") == 0
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2

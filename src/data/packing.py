@@ -33,12 +33,11 @@ from src.data.prepared import (
     load_given,
     load_prepared,
     settings_of,
-    sha256_of,
 )
 from src.data.sources import local_files, read_documents
 from src.data.spool import Spool
 from src.data.tokenizer import EOT, EOT_ID, encode_batch, train_tokenizer
-from src.runtime.files import file_lock, replace_folder, settle_folder, write_json
+from src.runtime.files import file_lock, replace_folder, settle_folder, sha256_of, write_json
 
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 

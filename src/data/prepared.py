@@ -11,7 +11,7 @@ import numpy as np
 
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.sources import GENERATED
-from src.runtime.files import read_json
+from src.runtime.files import read_json, sha256_of
 
 FORMAT_VERSION = 1
 CORPORA = ("language", "code")
@@ -89,12 +89,6 @@ def _check_tokens(data: PreparedData, corpus: str, split: str) -> None:
         raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
     if tokens.shape != (expected,) or tokens.dtype.kind != "u":
         raise UserError(f"{path}: holds {tokens.shape} of {tokens.dtype} where {expected} tokens belong; {REMEDY}")
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> PreparedData | None:

@@ -4,6 +4,7 @@ Everything goes to a temporary sibling first, is flushed to the disk, and is ren
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -52,6 +53,12 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_yaml(path: Path, *sections: str) -> dict[str, Any]:

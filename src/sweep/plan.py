@@ -8,8 +8,8 @@ from src.compose import compose_config
 from src.config import TrainConfig, UserError
 from src.data.loader import TrainLoader, eval_windows
 from src.data.packing import PreparedData, find_prepared, prepare_data
-from src.data.prepared import sha256_of
 from src.data.sources import GENERATED
+from src.runtime.files import sha256_of
 from src.sweep.identity import run_name
 from src.validation import validate
 

@@ -2,6 +2,8 @@
 
 last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weights_only=True)  meta.json
 best/  model.safetensors  meta.json
+
+meta.json has the SHA-256 of the files beside it: a flipped byte is found before anything is made of it.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from src.model.blocks import kind_names
 from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
-from src.runtime.files import read_json, read_yaml, replace_folder, settle_folder, write_json
+from src.runtime.files import read_json, read_yaml, replace_folder, settle_folder, sha256_of, write_json
 
 FORMAT_VERSION = 2
 
@@ -49,6 +51,8 @@ class CheckpointInfo:
     progress: Progress
     tokenizer_sha256: str
     run: str
+    sha256: dict[str, str]
+    """Of each file beside meta.json."""
 
 
 def save_checkpoint(
@@ -72,6 +76,7 @@ def save_checkpoint(
             "spec": model.spec.to_dict(),
             "progress": asdict(progress),
             "tokenizer_sha256": tokenizer_sha256,
+            "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
         }
         write_json(temporary / "meta.json", meta)
 
@@ -86,8 +91,8 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
             found = meta["format_version"]
             raise UserError(f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}")
         spec, progress = ModelSpec.from_dict(meta["spec"]), Progress(**meta["progress"])
-        info = CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"])
-    except (KeyError, TypeError) as error:
+        info = CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"], dict(meta["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not the description of a checkpoint ({error})") from None
     if unknown := [kind for kind in spec.blocks if kind not in kind_names()]:
         raise UserError(f"{file}: a model with {unknown[0]!r} blocks, which src/model/blocks has none of here")
@@ -125,9 +130,24 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / "meta.json").exists()
 
 
+def _whole(info: CheckpointInfo, name: str) -> Path:
+    """Return a file of a checkpoint as it was written. Raises UserError where it is missing or has changed."""
+    file = info.folder / name
+    try:
+        if sha256_of(file) == info.sha256.get(name):
+            return file
+        problem = "damaged: its SHA-256 is not that of meta.json"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    best = info.folder.with_name("best")
+    other = info.folder.name == "last" and (best / "meta.json").exists()
+    remedy = f"; the weights in {best} may be whole: init_from={best}" if other else ""
+    raise UserError(f"{file}: {problem}{remedy}")
+
+
 def load_weights(info: CheckpointInfo, model: LanguageModel) -> None:
     """Fill a model of the same spec. Raises UserError where the file is corrupt or does not fit."""
-    file = info.folder / "model.safetensors"
+    file = _whole(info, "model.safetensors")
     try:
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -136,7 +156,7 @@ def load_weights(info: CheckpointInfo, model: LanguageModel) -> None:
 
 def load_state(info: CheckpointInfo) -> dict[str, Any]:
     """Load what resuming needs besides the weights; only tensors and plain values can be in it."""
-    file = info.folder / "state.pt"
+    file = _whole(info, "state.pt")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file breaks torch's reader in any way: IndexError, KeyError, struct.error ...

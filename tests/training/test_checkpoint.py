@@ -14,6 +14,7 @@ import torch
 from src.config import UserError
 from src.data.loader import TrainLoader
 from src.runtime.device import Device
+from src.runtime.files import sha256_of
 from src.training.checkpoint import (
     FORMAT_VERSION,
     Progress,
@@ -47,6 +48,13 @@ def trained(build_state: StateBuilder, loader: TrainLoader, device: Device) -> T
 def folder(tmp_path: Path, trained: TrainState) -> Path:
     save(tmp_path / "last", trained)
     return tmp_path / "last"
+
+
+def seal(folder: Path) -> None:
+    """Make the checksums fit whatever stands in the files, as who tampers with one would."""
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["sha256"] = {name: sha256_of(folder / name) for name in meta["sha256"] if (folder / name).exists()}
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def one_line(error: pytest.ExceptionInfo[UserError], *said: str) -> None:
@@ -126,6 +134,7 @@ def test_a_crash_while_writing_leaves_the_old(
 def test_truncated_weights_are_refused(kept: int, folder: Path, trained: TrainState) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
+    seal(folder)
     with pytest.raises(UserError) as error:
         load_weights(read_checkpoint(folder), trained.model)
     one_line(error, str(file))
@@ -135,7 +144,8 @@ def test_corrupt_weights_and_weights_of_another_model_are_refused(folder: Path, 
     with pytest.raises(UserError) as error:
         load_weights(read_checkpoint(folder), small_model("dense"))
     one_line(error, str(folder / "model.safetensors"))
-    (folder / "model.safetensors").write_bytes(b"\xff" * 1000)
+    (folder / "model.safetensors").write_bytes(b"\xff" * 500_000)
+    seal(folder)
     with pytest.raises(UserError) as error:
         load_weights(read_checkpoint(folder), trained.model)
     one_line(error, str(folder / "model.safetensors"))
@@ -145,11 +155,26 @@ def test_corrupt_weights_and_weights_of_another_model_are_refused(folder: Path, 
     one_line(error, str(folder / "model.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99999])
+def test_a_flipped_bit_is_found(name: str, share: float, folder: Path, trained: TrainState) -> None:
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 4
+    file.write_bytes(content)
+    shutil.copytree(folder, folder.with_name("best"))
+    info = read_checkpoint(folder)
+    with pytest.raises(UserError) as error:
+        load_weights(info, trained.model) if name == "model.safetensors" else load_state(info)
+    one_line(error, str(file), "damaged", f"init_from={folder.with_name('best')}")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_state_is_refused(share: float, folder: Path) -> None:
     file = folder / "state.pt"
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
+    seal(folder)
     with pytest.raises(UserError) as error:
         load_state(read_checkpoint(folder))
     one_line(error, str(file))
@@ -176,6 +201,7 @@ def test_a_state_that_is_none_is_refused(content: bytes | None, folder: Path) ->
     file.unlink()
     if content is not None:
         file.write_bytes(content)
+    seal(folder)
     with pytest.raises(UserError) as error:
         load_state(read_checkpoint(folder))
     one_line(error, str(file))
@@ -198,6 +224,7 @@ def test_nothing_in_a_checkpoint_is_executed(legacy: bool, folder: Path, tmp_pat
         file.write_bytes(pickle.dumps({"progress": Bomb(mark)}, protocol=2))
     else:
         torch.save({"progress": Bomb(mark)}, file)
+    seal(folder)
     with pytest.raises(UserError) as error:
         load_state(read_checkpoint(folder))
     one_line(error, str(file))
