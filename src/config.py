@@ -163,12 +163,15 @@ class TokenizerConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter, 2019)."""
+    """AdamW (Loshchilov and Hutter, 2019), or Muon (Jordan et al., 2024) for matrices with AdamW for the rest."""
 
     name: str = MISSING
+    """adamw or muon."""
     learning_rate: float = MISSING
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
+    momentum: float = 0.95
+    """Of muon's matrices; AdamW has betas."""
     weight_decay: float = 0.1
     """On matrices only: never on norms, biases, embeddings, A_log, D, dt_bias."""
     grad_clip: float = 1.0
@@ -180,7 +183,7 @@ class ScheduleConfig:
     """Learning rate against step, as a factor on the peak; it always ends where the stage ends."""
 
     name: str = MISSING
-    """cosine, or wsd (warm-up, stable, linear decay)."""
+    """cosine, linear (both decay from the warm-up on), or wsd (warm-up, stable, linear decay)."""
     warmup_steps: int | None = None
     """null: a twentieth of the stage."""
     min_ratio: float = 0.1

@@ -29,8 +29,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "recipe.norm": ("rmsnorm", "layernorm"),
     "recipe.position": ("rope", "learned"),
     "recipe.mlp": ("swiglu", "gelu"),
-    "optimizer.name": ("adamw",),
-    "schedule.name": ("cosine", "wsd"),
+    "optimizer.name": ("adamw", "muon"),
+    "schedule.name": ("cosine", "linear", "wsd"),
     "runtime.device": ("auto", "mps", "cuda", "cpu"),
     "runtime.precision": ("auto", "fp32", "bf16", "fp16"),
     "tracking.name": ("wandb", "none"),
@@ -74,6 +74,8 @@ def validate(config: TrainConfig) -> None:
             raise UserError(f"{ratio}={lookup(config, ratio)}: is a share, at most 1")
     if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
+    if not 0 <= config.optimizer.momentum < 1:
+        raise UserError(f"optimizer.momentum={config.optimizer.momentum}: must be from 0 up to, not including, 1")
     if (extra := EXTRAS.get(config.launcher.name)) and importlib.util.find_spec(extra) is None:
         name = config.launcher.name
         raise UserError(f"launcher={name}: not installed; pip install -c constraints.txt -e '.[{name}]'")

@@ -10,12 +10,16 @@ def _cosine(progress: float, config: ScheduleConfig) -> float:
     return config.min_ratio + (1 - config.min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def _linear(progress: float, config: ScheduleConfig) -> float:
+    return config.min_ratio + (1 - config.min_ratio) * (1 - progress)
+
+
 def _wsd(progress: float, config: ScheduleConfig) -> float:
     left = min(1.0, (1 - progress) / config.decay_fraction)
     return config.min_ratio + (1 - config.min_ratio) * left
 
 
-SCHEDULES: dict[str, Callable[[float, ScheduleConfig], float]] = {"cosine": _cosine, "wsd": _wsd}
+SCHEDULES: dict[str, Callable[[float, ScheduleConfig], float]] = {"cosine": _cosine, "linear": _linear, "wsd": _wsd}
 
 
 def warmup_steps(total: int, config: ScheduleConfig) -> int:

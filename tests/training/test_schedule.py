@@ -13,7 +13,7 @@ def course(total: int, name: str = "cosine", **changes: float | int | None) -> l
     return [learning_rate_factor(step, total, config) for step in range(total)]
 
 
-@pytest.mark.parametrize("name", ["cosine", "wsd"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
 def test_warm_up_climbs_evenly_to_the_peak(name: str) -> None:
     factors = course(100, name, warmup_steps=10)
     assert factors[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
@@ -21,7 +21,7 @@ def test_warm_up_climbs_evenly_to_the_peak(name: str) -> None:
     assert max(factors) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["cosine", "wsd"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
 @pytest.mark.parametrize("total", [3, 20, 100, 1001])
 def test_the_end_of_the_schedule_is_the_end_of_the_stage(name: str, total: int) -> None:
     factors = course(total, name, min_ratio=0.25)
@@ -38,6 +38,11 @@ def test_half_way_down_the_cosine_is_the_middle() -> None:
     assert factors == sorted(factors, reverse=True)
 
 
+def test_linear_is_straight_from_the_warm_up_to_the_end() -> None:
+    factors = course(110, "linear", warmup_steps=9, min_ratio=0.1)
+    assert factors[9:] == pytest.approx([1 - 0.9 * i / 100 for i in range(101)])
+
+
 def test_wsd_is_level_and_then_straight() -> None:
     factors = course(101, "wsd", warmup_steps=0, min_ratio=0.0, decay_fraction=0.2)
     assert factors[:81] == pytest.approx([1.0] * 81)
@@ -51,6 +56,6 @@ def test_the_warm_up_is_a_twentieth_unless_told_otherwise() -> None:
     assert warmup_steps(400, ScheduleConfig(name="cosine", warmup_steps=7)) == 7
 
 
-@pytest.mark.parametrize("name", ["cosine", "wsd"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
 def test_one_step_is_taken_at_the_peak(name: str) -> None:
     assert course(1, name) == [1.0]
