@@ -1,0 +1,144 @@
+"""Runs out to Hugging Face's transformers, and back.
+
+What comes back is what the other commands take for a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, where
+the folder tells of the run that it came from, that run's config.yaml and summary.json. It can be generated from and
+trained on (`init_from`), but not resumed: the optimizer's state is not exported.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf.errors import OmegaConfBaseException
+
+from src.compose import to_config
+from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
+from src.data.tokenizer import load_tokenizer
+from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
+from src.inference.huggingface.card import model_card
+from src.model.build import build_model
+from src.runtime.files import read_json, read_yaml, replace_folder, write_bytes, write_json, write_text
+from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
+from src.validation import check_name
+
+IMPORTED = "imported"
+"""The stage of weights that come from elsewhere."""
+
+
+def to_huggingface(run: Path, out: Path) -> None:
+    """Write the best checkpoint of a run's last stage as a folder that transformers loads. Raises UserError."""
+    info = find_checkpoint(run, "best")
+    try:
+        twin = twin_of(info.spec)
+    except UserError as error:
+        raise UserError(f"{run}: has no exact twin in transformers; {error}") from None
+    folder = info.folder.parents[2]
+    load_tokenizer(folder / "tokenizer.json")
+    tokenizer = (folder / "tokenizer.json").read_bytes()
+    model = build_model(info.spec, seed=0)
+    load_weights(info, model)
+    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder / "summary.json")
+    record = {
+        "run": info.run,
+        "progress": asdict(info.progress),
+        "tokenizer_sha256": info.tokenizer_sha256,
+        "config": asdict(config) if config else None,
+        "summary": summary,
+    }
+    card = model_card(info.spec, twin, out.name, record)
+    sampling = config.samples if config else SamplingConfig()
+    with replace_folder(out) as temporary:
+        write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card)
+
+
+def _read_config(path: Path) -> TrainConfig | None:
+    """Read a run's config.yaml, leaving out the paths of this machine."""
+    if not path.exists():
+        return None
+    config = _typed_config(read_yaml(path, "data"), path)
+    config.data.dir = Path(config.data.dir).name if config.data.dir else None
+    config.data.language.paths, config.data.code.paths = [], []
+    config.output_root, config.init_from = TrainConfig.output_root, None
+    return config
+
+
+def _typed_config(values: Any, path: Path) -> TrainConfig:
+    try:
+        return to_config(TrainConfig, values)
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())})") from None
+
+
+def _read_summary(path: Path) -> dict[str, Any] | None:
+    """Read a run's summary.json; its error may name paths of this machine, so it is left out."""
+    if not path.exists():
+        return None
+    summary = read_json(path)
+    if not isinstance(summary, dict):
+        raise UserError(f"{path}: not the summary of a run")
+    return summary | {"error": None}
+
+
+def to_ours(source: Path, out: Path) -> None:
+    """Write a folder of transformers as a run of ours. Raises UserError naming the file and what is wrong with it."""
+    found = read_folder(source)
+    sha256 = hashlib.sha256(found.tokenizer).hexdigest()
+    record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
+    recorded = read_record(record, found.spec, source / RECORD)
+    if record.get("tokenizer_sha256") != sha256:
+        raise UserError(f"{source / 'tokenizer.json'}: is not the tokenizer that these weights were trained with")
+    model = build_model(found.spec, seed=0)
+    model.load_state_dict(found.weights)
+    with replace_folder(out) as temporary:
+        for kind in ("best", "last"):
+            folder = temporary / "checkpoints" / recorded.progress.stage / kind
+            save_checkpoint(folder, model, recorded.progress, tokenizer_sha256=sha256, run=record["run"])
+        write_bytes(temporary / "tokenizer.json", found.tokenizer)
+        if recorded.config is not None:
+            write_text(temporary / "config.yaml", yaml.safe_dump(asdict(recorded.config), sort_keys=False))
+        if recorded.summary is not None:
+            write_json(temporary / "summary.json", recorded.summary)
+
+
+class Recorded(NamedTuple):
+    """What an export says of the run that it came from."""
+
+    progress: Progress
+    config: TrainConfig | None
+    summary: dict[str, Any] | None
+
+
+def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded:
+    """Check what an export has recorded. Raises UserError naming the file."""
+    config, summary = record.get("config"), record.get("summary")
+    try:
+        json.dumps(record, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{path}: holds numbers that are not finite") from None
+    if not isinstance(record.get("run"), str):
+        raise UserError(f"{path}: run: must be a name")
+    if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("contract"), dict)):
+        raise UserError(f"{path}: summary: is not that of a run")
+    progress = _read_progress(record.get("progress"), path)
+    if config is None:
+        return Recorded(progress, None, summary)
+    typed = _typed_config(config, path)
+    if progress.stage not in typed.stage.stages:
+        raise UserError(f"{path}: stage={progress.stage}: is none of its config, {', '.join(typed.stage.stages)}")
+    if typed.tokenizer.vocab_size != spec.vocab_size:
+        raise UserError(f"{path}: tokenizer.vocab_size={typed.tokenizer.vocab_size}: is not that of the model")
+    return Recorded(progress, typed, summary)
+
+
+def _read_progress(values: Any, path: Path) -> Progress:
+    known = {item.name for item in fields(Progress)}
+    if not isinstance(values, dict) or not isinstance(values.get("stage"), str) or not values.keys() <= known:
+        raise UserError(f"{path}: progress: is not that of a stage")
+    for name, value in values.items():
+        if name != "stage" and value is not None and type(value) not in (int, float):
+            raise UserError(f"{path}: progress.{name}={value!r:.40}: must be a number")
+    check_name(f"{path}: stage={values['stage'][:40]}", values["stage"])
+    return Progress(**values)

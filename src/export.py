@@ -1,0 +1,59 @@
+"""`python -m src.export run=DIR format=huggingface out=DIR`: a model as transformers loads it, and the way back."""
+
+import os
+import sys
+from pathlib import Path
+
+from src.compose import guarded, run_command
+from src.config import ExportConfig, UserError
+from src.validation import check_choice
+
+RAW = ("run", "source", "out")
+FORMATS = {"huggingface": ("run", "source"), "ours": ("source", "run")}
+"""What each format is made of, and what has no part in it."""
+
+
+def export(config: ExportConfig) -> int:
+    """Write the folder, and say where it is."""
+    check_choice("format", config.format, FORMATS)
+    needed, senseless = FORMATS[config.format]
+    if not getattr(config, needed):
+        raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")
+    if getattr(config, senseless) is not None:
+        raise UserError(f"{senseless}: has no part in format={config.format}, which reads {needed}=DIR; leave it out")
+    out = check_out(config.out)
+
+    from src.exchange import to_huggingface, to_ours
+
+    given = Path(getattr(config, needed)).expanduser().resolve()
+    try:
+        (to_huggingface if config.format == "huggingface" else to_ours)(given, out)
+    except UserError as error:  # its line begins with the path
+        raise UserError(f"{needed}={error}") from None
+    print(f"Export: {out}")
+    return 0
+
+
+def check_out(given: str) -> Path:
+    """Find the folder to write. Raises UserError where something would be overwritten, or none can be made."""
+    if not given:
+        raise UserError("out: is empty; name the folder to write")
+    out = Path(given).expanduser().absolute()
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        nearest = next(folder for folder in out.parents if folder.exists())
+    except OSError as error:
+        raise UserError(f"out={given}: cannot be written ({error.strerror}); give another folder") from None
+    if taken:
+        raise UserError(f"out={given}: is there already; give a folder that is not there yet, or an empty one")
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"out={given}: {nearest} is no folder that you can write to; give another")
+    return out
+
+
+def main(argv: list[str]) -> int:
+    return run_command("export", ExportConfig, export, argv, RAW)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,113 @@
+"""The hybrid of Advanced Code Model for transformers 5.23: load with `trust_remote_code=True`.
+
+GraniteMoeHybrid computes all of it already: layers of Mamba-2 or attention, each followed by an MLP or by experts. What
+it lacks is added here: attention within a sliding window, a feed-forward part for each layer apart (an MLP, or experts
+without a shared MLP), and patterns without any attention.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, GraniteMoeHybridModel
+from transformers.cache_utils import DynamicCache
+from transformers.masking_utils import (
+    create_causal_mask,
+    create_recurrent_attention_mask,
+    create_sliding_window_causal_mask,
+)
+
+MASKS = {
+    "full_attention": create_causal_mask,
+    "sliding_attention": create_sliding_window_causal_mask,
+    "linear_attention": create_recurrent_attention_mask,
+}
+
+
+class HybridConfig(GraniteMoeHybridConfig):
+    """GraniteMoeHybrid's settings, a window, and the feed-forward part of each layer."""
+
+    model_type = "advanced_code_model_hybrid"
+
+    sliding_window: int | None = None
+    """Positions that sliding attention sees, its own included."""
+    feed_forward_types: list[str] | None = None
+    """`mlp` or `moe` for each layer."""
+
+
+class NoSharedMLP(nn.Module):
+    """What stands beside experts that have no shared MLP: it adds zero."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return torch.zeros_like(hidden_states)
+
+
+class HybridModel(GraniteMoeHybridModel):
+    """GraniteMoeHybrid with a mask for each type of layer."""
+
+    config: HybridConfig
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__(config)
+        kinds = config.feed_forward_types or ["mlp"] * config.num_hidden_layers
+        layers: Any = self.layers
+        for layer, kind in zip(layers, kinds, strict=True):
+            if kind == "moe":
+                layer.shared_mlp = NoSharedMLP()
+            else:
+                layer.block_sparse_moe = None
+                layer.has_experts = False
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Map tokens (B, T) to hidden states (B, T, D), as the class above does."""
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache is None:
+            use_cache = bool(self.config.use_cache) and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        kinds = list(self.config.layer_types or [])
+        attends = [i for i, kind in enumerate(kinds) if kind != "linear_attention"]
+        if position_ids is None:
+            # A cache of recurrent states alone does not count positions, and nothing asks for them.
+            seen = past_key_values.get_seq_length(attends[0]) if past_key_values is not None and attends else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
+        if not isinstance(attention_mask, dict):
+            given = {
+                "config": self.config,
+                "inputs_embeds": inputs_embeds,
+                "attention_mask": attention_mask,
+                "past_key_values": past_key_values,
+            }
+            attention_mask = {
+                kind: MASKS[kind](**given, **({} if kind == "linear_attention" else {"layer_idx": kinds.index(kind)}))
+                for kind in dict.fromkeys(kinds)
+            }
+        return super().forward(
+            attention_mask=cast(Any, attention_mask),
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+class HybridForCausalLM(GraniteMoeHybridForCausalLM):
+    """The model with its head."""
+
+    config_class = HybridConfig
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__(config)
+        self.model = HybridModel(config)
+        self.post_init()

@@ -1,0 +1,253 @@
+"""Read a folder of transformers as a model of ours, believing nothing in it.
+
+JSON and safetensors only: no pickle is opened, no `modeling_*.py` imported. The names and shapes of the tensors are
+compared with those that config.json implies before any memory is taken for them.
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from src.config import ArchitectureConfig, ModelSpec, SizeConfig, UserError
+from src.data.tokenizer import EOT, EOT_ID
+from src.inference.huggingface.ties import Shape, Tie
+from src.inference.huggingface.twin import MODERN, Given, Settings, Twin
+from src.inference.huggingface.twins import TWINS, twin_of
+from src.inference.huggingface.write import RECORD, RECORD_VERSION
+from src.model.language_model import LanguageModel
+from src.runtime.errors import first_line
+
+DTYPES = ("F32", "BF16", "F16")
+"""What fits into fp32 without loss."""
+UNREAD = {
+    *("architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "use_cache"),
+    *("transformers_version", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
+}
+"""Settings that we write, and that change nothing of what a model computes."""
+WITHOUT_EFFECT = {
+    *UNREAD,
+    *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
+    *("router_jitter_noise", "pretraining_tp", "reorder_and_upcast_attn", "use_mambapy", "use_associative_scan"),
+    *("time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme"),
+    *("time_step_rank", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type"),
+    *("summary_use_proj", "rope_theta", "return_dict", "chunk_size_feed_forward", "id2label", "label2id", "n_ctx"),
+}
+"""Settings that do not either where a class has them and we write nothing."""
+DEFAULTS: Settings = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "hidden_act": "silu",
+    "use_bias": False,
+    "use_conv_bias": True,
+    "residual_in_fp32": True,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "sliding_window": None,
+}
+"""What the classes take where a setting is absent; all others have to be there."""
+NO_LIMIT = ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
+"""`time_step_limit`, as Python's JSON and as transformers writes it."""
+
+
+class Imported(NamedTuple):
+    """What a folder holds."""
+
+    spec: ModelSpec
+    twin: Twin
+    weights: dict[str, Tensor]
+    """A `state_dict` of `LanguageModel`, in fp32."""
+    tokenizer: bytes
+    """tokenizer.json."""
+    record: Settings | None
+    """What `write_folder` was given, unchecked but for being a dict; None where the folder is not of our making."""
+
+
+def read_folder(folder: Path) -> Imported:
+    """Read a model. Raises UserError naming the file and what is wrong with it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    shapes = _read_shapes(folder / "model.safetensors")
+    config = read_object(folder / "config.json")
+    path = folder / RECORD
+    record = read_object(path) if path.exists() else None
+    try:
+        spec, twin = _read_spec(config, len(shapes))
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+    if record is not None:
+        try:
+            spec = _complete(spec, record)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    tokenizer = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size)
+    return Imported(spec, twin, _read_weights(folder / "model.safetensors", spec, twin, shapes), tokenizer, record)
+
+
+def read_object(path: Path) -> Settings:
+    """Read a JSON object. Raises UserError."""
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a folder that transformers can load") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file ({first_line(error)})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return value
+
+
+def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin]:
+    """Take the sizes out of config.json, and compare it with what these sizes would have written."""
+    model_type = config.get("model_type")
+    twin = TWINS.get(model_type) if isinstance(model_type, str) else None
+    if twin is None:
+        raise UserError(
+            f"model_type={model_type!r:.40}: there is no counterpart; it has to be one of {', '.join(TWINS)}"
+        )
+    given = Given(config, n_tensors)
+    sizes = {"vocab_size": given.whole("vocab_size"), **twin.sizes(given)}
+    spec = ModelSpec.from_dict({**_unsaid(), **MODERN, **twin.requires, **sizes})
+    _check_sizes(spec)
+    if twin_of(spec) is not twin:
+        raise UserError(f"model_type={model_type}: its layers are those of a {twin_of(spec).model_type}")
+    # As older versions of transformers say it.
+    before_5 = {"rope_theta": config.get("rope_theta"), "rope_type": "default"}
+    found = {"rope_parameters": before_5, **config}
+    for key, value in twin.config(spec).items():
+        if key not in UNREAD:
+            _compare(found, key, value)
+    for key, value in config.items():
+        known = key in WITHOUT_EFFECT or key in twin.config(spec) or value is None
+        if not known and not (key == "time_step_limit" and value in NO_LIMIT):
+            raise UserError(f"{key}={value!r:.40}: this program knows no such setting of {twin.class_name}")
+    if not twin.code and "auto_map" in config:
+        raise UserError(f"auto_map: this program runs no code of others; {twin.class_name} needs none")
+    return spec, twin
+
+
+def _unsaid() -> Settings:
+    """Fill the fields of `ModelSpec` that a model without such blocks has no use for."""
+    defaults = ArchitectureConfig()
+    values = {item.name: getattr(defaults, item.name, None) for item in fields(ModelSpec)}
+    known = {name: 1 if value is None else value for name, value in values.items()}
+    return {**known, "architecture": "imported", "head_dim": SizeConfig().head_dim, "max_seq_len": 4096}
+
+
+def _check_sizes(spec: ModelSpec) -> None:
+    attends = any("attention" in kind for kind in spec.blocks)
+    if attends and spec.d_model % spec.head_dim:
+        raise UserError(f"hidden size {spec.d_model}: must be a multiple of the size of a head, {spec.head_dim}")
+    if attends and spec.position == "rope" and spec.head_dim % 2:
+        raise UserError(f"head_dim={spec.head_dim}: must be even, since rope turns pairs")
+    if "mamba" in spec.blocks and spec.d_inner % spec.head_dim:
+        raise UserError(f"expand: {spec.d_inner} channels are no multiple of the size of a head, {spec.head_dim}")
+    if "moe" in spec.blocks and spec.top_k > spec.n_experts:
+        raise UserError(f"num_experts_per_tok={spec.top_k}: more than the {spec.n_experts} experts there are")
+
+
+def _compare(found: Settings, key: str, wanted: Any) -> None:
+    if found.get(key) is None and key in DEFAULTS:
+        value = DEFAULTS[key]
+    elif key == "head_dim" and found.get(key) is None:
+        return  # then it is hidden_size / num_attention_heads, as ours
+    elif key in found:
+        value = found[key]
+    else:
+        raise UserError(f"{key}: is missing; only {wanted!r} fits")
+    if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
+        raise UserError(f"{key}={value!r:.60}: does not fit, only {wanted!r} does")
+
+
+def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
+    """Take from our own file what config.json cannot say, and nothing that contradicts it."""
+    if record.get("format_version") != RECORD_VERSION:
+        raise UserError(f"format_version={record.get('format_version')!r:.40}: this program reads {RECORD_VERSION}")
+    try:
+        whole = ModelSpec.from_dict(record["spec"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"spec: not the description of a model ({error})") from None
+    if _twin_config(whole) != _twin_config(spec):
+        raise UserError("spec: describes another model than config.json")
+    return whole
+
+
+def _twin_config(spec: ModelSpec) -> Settings | None:
+    """Write what decides what a model computes; None where it has no twin."""
+    try:
+        return twin_of(spec).config(spec)
+    except (UserError, ArithmeticError):  # numbers of JSON may be too large for a float
+        return None
+
+
+def _read_shapes(path: Path) -> dict[str, Shape]:
+    """Read the names and shapes of all tensors."""
+    if not path.exists() and path.with_name("model.safetensors.index.json").exists():
+        raise UserError(f"{path}: no such file; weights in several files are not read, save them in one")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            for name, part in slices.items():
+                if part.get_dtype() not in DTYPES:
+                    raise UserError(f"{path}: {name} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}")
+            return {name: tuple(part.get_shape()) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
+
+
+def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape]) -> dict[str, Tensor]:
+    """Read the weights once their names and shapes are right."""
+    ties = twin.ties(spec)
+    _compare_names(path, {name for tie in ties for name in tie.theirs}, shapes.keys())
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(part.shape) for name, part in LanguageModel(spec).state_dict().items()}
+    except RuntimeError as error:  # sizes whose product no integer holds
+        raise UserError(f"{path}: does not fit config.json ({first_line(error)})") from None
+    for tie in ties:
+        _compare_shapes(path, tie, tie.shape(wanted[tie.ours]), shapes)
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite")
+    return {tie.ours: tie.to_ours([found[name].float() for name in tie.theirs], wanted[tie.ours]) for tie in ties}
+
+
+def _compare_names(path: Path, wanted: set[str], found: Any) -> None:
+    if missing := sorted(wanted - found):
+        raise UserError(f"{path}: {missing[0]} is missing ({len(missing)} tensors in all)")
+    if extra := sorted(found - wanted):
+        raise UserError(f"{path}: {extra[0]!r:.80} does not belong to the model of config.json ({len(extra)} in all)")
+
+
+def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape]) -> None:
+    for name in tie.theirs:
+        if shapes[name] != wanted:
+            raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
+
+
+def _read_tokenizer(path: Path, vocab_size: int) -> bytes:
+    try:
+        content = path.read_bytes()
+        tokenizer = Tokenizer.from_buffer(content)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the model needs its tokenizer") from None
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None
+    if tokenizer.token_to_id(EOT) != EOT_ID:
+        raise UserError(f"{path}: {EOT} has to be token {EOT_ID}; tokenizers of other makes are not read")
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise UserError(f"{path}: has {tokenizer.get_vocab_size()} tokens, config.json says vocab_size={vocab_size}")
+    return content

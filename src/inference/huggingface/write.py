@@ -1,0 +1,80 @@
+"""Write a model as transformers reads it: config.json, model.safetensors, tokenizer, defaults of generation, README.
+
+`advanced_code_model.json` is beside them for what those files cannot hold: the whole `ModelSpec`, and what the caller
+wants to find again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from src.config import ModelSpec, SamplingConfig
+from src.data.tokenizer import EOT, EOT_ID
+from src.inference.huggingface.hybrid_twins import MODULE
+from src.inference.huggingface.twin import TESTED_WITH, Settings
+from src.inference.huggingface.twins import twin_of
+from src.runtime.files import write_bytes, write_json, write_text
+
+RECORD = "advanced_code_model.json"
+RECORD_VERSION = 1
+
+
+def write_folder(
+    folder: Path,
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    tokenizer: bytes,
+    sampling: SamplingConfig,
+    record: dict[str, Any],
+    card: str,
+) -> None:
+    """Fill an empty folder with a model, given its `state_dict` and its tokenizer.json.
+
+    record: JSON that `read_folder` gives back. Raises UserError where no class of transformers computes the same.
+    """
+    twin = twin_of(spec)
+    ties = twin.ties(spec)
+    assert {tie.ours for tie in ties} == weights.keys(), "a tensor of this model has no counterpart"
+    theirs = {name: part for tie in ties for name, part in tie.to_theirs(weights[tie.ours].cpu()).items()}
+    save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    config = twin.config(spec)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", generation_config(spec, sampling, config["use_cache"]))
+    write_bytes(folder / "tokenizer.json", tokenizer)
+    write_json(folder / "tokenizer_config.json", tokenizer_config(spec))
+    write_json(folder / RECORD, {"format_version": RECORD_VERSION, "spec": spec.to_dict(), **record})
+    write_text(folder / "README.md", card)
+    if twin.code:
+        write_bytes(folder / f"{MODULE}.py", Path(__file__).with_name(f"{MODULE}.py").read_bytes())
+
+
+def generation_config(spec: ModelSpec, sampling: SamplingConfig, use_cache: bool) -> Settings:
+    """Write how text is drawn unless told otherwise, as `src.generate` would with these settings."""
+    limit = spec.learned_positions
+    drawn: Settings = {"do_sample": False}
+    if sampling.temperature > 0:
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": 1.0}
+    return {
+        "bos_token_id": EOT_ID,
+        "eos_token_id": EOT_ID,
+        "pad_token_id": EOT_ID,
+        **({"max_length": limit} if limit else {"max_new_tokens": sampling.max_new_tokens}),
+        **drawn,
+        "use_cache": use_cache,
+        "transformers_version": TESTED_WITH,
+    }
+
+
+def tokenizer_config(spec: ModelSpec) -> Settings:
+    """Write what tokenizer.json leaves open: above all, that `<|endoftext|>` within a text is plain text."""
+    config: Settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": EOT,
+        "eos_token": EOT,
+        "pad_token": EOT,
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+    }
+    return config | ({"model_max_length": spec.learned_positions} if spec.learned_positions else {})

@@ -1,0 +1,150 @@
+"""Exported models compute what ours compute: logits, greedy text, and losses through steps of training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.config import CONF, ModelSpec, SamplingConfig, UserError
+from src.inference.decode import generate
+from src.inference.huggingface import twin_of
+from src.model.matching import solve
+from src.training.step import token_loss
+from tests.contract.small import composed
+from tests.inference.huggingface.cases import (
+    BLOCKS,
+    CLASSIC,
+    LENGTH,
+    SIZES,
+    exported,
+    load,
+    model_of,
+    spec_of,
+    tokens_of,
+)
+
+TOLERANCE = 1e-4
+USUAL = ("dense", "dense, classic", "mamba", "mamba1", "moe", "hybrid")
+CASES = [pytest.param(case, marks=() if case in USUAL else pytest.mark.slow) for case in BLOCKS]
+
+
+def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).abs().max() / ours.abs().max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_the_logits_are_those_of_transformers(case: str, size: str, transformers: Any, tmp_path: Path) -> None:
+    spec = spec_of(case, size)
+    model = model_of(spec)
+    theirs = load(transformers, exported(tmp_path / "out", model))
+    assert type(theirs).__name__ == BLOCKS[case][0]
+    tokens = tokens_of(spec, 2, LENGTH)
+    assert largest_difference(model.logits(tokens), theirs(tokens).logits) <= TOLERANCE
+    assert largest_difference(model.logits(tokens), theirs(tokens, use_cache=False).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("use_cache", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_text_is_that_of_transformers(case: str, use_cache: bool, transformers: Any, tmp_path: Path) -> None:
+    """30 tokens of prompt and 45 new ones: across the window and the chunks, with their cache and without."""
+    if case == "no attention" and use_cache:
+        pytest.skip("transformers cannot do this; the exported configuration says use_cache false")
+    spec = spec_of(case)
+    model = model_of(spec, seed=2)
+    theirs = load(transformers, exported(tmp_path / "out", model))
+    prompt = tokens_of(spec, 1, 30, seed=1)
+    ours = list(generate(model, prompt[0].tolist(), SamplingConfig(max_new_tokens=45, temperature=0)))
+    given = {"max_new_tokens": 45, "do_sample": False, "eos_token_id": None, "use_cache": use_cache}
+    found = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **given)
+    assert found[0, 30:].tolist() == ours
+    assert len(set(ours)) > 5 or case == "dense, classic"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_is_that_of_transformers(case: str, transformers: Any, tmp_path: Path) -> None:
+    """Five steps from the same weights, without auxiliary losses, as theirs pool the layers."""
+    spec = spec_of(case, aux_loss_weight=0.0, router_z_loss_weight=0.0)
+    ours = model_of(spec)
+    theirs = load(transformers, exported(tmp_path / "out", ours)).train()
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (ours, theirs)]
+    tokens = tokens_of(spec, 4, 49, seed=3)
+    losses = []
+    for _ in range(5):
+        pair = [token_loss(ours, ours(tokens[:, :-1]), tokens[:, 1:]), theirs(tokens, labels=tokens).loss]
+        for loss, optimizer in zip(pair, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append([loss.item() for loss in pair])
+    assert all(left == pytest.approx(right, abs=TOLERANCE) for left, right in losses), losses
+    assert losses[4][0] < losses[0][0] - 0.1
+    # The row of the end-of-text token has learned as well: a padding index would have kept it as it was.
+    embedding = theirs.get_input_embeddings().weight.detach()
+    assert largest_difference(ours.embedding.weight.detach()[0], embedding[0]) <= 1e-2
+    assert not torch.equal(embedding[0], model_of(spec).embedding.weight[0])
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("dense", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
+        ("dense", {"rms_norm_eps": 0.1}),
+        ("dense, classic", {"activation_function": "relu"}),
+        ("mamba", {"time_step_limit": [0.0, 0.01]}),
+        ("moe", {"num_experts_per_tok": 1}),
+        ("hybrid", {"sliding_window": 25}),
+        ("hybrid", {"attention_multiplier": 1.0}),
+        ("jamba", {"residual_multiplier": 0.9}),
+    ],
+)
+@torch.no_grad()
+def test_the_comparison_would_see_a_wrong_setting(
+    case: str, change: dict[str, Any], transformers: Any, tmp_path: Path
+) -> None:
+    spec = spec_of(case)
+    model = model_of(spec)
+    out = exported(tmp_path / "out", model)
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    (out / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+    tokens = tokens_of(spec, 2, LENGTH)
+    assert largest_difference(model.logits(tokens), load(transformers, out)(tokens).logits) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("size", ["micro", pytest.param("tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("architecture", sorted(path.stem for path in (CONF / "architecture").glob("*.yaml")))
+def test_every_architecture_has_a_twin(architecture: str, size: str) -> None:
+    config = composed(architecture, "modern", f"size={size}")
+    sizes = (config.architecture, config.size, config.recipe)
+    assert twin_of(solve(*sizes, vocab_size=4096, seq_len=config.training.seq_len, match="active").spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        (spec_of("mamba", norm="layernorm"), "norm=layernorm: Mamba2ForCausalLM needs norm=rmsnorm"),
+        (spec_of("moe", **CLASSIC), "norm=layernorm: MixtralForCausalLM needs norm=rmsnorm, position=rope"),
+        (spec_of("hybrid", **CLASSIC), "norm=layernorm: HybridForCausalLM needs norm=rmsnorm, position=rope"),
+        (spec_of("dense", norm="layernorm"), "position=rope: GPT2LMHeadModel needs norm=layernorm, position=learned"),
+        (spec_of("dense", position="learned"), "position=learned: LlamaForCausalLM needs norm=rmsnorm, position=rope"),
+        (spec_of("dense", mlp="gelu"), "mlp=gelu: LlamaForCausalLM needs"),
+        (spec_of("dense", bias=True), "bias=true: LlamaForCausalLM needs"),
+        (spec_of("dense, classic", bias=False), "bias=false: GPT2LMHeadModel needs"),
+        (spec_of("moe", top_k=1), "top_k=1: MixtralForCausalLM always gives one expert alone the weight 1"),
+        (spec_of("moe_hybrid", top_k=1), "top_k=1: HybridForCausalLM"),
+        (spec_of("moe", router_bias_rate=0.001), "router_bias_rate=0.001: MixtralForCausalLM has no bias"),
+        (spec_of("mamba", d_inner=144), "d_inner=144: Mamba2ForCausalLM needs a multiple of d_model=64"),
+        (spec_of("hybrid", d_inner=144), "d_inner=144: HybridForCausalLM needs a multiple of d_model=64"),
+        (replace(spec_of("dense"), blocks=("mlp", "attention")), "blocks mlp, attention: no class of transformers"),
+        (replace(spec_of("dense"), blocks=("attention", "mlp", "attention")), "no class of transformers"),
+        (replace(spec_of("dense"), blocks=("mamba1", "mlp")), "blocks mamba1, mlp: no class of transformers"),
+    ],
+)
+def test_what_has_no_twin_is_refused(spec: ModelSpec, wanted: str) -> None:
+    with pytest.raises(UserError) as error:
+        twin_of(spec)
+    assert wanted in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,268 @@
+"""The command: a run goes out and comes back, the README does what it says, and nothing half-done is left behind."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src import export, generate
+from src.compose import guarded
+from src.config import SamplingConfig
+from src.runtime.files import read_json
+from src.training.checkpoint import Progress, save_checkpoint
+from tests.inference.huggingface.cases import (
+    BLOCKS,
+    CLASSIC,
+    exported,
+    load,
+    model_of,
+    open_transformers,
+    spec_of,
+    tokenizer_of,
+)
+from tests.integration import tiny
+
+RECORD = "advanced_code_model.json"
+MORE = ("training.max_steps=4", "optimizer.learning_rate=0.01", "samples.temperature=0.5")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    root = tmp_path_factory.mktemp("export")
+    assert tiny.run(data, root, "architecture=hybrid", *MORE) == 0
+    return tiny.only_run(root)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    out = tmp_path_factory.mktemp("folder") / "it's a model"
+    assert run("format=huggingface", f"run={finished}", f"out={out}") == 0
+    return out
+
+
+def run(*arguments: str) -> int:
+    return guarded(lambda: export.main([*arguments]))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command, see that it writes nothing, and return its line."""
+    out = Path(next(item for item in arguments if item.startswith("out="))[4:])
+    before = sorted(out.parent.rglob("*")) if out.parent.exists() else []
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert (sorted(out.parent.rglob("*")) if out.parent.exists() else []) == before
+    return said.err.removeprefix("error: ").rstrip("\n")
+
+
+def text(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    arguments = [f"run={place}", "prompt=Once upon", "max_new_tokens=45", "temperature=0", "threads=1", "device=cpu"]
+    capsys.readouterr()
+    assert guarded(lambda: generate.main([*arguments, *more])) == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_goes_out_and_comes_back(
+    finished: Path, folder: Path, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    back = tmp_path / "back"
+    capsys.readouterr()
+    assert run("format=ours", f"source={folder}", f"out={back}") == 0
+    assert capsys.readouterr().out == f"Export: {back}\n"
+    for kind in ("best", "last"):
+        ours = back / "checkpoints" / "language" / kind
+        best = finished / "checkpoints" / "language" / "best"
+        assert (ours / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
+        assert read_json(ours / "meta.json") == read_json(best / "meta.json")
+    assert (back / "tokenizer.json").read_bytes() == (finished / "tokenizer.json").read_bytes()
+    assert read_json(back / "summary.json") == read_json(finished / "summary.json")
+    assert text(back, capsys) == text(finished, capsys)
+
+    root = tmp_path / "on"
+    go_on = [f"init_from={back}", "stage=code", f"output_root={root}", f"data.dir={data}", "tracking=none"]
+    assert tiny.train_main([*go_on, "training.max_steps=2", "samples.max_new_tokens=4"]) == 0
+    assert read_json(tiny.only_run(root) / "summary.json")["contract"]["init_from"].startswith("language step 4 of")
+
+
+def test_only_the_paths_of_the_configuration_are_left_out(finished: Path, folder: Path) -> None:
+    ours = read_json(folder / RECORD)["config"]
+    theirs = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
+    theirs["data"] |= {"dir": Path(theirs["data"]["dir"]).name}
+    for corpus in ("language", "code"):
+        theirs["data"][corpus]["paths"] = []
+    assert ours == theirs | {"output_root": "outputs"}
+    for file in folder.iterdir():
+        assert str(finished.parents[2]).encode() not in file.read_bytes(), file.name
+
+
+def test_transformers_writes_the_same_text(
+    finished: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = open_transformers(tmp_path_factory.getbasetemp() / "transformers")
+    tokenizer, model = (
+        transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True),
+        load(transformers, folder),
+    )
+    import torch
+
+    tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer("Once upon").input_ids]])
+    found = model.generate(tokens, max_new_tokens=45, do_sample=False)
+    assert tokenizer.decode(found[0], skip_special_tokens=True) + "\n" == text(finished, capsys)
+    assert model.generation_config.temperature == 0.5 and model.generation_config.max_new_tokens == 8
+
+
+def test_the_readme_does_what_it_says(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    open_transformers(tmp_path_factory.getbasetemp() / "transformers")
+    monkeypatch.chdir(folder.parent)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    capsys.readouterr()
+    exec(code[0], {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
+    assert "trust_remote_code=True" in code[0]
+    (line,) = re.findall("python -m src.export .*", readme)
+    assert shlex.split(line)[3:] == ["format=ours", "source=it's a model", "out=OUT"]
+
+
+def test_the_readme_has_the_figures_of_the_run(finished: Path, folder: Path) -> None:
+    readme, summary = (folder / "README.md").read_text(encoding="utf-8"), read_json(finished / "summary.json")
+    progress = read_json(finished / "checkpoints" / "language" / "best" / "meta.json")["progress"]
+    assert f"| validation bits per byte | {progress['val_bits_per_byte']:.4f} |" in readme
+    assert f"| last validation loss | {summary['final']['val_loss']:.4f} |" in readme
+    assert f"| parameters | {summary['accounting']['total_params']:,} |" in readme
+    assert summary["run"] in readme and "None" not in readme
+
+
+@pytest.mark.parametrize("case", ["dense", "dense, classic", "moe"])
+def test_a_folder_without_our_file_becomes_a_run(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = exported(tmp_path / "source", model_of(spec_of(case)))
+    (source / RECORD).unlink()
+    assert run("format=ours", f"source={source}", f"out={tmp_path / 'out'}") == 0
+    first = text(tmp_path / "out", capsys)
+    assert first == text(tmp_path / "out" / "checkpoints" / "imported" / "last", capsys) != "Once upon\n"
+    assert first == text(tmp_path / "out", capsys, "cache=false")
+
+
+def bare_run(place: Path, spec: Any) -> Path:
+    """Write a run directory that has a checkpoint and a tokenizer, and nothing else."""
+    best = place / "checkpoints" / "language" / "best"
+    save_checkpoint(best, model_of(spec), Progress("language", step=7), tokenizer_sha256="0" * 64, run="bare")
+    (place / "tokenizer.json").write_text(tokenizer_of(spec.vocab_size).to_str(), encoding="utf-8")
+    return place
+
+
+def test_a_bare_checkpoint_goes_out_as_well(tmp_path: Path) -> None:
+    best = bare_run(tmp_path / "bare", spec_of("mamba1")) / "checkpoints" / "language" / "best"
+    assert run("format=huggingface", f"run={best}", f"out={tmp_path / 'out'}") == 0
+    readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "step 7" in readme and "left no summary" in readme
+    given = read_json(tmp_path / "out" / "generation_config.json")
+    assert given["max_new_tokens"] == SamplingConfig().max_new_tokens
+
+
+def test_what_has_no_twin_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = bare_run(tmp_path / "bare", spec_of("moe", **CLASSIC))
+    line = refused(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
+    assert line.startswith(f"run={place}: has no exact twin in transformers; norm=layernorm: MixtralForCausalLM needs")
+
+
+def test_files_of_a_run_that_are_broken_are_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("tokenizer.json", "config.yaml", "summary.json", "checkpoints/language/best/model.safetensors"):
+        place = tmp_path / "run"
+        shutil.copytree(finished, place)
+        (place / name).write_bytes(b"\x80\x04 broken")
+        line = refused(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
+        assert line.startswith(f"run={place / name}: "), line
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["format=onnx", "run=x"], "format=onnx: must be one of huggingface, ours"),
+        (["run=x"], "format: is needed; write format=..."),
+        (["format=huggingface"], "run: is needed; write run=DIR for format=huggingface"),
+        (["format=huggingface", "run="], "run: is needed"),
+        (["format=ours"], "source: is needed; write source=DIR for format=ours"),
+        (["format=ours", "source=x", "run=y"], "run: has no part in format=ours, which reads source=DIR; leave it out"),
+        (["format=huggingface", "source=x", "run=y"], "source: has no part in format=huggingface"),
+        (["format=huggingface", "run=/no/such, run"], "run=/no/such, run: no such folder"),
+        (["format=ours", "source=/no/such: ${x}"], "source=/no/such: ${x}: no such folder"),
+        (["format=huggingface", "run=x", "size=tiny"], "size: no such setting"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, *arguments, f"out={tmp_path / 'new' / 'out'}").startswith(wanted)
+
+
+def test_nothing_is_overwritten(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["format=huggingface", f"run={finished}"]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x", encoding="utf-8")
+    wanted = "is there already; give a folder that is not there yet, or an empty one"
+    assert refused(capsys, *command, f"out={tmp_path / 'full'}") == f"out={tmp_path / 'full'}: {wanted}"
+    assert refused(capsys, *command, f"out={tmp_path / 'full' / 'mine'}").endswith(wanted)
+    below = tmp_path / "full" / "mine" / "out"
+    assert "cannot be written" in (line := refused(capsys, *command, f"out={below}")) or "is no folder" in line
+    assert run(*command, "out=") == 2
+    assert capsys.readouterr().err == "error: out: is empty; name the folder to write\n"
+    (tmp_path / "empty").mkdir()
+    assert run(*command, f"out={tmp_path / 'empty'}") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"progress": None}, "progress: is not that of a stage"),
+        ({"progress": {"stage": "language", "more": 1}}, "progress: is not that of a stage"),
+        ({"progress": {"stage": "language", "step": "1"}}, "progress.step='1': must be a number"),
+        ({"progress": {"stage": "language", "step": float("nan")}}, "holds numbers that are not finite"),
+        ({"progress": {"stage": "../../../executed"}}, "stage=../../../executed: names a folder"),
+        ({"progress": {"stage": "other"}}, "stage=other: is none of its config, language"),
+        ({"run": 1}, "run: must be a name"),
+        ({"summary": []}, "summary: is not that of a run"),
+        ({"summary": {"contract": 1}}, "summary: is not that of a run"),
+        ({"config": []}, "not the configuration of a run"),
+        ({"config": {"seed": "x"}}, "not the configuration of a run"),
+        ({"config": {"seed": "${oc.env:HOME}"}}, "not the configuration of a run"),
+        ({"config": {"more": 1}}, "not the configuration of a run"),
+        ({"config": {"tokenizer": {"name": "x", "vocab_size": 9}}}, "not the configuration of a run"),
+        ({"tokenizer_sha256": "0" * 64}, "tokenizer.json: is not the tokenizer that these weights were trained with"),
+        ({"tokenizer_sha256": None}, "tokenizer.json: is not the tokenizer that these weights were trained with"),
+    ],
+)
+def test_a_record_that_lies_is_refused(
+    changes: dict[str, Any], wanted: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    values = json.loads((source / RECORD).read_text(encoding="utf-8"))
+    (source / RECORD).write_text(json.dumps(values | changes), encoding="utf-8")
+    line = refused(capsys, "format=ours", f"source={source}", f"out={tmp_path / 'new' / 'out'}")
+    assert line.startswith(f"source={source}/") and wanted in line, line
+
+
+def test_every_twin_is_known_to_the_cases() -> None:
+    from src.inference.huggingface.twins import TWINS
+
+    assert {twin.class_name for twin in TWINS.values()} == {name for name, _, _ in BLOCKS.values()}
