@@ -45,7 +45,8 @@ class ArchitectureConfig:
     router_z_loss_weight: float = 0.001
     """Weight of the router z-loss (ST-MoE, eq. 5)."""
     router_bias_rate: float = 0.0
-    """Step of the bias that balances experts without a loss (Wang et al., 2024, arXiv 2408.15664); 0: no bias."""
+    """Step of the bias that balances experts (Wang et al., 2024, arXiv 2408.15664), 0.001 for one; 0: no bias. For the
+    bias alone, set aux_loss_weight=0."""
 
     d_state: int | None = None
     """State size N; null: 64 a head for mamba (Mamba-2) and 16 a channel for mamba1, or what matching finds."""
@@ -56,7 +57,7 @@ class ArchitectureConfig:
     d_inner: int | None = None
     """Width of the state-space layer; null: by expand, or what matching finds."""
     chunk_size: int = 64
-    """Chunk of the state-space dual form: a matter of speed, never of the result."""
+    """Positions that the state-space layer takes at a time: a matter of speed, never of the result."""
 
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     """What blocks of your own read, by the names that their KIND lists."""

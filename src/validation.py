@@ -21,7 +21,7 @@ from src.config import (
 from src.data.sources import SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
-from src.model.matching import KNOBS, QUANTITIES, solve
+from src.model.matching import KNOBS, QUANTITIES, match_of
 from src.training.stage import plan_stage
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -48,7 +48,7 @@ POSITIVE = (
 ).split()
 NOT_NEGATIVE = (
     "seed data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "
-    "schedule.warmup_steps schedule.min_ratio samples.temperature samples.top_k samples.seed "
+    "schedule.warmup_steps schedule.min_ratio optimizer.momentum samples.temperature samples.top_k samples.seed "
     "architecture.aux_loss_weight architecture.router_z_loss_weight architecture.router_bias_rate"
 ).split()
 NAMES = ("architecture.name", "size.name", "stage.name", "data.name", "sweep_name")
@@ -74,19 +74,12 @@ def validate(config: TrainConfig) -> None:
             raise UserError(f"{ratio}={lookup(config, ratio)}: is a share, at most 1")
     if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
-    if not 0 <= config.optimizer.momentum < 1:
-        raise UserError(f"optimizer.momentum={config.optimizer.momentum}: must be from 0 up to, not including, 1")
+    if config.optimizer.momentum >= 1:
+        raise UserError(f"optimizer.momentum={config.optimizer.momentum}: must be below 1")
     if (extra := EXTRAS.get(config.launcher.name)) and importlib.util.find_spec(extra) is None:
         name = config.launcher.name
         raise UserError(f"launcher={name}: not installed; pip install -c constraints.txt -e '.[{name}]'")
-    solve(
-        config.architecture,
-        config.size,
-        config.recipe,
-        vocab_size=config.tokenizer.vocab_size,
-        seq_len=config.training.seq_len,
-        match=config.match,
-    )
+    match_of(config)
 
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:

@@ -50,14 +50,17 @@ def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[
 TRAIN = [
     ("training.seqlen=64", "training.seqlen: no such setting; did you mean training.seq_len?"),
     ("seed=abc", "seed=abc: must be of type integer"),
-    ("architecture=mixtral", "architecture=mixtral: no such choice; there are dense, hybrid, mamba, moe"),
+    (
+        "architecture=mixtral",
+        "architecture=mixtral: no such choice; there are dense, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid",
+    ),
     ("+unknown.key=1", "unknown: no such setting"),
     ("--model-size large", "--model-size: settings have no dashes; write size=tiny"),
     ("moe", "moe: settings are written key=value, for example architecture=moe"),
     ("architecture=dense,moe", "architecture=dense,moe: several values make a sweep; add -m"),
     ("training.micro_batch_size=3", "training.micro_batch_size=3: must divide training.global_batch_size=8"),
     ("architecture.top_k=3", "architecture.top_k=3: architecture dense has no moe block"),
-    ("match=flops", "match=flops: must be one of active, none"),
+    ("match=time", "match=time: must be one of active, total, flops, none"),
     ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1.0: must be greater than 0"),
     ("runtime.precision=fp16 runtime=cpu", "runtime.precision=fp16: too narrow and slow on a CPU; use fp32 or bf16"),
     ("init_from=nowhere", "nowhere: no such folder; give a run directory"),
@@ -185,7 +188,8 @@ def test_the_process_itself_ends_with_status_2_and_no_traceback() -> None:
     process = tiny.start(["architecture=mixtral"], cwd=ROOT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert err == "error: architecture=mixtral: no such choice; there are dense, hybrid, mamba, moe\n"
+    choices = "dense, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid"
+    assert err == f"error: architecture=mixtral: no such choice; there are {choices}\n"
 
 
 def test_prepare_reads_paths_with_spaces_home_and_globs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

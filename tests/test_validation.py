@@ -74,7 +74,7 @@ def test_every_number_of_the_configuration_has_a_range() -> None:
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"match": "time"}, "match=time: must be one of active, total, flops, none"),
     ("dense", {"recipe__norm": "batchnorm"}, "recipe.norm=batchnorm: must be one of rmsnorm, layernorm"),
-    ("dense", {"schedule__name": "linear"}, "schedule.name=linear: must be one of cosine, wsd"),
+    ("dense", {"schedule__name": "step"}, "schedule.name=step: must be one of cosine, linear, wsd"),
     ("dense", {"runtime__device": "gpu"}, "runtime.device=gpu: must be one of auto, mps, cuda, cpu"),
     ("dense", {"tracking__mode": "never"}, "tracking.mode=never: must be one of auto, online, offline"),
     ("dense", {"training__micro_batch_size": 3}, "must divide training.global_batch_size=8; for example 2"),
@@ -83,7 +83,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"size__head_dim": 1, "size__d_model": 8}, "size.head_dim=1: must be even"),
     ("dense", {"architecture__top_k": 3}, "architecture.top_k=3: architecture dense has no moe block"),
     ("mamba", {"architecture__window": 16}, "architecture mamba has no sliding_attention block"),
-    ("moe", {"architecture__d_state": 64}, "architecture.d_state=64: architecture moe has no mamba block"),
+    ("moe", {"architecture__d_state": 64}, "architecture.d_state=64: architecture moe has no mamba or mamba1 block"),
     ("moe", {"architecture__top_k": 9}, "architecture.top_k=9: more than architecture.n_experts=8"),
     ("hybrid", {"architecture__window": 256}, "architecture.window=256: not below training.seq_len=256"),
     ("hybrid", {"size__n_layers": 1}, "architecture.n_blocks=2: too few for the pattern"),

@@ -1,7 +1,8 @@
 """What a whole model costs, in closed form and without torch: parameters, FLOPs, and the state kept while decoding.
 
-The blocks' own formulas are in `blocks/costs.py`. Training is charged three times the forward pass, since the backward
-pass has two products for each. Every number is checked against the built model in `tests/contract`.
+The blocks' own formulas are in `blocks/costs.py`, and memory is in `memory.py`. Training is charged three times the
+forward pass, since the backward pass has two products for each. Every number is checked against the built model in
+`tests/contract`.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ class ModelCost:
     """`embedding` (tokens and positions), each kind of block with its count (`attention x 8`), `final norm`, `head`."""
     embedding_params: int
     """Token embedding, positions and head."""
+    recomputed_flops_per_token: float
+    """As executed: what activation checkpointing computes twice, the blocks but for the last product of each."""
 
     def _sum(self, quantity: Callable[[Cost], float]) -> float:
         return sum(quantity(cost) for cost in self.components.values())
@@ -55,6 +58,11 @@ class ModelCost:
         """As needed."""
         return 3 * self.forward_flops_per_token
 
+    def executed_train_flops_per_token(self, activation_checkpointing: bool = False) -> float:
+        """Three forward passes' worth; with activation checkpointing, most of the blocks once more."""
+        again = self.recomputed_flops_per_token if activation_checkpointing else 0
+        return 3 * self.executed_forward_flops_per_token + again
+
     @property
     def state_bytes(self) -> int:
         return int(self._sum(lambda cost: cost.state_bytes))
@@ -82,13 +90,15 @@ def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
     table = spec.vocab_size * spec.d_model
     embedding = table + spec.learned_positions * spec.d_model
     components = {"embedding": Cost(embedding, embedding, 0, 0, 0)}
+    recomputed = 0.0
     for kind in dict.fromkeys(spec.blocks):
         count, cost = spec.blocks.count(kind), kind_of(kind).cost(spec, context_len)
+        recomputed += count * (cost.executed_flops - kind_of(kind).activations(spec, context_len).last_product_flops)
         components[f"{kind} x {count}"] = times(cost, count)
     norm = norm_params(spec)
     components["final norm"] = Cost(norm, norm, 0, 0, 0)
     components["head"] = Cost(table, table, 2 * table, 2 * table, 0)
-    return ModelCost(context_len, components, embedding + table)
+    return ModelCost(context_len, components, embedding + table, recomputed)
 
 
 def times(cost: Cost, count: int) -> Cost:

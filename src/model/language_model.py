@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from src.config import ModelSpec
 from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
+from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
 
 
@@ -26,6 +27,8 @@ class ModelOutput(NamedTuple):
     """Sum over the blocks, weighted; None where no block has one."""
     expert_load: Tensor | None
     """(number of MoE blocks, E): choices of each expert."""
+    router_z: Tensor | None = None
+    """(number of MoE blocks,): mean square of the routers' logsumexp."""
 
 
 class ModelCache:
@@ -71,6 +74,7 @@ class LanguageModel(nn.Module):
             x = x + self.positions.weight[offset : offset + tokens.shape[1]]
         aux_losses: list[Tensor] = []
         loads: list[Tensor] = []
+        router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None)
             x = x + output.y
@@ -78,10 +82,13 @@ class LanguageModel(nn.Module):
                 aux_losses.append(output.aux_loss)
             if output.expert_load is not None:
                 loads.append(output.expert_load)
+            if output.router_z is not None:
+                router_zs.append(output.router_z)
         if cache is not None:
             cache.offset += tokens.shape[1]
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else None
-        return ModelOutput(self.final_norm(x), aux_loss, torch.stack(loads) if loads else None)
+        expert_load, router_z = (torch.stack(each) if each else None for each in (loads, router_zs))
+        return ModelOutput(self.final_norm(x), aux_loss, expert_load, router_z)
 
     def _apply_block(self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any) -> BlockOutput:
         if not (self.activation_checkpointing and self.training):
@@ -97,6 +104,16 @@ class LanguageModel(nn.Module):
         """Build an empty decoding state for at most `max_len` positions."""
         like = self.embedding.weight
         return ModelCache([block.make_cache(batch_size, max_len, like) for block in self._typed_blocks()])
+
+    def update_router_bias(self, expert_load: Tensor, taken: Tensor) -> None:
+        """Step the bias of every router that has one, after an optimizer step.
+
+        expert_load: (number of MoE blocks, E), of the whole global batch. taken: 1.0, or 0.0 for a skipped step.
+        """
+        if self.spec.router_bias_rate:
+            mixtures = [block for block in self.blocks if isinstance(block, MoE)]
+            for block, load in zip(mixtures, expert_load, strict=True):
+                block.update_bias(load, taken)
 
     def no_decay(self) -> set[str]:
         """Name the parameters that weight decay leaves alone: norms, biases, embeddings, and what blocks add."""

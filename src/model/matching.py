@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 
-from src.config import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
+from src.config import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, TrainConfig, UserError
 from src.model.accounting import ModelCost, model_cost
 from src.model.blocks import kind_of
 
@@ -55,8 +55,8 @@ def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
     missing = [kind for kind in pattern if kind not in blocks]
     if missing:
         raise UserError(
-            f"architecture.n_blocks={n_blocks}: too few for the pattern {list(pattern)}, {missing[0]} would be cut "
-            f"away; use at least {len(pattern)}, or a size with more layers"
+            f"architecture.n_blocks={n_blocks}: too few for the pattern of {len(pattern)} blocks, {missing[0]} would "
+            f"be cut away; give at least {len(pattern)}, or a size with {-(-len(pattern) // 2)} layers or more"
         )
     return blocks
 
@@ -148,6 +148,18 @@ def _remedy(architecture: ArchitectureConfig, solved: dict[str, int]) -> str:
     if given:
         return f"{nearest}; leave architecture.{given[0]} to matching"
     return f"{nearest}; {'choose other settings' if solved else 'name a knob in architecture.match_knobs'}"
+
+
+def match_of(config: TrainConfig) -> Match:
+    """Decide the model of a whole configuration. Raises UserError, as `solve` does."""
+    return solve(
+        config.architecture,
+        config.size,
+        config.recipe,
+        vocab_size=config.tokenizer.vocab_size,
+        seq_len=config.training.seq_len,
+        match=config.match,
+    )
 
 
 def solve(

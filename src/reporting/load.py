@@ -37,7 +37,7 @@ INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
 NUMBERS = (*RESULTS, *REFERENCES, "best_val_loss", "match_residual")
 POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 
-ARCHITECTURES = ("dense", "mamba", "moe", "hybrid")
+ARCHITECTURES = ("dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid")
 """The order in which they are shown; others follow."""
 
 FINAL_STATUSES = ("done", "failed", "interrupted")

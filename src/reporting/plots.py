@@ -1,4 +1,4 @@
-"""The figures of a report: loss against tokens, FLOPs and time, and speed beside memory.
+"""The figures of a report: loss against tokens, FLOPs and time, speed beside memory, and how evenly experts are used.
 
 Each architecture keeps its colour (Okabe and Ito's palette, made for the colour-blind) and its marker in every figure.
 Figures are built without pyplot: no global state, no display, safe in a notebook and in a thread.
@@ -8,39 +8,51 @@ Figures are built without pyplot: no global state, no display, safe in a noteboo
 # pyright: reportUnknownMemberType=false
 
 import io
+import re
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.patches import Patch
 
-from src.reporting.load import ARCHITECTURES, Record, stage_names, to_records
-from src.reporting.tables import reference_losses, show_bytes
+from src.reporting.drawing import DPI, FAINT, INK, empty_figure, label_right, style_axes, style_of, time_unit
+from src.reporting.load import Record, stage_names, to_records
+from src.reporting.tables import reference_losses
 from src.reporting.verdicts import ranking_groups
+from src.units import show_bytes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, FAINT = "#222222", "#777777"
-DPI = 130
 AXES = {"tokens": "tokens", "flops": "training FLOPs", "wall_time_s": "wall-clock time"}
 """What loss may be drawn against, and how the axis is called."""
+
+BALANCE = {
+    "load_entropy": "load entropy (1: even)",
+    "max_violation": "max violation (0: even)",
+    "dead_experts": "dead experts (in a layer)",
+    "router_z": "router z",
+}
+"""The measures of each layer of experts, and how their panels are called."""
 
 MAX_LABELS = 9
 """Labels beside a panel; with more, final losses are left to the table."""
 
 
 def build_figures(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Figure]:
-    """Build every figure of a report, by file name."""
-    return {
+    """Build every figure of a report, by file name; that of the experts only where a run has some."""
+    figures = {
         "loss_vs_tokens.png": plot_loss(runs, metrics, "tokens"),
         "loss_vs_flops.png": plot_loss(runs, metrics, "flops"),
         "loss_vs_time.png": plot_loss(runs, metrics, "wall_time_s"),
         "speed.png": plot_speed(runs),
     }
+    if _layer_columns(metrics, "load_entropy"):
+        figures["expert_balance.png"] = plot_expert_balance(runs, metrics)
+    return figures
 
 
 def plot_loss(runs: pd.DataFrame, metrics: pd.DataFrame, axis: str = "tokens") -> Figure:
@@ -50,10 +62,10 @@ def plot_loss(runs: pd.DataFrame, metrics: pd.DataFrame, axis: str = "tokens") -
     drawn = set(metrics["run"])
     sizes = list(dict.fromkeys(record["size"] for record in records if record["run"] in drawn))
     if not sizes:
-        return _empty_figure(f"Loss against {AXES[axis]}: nothing measured yet")
+        return empty_figure(f"Loss against {AXES[axis]}: nothing measured yet")
     unit = ""
     if axis == "wall_time_s":
-        unit, seconds = _time_unit(float(metrics[axis].max()))
+        unit, seconds = time_unit(float(metrics[axis].max()))
         metrics = metrics.assign(wall_time_s=metrics[axis] / seconds)
     shape = (len(sizes), len(stages))
     figure = Figure(figsize=(1.2 + 4.9 * shape[1], 1.1 + 3.5 * shape[0]), dpi=DPI, layout="constrained")
@@ -80,7 +92,7 @@ def plot_speed(runs: pd.DataFrame) -> Figure:
     records = [record for record in to_records(runs) if record["tokens_per_second"] is not None]
     sizes = list(dict.fromkeys(record["size"] for record in records))
     if not records:
-        return _empty_figure("Speed and memory: no run is finished yet")
+        return empty_figure("Speed and memory: no run is finished yet")
     architectures = list(dict.fromkeys(record["architecture"] for record in records))
     height = 1.1 + len(sizes) * (0.7 + 0.42 * len(architectures))
     figure = Figure(figsize=(11, height), dpi=DPI, layout="constrained")
@@ -96,6 +108,43 @@ def plot_speed(runs: pd.DataFrame) -> Figure:
     warning = " (different: not comparable)" if len(places) > 1 else ""
     where = f"Speed and memory on {' / '.join(places)}{warning}"
     figure.suptitle(where, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    return figure
+
+
+def plot_expert_balance(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
+    """Draw how evenly experts are used against tokens: a column a measure, a row a size and stage.
+
+    A line is a run's mean over its layers, its band goes from the lowest layer to the highest: a layer that collapses
+    widens the band, however many others are even.
+    """
+    measured = metrics[metrics[_layer_columns(metrics, "load_entropy")].notna().any(axis=1)]
+    drawn = set(measured["run"])
+    records = [record for record in to_records(runs) if record["run"] in drawn]
+    if not records:
+        return empty_figure("Balance of experts: nothing measured yet")
+    sizes = list(dict.fromkeys(record["size"] for record in records))
+    places = list(product(sizes, dict.fromkeys(measured["stage"])))
+    figure = Figure(figsize=(1 + 3.4 * len(BALANCE), 1.3 + 2.6 * len(places)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(places), len(BALANCE), squeeze=False)
+    points: dict[str, Any] = {str(run): rows for run, rows in measured.groupby("run", sort=False)}
+    for (size, stage), row in zip(places, panels, strict=True):
+        members = [record for record in records if record["size"] == size]
+        for (name, title), panel in zip(BALANCE.items(), row, strict=True):
+            for record in members:
+                rows = points[record["run"]]
+                colour = style_of(record["architecture"])[0]
+                _draw_layers(panel, rows[rows["stage"] == stage], name, colour, len(members))
+            style_axes(panel, "tokens", [])
+            panel.set_ylim(0, 1.04 if name == "load_entropy" else max(1.0, panel.get_ylim()[1]))
+            panel.set_title(title, loc="left", fontsize=11)
+        row[0].set_ylabel(stage if len(sizes) == 1 else f"{stage}, {size}")
+    for panel in panels[-1]:
+        panel.set_xlabel("tokens in the stage")
+    figure.suptitle("Balance of experts, layer by layer", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    handles = _architecture_lines(records, markers=False)
+    handles.append(Line2D([], [], color=FAINT, linewidth=1.6, label="mean over layers"))
+    handles.append(Patch(color=FAINT, alpha=0.3, label="lowest to highest layer"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
     return figure
 
 
@@ -115,7 +164,7 @@ def _draw_panel(panel: Axes, members: list[Record], points: dict[str, Any], stag
         if rows is None:
             continue
         rows = rows[rows["stage"] == stage]
-        colour, marker = _style(record["architecture"])
+        colour, marker = style_of(record["architecture"])
         train, val = _curve(rows, axis, "train/loss"), _curve(rows, axis, "val/loss")
         panel.plot(*train, color=colour, alpha=0.3 / crowd**0.5, linewidth=1, zorder=1)
         thin = crowd**-0.3
@@ -130,7 +179,7 @@ def _draw_panel(panel: Axes, members: list[Record], points: dict[str, Any], stag
             finals.setdefault((record["label"], colour), []).append(float(val[1][-1]))
         starts += list(x[:1])
         validation += list(y)
-    _style_axes(panel, axis, starts)
+    style_axes(panel, axis, starts)
     if validation:
         references = _reference_levels(members, stage)
         low, high = _loss_range(validation, list(references.values()))
@@ -140,7 +189,22 @@ def _draw_panel(panel: Axes, members: list[Record], points: dict[str, Any], stag
         labels = [(name, loss, FAINT) for name, loss in references.items()]
         if len(labels) + len(finals) <= MAX_LABELS:
             labels += [(name, float(np.mean(losses)), colour) for (name, colour), losses in finals.items()]
-        _label_right(panel, labels)
+        label_right(panel, labels)
+
+
+def _draw_layers(panel: Axes, rows: pd.DataFrame, measure: str, colour: str, runs: int) -> None:
+    layers = rows[_layer_columns(rows, measure)].to_numpy(dtype=float)
+    known = np.isfinite(layers).any(axis=1)
+    x, layers = rows["tokens"].to_numpy(dtype=float)[known], layers[known]
+    if not len(x):
+        return
+    low, high = np.nanmin(layers, axis=1), np.nanmax(layers, axis=1)
+    panel.fill_between(x, low, high, color=colour, alpha=0.25 / runs**0.5, linewidth=0, zorder=1)
+    panel.plot(x, np.nanmean(layers, axis=1), color=colour, linewidth=1.6 * runs**-0.3, zorder=3)
+
+
+def _layer_columns(metrics: pd.DataFrame, measure: str) -> list[str]:
+    return [str(column) for column in metrics.columns if re.fullmatch(rf"moe/layer_\d+/{measure}", str(column))]
 
 
 def _curve(rows: pd.DataFrame, axis: str, metric: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -168,65 +232,12 @@ def _loss_range(losses: list[float], references: list[float]) -> tuple[float, fl
     return min(low, *near, low) - 0.06 * reach, max(high, *near, high) + 0.06 * reach
 
 
-def _label_right(panel: Axes, labels: list[tuple[str, float, str]]) -> None:
-    """Write name and loss beside the right edge at each level, moved apart where they would touch.
-
-    A level outside the axis is named at the edge that it lies beyond, with an arrow.
-    """
-    low, high = panel.get_ylim()
-    labels = sorted(labels, key=lambda label: -label[1])
-    gap = 0.055
-    places = [min(1.0, max(0.0, (loss - low) / (high - low))) for _, loss, _ in labels]
-    for index in range(1, len(places)):
-        places[index] = min(places[index], places[index - 1] - gap)
-    floor = 0.0
-    for index in reversed(range(len(places))):
-        places[index] = max(places[index], floor)
-        floor = places[index] + gap
-    for (name, loss, colour), place in zip(labels, places, strict=True):
-        arrow = "↑ " if loss > high else "↓ " if loss < low else ""
-        panel.annotate(
-            f"{arrow}{name} {loss:.2f}", (1, place), xytext=(5, 0), xycoords="axes fraction",
-            textcoords="offset points", va="center", fontsize=8.5, color=colour, annotation_clip=False,
-        )  # fmt: skip
-
-
-def _style_axes(panel: Axes, axis: str, starts: list[float]) -> None:
-    """starts: x of each run's first validation; a log axis begins a little before, where curves enter the range."""
-    panel.set_axisbelow(True)
-    panel.grid(color="#e6e6e6", linewidth=0.8)
-    panel.spines[["top", "right"]].set_visible(False)
-    if axis == "wall_time_s":
-        panel.set_xlim(left=0)
-        return
-    panel.set_xscale("log")
-    if starts and min(starts) > 0:
-        panel.set_xlim(left=min(starts) / 1.5)
-    first, last = panel.get_xlim()
-    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if last < 400 * first else (1.0,), numticks=8))
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.xaxis.set_major_formatter(EngFormatter(sep="") if axis == "tokens" else FuncFormatter(_power_of_ten))
-
-
-def _time_unit(longest: float) -> tuple[str, float]:
-    """Choose the unit of a time axis: its name and its seconds."""
-    units = [(" (s)", 1.0, 180.0), (" (min)", 60.0, 3 * 3600.0), (" (h)", 3600.0, float("inf"))]
-    return next(((name, seconds) for name, seconds, limit in units if not longest > limit))
-
-
-def _power_of_ten(value: float, _: object = None) -> str:
-    """Write 2e12 as 2 times 10 to the 12."""
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    power = "10" + str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
-    return power if mantissa == "1" else f"{mantissa}·{power}"
-
-
 def _draw_bars(panel: Axes, members: list[Record], key: str, show: Callable[[float], str]) -> None:
     values: dict[str, list[float]] = {}
     for record in members:
         values.setdefault(str(record["architecture"]), []).extend([record[key]] if record[key] is not None else [])
     means = [float(np.mean(found)) if found else 0.0 for found in values.values()]
-    colours = [_style(name)[0] for name in values]
+    colours = [style_of(name)[0] for name in values]
     panel.barh(list(values), means, color=colours, height=0.68, zorder=2)
     for index, found in enumerate(values.values()):
         if len(found) > 1:
@@ -241,10 +252,7 @@ def _draw_bars(panel: Axes, members: list[Record], key: str, show: Callable[[flo
 
 
 def _add_legend(figure: Figure, records: list[Record]) -> None:
-    handles = [
-        Line2D([], [], color=_style(name)[0], marker=_style(name)[1], markersize=5, label=name)
-        for name in dict.fromkeys(str(record["architecture"]) for record in records)
-    ]
+    handles = _architecture_lines(records)
     handles.append(Line2D([], [], color=FAINT, marker="o", markersize=5, label="validation"))
     handles.append(Line2D([], [], color=FAINT, alpha=0.5, linewidth=1, label="training"))
     if any(record["status"] not in ("done", "running") for record in records):
@@ -252,21 +260,13 @@ def _add_legend(figure: Figure, records: list[Record]) -> None:
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
 
 
-def _style(architecture: str | None) -> tuple[str, str]:
-    """Return colour and marker; a name that we do not know gets one of its own, always the same."""
-    name = str(architecture)
-    known = len(ARCHITECTURES)
-    spare = len(COLOURS) - known
-    index = ARCHITECTURES.index(name) if name in ARCHITECTURES else known + sum(name.encode()) % spare
-    return COLOURS[index], MARKERS[index]
+def _architecture_lines(records: list[Record], markers: bool = True) -> list[Artist]:
+    return [
+        Line2D([], [], color=style_of(name)[0], marker=style_of(name)[1] if markers else "", markersize=5, label=name)
+        for name in dict.fromkeys(str(record["architecture"]) for record in records)
+    ]
 
 
 def _place(record: Record) -> str:
     threads = record["threads"]
     return str(record["device"] or "unknown device") + (f", {threads} threads" if threads else "")
-
-
-def _empty_figure(message: str) -> Figure:
-    figure = Figure(figsize=(8, 1.6), dpi=DPI)
-    figure.text(0.5, 0.5, message, ha="center", va="center", color=FAINT, fontsize=13)
-    return figure

@@ -29,6 +29,7 @@ CAPTIONS = {
     "loss_vs_flops.png": "Loss against training FLOPs: what it learns from the same arithmetic.",
     "loss_vs_time.png": "Loss against time on this machine.",
     "speed.png": "Training speed and peak memory.",
+    "expert_balance.png": "How evenly the experts are used: the line is the mean over layers, the band holds them all.",
 }
 FIGURE_NOTE = (
     "Learning rates reach their end at the token budget, so a point before the end of a curve shows a run not yet "

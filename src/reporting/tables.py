@@ -14,9 +14,9 @@ import pandas as pd
 
 from src.reporting.load import Record, stage_names, to_records
 from src.reporting.verdicts import Group, mean_and_half_width, ranking_groups, verdict_lines
+from src.units import NOTHING, show_bytes, show_count, show_time
 
 WIDTH = 110
-NOTHING = "-"
 FLOOR = "entropy floor"
 _DROPPABLE = ("loss", "time", "memory", "tokens/s", "params")
 """Columns that a terminal does without, the first of them first, where the table is too wide."""
@@ -127,34 +127,6 @@ def has_replicates(groups: Sequence[Group]) -> bool:
     """Whether some architecture has several seeds, and all that have several runs differ by the seed alone."""
     several = any(len(members) > 1 for group in groups for members in group.by_architecture().values())
     return several and not any(group.has_twins() for group in groups)
-
-
-def show_count(value: float | None) -> str:
-    """Write a number of parameters: 1.05M."""
-    if value is None:
-        return NOTHING
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{value / factor:#.3g}".rstrip(".") + unit
-    return f"{value:.0f}"
-
-
-def show_bytes(value: float | None) -> str:
-    """Write an amount of memory in GB (1e9 bytes), or MB below one."""
-    if value is None:
-        return NOTHING
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
-
-
-def show_time(seconds: float | None) -> str:
-    """Write a duration: 42 s, 3m 07s, 2h 05m."""
-    if seconds is None:
-        return NOTHING
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
 def _number(value: float | None, spec: str = ".3f") -> str:

@@ -22,6 +22,7 @@ from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import Progress
+from src.training.expert_balance import describe_balance
 from src.training.schedule import learning_rate_factor
 from src.training.stage import StagePlan
 from src.training.step import StepOutput, train_step
@@ -166,18 +167,7 @@ def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:
         "train/grad_norm": finite(output.grad_norm),
         "train/skipped_steps": int(state.skipped_steps),
     }
-    return row if output.expert_load is None else row | balance(output.expert_load)
-
-
-def balance(load: Tensor) -> dict[str, float]:
-    """Describe how evenly experts are used, from choices (layers, E): 1.0 is an even load."""
-    share = load / load.sum(dim=1, keepdim=True)
-    entropy = -(share * share.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(2, load.shape[1]))
-    return {
-        "moe/load_entropy": float(entropy.mean()),
-        "moe/max_share": float(share.max()),
-        "moe/dead_experts": int((load == 0).sum()),
-    }
+    return row if output.expert_load is None else row | describe_balance(output.expert_load, output.router_z)
 
 
 def describe(progress: Progress, plan: StagePlan, device: Device) -> dict[str, Any]:

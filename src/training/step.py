@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.model.language_model import LanguageModel, ModelOutput
+from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 from src.runtime.device import Device
-
-LOGITS_AT_ONCE = 1 << 22
-"""16 MB of them in fp32: small enough to stay out of the way, large enough for full matrix speed."""
 
 
 class StepOutput(NamedTuple):
@@ -23,11 +21,14 @@ class StepOutput(NamedTuple):
     skipped: Tensor
     """1.0 where the gradient was not finite and the weights stayed as they were, else 0.0."""
     expert_load: Tensor | None
+    """(number of MoE blocks, E): choices of each expert in the whole batch."""
+    router_z: Tensor | None
+    """(number of MoE blocks,): mean over tokens of logsumexp(router logits)^2."""
 
 
 def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy of targets (B, T), computed in chunks so that all logits never exist at once."""
-    chunk = max(64, LOGITS_AT_ONCE // model.spec.vocab_size)
+    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // model.spec.vocab_size)
     return F.linear_cross_entropy(
         output.hidden.flatten(0, 1),
         model.head.weight,
@@ -50,10 +51,11 @@ def train_step(
     """Update the weights once from batch (global_batch_size, T + 1).
 
     `forward` is the model, or its compiled form. Where the gradient is not finite, the optimizer leaves weights and
-    state alone; that is decided on the device.
+    state alone; that is decided on the device. Routers' biases (MoE) follow the load of the whole batch.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
+    router_zs: list[Tensor] = []
     for micro_batch in batch.split(micro_batch_size):
         share = len(micro_batch) / len(batch)
         with device.autocast():
@@ -64,6 +66,8 @@ def train_step(
         loss += micro_loss.detach() * share
         if output.expert_load is not None:
             loads.append(output.expert_load)
+        if output.router_z is not None:
+            router_zs.append(output.router_z * share)
 
     scaler.unscale_(optimizer)
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
@@ -74,4 +78,7 @@ def train_step(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return StepOutput(loss, grad_norm, skipped, torch.stack(loads).sum(dim=0) if loads else None)
+    expert_load, router_z = (torch.stack(each).sum(dim=0) if each else None for each in (loads, router_zs))
+    if expert_load is not None:
+        model.update_router_bias(expert_load, taken=1 - skipped)
+    return StepOutput(loss, grad_norm, skipped, expert_load, router_z)

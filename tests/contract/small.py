@@ -28,8 +28,12 @@ def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
 
 @cache
 def small_spec(architecture: str, recipe: str = "modern") -> ModelSpec:
-    """Solve the smallest useful model: 8 or so blocks, 4 heads of 16, 4 windows and 4 chunks in a sequence."""
-    sizes = ("size.d_model=64", "size.n_layers=4", "size.head_dim=16", f"size.seq_len={SEQ_LEN}")
+    """Solve the smallest useful model: 8 or so blocks, 4 heads of 16, 4 windows and 4 chunks in a sequence.
+
+    A pattern that is longer than 8 blocks is there once as a whole.
+    """
+    n_layers = max(4, -(-len(composed(architecture, recipe).architecture.pattern) // 2))
+    sizes = ("size.d_model=64", f"size.n_layers={n_layers}", "size.head_dim=16", f"size.seq_len={SEQ_LEN}")
     config = composed(architecture, recipe, *sizes)
     match = solve(
         config.architecture, config.size, config.recipe, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match

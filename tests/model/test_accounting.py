@@ -3,13 +3,18 @@
 from dataclasses import fields, replace
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import ArchitectureConfig, ModelSpec
 from src.model.accounting import model_cost
 from src.model.blocks import KINDS, block_class, kind_of
 from src.model.blocks.base import Block
 from src.model.blocks.costs import Cost, mean_keys, mean_keys_in_chunk, padding
-from tests.contract.small import small_spec
+from src.model.language_model import LanguageModel
+from src.model.matching import solve
+from tests.contract.small import ARCHITECTURES, RECIPES, SIZES, composed, random_tokens, small_model, small_spec
 
 
 @pytest.fixture
@@ -100,6 +105,19 @@ def test_mamba(spec: ModelSpec) -> None:
     assert cost_of("mamba", spec, 5) == cost_of("mamba", spec, 5_000_000), "at any length"
 
 
+def test_mamba1(spec: ModelSpec) -> None:
+    """`3dD+d(K+1)+d(R+2N)+d(R+1)+d(N+1)+D` with D = 8, d = 16, N = 3, K = 4 and R = 1; the scan is 9dN."""
+    cost = cost_of("mamba1", spec, 6)
+    assert cost.params == cost.active_params == 3 * 16 * 8 + 16 * 5 + 16 * 7 + 16 * 2 + 16 * 4 + 8
+    matrices = 2 * (8 * 32 + 16 * 7 + 1 * 16 + 16 * 8)
+    convolution, scan = 2 * 4 * 16, 9 * 16 * 3
+    assert cost.flops == cost.executed_flops == matrices + convolution + scan
+    assert cost.state_bytes == (3 * 16 + 16 * 3) * 4
+    assert cost_of("mamba1", spec, 7) == cost_of("mamba1", replace(spec, chunk_size=64), 5_000_000), "at any length"
+    wider = cost_of("mamba1", replace(spec, d_model=17), 6)
+    assert wider.params == 3 * 16 * 17 + 16 * 5 + 16 * 8 + 16 * 3 + 16 * 4 + 17, "R = 2"
+
+
 @pytest.mark.parametrize(("width", "ratio"), [(128, 1.19), (256, 1.09), (512, 1.05), (768, 1.04)])
 def test_two_mamba_blocks_against_a_layer(width: int, ratio: float) -> None:
     spec = replace(small_spec("dense"), d_model=width, d_inner=2 * width, head_dim=64, d_state=64)
@@ -119,6 +137,58 @@ def test_a_whole_model(spec: ModelSpec) -> None:
     assert cost.forward_flops_per_token == attention.flops + moe.flops + 2 * 10 * 8
     assert cost.train_flops_per_token == 3 * cost.forward_flops_per_token
     assert cost.state_bytes == attention.state_bytes
+
+
+def test_activation_checkpointing_computes_the_blocks_again_but_for_their_last_products(spec: ModelSpec) -> None:
+    cost = model_cost(replace(spec, blocks=("attention", "mlp", "moe")), 6)
+    forward = cost.executed_forward_flops_per_token
+    assert cost.executed_train_flops_per_token() == 3 * forward
+    again = forward - 2 * 10 * 8 - 2 * 8 * 8 - 2 * 12 * 8  # not the head, y of attention, or that of the mlp
+    assert cost.executed_train_flops_per_token(activation_checkpointing=True) == 3 * forward + again
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_recomputed_flops_are_those_that_torch_counts(architecture: str) -> None:
+    model, tokens = small_model(architecture), random_tokens(2, 64)
+
+    def counted(activation_checkpointing: bool) -> float:
+        model.activation_checkpointing = activation_checkpointing
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model.logits(tokens).sum().backward()
+        return counter.get_total_flops() / tokens.numel()
+
+    cost = model_cost(model.spec, 64)
+    # torch does not see the element-wise work of Mamba-1's scan.
+    unseen = sum(7 * model.spec.d_inner * model.spec.d_state for kind in model.spec.blocks if kind == "mamba1")
+    assert cost.recomputed_flops_per_token - unseen == pytest.approx(counted(True) - counted(False), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parameters_of_every_size_are_those_of_the_built_model(
+    architecture: str, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the unit, without a byte of weights: the meta device knows shapes alone."""
+    monkeypatch.setattr(LanguageModel, "init_weights", lambda model: None)  # nine tenths of the time
+    dimensions = composed("dense", "modern", f"size={size}").size
+    for recipe in RECIPES:
+        config = composed(architecture, recipe)
+        if len(config.architecture.pattern) > 2 * dimensions.n_layers:
+            pytest.skip("too few layers for the pattern")
+        match = solve(config.architecture, dimensions, config.recipe, vocab_size=32000, seq_len=1024, match="active")
+        with torch.device("meta"):
+            weights = list(LanguageModel(match.spec).parameters())
+        assert all(weight.is_meta for weight in weights)
+        cost, n_params = model_cost(match.spec, 1024), sum(weight.numel() for weight in weights)
+        idle = 1 - match.spec.top_k / match.spec.n_experts
+        resting = sum(weight.numel() for weight in weights if weight.ndim == 3) * idle
+        assert (cost.total_params, cost.active_params) == (n_params, n_params - resting)
+
+
+def test_weights_are_drawn_on_the_meta_device_as_well() -> None:
+    with torch.device("meta"):
+        model = LanguageModel(replace(small_spec("dense"), blocks=tuple(KINDS)))
+    assert all(weight.is_meta for weight in model.parameters())
 
 
 def test_learned_positions_are_there_where_something_attends(spec: ModelSpec) -> None:

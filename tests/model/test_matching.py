@@ -61,7 +61,7 @@ def test_every_size_is_matched(size: str, recipe: str, architecture: str, rule: 
 
 
 @pytest.mark.parametrize("rule", QUANTITIES)
-@pytest.mark.parametrize("architecture", ["mamba", "moe", "hybrid"])
+@pytest.mark.parametrize("architecture", ["mamba", "mamba1", "moe", "hybrid"])
 @given(
     heads=st.integers(1, 40), layers=st.integers(2, 48), head_dim=st.sampled_from([16, 32, 64, 96, 128]), d_ff=st.none()
 )
@@ -126,11 +126,12 @@ def test_what_the_user_gives_stays() -> None:
 
 def test_without_matching_all_is_as_written() -> None:
     for name in ARCHITECTURES:
-        match = matched(name, match="none")
+        match = matched(name, "micro", match="none")
         assert match.solved == {}
-        assert len(match.spec.blocks) == 8
-        assert match.spec.d_ff == match.spec.expert_d_ff == dense_d_ff(size_of("nano"), recipe_of("modern"))
-        assert match.spec.d_state == 64 and match.spec.window == size_of("nano").seq_len // 4
+        assert len(match.spec.blocks) == 16
+        assert match.spec.d_ff == match.spec.expert_d_ff == dense_d_ff(size_of("micro"), recipe_of("modern"))
+        assert match.spec.d_state == (16 if name == "mamba1" else 64)
+        assert match.spec.window == size_of("micro").seq_len // 4
     assert matched("mamba", match="none").residual > 0.02
 
 
@@ -144,6 +145,7 @@ def test_without_matching_all_is_as_written() -> None:
         (lambda: architecture_of("moe", top_k=8, n_experts=20000), "match=none"),
         (lambda: architecture_of("dense", pattern=["attention", "mpl"]), "unknown block 'mpl'"),
         (lambda: architecture_of("hybrid", n_blocks=2), "architecture.n_blocks=2: too few for the pattern"),
+        (lambda: architecture_of("jamba"), "attention would be cut away; give at least 16"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(architecture: Any, said: str) -> None:
@@ -159,5 +161,5 @@ def test_a_pattern_is_repeated_and_cut() -> None:
     pattern = ["mamba", "mlp", "sliding_attention", "mlp"]
     assert repeat_pattern(pattern, 6) == (*pattern, "mamba", "mlp")
     assert repeat_pattern(pattern, 3) == tuple(pattern[:3]), "the second mlp is no kind of its own"
-    with pytest.raises(UserError, match="sliding_attention would be cut away; use at least 4"):
+    with pytest.raises(UserError, match="sliding_attention would be cut away; give at least 4"):
         repeat_pattern(pattern, 2)

@@ -18,27 +18,31 @@ def _expert(x: Tensor, w_in: Tensor, w_out: Tensor, kind: str) -> Tensor:
     return w_out @ hidden
 
 
-def naive_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Map x (B, T, D) token by token, and return y, the weighted auxiliary loss and the choices of each expert.
+def naive_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]:
+    """Map x (B, T, D) token by token; return y, the weighted auxiliary loss, the choices of each expert, and router_z.
 
     The weights of the chosen experts come from a softmax over their logits alone, which is the same as renormalising
-    the softmax over all; a single expert is weighted by its probability among all. In float64.
+    the softmax over all; a single expert is weighted by its probability among all. The router's bias has a say in the
+    choice and none in the weights. In float64.
     """
     tokens = x.double().flatten(0, 1)
     router, w_in, w_out = block.router.weight.double(), block.w_in.double(), block.w_out.double()
     y = torch.zeros_like(tokens)
     mean_probability, mean_square = router.new_zeros(block.n_experts), router.new_zeros(())
     load = [0] * block.n_experts
+    bias = [0.0] * block.n_experts if block.router_bias is None else block.router_bias.tolist()
     for number, token in enumerate(tokens):
         logits = router @ token
         partition = logits.exp().sum()
-        mean_probability = mean_probability + logits.exp() / partition / len(tokens)
+        probability = logits.exp() / partition
+        mean_probability = mean_probability + probability / len(tokens)
         mean_square = mean_square + partition.log() ** 2 / len(tokens)
-        chosen = sorted(range(block.n_experts), key=logits.detach().tolist().__getitem__)[-block.top_k :]
-        weights = logits[chosen].softmax(dim=0) if block.top_k > 1 else logits[chosen].exp() / partition
+        scores = [p + b for p, b in zip(probability.tolist(), bias, strict=True)]
+        chosen = sorted(range(block.n_experts), key=scores.__getitem__)[-block.top_k :]
+        weights = logits[chosen].softmax(dim=0) if block.top_k > 1 else probability[chosen]
         for weight, e in zip(weights, chosen, strict=True):
             y[number] = y[number] + weight * _expert(token, w_in[e], w_out[e], block.kind)
             load[e] += 1
     share = torch.tensor(load).double() / sum(load)
     aux_loss = block.aux_loss_weight * block.n_experts * (share * mean_probability).sum()
-    return y.view(x.shape), aux_loss + block.router_z_loss_weight * mean_square, load
+    return y.view(x.shape), aux_loss + block.router_z_loss_weight * mean_square, load, mean_square

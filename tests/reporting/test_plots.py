@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 from matplotlib.text import Annotation
 
 from src.reporting import load_metrics, load_runs, plot_loss, plot_speed
-from src.reporting.plots import AXES, _loss_range, build_figures, to_png
+from src.reporting.plots import AXES, BALANCE, _loss_range, build_figures, plot_expert_balance, to_png
+from src.reporting.render import CAPTIONS
 
 
 def texts(figure) -> list[str]:
@@ -14,6 +16,16 @@ def texts(figure) -> list[str]:
 
 def dashed(axes) -> list[float]:
     return [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+
+
+def write_balance(run_dir, layers, stages=("language",), steps=3):
+    """Append rows of experts: layer n has the value step * (n + 1) / 10 of every measure."""
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        for stage in stages:
+            for step in range(1, steps + 1):
+                row = {"stage": stage, "step": step, "tokens": 100 * step, "flops": 1, "wall_time_s": step}
+                values = {f"moe/layer_{n:02}/{name}": step * (n + 1) / 10 for n in range(layers) for name in BALANCE}
+                file.write(json.dumps(row | values) + "\n")
 
 
 def test_a_panel_a_stage_with_training_and_validation(four):
@@ -119,3 +131,50 @@ def test_a_run_that_diverged_is_no_obstacle(builder):
     (run_dir / "metrics.jsonl").write_text(row % (1, 5) + row % (2, 9))
     figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
     assert all(to_png(figure) for figure in figures.values())
+
+
+def test_balance_is_a_mean_over_layers_in_a_band_of_all(builder):
+    """Layers of 0.1, 0.2 and 0.3 times the step: a mean of 0.2, in a band from 0.1 to 0.3."""
+    builder.add("dense", stages=("language",))
+    run_dir = builder.add("moe", stages=("language",))
+    (run_dir / "metrics.jsonl").write_text("")
+    write_balance(run_dir, layers=3)
+    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(BALANCE.values())
+    assert figure.axes[0].get_ylabel() == "language"
+    for axes in figure.axes:
+        (line,) = axes.lines
+        assert line.get_xdata() == pytest.approx([100, 200, 300])
+        assert line.get_ydata() == pytest.approx([0.2, 0.4, 0.6])
+        (band,) = axes.collections
+        low_and_high = {(x, y) for x, y in np.asarray(band.get_paths()[0].vertices).round(6).tolist()}
+        assert {(100, 0.1), (100, 0.3), (300, 0.3), (300, 0.9)} <= low_and_high
+        assert axes.get_ylim()[0] == 0
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(1.04), "entropies of all reports have one scale"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["moe", "mean over layers", "lowest to highest layer"]
+
+
+def test_balance_has_a_row_a_size_and_stage_and_knows_runs_of_other_depths(builder):
+    for size, layers in (("nano", 2), ("micro", 4)):
+        write_balance(builder.add("moe", size=size), layers, ("language", "code"))
+    write_balance(builder.add("moe", seed=1), 2, ("language", "code"))
+    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == ["language, micro", "code, micro", "language, nano", "code, nano"]
+    assert [len(axes.lines) for axes in figure.axes] == [1] * 8 + [2] * 8
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.25, 0.5, 0.75])
+    assert figure.axes[-1].lines[0].get_ydata() == pytest.approx([0.15, 0.3, 0.45])
+
+
+def test_the_figure_of_the_experts_is_there_where_a_run_has_some(four):
+    write_balance(next((four.root / "runs").glob("moe-*")), layers=2)
+    figures = build_figures(load_runs(four.sweep), load_metrics(four.sweep))
+    assert list(figures)[-1] == "expert_balance.png" and set(figures) == set(CAPTIONS)
+    assert to_png(figures["expert_balance.png"]).startswith(b"\x89PNG")
+
+
+def test_balance_of_nothing_yet(builder):
+    builder.add("dense")
+    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert "nothing measured yet" in figure.texts[0].get_text()

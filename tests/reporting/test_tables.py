@@ -7,9 +7,6 @@ from src.reporting.tables import (
     WIDTH,
     comparison_table,
     reference_losses,
-    show_bytes,
-    show_count,
-    show_time,
     unfinished_lines,
 )
 
@@ -133,17 +130,3 @@ def test_a_table_of_nothing_yet(builder):
     builder.plan("dense-nano-full-s0-0000abcd", "dense")
     text = comparison_text(load_runs(builder.sweep))
     assert "pending" in text and "no verdict: no run is finished" in text and "unigram" not in text
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(None, "-"), (999, "999"), (1_000_000, "1.00M"), (12_345_678, "12.3M"), (137_000_000, "137M"), (1.5e9, "1.50B")],
-)
-def test_counts(value, shown):
-    assert show_count(value) == shown
-
-
-def test_bytes_and_times():
-    assert [show_bytes(value) for value in (None, 7e8, 2.345e9)] == ["-", "700 MB", "2.35 GB"]
-    times = [show_time(value) for value in (None, 0.04, 9.96, 59.7, 61, 3725)]
-    assert times == ["-", "0.0 s", "10 s", "1m 00s", "1m 01s", "1h 02m"]

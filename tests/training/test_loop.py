@@ -13,7 +13,7 @@ from src.config import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
-from src.training.loop import Hooks, TrainState, balance, finite, fit
+from src.training.loop import Hooks, TrainState, finite, fit
 from src.training.stage import StagePlan
 from tests.contract.small import ARCHITECTURES
 from tests.training.conftest import StateBuilder
@@ -119,13 +119,6 @@ def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader, devi
     assert steps[-1]["train/learning_rate"] == pytest.approx(1e-4)
 
 
-def test_a_mixture_logs_its_balance(build_state: StateBuilder, loader: TrainLoader, device: Device) -> None:
-    row = train(Recorder(build_state("moe")), loader, device, steps=1).rows[1]
-    assert 0 < row["moe/load_entropy"] <= 1
-    assert 1 / 8 <= row["moe/max_share"] <= 1
-    assert row["moe/dead_experts"] >= 0
-
-
 def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
     model, calls = recorder.state.model, iter(range(100))
 
@@ -193,13 +186,6 @@ def test_going_on_is_the_same_to_the_bit(
     ours, theirs = vars(second.state.progress), vars(straight.state.progress)
     assert {k: v for k, v in ours.items() if "time" not in k} == {k: v for k, v in theirs.items() if "time" not in k}
     assert second.state.progress.wall_time_s > first.state.progress.wall_time_s
-
-
-def test_balance_of_a_load() -> None:
-    even = balance(torch.tensor([[5, 5, 5, 5], [5, 5, 5, 5]]))
-    assert even == pytest.approx({"moe/load_entropy": 1.0, "moe/max_share": 0.25, "moe/dead_experts": 0})
-    skewed = balance(torch.tensor([[8, 0, 0, 0], [4, 4, 0, 0]]))
-    assert skewed == pytest.approx({"moe/load_entropy": 0.25, "moe/max_share": 1.0, "moe/dead_experts": 5}, abs=1e-6)
 
 
 def test_json_holds_finite_numbers_alone() -> None:

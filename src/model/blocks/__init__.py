@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import ModelSpec, UserError
-from src.model.blocks import costs
+from src.model.blocks import activations, costs
+from src.model.blocks.activations import Activations
 from src.model.blocks.costs import Cost
 
 if TYPE_CHECKING:
     from src.model.blocks.base import Block
+
+
+def no_activations(spec: ModelSpec, context_len: int) -> Activations:
+    return Activations()
 
 
 @dataclass(frozen=True)
@@ -29,22 +34,35 @@ class Kind:
     """From a spec and a context length in tokens; no torch."""
     settings: tuple[str, ...] = ()
     """Fields of `ArchitectureConfig`, or keys of its `settings`."""
+    activations: Callable[[ModelSpec, int], Activations] = no_activations
+    """From a spec and a context length in tokens; a kind that does not say is left out of memory estimates."""
 
 
-SSM_SETTINGS = ("d_state", "d_conv", "expand", "d_inner")
+SSM_SETTINGS = ("d_state", "d_conv", "expand", "d_inner", "chunk_size")
 
 KINDS: dict[str, Kind] = {
-    "attention": Kind("attention.Attention", costs.attention),
-    "sliding_attention": Kind("attention.SlidingAttention", costs.sliding_attention, ("window",)),
-    "mlp": Kind("mlp.MLP", costs.mlp, ("d_ff",)),
+    "attention": Kind("attention.Attention", costs.attention, activations=activations.attention),
+    "sliding_attention": Kind(
+        "attention.SlidingAttention", costs.sliding_attention, ("window",), activations.sliding_attention
+    ),
+    "mlp": Kind("mlp.MLP", costs.mlp, ("d_ff",), activations.mlp),
     "moe": Kind(
         "moe.MoE",
         costs.moe,
         ("n_experts", "top_k", "expert_d_ff", "aux_loss_weight", "router_z_loss_weight", "router_bias_rate"),
+        activations.moe,
     ),
-    "mamba": Kind("mamba.Mamba", costs.mamba, (*SSM_SETTINGS, "chunk_size")),
+    "mamba": Kind("mamba.Mamba", costs.mamba, SSM_SETTINGS, activations.mamba),
+    "mamba1": Kind("mamba1.Mamba1", costs.mamba1, SSM_SETTINGS, activations.mamba1),
 }
-_NO_KINDS = {"__init__", "base", "costs", "norm", *(kind.block.partition(".")[0] for kind in KINDS.values())}
+_NO_KINDS = {
+    "__init__",
+    "activations",
+    "base",
+    "costs",
+    "norm",
+    *(kind.block.partition(".")[0] for kind in KINDS.values()),
+}
 
 
 def kind_names() -> list[str]:

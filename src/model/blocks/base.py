@@ -22,6 +22,8 @@ class BlockOutput(NamedTuple):
     """Scalar, weighted, to be added to the training loss."""
     expert_load: Tensor | None = None
     """(E,): how many times each expert was chosen in this batch, no gradient."""
+    router_z: Tensor | None = None
+    """Scalar: mean over tokens of logsumexp(router logits)^2, unweighted, no gradient."""
 
 
 class Cache(Protocol):

@@ -1,9 +1,10 @@
 """What each kind of block costs, in closed form and without torch.
 
-A multiply and an add are two FLOPs; element-wise work is not counted. FLOPs are told twice: as *needed*, when nothing
-is computed that the causal mask throws away, and as *executed* by our code, whole squares and padding included
-(attention as torch's MATH backend does it). Everything is per token, averaged over a sequence of the context length,
-and includes the norm before the block. `tests/contract` holds the formulas against the models that are built.
+A multiply and an add are two FLOPs; element-wise work is not counted, but for Mamba-1's scan, which is hardly anything
+else. FLOPs are told twice: as *needed*, when nothing is computed that the causal mask throws away, and as *executed* by
+our code, whole squares and padding included (attention as torch's MATH backend does it). Everything is per token,
+averaged over a sequence of the context length, and includes the norm before the block. `tests/contract` holds the
+formulas against the models that are built.
 
 T D: context length, d_model; F: d_ff; E, k: experts, experts a token; N: d_state; P: head_dim; H: heads; K: d_conv;
 Q: chunk; W: window; R: rank of dt.
@@ -14,6 +15,11 @@ from dataclasses import dataclass
 from src.config import ModelSpec
 
 BYTES_PER_FLOAT = 4
+MAMBA1_SCAN_FLOPS = 9
+"""Per token, channel and state, as Mamba's authors count their kernel: two are the product with C, seven are the decay,
+the input and the recurrence, element by element. Left out, they would make Mamba-1 look cheaper than it is."""
+MAMBA1_WIDTH_PER_RANK = 16
+"""dt comes through a bottleneck of R = d_model / 16 (Gu and Dao, 2023, section 3.6)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class Cost:
 
 def norm_params(spec: ModelSpec) -> int:
     return spec.d_model * (2 if spec.norm == "layernorm" and spec.bias else 1)
+
+
+def mamba1_rank(spec: ModelSpec) -> int:
+    return -(-spec.d_model // MAMBA1_WIDTH_PER_RANK)
 
 
 def mean_keys(context_len: int, window: int) -> float:
@@ -99,3 +109,13 @@ def mamba(spec: ModelSpec, context_len: int) -> Cost:
     executed = outside + (per_key * chunk + states) * padding(context_len, chunk)
     state_bytes = (conv_channels * (spec.d_conv - 1) + inner * state) * BYTES_PER_FLOAT
     return Cost(params, params, flops, executed, state_bytes)
+
+
+def mamba1(spec: ModelSpec, context_len: int) -> Cost:
+    """Mamba-1: every position is scanned, and none that is padding, so needed and executed are the same."""
+    width, inner, state, rank = spec.d_model, spec.d_inner, spec.d_state, mamba1_rank(spec)
+    matrices = 3 * inner * width + inner * (rank + 2 * state) + inner * rank
+    params = matrices + inner * (spec.d_conv + 1) + inner + inner * (state + 1) + norm_params(spec)
+    flops = 2 * matrices + 2 * spec.d_conv * inner + MAMBA1_SCAN_FLOPS * inner * state
+    state_bytes = inner * (spec.d_conv - 1 + state) * BYTES_PER_FLOAT
+    return Cost(params, params, flops, flops, state_bytes)

@@ -64,12 +64,28 @@ def chunked_ssd(
 
 
 class MambaCache:
-    """The last K - 1 inputs of the convolution, and the state of the recurrence."""
+    """The last K - 1 inputs of the convolution, and the state of the recurrence; for Mamba-1 as well."""
 
     def __init__(self, conv: Tensor, state: Tensor) -> None:
-        self.conv = conv  # (B, K - 1, D_inner + 2N)
-        self.state = state  # (B, N, H, P), fp32
+        self.conv = conv  # (B, K - 1, C): C channels go through the convolution
+        self.state = state  # (B, N, H, P) here and (B, D_inner, N) for Mamba-1, fp32
         self.offset = 0
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, cache: MambaCache | None) -> Tensor:
+    """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,)."""
+    before = weight.shape[1] - 1
+    if cache is None:
+        x = F.pad(x, (0, 0, before, 0))
+    else:
+        x = torch.cat((cache.conv.to(x.dtype), x), dim=1)
+        cache.conv = x[:, x.shape[1] - before :].clone()
+    return F.conv1d(x.transpose(1, 2), weight[:, None], bias, groups=weight.shape[0]).transpose(1, 2)
+
+
+def draw_dt_bias(count: int) -> Tensor:
+    """Draw what softplus turns into a dt that is log-uniform over `DT_RANGE`."""
+    return inverse_softplus(log_uniform(count, *DT_RANGE).clamp(min=DT_FLOOR))
 
 
 class Mamba(Block):
@@ -92,7 +108,7 @@ class Mamba(Block):
     def forward(self, x: Tensor, cache: MambaCache | None = None) -> BlockOutput:
         channels = self.d_inner + 2 * self.d_state
         gate, conv_in, dt = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
-        hidden = F.silu(self._convolve(conv_in, cache))
+        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache))
         with torch.autocast(x.device.type, enabled=False):
             y = self._state_space(hidden.float(), dt.float(), cache)
             y = y * F.silu(gate.float())  # the norm comes after the gate
@@ -100,17 +116,6 @@ class Mamba(Block):
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(y.to(x.dtype)))
-
-    def _convolve(self, x: Tensor, cache: MambaCache | None) -> Tensor:
-        """Convolve each channel of x (B, T, C) with its own causal kernel."""
-        before = self.d_conv - 1
-        if cache is None:
-            x = F.pad(x, (0, 0, before, 0))
-        else:
-            x = torch.cat((cache.conv.to(x.dtype), x), dim=1)
-            cache.conv = x[:, x.shape[1] - before :].clone()
-        y = F.conv1d(x.transpose(1, 2), self.conv_weight[:, None], self.conv_bias, groups=self.conv_weight.shape[0])
-        return y.transpose(1, 2)
 
     def _state_space(self, hidden: Tensor, dt: Tensor, cache: MambaCache | None) -> Tensor:
         """Map the convolved x, B, C (B, T, C) and raw dt (B, T, H) to y (B, T, D_inner), in fp32."""
@@ -143,7 +148,7 @@ class Mamba(Block):
         nn.init.ones_(self.norm_weight)
         with torch.no_grad():
             self.A_log.uniform_(*A_RANGE).log_()
-            self.dt_bias.copy_(inverse_softplus(log_uniform(self.n_heads, *DT_RANGE).clamp(min=DT_FLOOR)))
+            self.dt_bias.copy_(draw_dt_bias(self.n_heads))
 
     def no_decay(self) -> set[str]:
         return {"A_log", "D", "dt_bias", "conv_bias", "norm_weight"}

@@ -3,7 +3,10 @@
 With k = 1 the weight is the probability itself, as in the Switch Transformer.
 
 Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
-eq. 5). Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
+eq. 5). Where `router_bias_rate` is above 0, a bias an expert joins the choice as well (Wang et al., 2024,
+arXiv 2408.15664): it is added to the softmax probabilities for top-k alone, never to the weights, and moves by a fixed
+step after each optimizer step. To balance by the bias alone, set `aux_loss_weight` to 0: it stays as configured.
+Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
 
 M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts a token.
 """
@@ -28,6 +31,10 @@ class MoE(Block):
         self.aux_loss_weight, self.router_z_loss_weight = spec.aux_loss_weight, spec.router_z_loss_weight
         inputs = 2 if spec.mlp == "swiglu" else 1
         self.router = nn.Linear(spec.d_model, spec.n_experts, bias=False)
+        self.bias_rate = spec.router_bias_rate
+        self.router_bias: Tensor | None
+        # No gradient moves it, yet it decides what is computed, so it is saved with the weights.
+        self.register_buffer("router_bias", torch.zeros(spec.n_experts) if spec.router_bias_rate else None)
         self.w_in = nn.Parameter(torch.empty(spec.n_experts, inputs * spec.expert_d_ff, spec.d_model))
         self.w_out = nn.Parameter(torch.empty(spec.n_experts, spec.d_model, spec.expert_d_ff))
 
@@ -36,7 +43,7 @@ class MoE(Block):
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)
         probabilities = logits.softmax(dim=-1)
-        weights, experts = probabilities.topk(self.top_k, dim=-1)  # (M, k)
+        weights, experts = self._choose(probabilities)  # (M, k)
         if self.top_k > 1:  # one weight alone would always be 1, and the router would learn nothing from the task
             weights = weights / weights.sum(dim=-1, keepdim=True)
 
@@ -50,13 +57,30 @@ class MoE(Block):
         # Back to the order of the tokens by a gather, not by an accumulating scatter: the sum repeats bit for bit.
         y = torch.cat(outputs).index_select(0, order.argsort()).view(-1, self.top_k, x.shape[-1])
         y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
-        return BlockOutput(y, self._aux_loss(logits, probabilities, load), load)
-
-    def _aux_loss(self, logits: Tensor, probabilities: Tensor, load: Tensor) -> Tensor:
-        share = load / load.sum()  # of the assignments, so it is already divided by k
-        balance = self.n_experts * (share * probabilities.mean(dim=0)).sum()
         z_loss = logits.logsumexp(dim=-1).square().mean()
-        return self.aux_loss_weight * balance + self.router_z_loss_weight * z_loss
+        aux_loss = self.aux_loss_weight * self._balance_loss(probabilities, load) + self.router_z_loss_weight * z_loss
+        return BlockOutput(y, aux_loss, load, z_loss.detach())
+
+    def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probabilities and the numbers of the chosen experts, both (M, k)."""
+        if self.router_bias is None:
+            return probabilities.topk(self.top_k, dim=-1)
+        experts = (probabilities + self.router_bias).topk(self.top_k, dim=-1).indices
+        return probabilities.gather(-1, experts), experts
+
+    def _balance_loss(self, probabilities: Tensor, load: Tensor) -> Tensor:
+        share = load / load.sum()  # of the assignments, so it is already divided by k
+        return self.n_experts * (share * probabilities.mean(dim=0)).sum()
+
+    @torch.no_grad()
+    def update_bias(self, load: Tensor, taken: Tensor) -> None:
+        """Raise the bias of experts with less than the mean load (E,), and lower that of those with more.
+
+        load: of the whole global batch. taken: 1.0, or 0.0 for an optimizer step that was skipped.
+        """
+        if self.router_bias is not None:
+            missing = load.sum() - self.n_experts * load  # mean load - load, in whole numbers
+            self.router_bias += self.bias_rate * taken * missing.sign()
 
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.router)

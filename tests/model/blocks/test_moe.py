@@ -1,5 +1,6 @@
-"""Experts sorted into groups against a loop over tokens, and the two auxiliary losses."""
+"""Experts sorted into groups against a loop over tokens, the two auxiliary losses, and the bias of the choice."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from src.model.blocks.moe import MoE
-from tests.contract.small import small_spec
+from src.model.build import build_model
+from tests.contract.small import random_tokens, small_spec
 from tests.reference.moe import naive_moe
 
 
@@ -26,14 +28,19 @@ def build_moe(recipe: str = "modern", scale: float = 20.0, **changes: Any) -> Mo
 @pytest.mark.parametrize("recipe", ["modern", "classic"])
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 @pytest.mark.parametrize("length", [1, 9])
-def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int) -> None:
-    block = build_moe(recipe, top_k=top_k)
+@pytest.mark.parametrize("bias", [None, (0.0, 0.7, -0.7, 0.3, 0.0)])
+def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int, bias: tuple[float, ...] | None) -> None:
+    block = build_moe(recipe, top_k=top_k, router_bias_rate=0.0 if bias is None else 0.1)
+    if bias is not None:
+        block.get_buffer("router_bias").copy_(torch.tensor(bias))
     x = torch.randn(2, length, 16, requires_grad=True)
-    y, aux_loss, load = block(x)
-    wanted, wanted_aux, wanted_load = naive_moe(block, x)
+    y, aux_loss, load, router_z = block(x)
+    wanted, wanted_aux, wanted_load, wanted_z = naive_moe(block, x)
     torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(aux_loss.double(), wanted_aux, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(router_z.double(), wanted_z.detach(), rtol=1e-5, atol=0)
     assert load.tolist() == wanted_load
+    assert not router_z.requires_grad
 
     projection = torch.randn_like(x)
     leaves = [x, *block.parameters()]
@@ -48,30 +55,95 @@ def test_an_expert_without_tokens_gets_no_gradient() -> None:
     with torch.no_grad():
         block.router.weight[3] = -block.router.weight[:3].sum(dim=0).sign() * 100
     x = torch.randn(1, 1, 16)
-    y, _, load = block(x)
+    y, _, load, _ = block(x)
     y.sum().backward()
     assert block.w_in.grad is not None
     for expert in range(5):
         assert bool(block.w_in.grad[expert].any()) == bool(load[expert])
 
 
-def test_the_balance_loss_is_1_where_experts_are_even_and_grows_where_they_are_not() -> None:
-    block = build_moe(aux_loss_weight=1.0, router_z_loss_weight=0.0)
-    logits = torch.full((10, 5), -50.0)
-    logits[torch.arange(10), torch.arange(10) % 5] = 50.0
-    logits[torch.arange(10), (torch.arange(10) + 1) % 5] = 50.0
-    even = block._aux_loss(logits, logits.softmax(-1), torch.tensor([4, 4, 4, 4, 4]))
-    assert float(even) == pytest.approx(1.0)
-    collapsed = torch.tensor([50.0, 50.0, -50.0, -50.0, -50.0]).expand(10, 5)
-    worst = block._aux_loss(collapsed, collapsed.softmax(-1), torch.tensor([10, 10, 0, 0, 0]))
-    assert float(worst) == pytest.approx(5 / 2), "E / k"
+def steer(block: MoE, experts: list[list[int]]) -> torch.Tensor:
+    """Build an input (1, len(experts), D) of which the router sends token i to `experts[i]`, sure of itself."""
+    with torch.no_grad():
+        block.router.weight.copy_(torch.eye(block.n_experts, block.router.in_features) * 60.0)
+    x = torch.zeros(1, len(experts), block.router.in_features)
+    for token, chosen in enumerate(experts):
+        x[0, token, chosen] = 1.0
+    return x
+
+
+def test_the_balance_loss_is_1_where_experts_are_even_and_e_over_k_where_all_tokens_go_to_k() -> None:
+    block = build_moe(n_experts=4, top_k=2, aux_loss_weight=1.0, router_z_loss_weight=0.0)
+    even = block(steer(block, [[0, 1], [2, 3], [1, 2], [3, 0]]))
+    assert even.expert_load.tolist() == [2, 2, 2, 2]
+    assert even.aux_loss.item() == pytest.approx(1.0), "4 (2/8 x 1/4 x 4)"
+    collapsed = block(steer(block, [[0, 1]] * 4))
+    assert collapsed.expert_load.tolist() == [4, 4, 0, 0]
+    assert collapsed.aux_loss.item() == pytest.approx(2.0), "4 (4/8 x 1/2 x 2) = E / k"
+
+
+def test_two_layers_collapsed_onto_different_experts_are_two_collapsed_layers() -> None:
+    """Pooled over the layers, each expert has a quarter of all choices, which a pooled loss takes for balance: 1."""
+    halves, losses, loads = ([[0, 1]] * 4, [[2, 3]] * 4), [], []
+    for experts in halves:
+        block = build_moe(n_experts=4, top_k=2, aux_loss_weight=0.01, router_z_loss_weight=0.0)
+        _, aux_loss, load, _ = block(steer(block, experts))
+        losses.append(aux_loss.item())
+        loads.append(load)
+    assert torch.stack(loads).sum(dim=0).tolist() == [4, 4, 4, 4]
+    assert losses == pytest.approx([0.02, 0.02]), "0.01 E / k each; balanced layers would add up to 0.02"
+
+
+def test_a_model_adds_up_the_losses_of_its_layers_and_does_not_pool_them() -> None:
+    """Both routers are given the same direction of every hidden state, and send it to different experts."""
+    spec = replace(small_spec("moe"), blocks=("moe", "moe"), n_experts=4, aux_loss_weight=1.0, router_z_loss_weight=0.0)
+    model = build_model(spec, seed=0)
+    with torch.no_grad():
+        model.embedding.weight[:, 0] = 100.0  # the residual stream is dominated by its first coordinate
+        for block, favoured in zip(model.blocks, ([0, 1], [2, 3]), strict=True):
+            assert isinstance(block, MoE)
+            block.router.weight.zero_()
+            block.router.weight[favoured, 0] = 10.0
+    output = model(random_tokens(2, 8))
+    assert output.expert_load is not None and output.expert_load.tolist() == [[16, 16, 0, 0], [0, 0, 16, 16]]
+    assert output.router_z is not None and output.router_z.shape == (2,)
+    assert output.aux_loss.item() == pytest.approx(2.0 + 2.0, rel=1e-3), "each scored E / k = 2; balance is 1 + 1"
 
 
 def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
     block = build_moe(aux_loss_weight=0.0, router_z_loss_weight=0.001)
-    logits = torch.zeros(4, 5)
-    found = block._aux_loss(logits, logits.softmax(-1), torch.tensor([2, 2, 2, 1, 1]))
-    assert float(found) == pytest.approx(0.001 * torch.tensor(5.0).log().item() ** 2)
+    torch.nn.init.zeros_(block.router.weight)
+    output = block(torch.randn(1, 4, 16))
+    assert output.aux_loss.item() == pytest.approx(0.001 * math.log(5) ** 2)
+    assert output.router_z.item() == pytest.approx(math.log(5) ** 2), "logged without its weight"
+
+
+def test_the_bias_follows_the_load_by_its_rate_and_only_steps_that_are_taken() -> None:
+    block = build_moe(n_experts=4, router_bias_rate=0.25)
+    taken, skipped = torch.tensor(1.0), torch.tensor(0.0)
+    block.update_bias(torch.tensor([9, 3, 4, 4]), taken)  # the mean is 5
+    assert block.get_buffer("router_bias").tolist() == [-0.25, 0.25, 0.25, 0.25]
+    block.update_bias(torch.tensor([0, 10, 5, 5]), taken)
+    assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25], "an even load leaves a bias alone"
+    block.update_bias(torch.tensor([20, 0, 0, 0]), skipped)
+    assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25]
+
+
+def test_the_bias_decides_the_choice_and_not_the_weight() -> None:
+    """Two experts with one output between them: with weights of the biased scores, the mixture would change."""
+    plain, biased = build_moe(n_experts=3, top_k=2), build_moe(n_experts=3, top_k=2, router_bias_rate=0.1)
+    x = torch.randn(1, 1, 16)
+    chosen = plain(x).expert_load.bool()
+    biased.get_buffer("router_bias").copy_(5.0 * chosen)
+    assert torch.equal(biased(x).y, plain(x).y), "the same experts, pushed harder"
+    biased.get_buffer("router_bias").copy_(5.0 * ~chosen)
+    assert biased(x).expert_load[~chosen].tolist() == [1], "the third is chosen for its bias"
+
+
+def test_there_is_no_bias_unless_it_has_a_rate() -> None:
+    assert "router_bias" not in build_moe().state_dict()
+    assert build_moe(router_bias_rate=0.001).state_dict()["router_bias"].tolist() == [0.0] * 5
+    build_moe().update_bias(torch.tensor([1, 0, 0, 0, 0]), torch.tensor(1.0))  # nothing to update
 
 
 def test_the_router_is_fp32_under_autocast() -> None:

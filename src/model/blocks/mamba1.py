@@ -1,0 +1,159 @@
+"""Mamba-1: a gated selective state-space layer (Gu and Dao, 2023), scanned position by position.
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per channel; A a negative row of N)
+    y_t = C_t h_t + D x_t
+
+Every channel decays each of its N states at a rate of its own, so no masked matrix product can stand for the
+recurrence as it does in Mamba-2: it is run as written. What can be saved is memory: states are held for one chunk of
+positions at a time, only those between chunks are kept for the backward pass, and it computes the others again (the
+paper's section 3.3.2). The chunk size never changes the result, and `tests/reference/mamba1.py` holds the plain twin.
+
+B, T: batch, position; Q: chunk size; D_inner: channels; N: d_state; R: rank of dt; K: d_conv.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from src.config import ModelSpec
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.costs import mamba1_rank
+from src.model.blocks.mamba import MambaCache, convolve, draw_dt_bias
+
+
+def selective_scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence above, without the D term, from `state` (zeros if None).
+
+    x, dt: (B, T, D_inner), dt positive; a: (D_inner, N), negative; b, c: (B, T, N); state: (B, D_inner, N); all of
+    one dtype. Returns y (B, T, D_inner) and the state after position T.
+    """
+    state = x.new_zeros(x.shape[0], *a.shape) if state is None else state
+    return _scan(x, dt, a, b, c, state, chunk)
+
+
+def _fill_chunk(decay: Tensor, states: Tensor, start: Tensor, dt: Tensor, inputs: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write exp(dt A) and h of one chunk, which starts from `start`, into decay and states (Q, B, D_inner, N)."""
+    torch.mul(dt[..., None], a, out=decay).exp_()
+    torch.mul(inputs[..., None], b[:, :, None], out=states)
+    after = states.unbind()
+    for kept, before, now in zip(decay.unbind(), (start, *after[:-1]), after, strict=True):
+        now.addcmul_(kept, before)
+
+
+class SelectiveScan(torch.autograd.Function):
+    """The recurrence with a backward pass of its own. Inside, the position comes first: (T, B, ...)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        inputs = (x * dt).transpose(0, 1)
+        steps, b_steps, c_steps = (part.transpose(0, 1) for part in (dt, b, c))
+        length, y = len(inputs), torch.empty_like(inputs)
+        decay, states = (state.new_empty(min(chunk, length), *state.shape) for _ in range(2))
+        starts: list[Tensor] = []
+        for first in range(0, length, chunk):
+            now, n = slice(first, first + chunk), min(chunk, length - first)
+            starts.append(state)
+            _fill_chunk(decay[:n], states[:n], state, steps[now], inputs[now], a, b_steps[now])
+            y[now] = (states[:n] @ c_steps[now, :, :, None])[..., 0]
+            state = states[n - 1].clone()
+        ctx.save_for_backward(x, dt, a, b, c, *starts)
+        ctx.chunk = chunk
+        return y.transpose(0, 1), state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Run g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}, the gradient of h_t, from the last chunk to the first."""
+        x, dt, a, b, c, *starts = ctx.saved_tensors
+        dy, d_state = gradients
+        inputs = (x * dt).transpose(0, 1)
+        steps, b_steps, c_steps, dy = (part.transpose(0, 1) for part in (dt, b, c, dy))
+        d_inputs, d_steps, d_b, d_c = (torch.empty_like(part) for part in (inputs, steps, b_steps, c_steps))
+        d_a = torch.zeros_like(a)
+        length = len(inputs)
+        buffers = [a.new_empty(min(ctx.chunk, length), *d_state.shape) for _ in range(3)]
+        for start, first in reversed(list(zip(starts, range(0, length, ctx.chunk), strict=True))):
+            now = slice(first, first + ctx.chunk)
+            decay, states, grads = (buffer[: length - first] for buffer in buffers)
+            _fill_chunk(decay, states, start, steps[now], inputs[now], a, b_steps[now])
+            d_c[now] = (dy[now, :, None] @ states)[:, :, 0]
+
+            torch.mul(dy[now, :, :, None], c_steps[now, :, None], out=grads)
+            grads[-1] += d_state
+            for i in reversed(range(len(grads) - 1)):
+                grads[i].addcmul_(decay[i + 1], grads[i + 1])
+            d_state = decay[0] * grads[0]
+            d_inputs[now] = (grads @ b_steps[now, :, :, None])[..., 0]
+            d_b[now] = (inputs[now, :, None] @ grads)[:, :, 0]
+
+            d_log = decay.mul_(grads)  # the gradient of dt A: decay, times h before it, times g
+            d_log[1:] *= states[:-1]
+            d_log[0] *= start
+            d_steps[now] = torch.mul(d_log, a, out=states).sum(dim=-1)
+            d_a += d_log.mul_(steps[now, :, :, None]).sum(dim=(0, 1))
+        d_inputs, d_steps, d_b, d_c = (part.transpose(0, 1) for part in (d_inputs, d_steps, d_b, d_c))
+        return d_inputs * dt, d_steps.addcmul_(d_inputs, x), d_a, d_b, d_c, d_state, None
+
+
+# Traced by a compiler, the loop would become one long graph with every position in it.
+_scan: Any = torch.compiler.disable(SelectiveScan.apply)
+
+
+class Mamba1(Block):
+    """The Mamba-1 block: input projection, causal convolution, selective scan, gate, output projection."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
+        self.rank, self.chunk_size = mamba1_rank(spec), spec.chunk_size
+        self.in_proj = nn.Linear(spec.d_model, 2 * spec.d_inner, bias=False)  # x, z
+        self.conv_weight = nn.Parameter(torch.empty(spec.d_inner, spec.d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(spec.d_inner))
+        self.x_proj = nn.Linear(spec.d_inner, self.rank + 2 * spec.d_state, bias=False)  # dt, B, C
+        self.dt_proj = nn.Linear(self.rank, spec.d_inner, bias=False)
+        self.dt_bias = nn.Parameter(torch.empty(spec.d_inner))  # apart from dt_proj: it is added in fp32
+        self.A_log = nn.Parameter(torch.empty(spec.d_inner, spec.d_state))
+        self.D = nn.Parameter(torch.empty(spec.d_inner))
+        self.out_proj = nn.Linear(spec.d_inner, spec.d_model, bias=False)
+
+    def forward(self, x: Tensor, cache: MambaCache | None = None) -> BlockOutput:
+        conv_in, gate = self.in_proj(x).chunk(2, dim=-1)
+        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache))
+        dt, b, c = self.x_proj(hidden).split((self.rank, self.d_state, self.d_state), dim=-1)
+        dt = self.dt_proj(dt)
+        with torch.autocast(x.device.type, enabled=False):
+            hidden, dt = hidden.float(), F.softplus(dt.float() + self.dt_bias)
+            state = cache.state if cache else None
+            y, state = selective_scan(hidden, dt, -self.A_log.exp(), b.float(), c.float(), self.chunk_size, state)
+            y = (y + hidden * self.D) * F.silu(gate.float())
+        if cache is not None:
+            cache.state = state
+            cache.offset += x.shape[1]
+        return BlockOutput(self.out_proj(y.to(x.dtype)))
+
+    def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
+        conv = like.new_zeros(batch_size, self.d_conv - 1, self.d_inner)
+        return MambaCache(conv, like.new_zeros(batch_size, self.d_inner, self.d_state, dtype=torch.float32))
+
+    def init_weights(self, residual_scale: float) -> None:
+        init_linear(self.in_proj)
+        init_linear(self.x_proj)
+        init_linear(self.out_proj, INIT_STD * residual_scale)
+        bound = self.d_conv**-0.5
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        nn.init.uniform_(self.conv_bias, -bound, bound)
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        nn.init.ones_(self.D)
+        with torch.no_grad():
+            self.A_log.copy_(torch.arange(1, self.d_state + 1).log())
+            self.dt_bias.copy_(draw_dt_bias(self.d_inner))
+
+    def no_decay(self) -> set[str]:
+        return {"A_log", "D", "dt_bias", "conv_bias"}

@@ -1,0 +1,1 @@
+"""Measures what `src/model` predicts: memory of training and inference."""

@@ -1,0 +1,43 @@
+"""How numbers are written for people: three digits and a unit, or a dash where there is none."""
+
+NOTHING = "-"
+
+
+def show_count(value: float | None) -> str:
+    """Write a number of parameters or tokens: 1.05M."""
+    return _with_unit(value, (("B", 1e9), ("M", 1e6), ("k", 1e3)))
+
+
+def show_flops(value: float | None) -> str:
+    """Write an amount of arithmetic: 6.53G."""
+    return _with_unit(value, (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)))
+
+
+def show_bytes(value: float | None) -> str:
+    """Write an amount of memory in GB (1e9 bytes), or MB below one."""
+    if value is None:
+        return NOTHING
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def show_time(seconds: float | None) -> str:
+    """Write a duration: 42 s, 3m 07s, 2h 05m, 23d 03h."""
+    if seconds is None:
+        return NOTHING
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours < 48 else f"{hours // 24}d {hours % 24:02d}h"
+
+
+def _with_unit(value: float | None, units: tuple[tuple[str, float], ...]) -> str:
+    if value is None:
+        return NOTHING
+    for unit, factor in units:
+        if value >= factor * 0.9995:  # 999,950 is 1.00M, not 1000k
+            return f"{value / factor:#.3g}".rstrip(".") + unit
+    return f"{value:.0f}"

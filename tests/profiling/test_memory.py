@@ -1,0 +1,123 @@
+"""The measurement against bytes known beforehand, and the estimates against the measurement."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from src.config import ModelSpec
+from src.model.matching import solve
+from src.model.memory import Memory, inference_memory, training_memory
+from src.profiling.memory import (
+    Measured,
+    Row,
+    inference_peaks,
+    measured_inference_memory,
+    measured_training_memory,
+    memory_table,
+    peak_growth,
+    training_peak,
+)
+from tests.contract.small import ARCHITECTURES, composed, small_spec
+
+TOLERANCE = 0.1
+MIB = 1 << 20
+
+
+def test_the_peak_is_exact() -> None:
+    kept = []
+
+    def work() -> None:
+        kept.append(torch.zeros(MIB, dtype=torch.uint8))
+        passing = torch.zeros(3 * MIB, dtype=torch.uint8)
+        del passing
+        kept.append(torch.zeros(2 * MIB, dtype=torch.uint8))
+
+    assert peak_growth(work) == 4 * MIB
+    assert peak_growth(kept.clear) == 0
+    # What a kernel takes for itself: the backward pass of a convolution, say, of which only the results are seen.
+    weight, x = torch.zeros(8, 8, 3, requires_grad=True), torch.zeros(1, 8, MIB)
+    assert peak_growth(lambda: torch.nn.functional.conv1d(x, weight, padding=1)) >= x.nbytes
+
+
+CASES = [(name, accumulate, accumulate) for name in ARCHITECTURES for accumulate in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "accumulate", "activation_checkpointing"),
+    [*CASES, ("dense", True, False), ("dense", False, True), ("moe", True, False), ("moe", False, True)],
+)
+def test_training_takes_what_is_estimated(architecture: str, accumulate: bool, activation_checkpointing: bool) -> None:
+    recipe = "classic" if accumulate else "modern"
+    estimate, measured = (
+        function(
+            small_spec(architecture, recipe),
+            seq_len=64,
+            micro_batch_size=8,
+            accumulate=accumulate,
+            activation_checkpointing=activation_checkpointing,
+        )
+        for function in (training_memory, training_peak)
+    )
+    assert isinstance(estimate, Memory) and isinstance(measured, Measured)
+    assert estimate.total == pytest.approx(measured.tensor_bytes, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "context_len"), [*((name, 64) for name in ARCHITECTURES), ("hybrid", 50), ("mamba1", 50)]
+)
+def test_inference_takes_what_is_estimated(architecture: str, context_len: int) -> None:
+    spec = small_spec(architecture)
+    estimates = inference_memory(spec, context_len=context_len, batch_size=16)
+    measured = inference_peaks(spec, context_len=context_len, batch_size=16)
+    for estimate, peak in zip(estimates, measured, strict=True):
+        assert estimate.total == pytest.approx(peak.tensor_bytes, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba"])
+def test_half_precision_takes_no_more_than_is_estimated(architecture: str) -> None:
+    spec, settings = small_spec(architecture), {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}
+    measured = training_peak(spec, precision="bf16", **settings).tensor_bytes
+    estimate = training_memory(spec, precision="bf16", **settings).total
+    assert measured < estimate < 1.6 * measured
+
+
+def test_a_process_of_its_own_has_its_own_peak() -> None:
+    spec, settings = small_spec("dense"), {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}
+    ballast = torch.ones(1 << 28)  # 1 GiB
+    apart = measured_training_memory(spec, **settings)
+    assert apart.tensor_bytes == training_peak(spec, **settings).tensor_bytes
+    assert apart.tensor_bytes < apart.rss_bytes < ballast.nbytes
+
+
+def test_the_table() -> None:
+    row = Row("dense", Memory(weights=9_000_000, workspace=2_000_000), Measured(10_000_000, 300_000_000))
+    assert row.ratio == 1.1
+    assert memory_table([row]).splitlines()[2] == "| dense | 11.0 | 10.0 | 1.100 | 300 |"
+
+
+def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
+    config = composed(architecture, recipe, f"size={size}")
+    return solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match="active").spec
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["micro", "mini"])
+@pytest.mark.parametrize("recipe", ["modern", "classic"])
+def test_real_sizes_take_what_is_estimated(size: str, recipe: str) -> None:
+    """The table of docs: five architectures, with and without activation checkpointing; `pytest -s` shows it."""
+    rows = []
+    for architecture in ("dense", "mamba", "mamba1", "moe", "hybrid"):
+        for again in (False, True):
+            spec = solved(architecture, size, recipe)
+            settings = {"seq_len": 512, "micro_batch_size": 8, "accumulate": True, "activation_checkpointing": again}
+            name = f"{architecture} {size} {recipe}{', activation checkpointing' if again else ''}"
+            estimate = training_memory(spec, **settings)
+            rows.append(Row(name, estimate, measured_training_memory(spec, **settings)))
+        spec = replace(spec, max_seq_len=1024)
+        estimates = inference_memory(spec, context_len=512, batch_size=4)
+        measured = measured_inference_memory(spec, context_len=512, batch_size=4)
+        for phase, estimate, peak in zip(("prefill", "decode"), estimates, measured, strict=True):
+            rows.append(Row(f"{architecture} {size} {recipe}, {phase}", estimate, peak))
+    print("\n" + memory_table(rows))
+    assert {row.name: row.ratio for row in rows} == {row.name: pytest.approx(1, abs=TOLERANCE) for row in rows}

@@ -1,0 +1,331 @@
+"""Experts that stay in use: what is logged of them, the bias that follows their load, and recovery from a collapse."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from src.config import ScheduleConfig, TrainingConfig
+from src.data.loader import TrainLoader
+from src.model.blocks.moe import MoE
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.runtime.device import Device
+from src.runtime.signals import StopRequest
+from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
+from src.training.expert_balance import describe_balance
+from src.training.loop import Hooks, TrainState, fit
+from src.training.stage import StagePlan
+from src.training.step import StepOutput, train_step
+from tests.contract.small import random_tokens, small_spec
+from tests.integration import tiny
+from tests.training.conftest import StateBuilder
+
+
+def build_moe_model(seed: int = 0, **changes: Any) -> LanguageModel:
+    """Build two layers of attention and 8 experts, of which a token uses 2."""
+    blocks = ("attention", "moe") * 2
+    return build_model(replace(small_spec("moe"), **{"blocks": blocks, **changes}), seed)
+
+
+def mixtures(model: LanguageModel) -> list[MoE]:
+    return [block for block in model.blocks if isinstance(block, MoE)]
+
+
+def biases(model: LanguageModel) -> Tensor:
+    return torch.stack([block.get_buffer("router_bias") for block in mixtures(model)])
+
+
+def step(state: TrainState, batch: Tensor, device: Device, micro: int = 8) -> StepOutput:
+    return train_step(
+        state.model, state.forward, state.optimizer, state.scaler, batch,
+        micro_batch_size=micro, grad_clip=1.0, device=device,
+    )  # fmt: skip
+
+
+def train(
+    state: TrainState, loader: TrainLoader, device: Device, steps: int, log_every: int = 1
+) -> list[dict[str, Any]]:
+    """Go on to step `steps` of 6 at a constant rate, and return the rows that were logged of training."""
+    rows: list[dict[str, Any]] = []
+    training = TrainingConfig(
+        seq_len=16, global_batch_size=4, micro_batch_size=2, max_tokens=10**9, log_every=log_every
+    )
+    plan = StagePlan("language", steps, 1e-3, 100, 100, flops_per_token=7.0)
+    schedule = ScheduleConfig(name="wsd", warmup_steps=0, min_ratio=1.0)
+    hooks = Hooks(lambda: (1.0, 1.0), rows.append, lambda kind: None)
+    fit(state, plan, loader, training, schedule, 1.0, device, hooks, StopRequest())
+    return [row for row in rows if "train/loss" in row]
+
+
+def test_the_metrics_of_a_load_by_hand() -> None:
+    """An even layer, one on two experts of four, one on a single expert: what each measure says of them."""
+    load = torch.tensor([[5, 5, 5, 5], [10, 10, 0, 0], [20, 0, 0, 0]])
+    row = describe_balance(load, torch.tensor([1.0, 2.0, 6.0]))
+    by_layer = {
+        "load_entropy": [1.0, 0.5, 0.0],
+        "max_share": [0.25, 0.5, 1.0],
+        "dead_experts": [0, 2, 3],
+        "max_violation": [0.0, 1.0, 3.0],
+        "router_z": [1.0, 2.0, 6.0],
+    }
+    wanted = {"load_entropy": 0.5, "max_share": 1.0, "dead_experts": 5, "max_violation": 3.0, "router_z": 3.0}
+    wanted = {f"moe/{name}": value for name, value in wanted.items()}
+    for name, values in by_layer.items():
+        wanted |= {f"moe/layer_{layer:02}/{name}": value for layer, value in enumerate(values)}
+    assert row == pytest.approx(wanted)
+    assert all(isinstance(value, int) for key, value in row.items() if key.endswith("dead_experts"))
+
+
+def test_two_collapsed_layers_are_not_scored_as_balanced() -> None:
+    """Each expert has a quarter of all choices, and yet both layers use two of four."""
+    load = torch.tensor([[8, 8, 0, 0], [0, 0, 8, 8]])
+    assert load.sum(dim=0).tolist() == [8, 8, 8, 8]
+    row = describe_balance(load)
+    assert (row["moe/load_entropy"], row["moe/dead_experts"], row["moe/max_violation"]) == (0.5, 4, 1.0)
+    assert "moe/router_z" not in row
+
+
+def test_one_collapsed_layer_shows_among_balanced_ones() -> None:
+    row = describe_balance(torch.tensor([[4, 4, 4, 4]] * 9 + [[8, 8, 0, 0]]))
+    assert row["moe/load_entropy"] == pytest.approx(0.95)
+    assert (row["moe/max_share"], row["moe/dead_experts"], row["moe/max_violation"]) == (0.5, 2, 1.0)
+    assert row["moe/layer_09/load_entropy"] == 0.5 and row["moe/layer_08/load_entropy"] == 1.0
+
+
+def test_what_is_no_number_is_null_and_one_expert_is_no_obstacle() -> None:
+    row = describe_balance(torch.tensor([[3], [3]]), torch.tensor([1.0, torch.nan]))
+    assert row["moe/router_z"] is None and row["moe/layer_01/router_z"] is None and row["moe/layer_00/router_z"] == 1.0
+    assert row["moe/load_entropy"] == 0.0 and row["moe/max_violation"] == 0.0
+
+
+def test_rows_tell_the_balance_of_the_whole_global_batch(
+    build_state: StateBuilder, loader: TrainLoader, device: Device
+) -> None:
+    """Against logits and choices that a hook computes anew from what the routers were given in both micro batches."""
+    state = build_state(model=build_moe_model())
+    logits: list[list[Tensor]] = [[], []]
+
+    def watch(layer: int) -> Callable[..., None]:
+        def hook(block: MoE, inputs: tuple[Tensor, ...], _: Any) -> None:
+            logits[layer].append((inputs[0].double() @ block.router.weight.double().T).detach().flatten(0, 1))
+
+        return hook
+
+    handles = [block.register_forward_hook(watch(layer)) for layer, block in enumerate(mixtures(state.model))]
+    (row,) = train(state, loader, device, steps=1)
+    for handle in handles:
+        handle.remove()
+    for layer, parts in enumerate(logits):
+        assert len(parts) == 2 and sum(map(len, parts)) == 4 * 16
+        z = torch.cat(parts)
+        load = torch.bincount(z.topk(2).indices.flatten(), minlength=8)
+        shares = (load[load > 0] / (4 * 16 * 2)).tolist()
+        found = {key.rpartition("/")[2]: value for key, value in row.items() if f"layer_{layer:02}" in key}
+        assert found == pytest.approx({
+            "load_entropy": -sum(share * math.log(share, 8) for share in shares),
+            "max_share": max(shares),
+            "dead_experts": int((load == 0).sum()),
+            "max_violation": 8 * max(shares) - 1,
+            "router_z": z.logsumexp(dim=1).square().mean().item(),
+        }, rel=1e-5)  # fmt: skip
+    names = {key for key in row if key.startswith("moe/")}
+    assert len(names) == 5 * (2 + 1), "layers are counted from 00, blocks without experts are not"
+
+
+def test_a_dense_model_logs_no_balance(build_state: StateBuilder, loader: TrainLoader, device: Device) -> None:
+    (row,) = train(build_state("dense"), loader, device, steps=1)
+    assert not [key for key in row if key.startswith("moe/")]
+
+
+def test_only_steps_that_are_logged_are_described(
+    build_state: StateBuilder, loader: TrainLoader, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To describe a load is to wait for the device."""
+    calls: list[Tensor] = []
+
+    def count(load: Tensor, router_z: Tensor | None) -> dict[str, Any]:
+        calls.append(load)
+        return describe_balance(load, router_z)
+
+    monkeypatch.setattr("src.training.loop.describe_balance", count)
+    train(build_state(model=build_moe_model()), loader, device, steps=6, log_every=3)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("micro", [8, 2])
+def test_the_bias_steps_once_by_the_load_of_the_whole_batch(
+    micro: int, build_state: StateBuilder, device: Device
+) -> None:
+    state = build_state(model=build_moe_model(router_bias_rate=0.125))
+    assert not biases(state.model).any()
+    wanted = torch.zeros(2, 8)
+    for number in range(3):
+        output = step(state, random_tokens(8, 17, number), device, micro)
+        assert output.expert_load is not None and output.expert_load.sum(dim=1).tolist() == [8 * 16 * 2] * 2
+        for layer, load in enumerate(output.expert_load.tolist()):
+            for expert, choices in enumerate(load):
+                wanted[layer, expert] += 0.125 * ((choices < 32) - (choices > 32))
+        assert torch.equal(biases(state.model), wanted)
+    assert wanted.any()
+
+
+def test_a_step_that_is_not_taken_moves_no_bias(build_state: StateBuilder, device: Device) -> None:
+    state = build_state(model=build_moe_model(router_bias_rate=0.125))
+    step(state, random_tokens(4, 17), device)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+
+    def poisoned(tokens: Tensor) -> Any:
+        output = state.model(tokens)
+        return output._replace(hidden=output.hidden * torch.nan)
+
+    state.forward = poisoned
+    assert step(state, random_tokens(4, 17, 1), device).skipped == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    state.forward = state.model
+    assert step(state, random_tokens(4, 17, 1), device).skipped == 0
+    assert not torch.equal(biases(state.model), biases_of(before))
+
+
+def biases_of(weights: dict[str, Tensor]) -> Tensor:
+    return torch.stack([tensor for name, tensor in weights.items() if name.endswith("router_bias")])
+
+
+def test_no_bias_moves_outside_a_step_and_none_is_trained(build_state: StateBuilder, device: Device) -> None:
+    state = build_state(model=build_moe_model(router_bias_rate=0.125))
+    step(state, random_tokens(4, 17), device)
+    before = biases(state.model)
+    state.model.logits(random_tokens(2, 9))
+    state.model.eval().logits(random_tokens(2, 9))
+    assert torch.equal(biases(state.model), before)
+    assert not [name for name, _ in state.model.named_parameters() if "router_bias" in name]
+
+
+def test_a_run_without_the_bias_has_the_weights_it_always_had(build_state: StateBuilder, device: Device) -> None:
+    state = build_state(model=build_moe_model())
+    step(state, random_tokens(4, 17), device)
+    assert not [name for name in state.model.state_dict() if "router_bias" in name]
+
+
+def test_recomputing_counts_no_choice_twice(build_state: StateBuilder, device: Device) -> None:
+    found = []
+    for recompute in (False, True):
+        state = build_state(model=build_moe_model(router_bias_rate=0.125))
+        state.model.activation_checkpointing = recompute
+        outputs = [step(state, random_tokens(8, 17, number), device, micro=4) for number in range(3)]
+        found.append((outputs[-1], biases(state.model)))
+    (plain, plain_bias), (again, again_bias) = found
+    assert torch.equal(plain.loss, again.loss) and torch.equal(plain_bias, again_bias)
+    assert plain.expert_load is not None and torch.equal(plain.expert_load, again.expert_load)
+    assert plain.router_z is not None and torch.equal(plain.router_z, again.router_z)
+
+
+# Torch's own compiler still imports a part of torch that torch calls deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+# The experts split by a count that only the running program knows; dynamo looks at .grad where it goes on after that.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.slow
+def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder, device: Device) -> None:
+    """A bias that was compiled as a constant would leave the choices of later steps as they were."""
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        state = build_state(model=build_moe_model(router_bias_rate=0.125))
+        state.forward = torch.compile(state.model) if compiled else state.model
+        loads = [step(state, random_tokens(8, 17), device).expert_load for _ in range(3)]
+        found.append((loads, biases(state.model)))
+    (loads, bias), (compiled_loads, compiled_bias) = found
+    assert not torch.equal(loads[0], loads[1])
+    assert all(torch.equal(one, other) for one, other in zip(loads, compiled_loads, strict=True))
+    assert torch.equal(bias, compiled_bias)
+
+
+def test_going_on_from_a_checkpoint_is_the_same_to_the_bit(
+    build_state: StateBuilder, loader: TrainLoader, device: Device, tmp_path: Path
+) -> None:
+    def build(seed: int) -> TrainState:
+        return build_state(model=build_moe_model(seed, router_bias_rate=0.01, aux_loss_weight=0.0))
+
+    straight, first, second = build(0), build(0), build(9)
+    wanted = train(straight, loader, device, steps=6)
+    rows = train(first, loader, device, steps=3)
+    save_checkpoint(tmp_path / "last", first.model, first.progress, tokenizer_sha256="", run="", state=first.to_save())
+    info = read_checkpoint(tmp_path / "last")
+    load_weights(info, second.model)
+    assert biases(second.model).any() and torch.equal(biases(second.model), biases(first.model))
+    second.restore(load_state(info))
+    rows += train(second, loader, device, steps=6)
+
+    clock = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
+    assert [{k: v for k, v in row.items() if k not in clock} for row in rows] == [
+        {k: v for k, v in row.items() if k not in clock} for row in wanted
+    ]
+    ends = straight.model.state_dict()
+    assert all(torch.equal(tensor, ends[name]) for name, tensor in second.model.state_dict().items())
+
+
+@pytest.fixture
+def chain() -> TrainLoader:
+    """Words that mostly decide the next one, so that tokens differ in what they need."""
+    draw = np.random.default_rng(0)
+    follower, words = draw.permutation(64), [0]
+    while len(words) < 4000:
+        words.append(int(follower[words[-1]]) if draw.random() < 0.8 else int(draw.integers(64)))
+    return TrainLoader(np.array(words, dtype=np.uint16), 16, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("aux_loss_weight", "router_bias_rate"), [(0.0, 0.0), (0.01, 0.0), (0.0, 0.01)], ids=["nothing", "loss", "bias"]
+)
+def test_a_collapsed_router_recovers_by_the_loss_or_by_the_bias_and_not_by_itself(
+    aux_loss_weight: float, router_bias_rate: float, build_state: StateBuilder, chain: TrainLoader, device: Device
+) -> None:
+    """Each layer starts with a taste for two experts of its own, in a direction that all hidden states share."""
+    model = build_moe_model(
+        aux_loss_weight=aux_loss_weight, router_bias_rate=router_bias_rate, router_z_loss_weight=0.0
+    )
+    with torch.no_grad():
+        model.embedding.weight[:, 0] = 0.02
+        for block, favoured in zip(mixtures(model), ([0, 1], [2, 3]), strict=True):
+            block.router.weight[favoured, 0] += 0.8
+    rows = train(build_state(model=model), chain, device, steps=60)
+    layers = [[row[f"moe/layer_0{layer}/load_entropy"] for row in rows] for layer in range(2)]
+    assert all(layer[0] < 0.6 for layer in layers) and rows[0]["moe/dead_experts"] >= 4, "collapsed"
+    ends = [sum(layer[-10:]) / 10 for layer in layers]
+    dead = sum(row["moe/dead_experts"] for row in rows[-10:])
+    if aux_loss_weight or router_bias_rate:
+        assert min(ends) > 0.9 and dead == 0
+    else:
+        assert max(ends) < 0.75 and dead >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "balancing",
+    [(), ("architecture.aux_loss_weight=0", "architecture.router_bias_rate=0.005")],
+    ids=["loss", "bias"],
+)
+def test_all_experts_are_in_use_after_the_first_hundred_steps_of_nano(
+    balancing: tuple[str, ...], tmp_path: Path
+) -> None:
+    """On the text that we ship. While the rate warms up and for a while after, an expert may miss a batch."""
+    settings = (
+        "architecture=moe size=nano stage=language data=embedded data.language.max_bytes=1500000 "
+        "data.code.max_bytes=100000 tokenizer.vocab_size=1024 training.seq_len=128 training.max_steps=300 "
+        "training.max_tokens=10_000_000 training.eval_every=300 runtime.device=cpu runtime.threads=1 tracking=none "
+        "samples.max_new_tokens=1"
+    ).split()
+    assert tiny.train_main([*settings, *balancing, f"output_root={tmp_path}"]) == 0
+    lines = (tiny.only_run(tmp_path) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["step"] > 100 and "train/loss" in row]
+    assert len(rows) == 20 and rows[0]["step"] == 110
+    assert sum(row["moe/dead_experts"] for row in rows) == 0
+    entropies = [row[f"moe/layer_0{layer}/load_entropy"] for row in rows for layer in range(4)]
+    assert min(entropies) > 0.85
