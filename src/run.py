@@ -28,8 +28,10 @@ from src.inference.decode import generate
 from src.model.accounting import ModelCost, model_cost
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
-from src.model.matching import Match, solve
-from src.runtime.device import Device, check_reductions, open_device
+from src.model.matching import Match, match_of
+from src.preflight import out_of_memory
+from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
+from src.runtime.errors import first_line
 from src.runtime.files import file_lock, read_json, read_yaml, write_bytes, write_json, write_text
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
 from src.summary import final_summary, stage_summary, start_summary
@@ -93,7 +95,7 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
         run = _open(config, data, folder, init, stop, say)
         exit_code = 1
         try:
-            _train_all(run, init)
+            _train_within_memory(run, init)
             run.summary |= {"status": "done", "error": None}
             exit_code = 0
         except Interrupted as interrupted:
@@ -101,8 +103,8 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
             exit_code = interrupted.exit_code
             raise
         except BaseException as error:
-            message = str(error).strip().splitlines()
-            run.summary |= {"status": "failed", "error": f"{type(error).__name__}: {message[0] if message else ''}"}
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            run.summary |= {"status": "failed", "error": f"{kind}{first_line(error)}"}
             logging.getLogger("src").debug("failed", exc_info=True)
             raise
         finally:
@@ -149,14 +151,7 @@ def _open(
         write_bytes(folder / "tokenizer.json", data.tokenizer_path.read_bytes())
     say(device.describe())
 
-    match = solve(
-        config.architecture,
-        config.size,
-        config.recipe,
-        vocab_size=data.vocab_size,
-        seq_len=config.training.seq_len,
-        match=config.match,
-    )
+    match = match_of(config)
     cost = model_cost(match.spec, config.training.seq_len)
     solved = "".join(f", {knob}={value}" for knob, value in match.solved.items())
     say(
@@ -170,6 +165,17 @@ def _open(
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, tracker, stop, say)
     run.write_summary()
     return run
+
+
+def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
+    """Train. Raises UserError where memory runs out, with settings that would fit."""
+    try:
+        _train_all(run, init)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        line = out_of_memory(run.config, run.match.spec, run.device.capacity_bytes(), first_line(error))
+        raise UserError(line) from error
 
 
 def _train_all(run: Run, init: CheckpointInfo | None) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src import generate, report
+from src import export, generate, report
 from src.compose import compose_config, expand_sweep, register, run_command
-from src.config import ROOT, GenerateConfig, PrepareConfig, ReportConfig, TrainConfig
+from src.config import ROOT, EstimateConfig, ExportConfig, GenerateConfig, PrepareConfig, ReportConfig, TrainConfig
 from src.overrides import parse_arguments, quote_paths
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
@@ -28,15 +28,17 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
     _, _, module, *argv = shlex.split(line)
     name = module.removeprefix("src.")
-    if name == "train":
-        register(TrainConfig, "train")
-        for job in expand_sweep("train", TrainConfig, parse_arguments(quote_paths(argv)).overrides).jobs:
-            compose_config(TrainConfig, "train", job)
+    if name in ("train", "estimate"):
+        schema = TrainConfig if name == "train" else EstimateConfig
+        register(schema, name)
+        for job in expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs:
+            compose_config(schema, name, job)
         return
     schema, raw = {
         "prepare": (PrepareConfig, ()),
         "generate": (GenerateConfig, generate.RAW),
         "report": (ReportConfig, ("dir",)),
+        "export": (ExportConfig, export.RAW),
     }[name]
     assert run_command(name, schema, lambda config: 0, quote_paths(argv) if name == "prepare" else argv, raw) == 0
 

@@ -9,6 +9,8 @@ from src.config import TrainConfig, UserError
 from src.data.loader import TrainLoader, eval_windows
 from src.data.packing import PreparedData, find_prepared, prepare_data
 from src.data.sources import GENERATED
+from src.model.matching import match_of
+from src.preflight import check_disk, check_memory
 from src.runtime.files import sha256_of
 from src.sweep.identity import run_name
 from src.validation import validate
@@ -68,7 +70,11 @@ def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
         tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size),
     )
     weights = sha256_of(init.folder / "model.safetensors") if init else None
-    return Plan(config, data, init, root / "runs" / run_name(config, data.fingerprint, weights))
+    folder = root / "runs" / run_name(config, data.fingerprint, weights)
+    spec = match_of(config).spec
+    check_memory(config, spec)
+    check_disk(config, spec, folder)
+    return Plan(config, data, init, folder)
 
 
 def _find_data(config: TrainConfig, root: Path) -> PreparedData:

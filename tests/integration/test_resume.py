@@ -113,7 +113,7 @@ def test_other_signals_save_between_two_steps_and_what_is_damaged_later_is_one_l
     (last / "state.pt").write_bytes(b"garbage")
     assert tiny.run(data, tmp_path, *more) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"error: {last / 'state.pt'}: cannot be read (") and said.err.count("\n") == 1
+    assert said.err.startswith(f"error: {last / 'state.pt'}: damaged: its SHA-256") and said.err.count("\n") == 1
     assert read_json(tiny.only_run(tmp_path) / "summary.json")["status"] == "failed"
     assert tiny.run(data, tmp_path, *more, "rerun=true") == 0
 

@@ -1,0 +1,320 @@
+"""`python -m src.estimate architecture=moe size=large`: what a model costs, before anything is built. No torch."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from src.compose import compose_config, expand_sweep, guarded, register, show
+from src.config import EstimateConfig, ModelSpec, UserError
+from src.model.accounting import ModelCost, model_cost
+from src.model.matching import match_of
+from src.model.memory import Memory, checkpoint_bytes, inference_memory, largest_micro_batch
+from src.overrides import hydra_flag, parse_arguments, quote_paths
+from src.preflight import memory_needed, precision_of
+from src.runtime.files import read_json
+from src.runtime.machine import PROCESS_BYTES, machine_bytes
+from src.training.stage import plan_stage
+from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
+from src.validation import check_choice, validate
+
+GIB = 1 << 30
+MACS = (16, 32, 48)
+"""Memory in GiB of the Macs to reckon with."""
+
+
+def devices() -> dict[str, int]:
+    """Name the machines to reckon with, and how many bytes a program can have on each.
+
+    Metal recommends two thirds of a Mac's memory to one program, three quarters above 36 GB. Of this machine: all of
+    its memory, or of its container's.
+    """
+    known = {f"{gib} GB Mac": gib * GIB * (3 if gib > 36 else 2) // (4 if gib > 36 else 3) for gib in MACS}
+    return known | {"this machine": machine_bytes()}
+
+
+def estimate(config: EstimateConfig) -> dict[str, Any]:
+    """Reckon everything for one configuration, as plain values for JSON.
+
+    Raises:
+        UserError: a setting is wrong, or there is no match.
+    """
+    validate(config)
+    check_choice("format", config.format, ("text", "json"))
+    if not config.context_lens:
+        raise UserError("context_lens: empty; give at least one length in tokens, as in [1024]")
+    if min(config.context_lens) < 1:
+        raise UserError(f"context_lens={config.context_lens}: must be greater than 0")
+    training, runtime = config.training, config.runtime
+    match = match_of(config)
+    spec, cost = match.spec, model_cost(match.spec, training.seq_len)
+    memory = memory_needed(config, spec)
+    inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
+    tokens = _tokens(config)
+    speed = _tokens_per_second(config, cost)
+    return {
+        "architecture": config.architecture.name,
+        "size": config.size.name,
+        "recipe": config.recipe.name,
+        "match": config.match,
+        "match_residual": match.residual,
+        "solved": match.solved,
+        "vocab_size": spec.vocab_size,
+        "seq_len": training.seq_len,
+        **cost.totals(),
+        "executed_train_flops_per_token": cost.executed_train_flops_per_token(runtime.activation_checkpointing),
+        "components": {name: asdict(part) for name, part in cost.components.items()},
+        "contexts": _contexts(spec, config.context_lens),
+        "micro_batch_size": training.micro_batch_size,
+        "activation_checkpointing": runtime.activation_checkpointing,
+        "precision": precision_of(config),
+        "train_memory_bytes": memory.total,
+        "train_memory": memory.parts(),
+        "prefill_memory_bytes": inference.prefill.total,
+        "decode_memory_bytes": inference.decode.total,
+        "checkpoint_bytes": checkpoint_bytes(spec)._asdict(),
+        "devices": _fits(config, spec, memory),
+        "tokens": tokens,
+        "train_flops": tokens * cost.train_flops_per_token,
+        "tokens_per_second": speed,
+        "time_s": None if speed is None else tokens / speed,
+    }
+
+
+def _contexts(spec: ModelSpec, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """Tell FLOPs and state at each context length that the model can have."""
+    longest = spec.learned_positions or max(lengths)
+    costs = [model_cost(spec, length) for length in sorted(lengths) if length <= longest]
+    return [{"context_len": cost.context_len, **_flops_and_state(cost)} for cost in costs]
+
+
+def _flops_and_state(cost: ModelCost) -> dict[str, float]:
+    return {
+        "forward_flops_per_token": cost.forward_flops_per_token,
+        "executed_forward_flops_per_token": cost.executed_forward_flops_per_token,
+        "train_flops_per_token": cost.train_flops_per_token,
+        "state_bytes": cost.state_bytes,
+    }
+
+
+def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, dict[str, Any]]:
+    """Tell for each machine whether training fits it, and the largest micro batch that does."""
+    found = {}
+    for name, n_bytes in devices().items():
+        available = n_bytes - PROCESS_BYTES
+        largest = {
+            recompute: largest_micro_batch(
+                spec,
+                seq_len=config.training.seq_len,
+                global_batch_size=config.training.global_batch_size,
+                available_bytes=available,
+                activation_checkpointing=recompute,
+                precision=precision_of(config),
+            )
+            for recompute in (False, True)
+        }
+        found[name] = {
+            "available_bytes": available,
+            "fits": memory.total <= available,
+            "largest_micro_batch": largest[config.runtime.activation_checkpointing],
+            "largest_micro_batch_with_activation_checkpointing": largest[True],
+        }
+    return found
+
+
+def _tokens(config: EstimateConfig) -> int:
+    """Count the tokens of all stages."""
+    per_step = config.training.global_batch_size * config.training.seq_len
+    return per_step * sum(plan_stage(config, name, stage, 0).steps for name, stage in config.stage.stages.items())
+
+
+def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:
+    """Take the speed that is given, or what a measured run's FLOP/s make of this model."""
+    if config.tokens_per_second is not None:
+        if not config.tokens_per_second > 0:
+            raise UserError(f"tokens_per_second={config.tokens_per_second}: must be greater than 0")
+        return config.tokens_per_second
+    if config.measured is None:
+        return None
+    file = Path(config.measured).expanduser() / "summary.json"
+    summary = read_json(file)
+    try:
+        flops_per_second = summary["final"]["tokens_per_second"] * summary["accounting"]["train_flops_per_token"]
+    except (KeyError, TypeError):
+        raise UserError(f"measured={config.measured}: {file} has no speed; name a run that is done") from None
+    return flops_per_second / cost.train_flops_per_token
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Write one estimate for people."""
+    solved = "".join(f", {knob}={value}" for knob, value in found["solved"].items())
+    recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
+    parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
+    lines = [
+        f"{found['architecture']} {found['size']}, recipe {found['recipe']}, vocabulary {found['vocab_size']:,}, "
+        f"context {found['seq_len']:,}",
+        f"Matched by {found['match']}: {found['match_residual']:+.2%} of dense{solved}",
+        "",
+        *_component_lines(found),
+        "",
+        f"Embedding parameters {show_count(found['embedding_params'])} (tokens, positions, head); "
+        f"all others {show_count(found['non_embedding_params'])}, "
+        f"{show_count(found['active_non_embedding_params'])} of them active",
+        f"Training: {show_flops(found['train_flops_per_token'])} FLOPs per token needed, "
+        f"{show_flops(found['executed_train_flops_per_token'])} executed{recompute}",
+        "",
+        *_context_lines(found),
+        "",
+        f"Training memory at micro batch {found['micro_batch_size']}, {found['precision']}{recompute}: "
+        f"{show_bytes(found['train_memory_bytes'])}",
+        f"  {parts}",
+        f"Inference memory, one sequence of {found['seq_len']:,}: prefill {show_bytes(found['prefill_memory_bytes'])}, "
+        f"decoding {show_bytes(found['decode_memory_bytes'])}",
+        f"Checkpoints: best {show_bytes(found['checkpoint_bytes']['best'])}, "
+        f"last {show_bytes(found['checkpoint_bytes']['last'])}",
+        *_device_lines(found),
+        f"Tokens: {show_count(found['tokens'])}, {show_flops(found['train_flops'])} FLOPs; {_time_line(found)}",
+    ]
+    return "\n".join(lines)
+
+
+def _component_lines(found: dict[str, Any]) -> list[str]:
+    header = ["component", "parameters", "active", "FLOPs/token needed", "executed", "state"]
+    rows = [
+        [
+            name,
+            show_count(part["params"]),
+            show_count(part["active_params"]),
+            show_flops(part["flops"] or None),
+            show_flops(part["executed_flops"] or None),
+            show_bytes(part["state_bytes"] or None),
+        ]
+        for name, part in found["components"].items()
+    ]
+    params = (show_count(found[name]) for name in ("total_params", "active_params"))
+    flops = (show_flops(found[name]) for name in ("forward_flops_per_token", "executed_forward_flops_per_token"))
+    return table(header, [*rows, ["all", *params, *flops, show_bytes(found["state_bytes"] or None)]])
+
+
+def _context_lines(found: dict[str, Any]) -> list[str]:
+    header = ["context", "forward FLOPs/token needed", "executed", "training FLOPs/token", "state per sequence"]
+    rows = [[f"{row['context_len']:,}", *_shown(row)] for row in found["contexts"]]
+    return table(header, rows)
+
+
+def _shown(row: dict[str, Any]) -> list[str]:
+    flops = ("forward_flops_per_token", "executed_forward_flops_per_token", "train_flops_per_token")
+    return [*(show_flops(row[name]) for name in flops), show_bytes(row["state_bytes"] or None)]
+
+
+def _device_lines(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, device in found["devices"].items():
+        recomputed = device["largest_micro_batch_with_activation_checkpointing"]
+        lines.append(
+            f"{name} ({show_bytes(device['available_bytes'])} to use): {'fits' if device['fits'] else 'does not fit'}; "
+            f"largest micro batch {device['largest_micro_batch'] or 'none'}"
+            + ("" if found["activation_checkpointing"] else f", {recomputed or 'none'} with activation checkpointing")
+        )
+    return lines
+
+
+def _time_line(found: dict[str, Any]) -> str:
+    if found["time_s"] is None:
+        return "for the time, give tokens_per_second=N or measured=RUN"
+    return f"{show_time(found['time_s'])} at {found['tokens_per_second']:,.0f} tokens/s"
+
+
+def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]) -> str:
+    """Write estimates as a table, a row a job; below it, why some have none."""
+    names, varying = list(devices()), _varying(jobs)
+    header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "checkpoint", *names]
+    rows, problems = [], []
+    for job, one in zip(varying, found, strict=True):
+        if isinstance(one, UserError):
+            rows.append([job, *[NOTHING] * (len(header) - 1)])
+            problems.append(f"{job}: {one}")
+            continue
+        batches = [one["devices"][name] for name in names]
+        rows.append(
+            [
+                job,
+                show_count(one["total_params"]),
+                show_count(one["active_params"]),
+                show_flops(one["train_flops_per_token"]),
+                show_bytes(one["state_bytes"] or None),
+                f"{show_bytes(one['train_memory_bytes'])} at {one['micro_batch_size']}",
+                show_bytes(one["checkpoint_bytes"]["last"]),
+                *(_batches(device) for device in batches),
+            ]
+        )
+    note = (
+        "Estimates: memory of training at the micro batch beside it; for each machine the largest micro batch that "
+        "fits, and with activation checkpointing."
+    )
+    return "\n".join([*table(header, rows), "", note, *problems])
+
+
+def _varying(jobs: list[list[str]]) -> list[str]:
+    """Write each job by the overrides that not all of them have."""
+    return [" ".join(item for item in job if not all(item in other for other in jobs)) or " ".join(job) for job in jobs]
+
+
+def _batches(device: dict[str, Any]) -> str:
+    plain, recomputed = (
+        device[key] or NOTHING for key in ("largest_micro_batch", "largest_micro_batch_with_activation_checkpointing")
+    )
+    return f"{plain} / {recomputed}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lay out a table that is Markdown as well, words to the left and numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        first, *others = cells
+        aligned = [first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(others, widths[1:], strict=True))]
+        return f"| {' | '.join(aligned)} |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (n + 1) + ":" for n in widths[1:])]) + "|"
+    return [line(header), rule, *(line(row) for row in rows)]
+
+
+def main(argv: list[str]) -> int:
+    """Print one estimate, or with -m a table over a grid; nothing is built or written."""
+    argv = quote_paths(argv)
+    register(EstimateConfig, "estimate")
+    arguments = parse_arguments(argv)
+    if hydra_flag(arguments):
+        show("estimate", argv, arguments.overrides)
+        return 0
+    sweep = expand_sweep("estimate", EstimateConfig, arguments.overrides)
+    if not arguments.multirun and not sweep.asked_by_experiment:
+        if len(sweep.jobs) > 1:
+            raise UserError("several values make a table over a grid; add -m")
+        config = compose_config(EstimateConfig, "estimate", arguments.overrides)
+        found = estimate(config)
+        print(json.dumps(found, indent=2) if config.format == "json" else describe(found))
+        return 0
+    configs = [compose_config(EstimateConfig, "estimate", job) for job in sweep.jobs]
+    results = [_estimate_or_say_why(config) for config in configs]
+    if configs[0].format == "json":
+        values = [{"error": str(one)} if isinstance(one, UserError) else one for one in results]
+        rows = [{"overrides": job, **value} for job, value in zip(sweep.jobs, values, strict=True)]
+        print(json.dumps({"estimates": rows}, indent=2))
+    else:
+        print(describe_grid(sweep.jobs, results))
+    return 0
+
+
+def _estimate_or_say_why(config: EstimateConfig) -> dict[str, Any] | UserError:
+    try:
+        return estimate(replace(config))
+    except UserError as error:
+        return error
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,97 @@
+"""Whether a run fits this machine: asked before anything is built or written, and again where memory has run out."""
+
+import shutil
+from pathlib import Path
+
+from src.config import ModelSpec, TrainConfig, UserError
+from src.model.memory import Memory, checkpoint_bytes, largest_micro_batch, training_memory
+from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, machine_bytes
+from src.units import show_bytes
+
+
+def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
+    """Check that training fits the memory of this machine. Raises UserError with settings that would.
+
+    A device with memory of its own is left to say so itself.
+    """
+    if has_memory_of_its_own(config.runtime.device):
+        return
+    needed, available = memory_needed(config, spec).total, machine_bytes() - PROCESS_BYTES
+    if needed > available:
+        raise UserError(
+            f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
+            f"this machine has {show_bytes(available)}{remedies(config, spec, available)}"
+        )
+
+
+def precision_of(config: TrainConfig) -> str:
+    """Return the precision to reckon with: what `auto` becomes is not known before the device is open."""
+    return "fp32" if config.runtime.precision == "auto" else config.runtime.precision
+
+
+def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
+    """Estimate the memory of a training step."""
+    training, runtime = config.training, config.runtime
+    return training_memory(
+        spec,
+        seq_len=training.seq_len,
+        micro_batch_size=training.micro_batch_size,
+        accumulate=training.global_batch_size > training.micro_batch_size,
+        activation_checkpointing=runtime.activation_checkpointing,
+        precision=precision_of(config),
+    )
+
+
+def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
+    """Name up to three changes after which training would fit, the least first."""
+    training, runtime = config.training, config.runtime
+    found: list[str] = []
+    shorter = [length for length in (training.seq_len >> shift for shift in range(1, 8)) if length >= 64]
+    for seq_len, recompute in [(training.seq_len, runtime.activation_checkpointing), (training.seq_len, True)] + [
+        (length, True) for length in shorter
+    ]:
+        largest = largest_micro_batch(
+            spec,
+            seq_len=seq_len,
+            global_batch_size=training.global_batch_size,
+            available_bytes=available_bytes,
+            activation_checkpointing=recompute,
+            precision=precision_of(config),
+        )
+        batch = min(largest, training.micro_batch_size)
+        changes = [
+            *([f"training.micro_batch_size={batch}"] if batch < training.micro_batch_size else []),
+            *(["runtime.activation_checkpointing=true"] if recompute and not runtime.activation_checkpointing else []),
+            *([f"training.seq_len={seq_len}"] if seq_len < training.seq_len else []),
+        ]
+        if batch and changes and (text := " ".join(changes)) not in found:
+            found.append(text)
+    if not found:
+        return "; not even one sequence would fit: choose a smaller size"
+    return f"; for example {', or '.join(found[:3])}"
+
+
+def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
+    """Check that the checkpoints of all stages fit the disk. Raises UserError."""
+    sizes, stages = checkpoint_bytes(spec), len(config.stage.stages)
+    there = sum(file.stat().st_size for file in run_dir.glob("checkpoints/*/*/*"))
+    # A checkpoint is written whole before it takes the place of the one before it.
+    needed = max(0, stages * (sizes.best + sizes.last) - there) + sizes.last
+    nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
+    free = shutil.disk_usage(nearest).free
+    if needed > free:
+        raise UserError(
+            f"output_root={config.output_root}: the checkpoints of this run take up to {show_bytes(needed)}, and "
+            f"{show_bytes(free)} are free; make room or give another output_root"
+        )
+
+
+def out_of_memory(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
+    """Tell in one line what was asked, what there is, and what would fit; `said` is the device's own word."""
+    # What did not fit is evidence: whatever is proposed has to need clearly less.
+    available = min(capacity_bytes - PROCESS_BYTES, int(0.9 * memory_needed(config, spec).total))
+    return (
+        f"training.micro_batch_size={config.training.micro_batch_size}: out of memory; training needs about "
+        f"{show_bytes(memory_needed(config, spec).total)}, the device has {show_bytes(capacity_bytes)} ({said})"
+        f"{remedies(config, spec, available)}"
+    )

@@ -1,0 +1,22 @@
+"""What this machine has, asked without torch."""
+
+import os
+from pathlib import Path
+
+PROCESS_BYTES = 400 << 20
+"""What Python and torch take before the first tensor: 0.3 to 0.4 GB of resident memory on Linux, CPU build."""
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+
+
+def machine_bytes() -> int:
+    """Return the memory of this machine, or the limit of the container that we are in."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return total
+
+
+def has_memory_of_its_own(device: str) -> bool:
+    """Tell whether what runs on a device, by its name in the configuration, does not live in the machine's memory."""
+    return device == "cuda" or (device == "auto" and NVIDIA_DRIVER.exists())

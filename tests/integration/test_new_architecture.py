@@ -1,0 +1,67 @@
+"""The two files that docs/ARCHITECTURE_COMPARISON.md adds are all that a new architecture takes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config import ROOT
+from tests.integration import tiny
+
+DOCUMENT = ROOT / "docs" / "ARCHITECTURE_COMPARISON.md"
+
+
+def files_of_the_document() -> dict[str, str]:
+    """Return what stands in each code block that follows a file's name."""
+    found = re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the program with the two files added, and nothing changed."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("src", "conf", "experiments", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name, text in files_of_the_document().items():
+        assert not (copy / name).exists()
+        (copy / name).write_text(text, encoding="utf-8")
+    return copy
+
+
+def run(tree: Path, *arguments: str) -> str:
+    """Run a module in the copied tree and return its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_two_files_are_all(tree: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert sorted(files_of_the_document()) == ["conf/architecture/leaky.yaml", "src/model/blocks/leaky.py"]
+    found = json.loads(run(tree, "src.estimate", "architecture=leaky", "size=micro", "format=json"))
+    assert found["architecture"] == "leaky" and abs(found["match_residual"]) < 0.01
+    settings = tiny.command_line(tiny.data_dir(tmp_path_factory), tmp_path, "architecture=leaky")
+    assert "Run: " in run(tree, "src.train", *settings)
+    folder = tiny.only_run(tmp_path)
+    assert "Done already" in run(tree, "src.train", *settings)
+    assert run(tree, "src.generate", f"run={folder}", "prompt=Once", "max_new_tokens=3").startswith("Once")
+    assert f"architecture.settings.slowest={0.9}" and "leaky" in run(tree, "src.train", "--help")
+
+
+def test_it_fulfils_the_contract_by_being_there(tree: Path) -> None:
+    said = run(tree, "pytest", "tests/contract/test_architectures.py", "-k", "leaky", "-q", "-p", "no:cacheprovider")
+    assert re.search(r"\d\d passed", said)
+    run(tree, "pytest", "tests/model/test_matching.py", "-k", "every_size and leaky", "-q", "-p", "no:cacheprovider")

@@ -1,0 +1,143 @@
+"""The command tells what the formulas say, of one model and of a grid, without torch, and writes nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import estimate
+from src.compose import guarded
+from src.config import ROOT
+from src.model.accounting import model_cost
+from src.model.matching import solve
+from src.model.memory import training_memory
+from tests.contract.small import composed
+
+FIXED_KEYS = (
+    "total_params active_params embedding_params non_embedding_params train_flops_per_token state_bytes "
+    "train_memory_bytes"
+).split()
+
+
+def output(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert guarded(lambda: estimate.main(list(arguments))) == 0
+    return capsys.readouterr().out
+
+
+def as_json(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(output(*arguments, "format=json", capsys=capsys))
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
+def test_the_numbers_are_those_of_the_formulas(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(f"architecture={architecture}", "size=micro", capsys=capsys)
+    config = composed(architecture, "modern", "size=micro")
+    spec = solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match=config.match).spec
+    cost = model_cost(spec, 512)
+    memory = training_memory(spec, seq_len=512, micro_batch_size=8, accumulate=True)
+    assert {key: found[key] for key in FIXED_KEYS} == {
+        **{key: getattr(cost, key) for key in FIXED_KEYS[:-1]},
+        "train_memory_bytes": memory.total,
+    }
+    assert sum(found["train_memory"].values()) == found["train_memory_bytes"]
+    assert sum(part["params"] for part in found["components"].values()) == found["total_params"]
+    assert [row["context_len"] for row in found["contexts"]] == [256, 1024, 4096, 16384, 65536]
+    assert found["tokens"] == 10_000_000 // (16 * 512) * 16 * 512
+    assert found["tokens_per_second"] is None and found["time_s"] is None
+
+
+def test_a_smaller_machine_takes_a_smaller_batch_and_recomputing_a_larger_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = as_json("size=medium", "recipe=classic", "tokenizer=bpe_32k", capsys=capsys)
+    largest = [found["devices"][f"{gib} GB Mac"]["largest_micro_batch"] for gib in (16, 32, 48)]
+    recomputed = [
+        found["devices"][f"{gib} GB Mac"]["largest_micro_batch_with_activation_checkpointing"] for gib in (16, 32, 48)
+    ]
+    assert largest == sorted(largest) and largest[0] < largest[-1]
+    assert all(more >= plain for plain, more in zip(largest, recomputed, strict=True)) and recomputed[0] > largest[0]
+    for device in found["devices"].values():
+        assert device["fits"] == (found["train_memory_bytes"] <= device["available_bytes"])
+        batch = device["largest_micro_batch"]
+        again = as_json(
+            "size=medium", "recipe=classic", "tokenizer=bpe_32k", f"training.micro_batch_size={batch}", capsys=capsys
+        )
+        assert again["train_memory_bytes"] <= device["available_bytes"]
+
+
+def test_learned_positions_end_the_contexts(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json("size=micro", "recipe=classic", "recipe.max_seq_len=2048", capsys=capsys)
+    assert [row["context_len"] for row in found["contexts"]] == [256, 1024]
+
+
+def test_time_is_tokens_over_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = as_json("size=nano", "training.max_tokens=1000000", "tokens_per_second=500", capsys=capsys)
+    assert given["time_s"] == given["tokens"] / 500
+    of_run = {"final": {"tokens_per_second": 1000.0}, "accounting": {"train_flops_per_token": 1e7}}
+    (tmp_path / "summary.json").write_text(json.dumps(of_run))
+    measured = as_json("size=micro", f"measured={tmp_path}", capsys=capsys)
+    assert measured["tokens_per_second"] == pytest.approx(1e10 / measured["train_flops_per_token"])
+    assert "tokens/s" in output("size=micro", f"measured={tmp_path}", capsys=capsys)
+
+
+def test_a_grid_is_a_table_with_a_row_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    """And a job that cannot be has its reason below."""
+    said = output("-m", "architecture=dense,jamba", "size=nano,micro", "recipe=classic", capsys=capsys)
+    assert "recipe=classic" not in said, "what all jobs have in common is no news"
+    rows = [line for line in said.splitlines() if line.startswith("| architecture=")]
+    assert len(rows) == 4 and len({len(row) for row in rows}) == 1
+    assert "architecture=jamba size=nano: architecture.n_blocks=8: too few for the pattern of 16 blocks" in said
+    found = as_json("-m", "architecture=dense,jamba", "size=nano,micro", capsys=capsys)["estimates"]
+    assert found[0]["overrides"] == ["architecture=dense", "size=nano", "format=json"]
+    assert ["error" in row for row in found] == [False, False, True, False]
+
+
+def test_people_are_told_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    said = output("architecture=moe", "size=micro", "tokens_per_second=1000", capsys=capsys)
+    for wanted in (
+        "moe x 8",
+        "attention x 8",
+        "Training memory at micro batch 8",
+        "48 GB Mac",
+        "this machine",
+        "at 1,000",
+    ):
+        assert wanted in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["architecture=mixtral"], "architecture=mixtral: no such choice"),
+        (["size=nano,micro"], "add -m"),
+        (["format=xml"], "format=xml: must be one of text, json"),
+        (["tokens_per_second=0"], "tokens_per_second=0.0: must be greater than 0"),
+        (["context_lens=[]"], "context_lens: empty"),
+        (["context_lens=[0]"], "context_lens=[0]: must be greater than 0"),
+        (["measured=/nowhere"], "/nowhere/summary.json: no such file"),
+        (["architecture=jamba", "size=nano"], "too few for the pattern"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: estimate.main(arguments)) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_run_without_a_speed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "summary.json").write_text('{"final": null}')
+    assert guarded(lambda: estimate.main([f"measured={tmp_path}"])) == 2
+    assert "has no speed" in capsys.readouterr().err
+
+
+def test_neither_torch_nor_pandas_is_imported(tmp_path: Path) -> None:
+    script = (
+        "import sys; from src.estimate import main; status = main(['architecture=hybrid', 'size=large']); "
+        "sys.exit(status or bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
