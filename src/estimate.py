@@ -10,6 +10,7 @@ from typing import Any
 from src.compose import compose_config, expand_sweep, guarded, register, show
 from src.config import EstimateConfig, ModelSpec, UserError
 from src.model.accounting import ModelCost, model_cost
+from src.model.blocks import kind_of, no_activations
 from src.model.matching import match_of
 from src.model.memory import Memory, checkpoint_bytes, inference_memory, largest_micro_batch
 from src.overrides import hydra_flag, parse_arguments, quote_paths
@@ -72,6 +73,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "precision": precision_of(config),
         "train_memory_bytes": memory.total,
         "train_memory": memory.parts(),
+        "not_in_memory": [kind for kind in dict.fromkeys(spec.blocks) if kind_of(kind).activations is no_activations],
         "prefill_memory_bytes": inference.prefill.total,
         "decode_memory_bytes": inference.decode.total,
         "checkpoint_bytes": checkpoint_bytes(spec)._asdict(),
@@ -170,6 +172,7 @@ def describe(found: dict[str, Any]) -> str:
         f"Training memory at micro batch {found['micro_batch_size']}, {found['precision']}{recompute}: "
         f"{show_bytes(found['train_memory_bytes'])}",
         f"  {parts}",
+        *(f"  without the activations of {kind}, which does not state them" for kind in found["not_in_memory"]),
         f"Inference memory, one sequence of {found['seq_len']:,}: prefill {show_bytes(found['prefill_memory_bytes'])}, "
         f"decoding {show_bytes(found['decode_memory_bytes'])}",
         f"Checkpoints: best {show_bytes(found['checkpoint_bytes']['best'])}, "
@@ -230,7 +233,7 @@ def _time_line(found: dict[str, Any]) -> str:
 def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]) -> str:
     """Write estimates as a table, a row a job; below it, why some have none."""
     names, varying = list(devices()), _varying(jobs)
-    header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "checkpoint", *names]
+    header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "storage", *names]
     rows, problems = [], []
     for job, one in zip(varying, found, strict=True):
         if isinstance(one, UserError):
@@ -246,13 +249,13 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
                 show_flops(one["train_flops_per_token"]),
                 show_bytes(one["state_bytes"] or None),
                 f"{show_bytes(one['train_memory_bytes'])} at {one['micro_batch_size']}",
-                show_bytes(one["checkpoint_bytes"]["last"]),
+                show_bytes(sum(one["checkpoint_bytes"].values())),
                 *(_batches(device) for device in batches),
             ]
         )
     note = (
-        "Estimates: memory of training at the micro batch beside it; for each machine the largest micro batch that "
-        "fits, and with activation checkpointing."
+        "Estimates. Memory: of training, at the micro batch beside it. Storage: the two checkpoints of a stage. For "
+        "each machine: the largest micro batch that fits / that fits with activation checkpointing."
     )
     return "\n".join([*table(header, rows), "", note, *problems])
 

@@ -14,10 +14,12 @@ def show_flops(value: float | None) -> str:
 
 
 def show_bytes(value: float | None) -> str:
-    """Write an amount of memory in GB (1e9 bytes), or MB below one."""
+    """Write an amount of memory in GB (1e9 bytes), or in MB or kB below one."""
     if value is None:
         return NOTHING
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    if value >= 1e9:
+        return f"{value / 1e9:.2f} GB"
+    return f"{value / 1e6:.0f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
 def show_time(seconds: float | None) -> str:

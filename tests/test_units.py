@@ -26,6 +26,6 @@ def test_flops() -> None:
 
 
 def test_bytes_and_times() -> None:
-    assert [show_bytes(value) for value in (None, 7e8, 2.345e9)] == ["-", "700 MB", "2.35 GB"]
+    assert [show_bytes(value) for value in (None, 4e4, 7e8, 2.345e9)] == ["-", "40 kB", "700 MB", "2.35 GB"]
     times = [show_time(value) for value in (None, 0.04, 9.96, 59.7, 61, 3725, 555.45 * 3600)]
     assert times == ["-", "0.0 s", "10 s", "1m 00s", "1m 01s", "1h 02m", "23d 03h"]

@@ -53,6 +53,7 @@ def test_two_files_are_all(tree: Path, tmp_path: Path, tmp_path_factory: pytest.
     assert sorted(files_of_the_document()) == ["conf/architecture/leaky.yaml", "src/model/blocks/leaky.py"]
     found = json.loads(run(tree, "src.estimate", "architecture=leaky", "size=micro", "format=json"))
     assert found["architecture"] == "leaky" and abs(found["match_residual"]) < 0.01
+    assert found["not_in_memory"] == ["leaky"]
     settings = tiny.command_line(tiny.data_dir(tmp_path_factory), tmp_path, "architecture=leaky")
     assert "Run: " in run(tree, "src.train", *settings)
     folder = tiny.only_run(tmp_path)

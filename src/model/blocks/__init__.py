@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def no_activations(spec: ModelSpec, context_len: int) -> Activations:
+    """Stand in for a kind that does not say what it keeps in memory."""
     return Activations()
 
 
