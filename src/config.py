@@ -252,6 +252,9 @@ class TrainingConfig:
     """Validation windows; fixed, and the same for every run on the same data."""
     checkpoint_every: int | None = None
     """null: ten times a stage."""
+    max_bad_steps: int = 20
+    """After so many steps in a row whose gradient is not finite, go back to the last checkpoint with half the rate,
+    once; then give up."""
 
 
 @dataclass

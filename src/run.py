@@ -46,7 +46,7 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.training.loop import Hooks, TrainState, fit
+from src.training.loop import Diverged, Hooks, TrainState, fit
 from src.training.optimizer import build_optimizer
 from src.training.stage import plan_stage
 
@@ -212,18 +212,15 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         scaler=run.device.build_scaler(),
         progress=Progress(name),
         skipped_steps=torch.zeros((), device=run.device.kind),
+        bad_steps=torch.zeros((), device=run.device.kind),
     )
-    resuming = has_checkpoint(folder / "last")
-    if resuming:
-        info = read_checkpoint(folder / "last")
-        load_weights(info, model)
-        state.restore(load_state(info))
+    if has_checkpoint(folder / "last"):
+        _go_back(run, name, state)
         run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
     else:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
-    # Without a checkpoint the stage begins anew, with the evaluation at step 0.
-    run.metrics.rewind(run.stage_names, name, state.progress.step if resuming else -1)
+        run.metrics.rewind(run.stage_names, name, -1)  # the stage begins anew, with the evaluation at step 0
     # A tracker merges rows of equal steps, so each stage counts its step 0 apart from the last one before it.
     steps_before = sum(
         plan_stage(config, other, config.stage.stages[other], 0).steps + 1 for other in run.summary["stages"]
@@ -254,8 +251,37 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         )
 
     hooks = Hooks(evaluate, log, save)
-    fit(state, plan, loader, config.training, config.schedule, config.optimizer.grad_clip, run.device, hooks, run.stop)
+    clip = config.optimizer.grad_clip
+    while state.progress.step < plan.steps:
+        try:
+            fit(state, plan, loader, config.training, config.schedule, clip, run.device, hooks, run.stop)
+        except Diverged:
+            _roll_back(run, name, state, plan.learning_rate)
     return state.progress
+
+
+def _go_back(run: Run, name: str, state: TrainState) -> None:
+    """Put the weights, the state and the metrics where the stage's last checkpoint is."""
+    info = read_checkpoint(run.folder / "checkpoints" / name / "last")
+    load_weights(info, state.model)
+    state.restore(load_state(info))
+    run.metrics.rewind(run.stage_names, name, state.progress.step)
+
+
+def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> None:
+    """Go back with half the learning rate after a divergence. Raises UserError where that has been done already."""
+    step, bad = state.progress.step, int(state.bad_steps)
+    line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
+    if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):
+        again = ", at half the learning rate too" if state.progress.rollbacks else ""
+        raise UserError(
+            f"optimizer.learning_rate={learning_rate}: {line}{again}; try a smaller one with rerun=true, a longer "
+            "schedule.warmup_steps, or runtime.precision=fp32"
+        )
+    _go_back(run, name, state)
+    state.progress.rollbacks += 1
+    state.progress.rate_scale *= 0.5
+    run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
 
 
 def _write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> None:

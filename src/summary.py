@@ -37,6 +37,7 @@ def stage_summary(
         "peak_memory_bytes": device.memory_bytes(),
         "wall_time_s": progress.wall_time_s,
         "skipped_steps": progress.skipped_steps,
+        "rollbacks": progress.rollbacks,
         "references": data.references(stage.corpus, "val"),
     }
 

@@ -44,7 +44,7 @@ POSITIVE = (
     "architecture.chunk_size "
     "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.micro_batch_size "
     "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
-    "training.checkpoint_every samples.max_new_tokens runtime.threads schedule.decay_fraction"
+    "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction"
 ).split()
 NOT_NEGATIVE = (
     "seed data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "

@@ -33,6 +33,11 @@ class Progress:
     step: int = 0
     tokens: int = 0
     skipped_steps: int = 0
+    bad_steps: int = 0
+    """Skipped in a row, up to now."""
+    rollbacks: int = 0
+    rate_scale: float = 1.0
+    """Factor on the learning rate: a rollback halves it."""
     wall_time_s: float = 0.0
     """Since the stage began, over all sittings."""
     train_time_s: float = 0.0

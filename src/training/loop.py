@@ -40,10 +40,18 @@ class TrainState:
     progress: Progress
     skipped_steps: Tensor
     """Counted on the device."""
+    bad_steps: Tensor
+    """Those skipped in a row, counted on the device."""
+
+    def count(self, skipped: Tensor) -> None:
+        """Count a step: 1.0 if it was skipped, else 0.0."""
+        self.skipped_steps += skipped
+        self.bad_steps += 1
+        self.bad_steps *= skipped
 
     def to_save(self) -> dict[str, Any]:
         """Everything that resuming needs besides the weights."""
-        self.progress.skipped_steps = int(self.skipped_steps)
+        self.progress.skipped_steps, self.progress.bad_steps = int(self.skipped_steps), int(self.bad_steps)
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -55,6 +63,7 @@ class TrainState:
         self.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         self.skipped_steps.fill_(self.progress.skipped_steps)
+        self.bad_steps.fill_(self.progress.bad_steps)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,10 @@ class Hooks:
     log: Callable[[dict[str, Any]], None]
     save: Callable[[str], None]
     """Save a checkpoint as `best` or as `last`."""
+
+
+class Diverged(Exception):
+    """Too many steps in a row had a gradient that is not finite."""
 
 
 class Stopwatch:
@@ -110,6 +123,7 @@ def fit(
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint `last` is saved.
+        Diverged: `training.max_bad_steps` steps in a row were skipped, as far as is known when a step is logged.
     """
     progress = state.progress
     watch = Stopwatch(progress, device)
@@ -119,7 +133,8 @@ def fit(
             _evaluate(state, plan, device, hooks)
             watch.go()
         while progress.step < plan.steps:
-            learning_rate = plan.learning_rate * learning_rate_factor(progress.step, plan.steps, schedule)
+            factor = progress.rate_scale * learning_rate_factor(progress.step, plan.steps, schedule)
+            learning_rate = plan.learning_rate * factor
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
             batch = device.tensor(loader.batch(progress.step, training.global_batch_size))
@@ -133,7 +148,7 @@ def fit(
                 grad_clip=grad_clip,
                 device=device,
             )
-            state.skipped_steps += output.skipped
+            state.count(output.skipped)
             progress.step += 1
             progress.tokens += training.global_batch_size * training.seq_len
             bar.update()
@@ -148,11 +163,14 @@ def fit(
                     | losses(output, state)
                 )
                 bar.set_postfix(loss=float(output.loss), tokens_per_s=round(speed))
+                if state.bad_steps >= training.max_bad_steps:
+                    raise Diverged
             if last or progress.step % plan.eval_every == 0:
                 watch.pause()
                 _evaluate(state, plan, device, hooks)
                 watch.go()
-            if last or stop.number is not None or progress.step % plan.checkpoint_every == 0:
+            due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
+            if last or stop.number is not None or due:
                 watch.pause()
                 hooks.save("last")
                 watch.go()

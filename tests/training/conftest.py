@@ -41,6 +41,7 @@ def build_state(device: Device) -> StateBuilder:
             scaler=device.build_scaler(),
             progress=Progress("language"),
             skipped_steps=torch.zeros(()),
+            bad_steps=torch.zeros(()),
         )
 
     return build
