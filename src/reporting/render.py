@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from src.reporting.course import course_lines
 from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
 from src.reporting.plots import build_figures, to_png
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
@@ -75,6 +76,7 @@ class _Report:
     note: str
     verdict: list[str]
     unfinished: list[str]
+    course: list[str]
     figures: dict[str, bytes]
     samples: dict[tuple[str, str], list[tuple[str, str]]]
     """(stage, prompt) -> (heading, text) of each architecture."""
@@ -88,7 +90,8 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
     runs = load_runs(directory)
-    figures = build_figures(runs, read_metrics(runs, max(200, MAX_POINTS // len(runs))))
+    metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))
+    figures = build_figures(runs, metrics)
     report = _Report(
         title=directory.resolve().name,
         runs=len(runs),
@@ -97,6 +100,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         note=table_note(runs),
         verdict=verdict_lines(runs),
         unfinished=unfinished_lines(runs),
+        course=course_lines(metrics),
         figures={name: to_png(figure) for name, figure in figures.items()},
         samples=_arrange_samples(runs),
     )
@@ -143,6 +147,8 @@ def _markdown(report: _Report) -> str:
     parts += ["## Verdict", _bullets(report.verdict), "## Results", markdown_table(report.table), _plain(report.note)]
     if report.unfinished:
         parts += ["## Not finished", _bullets(report.unfinished)]
+    if report.course:
+        parts += ["## On the way", _bullets(report.course)]
     parts += ["## Figures", FIGURE_NOTE]
     parts += [f"![{CAPTIONS[name]}](figures/{name})" for name in report.figures]
     if report.samples:
@@ -180,6 +186,8 @@ def _html(report: _Report) -> str:
     ]
     if report.unfinished:
         sections.append(f"<h2>Not finished</h2>{_list(report.unfinished)}")
+    if report.course:
+        sections.append(f"<h2>On the way</h2>{_list(report.course)}")
     sections.append(f'<h2>Figures</h2><p class="soft">{escape(FIGURE_NOTE)}</p>')
     for name, content in report.figures.items():
         picture = base64.b64encode(content).decode("ascii")
