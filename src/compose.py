@@ -149,7 +149,7 @@ def run_command(
             show(command, rest, arguments.overrides)
             return 0
         if arguments.multirun:
-            raise UserError(f"--multirun: {command} has no sweeps; only train has")
+            raise UserError(f"--multirun: {command} has no sweeps; train has, and estimate")
         # A placeholder keeps the mandatory keys from being missed; the true value follows untouched.
         config = compose_config(schema, command, [*arguments.overrides, *(f"{key}=raw" for key in taken)])
         return body(dataclasses.replace(typing.cast(Any, config), **taken))

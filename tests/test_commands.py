@@ -124,7 +124,7 @@ PREPARE = [
     (["data.code.max_bytes=0"], "data.code.max_bytes=0: must be greater than 0"),
     (["data.seed=-1"], "data.seed=-1: must not be negative"),
     (["data.seed=0,1"], "data.seed=0,1: several values make a sweep, as only src.train -m does"),
-    (["-m", "data.seed=0,1"], "--multirun: prepare has no sweeps; only train has"),
+    (["-m", "data.seed=0,1"], "--multirun: prepare has no sweeps; train has, and estimate"),
     (["architecture=moe"], "architecture: no such setting"),
     (["stories.txt"], "stories.txt: settings are written key=value"),
     (["--input", "x"], "--input: no such flag"),
