@@ -8,8 +8,6 @@ ever grows, so each measurement has a process of its own.
 import json
 import multiprocessing
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from src.config import ModelSpec, OptimizerConfig, RuntimeConfig
 from src.model.build import build_model
 from src.model.memory import Memory
 from src.runtime.device import open_device
+from src.runtime.machine import peak_rss
 from src.training.optimizer import build_optimizer
 from src.training.step import train_step
 
@@ -142,16 +141,6 @@ def memory_table(rows: Sequence[Row]) -> str:
         estimate, (tensors, rss) = row.estimate.total, row.measured
         lines.append(f"| {row.name} | {estimate / 1e6:.1f} | {tensors / 1e6:.1f} | {row.ratio:.3f} | {rss / 1e6:.0f} |")
     return "\n".join(lines)
-
-
-def peak_rss() -> int:
-    """Return the largest resident set of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # not getrusage, which begins with the size of the parent
-        fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _n_bytes(values: Iterable[Any]) -> int:

@@ -5,7 +5,6 @@ resumed run is given those answers.
 """
 
 import ctypes
-import resource
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from src.config import RuntimeConfig, UserError
-from src.runtime.machine import machine_bytes
+from src.runtime.machine import machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LONGEST_REDUCTION = 32767
@@ -58,8 +57,7 @@ class Device:
             return torch.cuda.max_memory_allocated()
         if self.kind == "mps":
             return torch.mps.driver_allocated_memory()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return peak_rss()
 
     def capacity_bytes(self) -> int:
         """Return the memory that there is for tensors: of the device, or of the machine where they share it."""

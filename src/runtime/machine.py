@@ -1,6 +1,8 @@
 """What this machine has, asked without torch."""
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 PROCESS_BYTES = 400 << 20
@@ -20,3 +22,14 @@ def machine_bytes() -> int:
 def has_memory_of_its_own(device: str) -> bool:
     """Tell whether what runs on a device, by its name in the configuration, does not live in the machine's memory."""
     return device == "cuda" or (device == "auto" and NVIDIA_DRIVER.exists())
+
+
+def peak_rss() -> int:
+    """Return the largest resident set of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # before getrusage, which begins with the size of the parent
+        fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        if "VmHWM" in fields:
+            return int(fields["VmHWM"].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -102,8 +102,7 @@ def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["micro", "mini"])
-@pytest.mark.parametrize("recipe", ["modern", "classic"])
+@pytest.mark.parametrize(("size", "recipe"), [("micro", "modern"), ("micro", "classic"), ("mini", "modern")])
 def test_real_sizes_take_what_is_estimated(size: str, recipe: str) -> None:
     """With and without activation checkpointing; `pytest -s` shows the table."""
     rows = []
