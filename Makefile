@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all check format notebook clean
+.PHONY: help setup demo test test-all torture check format notebook clean
 
 PY := .venv/bin/python
 NOTEBOOKS := $(wildcard analysis/*.ipynb)
@@ -92,6 +92,9 @@ test: setup check ## lint, types, import floors, and all tests but the slow ones
 
 test-all: setup check ## the same with the slow tests
 	@$(PY) -m pytest
+
+torture: setup ## kill runs of every architecture 400 times, and compare their ends to the bit (10 minutes)
+	@$(PY) -m tests.integration.torture 400
 
 check: setup ## format, lint, types, import floors, notebooks without outputs; changes nothing
 	@$(PY) -m ruff format --check --quiet . || { echo "Not formatted: make format, or see ruff format --diff" >&2; exit 1; }

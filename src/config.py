@@ -108,13 +108,21 @@ class StageConfig:
     """One stage of training."""
 
     corpus: str = MISSING
-    """The part of the data to train on: language or code."""
+    """The part of the data to train on, and to be evaluated by: language or code."""
     max_tokens: int | None = None
     """Budget; null: training.max_tokens."""
     prompts: list[str] = field(default_factory=list[str])
     """Beginnings that the model continues when the stage is over, as samples for the report."""
     learning_rate_scale: float = 1.0
     """Factor on optimizer.learning_rate in this stage."""
+    mix: dict[str, float] = field(default_factory=dict[str, float])
+    """Shares of other corpora among the sequences, such as {language: 0.25}; the rest is of `corpus`. Each is evaluated
+    too, so that what the stage makes the model forget can be seen."""
+
+    @property
+    def corpora(self) -> list[str]:
+        """All that the stage reads, its own corpus first."""
+        return [self.corpus, *self.mix]
 
 
 @dataclass
@@ -360,6 +368,20 @@ class EstimateConfig(TrainConfig):
     """A run directory: its FLOP/s, at the FLOPs of this model, give the speed."""
     context_lens: list[int] = field(default_factory=lambda: [256, 1024, 4096, 16384, 65536])
     """Where FLOPs and state are told, in tokens."""
+
+
+@dataclass
+class DoctorConfig:
+    """`python -m src.doctor`."""
+
+    device: str = "auto"
+    """auto, mps, cuda or cpu: what is examined."""
+    threads: int | None = None
+    """CPU threads; null: as many as cores."""
+    compile: bool = False
+    """Measure torch.compile as well: a minute or two more."""
+    format: str = "text"
+    """text, or json: one object and nothing else."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ run_dir/  config.yaml    resolved, with what `auto` became      summary.json   s
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,27 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from src.config import RuntimeConfig, StageConfig, TrainConfig, UserError
-from src.data.loader import TrainLoader, eval_windows
+from src.data.loader import build_loader, eval_windows
 from src.data.packing import PreparedData
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
-from src.evaluation.likelihood import evaluate_windows
+from src.evaluation.likelihood import Likelihood, evaluate_windows
 from src.inference.decode import generate
 from src.model.accounting import ModelCost, model_cost
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import Match, match_of
 from src.preflight import out_of_memory
+from src.runtime.claim import claim, removed, storage_told
 from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
 from src.runtime.errors import first_line
-from src.runtime.files import file_lock, read_json, read_yaml, write_bytes, write_json, write_text
+from src.runtime.files import (
+    read_json,
+    read_yaml,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
 from src.summary import final_summary, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
@@ -46,12 +53,11 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.training.loop import Diverged, Hooks, TrainState, fit
+from src.training.loop import Diverged, Hooks, TrainState, finite, fit
 from src.training.optimizer import build_optimizer
 from src.training.stage import plan_stage
 
 Say = Callable[[str], None]
-LOCK = ".lock"
 
 
 @dataclass
@@ -70,12 +76,20 @@ class Run:
     tracker: Tracker | None
     stop: StopRequest
     say: Say
+    held: Callable[[], bool]
+    """Tells whether the lock is still on what lies at `folder`."""
 
     @property
     def stage_names(self) -> list[str]:
         return list(self.config.stage.stages)
 
+    def require_folder(self) -> None:
+        """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
+        if not self.held():
+            raise removed(self.folder)
+
     def write_summary(self) -> None:
+        self.require_folder()
         write_json(self.folder / "summary.json", self.summary)
 
 
@@ -88,14 +102,21 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
     """Train in `folder` until every stage is done, and return the summary.
 
     Raises:
-        UserError: another process is at work in the folder, or the device cannot do what is asked.
+        UserError: another process is at work in the folder, the disk is full or read-only, the folder was removed, or
+            the device cannot do what is asked.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    with _claim(folder), _logging(folder / "train.log") as say, listen_for_stop() as stop:
-        run = _open(config, data, folder, init, stop, say)
+    with (
+        storage_told(folder, config.rerun),
+        claim(folder) as held,
+        _logging(folder / "train.log") as say,
+        listen_for_stop() as stop,
+    ):
+        run = _open(config, data, folder, held, init, stop, say)
         exit_code = 1
         try:
-            _train_within_memory(run, init)
+            with storage_told(folder, config.rerun, held):
+                _train_within_memory(run, init)
             run.summary |= {"status": "done", "error": None}
             exit_code = 0
         except Interrupted as interrupted:
@@ -108,31 +129,33 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
             logging.getLogger("src").debug("failed", exc_info=True)
             raise
         finally:
-            run.write_summary()
+            _write_end(run)
             if run.tracker is not None:
                 run.tracker.finish(exit_code)
         return run.summary
 
 
-def start_over(folder: Path) -> None:
-    """Empty a run directory. Raises UserError where another process is at work in it."""
-    with _claim(folder):
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
-
-
-def _claim(folder: Path) -> AbstractContextManager[None]:
-    busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
-    return file_lock(folder / LOCK, busy)
+def _write_end(run: Run) -> None:
+    """Write down how a run has ended; where that fails too, the error that ended it is the one to be told."""
+    try:
+        run.write_summary()
+    except (OSError, UserError):
+        if run.summary["status"] == "done":
+            raise
 
 
 def _open(
-    config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None, stop: StopRequest, say: Say
+    config: TrainConfig,
+    data: PreparedData,
+    folder: Path,
+    held: Callable[[], bool],
+    init: CheckpointInfo | None,
+    stop: StopRequest,
+    say: Say,
 ) -> Run:
     """Decide what is left open (device, precision, threads: once and for all sittings) and write it down."""
+    for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
+        remove_leftovers(place)
     decided = folder / "config.yaml"
     if decided.exists():
         known = read_yaml(decided, "runtime")["runtime"]
@@ -162,7 +185,7 @@ def _open(
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     tracker = build_tracker(config.tracking, folder, asdict(config) | {"contract": summary["contract"]}, say)
     metrics = JsonlLog(folder / "metrics.jsonl")
-    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, tracker, stop, say)
+    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, tracker, stop, say, held)
     run.write_summary()
     return run
 
@@ -187,6 +210,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         run.say(f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})")
     model.to(run.device.kind)
     for name, stage in run.config.stage.stages.items():
+        run.stop.raise_if_asked()  # between stages everything is saved
         if name in run.summary["stages"]:
             load_weights(read_checkpoint(run.folder / "checkpoints" / name / "last"), model)
             continue
@@ -200,10 +224,11 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
 def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> Progress:
     config, folder = run.config, run.folder / "checkpoints" / name
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
-    loader = TrainLoader(run.data.tokens(stage.corpus, "train"), config.training.seq_len, config.seed, stage.corpus)
-    windows = eval_windows(
-        run.data.tokens(stage.corpus, "val"), config.training.seq_len, config.training.eval_sequences, stage.corpus
-    )
+    loader = build_loader(run.data, stage, config.training.seq_len, config.seed)
+    windows = {
+        corpus: eval_windows(run.data.tokens(corpus, "val"), config.training.seq_len, config.training.eval_sequences)
+        for corpus in stage.corpora
+    }
     lengths = byte_lengths(run.tokenizer)
     state = TrainState(
         model=model,
@@ -226,21 +251,33 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         plan_stage(config, other, config.stage.stages[other], 0).steps + 1 for other in run.summary["stages"]
     )
 
+    of_the_mix: dict[str, float | None] = {}
+
     def evaluate() -> tuple[float, float]:
         batch_size = config.training.micro_batch_size
-        result = evaluate_windows(model, windows, lengths, batch_size=batch_size, device=run.device)
+        results = {
+            corpus: evaluate_windows(model, chosen, lengths, batch_size=batch_size, device=run.device)
+            for corpus, chosen in windows.items()
+        }
+        result = results.pop(stage.corpus)
         run.say(
             f"{config.architecture.name} {name} step {state.progress.step}/{plan.steps}: "
             f"val loss {result.loss:.4f}, {result.bits_per_byte:.4f} bits per byte"
+            + "".join(f"; {corpus} {of.loss:.4f}, {of.bits_per_byte:.4f}" for corpus, of in results.items())
         )
+        of_the_mix.update(_losses_by_corpus(results))
         return result.loss, result.bits_per_byte
 
     def log(row: dict[str, Any]) -> None:
+        run.require_folder()
+        if "val/loss" in row:
+            row = row | of_the_mix  # the loop knows of the stage's own corpus alone
         run.metrics.log(row)
         if run.tracker is not None:
             run.tracker.log(row, steps_before + row["step"])
 
     def save(kind: str) -> None:
+        run.require_folder()
         save_checkpoint(
             folder / kind,
             model,
@@ -258,6 +295,14 @@ def _train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) 
         except Diverged:
             _roll_back(run, name, state, plan.learning_rate)
     return state.progress
+
+
+def _losses_by_corpus(results: dict[str, Likelihood]) -> dict[str, float | None]:
+    row = {}
+    for corpus, result in results.items():
+        row[f"val/{corpus}/loss"] = finite(result.loss)
+        row[f"val/{corpus}/bits_per_byte"] = finite(result.bits_per_byte)
+    return row
 
 
 def _go_back(run: Run, name: str, state: TrainState) -> None:
@@ -290,7 +335,19 @@ def _write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel
         tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
         drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
         samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
+    run.require_folder()
     write_json(run.folder / "samples" / f"{name}.json", samples)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that nothing depends on: where it cannot be written, what else is written to that disk will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, where logging would print a traceback for every line."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -298,7 +355,7 @@ def _logging(path: Path) -> Iterator[Say]:
     """Send lines to the terminal, above the progress bar, and to a file; tracebacks to the file alone."""
     logger = logging.getLogger("src")
     logger.setLevel(logging.DEBUG)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(handler)
 

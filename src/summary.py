@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from src.config import ROOT, StageConfig, TrainConfig
-from src.data.loader import TrainLoader
+from src.data.loader import build_loader
 from src.data.packing import PreparedData
 from src.lineage import lineage_of
 from src.model.accounting import ModelCost
@@ -103,7 +103,7 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
     """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means."""
     training = config.training
     orders = {
-        name: TrainLoader(data.tokens(stage.corpus, "train"), training.seq_len, 0).order_hash(data.fingerprint)
+        name: build_loader(data, stage, training.seq_len, 0).order_hash(data.fingerprint)
         for name, stage in config.stage.stages.items()
     }
     plans = {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
@@ -115,7 +115,7 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "data_hash": data.fingerprint,
         "data_order_hash": _text(orders),
         "stages": _text(
-            {name: f"{config.stage.stages[name].corpus} {plan.steps} steps" for name, plan in plans.items()}
+            {name: f"{_corpora(config.stage.stages[name])} {plan.steps} steps" for name, plan in plans.items()}
         ),
         "init_from": lineage_of(init) if init else None,
         "seq_len": training.seq_len,
@@ -139,6 +139,11 @@ def joined(before: Any, now: Any) -> Any:
     """Say both where two sittings differ, so that the run is equal to neither."""
     text = str(before)
     return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"
+
+
+def _corpora(stage: StageConfig) -> str:
+    shares = " and ".join(f"{share} {corpus}" for corpus, share in stage.mix.items())
+    return f"{stage.corpus} with {shares} for" if shares else stage.corpus
 
 
 def _text(values: dict[str, Any]) -> str:

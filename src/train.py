@@ -31,7 +31,8 @@ def train(overrides: list[str]) -> int:
     from src.sweep.plan import plan_runs
 
     plan = plan_runs([overrides])[0]
-    from src.run import execute, is_done, start_over
+    from src.run import execute, is_done
+    from src.runtime.claim import start_over
     from src.runtime.signals import Interrupted
 
     if is_done(plan.folder) and not plan.config.rerun:

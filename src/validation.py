@@ -14,6 +14,7 @@ from src.config import (
     CorpusConfig,
     DataConfig,
     SamplingConfig,
+    StageConfig,
     TokenizerConfig,
     TrainConfig,
     UserError,
@@ -152,12 +153,25 @@ def _check_stages(config: TrainConfig) -> None:
             raise UserError(f"{key}.learning_rate_scale={stage.learning_rate_scale}: must be greater than 0")
         if stage.max_tokens is not None and stage.max_tokens <= 0:
             raise UserError(f"{key}.max_tokens={stage.max_tokens}: must be greater than 0")
+        _check_mix(key, stage)
         steps, warmup = plan_stage(config, name, stage, 0).steps, config.schedule.warmup_steps or 0
         if warmup >= steps > 1:
             raise UserError(
                 f"schedule.warmup_steps={warmup}: stage {name} has {steps} steps, so its rate would never come down; "
                 f"for example {steps // 20}"
             )
+
+
+def _check_mix(key: str, stage: StageConfig) -> None:
+    for corpus, share in stage.mix.items():
+        if corpus not in ("language", "code"):
+            raise UserError(f"{key}.mix.{corpus}={share}: no such corpus; there are language and code")
+        if corpus == stage.corpus:
+            raise UserError(f"{key}.mix.{corpus}={share}: is the stage's own corpus, which has the rest; leave it out")
+        if not share > 0:
+            raise UserError(f"{key}.mix.{corpus}={share}: must be greater than 0; or leave it out")
+    if not sum(stage.mix.values()) < 1:
+        raise UserError(f"{key}.mix={stage.mix}: must add up to less than 1, so that {stage.corpus} has the rest")
 
 
 def _check_batches(config: TrainConfig) -> None:

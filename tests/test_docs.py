@@ -8,7 +8,16 @@ import pytest
 
 from src import export, generate, report
 from src.compose import compose_config, expand_sweep, register, run_command
-from src.config import ROOT, EstimateConfig, ExportConfig, GenerateConfig, PrepareConfig, ReportConfig, TrainConfig
+from src.config import (
+    ROOT,
+    DoctorConfig,
+    EstimateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PrepareConfig,
+    ReportConfig,
+    TrainConfig,
+)
 from src.overrides import parse_arguments, quote_paths
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
@@ -39,6 +48,7 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
         "generate": (GenerateConfig, generate.RAW),
         "report": (ReportConfig, ("dir",)),
         "export": (ExportConfig, export.RAW),
+        "doctor": (DoctorConfig, ()),
     }[name]
     assert run_command(name, schema, lambda config: 0, quote_paths(argv) if name == "prepare" else argv, raw) == 0
 

@@ -7,13 +7,19 @@ order depends neither on the micro batch nor on the number of processes, which o
 Orders come from SplitMix64 (Steele et al., 2014, Fast splittable pseudorandom number generators): windows are sorted
 by a hash of (seed, epoch, window). Plain integer arithmetic gives the same order on every machine and version, which
 numpy does not promise of `Generator.permutation`.
+
+A mix spreads its corpora evenly, by their shares alone: at no time is a corpus a whole sequence off its share. The
+number of a sequence tells its corpus and its number there, so that each corpus goes through epochs of its own.
 """
 
 import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
-from src.config import UserError
+from src.config import StageConfig, UserError
+from src.data.prepared import PreparedData
 
 ORDER_VERSION = 1
 """Raise it when the order changes: runs on different orders are different runs."""
@@ -30,14 +36,29 @@ def mix(values: np.ndarray) -> np.ndarray:
 class TrainLoader:
     """Training windows over a 1-D array of token ids (a memmap will do: only the rows asked for are read).
 
+    mix: other loaders and their shares of the sequences, above 0 and with a sum below 1; the rest is of `tokens`.
     Raises: UserError if the tokens do not fill one window.
     """
 
-    def __init__(self, tokens: np.ndarray, seq_len: int, seed: int, name: str = "the training text") -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        seq_len: int,
+        seed: int,
+        name: str = "the training text",
+        mix: "Sequence[tuple[TrainLoader, float]]" = (),
+    ) -> None:
         _check_length(tokens, seq_len, name)
         self.tokens = tokens
         self.seq_len = seq_len
         self.seed = seed
+        self._mix: list[tuple[TrainLoader, Fraction]] = []
+        """Loaders, and their shares of what those before them leave over."""
+        left = Fraction(1)
+        for other, share in mix:
+            exact = Fraction(str(share))  # 0.1 is a tenth; a float would drift off
+            self._mix.append((other, exact / left))
+            left -= exact
         # One window fewer than fit, so that every offset below seq_len leaves as many.
         self.n_windows = max(1, len(tokens) // seq_len - 1)
         self._n_offsets = min(seq_len, len(tokens) - self.n_windows * seq_len)
@@ -49,10 +70,19 @@ class TrainLoader:
         numbers = np.arange(global_batch_size)[rows] + step * global_batch_size
         result = np.empty((len(numbers), self.seq_len + 1), dtype=np.int64)
         for row, number in enumerate(numbers.tolist()):
-            epoch, position = divmod(number, self.n_windows)
-            start = int(self._epoch_starts(epoch)[position])
-            result[row] = self.tokens[start : start + self.seq_len + 1]
+            result[row] = self._sequence(number)
         return result
+
+    def _sequence(self, number: int) -> np.ndarray:
+        """Read a sequence by its number in the run: (seq_len + 1,)."""
+        for other, share in self._mix:
+            before = number * share.numerator // share.denominator
+            if (number + 1) * share.numerator // share.denominator > before:
+                return other._sequence(before)
+            number -= before
+        epoch, position = divmod(number, self.n_windows)
+        start = int(self._epoch_starts(epoch)[position])
+        return self.tokens[start : start + self.seq_len + 1]
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
         """Return where the windows of an epoch start, in the order of their visit; the last epoch asked for is kept."""
@@ -66,7 +96,17 @@ class TrainLoader:
     def order_hash(self, fingerprint: str) -> str:
         """Identify the data order by 16 hex digits: equal for two runs that see the same batches of a given size."""
         parts = (ORDER_VERSION, self.seed, self.n_windows, self.seq_len, fingerprint)
+        parts += tuple((str(share), other.order_hash(fingerprint)) for other, share in self._mix)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def build_loader(data: PreparedData, stage: StageConfig, seq_len: int, seed: int) -> TrainLoader:
+    """Open the training text of a stage, with what its mix adds. Raises: UserError if one does not fill one window."""
+
+    def open_corpus(corpus: str, mix: Sequence[tuple[TrainLoader, float]] = ()) -> TrainLoader:
+        return TrainLoader(data.tokens(corpus, "train"), seq_len, seed, f"the {corpus} text", mix)
+
+    return open_corpus(stage.corpus, [(open_corpus(other), share) for other, share in stage.mix.items()])
 
 
 def eval_windows(tokens: np.ndarray, seq_len: int, n: int, name: str = "the held-out text") -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Measures what `src/model` predicts: memory of training and inference."""
+"""Measures: the memory that `src/model` predicts, and what a machine can do."""

@@ -3,12 +3,14 @@
 Everything goes to a temporary sibling first, is flushed to the disk, and is renamed into place.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,23 @@ from typing import Any
 import yaml
 
 from src.config import UserError
+
+ROOM = {errno.ENOSPC: "make room", errno.EDQUOT: "make room or have the quota raised", errno.EFBIG: "raise ulimit -f"}
+RIGHTS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root")
+DEVICE = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk")
+LOCKS = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "give an output_root on a disk that can lock files")
+REMEDIES = ROOM | RIGHTS | DEVICE | LOCKS
+"""What to do about an error of the system that no program can put right."""
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+def storage_remedy(error: BaseException) -> str | None:
+    """Return what the user can do where a disk has refused something; None for any other error."""
+    return REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _sync(path: Path) -> None:
@@ -29,10 +48,14 @@ def _sync(path: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    _sync(temporary)
-    os.replace(temporary, path)
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,7 +107,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     settle_folder(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -114,11 +137,21 @@ def settle_folder(path: Path) -> None:
         os.rename(old, path)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in `folder`; only who holds the lock on it may."""
+    for path in folder.glob("*"):
+        if path.name.endswith(".old"):
+            settle_folder(path.with_suffix(""))
+        if path.exists() and (path.name.endswith(".old") or TEMPORARY.fullmatch(path.name)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextmanager
-def file_lock(path: Path, busy: str | None = None) -> Iterator[None]:
+def file_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on `path`; the system releases it when the process ends, however it ends.
 
-    Waits for the lock, or, where `busy` is given, raises UserError(busy) at once if another process holds it.
+    Waits for the lock, or, where `busy` is given, raises UserError(busy) at once if another process holds it. Yields a
+    function that tells whether `path` is still what is locked: it is not when someone has removed its folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
@@ -126,4 +159,11 @@ def file_lock(path: Path, busy: str | None = None) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
             raise UserError(busy or "locked") from None
-        yield
+
+        def held() -> bool:
+            try:
+                return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+            except OSError:
+                return False
+
+        yield held

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from src.compose import compose_config
 from src.config import TrainConfig, UserError
-from src.data.loader import TrainLoader, eval_windows
+from src.data.loader import build_loader, eval_windows
 from src.data.packing import PreparedData, find_prepared, prepare_data
 from src.data.sources import GENERATED
 from src.model.matching import match_of
@@ -61,9 +61,10 @@ def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
             f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
             "use the data that the run was trained on (data.dir=...)"
         )
-    for corpus in {stage.corpus for stage in config.stage.stages.values()}:
-        TrainLoader(data.tokens(corpus, "train"), config.training.seq_len, 0, f"the {corpus} text")
-        eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
+    for stage in config.stage.stages.values():
+        build_loader(data, stage, config.training.seq_len, 0)
+        for corpus in stage.corpora:
+            eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
     config = replace(
         config,
         data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),

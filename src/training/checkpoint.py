@@ -3,9 +3,17 @@
 last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weights_only=True)  meta.json
 best/  model.safetensors  meta.json
 
-meta.json has the SHA-256 of the files beside it: a flipped byte is found before anything is made of it.
+meta.json has the SHA-256 of the files beside it and of what it says itself: a flipped byte is found before anything is
+made of it.
 """
 
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +30,7 @@ from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
 from src.runtime.files import read_json, read_yaml, replace_folder, settle_folder, sha256_of, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -69,21 +77,51 @@ def save_checkpoint(
     run: str,
     state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint in the place of the one before; `state` is what resuming needs besides the weights."""
-    with replace_folder(folder) as temporary:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Write a checkpoint in the place of the one before; `state` is what resuming needs besides the weights.
+
+    Raises:
+        OSError: the disk is full, or refuses for another reason; the checkpoint before is still there.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replace_folder(folder) as temporary, _errors_of_the_system():
         save_file(weights, temporary / "model.safetensors")
         if state is not None:
-            torch.save(state, temporary / "state.pt")
+            with (temporary / "state.pt").open("wb") as handle:  # torch's own writer keeps no reason why it failed
+                torch.save(state, handle)
         meta = {
             "format_version": FORMAT_VERSION,
             "run": run,
             "spec": model.spec.to_dict(),
-            "progress": asdict(progress),
+            "progress": {key: _json_value(value) for key, value in asdict(progress).items()},
             "tokenizer_sha256": tokenizer_sha256,
             "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
         }
-        write_json(temporary / "meta.json", meta)
+        write_json(temporary / "meta.json", meta | {"meta_sha256": hash_of(meta)})
+
+
+def _json_value(value: Any) -> Any:
+    """Return None for what JSON cannot hold: the loss of weights that have grown too large. `state.pt` keeps it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def hash_of(meta: dict[str, Any]) -> str:
+    """Hash what meta.json says, all but its own hash."""
+    said = {key: value for key, value in meta.items() if key != "meta_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """Raise as OSError what safetensors and torch make of one."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    except RuntimeError as error:
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def read_checkpoint(folder: Path) -> CheckpointInfo:
@@ -95,6 +133,8 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
         if meta["format_version"] != FORMAT_VERSION:
             found = meta["format_version"]
             raise UserError(f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}")
+        if meta["meta_sha256"] != hash_of(meta):
+            raise ValueError("damaged: its SHA-256 is not the one that it holds")
         spec, progress = ModelSpec.from_dict(meta["spec"]), Progress(**meta["progress"])
         info = CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"], dict(meta["sha256"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -170,11 +170,12 @@ def fit(
                 _evaluate(state, plan, device, hooks)
                 watch.go()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
-            if last or stop.number is not None or due:
+            asked = stop.number is not None  # read once: who asks after this line is heard after the next step
+            if last or asked or due:
                 watch.pause()
                 hooks.save("last")
                 watch.go()
-            if not last:
+            if asked and not last:
                 stop.raise_if_asked()
 
 

@@ -1,5 +1,7 @@
 """Each window once an epoch, the same batches whenever and wherever they are asked for."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,77 @@ def test_order_hash_tells_orders_apart() -> None:
     hashes = [order_hash(), order_hash(n=200), order_hash(seq_len=4), order_hash(seed=1), order_hash(fingerprint="g")]
     assert len(set(hashes)) == 5
     assert order_hash() == hashes[0]
+    assert order_hash(seed=7) == "6e889dfeb965a495", "a known answer: without a mix it is what it was before mixes"
+
+
+STREAMS = {"code": (0, 500), "language": (10_000, 300), "poems": (20_000, 100)}
+"""Where the token ids of each corpus begin, and how many it has: every token tells its corpus."""
+
+
+def corpus_loader(name: str, **shares: float) -> TrainLoader:
+    start, length = STREAMS[name]
+    mix = [(corpus_loader(other), share) for other, share in shares.items()]
+    return TrainLoader((start + np.arange(length)).astype(np.uint16), 8, seed=5, mix=mix)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"language": 0.25},
+        {"language": 0.1},
+        {"language": 0.3333},
+        {"language": 0.9},
+        {"language": 0.01},
+        {"language": 0.2, "poems": 0.35},
+        {"poems": 0.6, "language": 0.1},
+    ],
+)
+def test_a_mix_meets_its_shares_and_takes_each_corpus_in_its_own_order(shares: dict[str, float]) -> None:
+    n = 700
+    batches = corpus_loader("code", **shares).batch(0, n)
+    corpora = batches[:, 0] // 10_000
+    assert (batches // 10_000 == corpora[:, None]).all(), "a sequence is of one corpus"
+    exact = {name: Fraction(str(share)) for name, share in shares.items()}
+    exact["code"] = 1 - sum(exact.values(), Fraction(0))
+    for index, name in enumerate(STREAMS):
+        mine = batches[corpora == index]
+        assert (mine == corpus_loader(name).batch(0, len(mine))).all(), name
+        counts = np.cumsum(corpora == index)
+        off = [abs(count - (i + 1) * exact.get(name, Fraction(0))) for i, count in enumerate(counts.tolist())]
+        assert max(off) < (1 if name != "code" or len(shares) == 1 else 2), name
+    if len(shares) == 1:
+        assert (corpora == 1).sum() == int(n * exact["language"])
+
+
+def test_a_mix_has_no_state() -> None:
+    def loader() -> TrainLoader:
+        return corpus_loader("code", language=0.3)
+
+    whole = loader().batch(11, 12)
+    assert len(set(whole[:, 0] // 10_000)) == 2
+    micro = loader()
+    assert (np.concatenate([micro.batch(11, 12, rows=slice(i, i + 3)) for i in (9, 6, 3, 0)][::-1]) == whole).all()
+    for rank in range(4):
+        assert (loader().batch(11, 12, rows=range(rank, 12, 4)) == whole[rank::4]).all()
+    assert (np.concatenate([loader().batch(step, 3) for step in range(44, 48)]) == whole).all()
+
+
+def test_a_share_does_not_drift_in_a_long_run() -> None:
+    """A tenth is a tenth after 10^17 sequences too, where floats tell neighbours apart no more."""
+    batch = corpus_loader("code", language=0.1).batch(10**15, 100)
+    assert np.flatnonzero(batch[:, 0] >= 10_000).tolist() == list(range(9, 100, 10))
+
+
+def test_order_hash_covers_the_mix() -> None:
+    loaders = [
+        corpus_loader("code"),
+        corpus_loader("code", language=0.25),
+        corpus_loader("code", language=0.5),
+        corpus_loader("code", poems=0.25),
+        corpus_loader("language", code=0.25),
+    ]
+    assert len({loader.order_hash("f") for loader in loaders}) == len(loaders)
+    assert loaders[1].order_hash("f") == corpus_loader("code", language=0.25).order_hash("f")
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (5, 5), (12, 12), (100, 12)])

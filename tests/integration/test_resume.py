@@ -1,22 +1,18 @@
 """Stopped by any signal, a run goes on by repeating its command, and ends bit by bit as if it had never stopped."""
 
-import json
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from src.runtime.files import read_json
 from tests.integration import tiny
+from tests.integration.torture import differences, settled
 
 STEPS = 16
 SETTINGS = (f"training.max_steps={STEPS}", "training.checkpoint_every=4", "training.eval_every=8")
-TIMES = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
 ARCHITECTURES = [
     "mamba",
     "moe",
@@ -28,12 +24,6 @@ ARCHITECTURES = [
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.data_dir(tmp_path_factory)
-
-
-def settled(folder: Path) -> list[dict[str, Any]]:
-    """The metrics without what depends on the clock."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
 def start_and_signal(arguments: list[str], root: Path, number: int, after_step: int) -> tuple[int, str, str]:
@@ -48,27 +38,6 @@ def start_and_signal(arguments: list[str], root: Path, number: int, after_step: 
         time.sleep(0.005)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
-
-
-def assert_same_end(one: Path, other: Path) -> None:
-    assert one.name == other.name
-    assert settled(one) == settled(other)
-    for stage in ("language", "code"):
-        for kind in ("best", "last"):
-            file = Path("checkpoints") / stage / kind / "model.safetensors"
-            if not (one / file).exists():
-                assert not (other / file).exists()
-                continue
-            first, second = load_file(one / file), load_file(other / file)
-            assert all(torch.equal(first[name], second[name]) for name in first)
-    ends = [read_json(folder / "summary.json") for folder in (one, other)]
-    for end in ends:
-        assert end["status"] == "done"
-        del end["contract"]["git_commit"]  # someone may commit while this test runs
-        for values in (end["final"], *end["stages"].values()):
-            for key in ("wall_time_s", "tokens_per_second", "peak_memory_bytes"):
-                del values[key]
-    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -94,7 +63,7 @@ def test_a_run_that_is_stopped_and_killed_ends_bitwise_like_one_that_is_not(
         handle.write('{"stage": "language", "st')  # the half line of a kill
 
     assert tiny.run(data, broken, *more) == 0
-    assert_same_end(tiny.only_run(whole), folder)
+    assert differences(tiny.only_run(whole), folder) == []
 
 
 @pytest.mark.parametrize(

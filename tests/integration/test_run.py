@@ -190,6 +190,83 @@ def test_rerun_does_not_pull_the_folder_from_under_a_running_process(data: Path,
     assert snapshot(folder) == before
 
 
+CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
+
+
+def settled(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without what depends on the clock."""
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows(folder)]
+
+
+@pytest.fixture(scope="session")
+def replayed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A run of stage=replay, like `finished` but for the mix of its second stage; read only."""
+    root = tmp_path_factory.mktemp("replayed")
+    assert tiny.run(data, root, "stage=replay", "architecture=hybrid") == 0
+    return tiny.only_run(root)
+
+
+def test_a_mix_changes_its_stage_alone(replayed: Path, finished: Path) -> None:
+    with_mix, without = settled(replayed), settled(finished)
+    assert [row for row in with_mix if row["stage"] == "language"] == [
+        row for row in without if row["stage"] == "language"
+    ]
+    starts = [
+        next(row["val/loss"] for row in table if row["stage"] == "code" and row["step"] == 0)
+        for table in (with_mix, without)
+    ]
+    assert starts[0] == starts[1], "evaluated on its own corpus, with the weights of the stage before"
+    ends = [strict_json(folder / "summary.json")["stages"]["code"] for folder in (replayed, finished)]
+    assert ends[0]["val_loss"] != ends[1]["val_loss"] and ends[0]["tokens"] == ends[1]["tokens"]
+    assert ends[0]["references"] == ends[1]["references"]
+
+
+def test_forgetting_is_seen_at_every_evaluation(replayed: Path) -> None:
+    table = rows(replayed)
+    language = [row for row in table if row["stage"] == "language"]
+    assert not any(key.startswith("val/language") for row in language for key in row)
+    code = [row for row in table if row["stage"] == "code"]
+    seen = {row["step"]: row for row in code if "val/language/loss" in row}
+    assert list(seen) == [row["step"] for row in code if "val/loss" in row] == [0, 3, 6]
+    assert all("val/loss" in row for row in seen.values()), "one row an evaluation"
+    before = [row for row in language if "val/loss" in row][-1]
+    assert seen[0]["val/language/loss"] == before["val/loss"], "nothing is forgotten before the first step"
+    assert seen[0]["val/language/bits_per_byte"] == before["val/bits_per_byte"]
+    assert seen[6]["val/language/loss"] != before["val/loss"]
+    best = strict_json(replayed / "summary.json")["stages"]["code"]["best_val_loss"]
+    assert best == min(row["val/loss"] for row in code if "val/loss" in row), "by its own corpus"
+
+
+def test_the_contract_tells_the_mix(replayed: Path, finished: Path) -> None:
+    ours, plain = (strict_json(folder / "summary.json")["contract"] for folder in (replayed, finished))
+    assert plain["stages"] == "language: language 6 steps, code: code 6 steps"
+    assert ours["stages"] == "language: language 6 steps, code: code with 0.25 language for 6 steps"
+    orders, plain_orders = (contract["data_order_hash"].split(", ") for contract in (ours, plain))
+    assert orders[0] == plain_orders[0] and orders[1] != plain_orders[1]
+    assert {key for key in ours if ours[key] != plain[key]} == {"stages", "data_order_hash"}
+
+
+def test_a_mix_is_asked_for_on_the_command_line_and_goes_on_where_it_stopped(
+    replayed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import src.training.loop as loop
+
+    true_step, calls = loop.train_step, iter(range(100))
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 6 + 5:  # in the sixth step of stage code, whose last checkpoint is after the fourth
+            raise RuntimeError("stopped")
+        return true_step(*arguments, **options)
+
+    more = ("stage=full", "architecture=hybrid", "+stage.stages.code.mix.language=0.25")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing)
+        with pytest.raises(RuntimeError, match="stopped"):
+            tiny.run(data, tmp_path, *more)
+    assert tiny.run(data, tmp_path, *more) == 0
+    assert settled(tiny.only_run(tmp_path)) == settled(replayed)
+
+
 @pytest.fixture
 def names(data: Path, tmp_path: Path) -> Any:
     register(TrainConfig, "train")
@@ -205,7 +282,7 @@ def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory:
     deciding = (
         "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=wsd "
         "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
-        "stage.stages.language.learning_rate_scale=0.5 runtime.threads=2"
+        "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mix.code=0.5 runtime.threads=2"
     ).split()
     found = [names(item) for item in deciding]
     assert len({name, *found}) == len(deciding) + 1

@@ -1,5 +1,6 @@
 """A reader, or a crash at any instant, sees the old or the new and never a half."""
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,16 @@ from typing import Any
 import pytest
 
 from src.config import ROOT, UserError
-from src.runtime.files import file_lock, read_json, replace_folder, settle_folder, write_json, write_text
+from src.runtime.files import (
+    file_lock,
+    read_json,
+    remove_leftovers,
+    replace_folder,
+    settle_folder,
+    storage_remedy,
+    write_json,
+    write_text,
+)
 
 
 class Crash(BaseException):
@@ -42,6 +52,30 @@ def test_an_interrupted_write_leaves_the_old_text(where: str, tmp_path: Path, mo
     assert file.read_text() == "old"
     write_text(file, "new")
     assert file.read_text() == "new"
+
+
+def test_a_write_that_the_disk_refuses_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full") as error:
+        write_text(tmp_path / "text.txt", "new")
+    assert not list(tmp_path.iterdir())
+    assert storage_remedy(error.value) == "make room"
+    assert storage_remedy(FileNotFoundError(errno.ENOENT, "gone")) is None and storage_remedy(ValueError()) is None
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for folder in ("whole", "whole.old", "aside.old", ".half.12.tmp", ".hidden"):
+        fill(tmp_path / folder, folder)
+    for file in (".text.txt.12.tmp", ".notes.tmp", "text.txt.12.tmp"):
+        (tmp_path / file).touch()
+    remove_leftovers(tmp_path)
+    kept = [".hidden", ".notes.tmp", "aside", "text.txt.12.tmp", "whole"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == kept
+    assert (content(tmp_path / "aside"), content(tmp_path / "whole")) == ("aside.old", "whole")
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
@@ -164,6 +198,16 @@ def test_a_lock_is_exclusive_and_ends_with_its_process(tmp_path: Path) -> None:
         pass
     with file_lock(lock):
         pass
+
+
+def test_who_holds_a_lock_knows_when_its_folder_has_gone(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / ".lock"
+    with file_lock(lock, "busy") as held:
+        assert held()
+        shutil.rmtree(lock.parent)
+        assert not held()
+        with file_lock(lock, "busy") as held_by_another:  # in a new folder of the same name
+            assert held_by_another() and not held()
 
 
 def test_a_lock_is_released_after_an_exception(tmp_path: Path) -> None:

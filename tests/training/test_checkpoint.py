@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there, come back to the bit, and run nothing that stands in them."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -20,6 +21,7 @@ from src.training.checkpoint import (
     Progress,
     find_checkpoint,
     has_checkpoint,
+    hash_of,
     load_state,
     load_weights,
     read_checkpoint,
@@ -30,7 +32,7 @@ from tests.contract.small import ARCHITECTURES, RECIPES, small_model
 from tests.training.conftest import StateBuilder
 from tests.training.test_step import step
 
-PROGRESS = Progress("code", 7, 448, 1, 2.5, 2.0, 3.25, 1.5, 3.125)
+PROGRESS = Progress("code", 7, 448, 1, 0, 1, 0.5, 2.5, 2.0, 3.25, 1.5, 3.125)
 
 
 def save(folder: Path, state: TrainState, progress: Progress = PROGRESS) -> None:
@@ -54,7 +56,7 @@ def seal(folder: Path) -> None:
     """Make the checksums fit whatever stands in the files, as who tampers with one would."""
     meta = json.loads((folder / "meta.json").read_text())
     meta["sha256"] = {name: sha256_of(folder / name) for name in meta["sha256"] if (folder / name).exists()}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps({**meta, "meta_sha256": hash_of(meta)}))
 
 
 def one_line(error: pytest.ExceptionInfo[UserError], *said: str) -> None:
@@ -85,6 +87,15 @@ def test_the_state_comes_back_to_the_bit(folder: Path, trained: TrainState, buil
     assert all(
         torch.equal(one["state"][i][name], two["state"][i][name]) for i in one["state"] for name in one["state"][i]
     )
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_can_be_saved(loss: float, tmp_path: Path, trained: TrainState) -> None:
+    trained.progress.val_loss = loss
+    save(tmp_path / "last", trained, trained.progress)
+    info = read_checkpoint(tmp_path / "last")
+    assert info.progress.val_loss is None
+    assert load_state(info)["progress"]["val_loss"] == pytest.approx(loss, nan_ok=True)
 
 
 class Crash(BaseException):
@@ -169,6 +180,17 @@ def test_a_flipped_bit_is_found(name: str, share: float, folder: Path, trained: 
     one_line(error, str(file), "damaged", f"init_from={folder.with_name('best')}")
 
 
+def test_a_flipped_bit_in_meta_is_found(folder: Path) -> None:
+    """In a digit of the spec, say: weights of the same shapes would make another model."""
+    file = folder / "meta.json"
+    content = file.read_bytes()
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(UserError) as error:
+            read_checkpoint(folder)
+        one_line(error, str(folder))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_state_is_refused(share: float, folder: Path) -> None:
     file = folder / "state.pt"
@@ -239,8 +261,11 @@ def test_a_folder_without_meta_is_no_checkpoint(folder: Path) -> None:
     one_line(error, str(folder / "meta.json"), "no such file")
 
 
+NOW = f'"format_version": {FORMAT_VERSION}'
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"format_version": 2}', '{"format_version": 2, "spec": {}, "progress": 3}']
+    "text", ["", "{", "[]", "null", "{}", f"{{{NOW}}}", f'{{{NOW}, "spec": {{}}, "progress": 3, "meta_sha256": ""}}']
 )
 def test_meta_that_says_nothing_is_refused(text: str, folder: Path) -> None:
     (folder / "meta.json").write_text(text)

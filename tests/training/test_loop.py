@@ -191,3 +191,27 @@ def test_going_on_is_the_same_to_the_bit(
 def test_json_holds_finite_numbers_alone() -> None:
     assert finite(torch.tensor(2.5)) == 2.5
     assert finite(math.nan) is None and finite(torch.tensor(torch.inf)) is None
+
+
+class LateRequest(StopRequest):
+    """A request that comes just after the loop has looked for one."""
+
+    looks = 0
+
+    @property
+    def number(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.looks += 1
+        return signal.SIGTERM if self.looks > 1 else None
+
+    @number.setter
+    def number(self, value: int | None) -> None:
+        pass
+
+
+def test_a_stop_that_comes_after_the_last_look_is_not_honoured_unsaved(
+    recorder: Recorder, loader: TrainLoader, device: Device
+) -> None:
+    recorder.stop = LateRequest()
+    with pytest.raises(Interrupted):
+        train(recorder, loader, device, rhythm=(1, 100, 100))
+    assert recorder.calls[-1] == ("last", 2)

@@ -1,0 +1,171 @@
+"""`python -m src.doctor`: what this machine can do, and whether it computes what the CPU computes."""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from src.compose import compose_config, guarded, register, run_command
+from src.config import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
+from src.model.matching import solve
+from src.runtime.machine import machine_bytes
+from src.units import NOTHING, show_bytes, show_flops
+from src.validation import CHOICES, check_choice, check_ranges
+
+if TYPE_CHECKING:
+    from src.profiling.doctor import Comparison
+    from src.runtime.device import Device
+
+SEQ_LEN, VOCAB_SIZE, BATCH = 64, 512, 2
+
+
+def doctor(config: DoctorConfig) -> int:
+    """Examine the machine and print what was found; the status is 1 where a comparison fails.
+
+    Raises:
+        UserError: a setting is wrong, or the device is not there.
+    """
+    check_choice("device", config.device, CHOICES["runtime.device"])
+    check_choice("format", config.format, ("text", "json"))
+    check_ranges(config, ["threads"], [])
+
+    from src.runtime.device import open_device
+
+    device = open_device(RuntimeConfig("doctor", config.device, threads=config.threads))
+    found = examine(device, config.compile)
+    print(json.dumps(found, indent=2) if config.format == "json" else describe(found))
+    return 0 if found["ok"] else 1
+
+
+def examine(device: "Device", compiled: bool) -> dict[str, Any]:
+    """Measure and compare everything, as plain values for JSON; progress goes to standard error."""
+    import torch
+
+    from src.profiling.doctor import matmul_speeds, measure_options
+
+    say(f"speed of products on {device.kind} ...")
+    speeds = matmul_speeds(device)
+    say(f"which options pay{', torch.compile among them' if compiled else ''} ...")
+    size = "nano" if device.kind == "cpu" else "mini"
+    options = list(measure_options(solved(composed("dense", "modern", f"size={size}")), device, compiled=compiled))
+    comparisons = list(compare_all(device))
+    failed = [one for one in comparisons if not one.ok]
+    return {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform()},
+        "device": device.kind,
+        "accelerator": device.kind != "cpu",
+        "precision": device.precision,
+        "threads": device.threads,
+        "machine_bytes": machine_bytes(),
+        "device_bytes": device.capacity_bytes(),
+        "matmul_flops_per_second": speeds,
+        "options": [{**option._asdict(), "pays": option.pays} for option in options],
+        "comparisons": [one._asdict() for one in comparisons],
+        "failed": len(failed),
+        "ok": not failed,
+    }
+
+
+def compare_all(device: "Device") -> Iterator["Comparison"]:
+    """Compare every architecture of conf/ with every recipe, as a small model."""
+    import torch
+
+    from src.profiling.doctor import compare, compare_long_reduction, compare_optimizers
+
+    tokens = torch.randint(VOCAB_SIZE, (BATCH, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
+    for architecture in names("architecture"):
+        say(f"comparing {architecture} ...")
+        for recipe in names("recipe"):
+            yield from compare(f"{architecture} {recipe}", small_spec(architecture, recipe), tokens, device)
+    yield compare_long_reduction(device)
+    if device.kind != "cpu":
+        yield from compare_optimizers(small_spec("moe", "modern"), tokens, device)
+
+
+def names(group: str) -> list[str]:
+    """List the choices of a group of conf/."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def small_spec(architecture: str, recipe: str) -> ModelSpec:
+    """Solve a small model that has the whole pattern, several windows and several chunks."""
+    config = composed(architecture, recipe)
+    n_layers = max(2, -(-len(config.architecture.pattern) // 2))
+    config.size = replace(config.size, d_model=64, head_dim=16, n_layers=n_layers)
+    return replace(solved(config), chunk_size=16, max_seq_len=2 * SEQ_LEN)
+
+
+def solved(config: TrainConfig) -> ModelSpec:
+    parts = (config.architecture, config.size, config.recipe)
+    return solve(*parts, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match).spec
+
+
+def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
+    register(TrainConfig, "train")
+    return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Write what was found for people; the last line is the verdict."""
+    versions, speeds = found["versions"], found["matmul_flops_per_second"]
+    plain = speeds["fp32"]
+    lines = [
+        f"Python {versions['python']}, PyTorch {versions['torch']}, {versions['system']}",
+        f"Device: {found['device']}, {found['threads']} CPU threads; runtime.precision=auto means {found['precision']}",
+        f"Memory: machine {show_bytes(found['machine_bytes'])}, for tensors {show_bytes(found['device_bytes'])}",
+        "",
+        "Products, FLOP/s (and against fp32):",
+        *(
+            f"  {name}  {show_flops(speed)}" + (f"  {speed / plain:.2f}x" if speed and plain else "")
+            for name, speed in speeds.items()
+        ),
+        "",
+        "Options, on training steps of a small dense model:",
+        *(_option_line(option) for option in found["options"]),
+        "",
+        "Comparisons, relative differences:",
+        *(_comparison_line(one) for one in found["comparisons"]),
+        "",
+        verdict(found),
+    ]
+    return "\n".join(lines)
+
+
+def _option_line(option: dict[str, Any]) -> str:
+    if option["speedup"] is None:
+        return f"  {option['name']}: not to be had here ({option['note']})"
+    return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'pays' if option['pays'] else 'does not pay'}"
+
+
+def _comparison_line(one: dict[str, Any]) -> str:
+    values = ", ".join(
+        f"{name} {NOTHING if value is None else format(value, '.1e')}" for name, value in one["differences"].items()
+    )
+    return f"  {'ok    ' if one['ok'] else 'FAILED'} {one['name']:<20} {one['ways']:<22} {values or one['error']}"
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Say in one line whether the machine is fit."""
+    total = len(found["comparisons"])
+    against = (
+        f"{found['device']} computes what the CPU computes"
+        if found["accelerator"]
+        else "the CPU agrees with itself; there is no accelerator to compare with it"
+    )
+    if found["ok"]:
+        return f"All well: {total} comparisons, {against}."
+    return f"NOT WELL: {found['failed']} of {total} comparisons failed; do not trust what is trained here."
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    return run_command("doctor", DoctorConfig, doctor, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,279 @@
+"""Examine a machine: how fast it computes in each precision, which options pay, and whether its numbers are right.
+
+Numbers are compared with what does not share their errors: an accelerator's with the CPU's, bf16 with fp32, gradients
+with the slope of the loss, decoding with one pass, a long reduction with float64. Speeds are medians of calls that take
+turns, so that whatever else the machine does meets both sides of a ratio.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.config import ModelSpec, OptimizerConfig
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
+from src.training.optimizer import build_optimizer
+from src.training.step import token_loss, train_step
+from src.validation import CHOICES
+
+PROMPT = 9
+"""Tokens that decoding is given before it goes on one by one."""
+NUDGE = 1e-2
+"""How far the weights are moved, together, to see the slope of the loss: so far that a token which an expert loses or
+gains on the way counts for little."""
+MOST = {
+    "fp32": {"loss": 1e-4, "gradient": 5e-3, "worst_gradient": 2e-2, "decoding": 1e-3},
+    "bf16": {"loss": 1e-2, "gradient": 0.15},
+    "slope": {"slope": 5e-2},
+    "sum": {"gradient": 1e-4},
+    "update": {"update": 0.1},  # Muon iterates in bf16 where that is fast
+}
+"""The largest relative differences that rounding explains, with room; what a wrong kernel computes is off by more."""
+PAYS = 1.05
+"""An option pays where it is at least this much faster."""
+
+
+class Comparison(NamedTuple):
+    """One thing computed in two ways."""
+
+    name: str
+    ways: str
+    differences: dict[str, float | None]
+    """Relative: of the loss; of the gradient as one vector, and of the parameter where it is worst; of the logits, the
+    largest; of the slope; of an update of the weights. None: not finite."""
+    ok: bool
+    error: str = ""
+    """What the device said where it could not compute at all."""
+
+
+class Option(NamedTuple):
+    """A way to compute, against the way without it."""
+
+    name: str
+    speedup: float | None
+    """Time without it / time with it; None: it cannot be had here."""
+    note: str = ""
+
+    @property
+    def pays(self) -> bool:
+        return self.speedup is not None and self.speedup >= PAYS
+
+
+class Computed(NamedTuple):
+    """What a model gives for fixed tokens; tensors are on the CPU in fp32."""
+
+    loss: float
+    gradients: list[Tensor]
+    """A parameter each."""
+    logits: Tensor
+    """(T, V), of the first sequence."""
+
+
+def compute(spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool = False) -> Computed:
+    """Compute loss and gradient of tokens (B, T + 1); the logits of one pass, or token by token after a prompt."""
+    model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
+    loss = _objective(model, placed, device)
+    loss.backward()
+    gradients = [p.grad.cpu() for p in model.parameters() if p.grad is not None]
+    with torch.no_grad(), device.autocast():
+        logits = _decode(model, placed[:1, :-1]) if decode else model.logits(placed[:1, :-1])[0]
+    return Computed(float(loss.detach()), gradients, logits.float().cpu())
+
+
+def _objective(model: LanguageModel, tokens: Tensor, device: Device) -> Tensor:
+    with device.autocast():
+        output = model(tokens[:, :-1])
+        loss = token_loss(model, output, tokens[:, 1:])
+    return loss if output.aux_loss is None else loss + output.aux_loss
+
+
+def _decode(model: LanguageModel, tokens: Tensor) -> Tensor:
+    cache = model.make_cache(1, tokens.shape[1])
+    parts = (tokens[:, :PROMPT], *tokens[:, PROMPT:].split(1, dim=1))
+    return torch.cat([model.logits(part, cache)[0] for part in parts])
+
+
+def compare(name: str, spec: ModelSpec, tokens: Tensor, device: Device) -> Iterator[Comparison]:
+    """Compare one model with itself, computed in ways that should agree, on tokens (B, T + 1)."""
+    reference = compute(spec, tokens, Device("cpu", "fp32", device.threads))
+    fp32, bf16 = (Device(device.kind, precision, device.threads) for precision in ("fp32", "bf16"))
+
+    def decoded() -> dict[str, float]:
+        found = differences(compute(spec, tokens, fp32, decode=True), reference)
+        # The CPU has only its own loss and gradient to be compared with, which would show nothing.
+        return {"decoding": found["decoding"]} if device.kind == "cpu" else found
+
+    def rounded() -> dict[str, float]:
+        found = differences(compute(spec, tokens, bf16), reference)
+        return {key: found[key] for key in ("loss", "gradient")}
+
+    with_cpu = "one by one, one pass" if device.kind == "cpu" else f"{device.kind}, cpu"
+    yield judge(name, with_cpu, "fp32", decoded)
+    yield judge(name, "bf16, fp32", "bf16", rounded)
+    yield judge(name, "gradient, slope", "slope", lambda: {"slope": slope_difference(spec, tokens, fp32)})
+
+
+def judge(name: str, ways: str, rule: str, action: Callable[[], dict[str, float]]) -> Comparison:
+    """Judge what `action` returns by a rule of `MOST`; an error of the device is a difference too."""
+    try:
+        found = action()
+    except RuntimeError as error:  # NotImplementedError, said of a kernel that is not there, is one
+        return Comparison(name, ways, {}, False, " ".join(str(error).split())[:200])
+    ok = all(value <= MOST[rule][key] for key, value in found.items())
+    return Comparison(name, ways, {key: value if math.isfinite(value) else None for key, value in found.items()}, ok)
+
+
+def differences(found: Computed, reference: Computed) -> dict[str, float]:
+    """Return by how much, relative to the reference, loss, gradient and logits differ."""
+    off = torch.stack([(a - b).norm() for a, b in zip(found.gradients, reference.gradients, strict=True)])
+    length = torch.stack([gradient.norm() for gradient in reference.gradients])
+    logits = (found.logits - reference.logits).abs().max() / reference.logits.abs().max()
+    return {
+        "loss": abs(found.loss - reference.loss) / abs(reference.loss),
+        "gradient": float(off.norm() / length.norm()),
+        # Of a parameter with next to no gradient, all is rounding.
+        "worst_gradient": float((off / (length + 1e-4 * length.norm())).max()),
+        "decoding": float(logits),
+    }
+
+
+def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
+    """Compare the length of the gradient with the slope of the loss along it, taken without any backward pass."""
+    model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
+    _objective(model, placed, device).backward()
+    pairs = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    length = math.sqrt(sum(float(gradient.square().sum()) for _, gradient in pairs))
+
+    @torch.no_grad()
+    def loss_after(shift: float) -> float:
+        for parameter, gradient in pairs:
+            parameter.add_(gradient, alpha=shift / length)
+        return float(_objective(model, placed, device))
+
+    slope = (loss_after(NUDGE) - loss_after(-2 * NUDGE)) / (2 * NUDGE)
+    return abs(slope - length) / length
+
+
+def compare_optimizers(spec: ModelSpec, tokens: Tensor, device: Device) -> Iterator[Comparison]:
+    """Compare what each optimizer makes of the same gradients on an accelerator and on the CPU."""
+    gradients = compute(spec, tokens, Device("cpu", "fp32", device.threads)).gradients
+    for name in CHOICES["optimizer.name"]:
+
+        def action(name: str = name) -> dict[str, float]:
+            found, expected = (update(spec, name, gradients, kind) for kind in (device.kind, "cpu"))
+            return {"update": float((found - expected).norm() / expected.norm())}
+
+        yield judge(f"optimizer {name}", f"{device.kind}, cpu", "update", action)
+
+
+def update(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
+    """Return by how much two steps with the same gradients move each weight, as one vector on the CPU."""
+    model = build_model(spec, seed=0).to(kind)
+    before = torch.cat([parameter.detach().flatten().cpu() for parameter in model.parameters()])
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=1e-2))
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient.to(kind, copy=True)
+    for _ in range(2):
+        optimizer.step()
+    return torch.cat([parameter.detach().flatten().cpu() for parameter in model.parameters()]) - before
+
+
+def compare_long_reduction(device: Device) -> Comparison:
+    """Compare a weight's gradient, summed over more positions than old torch can on Apple silicon, with float64."""
+
+    def action() -> dict[str, float]:
+        generator = torch.Generator().manual_seed(0)
+        x, dy = (torch.randn(LONGEST_REDUCTION + 8193, 32, generator=generator) + 1 for _ in range(2))
+        weight = torch.zeros(32, 32, device=device.kind, requires_grad=True)
+        torch.nn.functional.linear(x.to(device.kind), weight).backward(dy.to(device.kind))
+        assert weight.grad is not None
+        expected = dy.double().T @ x.double()
+        return {"gradient": float((weight.grad.cpu().double() - expected).norm() / expected.norm())}
+
+    return judge(f"sum over {LONGEST_REDUCTION + 8193:,}", "fp32, float64", "sum", action)
+
+
+def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | None]:
+    """Measure FLOP/s of a square product in each precision, about `seconds` each; None: not on this device."""
+    found: dict[str, float | None] = {}
+    size = 512 if device.kind == "cpu" else 4096
+    for precision, dtype in DTYPES.items():
+        try:
+            matrix = torch.ones(size, size, device=device.kind, dtype=dtype)
+            times = _times([partial(torch.mm, matrix, matrix)], device, seconds)
+        except RuntimeError:
+            found[precision] = None
+        else:
+            found[precision] = 2 * size**3 / times[0]
+    return found
+
+
+def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds: float = 4.0) -> Iterator[Option]:
+    """Measure which ways to train one model are faster than the plain one, about `seconds` each."""
+    plain = _stepper(spec, Device(device.kind, "fp32", device.threads))
+    bf16 = Device(device.kind, "bf16", device.threads)
+    yield _option("runtime.precision=bf16", plain, lambda: _stepper(spec, bf16), device, seconds)
+    yield _option(
+        "fused AdamW (always on)", _update(spec, device, False), lambda: _update(spec, device, True), device, 1
+    )
+    if compiled:
+        fp32 = Device(device.kind, "fp32", device.threads)
+        yield _option("runtime.compile=true", plain, lambda: _stepper(spec, fp32, True), device, seconds)
+
+
+def _option(
+    name: str, plain: Callable[[], object], other: Callable[[], Callable[[], object]], device: Device, seconds: float
+) -> Option:
+    try:
+        before, after = _times([plain, other()], device, seconds)
+    except (RuntimeError, OSError) as error:  # no kernel; no compiler
+        return Option(name, None, " ".join(str(error).split())[:120])
+    return Option(name, before / after)
+
+
+def _stepper(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
+    model = build_model(spec, seed=0).to(device.kind).train()
+    forward: Any = torch.compile(model) if compiled else model
+    optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))
+    tokens = torch.randint(spec.vocab_size, (2, 129), generator=torch.Generator().manual_seed(0)).to(device.kind)
+    return partial(
+        train_step,
+        model,
+        forward,
+        optimizer,
+        device.build_scaler(),
+        tokens,
+        micro_batch_size=2,
+        grad_clip=1.0,
+        device=device,
+    )
+
+
+def _update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object]:
+    parameters = list(build_model(spec, seed=0).to(device.kind).parameters())
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    return torch.optim.AdamW(parameters, lr=1e-4, fused=fused).step
+
+
+def _times(actions: list[Callable[[], object]], device: Device, seconds: float) -> list[float]:
+    """Return the median seconds of each action: they take turns until the time is up, three times at least."""
+    for action in actions:  # compiles, allocates, fills caches
+        action()
+    taken: list[list[float]] = [[] for _ in actions]
+    device.synchronize()
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < 3 or (time.perf_counter() < end and len(taken[0]) < 1000):
+        for action, times in zip(actions, taken, strict=True):
+            start = time.perf_counter()
+            action()
+            device.synchronize()
+            times.append(time.perf_counter() - start)
+    return [median(times) for times in taken]

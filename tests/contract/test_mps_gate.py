@@ -1,0 +1,283 @@
+"""The gate for MPS, which no machine of ours has: what would fail, grow or wait there is found on Linux.
+
+Every architecture goes through training and decoding, with both recipes and both optimizers. Whatever breaks a rule
+and stays is an exception below, by name; planted faults prove that the gate can shut.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.config import CONF, ModelSpec, OptimizerConfig, SamplingConfig, ScheduleConfig, TrainingConfig
+from src.data.loader import TrainLoader
+from src.inference.decode import generate
+from src.model.blocks.base import BlockOutput
+from src.model.blocks.mlp import MLP
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.runtime.device import Device
+from src.runtime.signals import StopRequest
+from src.training.checkpoint import Progress
+from src.training.loop import Hooks, TrainState, fit
+from src.training.optimizer import build_optimizer
+from src.training.stage import StagePlan
+from src.training.step import train_step
+from tests.contract.mps_gate import Watch, kernels, runs_on_mps
+from tests.contract.small import ARCHITECTURES, RECIPES, VOCAB_SIZE, random_tokens, small_spec
+
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
+
+MOE_WAITS = frozenset(
+    {
+        # Each expert is one product over just its tokens, and how many those are has to be known to cut them out.
+        "src/model/blocks/moe.py: tolist",
+        # one_hot checks its numbers, on the CPU alone: on other devices the kernel does.
+        "src/model/blocks/moe.py: _local_scalar_dense",
+    }
+)
+"""The one kind of block that waits for the device within a training step."""
+DECODING_WAITS = frozenset(
+    {
+        # A token has to be known before the next can be computed.
+        "src/inference/decode.py: __int__",
+        "src/inference/decode.py: _local_scalar_dense",
+        # The draw is made on the CPU, so that a seed gives the same text anywhere.
+        "src/inference/decode.py: cpu",
+    }
+)
+BATCH = {"src/runtime/device.py: to"}
+"""The batch on its way to the device, which is the CPU here."""
+FP16 = ["float64: _to_copy", "float64: reciprocal"]
+"""Torch's own loss scaler inverts its scale in float64, except on MPS."""
+SHAPES_THAT_CHANGE = {"moe": "mlp"}
+"""In training: experts get as many tokens as choose them. Beside it, the block that stands in to check all others."""
+SHAPES_THAT_GROW = {"moe": "mlp", "attention": "sliding_attention"}
+"""In decoding: attention reads a key more for each token; a window, once it is full, does not."""
+
+
+def each_kind_once(spec: ModelSpec) -> ModelSpec:
+    """Leave one block of each kind: they share their code."""
+    return replace(spec, blocks=tuple(dict.fromkeys(spec.blocks)))
+
+
+def known_waits(spec: ModelSpec) -> frozenset[str]:
+    return MOE_WAITS if "moe" in spec.blocks else frozenset()
+
+
+def stepper(model: LanguageModel, optimizer: str = "adamw", precision: str = "fp32") -> Callable[[int], object]:
+    """Return a function that trains one step of two micro batches on tokens of the given seed."""
+    device = Device("cpu", precision, 1)
+    model.train()
+    built = build_optimizer(model, OptimizerConfig(name=optimizer, learning_rate=1e-3))
+    scaler = device.build_scaler()
+
+    def step(seed: int) -> object:
+        batch = random_tokens(2, 33, seed)
+        return train_step(model, model, built, scaler, batch, micro_batch_size=1, grad_clip=1.0, device=device)
+
+    return step
+
+
+def watched_step(model: LanguageModel, optimizer: str = "adamw", precision: str = "fp32") -> Watch:
+    step = stepper(model, optimizer, precision)
+    with Watch() as watch:
+        step(0)
+    return watch
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_training_step_keeps_the_rules(architecture: str, recipe: str, optimizer: str) -> None:
+    spec = small_spec(architecture, recipe)
+    watch = watched_step(build_model(each_kind_once(spec), seed=0), optimizer)
+    assert watch.complaints(known_waits(spec)) == []
+    assert "_fused_adamw_" in watch.ops and len(watch.ops) > 40
+    # An exception that nothing needs any more has to go.
+    assert known_waits(spec) <= watch.waits
+
+
+@pytest.mark.parametrize(("precision", "known"), [("bf16", []), ("fp16", FP16)])
+@pytest.mark.parametrize("architecture", ["jamba", "moe_hybrid"])
+def test_a_training_step_in_half_precision_keeps_the_rules(architecture: str, precision: str, known: list[str]) -> None:
+    spec = small_spec(architecture)
+    watch = watched_step(build_model(each_kind_once(spec), seed=0), "adamw", precision)
+    assert watch.complaints(known_waits(spec)) == known
+
+
+def test_options_keep_the_rules() -> None:
+    spec = replace(each_kind_once(small_spec("moe_hybrid")), router_bias_rate=0.001)
+    model = build_model(spec, seed=0)
+    model.activation_checkpointing = True
+    watch = watched_step(model)
+    assert watch.complaints(known_waits(spec)) == []
+    assert "sign" in watch.ops
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_keeps_the_rules(architecture: str, recipe: str) -> None:
+    spec = small_spec(architecture, recipe)
+    model = build_model(each_kind_once(spec), seed=0)
+    sampling = SamplingConfig(max_new_tokens=3, temperature=0.8, top_k=5)
+    with Watch() as watch:
+        assert len(list(generate(model, list(range(20)), sampling))) == 3
+    assert watch.complaints(known_waits(spec) | DECODING_WAITS) == []
+
+
+def new_in_training(spec: ModelSpec) -> set[tuple[Any, ...]]:
+    """Return what steps three and four ask for that the first two did not: MPS compiles a graph for each."""
+    model = build_model(spec, seed=0)
+    step, warm, later = stepper(model), Watch(), Watch()
+    for seed in range(4):
+        with warm if seed < 2 else later:
+            step(seed)
+    return later.signatures - warm.signatures
+
+
+@torch.no_grad()
+def new_in_decoding(spec: ModelSpec) -> set[tuple[Any, ...]]:
+    """Return what later tokens ask for that the prompt, longer than any window, and two tokens did not."""
+    model, tokens = build_model(spec, seed=0).eval(), random_tokens(1, 25)
+    cache, warm, later = model.make_cache(1, 32), Watch(), Watch()
+    for number, fresh in enumerate((tokens[:, :20], *tokens[:, 20:].split(1, dim=1))):
+        with warm if number < 3 else later:
+            model.logits(fresh, cache)
+    return later.signatures - warm.signatures
+
+
+def without(spec: ModelSpec, exceptions: dict[str, str]) -> ModelSpec:
+    return replace(spec, blocks=tuple(exceptions.get(kind, kind) for kind in spec.blocks))
+
+
+@pytest.mark.parametrize(
+    ("new", "exceptions"), [(new_in_training, SHAPES_THAT_CHANGE), (new_in_decoding, SHAPES_THAT_GROW)]
+)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_shapes_stay_the_same(
+    architecture: str, new: Callable[[ModelSpec], set[tuple[Any, ...]]], exceptions: dict[str, str]
+) -> None:
+    """Otherwise the graphs that MPS keeps, one a shape, grow without bound (pytorch#181213)."""
+    spec = each_kind_once(small_spec(architecture))
+    assert spec.window <= 20
+    assert new(without(spec, exceptions)) == set()
+    assert bool(new(spec)) == bool(set(exceptions) & set(spec.blocks))
+
+
+@pytest.mark.parametrize("architecture", ["dense", "moe"])
+def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
+    spec = small_spec(architecture)
+    model, waits = build_model(spec, seed=0), list[set[str]]()
+
+    class Loader(TrainLoader):
+        def batch(self, step: int, batch_size: int) -> np.ndarray:
+            waits.append(set())
+            watch.waits = waits[-1]
+            return super().batch(step, batch_size)
+
+    loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
+    device = Device("cpu", "fp32", 1)
+    state = TrainState(
+        model=model,
+        forward=model,
+        optimizer=build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3)),
+        scaler=device.build_scaler(),
+        progress=Progress("language"),
+        skipped_steps=torch.zeros(()),
+        bad_steps=torch.zeros(()),
+    )
+    training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)
+    hooks = Hooks(lambda: (1.0, 1.0), lambda row: None, lambda kind: None)
+    with Watch() as watch:
+        plan = StagePlan("language", 6, 1e-3, 100, 100, flops_per_token=1.0)
+        fit(state, plan, loader, training, ScheduleConfig(name="cosine"), 1.0, device, hooks, StopRequest())
+    assert [bool(of_step - known_waits(spec) - BATCH) for of_step in waits] == [False, True] * 3
+
+
+def test_the_list_of_kernels_is_read_as_torch_reads_it() -> None:
+    """The dispatcher of this build knows its CPU kernels: a witness for delegation, autogen and composites."""
+    dispatcher = torch._C._dispatch_has_computed_kernel_for_dispatch_key
+    registered = set(torch._C._dispatch_get_all_op_names())
+    ours = {name for name in kernels() if f"aten::{name}" in registered}
+    assert len(ours) > 2500
+    for name in sorted(ours):
+        listed = any(key == "CPU" or key.startswith("Composite") for key in kernels()[name])
+        assert listed == dispatcher(f"aten::{name}", "CPU"), name
+    assert not runs_on_mps("no_such_operation") and not runs_on_mps("_linalg_eigh.eigenvalues")
+    assert runs_on_mps("add.Tensor") and runs_on_mps("mm") and runs_on_mps("_fused_adamw_")
+
+
+PLANTED: dict[str, tuple[Callable[[Tensor], object], str]] = {
+    "eigenvalues": (
+        lambda x: torch.linalg.eigvalsh(x[0, :4].detach() @ x[0, :4].detach().T),
+        "no MPS kernel: _linalg_eigh",
+    ),
+    "embedding(max_norm)": (
+        lambda x: F.embedding(torch.arange(3), x[0].detach().clone(), max_norm=1.0),
+        "no MPS kernel: embedding_renorm_",
+    ),
+    "segment_reduce": (
+        lambda x: torch.segment_reduce(x[0, :, 0].detach(), "sum", lengths=torch.tensor([x.shape[1]])),
+        "no MPS kernel: segment_reduce",
+    ),
+    "float64": (lambda x: x.double().exp(), "float64: exp"),
+    "float64 in between": (lambda x: torch.zeros(2, dtype=torch.float64), "float64: zeros"),
+    "item": (lambda x: x.sum().item(), "language_model.py: item"),
+    "tolist": (lambda x: x.tolist(), "tolist"),
+    "bool": (lambda x: 1 if x.sum() > 0 else 2, "__bool__"),
+    "float": (lambda x: float(x.detach().sum()), "_local_scalar_dense"),
+    "to the CPU": (lambda x: x.to("cpu"), ": to"),
+    "numpy": (lambda x: x.detach().numpy(), "numpy"),
+    "where": (lambda x: x.detach()[x.detach() > 0], "waits for the device: src/model/language_model.py: index.Tensor"),
+    "convolution": (
+        lambda x: F.conv1d(x.transpose(1, 2), torch.ones(8, 3, x.shape[2]).transpose(1, 2)),
+        "weight not contiguous: convolution",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, complaint = PLANTED[name]
+    plain = MLP.forward
+
+    def forward(self: MLP, x: Tensor, cache: Any = None) -> BlockOutput:
+        fault(x)
+        return plain(self, x, cache)
+
+    model = build_model(replace(small_spec("dense"), blocks=("attention", "mlp")), seed=0)
+    assert watched_step(model).complaints() == []
+    monkeypatch.setattr(MLP, "forward", forward)
+    assert any(complaint in line for line in watched_step(model).complaints())
+
+
+def test_a_planted_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, plain, calls = replace(small_spec("dense"), blocks=("sliding_attention", "mlp")), MLP.forward, list[int]()
+
+    def forward(self: MLP, x: Tensor, cache: Any = None) -> BlockOutput:
+        calls.append(0)
+        x[:, : len(calls)].exp()
+        return plain(self, x, cache)
+
+    assert new_in_training(spec) == new_in_decoding(spec) == set()
+    monkeypatch.setattr(MLP, "forward", forward)
+    assert any(signature[0] == "exp" for signature in new_in_training(spec))
+
+
+def test_a_fault_in_a_backward_pass_and_in_an_optimizer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(replace(small_spec("dense"), blocks=("mlp",)), seed=0)
+    model.head.weight.register_hook(lambda gradient: gradient.double().float())
+    assert any("float64: _to_copy" in line for line in watched_step(model).complaints())
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        torch.linalg.eigvalsh(torch.eye(2))
+
+    model = build_model(replace(small_spec("dense"), blocks=("mlp",)), seed=0)
+    monkeypatch.setattr(torch.optim.AdamW, "step", slow)
+    assert any("no MPS kernel: _linalg_eigh" in line for line in watched_step(model).complaints())

@@ -1,0 +1,163 @@
+"""Whatever kills a run, fills its disk or takes its folder away: at most one line, and it goes on to the bit."""
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.tracking.jsonl import JsonlLog
+from tests.integration import tiny
+from tests.integration.torture import ARCHITECTURES, differences
+
+MORE = ("architecture=dense", "training.max_steps=4")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "kills"),
+    [(["mamba", "moe"], 8), pytest.param(ARCHITECTURES, 12 * len(ARCHITECTURES), marks=pytest.mark.slow)],
+)
+def test_killed_at_random_instants_a_run_ends_like_one_that_was_not(architectures: list[str], kills: int) -> None:
+    process = tiny.start([str(kills), ",".join(architectures)], module="tests.integration.torture")
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    assert [line.split(":")[0] for line in out.splitlines()] == architectures
+    assert sum(int(line.split()[1]) for line in out.splitlines()) >= kills
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happened to."""
+    root = tmp_path_factory.mktemp("whole")
+    assert tiny.run(data, root, *MORE) == 0
+    return tiny.only_run(root)
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """Have the system refuse to let any file grow longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def refusing(patch: pytest.MonkeyPatch, where: Any, name: str, number: int, after: int) -> Iterator[None]:
+    """Have a function fail with an error of the system, from its call `after` on."""
+    real, calls = getattr(where, name), iter(range(1_000_000))
+
+    def refuse(*arguments: Any, **named: Any) -> Any:
+        if next(calls) >= after:
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **named)
+
+    with patch.context() as until:
+        until.setattr(where, name, refuse)
+        yield
+
+
+def assert_one_line_and_goes_on(
+    trouble: Callable[[], Any], said: str, data: Path, root: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In trouble a run ends with one line that names its folder, leaves no litter, and goes on once it is over."""
+    capsys.readouterr()
+    with trouble():
+        assert tiny.run(data, root, *MORE) == 2
+    folder = tiny.only_run(root)
+    err = capsys.readouterr().err
+    assert err == f"error: {folder}: {said}, and the same command goes on\n"
+    assert not list(folder.rglob(".*.tmp"))
+    assert tiny.run(data, root, *MORE) == 0
+    assert differences(whole, folder) == []
+
+
+@pytest.mark.parametrize("n_bytes", [300, 100_000, 1_000_000])
+def test_a_file_that_cannot_grow(
+    n_bytes: int, data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row, the weights, or the optimizer's state: Python, safetensors and torch each have their own word for it."""
+    said = f"{os.strerror(errno.EFBIG)}; raise ulimit -f"
+    assert_one_line_and_goes_on(lambda: largest_file(n_bytes), said, data, tmp_path, whole, capsys)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "after", "number", "remedy"),
+    [
+        (os, "fsync", 0, errno.EDQUOT, "make room or have the quota raised"),
+        (os, "fsync", 20, errno.ENOSPC, "make room"),
+        (os, "replace", 0, errno.EROFS, "make it writable, or give another output_root"),
+        (os, "rename", 3, errno.EIO, "see to the disk"),
+        (JsonlLog, "log", 4, errno.ENOSPC, "make room"),
+    ],
+)
+def test_a_disk_that_refuses(
+    where: Any,
+    name: str,
+    after: int,
+    number: int,
+    remedy: str,
+    data: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def trouble() -> Any:
+        return refusing(monkeypatch, where, name, number, after)
+
+    said = f"{os.strerror(number)}; {remedy}"
+    assert_one_line_and_goes_on(trouble, said, data, tmp_path, whole, capsys)
+
+
+@pytest.mark.parametrize("function", ["src.training.loop.train_step", "src.run.evaluate_windows", "src.run.generate"])
+def test_a_folder_that_vanishes_is_not_made_again(
+    function: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module, _, name = function.rpartition(".")
+    real = getattr(__import__(module, fromlist=[name]), name)
+
+    def remove(*arguments: Any, **named: Any) -> Any:
+        shutil.rmtree(tmp_path / "runs")
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(function, remove)
+        assert tiny.run(data, tmp_path, *MORE) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path / 'runs'}") and err.count("\n") == 1
+    assert err.endswith(": removed while the run was training in it; the same command starts it anew\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_starting_over_never_leaves_what_looks_done(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it empties the folder, a rerun leaves a run to go on with."""
+    folder = tmp_path / "runs" / whole.name
+    shutil.copytree(whole, folder)
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die)
+        assert tiny.run(data, tmp_path, *MORE, "rerun=true") == 130
+    assert tiny.run(data, tmp_path, *MORE) == 0
+    assert differences(whole, folder) == []

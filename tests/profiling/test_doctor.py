@@ -1,0 +1,177 @@
+"""The examination finds nothing where all is well, and every planted fault where it is not."""
+
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.config import ModelSpec
+from src.model.blocks.attention import KeyValueCache
+from src.model.blocks.base import BlockOutput
+from src.model.blocks.mlp import MLP
+from src.profiling import doctor
+from src.profiling.doctor import Comparison, Computed, Option, compare, compare_long_reduction, differences, judge
+from src.runtime.device import LONGEST_REDUCTION, Device
+from tests.contract.small import ARCHITECTURES, random_tokens, small_spec
+
+CPU = Device("cpu", "fp32", 1)
+TOKENS = random_tokens(2, 65)
+
+
+class Elsewhere(str):
+    """A name that torch takes for the CPU, and we take for an accelerator."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+
+ACCELERATOR = Device(Elsewhere("cpu"), "fp32", 1)
+
+
+def compared(architecture: str, device: Device) -> dict[str, Comparison]:
+    return {one.ways: one for one in compare(architecture, small_spec(architecture), TOKENS, device)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_machine_that_is_well(architecture: str) -> None:
+    found = compared(architecture, CPU)
+    assert [one for one in found.values() if not one.ok] == []
+    assert {ways: set(one.differences) for ways, one in found.items()} == {
+        "one by one, one pass": {"decoding"},
+        "bf16, fp32": {"loss", "gradient"},
+        "gradient, slope": {"slope"},
+    }
+    # Two ways that differ are at work, not one with itself.
+    assert all(value for one in found.values() for value in one.differences.values())
+
+
+def test_an_accelerator_is_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"loss", "gradient", "worst_gradient", "decoding"}
+    assert (well := compared("dense", ACCELERATOR)["cpu, cpu"]).ok and set(well.differences) == keys
+    plain = doctor.compute
+
+    def wrong(spec: Any, tokens: Tensor, device: Device, *, decode: bool = False) -> Computed:
+        found = plain(spec, tokens, device, decode=decode)
+        if isinstance(device.kind, Elsewhere):  # in the least of all gradients, which vanishes in the whole
+            least = min(found.gradients, key=lambda gradient: float(gradient.norm()))
+            least *= 1.1
+        return found
+
+    monkeypatch.setattr(doctor, "compute", wrong)
+    ill = compared("dense", ACCELERATOR)["cpu, cpu"]
+    assert not ill.ok
+    assert (ill.differences["worst_gradient"] or 0) > 0.02 and (ill.differences["gradient"] or 0) < 5e-3
+
+
+def test_a_wrong_gradient_is_found_by_the_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = MLP.forward
+
+    def forward(self: MLP, x: Tensor, cache: Any = None) -> BlockOutput:
+        y = plain(self, x, cache).y
+        return BlockOutput(y + (y - y.detach()))  # the same values, twice the gradient
+
+    monkeypatch.setattr(MLP, "forward", forward)
+    assert [ways for ways, one in compared("dense", CPU).items() if not one.ok] == ["gradient, slope"]
+
+
+def test_wrong_decoding_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KeyValueCache, "stored", lambda self: (self.keys[:, :, :1], self.values[:, :, :1]))
+    assert [ways for ways, one in compared("dense", CPU).items() if not one.ok] == ["one by one, one pass"]
+
+
+def test_a_wrong_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = small_spec("moe")
+    assert [(one.name, one.ok) for one in doctor.compare_optimizers(spec, TOKENS, ACCELERATOR)] == [
+        ("optimizer adamw", True),
+        ("optimizer muon", True),
+    ]
+    plain = doctor.update
+
+    def wrong(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
+        signs = [-g for g in gradients] if isinstance(kind, Elsewhere) else gradients
+        return plain(spec, name, signs, kind)
+
+    monkeypatch.setattr(doctor, "update", wrong)
+    assert [one.ok for one in doctor.compare_optimizers(spec, TOKENS, ACCELERATOR)] == [False, False]
+
+
+def test_what_old_torch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compare_long_reduction(CPU).ok
+    plain = F.linear
+
+    def forgetful(x: Tensor, weight: Tensor) -> Tensor:
+        rest = plain(x[LONGEST_REDUCTION:], weight.detach())
+        return torch.cat((plain(x[:LONGEST_REDUCTION], weight), rest))
+
+    monkeypatch.setattr(F, "linear", forgetful)
+    found = compare_long_reduction(CPU)
+    assert not found.ok and found.error == ""
+
+
+def test_differences_are_relative() -> None:
+    one = Computed(2.0, [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], torch.tensor([[1.0, -4.0]]))
+    other = Computed(2.5, [torch.tensor([3.0, 1.0]), torch.tensor([4.0])], torch.tensor([[2.0, -4.0]]))
+    found = differences(other, one)
+    assert found == {
+        "loss": 0.25,
+        "gradient": pytest.approx(1 / 5),
+        "worst_gradient": pytest.approx(1 / 3, rel=1e-3),
+        "decoding": 0.25,
+    }
+    assert set(differences(one, one).values()) == {0.0}
+
+
+def test_judgement() -> None:
+    def missing() -> dict[str, float]:
+        raise NotImplementedError("no kernel\nfor this")
+
+    assert judge("a", "b", "slope", lambda: {"slope": 0.01}) == Comparison("a", "b", {"slope": 0.01}, True)
+    assert not judge("a", "b", "slope", lambda: {"slope": 0.5}).ok
+    assert judge("a", "b", "slope", lambda: {"slope": math.nan}) == Comparison("a", "b", {"slope": None}, False)
+    assert judge("a", "b", "fp32", missing) == Comparison("a", "b", {}, False, "no kernel for this")
+
+
+def test_speeds_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, turns = [0.0], list[str]()
+
+    def action(name: str, durations: list[float]) -> None:
+        turns.append(name)
+        clock[0] += durations[turns.count(name) - 1]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    first, second = (lambda: action("a", [50, 1, 9, 2])), (lambda: action("b", [50, 3, 3, 4]))
+    assert doctor._times([first, second], CPU, seconds=0) == [2, 3]
+    assert "".join(turns) == "abababab"
+
+
+def test_products_are_measured_in_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mm(one: Tensor, other: Tensor) -> Tensor:
+        if one.dtype == torch.float16:
+            raise RuntimeError("not implemented for 'Half'")
+        return one
+
+    monkeypatch.setattr(torch, "mm", mm)
+    found = doctor.matmul_speeds(CPU, seconds=0)
+    assert set(found) == {"fp32", "bf16", "fp16"} and found["fp16"] is None
+    assert all(found[name] for name in ("fp32", "bf16"))
+
+
+def test_options_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(model: object) -> None:
+        raise RuntimeError("no compiler\nhere")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    bf16, fused, compiled = doctor.measure_options(small_spec("dense"), CPU, compiled=True, seconds=0)
+    assert (bf16.name, fused.name) == ("runtime.precision=bf16", "fused AdamW (always on)")
+    assert bf16.speedup and fused.speedup and min(bf16.speedup, fused.speedup) > 0
+    assert compiled == Option("runtime.compile=true", None, "no compiler here")
+    assert [Option("x", speedup).pays for speedup in (None, 0.5, 1.04, 1.06)] == [False, False, False, True]

@@ -1,0 +1,122 @@
+"""`python -m src.doctor`: what it prints, and with which status it ends."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from src import doctor
+from src.config import CONF, ModelSpec
+from src.profiling import doctor as body
+from src.profiling.doctor import Comparison, Option
+from src.runtime.device import Device
+from tests.integration import tiny
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Opening a device sets the threads of the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes time: measured speeds, and all models but one."""
+    monkeypatch.setattr(body, "matmul_speeds", lambda device: {"fp32": 1e11, "bf16": 2e9, "fp16": None})
+    options = [Option("runtime.precision=bf16", 0.02), Option("runtime.compile=true", None, "no compiler")]
+    monkeypatch.setattr(body, "measure_options", lambda spec, device, compiled: options[: 1 + compiled])
+    monkeypatch.setattr(doctor, "names", lambda group: {"architecture": ["dense"], "recipe": ["modern"]}[group])
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["format=json", "device=cpu", "threads=1"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["ok"] is True and found["failed"] == 0 and found["accelerator"] is False
+    assert found["versions"]["torch"] == torch.__version__
+    assert (found["device"], found["precision"], found["threads"]) == ("cpu", "fp32", 1)
+    assert found["options"] == [{"name": "runtime.precision=bf16", "speedup": 0.02, "note": "", "pays": False}]
+    assert len(found["comparisons"]) == 4 and all(one["ok"] for one in found["comparisons"])
+    assert "comparing dense" in said.err
+
+
+@pytest.mark.usefixtures("quick")
+def test_text_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["device=cpu", "threads=1", "compile=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == (
+        "All well: 4 comparisons, the CPU agrees with itself; there is no accelerator to compare with it."
+    )
+    assert "  bf16  2.00G  0.02x" in lines and "  fp16  -" in lines
+    assert "  runtime.precision=bf16: 0.02x as fast, does not pay" in lines
+    assert "  runtime.compile=true: not to be had here (no compiler)" in lines
+    assert sum(line.startswith("  ok     ") for line in lines) == 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_failed_comparison_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        Comparison("dense", "a, b", {"loss": 0.5, "gradient": None}, False),
+        Comparison("moe", "a, b", {}, False, "no kernel"),
+        Comparison("mamba", "a, b", {"loss": 0.0}, True),
+    ]
+    monkeypatch.setattr(doctor, "compare_all", lambda device: iter(rows))
+    assert doctor.main(["device=cpu"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "NOT WELL: 2 of 3 comparisons failed; do not trust what is trained here."
+    assert [line.split()[-1] for line in lines if "FAILED" in line] == ["-", "kernel"]
+    assert doctor.main(["device=cpu", "format=json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("device=tpu", "device=tpu: must be one of auto, mps, cuda, cpu"),
+        ("format=xml", "format=xml: must be one of text, json"),
+        ("threads=0", "threads=0: must be greater than 0"),
+        ("compile=perhaps", "compile=perhaps: "),
+        ("size=large", "size: no such setting"),
+        ("-m", "--multirun: doctor has no sweeps"),
+    ],
+)
+def test_what_is_wrong_is_one_line(setting: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([setting]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and complaint in said.err
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert doctor.main(["device=mps"]) == 2
+    assert "mps: not available on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "others"), [("cpu", ["sum"]), ("mps", ["sum", "optimizers"])])
+def test_every_architecture_and_recipe_is_compared(
+    kind: str, others: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ModelSpec]] = []
+    monkeypatch.setattr(body, "compare", lambda name, spec, tokens, device: seen.append((name, spec)) or [])
+    monkeypatch.setattr(body, "compare_long_reduction", lambda device: "sum")
+    monkeypatch.setattr(body, "compare_optimizers", lambda spec, tokens, device: ["optimizers"])
+    assert list(doctor.compare_all(Device(kind, "fp32", 1))) == others
+    architectures, recipes = (
+        {path.stem for path in (CONF / group).glob("*.yaml")} for group in ("architecture", "recipe")
+    )
+    assert {name for name, _ in seen} == {f"{one} {other}" for one in architectures for other in recipes}
+    for name, spec in seen:
+        pattern = doctor.composed(*name.split()).architecture.pattern
+        assert set(pattern) <= set(spec.blocks) and spec.window < doctor.SEQ_LEN > 2 * spec.chunk_size
+
+
+@pytest.mark.slow
+def test_the_whole_command_examines_this_machine() -> None:
+    process = tiny.start(["format=json", "threads=1", "device=cpu"], module="src.doctor")
+    out, _ = process.communicate(timeout=600)
+    found = json.loads(out)
+    assert process.returncode == 0 and found["ok"] and len(found["comparisons"]) == 49
