@@ -122,7 +122,9 @@ def test_a_disk_that_refuses(
     assert_one_line_and_goes_on(trouble, said, data, tmp_path, whole, capsys)
 
 
-@pytest.mark.parametrize("function", ["src.training.loop.train_step", "src.run.evaluate_windows", "src.run.generate"])
+@pytest.mark.parametrize(
+    "function", ["src.training.loop.train_step", "src.stages.evaluate_windows", "src.stages.generate"]
+)
 def test_a_folder_that_vanishes_is_not_made_again(
     function: str,
     data: Path,

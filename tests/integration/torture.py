@@ -28,6 +28,7 @@ import yaml
 from safetensors.torch import load_file
 
 import src.run
+import src.stages
 from src.compose import register
 from src.config import CONF, TrainConfig
 from src.model.language_model import LanguageModel
@@ -139,14 +140,14 @@ class Torturer:
 
     def _note_saves(self) -> None:
         """Have this process write down each checkpoint that it has saved."""
-        save = src.run.save_checkpoint
+        save = src.stages.save_checkpoint
 
         def save_and_note(folder: Path, model: LanguageModel, progress: Progress, **more: Any) -> None:
             save(folder, model, progress, **more)
             if folder.name == "last":
                 self.noted.write_text(f"{progress.stage} {progress.step}", encoding="utf-8")
 
-        src.run.save_checkpoint = save_and_note
+        src.stages.save_checkpoint = save_and_note
 
     def _sit_and_die(self, course: str) -> int:
         if self.draw.random() < 0.5:

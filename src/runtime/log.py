@@ -1,0 +1,41 @@
+"""Lines for people: on the terminal above the progress bar, and in a file of the run."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+Say = Callable[[str], None]
+
+
+class _LogFile(logging.FileHandler):
+    """A log that nothing depends on: where it cannot be written, what else is written to that disk will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, where logging would print a traceback for every line."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def open_log(path: Path) -> Iterator[Say]:
+    """Send lines to the terminal, above the progress bar, and to a file; tracebacks to the file alone."""
+    logger = logging.getLogger("src")
+    logger.setLevel(logging.DEBUG)
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+
+    def say(line: str) -> None:
+        tqdm.write(line)
+        logger.info(line)
+
+    try:
+        yield say
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

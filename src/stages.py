@@ -1,0 +1,197 @@
+"""One stage of a run: fit from wherever its last checkpoint is, evaluate now and then, write samples at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from src.config import StageConfig, TrainConfig, UserError
+from src.data.loader import build_loader, eval_windows
+from src.data.packing import PreparedData
+from src.data.tokenizer import byte_lengths, encode
+from src.evaluation.likelihood import evaluate_windows
+from src.inference.decode import generate
+from src.model.accounting import ModelCost
+from src.model.language_model import LanguageModel
+from src.model.matching import Match
+from src.runtime.claim import removed
+from src.runtime.device import Device
+from src.runtime.files import write_json
+from src.runtime.log import Say
+from src.runtime.signals import StopRequest
+from src.tracking.jsonl import JsonlLog
+from src.tracking.tracker import Tracker
+from src.training.checkpoint import (
+    Progress,
+    has_checkpoint,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.training.loop import Diverged, Hooks, TrainState, finite, fit
+from src.training.optimizer import build_optimizer
+from src.training.stage import StagePlan, plan_stage
+
+
+@dataclass
+class Run:
+    """What all parts of one run share."""
+
+    config: TrainConfig
+    data: PreparedData
+    folder: Path
+    device: Device
+    match: Match
+    cost: ModelCost
+    tokenizer: Tokenizer
+    summary: dict[str, Any]
+    metrics: JsonlLog
+    tracker: Tracker | None
+    stop: StopRequest
+    say: Say
+    held: Callable[[], bool]
+    """Tells whether the lock is still on what lies at `folder`."""
+
+    @property
+    def stage_names(self) -> list[str]:
+        return list(self.config.stage.stages)
+
+    def require_folder(self) -> None:
+        """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
+        if not self.held():
+            raise removed(self.folder)
+
+    def write_summary(self) -> None:
+        self.require_folder()
+        write_json(self.folder / "summary.json", self.summary)
+
+
+def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> Progress:
+    """Train one stage to its end. Raises: what `fit` raises, and UserError where training diverges for good."""
+    config = run.config
+    plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
+    loader = build_loader(run.data, stage, config.training.seq_len, config.seed)
+    state = TrainState(
+        model=model,
+        forward=torch.compile(model) if config.runtime.compile else model,
+        optimizer=build_optimizer(model, config.optimizer),
+        scaler=run.device.build_scaler(),
+        progress=Progress(name),
+        skipped_steps=torch.zeros((), device=run.device.kind),
+        bad_steps=torch.zeros((), device=run.device.kind),
+    )
+    if has_checkpoint(run.folder / "checkpoints" / name / "last"):
+        _go_back(run, name, state)
+        run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
+    else:
+        tokens_per_step = config.training.global_batch_size * config.training.seq_len
+        run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
+        run.metrics.rewind(run.stage_names, name, -1)  # the stage begins anew, with the evaluation at step 0
+    witness = _Witness(run, stage, plan, state)
+    hooks, clip = Hooks(witness.evaluate, witness.log, witness.save), config.optimizer.grad_clip
+    while state.progress.step < plan.steps:
+        try:
+            fit(state, plan, loader, config.training, config.schedule, clip, run.device, hooks, run.stop)
+        except Diverged:
+            _roll_back(run, name, state, plan.learning_rate)
+    return state.progress
+
+
+class _Witness:
+    """What the loop calls and does not know: held-out windows, metrics, checkpoints."""
+
+    def __init__(self, run: Run, stage: StageConfig, plan: StagePlan, state: TrainState) -> None:
+        self.run, self.stage, self.plan, self.state = run, stage, plan, state
+        training = run.config.training
+        self.windows = {
+            corpus: eval_windows(run.data.tokens(corpus, "val"), training.seq_len, training.eval_sequences)
+            for corpus in stage.corpora
+        }
+        self.byte_lengths = byte_lengths(run.tokenizer)
+        self.of_the_mix: dict[str, float | None] = {}
+        """The last losses on corpora that are not the stage's own, of which the loop does not know."""
+        # A tracker merges rows of equal steps, so each stage counts its step 0 apart from the last one before it.
+        stages = run.config.stage.stages
+        self.steps_before = sum(
+            plan_stage(run.config, other, stages[other], 0).steps + 1 for other in run.summary["stages"]
+        )
+
+    def evaluate(self) -> tuple[float, float]:
+        """Return loss and bits per byte on the stage's own corpus."""
+        batch_size = self.run.config.training.micro_batch_size
+        results = {
+            corpus: evaluate_windows(
+                self.state.model, windows, self.byte_lengths, batch_size=batch_size, device=self.run.device
+            )
+            for corpus, windows in self.windows.items()
+        }
+        own = results.pop(self.stage.corpus)
+        self.run.say(
+            f"{self.run.config.architecture.name} {self.plan.name} step {self.state.progress.step}/{self.plan.steps}: "
+            f"val loss {own.loss:.4f}, {own.bits_per_byte:.4f} bits per byte"
+            + "".join(f"; {corpus} {other.loss:.4f}, {other.bits_per_byte:.4f}" for corpus, other in results.items())
+        )
+        for corpus, other in results.items():
+            self.of_the_mix[f"val/{corpus}/loss"] = finite(other.loss)
+            self.of_the_mix[f"val/{corpus}/bits_per_byte"] = finite(other.bits_per_byte)
+        return own.loss, own.bits_per_byte
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Write a row of metrics."""
+        self.run.require_folder()
+        if "val/loss" in row:
+            row = row | self.of_the_mix
+        self.run.metrics.log(row)
+        if self.run.tracker is not None:
+            self.run.tracker.log(row, self.steps_before + row["step"])
+
+    def save(self, kind: str) -> None:
+        """Save a checkpoint, `best` or `last`."""
+        self.run.require_folder()
+        save_checkpoint(
+            self.run.folder / "checkpoints" / self.plan.name / kind,
+            self.state.model,
+            self.state.progress,
+            tokenizer_sha256=self.run.data.manifest["tokenizer"]["sha256"],
+            run=self.run.folder.name,
+            state=self.state.to_save() if kind == "last" else None,
+        )
+
+
+def _go_back(run: Run, name: str, state: TrainState) -> None:
+    """Put the weights, the state and the metrics where the stage's last checkpoint is."""
+    info = read_checkpoint(run.folder / "checkpoints" / name / "last")
+    load_weights(info, state.model)
+    state.restore(load_state(info))
+    run.metrics.rewind(run.stage_names, name, state.progress.step)
+
+
+def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> None:
+    """Go back with half the learning rate after a divergence. Raises UserError where that has been done already."""
+    step, bad = state.progress.step, int(state.bad_steps)
+    line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
+    if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):
+        again = ", at half the learning rate too" if state.progress.rollbacks else ""
+        raise UserError(
+            f"optimizer.learning_rate={learning_rate}: {line}{again}; try a smaller one with rerun=true, a longer "
+            "schedule.warmup_steps, or runtime.precision=fp32"
+        )
+    _go_back(run, name, state)
+    state.progress.rollbacks += 1
+    state.progress.rate_scale *= 0.5
+    run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
+
+
+def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> None:
+    """Continue the stage's prompts."""
+    samples = []
+    for prompt in stage.prompts:
+        tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
+        drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
+        samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
+    run.require_folder()
+    write_json(run.folder / "samples" / f"{name}.json", samples)
