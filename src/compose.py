@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from src.config import CONF, EXPERIMENTS, UserError
 from src.overrides import did_you_mean, explain, given_keys, hydra_flag, parse_arguments
+from src.runtime.files import storage_remedy
 
 SINGLE_RUN = "hydra.mode=RUN"
 """Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
@@ -167,6 +168,11 @@ def guarded(action: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if (remedy := storage_remedy(error)) is None:
+            raise
+        print(f"error: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -1,5 +1,6 @@
 """Composition: every YAML, from anywhere, without torch; and Hydra's errors as one line that tells what to do."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src.compose import compose_config, expand_sweep, register, to_config
+from src.compose import compose_config, expand_sweep, guarded, register, to_config
 from src.config import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfig, UserError
 from src.overrides import FLAGS_OF_THE_ORIGINAL, given_keys, parse_arguments, quote, quote_paths
 from src.validation import validate
@@ -17,7 +18,7 @@ GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
 }
 EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
-COMMANDS = ("train", "prepare", "generate", "report")
+COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -270,3 +271,21 @@ def test_an_experiment_that_is_no_yaml_is_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("src.compose.EXPERIMENTS", tmp_path)
     with pytest.raises(UserError, match=r"mine\.yaml: not a readable YAML file"):
         register(TrainConfig, "train")
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make it writable")])
+def test_a_disk_that_refuses_is_one_line(number: int, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> int:
+        raise OSError(number, os.strerror(number), "/data/file")
+
+    assert guarded(refuse) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and said.count("\n") == 1
+
+
+def test_other_errors_of_the_system_are_ours_and_keep_their_trace() -> None:
+    def fail() -> int:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file"):
+        guarded(fail)
