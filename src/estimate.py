@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +315,7 @@ def main(argv: list[str]) -> int:
 
 def _estimate_or_say_why(config: EstimateConfig) -> dict[str, Any] | UserError:
     try:
-        return estimate(replace(config))
+        return estimate(config)
     except UserError as error:
         return error
 

@@ -89,9 +89,10 @@ def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
 def out_of_memory(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
     """Tell in one line what was asked, what there is, and what would fit; `said` is the device's own word."""
     # What did not fit is evidence: whatever is proposed has to need clearly less.
-    available = min(capacity_bytes - PROCESS_BYTES, int(0.9 * memory_needed(config, spec).total))
+    needed = memory_needed(config, spec).total
+    available = min(capacity_bytes - PROCESS_BYTES, int(0.9 * needed))
     return (
         f"training.micro_batch_size={config.training.micro_batch_size}: out of memory; training needs about "
-        f"{show_bytes(memory_needed(config, spec).total)}, the device has {show_bytes(capacity_bytes)} ({said})"
+        f"{show_bytes(needed)}, the device has {show_bytes(capacity_bytes)} ({said})"
         f"{remedies(config, spec, available)}"
     )

@@ -75,15 +75,8 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -
     config = run.config
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
     loader = build_loader(run.data, stage, config.training.seq_len, config.seed)
-    state = TrainState(
-        model=model,
-        forward=torch.compile(model) if config.runtime.compile else model,
-        optimizer=build_optimizer(model, config.optimizer),
-        scaler=run.device.build_scaler(),
-        progress=Progress(name),
-        skipped_steps=torch.zeros((), device=run.device.kind),
-        bad_steps=torch.zeros((), device=run.device.kind),
-    )
+    forward = torch.compile(model) if config.runtime.compile else model
+    state = TrainState.begin(name, model, build_optimizer(model, config.optimizer), run.device, forward)
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
         _go_back(run, name, state)
         run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")

@@ -43,6 +43,15 @@ class TrainState:
     bad_steps: Tensor
     """Those skipped in a row, counted on the device."""
 
+    @classmethod
+    def begin(
+        cls, stage: str, model: LanguageModel, optimizer: torch.optim.Optimizer, device: Device, forward: Any = None
+    ) -> "TrainState":
+        """Make the state of a stage that has not begun; `forward` is the model unless given."""
+        forward = model if forward is None else forward
+        skipped, bad = (torch.zeros((), device=device.kind) for _ in range(2))
+        return cls(model, forward, optimizer, device.build_scaler(), Progress(stage), skipped, bad)
+
     def count(self, skipped: Tensor) -> None:
         """Count a step: 1.0 if it was skipped, else 0.0."""
         self.skipped_steps += skipped

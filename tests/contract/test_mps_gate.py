@@ -23,7 +23,6 @@ from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
-from src.training.checkpoint import Progress
 from src.training.loop import Hooks, TrainState, fit
 from src.training.optimizer import build_optimizer
 from src.training.stage import StagePlan
@@ -183,15 +182,8 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
 
     loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
     device = Device("cpu", "fp32", 1)
-    state = TrainState(
-        model=model,
-        forward=model,
-        optimizer=build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3)),
-        scaler=device.build_scaler(),
-        progress=Progress("language"),
-        skipped_steps=torch.zeros(()),
-        bad_steps=torch.zeros(()),
-    )
+    optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
+    state = TrainState.begin("language", model, optimizer, device)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)
     hooks = Hooks(lambda: (1.0, 1.0), lambda row: None, lambda kind: None)
     with Watch() as watch:

@@ -4,13 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from src.config import OptimizerConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
-from src.training.checkpoint import Progress
 from src.training.loop import TrainState
 from src.training.optimizer import build_optimizer
 from tests.contract.small import VOCAB_SIZE, small_model
@@ -34,14 +32,7 @@ def loader() -> TrainLoader:
 def build_state(device: Device) -> StateBuilder:
     def build(architecture: str = "dense", model: LanguageModel | None = None, seed: int = 0) -> TrainState:
         model = model or small_model(architecture, seed=seed)
-        return TrainState(
-            model=model,
-            forward=model,
-            optimizer=build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3)),
-            scaler=device.build_scaler(),
-            progress=Progress("language"),
-            skipped_steps=torch.zeros(()),
-            bad_steps=torch.zeros(()),
-        )
+        optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
+        return TrainState.begin("language", model, optimizer, device)
 
     return build
