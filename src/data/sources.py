@@ -34,13 +34,18 @@ class Document:
     """Documents of a group stay on one side of the split; None: the document is a group of its own."""
     path: str = ""
     licence: str = "unknown"
+    revision: str = ""
+    """The commit of the repository that it comes from."""
     bits: float | None = None
     """Exact -log2 of its probability, where the text was generated."""
 
 
-def read_documents(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
+def read_documents(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
     """Yield the documents of a corpus; what cannot be read as text is counted in `dropped` by reason.
 
+    cache: the folder where what came over the network is kept.
     Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line.
     """
     if corpus.source not in SOURCES:
@@ -49,7 +54,7 @@ def read_documents(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: C
         )
     if corpus.max_bytes is not None and corpus.max_bytes < 1:
         raise UserError(f"data.{corpus_name}.max_bytes={corpus.max_bytes}: must be at least 1, or null for no limit")
-    return SOURCES[corpus.source](corpus, corpus_name, seed, dropped)
+    return SOURCES[corpus.source](corpus, corpus_name, seed, dropped, cache)
 
 
 def local_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> list[Path]:
@@ -118,8 +123,10 @@ def _has_shell_shebang(file: Path) -> bool:
         return False
 
 
-def _read_local(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
-    """Yield the documents of the user's files up to `max_bytes` of text. The seed plays no part."""
+def _read_local(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Yield the documents of the user's files up to `max_bytes` of text. Seed and cache play no part."""
     size = 0
     for file in local_files(corpus, corpus_name, dropped):
         try:
@@ -201,7 +208,9 @@ def _from_row(text: str, row: dict[str, object], file: Path) -> Document:
     )
 
 
-def _generate(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
+def _generate(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
     """Yield `max_bytes` of generated text. Each document is a group: they are independent draws."""
     from src.data import embedded  # not needed by who brings text
 
@@ -212,6 +221,6 @@ def _generate(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counte
         yield Document(document.text, group=str(index), path=document.kind, licence="generated", bits=document.bits)
 
 
-Source = Callable[[CorpusConfig, str, int, Counter[str]], Iterator[Document]]
+Source = Callable[[CorpusConfig, str, int, Counter[str], Path], Iterator[Document]]
 SOURCES: dict[str, Source] = {"stories": _generate, "scripts": _generate, "local": _read_local}
 GENERATED = ("stories", "scripts")

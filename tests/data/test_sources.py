@@ -18,7 +18,7 @@ def read(name: str, *paths: object, **settings: object) -> tuple[list[Document],
     for key, value in settings.items():
         setattr(corpus, key, value)
     dropped: Counter[str] = Counter()
-    return list(read_documents(corpus, name, 0, dropped)), dropped
+    return list(read_documents(corpus, name, 0, dropped, Path("cache"))), dropped
 
 
 def texts(name: str, *paths: object, **settings: object) -> list[str]:
@@ -149,20 +149,20 @@ def test_no_paths_shows_an_example() -> None:
 
 def test_unknown_source_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"data\.code\.source=web: .*stories, scripts, local"):
-        read_documents(CorpusConfig(source="web"), "code", 0, Counter())
+        read_documents(CorpusConfig(source="web"), "code", 0, Counter(), Path("cache"))
 
 
 def test_max_bytes_out_of_range() -> None:
     with pytest.raises(UserError, match=r"data\.code\.max_bytes=0"):
-        read_documents(CorpusConfig(source="local", max_bytes=0), "code", 0, Counter())
+        read_documents(CorpusConfig(source="local", max_bytes=0), "code", 0, Counter(), Path("cache"))
 
 
 @pytest.mark.parametrize("source", sources.GENERATED)
 def test_generated_documents_carry_their_bits(source: str) -> None:
     corpus = CorpusConfig(source=source, max_bytes=5000)
-    documents = list(read_documents(corpus, "language", 3, Counter()))
+    documents = list(read_documents(corpus, "language", 3, Counter(), Path("cache")))
     assert [document.group for document in documents] == [str(i) for i in range(len(documents))]
     assert all(document.bits is not None and document.bits > 0 for document in documents)
     assert sum(len(document.text.encode()) for document in documents) >= 5000
     with pytest.raises(UserError, match="max_bytes=null"):
-        list(read_documents(CorpusConfig(source=source), "language", 3, Counter()))
+        list(read_documents(CorpusConfig(source=source), "language", 3, Counter(), Path("cache")))
