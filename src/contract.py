@@ -24,6 +24,7 @@ MEANINGS: dict[str, str] = {
     "init_from": "the checkpoint that training started from and its own lineage; null: fresh weights",
     "seq_len": "training context in tokens",
     "global_batch_tokens": "tokens per optimizer step",
+    "document_masking": "whether a position sees its own document alone, in training and in evaluation",
     "eval_sequences": "validation windows",
     "optimizer": "text: kind and settings, peak learning rate included",
     "schedule": "text: shape of the learning rate, which ends where the stage ends",

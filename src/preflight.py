@@ -39,6 +39,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         accumulate=training.global_batch_size > training.micro_batch_size,
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
+        document_masking=training.document_masking,
     )
 
 
@@ -57,6 +58,7 @@ def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
             available_bytes=available_bytes,
             activation_checkpointing=recompute,
             precision=precision_of(config),
+            document_masking=training.document_masking,
         )
         batch = min(largest, training.micro_batch_size)
         changes = [

@@ -60,6 +60,11 @@ class Run:
     def stage_names(self) -> list[str]:
         return list(self.config.stage.stages)
 
+    @property
+    def masking_eot(self) -> int | None:
+        """The token that begins a document, where documents are masked."""
+        return self.data.eot_id if self.config.training.document_masking else None
+
     def require_folder(self) -> None:
         """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
         if not self.held():
@@ -88,7 +93,18 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -
     hooks, clip = Hooks(witness.evaluate, witness.log, witness.save), config.optimizer.grad_clip
     while state.progress.step < plan.steps:
         try:
-            fit(state, plan, loader, config.training, config.schedule, clip, run.device, hooks, run.stop)
+            fit(
+                state,
+                plan,
+                loader,
+                config.training,
+                config.schedule,
+                clip,
+                run.device,
+                hooks,
+                run.stop,
+                run.masking_eot,
+            )
         except Diverged:
             _roll_back(run, name, state, plan.learning_rate)
     return state.progress
@@ -118,7 +134,12 @@ class _Witness:
         batch_size = self.run.config.training.micro_batch_size
         results = {
             corpus: evaluate_windows(
-                self.state.model, windows, self.byte_lengths, batch_size=batch_size, device=self.run.device
+                self.state.model,
+                windows,
+                self.byte_lengths,
+                batch_size=batch_size,
+                device=self.run.device,
+                eot_id=self.run.masking_eot,
             )
             for corpus, windows in self.windows.items()
         }

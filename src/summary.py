@@ -120,6 +120,7 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "init_from": lineage_of(init) if init else None,
         "seq_len": training.seq_len,
         "global_batch_tokens": training.global_batch_size * training.seq_len,
+        "document_masking": training.document_masking,
         "eval_sequences": training.eval_sequences,
         "optimizer": _text(
             asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}

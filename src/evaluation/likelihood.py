@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from src.model.language_model import LanguageModel
+from src.model.language_model import LanguageModel, number_documents
 from src.runtime.device import Device
 
 
@@ -22,19 +22,28 @@ class Likelihood(NamedTuple):
 
 @torch.no_grad()
 def evaluate_windows(
-    model: LanguageModel, windows: np.ndarray, byte_lengths: np.ndarray, *, batch_size: int, device: Device
+    model: LanguageModel,
+    windows: np.ndarray,
+    byte_lengths: np.ndarray,
+    *,
+    batch_size: int,
+    device: Device,
+    eot_id: int | None = None,
 ) -> Likelihood:
     """Evaluate on windows (n, T + 1) of token ids; `byte_lengths` gives the bytes that each id stands for.
 
     The sum runs in a fixed order over single windows, so that the batch size decides speed alone.
+    eot_id: the token that begins a document, where documents are masked.
     """
     was_training = model.training
     model.eval()
     losses = []
     for start in range(0, len(windows), batch_size):
         batch = device.tensor(windows[start : start + batch_size])
+        inputs = batch[:, :-1]
+        documents = None if eot_id is None else number_documents(inputs, eot_id)
         with device.autocast():
-            logits = model.logits(batch[:, :-1])
+            logits = model.logits(inputs, documents=documents)
         nats = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         losses.append(nats.view(len(batch), -1).sum(dim=1).cpu())
     model.train(was_training)

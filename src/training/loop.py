@@ -127,8 +127,9 @@ def fit(
     device: Device,
     hooks: Hooks,
     stop: StopRequest,
+    eot_id: int | None = None,
 ) -> None:
-    """Train from where `state` is to the end of the plan.
+    """Train from where `state` is to the end of the plan; `eot_id` as in `train_step`.
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint `last` is saved.
@@ -156,6 +157,7 @@ def fit(
                 micro_batch_size=training.micro_batch_size,
                 grad_clip=grad_clip,
                 device=device,
+                eot_id=eot_id,
             )
             state.count(output.skipped)
             progress.step += 1

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.model.language_model import LanguageModel, ModelOutput
+from src.model.language_model import LanguageModel, ModelOutput, number_documents
 from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 from src.runtime.device import Device
 
@@ -47,11 +47,13 @@ def train_step(
     micro_batch_size: int,
     grad_clip: float,
     device: Device,
+    eot_id: int | None = None,
 ) -> StepOutput:
     """Update the weights once from batch (global_batch_size, T + 1).
 
     `forward` is the model, or its compiled form. Where the gradient is not finite, the optimizer leaves weights and
     state alone; that is decided on the device. Routers' biases (MoE) follow the load of the whole batch.
+    eot_id: the token that begins a document, where documents are masked.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
@@ -59,7 +61,9 @@ def train_step(
     for micro_batch in batch.split(micro_batch_size):
         share = len(micro_batch) / len(batch)
         with device.autocast():
-            output: ModelOutput = forward(micro_batch[:, :-1])
+            inputs = micro_batch[:, :-1]
+            documents = None if eot_id is None else number_documents(inputs, eot_id)
+            output: ModelOutput = forward(inputs, documents=documents)
             micro_loss = token_loss(model, output, micro_batch[:, 1:])
         objective = micro_loss if output.aux_loss is None else micro_loss + output.aux_loss
         scaler.scale(objective * share).backward()

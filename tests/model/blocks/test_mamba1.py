@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.model.blocks.mamba1 import Mamba1, selective_scan
 from tests.contract.small import small_spec
+from tests.reference.documents import numbers, one_by_one
 from tests.reference.mamba1 import naive_mamba1, sequential_scan
 
 NAMES = ("x", "dt", "a", "b", "c", "state")
@@ -83,6 +84,22 @@ def test_an_output_that_nobody_uses() -> None:
         for name, one, other in zip(NAMES, found, wanted, strict=True):
             assert one is not None
             torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other, msg=name)
+
+
+@pytest.mark.parametrize("high", [1e-1, 10.0])
+@pytest.mark.parametrize("chunk", [1, 7, 16, 100])
+def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
+    """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
+    lengths = (5, 2, 9, 1, 40, 7)
+    inputs = scan_inputs(sum(lengths), 1e-3, high)
+    documents = numbers(lengths, 2)
+
+    def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return selective_scan(x, dt, a, b, c, chunk, state, documents)
+
+    apart = one_by_one(sequential_scan, lengths)
+    found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
+    assert max(errors(found, wanted).values()) < 1e-5, errors(found, wanted)
 
 
 def test_no_state_is_a_state_of_zeros() -> None:
