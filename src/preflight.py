@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.config import ModelSpec, TrainConfig, UserError
 from src.model.memory import Memory, checkpoint_bytes, largest_micro_batch, training_memory
-from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, machine_bytes
+from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, launched_processes, machine_bytes
 from src.units import show_bytes
 
 
@@ -16,12 +16,20 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
     """
     if has_memory_of_its_own(config.runtime.device):
         return
-    needed, available = memory_needed(config, spec).total, machine_bytes() - PROCESS_BYTES
+    needed, available = (
+        memory_needed(config, spec).total,
+        machine_bytes() // launched_processes().local_size - PROCESS_BYTES,
+    )
     if needed > available:
         raise UserError(
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
-            f"this machine has {show_bytes(available)}{remedies(config, spec, available)}"
+            f"this machine has {show_bytes(available)}{_for_each()}{remedies(config, spec, available)}"
         )
+
+
+def _for_each() -> str:
+    n = launched_processes().local_size
+    return f" for each of {n} processes" if n > 1 else ""
 
 
 def precision_of(config: TrainConfig) -> str:
