@@ -12,7 +12,7 @@ import pytest
 
 from src.runtime.files import read_json
 from tests.integration import tiny
-from tests.integration.torture import ARCHITECTURES, differences, settled
+from tests.integration.torture import ARCHITECTURES, differences, layers_of, settled
 
 STEPS = 20
 SETTINGS = (
@@ -43,8 +43,7 @@ def train(processes: int, arguments: list[str]) -> str:
 
 
 def of_architecture(architecture: str, *more: str) -> tuple[str, ...]:
-    layers = 4 if architecture == "jamba" else 2
-    return (f"architecture={architecture}", f"size.n_layers={layers}", *SETTINGS, *more)
+    return (f"architecture={architecture}", f"size.n_layers={layers_of(architecture)}", *SETTINGS, *more)
 
 
 def assert_close(folder: Path, other: Path) -> None:
