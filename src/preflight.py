@@ -16,20 +16,14 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
     """
     if has_memory_of_its_own(config.runtime.device):
         return
-    needed, available = (
-        memory_needed(config, spec).total,
-        machine_bytes() // launched_processes().local_size - PROCESS_BYTES,
-    )
+    needed, sharing = memory_needed(config, spec).total, launched_processes().local_size
+    available = machine_bytes() // sharing - PROCESS_BYTES
     if needed > available:
+        each = f" for each of {sharing} processes" if sharing > 1 else ""
         raise UserError(
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
-            f"this machine has {show_bytes(available)}{_for_each()}{remedies(config, spec, available)}"
+            f"this machine has {show_bytes(available)}{each}{remedies(config, spec, available)}"
         )
-
-
-def _for_each() -> str:
-    n = launched_processes().local_size
-    return f" for each of {n} processes" if n > 1 else ""
 
 
 def precision_of(config: TrainConfig) -> str:
