@@ -88,10 +88,10 @@ demo: setup ## train the four architectures at size nano and print the compariso
 	@$(PY) -m src.train -m +experiment=demo
 
 test: setup check ## lint, types, import floors, and all tests but the slow ones
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -n auto --maxprocesses 8 -m "not slow"
 
 test-all: setup check ## the same with the slow tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --maxprocesses 8
 
 torture: setup ## kill runs of every architecture 400 times, and compare their ends to the bit (10 minutes)
 	@$(PY) -m tests.integration.torture 400

@@ -32,22 +32,25 @@ def evaluate_windows(
 ) -> Likelihood:
     """Evaluate on windows (n, T + 1) of token ids; `byte_lengths` gives the bytes that each id stands for.
 
-    The sum runs in a fixed order over single windows, so that the batch size decides speed alone.
-    eot_id: the token that begins a document, where documents are masked.
+    The sum runs in a fixed order over single windows, so that the batch size and the number of processes, among which
+    they are divided, decide speed alone. eot_id: the token that begins a document, where documents are masked.
     """
     was_training = model.training
     model.eval()
-    losses = []
-    for start in range(0, len(windows), batch_size):
-        batch = device.tensor(windows[start : start + batch_size])
+    losses, world = torch.zeros(len(windows)), device.world
+    mine = range(world.rank, len(windows), world.size)
+    for start in range(0, len(mine), batch_size):
+        numbers = mine[start : start + batch_size]
+        batch = device.tensor(windows[numbers])
         inputs = batch[:, :-1]
         documents = None if eot_id is None else number_documents(inputs, eot_id)
         with device.autocast():
             logits = model.logits(inputs, documents=documents)
         nats = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-        losses.append(nats.view(len(batch), -1).sum(dim=1).cpu())
+        losses[list(numbers)] = nats.view(len(batch), -1).sum(dim=1).cpu()
+    world.sum_([losses])
     model.train(was_training)
-    total = float(torch.cat(losses).double().sum())
+    total = float(losses.double().sum())
     targets = windows[:, 1:]
     n_bytes = int(byte_lengths[targets].sum())
     return Likelihood(total / targets.size, total / math.log(2) / n_bytes, targets.size)

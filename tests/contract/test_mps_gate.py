@@ -198,10 +198,10 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
     model, waits = build_model(spec, seed=0), list[set[str]]()
 
     class Loader(TrainLoader):
-        def batch(self, step: int, batch_size: int) -> np.ndarray:
+        def batch(self, step: int, batch_size: int, rows: slice | range = slice(None)) -> np.ndarray:
             waits.append(set())
             watch.waits = waits[-1]
-            return super().batch(step, batch_size)
+            return super().batch(step, batch_size, rows)
 
     loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
     device = Device("cpu", "fp32", 1)
