@@ -1,6 +1,5 @@
 """What the manifest says of a corpus, counted from the spool and the token files once they are complete."""
 
-import hashlib
 import importlib.metadata
 import platform
 from collections import Counter
@@ -10,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from src.data.prepared import CARD, MANIFEST
 from src.data.splits import SPLITS
 from src.data.spool import Spool
 from src.runtime.files import sha256_of
 
 MOST_GROUPS = 1000
 """Groups with a name that are listed; where there are more, <corpus>.origins.jsonl has them alone."""
-PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
 CHUNK = 1 << 22
-MANIFEST = "manifest.json"
-CARD = "DATA_CARD.md"
 
 
 def describe_corpus(spool: Spool, fate: np.ndarray, stem: Path, n_ids: int) -> dict[str, Any]:
@@ -123,12 +120,6 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """List the files of the data with size and hash; what is written from this list is no part of it."""
     paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, CARD))
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
-
-
-def fingerprint_of(files: dict[str, dict[str, Any]]) -> str:
-    """Hash the files that decide what a model learns: the tokenizer and the tokens."""
-    deciding = [(name, files[name]["sha256"]) for name in sorted(files) if not name.endswith(PROVENANCE)]
-    return hashlib.sha256(repr(deciding).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

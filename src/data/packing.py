@@ -16,10 +16,11 @@ from typing import Any
 
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.card import data_card
-from src.data.manifest import CARD, MANIFEST
 from src.data.prepared import (
+    CARD,
     CORPORA,
     FORMAT_VERSION,
+    MANIFEST,
     PreparedData,
     find_prepared,
     folder_of,

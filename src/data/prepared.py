@@ -12,12 +12,15 @@ import numpy as np
 
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.given_tokenizer import tokenizer_file
-from src.data.manifest import MANIFEST, fingerprint_of
 from src.data.sources import GENERATED
 from src.runtime.files import read_json, sha256_of, write_json
 
 FORMAT_VERSION = 2
 CORPORA = ("language", "code")
+MANIFEST = "manifest.json"
+CARD = "DATA_CARD.md"
+PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
+"""Endings of files that say more of the same tokens."""
 VERIFIED = ".verified.json"
 """Beside the manifest: size, times and number of each file when its content was last found to be the manifest's."""
 REMEDY = "prepare it again with python -m src.prepare rerun=true"
@@ -64,6 +67,12 @@ class PreparedData:
             "floor_bits_per_byte": entry["floor_bits_per_byte"],
             "bytes_per_token": entry["bytes_per_token"],
         }
+
+
+def fingerprint_of(files: dict[str, dict[str, Any]]) -> str:
+    """Hash the files that decide what a model learns: the tokenizer and the tokens."""
+    deciding = [(name, files[name]["sha256"]) for name in sorted(files) if not name.endswith(PROVENANCE)]
+    return hashlib.sha256(repr(deciding).encode()).hexdigest()
 
 
 def load_prepared(folder: Path) -> PreparedData:

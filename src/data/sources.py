@@ -22,6 +22,8 @@ from pathlib import Path
 from src.config import CorpusConfig, UserError
 
 SEPARATOR = b"<|endoftext|>"
+LARGEST_DOCUMENT = 32_000_000
+"""Bytes of a file, or of a text in a file, that are read at once; larger ones are passed over, so that memory lasts."""
 SHELL_SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?(?:env[ \t]+(?:-\S+[ \t]+)*)?(?:\S*/)?(?:ba|da|k|z)?sh(?:\s|$)")
 
 
@@ -143,23 +145,32 @@ def _read_file(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator[
     if file.suffix.lower() == ".jsonl":
         yield from _read_jsonl(file, corpus_name, dropped)
         return
-    for raw in _split_txt(file) if file.suffix.lower() == ".txt" else [file.read_bytes()]:
+    for raw in _split_txt(file) if file.suffix.lower() == ".txt" else _whole(file):
         text = _decode(raw, dropped)
         if text is not None:
             yield Document(text, path=str(file))
 
 
+def _whole(file: Path) -> Iterator[bytes]:
+    """Yield a file; of one that is too large, no more than shows that."""
+    with file.open("rb") as handle:
+        yield handle.read(LARGEST_DOCUMENT + 1)
+
+
 def _split_txt(file: Path) -> Iterator[bytes]:
+    """Yield the documents of a file; of those that are too large, no more than shows that."""
     lines: list[bytes] = []
+    size = 0
     separated = False
     with file.open("rb") as handle:
-        for line in handle:
+        while line := handle.readline(LARGEST_DOCUMENT + 1):
             if line.strip() == SEPARATOR:
                 separated = True
                 yield b"".join(lines)
-                lines = []
-            else:
+                lines, size = [], 0
+            elif size <= LARGEST_DOCUMENT:
                 lines.append(line)
+                size += len(line)
     rest = b"".join(lines)
     if rest.strip() or not separated:  # nothing follows the last separator, or one stands at the end: no document
         yield rest
@@ -167,6 +178,9 @@ def _split_txt(file: Path) -> Iterator[bytes]:
 
 def _decode(raw: bytes, dropped: Counter[str]) -> str | None:
     """Decode UTF-8 (with or without a byte order mark), or count why that fails."""
+    if len(raw) > LARGEST_DOCUMENT:
+        dropped[f"larger than {LARGEST_DOCUMENT / 1e6:g} MB"] += 1
+        return None
     if b"\0" in raw:
         dropped["binary"] += 1
         return None
@@ -179,10 +193,12 @@ def _decode(raw: bytes, dropped: Counter[str]) -> str | None:
 
 def _read_jsonl(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator[Document]:
     with file.open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
+        for number, line in enumerate(iter(lambda: handle.readline(2 * LARGEST_DOCUMENT), b""), start=1):
             if not line.strip():
                 continue
             where = f"data.{corpus_name}.paths=[{file}] line {number}"
+            if len(line) == 2 * LARGEST_DOCUMENT:
+                raise UserError(f"{where}: longer than {len(line) / 1e6:g} MB; cut it into several or leave it out")
             try:
                 row = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
@@ -211,7 +227,7 @@ def _from_row(text: str, row: dict[str, object], file: Path) -> Document:
 def _generate(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
-    """Yield `max_bytes` of generated text: independent draws, of which equal ones are on one side of the split."""
+    """Yield `max_bytes` of generated text. Each document is a group: they are independent draws."""
     from src.data import embedded  # not needed by who brings text
 
     if corpus.max_bytes is None:

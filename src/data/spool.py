@@ -6,8 +6,7 @@ training text before that. Reading the source twice would be slower, and wrong i
     <corpus>.text     all texts, end to end         <corpus>.index    a `RECORD` a document
     <corpus>.origins  where they come from, as JSON, a line for each run of documents of one origin
 
-Texts, index and origins are only ever streamed, so that memory does not grow with the corpus. What decides the fate of
-a document is made of its text or its group's name alone, by hashes: nothing depends on how documents are numbered.
+Texts, index and origins are only ever streamed, so that memory does not grow with the corpus.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from src.data.loader import mix
 from src.data.sources import Document
 
 RECORD = np.dtype(
@@ -26,7 +26,7 @@ RECORD = np.dtype(
 )
 """Where the text ends; hash of the text; hash of the group's name and the seed; line of the origins; words, as white
 space parts them; -log2 p, or nan where it is not known."""
-PACK = struct.Struct("<Q16s8sIId").pack
+PACK = struct.Struct("<Q16sQIId").pack
 ORIGIN = ("group", "path", "licence", "revision")
 BLOCK = 1 << 16
 """Records of the index that are read at once."""
@@ -44,17 +44,18 @@ class Spool:
     def fill(self, documents: Iterable[Document], seed: int) -> None:
         """Write all documents; the seed decides how groups are spread over the split."""
         end, n_origins, last = 0, 0, None
-        key = str(seed).encode()
         with (
             self.text_path.open("wb") as texts,
             self.index_path.open("wb") as index,
             self.origins_path.open("w", encoding="utf-8") as origins,
         ):
-            for document in documents:
+            for number, document in enumerate(documents):
                 data = document.text.encode()
                 digest = hashlib.blake2b(data, digest_size=16).digest()
-                name = digest if document.group is None else document.group.encode()
-                group = hashlib.blake2b(name, digest_size=8, key=key).digest()
+                name = document.group
+                if name is None:  # a group of its own; generated ones may be equal, and are drawn apart
+                    name = digest.hex() if document.bits is None else str(number)
+                group = hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 origin = (document.group, document.path, document.licence, document.revision)
                 if origin != last:
                     last, n_origins = origin, n_origins + 1
@@ -63,7 +64,9 @@ class Spool:
                 end += len(data)
                 bits = float("nan") if document.bits is None else document.bits
                 texts.write(data)
-                index.write(PACK(end, digest, group, n_origins - 1, len(document.text.split()), bits))
+                index.write(
+                    PACK(end, digest, int.from_bytes(group[:8]), n_origins - 1, len(document.text.split()), bits)
+                )
 
     def __len__(self) -> int:
         return self.index_path.stat().st_size // RECORD.itemsize
@@ -100,7 +103,7 @@ class Spool:
                     yield first + row, handle.read(size).decode()
 
     def sample(self, chosen: np.ndarray, n_bytes: int) -> Iterator[str]:
-        """Yield `n_bytes` of text of the documents where `chosen` (bool) holds, in the order of a hash of the text."""
+        """Yield `n_bytes` of text of documents where `chosen` (bool) holds, in the order of a hash of their numbers."""
         with self.text_path.open("rb") as handle:
             for end, size in self._sampled(chosen, n_bytes):
                 handle.seek(end - size)
@@ -115,7 +118,7 @@ class Spool:
         for bits in range(44, 65):  # no more than about twice what is asked for is ever held
             found = []
             for first, records, sizes in self.blocks():
-                hashes = records["digest"][:, 1]
+                hashes = mix(np.arange(first, first + len(records), dtype=np.uint64))
                 low = chosen[first : first + len(records)] & ((hashes >> np.uint64(bits)) == 0 if bits < 64 else True)
                 found.append(np.stack([hashes[low], records["end"][low], sizes[low].astype(np.uint64)]))
             order, ends, sizes = np.concatenate(found, axis=1)

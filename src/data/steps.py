@@ -13,8 +13,8 @@ from src.config import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.clean import clean
 from src.data.given_tokenizer import compare, open_tokenizer, take_tokenizer
 from src.data.leaks import find_leaks
-from src.data.manifest import describe_corpus, describe_files, fingerprint_of, versions
-from src.data.prepared import CORPORA
+from src.data.manifest import describe_corpus, describe_files, versions
+from src.data.prepared import CORPORA, fingerprint_of
 from src.data.sources import GENERATED, read_documents
 from src.data.splits import (
     BEYOND,

@@ -107,6 +107,21 @@ def test_unreadable_texts_are_counted(tmp_path: Path) -> None:
     assert dropped == {"binary": 2, "not UTF-8": 2}
 
 
+def test_what_is_too_large_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LARGEST_DOCUMENT", 20)
+    write(
+        tmp_path / "a.txt",
+        "one\n<|endoftext|>\n" + "two\n" * 6 + "<|endoftext|>\n" + "3" * 100 + "\n<|endoftext|>\nfour",
+    )
+    write(tmp_path / "b.md", "x" * 21)
+    write(tmp_path / "c.md", "x" * 20)
+    documents, dropped = read("language", tmp_path)
+    assert [document.text for document in documents] == ["one\n", "four", "x" * 20]
+    assert dropped == {"larger than 2e-05 MB": 3}
+    with pytest.raises(UserError, match=r"a\.jsonl\] line 2: longer than"):
+        texts("code", write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "' + "a" * 40 + '"}'))
+
+
 def test_max_bytes(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "\n<|endoftext|>\n".join(["éé"] * 5))
     assert len(texts("language", file, max_bytes=14)) == 2

@@ -8,14 +8,17 @@ from src.data.sources import Document
 def naive_fates(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:
     """Return train, val, test or duplicate for each document."""
     seen: set[str] = set()
-    groups: list[bytes | None] = []
+    groups: list[str | None] = []
     for document in documents:
         again = document.bits is None and document.text in seen
         if document.bits is None:
             seen.add(document.text)
-        name = hashlib.blake2b(document.text.encode(), digest_size=16).digest()
-        groups.append(None if again else document.group.encode() if document.group is not None else name)
-    sizes: dict[bytes, int] = {}
+        name = document.group
+        if name is None:
+            text = hashlib.blake2b(document.text.encode(), digest_size=16).hexdigest()
+            name = text if document.bits is None else str(len(groups))
+        groups.append(None if again else name)
+    sizes: dict[str, int] = {}
     for document, group in zip(documents, groups, strict=True):
         if group is not None:
             sizes[group] = sizes.get(group, 0) + len(document.text.encode())
@@ -23,13 +26,10 @@ def naive_fates(documents: list[Document], val_fraction: float, test_fraction: f
     return ["duplicate" if group is None else split[group] for group in groups]
 
 
-def naive_split(sizes: dict[bytes, int], val_fraction: float, test_fraction: float, seed: int) -> dict[bytes, str]:
+def naive_split(sizes: dict[str, int], val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
     """Assign each group (name -> bytes) to a split, in the order of a hash of its name and the seed."""
 
-    def order_of(name: bytes) -> int:
-        return int.from_bytes(hashlib.blake2b(name, digest_size=8, key=str(seed).encode()).digest(), "little")
-
-    order = sorted(sizes, key=order_of)
+    order = sorted(sizes, key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest())
     total = sum(sizes.values())
     room = {"val": val_fraction * total, "test": test_fraction * total}
     split = dict.fromkeys(order, "train")
