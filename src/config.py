@@ -138,13 +138,21 @@ class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = MISSING
-    """stories and scripts (both generated), or local."""
+    """stories and scripts (both generated), local, or hub."""
     paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
     max_bytes: int | None = None
     """Stop after this much text (generated sources: generate this much)."""
+    repo: str | None = None
+    """A data set of the Hugging Face hub, for the hub source, as owner/name."""
+    revision: str | None = None
+    """Its commit."""
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """The files to take of it (.txt or .jsonl), and the sha256 of each."""
+    licence: str | None = None
+    """What they are under; recorded with every document."""
 
 
 @dataclass

@@ -67,7 +67,7 @@ def prepare_data(
             say(f"prepared already: {folder}")
             return prepared
         with replace_folder(folder) as temporary:
-            manifest = _write(data, tokenizer, temporary, say)
+            manifest = _write(data, tokenizer, temporary, output_root / "sources", say)
             manifest = {"format_version": FORMAT_VERSION, "name": data.name, **manifest, "inputs": inputs}
             write_json(temporary / "manifest.json", {**manifest, "settings": settings_of(data, tokenizer)})
         return load_prepared(folder)
@@ -96,13 +96,13 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> Prepared
     return prepared
 
 
-def _write(data: DataConfig, tokenizer: TokenizerConfig, folder: Path, say: Say) -> dict[str, Any]:
+def _write(data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, say: Say) -> dict[str, Any]:
     """Write tokenizer and tokens into an empty folder, and return their part of the manifest."""
     spools: dict[str, Spool] = {}
     splits: dict[str, np.ndarray] = {}
     corpora: dict[str, dict[str, Any]] = {}
     for name in CORPORA:
-        spools[name], corpora[name] = _read(data, name, folder, say)
+        spools[name], corpora[name] = _read(data, name, folder, cache, say)
         splits[name] = _split(data, name, spools[name])
     trained = _train_tokenizer(spools, splits, tokenizer.vocab_size, say)
     trained.save(str(folder / "tokenizer.json"))
@@ -123,13 +123,13 @@ def _write(data: DataConfig, tokenizer: TokenizerConfig, folder: Path, say: Say)
     }
 
 
-def _read(data: DataConfig, name: str, folder: Path, say: Say) -> tuple[Spool, dict[str, Any]]:
+def _read(data: DataConfig, name: str, folder: Path, cache: Path, say: Say) -> tuple[Spool, dict[str, Any]]:
     """Read and clean a corpus. Raises: UserError if no document is left."""
     corpus = getattr(data, name)
     started = time.monotonic()
     dropped: Counter[str] = Counter()
     spool = Spool(folder / f"{name}.spool")
-    documents = clean(read_documents(corpus, name, data.seed, dropped), dropped)
+    documents = clean(read_documents(corpus, name, data.seed, dropped, cache), dropped)
     spool.fill(tqdm(documents, desc=f"reading {name}", unit=" documents", disable=None, leave=False))
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
     if not len(spool):

@@ -140,7 +140,7 @@ def test_killed_half_way_leaves_nothing(prepare: Prepare, monkeypatch: pytest.Mo
 def test_generated_text_has_its_floor(
     prepare: Prepare, local_data: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def generate(corpus: CorpusConfig, name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
+    def generate(corpus: CorpusConfig, name: str, seed: int, dropped: Counter[str], cache: Path) -> Iterator[Document]:
         for i in range(100):
             yield Document(f"the cat ran home {i % 50}\n" * 3, group=str(i), bits=10.0 + i % 50)
 
