@@ -259,6 +259,8 @@ class TrainingConfig:
     """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them."""
     max_tokens: int = MISSING
     """Tokens of each stage; the schedule ends there."""
+    document_masking: bool = False
+    """Let a position see its own document alone, whatever else is in its window; in evaluation too."""
     max_steps: int | None = None
     """End a stage after so many optimizer steps if that is sooner; the schedule ends there too."""
     log_every: int = 10

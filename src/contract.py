@@ -24,6 +24,7 @@ MEANINGS: dict[str, str] = {
     "init_from": "the checkpoint that training started from and its own lineage; null: fresh weights",
     "seq_len": "training context in tokens",
     "global_batch_tokens": "tokens per optimizer step",
+    "document_masking": "whether a position sees its own document alone, in training and in evaluation",
     "eval_sequences": "validation windows",
     "optimizer": "text: kind and settings, peak learning rate included",
     "schedule": "text: shape of the learning rate, which ends where the stage ends",
@@ -32,14 +33,15 @@ MEANINGS: dict[str, str] = {
     "torch": "version: kernels and their bugs change results",
     "git_commit": "version of this program: other code may train differently",
     "device": "cpu, mps or cuda",
-    "threads": "CPU threads",
+    "processes": "that shared each batch (torchrun)",
+    "threads": "CPU threads of each process",
     "host_shared": "whether other jobs ran on the machine at the same time",
 }
 """Every key of a contract, and what it says."""
 
 CONTRACT_KEYS: tuple[str, ...] = tuple(MEANINGS)
 
-SPEED_KEYS: tuple[str, ...] = ("device", "threads", "host_shared")
+SPEED_KEYS: tuple[str, ...] = ("device", "processes", "threads", "host_shared")
 """Keys that change how long a run takes but, up to rounding, not what it learns.
 
 Runs that differ in these alone keep their place in the ranking by loss; their times, tokens per second and memory

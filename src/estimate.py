@@ -114,6 +114,7 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
                 available_bytes=available,
                 activation_checkpointing=recompute,
                 precision=precision_of(config),
+                document_masking=config.training.document_masking,
             )
             for recompute in (False, True)
         }

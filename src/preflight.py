@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.config import ModelSpec, TrainConfig, UserError
 from src.model.memory import Memory, checkpoint_bytes, largest_micro_batch, training_memory
-from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, machine_bytes
+from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, launched_processes, machine_bytes
 from src.units import show_bytes
 
 
@@ -16,11 +16,13 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
     """
     if has_memory_of_its_own(config.runtime.device):
         return
-    needed, available = memory_needed(config, spec).total, machine_bytes() - PROCESS_BYTES
+    needed, sharing = memory_needed(config, spec).total, launched_processes().local_size
+    available = machine_bytes() // sharing - PROCESS_BYTES
     if needed > available:
+        each = f" for each of {sharing} processes" if sharing > 1 else ""
         raise UserError(
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
-            f"this machine has {show_bytes(available)}{remedies(config, spec, available)}"
+            f"this machine has {show_bytes(available)}{each}{remedies(config, spec, available)}"
         )
 
 
@@ -39,6 +41,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         accumulate=training.global_batch_size > training.micro_batch_size,
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
+        document_masking=training.document_masking,
     )
 
 
@@ -57,6 +60,7 @@ def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
             available_bytes=available_bytes,
             activation_checkpointing=recompute,
             precision=precision_of(config),
+            document_masking=training.document_masking,
         )
         batch = min(largest, training.micro_batch_size)
         changes = [

@@ -8,6 +8,7 @@ run_dir/  config.yaml    resolved, with what `auto` became      summary.json   s
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from src.model.build import build_model
 from src.model.matching import match_of
 from src.preflight import out_of_memory
 from src.runtime.claim import claim, storage_told
-from src.runtime.device import check_reductions, is_out_of_memory, open_device
+from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
+from src.runtime.distributed import ALONE, PeerLost, World
 from src.runtime.errors import first_line
 from src.runtime.files import (
     read_json,
@@ -34,7 +36,7 @@ from src.runtime.files import (
 from src.runtime.log import Say, open_log
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
 from src.stages import Run, train_stage, write_samples
-from src.summary import final_summary, stage_summary, start_summary
+from src.summary import final_summary, processes_of, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
 from src.training.checkpoint import (
@@ -49,21 +51,26 @@ def is_done(folder: Path) -> bool:
     return (folder / "summary.json").exists() and read_json(folder / "summary.json")["status"] == "done"
 
 
-def execute(config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None) -> dict[str, Any]:
+def execute(
+    config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None, world: World = ALONE
+) -> dict[str, Any]:
     """Train in `folder` until every stage is done, and return the summary.
+
+    Of several processes the first alone claims the folder, writes to it and talks.
 
     Raises:
         UserError: another process is at work in the folder, the disk is full or read-only, the folder was removed, or
             the device cannot do what is asked.
         Interrupted: a signal asked to stop; everything is saved.
+        PeerLost: another process of this run has ended.
     """
     with (
         storage_told(folder, config.rerun),
-        claim(folder) as held,
-        open_log(folder / "train.log") as say,
+        claim(folder) if world.is_first else nullcontext(lambda: True) as held,
+        open_log(folder / "train.log") if world.is_first else nullcontext(_say_nothing) as say,
         listen_for_stop() as stop,
     ):
-        run = _open(config, data, folder, held, init, stop, say)
+        run = _open(config, data, folder, world, held, init, stop, say)
         exit_code = 1
         try:
             with storage_told(folder, config.rerun, held):
@@ -75,7 +82,7 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
             exit_code = interrupted.exit_code
             raise
         except BaseException as error:
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, UserError | PeerLost) else f"{type(error).__name__}: "
             run.summary |= {"status": "failed", "error": f"{kind}{first_line(error)}"}
             logging.getLogger("src").debug("failed", exc_info=True)
             raise
@@ -84,6 +91,10 @@ def execute(config: TrainConfig, data: PreparedData, folder: Path, init: Checkpo
             if run.tracker is not None:
                 run.tracker.finish(exit_code)
         return run.summary
+
+
+def _say_nothing(line: str) -> None:
+    """Stand in for what the first process alone says."""
 
 
 def _write_end(run: Run) -> None:
@@ -99,30 +110,24 @@ def _open(
     config: TrainConfig,
     data: PreparedData,
     folder: Path,
+    world: World,
     held: Callable[[], bool],
     init: CheckpointInfo | None,
     stop: StopRequest,
     say: Say,
 ) -> Run:
-    """Decide what is left open (device, precision, threads: once and for all sittings) and write it down."""
-    for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
-        remove_leftovers(place)
-    decided = folder / "config.yaml"
-    if decided.exists():
-        known = read_yaml(decided, "runtime")["runtime"]
-        config = replace(config, runtime=RuntimeConfig(**known))
-    try:
-        device = open_device(config.runtime)
-    except UserError as error:
-        if not decided.exists():
-            raise
-        raise UserError(f"{folder}: begun elsewhere, go on there or start over with rerun=true ({error})") from None
-    check_reductions(device, config.training.micro_batch_size * config.training.seq_len)
-    runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
-    config = replace(config, runtime=runtime)
-    write_text(decided, yaml.safe_dump(asdict(config), sort_keys=False))
-    if not (folder / "tokenizer.json").exists():
-        write_bytes(folder / "tokenizer.json", data.tokenizer_path.read_bytes())
+    """Decide what is left open, write it down, and gather what all parts of the run share."""
+    if world.is_first:
+        for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
+            remove_leftovers(place)
+        config, device = _decide(config, folder, world)
+        write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        if not (folder / "tokenizer.json").exists():
+            write_bytes(folder / "tokenizer.json", data.tokenizer_path.read_bytes())
+        world.share(config)
+    else:
+        config = world.share(config)
+        device = open_device(config.runtime, world)
     say(device.describe())
 
     match = match_of(config)
@@ -132,13 +137,34 @@ def _open(
         f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
         f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
     )
-    summary = start_summary(config, data, folder, device, match, cost, init)
+    summary = world.share(start_summary(config, data, folder, device, match, cost, init) if world.is_first else {})
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    tracker = build_tracker(config.tracking, folder, asdict(config) | {"contract": summary["contract"]}, say)
-    metrics = JsonlLog(folder / "metrics.jsonl")
+    metrics = tracker = None
+    if world.is_first:
+        tracker = build_tracker(config.tracking, folder, asdict(config) | {"contract": summary["contract"]}, say)
+        metrics = JsonlLog(folder / "metrics.jsonl")
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, tracker, stop, say, held)
     run.write_summary()
     return run
+
+
+def _decide(config: TrainConfig, folder: Path, world: World) -> tuple[TrainConfig, Device]:
+    """Decide device, precision and threads: once and for all sittings. Raises UserError where they cannot be had."""
+    decided = folder / "config.yaml"
+    if decided.exists():
+        known = RuntimeConfig(**read_yaml(decided, "runtime")["runtime"])
+        if processes_of(folder) != world.size:  # each has another share of the cores
+            known.threads = config.runtime.threads
+        config = replace(config, runtime=known)
+    try:
+        device = open_device(config.runtime, world)
+    except UserError as error:
+        if not decided.exists():
+            raise
+        raise UserError(f"{folder}: begun elsewhere, go on there or start over with rerun=true ({error})") from None
+    check_reductions(device, config.training.micro_batch_size * config.training.seq_len)
+    runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
+    return replace(config, runtime=runtime), device
 
 
 def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
@@ -161,12 +187,14 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         run.say(f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})")
     model.to(run.device.kind)
     for name, stage in run.config.stage.stages.items():
-        run.stop.raise_if_asked()  # between stages everything is saved
+        if asked := run.device.world.agree(run.stop.number):
+            raise Interrupted(asked)  # between stages everything is saved
         if name in run.summary["stages"]:
             load_weights(read_checkpoint(run.folder / "checkpoints" / name / "last"), model)
             continue
         progress = train_stage(run, name, stage, model)
-        write_samples(run, name, stage, model)
+        if run.is_first:
+            write_samples(run, name, stage, model)
         run.summary["stages"][name] = stage_summary(run.data, stage, progress, run.cost, run.device)
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()

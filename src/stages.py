@@ -49,7 +49,8 @@ class Run:
     cost: ModelCost
     tokenizer: Tokenizer
     summary: dict[str, Any]
-    metrics: JsonlLog
+    metrics: JsonlLog | None
+    """None in all processes but the first, as is the tracker."""
     tracker: Tracker | None
     stop: StopRequest
     say: Say
@@ -57,8 +58,19 @@ class Run:
     """Tells whether the lock is still on what lies at `folder`."""
 
     @property
-    def stage_names(self) -> list[str]:
-        return list(self.config.stage.stages)
+    def is_first(self) -> bool:
+        """Whether this is the process that writes, if there are several."""
+        return self.device.world.is_first
+
+    def rewind_metrics(self, stage: str, step: int) -> None:
+        """Drop the rows after `step` of `stage`."""
+        if self.metrics is not None:
+            self.metrics.rewind(list(self.config.stage.stages), stage, step)
+
+    @property
+    def masking_eot(self) -> int | None:
+        """The token that begins a document, where documents are masked."""
+        return self.data.eot_id if self.config.training.document_masking else None
 
     def require_folder(self) -> None:
         """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
@@ -66,8 +78,9 @@ class Run:
             raise removed(self.folder)
 
     def write_summary(self) -> None:
-        self.require_folder()
-        write_json(self.folder / "summary.json", self.summary)
+        if self.is_first:
+            self.require_folder()
+            write_json(self.folder / "summary.json", self.summary)
 
 
 def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> Progress:
@@ -83,12 +96,23 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel) -
     else:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
-        run.metrics.rewind(run.stage_names, name, -1)  # the stage begins anew, with the evaluation at step 0
+        run.rewind_metrics(name, -1)  # the stage begins anew, with the evaluation at step 0
     witness = _Witness(run, stage, plan, state)
     hooks, clip = Hooks(witness.evaluate, witness.log, witness.save), config.optimizer.grad_clip
     while state.progress.step < plan.steps:
         try:
-            fit(state, plan, loader, config.training, config.schedule, clip, run.device, hooks, run.stop)
+            fit(
+                state,
+                plan,
+                loader,
+                config.training,
+                config.schedule,
+                clip,
+                run.device,
+                hooks,
+                run.stop,
+                run.masking_eot,
+            )
         except Diverged:
             _roll_back(run, name, state, plan.learning_rate)
     return state.progress
@@ -118,7 +142,12 @@ class _Witness:
         batch_size = self.run.config.training.micro_batch_size
         results = {
             corpus: evaluate_windows(
-                self.state.model, windows, self.byte_lengths, batch_size=batch_size, device=self.run.device
+                self.state.model,
+                windows,
+                self.byte_lengths,
+                batch_size=batch_size,
+                device=self.run.device,
+                eot_id=self.run.masking_eot,
             )
             for corpus, windows in self.windows.items()
         }
@@ -135,6 +164,8 @@ class _Witness:
 
     def log(self, row: dict[str, Any]) -> None:
         """Write a row of metrics."""
+        if self.run.metrics is None:
+            return
         self.run.require_folder()
         if "val/loss" in row:
             row = row | self.of_the_mix
@@ -144,6 +175,8 @@ class _Witness:
 
     def save(self, kind: str) -> None:
         """Save a checkpoint, `best` or `last`."""
+        if not self.run.is_first:
+            return
         self.run.require_folder()
         save_checkpoint(
             self.run.folder / "checkpoints" / self.plan.name / kind,
@@ -160,7 +193,7 @@ def _go_back(run: Run, name: str, state: TrainState) -> None:
     info = read_checkpoint(run.folder / "checkpoints" / name / "last")
     load_weights(info, state.model)
     state.restore(load_state(info))
-    run.metrics.rewind(run.stage_names, name, state.progress.step)
+    run.rewind_metrics(name, state.progress.step)
 
 
 def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> None:

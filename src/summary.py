@@ -19,6 +19,9 @@ from src.runtime.files import read_json
 from src.training.checkpoint import CheckpointInfo, Progress
 from src.training.stage import plan_stage
 
+MAY_CHANGE = ("git_commit", "torch", "processes", "threads", "host_shared")
+"""What may be another thing when a run is resumed; the contract then says both."""
+
 
 def stage_summary(
     data: PreparedData, stage: StageConfig, progress: Progress, cost: ModelCost, device: Device
@@ -75,7 +78,7 @@ def start_summary(
     contract = contract_of(config, data, device, init)
     if any((folder / "checkpoints").glob("*/last")):  # this sitting goes on with the work of another
         earlier = before.get("contract", {})
-        contract |= {key: joined(earlier.get(key), contract[key]) for key in ("git_commit", "torch", "host_shared")}
+        contract |= {key: joined(earlier.get(key), contract[key]) for key in MAY_CHANGE}
     return {
         "format_version": 1,
         "run": folder.name,
@@ -93,7 +96,12 @@ def start_summary(
         "model": match.spec.to_dict(),
         "accounting": cost.totals(),
         "contract": contract,
-        "environment": {"device": device.kind, "threads": device.threads, "precision": device.precision},
+        "environment": {
+            "device": device.kind,
+            "processes": device.world.size,
+            "threads": device.threads,
+            "precision": device.precision,
+        },
         "stages": before.get("stages", {}),
         "final": before.get("final"),
     }
@@ -120,6 +128,7 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "init_from": lineage_of(init) if init else None,
         "seq_len": training.seq_len,
         "global_batch_tokens": training.global_batch_size * training.seq_len,
+        "document_masking": training.document_masking,
         "eval_sequences": training.eval_sequences,
         "optimizer": _text(
             asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}
@@ -130,9 +139,16 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "torch": torch.__version__,
         "git_commit": _git_commit(),
         "device": device.kind,
+        "processes": device.world.size,
         "threads": device.threads,
         "host_shared": config.launcher.name == "joblib",
     }
+
+
+def processes_of(folder: Path) -> int:
+    """Return how many processes trained a run in its last sitting."""
+    file = folder / "summary.json"
+    return read_json(file)["environment"].get("processes", 1) if file.exists() else 1
 
 
 def joined(before: Any, now: Any) -> Any:

@@ -5,6 +5,7 @@ import sys
 from src.compose import expand_sweep, guarded, register, show
 from src.config import TrainConfig, UserError
 from src.overrides import hydra_flag, parse_arguments, quote_paths
+from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
 
 
 def main(argv: list[str]) -> int:
@@ -17,6 +18,7 @@ def main(argv: list[str]) -> int:
         return 0
     sweep = expand_sweep("train", TrainConfig, arguments.overrides)
     if arguments.multirun or sweep.asked_by_experiment:
+        refuse_torchrun("a sweep has a process of its own for each job")
         from src.sweep.launch import run_sweep
 
         return run_sweep(sweep)
@@ -27,28 +29,40 @@ def main(argv: list[str]) -> int:
 
 
 def train(overrides: list[str]) -> int:
-    """Do one run, or go on with it."""
+    """Do one run, or go on with it; under torchrun together with the other processes."""
+    with open_world() as world:
+        try:
+            return _train(overrides, world)
+        except FirstFailed:
+            return 2
+        except PeerLost as lost:
+            print(f"error: {lost}", file=sys.stderr)
+            return 1
+
+
+def _train(overrides: list[str], world: World) -> int:
     from src.sweep.plan import plan_runs
 
-    plan = plan_runs([overrides])[0]
+    plan = world.first_then_all(lambda: plan_runs([overrides])[0])
     from src.run import execute, is_done
     from src.runtime.claim import start_over
     from src.runtime.signals import Interrupted
 
-    if is_done(plan.folder) and not plan.config.rerun:
-        print(f"Done already (rerun=true starts over): {plan.folder}")
+    say = print if world.is_first else lambda *_, **__: None
+    if world.share(is_done(plan.folder)) and not plan.config.rerun:
+        say(f"Done already (rerun=true starts over): {plan.folder}")
         return 0
-    if plan.config.rerun:
+    if plan.config.rerun and world.is_first:
         start_over(plan.folder)
     try:
-        summary = execute(plan.config, plan.data, plan.folder, plan.init)
+        summary = execute(plan.config, plan.data, plan.folder, plan.init, world)
     except Interrupted as interrupted:
         how = "the same command without rerun=true" if plan.config.rerun else "the same command"
-        print(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
+        say(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
         return interrupted.exit_code
     if summary["final"]["val_loss"] is None:
-        print("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
-    print(f"Run: {plan.folder}")
+        say("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
+    say(f"Run: {plan.folder}")
     return 0
 
 

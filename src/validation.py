@@ -23,6 +23,7 @@ from src.data.sources import SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
+from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -205,6 +206,14 @@ def _check_batches(config: TrainConfig) -> None:
         raise UserError(
             f"training.micro_batch_size={training.micro_batch_size}: must divide training.global_batch_size="
             f"{training.global_batch_size}; for example {near}"
+        )
+    processes = launched_processes().size
+    at_once = processes * training.micro_batch_size
+    if training.global_batch_size % at_once:
+        raise UserError(
+            f"training.global_batch_size={training.global_batch_size}: must be a multiple of the {processes} processes "
+            f"of torchrun times training.micro_batch_size={training.micro_batch_size}; for example "
+            f"{max(1, training.global_batch_size // at_once) * at_once}"
         )
     if config.recipe.position == "learned" and training.seq_len > config.recipe.max_seq_len:
         raise UserError(

@@ -24,10 +24,10 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("exp
 
 
 def commands() -> list[tuple[str, str]]:
-    """List (document, command line) of everything that starts with python -m src."""
+    """List (document, module and settings) of everything that runs a command of ours, be it by python or torchrun."""
     found = []
     for path in DOCUMENTS:
-        for line in re.findall(r"python -m src\.[^`|\n]*", path.read_text(encoding="utf-8")):
+        for line in re.findall(r"(?<=-m )src\.[^`|\n]*", path.read_text(encoding="utf-8")):
             if "=" in line and "..." not in line and "experiment=NAME" not in line:
                 found.append((path.name, re.sub(r"\s+#.*", "", line)))
     return found
@@ -35,7 +35,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "line"), commands())
 def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
-    _, _, module, *argv = shlex.split(line)
+    module, *argv = shlex.split(line)
     name = module.removeprefix("src.")
     if name in ("train", "estimate"):
         schema = TrainConfig if name == "train" else EstimateConfig

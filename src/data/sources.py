@@ -35,6 +35,8 @@ class Document:
     """Documents of a group stay on one side of the split; None: the document is a group of its own."""
     path: str = ""
     licence: str = "unknown"
+    revision: str = ""
+    """The commit of the repository that it comes from."""
     bits: float | None = None
     """Exact -log2 of its probability, where the text was generated."""
 
@@ -148,8 +150,12 @@ def _read_hub(
     def documents() -> Iterator[Document]:
         for name, file in files.items():
             for document in _read_file(file, corpus_name, dropped):
-                path = f"{corpus.repo}/{name}"
-                yield replace(document, path=path, licence=corpus.licence or document.licence)
+                yield replace(
+                    document,
+                    path=f"{corpus.repo}/{name}",
+                    licence=corpus.licence or document.licence,
+                    revision=corpus.revision or "",
+                )
 
     whole = _whole_stories(documents(), dropped) if corpus_name == "language" else documents()
     return _cut(whole, corpus.max_bytes)
@@ -161,10 +167,11 @@ def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iter
         text = repair_mojibake(document.text)
         if (flaw := flaw_of(text)) is not None:
             dropped[flaw] += 1
-            continue
-        if text != document.text:
+        elif text != document.text:
             dropped["mojibake (repaired and kept)"] += 1
-        yield replace(document, text=text)
+            yield replace(document, text=text)
+        else:
+            yield document
 
 
 def _cut(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:

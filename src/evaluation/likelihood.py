@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from src.model.language_model import LanguageModel
+from src.model.language_model import LanguageModel, number_documents
 from src.runtime.device import Device
 
 
@@ -22,23 +22,35 @@ class Likelihood(NamedTuple):
 
 @torch.no_grad()
 def evaluate_windows(
-    model: LanguageModel, windows: np.ndarray, byte_lengths: np.ndarray, *, batch_size: int, device: Device
+    model: LanguageModel,
+    windows: np.ndarray,
+    byte_lengths: np.ndarray,
+    *,
+    batch_size: int,
+    device: Device,
+    eot_id: int | None = None,
 ) -> Likelihood:
     """Evaluate on windows (n, T + 1) of token ids; `byte_lengths` gives the bytes that each id stands for.
 
-    The sum runs in a fixed order over single windows, so that the batch size decides speed alone.
+    The sum runs in a fixed order over single windows, so that the batch size and the number of processes, among which
+    they are divided, decide speed alone. eot_id: the token that begins a document, where documents are masked.
     """
     was_training = model.training
     model.eval()
-    losses = []
-    for start in range(0, len(windows), batch_size):
-        batch = device.tensor(windows[start : start + batch_size])
+    losses, world = torch.zeros(len(windows)), device.world
+    mine = range(world.rank, len(windows), world.size)
+    for start in range(0, len(mine), batch_size):
+        numbers = mine[start : start + batch_size]
+        batch = device.tensor(windows[numbers])
+        inputs = batch[:, :-1]
+        documents = None if eot_id is None else number_documents(inputs, eot_id)
         with device.autocast():
-            logits = model.logits(batch[:, :-1])
+            logits = model.logits(inputs, documents=documents)
         nats = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-        losses.append(nats.view(len(batch), -1).sum(dim=1).cpu())
+        losses[list(numbers)] = nats.view(len(batch), -1).sum(dim=1).cpu()
+    world.sum_([losses])
     model.train(was_training)
-    total = float(torch.cat(losses).double().sum())
+    total = float(losses.double().sum())
     targets = windows[:, 1:]
     n_bytes = int(byte_lengths[targets].sum())
     return Likelihood(total / targets.size, total / math.log(2) / n_bytes, targets.size)

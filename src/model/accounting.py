@@ -1,7 +1,8 @@
 """What a whole model costs, in closed form and without torch: parameters, FLOPs, and the state kept while decoding.
 
 The blocks' own formulas are in `blocks/costs.py`, and memory is in `memory.py`. Training is charged three times the
-forward pass, since the backward pass has two products for each. Every number is checked against the built model in
+forward pass, since the backward pass has two products for each. Masking documents changes no figure: how much it makes
+needless depends on the text, and it is computed all the same. Every number is checked against the built model in
 `tests/contract`.
 """
 

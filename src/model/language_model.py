@@ -31,6 +31,11 @@ class ModelOutput(NamedTuple):
     """(number of MoE blocks,): mean square of the routers' logsumexp."""
 
 
+def number_documents(tokens: Tensor, eot_id: int) -> Tensor:
+    """Number the documents in each row of tokens (B, T) from left to right: each begins with its end-of-text token."""
+    return (tokens == eot_id).cumsum(dim=1)
+
+
 class ModelCache:
     """The decoding state of a whole model."""
 
@@ -66,17 +71,20 @@ class LanguageModel(nn.Module):
     def _typed_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def forward(self, tokens: Tensor, cache: ModelCache | None = None) -> ModelOutput:
-        """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen."""
-        offset = cache.offset if cache else 0
+    def forward(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> ModelOutput:
+        """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen.
+
+        documents: (B, T), from `number_documents`: each document is computed as if it stood alone.
+        """
+        assert cache is None or documents is None, "a cache holds one document"
         x = self.embedding(tokens)
         if self.positions is not None:
-            x = x + self.positions.weight[offset : offset + tokens.shape[1]]
+            x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
         aux_losses: list[Tensor] = []
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
-            output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None)
+            output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None, documents)
             x = x + output.y
             if output.aux_loss is not None:
                 aux_losses.append(output.aux_loss)
@@ -90,15 +98,28 @@ class LanguageModel(nn.Module):
         expert_load, router_z = (torch.stack(each) if each else None for each in (loads, router_zs))
         return ModelOutput(self.final_norm(x), aux_loss, expert_load, router_z)
 
-    def _apply_block(self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any) -> BlockOutput:
-        if not (self.activation_checkpointing and self.training):
-            return block(norm(x), cache)
-        # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
-        return checkpoint(lambda inner: block(norm(inner)), x, use_reentrant=False, preserve_rng_state=False)
+    def _position_rows(self, tokens: Tensor, offset: int, documents: Tensor | None) -> Tensor:
+        """Return the learned position of each token: (T, D), or (B, T, D) where each document counts from 0."""
+        assert self.positions is not None
+        if documents is None:
+            return self.positions.weight[offset : offset + tokens.shape[1]]
+        first = torch.searchsorted(documents, documents)  # of each position's document
+        return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
-    def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
+    def _apply_block(
+        self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any, documents: Tensor | None
+    ) -> BlockOutput:
+        def apply(x: Tensor) -> BlockOutput:
+            return block(norm(x), cache, documents)
+
+        if not (self.activation_checkpointing and self.training):
+            return apply(x)
+        # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
+        return checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
+
+    def logits(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""
-        return self.head(self(tokens, cache).hidden)
+        return self.head(self(tokens, cache, documents).hidden)
 
     def make_cache(self, batch_size: int, max_len: int) -> ModelCache:
         """Build an empty decoding state for at most `max_len` positions."""

@@ -77,12 +77,13 @@ def training_memory(
     accumulate: bool,
     activation_checkpointing: bool = False,
     precision: str = "fp32",
+    document_masking: bool = False,
 ) -> Memory:
     """Estimate the peak of a training step, from the second on, when the optimizer's state is there.
 
     accumulate: whether gradients of several micro batches are summed, so that they exist all the time.
     """
-    moments = _moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing)
+    moments = _moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, document_masking)
     worst = max(moments, key=sum)
     params = model_cost(spec, seq_len).total_params
     return Memory(
@@ -95,14 +96,20 @@ def training_memory(
 
 
 def _moments(
-    spec: ModelSpec, seq_len: int, micro_batch_size: int, accumulate: bool, activation_checkpointing: bool
+    spec: ModelSpec,
+    seq_len: int,
+    micro_batch_size: int,
+    accumulate: bool,
+    activation_checkpointing: bool,
+    document_masking: bool,
 ) -> list[_Moment]:
     """List what is alive at the loss, at the final norm, in each block from the last to the first, and at the end."""
     tokens = seq_len * micro_batch_size
     stream = tokens * spec.d_model
     head = spec.vocab_size * spec.d_model
     params = model_cost(spec, seq_len).total_params
-    whole = [tokens * kind_of(kind).activations(spec, seq_len).kept for kind in spec.blocks]
+    found = [kind_of(kind).activations(spec, seq_len) for kind in spec.blocks]
+    whole = [tokens * (block.kept + (block.masks if document_masking else 0)) for block in found]
     kept = [float(stream)] * len(whole) if activation_checkpointing else whole
     final = tokens * norm_kept(spec)
 
@@ -117,7 +124,7 @@ def _moments(
         done += kind.cost(spec, seq_len).params
         gradients = standing + kind.cost(spec, seq_len).params if accumulate else done
         # The last hidden states are held by the step itself, the residual stream's gradient by autograd.
-        workspace = tokens * kind.activations(spec, seq_len).backward + 2 * stream
+        workspace = tokens * found[i].backward + 2 * stream
         moments.append(_Moment(gradients, sum(kept[:i]) + whole[i], workspace))
     return [*moments, _Moment(params + (head if accumulate else 0), 0, 2 * stream)]
 
@@ -153,6 +160,7 @@ def largest_micro_batch(
     available_bytes: int,
     activation_checkpointing: bool = False,
     precision: str = "fp32",
+    document_masking: bool = False,
 ) -> int:
     """Return the largest divisor of `global_batch_size` whose training step fits; 0 if not even one sequence does."""
     for size in range(global_batch_size, 0, -1):
@@ -164,6 +172,7 @@ def largest_micro_batch(
                 accumulate=size < global_batch_size,
                 activation_checkpointing=activation_checkpointing,
                 precision=precision,
+                document_masking=document_masking,
             )
             if needed.total <= available_bytes:
                 return size

@@ -80,6 +80,7 @@ def training_peak(
     accumulate: bool,
     activation_checkpointing: bool = False,
     precision: str = "fp32",
+    document_masking: bool = False,
 ) -> Measured:
     """Train three steps on random tokens in this process and measure the last, when the optimizer has its state."""
     device = open_device(RuntimeConfig(name="cpu", device="cpu", precision=precision, threads=torch.get_num_threads()))
@@ -91,7 +92,15 @@ def training_peak(
     def step() -> None:
         batch = torch.randint(spec.vocab_size, (micro_batch_size * (1 + accumulate), seq_len + 1))
         train_step(
-            model, model, optimizer, scaler, batch, micro_batch_size=micro_batch_size, grad_clip=1.0, device=device
+            model,
+            model,
+            optimizer,
+            scaler,
+            batch,
+            micro_batch_size=micro_batch_size,
+            grad_clip=1.0,
+            device=device,
+            eot_id=0 if document_masking else None,
         )
 
     for _ in range(2):

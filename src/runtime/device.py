@@ -5,6 +5,7 @@ resumed run is given those answers.
 """
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from src.config import RuntimeConfig, UserError
+from src.runtime.distributed import ALONE, World
 from src.runtime.machine import machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,9 +31,13 @@ class Device:
     kind: str
     precision: str
     threads: int
+    """Of the CPU, for each process."""
+    world: World = ALONE
+    """The processes that share the work, each with a device of its own."""
 
     def describe(self) -> str:
-        return f"Device: {self.kind.upper()}, precision {self.precision}, {self.threads} CPU threads"
+        processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
+        return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{self.threads} CPU threads"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute products in the chosen precision; weights stay in fp32."""
@@ -81,18 +87,42 @@ def is_out_of_memory(error: BaseException) -> bool:
     return worded or isinstance(error, MemoryError)
 
 
-def open_device(config: RuntimeConfig) -> Device:
+def open_device(config: RuntimeConfig, world: World = ALONE) -> Device:
     """Decide device and precision, and set up threads and memory for them.
 
     Raises:
         UserError: the device is not there, or cannot do what is asked.
     """
     kind = find_device(config.device)
-    threads = config.threads or torch.get_num_threads()
+    if world.size > 1:
+        _take_own_device(kind, world)
+    threads = config.threads or (_cores_each(world) if world.size > 1 else torch.get_num_threads())
     torch.set_num_threads(threads)
     if kind == "cpu":
         _keep_freed_memory()
-    return Device(kind, _find_precision(config.precision, kind), threads)
+    return Device(kind, _find_precision(config.precision, kind), threads, world)
+
+
+def _take_own_device(kind: str, world: World) -> None:
+    """Give this process the GPU of its number. Raises UserError where there is none for it."""
+    there = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind == "mps" or (kind == "cuda" and world.local_size > there):
+        raise UserError(
+            f"torchrun: {world.local_size} processes, and this machine has {there} {kind} device; start as many as "
+            "there are devices, or add runtime=cpu"
+        )
+    if kind == "cuda":
+        torch.cuda.set_device(world.local_rank)
+
+
+def _cores_each(world: World) -> int:
+    """Divide the cores of this host among its processes; torchrun would give each of them one."""
+    return max(1, (os.cpu_count() or 1) // world.local_size)
+
+
+def collective_backend() -> str:
+    """Name what processes talk through: NCCL for tensors on GPUs, gloo for those on the CPU."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def check_reductions(device: Device, positions: int) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 PROCESS_BYTES = 400 << 20
 """What Python and torch take before the first tensor: 0.3 to 0.4 GB of resident memory on Linux, CPU build."""
@@ -17,6 +18,23 @@ def machine_bytes() -> int:
         return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no container, or one without a limit
         return total
+
+
+class Processes(NamedTuple):
+    """The processes that train one run together: torchrun says so in the environment of each."""
+
+    rank: int = 0
+    """Number of this one."""
+    size: int = 1
+    local_rank: int = 0
+    """Number of this one among those on this host."""
+    local_size: int = 1
+
+
+def launched_processes() -> Processes:
+    """Read what torchrun has started; a process that is alone where it has not."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Processes(*(int(os.environ[name]) for name in names)) if set(names) <= set(os.environ) else Processes()
 
 
 def has_memory_of_its_own(device: str) -> bool:

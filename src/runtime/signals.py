@@ -34,10 +34,6 @@ class StopRequest:
             os._exit(128 + number)  # asked twice: what is saved is saved
         self.number = number
 
-    def raise_if_asked(self) -> None:
-        if self.number is not None:
-            raise Interrupted(self.number)
-
 
 @contextmanager
 def listen_for_stop() -> Iterator[StopRequest]:

@@ -20,7 +20,7 @@ from src.config import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
-from src.runtime.signals import StopRequest
+from src.runtime.signals import Interrupted, StopRequest
 from src.training.checkpoint import Progress
 from src.training.expert_balance import describe_balance
 from src.training.schedule import learning_rate_factor
@@ -127,17 +127,18 @@ def fit(
     device: Device,
     hooks: Hooks,
     stop: StopRequest,
+    eot_id: int | None = None,
 ) -> None:
-    """Train from where `state` is to the end of the plan.
+    """Train from where `state` is to the end of the plan; `eot_id` as in `train_step`.
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint `last` is saved.
         Diverged: `training.max_bad_steps` steps in a row were skipped, as far as is known when a step is logged.
     """
-    progress = state.progress
+    progress, size = state.progress, training.global_batch_size
     watch = Stopwatch(progress, device)
     state.model.train()
-    with tqdm(total=plan.steps, initial=progress.step, desc=plan.name, unit="step", disable=None, leave=False) as bar:
+    with _progress_bar(progress, plan, device) as bar:
         if progress.step == 0:
             _evaluate(state, plan, device, hooks)
             watch.go()
@@ -146,7 +147,7 @@ def fit(
             learning_rate = plan.learning_rate * factor
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
-            batch = device.tensor(loader.batch(progress.step, training.global_batch_size))
+            batch = device.tensor(loader.batch(progress.step, size, device.world.rows(size)))
             output = train_step(
                 state.model,
                 state.forward,
@@ -156,10 +157,11 @@ def fit(
                 micro_batch_size=training.micro_batch_size,
                 grad_clip=grad_clip,
                 device=device,
+                eot_id=eot_id,
             )
             state.count(output.skipped)
             progress.step += 1
-            progress.tokens += training.global_batch_size * training.seq_len
+            progress.tokens += size * training.seq_len
             bar.update()
 
             last = progress.step == plan.steps
@@ -179,13 +181,18 @@ def fit(
                 _evaluate(state, plan, device, hooks)
                 watch.go()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
-            asked = stop.number is not None  # read once: who asks after this line is heard after the next step
+            asked = device.world.agree(stop.number)  # once: who asks after this line is heard after the next step
             if last or asked or due:
                 watch.pause()
                 hooks.save("last")
                 watch.go()
             if asked and not last:
-                stop.raise_if_asked()
+                raise Interrupted(asked)
+
+
+def _progress_bar(progress: Progress, plan: StagePlan, device: Device) -> "tqdm[Any]":
+    silent = None if device.world.is_first else True  # None: silent where the output is no terminal
+    return tqdm(total=plan.steps, initial=progress.step, desc=plan.name, unit="step", disable=silent, leave=False)
 
 
 def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.model.language_model import LanguageModel, ModelOutput
+from src.model.language_model import LanguageModel, ModelOutput, number_documents
 from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 from src.runtime.device import Device
 
@@ -47,19 +47,24 @@ def train_step(
     micro_batch_size: int,
     grad_clip: float,
     device: Device,
+    eot_id: int | None = None,
 ) -> StepOutput:
-    """Update the weights once from batch (global_batch_size, T + 1).
+    """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
 
-    `forward` is the model, or its compiled form. Where the gradient is not finite, the optimizer leaves weights and
+    `forward` is the model, or its compiled form. Gradients are sums over all processes, losses means over the tokens of
+    the global batch. Where the gradient is not finite, the optimizer leaves weights and
     state alone; that is decided on the device. Routers' biases (MoE) follow the load of the whole batch.
+    eot_id: the token that begins a document, where documents are masked.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
     router_zs: list[Tensor] = []
     for micro_batch in batch.split(micro_batch_size):
-        share = len(micro_batch) / len(batch)
+        share = len(micro_batch) / (len(batch) * device.world.size)
         with device.autocast():
-            output: ModelOutput = forward(micro_batch[:, :-1])
+            inputs = micro_batch[:, :-1]
+            documents = None if eot_id is None else number_documents(inputs, eot_id)
+            output: ModelOutput = forward(inputs, documents=documents)
             micro_loss = token_loss(model, output, micro_batch[:, 1:])
         objective = micro_loss if output.aux_loss is None else micro_loss + output.aux_loss
         scaler.scale(objective * share).backward()
@@ -69,6 +74,7 @@ def train_step(
         if output.router_z is not None:
             router_zs.append(output.router_z * share)
 
+    device.world.sum_(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     scaler.unscale_(optimizer)
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
     skipped = (~torch.isfinite(grad_norm)).float()
@@ -79,6 +85,8 @@ def train_step(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     expert_load, router_z = (torch.stack(each).sum(dim=0) if each else None for each in (loads, router_zs))
+    device.world.sum_([loss] if router_z is None else [loss, router_z])
     if expert_load is not None:
+        device.world.sum_([expert_load])
         model.update_router_bias(expert_load, taken=1 - skipped)
     return StepOutput(loss, grad_norm, skipped, expert_load, router_z)

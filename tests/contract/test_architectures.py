@@ -28,6 +28,7 @@ from tests.contract.small import (
     small_model,
     small_spec,
 )
+from tests.reference.documents import numbers
 
 pytestmark = [pytest.mark.parametrize("recipe", RECIPES), pytest.mark.parametrize("architecture", ARCHITECTURES)]
 
@@ -86,6 +87,50 @@ def test_prefill_and_steps_equal_the_whole(model: LanguageModel, prefill: int) -
         parts += [model.logits(tokens[:, t : t + 1], cache) for t in range(prefill, length)]
     assert cache.offset == length
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+LENGTHS = ((23, 25, 16), (2, 30, 32))
+"""Of the documents in two rows: one begins within a chunk and a window (16), one where they begin, one among the first
+taps of the convolution (4), and three are longer than a window."""
+
+
+def packed() -> tuple[Tensor, Tensor]:
+    """Return tokens and the numbers of their documents, (2, SEQ_LEN) each."""
+    return random_tokens(2, SEQ_LEN), torch.cat([numbers(lengths, 1) for lengths in LENGTHS])
+
+
+def alone(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Run each document of the packed tokens by itself, and put the hidden states together."""
+    rows = zip(tokens, LENGTHS, strict=True)
+    return torch.stack([torch.cat([model(part[None]).hidden[0] for part in row.split(cuts)]) for row, cuts in rows])
+
+
+def test_documents_are_computed_as_if_alone(model: LanguageModel) -> None:
+    tokens, documents = packed()
+    found, wanted = model(tokens, documents=documents).hidden, alone(model, tokens)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    # The gradient of what the documents have in common, along a random direction.
+    direction, names = torch.randn_like(found), [name for name, _ in model.named_parameters() if name != "head.weight"]
+    weights = [model.get_parameter(name) for name in names]
+    ours, theirs = (torch.autograd.grad((hidden * direction).sum(), weights) for hidden in (found, wanted))
+    for name, one, other in zip(names, ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()), msg=name)
+
+
+def test_one_document_is_the_whole_window(model: LanguageModel) -> None:
+    tokens = random_tokens(2, SEQ_LEN)
+    found = model(tokens, documents=torch.ones_like(tokens)).hidden
+    torch.testing.assert_close(found, model(tokens).hidden, rtol=1e-4, atol=1e-5)
+
+
+def test_a_document_leaves_the_next_as_it_was(model: LanguageModel) -> None:
+    """To the bit; but a product of experts over more rows or fewer may round otherwise."""
+    tokens, documents = packed()
+    changed = torch.where(documents == 0, (tokens + 1) % model.spec.vocab_size, tokens)
+    before, after = (model(each, documents=documents).hidden for each in (tokens, changed))
+    assert not torch.allclose(after[documents == 0], before[documents == 0], atol=1e-3)
+    atol = 2e-6 if "moe" in model.spec.blocks else 0
+    torch.testing.assert_close(after[documents > 0], before[documents > 0], rtol=0, atol=atol)
 
 
 def test_chunks_are_a_matter_of_speed(architecture: str, recipe: str) -> None:

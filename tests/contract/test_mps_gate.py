@@ -69,16 +69,22 @@ def known_waits(spec: ModelSpec) -> frozenset[str]:
     return MOE_WAITS if "moe" in spec.blocks else frozenset()
 
 
-def stepper(model: LanguageModel, optimizer: str = "adamw", precision: str = "fp32") -> Callable[[int], object]:
-    """Return a function that trains one step of two micro batches on tokens of the given seed."""
+def stepper(
+    model: LanguageModel, optimizer: str = "adamw", precision: str = "fp32", masked: bool = False
+) -> Callable[[int], object]:
+    """Return a function that trains one step of two micro batches on tokens of the given seed.
+
+    masked: whether documents are, one of which begins at about every fourth token.
+    """
     device = Device("cpu", precision, 1)
     model.train()
     built = build_optimizer(model, OptimizerConfig(name=optimizer, learning_rate=1e-3))
     scaler = device.build_scaler()
 
     def step(seed: int) -> object:
-        batch = random_tokens(2, 33, seed)
-        return train_step(model, model, built, scaler, batch, micro_batch_size=1, grad_clip=1.0, device=device)
+        batch = random_tokens(2, 33, seed, vocab_size=4 if masked else VOCAB_SIZE)
+        settings: dict[str, Any] = {"micro_batch_size": 1, "grad_clip": 1.0, "eot_id": 0 if masked else None}
+        return train_step(model, model, built, scaler, batch, device=device, **settings)
 
     return step
 
@@ -117,6 +123,23 @@ def test_options_keep_the_rules() -> None:
     watch = watched_step(model)
     assert watch.complaints(known_waits(spec)) == []
     assert "sign" in watch.ops
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe"), [*((name, "modern") for name in ARCHITECTURES), ("dense", "classic")]
+)
+def test_masked_documents_keep_the_rules(architecture: str, recipe: str) -> None:
+    """The shapes too: where documents begin changes none of them."""
+    spec = each_kind_once(small_spec(architecture, recipe))
+    step = stepper(build_model(without(spec, SHAPES_THAT_CHANGE), seed=0), masked=True)
+    step(0)  # which makes the optimizer's state
+    watches = [Watch(), Watch()]
+    for seed, watch in enumerate(watches):
+        with watch:
+            step(seed)
+        assert watch.complaints() == []
+    assert watches[0].signatures == watches[1].signatures
+    assert "cumsum" in watches[0].ops
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -175,10 +198,10 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
     model, waits = build_model(spec, seed=0), list[set[str]]()
 
     class Loader(TrainLoader):
-        def batch(self, step: int, batch_size: int) -> np.ndarray:
+        def batch(self, step: int, batch_size: int, rows: slice | range = slice(None)) -> np.ndarray:
             waits.append(set())
             watch.waits = waits[-1]
-            return super().batch(step, batch_size)
+            return super().batch(step, batch_size, rows)
 
     loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
     device = Device("cpu", "fp32", 1)
@@ -239,7 +262,7 @@ def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -
     fault, complaint = PLANTED[name]
     plain = MLP.forward
 
-    def forward(self: MLP, x: Tensor, cache: Any = None) -> BlockOutput:
+    def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
         fault(x)
         return plain(self, x, cache)
 
@@ -252,7 +275,7 @@ def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_planted_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, plain, calls = replace(small_spec("dense"), blocks=("sliding_attention", "mlp")), MLP.forward, list[int]()
 
-    def forward(self: MLP, x: Tensor, cache: Any = None) -> BlockOutput:
+    def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
         calls.append(0)
         x[:, : len(calls)].exp()
         return plain(self, x, cache)

@@ -75,16 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(hub.files[self.path.removeprefix("/store/")])
         elif hub.error is not None:
             self._send(hub.error[0], {"X-Error-Code": hub.error[1]} if hub.error[1] else {}, b"")
-        elif (name := self.path.removeprefix(f"/datasets/{REPO}/resolve/{REVISION}/")) in hub.files:
+        else:
+            name = self.path.removeprefix(f"/datasets/{REPO}/resolve/{REVISION}/")
             content = hub.files[name]
             etag = hashlib.sha256(content).hexdigest() if hub.lfs else hashlib.sha1(content).hexdigest()
             headers = {"X-Repo-Commit": REVISION, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
             self._send(302, {**headers, "Location": hub.store + name}, b"")
-        elif not self.path.startswith(f"/datasets/{REPO}/"):
-            self._send(404, {"X-Error-Code": "RepoNotFound"}, b"")
-        else:
-            missing = "EntryNotFound" if f"/resolve/{REVISION}/" in self.path else "RevisionNotFound"
-            self._send(404, {"X-Error-Code": missing}, b"")
 
     def _send_file(self, content: bytes) -> None:
         hub = self.hub

@@ -22,7 +22,7 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.scores = torch.tensor(probabilities).log()
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         assert not torch.is_grad_enabled() and not self.training
         return self.scores.expand(*tokens.shape, -1)
 
@@ -58,6 +58,18 @@ def test_the_batch_size_decides_speed_alone(architecture: str) -> None:
         assert found.tokens == 7 * 32
     assert wanted.loss == pytest.approx(math.log(VOCAB_SIZE), rel=0.02)
     assert wanted.bits_per_byte == pytest.approx(wanted.loss / math.log(2)), "one byte a token"
+
+
+def test_documents_are_evaluated_apart() -> None:
+    """Windows of two documents, the second of which begins at position 9 or 20, lose what those four lose alone."""
+    model, eot, lengths = small_model("hybrid"), 3, [1] * VOCAB_SIZE
+    windows = random_tokens(2, 33).numpy() % 200 + 4
+    windows[0, 9] = windows[1, 20] = eot
+    found = evaluate_windows(model, windows, np.array(lengths), batch_size=2, device=CPU, eot_id=eot)
+    alone = [windows[0, None, :10], windows[0, None, 9:], windows[1, None, :21], windows[1, None, 20:]]
+    parts = [evaluate(model, part, lengths) for part in alone]
+    assert found.loss == pytest.approx(sum(part.loss * part.tokens for part in parts) / found.tokens, rel=1e-6)
+    assert found.loss != pytest.approx(evaluate(model, windows, lengths).loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False])

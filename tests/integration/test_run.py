@@ -267,6 +267,17 @@ def test_a_mix_is_asked_for_on_the_command_line_and_goes_on_where_it_stopped(
     assert settled(tiny.only_run(tmp_path)) == settled(replayed)
 
 
+def test_documents_are_masked_from_the_first_evaluation_on(finished: Path, data: Path, tmp_path: Path) -> None:
+    """Same weights, same windows, another loss; the contract says why."""
+    assert tiny.run(data, tmp_path, "stage=full", "architecture=hybrid", "training.document_masking=true") == 0
+    masked = tiny.only_run(tmp_path)
+    ours, plain = (strict_json(folder / "summary.json")["contract"] for folder in (masked, finished))
+    assert {key for key in ours if ours[key] != plain[key]} == {"document_masking"}
+    for key in ("val/loss", "train/loss"):
+        one, other = ([row[key] for row in rows(folder) if key in row] for folder in (masked, finished))
+        assert len(one) == len(other) and all(x != y for x, y in zip(one, other, strict=True))
+
+
 @pytest.fixture
 def names(data: Path, tmp_path: Path) -> Any:
     register(TrainConfig, "train")
@@ -282,7 +293,8 @@ def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory:
     deciding = (
         "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=wsd "
         "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
-        "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mix.code=0.5 runtime.threads=2"
+        "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mix.code=0.5 runtime.threads=2 "
+        "training.document_masking=true"
     ).split()
     found = [names(item) for item in deciding]
     assert len({name, *found}) == len(deciding) + 1

@@ -43,6 +43,12 @@ SUMMARY_TIMES = ("wall_time_s", "tokens_per_second", "peak_memory_bytes")
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
+def layers_of(architecture: str) -> int:
+    """Return the fewest layers, two at least, that hold the pattern of an architecture whole."""
+    pattern = yaml.safe_load((CONF / "architecture" / f"{architecture}.yaml").read_text("utf-8"))["pattern"]
+    return max(2, len(pattern) // 2)
+
+
 def settled(folder: Path) -> list[dict[str, Any]]:
     """Read the metrics without what depends on the clock."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -103,8 +109,7 @@ class Torturer:
     def __init__(self, architecture: str, data: Path, root: Path, seed: int) -> None:
         self.root, self.draw, self.toll = root / architecture, random.Random(f"{architecture} {seed}"), Toll()
         self.root.mkdir(parents=True)
-        blocks = len(yaml.safe_load((CONF / "architecture" / f"{architecture}.yaml").read_text("utf-8"))["pattern"])
-        more = ("stage=full", f"architecture={architecture}", f"size.n_layers={max(2, blocks // 2)}")
+        more = ("stage=full", f"architecture={architecture}", f"size.n_layers={layers_of(architecture)}")
         register(TrainConfig, "train")
         self.plan = plan_runs([tiny.command_line(data, self.root, *more)])[0]
         self.count, self.noted = self.root / "operations", self.root / "saved"

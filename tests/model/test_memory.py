@@ -19,6 +19,7 @@ from src.model.memory import checkpoint_bytes, inference_memory, largest_micro_b
 from src.training.checkpoint import Progress, save_checkpoint
 from src.training.optimizer import build_optimizer
 from tests.contract.small import ARCHITECTURES, RECIPES, composed, small_spec
+from tests.reference.documents import numbers
 
 
 class Kept:
@@ -28,7 +29,7 @@ class Kept:
         self.tensor = tensor
 
 
-def kept_floats(spec: ModelSpec, batch: int, length: int) -> float:
+def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | None = None) -> float:
     """Count the floats that autograd holds after the forward pass of the spec's first block, weights aside."""
     model = build_model(spec, seed=0)
     x = torch.randn(batch, length, spec.d_model).requires_grad_()
@@ -40,7 +41,7 @@ def kept_floats(spec: ModelSpec, batch: int, length: int) -> float:
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-        y = model.blocks[0](model.norms[0](x)).y
+        y = model.blocks[0](model.norms[0](x), None, documents).y
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     storages = {(part := kept.tensor.untyped_storage()).data_ptr(): part.nbytes() for kept in alive}
     assert y.requires_grad
@@ -55,6 +56,16 @@ def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int
     spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)
     per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
     assert kind_of(kind).activations(spec, length).kept == pytest.approx(per_token, rel=5e-3)
+
+
+@pytest.mark.parametrize("length", [48, 40, 16])
+@pytest.mark.parametrize("kind", ["attention", "sliding_attention"])
+def test_a_mask_of_documents_is_kept_once_for_all_heads(kind: str, length: int) -> None:
+    spec = replace(small_spec("dense"), blocks=(kind,))
+    plain = kept_floats(spec, 4, length) - kept_floats(spec, 2, length)
+    few, many = (kept_floats(spec, batch, length, numbers((7, length - 7), batch)) for batch in (2, 4))
+    masks = (many - few - plain) / (2 * length)
+    assert kind_of(kind).activations(spec, length).masks == pytest.approx(masks, rel=1e-3)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_an_accelerator_is_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch
 def test_a_wrong_gradient_is_found_by_the_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = MLP.forward
 
-    def forward(self: MLP, x: Tensor, cache: Any = None) -> BlockOutput:
+    def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
         y = plain(self, x, cache).y
         return BlockOutput(y + (y - y.detach()))  # the same values, twice the gradient
 

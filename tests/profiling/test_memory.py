@@ -63,6 +63,15 @@ def test_training_takes_what_is_estimated(architecture: str, accumulate: bool, a
     assert estimate.total == pytest.approx(measured.tensor_bytes, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("architecture", ["dense", "hybrid"])
+def test_training_with_masks_takes_what_is_estimated(architecture: str) -> None:
+    spec = small_spec(architecture)
+    settings = {"seq_len": 256, "micro_batch_size": 4, "accumulate": False, "document_masking": True}
+    assert training_memory(spec, **settings).total == pytest.approx(
+        training_peak(spec, **settings).tensor_bytes, rel=0.05
+    )
+
+
 @pytest.mark.parametrize(
     ("architecture", "context_len"), [*((name, 64) for name in ARCHITECTURES), ("hybrid", 50), ("mamba1", 50)]
 )

@@ -7,20 +7,18 @@ import sys
 import pytest
 
 from src.config import ROOT
-from src.runtime.signals import STOP_SIGNALS, Interrupted, StopRequest, listen_for_stop, stop_signal
+from src.runtime.signals import STOP_SIGNALS, Interrupted, listen_for_stop, stop_signal
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted_and_nobody_dies(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
     with listen_for_stop() as stop:
-        stop.raise_if_asked()
+        assert stop.number is None
         signal.raise_signal(number)
         assert stop.number == number
-        with pytest.raises(Interrupted) as error:
-            stop.raise_if_asked()
-    assert error.value.exit_code == 128 + number
-    assert str(error.value) == number.name
+    assert Interrupted(number).exit_code == 128 + number
+    assert str(Interrupted(number)) == number.name
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
 
 
@@ -57,7 +55,3 @@ def test_asked_twice_from_the_keyboard_it_ends_at_once(signals: list[str], statu
 def test_a_stop_signal_is_told_from_other_ends() -> None:
     ends = {130: 2, 143: 15, -15: 15, 138: 10, -9: None, 137: None, 0: None, 1: None, 2: None, -11: None}
     assert {code: stop_signal(code) for code in ends} == ends
-
-
-def test_a_request_without_a_signal_raises_nothing() -> None:
-    StopRequest().raise_if_asked()

@@ -122,7 +122,7 @@ def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader, devi
 def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
     model, calls = recorder.state.model, iter(range(100))
 
-    def forward(tokens: torch.Tensor) -> Any:
+    def forward(tokens: torch.Tensor, documents: torch.Tensor | None = None) -> Any:
         output = model(tokens)
         return output._replace(hidden=output.hidden * torch.nan) if next(calls) == 2 else output  # second step
 

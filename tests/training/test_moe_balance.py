@@ -182,8 +182,8 @@ def test_a_step_that_is_not_taken_moves_no_bias(build_state: StateBuilder, devic
     step(state, random_tokens(4, 17), device)
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
 
-    def poisoned(tokens: Tensor) -> Any:
-        output = state.model(tokens)
+    def poisoned(tokens: Tensor, documents: Tensor | None = None) -> Any:
+        output = state.model(tokens, documents=documents)
         return output._replace(hidden=output.hidden * torch.nan)
 
     state.forward = poisoned

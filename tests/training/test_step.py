@@ -19,7 +19,9 @@ from tests.reference.loss import naive_cross_entropy
 from tests.training.conftest import StateBuilder
 
 
-def step(state: TrainState, batch: Tensor, device: Device, micro: int = 8, clip: float = 1.0) -> StepOutput:
+def step(
+    state: TrainState, batch: Tensor, device: Device, micro: int = 8, clip: float = 1.0, eot_id: int | None = None
+) -> StepOutput:
     return train_step(
         state.model,
         state.forward,
@@ -29,6 +31,7 @@ def step(state: TrainState, batch: Tensor, device: Device, micro: int = 8, clip:
         micro_batch_size=micro,
         grad_clip=clip,
         device=device,
+        eot_id=eot_id,
     )
 
 
@@ -81,6 +84,25 @@ def test_the_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder, dev
     torch.testing.assert_close(step(state, batch, device).loss, wanted.detach(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_documents_are_trained_on_apart(
+    activation_checkpointing: bool, build_state: StateBuilder, device: Device
+) -> None:
+    """Loss and gradient are those of the documents alone: 5, 1 and 11 tokens, of which the first has lost its start."""
+    state, eot, cuts = build_state("jamba"), 3, [5, 1, 11]
+    tokens = random_tokens(1, 18) % 200 + 4
+    tokens[0, [5, 6]] = eot
+    wanted = torch.zeros(())
+    for part, targets in zip(tokens[:, :-1].split(cuts, dim=1), tokens[:, 1:].split(cuts, dim=1), strict=True):
+        wanted = wanted + token_loss(state.model, state.model(part), targets) * part.shape[1] / 17
+    gradients = torch.autograd.grad(wanted, list(state.model.parameters()))
+    state.model.activation_checkpointing = activation_checkpointing
+    output = step(state, tokens, device, eot_id=eot)
+    torch.testing.assert_close(output.loss, wanted.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(output.grad_norm, torch.stack([each.norm() for each in gradients]).norm())
+    assert abs(step(build_state("jamba"), tokens, device).loss - wanted) > 1e-3
+
+
 def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder, device: Device) -> None:
     batch, seen = random_tokens(4, 17), {}
     for clip in (0.0, 1e9, 0.01):
@@ -101,8 +123,8 @@ class Poisoned:
     def __init__(self, state: TrainState, factor: float) -> None:
         self.model, self.factor = state.model, factor
 
-    def __call__(self, tokens: Tensor) -> Any:
-        output = self.model(tokens)
+    def __call__(self, tokens: Tensor, documents: Tensor | None = None) -> Any:
+        output = self.model(tokens, documents=documents)
         return output._replace(hidden=output.hidden * self.factor)
 
 
@@ -141,8 +163,8 @@ def test_one_bad_number_in_one_micro_batch_skips_the_step(build_state: StateBuil
     before = weights(state)
     factors = iter([1.0, torch.nan, 1.0, 1.0])
 
-    def forward(tokens: Tensor) -> Any:
-        return Poisoned(state, next(factors))(tokens)
+    def forward(tokens: Tensor, documents: Tensor | None = None) -> Any:
+        return Poisoned(state, next(factors))(tokens, documents)
 
     state.forward = forward
     assert step(state, random_tokens(8, 17), device, micro=2).skipped == 1

@@ -1,9 +1,9 @@
 """What each kind of block holds in memory while it computes, in closed form and without torch.
 
 All in floats per token, averaged over a sequence of the context length, the norm before the block included. Small
-tables that do not grow with the batch (the angles of rotary positions, masks) are left out. The terms stand in the
-order in which the block's `forward` makes its tensors; `tests/model/test_memory.py` holds them against what autograd
-keeps and against the allocator.
+tables that do not grow with the batch (the angles of rotary positions, causal masks) are left out. The terms stand in
+the order in which the block's `forward` makes its tensors; `tests/model/test_memory.py` holds them against what
+autograd keeps and against the allocator.
 
 T D: context length, d_model; F: d_ff, or expert_d_ff; E, k: experts, experts a token; H: heads; W: window; N: d_state;
 K: d_conv; Q: chunk; R: rank of dt.
@@ -30,6 +30,9 @@ class Activations:
     """At the worst moment of a pass without gradients (decoding: context length 1); the input is not counted."""
     last_product_flops: float = 0
     """Per token: what need not be computed again, since nothing is kept of it. 0 where something is."""
+    masks: float = 0
+    """Kept besides where documents are masked. A state-space block keeps less then, if anything: its convolution has no
+    copies. That is left out."""
 
 
 def norm_kept(spec: ModelSpec) -> float:
@@ -38,11 +41,14 @@ def norm_kept(spec: ModelSpec) -> float:
 
 
 def attention(spec: ModelSpec, context_len: int) -> Activations:
-    """Kept: q k v as projected, y, a log-sum a head; with rotary positions q and k once more, and a copy of y."""
+    """Kept: q k v as projected, y, a log-sum a head; with rotary positions q and k once more, and a copy of y.
+
+    The mask of documents is a square that all heads share, which the kernel keeps in floats.
+    """
     width, rope = spec.d_model, spec.position == "rope"
     kept = norm_kept(spec) + (7 if rope else 4) * width + spec.n_heads
     backward, forward = (3 * width, 9 * width) if rope else (4 * width, 6 * width)
-    return Activations(kept, backward, forward, 2 * width * width)
+    return Activations(kept, backward, forward, 2 * width * width, context_len)
 
 
 def sliding_attention(spec: ModelSpec, context_len: int) -> Activations:
@@ -54,7 +60,8 @@ def sliding_attention(spec: ModelSpec, context_len: int) -> Activations:
     first, rest = window / context_len, (n_windows - 1) * window / context_len
     kept = norm_kept(spec) + (3 + turned + first + 6 * rest + 1) * width + (first + rest) * spec.n_heads
     forward = (4 + turned + first + 3 * (first + rest) + 6 * rest) * width
-    return Activations(kept, 7 * rest * width, forward, 2 * width * width)
+    masks = (first + 2 * rest) * window
+    return Activations(kept, 7 * rest * width, forward, 2 * width * width, masks)
 
 
 def mlp(spec: ModelSpec, context_len: int) -> Activations:

@@ -4,7 +4,9 @@ Rotary positions (Su et al., 2021) in the half-split layout of Llama, or none wh
 to the embedding. The window (Longformer; Mistral) is computed block by block, so that its cost grows with T * W and
 not with T * T on any device.
 
-B, T, D: batch, position, d_model; H: heads; P: head_dim; W: window.
+Where documents are numbered, a position sees its own alone. Rotary positions are distances and need no new start.
+
+B, T, D: batch, position, d_model; H: heads; P: head_dim; W: window; n: blocks of W.
 """
 
 import torch
@@ -28,38 +30,50 @@ def rotate(x: Tensor, offset: int) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Attend from each position to itself and the window - 1 before it; q, k, v and the result (B, H, T, P).
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
+    """Attend from each position to itself and all before it; q, k, v and the result (B, H, T, P), documents (B, T)."""
+    if documents is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    seen = (documents[:, :, None] == documents[:, None]).tril()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None])
+
+
+def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
+    """Attend from each position to itself and the window - 1 before it; shapes as above.
 
     Queries are cut into blocks of W. The first block is plain causal attention; every later one sees its own keys
-    and those of the block before through one and the same band.
+    and those of the block before through one and the same band. Blocks stand in the batch dimension, so that heads
+    share a mask.
     """
     length = q.shape[2]
     if length <= window:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    first = F.scaled_dot_product_attention(q[:, :, :window], k[:, :, :window], v[:, :, :window], is_causal=True)
-
+        return causal_attention(q, k, v, documents)
+    before = None if documents is None else documents[:, :window]
+    first = causal_attention(q[:, :, :window], k[:, :, :window], v[:, :, :window], before)
     n_blocks = -(-length // window)
-    q, k, v = (F.pad(part, (0, 0, 0, n_blocks * window - length)) for part in (q, k, v))
-    batch, heads, _, width = q.shape
-    tail = q.view(batch, heads, n_blocks, window, width)[:, :, 1:]
+    padding = n_blocks * window - length
 
-    def pairs(part: Tensor) -> Tensor:  # (B, H, n - 1, 2W, P): each block after the first, behind the one before
-        blocks = part.view(batch, heads, n_blocks, window, width)
-        return torch.cat((blocks[:, :, :-1], blocks[:, :, 1:]), dim=3)
+    def blocks(part: Tensor) -> Tensor:  # (B, n, H, W, P)
+        return F.pad(part, (0, 0, 0, padding)).unflatten(2, (n_blocks, window)).transpose(1, 2)
+
+    def pairs(blocks: Tensor, dim: int) -> Tensor:  # each block after the first, behind the one before
+        return torch.cat((blocks[:, :-1], blocks[:, 1:]), dim)
 
     query = torch.arange(window, device=q.device)[:, None] + window
     key = torch.arange(2 * window, device=q.device)
-    band = (key <= query) & (key > query - window)
-    shape = (batch, heads * (n_blocks - 1))
+    seen = (key <= query) & (key > query - window)
+    if documents is not None:
+        numbers = F.pad(documents, (0, padding)).unflatten(1, (n_blocks, window))
+        same = numbers[:, 1:, :, None] == pairs(numbers, 2)[:, :, None]  # (B, n - 1, W, 2W)
+        seen = (seen & same).flatten(0, 1)[:, None]
     rest = F.scaled_dot_product_attention(
-        tail.reshape(*shape, window, width),
-        pairs(k).view(*shape, 2 * window, width),
-        pairs(v).view(*shape, 2 * window, width),
-        attn_mask=band,
+        blocks(q)[:, 1:].flatten(0, 1),
+        pairs(blocks(k), 3).flatten(0, 1),
+        pairs(blocks(v), 3).flatten(0, 1),
+        attn_mask=seen,
     )
-    rest = rest.view(batch, heads, (n_blocks - 1) * window, width)[:, :, : length - window]
-    return torch.cat((first, rest), dim=2)
+    rest = rest.unflatten(0, (-1, n_blocks - 1)).transpose(1, 2).flatten(2, 3)
+    return torch.cat((first, rest[:, :, : length - window]), dim=2)
 
 
 class KeyValueCache:
@@ -96,7 +110,7 @@ class Attention(Block):
         self.qkv = nn.Linear(spec.d_model, 3 * spec.d_model, bias=spec.bias)
         self.out = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> BlockOutput:
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, 3, self.n_heads, self.head_dim)
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, P)
@@ -110,12 +124,12 @@ class Attention(Block):
             keys, values = cache.stored()
             y = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype))
         else:
-            y = self.attend(q, k, v)
+            y = self.attend(q, k, v, documents)
         return BlockOutput(self.out(y.transpose(1, 2).reshape(batch, length, width)))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend within one sequence from its start; all (B, H, T, P)."""
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+        """Attend within one sequence from its start; q, k, v and the result (B, H, T, P), documents (B, T)."""
+        return causal_attention(q, k, v, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:
         return KeyValueCache(batch_size, self.n_heads, max_len, self.head_dim, like)
@@ -132,8 +146,8 @@ class SlidingAttention(Attention):
         super().__init__(spec)
         self.window = spec.window
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return sliding_attention(q, k, v, self.window)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+        return sliding_attention(q, k, v, self.window, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:
         return super().make_cache(batch_size, min(self.window, max_len), like)

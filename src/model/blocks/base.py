@@ -36,8 +36,12 @@ class Cache(Protocol):
 class Block(nn.Module):
     """A causal sequence map with its own init and decoding state."""
 
-    def forward(self, x: Tensor, cache: Any = None) -> BlockOutput:
-        """Map x (B, T, D); with a cache, x continues what the cache has seen."""
+    def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
+        """Map x (B, T, D); with a cache, x continues what the cache has seen.
+
+        documents: (B, T), whole numbers that never fall along a row. A position takes nothing from another document,
+        as if each had been given alone. Never together with a cache, which holds one document.
+        """
         raise NotImplementedError(type(self).__name__)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> Cache | None:

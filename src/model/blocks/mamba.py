@@ -5,10 +5,13 @@
 
 Training and prefill cut the sequence into chunks: inside one, the recurrence is a masked matrix product; between
 chunks, only the states are carried (section 6 of the paper). Decoding is the recurrence itself. The chunk size never
-changes the result, and `tests/reference/ssd.py` holds the step-by-step twin.
+changes the result, and `tests/reference/ssd.py` holds the step-by-step twin. Where documents are numbered, each begins
+with a state of zeros, wherever in a chunk that is.
 
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +27,19 @@ A_RANGE = (1.0, 16.0)
 
 
 def chunked_ssd(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk: int,
+    state: Tensor | None = None,
+    documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence above, without the D term, from `state` (zeros if None).
 
     x: (B, T, H, P); dt: (B, T, H), positive; a: (H,), negative; b, c: (B, T, N); state: (B, N, H, P); all fp32.
+    documents: (B, T), whose first goes on from `state`; where the next begins, the state is zero.
     Returns y (B, T, H, P) and the state after position T.
     """
     batch, length, heads, width = x.shape
@@ -36,31 +47,65 @@ def chunked_ssd(
     if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding leaves the state alone
         x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
         b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
+        if documents is not None:
+            documents = torch.cat((documents, documents[:, -1:].expand(-1, padding)), dim=1)
     n_chunks = (length + padding) // chunk
 
     inputs = (x * dt[..., None]).view(batch, n_chunks, chunk, heads, width)
     b, c = b.reshape(batch, n_chunks, chunk, n_state), c.reshape(batch, n_chunks, chunk, n_state)
-    log_decay = (dt * a).view(batch, n_chunks, chunk, heads).transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
+    decay = _decay_in_chunks((dt * a).view(batch, n_chunks, chunk, heads), documents)
 
     # Inside a chunk: position i takes from j <= i with weight (C_i . B_j) exp(sum of dt A over j+1..i).
-    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
-    between = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(~causal, -torch.inf)  # (B, c, H, Q, Q)
-    weights = (c @ b.transpose(-1, -2))[:, :, None] * between.exp()
+    weights = (c @ b.transpose(-1, -2))[:, :, None] * decay.between
     y = (weights @ inputs.transpose(2, 3)).transpose(2, 3)  # (B, c, Q, H, P)
 
     # Between chunks: what each adds to the state, and the state that each starts from.
-    to_end = (log_decay[..., -1:] - log_decay).exp().transpose(2, 3)  # (B, c, Q, H)
-    added = b.transpose(-1, -2) @ (inputs * to_end[..., None]).flatten(-2)  # (B, c, N, H P)
+    added = b.transpose(-1, -2) @ (inputs * decay.to_end.transpose(2, 3)[..., None]).flatten(-2)  # (B, c, N, H P)
     added = added.view(batch, n_chunks, n_state, heads, width)
-    through = log_decay[..., -1].exp()[:, :, None, :, None]  # (B, c, 1, H, 1)
+    through = decay.through[:, :, None]  # (B, c, 1, H, 1)
     state = x.new_zeros(batch, n_state, heads, width) if state is None else state
     starts = []
     for i in range(n_chunks):
         starts.append(state)
         state = state * through[:, i] + added[:, i]
     from_start = (c @ torch.stack(starts, dim=1).flatten(-2)).view_as(y)
-    y = y + from_start * log_decay.exp().transpose(2, 3)[..., None]
+    y = y + from_start * decay.from_start.transpose(2, 3)[..., None]
     return y.reshape(batch, n_chunks * chunk, heads, width)[:, :length], state
+
+
+class _Decay(NamedTuple):
+    """What is left, of a state or of what was added to it, on the ways there are in a chunk: factors from 0 to 1."""
+
+    between: Tensor
+    """(B, c, H, Q, Q): on the way to position i from j; 0 where j > i."""
+    from_start: Tensor
+    """(B, c, H, Q): to each position."""
+    to_end: Tensor
+    """(B, c, H, Q): from each position."""
+    through: Tensor
+    """(B, c, H, 1)"""
+
+
+def _decay_in_chunks(steps: Tensor, documents: Tensor | None) -> _Decay:
+    """Sum steps, dt A (B, c, Q, H), along all ways within each chunk; none leads from one document to another."""
+    batch, n_chunks, chunk, _ = steps.shape
+    seen = torch.ones(chunk, chunk, dtype=torch.bool, device=steps.device).tril()
+    if documents is None:
+        sums = steps.transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
+    else:
+        documents = documents.view(batch, n_chunks, 1, chunk)
+        seen = seen & (documents[..., :, None] == documents[..., None, :])  # (B, c, 1, Q, Q)
+        # Each document's from its own start: a sum over the chunk would carry the rounding of one into the next.
+        sums = (seen[:, :, 0].to(steps.dtype) @ steps).transpose(2, 3)
+    between = (sums[..., :, None] - sums[..., None, :]).masked_fill(~seen, -torch.inf)
+    from_start, to_end, through = sums, sums[..., -1:] - sums, sums[..., -1:]
+    if documents is not None:
+        last = documents[..., -1:]
+        first = torch.cat((documents[:, :1, :, :1], last[:, :-1]), dim=1)  # whose state it is that a chunk starts from
+        from_start = from_start.masked_fill(documents != first, -torch.inf)
+        to_end = to_end.masked_fill(documents != last, -torch.inf)
+        through = through.masked_fill(first != last, -torch.inf)
+    return _Decay(between.exp(), from_start.exp(), to_end.exp(), through.exp())
 
 
 class MambaCache:
@@ -72,7 +117,9 @@ class MambaCache:
         self.offset = 0
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor, cache: MambaCache | None) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor, cache: MambaCache | None, documents: Tensor | None = None
+) -> Tensor:
     """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,)."""
     before = weight.shape[1] - 1
     if cache is None:
@@ -80,7 +127,22 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, cache: MambaCache | None) 
     else:
         x = torch.cat((cache.conv.to(x.dtype), x), dim=1)
         cache.conv = x[:, x.shape[1] - before :].clone()
+    if documents is not None:
+        return _convolve_documents(x, weight, bias, documents)
     return F.conv1d(x.transpose(1, 2), weight[:, None], bias, groups=weight.shape[0]).transpose(1, 2)
+
+
+def _convolve_documents(x: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -> Tensor:
+    """Convolve x (B, K - 1 + T, C), tap by tap, with what belongs to the same document (B, T) as the result.
+
+    The product comes before the mask, so that of x nothing is kept for the backward pass but x itself.
+    """
+    before, length = weight.shape[1] - 1, documents.shape[1]
+    y = bias + x[:, before:] * weight[:, before]
+    for lag in range(1, min(before, length - 1) + 1):
+        tap = x[:, before - lag : before - lag + length] * weight[:, before - lag]
+        y = y + tap.masked_fill((documents != F.pad(documents, (lag, 0))[:, :length])[..., None], 0)
+    return y.to(x.dtype)
 
 
 def draw_dt_bias(count: int) -> Tensor:
@@ -105,19 +167,19 @@ class Mamba(Block):
         self.norm_weight = nn.Parameter(torch.empty(spec.d_inner))
         self.out_proj = nn.Linear(spec.d_inner, spec.d_model, bias=False)
 
-    def forward(self, x: Tensor, cache: MambaCache | None = None) -> BlockOutput:
+    def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         channels = self.d_inner + 2 * self.d_state
         gate, conv_in, dt = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
-        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache))
+        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
         with torch.autocast(x.device.type, enabled=False):
-            y = self._state_space(hidden.float(), dt.float(), cache)
+            y = self._state_space(hidden.float(), dt.float(), cache, documents)
             y = y * F.silu(gate.float())  # the norm comes after the gate
             y = F.rms_norm(y, self.norm_weight.shape, self.norm_weight, EPS)
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(y.to(x.dtype)))
 
-    def _state_space(self, hidden: Tensor, dt: Tensor, cache: MambaCache | None) -> Tensor:
+    def _state_space(self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None) -> Tensor:
         """Map the convolved x, B, C (B, T, C) and raw dt (B, T, H) to y (B, T, D_inner), in fp32."""
         x, b, c = hidden.split((self.d_inner, self.d_state, self.d_state), dim=-1)
         x = x.unflatten(-1, (self.n_heads, self.head_dim))
@@ -128,7 +190,8 @@ class Mamba(Block):
             cache.state = cache.state * decay + b[:, 0, :, None, None] * (x[:, 0] * dt[:, 0, :, None])[:, None]
             y = (c[:, 0, None] @ cache.state.flatten(2)).view_as(x)
         else:
-            y, state = chunked_ssd(x, dt, a, b, c, self.chunk_size, cache.state if cache else None)
+            state = cache.state if cache else None
+            y, state = chunked_ssd(x, dt, a, b, c, self.chunk_size, state, documents)
             if cache is not None:
                 cache.state = state
         return (y + x * self.D[:, None]).flatten(-2)

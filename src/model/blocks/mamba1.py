@@ -7,6 +7,7 @@ Every channel decays each of its N states at a rate of its own, so no masked mat
 recurrence as it does in Mamba-2: it is run as written. What can be saved is memory: states are held for one chunk of
 positions at a time, only those between chunks are kept for the backward pass, and it computes the others again (the
 paper's section 3.3.2). The chunk size never changes the result, and `tests/reference/mamba1.py` holds the plain twin.
+Where documents are numbered, each begins with a state of zeros.
 
 B, T: batch, position; Q: chunk size; D_inner: channels; N: d_state; R: rank of dt; K: d_conv.
 """
@@ -25,85 +26,177 @@ from src.model.blocks.mamba import MambaCache, convolve, draw_dt_bias
 
 
 def selective_scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk: int,
+    state: Tensor | None = None,
+    documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence above, without the D term, from `state` (zeros if None).
 
     x, dt: (B, T, D_inner), dt positive; a: (D_inner, N), negative; b, c: (B, T, N); state: (B, D_inner, N); all of
-    one dtype. Returns y (B, T, D_inner) and the state after position T.
+    one dtype. documents: (B, T), whose first goes on from `state`; where the next begins, the state is zero.
+    Returns y (B, T, D_inner) and the state after position T.
     """
     state = x.new_zeros(x.shape[0], *a.shape) if state is None else state
-    return _scan(x, dt, a, b, c, state, chunk)
+    begins = None if documents is None else F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
+    return SelectiveScan.apply(x, dt, a, b, c, state, begins, chunk)
 
 
-def _fill_chunk(decay: Tensor, states: Tensor, start: Tensor, dt: Tensor, inputs: Tensor, a: Tensor, b: Tensor) -> None:
-    """Write exp(dt A) and h of one chunk, which starts from `start`, into decay and states (Q, B, D_inner, N)."""
+def _fill_chunk(
+    decay: Tensor,
+    states: Tensor,
+    start: Tensor,
+    dt: Tensor,
+    inputs: Tensor,
+    a: Tensor,
+    b: Tensor,
+    begins: Tensor | None,
+) -> None:
+    """Write exp(dt A) and h of one chunk, which starts from `start`, into decay and states (Q, B, D_inner, N).
+
+    begins: (Q, B), where a document begins, of the state before nothing is left; and so, of the gradient after it.
+    """
     torch.mul(dt[..., None], a, out=decay).exp_()
+    if begins is not None:
+        decay.masked_fill_(begins[..., None, None], 0)
     torch.mul(inputs[..., None], b[:, :, None], out=states)
     after = states.unbind()
     for kept, before, now in zip(decay.unbind(), (start, *after[:-1]), after, strict=True):
         now.addcmul_(kept, before)
 
 
+def _rows(begins: Tensor | None, chunk: slice) -> Tensor | None:
+    return None if begins is None else begins.T[chunk]
+
+
+def scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, begins: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the last state, and the states that the chunks start from (T / Q, B, D_inner, N).
+
+    begins: (B, T), whether a document begins.
+    """
+    outputs = y, last, starts = _make_outputs(x, dt, a, b, c, state, begins, chunk)
+    inputs, steps, b_steps, c_steps, y = (part.transpose(0, 1) for part in (x * dt, dt, b, c, y))
+    length = len(inputs)
+    decay, states = (state.new_empty(min(chunk, length), *state.shape) for _ in range(2))
+    last.copy_(state)
+    for start, first in zip(starts, range(0, length, chunk), strict=True):
+        now, n = slice(first, first + chunk), min(chunk, length - first)
+        start.copy_(last)
+        _fill_chunk(decay[:n], states[:n], start, steps[now], inputs[now], a, b_steps[now], _rows(begins, now))
+        y[now] = (states[:n] @ c_steps[now, :, :, None])[..., 0]
+        last.copy_(states[n - 1])
+    return outputs
+
+
+def _make_outputs(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, begins: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate what `scan` returns."""
+    n_chunks = -(-x.shape[1] // chunk)
+    return x.new_empty(x.shape), state.new_empty(state.shape), state.new_empty(n_chunks, *state.shape)
+
+
+def scan_backward(
+    dy: Tensor,
+    d_last: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    starts: Tensor,
+    begins: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}, the gradient of h_t, from the last chunk to the first."""
+    outputs = d_x, d_dt, d_a, d_b, d_c, d_state = _make_gradients(dy, d_last, x, dt, a, b, c, starts, begins, chunk)
+    inputs, steps, b_steps, c_steps, dy = (part.transpose(0, 1) for part in (x * dt, dt, b, c, dy))
+    d_inputs, d_steps, d_b, d_c = (part.transpose(0, 1) for part in (d_x, d_dt, d_b, d_c))
+    d_a.zero_()
+    d_state.copy_(d_last)
+    length = len(inputs)
+    buffers = [a.new_empty(min(chunk, length), *d_state.shape) for _ in range(3)]
+    for start, first in reversed(list(zip(starts, range(0, length, chunk), strict=True))):
+        now = slice(first, first + chunk)
+        decay, states, grads = (buffer[: length - first] for buffer in buffers)
+        _fill_chunk(decay, states, start, steps[now], inputs[now], a, b_steps[now], _rows(begins, now))
+        d_c[now] = (dy[now, :, None] @ states)[:, :, 0]
+
+        torch.mul(dy[now, :, :, None], c_steps[now, :, None], out=grads)
+        grads[-1] += d_state
+        for i in reversed(range(len(grads) - 1)):
+            grads[i].addcmul_(decay[i + 1], grads[i + 1])
+        torch.mul(decay[0], grads[0], out=d_state)
+        d_inputs[now] = (grads @ b_steps[now, :, :, None])[..., 0]
+        d_b[now] = (inputs[now, :, None] @ grads)[:, :, 0]
+
+        d_log = decay.mul_(grads)  # the gradient of dt A: decay, times h before it, times g
+        d_log[1:] *= states[:-1]
+        d_log[0] *= start
+        d_steps[now] = torch.mul(d_log, a, out=states).sum(dim=-1)
+        d_a += d_log.mul_(steps[now, :, :, None]).sum(dim=(0, 1))
+    d_dt.addcmul_(d_x, x)  # d_x is that of x dt so far
+    d_x.mul_(dt)
+    return outputs
+
+
+def _make_gradients(
+    dy: Tensor,
+    d_last: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    starts: Tensor,
+    begins: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Allocate what `scan_backward` returns."""
+    d_x, d_dt, d_a, d_b, d_c, d_state = (part.new_empty(part.shape) for part in (x, dt, a, b, c, d_last))
+    return d_x, d_dt, d_a, d_b, d_c, d_state
+
+
+# To a compiler each is one operation: traced, it would become a graph with every position in it. Without a compiler,
+# they are called as they are: whatever counts or checks operations then sees those inside.
+_opaque_scan = torch.library.custom_op("advanced_code_model::scan", scan, mutates_args=())
+_opaque_scan.register_fake(_make_outputs)
+_opaque_scan_backward = torch.library.custom_op("advanced_code_model::scan_backward", scan_backward, mutates_args=())
+_opaque_scan_backward.register_fake(_make_gradients)
+
+
 class SelectiveScan(torch.autograd.Function):
-    """The recurrence with a backward pass of its own. Inside, the position comes first: (T, B, ...)."""
+    """The recurrence with a backward pass of its own."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, chunk: int
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        state: Tensor,
+        begins: Tensor | None,
+        chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        inputs = (x * dt).transpose(0, 1)
-        steps, b_steps, c_steps = (part.transpose(0, 1) for part in (dt, b, c))
-        length, y = len(inputs), torch.empty_like(inputs)
-        decay, states = (state.new_empty(min(chunk, length), *state.shape) for _ in range(2))
-        starts: list[Tensor] = []
-        for first in range(0, length, chunk):
-            now, n = slice(first, first + chunk), min(chunk, length - first)
-            starts.append(state)
-            _fill_chunk(decay[:n], states[:n], state, steps[now], inputs[now], a, b_steps[now])
-            y[now] = (states[:n] @ c_steps[now, :, :, None])[..., 0]
-            state = states[n - 1].clone()
-        ctx.save_for_backward(x, dt, a, b, c, *starts)
+        run = _opaque_scan if torch.compiler.is_compiling() else scan
+        y, last, starts = run(x, dt, a, b, c, state, begins, chunk)
+        ctx.save_for_backward(x, dt, a, b, c, starts, begins)
         ctx.chunk = chunk
-        return y.transpose(0, 1), state
+        return y, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Run g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}, the gradient of h_t, from the last chunk to the first."""
-        x, dt, a, b, c, *starts = ctx.saved_tensors
-        dy, d_state = gradients
-        inputs = (x * dt).transpose(0, 1)
-        steps, b_steps, c_steps, dy = (part.transpose(0, 1) for part in (dt, b, c, dy))
-        d_inputs, d_steps, d_b, d_c = (torch.empty_like(part) for part in (inputs, steps, b_steps, c_steps))
-        d_a = torch.zeros_like(a)
-        length = len(inputs)
-        buffers = [a.new_empty(min(ctx.chunk, length), *d_state.shape) for _ in range(3)]
-        for start, first in reversed(list(zip(starts, range(0, length, ctx.chunk), strict=True))):
-            now = slice(first, first + ctx.chunk)
-            decay, states, grads = (buffer[: length - first] for buffer in buffers)
-            _fill_chunk(decay, states, start, steps[now], inputs[now], a, b_steps[now])
-            d_c[now] = (dy[now, :, None] @ states)[:, :, 0]
-
-            torch.mul(dy[now, :, :, None], c_steps[now, :, None], out=grads)
-            grads[-1] += d_state
-            for i in reversed(range(len(grads) - 1)):
-                grads[i].addcmul_(decay[i + 1], grads[i + 1])
-            d_state = decay[0] * grads[0]
-            d_inputs[now] = (grads @ b_steps[now, :, :, None])[..., 0]
-            d_b[now] = (inputs[now, :, None] @ grads)[:, :, 0]
-
-            d_log = decay.mul_(grads)  # the gradient of dt A: decay, times h before it, times g
-            d_log[1:] *= states[:-1]
-            d_log[0] *= start
-            d_steps[now] = torch.mul(d_log, a, out=states).sum(dim=-1)
-            d_a += d_log.mul_(steps[now, :, :, None]).sum(dim=(0, 1))
-        d_inputs, d_steps, d_b, d_c = (part.transpose(0, 1) for part in (d_inputs, d_steps, d_b, d_c))
-        return d_inputs * dt, d_steps.addcmul_(d_inputs, x), d_a, d_b, d_c, d_state, None
-
-
-# Traced by a compiler, the loop would become one long graph with every position in it.
-_scan: Any = torch.compiler.disable(SelectiveScan.apply)
+        run: Any = _opaque_scan_backward if torch.compiler.is_compiling() else scan_backward
+        return *run(*gradients, *ctx.saved_tensors, ctx.chunk), None, None
 
 
 class Mamba1(Block):
@@ -123,15 +216,17 @@ class Mamba1(Block):
         self.D = nn.Parameter(torch.empty(spec.d_inner))
         self.out_proj = nn.Linear(spec.d_inner, spec.d_model, bias=False)
 
-    def forward(self, x: Tensor, cache: MambaCache | None = None) -> BlockOutput:
+    def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         conv_in, gate = self.in_proj(x).chunk(2, dim=-1)
-        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache))
+        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
         dt, b, c = self.x_proj(hidden).split((self.rank, self.d_state, self.d_state), dim=-1)
         dt = self.dt_proj(dt)
         with torch.autocast(x.device.type, enabled=False):
             hidden, dt = hidden.float(), F.softplus(dt.float() + self.dt_bias)
             state = cache.state if cache else None
-            y, state = selective_scan(hidden, dt, -self.A_log.exp(), b.float(), c.float(), self.chunk_size, state)
+            y, state = selective_scan(
+                hidden, dt, -self.A_log.exp(), b.float(), c.float(), self.chunk_size, state, documents
+            )
             y = (y + hidden * self.D) * F.silu(gate.float())
         if cache is not None:
             cache.state = state

@@ -27,7 +27,7 @@ class MLP(Block):
         self.w_in = nn.Linear(spec.d_model, inputs * spec.d_ff, bias=spec.bias)
         self.w_out = nn.Linear(spec.d_ff, spec.d_model, bias=spec.bias)
 
-    def forward(self, x: Tensor, cache: Any = None) -> BlockOutput:
+    def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
         return BlockOutput(self.w_out(activation(self.w_in(x), self.kind)))
 
     def init_weights(self, residual_scale: float) -> None:

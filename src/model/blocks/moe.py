@@ -38,7 +38,7 @@ class MoE(Block):
         self.w_in = nn.Parameter(torch.empty(spec.n_experts, inputs * spec.expert_d_ff, spec.d_model))
         self.w_out = nn.Parameter(torch.empty(spec.n_experts, spec.d_model, spec.expert_d_ff))
 
-    def forward(self, x: Tensor, cache: Any = None) -> BlockOutput:
+    def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
         tokens = x.reshape(-1, x.shape[-1])  # (M, D)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)

@@ -7,6 +7,7 @@ from torch import Tensor
 from src.model.blocks.attention import Attention, KeyValueCache, SlidingAttention, rotate, sliding_attention
 from tests.contract.small import small_spec
 from tests.reference.attention import complex_rotate, masked_attention, naive_attention
+from tests.reference.documents import numbers
 
 
 def heads(length: int, seed: int = 0, batch: int = 2) -> list[Tensor]:
@@ -36,6 +37,17 @@ def test_a_window_as_long_as_the_text_is_full_attention() -> None:
     q, k, v = heads(20)
     torch.testing.assert_close(masked_attention(q, k, v, 20), masked_attention(q, k, v))
     torch.testing.assert_close(sliding_attention(q, k, v, 20), masked_attention(q, k, v), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 16, 100])
+@pytest.mark.parametrize("lengths", [(1, 7, 30, 10), (16, 32), (5,), (600, 500)])
+def test_documents_attend_apart(lengths: tuple[int, ...], window: int | None) -> None:
+    """Short and long ones, some behind so much of another that a kernel passes over whole blocks of it."""
+    q, k, v = heads(sum(lengths), batch=1)
+    found = sliding_attention(q, k, v, window or 2000, numbers(lengths, 1))
+    cuts = torch.arange(sum(lengths)).split(list(lengths))
+    wanted = [masked_attention(q[:, :, cut], k[:, :, cut], v[:, :, cut], window) for cut in cuts]
+    assert_agree(found, torch.cat(wanted, dim=2), [q, k, v])
 
 
 @pytest.mark.parametrize("offset", [0, 1, 1000])

@@ -10,6 +10,7 @@ from torch import Tensor
 from src.model.blocks.base import inverse_softplus, log_uniform
 from src.model.blocks.mamba import Mamba, chunked_ssd
 from tests.contract.small import small_spec
+from tests.reference.documents import numbers, one_by_one
 from tests.reference.mamba import naive_mamba
 from tests.reference.ssd import sequential_ssd
 
@@ -77,6 +78,23 @@ def test_decay_that_forgets_everything() -> None:
     assert (found["da"] - wanted["da"]).abs().max() < 1e-6 * terms
     for name in wanted.keys() - {"da"}:
         assert worst_error(found[name], wanted[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("high", [1e-1, 10.0])
+@pytest.mark.parametrize("chunk", [1, 7, 16, 100])
+def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
+    """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
+    lengths = (5, 2, 9, 1, 40, 7)
+    inputs = ssd_inputs(sum(lengths), 1e-3, high)
+    documents = numbers(lengths, 2)
+
+    def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return chunked_ssd(x, dt, a, b, c, chunk, state, documents)
+
+    apart = one_by_one(sequential_ssd, lengths)
+    found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
+    worst = {name: worst_error(found[name], wanted[name]) for name in wanted}
+    assert max(worst.values()) < 2e-4, worst
 
 
 def test_no_state_is_a_state_of_zeros() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.model.blocks.mamba1 import Mamba1, selective_scan
+from src.model.blocks.mamba1 import Mamba1, scan, selective_scan
 from tests.contract.small import small_spec
+from tests.reference.documents import numbers, one_by_one
 from tests.reference.mamba1 import naive_mamba1, sequential_scan
 
 NAMES = ("x", "dt", "a", "b", "c", "state")
@@ -85,6 +86,22 @@ def test_an_output_that_nobody_uses() -> None:
             torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other, msg=name)
 
 
+@pytest.mark.parametrize("high", [1e-1, 10.0])
+@pytest.mark.parametrize("chunk", [1, 7, 16, 100])
+def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
+    """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
+    lengths = (5, 2, 9, 1, 40, 7)
+    inputs = scan_inputs(sum(lengths), 1e-3, high)
+    documents = numbers(lengths, 2)
+
+    def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return selective_scan(x, dt, a, b, c, chunk, state, documents)
+
+    apart = one_by_one(sequential_scan, lengths)
+    found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
+    assert max(errors(found, wanted).values()) < 1e-5, errors(found, wanted)
+
+
 def test_no_state_is_a_state_of_zeros() -> None:
     *inputs, state = scan_inputs(20, 1e-3, 1e-1)
     y, last = selective_scan(*inputs, chunk=8)
@@ -102,6 +119,20 @@ def test_a_sequence_can_be_cut_anywhere(cut: int) -> None:
     torch.testing.assert_close(torch.cat((first, second), dim=1), whole, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(end, last, rtol=1e-5, atol=1e-6)
     assert torch.equal(state, kept), "the caller's state is not written to"
+
+
+@pytest.mark.parametrize("begins", [None, numbers((3, 1, 7), 2) > 0])
+def test_the_compiler_is_told_the_truth_about_its_operations(begins: Tensor | None) -> None:
+    """Shapes and strides, and that they write to nothing they are given; over two chunks and a part of one."""
+    x, dt, a, b, c, state = scan_inputs(11, 1e-2, 1.0)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2)  # as the convolution leaves it
+    y, last, starts = scan(x, dt, a, b, c, state, begins, 4)
+    operations = torch.ops.advanced_code_model
+    checks = ("test_schema", "test_faketensor")
+    forward = (x, dt, a, b, c, state, begins, 4)
+    torch.library.opcheck(operations.scan.default, forward, test_utils=checks)
+    backward = (y, last, x, dt, a, b, c, starts, begins, 4)
+    torch.library.opcheck(operations.scan_backward.default, backward, test_utils=checks)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -1,0 +1,138 @@
+"""Several processes train what one would have trained; killed, they go on and end bit by bit as if undisturbed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from src.runtime.files import read_json
+from tests.integration import tiny
+from tests.integration.torture import ARCHITECTURES, differences, layers_of, settled
+
+STEPS = 20
+SETTINGS = (
+    f"training.max_steps={STEPS}",
+    "training.global_batch_size=12",
+    "training.eval_every=10",
+    "training.checkpoint_every=4",
+    "schedule.warmup_steps=10",
+)
+QUICK = [arch if arch == "moe" else pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def launch(processes: int, arguments: list[str]) -> "subprocess.Popen[str]":
+    return tiny.start(["--nproc-per-node", str(processes), "-m", "src.train", *arguments], "torch.distributed.run")
+
+
+def train(processes: int, arguments: list[str]) -> str:
+    """Train to the end, and return what was said."""
+    process = launch(processes, arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def of_architecture(architecture: str, *more: str) -> tuple[str, ...]:
+    return (f"architecture={architecture}", f"size.n_layers={layers_of(architecture)}", *SETTINGS, *more)
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    """Compare every row of two runs: losses within 1e-5 nats, the rest of a step within rounding."""
+    rows, others = settled(folder), settled(other)
+    assert len(rows) == len(others) > STEPS
+    for row, twin in zip(rows, others, strict=True):
+        assert row.keys() == twin.keys()
+        for key in row:
+            if key.endswith("loss"):
+                assert row[key] == pytest.approx(twin[key], rel=0, abs=1e-5), (row["step"], key)
+            elif key.startswith("moe/") or key == "train/grad_norm":
+                assert row[key] == pytest.approx(twin[key], rel=1e-3, abs=1e-6), (row["step"], key)
+
+
+@pytest.mark.parametrize("architecture", QUICK)
+def test_two_processes_do_what_one_does_and_survive_a_kill(architecture: str, data: Path, tmp_path: Path) -> None:
+    more = of_architecture(architecture)
+    one, whole, broken = (tmp_path / name for name in ("one", "whole", "broken"))
+    assert tiny.run(data, one, *more) == 0
+    out = train(2, tiny.command_line(data, whole, *more))
+    assert out.count("Device: CPU, precision fp32, 2 processes, 1 CPU threads") == 1
+    assert out.splitlines()[-1] == f"Run: {tiny.only_run(whole)}"
+    assert_close(tiny.only_run(one), tiny.only_run(whole))
+    assert read_json(tiny.only_run(whole) / "summary.json")["contract"]["processes"] == 2
+
+    arguments = tiny.command_line(data, broken, *more)
+    err = kill_one(launch(2, arguments), broken, after_step=9)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert lines == [
+        "error: process 0 of 2: another process of the run has ended, so this one stops too; "
+        "the same command goes on from the last checkpoint"
+    ]
+    assert read_json(tiny.only_run(broken) / "summary.json")["status"] == "failed"
+    assert "Resuming stage language after step 8" in train(2, arguments)
+    assert differences(tiny.only_run(whole), tiny.only_run(broken)) == []
+
+
+def kill_one(process: "subprocess.Popen[str]", root: Path, after_step: int) -> str:
+    """Kill the last of the processes once `after_step` is logged, and return what the others said."""
+    wait_for_step(process, root, after_step)
+    ranks = {int(child.environ()["RANK"]): child for child in psutil.Process(process.pid).children()}
+    ranks[max(ranks)].kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    return err
+
+
+def wait_for_step(process: "subprocess.Popen[str]", root: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        logs = list(root.glob("runs/*/metrics.jsonl"))
+        if logs and f'"step": {step},' in logs[0].read_text(encoding="utf-8"):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no step {step}: {process.communicate(timeout=10)}")
+
+
+@pytest.mark.slow
+def test_three_processes_stop_at_the_same_step_and_one_goes_on(data: Path, tmp_path: Path) -> None:
+    more = of_architecture("hybrid", "training.checkpoint_every=1000", "stage=full")
+    whole, broken, three = (tmp_path / name for name in ("whole", "broken", "three"))
+    assert tiny.run(data, whole, *more) == 0
+    train(3, tiny.command_line(data, three, *more))
+    assert_close(tiny.only_run(whole), tiny.only_run(three))
+
+    arguments = tiny.command_line(data, broken, *more)
+    process = launch(3, arguments)
+    wait_for_step(process, broken, 5)
+    os.kill(process.pid, signal.SIGTERM)  # torchrun hands it on
+    _, err = process.communicate(timeout=60)
+    stopped = [line for line in err.splitlines() if line.startswith("Stopped by ")]
+    assert stopped == [f"Stopped by SIGTERM; the same command goes on: {tiny.only_run(broken)}"]
+    shutil.copytree(broken, alone := tmp_path / "alone")
+    train(3, arguments)
+    assert differences(tiny.only_run(three), tiny.only_run(broken)) == []
+
+    assert tiny.run(data, alone, *more) == 0
+    assert_close(tiny.only_run(whole), tiny.only_run(alone))
+    assert read_json(tiny.only_run(alone) / "summary.json")["contract"]["processes"] == "3, then 1"
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once_and_sweeps_are_refused(data: Path, tmp_path: Path) -> None:
+    process = launch(2, tiny.command_line(data, tmp_path, "training.global_batch_size=6"))
+    _, err = process.communicate(timeout=60)
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said == [
+        "error: training.global_batch_size=6: must be a multiple of the 2 processes of torchrun times "
+        "training.micro_batch_size=2; for example 4"
+    ]
+    assert not (tmp_path / "runs").exists()
