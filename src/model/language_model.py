@@ -103,6 +103,7 @@ class LanguageModel(nn.Module):
         assert self.positions is not None
         if documents is None:
             return self.positions.weight[offset : offset + tokens.shape[1]]
+        documents = documents.contiguous()
         first = torch.searchsorted(documents, documents)  # of each position's document
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
