@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from src.config import ModelSpec
@@ -16,6 +17,7 @@ from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
+from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 
 
 class ModelOutput(NamedTuple):
@@ -144,3 +146,18 @@ class LanguageModel(nn.Module):
         for i, block in enumerate(self._typed_blocks()):
             names |= {f"blocks.{i}.{name}" for name in block.no_decay()}
         return names
+
+
+def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of targets (B, T) in nats: their mean, or with `none` of each (B * T,).
+
+    It is computed in chunks, so that all logits never exist at once, and in fp32 under autocast too.
+    """
+    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // model.spec.vocab_size)
+    return F.linear_cross_entropy(
+        output.hidden.flatten(0, 1),
+        model.head.weight,
+        targets.flatten(),
+        reduction=reduction,
+        options=nn.LinearCrossEntropyOptions(batch_chunk_size=chunk),
+    )

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from src.config import ModelSpec, OptimizerConfig
 from src.model.build import build_model
-from src.model.language_model import LanguageModel
+from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
 from src.training.optimizer import build_optimizer
-from src.training.step import token_loss, train_step
+from src.training.step import train_step
 from src.validation import CHOICES
 
 PROMPT = 9

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.model.build import build_model
-from src.training.step import token_loss
+from src.model.language_model import token_loss
 from tests.contract.small import ARCHITECTURES, composed, random_tokens, small_spec
 from tests.reference.documents import numbers
 
