@@ -22,6 +22,7 @@ from src.model.accounting import model_cost
 from src.model.build import build_model
 from src.model.matching import match_of
 from src.preflight import out_of_memory
+from src.profiling.doctor import slow_precision
 from src.runtime.claim import claim, storage_told
 from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
 from src.runtime.distributed import ALONE, PeerLost, World
@@ -129,6 +130,8 @@ def _open(
         config = world.share(config)
         device = open_device(config.runtime, world)
     say(device.describe())
+    if slow := slow_precision(device):
+        say(slow)
 
     match = match_of(config)
     cost = model_cost(match.spec, config.training.seq_len)
