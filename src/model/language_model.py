@@ -120,9 +120,9 @@ class LanguageModel(nn.Module):
         # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
         return checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
 
-    def logits(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> Tensor:
+    def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""
-        return self.head(self(tokens, cache, documents).hidden)
+        return self.head(self(tokens, cache).hidden)
 
     def make_cache(self, batch_size: int, max_len: int) -> ModelCache:
         """Build an empty decoding state for at most `max_len` positions."""
