@@ -138,13 +138,21 @@ class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = MISSING
-    """stories and scripts (both generated), or local."""
+    """stories and scripts (both generated), local, or hub."""
     paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
     max_bytes: int | None = None
     """Stop after this much text (generated sources: generate this much)."""
+    repo: str | None = None
+    """A data set of the Hugging Face hub, for the hub source, as owner/name."""
+    revision: str | None = None
+    """Its commit."""
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """The files to take of it (.txt or .jsonl), and the sha256 of each."""
+    licence: str | None = None
+    """What they are under; recorded with every document."""
 
 
 @dataclass
@@ -247,8 +255,9 @@ class TrainingConfig:
     seq_len: int = MISSING
     global_batch_size: int = MISSING
     """Sequences per optimizer step."""
-    micro_batch_size: int = MISSING
-    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them."""
+    micro_batch_size: int | str = MISSING
+    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them. auto: the
+    most that fit, found by trying before the first step."""
     max_tokens: int = MISSING
     """Tokens of each stage; the schedule ends there."""
     document_masking: bool = False
@@ -265,6 +274,12 @@ class TrainingConfig:
     max_bad_steps: int = 20
     """After so many steps in a row whose gradient is not finite, go back to the last checkpoint with half the rate,
     once; then give up."""
+
+    @property
+    def micro_batch(self) -> int:
+        """`micro_batch_size`, where it is no longer `auto`."""
+        assert isinstance(self.micro_batch_size, int)
+        return self.micro_batch_size
 
 
 @dataclass

@@ -23,6 +23,7 @@ from src.data.sources import SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
+from src.model.memory import divisors
 from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
@@ -44,7 +45,7 @@ POSITIVE = (
     "architecture.n_blocks architecture.d_ff architecture.window architecture.n_experts architecture.top_k "
     "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.d_inner "
     "architecture.chunk_size "
-    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.micro_batch_size "
+    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size "
     "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
     "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction"
 ).split()
@@ -91,6 +92,7 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
+        _check_hub(f"data.{name}", corpus)
         if corpus.max_bytes is not None and corpus.max_bytes < 1:
             raise UserError(f"data.{name}.max_bytes={corpus.max_bytes}: must be greater than 0")
     val, test = data.val_fraction, data.test_fraction
@@ -98,6 +100,28 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
     if tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
         raise UserError(f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}")
+
+
+def _check_hub(key: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the hub source, which no other reads."""
+    if corpus.source != "hub":
+        for item in ("repo", "revision", "files", "licence"):
+            if value := getattr(corpus, item):
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=hub does not read it; leave it out")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", corpus.repo or ""):
+        raise UserError(f"{key}.repo={corpus.repo}: must be a data set of the hub, such as roneneldan/TinyStories")
+    if not re.fullmatch(r"[0-9a-f]{40}", corpus.revision or ""):
+        raise UserError(f"{key}.revision={corpus.revision}: must be a whole commit, 40 hex digits: a branch can move")
+    if not corpus.files:
+        raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
+    for name, sha256 in corpus.files.items():
+        if not name.endswith((".txt", ".jsonl")) or not all(re.match(r"\w", part) for part in name.split("/")):
+            raise UserError(f"{key}.files.{name}: must be the path of a .txt or .jsonl in the data set")
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
 
 
 def check_writable(output_root: str) -> None:
@@ -177,19 +201,24 @@ def _check_mix(key: str, stage: StageConfig) -> None:
 
 def _check_batches(config: TrainConfig) -> None:
     training = config.training
-    if training.global_batch_size % training.micro_batch_size:
-        divisors = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
-        near = max(n for n in divisors if n <= training.micro_batch_size)
+    micro = training.micro_batch_size
+    if isinstance(micro, str) and micro != "auto":
+        raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")
+    size = 1 if isinstance(micro, str) else micro
+    if size < 1:
+        raise UserError(f"training.micro_batch_size={micro}: must be greater than 0")
+    if training.global_batch_size % size:
+        near = max(n for n in divisors(training.global_batch_size) if n <= size)
         raise UserError(
-            f"training.micro_batch_size={training.micro_batch_size}: must divide training.global_batch_size="
+            f"training.micro_batch_size={micro}: must divide training.global_batch_size="
             f"{training.global_batch_size}; for example {near}"
         )
     processes = launched_processes().size
-    at_once = processes * training.micro_batch_size
+    at_once = processes * size
     if training.global_batch_size % at_once:
         raise UserError(
             f"training.global_batch_size={training.global_batch_size}: must be a multiple of the {processes} processes "
-            f"of torchrun times training.micro_batch_size={training.micro_batch_size}; for example "
+            f"of torchrun times training.micro_batch_size={micro}; for example "
             f"{max(1, training.global_batch_size // at_once) * at_once}"
         )
     if config.recipe.position == "learned" and training.seq_len > config.recipe.max_seq_len:

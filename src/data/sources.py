@@ -1,9 +1,9 @@
-"""Read documents from where they are: generated on the spot, or files of the user.
+"""Read documents from where they are: generated on the spot, files of the user, or of the Hugging Face hub.
 
 A source kind is an entry of `SOURCES`. Documents come in a fixed order (folders sorted), so that the same files
 give the same data on every machine, and they stream: a corpus may be larger than memory.
 
-Files of the `local` kind, by extension:
+Files, by extension:
     .txt    documents separated by a line `<|endoftext|>`, or else the whole file is one document
     .jsonl  an object a line: `text`, and where present `source` (the group of the split), `path`, `licence`
     others  one document a file
@@ -15,11 +15,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.config import CorpusConfig, UserError
+from src.data.repair import flaw_of, repair_mojibake
 
 SEPARATOR = b"<|endoftext|>"
 SHELL_SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?(?:env[ \t]+(?:-\S+[ \t]+)*)?(?:\S*/)?(?:ba|da|k|z)?sh(?:\s|$)")
@@ -46,7 +47,7 @@ def read_documents(
     """Yield the documents of a corpus; what cannot be read as text is counted in `dropped` by reason.
 
     cache: the folder where what came over the network is kept.
-    Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line.
+    Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line, a failed download.
     """
     if corpus.source not in SOURCES:
         raise UserError(
@@ -127,16 +128,60 @@ def _read_local(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
     """Yield the documents of the user's files up to `max_bytes` of text. Seed and cache play no part."""
-    size = 0
-    for file in local_files(corpus, corpus_name, dropped):
-        try:
+
+    def documents() -> Iterator[Document]:
+        for file in local_files(corpus, corpus_name, dropped):
+            try:
+                yield from _read_file(file, corpus_name, dropped)
+            except OSError:
+                dropped["unreadable file"] += 1
+
+    return _cut(documents(), corpus.max_bytes)
+
+
+def _read_hub(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Fetch all files at once, then yield their documents up to `max_bytes` of text. The seed plays no part."""
+    from src.data.hub import fetch_files  # not needed by who downloads nothing
+
+    files = fetch_files(corpus, corpus_name, cache)
+
+    def documents() -> Iterator[Document]:
+        for name, file in files.items():
             for document in _read_file(file, corpus_name, dropped):
-                size += len(document.text.encode())
-                if corpus.max_bytes is not None and size > corpus.max_bytes:
-                    return
-                yield document
-        except OSError:
-            dropped["unreadable file"] += 1
+                yield replace(
+                    document,
+                    path=f"{corpus.repo}/{name}",
+                    licence=corpus.licence or document.licence,
+                    revision=corpus.revision or "",
+                )
+
+    whole = _whole_stories(documents(), dropped) if corpus_name == "language" else documents()
+    return _cut(whole, corpus.max_bytes)
+
+
+def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
+    """Repair what can be repaired and leave broken stories out, counting both by reason."""
+    for document in documents:
+        text = repair_mojibake(document.text)
+        if (flaw := flaw_of(text)) is not None:
+            dropped[flaw] += 1
+        elif text != document.text:
+            dropped["mojibake (repaired and kept)"] += 1
+            yield replace(document, text=text)
+        else:
+            yield document
+
+
+def _cut(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:
+    """Yield documents up to `max_bytes` of text."""
+    size = 0
+    for document in documents:
+        size += len(document.text.encode())
+        if max_bytes is not None and size > max_bytes:
+            return
+        yield document
 
 
 def _read_file(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator[Document]:
@@ -222,5 +267,5 @@ def _generate(
 
 
 Source = Callable[[CorpusConfig, str, int, Counter[str], Path], Iterator[Document]]
-SOURCES: dict[str, Source] = {"stories": _generate, "scripts": _generate, "local": _read_local}
+SOURCES: dict[str, Source] = {"stories": _generate, "scripts": _generate, "local": _read_local, "hub": _read_hub}
 GENERATED = ("stories", "scripts")
