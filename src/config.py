@@ -134,11 +134,30 @@ class PlanConfig:
 
 
 @dataclass
+class HygieneConfig:
+    """What code has to be like to be kept, and what is replaced in it (BigCode's practice); stories need none of it."""
+
+    max_document_bytes: int = 200_000
+    max_line_length: int = 1000
+    """Characters of the longest line; longer ones are data."""
+    max_mean_line_length: int = 100
+    """Characters of a line on average; more are minified code."""
+    min_alphanumeric_share: float = 0.25
+    """Letters and digits among the characters."""
+    drop_generated: bool = True
+    """Leave out files that say in their first lines that a program has written them."""
+    drop_near_duplicates: bool = True
+    """Leave out what shares most of its words with a document before it."""
+    replace_secrets: bool = True
+    """Put placeholders in the place of keys, passwords, e-mail and IP addresses."""
+
+
+@dataclass
 class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = MISSING
-    """stories and scripts (both generated), local, or hub."""
+    """stories and scripts (both generated), local, hub, or git (code alone)."""
     paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
@@ -158,6 +177,14 @@ class CorpusConfig:
     near_duplicates: str = "drop"
     """What becomes of training documents that are near duplicates of held-out ones: drop, report (and keep), or off (do
     not look). Generated text is never looked at."""
+    repositories: str | None = None
+    """For the git source: a list of conf/repositories by its name, or a YAML file like them."""
+    max_documents_per_group: int | None = None
+    """For the git source: take so many documents of a repository, chosen by a hash; null: all."""
+    licences: list[str] | None = None
+    """Which licences of code to keep: SPDX names, `permissive` for all that ask for no more than a notice, or `any`.
+    null: permissive for the git source, any for what is your own."""
+    hygiene: HygieneConfig = field(default_factory=HygieneConfig)
 
 
 @dataclass

@@ -5,6 +5,7 @@ has, whatever else stands around them (a copyright line, a preamble, another lic
 of them is "unknown", and no filter lets that pass.
 """
 
+import posixpath
 import re
 from collections.abc import Callable, Collection
 
@@ -63,6 +64,8 @@ LICENCE_FILE = re.compile(
 )
 HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+-]+(?:[ \t]+(?:OR|AND|WITH)[ \t]+[\w.+-]+)*)")
 HEADER_CHARACTERS = 4096
+LICENCE_BYTES = 200_000
+"""So much of a licence file is read."""
 
 
 def identify_licence(text: str) -> str:
@@ -91,6 +94,28 @@ def licence_of_folder(names: Collection[str], read: Callable[[str], str]) -> str
     """Name the licence that the licence files among `names` give; several are joined by AND."""
     found = {identify_licence(read(name)) for name in sorted(names) if is_licence_file(name)} - {UNKNOWN}
     return " AND ".join(sorted({part for licence in found for part in licence.split(" AND ")})) or UNKNOWN
+
+
+class NearestLicence:
+    """Licences of folders, each looked up once: that of the nearest folder upwards with a licence file.
+
+    names_in: the names in a folder; read: the text of a file; is_top: whether to look no further up.
+    """
+
+    def __init__(
+        self, names_in: Callable[[str], Collection[str]], read: Callable[[str], str], is_top: Callable[[str], bool]
+    ) -> None:
+        self._names_in, self._read, self._is_top = names_in, read, is_top
+        self._known: dict[str, str] = {}
+
+    def of(self, folder: str) -> str:
+        """Name the licence of what lies in a folder."""
+        if folder not in self._known:
+            licence = licence_of_folder(self._names_in(folder), lambda name: self._read(posixpath.join(folder, name)))
+            if licence == UNKNOWN and not self._is_top(folder):
+                licence = self.of(posixpath.dirname(folder))
+            self._known[folder] = licence
+        return self._known[folder]
 
 
 def is_allowed(licence: str, allowed: Collection[str]) -> bool:
