@@ -105,8 +105,11 @@ def fetch_repositories(
 def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
     """Fetch one repository unless it is there; return where it is, or why it cannot be had."""
     target = folder_of(repository, folder, limit)
+    newest = folder_of(replace(repository, commit=None), folder, limit)
     if target.exists():
         return target
+    if newest.exists() and _head(newest) == repository.commit:
+        return newest
     wanted = repository.commit or "HEAD"
     try:
         with replace_folder(target) as temporary:
@@ -156,6 +159,8 @@ def _git(folder: Path, *arguments: str, check: bool = True) -> str:
             errors = (
                 [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines or ["?"]
             )
+            if "could not read Username" in errors[0]:
+                raise _GitError("it is not there, or private")
             raise _GitError(errors[0].removeprefix("fatal: ")[:200])
         return done.stdout.decode(errors="replace").strip()
 

@@ -96,6 +96,10 @@ def test_what_is_taken_and_what_is_known_of_it(tmp_path: Path, make: Make) -> No
     pinned = tmp_path / "cache" / "git" / "list.pinned.yaml"
     corpus = CorpusConfig(source="git", repositories=str(pinned))
     assert load_repositories(corpus, "code") == [replace(one, commit=head(one))], "a list to have the same again"
+    shutil.rmtree(tmp_path / "upstream")
+    corpus.extensions = [".sh"]
+    again = list(read_documents(corpus, "code", 0, Counter(), tmp_path / "cache"))
+    assert again == documents, "which is there already"
 
 
 def test_traps(tmp_path: Path, make: Make) -> None:
