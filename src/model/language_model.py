@@ -5,6 +5,7 @@ the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0
 loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -66,8 +67,14 @@ class LanguageModel(nn.Module):
     def _typed_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def forward(self, tokens: Tensor, cache: ModelCache | None = None) -> ModelOutput:
-        """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen."""
+    def forward(
+        self, tokens: Tensor, cache: ModelCache | None = None, add_block: Callable[..., BlockOutput] | None = None
+    ) -> ModelOutput:
+        """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen.
+
+        add_block: stands in for the method of that name, as its compiled form.
+        """
+        add_block = add_block or self.add_block
         offset = cache.offset if cache else 0
         x = self.embedding(tokens)
         if self.positions is not None:
@@ -76,8 +83,8 @@ class LanguageModel(nn.Module):
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
-            output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None)
-            x = x + output.y
+            output = add_block(norm, block, x, cache.blocks[i] if cache else None)
+            x = output.y
             if output.aux_loss is not None:
                 aux_losses.append(output.aux_loss)
             if output.expert_load is not None:
@@ -90,11 +97,14 @@ class LanguageModel(nn.Module):
         expert_load, router_z = (torch.stack(each) if each else None for each in (loads, router_zs))
         return ModelOutput(self.final_norm(x), aux_loss, expert_load, router_z)
 
-    def _apply_block(self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any) -> BlockOutput:
+    def add_block(self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any) -> BlockOutput:
+        """Return what the block gives back, with x + block(norm(x)) for y."""
         if not (self.activation_checkpointing and self.training):
-            return block(norm(x), cache)
-        # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
-        return checkpoint(lambda inner: block(norm(inner)), x, use_reentrant=False, preserve_rng_state=False)
+            output: BlockOutput = block(norm(x), cache)
+        else:
+            # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
+            output = checkpoint(lambda inner: block(norm(inner)), x, use_reentrant=False, preserve_rng_state=False)
+        return output._replace(y=x + output.y)
 
     def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""
