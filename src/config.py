@@ -153,6 +153,11 @@ class CorpusConfig:
     """The files to take of it (.txt or .jsonl), and the sha256 of each."""
     licence: str | None = None
     """What they are under; recorded with every document."""
+    max_tokens: int | None = None
+    """Tokens for training, about: no document is begun after them. Held-out text stays whole."""
+    near_duplicates: str = "drop"
+    """What becomes of training documents that are near duplicates of held-out ones: drop, report (and keep), or off (do
+    not look). Generated text is never looked at."""
 
 
 @dataclass
@@ -172,10 +177,18 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """A byte-level BPE trained on the data."""
+    """A byte-level BPE trained on the data, or one that is there already."""
 
     name: str = MISSING
     vocab_size: int = MISSING
+    code_share: float = 0.5
+    """Share of code in the text that it is trained on; the rest is language."""
+    path: str | None = None
+    """A tokenizer.json of Hugging Face's tokenizers, or a folder with one, to use instead of training one."""
+    eot: str | None = None
+    """Its token that ends a text; null: what its tokenizer_config.json says, or what is usual."""
+    compare: str | None = None
+    """Another tokenizer (as `path`), such as GPT-2's, whose figures on held-out text go into the manifest."""
 
 
 @dataclass
@@ -332,6 +345,10 @@ class PrepareConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    mode: str = "prepare"
+    """prepare, or inspect: show what is in data that was prepared with the same settings."""
+    documents: int = 2
+    """How many documents of each split to show with mode=inspect."""
     output_root: str = "outputs"
     rerun: bool = False
     """Prepare again although it is done."""

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from src.config import CONF, EXPERIMENTS, UserError
 
-PATHS = ("init_from", "output_root", "data.dir")
+PATHS = ("init_from", "output_root", "data.dir", "tokenizer.path", "tokenizer.compare")
 PATH_LISTS = ("data.language.paths", "data.code.paths")
 
 FLAGS_OF_THE_ORIGINAL = {

@@ -17,7 +17,7 @@ import yaml
 
 from src.config import RuntimeConfig, TrainConfig, UserError
 from src.data.packing import PreparedData
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizer import CONFIG, load_tokenizer
 from src.model.accounting import model_cost
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
@@ -123,10 +123,12 @@ def _open(
     if world.is_first:
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
+        _refuse_other_data(folder, data)
         config, device = _decide(config, folder, world, say)
         _write_config(config, folder)
-        if not (folder / "tokenizer.json").exists():
-            write_bytes(folder / "tokenizer.json", data.tokenizer_path.read_bytes())
+        for name in ("tokenizer.json", CONFIG):
+            if not (folder / name).exists():
+                write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
         world.share(config)
     else:
         config = world.share(config)
@@ -148,6 +150,17 @@ def _open(
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, say, held)
     run.write_summary()
     return run
+
+
+def _refuse_other_data(folder: Path, data: PreparedData) -> None:
+    """Raise UserError where the run was begun on other data than this."""
+    if (folder / "summary.json").exists():
+        begun = read_json(folder / "summary.json").get("contract", {}).get("data_hash", data.fingerprint)
+        if begun != data.fingerprint:
+            raise UserError(
+                f"{folder}: begun on data {begun[:12]}, but {data.folder} is {data.fingerprint[:12]}; give the data it "
+                "was begun on (data.dir=...), or start over with rerun=true"
+            )
 
 
 def _decide(config: TrainConfig, folder: Path, world: World, say: Say) -> tuple[TrainConfig, Device]:

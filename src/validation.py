@@ -93,13 +93,21 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
         _check_hub(f"data.{name}", corpus)
-        if corpus.max_bytes is not None and corpus.max_bytes < 1:
-            raise UserError(f"data.{name}.max_bytes={corpus.max_bytes}: must be greater than 0")
+        check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
+        for key in ("max_bytes", "max_tokens"):
+            if (most := getattr(corpus, key)) is not None and most < 1:
+                raise UserError(f"data.{name}.{key}={most}: must be greater than 0")
     val, test = data.val_fraction, data.test_fraction
     if not (val > 0 and test > 0 and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
     if tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
         raise UserError(f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}")
+    if not 0 <= tokenizer.code_share <= 1:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: is a share, from 0 to 1")
+    if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
+    if tokenizer.path is None and tokenizer.eot is not None:
+        raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
 
 
 def _check_hub(key: str, corpus: CorpusConfig) -> None:

@@ -256,14 +256,14 @@ def _from_row(text: str, row: dict[str, object], file: Path) -> Document:
 def _generate(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
-    """Yield `max_bytes` of generated text. Each document is a group: they are independent draws."""
+    """Yield `max_bytes` of generated text: independent draws, of which equal ones are on one side of the split."""
     from src.data import embedded  # not needed by who brings text
 
     if corpus.max_bytes is None:
         raise UserError(f"data.{corpus_name}.max_bytes=null: say how much to generate, such as 2500000")
     generate = {"stories": embedded.generate_stories, "scripts": embedded.generate_scripts}[corpus.source]
-    for index, document in enumerate(generate(seed, corpus.max_bytes)):
-        yield Document(document.text, group=str(index), path=document.kind, licence="generated", bits=document.bits)
+    for document in generate(seed, corpus.max_bytes):
+        yield Document(document.text, path=document.kind, licence="generated", bits=document.bits)
 
 
 Source = Callable[[CorpusConfig, str, int, Counter[str], Path], Iterator[Document]]

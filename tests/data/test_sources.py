@@ -198,7 +198,6 @@ def test_max_bytes_out_of_range() -> None:
 def test_generated_documents_carry_their_bits(source: str) -> None:
     corpus = CorpusConfig(source=source, max_bytes=5000)
     documents = list(read_documents(corpus, "language", 3, Counter(), Path("cache")))
-    assert [document.group for document in documents] == [str(i) for i in range(len(documents))]
     assert all(document.bits is not None and document.bits > 0 for document in documents)
     assert sum(len(document.text.encode()) for document in documents) >= 5000
     with pytest.raises(UserError, match="max_bytes=null"):
