@@ -66,7 +66,8 @@ def test_licences_of_the_packages_at_hand() -> None:
     known = {name for name, _, _ in SENTENCES}
     right, wrong = 0, {}
     for package in distributions():
-        declared = package.metadata["License-Expression"] if "License-Expression" in package.metadata else None
+        metadata = package.metadata
+        declared = metadata["License-Expression"] if "License-Expression" in metadata else None  # noqa: SIM401
         files = [file for file in package.files or [] if "licenses" in file.parts and is_licence_file(file.name)]
         if declared in known and files:
             found = " AND ".join(identify_licence(file.read_text(encoding="utf-8")) for file in files)
