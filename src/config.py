@@ -259,7 +259,8 @@ class RuntimeConfig:
     precision: str = "auto"
     """fp32, bf16 or fp16 (both by autocast, weights stay fp32); auto: bf16 on cuda devices that have it, else fp32."""
     compile: bool = False
-    """torch.compile on the model."""
+    """Train through torch.compile, one graph a kind of block. Tried before the first step: where it fails or is not
+    faster, the run says so and goes on without."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more arithmetic."""
     threads: int | None = None

@@ -27,7 +27,7 @@ def prepare(config: PrepareConfig) -> int:
 
         if (found := find_prepared(config.data, config.tokenizer, root)) is None:
             raise UserError(f"mode=inspect: data={config.data.name} is not prepared in {root}; leave mode out to do it")
-        inspect_data(found, config.documents)
+        inspect_data(found, config.documents, sys.stdout)
         return 0
     check_writable(config.output_root)
     data = prepare_data(config.data, config.tokenizer, root, config.rerun)

@@ -5,7 +5,6 @@ Documents are text from anywhere, so control characters are shown as escapes and
 
 import json
 import os
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -30,10 +29,9 @@ KINDS = {"L": "letters", "N": "digits", "Z": "white space", "C": "white space", 
 """By the first letter of the category in Unicode; line ends and tabs count as control characters there."""
 
 
-def inspect_data(data: PreparedData, n_documents: int, out: TextIO | None = None) -> None:
+def inspect_data(data: PreparedData, n_documents: int, out: TextIO) -> None:
     """Write statistics of each split, and some of its documents with their tokens marked."""
     tokenizer = load_tokenizer(data.tokenizer_path)
-    out = out or sys.stdout
     marks = COLOURS if out.isatty() and not os.environ.get("NO_COLOR") else BRACKETS
     for corpus in CORPORA:
         for split in SPLITS:
