@@ -158,10 +158,10 @@ def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
     """Check what is asked of code, which is asked of no other text. Raises UserError."""
     key, hygiene = f"data.{name}", corpus.hygiene
     changed = [item.name for item in fields(hygiene) if getattr(hygiene, item.name) != item.default]
-    without = "is no code" if name != "code" else f"source={corpus.source} is generated" * (corpus.source in GENERATED)
-    if without and (changed or corpus.licences is not None):
+    if (name != "code" or corpus.source in GENERATED) and (changed or corpus.licences is not None):
         item = f"hygiene.{changed[0]}" if changed else "licences"
-        raise UserError(f"{key}.{item}: {without}, so it would change nothing; leave it out")
+        reason = "is no code" if name != "code" else f"source={corpus.source} is generated"
+        raise UserError(f"{key}.{item}: {reason}, so it would change nothing; leave it out")
     for item in ("max_document_bytes", "max_line_length", "max_mean_line_length"):
         if (value := getattr(hygiene, item)) < 1:
             raise UserError(f"{key}.hygiene.{item}={value}: must be greater than 0")

@@ -6,7 +6,7 @@ name of its choice: symbolic links, submodules, hooks and filters have no effect
 there; a repository that cannot be had is reported, counted and left out.
 
     <cache>/git/<name>-<hash of its address>@<commit>     a bare repository; @newest where no commit is pinned
-    <cache>/git/<list>.pinned.yaml                        the list with the commits and licences that were used
+    <cache>/git/<list>.pinned.yaml                        the list with the commits that were used
 """
 
 import hashlib
@@ -65,8 +65,9 @@ def read_git(
     key = f"data.{corpus_name}.repositories={corpus.repositories}"
     folders = fetch_repositories(repositories, cache / "git", corpus.hygiene.max_document_bytes, key, dropped)
     used = [replace(item, commit=_head(folder)) for item, folder in folders.items()]
-    pinned = cache / "git" / f"{Path(corpus.repositories or '').stem}.pinned.yaml"
-    write_text(pinned, yaml.safe_dump([asdict(item) for item in used], sort_keys=False, width=1000))
+    if any(item.commit is None for item in repositories):
+        pinned = cache / "git" / f"{Path(corpus.repositories or '').stem}.pinned.yaml"
+        write_text(pinned, yaml.safe_dump([asdict(item) for item in used], sort_keys=False, width=1000))
     extensions = normalise_extensions(corpus.extensions)
     for repository, folder in zip(used, folders.values(), strict=True):
         yield from _read_repository(repository, folder, extensions, dropped)
