@@ -247,8 +247,9 @@ class TrainingConfig:
     seq_len: int = MISSING
     global_batch_size: int = MISSING
     """Sequences per optimizer step."""
-    micro_batch_size: int = MISSING
-    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them."""
+    micro_batch_size: int | str = MISSING
+    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them. auto: the
+    most that fit, found by trying before the first step."""
     max_tokens: int = MISSING
     """Tokens of each stage; the schedule ends there."""
     document_masking: bool = False
@@ -265,6 +266,12 @@ class TrainingConfig:
     max_bad_steps: int = 20
     """After so many steps in a row whose gradient is not finite, go back to the last checkpoint with half the rate,
     once; then give up."""
+
+    @property
+    def micro_batch(self) -> int:
+        """`micro_batch_size`, where it is no longer `auto`."""
+        assert isinstance(self.micro_batch_size, int)
+        return self.micro_batch_size
 
 
 @dataclass

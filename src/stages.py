@@ -139,7 +139,7 @@ class _Witness:
 
     def evaluate(self) -> tuple[float, float]:
         """Return loss and bits per byte on the stage's own corpus."""
-        batch_size = self.run.config.training.micro_batch_size
+        batch_size = self.run.config.training.micro_batch
         results = {
             corpus: evaluate_windows(
                 self.state.model,

@@ -23,6 +23,7 @@ from src.data.sources import SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
+from src.model.memory import divisors
 from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
@@ -44,7 +45,7 @@ POSITIVE = (
     "architecture.n_blocks architecture.d_ff architecture.window architecture.n_experts architecture.top_k "
     "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.d_inner "
     "architecture.chunk_size "
-    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.micro_batch_size "
+    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size "
     "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
     "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction"
 ).split()
@@ -177,19 +178,24 @@ def _check_mix(key: str, stage: StageConfig) -> None:
 
 def _check_batches(config: TrainConfig) -> None:
     training = config.training
-    if training.global_batch_size % training.micro_batch_size:
-        divisors = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
-        near = max(n for n in divisors if n <= training.micro_batch_size)
+    micro = training.micro_batch_size
+    if isinstance(micro, str) and micro != "auto":
+        raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")
+    size = 1 if isinstance(micro, str) else micro
+    if size < 1:
+        raise UserError(f"training.micro_batch_size={micro}: must be greater than 0")
+    if training.global_batch_size % size:
+        near = max(n for n in divisors(training.global_batch_size) if n <= size)
         raise UserError(
-            f"training.micro_batch_size={training.micro_batch_size}: must divide training.global_batch_size="
+            f"training.micro_batch_size={micro}: must divide training.global_batch_size="
             f"{training.global_batch_size}; for example {near}"
         )
     processes = launched_processes().size
-    at_once = processes * training.micro_batch_size
+    at_once = processes * size
     if training.global_batch_size % at_once:
         raise UserError(
             f"training.global_batch_size={training.global_batch_size}: must be a multiple of the {processes} processes "
-            f"of torchrun times training.micro_batch_size={training.micro_batch_size}; for example "
+            f"of torchrun times training.micro_batch_size={micro}; for example "
             f"{max(1, training.global_batch_size // at_once) * at_once}"
         )
     if config.recipe.position == "learned" and training.seq_len > config.recipe.max_seq_len:

@@ -61,7 +61,7 @@ def test_numbers_are_finite(key: str, value: float) -> None:
 
 def test_every_number_of_the_configuration_has_a_range() -> None:
     ratios = {"data.val_fraction", "data.test_fraction", "schedule.min_ratio", "schedule.decay_fraction"}
-    checked = {*POSITIVE, *NOT_NEGATIVE, *ratios}
+    checked = {*POSITIVE, *NOT_NEGATIVE, *ratios, "training.micro_batch_size"}
     config = base("dense")
     for section in ("architecture", "recipe", "optimizer", "schedule", "runtime", "training", "samples"):
         for name, value in vars(getattr(config, section)).items():
@@ -79,6 +79,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"tracking__mode": "never"}, "tracking.mode=never: must be one of auto, online, offline"),
     ("dense", {"training__micro_batch_size": 3}, "must divide training.global_batch_size=8; for example 2"),
     ("dense", {"training__micro_batch_size": 16}, "for example 8"),
+    ("dense", {"training__micro_batch_size": 0}, "must be greater than 0"),
+    ("dense", {"training__micro_batch_size": "many"}, "must be a number, or auto"),
     ("dense", {"size__d_model": 100}, "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
     ("dense", {"size__head_dim": 1, "size__d_model": 8}, "size.head_dim=1: must be even"),
     ("dense", {"architecture__top_k": 3}, "architecture.top_k=3: architecture dense has no moe block"),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from src.config import ModelSpec
@@ -16,6 +17,7 @@ from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
+from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 
 
 class ModelOutput(NamedTuple):
@@ -103,6 +105,7 @@ class LanguageModel(nn.Module):
         assert self.positions is not None
         if documents is None:
             return self.positions.weight[offset : offset + tokens.shape[1]]
+        documents = documents.contiguous()
         first = torch.searchsorted(documents, documents)  # of each position's document
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
@@ -117,9 +120,9 @@ class LanguageModel(nn.Module):
         # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
         return checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
 
-    def logits(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> Tensor:
+    def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""
-        return self.head(self(tokens, cache, documents).hidden)
+        return self.head(self(tokens, cache).hidden)
 
     def make_cache(self, batch_size: int, max_len: int) -> ModelCache:
         """Build an empty decoding state for at most `max_len` positions."""
@@ -143,3 +146,18 @@ class LanguageModel(nn.Module):
         for i, block in enumerate(self._typed_blocks()):
             names |= {f"blocks.{i}.{name}" for name in block.no_decay()}
         return names
+
+
+def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of targets (B, T) in nats: their mean, or with `none` of each (B * T,).
+
+    It is computed in chunks, so that all logits never exist at once, and in fp32 under autocast too.
+    """
+    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // model.spec.vocab_size)
+    return F.linear_cross_entropy(
+        output.hidden.flatten(0, 1),
+        model.head.weight,
+        targets.flatten(),
+        reduction=reduction,
+        options=nn.LinearCrossEntropyOptions(batch_chunk_size=chunk),
+    )

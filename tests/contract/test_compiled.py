@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from src.model.build import build_model
-from src.training.step import token_loss
+from src.model.language_model import token_loss
 from tests.contract.small import ARCHITECTURES, composed, random_tokens, small_spec
+from tests.reference.documents import numbers
 
 
 # Torch's own compiler still imports a part of torch that torch calls deprecated.
@@ -34,3 +35,27 @@ def test_compiled_equals_eager(architecture: str) -> None:
         for one, other in zip(found["compiled"][1], found["eager"][1], strict=True):
             assert one is not None and other is not None
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+# Dynamo itself makes an instance of each autograd function that it traces.
+@pytest.mark.filterwarnings("ignore:.* should not be instantiated:DeprecationWarning")
+@pytest.mark.slow
+def test_masked_documents_compile_to_one_graph() -> None:
+    """Every kind of block that honours them, learned positions and recomputation: nothing asks where they begin."""
+    kinds = ("attention", "sliding_attention", "mamba", "mamba1")
+    model = build_model(replace(small_spec("dense", "classic"), blocks=kinds), seed=0).train()
+    model.activation_checkpointing = True
+    torch._dynamo.reset()
+    tokens, documents = random_tokens(2, 48), numbers((5, 20, 23), 2)
+    found = {}
+    for name, forward in (("eager", model), ("compiled", torch.compile(model, fullgraph=True))):
+        model.zero_grad()
+        hidden = forward(tokens, documents=documents).hidden
+        hidden.square().sum().backward()
+        found[name] = [
+            hidden.detach(),
+            *(parameter.grad for parameter in model.parameters() if parameter.grad is not None),
+        ]
+    for one, other in zip(found["compiled"], found["eager"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))

@@ -175,3 +175,16 @@ def test_options_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bf16.speedup and fused.speedup and min(bf16.speedup, fused.speedup) > 0
     assert compiled == Option("runtime.compile=true", None, "no compiler here")
     assert [Option("x", speedup).pays for speedup in (None, 0.5, 1.04, 1.06)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(46.2, "products take 46 times as long as in fp32 on this CPU,"), (0.5, None)]
+)
+def test_a_precision_without_instructions_is_told(
+    times: float, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"fp32": 1e11, "bf16": 1e11 / times}
+    monkeypatch.setattr(doctor, "_matmul_speed", lambda device, precision, size, seconds: speeds[precision])
+    found = doctor.slow_precision(Device("cpu", "bf16", 1))
+    assert found is None if said is None else found and said in found
+    assert doctor.slow_precision(Device("cpu", "fp32", 1)) is None
