@@ -24,10 +24,9 @@ def measure(run_dir, level, stages=("language",), floor=True):
     path.write_text(json.dumps(summary))
 
 
-def solid(axes) -> dict[str, list[list[float]]]:
-    """Return x and y of the curves, by colour."""
-    lines = [line for line in axes.lines if line.get_linestyle() == "-"]
-    return {line.get_color(): [list(line.get_xdata()), list(line.get_ydata())] for line in lines}
+def curves(axes, style: str) -> list[list[list[float]]]:
+    """Return x and y of the lines of a style."""
+    return [[list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines if line.get_linestyle() == style]
 
 
 @pytest.fixture
@@ -41,12 +40,12 @@ def measured(builder):
 def test_a_line_is_the_mean_over_seeds_with_a_band_around_it(measured):
     figure = plot_positions(load_runs(measured.sweep))
     (language,) = figure.axes
-    dense, mamba = solid(language).values()
+    dense, mamba = curves(language, "-")
     assert dense[0] == [1, 2, 4] and dense[1][:2] == [4, 3] and math.isnan(dense[1][2])
     assert mamba[1][:2] == [4, 3]
     low, high = language.collections[0].get_paths()[0].get_extents().intervaly
     assert (low, high) == (2, 5)
-    assert any(list(line.get_ydata()) == [0.5, 0.4, 0.3] for line in language.lines if line.get_linestyle() == "--")
+    assert [[1, 2, 4], [0.5, 0.4, 0.3]] in curves(language, "--")
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "dense", "mamba", "floor of the same tokens",
     }  # fmt: skip
@@ -54,8 +53,8 @@ def test_a_line_is_the_mean_over_seeds_with_a_band_around_it(measured):
 
 def test_recall_leaves_out_ranges_with_few_names_and_shows_what_is_hidden(measured):
     (language,) = plot_recall(load_runs(measured.sweep)).axes
-    assert list(solid(language).values()) == [[[8, 16], [0.5, 0.25]], [[8, 16], [0.5, 0.25]]]
-    assert [list(line.get_ydata()) for line in language.lines if line.get_linestyle() == ":"] == [[0.05, 0.05]] * 2
+    assert curves(language, "-") == [[[8, 16], [0.5, 0.25]], [[8, 16], [0.5, 0.25]]]
+    assert [y for _, y in curves(language, ":")] == [[0.05, 0.05]] * 2
     assert language.get_xscale() == "log"
 
 
@@ -65,7 +64,7 @@ def test_contracts_are_not_averaged(builder):
     figure = plot_positions(load_runs(builder.sweep))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == [f"{stage}, nano, contract {letter}" for letter in "AB" for stage in ("language", "code")]
-    assert [len(solid(axes)) for axes in figure.axes] == [1, 1, 1, 0]
+    assert [len(curves(axes, "-")) for axes in figure.axes] == [1, 1, 1, 0]
 
 
 def test_the_distance_to_the_floor_is_a_column_where_it_is_known(measured, builder):
