@@ -138,13 +138,26 @@ class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = MISSING
-    """stories and scripts (both generated), or local."""
+    """stories and scripts (both generated), local, or hub."""
     paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
     max_bytes: int | None = None
     """Stop after this much text (generated sources: generate this much)."""
+    repo: str | None = None
+    """A data set of the Hugging Face hub, for the hub source, as owner/name."""
+    revision: str | None = None
+    """Its commit."""
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """The files to take of it (.txt or .jsonl), and the sha256 of each."""
+    licence: str | None = None
+    """What they are under; recorded with every document."""
+    max_tokens: int | None = None
+    """Tokens for training, about: no document is begun after them. Held-out text stays whole."""
+    near_duplicates: str = "drop"
+    """What becomes of training documents that are near duplicates of held-out ones: drop, report (and keep), or off (do
+    not look). Generated text is never looked at."""
 
 
 @dataclass
@@ -164,10 +177,18 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """A byte-level BPE trained on the data."""
+    """A byte-level BPE trained on the data, or one that is there already."""
 
     name: str = MISSING
     vocab_size: int = MISSING
+    code_share: float = 0.5
+    """Share of code in the text that it is trained on; the rest is language."""
+    path: str | None = None
+    """A tokenizer.json of Hugging Face's tokenizers, or a folder with one, to use instead of training one."""
+    eot: str | None = None
+    """Its token that ends a text; null: what its tokenizer_config.json says, or what is usual."""
+    compare: str | None = None
+    """Another tokenizer (as `path`), such as GPT-2's, whose figures on held-out text go into the manifest."""
 
 
 @dataclass
@@ -211,7 +232,8 @@ class RuntimeConfig:
     precision: str = "auto"
     """fp32, bf16 or fp16 (both by autocast, weights stay fp32); auto: bf16 on cuda devices that have it, else fp32."""
     compile: bool = False
-    """torch.compile on the model."""
+    """Train through torch.compile, one graph a kind of block. Tried before the first step: where it fails or is not
+    faster, the run says so and goes on without."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more arithmetic."""
     threads: int | None = None
@@ -323,6 +345,10 @@ class PrepareConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    mode: str = "prepare"
+    """prepare, or inspect: show what is in data that was prepared with the same settings."""
+    documents: int = 2
+    """How many documents of each split to show with mode=inspect."""
     output_root: str = "outputs"
     rerun: bool = False
     """Prepare again although it is done."""

@@ -92,13 +92,44 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
-        if corpus.max_bytes is not None and corpus.max_bytes < 1:
-            raise UserError(f"data.{name}.max_bytes={corpus.max_bytes}: must be greater than 0")
+        _check_hub(f"data.{name}", corpus)
+        check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
+        for key in ("max_bytes", "max_tokens"):
+            if (most := getattr(corpus, key)) is not None and most < 1:
+                raise UserError(f"data.{name}.{key}={most}: must be greater than 0")
     val, test = data.val_fraction, data.test_fraction
     if not (val > 0 and test > 0 and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
     if tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
         raise UserError(f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}")
+    if not 0 <= tokenizer.code_share <= 1:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: is a share, from 0 to 1")
+    if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
+    if tokenizer.path is None and tokenizer.eot is not None:
+        raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
+
+
+def _check_hub(key: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the hub source, which no other reads."""
+    if corpus.source != "hub":
+        for item in ("repo", "revision", "files", "licence"):
+            if value := getattr(corpus, item):
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=hub does not read it; leave it out")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", corpus.repo or ""):
+        raise UserError(f"{key}.repo={corpus.repo}: must be a data set of the hub, such as roneneldan/TinyStories")
+    if not re.fullmatch(r"[0-9a-f]{40}", corpus.revision or ""):
+        raise UserError(f"{key}.revision={corpus.revision}: must be a whole commit, 40 hex digits: a branch can move")
+    if not corpus.files:
+        raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
+    for name, sha256 in corpus.files.items():
+        if not name.endswith((".txt", ".jsonl")) or not all(re.match(r"\w", part) for part in name.split("/")):
+            raise UserError(f"{key}.files.{name}: must be the path of a .txt or .jsonl in the data set")
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
 
 
 def check_writable(output_root: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.compose import compose_config, register
-from src.config import SamplingConfig, StageConfig, TrainConfig, UserError
+from src.config import CorpusConfig, SamplingConfig, StageConfig, TrainConfig, UserError
 from src.validation import NOT_NEGATIVE, POSITIVE, check_sampling, check_writable, lookup, validate
 
 
@@ -132,8 +132,31 @@ def test_learned_positions_end() -> None:
 def test_a_source_that_is_not_there() -> None:
     language = replace(base("dense").data.language, source="wikipedia")
     assert complaint(changed(data__language=language)) == (
-        "data.language.source=wikipedia: must be one of stories, scripts, local"
+        "data.language.source=wikipedia: must be one of stories, scripts, local, hub"
     )
+
+
+HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": "f" * 64, "b/c.jsonl": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"source": "local"}, "repo=a/b: source=local does not read it; leave it out"),
+        ({"source": "stories", "repo": None, "revision": None}, "files={"),
+        ({"paths": ["x"]}, "paths=['x']: source=hub does not read it; leave it out"),
+        ({"repo": None}, "repo=None: must be a data set of the hub, such as roneneldan/TinyStories"),
+        ({"repo": "../x"}, "repo=../x: must be a data set of the hub"),
+        ({"revision": "main"}, "revision=main: must be a whole commit, 40 hex digits"),
+        ({"files": {}}, "files is empty: name the files and their sha256"),
+        ({"files": {"../a.txt": "f" * 64}}, "files.../a.txt: must be the path of a .txt or .jsonl"),
+        ({"files": {"a.parquet": "f" * 64}}, "files.a.parquet: must be the path of a .txt or .jsonl"),
+        ({"files": {"a.txt": "F" * 64}}, f"files.a.txt={'F' * 64}: must be its sha256, 64 hex digits"),
+    ],
+)
+def test_settings_of_the_hub(values: dict[str, Any], wanted: str) -> None:
+    validate(changed(data__language=HUB))
+    assert complaint(changed(data__language=replace(HUB, **values))).startswith(f"data.language.{wanted}")
 
 
 def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

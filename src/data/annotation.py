@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from src.data.embedded.parser import COMPOSERS, NotGenerated, parse
-from src.data.tokenizer import EOT_ID, byte_lengths
+from src.data.tokenizer import byte_lengths
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class _Document:
 
 
 def annotate_windows(
-    tokens: np.ndarray, starts: list[int], seq_len: int, source: str, tokenizer: Tokenizer
+    tokens: np.ndarray, starts: list[int], seq_len: int, source: str, tokenizer: Tokenizer, eot_id: int
 ) -> Annotations:
     """Annotate the targets tokens[start + 1 : start + seq_len + 1] of each window of a stream of generated documents.
 
-    source: stories or scripts.
+    source: stories or scripts. eot_id: the token before, between and after documents.
     """
-    ends, lengths = np.flatnonzero(tokens == EOT_ID), byte_lengths(tokenizer)
+    ends, lengths = np.flatnonzero(tokens == eot_id), byte_lengths(tokenizer)
     bits = np.full((len(starts), seq_len), np.nan)
     recalls: list[tuple[int, int, int, int]] = []
     unparsed: set[int] = set()

@@ -1,9 +1,9 @@
-"""Read documents from where they are: generated on the spot, or files of the user.
+"""Read documents from where they are: generated on the spot, files of the user, or of the Hugging Face hub.
 
 A source kind is an entry of `SOURCES`. Documents come in a fixed order (folders sorted), so that the same files
 give the same data on every machine, and they stream: a corpus may be larger than memory.
 
-Files of the `local` kind, by extension:
+Files, by extension:
     .txt    documents separated by a line `<|endoftext|>`, or else the whole file is one document
     .jsonl  an object a line: `text`, and where present `source` (the group of the split), `path`, `licence`
     others  one document a file
@@ -15,11 +15,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.config import CorpusConfig, UserError
+from src.data.repair import flaw_of, repair_mojibake
 
 SEPARATOR = b"<|endoftext|>"
 SHELL_SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?(?:env[ \t]+(?:-\S+[ \t]+)*)?(?:\S*/)?(?:ba|da|k|z)?sh(?:\s|$)")
@@ -34,14 +35,19 @@ class Document:
     """Documents of a group stay on one side of the split; None: the document is a group of its own."""
     path: str = ""
     licence: str = "unknown"
+    revision: str = ""
+    """The commit of the repository that it comes from."""
     bits: float | None = None
     """Exact -log2 of its probability, where the text was generated."""
 
 
-def read_documents(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
+def read_documents(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
     """Yield the documents of a corpus; what cannot be read as text is counted in `dropped` by reason.
 
-    Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line.
+    cache: the folder where what came over the network is kept.
+    Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line, a failed download.
     """
     if corpus.source not in SOURCES:
         raise UserError(
@@ -49,7 +55,7 @@ def read_documents(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: C
         )
     if corpus.max_bytes is not None and corpus.max_bytes < 1:
         raise UserError(f"data.{corpus_name}.max_bytes={corpus.max_bytes}: must be at least 1, or null for no limit")
-    return SOURCES[corpus.source](corpus, corpus_name, seed, dropped)
+    return SOURCES[corpus.source](corpus, corpus_name, seed, dropped, cache)
 
 
 def local_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> list[Path]:
@@ -118,18 +124,64 @@ def _has_shell_shebang(file: Path) -> bool:
         return False
 
 
-def _read_local(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
-    """Yield the documents of the user's files up to `max_bytes` of text. The seed plays no part."""
-    size = 0
-    for file in local_files(corpus, corpus_name, dropped):
-        try:
+def _read_local(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Yield the documents of the user's files up to `max_bytes` of text. Seed and cache play no part."""
+
+    def documents() -> Iterator[Document]:
+        for file in local_files(corpus, corpus_name, dropped):
+            try:
+                yield from _read_file(file, corpus_name, dropped)
+            except OSError:
+                dropped["unreadable file"] += 1
+
+    return _cut(documents(), corpus.max_bytes)
+
+
+def _read_hub(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Fetch all files at once, then yield their documents up to `max_bytes` of text. The seed plays no part."""
+    from src.data.hub import fetch_files  # not needed by who downloads nothing
+
+    files = fetch_files(corpus, corpus_name, cache)
+
+    def documents() -> Iterator[Document]:
+        for name, file in files.items():
             for document in _read_file(file, corpus_name, dropped):
-                size += len(document.text.encode())
-                if corpus.max_bytes is not None and size > corpus.max_bytes:
-                    return
-                yield document
-        except OSError:
-            dropped["unreadable file"] += 1
+                yield replace(
+                    document,
+                    path=f"{corpus.repo}/{name}",
+                    licence=corpus.licence or document.licence,
+                    revision=corpus.revision or "",
+                )
+
+    whole = _whole_stories(documents(), dropped) if corpus_name == "language" else documents()
+    return _cut(whole, corpus.max_bytes)
+
+
+def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
+    """Repair what can be repaired and leave broken stories out, counting both by reason."""
+    for document in documents:
+        text = repair_mojibake(document.text)
+        if (flaw := flaw_of(text)) is not None:
+            dropped[flaw] += 1
+        elif text != document.text:
+            dropped["mojibake (repaired and kept)"] += 1
+            yield replace(document, text=text)
+        else:
+            yield document
+
+
+def _cut(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:
+    """Yield documents up to `max_bytes` of text."""
+    size = 0
+    for document in documents:
+        size += len(document.text.encode())
+        if max_bytes is not None and size > max_bytes:
+            return
+        yield document
 
 
 def _read_file(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator[Document]:
@@ -201,17 +253,19 @@ def _from_row(text: str, row: dict[str, object], file: Path) -> Document:
     )
 
 
-def _generate(corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str]) -> Iterator[Document]:
-    """Yield `max_bytes` of generated text. Each document is a group: they are independent draws."""
+def _generate(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Yield `max_bytes` of generated text: independent draws, of which equal ones are on one side of the split."""
     from src.data import embedded  # not needed by who brings text
 
     if corpus.max_bytes is None:
         raise UserError(f"data.{corpus_name}.max_bytes=null: say how much to generate, such as 2500000")
     generate = {"stories": embedded.generate_stories, "scripts": embedded.generate_scripts}[corpus.source]
-    for index, document in enumerate(generate(seed, corpus.max_bytes)):
-        yield Document(document.text, group=str(index), path=document.kind, licence="generated", bits=document.bits)
+    for document in generate(seed, corpus.max_bytes):
+        yield Document(document.text, path=document.kind, licence="generated", bits=document.bits)
 
 
-Source = Callable[[CorpusConfig, str, int, Counter[str]], Iterator[Document]]
-SOURCES: dict[str, Source] = {"stories": _generate, "scripts": _generate, "local": _read_local}
+Source = Callable[[CorpusConfig, str, int, Counter[str], Path], Iterator[Document]]
+SOURCES: dict[str, Source] = {"stories": _generate, "scripts": _generate, "local": _read_local, "hub": _read_hub}
 GENERATED = ("stories", "scripts")

@@ -29,7 +29,7 @@ def corpus(request: pytest.FixtureRequest) -> Corpus:
 
 def test_bits_of_tokens_are_those_of_their_characters(corpus: Corpus) -> None:
     source, documents, tokenizer, tokens = corpus
-    found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer)
+    found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     wanted: list[float] = []
     for document in documents:
         bits = parse(COMPOSERS[source], document.text).bits_by_character
@@ -42,7 +42,7 @@ def test_bits_of_tokens_are_those_of_their_characters(corpus: Corpus) -> None:
 
 def test_recalled_tokens_say_what_stands_at_the_mention(corpus: Corpus) -> None:
     source, documents, tokenizer, tokens = corpus
-    found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer)
+    found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     assert len(found.recalls) > 5 * len(documents)
 
     def words(first: int, end: int) -> str:
@@ -57,9 +57,9 @@ def test_recalled_tokens_say_what_stands_at_the_mention(corpus: Corpus) -> None:
 
 def test_windows_are_cut_from_the_whole(corpus: Corpus) -> None:
     source, _, tokenizer, tokens = corpus
-    whole = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer)
+    whole = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     starts, seq_len = [0, 100, 1000, 2500, len(tokens) - 301], 300
-    found = annotate_windows(tokens, starts, seq_len, source, tokenizer)
+    found = annotate_windows(tokens, starts, seq_len, source, tokenizer, EOT_ID)
     wanted = set()
     for window, start in enumerate(starts):
         assert found.bits[window] == pytest.approx(whole.bits[0, start : start + seq_len])
@@ -76,7 +76,7 @@ def test_text_of_other_origin_is_unknown_and_counted(corpus: Corpus) -> None:
     texts = [documents[0].text, documents[1].text + " é", documents[2].text]
     lengths = [len(encode(tokenizer, text)) + 1 for text in texts]
     tokens = stream(tokenizer, texts)
-    found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer)
+    found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     assert found.unparsed == 1
     assert np.flatnonzero(np.isnan(found.bits[0])).tolist() == list(range(lengths[0], lengths[0] + lengths[1] - 1))
     assert np.nansum(found.bits) == pytest.approx(documents[0].bits + documents[2].bits)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.config import CorpusConfig, UserError
-from src.data import sources
+from src.data import hub, sources
 from src.data.sources import Document, local_files, read_documents
 
 
@@ -18,7 +18,7 @@ def read(name: str, *paths: object, **settings: object) -> tuple[list[Document],
     for key, value in settings.items():
         setattr(corpus, key, value)
     dropped: Counter[str] = Counter()
-    return list(read_documents(corpus, name, 0, dropped)), dropped
+    return list(read_documents(corpus, name, 0, dropped, Path("cache"))), dropped
 
 
 def texts(name: str, *paths: object, **settings: object) -> list[str]:
@@ -142,6 +142,43 @@ def test_missing_path(tmp_path: Path, name: str) -> None:
         texts("language", path)
 
 
+def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TinyStories has them: blank lines before a story, half a story at the beginning of a file, empty stories."""
+    separator = "\n<|endoftext|>\n"
+    stories = [
+        "u don't have to be scared.",
+        "\n\nOne day “Tim” ran.",
+        "",
+        "She saw donâ€™t.",
+        "He lost â€ it.",
+        "The dog and",
+    ]
+    files = {
+        "train.txt": write(tmp_path / "train.txt", separator.join(stories)),
+        "valid.jsonl": write(tmp_path / "valid.jsonl", '{"text": "Nice story.", "path": "elsewhere"}\n'),
+    }
+    monkeypatch.setattr(hub, "fetch_files", lambda *_: files)
+    corpus = CorpusConfig(source="hub", repo="somebody/stories", licence="CDLA-Sharing-1.0")
+    dropped: Counter[str] = Counter()
+    documents = list(read_documents(corpus, "language", 0, dropped, Path("cache")))
+    assert [document.text for document in documents] == [
+        "\n\nOne day “Tim” ran.\n",
+        "\n",
+        "She saw don’t.\n",
+        "Nice story.",
+    ]
+    assert [document.path for document in documents[-2:]] == [
+        "somebody/stories/train.txt",
+        "somebody/stories/valid.jsonl",
+    ]
+    assert {document.licence for document in documents} == {"CDLA-Sharing-1.0"}
+    assert dropped == {"cut off": 2, "mojibake (repaired and kept)": 1, "mojibake": 1}
+    code = [document.text for document in read_documents(corpus, "code", 0, Counter(), Path("cache"))]
+    assert len(code) == 7 and code[0] == "u don't have to be scared.\n", "what is no story is taken as it is"
+    corpus.max_bytes = 30
+    assert len(list(read_documents(corpus, "language", 0, Counter(), Path("cache")))) == 2
+
+
 def test_no_paths_shows_an_example() -> None:
     with pytest.raises(UserError, match=r"data\.code\.paths is empty.*data\.code\.paths=\["):
         local_files(CorpusConfig(source="local"), "code", Counter())
@@ -149,20 +186,19 @@ def test_no_paths_shows_an_example() -> None:
 
 def test_unknown_source_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"data\.code\.source=web: .*stories, scripts, local"):
-        read_documents(CorpusConfig(source="web"), "code", 0, Counter())
+        read_documents(CorpusConfig(source="web"), "code", 0, Counter(), Path("cache"))
 
 
 def test_max_bytes_out_of_range() -> None:
     with pytest.raises(UserError, match=r"data\.code\.max_bytes=0"):
-        read_documents(CorpusConfig(source="local", max_bytes=0), "code", 0, Counter())
+        read_documents(CorpusConfig(source="local", max_bytes=0), "code", 0, Counter(), Path("cache"))
 
 
 @pytest.mark.parametrize("source", sources.GENERATED)
 def test_generated_documents_carry_their_bits(source: str) -> None:
     corpus = CorpusConfig(source=source, max_bytes=5000)
-    documents = list(read_documents(corpus, "language", 3, Counter()))
-    assert [document.group for document in documents] == [str(i) for i in range(len(documents))]
+    documents = list(read_documents(corpus, "language", 3, Counter(), Path("cache")))
     assert all(document.bits is not None and document.bits > 0 for document in documents)
     assert sum(len(document.text.encode()) for document in documents) >= 5000
     with pytest.raises(UserError, match="max_bytes=null"):
-        list(read_documents(CorpusConfig(source=source), "language", 3, Counter()))
+        list(read_documents(CorpusConfig(source=source), "language", 3, Counter(), Path("cache")))

@@ -29,7 +29,7 @@ def text() -> SimpleNamespace:
     documents = [document.text for document in generate_stories(seed=6, max_bytes=25_000)]
     tokenizer = train_tokenizer(documents, vocab_size=500)
     tokens = np.array([EOT_ID, *(token for text in documents for token in [*encode(tokenizer, text), EOT_ID])])
-    known = annotate_windows(tokens, eval_starts(len(tokens), SEQ_LEN, 30), SEQ_LEN, "stories", tokenizer)
+    known = annotate_windows(tokens, eval_starts(len(tokens), SEQ_LEN, 30), SEQ_LEN, "stories", tokenizer, EOT_ID)
     windows = eval_windows(tokens, SEQ_LEN, 30)
     return SimpleNamespace(known=known, windows=windows, lengths=byte_lengths(tokenizer))
 

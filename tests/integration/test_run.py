@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_every_file_is_there(finished: Path) -> None:
     in_stage = "best/meta.json best/model.safetensors last/meta.json last/model.safetensors last/state.pt".split()
     checkpoints = {f"checkpoints/{stage}/{file}" for stage in ("language", "code") for file in in_stage}
     assert files == checkpoints | {
-        "config.yaml", "summary.json", "metrics.jsonl", "tokenizer.json", "train.log", ".lock",
+        "config.yaml", "summary.json", "metrics.jsonl", "tokenizer.json", "tokenizer_config.json", "train.log", ".lock",
         "samples/language.json", "samples/code.json",
     }  # fmt: skip
 
@@ -155,6 +156,34 @@ def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "Resuming" not in out and out.strip().splitlines()[-1] == f"Run: {folder}"
     assert not (folder / "left.over").exists()
     assert [row.get("train/loss") for row in rows(folder)] == [row.get("train/loss") for row in first]
+
+
+def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
+    folder = tiny.only_run(tmp_path)
+    summary = read_json(folder / "summary.json")
+    summary["contract"]["data_hash"] = "0" * 64
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    capsys.readouterr()
+    assert tiny.run(data, tmp_path, "training.max_steps=2") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert f"{folder}: begun on data 000000000000, but {data} is" in said[-1]
+
+
+def test_data_that_has_changed_is_not_trained_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    with (copy / "language_train.npy").open("r+b") as handle:
+        handle.seek(1000)
+        byte = handle.read(1)[0]
+        handle.seek(1000)
+        handle.write(bytes([byte ^ 1]))
+    assert tiny.run(copy, tmp_path / "outputs") == 2
+    said = capsys.readouterr().err.strip()
+    assert f"{copy}/language_train.npy: its content has changed since it was written" in said and "\n" not in said
+    assert not (tmp_path / "outputs" / "runs").exists()
 
 
 def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(
