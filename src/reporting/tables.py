@@ -105,10 +105,8 @@ def table_note(runs: pd.DataFrame) -> str:
             note += f"; {FLOOR}: exact entropy of the generated text, which no model beats on average"
         note += "."
     if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records for stage in stages):
-        note += (
-            " above floor: bits per byte above the exact entropy of the windows evaluated; some of it is out of reach"
-        )
-        note += " of a model that sees a window alone."
+        note += " above floor: bits per byte above the exact entropy of the windows evaluated; who sees a window alone,"
+        note += " without what its first document began with, cannot reach it."
     if has_replicates(ranking_groups(records)):
         note += " Means over seeds; ±: half a 95% interval (Student's t), from three seeds on."
     return note

@@ -18,13 +18,12 @@ LEAVES = "The next morning, «hero» left with «guide=RELATIVES» for a journey
 LEAVES_ODDS = make_odds((1.0, 1.6, 1.2, 1.1, 1.1))
 """One story in six has a journey."""
 
-LENGTHS = ("three", "five", "eight", "twelve", "sixteen", "twenty")
+N_DAYS = {"three": 3, "five": 5, "eight": 8, "twelve": 12, "sixteen": 16, "twenty": 20}
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
     "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth",
     "twentieth",
 )  # fmt: skip
-N_DAYS = {"three": 3, "five": 5, "eight": 8, "twelve": 12, "sixteen": 16, "twenty": 20}
 
 DAYS = (
     "they «passed|reached|slept beside|rested near» a «q1=QUALITIES» «n1=NATURE».",
@@ -52,7 +51,7 @@ def travel(story: Teller, fact: str) -> None:
     story.writer.write("\n\n")
     if story.pick(LEAVES, *STAYS, odds=LEAVES_ODDS) > 0:
         return
-    length = story.draw("length", LENGTHS, before=" ", after=" days.")
+    length = story.draw("length", tuple(N_DAYS), before=" ", after=" days.")
     for day in range(N_DAYS[length]):
         story.writer.write(f"\n\nOn the {ORDINALS[day]} day, ")
         story.pick(*map(vary, DAYS), REMINDERS[fact], odds=DAY_ODDS)
