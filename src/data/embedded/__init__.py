@@ -7,8 +7,8 @@ bits of each document are exact: no model can do better on average than the corp
 both in a text: the bits of each character, and what is said again how far from where it was said before.
 
 What it is not: natural text. Its world is small and its sentences come from templates, so good results here say
-little about real stories or real code, and it is no substitute for them. Its entropy (about 0.25 bits per byte for
-stories and 0.11 for scripts) is several times lower than that of natural text.
+little about real stories or real code, and it is no substitute for them. Its entropy (about 0.24 bits per byte for
+stories and 0.12 for scripts) is several times lower than that of natural text.
 """
 
 import hashlib
