@@ -37,7 +37,7 @@ from src.runtime.files import (
 )
 from src.runtime.log import Say, open_log
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
-from src.stages import Run, train_stage, write_samples
+from src.stages import Run, measure_context, train_stage, write_samples
 from src.summary import final_summary, processes_of, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
@@ -228,9 +228,11 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             load_weights(read_checkpoint(run.folder / "checkpoints" / name / "last"), model)
             continue
         progress = train_stage(run, name, stage, model, forward)
+        entry = stage_summary(run.data, stage, progress, run.cost, run.device)
         if run.is_first:
             write_samples(run, name, stage, model)
-        run.summary["stages"][name] = stage_summary(run.data, stage, progress, run.cost, run.device)
+            entry["context"] = measure_context(run, stage, model)
+        run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()
 
