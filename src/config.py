@@ -134,22 +134,57 @@ class PlanConfig:
 
 
 @dataclass
+class HygieneConfig:
+    """What code has to be like to be kept, and what is replaced in it (BigCode's practice); stories need none of it."""
+
+    max_document_bytes: int = 200_000
+    max_line_length: int = 1000
+    """Characters of the longest line; longer ones are data."""
+    max_mean_line_length: int = 100
+    """Characters of a line on average; more are minified code."""
+    min_alphanumeric_share: float = 0.25
+    """Letters and digits among the characters."""
+    drop_generated: bool = True
+    """Leave out files that say in their first lines that a program has written them."""
+    drop_near_duplicates: bool = True
+    """Leave out what shares most of its words with a document before it."""
+    replace_secrets: bool = True
+    """Put placeholders in the place of keys, passwords, e-mail and IP addresses."""
+
+
+@dataclass
 class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = MISSING
-    """stories and scripts (both generated), or local."""
+    """stories and scripts (both generated), local, hub, or git (code alone)."""
     paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
     max_bytes: int | None = None
     """Stop after this much text (generated sources: generate this much)."""
+    repo: str | None = None
+    """A data set of the Hugging Face hub, for the hub source, as owner/name."""
+    revision: str | None = None
+    """Its commit."""
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """The files to take of it (.txt or .jsonl), and the sha256 of each."""
+    licence: str | None = None
+    """What they are under; recorded with every document."""
     max_tokens: int | None = None
     """Tokens for training, about: no document is begun after them. Held-out text stays whole."""
     near_duplicates: str = "drop"
     """What becomes of training documents that are near duplicates of held-out ones: drop, report (and keep), or off (do
     not look). Generated text is never looked at."""
+    repositories: str | None = None
+    """For the git source: a list of conf/repositories by its name, or a YAML file like them."""
+    max_documents_per_group: int | None = None
+    """For the git source: take so many documents of a repository, chosen by a hash; null: all."""
+    licences: list[str] | None = None
+    """Which licences of code to keep: SPDX names, `permissive` for all that ask for no more than a notice, or `any`.
+    null: permissive for the git source, any for what is your own."""
+    hygiene: HygieneConfig = field(default_factory=HygieneConfig)
 
 
 @dataclass
@@ -224,7 +259,8 @@ class RuntimeConfig:
     precision: str = "auto"
     """fp32, bf16 or fp16 (both by autocast, weights stay fp32); auto: bf16 on cuda devices that have it, else fp32."""
     compile: bool = False
-    """torch.compile on the model."""
+    """Train through torch.compile, one graph a kind of block. Tried before the first step: where it fails or is not
+    faster, the run says so and goes on without."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more arithmetic."""
     threads: int | None = None
@@ -260,8 +296,9 @@ class TrainingConfig:
     seq_len: int = MISSING
     global_batch_size: int = MISSING
     """Sequences per optimizer step."""
-    micro_batch_size: int = MISSING
-    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them."""
+    micro_batch_size: int | str = MISSING
+    """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them. auto: the
+    most that fit, found by trying before the first step."""
     max_tokens: int = MISSING
     """Tokens of each stage; the schedule ends there."""
     document_masking: bool = False
@@ -278,6 +315,12 @@ class TrainingConfig:
     max_bad_steps: int = 20
     """After so many steps in a row whose gradient is not finite, go back to the last checkpoint with half the rate,
     once; then give up."""
+
+    @property
+    def micro_batch(self) -> int:
+        """`micro_batch_size`, where it is no longer `auto`."""
+        assert isinstance(self.micro_batch_size, int)
+        return self.micro_batch_size
 
 
 @dataclass

@@ -14,7 +14,7 @@ from src.model.blocks import kind_of, no_activations
 from src.model.matching import match_of
 from src.model.memory import Memory, checkpoint_bytes, inference_memory, largest_micro_batch
 from src.overrides import hydra_flag, parse_arguments, quote_paths
-from src.preflight import memory_needed, precision_of
+from src.preflight import memory_needed, precision_of, reckon_micro_batch
 from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
 from src.training.stage import plan_stage
@@ -48,9 +48,11 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         raise UserError("context_lens: empty; give at least one length in tokens, as in [1024]")
     if min(config.context_lens) < 1:
         raise UserError(f"context_lens={config.context_lens}: must be greater than 0")
-    training, runtime = config.training, config.runtime
     match = match_of(config)
-    spec, cost = match.spec, model_cost(match.spec, training.seq_len)
+    spec = match.spec
+    config = reckon_micro_batch(config, spec)
+    training, runtime = config.training, config.runtime
+    cost = model_cost(spec, training.seq_len)
     memory = memory_needed(config, spec)
     inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
     tokens = _tokens(config)
@@ -68,7 +70,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "executed_train_flops_per_token": cost.executed_train_flops_per_token(runtime.activation_checkpointing),
         "components": {name: asdict(part) for name, part in cost.components.items()},
         "contexts": _contexts(spec, config.context_lens),
-        "micro_batch_size": training.micro_batch_size,
+        "micro_batch_size": training.micro_batch,
         "activation_checkpointing": runtime.activation_checkpointing,
         "precision": precision_of(config),
         "train_memory_bytes": memory.total,

@@ -42,7 +42,9 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
     def settle(ours: Any, standard: Any, theirs: Any, path: str) -> Any:
         """Choose between ours and theirs, leaf by leaf; ours was asked for if a key names it or it is no default."""
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            return {key: settle(ours[key], standard.get(key), theirs.get(key), f"{path}.{key}") for key in ours}
+            # A setting that is younger than the run had its default there.
+            known = {key: (standard.get(key), theirs.get(key, standard.get(key))) for key in ours}
+            return {key: settle(ours[key], *known[key], f"{path}.{key}") for key in ours}
         asked = ours != standard or any(path == key or path.startswith(f"{key}.") for key in keys)
         if not asked or ours == theirs:
             return theirs

@@ -11,7 +11,10 @@ from hydra.errors import HydraException
 
 from src.config import CONF, EXPERIMENTS, UserError
 
-PATHS = ("init_from", "output_root", "data.dir", "tokenizer.path", "tokenizer.compare", "tokenizer.eot")
+PATHS = (
+    *("init_from", "output_root", "data.dir", "data.code.repositories"),
+    *("tokenizer.path", "tokenizer.compare", "tokenizer.eot"),
+)
 """And the name of a token, such as `<|endoftext|>`, which is no less grammar."""
 PATH_LISTS = ("data.language.paths", "data.code.paths")
 
@@ -41,6 +44,7 @@ WRONG_VALUES = {
     "Ambiguous value": "several values make a sweep, as only src.train -m does; a list is written {key}=[a,b]",
     "is not a ListConfig": "must be a list, as in {key}=[a,b]",
     "is not a subclass of": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "type hint 'Union[int, str]'": "must be a whole number, or auto",
     "An item is already at": "is there already; leave out the +",
 }
 """What is wrong with an override, by a part of what Hydra says of it."""

@@ -1,12 +1,16 @@
 """Whether a run fits this machine: asked before anything is built or written, and again where memory has run out."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from src.config import ModelSpec, TrainConfig, UserError
 from src.model.memory import Memory, checkpoint_bytes, largest_micro_batch, training_memory
 from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, launched_processes, machine_bytes
 from src.units import show_bytes
+
+C = TypeVar("C", bound=TrainConfig)
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
@@ -16,6 +20,7 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
     """
     if has_memory_of_its_own(config.runtime.device):
         return
+    config = reckon_micro_batch(config, spec)
     needed, sharing = memory_needed(config, spec).total, launched_processes().local_size
     available = machine_bytes() // sharing - PROCESS_BYTES
     if needed > available:
@@ -24,6 +29,23 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
             f"this machine has {show_bytes(available)}{each}{remedies(config, spec, available)}"
         )
+
+
+def reckon_micro_batch(config: C, spec: ModelSpec) -> C:
+    """Put the most that fits by the estimate, at least 1, where `training.micro_batch_size` is still auto."""
+    training, processes = config.training, launched_processes()
+    if training.micro_batch_size != "auto":
+        return config
+    largest = largest_micro_batch(
+        spec,
+        seq_len=training.seq_len,
+        global_batch_size=training.global_batch_size // processes.size,
+        available_bytes=machine_bytes() // processes.local_size - PROCESS_BYTES,
+        activation_checkpointing=config.runtime.activation_checkpointing,
+        precision=precision_of(config),
+        document_masking=training.document_masking,
+    )
+    return replace(config, training=replace(training, micro_batch_size=max(1, largest)))
 
 
 def precision_of(config: TrainConfig) -> str:
@@ -37,8 +59,8 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
     return training_memory(
         spec,
         seq_len=training.seq_len,
-        micro_batch_size=training.micro_batch_size,
-        accumulate=training.global_batch_size > training.micro_batch_size,
+        micro_batch_size=training.micro_batch,
+        accumulate=training.global_batch_size > training.micro_batch,
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
@@ -62,9 +84,9 @@ def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
             precision=precision_of(config),
             document_masking=training.document_masking,
         )
-        batch = min(largest, training.micro_batch_size)
+        batch = min(largest, training.micro_batch)
         changes = [
-            *([f"training.micro_batch_size={batch}"] if batch < training.micro_batch_size else []),
+            *([f"training.micro_batch_size={batch}"] if batch < training.micro_batch else []),
             *(["runtime.activation_checkpointing=true"] if recompute and not runtime.activation_checkpointing else []),
             *([f"training.seq_len={seq_len}"] if seq_len < training.seq_len else []),
         ]

@@ -19,10 +19,12 @@ from src.config import (
     TrainConfig,
     UserError,
 )
-from src.data.sources import SOURCES
+from src.data.repositories import load_repositories
+from src.data.sources import GENERATED, SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
+from src.model.memory import divisors
 from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
@@ -44,7 +46,7 @@ POSITIVE = (
     "architecture.n_blocks architecture.d_ff architecture.window architecture.n_experts architecture.top_k "
     "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.d_inner "
     "architecture.chunk_size "
-    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.micro_batch_size "
+    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size "
     "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
     "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction"
 ).split()
@@ -91,6 +93,9 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
+        _check_hub(f"data.{name}", corpus)
+        _check_git(name, corpus)
+        _check_hygiene(name, corpus)
         check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
         for key in ("max_bytes", "max_tokens"):
             if (most := getattr(corpus, key)) is not None and most < 1:
@@ -106,6 +111,67 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
     if tokenizer.path is None and tokenizer.eot is not None:
         raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
+
+
+def _check_hub(key: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the hub source, which no other reads."""
+    if corpus.source != "hub":
+        for item in ("repo", "revision", "files", "licence"):
+            if value := getattr(corpus, item):
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=hub does not read it; leave it out")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", corpus.repo or ""):
+        raise UserError(f"{key}.repo={corpus.repo}: must be a data set of the hub, such as roneneldan/TinyStories")
+    if not re.fullmatch(r"[0-9a-f]{40}", corpus.revision or ""):
+        raise UserError(f"{key}.revision={corpus.revision}: must be a whole commit, 40 hex digits: a branch can move")
+    if not corpus.files:
+        raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
+    for name, sha256 in corpus.files.items():
+        if not name.endswith((".txt", ".jsonl")) or not all(re.match(r"\w", part) for part in name.split("/")):
+            raise UserError(f"{key}.files.{name}: must be the path of a .txt or .jsonl in the data set")
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
+
+
+def _check_git(name: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the git source, which no other reads."""
+    key = f"data.{name}"
+    if corpus.source != "git":
+        for item in ("repositories", "max_documents_per_group"):
+            if (value := getattr(corpus, item)) is not None:
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if name != "code":
+        raise UserError(f"{key}.source=git: repositories are a source of code; choose another")
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=git does not read it; leave it out, or source=local")
+    if not corpus.extensions:
+        raise UserError(f"{key}.extensions is empty: say what to take of the repositories, such as [.sh,.bash]")
+    if corpus.max_documents_per_group is not None and corpus.max_documents_per_group < 1:
+        raise UserError(f"{key}.max_documents_per_group={corpus.max_documents_per_group}: must be greater than 0")
+    load_repositories(corpus, name)
+
+
+def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
+    """Check what is asked of code, which is asked of no other text. Raises UserError."""
+    key, hygiene = f"data.{name}", corpus.hygiene
+    changed = [item.name for item in fields(hygiene) if getattr(hygiene, item.name) != item.default]
+    if (name != "code" or corpus.source in GENERATED) and (changed or corpus.licences is not None):
+        item = f"hygiene.{changed[0]}" if changed else "licences"
+        reason = "is no code" if name != "code" else f"source={corpus.source} is generated"
+        raise UserError(f"{key}.{item}: {reason}, so it would change nothing; leave it out")
+    for item in ("max_document_bytes", "max_line_length", "max_mean_line_length"):
+        if (value := getattr(hygiene, item)) < 1:
+            raise UserError(f"{key}.hygiene.{item}={value}: must be greater than 0")
+    if not 0 <= hygiene.min_alphanumeric_share <= 1:
+        raise UserError(
+            f"{key}.hygiene.min_alphanumeric_share={hygiene.min_alphanumeric_share}: is a share, from 0 to 1"
+        )
+    names = corpus.licences
+    if names is not None and (not names or ("any" in names and len(names) > 1)):
+        raise UserError(f"{key}.licences={names}: must be [any], or name licences, such as [permissive,MPL-2.0]")
 
 
 def check_writable(output_root: str) -> None:
@@ -185,19 +251,24 @@ def _check_mix(key: str, stage: StageConfig) -> None:
 
 def _check_batches(config: TrainConfig) -> None:
     training = config.training
-    if training.global_batch_size % training.micro_batch_size:
-        divisors = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
-        near = max(n for n in divisors if n <= training.micro_batch_size)
+    micro = training.micro_batch_size
+    if isinstance(micro, str) and micro != "auto":
+        raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")
+    size = 1 if isinstance(micro, str) else micro
+    if size < 1:
+        raise UserError(f"training.micro_batch_size={micro}: must be greater than 0")
+    if training.global_batch_size % size:
+        near = max(n for n in divisors(training.global_batch_size) if n <= size)
         raise UserError(
-            f"training.micro_batch_size={training.micro_batch_size}: must divide training.global_batch_size="
+            f"training.micro_batch_size={micro}: must divide training.global_batch_size="
             f"{training.global_batch_size}; for example {near}"
         )
     processes = launched_processes().size
-    at_once = processes * training.micro_batch_size
+    at_once = processes * size
     if training.global_batch_size % at_once:
         raise UserError(
             f"training.global_batch_size={training.global_batch_size}: must be a multiple of the {processes} processes "
-            f"of torchrun times training.micro_batch_size={training.micro_batch_size}; for example "
+            f"of torchrun times training.micro_batch_size={micro}; for example "
             f"{max(1, training.global_batch_size // at_once) * at_once}"
         )
     if config.recipe.position == "learned" and training.seq_len > config.recipe.max_seq_len:

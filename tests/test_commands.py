@@ -117,6 +117,8 @@ PREPARE = [
     (["data=local", "data.language.paths=[nope.txt]"], "data.language.paths=[nope.txt]: it does not exist"),
     (["data=local", "data.language.paths=[~/my text]"], "data.language.paths=[~/my text]: it does not exist"),
     (["data=local", "data.language.paths=[*.txt]"], "data.language.paths=[*.txt]: this glob finds nothing"),
+    (["data=tinystories_bash", "data.code.repositories=rust"], "data.code.repositories=rust: no such list; choose"),
+    (["data=tinystories_bash", "data.language.revision=main"], "data.language.revision=main: must be a whole commit"),
     (["data=local", "data.language.paths=x"], "must be a list, as in data.language.paths=[a,b]"),
     (["data=nope"], "data=nope: no such choice; there are embedded, local"),
     (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10: must be at least 257"),

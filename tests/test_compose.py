@@ -15,7 +15,9 @@ from src.overrides import FLAGS_OF_THE_ORIGINAL, given_keys, parse_arguments, qu
 from src.validation import validate
 
 GROUPS = {
-    folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "repositories"  # lists that data names, no settings
 }
 EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
@@ -73,6 +75,20 @@ def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> Non
     config = compose_train("size=micro", "training.seq_len=128")
     assert (config.training.seq_len, config.training.max_tokens) == (128, 10_000_000)
     assert config.optimizer.learning_rate == config.size.learning_rate
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_the_data_of_the_original_take_the_large_vocabulary_unless_another_is_asked_for(command: str) -> None:
+    schema: type[PrepareConfig | TrainConfig] = {"prepare": PrepareConfig, "train": TrainConfig}[command]
+    register(schema, command)
+    for overrides, wanted in (
+        ("data=tinystories_bash", 32000),
+        ("data=tinystories_v2_bash", 32000),
+        ("data=tinystories_bash tokenizer=bpe_4k", 4096),
+        ("data=tinystories_bash tokenizer.vocab_size=8000", 8000),
+        ("data=embedded", 4096),
+    ):
+        assert compose_config(schema, command, overrides.split()).tokenizer.vocab_size == wanted
 
 
 FLAGS = (["--cfg", "job"], ["--help"], ["--info", "defaults"], ["--hydra-help"])

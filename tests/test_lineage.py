@@ -54,6 +54,16 @@ def test_a_stage_takes_over_what_the_run_decided(sources: dict[str, Path], tmp_p
     assert "after 2 steps of stage language" in log and sources["moe"].name in log
 
 
+def test_a_run_from_before_a_setting_was_there_had_its_default(sources: dict[str, Path], tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(sources["dense"], older)
+    config = yaml.safe_load((older / "config.yaml").read_text(encoding="utf-8"))
+    del config["training"]["document_masking"]
+    (older / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert go_on(older, tmp_path, "training.max_steps=1") == 0
+    assert config_of(tmp_path)["training"]["document_masking"] is False
+
+
 def test_the_weights_are_those_of_the_run(sources: dict[str, Path], tmp_path: Path) -> None:
     more = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", "training.max_steps=1")
     assert go_on(sources["dense"], tmp_path, *more) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.compose import compose_config, register
-from src.config import SamplingConfig, StageConfig, TrainConfig, UserError
+from src.config import CorpusConfig, HygieneConfig, SamplingConfig, StageConfig, TrainConfig, UserError
 from src.validation import NOT_NEGATIVE, POSITIVE, check_sampling, check_writable, lookup, validate
 
 
@@ -61,7 +61,7 @@ def test_numbers_are_finite(key: str, value: float) -> None:
 
 def test_every_number_of_the_configuration_has_a_range() -> None:
     ratios = {"data.val_fraction", "data.test_fraction", "schedule.min_ratio", "schedule.decay_fraction"}
-    checked = {*POSITIVE, *NOT_NEGATIVE, *ratios}
+    checked = {*POSITIVE, *NOT_NEGATIVE, *ratios, "training.micro_batch_size"}
     config = base("dense")
     for section in ("architecture", "recipe", "optimizer", "schedule", "runtime", "training", "samples"):
         for name, value in vars(getattr(config, section)).items():
@@ -79,6 +79,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"tracking__mode": "never"}, "tracking.mode=never: must be one of auto, online, offline"),
     ("dense", {"training__micro_batch_size": 3}, "must divide training.global_batch_size=8; for example 2"),
     ("dense", {"training__micro_batch_size": 16}, "for example 8"),
+    ("dense", {"training__micro_batch_size": 0}, "must be greater than 0"),
+    ("dense", {"training__micro_batch_size": "many"}, "must be a number, or auto"),
     ("dense", {"size__d_model": 100}, "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
     ("dense", {"size__head_dim": 1, "size__d_model": 8}, "size.head_dim=1: must be even"),
     ("dense", {"architecture__top_k": 3}, "architecture.top_k=3: architecture dense has no moe block"),
@@ -130,8 +132,71 @@ def test_learned_positions_end() -> None:
 def test_a_source_that_is_not_there() -> None:
     language = replace(base("dense").data.language, source="wikipedia")
     assert complaint(changed(data__language=language)) == (
-        "data.language.source=wikipedia: must be one of stories, scripts, local"
+        "data.language.source=wikipedia: must be one of stories, scripts, local, hub, git"
     )
+
+
+HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": "f" * 64, "b/c.jsonl": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"source": "local"}, "repo=a/b: source=local does not read it; leave it out"),
+        ({"source": "stories", "repo": None, "revision": None}, "files={"),
+        ({"paths": ["x"]}, "paths=['x']: source=hub does not read it; leave it out"),
+        ({"repo": None}, "repo=None: must be a data set of the hub, such as roneneldan/TinyStories"),
+        ({"repo": "../x"}, "repo=../x: must be a data set of the hub"),
+        ({"revision": "main"}, "revision=main: must be a whole commit, 40 hex digits"),
+        ({"files": {}}, "files is empty: name the files and their sha256"),
+        ({"files": {"../a.txt": "f" * 64}}, "files.../a.txt: must be the path of a .txt or .jsonl"),
+        ({"files": {"a.parquet": "f" * 64}}, "files.a.parquet: must be the path of a .txt or .jsonl"),
+        ({"files": {"a.txt": "F" * 64}}, f"files.a.txt={'F' * 64}: must be its sha256, 64 hex digits"),
+    ],
+)
+def test_settings_of_the_hub(values: dict[str, Any], wanted: str) -> None:
+    validate(changed(data__language=HUB))
+    assert complaint(changed(data__language=replace(HUB, **values))).startswith(f"data.language.{wanted}")
+
+
+GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "wanted"),
+    [
+        (replace(GIT, repositories="perl"), "repositories=perl: no such list; choose one of bash"),
+        (replace(GIT, repositories=None), "repositories=None: no such list"),
+        (replace(GIT, paths=["x"]), "paths=['x']: source=git does not read it; leave it out"),
+        (replace(GIT, extensions=[]), "extensions is empty: say what to take of the repositories"),
+        (replace(GIT, max_documents_per_group=0), "max_documents_per_group=0: must be greater than 0"),
+        (replace(GIT, licences=[]), "licences=[]: must be [any], or name licences"),
+        (replace(GIT, licences=["any", "MIT"]), "licences=['any', 'MIT']: must be [any], or name licences"),
+        (replace(GIT, hygiene=HygieneConfig(max_line_length=0)), "hygiene.max_line_length=0: must be greater than 0"),
+        (replace(GIT, hygiene=HygieneConfig(min_alphanumeric_share=2)), "hygiene.min_alphanumeric_share=2: is a share"),
+        (replace(GIT, source="local"), "repositories=bash: source=local does not read it; leave it out"),
+        (CorpusConfig("local", max_documents_per_group=5), "max_documents_per_group=5: source=local does not read it"),
+        (
+            CorpusConfig("scripts", licences=["MIT"]),
+            "licences: source=scripts is generated, so it would change nothing",
+        ),
+        (
+            CorpusConfig("scripts", hygiene=HygieneConfig(replace_secrets=False)),
+            "hygiene.replace_secrets: source=scripts is generated, so it would change nothing",
+        ),
+    ],
+)
+def test_settings_of_code(corpus: CorpusConfig, wanted: str) -> None:
+    validate(changed(data__code=GIT))
+    assert complaint(changed(data__code=corpus)).startswith(f"data.code.{wanted}")
+
+
+def test_stories_have_no_hygiene_and_no_repositories() -> None:
+    assert complaint(changed(data__language=GIT)) == (
+        "data.language.source=git: repositories are a source of code; choose another"
+    )
+    stories = CorpusConfig("local", hygiene=HygieneConfig(drop_generated=False))
+    assert complaint(changed(data__language=stories)).startswith("data.language.hygiene.drop_generated: is no code")
 
 
 def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list
         "",
         *_table(head, rows),
         *_counts("Left out", "reason", corpus["dropped"]),
+        *_counts("Replaced by placeholders", "kind", corpus["replaced"], "times"),
         *_counts("Licences", "licence", corpus["licences"]),
         *_near(corpus["near_duplicates"]),
     ]
@@ -132,11 +133,11 @@ def _compared(compared: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _counts(title: str, what: str, counts: dict[str, int]) -> list[str]:
+def _counts(title: str, what: str, counts: dict[str, int], of: str = "documents") -> list[str]:
     return [
         f"### {title}",
         "",
-        *(_table((what, "documents"), ((key, f"{n:,}") for key, n in counts.items())) if counts else ["Nothing.", ""]),
+        *(_table((what, of), ((key, f"{n:,}") for key, n in counts.items())) if counts else ["Nothing.", ""]),
     ]
 
 

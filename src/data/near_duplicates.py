@@ -105,10 +105,10 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 class NearDuplicateIndex:
     """Documents by number, in the order in which they were added, to be found by what is like them.
 
-    folder: where the nameless file of shingles is; the system frees it with the process.
+    folder: where the nameless file of shingles is, if not with other temporary files; it ends with the process.
     """
 
-    def __init__(self, folder: Path, threshold: float = THRESHOLD) -> None:
+    def __init__(self, folder: Path | None = None, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the index is)
         self._ends = [0]
@@ -175,12 +175,9 @@ class NearDuplicateIndex:
         return None
 
 
-def drop_near_duplicates(documents: Iterable[Document], dropped: Counter[str], folder: Path) -> Iterator[Document]:
-    """Yield what is no near duplicate of a document before it; generated documents pass untouched.
-
-    folder: where the index may keep a temporary file.
-    """
-    with NearDuplicateIndex(folder) as index:
+def drop_near_duplicates(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
+    """Yield what is no near duplicate of a document before it; generated documents pass untouched."""
+    with NearDuplicateIndex() as index:
         for batch in _batches(documents):
             yield from _drop_from(batch, index, dropped)
 

@@ -11,6 +11,7 @@ killed process has finished is used by the next one, unless the input has change
 import os
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from src.data.prepared import (
     load_prepared,
     settings_of,
 )
+from src.data.repositories import load_repositories
 from src.data.sources import local_files
 from src.data.steps import Say, Steps
 from src.runtime.files import file_lock, move_folder, read_json, remove_leftovers, settle_folder, write_json, write_text
@@ -82,8 +84,10 @@ def _begin(work: Path, begun: dict[str, Any], say: Say) -> None:
 
 
 def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
-    """List path, size and time of change of the files that a local corpus reads; nothing for a generated one."""
+    """List path, size and time of change of the files that a local corpus reads, or the repositories of one of git."""
     corpus = getattr(data, name)
+    if corpus.source == "git":
+        return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
     if corpus.source != "local":
         return []
     files = [(file, file.stat()) for file in local_files(corpus, name, Counter())]

@@ -81,23 +81,25 @@ class Steps:
         corpus: CorpusConfig = getattr(self.data, name)
         started = time.monotonic()
         dropped: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
         spool = self.spools[name]
-        documents = clean(read_documents(corpus, name, self.data.seed, dropped, self.cache), dropped)
+        documents = clean(read_documents(corpus, name, self.data.seed, dropped, self.cache, replaced), dropped)
         spool.fill(
             tqdm(documents, desc=f"reading {name}", unit=" documents", disable=None, leave=False), self.data.seed
         )
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
         if not len(spool):
-            extensions = f" of data.{name}.extensions={corpus.extensions}" if corpus.source == "local" else ""
+            where = f"repositories={corpus.repositories}" if corpus.source == "git" else f"paths={corpus.paths}"
+            extensions = f" of data.{name}.extensions={corpus.extensions}" if corpus.extensions else ""
             raise UserError(
-                f"data.{name}.paths={corpus.paths}: no document in them (dropped: {reasons}); "
+                f"data.{name}.{where}: no document in them (dropped: {reasons}); "
                 f"give files with text, or folders with files{extensions}"
             )
         self.say(
             f"{name}: read {len(spool):,} documents, {spool.n_bytes / 1e6:.1f} MB; dropped: {reasons} "
             f"({time.monotonic() - started:.1f} s)"
         )
-        return {"dropped": dict(dropped)}
+        return {"dropped": dict(dropped), "replaced": dict(sorted(replaced.items()))}
 
     def _split(self, name: str) -> dict[str, Any]:
         """Drop duplicates, split by group, and see that nothing held out is known in training."""
@@ -202,12 +204,14 @@ class Steps:
             "near duplicate of held-out text": NEAR_DUPLICATE,
             "beyond max_tokens": BEYOND,
         }
-        dropped = read["dropped"] | {reason: int((fate == number).sum()) for reason, number in reasons.items()}
+        dropped = Counter(read["dropped"])
+        dropped.update({reason: int((fate == number).sum()) for reason, number in reasons.items()})
         counts = ", ".join(f"{part} {entry['splits'][part]['tokens']:,}" for part in SPLITS)
         self.say(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
         return {
             "source": corpus.source,
             **entry,
             "dropped": {reason: dropped[reason] for reason in sorted(dropped) if dropped[reason]},
+            "replaced": read["replaced"],
             "near_duplicates": split["near_duplicates"],
         }

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from src.model.language_model import LanguageModel, number_documents
+from src.model.language_model import LanguageModel, number_documents, token_loss
 from src.runtime.device import Device
 
 
@@ -45,8 +44,7 @@ def evaluate_windows(
         inputs = batch[:, :-1]
         documents = None if eot_id is None else number_documents(inputs, eot_id)
         with device.autocast():
-            logits = model.logits(inputs, documents=documents)
-        nats = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+            nats = token_loss(model, model(inputs, documents=documents), batch[:, 1:], reduction="none")
         losses[list(numbers)] = nats.view(len(batch), -1).sum(dim=1).cpu()
     world.sum_([losses])
     model.train(was_training)

@@ -5,10 +5,12 @@ the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0
 loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from src.config import ModelSpec
@@ -16,6 +18,7 @@ from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
+from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 
 
 class ModelOutput(NamedTuple):
@@ -71,12 +74,20 @@ class LanguageModel(nn.Module):
     def _typed_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def forward(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> ModelOutput:
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: ModelCache | None = None,
+        documents: Tensor | None = None,
+        add_block: Callable[..., BlockOutput] | None = None,
+    ) -> ModelOutput:
         """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen.
 
         documents: (B, T), from `number_documents`: each document is computed as if it stood alone.
+        add_block: stands in for the method of that name, as its compiled form.
         """
         assert cache is None or documents is None, "a cache holds one document"
+        add_block = add_block or self.add_block
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
@@ -84,8 +95,8 @@ class LanguageModel(nn.Module):
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
-            output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None, documents)
-            x = x + output.y
+            output = add_block(norm, block, x, cache.blocks[i] if cache else None, documents)
+            x = output.y
             if output.aux_loss is not None:
                 aux_losses.append(output.aux_loss)
             if output.expert_load is not None:
@@ -103,23 +114,28 @@ class LanguageModel(nn.Module):
         assert self.positions is not None
         if documents is None:
             return self.positions.weight[offset : offset + tokens.shape[1]]
+        documents = documents.contiguous()
         first = torch.searchsorted(documents, documents)  # of each position's document
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
-    def _apply_block(
+    def add_block(
         self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any, documents: Tensor | None
     ) -> BlockOutput:
+        """Return what the block gives back, with x + block(norm(x)) for y."""
+
         def apply(x: Tensor) -> BlockOutput:
             return block(norm(x), cache, documents)
 
-        if not (self.activation_checkpointing and self.training):
-            return apply(x)
-        # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
-        return checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
+        if self.activation_checkpointing and self.training:
+            # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
+            output: BlockOutput = checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            output = apply(x)
+        return output._replace(y=x + output.y)
 
-    def logits(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> Tensor:
+    def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""
-        return self.head(self(tokens, cache, documents).hidden)
+        return self.head(self(tokens, cache).hidden)
 
     def make_cache(self, batch_size: int, max_len: int) -> ModelCache:
         """Build an empty decoding state for at most `max_len` positions."""
@@ -143,3 +159,18 @@ class LanguageModel(nn.Module):
         for i, block in enumerate(self._typed_blocks()):
             names |= {f"blocks.{i}.{name}" for name in block.no_decay()}
         return names
+
+
+def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of targets (B, T) in nats: their mean, or with `none` of each (B * T,).
+
+    It is computed in chunks, so that all logits never exist at once, and in fp32 under autocast too.
+    """
+    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // model.spec.vocab_size)
+    return F.linear_cross_entropy(
+        output.hidden.flatten(0, 1),
+        model.head.weight,
+        targets.flatten(),
+        reduction=reduction,
+        options=nn.LinearCrossEntropyOptions(batch_chunk_size=chunk),
+    )

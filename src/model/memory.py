@@ -163,17 +163,21 @@ def largest_micro_batch(
     document_masking: bool = False,
 ) -> int:
     """Return the largest divisor of `global_batch_size` whose training step fits; 0 if not even one sequence does."""
-    for size in range(global_batch_size, 0, -1):
-        if global_batch_size % size == 0:
-            needed = training_memory(
-                spec,
-                seq_len=seq_len,
-                micro_batch_size=size,
-                accumulate=size < global_batch_size,
-                activation_checkpointing=activation_checkpointing,
-                precision=precision,
-                document_masking=document_masking,
-            )
-            if needed.total <= available_bytes:
-                return size
+    for size in reversed(divisors(global_batch_size)):
+        needed = training_memory(
+            spec,
+            seq_len=seq_len,
+            micro_batch_size=size,
+            accumulate=size < global_batch_size,
+            activation_checkpointing=activation_checkpointing,
+            precision=precision,
+            document_masking=document_masking,
+        )
+        if needed.total <= available_bytes:
+            return size
     return 0
+
+
+def divisors(number: int) -> list[int]:
+    """List what divides a number, the least first."""
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -6,10 +6,8 @@ turns, so that whatever else the machine does meets both sides of a ratio.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +15,12 @@ from torch import Tensor
 
 from src.config import ModelSpec, OptimizerConfig
 from src.model.build import build_model
-from src.model.language_model import LanguageModel
+from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
+from src.runtime.timing import median_times
+from src.training.compiled import compile_blocks
 from src.training.optimizer import build_optimizer
-from src.training.step import token_loss, train_step
+from src.training.step import train_step
 from src.validation import CHOICES
 
 PROMPT = 9
@@ -36,6 +36,9 @@ MOST = {
     "update": {"update": 0.1},  # Muon iterates in bf16 where that is fast
 }
 """The largest relative differences that rounding explains, with room; what a wrong kernel computes is off by more."""
+SLOW = 3
+"""A precision is called slow where products take so many times as long as in fp32: with instructions it is half the
+time, without them 50 times."""
 PAYS = 1.05
 """An option pays where it is at least this much faster."""
 
@@ -203,16 +206,30 @@ def compare_long_reduction(device: Device) -> Comparison:
 def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | None]:
     """Measure FLOP/s of a square product in each precision, about `seconds` each; None: not on this device."""
     found: dict[str, float | None] = {}
-    size = 512 if device.kind == "cpu" else 4096
-    for precision, dtype in DTYPES.items():
+    for precision in DTYPES:
         try:
-            matrix = torch.ones(size, size, device=device.kind, dtype=dtype)
-            times = _times([partial(torch.mm, matrix, matrix)], device, seconds)
+            found[precision] = _matmul_speed(device, precision, 512 if device.kind == "cpu" else 4096, seconds)
         except RuntimeError:
             found[precision] = None
-        else:
-            found[precision] = 2 * size**3 / times[0]
     return found
+
+
+def slow_precision(device: Device) -> str | None:
+    """Tell in one line where a CPU has no instructions for its precision, by small products of 20 ms in each."""
+    if device.kind != "cpu" or device.precision == "fp32":
+        return None
+    plain, chosen = (_matmul_speed(device, precision, 128, 0.02) for precision in ("fp32", device.precision))
+    if plain < SLOW * chosen:
+        return None
+    return (
+        f"runtime.precision={device.precision}: products take {plain / chosen:.0f} times as long as in fp32 on "
+        "this CPU, which has no instructions for them; runtime.precision=fp32 is faster here"
+    )
+
+
+def _matmul_speed(device: Device, precision: str, size: int, seconds: float) -> float:
+    matrix = torch.ones(size, size, device=device.kind, dtype=DTYPES[precision])
+    return 2 * size**3 / median_times([partial(torch.mm, matrix, matrix)], device, seconds)[0]
 
 
 def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds: float = 4.0) -> Iterator[Option]:
@@ -232,7 +249,7 @@ def _option(
     name: str, plain: Callable[[], object], other: Callable[[], Callable[[], object]], device: Device, seconds: float
 ) -> Option:
     try:
-        before, after = _times([plain, other()], device, seconds)
+        before, after = median_times([plain, other()], device, seconds)
     except (RuntimeError, OSError) as error:  # no kernel; no compiler
         return Option(name, None, " ".join(str(error).split())[:120])
     return Option(name, before / after)
@@ -240,7 +257,7 @@ def _option(
 
 def _stepper(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
     model = build_model(spec, seed=0).to(device.kind).train()
-    forward: Any = torch.compile(model) if compiled else model
+    forward: Any = compile_blocks(model) if compiled else model
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))
     tokens = torch.randint(spec.vocab_size, (2, 129), generator=torch.Generator().manual_seed(0)).to(device.kind)
     return partial(
@@ -261,19 +278,3 @@ def _update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     return torch.optim.AdamW(parameters, lr=1e-4, fused=fused).step
-
-
-def _times(actions: list[Callable[[], object]], device: Device, seconds: float) -> list[float]:
-    """Return the median seconds of each action: they take turns until the time is up, three times at least."""
-    for action in actions:  # compiles, allocates, fills caches
-        action()
-    taken: list[list[float]] = [[] for _ in actions]
-    device.synchronize()
-    end = time.perf_counter() + seconds
-    while len(taken[0]) < 3 or (time.perf_counter() < end and len(taken[0]) < 1000):
-        for action, times in zip(actions, taken, strict=True):
-            start = time.perf_counter()
-            action()
-            device.synchronize()
-            times.append(time.perf_counter() - start)
-    return [median(times) for times in taken]

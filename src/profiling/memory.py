@@ -10,11 +10,12 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from src.runtime.device import open_device
 from src.runtime.machine import peak_rss
 from src.training.optimizer import build_optimizer
 from src.training.step import train_step
+
+T = TypeVar("T")
 
 
 class Measured(NamedTuple):
@@ -135,12 +138,12 @@ def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tu
 
 def measured_training_memory(spec: ModelSpec, **settings: Any) -> Measured:
     """Do `training_peak` with the same arguments in a process of its own."""
-    return _apart(partial(training_peak, spec, **settings))
+    return in_own_process(partial(training_peak, spec, **settings))
 
 
 def measured_inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> tuple[Measured, Measured]:
     """Do `inference_peaks` in a process of its own."""
-    return _apart(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
+    return in_own_process(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
 
 
 def memory_table(rows: Sequence[Row]) -> str:
@@ -156,6 +159,12 @@ def _n_bytes(values: Iterable[Any]) -> int:
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
-def _apart(action: Callable[[], Any]) -> Any:
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(action).result()
+def in_own_process(action: Callable[[], T], if_killed: T | None = None) -> T:
+    """Return what `action` returns in a new process, or `if_killed`, where that is given and the process was killed."""
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(action).result()
+    except BrokenProcessPool:
+        if if_killed is None:
+            raise
+        return if_killed

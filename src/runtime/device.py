@@ -153,7 +153,9 @@ def find_device(name: str) -> str:
 def _find_precision(name: str, kind: str) -> str:
     if name == "auto":
         # fp32 on MPS until a Mac has shown that bf16 pays; on CPUs without the instructions bf16 is 100 times slower.
-        return "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        # CUDA devices without them compute it as well, by emulation, and say so only if asked.
+        native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     if name == "fp16" and kind == "cpu":
         raise UserError("runtime.precision=fp16: too narrow and slow on a CPU; use fp32 or bf16")
     return name

@@ -20,6 +20,15 @@ def machine_bytes() -> int:
         return total
 
 
+def available_bytes() -> int:
+    """Return the memory that a process could get now: other programs have some, and its container may have a limit."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():  # macOS makes room by compressing and swapping; the whole machine is the only bound there
+        return machine_bytes()
+    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
+    return min(machine_bytes(), int(fields["MemAvailable"].split()[0]) * 1024)
+
+
 class Processes(NamedTuple):
     """The processes that train one run together: torchrun says so in the environment of each."""
 

@@ -83,7 +83,9 @@ def _find_data(config: TrainConfig, root: Path) -> PreparedData:
         return prepared
     if {config.data.language.source, config.data.code.source} <= set(GENERATED):
         return prepare_data(config.data, config.tokenizer, root)
+    corpora = {"language": config.data.language, "code": config.data.code}
+    paths = " ".join(f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local")
     raise UserError(
         f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare "
-        f"data={config.data.name} with the same settings (data.language.paths=[...] data.code.paths=[...])"
+        f"data={config.data.name} with the same settings{paths and f' ({paths})'}"
     )

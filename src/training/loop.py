@@ -154,7 +154,7 @@ def fit(
                 state.optimizer,
                 state.scaler,
                 batch,
-                micro_batch_size=training.micro_batch_size,
+                micro_batch_size=training.micro_batch,
                 grad_clip=grad_clip,
                 device=device,
                 eot_id=eot_id,

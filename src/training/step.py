@@ -4,10 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from src.model.language_model import LanguageModel, ModelOutput, number_documents
-from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
+from src.model.language_model import LanguageModel, ModelOutput, number_documents, token_loss
 from src.runtime.device import Device
 
 
@@ -24,17 +22,6 @@ class StepOutput(NamedTuple):
     """(number of MoE blocks, E): choices of each expert in the whole batch."""
     router_z: Tensor | None
     """(number of MoE blocks,): mean over tokens of logsumexp(router logits)^2."""
-
-
-def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of targets (B, T), computed in chunks so that all logits never exist at once."""
-    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // model.spec.vocab_size)
-    return F.linear_cross_entropy(
-        output.hidden.flatten(0, 1),
-        model.head.weight,
-        targets.flatten(),
-        options=nn.LinearCrossEntropyOptions(batch_chunk_size=chunk),
-    )
 
 
 def train_step(

@@ -16,9 +16,8 @@ from src.model.accounting import model_cost
 from src.model.blocks import KINDS
 from src.model.blocks.costs import MAMBA1_SCAN_FLOPS, mamba1_rank
 from src.model.build import build_model
-from src.model.language_model import LanguageModel
+from src.model.language_model import LanguageModel, token_loss
 from src.training.optimizer import build_optimizer
-from src.training.step import token_loss
 from tests.contract.small import (
     ARCHITECTURES,
     RECIPES,

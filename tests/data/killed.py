@@ -12,11 +12,8 @@ def prepare(root: Path, batch_bytes: int) -> None:
     """Prepare stories.txt and scripts.txt of a folder, in small batches, and with processes for near duplicates."""
     token_files.BATCH_BYTES, token_files.BATCHES_A_NOTE = batch_bytes, 3
     leaks.ALONE_BYTES = 0
-    stories, scripts = (
-        CorpusConfig(source="local", paths=[str(root / name)], extensions=[".txt"])
-        for name in ("stories.txt", "scripts.txt")
-    )
-    data = DataConfig(name="local", language=stories, code=scripts)
+    language, code = (CorpusConfig("local", [str(root / file)], [".txt"]) for file in ("stories.txt", "scripts.txt"))
+    data = DataConfig(name="local", language=language, code=code)
     prepare_data(data, TokenizerConfig("bpe", 500), root / "outputs", say=lambda line: print(line, flush=True))
 
 

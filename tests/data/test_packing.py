@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.config import CorpusConfig, DataConfig, TokenizerConfig, UserError
+from src.config import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig, UserError
 from src.data import packing, sources, steps, token_files
 from src.data import prepared as prepared_module
 from src.data.packing import PreparedData, find_prepared, load_prepared, prepare_data
@@ -232,7 +232,8 @@ def test_near_duplicates_of_held_out_text_leave_training(
         handle.write(json.dumps({"text": copy, "source": group, "path": "bin/copy"}) + "\n")
 
     def look(what: str) -> tuple[bool, dict[str, Any]]:
-        prepared = prepare(data=replace(local_data, code=replace(local_data.code, near_duplicates=what)))
+        code = replace(local_data.code, near_duplicates=what, hygiene=HygieneConfig(drop_near_duplicates=False))
+        prepared = prepare(data=replace(local_data, code=code))
         assert text in documents_of(prepared, "code", "test"), "nothing is selected on held-out text"
         return copy in documents_of(prepared, "code", "train"), prepared.manifest["corpora"]["code"]
 
@@ -282,7 +283,8 @@ def test_generated_text_has_its_floor(
             yield Document(f"the cat ran home {i % 50}\n" * 3, bits=10.0 + i % 50)
 
     monkeypatch.setitem(sources.SOURCES, "made_up", generate)
-    monkeypatch.setattr(steps, "GENERATED", ("made_up",))
+    for module in (sources, steps):
+        monkeypatch.setattr(module, "GENERATED", ("made_up",))
     prepared = prepare(data=replace(local_data, code=CorpusConfig(source="made_up")))
     entry = prepared.manifest["corpora"]["code"]
     assert entry["documents"] == 100, "a repeated draw is kept"

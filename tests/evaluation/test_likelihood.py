@@ -1,16 +1,22 @@
 """Loss and bits per byte, held against arithmetic by hand."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from src.evaluation.likelihood import evaluate_windows
+from src.model.build import build_model
+from src.model.language_model import ModelOutput
+from src.profiling.memory import peak_growth
 from src.runtime.device import Device
-from tests.contract.small import ARCHITECTURES, VOCAB_SIZE, random_tokens, small_model
+from tests.contract.small import ARCHITECTURES, VOCAB_SIZE, random_tokens, small_model, small_spec
 
 CPU = Device("cpu", "fp32", 1)
 
@@ -20,11 +26,13 @@ class Fixed(torch.nn.Module):
 
     def __init__(self, probabilities: list[float]) -> None:
         super().__init__()
-        self.scores = torch.tensor(probabilities).log()
+        self.spec = SimpleNamespace(vocab_size=len(probabilities))
+        self.head = torch.nn.Linear(1, len(probabilities), bias=False)
+        self.head.weight.data = torch.tensor(probabilities).log()[:, None]
 
-    def logits(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> ModelOutput:
         assert not torch.is_grad_enabled() and not self.training
-        return self.scores.expand(*tokens.shape, -1)
+        return ModelOutput(torch.ones(*tokens.shape, 1), None, None)
 
 
 def evaluate(model: Any, windows: np.ndarray, byte_lengths: list[int], batch_size: int = 2) -> Any:
@@ -70,6 +78,20 @@ def test_documents_are_evaluated_apart() -> None:
     parts = [evaluate(model, part, lengths) for part in alone]
     assert found.loss == pytest.approx(sum(part.loss * part.tokens for part in parts) / found.tokens, rel=1e-6)
     assert found.loss != pytest.approx(evaluate(model, windows, lengths).loss, rel=1e-6)
+
+
+def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the loss is that of all logits."""
+    monkeypatch.setattr("src.model.language_model.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
+    model = build_model(replace(small_spec("dense"), vocab_size=8192, blocks=("mlp",)), seed=0)
+    windows, found = random_tokens(8, 129, vocab_size=8192), []
+    all_logits = 8 * 128 * 8192 * 4
+    assert (
+        peak_growth(lambda: found.append(evaluate(model, windows.numpy(), [1] * 8192, batch_size=8))) < all_logits / 8
+    )
+    with torch.no_grad():
+        wanted = F.cross_entropy(model.logits(windows[:, :-1]).double().flatten(0, 1), windows[:, 1:].flatten())
+    assert found[0].loss == pytest.approx(float(wanted), rel=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False])

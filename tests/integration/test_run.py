@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -68,6 +69,9 @@ def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
         assert stage["tokens"] == 6 * 4 * 32
         assert stage["train_flops"] == stage["tokens"] * summary["accounting"]["train_flops_per_token"]
         assert stage["references"]["uniform_loss"] == pytest.approx(math.log(512))
+        assert list(stage["context"]) == ["positions"], "no floor is known of text that is not generated"
+        positions = stage["context"]["positions"]
+        assert np.average(positions["loss"], weights=positions["n"]) == pytest.approx(stage["val_loss"], abs=1e-5)
         bits = stage["val_loss"] / math.log(2) / stage["val_bits_per_byte"]
         assert bits == pytest.approx(stage["references"]["bytes_per_token"], rel=0.2)
         assert all(math.isfinite(stage[key]) for key in ("val_loss", "best_val_loss", "wall_time_s"))
@@ -78,6 +82,21 @@ def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
     assert final["train_flops"] == sum(stage["train_flops"] for stage in summary["stages"].values())
     assert summary["contract"]["data_hash"] and summary["contract"]["git_commit"]
     assert all(value is None or isinstance(value, str | int | float | bool) for value in summary["contract"].values())
+
+
+@pytest.mark.slow
+def test_generated_text_has_its_floor_by_position_and_recalls_by_distance(tmp_path: Path) -> None:
+    text = ["data.language.max_bytes=150_000", "data.code.max_bytes=150_000", "tokenizer.vocab_size=600"]
+    text += ["training.seq_len=128", "training.eval_sequences=16"]
+    arguments = tiny.command_line(Path(), tmp_path, "stage=full", *text)
+    assert tiny.train_main([item for item in arguments if not item.startswith("data.dir")]) == 0
+    for stage in strict_json(tiny.only_run(tmp_path) / "summary.json")["stages"].values():
+        context = stage["context"]
+        assert context["unparsed_documents"] == 0 and sum(context["recall"]["n"]) > 5
+        floor = stage["val_bits_per_byte"] - context["above_floor_bits_per_byte"]
+        assert floor == pytest.approx(stage["references"]["floor_bits_per_byte"], rel=0.5), "sixteen windows of it"
+        positions = context["positions"]
+        assert all(floor < loss for floor, loss in zip(positions["floor"], positions["loss"], strict=True))
 
 
 def test_what_auto_became_is_written_down(finished: Path) -> None:

@@ -1,7 +1,6 @@
 """The examination finds nothing where all is well, and every planted fault where it is not."""
 
 import math
-import time
 from typing import Any
 
 import pytest
@@ -140,19 +139,6 @@ def test_judgement() -> None:
     assert judge("a", "b", "fp32", missing) == Comparison("a", "b", {}, False, "no kernel for this")
 
 
-def test_speeds_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, turns = [0.0], list[str]()
-
-    def action(name: str, durations: list[float]) -> None:
-        turns.append(name)
-        clock[0] += durations[turns.count(name) - 1]
-
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    first, second = (lambda: action("a", [50, 1, 9, 2])), (lambda: action("b", [50, 3, 3, 4]))
-    assert doctor._times([first, second], CPU, seconds=0) == [2, 3]
-    assert "".join(turns) == "abababab"
-
-
 def test_products_are_measured_in_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     def mm(one: Tensor, other: Tensor) -> Tensor:
         if one.dtype == torch.float16:
@@ -166,7 +152,7 @@ def test_products_are_measured_in_each_precision(monkeypatch: pytest.MonkeyPatch
 
 
 def test_options_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(model: object) -> None:
+    def no_compiler(model: object, **options: object) -> None:
         raise RuntimeError("no compiler\nhere")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
@@ -175,3 +161,16 @@ def test_options_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bf16.speedup and fused.speedup and min(bf16.speedup, fused.speedup) > 0
     assert compiled == Option("runtime.compile=true", None, "no compiler here")
     assert [Option("x", speedup).pays for speedup in (None, 0.5, 1.04, 1.06)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(46.2, "products take 46 times as long as in fp32 on this CPU,"), (0.5, None)]
+)
+def test_a_precision_without_instructions_is_told(
+    times: float, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"fp32": 1e11, "bf16": 1e11 / times}
+    monkeypatch.setattr(doctor, "_matmul_speed", lambda device, precision, size, seconds: speeds[precision])
+    found = doctor.slow_precision(Device("cpu", "bf16", 1))
+    assert found is None if said is None else found and said in found
+    assert doctor.slow_precision(Device("cpu", "fp32", 1)) is None

@@ -58,6 +58,13 @@ def test_precision_on_the_cpu() -> None:
         open_device(replace(CPU, precision="fp16"))
 
 
+@pytest.mark.parametrize(("native", "found"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_no_precision_that_is_emulated(native: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert open_device(replace(CPU, device="cuda")).precision == found
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_products_are_computed_in_the_precision(precision: str, dtype: torch.dtype) -> None:
     device, matrix = Device("cpu", precision, 1), torch.ones(2, 2)

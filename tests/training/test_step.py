@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.model.build import build_model
-from src.model.language_model import ModelOutput
+from src.model.language_model import ModelOutput, token_loss
 from src.runtime.device import Device
 from src.training.loop import TrainState
-from src.training.step import StepOutput, token_loss, train_step
+from src.training.step import StepOutput, train_step
 from tests.contract.small import ARCHITECTURES, random_tokens, small_model, small_spec
 from tests.reference.loss import naive_cross_entropy
 from tests.training.conftest import StateBuilder
@@ -41,7 +41,7 @@ def weights(state: TrainState) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
 def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.training.step.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
+    monkeypatch.setattr("src.model.language_model.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
     model = small_model("dense")
     hidden, targets = torch.randn(1, rows, 64, requires_grad=True), random_tokens(1, rows)
     loss = token_loss(model, ModelOutput(hidden, None, None), targets)

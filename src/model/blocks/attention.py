@@ -2,7 +2,7 @@
 
 Rotary positions (Su et al., 2021) in the half-split layout of Llama, or none where the recipe adds learned positions
 to the embedding. The window (Longformer; Mistral) is computed block by block, so that its cost grows with T * W and
-not with T * T on any device.
+not with T * T on any device. Under autocast q, k and v are bf16, and the softmax inside the kernels still fp32.
 
 Where documents are numbered, a position sees its own alone. Rotary positions are distances and need no new start.
 

@@ -93,7 +93,7 @@ def _decay_in_chunks(steps: Tensor, documents: Tensor | None) -> _Decay:
     if documents is None:
         sums = steps.transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
     else:
-        documents = documents.view(batch, n_chunks, 1, chunk)
+        documents = documents.reshape(batch, n_chunks, 1, chunk)
         seen = seen & (documents[..., :, None] == documents[..., None, :])  # (B, c, 1, Q, Q)
         # Each document's from its own start: a sum over the chunk would carry the rounding of one into the next.
         sums = (seen[:, :, 0].to(steps.dtype) @ steps).transpose(2, 3)
@@ -120,7 +120,10 @@ class MambaCache:
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor, cache: MambaCache | None, documents: Tensor | None = None
 ) -> Tensor:
-    """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,)."""
+    """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,).
+
+    documents: (B, T); what stands before a document counts as zeros.
+    """
     before = weight.shape[1] - 1
     if cache is None:
         x = F.pad(x, (0, 0, before, 0))
@@ -133,7 +136,7 @@ def convolve(
 
 
 def _convolve_documents(x: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -> Tensor:
-    """Convolve x (B, K - 1 + T, C), tap by tap, with what belongs to the same document (B, T) as the result.
+    """Convolve x (B, K - 1 + T, C) tap by tap: each is masked by itself, since others may still be of the document.
 
     The product comes before the mask, so that of x nothing is kept for the backward pass but x itself.
     """

@@ -58,7 +58,8 @@ def _fill_chunk(
 ) -> None:
     """Write exp(dt A) and h of one chunk, which starts from `start`, into decay and states (Q, B, D_inner, N).
 
-    begins: (Q, B), where a document begins, of the state before nothing is left; and so, of the gradient after it.
+    begins: (Q, B), whether a document begins. There nothing is left of the state before it, nor, on the way back, of
+    the gradient after it.
     """
     torch.mul(dt[..., None], a, out=decay).exp_()
     if begins is not None:

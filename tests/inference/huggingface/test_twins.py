@@ -11,8 +11,8 @@ import torch
 from src.config import CONF, ModelSpec, SamplingConfig, UserError
 from src.inference.decode import generate
 from src.inference.huggingface import twin_of
+from src.model.language_model import token_loss
 from src.model.matching import solve
-from src.training.step import token_loss
 from tests.contract.small import composed
 from tests.inference.huggingface.cases import (
     BLOCKS,

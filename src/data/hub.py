@@ -1,0 +1,145 @@
+"""Fetch pinned files of a data set from the Hugging Face hub: whole and verified, or not there.
+
+    <cache>/hub/<repo>/<revision>/<file>                 verified against its sha256
+                                  .<file>.incomplete     what has come of it so far
+                                  .<file>.verified.json  size, time of change and hash of what was verified
+
+A verified file is used without any request, so that a second run needs no network. `hf_hub_download` throws away what
+has come when it fails (seen in huggingface_hub 2.4), which is much for 2 GB. So we keep the incomplete file ourselves
+and hand it to the library's own `http_get`, which asks for the rest of it. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+proxy settings hold as always. `hf_xet` plays no part: it would download past this file.
+"""
+
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils.logging import set_verbosity_error
+
+from src.config import CorpusConfig, UserError
+from src.runtime.errors import first_line
+from src.runtime.files import file_lock, sha256_of, storage_remedy, write_json
+
+constants.HF_HUB_DISABLE_TELEMETRY = True  # or the library asks the hub for a list of agents, and caches it at home
+
+
+def fetch_files(corpus: CorpusConfig, corpus_name: str, cache: Path) -> dict[str, Path]:
+    """Return the files of a corpus by name, verified and sorted; download what is missing.
+
+    Raises: UserError for a file that cannot be had or is not the one that is pinned.
+    """
+    assert corpus.repo is not None and corpus.revision is not None, "validation has seen to it"
+    files = {name: cache / "hub" / corpus.repo / corpus.revision / name for name in sorted(corpus.files)}
+    for name, path in files.items():
+        sha256 = corpus.files[name]
+        with file_lock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _download(corpus.repo, corpus.revision, path, name, sha256, f"data.{corpus_name}")
+            elif not _is_verified(path, sha256):  # put there by hand, or changed since
+                _admit(path, path, sha256, f"data.{corpus_name}.files.{name}")
+    return files
+
+
+def _download(repo: str, revision: str, path: Path, name: str, sha256: str, key: str) -> None:
+    """Complete a file from where it stopped, and put it in its place."""
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    url = hf_hub_url(repo, name, repo_type="dataset", revision=revision)
+    set_verbosity_error()  # warnings of every try would hide our line
+    try:
+        metadata = get_hf_file_metadata(url)
+        if metadata.commit_hash is None:
+            raise errors.FileMetadataError
+        if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != sha256:
+            raise UserError(
+                f"{key}.files.{name}={sha256}: the hub has sha256 {metadata.etag}; correct it or the revision"
+            )
+        _complete(incomplete, url, metadata.size)
+    except Exception as error:  # of several libraries, which change with the version of the first
+        if isinstance(error, UserError) or storage_remedy(error):
+            raise
+        raise UserError(f"{key}.{_explain(error, repo, revision, name, url, path)}") from None
+    _admit(incomplete, path, sha256, f"{key}.files.{name}")
+
+
+def _complete(incomplete: Path, url: str, size: int | None) -> None:
+    """Append to a file what it lacks of a URL."""
+    with incomplete.open("ab") as handle:
+        if size is not None and handle.tell() > size:
+            handle.seek(0)
+            handle.truncate()
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # half of a compressed stream is no use
+        try:
+            http_get(
+                url,
+                handle,
+                resume_size=handle.tell(),
+                headers=headers,
+                expected_size=size,
+                displayed_filename=url.rsplit("/", 1)[1],
+            )
+        except OSError as error:
+            if type(error) is OSError and error.errno is None:  # all has come, and is not as long as the hub said
+                incomplete.unlink()
+                raise errors.FileMetadataError from None
+            raise
+        os.fsync(handle.fileno())
+
+
+def _stamp(path: Path, sha256: str) -> dict[str, object]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.verified.json")
+
+
+def _is_verified(path: Path, sha256: str) -> bool:
+    with suppress(OSError, ValueError):
+        return json.loads(_stamp_path(path).read_bytes()) == _stamp(path, sha256)
+    return False
+
+
+def _admit(file: Path, path: Path, sha256: str, key: str) -> None:
+    """Verify a file and move it to its path, or remove it. Raises: UserError if it is another one."""
+    found = sha256_of(file)
+    if found != sha256:
+        file.unlink()
+        raise UserError(
+            f"{key}={sha256}: what came has sha256 {found} and was removed; repeat the command, "
+            "and if it is the same again, see to HF_ENDPOINT and your proxy"
+        )
+    os.replace(file, path)
+    write_json(_stamp_path(path), _stamp(path, sha256))
+
+
+def _explain(error: Exception, repo: str, revision: str, name: str, url: str, path: Path) -> str:
+    """Turn what the library says into key, value and remedy."""
+    hub = constants.ENDPOINT
+    by_hand = f"or fetch {url} elsewhere and put it at {path}"
+    match error:
+        case errors.GatedRepoError():
+            return f"repo={repo}: its terms are not accepted yet; do so on {hub} and set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            return f"repo={repo}: no such data set on {hub}, unless it is private; correct it or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"revision={revision}: {repo} has no such commit; correct it"
+        case errors.RemoteEntryNotFoundError():
+            return f"files.{name}: {repo} has no such file at revision {revision}; correct the name"
+        case errors.OfflineModeIsEnabled():
+            return f"files.{name}: not here yet, and HF_HUB_OFFLINE is set; unset it, {by_hand}"
+        case errors.FileMetadataError():
+            return f"files.{name}: {hub} answers, but not as a hub does; see to HF_ENDPOINT and your proxy, {by_hand}"
+        case errors.HfHubHTTPError():
+            status = error.response.status_code
+            remedy = {401: "set HF_TOKEN", 403: "set HF_TOKEN", 404: "see to HF_ENDPOINT"}.get(
+                status, "try again later"
+            )
+            return f"files.{name}: {hub} answers with status {status}; {remedy}, {by_hand}"
+    reason = first_line(error)
+    return f"files.{name}: {hub}: {reason}; repeat the command to go on where it stopped, {by_hand}"
