@@ -134,11 +134,30 @@ class PlanConfig:
 
 
 @dataclass
+class HygieneConfig:
+    """What code has to be like to be kept, and what is replaced in it (BigCode's practice); stories need none of it."""
+
+    max_document_bytes: int = 200_000
+    max_line_length: int = 1000
+    """Characters of the longest line; longer ones are data."""
+    max_mean_line_length: int = 100
+    """Characters of a line on average; more are minified code."""
+    min_alphanumeric_share: float = 0.25
+    """Letters and digits among the characters."""
+    drop_generated: bool = True
+    """Leave out files that say in their first lines that a program has written them."""
+    drop_near_duplicates: bool = True
+    """Leave out what shares most of its words with a document before it."""
+    replace_secrets: bool = True
+    """Put placeholders in the place of keys, passwords, e-mail and IP addresses."""
+
+
+@dataclass
 class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = MISSING
-    """stories and scripts (both generated), local, or hub."""
+    """stories and scripts (both generated), local, hub, or git (code alone)."""
     paths: list[str] = field(default_factory=list[str])
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
@@ -153,6 +172,19 @@ class CorpusConfig:
     """The files to take of it (.txt or .jsonl), and the sha256 of each."""
     licence: str | None = None
     """What they are under; recorded with every document."""
+    max_tokens: int | None = None
+    """Tokens for training, about: no document is begun after them. Held-out text stays whole."""
+    near_duplicates: str = "drop"
+    """What becomes of training documents that are near duplicates of held-out ones: drop, report (and keep), or off (do
+    not look). Generated text is never looked at."""
+    repositories: str | None = None
+    """For the git source: a list of conf/repositories by its name, or a YAML file like them."""
+    max_documents_per_group: int | None = None
+    """For the git source: take so many documents of a repository, chosen by a hash; null: all."""
+    licences: list[str] | None = None
+    """Which licences of code to keep: SPDX names, `permissive` for all that ask for no more than a notice, or `any`.
+    null: permissive for the git source, any for what is your own."""
+    hygiene: HygieneConfig = field(default_factory=HygieneConfig)
 
 
 @dataclass
@@ -172,10 +204,18 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """A byte-level BPE trained on the data."""
+    """A byte-level BPE trained on the data, or one that is there already."""
 
     name: str = MISSING
     vocab_size: int = MISSING
+    code_share: float = 0.5
+    """Share of code in the text that it is trained on; the rest is language."""
+    path: str | None = None
+    """A tokenizer.json of Hugging Face's tokenizers, or a folder with one, to use instead of training one."""
+    eot: str | None = None
+    """Its token that ends a text; null: what its tokenizer_config.json says, or what is usual."""
+    compare: str | None = None
+    """Another tokenizer (as `path`), such as GPT-2's, whose figures on held-out text go into the manifest."""
 
 
 @dataclass
@@ -219,7 +259,8 @@ class RuntimeConfig:
     precision: str = "auto"
     """fp32, bf16 or fp16 (both by autocast, weights stay fp32); auto: bf16 on cuda devices that have it, else fp32."""
     compile: bool = False
-    """torch.compile on the model."""
+    """Train through torch.compile, one graph a kind of block. Tried before the first step: where it fails or is not
+    faster, the run says so and goes on without."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more arithmetic."""
     threads: int | None = None
@@ -331,6 +372,10 @@ class PrepareConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    mode: str = "prepare"
+    """prepare, or inspect: show what is in data that was prepared with the same settings."""
+    documents: int = 2
+    """How many documents of each split to show with mode=inspect."""
     output_root: str = "outputs"
     rerun: bool = False
     """Prepare again although it is done."""

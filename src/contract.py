@@ -30,6 +30,7 @@ MEANINGS: dict[str, str] = {
     "schedule": "text: shape of the learning rate, which ends where the stage ends",
     "learning_rate_search": "trials that chose the learning rate, per architecture and size; none: not searched",
     "precision": "fp32, bf16 or fp16",
+    "compile": "whether training went through torch.compile",
     "torch": "version: kernels and their bugs change results",
     "git_commit": "version of this program: other code may train differently",
     "device": "cpu, mps or cuda",
@@ -41,7 +42,7 @@ MEANINGS: dict[str, str] = {
 
 CONTRACT_KEYS: tuple[str, ...] = tuple(MEANINGS)
 
-SPEED_KEYS: tuple[str, ...] = ("device", "processes", "threads", "host_shared")
+SPEED_KEYS: tuple[str, ...] = ("compile", "device", "processes", "threads", "host_shared")
 """Keys that change how long a run takes but, up to rounding, not what it learns.
 
 Runs that differ in these alone keep their place in the ranking by loss; their times, tokens per second and memory

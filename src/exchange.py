@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import to_config
 from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_config
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
 from src.model.build import build_model
@@ -37,7 +37,7 @@ def to_huggingface(run: Path, out: Path) -> None:
         raise UserError(f"{run}: has no exact twin in transformers; {error}") from None
     folder = info.folder.parents[2]
     load_tokenizer(folder / "tokenizer.json")
-    tokenizer = (folder / "tokenizer.json").read_bytes()
+    tokenizer, eot = (folder / "tokenizer.json").read_bytes(), end_of_text(folder / "tokenizer.json")
     model = build_model(info.spec, seed=0)
     load_weights(info, model)
     config, summary = _read_config(folder / "config.yaml"), _read_summary(folder / "summary.json")
@@ -51,7 +51,7 @@ def to_huggingface(run: Path, out: Path) -> None:
     card = model_card(info.spec, twin, out.name, record)
     sampling = config.samples if config else SamplingConfig()
     with replace_folder(out) as temporary:
-        write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card)
+        write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
 
 
 def _read_config(path: Path) -> TrainConfig | None:
@@ -62,6 +62,7 @@ def _read_config(path: Path) -> TrainConfig | None:
     config.data.dir = Path(config.data.dir).name if config.data.dir else None
     config.data.language.paths, config.data.code.paths = [], []
     config.output_root, config.init_from = TrainConfig.output_root, None
+    config.tokenizer.path = config.tokenizer.compare = None
     return config
 
 
@@ -97,6 +98,7 @@ def to_ours(source: Path, out: Path) -> None:
             folder = temporary / "checkpoints" / recorded.progress.stage / kind
             save_checkpoint(folder, model, recorded.progress, tokenizer_sha256=sha256, run=record["run"])
         write_bytes(temporary / "tokenizer.json", found.tokenizer)
+        write_json(temporary / CONFIG, tokenizer_config(found.eot))
         if recorded.config is not None:
             write_text(temporary / "config.yaml", yaml.safe_dump(asdict(recorded.config), sort_keys=False))
         if recorded.summary is not None:

@@ -20,7 +20,7 @@ def generate_text(config: GenerateConfig) -> int:
 
     from tokenizers.decoders import DecodeStream
 
-    from src.data.tokenizer import EOT_ID, encode, load_tokenizer
+    from src.data.tokenizer import encode, eot_id_of, load_tokenizer
     from src.inference.decode import generate
     from src.model.build import build_model
     from src.runtime.device import open_device
@@ -30,8 +30,10 @@ def generate_text(config: GenerateConfig) -> int:
         info = find_checkpoint(Path(config.run).expanduser().resolve(), "best")
     except UserError as error:  # its line begins with the path
         raise UserError(f"run={error}") from None
-    tokenizer = load_tokenizer(info.folder.parents[2] / "tokenizer.json")
-    tokens = [EOT_ID, *encode(tokenizer, prompt)]
+    path = info.folder.parents[2] / "tokenizer.json"
+    tokenizer = load_tokenizer(path)
+    eot_id = eot_id_of(tokenizer, path)
+    tokens = [eot_id, *encode(tokenizer, prompt)]
     limit = info.spec.learned_positions
     if limit and len(tokens) + config.max_new_tokens > limit:
         raise UserError(
@@ -45,7 +47,7 @@ def generate_text(config: GenerateConfig) -> int:
 
     stream = DecodeStream(skip_special_tokens=True)
     sys.stdout.write(prompt)
-    for token in generate(model, tokens, config, stop=EOT_ID, cache=config.cache):
+    for token in generate(model, tokens, config, stop=eot_id, cache=config.cache):
         sys.stdout.write(stream.step(tokenizer, token) or "")
         sys.stdout.flush()
     sys.stdout.write("\n")

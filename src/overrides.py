@@ -11,7 +11,11 @@ from hydra.errors import HydraException
 
 from src.config import CONF, EXPERIMENTS, UserError
 
-PATHS = ("init_from", "output_root", "data.dir")
+PATHS = (
+    *("init_from", "output_root", "data.dir", "data.code.repositories"),
+    *("tokenizer.path", "tokenizer.compare", "tokenizer.eot"),
+)
+"""And the name of a token, such as `<|endoftext|>`, which is no less grammar."""
 PATH_LISTS = ("data.language.paths", "data.code.paths")
 
 FLAGS_OF_THE_ORIGINAL = {

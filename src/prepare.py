@@ -1,24 +1,42 @@
-"""`python -m src.prepare data=local data.language.paths=[...] data.code.paths=[...]`: text to packed tokens."""
+"""`python -m src.prepare data=local data.language.paths=[...] data.code.paths=[...]`: text to packed tokens.
+
+With `mode=inspect` and the same settings it shows what is in data that was prepared so.
+"""
 
 import sys
 from pathlib import Path
 
 from src.compose import guarded, run_command
-from src.config import PrepareConfig
+from src.config import PrepareConfig, UserError
 from src.overrides import quote_paths
-from src.validation import check_data, check_writable
+from src.validation import check_choice, check_data, check_ranges, check_writable
+
+SHOWN_EXAMPLES = 3
 
 
 def prepare(config: PrepareConfig) -> int:
     """Prepare the data, and say what is in it."""
-    from src.data.packing import prepare_data
+    from src.data.packing import find_prepared, prepare_data
 
+    check_choice("mode", config.mode, ("prepare", "inspect"))
+    check_ranges(config, [], ["documents"])
     check_data(config.data, config.tokenizer)
+    root = Path(config.output_root).expanduser()
+    if config.mode == "inspect":
+        from src.data.inspect import inspect_data
+
+        if (found := find_prepared(config.data, config.tokenizer, root)) is None:
+            raise UserError(f"mode=inspect: data={config.data.name} is not prepared in {root}; leave mode out to do it")
+        inspect_data(found, config.documents, sys.stdout)
+        return 0
     check_writable(config.output_root)
-    data = prepare_data(config.data, config.tokenizer, Path(config.output_root).expanduser(), config.rerun)
+    data = prepare_data(config.data, config.tokenizer, root, config.rerun)
     for name, corpus in data.manifest["corpora"].items():
         splits = ", ".join(f"{split} {values['tokens']:,}" for split, values in corpus["splits"].items())
         print(f"{name}: {corpus['documents']:,} documents, {corpus['bytes']:,} bytes; tokens: {splits}")
+        for example in (corpus["near_duplicates"] or {"examples": []})["examples"][:SHOWN_EXAMPLES]:
+            train, held_out = list(example.values())[:2]
+            print(f"  near duplicates (Jaccard {example['jaccard']}): {train} in train, {held_out} held out")
     print(f"Data: {data.folder}")
     return 0
 

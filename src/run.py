@@ -17,9 +17,10 @@ import yaml
 
 from src.config import RuntimeConfig, TrainConfig, UserError
 from src.data.packing import PreparedData
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizer import CONFIG, load_tokenizer
 from src.model.accounting import model_cost
 from src.model.build import build_model
+from src.model.language_model import LanguageModel
 from src.model.matching import match_of
 from src.preflight import out_of_memory, with_micro_batch
 from src.profiling.doctor import slow_precision
@@ -37,7 +38,7 @@ from src.runtime.files import (
 )
 from src.runtime.log import Say, open_log
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
-from src.stages import Run, train_stage, write_samples
+from src.stages import Run, measure_context, train_stage, write_samples
 from src.summary import final_summary, processes_of, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
@@ -46,6 +47,7 @@ from src.training.checkpoint import (
     load_weights,
     read_checkpoint,
 )
+from src.training.compiled import Batch, CannotCompile, Forward, compile_if_it_pays, compile_now
 
 
 def is_done(folder: Path) -> bool:
@@ -122,10 +124,12 @@ def _open(
     if world.is_first:
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
+        _refuse_other_data(folder, data)
         config, device = _decide(config, folder, world, stop, say)
-        write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-        if not (folder / "tokenizer.json").exists():
-            write_bytes(folder / "tokenizer.json", data.tokenizer_path.read_bytes())
+        _write_config(config, folder)
+        for name in ("tokenizer.json", CONFIG):
+            if not (folder / name).exists():
+                write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
         world.share(config)
     else:
         config = world.share(config)
@@ -143,13 +147,21 @@ def _open(
     )
     summary = world.share(start_summary(config, data, folder, device, match, cost, init) if world.is_first else {})
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    metrics = tracker = None
-    if world.is_first:
-        tracker = build_tracker(config.tracking, folder, asdict(config) | {"contract": summary["contract"]}, say)
-        metrics = JsonlLog(folder / "metrics.jsonl")
-    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, tracker, stop, say, held)
+    metrics = JsonlLog(folder / "metrics.jsonl") if world.is_first else None
+    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, say, held)
     run.write_summary()
     return run
+
+
+def _refuse_other_data(folder: Path, data: PreparedData) -> None:
+    """Raise UserError where the run was begun on other data than this."""
+    if (folder / "summary.json").exists():
+        begun = read_json(folder / "summary.json").get("contract", {}).get("data_hash", data.fingerprint)
+        if begun != data.fingerprint:
+            raise UserError(
+                f"{folder}: begun on data {begun[:12]}, but {data.folder} is {data.fingerprint[:12]}; give the data it "
+                "was begun on (data.dir=...), or start over with rerun=true"
+            )
 
 
 def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, say: Say) -> tuple[TrainConfig, Device]:
@@ -183,6 +195,10 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
     return config, device
 
 
+def _write_config(config: TrainConfig, folder: Path) -> None:
+    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+
+
 def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
     """Train. Raises UserError where memory runs out, with settings that would fit."""
     try:
@@ -202,15 +218,46 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         load_weights(init, model)
         run.say(f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})")
     model.to(run.device.kind)
+    forward = _compiled(run, model) if run.config.runtime.compile else model
+    if run.is_first:
+        shown = asdict(run.config) | {"contract": run.summary["contract"]}
+        run.tracker = build_tracker(run.config.tracking, run.folder, shown, run.say)
     for name, stage in run.config.stage.stages.items():
         if asked := run.device.world.agree(run.stop.number):
             raise Interrupted(asked)  # between stages everything is saved
         if name in run.summary["stages"]:
             load_weights(read_checkpoint(run.folder / "checkpoints" / name / "last"), model)
             continue
-        progress = train_stage(run, name, stage, model)
+        progress = train_stage(run, name, stage, model, forward)
+        entry = stage_summary(run.data, stage, progress, run.cost, run.device)
         if run.is_first:
             write_samples(run, name, stage, model)
-        run.summary["stages"][name] = stage_summary(run.data, stage, progress, run.cost, run.device)
+            entry["context"] = measure_context(run, stage, model)
+        run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()
+
+
+def _compiled(run: Run, model: LanguageModel) -> Forward:
+    """Return the compiled model, or the model where that fails or does not pay: decided before the first checkpoint.
+
+    Raises UserError where a run that goes on was compiled, and cannot be here.
+    """
+    training = run.config.training
+    batch = Batch(training.micro_batch, training.seq_len, training.document_masking)
+    if any((run.folder / "checkpoints").glob("*/last")):
+        try:
+            return compile_now(model, batch, run.device)
+        except CannotCompile as error:
+            raise UserError(
+                f"{run.folder}: begun with runtime.compile=true, which fails here ({error}); go on where it works or "
+                "start over with rerun=true"
+            ) from error
+    forward = compile_if_it_pays(model, batch, run.device, run.say)
+    if forward is None:
+        run.config.runtime.compile = False
+        run.summary["contract"]["compile"] = False
+        if run.is_first:
+            _write_config(run.config, run.folder)
+            run.write_summary()
+    return forward or model

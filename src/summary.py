@@ -136,6 +136,7 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "schedule": _text(asdict(config.schedule)),
         "learning_rate_search": "none",
         "precision": device.precision,
+        "compile": config.runtime.compile,
         "torch": torch.__version__,
         "git_commit": _git_commit(),
         "device": device.kind,

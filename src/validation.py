@@ -19,7 +19,8 @@ from src.config import (
     TrainConfig,
     UserError,
 )
-from src.data.sources import SOURCES
+from src.data.repositories import load_repositories
+from src.data.sources import GENERATED, SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
@@ -93,13 +94,23 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
         _check_hub(f"data.{name}", corpus)
-        if corpus.max_bytes is not None and corpus.max_bytes < 1:
-            raise UserError(f"data.{name}.max_bytes={corpus.max_bytes}: must be greater than 0")
+        _check_git(name, corpus)
+        _check_hygiene(name, corpus)
+        check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
+        for key in ("max_bytes", "max_tokens"):
+            if (most := getattr(corpus, key)) is not None and most < 1:
+                raise UserError(f"data.{name}.{key}={most}: must be greater than 0")
     val, test = data.val_fraction, data.test_fraction
     if not (val > 0 and test > 0 and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
     if tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
         raise UserError(f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}")
+    if not 0 <= tokenizer.code_share <= 1:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: is a share, from 0 to 1")
+    if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
+    if tokenizer.path is None and tokenizer.eot is not None:
+        raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
 
 
 def _check_hub(key: str, corpus: CorpusConfig) -> None:
@@ -122,6 +133,45 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
             raise UserError(f"{key}.files.{name}: must be the path of a .txt or .jsonl in the data set")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
+
+
+def _check_git(name: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the git source, which no other reads."""
+    key = f"data.{name}"
+    if corpus.source != "git":
+        for item in ("repositories", "max_documents_per_group"):
+            if (value := getattr(corpus, item)) is not None:
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if name != "code":
+        raise UserError(f"{key}.source=git: repositories are a source of code; choose another")
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=git does not read it; leave it out, or source=local")
+    if not corpus.extensions:
+        raise UserError(f"{key}.extensions is empty: say what to take of the repositories, such as [.sh,.bash]")
+    if corpus.max_documents_per_group is not None and corpus.max_documents_per_group < 1:
+        raise UserError(f"{key}.max_documents_per_group={corpus.max_documents_per_group}: must be greater than 0")
+    load_repositories(corpus, name)
+
+
+def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
+    """Check what is asked of code, which is asked of no other text. Raises UserError."""
+    key, hygiene = f"data.{name}", corpus.hygiene
+    changed = [item.name for item in fields(hygiene) if getattr(hygiene, item.name) != item.default]
+    if (name != "code" or corpus.source in GENERATED) and (changed or corpus.licences is not None):
+        item = f"hygiene.{changed[0]}" if changed else "licences"
+        reason = "is no code" if name != "code" else f"source={corpus.source} is generated"
+        raise UserError(f"{key}.{item}: {reason}, so it would change nothing; leave it out")
+    for item in ("max_document_bytes", "max_line_length", "max_mean_line_length"):
+        if (value := getattr(hygiene, item)) < 1:
+            raise UserError(f"{key}.hygiene.{item}={value}: must be greater than 0")
+    if not 0 <= hygiene.min_alphanumeric_share <= 1:
+        raise UserError(
+            f"{key}.hygiene.min_alphanumeric_share={hygiene.min_alphanumeric_share}: is a share, from 0 to 1"
+        )
+    names = corpus.licences
+    if names is not None and (not names or ("any" in names and len(names) > 1)):
+        raise UserError(f"{key}.licences={names}: must be [any], or name licences, such as [permissive,MPL-2.0]")
 
 
 def check_writable(output_root: str) -> None:

@@ -118,7 +118,7 @@ PREPARE = [
     (["data=local", "data.language.paths=[nope.txt]"], "data.language.paths=[nope.txt]: it does not exist"),
     (["data=local", "data.language.paths=[~/my text]"], "data.language.paths=[~/my text]: it does not exist"),
     (["data=local", "data.language.paths=[*.txt]"], "data.language.paths=[*.txt]: this glob finds nothing"),
-    (["data=tinystories_bash"], "data.code.paths is empty"),
+    (["data=tinystories_bash", "data.code.repositories=rust"], "data.code.repositories=rust: no such list; choose"),
     (["data=tinystories_bash", "data.language.revision=main"], "data.language.revision=main: must be a whole commit"),
     (["data=local", "data.language.paths=x"], "must be a list, as in data.language.paths=[a,b]"),
     (["data=nope"], "data=nope: no such choice; there are embedded, local"),
@@ -126,6 +126,19 @@ PREPARE = [
     (["data.val_fraction=2"], "data.val_fraction=2.0, data.test_fraction=0.05: both must be above 0"),
     (["data.code.max_bytes=0"], "data.code.max_bytes=0: must be greater than 0"),
     (["data.seed=-1"], "data.seed=-1: must not be negative"),
+    (["data.language.max_tokens=0"], "data.language.max_tokens=0: must be greater than 0"),
+    (["data.code.near_duplicates=keep"], "data.code.near_duplicates=keep: must be one of drop, report, off"),
+    (["tokenizer.code_share=2"], "tokenizer.code_share=2.0: is a share, from 0 to 1"),
+    (["tokenizer.eot=</s>"], "tokenizer.eot=</s>: is for a tokenizer that tokenizer.path names; leave it out"),
+    (["tokenizer.path=x", "tokenizer.code_share=0.3"], "tokenizer.code_share=0.3: tokenizer.path is not trained"),
+    (["tokenizer.path=~/my x"], "tokenizer.path=~/my x: no tokenizer.json there; give such a file, or a folder"),
+    (["tokenizer.compare=gpt2"], "tokenizer.compare=gpt2: no tokenizer.json there"),
+    (["mode=look"], "mode=look: must be one of prepare, inspect"),
+    (
+        ["mode=inspect", "data.seed=5"],
+        "mode=inspect: data=embedded is not prepared in outputs; leave mode out to do it",
+    ),
+    (["mode=inspect", "documents=-1"], "documents=-1: must not be negative"),
     (["data.seed=0,1"], "data.seed=0,1: several values make a sweep, as only src.train -m does"),
     (["-m", "data.seed=0,1"], "--multirun: prepare has no sweeps; train has, and estimate"),
     (["architecture=moe"], "architecture: no such setting"),
@@ -214,6 +227,9 @@ def test_prepare_reads_paths_with_spaces_home_and_globs(folder: Path, capsys: py
     assert guarded(lambda: prepare.main(command)) == 0
     said = capsys.readouterr().out
     assert "prepared already" in said and said.strip().splitlines()[-1] == last
+    assert guarded(lambda: prepare.main([*command, "mode=inspect", "documents=1"])) == 0
+    said = capsys.readouterr().out
+    assert "== code test: " in said and "-- language val document 0: " in said and "\n[#" in said
 
 
 def test_train_finds_local_data_that_was_prepared_without_naming_its_paths(

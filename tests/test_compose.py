@@ -15,7 +15,9 @@ from src.overrides import FLAGS_OF_THE_ORIGINAL, given_keys, parse_arguments, qu
 from src.validation import validate
 
 GROUPS = {
-    folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "repositories"  # lists that data names, no settings
 }
 EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")

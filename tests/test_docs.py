@@ -1,26 +1,36 @@
-"""What the documents say can be done: every command line composes, every link leads somewhere, every target exists."""
+"""What the documents say can be done: every command line composes, every link leads somewhere, every target exists.
+
+The training guide names every setting of training, and none that there is not.
+"""
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from src import export, generate, report
-from src.compose import compose_config, expand_sweep, register, run_command
+from src.compose import compose_config, expand_sweep, keys_of, register, run_command, to_config
 from src.config import (
     ROOT,
     DoctorConfig,
     EstimateConfig,
     ExportConfig,
     GenerateConfig,
+    PlanConfig,
     PrepareConfig,
     ReportConfig,
+    StageConfig,
     TrainConfig,
 )
 from src.overrides import parse_arguments, quote_paths
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
+GUIDE = (ROOT / "docs" / "TRAINING_GUIDE.md").read_text(encoding="utf-8")
+SCHEMAS = (TrainConfig, EstimateConfig, PrepareConfig, GenerateConfig, ReportConfig, ExportConfig, DoctorConfig)
+STAGE_KEYS = {f"stage.stages.code.{item.name}" for item in fields(StageConfig)}
 
 
 def commands() -> list[tuple[str, str]]:
@@ -40,8 +50,11 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
     if name in ("train", "estimate"):
         schema = TrainConfig if name == "train" else EstimateConfig
         register(schema, name)
+        seen: set[str] = set()
         for job in expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs:
-            compose_config(schema, name, job)
+            if not seen.issuperset(job):  # each value once, in place of each combination
+                compose_config(schema, name, job)
+                seen.update(job)
         return
     schema, raw = {
         "prepare": (PrepareConfig, ()),
@@ -68,3 +81,23 @@ def test_every_make_target_of_the_documents_exists() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"`make ([a-z-]+)", path.read_text(encoding="utf-8")):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
+
+
+def test_the_guide_names_every_setting_of_training() -> None:
+    groups = ("training.", "runtime.", "optimizer.", "schedule.")
+    settings = {key for key in keys_of(TrainConfig) if key.startswith(groups) and not key.endswith(".name")}
+    in_code = set(re.findall(r"`\+?([a-z_.]+)", GUIDE))
+    assert settings | STAGE_KEYS <= in_code, f"add to the guide: {sorted((settings | STAGE_KEYS) - in_code)}"
+
+
+def test_every_setting_that_the_guide_gives_a_value_exists() -> None:
+    known = {key for schema in SCHEMAS for key in keys_of(schema)} | STAGE_KEYS
+    known |= {"stage.stages.code.mix.language", "key"}  # of a mapping, and the word that stands for all of them
+    given = set(re.findall(r"(?<=[` ])\+?([a-z_.]+)=", "".join(re.findall(r"`[^`]+`", GUIDE))))
+    assert given and given <= known, f"no such setting: {sorted(given - known)}"
+
+
+def test_the_stages_that_the_guide_defines_are_stages() -> None:
+    [block] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    plan = to_config(PlanConfig, yaml.safe_load(block))
+    assert [stage.corpus for stage in plan.stages.values()] == ["language", "code", "code"]

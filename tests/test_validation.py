@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.compose import compose_config, register
-from src.config import CorpusConfig, SamplingConfig, StageConfig, TrainConfig, UserError
+from src.config import CorpusConfig, HygieneConfig, SamplingConfig, StageConfig, TrainConfig, UserError
 from src.validation import NOT_NEGATIVE, POSITIVE, check_sampling, check_writable, lookup, validate
 
 
@@ -132,7 +132,7 @@ def test_learned_positions_end() -> None:
 def test_a_source_that_is_not_there() -> None:
     language = replace(base("dense").data.language, source="wikipedia")
     assert complaint(changed(data__language=language)) == (
-        "data.language.source=wikipedia: must be one of stories, scripts, local, hub"
+        "data.language.source=wikipedia: must be one of stories, scripts, local, hub, git"
     )
 
 
@@ -157,6 +157,46 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
 def test_settings_of_the_hub(values: dict[str, Any], wanted: str) -> None:
     validate(changed(data__language=HUB))
     assert complaint(changed(data__language=replace(HUB, **values))).startswith(f"data.language.{wanted}")
+
+
+GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "wanted"),
+    [
+        (replace(GIT, repositories="perl"), "repositories=perl: no such list; choose one of bash"),
+        (replace(GIT, repositories=None), "repositories=None: no such list"),
+        (replace(GIT, paths=["x"]), "paths=['x']: source=git does not read it; leave it out"),
+        (replace(GIT, extensions=[]), "extensions is empty: say what to take of the repositories"),
+        (replace(GIT, max_documents_per_group=0), "max_documents_per_group=0: must be greater than 0"),
+        (replace(GIT, licences=[]), "licences=[]: must be [any], or name licences"),
+        (replace(GIT, licences=["any", "MIT"]), "licences=['any', 'MIT']: must be [any], or name licences"),
+        (replace(GIT, hygiene=HygieneConfig(max_line_length=0)), "hygiene.max_line_length=0: must be greater than 0"),
+        (replace(GIT, hygiene=HygieneConfig(min_alphanumeric_share=2)), "hygiene.min_alphanumeric_share=2: is a share"),
+        (replace(GIT, source="local"), "repositories=bash: source=local does not read it; leave it out"),
+        (CorpusConfig("local", max_documents_per_group=5), "max_documents_per_group=5: source=local does not read it"),
+        (
+            CorpusConfig("scripts", licences=["MIT"]),
+            "licences: source=scripts is generated, so it would change nothing",
+        ),
+        (
+            CorpusConfig("scripts", hygiene=HygieneConfig(replace_secrets=False)),
+            "hygiene.replace_secrets: source=scripts is generated, so it would change nothing",
+        ),
+    ],
+)
+def test_settings_of_code(corpus: CorpusConfig, wanted: str) -> None:
+    validate(changed(data__code=GIT))
+    assert complaint(changed(data__code=corpus)).startswith(f"data.code.{wanted}")
+
+
+def test_stories_have_no_hygiene_and_no_repositories() -> None:
+    assert complaint(changed(data__language=GIT)) == (
+        "data.language.source=git: repositories are a source of code; choose another"
+    )
+    stories = CorpusConfig("local", hygiene=HygieneConfig(drop_generated=False))
+    assert complaint(changed(data__language=stories)).startswith("data.language.hygiene.drop_generated: is no code")
 
 
 def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

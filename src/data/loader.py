@@ -117,10 +117,15 @@ def eval_windows(tokens: np.ndarray, seq_len: int, n: int, name: str = "the held
     _check_length(tokens, seq_len, name)
     if n < 1:
         raise UserError(f"training.eval_sequences={n}: must be at least 1")
-    available = (len(tokens) - 1) // seq_len
-    n = min(n, available)
-    starts = [i * available // n * seq_len for i in range(n)]
+    starts = eval_starts(len(tokens), seq_len, n)
     return np.stack([np.asarray(tokens[start : start + seq_len + 1], dtype=np.int64) for start in starts])
+
+
+def eval_starts(n_tokens: int, seq_len: int, n: int) -> list[int]:
+    """Return where those windows start."""
+    available = (n_tokens - 1) // seq_len
+    n = min(n, available)
+    return [i * available // n * seq_len for i in range(n)]
 
 
 def _check_length(tokens: np.ndarray, seq_len: int, name: str) -> None:

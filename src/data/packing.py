@@ -1,32 +1,26 @@
 """Prepare data: read -> clean -> split by group -> train the tokenizer -> pack tokens, once, into a folder.
 
-    manifest.json  tokenizer.json  <corpus>_<split>.npy     (corpus: language, code; split: train, val, test)
+    manifest.json  DATA_CARD.md  tokenizer.json  tokenizer_config.json
+    <corpus>_<split>.npy  .offsets.npy  .documents.npy  <corpus>.origins.jsonl    (language, code; train, val, test)
 
-A split is one stream `EOT doc EOT doc ... EOT`: each document follows a token that says that nothing before it
-matters, and is followed by the token that ends generation. The folder's name holds a hash of all settings that decide
-its contents, and its manifest a fingerprint of the contents themselves; it appears whole or not at all.
+The folder's name holds a hash of all settings that decide its contents, and its manifest a fingerprint of the contents
+themselves; it appears whole or not at all. Until then the work lies beside it, each step whole or not done: what a
+killed process has finished is used by the next one, unless the input has changed.
 """
 
-import hashlib
 import os
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer
-from tqdm import tqdm
-
 from src.config import DataConfig, TokenizerConfig, UserError
-from src.data.clean import clean, split_groups
+from src.data.card import data_card
+from src.data.manifest import CARD, MANIFEST
 from src.data.prepared import (
     CORPORA,
     FORMAT_VERSION,
-    SPLITS,
     PreparedData,
     find_prepared,
     folder_of,
@@ -34,18 +28,12 @@ from src.data.prepared import (
     load_prepared,
     settings_of,
 )
-from src.data.sources import local_files, read_documents
-from src.data.spool import Spool
-from src.data.tokenizer import EOT, EOT_ID, encode_batch, train_tokenizer
-from src.runtime.files import file_lock, replace_folder, settle_folder, sha256_of, write_json
+from src.data.repositories import load_repositories
+from src.data.sources import local_files
+from src.data.steps import Say, Steps
+from src.runtime.files import file_lock, move_folder, read_json, remove_leftovers, settle_folder, write_json, write_text
 
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
-
-TOKENIZER_SAMPLE_BYTES = 20_000_000
-"""Text of each corpus that the tokenizer is trained on, at most; merges hardly change beyond."""
-BATCH_BYTES = 2_000_000
-
-Say = Callable[[str], None]
 
 
 def prepare_data(
@@ -59,23 +47,46 @@ def prepare_data(
         return load_given(data.dir)
     folder = folder_of(data, tokenizer, output_root)
     inputs = {name: _inputs(data, name) for name in CORPORA}
-    with file_lock(folder.with_name(f".lock-{folder.name}")):
+    with file_lock(folder.with_name(f".lock-{folder.name}")):  # so what a killed process left is ours to use
         settle_folder(folder)
-        for killed in folder.parent.glob(f".{folder.name}.*.tmp"):  # whoever wrote it held the lock, so it is dead
-            shutil.rmtree(killed)
+        work = folder.with_name(f".{folder.name}.work")
         if not rerun and (prepared := _load_if_current(folder, inputs, say)):
+            shutil.rmtree(work, ignore_errors=True)
             say(f"prepared already: {folder}")
             return prepared
-        with replace_folder(folder) as temporary:
-            manifest = _write(data, tokenizer, temporary, output_root / "sources", say)
-            manifest = {"format_version": FORMAT_VERSION, "name": data.name, **manifest, "inputs": inputs}
-            write_json(temporary / "manifest.json", {**manifest, "settings": settings_of(data, tokenizer)})
+        begun = {"format_version": FORMAT_VERSION, "inputs": inputs, "settings": settings_of(data, tokenizer)}
+        _begin(work, begun, say)
+        try:
+            contents = Steps(data, tokenizer, work, output_root / "sources", say).run()
+        except UserError:  # whatever is corrected, this work is not what is wanted
+            shutil.rmtree(work)
+            raise
+        manifest = {"name": data.name, **contents, **begun}
+        write_json(work / "out" / MANIFEST, manifest)
+        write_text(work / "out" / CARD, data_card(manifest))
+        move_folder(work / "out", folder)
+        shutil.rmtree(work)
         return load_prepared(folder)
 
 
+def _begin(work: Path, begun: dict[str, Any], say: Say) -> None:
+    """Have a folder for the work, with what an earlier process has done if it had the same settings and input."""
+    path = work / "begun.json"
+    if path.exists() and read_json(path) == begun:
+        say(f"going on with what an earlier attempt has done: {work}")
+        for place in (work, work / "out"):
+            remove_leftovers(place)
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "out").mkdir(parents=True)
+    write_json(path, begun)
+
+
 def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
-    """List path, size and time of change of the files that a local corpus reads; nothing for a generated one."""
+    """List path, size and time of change of the files that a local corpus reads, or the repositories of one of git."""
     corpus = getattr(data, name)
+    if corpus.source == "git":
+        return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
     if corpus.source != "local":
         return []
     files = [(file, file.stat()) for file in local_files(corpus, name, Counter())]
@@ -94,157 +105,3 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> Prepared
         say(f"preparing again: the files behind {folder} have changed")
         return None
     return prepared
-
-
-def _write(data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, say: Say) -> dict[str, Any]:
-    """Write tokenizer and tokens into an empty folder, and return their part of the manifest."""
-    spools: dict[str, Spool] = {}
-    splits: dict[str, np.ndarray] = {}
-    corpora: dict[str, dict[str, Any]] = {}
-    for name in CORPORA:
-        spools[name], corpora[name] = _read(data, name, folder, cache, say)
-        splits[name] = _split(data, name, spools[name])
-    trained = _train_tokenizer(spools, splits, tokenizer.vocab_size, say)
-    trained.save(str(folder / "tokenizer.json"))
-    tokenizer_sha256 = sha256_of(folder / "tokenizer.json")
-    hashes = [tokenizer_sha256]
-    for name in CORPORA:
-        started = time.monotonic()
-        corpora[name]["splits"] = _pack(spools[name], splits[name], trained, folder, name)
-        spools[name].path.unlink()
-        entries = corpora[name]["splits"]
-        hashes += [entries[split]["sha256"] for split in SPLITS]
-        counts = ", ".join(f"{split} {entries[split]['tokens']:,}" for split in SPLITS)
-        say(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
-    return {
-        "fingerprint": hashlib.sha256("".join(hashes).encode()).hexdigest(),
-        "tokenizer": {"vocab_size": trained.get_vocab_size(), "sha256": tokenizer_sha256, "eot_id": EOT_ID, "eot": EOT},
-        "corpora": corpora,
-    }
-
-
-def _read(data: DataConfig, name: str, folder: Path, cache: Path, say: Say) -> tuple[Spool, dict[str, Any]]:
-    """Read and clean a corpus. Raises: UserError if no document is left."""
-    corpus = getattr(data, name)
-    started = time.monotonic()
-    dropped: Counter[str] = Counter()
-    spool = Spool(folder / f"{name}.spool")
-    documents = clean(read_documents(corpus, name, data.seed, dropped, cache), dropped)
-    spool.fill(tqdm(documents, desc=f"reading {name}", unit=" documents", disable=None, leave=False))
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
-    if not len(spool):
-        extensions = f" of data.{name}.extensions={corpus.extensions}" if corpus.source == "local" else ""
-        raise UserError(
-            f"data.{name}.paths={corpus.paths}: no document in them (dropped: {reasons}); "
-            f"give files with text, or folders with files{extensions}"
-        )
-    size = int(spool.sizes.sum())
-    say(
-        f"{name}: read {len(spool):,} documents, {size / 1e6:.1f} MB in {len(spool.group_names):,} groups; "
-        f"dropped: {reasons} ({time.monotonic() - started:.1f} s)"
-    )
-    return spool, {
-        "source": corpus.source,
-        "documents": len(spool),
-        "bytes": size,
-        "groups": len(spool.group_names),
-        "dropped": dict(sorted(dropped.items())),
-        "licences": dict(sorted(spool.licences.items())),
-    }
-
-
-def _split(data: DataConfig, name: str, spool: Spool) -> np.ndarray:
-    """Return the split of each document as an index into SPLITS: (n_documents,) int8."""
-    split = split_groups(spool.group_sizes(), data.val_fraction, data.test_fraction, data.seed, name)
-    of_group = np.array([SPLITS.index(split[group]) for group in spool.group_names], dtype=np.int8)
-    return of_group[spool.groups]
-
-
-def _train_tokenizer(spools: dict[str, Spool], splits: dict[str, np.ndarray], vocab_size: int, say: Say) -> Tokenizer:
-    """Train on an equal share of the training text of both corpora, so that neither is spelt out letter by letter."""
-    started = time.monotonic()
-    train = {name: splits[name] == SPLITS.index("train") for name in CORPORA}
-    share = min(TOKENIZER_SAMPLE_BYTES, *(int(spools[name].sizes[train[name]].sum()) for name in CORPORA))
-    tokenizer = train_tokenizer(
-        (text for name in CORPORA for text in spools[name].sample(train[name], share)), vocab_size
-    )
-    say(f"tokenizer: {vocab_size} tokens from {share / 1e6:.1f} MB of each corpus ({time.monotonic() - started:.1f} s)")
-    return tokenizer
-
-
-class _TokenFile:
-    """A 1-D .npy file that grows: its header keeps room for the length, which is known at the end."""
-
-    def __init__(self, path: Path, vocab_size: int) -> None:
-        self.dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-        self.counts = np.zeros(vocab_size, dtype=np.int64)
-        self._handle = path.open("w+b")
-        self._hash = hashlib.sha256()
-        self._write_header(0)
-        self.append([EOT_ID])
-
-    def _write_header(self, length: int) -> int:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (length,)}
-        self._handle.seek(0)
-        np.lib.format.write_array_header_1_0(self._handle, header)
-        return self._handle.tell()
-
-    def append(self, ids: list[int]) -> None:
-        array = np.array(ids, dtype=self.dtype)
-        self.counts += np.bincount(array, minlength=len(self.counts))
-        self._hash.update(array.tobytes())
-        self._handle.write(array.tobytes())
-
-    def complete(self) -> str:
-        """Write the length into the header and return the sha256 of the tokens."""
-        n_tokens = int(self.counts.sum())
-        size = self._handle.tell()
-        assert size == self._write_header(n_tokens) + n_tokens * self.dtype.itemsize, "numpy keeps the header's room"
-        return self._hash.hexdigest()
-
-    def __enter__(self) -> "_TokenFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.close()
-
-
-def _pack(spool: Spool, split: np.ndarray, tokenizer: Tokenizer, folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Write the token files of a corpus, and return the manifest's entry of each split."""
-    with ExitStack() as stack:
-        files = [
-            stack.enter_context(_TokenFile(folder / f"{name}_{part}.npy", tokenizer.get_vocab_size()))
-            for part in SPLITS
-        ]
-        progress = stack.enter_context(
-            tqdm(total=len(spool), desc=f"packing {name}", unit=" documents", disable=None, leave=False)
-        )
-        for indices, texts in spool.batches(BATCH_BYTES):
-            ids: list[list[int]] = [[] for _ in SPLITS]
-            for index, tokens in zip(indices, encode_batch(tokenizer, texts), strict=True):
-                ids[split[index]] += tokens
-                ids[split[index]].append(EOT_ID)
-            for file, part in zip(files, ids, strict=True):
-                file.append(part)
-            progress.update(len(texts))
-        return {part: _describe(spool, split == number, files[number]) for number, part in enumerate(SPLITS)}
-
-
-def _describe(spool: Spool, chosen: np.ndarray, file: _TokenFile) -> dict[str, Any]:
-    """Complete a split's file and gather what is known of it."""
-    sha256 = file.complete()
-    n_bytes, n_tokens = int(spool.sizes[chosen].sum()), int(file.counts.sum())
-    bits = float(spool.bits[chosen].sum())
-    groups = sorted({spool.group_names[index] for index in np.unique(spool.groups[chosen]).tolist()} & spool.named)
-    p = file.counts[file.counts > 0] / n_tokens
-    return {
-        "documents": int(chosen.sum()),
-        "bytes": n_bytes,
-        "tokens": n_tokens,
-        "sha256": sha256,
-        "unigram_loss": float(-(p * np.log(p)).sum()),
-        "bytes_per_token": n_bytes / n_tokens,
-        "floor_bits_per_byte": None if np.isnan(bits) else bits / n_bytes,
-        "groups": len(np.unique(spool.groups[chosen])),
-        "group_names": groups,
-    }

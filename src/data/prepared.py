@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from src.config import DataConfig, TokenizerConfig, UserError
+from src.data.given_tokenizer import tokenizer_file
+from src.data.manifest import MANIFEST, fingerprint_of
 from src.data.sources import GENERATED
-from src.runtime.files import read_json, sha256_of
+from src.runtime.files import read_json, sha256_of, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CORPORA = ("language", "code")
-SPLITS = ("train", "val", "test")
+VERIFIED = ".verified.json"
+"""Beside the manifest: size, times and number of each file when its content was last found to be the manifest's."""
 REMEDY = "prepare it again with python -m src.prepare rerun=true"
 
 
@@ -47,6 +51,10 @@ class PreparedData:
         """Open a split: 1-D token ids, read from disk as they are used."""
         return np.load(self.folder / f"{corpus}_{split}.npy", mmap_mode="r")
 
+    def offsets(self, corpus: str, split: str) -> np.ndarray:
+        """Open where the end of text before each document of a split stands: (n_documents,) uint64."""
+        return np.load(self.folder / f"{corpus}_{split}.offsets.npy", mmap_mode="r")
+
     def references(self, corpus: str, split: str) -> dict[str, float | None]:
         """Return what a loss is compared with: uniform and unigram loss (nats a token), floor, bytes per token."""
         entry = self.manifest["corpora"][corpus]["splits"][split]
@@ -60,35 +68,54 @@ class PreparedData:
 
 def load_prepared(folder: Path) -> PreparedData:
     """Open a prepared folder. Raises: UserError naming the file that is missing, damaged or of another version."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or "fingerprint" not in manifest:
         raise UserError(f"{path}: not the manifest of prepared data; {REMEDY}")
     if manifest.get("format_version") != FORMAT_VERSION:
         version = manifest.get("format_version")
         raise UserError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {REMEDY}")
-    data = PreparedData(folder, manifest)
-    for corpus in CORPORA:
-        for split in SPLITS:
-            _check_tokens(data, corpus, split)
-    if not data.tokenizer_path.is_file():
-        raise UserError(f"{data.tokenizer_path}: missing; {REMEDY}")
-    if sha256_of(data.tokenizer_path) != manifest["tokenizer"]["sha256"]:
-        raise UserError(f"{data.tokenizer_path}: not the tokenizer that wrote the tokens; {REMEDY}")
-    return data
+    if not isinstance(manifest.get("files"), dict) or fingerprint_of(manifest["files"]) != manifest["fingerprint"]:
+        raise UserError(f"{path}: its fingerprint is not that of the files it lists; {REMEDY}")
+    _verify(folder, manifest)
+    return PreparedData(folder, manifest)
 
 
-def _check_tokens(data: PreparedData, corpus: str, split: str) -> None:
-    path = data.folder / f"{corpus}_{split}.npy"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {REMEDY}")
-    expected = data.manifest["corpora"][corpus]["splits"][split]["tokens"]
+def _verify(folder: Path, manifest: dict[str, Any]) -> None:
+    """Check the content of all files; those that are as they were when last checked are not read.
+
+    Raises: UserError naming the file that is missing or another.
+    """
+    known = _read_verified(folder)
+    stamps: dict[str, list[Any]] = {}
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; {REMEDY}")
+        stamps[name] = [*_stamp(path), expected["sha256"]]
+        if known.get(name) == stamps[name]:
+            continue
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise UserError(f"{path}: has {size:,} bytes where {expected['bytes']:,} were written; {REMEDY}")
+        if sha256_of(path) != expected["sha256"]:
+            raise UserError(f"{path}: its content has changed since it was written; {REMEDY}")
+    if known != stamps:
+        with suppress(OSError):  # a folder that cannot be written to is checked each time
+            write_json(folder / VERIFIED, stamps)
+
+
+def _read_verified(folder: Path) -> dict[str, Any]:
     try:
-        tokens = data.tokens(corpus, split)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
-    if tokens.shape != (expected,) or tokens.dtype.kind != "u":
-        raise UserError(f"{path}: holds {tokens.shape} of {tokens.dtype} where {expected} tokens belong; {REMEDY}")
+        stamps = read_json(folder / VERIFIED)
+    except UserError:
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def _stamp(path: Path) -> list[int]:
+    """Tell a file from what it becomes when it is written to: the system alone sets the second time."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> PreparedData | None:
@@ -100,7 +127,7 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
     if data.dir is not None:
         return load_given(data.dir)
     folder = folder_of(data, tokenizer, output_root)
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
         return load_prepared(folder)
     corpora = [getattr(data, name) for name in CORPORA]
     if any(corpus.paths or corpus.source != "local" for corpus in corpora):
@@ -120,19 +147,24 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
 def load_given(name: str) -> PreparedData:
     """Open the folder that `data.dir` names. Raises: UserError if it is none."""
     folder = Path(name).expanduser()
-    if not (folder / "manifest.json").is_file():
+    if not (folder / MANIFEST).is_file():
         raise UserError(f"data.dir={name}: no prepared data there; write some with python -m src.prepare")
     return load_prepared(folder)
 
 
 def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
-    """Gather what decides the tokens; the generators' own code is among it, so that editing them makes new data."""
+    """Gather what decides the tokens; other tokenizers count by content, and the generators
+    by their own code, so that editing them makes new data."""
     values = asdict(data)
     del values["dir"]
     for name in CORPORA:
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
     generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
-    return {"data": values, "tokenizer": asdict(tokenizer), "generator": _generator_hash() if generated else None}
+    words = asdict(tokenizer)
+    for key in ("path", "compare"):
+        if words[key] is not None:
+            words[key] = sha256_of(tokenizer_file(f"tokenizer.{key}", words[key]))
+    return {"data": values, "tokenizer": words, "generator": _generator_hash() if generated else None}
 
 
 def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:

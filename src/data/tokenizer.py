@@ -1,5 +1,8 @@
 r"""A byte-level BPE (Sennrich et al., 2016; bytes as in GPT-2) trained on the prepared text of both corpora.
 
+`tokenizer_config.json` beside `tokenizer.json`, as Hugging Face has it, names the token that ends a text: it is another
+where a tokenizer of another make is used (`given_tokenizer.py`). A folder without it is of before there were any.
+
 The alphabet is all 256 bytes and nothing is normalised, so every text comes back exactly as it went in. Before BPE a
 pattern cuts the text into pieces that no token crosses (measured at vocab_size 4096 on stories and scripts):
 
@@ -15,17 +18,21 @@ Signs before words save 2.4% of the tokens of scripts against letters alone, lin
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from src.config import UserError
+from src.runtime.files import read_json, write_json
 
 # Encoding batches uses threads. Left unset, the library warns at every fork of the process after the first batch.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 EOT = "<|endoftext|>"
 EOT_ID = 0
+"""Of the tokenizers that we train; `eot_id_of` tells that of any."""
+CONFIG = "tokenizer_config.json"
 PATTERN = (
     r"[^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
     r"| ?\p{N}"
@@ -69,30 +76,73 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"tokenizer.vocab_size={vocab_size}: the text gives {reached} tokens only; "
             f"set tokenizer.vocab_size={reached} or less, or give more text (the smaller corpus decides)"
         )
-    return _without_special_text(tokenizer)
+    return without_special_text(tokenizer)
+
+
+def save_tokenizer(tokenizer: Tokenizer, eot: str, folder: Path) -> None:
+    """Write a tokenizer as Hugging Face does, so that transformers opens the folder too."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / CONFIG, tokenizer_config(eot))
+
+
+def tokenizer_config(eot: str) -> dict[str, Any]:
+    """Write what tokenizer.json leaves open: which token ends a text, and that within a text it is plain text."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": eot,
+        "eos_token": eot,
+        "pad_token": eot,
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+    }
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer.json. Raises: UserError if it is missing or is none of ours."""
+    """Load a tokenizer.json. Raises: UserError if it is missing, or is none that data was prepared with."""
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer; run python -m src.prepare")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path}: not a tokenizer ({error}); run python -m src.prepare rerun=true") from None
-    if tokenizer.token_to_id(EOT) != EOT_ID:
-        raise UserError(f"{path}: {EOT} is not token {EOT_ID}; run python -m src.prepare rerun=true")
-    return _without_special_text(tokenizer)
+    name = end_of_text(path)
+    if tokenizer.token_to_id(name) is None:
+        raise UserError(f"{path}: has no token {name}; run python -m src.prepare rerun=true")
+    return without_special_text(tokenizer)
 
 
-def _without_special_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Have `<|endoftext|>` within a text encoded as the characters it is. The library does not save this setting."""
+def end_of_text(path: Path) -> str:
+    """Return the name of the token that ends a text, for the tokenizer.json at `path`."""
+    beside = path.with_name(CONFIG)
+    config = read_json(beside) if beside.exists() else {}
+    name = config.get("eos_token") if isinstance(config, dict) else None
+    name = name.get("content") if isinstance(name, dict) else name
+    return name if isinstance(name, str) else EOT
+
+
+def eot_id_of(tokenizer: Tokenizer, path: Path) -> int:
+    """Return the id of that token, for a tokenizer that was loaded from `path`."""
+    index = tokenizer.token_to_id(end_of_text(path))
+    assert index is not None, "load_tokenizer has seen to it"
+    return index
+
+
+def id_count(tokenizer: Tokenizer) -> int:
+    """Return how many ids a model of this tokenizer has to know; some tokenizers leave gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def without_special_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Have `<|endoftext|>` within a text encoded as the characters it is; so too any other special token.
+
+    The library does not save this setting.
+    """
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode a text as it stands: nothing added or stripped, and never the id of `<|endoftext|>`.
+    """Encode a text as it stands: nothing added or stripped, and never the id of a special token.
 
     Raises: UserError for half a surrogate pair, which is how Python holds bytes of a command line that are not UTF-8.
     """
@@ -108,9 +158,10 @@ def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """Count the bytes of text that each token stands for: (vocab_size,) int64, 0 for `<|endoftext|>`."""
-    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for token, index in tokenizer.get_vocab().items():
+    """Count the bytes of text that each token stands for: (n_ids,) int64, 0 for special ones."""
+    lengths = np.zeros(id_count(tokenizer), dtype=np.int64)
+    for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
         lengths[index] = len(token)  # in the byte-level alphabet a character is a byte
-    lengths[EOT_ID] = 0
+    for index, added in tokenizer.get_added_tokens_decoder().items():
+        lengths[index] = 0 if added.special else len(added.content.encode())
     return lengths

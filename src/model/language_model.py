@@ -5,6 +5,7 @@ the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0
 loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -73,12 +74,20 @@ class LanguageModel(nn.Module):
     def _typed_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def forward(self, tokens: Tensor, cache: ModelCache | None = None, documents: Tensor | None = None) -> ModelOutput:
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: ModelCache | None = None,
+        documents: Tensor | None = None,
+        add_block: Callable[..., BlockOutput] | None = None,
+    ) -> ModelOutput:
         """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen.
 
         documents: (B, T), from `number_documents`: each document is computed as if it stood alone.
+        add_block: stands in for the method of that name, as its compiled form.
         """
         assert cache is None or documents is None, "a cache holds one document"
+        add_block = add_block or self.add_block
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
@@ -86,8 +95,8 @@ class LanguageModel(nn.Module):
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
-            output = self._apply_block(norm, block, x, cache.blocks[i] if cache else None, documents)
-            x = x + output.y
+            output = add_block(norm, block, x, cache.blocks[i] if cache else None, documents)
+            x = output.y
             if output.aux_loss is not None:
                 aux_losses.append(output.aux_loss)
             if output.expert_load is not None:
@@ -109,16 +118,20 @@ class LanguageModel(nn.Module):
         first = torch.searchsorted(documents, documents)  # of each position's document
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
-    def _apply_block(
+    def add_block(
         self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any, documents: Tensor | None
     ) -> BlockOutput:
+        """Return what the block gives back, with x + block(norm(x)) for y."""
+
         def apply(x: Tensor) -> BlockOutput:
             return block(norm(x), cache, documents)
 
-        if not (self.activation_checkpointing and self.training):
-            return apply(x)
-        # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
-        return checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
+        if self.activation_checkpointing and self.training:
+            # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
+            output: BlockOutput = checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            output = apply(x)
+        return output._replace(y=x + output.y)
 
     def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""

@@ -6,10 +6,8 @@ turns, so that whatever else the machine does meets both sides of a ratio.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +17,8 @@ from src.config import ModelSpec, OptimizerConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
+from src.runtime.timing import median_times
+from src.training.compiled import compile_blocks
 from src.training.optimizer import build_optimizer
 from src.training.step import train_step
 from src.validation import CHOICES
@@ -229,7 +229,7 @@ def slow_precision(device: Device) -> str | None:
 
 def _matmul_speed(device: Device, precision: str, size: int, seconds: float) -> float:
     matrix = torch.ones(size, size, device=device.kind, dtype=DTYPES[precision])
-    return 2 * size**3 / _times([partial(torch.mm, matrix, matrix)], device, seconds)[0]
+    return 2 * size**3 / median_times([partial(torch.mm, matrix, matrix)], device, seconds)[0]
 
 
 def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds: float = 4.0) -> Iterator[Option]:
@@ -249,7 +249,7 @@ def _option(
     name: str, plain: Callable[[], object], other: Callable[[], Callable[[], object]], device: Device, seconds: float
 ) -> Option:
     try:
-        before, after = _times([plain, other()], device, seconds)
+        before, after = median_times([plain, other()], device, seconds)
     except (RuntimeError, OSError) as error:  # no kernel; no compiler
         return Option(name, None, " ".join(str(error).split())[:120])
     return Option(name, before / after)
@@ -257,7 +257,7 @@ def _option(
 
 def _stepper(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
     model = build_model(spec, seed=0).to(device.kind).train()
-    forward: Any = torch.compile(model) if compiled else model
+    forward: Any = compile_blocks(model) if compiled else model
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))
     tokens = torch.randint(spec.vocab_size, (2, 129), generator=torch.Generator().manual_seed(0)).to(device.kind)
     return partial(
@@ -278,19 +278,3 @@ def _update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     return torch.optim.AdamW(parameters, lr=1e-4, fused=fused).step
-
-
-def _times(actions: list[Callable[[], object]], device: Device, seconds: float) -> list[float]:
-    """Return the median seconds of each action: they take turns until the time is up, three times at least."""
-    for action in actions:  # compiles, allocates, fills caches
-        action()
-    taken: list[list[float]] = [[] for _ in actions]
-    device.synchronize()
-    end = time.perf_counter() + seconds
-    while len(taken[0]) < 3 or (time.perf_counter() < end and len(taken[0]) < 1000):
-        for action, times in zip(actions, taken, strict=True):
-            start = time.perf_counter()
-            action()
-            device.synchronize()
-            times.append(time.perf_counter() - start)
-    return [median(times) for times in taken]

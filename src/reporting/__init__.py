@@ -1,5 +1,6 @@
 """Reports: a pure function of a directory of runs. Nothing here imports torch, so a notebook opens at once."""
 
+from src.reporting.context import plot_positions, plot_recall
 from src.reporting.load import load_metrics, load_runs, load_samples
 from src.reporting.plots import plot_loss, plot_speed
 from src.reporting.render import write_report
@@ -12,6 +13,8 @@ __all__ = [
     "load_runs",
     "load_samples",
     "plot_loss",
+    "plot_positions",
+    "plot_recall",
     "plot_speed",
     "verdict_lines",
     "write_report",

@@ -49,11 +49,16 @@ def label_right(panel: Axes, labels: list[tuple[str, float, str]]) -> None:
         )  # fmt: skip
 
 
-def style_axes(panel: Axes, axis: str, starts: list[float]) -> None:
-    """starts: x of each run's first validation; a log axis begins a little before, where curves enter the range."""
+def style_panel(panel: Axes) -> None:
+    """Draw a faint grid behind the curves, and no frame."""
     panel.set_axisbelow(True)
     panel.grid(color="#e6e6e6", linewidth=0.8)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def style_axes(panel: Axes, axis: str, starts: list[float]) -> None:
+    """starts: x of each run's first validation; a log axis begins a little before, where curves enter the range."""
+    style_panel(panel)
     if axis == "wall_time_s":
         panel.set_xlim(left=0)
         return

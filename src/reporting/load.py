@@ -31,10 +31,12 @@ COLUMNS = (*DESCRIPTION, *PARAMETERS, *RESULTS, "error")
 STAGE_RESULTS = (*RESULTS, "best_val_loss", "skipped_steps")
 REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_token")
 """What a loss is read against; written beside each stage's results."""
+ABOVE_FLOOR = "above_floor_bits_per_byte"
+"""On the windows of the validation loss, whose own exact entropy is known where the text is generated."""
 
 MORE_COLUMNS = ("active_non_embedding_params", "match", "match_residual", "solved", "device", "threads", "precision")
 INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
-NUMBERS = (*RESULTS, *REFERENCES, "best_val_loss", "match_residual")
+NUMBERS = (*RESULTS, *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
 POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 
 ARCHITECTURES = ("dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid")
@@ -59,8 +61,8 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
 
     Sorted by size (smallest model first), architecture and seed: never by result, as the order is no verdict.
-    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS and REFERENCES, `run_dir`, and
-    `contract` (a dict). Numbers that are not known yet are missing. Raises: UserError where there is no run.
+    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES and ABOVE_FLOOR,
+    `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises: UserError without any run.
     """
     rows = _in_order([_row(found) for found in _find_runs(Path(directory))])
     per_stage = dict.fromkeys(key for row in rows for key in row if "/" in key)
@@ -108,6 +110,19 @@ def load_samples(runs: pd.DataFrame) -> list[Record]:
                 owner = {key: row[key] for key in ("run", "architecture", "size", "seed")}
                 samples.append({**owner, "stage": stage, "prompt": prompt, "text": text.removeprefix(prompt)})
     return samples
+
+
+def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Load what a run measured of its context: stage -> measure -> name -> a number a range, or nan."""
+    summary = _dict(_read_or_none(Path(run_dir) / "summary.json"))
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for stage, entry in _dict(summary.get("stages")).items():
+        measures = _dict(_dict(entry).get("context"))
+        found[stage] = {
+            measure: {name: _floats(values) for name, values in _dict(measures.get(measure)).items()}
+            for measure in ("positions", "recall", "hidden")
+        }
+    return found
 
 
 def stage_names(runs: pd.DataFrame) -> list[str]:
@@ -181,6 +196,7 @@ def _row(found: _Found) -> Record:
         values, references = _dict(entry), _dict(_dict(entry).get("references"))
         row.update({f"{stage}/{key}": _number(values.get(key)) for key in STAGE_RESULTS})
         row.update({f"{stage}/{key}": _number(references.get(key)) for key in REFERENCES})
+        row[f"{stage}/{ABOVE_FLOOR}"] = _number(_dict(values.get("context")).get(ABOVE_FLOOR))
     return row
 
 
@@ -269,6 +285,11 @@ def _read_or_none(path: Path) -> Any:
 
 def _dict(value: Any) -> Record:
     return cast(Record, value) if isinstance(value, dict) else {}
+
+
+def _floats(value: Any) -> list[float]:
+    numbers = map(_number, cast(list[Any], value) if isinstance(value, list) else [value])
+    return [math.nan if number is None else float(number) for number in numbers]
 
 
 def _text(value: Any) -> str | None:

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from src.reporting.context import has_context, plot_positions, plot_recall
 from src.reporting.drawing import DPI, FAINT, INK, empty_figure, label_right, style_axes, style_of, time_unit
 from src.reporting.load import Record, stage_names, to_records
 from src.reporting.tables import reference_losses
@@ -43,7 +44,7 @@ MAX_LABELS = 9
 
 
 def build_figures(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Figure]:
-    """Build every figure of a report, by file name; that of the experts only where a run has some."""
+    """Build every figure of a report, by file name; those of experts and of context only where a run measured some."""
     figures = {
         "loss_vs_tokens.png": plot_loss(runs, metrics, "tokens"),
         "loss_vs_flops.png": plot_loss(runs, metrics, "flops"),
@@ -52,6 +53,10 @@ def build_figures(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Figure
     }
     if _layer_columns(metrics, "load_entropy"):
         figures["expert_balance.png"] = plot_expert_balance(runs, metrics)
+    if has_context(runs, "positions"):
+        figures["loss_by_position.png"] = plot_positions(runs)
+    if has_context(runs, "recall"):
+        figures["recall_by_distance.png"] = plot_recall(runs)
     return figures
 
 

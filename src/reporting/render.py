@@ -31,6 +31,11 @@ CAPTIONS = {
     "loss_vs_time.png": "Loss against time on this machine.",
     "speed.png": "Training speed and peak memory.",
     "expert_balance.png": "How evenly the experts are used: the line is the mean over layers, the band holds them all.",
+    "loss_by_position.png": "Loss by position in the window. The floor, of generated text, knows each document from "
+    "its start, also what lies before the window: at the first positions it is out of reach. Bands: seeds.",
+    "recall_by_distance.png": "Recall of names about which the generated text leaves no choice, by distance to their "
+    "last mention: the share of them of which every token is the likeliest. Dotted: that mention is out of the window. "
+    "Ranges with fewer than 10 names are left out. Bands: seeds.",
 }
 FIGURE_NOTE = (
     "Learning rates reach their end at the token budget, so a point before the end of a curve shows a run not yet "

@@ -12,13 +12,13 @@ from statistics import fmean
 
 import pandas as pd
 
-from src.reporting.load import Record, stage_names, to_records
+from src.reporting.load import ABOVE_FLOOR, Record, stage_names, to_records
 from src.reporting.verdicts import Group, mean_and_half_width, ranking_groups, verdict_lines
 from src.units import NOTHING, show_bytes, show_count, show_time
 
 WIDTH = 110
 FLOOR = "entropy floor"
-_DROPPABLE = ("loss", "time", "memory", "tokens/s", "params")
+_DROPPABLE = ("loss", "time", "memory", "tokens/s", "above floor", "params")
 """Columns that a terminal does without, the first of them first, where the table is too wide."""
 
 
@@ -104,6 +104,9 @@ def table_note(runs: pd.DataFrame) -> str:
         if any(label.startswith(FLOOR) for label in references):
             note += f"; {FLOOR}: exact entropy of the generated text, which no model beats on average"
         note += "."
+    if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records for stage in stages):
+        note += " above floor: bits per byte above the exact entropy of the windows evaluated; who sees a window alone,"
+        note += " without what its first document began with, cannot reach it."
     if has_replicates(ranking_groups(records)):
         note += " Means over seeds; ±: half a 95% interval (Student's t), from three seeds on."
     return note
@@ -142,8 +145,15 @@ def _measures(record: Record) -> list[str]:
     return [show_count(record["active_non_embedding_params"]), speed, memory, time]
 
 
-def _stage_columns(stages: list[str]) -> list[Column]:
-    return [Column(stage, name) for stage in stages for name in ("loss", "bits/byte")]
+def _stage_columns(records: list[Record], stages: list[str]) -> dict[str, Column]:
+    """Return the columns of each stage, by the key of their values."""
+    columns: dict[str, Column] = {}
+    for stage in stages:
+        columns[f"{stage}/val_loss"] = Column(stage, "loss")
+        columns[f"{stage}/val_bits_per_byte"] = Column(stage, "bits/byte")
+        if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records):
+            columns[f"{stage}/{ABOVE_FLOOR}"] = Column(stage, "above floor")
+    return columns
 
 
 def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
@@ -160,28 +170,29 @@ def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> 
         optional["run"] = [f"…{record['run'][-8:]}" for record in records]
     if any(record["status"] != "done" for record in records):
         optional["status"] = [record["status"] for record in records]
+    results = _stage_columns(records, stages)
     rows: list[list[str]] = []
     for index, record in enumerate(records):
-        losses = [_number(record[f"{stage}/{key}"]) for stage in stages for key in ("val_loss", "val_bits_per_byte")]
+        losses = [_number(record[key]) for key in results]
         rows.append([names[index], *(cells[index] for cells in optional.values()), *losses, *_measures(record)])
     columns = [Column("", "architecture"), *(Column("", name) for name in optional)]
-    return [*columns, *_stage_columns(stages), *_MEASURES], rows
+    return [*columns, *results.values(), *_MEASURES], rows
 
 
 def _mean_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
     several_sizes = len({record["size"] for record in records}) > 1
     lettered = any(group.letter for group in groups)
+    results = _stage_columns(records, stages)
     rows: list[list[str]] = []
     for group in groups:
         for architecture, members in group.by_architecture().items():
             row = [architecture, *([group.size] if several_sizes else []), str(len(members))]
             row += [str(group.letter)] if lettered else []
-            for stage in stages:
-                row += [_mean(members, f"{stage}/val_loss"), _mean(members, f"{stage}/val_bits_per_byte", True)]
+            row += [_mean(members, key, interval=not key.endswith("/val_loss")) for key in results]
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
             rows.append([*row, *_measures({key: _mean_value(members, key) for key in keys})])
     head = ["architecture", *(["size"] if several_sizes else []), "seeds", *(["contract"] if lettered else [])]
-    return [*(Column("", name) for name in head), *_stage_columns(stages), *_MEASURES], rows
+    return [*(Column("", name) for name in head), *results.values(), *_MEASURES], rows
 
 
 def _mean_value(members: list[Record], key: str) -> float | None:
@@ -189,7 +200,7 @@ def _mean_value(members: list[Record], key: str) -> float | None:
     return fmean(values) if values else None
 
 
-def _mean(members: list[Record], key: str, interval: bool = False) -> str:
+def _mean(members: list[Record], key: str, interval: bool) -> str:
     values = [run[key] for run in members if run[key] is not None]
     if not values:
         return NOTHING

@@ -37,7 +37,8 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk, not only on its way there."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -51,7 +52,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = _temporary(path)
     try:
         temporary.write_bytes(content)
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -112,19 +113,24 @@ def replace_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        _sync(temporary)
-        old = path.with_name(path.name + ".old")
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(path, old)
-        os.rename(temporary, path)
-        _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        move_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(new: Path, path: Path) -> None:
+    """Have a folder take the place of `path` on the same disk, as `replace_folder` does."""
+    for file in new.rglob("*"):
+        if file.is_file():
+            sync(file)
+    sync(new)
+    old = path.with_name(path.name + ".old")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(path, old)
+    os.rename(new, path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def settle_folder(path: Path) -> None:

@@ -1,22 +1,27 @@
 """The prepared folder: the same bytes for the same settings, whole or not there, and honest figures in its manifest."""
 
+import hashlib
 import json
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from src.config import CorpusConfig, DataConfig, TokenizerConfig, UserError
-from src.data import packing, sources
+from src.config import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig, UserError
+from src.data import packing, sources, steps, token_files
+from src.data import prepared as prepared_module
 from src.data.packing import PreparedData, find_prepared, load_prepared, prepare_data
-from src.data.prepared import CORPORA, SPLITS
+from src.data.prepared import CORPORA, FORMAT_VERSION, VERIFIED
 from src.data.sources import Document
+from src.data.splits import SPLITS
 from src.data.tokenizer import EOT, EOT_ID, encode, load_tokenizer
 
 Prepare = Callable[..., PreparedData]
@@ -36,7 +41,13 @@ def documents_of(prepared: PreparedData, corpus: str, split: str) -> list[str]:
     ends = np.flatnonzero(tokens == EOT_ID)
     assert ends[0] == 0
     assert ends[-1] == len(tokens) - 1
+    assert prepared.offsets(corpus, split).tolist() == ends[:-1].tolist()
     return [tokenizer.decode(tokens[a + 1 : b].tolist()) for a, b in pairwise(ends)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Read all that is prepared; when it was last verified is no part of it."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != VERIFIED}
 
 
 def test_every_document_is_in_one_split(prepare: Prepare, corpus_files: tuple[Path, Path]) -> None:
@@ -49,8 +60,11 @@ def test_every_document_is_in_one_split(prepare: Prepare, corpus_files: tuple[Pa
     groups = {split: {source[text] for text in documents_of(prepared, "code", split)} for split in SPLITS}
     assert not groups["train"] & (groups["val"] | groups["test"])
     assert not groups["val"] & groups["test"]
+    told = prepared.manifest["corpora"]["code"]["groups"]
     for split in SPLITS:
-        assert set(prepared.manifest["corpora"]["code"]["splits"][split]["group_names"]) == groups[split]
+        assert {name for name, entry in told.items() if entry["split"] == split} == groups[split]
+    assert sum(entry["documents"] for entry in told.values()) == 200
+    assert prepared.manifest["corpora"]["language"]["groups"] == {}
 
 
 def test_manifest_figures(prepare: Prepare) -> None:
@@ -71,6 +85,8 @@ def test_manifest_figures(prepare: Prepare) -> None:
             assert figures["documents"] == len(texts)
             assert figures["bytes"] == sum(len(text.encode()) for text in texts)
             assert figures["tokens"] == len(tokens)
+            assert figures["words"] == sum(len(text.split()) for text in texts)
+            assert figures["tokens_per_word"] == len(tokens) / figures["words"]
             counts = Counter(tokens.tolist()).values()
             entropy = -sum(n / len(tokens) * math.log(n / len(tokens)) for n in counts)
             references = prepared.references(corpus, split)
@@ -84,20 +100,18 @@ def test_same_contents_wherever_it_is_written(prepare: Prepare) -> None:
     one, two = prepare("one"), prepare("two/deeper")
     assert one.fingerprint == two.fingerprint
     assert one.folder.name == two.folder.name
-    assert sorted(os.listdir(one.folder)) == sorted(os.listdir(two.folder))
-    for file in sorted(one.folder.iterdir()):
-        assert file.read_bytes() == (two.folder / file.name).read_bytes()
+    assert contents(one.folder) == contents(two.folder)
 
 
 def test_batches_do_not_change_the_result(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     one = prepare("one")
-    monkeypatch.setattr(packing, "BATCH_BYTES", 500)
-    assert prepare("two").fingerprint == one.fingerprint
+    monkeypatch.setattr(token_files, "BATCH_BYTES", 50)  # of which a text is longer, and is cut
+    assert contents(prepare("two").folder) == contents(one.folder)
 
 
 def test_done_already_is_returned_at_once(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare()
-    monkeypatch.setattr(packing, "_write", None)
+    monkeypatch.setattr(packing, "Steps", None)
     assert prepare().fingerprint == first.fingerprint
     with pytest.raises(TypeError):
         prepare(rerun=True)
@@ -121,20 +135,144 @@ def test_settings_decide_the_folder(prepare: Prepare, local_data: DataConfig) ->
     assert other.fingerprint != first.fingerprint
 
 
-def test_killed_half_way_leaves_nothing(prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+class Killed(BaseException):
+    """What no code of ours catches."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(packing, "_describe", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prepare()
-    assert [path.name for path in (tmp_path / "outputs" / "data").iterdir() if not path.name.startswith(".lock")] == []
+
+def interrupt(patch: pytest.MonkeyPatch, module: object, name: str, calls: int) -> None:
+    """Have a function stop the process, so to speak, when it is called for the n-th time."""
+    whole = getattr(module, name)
+    left = iter(range(calls))
+
+    def stop(*args: Any) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return whole(*args)
+
+    patch.setattr(module, name, stop)
+
+
+def test_killed_anywhere_it_goes_on(prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(token_files, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(token_files, "BATCHES_A_NOTE", 2)
+    whole = contents(prepare("whole").folder)
+    root = tmp_path / "outputs" / "data"
+    places = [
+        *((steps, "write_json", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt comes a step further
+        *((token_files, "write_json", calls) for calls in (0, 1, 1)),
+        *((token_files, "encode_batch", calls) for calls in (2, 3)),
+        (steps, "describe_corpus", 1),
+        (packing, "write_text", 0),
+    ]
+    for module, name, calls in places:
+        with monkeypatch.context() as patch:
+            interrupt(patch, module, name, calls)
+            with pytest.raises(Killed):
+                prepare()
+        assert all(path.name.startswith(".") for path in root.iterdir()), "nothing that looks finished"
     prepared = prepare()
-    dead = prepared.folder.with_name(f".{prepared.folder.name}.1.tmp")
-    dead.mkdir()
-    prepare()
-    assert not dead.exists(), "what a process left that was killed outright"
+    assert contents(prepared.folder) == whole
+    assert {path.name for path in root.iterdir()} == {prepared.folder.name, f".lock-{prepared.folder.name}"}
+
+
+def test_finished_steps_are_not_done_again(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps, "train_tokenizer", 0)
+        with pytest.raises(Killed):
+            prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "read_documents", None)
+        patch.setattr(steps, "find_duplicates", None)
+        prepare()
+
+
+def test_work_on_changed_input_begins_anew(
+    prepare: Prepare, corpus_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps, "train_tokenizer", 0)
+        with pytest.raises(Killed):
+            prepare()
+    with corpus_files[0].open("a") as handle:
+        handle.write("\n<|endoftext|>\nA new story.\n")
+    assert prepare().manifest["corpora"]["language"]["documents"] == 201
+
+
+def test_what_is_wrong_leaves_nothing(prepare: Prepare, corpus_files: tuple[Path, Path], tmp_path: Path) -> None:
+    with corpus_files[1].open("a") as handle:
+        handle.write("{")
+    with pytest.raises(UserError, match="not JSON"):
+        prepare()
+    assert [path.name for path in (tmp_path / "outputs" / "data").iterdir() if not path.name.startswith(".lock")] == []
+
+
+def test_max_tokens_stops_training_text_alone(prepare: Prepare, local_data: DataConfig) -> None:
+    whole = prepare()
+    cut = prepare(data=replace(local_data, code=replace(local_data.code, max_tokens=3000)))
+    assert cut.folder != whole.folder
+    texts = documents_of(cut, "code", "train")
+    assert texts == documents_of(whole, "code", "train")[: len(texts)], "whole documents, in the order of reading"
+    tokens, starts = cut.tokens("code", "train"), cut.offsets("code", "train")
+    assert starts[-1] + 1 < 3000 <= len(tokens)
+    for split in ("val", "test"):
+        assert documents_of(cut, "code", split) == documents_of(whole, "code", split)
+    entry = cut.manifest["corpora"]["code"]
+    assert entry["documents"] + entry["dropped"]["beyond max_tokens"] == 200
+    assert sum(entry["licences"].values()) == entry["documents"]
+
+
+def test_near_duplicates_of_held_out_text_leave_training(
+    prepare: Prepare, local_data: DataConfig, corpus_files: tuple[Path, Path]
+) -> None:
+    before = prepare()
+    text = documents_of(before, "code", "test")[0]
+    copy = text.replace("\n", "\n# a copy\n", 1)
+    group = next(g for g, e in before.manifest["corpora"]["code"]["groups"].items() if e["split"] == "train")
+    with corpus_files[1].open("a") as handle:
+        handle.write(json.dumps({"text": copy, "source": group, "path": "bin/copy"}) + "\n")
+
+    def look(what: str) -> tuple[bool, dict[str, Any]]:
+        code = replace(local_data.code, near_duplicates=what, hygiene=HygieneConfig(drop_near_duplicates=False))
+        prepared = prepare(data=replace(local_data, code=code))
+        assert text in documents_of(prepared, "code", "test"), "nothing is selected on held-out text"
+        return copy in documents_of(prepared, "code", "train"), prepared.manifest["corpora"]["code"]
+
+    kept, entry = look("drop")
+    assert not kept and entry["dropped"] == {"near duplicate of held-out text": 1}
+    near = entry["near_duplicates"]
+    assert near["found"] == 1 and near["dropped"] and near["held_out"] == before_held_out(before)
+    assert near["examples"][0]["train"] == f"{group}: bin/copy" and near["examples"][0]["jaccard"] >= 0.7
+    assert near["examples"][0]["test"].startswith("package-")
+    kept, entry = look("report")
+    assert kept and entry["dropped"] == {} and entry["near_duplicates"]["found"] == 1
+    kept, entry = look("off")
+    assert kept and entry["near_duplicates"] is None
+
+
+def before_held_out(prepared: PreparedData) -> int:
+    splits = prepared.manifest["corpora"]["code"]["splits"]
+    return splits["val"]["documents"] + splits["test"]["documents"]
+
+
+def test_provenance_of_every_document(prepare: Prepare, corpus_files: tuple[Path, Path]) -> None:
+    prepared = prepare()
+    rows = {row["text"].strip("\n"): row for row in map(json.loads, corpus_files[1].read_text().splitlines())}
+    origins = [json.loads(line) for line in (prepared.folder / "code.origins.jsonl").read_text().splitlines()]
+    for split in SPLITS:
+        table = np.load(prepared.folder / f"code_{split}.documents.npy")
+        for text, record in zip(documents_of(prepared, "code", split), table, strict=True):
+            origin, row = origins[record["origin"]], rows[text]
+            assert (origin["group"], origin["path"], origin["licence"]) == (row["source"], row["path"], "MIT")
+            assert record["digest"].tobytes() == hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def test_the_card_says_what_the_manifest_does(prepare: Prepare) -> None:
+    prepared = prepare()
+    card = (prepared.folder / "DATA_CARD.md").read_text()
+    for corpus in CORPORA:
+        for entry in prepared.manifest["corpora"][corpus]["splits"].values():
+            assert f"| {entry['documents']:,} | {entry['bytes']:,} | {entry['tokens']:,} |" in card
+    assert prepared.fingerprint in card and "package-3" in card and "| MIT | 200 |" in card
 
 
 def test_generated_text_has_its_floor(
@@ -142,9 +280,11 @@ def test_generated_text_has_its_floor(
 ) -> None:
     def generate(corpus: CorpusConfig, name: str, seed: int, dropped: Counter[str], cache: Path) -> Iterator[Document]:
         for i in range(100):
-            yield Document(f"the cat ran home {i % 50}\n" * 3, group=str(i), bits=10.0 + i % 50)
+            yield Document(f"the cat ran home {i % 50}\n" * 3, bits=10.0 + i % 50)
 
     monkeypatch.setitem(sources.SOURCES, "made_up", generate)
+    for module in (sources, steps):
+        monkeypatch.setattr(module, "GENERATED", ("made_up",))
     prepared = prepare(data=replace(local_data, code=CorpusConfig(source="made_up")))
     entry = prepared.manifest["corpora"]["code"]
     assert entry["documents"] == 100, "a repeated draw is kept"
@@ -194,6 +334,30 @@ def test_find_prepared(
         find(replace(local_data, dir=str(tmp_path / "nowhere")))
 
 
+def flip_a_byte(path: Path) -> None:
+    """Change one byte, and have the file look as old as before."""
+    before = path.stat()
+    with path.open("r+b") as handle:
+        handle.seek(-3, os.SEEK_END)
+        byte = handle.read(1)[0]
+        handle.seek(-3, os.SEEK_END)
+        handle.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_files_that_have_not_changed_are_not_read_again(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = prepare().folder
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / VERIFIED).unlink()
+    monkeypatch.setattr(prepared_module, "sha256_of", None)
+    load_prepared(folder)
+    with pytest.raises(TypeError):
+        load_prepared(copy)
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
@@ -201,12 +365,16 @@ def test_find_prepared(
         ("manifest.json", lambda path: path.write_text("[]")),
         (
             "manifest.json",
-            lambda path: path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 9')),
+            lambda path: path.write_text(
+                path.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 1')
+            ),
         ),
         ("code_val.npy", lambda path: path.unlink()),
         ("code_val.npy", lambda path: os.truncate(path, path.stat().st_size - 2)),
         ("code_val.npy", lambda path: os.truncate(path, 0)),
         ("language_train.npy", lambda path: np.save(path, np.zeros(5))),
+        ("language_train.npy", flip_a_byte),
+        ("code_test.offsets.npy", flip_a_byte),
         ("tokenizer.json", lambda path: path.unlink()),
         ("tokenizer.json", lambda path: path.write_text("{}")),
     ],
@@ -244,7 +412,8 @@ def test_prompts_and_documents_share_their_tokens(prepare: Prepare) -> None:
 
 
 def test_large_vocabulary_takes_four_bytes(tmp_path: Path) -> None:
-    with packing._TokenFile(tmp_path / "a.npy", 2**16 + 1) as file:
-        file.append([2**16, 3])
-        file.complete()
-    assert np.load(tmp_path / "a.npy").tolist() == [EOT_ID, 2**16, 3]
+    file = token_files.NpyFile(tmp_path / "a.npy", token_files.token_dtype(2**16 + 1))
+    file.append([2**16, 3])
+    file.complete()
+    assert np.load(tmp_path / "a.npy").tolist() == [2**16, 3]
+    assert token_files.token_dtype(2**16) == np.uint16

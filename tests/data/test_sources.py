@@ -69,7 +69,7 @@ def test_folder_holds_what_belongs_to_the_corpus(tmp_path: Path) -> None:
     assert texts("language", tmp_path) == ["notes", "echo z"]
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash -e", " /usr/bin/env dash", "/usr/bin/env ksh", "/bin/zsh"])
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash -e", " /usr/bin/env dash", "/usr/bin/env ksh"])
 def test_shell_shebangs(tmp_path: Path, shell: str) -> None:
     write(tmp_path / "script", f"#!{shell}\ntrue\n")
     assert len(texts("code", tmp_path)) == 1
@@ -174,7 +174,7 @@ def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {document.licence for document in documents} == {"CDLA-Sharing-1.0"}
     assert dropped == {"cut off": 2, "mojibake (repaired and kept)": 1, "mojibake": 1}
     code = [document.text for document in read_documents(corpus, "code", 0, Counter(), Path("cache"))]
-    assert len(code) == 7 and code[0] == "u don't have to be scared.\n", "what is no story is taken as it is"
+    assert len(code) == 6 and code[0] == "u don't have to be scared.", "what is no story is no story cut off"
     corpus.max_bytes = 30
     assert len(list(read_documents(corpus, "language", 0, Counter(), Path("cache")))) == 2
 
@@ -198,7 +198,6 @@ def test_max_bytes_out_of_range() -> None:
 def test_generated_documents_carry_their_bits(source: str) -> None:
     corpus = CorpusConfig(source=source, max_bytes=5000)
     documents = list(read_documents(corpus, "language", 3, Counter(), Path("cache")))
-    assert [document.group for document in documents] == [str(i) for i in range(len(documents))]
     assert all(document.bits is not None and document.bits > 0 for document in documents)
     assert sum(len(document.text.encode()) for document in documents) >= 5000
     with pytest.raises(UserError, match="max_bytes=null"):

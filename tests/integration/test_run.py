@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -53,7 +55,7 @@ def test_every_file_is_there(finished: Path) -> None:
     in_stage = "best/meta.json best/model.safetensors last/meta.json last/model.safetensors last/state.pt".split()
     checkpoints = {f"checkpoints/{stage}/{file}" for stage in ("language", "code") for file in in_stage}
     assert files == checkpoints | {
-        "config.yaml", "summary.json", "metrics.jsonl", "tokenizer.json", "train.log", ".lock",
+        "config.yaml", "summary.json", "metrics.jsonl", "tokenizer.json", "tokenizer_config.json", "train.log", ".lock",
         "samples/language.json", "samples/code.json",
     }  # fmt: skip
 
@@ -69,6 +71,9 @@ def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
         assert stage["tokens"] == 6 * 4 * 32
         assert stage["train_flops"] == stage["tokens"] * summary["accounting"]["train_flops_per_token"]
         assert stage["references"]["uniform_loss"] == pytest.approx(math.log(512))
+        assert list(stage["context"]) == ["positions"], "no floor is known of text that is not generated"
+        positions = stage["context"]["positions"]
+        assert np.average(positions["loss"], weights=positions["n"]) == pytest.approx(stage["val_loss"], abs=1e-5)
         bits = stage["val_loss"] / math.log(2) / stage["val_bits_per_byte"]
         assert bits == pytest.approx(stage["references"]["bytes_per_token"], rel=0.2)
         assert all(math.isfinite(stage[key]) for key in ("val_loss", "best_val_loss", "wall_time_s"))
@@ -79,6 +84,21 @@ def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
     assert final["train_flops"] == sum(stage["train_flops"] for stage in summary["stages"].values())
     assert summary["contract"]["data_hash"] and summary["contract"]["git_commit"]
     assert all(value is None or isinstance(value, str | int | float | bool) for value in summary["contract"].values())
+
+
+@pytest.mark.slow
+def test_generated_text_has_its_floor_by_position_and_recalls_by_distance(tmp_path: Path) -> None:
+    text = ["data.language.max_bytes=150_000", "data.code.max_bytes=150_000", "tokenizer.vocab_size=600"]
+    text += ["training.seq_len=128", "training.eval_sequences=16"]
+    arguments = tiny.command_line(Path(), tmp_path, "stage=full", *text)
+    assert tiny.train_main([item for item in arguments if not item.startswith("data.dir")]) == 0
+    for stage in strict_json(tiny.only_run(tmp_path) / "summary.json")["stages"].values():
+        context = stage["context"]
+        assert context["unparsed_documents"] == 0 and sum(context["recall"]["n"]) > 5
+        floor = stage["val_bits_per_byte"] - context["above_floor_bits_per_byte"]
+        assert floor == pytest.approx(stage["references"]["floor_bits_per_byte"], rel=0.5), "sixteen windows of it"
+        positions = context["positions"]
+        assert all(floor < loss for floor, loss in zip(positions["floor"], positions["loss"], strict=True))
 
 
 def test_what_auto_became_is_written_down(finished: Path) -> None:
@@ -138,6 +158,34 @@ def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "Resuming" not in out and out.strip().splitlines()[-1] == f"Run: {folder}"
     assert not (folder / "left.over").exists()
     assert [row.get("train/loss") for row in rows(folder)] == [row.get("train/loss") for row in first]
+
+
+def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
+    folder = tiny.only_run(tmp_path)
+    summary = read_json(folder / "summary.json")
+    summary["contract"]["data_hash"] = "0" * 64
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    capsys.readouterr()
+    assert tiny.run(data, tmp_path, "training.max_steps=2") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert f"{folder}: begun on data 000000000000, but {data} is" in said[-1]
+
+
+def test_data_that_has_changed_is_not_trained_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    with (copy / "language_train.npy").open("r+b") as handle:
+        handle.seek(1000)
+        byte = handle.read(1)[0]
+        handle.seek(1000)
+        handle.write(bytes([byte ^ 1]))
+    assert tiny.run(copy, tmp_path / "outputs") == 2
+    said = capsys.readouterr().err.strip()
+    assert f"{copy}/language_train.npy: its content has changed since it was written" in said and "\n" not in said
+    assert not (tmp_path / "outputs" / "runs").exists()
 
 
 def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(

@@ -170,7 +170,7 @@ def test_balance_has_a_row_a_size_and_stage_and_knows_runs_of_other_depths(build
 def test_the_figure_of_the_experts_is_there_where_a_run_has_some(four):
     write_balance(next((four.root / "runs").glob("moe-*")), layers=2)
     figures = build_figures(load_runs(four.sweep), load_metrics(four.sweep))
-    assert list(figures)[-1] == "expert_balance.png" and set(figures) == set(CAPTIONS)
+    assert list(figures)[-1] == "expert_balance.png" and set(figures) < set(CAPTIONS)
     assert to_png(figures["expert_balance.png"]).startswith(b"\x89PNG")
 
 

@@ -20,6 +20,7 @@ from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
+from src.training.compiled import compile_blocks
 from src.training.expert_balance import describe_balance
 from src.training.loop import Hooks, TrainState, fit
 from src.training.stage import StagePlan
@@ -227,18 +228,13 @@ def test_recomputing_counts_no_choice_twice(build_state: StateBuilder, device: D
     assert plain.router_z is not None and torch.equal(plain.router_z, again.router_z)
 
 
-# Torch's own compiler still imports a part of torch that torch calls deprecated.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-# The experts split by a count that only the running program knows; dynamo looks at .grad where it goes on after that.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.slow
 def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder, device: Device) -> None:
     """A bias that was compiled as a constant would leave the choices of later steps as they were."""
-    torch._dynamo.reset()
     found = []
     for compiled in (False, True):
         state = build_state(model=build_moe_model(router_bias_rate=0.125))
-        state.forward = torch.compile(state.model) if compiled else state.model
+        state.forward = compile_blocks(state.model) if compiled else state.model
         loads = [step(state, random_tokens(8, 17), device).expert_load for _ in range(3)]
         found.append((loads, biases(state.model)))
     (loads, bias), (compiled_loads, compiled_bias) = found

@@ -89,6 +89,10 @@ class Writer:
         """Append text that is certain."""
         self._parts.append(text)
 
+    def recall(self, text: str) -> None:
+        """Append text that is certain because it names what was drawn before; who reads takes note of it."""
+        self.write(text)
+
     def decide(self, options: Sequence[str], odds: Odds) -> int:
         """Return the index of the option to take."""
         return bisect_right(odds.cumulative, self._random())
@@ -179,6 +183,8 @@ class Teller:
         self.writer = writer
         self.lexicons = lexicons
         self.slots: dict[str, str] = {}
+        self.drawn: set[str] = set()
+        """Slots whose values were drawn, rather than derived from those: using them again takes memory."""
 
     def bind(self, slot: str, value: str, forms: Forms | None = None) -> None:
         """Remember a value and its further forms, as `slot` and `slot.form`."""
@@ -207,6 +213,7 @@ class Teller:
         texts = [self.fill(before) + word + self.fill(after) for word in words]
         index = self.writer.pick(texts, zipf_odds(len(words)))
         self.bind(slot, words[index])
+        self.drawn.add(slot)
         return words[index]
 
     def excluded(self, piece: WordDraw, lexicon: Lexicon) -> tuple[str, ...]:
@@ -221,7 +228,8 @@ class Teller:
             if isinstance(piece, str):
                 self.writer.write(piece)
             elif isinstance(piece, Slot):
-                self.writer.write(self._value(piece.name))
+                use = self.writer.recall if piece.name.lstrip("^") in self.drawn else self.writer.write
+                use(self._value(piece.name))
             else:
                 follow = pieces[index] if index < len(pieces) else ""
                 follow = follow if isinstance(follow, str) else ""
@@ -238,6 +246,7 @@ class Teller:
         words, odds = lexicon.without(self.excluded(piece, lexicon))
         index = self.writer.pick([word + follow for word in words] if follow else words, odds)
         self.bind(piece.slot, words[index], lexicon.forms[words[index]])
+        self.drawn.add(piece.slot)
 
     def _fill(self, pieces: Sequence[str | Slot]) -> str:
         return "".join(piece if isinstance(piece, str) else self._value(piece.name) for piece in pieces)

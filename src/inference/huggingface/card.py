@@ -25,7 +25,7 @@ print(tokenizer.decode(model.generate(tokens)[0], skip_special_tokens=True))
 ```
 
 Every document of the training data began with the end-of-text token, so a prompt has to as well; the tokenizer does not
-add it. Written out within a text, `<|endoftext|>` is plain text.
+add it. Written out within a text, it is plain text.
 
 Back to a model of Advanced Code Model, bit for bit:
 

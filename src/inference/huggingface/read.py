@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config import ArchitectureConfig, ModelSpec, SizeConfig, UserError
-from src.data.tokenizer import EOT, EOT_ID
+from src.data.tokenizer import EOT, EOT_ID, end_of_text, id_count
 from src.inference.huggingface.ties import Shape, Tie
 from src.inference.huggingface.twin import MODERN, Given, Settings, Twin
 from src.inference.huggingface.twins import TWINS, twin_of
@@ -66,6 +66,8 @@ class Imported(NamedTuple):
     """A `state_dict` of `LanguageModel`, in fp32."""
     tokenizer: bytes
     """tokenizer.json."""
+    eot: str
+    """Its token that begins and ends a text."""
     record: Settings | None
     """What `write_folder` was given, unchecked but for being a dict; None where the folder is not of our making."""
 
@@ -87,8 +89,9 @@ def read_folder(folder: Path) -> Imported:
             spec = _complete(spec, record)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-    tokenizer = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size)
-    return Imported(spec, twin, _read_weights(folder / "model.safetensors", spec, twin, shapes), tokenizer, record)
+    tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record is not None)
+    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes)
+    return Imported(spec, twin, weights, tokenizer, eot, record)
 
 
 def read_object(path: Path) -> Settings:
@@ -238,7 +241,8 @@ def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape
             raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
 
 
-def _read_tokenizer(path: Path, vocab_size: int) -> bytes:
+def _read_tokenizer(path: Path, vocab_size: int, of_our_make: bool) -> tuple[bytes, str]:
+    """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
     try:
         content = path.read_bytes()
         tokenizer = Tokenizer.from_buffer(content)
@@ -246,8 +250,9 @@ def _read_tokenizer(path: Path, vocab_size: int) -> bytes:
         raise UserError(f"{path}: no such file; the model needs its tokenizer") from None
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None
-    if tokenizer.token_to_id(EOT) != EOT_ID:
-        raise UserError(f"{path}: {EOT} has to be token {EOT_ID}; tokenizers of other makes are not read")
-    if tokenizer.get_vocab_size() != vocab_size:
-        raise UserError(f"{path}: has {tokenizer.get_vocab_size()} tokens, config.json says vocab_size={vocab_size}")
-    return content
+    eot = end_of_text(path) if of_our_make else EOT
+    if tokenizer.token_to_id(eot) is None or (not of_our_make and tokenizer.token_to_id(EOT) != EOT_ID):
+        raise UserError(f"{path}: {eot} has to be token {EOT_ID}; tokenizers of other makes are not read")
+    if id_count(tokenizer) != vocab_size:
+        raise UserError(f"{path}: has {id_count(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
+    return content, eot

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config import ModelSpec, SamplingConfig
-from src.data.tokenizer import EOT, EOT_ID
+from src.data.tokenizer import CONFIG, EOT, EOT_ID, tokenizer_config
 from src.inference.huggingface.hybrid_twins import MODULE
 from src.inference.huggingface.twin import TESTED_WITH, Settings
 from src.inference.huggingface.twins import twin_of
@@ -29,52 +30,42 @@ def write_folder(
     sampling: SamplingConfig,
     record: dict[str, Any],
     card: str,
+    eot: str = EOT,
 ) -> None:
     """Fill an empty folder with a model, given its `state_dict` and its tokenizer.json.
 
-    record: JSON that `read_folder` gives back. Raises UserError where no class of transformers computes the same.
+    record: JSON that `read_folder` gives back. eot: the token that begins and ends a text. Raises UserError where no
+    class of transformers computes the same.
     """
     twin = twin_of(spec)
     ties = twin.ties(spec)
     assert {tie.ours for tie in ties} == weights.keys(), "a tensor of this model has no counterpart"
     theirs = {name: part for tie in ties for name, part in tie.to_theirs(weights[tie.ours].cpu()).items()}
     save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    eot_id = Tokenizer.from_buffer(tokenizer).token_to_id(eot)
+    assert eot_id is not None, "load_tokenizer has seen to it"
     config = twin.config(spec)
-    write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", generation_config(spec, sampling, config["use_cache"]))
+    write_json(folder / "config.json", config | {"bos_token_id": eot_id, "eos_token_id": eot_id})
+    write_json(folder / "generation_config.json", generation_config(spec, sampling, config["use_cache"], eot_id))
     write_bytes(folder / "tokenizer.json", tokenizer)
-    write_json(folder / "tokenizer_config.json", tokenizer_config(spec))
+    longest = {"model_max_length": spec.learned_positions} if spec.learned_positions else {}
+    write_json(folder / CONFIG, {**tokenizer_config(eot), **longest})
     write_json(folder / RECORD, {"format_version": RECORD_VERSION, "spec": spec.to_dict(), **record})
     write_text(folder / "README.md", card)
     if twin.code:
         write_bytes(folder / f"{MODULE}.py", Path(__file__).with_name(f"{MODULE}.py").read_bytes())
 
 
-def generation_config(spec: ModelSpec, sampling: SamplingConfig, use_cache: bool) -> Settings:
+def generation_config(spec: ModelSpec, sampling: SamplingConfig, use_cache: bool, eot_id: int = EOT_ID) -> Settings:
     """Write how text is drawn unless told otherwise, as `src.generate` would with these settings."""
     limit = spec.learned_positions
     drawn: Settings = {"do_sample": False}
     if sampling.temperature > 0:
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": 1.0}
     return {
-        "bos_token_id": EOT_ID,
-        "eos_token_id": EOT_ID,
-        "pad_token_id": EOT_ID,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id),
         **({"max_length": limit} if limit else {"max_new_tokens": sampling.max_new_tokens}),
         **drawn,
         "use_cache": use_cache,
         "transformers_version": TESTED_WITH,
     }
-
-
-def tokenizer_config(spec: ModelSpec) -> Settings:
-    """Write what tokenizer.json leaves open: above all, that `<|endoftext|>` within a text is plain text."""
-    config: Settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": EOT,
-        "eos_token": EOT,
-        "pad_token": EOT,
-        "split_special_tokens": True,
-        "clean_up_tokenization_spaces": False,
-    }
-    return config | ({"model_max_length": spec.learned_positions} if spec.learned_positions else {})

@@ -11,6 +11,8 @@ import pytest
 
 from src.data.embedded import GeneratedDocument, generate_stories
 from src.data.embedded.stories import PLOTS
+from src.data.embedded.stories.journeys import COUNTS
+from src.data.embedded.stories.travel import N_DAYS, ORDINALS
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,26 @@ def test_who_gets_what_is_remembered(stories: list[GeneratedDocument]) -> None:
             asked += 1
             assert re.search(rf"[Tt]he {question[1]} (is )?for {question[2]}\b", story.text), story.text
     assert asked > 10
+
+
+def test_parcels_reach_whom_they_are_for(stories: list[GeneratedDocument]) -> None:
+    for text in of_kind(stories, "parcels"):
+        listed = search(r"There were (\w+) parcels: (.+?)\. ", text)
+        wanted = set(re.findall(r"a ([\w ]+?) for (\w+)", listed[2]))
+        given = re.findall(r"\n\n(\w+) (?:was at|came to|stood at).+?gave h\w+ the ([\w ]+?)\. ", text)
+        assert {(thing, person) for person, thing in given} == wanted
+        assert len(given) == 3 + COUNTS.index(listed[1])
+
+
+def test_a_journey_has_the_days_that_were_announced(stories: list[GeneratedDocument]) -> None:
+    lengths = []
+    for story in stories:
+        if announced := re.search(r"for a journey of (\w+) days\.", story.text):
+            assert re.findall(r"On the (\w+) day, ", story.text) == list(ORDINALS[: N_DAYS[announced[1]]])
+            assert f"Then the {announced[1]} days were over" in story.text
+            lengths.append(len(story.text))
+    assert len(stories) / 9 < len(lengths) < len(stories) / 4
+    assert max(lengths) > 6000
 
 
 def test_text_does_not_depend_on_the_hash_seed() -> None:

@@ -24,6 +24,7 @@ def write_script(writer: Writer) -> str:
     kind, name = _NAMES[script.pick(*(f"{name} - " for _, name in _NAMES), odds=_NAME_ODDS)]
     task = TASKS[kind]
     script.bind("program", name)
+    script.drawn.add("program")
     options = write_header(script, task)
     write_settings(script, task, options)
     define_basics(script, task, options)

@@ -111,7 +111,8 @@ def define_extras(script: Script, task: Task, options: list[Setting]) -> list[Ex
     while True:
         remaining = [extra for extra in EXTRAS if extra not in chosen and not (task.has_trap and extra.has_trap)]
         heads = [f"\n# {extra.function.comment}\n" for extra in remaining]
-        weights = (*(4.0 if extra.rows else 0.7 for extra in remaining), 5.0 + 6.0 * len(chosen))
+        enough = 0.1 + 0.1 * len(chosen) if script.long else 5.0 + 6.0 * len(chosen)
+        weights = (*(4.0 if extra.rows else 0.7 for extra in remaining), enough)
         index = script.pick(*heads, "\n# ---- «the work|what it does|the task itself|steps» ", odds=make_odds(weights))
         if index == len(heads):
             script.say("----\n")
@@ -199,5 +200,7 @@ def write_main(script: Script, task: Task, options: list[Setting], extras: list[
         if extra.rows:
             script.code('  «log» "«ask|owner|contact»: $(«owner» ')
             script.draw("machine", list(script.owners), after=')"')
-            script.say("  # «now|today|at present» " + script.owners[script.slots["machine"]] + "\n")
+            script.say("  # «now|today|at present» ")
+            script.writer.recall(script.owners[script.slots["machine"]])
+            script.say("\n")
     script.say('}\n\nmain "$@"\n')

@@ -6,6 +6,10 @@ from src.data.embedded.scripts.script import Script, Setting, Task
 
 MAX_ITEMS = 7
 MAX_OPTIONS = 4
+USAGE = "#\n# Usage: «program»"
+ALL_IN_ONE = "# «All in one file|Self-contained»: nothing is sourced.\n"
+LENGTH_ODDS = make_odds((5.0, 1.0))
+"""One script in six has most of the functions that any script may have, and says that it is all in one file."""
 CHANGES = (
     "works on «host=HOST»«number=MEDIUM» «too|again|without root»\n",
     "faster with more than «large=LARGE» files\n",
@@ -20,7 +24,8 @@ CHANGES = (
 
 def write_header(script: Script, task: Task) -> list[Setting]:
     """Write the comment on top, from the purpose on, and return the options that its usage line draws."""
-    script.say(task.purpose + "\n#\n# Usage: «program»")
+    script.say(task.purpose + "\n")
+    script.long = script.pick(USAGE, ALL_IN_ONE + USAGE, odds=LENGTH_ODDS) == 1
     options: list[Setting] = []
     usage: list[str] = []
     possible = (*task.settings, *(setting for setting in GENERIC if task.can_rehearse or setting.slot != "dry_run"))

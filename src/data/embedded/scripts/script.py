@@ -112,6 +112,7 @@ class Script(Teller):
         self._global_names: set[str] = set()
         self._local_names: set[str] = set()
         self.wide = False
+        self.long = False
         self.owners: dict[str, str] = {}
         self.bind("on", "true")
         self.bind("off", "false")
@@ -158,6 +159,7 @@ class Script(Teller):
         if index >= len(names):
             index = self.pick(*(f"{name}() {{\n" for name in names))
         self.bind(function.slot, names[index])
+        self.drawn.add(function.slot)
         self._global_names.add(names[index])
         self._local_names.clear()
         self.code(function.body.strip("\n") + "\n}\n")

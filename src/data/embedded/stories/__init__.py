@@ -1,4 +1,5 @@
-"""Little stories: an opening that introduces a hero and one fact, a plot, and an ending that comes back to the fact."""
+"""Little stories: an opening that introduces a hero and one fact, a plot, sometimes a journey, and an ending that comes
+back to the fact."""
 
 from src.data.embedded.grammar import Teller, Writer, make_odds
 from src.data.embedded.stories.frame import close, introduce
@@ -6,6 +7,7 @@ from src.data.embedded.stories.journeys import JOURNEYS
 from src.data.embedded.stories.people import FRIENDS
 from src.data.embedded.stories.scenes import prose, tell
 from src.data.embedded.stories.things import THINGS
+from src.data.embedded.stories.travel import travel
 from src.data.embedded.stories.world import LEXICONS
 
 PLOTS = {**THINGS, **FRIENDS, **JOURNEYS}
@@ -20,5 +22,6 @@ def tell_story(writer: Writer) -> str:
     story.say("\n\n")
     name, _ = _OPENINGS[story.pick(*(opening for _, opening in _OPENINGS), odds=_OPENING_ODDS)]
     tell(story, *PLOTS[name].scenes)
+    travel(story, fact)
     close(story, fact)
     return name

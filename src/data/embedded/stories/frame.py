@@ -176,7 +176,7 @@ def muse(story: Teller) -> None:
 
 def close(story: Teller, fact: str) -> None:
     """End the story: what came of the encounter, how the hero feels, and the fact of the opening again."""
-    story.writer.write("\n\n")
+    story.writer.write(" ")
     _, outcome = ENCOUNTERS[int(story.slots["encounter"])]
     if isinstance(outcome, tuple):
         story.pick(*map(prose, outcome))

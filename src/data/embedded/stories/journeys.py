@@ -1,9 +1,38 @@
 """Plots about ways to go: errands, rescues, riddles, maps and fears."""
 
+from src.data.embedded.grammar import Teller
 from src.data.embedded.stories.frame import meet, muse
-from src.data.embedded.stories.scenes import Plot
+from src.data.embedded.stories.scenes import Plot, tell
+
+COUNTS = ("three", "four", "five", "six")
+
+
+def _deliver(story: Teller) -> None:
+    """Name what is for whom, then hand it over in another order: who knows the list knows each thing by the person."""
+    count = 3 + COUNTS.index(story.draw("parcels", COUNTS, before=" There were ", after=" parcels:"))
+    for i in range(count):
+        things, people = ("".join(f"-{slot}{j}" for j in range(i)) for slot in ("thing", "person"))
+        after = "." if i == count - 1 else " and" if i == count - 2 else ","
+        story.say(f" a «thing{i}=TOYS{things}» for «person{i}=PEOPLE-hero{people}»{after}")
+    meet(story)
+    left = list(range(count))
+    while left:
+        muse(story)
+        story.writer.write("\n\n")
+        i = left.pop(story.pick(*(f"«person{i}» «was at home|came to the door|stood at the gate»." for i in left)))
+        tell(story, f'"This is for you," said «hero», and gave «person{i}.him» the «thing{i}».')
+        tell(story, f"«person{i}» «laughed|said thank you|could not believe it|jumped for joy».")
+    tell(story, "Not one of the «parcels» parcels had gone to the wrong door.")
+
 
 JOURNEYS: dict[str, Plot] = {
+    "parcels": Plot(
+        (
+            "The postman was ill, so «hero» took the parcels around.",
+            "For one day, «hero» was allowed to bring the post.",
+        ),
+        (_deliver,),
+    ),
     "errand": Plot(
         (
             "«hero» was sent to the shop.",

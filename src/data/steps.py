@@ -1,0 +1,217 @@
+"""The steps of preparing data, from sources to token files; each is whole, or done again by the next process."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from src.config import CorpusConfig, DataConfig, TokenizerConfig, UserError
+from src.data.clean import clean
+from src.data.given_tokenizer import compare, open_tokenizer, take_tokenizer
+from src.data.leaks import find_leaks
+from src.data.manifest import describe_corpus, describe_files, fingerprint_of, versions
+from src.data.prepared import CORPORA
+from src.data.sources import GENERATED, read_documents
+from src.data.splits import (
+    BEYOND,
+    DUPLICATE,
+    NEAR_DUPLICATE,
+    SPLITS,
+    TRAIN,
+    VAL,
+    assign,
+    find_duplicates,
+    groups_of,
+    split_groups,
+)
+from src.data.spool import Spool
+from src.data.token_files import pack, write_documents
+from src.data.tokenizer import EOT, id_count, load_tokenizer, save_tokenizer, train_tokenizer
+from src.runtime.files import read_json, sync, write_json
+
+TOKENIZER_SAMPLE_BYTES = 40_000_000
+"""Text that the tokenizer is trained on, at most; merges hardly change beyond."""
+COMPARED_BYTES = 2_000_000
+"""Held-out text of each corpus that another tokenizer is compared on, at most."""
+
+Say = Callable[[str], None]
+
+
+class Steps:
+    """The steps; each leaves files, and at last a small JSON that says that it is done."""
+
+    def __init__(self, data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, say: Say) -> None:
+        self.data, self.tokenizer, self.folder, self.cache, self.say = data, tokenizer, folder, cache, say
+        self.out = folder / "out"
+        self.spools = {name: Spool(folder / name) for name in CORPORA}
+
+    def run(self) -> dict[str, Any]:
+        """Do what is not done yet, and return the manifest's part on the contents."""
+        read = {name: self._step(f"read.{name}", self._read, name) for name in CORPORA}
+        split = {name: self._step(f"split.{name}", self._split, name) for name in CORPORA}
+        tokenizer = self._step("tokenizer", self._make_tokenizer)
+        corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in CORPORA}
+        files = describe_files(self.out)
+        fingerprint = fingerprint_of(files)
+        return {
+            "fingerprint": fingerprint,
+            "tokenizer": {**tokenizer, "sha256": files["tokenizer.json"]["sha256"]},
+            "corpora": corpora,
+            "files": files,
+            "versions": versions(),
+        }
+
+    def _step(self, name: str, do: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+        """Return what a step found, doing it if no earlier process has."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            found = do(*args)
+            for file in self.folder.rglob("*"):
+                if file.is_file():
+                    sync(file)
+            write_json(path, found)
+        return read_json(path)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """Read and clean a corpus. Raises: UserError if no document is left."""
+        corpus: CorpusConfig = getattr(self.data, name)
+        started = time.monotonic()
+        dropped: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
+        spool = self.spools[name]
+        documents = clean(read_documents(corpus, name, self.data.seed, dropped, self.cache, replaced), dropped)
+        spool.fill(
+            tqdm(documents, desc=f"reading {name}", unit=" documents", disable=None, leave=False), self.data.seed
+        )
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
+        if not len(spool):
+            where = f"repositories={corpus.repositories}" if corpus.source == "git" else f"paths={corpus.paths}"
+            extensions = f" of data.{name}.extensions={corpus.extensions}" if corpus.extensions else ""
+            raise UserError(
+                f"data.{name}.{where}: no document in them (dropped: {reasons}); "
+                f"give files with text, or folders with files{extensions}"
+            )
+        self.say(
+            f"{name}: read {len(spool):,} documents, {spool.n_bytes / 1e6:.1f} MB; dropped: {reasons} "
+            f"({time.monotonic() - started:.1f} s)"
+        )
+        return {"dropped": dict(dropped), "replaced": dict(sorted(replaced.items()))}
+
+    def _split(self, name: str) -> dict[str, Any]:
+        """Drop duplicates, split by group, and see that nothing held out is known in training."""
+        spool, corpus = self.spools[name], getattr(self.data, name)
+        started = time.monotonic()
+        fate = find_duplicates(spool)
+        duplicates = int((fate == DUPLICATE).sum())
+        held_out = split_groups(
+            lambda: groups_of(spool, fate), self.data.val_fraction, self.data.test_fraction, f"data.{name}"
+        )
+        n_groups = sum(len(some.hashes) for some in groups_of(spool, fate))
+        assign(spool, fate, held_out)
+        groups = {SPLITS[target]: len(hashes) for target, hashes in held_out.items()}
+        groups["train"] = n_groups - sum(groups.values())
+        near = None
+        if corpus.near_duplicates != "off" and corpus.source not in GENERATED:
+            numbers, near = find_leaks(spool, fate, self.folder)
+            near["dropped"] = corpus.near_duplicates == "drop"
+            if near["dropped"]:
+                fate[numbers] = NEAR_DUPLICATE
+        np.save(self.folder / f"{name}.fate.npy", fate)
+        became = (
+            ""
+            if near is None
+            else (
+                f"; {near['found']:,} training documents near one of {near['held_out']:,} held-out ones: "
+                f"{'dropped' if near['dropped'] else 'kept'}"
+            )
+        )
+        self.say(
+            f"{name}: {duplicates:,} duplicates dropped, {n_groups:,} groups split{became} "
+            f"({time.monotonic() - started:.1f} s)"
+        )
+        return {"duplicates": duplicates, "groups": groups, "near_duplicates": near}
+
+    def _fate(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.fate.npy")
+
+    def _make_tokenizer(self) -> dict[str, Any]:
+        """Train a tokenizer, or take the one that is given, and compare it with another if that is asked for."""
+        started = time.monotonic()
+        settings = self.tokenizer
+        trained_on = None
+        if settings.path is not None:
+            tokenizer, eot = take_tokenizer(settings)
+        else:
+            trained_on = self._sample_bytes()
+            texts = (
+                text
+                for name, size in trained_on.items()
+                for text in self.spools[name].sample(self._fate(name) == TRAIN, size)
+            )
+            tokenizer, eot = train_tokenizer(texts, settings.vocab_size), EOT
+            sizes = " and ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in trained_on.items())
+            self.say(f"tokenizer: {settings.vocab_size} tokens from {sizes} ({time.monotonic() - started:.1f} s)")
+        save_tokenizer(tokenizer, eot, self.out)
+        compared = {}
+        if settings.compare is not None:
+            other = open_tokenizer("tokenizer.compare", settings.compare)
+            for name in CORPORA:
+                texts = list(self.spools[name].sample(self._fate(name) == VAL, COMPARED_BYTES))
+                compared[name] = compare(tokenizer, other, texts)
+        return {
+            "vocab_size": id_count(tokenizer),
+            "eot": eot,
+            "eot_id": tokenizer.token_to_id(eot),
+            "trained_on": trained_on,
+            "compared": compared,
+        }
+
+    def _sample_bytes(self) -> dict[str, int]:
+        """Return how many bytes of each corpus to train the tokenizer on: as many as their shares let there be."""
+        code_share = self.tokenizer.code_share
+        total = TOKENIZER_SAMPLE_BYTES
+        shares = {"language": 1 - code_share, "code": code_share}
+        for name, share in shares.items():
+            if share:
+                chosen = self._fate(name) == TRAIN
+                there = sum(
+                    int(sizes[chosen[first : first + len(sizes)]].sum())
+                    for first, _, sizes in self.spools[name].blocks()
+                )
+                total = min(total, int(there / share))
+        return {name: round(share * total) for name, share in shares.items() if share}
+
+    def _pack(
+        self, name: str, read: dict[str, Any], split: dict[str, Any], tokenizer: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write the token files of a corpus, and return the manifest's entry of it."""
+        started = time.monotonic()
+        spool, fate, stem = self.spools[name], self._fate(name), self.out / name
+        corpus: CorpusConfig = getattr(self.data, name)
+        path = self.out / "tokenizer.json"
+        special = tokenizer["eot_id"], tokenizer["vocab_size"]
+        pack(spool, fate, load_tokenizer(path), special, stem, self.folder / f"{name}.packed.json", corpus.max_tokens)
+        write_documents(spool, fate, stem)
+        entry = describe_corpus(spool, fate, stem, tokenizer["vocab_size"])
+        for part, count in split["groups"].items():
+            entry["splits"][part]["groups"] = count
+        reasons = {
+            "duplicate": DUPLICATE,
+            "near duplicate of held-out text": NEAR_DUPLICATE,
+            "beyond max_tokens": BEYOND,
+        }
+        dropped = Counter(read["dropped"])
+        dropped.update({reason: int((fate == number).sum()) for reason, number in reasons.items()})
+        counts = ", ".join(f"{part} {entry['splits'][part]['tokens']:,}" for part in SPLITS)
+        self.say(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
+        return {
+            "source": corpus.source,
+            **entry,
+            "dropped": {reason: dropped[reason] for reason in sorted(dropped) if dropped[reason]},
+            "replaced": read["replaced"],
+            "near_duplicates": split["near_duplicates"],
+        }

@@ -1,0 +1,250 @@
+"""Encode the documents of a spool into the token files of its splits; killed and repeated, it goes on.
+
+    <corpus>_<split>.npy            EOT doc EOT doc ... EOT: token ids, uint16 or uint32 by the size of the vocabulary
+    <corpus>_<split>.offsets.npy    where the EOT before each document stands: (n_documents,) uint64
+    <corpus>_<split>.documents.npy  a hash of each document's text, and its line in the next file: `DOCUMENT`
+    <corpus>.origins.jsonl          group, path, licence and revision of all that was read, where it has them
+
+One thread encodes a batch, on all cores, while another writes the one before. Files only grow; now and then their
+lengths are noted beside the number of the next document, and what a killed process wrote after that is cut off.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from src.data.splits import BEYOND, SPLITS, TRAIN
+from src.data.spool import Spool
+from src.data.tokenizer import encode_batch
+from src.runtime.files import read_json, sync, write_json
+
+BATCH_BYTES = 1_000_000
+BATCHES_A_NOTE = 32
+"""How often the lengths of the files are noted."""
+DOCUMENT = np.dtype([("digest", "<u8", (2,)), ("origin", "<u4")])
+CUT = re.compile(r"(?<=[A-Za-z])\n")
+"""Where a long text can be cut and encodes to the same tokens: no pattern known to us joins a letter and a line end."""
+
+
+def token_dtype(n_ids: int) -> np.dtype[Any]:
+    """Return the smaller of uint16 and uint32 that holds all ids."""
+    return np.dtype("<u2" if n_ids <= 2**16 else "<u4")
+
+
+class NpyFile:
+    """A 1-D .npy file that grows: its header keeps room for the length, which is known at the end."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], length: int = 0) -> None:
+        """Open a file, new or cut to `length`."""
+        self.path, self.dtype, self.length = path, dtype, length
+        self._handle = path.open("r+b" if path.exists() else "w+b")
+        self._start = self._write_header()
+        end = self._start + length * dtype.itemsize
+        self._handle.truncate(end)
+        self._handle.seek(end)
+
+    def _write_header(self) -> int:
+        description = np.lib.format.dtype_to_descr(self.dtype)
+        self._handle.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self._handle, {"descr": description, "fortran_order": False, "shape": (self.length,)}
+        )
+        return self._handle.tell()
+
+    def append(self, values: Any) -> None:
+        array = np.asarray(values, dtype=self.dtype)
+        self._handle.write(array.tobytes())
+        self.length += len(array)
+
+    def flush(self) -> None:
+        """Have all that was appended on the disk."""
+        self._handle.flush()
+        sync(self.path)
+
+    def complete(self) -> None:
+        """Write the length into the header, and close the file."""
+        start = self._write_header()
+        assert start == self._start, "numpy keeps the header's room"
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, complete or not."""
+        self._handle.close()
+
+
+class _Piece(NamedTuple):
+    """A document, or a part of one that is too long to be encoded at once."""
+
+    number: int
+    text: str
+    first: bool
+    last: bool
+
+
+def pack(
+    spool: Spool,
+    fate: np.ndarray,
+    tokenizer: Tokenizer,
+    special: tuple[int, int],
+    stem: Path,
+    note: Path,
+    max_tokens: int | None,
+) -> None:
+    """Write the token files of a corpus, going on where an earlier process stopped.
+
+    special: id of the end of text, and number of ids. stem: folder and name of the corpus. note: where lengths are
+    noted. max_tokens: training documents after the one that reaches it are left out, and marked BEYOND in `fate`;
+    held-out ones stay, so that what is measured does not depend on how much is trained on.
+    """
+    known = read_json(note) if note.exists() else {"next": 0, "lengths": [[0, 0] for _ in SPLITS]}
+    writer = _Writer(stem, special, known["lengths"], fate, max_tokens)
+    with (
+        closing(writer),
+        tqdm(
+            desc=f"packing {stem.name}",
+            total=len(spool),
+            initial=known["next"],
+            unit=" documents",
+            disable=None,
+            leave=False,
+        ) as progress,
+    ):
+        batches = _batches(spool, writer.wanted, known["next"])
+        for number, (pieces, encoded) in enumerate(_encode_ahead(batches, tokenizer), start=1):
+            writer.write(pieces, encoded)
+            done = pieces[-1].number + 1
+            progress.update(done - progress.n)
+            if number % BATCHES_A_NOTE == 0 and pieces[-1].last:
+                writer.flush()
+                write_json(note, {"next": done, "lengths": writer.lengths})
+        writer.complete()
+    train = np.flatnonzero(fate == TRAIN)
+    fate[train[writer.lengths[TRAIN][1] :]] = BEYOND
+
+
+def write_documents(spool: Spool, fate: np.ndarray, stem: Path) -> None:
+    """Write what is known of the documents that are packed."""
+    for number, name in enumerate(SPLITS):
+        path = stem.with_name(f"{stem.name}_{name}.documents.npy")
+        path.unlink(missing_ok=True)
+        file = NpyFile(path, DOCUMENT)
+        for first, records, _ in spool.blocks():
+            file.append(records[["digest", "origin"]][fate[first : first + len(records)] == number])
+        file.complete()
+    shutil.copyfile(spool.origins_path, stem.with_name(f"{stem.name}.origins.jsonl"))
+
+
+def _batches(spool: Spool, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
+    """Yield the wanted documents from one on, in batches of about `BATCH_BYTES`."""
+    batch: list[_Piece] = []
+    size = 0
+    for number, text in spool.texts(wanted, start):
+        for piece in _pieces(number, text):
+            batch.append(piece)
+            size += len(piece.text)
+            if size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(number: int, text: str) -> Iterator[_Piece]:
+    """Cut a text that is longer than a batch where that does not change its tokens."""
+    start = 0
+    while cut := CUT.search(text, start + BATCH_BYTES):
+        yield _Piece(number, text[start : cut.start()], start == 0, False)
+        start = cut.start()
+    yield _Piece(number, text[start:], start == 0, True)
+
+
+def _encode_ahead(
+    batches: Iterator[list[_Piece]], tokenizer: Tokenizer
+) -> Iterator[tuple[list[_Piece], list[list[int]]]]:
+    """Encode each batch while the one before is used."""
+    with ThreadPoolExecutor(1) as encoder:
+        ahead = None
+        for pieces in batches:
+            encoding = pieces, encoder.submit(encode_batch, tokenizer, [piece.text for piece in pieces])
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = encoding
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
+
+
+class _Writer:
+    """The token files of all splits of a corpus."""
+
+    def __init__(
+        self,
+        stem: Path,
+        special: tuple[int, int],
+        lengths: list[list[int]],
+        fate: np.ndarray,
+        max_tokens: int | None,
+    ) -> None:
+        self.eot_id, n_ids = special
+        self.fate, self.max_tokens = fate, max_tokens
+        self.wanted = fate >= 0
+        """The documents to encode: no more of training, once it is full."""
+        dtype = token_dtype(n_ids)
+        self.files: list[tuple[NpyFile, NpyFile]] = []
+        for name, (tokens, documents) in zip(SPLITS, lengths, strict=True):
+            path = stem.with_name(f"{stem.name}_{name}.npy")
+            offsets = NpyFile(path.with_suffix(".offsets.npy"), np.dtype("<u8"), documents)
+            self.files.append((NpyFile(path, dtype, tokens), offsets))
+            if not tokens:
+                self.files[-1][0].append([self.eot_id])
+
+    @property
+    def lengths(self) -> list[list[int]]:
+        """Tokens and documents of each split so far."""
+        return [[file.length for file in files] for files in self.files]
+
+    def write(self, pieces: list[_Piece], encoded: list[list[int]]) -> None:
+        """Append a batch."""
+        ids: list[list[int]] = [[] for _ in SPLITS]
+        starts: list[list[int]] = [[] for _ in SPLITS]
+        before = [tokens.length for tokens, _ in self.files]
+        for piece, tokens in zip(pieces, encoded, strict=True):
+            split = self.fate[piece.number]
+            length = before[split] + len(ids[split])
+            if piece.first and split == TRAIN and self.max_tokens is not None and length >= self.max_tokens:
+                self.wanted[self.fate == TRAIN] = False
+            if not self.wanted[piece.number]:
+                continue
+            if piece.first:
+                starts[split].append(length - 1)
+            ids[split] += tokens
+            if piece.last:
+                ids[split].append(self.eot_id)
+        for (tokens, offsets), more_ids, more_starts in zip(self.files, ids, starts, strict=True):
+            tokens.append(more_ids)
+            offsets.append(more_starts)
+
+    def flush(self) -> None:
+        """Have all that was written on the disk."""
+        for files in self.files:
+            for file in files:
+                file.flush()
+
+    def complete(self) -> None:
+        """Write the headers."""
+        for files in self.files:
+            for file in files:
+                file.complete()
+
+    def close(self) -> None:
+        """Close the files, complete or not."""
+        for files in self.files:
+            for file in files:
+                file.close()

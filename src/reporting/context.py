@@ -1,0 +1,117 @@
+"""The figures of what a model makes of its context: loss by position in the window, recall by distance.
+
+A row of panels a group of comparable runs, a column a stage. A line is the mean over the seeds of an architecture, its
+band goes from the lowest seed to the highest.
+"""
+
+# matplotlib leaves the types of **kwargs open, and with them those of most of its methods.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import StrMethodFormatter
+
+from src.reporting.drawing import DPI, FAINT, empty_figure, style_of, style_panel
+from src.reporting.load import load_context, to_records
+from src.reporting.verdicts import ranking_groups
+
+LEAST_RECALLS = 10
+"""Ranges of distance with fewer of them are left out: their share of hits is chance."""
+
+_DASHES: Any = (0, (5, 3))
+
+Measures = dict[str, dict[str, list[float]]]
+"""What a run measured in a stage: `positions`, `recall`, `hidden` -> name -> a number a range."""
+Draw = Callable[[Axes, str, Sequence[Measures]], None]
+"""Draws the seeds of an architecture into a panel."""
+
+
+def plot_positions(runs: pd.DataFrame) -> Figure:
+    """Draw validation loss by position in the window, and the floor of the same tokens where the text is generated."""
+
+    def draw(panel: Axes, architecture: str, seeds: Sequence[Measures]) -> None:
+        _draw_band(panel, architecture, [measures["positions"] for measures in seeds], "loss")
+        positions = seeds[0]["positions"]
+        if "floor" in positions:
+            panel.plot(positions["to"], positions["floor"], color=FAINT, linestyle=_DASHES, linewidth=1.2, zorder=2)
+        panel.set_xlabel("position in the window (tokens seen)")
+
+    floor = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="floor of the same tokens")
+    return _draw_figure(runs, "positions", draw, "Loss by position against the floor", "loss (nats per token)", floor)
+
+
+def plot_recall(runs: pd.DataFrame) -> Figure:
+    """Draw the share of names that are recalled by the distance to their last mention."""
+
+    def draw(panel: Axes, architecture: str, seeds: Sequence[Measures]) -> None:
+        _draw_band(panel, architecture, [_where_many(measures["recall"]) for measures in seeds], "accuracy")
+        guesses = [value for measures in seeds for value in measures["hidden"].get("accuracy", [])]
+        if guesses:
+            colour = style_of(architecture)[0]
+            panel.axhline(fmean(guesses), color=colour, linestyle=":", linewidth=1.2, zorder=2)
+        panel.set_ylim(0, 1.04)
+        panel.set_xlabel("distance to the last mention (tokens)")
+
+    hidden = Line2D([], [], color=FAINT, linestyle=":", linewidth=1.2, label="mention out of the window")
+    return _draw_figure(runs, "recall", draw, "Recall by distance", "names recalled whole", hidden)
+
+
+def has_context(runs: pd.DataFrame, measure: str) -> bool:
+    """Tell whether any finished run measured `positions` or `recall`."""
+    done = runs[runs["status"] == "done"]
+    return any(measures[measure] for folder in done["run_dir"] for measures in load_context(folder).values())
+
+
+def _draw_figure(runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_label: str, reference: Line2D) -> Figure:
+    groups = ranking_groups(to_records(runs))
+    found: dict[str, dict[str, dict[str, list[Measures]]]] = {}
+    for group in groups:
+        for run in group.runs:
+            for stage, measures in load_context(run["run_dir"]).items():
+                if measures[measure]:
+                    members = found.setdefault(group.title, {}).setdefault(stage, {})
+                    members.setdefault(str(run["architecture"]), []).append(measures)
+    if not found:
+        return empty_figure(f"{title}: nothing measured yet")
+    stages = list(dict.fromkeys(stage for panels in found.values() for stage in panels))
+    figure = Figure(figsize=(1.2 + 4.9 * len(stages), 1.1 + 3.5 * len(found)), dpi=DPI, layout="constrained")
+    for (group, members), row in zip(
+        found.items(), figure.subplots(len(found), len(stages), squeeze=False), strict=True
+    ):
+        for stage, panel in zip(stages, row, strict=True):
+            for architecture, seeds in members.get(stage, {}).items():
+                draw(panel, architecture, seeds)
+            panel.set_title(stage if len(found) == 1 else f"{stage}, {group}", loc="left", fontsize=11)
+            style_panel(panel)
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        row[0].set_ylabel(y_label)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    names = dict.fromkeys(name for panels in found.values() for members in panels.values() for name in members)
+    styles = {name: style_of(name) for name in names}
+    lines = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()]
+    figure.legend(handles=[*lines, reference], loc="outside lower left", ncols=len(lines) + 1, frameon=False)
+    return figure
+
+
+def _draw_band(panel: Axes, architecture: str, seeds: Sequence[dict[str, list[float]]], name: str) -> None:
+    values: dict[float, list[float]] = {}
+    for seed in seeds:
+        for end, value in zip(seed.get("to", []), seed.get(name, []), strict=False):
+            values.setdefault(end, []).append(value)
+    x = sorted(values)
+    colour, marker = style_of(architecture)
+    low, high = ([limit(values[end]) for end in x] for limit in (min, max))
+    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, zorder=1)
+    panel.plot(x, [fmean(values[end]) for end in x], color=colour, marker=marker, markersize=4.5, linewidth=1.6)
+
+
+def _where_many(recall: dict[str, list[float]]) -> dict[str, list[float]]:
+    kept = [index for index, n in enumerate(recall.get("n", [])) if n >= LEAST_RECALLS]
+    return {name: [values[index] for index in kept] for name, values in recall.items()}

@@ -1,0 +1,23 @@
+"""How long things take, side by side: they take turns, so that whatever else the machine does meets each alike."""
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from src.runtime.device import Device
+
+
+def median_times(actions: Sequence[Callable[[], object]], device: Device, seconds: float) -> list[float]:
+    """Return the median seconds of each action: they take turns until the time is up, three times at least."""
+    for action in actions:  # compiles, allocates, fills caches
+        action()
+    taken: list[list[float]] = [[] for _ in actions]
+    device.synchronize()
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < 3 or (time.perf_counter() < end and len(taken[0]) < 1000):
+        for action, times in zip(actions, taken, strict=True):
+            start = time.perf_counter()
+            action()
+            device.synchronize()
+            times.append(time.perf_counter() - start)
+    return [median(times) for times in taken]

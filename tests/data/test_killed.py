@@ -1,0 +1,64 @@
+"""Killed outright at random instants, with other batches and numbers of threads in each attempt: the same bytes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.config import ROOT
+from src.data import embedded
+from src.data.prepared import VERIFIED
+
+
+def start(root: Path, batch_bytes: int, threads: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.data.killed", str(root), str(batch_bytes)]
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    (folder,) = (root / "outputs" / "data").glob("local-*")
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != VERIFIED}
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants(tmp_path: Path) -> None:
+    texts = {
+        "stories.txt": [document.text for document in embedded.generate_stories(1, 400_000)],
+        "scripts.txt": [document.text for document in embedded.generate_scripts(1, 400_000)],
+    }
+    for name, documents in texts.items():
+        (tmp_path / name).write_text("\n<|endoftext|>\n".join(documents))
+    begun = time.monotonic()
+    first = start(tmp_path, 20_000, 2)
+    assert "packed tokens" in first.communicate()[0]
+    duration = time.monotonic() - begun
+    whole = contents(tmp_path)
+    rng = random.Random(0)
+    kills = went_on = 0
+    for _ in range(4):
+        shutil.rmtree(tmp_path / "outputs")
+        for attempt in range(7):
+            process = start(tmp_path, rng.choice([5_000, 20_000, 300_000]), rng.choice([1, 2]))
+            try:
+                # The last attempt is spared: a machine that is slower by now would have all of them killed at once.
+                patience = rng.uniform(0.2, 1.0) * duration if attempt < 6 else None
+                said, _ = process.communicate(timeout=patience)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                said, _ = process.communicate()
+            went_on += "going on with" in said
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, said
+            kills += 1
+        assert contents(tmp_path) == whole
+    assert kills >= 4 and went_on >= 2, (kills, went_on)

@@ -1,0 +1,75 @@
+"""`runtime.compile=true` in whole runs: tried once, told in a line, and kept for every later sitting."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import run, stages
+from src.runtime.files import read_json, read_yaml
+from src.training import compiled
+from tests.integration import tiny
+from tests.integration.torture import differences, settled
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def decided(folder: Path) -> bool:
+    """Return what the run says of compiling, everywhere the same."""
+    found = read_yaml(folder / "config.yaml", "runtime")["runtime"]["compile"]
+    assert read_json(folder / "summary.json")["contract"]["compile"] == found
+    return found
+
+
+def test_without_a_compiler_a_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
+    plain, tried = tmp_path / "plain", tmp_path / "tried"
+    assert tiny.run(data, plain, "training.max_steps=2") == 0
+    nothing = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    process = tiny.start(tiny.command_line(data, tried, "training.max_steps=2", "runtime.compile=true"), env=nothing)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    (line,) = [line for line in out.splitlines() if "torch.compile" in line]
+    assert line.startswith("torch.compile: it fails here (") and "No working C++ compiler" in line
+    assert line.endswith("); going on without")
+    assert not decided(tiny.only_run(tried))
+    assert settled(tiny.only_run(plain)) == settled(tiny.only_run(tried)), "the trial has changed nothing"
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_compiled_and_ends_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    monkeypatch.setattr(compiled, "median_times", lambda actions, device, seconds: [2.0, 1.0])
+    assert tiny.run(data, whole, "runtime.compile=true") == 0
+    assert "torch.compile: 2.00 times as fast" in capsys.readouterr().out
+    assert decided(tiny.only_run(whole))
+
+    save, monkey = stages.save_checkpoint, pytest.MonkeyPatch()
+
+    def lose(folder: Path, *args: Any, **options: Any) -> None:
+        save(folder, *args, **options)
+        if folder.name == "last":
+            raise RuntimeError("lost")
+
+    monkey.setattr(stages, "save_checkpoint", lose)
+    with pytest.raises(RuntimeError, match="lost"):
+        tiny.run(data, broken, "runtime.compile=true")
+    monkey.undo()
+    monkeypatch.setattr(run, "compile_if_it_pays", None)  # there is no second trial
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkey.setattr(compiled, "_pass", fail)
+    assert tiny.run(data, broken, "runtime.compile=true") == 2
+    assert "begun with runtime.compile=true, which fails here (no compiler)" in capsys.readouterr().err
+    monkey.undo()
+    assert tiny.run(data, broken, "runtime.compile=true") == 0
+    assert "Resuming stage language after step 2" in capsys.readouterr().out
+    assert decided(tiny.only_run(broken))
+    assert differences(tiny.only_run(whole), tiny.only_run(broken)) == []

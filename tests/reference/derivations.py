@@ -1,0 +1,58 @@
+"""Every derivation of a grammar, or of a text, by exhaustive search: twin of the parser, which never looks back."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from src.data.embedded.grammar import Odds, Writer
+
+Compose = Callable[[Writer], str]
+
+
+class DeadEnd(Exception):
+    """What has been written is no beginning of the text looked for."""
+
+
+class Replay(Writer):
+    """Takes the given decisions, then the first possible ones, and notes what else would have been possible.
+
+    With a target, an option is possible if the target goes on with it; without one, every option is.
+    """
+
+    def __init__(self, decisions: Sequence[int], target: str | None = None):
+        super().__init__(random=lambda: 0.0)
+        self.decisions = list(decisions)
+        self.target = target
+        self.position = self.depth = 0
+        self.branches: list[list[int]] = []
+
+    def write(self, text: str) -> None:
+        if self.target is not None and not self.target.startswith(text, self.position):
+            raise DeadEnd
+        self.position += len(text)
+        super().write(text)
+
+    def decide(self, options: Sequence[str], odds: Odds) -> int:
+        assert len(options) == len(odds.bits) == len(odds.cumulative) + 1
+        if self.depth == len(self.decisions):
+            target, position = self.target, self.position
+            possible = [i for i, text in enumerate(options) if target is None or target.startswith(text, position)]
+            if not possible:
+                raise DeadEnd
+            self.branches += [[*self.decisions, other] for other in possible[1:]]
+            self.decisions.append(possible[0])
+        self.depth += 1
+        return self.decisions[self.depth - 1]
+
+
+def derivations(compose: Compose, target: str | None = None) -> Iterator[tuple[str, float]]:
+    """Yield text and bits of every derivation (that yields the target), by exhaustive depth-first search."""
+    stack: list[list[int]] = [[]]
+    while stack:
+        writer = Replay(stack.pop(), target)
+        try:
+            compose(writer)
+        except DeadEnd:
+            pass
+        else:
+            if target is None or writer.text == target:
+                yield writer.text, writer.bits
+        stack += writer.branches

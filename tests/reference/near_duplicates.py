@@ -1,0 +1,21 @@
+"""Near duplicates by comparing every pair, word by word."""
+
+import re
+
+
+def naive_jaccard(a: str, b: str) -> float:
+    """Jaccard similarity of the sets of word 5-grams; a text below 5 words is one gram."""
+    grams = []
+    for text in (a, b):
+        words = re.findall(r"\w+", text)
+        grams.append({tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))} if words else set())
+    return len(grams[0] & grams[1]) / max(1, len(grams[0] | grams[1]))
+
+
+def naive_keep(texts: list[str], threshold: float) -> list[int]:
+    """Return the numbers of the texts that are no near duplicate of a kept one before them."""
+    kept: list[int] = []
+    for number, text in enumerate(texts):
+        if all(naive_jaccard(text, texts[other]) < threshold for other in kept):
+            kept.append(number)
+    return kept

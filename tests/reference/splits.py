@@ -1,0 +1,47 @@
+"""What becomes of each document, with a set and a dictionary of all there is."""
+
+import hashlib
+
+from src.data.sources import Document
+
+
+def naive_fates(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:
+    """Return train, val, test or duplicate for each document."""
+    seen: set[str] = set()
+    groups: list[bytes | None] = []
+    for document in documents:
+        again = document.bits is None and document.text in seen
+        if document.bits is None:
+            seen.add(document.text)
+        name = hashlib.blake2b(document.text.encode(), digest_size=16).digest()
+        groups.append(None if again else document.group.encode() if document.group is not None else name)
+    sizes: dict[bytes, int] = {}
+    for document, group in zip(documents, groups, strict=True):
+        if group is not None:
+            sizes[group] = sizes.get(group, 0) + len(document.text.encode())
+    split = naive_split(sizes, val_fraction, test_fraction, seed)
+    return ["duplicate" if group is None else split[group] for group in groups]
+
+
+def naive_split(sizes: dict[bytes, int], val_fraction: float, test_fraction: float, seed: int) -> dict[bytes, str]:
+    """Assign each group (name -> bytes) to a split, in the order of a hash of its name and the seed."""
+
+    def order_of(name: bytes) -> int:
+        return int.from_bytes(hashlib.blake2b(name, digest_size=8, key=str(seed).encode()).digest(), "little")
+
+    order = sorted(sizes, key=order_of)
+    total = sum(sizes.values())
+    room = {"val": val_fraction * total, "test": test_fraction * total}
+    split = dict.fromkeys(order, "train")
+    for share in (0.5, 1.0):
+        for name in order:
+            target = max(room, key=lambda part: room[part])
+            if split[name] == "train" and sizes[name] <= share * room[target]:
+                split[name] = target
+                room[target] -= sizes[name]
+    for target in room:
+        counts = {part: list(split.values()).count(part) for part in ("train", "val", "test")}
+        if not counts[target]:
+            movable = [name for name in order if counts[split[name]] > 1]
+            split[min(movable, key=lambda name: sizes[name])] = target
+    return split

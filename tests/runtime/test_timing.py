@@ -1,0 +1,19 @@
+import time
+
+import pytest
+
+from src.runtime.device import Device
+from src.runtime.timing import median_times
+
+
+def test_speeds_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, turns = [0.0], list[str]()
+
+    def action(name: str, durations: list[float]) -> None:
+        turns.append(name)
+        clock[0] += durations[turns.count(name) - 1]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    first, second = (lambda: action("a", [50, 1, 9, 2])), (lambda: action("b", [50, 3, 3, 4]))
+    assert median_times([first, second], Device("cpu", "fp32", 1), seconds=0) == [2, 3]
+    assert "".join(turns) == "abababab"
