@@ -12,9 +12,9 @@ from src.config import EstimateConfig, ModelSpec, UserError
 from src.model.accounting import ModelCost, model_cost
 from src.model.blocks import kind_of, no_activations
 from src.model.matching import match_of
-from src.model.memory import Memory, checkpoint_bytes, inference_memory, largest_micro_batch
+from src.model.memory import Memory, checkpoint_bytes, inference_memory
 from src.overrides import hydra_flag, parse_arguments, quote_paths
-from src.preflight import memory_needed, precision_of, reckon_micro_batch
+from src.preflight import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
 from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
 from src.training.stage import plan_stage
@@ -48,12 +48,11 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         raise UserError("context_lens: empty; give at least one length in tokens, as in [1024]")
     if min(config.context_lens) < 1:
         raise UserError(f"context_lens={config.context_lens}: must be greater than 0")
-    match = match_of(config)
-    spec = match.spec
-    config = reckon_micro_batch(config, spec)
     training, runtime = config.training, config.runtime
-    cost = model_cost(spec, training.seq_len)
-    memory = memory_needed(config, spec)
+    match = match_of(config)
+    spec, cost = match.spec, model_cost(match.spec, training.seq_len)
+    reckoned = reckon_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
+    memory = memory_needed(reckoned, spec)
     inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
     tokens = _tokens(config)
     speed = _tokens_per_second(config, cost)
@@ -70,7 +69,8 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "executed_train_flops_per_token": cost.executed_train_flops_per_token(runtime.activation_checkpointing),
         "components": {name: asdict(part) for name, part in cost.components.items()},
         "contexts": _contexts(spec, config.context_lens),
-        "micro_batch_size": training.micro_batch,
+        "micro_batch_size": reckoned.training.micro_batch,
+        "micro_batch_size_asked": training.micro_batch_size,
         "activation_checkpointing": runtime.activation_checkpointing,
         "precision": precision_of(config),
         "train_memory_bytes": memory.total,
@@ -109,21 +109,14 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
     for name, n_bytes in devices().items():
         available = n_bytes - PROCESS_BYTES
         largest = {
-            recompute: largest_micro_batch(
-                spec,
-                seq_len=config.training.seq_len,
-                global_batch_size=config.training.global_batch_size,
-                available_bytes=available,
-                activation_checkpointing=recompute,
-                precision=precision_of(config),
-                document_masking=config.training.document_masking,
-            )
+            recompute: largest_by_estimate(config, spec, available, activation_checkpointing=recompute)
             for recompute in (False, True)
         }
+        plain = largest[config.runtime.activation_checkpointing]
         found[name] = {
             "available_bytes": available,
-            "fits": memory.total <= available,
-            "largest_micro_batch": largest[config.runtime.activation_checkpointing],
+            "fits": plain > 0 if config.training.micro_batch_size == "auto" else memory.total <= available,
+            "largest_micro_batch": plain,
             "largest_micro_batch_with_activation_checkpointing": largest[True],
         }
     return found
@@ -172,7 +165,7 @@ def describe(found: dict[str, Any]) -> str:
         "",
         *_context_lines(found),
         "",
-        f"Training memory at micro batch {found['micro_batch_size']}, {found['precision']}{recompute}: "
+        f"Training memory at micro batch {_micro_batch(found)}, {found['precision']}{recompute}: "
         f"{show_bytes(found['train_memory_bytes'])}",
         f"  {parts}",
         *(f"  without the activations of {kind}, which does not state them" for kind in found["not_in_memory"]),
@@ -185,6 +178,11 @@ def describe(found: dict[str, Any]) -> str:
         f"Tokens: {show_count(found['tokens'])}, {show_flops(found['train_flops'])} FLOPs; {_time_line(found)}",
     ]
     return "\n".join(lines)
+
+
+def _micro_batch(found: dict[str, Any]) -> str:
+    """Write the micro batch; what is reckoned of `auto` is marked, since a run tries it."""
+    return f"{found['micro_batch_size']}{' (auto)' if found['micro_batch_size_asked'] == 'auto' else ''}"
 
 
 def _component_lines(found: dict[str, Any]) -> list[str]:
@@ -252,7 +250,7 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
                 show_count(one["active_params"]),
                 show_flops(one["train_flops_per_token"]),
                 show_bytes(one["state_bytes"] or None),
-                f"{show_bytes(one['train_memory_bytes'])} at {one['micro_batch_size']}",
+                f"{show_bytes(one['train_memory_bytes'])} at {_micro_batch(one)}",
                 show_bytes(sum(one["checkpoint_bytes"].values())),
                 *(_batches(device) for device in batches),
             ]

@@ -3,14 +3,11 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from src.config import ModelSpec, TrainConfig, UserError
 from src.model.memory import Memory, checkpoint_bytes, largest_micro_batch, training_memory
 from src.runtime.machine import PROCESS_BYTES, has_memory_of_its_own, launched_processes, machine_bytes
 from src.units import show_bytes
-
-C = TypeVar("C", bound=TrainConfig)
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
@@ -20,9 +17,10 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
     """
     if has_memory_of_its_own(config.runtime.device):
         return
-    config = reckon_micro_batch(config, spec)
-    needed, sharing = memory_needed(config, spec).total, launched_processes().local_size
+    sharing = launched_processes().local_size
     available = machine_bytes() // sharing - PROCESS_BYTES
+    config = reckon_micro_batch(config, spec, available)
+    needed = memory_needed(config, spec).total
     if needed > available:
         each = f" for each of {sharing} processes" if sharing > 1 else ""
         raise UserError(
@@ -31,21 +29,37 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
         )
 
 
-def reckon_micro_batch(config: C, spec: ModelSpec) -> C:
+def reckon_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
     """Put the most that fits by the estimate, at least 1, where `training.micro_batch_size` is still auto."""
-    training, processes = config.training, launched_processes()
-    if training.micro_batch_size != "auto":
+    if config.training.micro_batch_size != "auto":
         return config
-    largest = largest_micro_batch(
+    return with_micro_batch(config, max(1, largest_by_estimate(config, spec, available_bytes)))
+
+
+def with_micro_batch(config: TrainConfig, size: int) -> TrainConfig:
+    """Return the same settings with another micro batch."""
+    return replace(config, training=replace(config.training, micro_batch_size=size))
+
+
+def largest_by_estimate(
+    config: TrainConfig,
+    spec: ModelSpec,
+    available_bytes: int,
+    *,
+    seq_len: int | None = None,
+    activation_checkpointing: bool | None = None,
+) -> int:
+    """Return the largest micro batch whose step should fit, with other settings where given; 0 if none does."""
+    training, recompute = config.training, config.runtime.activation_checkpointing
+    return largest_micro_batch(
         spec,
-        seq_len=training.seq_len,
-        global_batch_size=training.global_batch_size // processes.size,
-        available_bytes=machine_bytes() // processes.local_size - PROCESS_BYTES,
-        activation_checkpointing=config.runtime.activation_checkpointing,
+        seq_len=seq_len or training.seq_len,
+        global_batch_size=training.global_batch_size // launched_processes().size,
+        available_bytes=available_bytes,
+        activation_checkpointing=recompute if activation_checkpointing is None else activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
     )
-    return replace(config, training=replace(training, micro_batch_size=max(1, largest)))
 
 
 def precision_of(config: TrainConfig) -> str:
@@ -60,7 +74,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         spec,
         seq_len=training.seq_len,
         micro_batch_size=training.micro_batch,
-        accumulate=training.global_batch_size > training.micro_batch,
+        accumulate=training.global_batch_size // launched_processes().size > training.micro_batch,
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
@@ -75,14 +89,8 @@ def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
     for seq_len, recompute in [(training.seq_len, runtime.activation_checkpointing), (training.seq_len, True)] + [
         (length, True) for length in shorter
     ]:
-        largest = largest_micro_batch(
-            spec,
-            seq_len=seq_len,
-            global_batch_size=training.global_batch_size,
-            available_bytes=available_bytes,
-            activation_checkpointing=recompute,
-            precision=precision_of(config),
-            document_masking=training.document_masking,
+        largest = largest_by_estimate(
+            config, spec, available_bytes, seq_len=seq_len, activation_checkpointing=recompute
         )
         batch = min(largest, training.micro_batch)
         changes = [

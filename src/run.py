@@ -22,8 +22,9 @@ from src.model.accounting import model_cost
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import match_of
-from src.preflight import out_of_memory
+from src.preflight import out_of_memory, with_micro_batch
 from src.profiling.doctor import slow_precision
+from src.profiling.micro_batch import find_micro_batch_size
 from src.runtime.claim import claim, storage_told
 from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
 from src.runtime.distributed import ALONE, PeerLost, World
@@ -124,7 +125,7 @@ def _open(
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
         _refuse_other_data(folder, data)
-        config, device = _decide(config, folder, world, say)
+        config, device = _decide(config, folder, world, stop, say)
         _write_config(config, folder)
         for name in ("tokenizer.json", CONFIG):
             if not (folder / name).exists():
@@ -163,35 +164,35 @@ def _refuse_other_data(folder: Path, data: PreparedData) -> None:
             )
 
 
-def _decide(config: TrainConfig, folder: Path, world: World, say: Say) -> tuple[TrainConfig, Device]:
+def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, say: Say) -> tuple[TrainConfig, Device]:
     """Decide device, precision, threads and micro batch once and for all sittings.
 
     Raises:
         UserError: the device is not there, or not even one sequence fits it.
+        Interrupted: a signal asked to stop; nothing is decided.
     """
-    decided, training = folder / "config.yaml", config.training
+    decided = folder / "config.yaml"
     if decided.exists():
         values = read_yaml(decided, "runtime", "training")
         known = RuntimeConfig(**values["runtime"])
         if processes_of(folder) == world.size:
-            training = replace(training, micro_batch_size=values["training"]["micro_batch_size"])
+            config = with_micro_batch(config, values["training"]["micro_batch_size"])
         else:  # each has another share of the batch and of the cores
             known.threads = config.runtime.threads
-        config = replace(config, runtime=known, training=training)
+        config = replace(config, runtime=known)
     try:
         device = open_device(config.runtime, world)
     except UserError as error:
         if not decided.exists():
             raise
         raise UserError(f"{folder}: begun elsewhere, go on there or start over with rerun=true ({error})") from None
-    if training.micro_batch_size == "auto":
-        from src.profiling.micro_batch import find_micro_batch_size
-
-        size = find_micro_batch_size(config, match_of(config).spec, device, say)
-        config = replace(config, training=replace(training, micro_batch_size=size))
-    check_reductions(device, config.training.micro_batch * config.training.seq_len)
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
-    return replace(config, runtime=runtime), device
+    config = replace(config, runtime=runtime)
+    if config.training.micro_batch_size == "auto":
+        size = find_micro_batch_size(config, match_of(config).spec, device, stop, say)
+        config = with_micro_batch(config, size)
+    check_reductions(device, config.training.micro_batch * config.training.seq_len)
+    return config, device
 
 
 def _write_config(config: TrainConfig, folder: Path) -> None:

@@ -59,6 +59,7 @@ TRAIN = [
     ("moe", "moe: settings are written key=value, for example architecture=moe"),
     ("architecture=dense,moe", "architecture=dense,moe: several values make a sweep; add -m"),
     ("training.micro_batch_size=3", "training.micro_batch_size=3: must divide training.global_batch_size=8"),
+    ("training.micro_batch_size=2.5", "training.micro_batch_size=2.5: must be a whole number, or auto"),
     ("architecture.top_k=3", "architecture.top_k=3: architecture dense has no moe block"),
     ("match=time", "match=time: must be one of active, total, flops, none"),
     ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1.0: must be greater than 0"),

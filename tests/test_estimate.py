@@ -68,6 +68,20 @@ def test_a_smaller_machine_takes_a_smaller_batch_and_recomputing_a_larger_one(
         assert again["train_memory_bytes"] <= device["available_bytes"]
 
 
+def test_auto_is_the_largest_that_should_fit_this_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "machine_bytes", lambda: 4 << 30)
+    arguments = ("size=micro", "training.micro_batch_size=auto", "training.global_batch_size=64")
+    found = as_json(*arguments, capsys=capsys)
+    device = found["devices"]["this machine"]
+    assert found["micro_batch_size_asked"] == "auto"
+    assert 1 < found["micro_batch_size"] == device["largest_micro_batch"] < 64
+    assert found["train_memory_bytes"] <= device["available_bytes"] and device["fits"]
+    wanted = f"micro batch {found['micro_batch_size']} (auto), fp32"
+    assert wanted in output(*arguments, capsys=capsys)
+
+
 def test_learned_positions_end_the_contexts(capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json("size=micro", "recipe=classic", "recipe.max_seq_len=2048", capsys=capsys)
     assert [row["context_len"] for row in found["contexts"]] == [256, 1024]

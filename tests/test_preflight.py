@@ -14,7 +14,7 @@ from src import preflight
 from src.config import TrainConfig, UserError
 from src.model.matching import match_of
 from src.model.memory import checkpoint_bytes
-from src.preflight import check_disk, check_memory, memory_needed, remedies
+from src.preflight import check_disk, check_memory, memory_needed, remedies, with_micro_batch
 from src.runtime import machine
 from src.runtime.device import is_out_of_memory
 from src.runtime.machine import PROCESS_BYTES
@@ -63,6 +63,19 @@ def test_where_nothing_fits_a_smaller_size_is_proposed(config: TrainConfig) -> N
     assert remedies(config, match_of(config).spec, 1 << 20) == (
         "; not even one sequence would fit: choose a smaller size"
     )
+
+
+def test_auto_is_refused_where_not_even_one_sequence_would_fit(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = match_of(config).spec
+    auto = replace(config, training=replace(config.training, micro_batch_size="auto"))
+    one = memory_needed(with_micro_batch(config, 1), spec).total + PROCESS_BYTES
+    monkeypatch.setattr(preflight, "machine_bytes", lambda: one)
+    check_memory(auto, spec)
+    monkeypatch.setattr(preflight, "machine_bytes", lambda: one - 1)
+    with pytest.raises(UserError, match=r"^training\.micro_batch_size=1: training needs .*; for example runtime\.act"):
+        check_memory(auto, spec)
 
 
 def test_a_device_with_memory_of_its_own_is_not_judged_by_the_machines(

@@ -6,16 +6,13 @@ ever grows, so each measurement has a process of its own.
 """
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +20,12 @@ from torch import Tensor
 from src.config import ModelSpec, OptimizerConfig, RuntimeConfig
 from src.model.build import build_model
 from src.model.memory import Memory
-from src.runtime.device import open_device
+from src.runtime.apart import apart
+from src.runtime.device import Device, open_device
 from src.runtime.machine import peak_rss
+from src.training.loop import TrainState
 from src.training.optimizer import build_optimizer
 from src.training.step import train_step
-
-T = TypeVar("T")
 
 
 class Measured(NamedTuple):
@@ -87,30 +84,54 @@ def training_peak(
 ) -> Measured:
     """Train three steps on random tokens in this process and measure the last, when the optimizer has its state."""
     device = open_device(RuntimeConfig(name="cpu", device="cpu", precision=precision, threads=torch.get_num_threads()))
-    model = build_model(spec, seed=0).train()
-    model.activation_checkpointing = activation_checkpointing
-    optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))
-    scaler = device.build_scaler()
-
-    def step() -> None:
-        batch = torch.randint(spec.vocab_size, (micro_batch_size * (1 + accumulate), seq_len + 1))
-        train_step(
-            model,
-            model,
-            optimizer,
-            scaler,
-            batch,
-            micro_batch_size=micro_batch_size,
-            grad_clip=1.0,
-            device=device,
-            eot_id=0 if document_masking else None,
-        )
-
+    state = begin_training(spec, OptimizerConfig(name="adamw", learning_rate=1e-4), device, activation_checkpointing)
+    step = partial(
+        random_step,
+        state,
+        device,
+        seq_len=seq_len,
+        micro_batch_size=micro_batch_size,
+        accumulate=accumulate,
+        document_masking=document_masking,
+    )
     for _ in range(2):
         step()
     rss = peak_rss()
-    moments = [value for state in optimizer.state.values() for value in state.values()]
-    return Measured(_n_bytes([*model.state_dict().values(), *moments]) + peak_growth(step), rss)
+    moments = [value for of_one in state.optimizer.state.values() for value in of_one.values()]
+    return Measured(_n_bytes([*state.model.state_dict().values(), *moments]) + peak_growth(step), rss)
+
+
+def begin_training(
+    spec: ModelSpec, optimizer: OptimizerConfig, device: Device, activation_checkpointing: bool
+) -> TrainState:
+    """Build what a run trains."""
+    model = build_model(spec, seed=0).to(device.kind).train()
+    model.activation_checkpointing = activation_checkpointing
+    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device)
+
+
+def random_step(
+    state: TrainState,
+    device: Device,
+    *,
+    seq_len: int,
+    micro_batch_size: int,
+    accumulate: bool,
+    document_masking: bool,
+) -> None:
+    """Train one step on random tokens: one micro batch, or two whose gradients are summed."""
+    rows = micro_batch_size * (1 + accumulate)
+    train_step(
+        state.model,
+        state.forward,
+        state.optimizer,
+        state.scaler,
+        torch.randint(state.model.spec.vocab_size, (rows, seq_len + 1), device=device.kind),
+        micro_batch_size=micro_batch_size,
+        grad_clip=1.0,
+        device=device,
+        eot_id=0 if document_masking else None,
+    )
 
 
 @torch.no_grad()
@@ -138,12 +159,12 @@ def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tu
 
 def measured_training_memory(spec: ModelSpec, **settings: Any) -> Measured:
     """Do `training_peak` with the same arguments in a process of its own."""
-    return in_own_process(partial(training_peak, spec, **settings))
+    return apart(partial(training_peak, spec, **settings))
 
 
 def measured_inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> tuple[Measured, Measured]:
     """Do `inference_peaks` in a process of its own."""
-    return in_own_process(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
+    return apart(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
 
 
 def memory_table(rows: Sequence[Row]) -> str:
@@ -157,14 +178,3 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 def _n_bytes(values: Iterable[Any]) -> int:
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
-
-
-def in_own_process(action: Callable[[], T], if_killed: T | None = None) -> T:
-    """Return what `action` returns in a new process, or `if_killed`, where that is given and the process was killed."""
-    try:
-        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(action).result()
-    except BrokenProcessPool:
-        if if_killed is None:
-            raise
-        return if_killed

@@ -1,92 +1,95 @@
-"""What `training.micro_batch_size=auto` becomes: the most sequences at a time that fit, found by trying.
+"""Find what `training.micro_batch_size=auto` becomes: the most sequences at a time that this machine can train with.
 
-The estimate says where to begin. Each candidate then does one forward and backward pass and an update, with the
-optimizer's state and standing gradients in memory, in a process of its own: where memory runs out on a CPU, the system
-may kill the process that asked for it instead of refusing.
+Each candidate is tried for real. The estimate (`src/model/memory.py`) is of tensors; a process takes 1.3 to 2.1 times
+as much on Linux's CPU allocator, and what there is depends on the programs beside it. A trial has a process of its own,
+because a CPU raises nothing where memory runs out: the kernel ends the process. Another micro batch changes what is
+learned by rounding alone, so the name of the run keeps `auto`.
 """
 
-import resource
-import signal
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
-import torch
-
 from src.config import ModelSpec, TrainConfig, UserError
-from src.model.build import build_model
-from src.model.memory import divisors
-from src.preflight import out_of_memory, reckon_micro_batch
-from src.profiling.memory import in_own_process
-from src.runtime.device import Device, is_out_of_memory
-from src.runtime.distributed import ALONE
-from src.runtime.machine import available_bytes
-from src.training.optimizer import build_optimizer
-from src.training.step import train_step
+from src.preflight import largest_by_estimate, out_of_memory, with_micro_batch
+from src.profiling.memory import begin_training, random_step
+from src.runtime.apart import apart
+from src.runtime.device import Device, is_out_of_memory, open_device
+from src.runtime.log import Say
+from src.runtime.machine import PROCESS_BYTES, available_bytes
+from src.runtime.signals import StopRequest
 from src.units import show_bytes
 
-KILLED = "had its process killed"
+SHARE = 0.9
+"""Of the memory there is, for training steps; the rest is for what a trial does not do: checkpoints, metrics, W&B."""
+FULL_STEPS = 3
+LONG_S = 10
+"""A trial that has taken so many seconds has no further step: one shows the peak, more show what an allocator adds."""
 
 
-def find_micro_batch_size(config: TrainConfig, spec: ModelSpec, device: Device, say: Callable[[str], None]) -> int:
-    """Return the largest divisor of this process's share of the global batch that fits, and say what was tried.
+def find_micro_batch_size(config: TrainConfig, spec: ModelSpec, device: Device, stop: StopRequest, say: Say) -> int:
+    """Return the largest micro batch that fits, and say why; the runtime of `config` is decided already.
 
     Raises:
-        UserError: not even one sequence fits; with settings that would.
+        UserError: not even one sequence at a time fits.
+        Interrupted: a stop was asked for.
     """
-    training, world = config.training, device.world
-    share = training.global_batch_size // world.size
-    reckoned = reckon_micro_batch(config, spec).training.micro_batch
-    limit = available_bytes() // world.local_size if device.kind == "cpu" else device.capacity_bytes()
-    problems: list[str] = []
-    for size in reversed([n for n in divisors(share) if n <= reckoned]):
-        problem = in_own_process(partial(problem_with, size, config, spec, device, limit), KILLED)
-        if problem is None:
-            why = problems or (["as the estimate says"] if size < share else [])
-            say("; ".join([f"training.micro_batch_size=auto: {size} of {share} sequences at a time", *why]))
-            return size
-        problems.append(f"{size} {problem}")
-    least = replace(config, training=replace(training, micro_batch_size=1))
-    raise UserError(out_of_memory(least, spec, limit, problems[-1]))
+    # What this process holds already is not in there, and each trial holds as much again before its first tensor.
+    of_host = int(SHARE * available_bytes()) // device.world.local_size
+    to_use = of_host if device.kind == "cpu" else int(SHARE * device.capacity_bytes())
+    rows = config.training.global_batch_size // device.world.size
+    # In half precision the estimate is an upper bound, up to twice what it takes.
+    hoped = to_use * (1 if device.precision == "fp32" else 2) - PROCESS_BYTES
+    largest = max(1, largest_by_estimate(config, spec, hoped))
+    peaks: dict[int, int | None] = {}
+
+    def fits(size: int) -> bool:
+        action = partial(trial, with_micro_batch(config, size), spec, accumulate=size < rows)
+        try:
+            peaks[size] = apart(action, most_bytes=of_host, stop=stop)
+        except BrokenProcessPool:
+            peaks[size] = None
+        return (peaks[size] or to_use + 1) <= to_use
+
+    found = largest_that(fits, [size for size in range(1, largest + 1) if rows % size == 0])
+    too_many = ", ".join(str(size) for size in peaks if size > found)
+    if not found:
+        raise UserError(out_of_memory(with_micro_batch(config, 1), spec, to_use, f"tried {too_many} at a time"))
+    why = f"tried {too_many}: out of memory" if too_many else "more would not fit by the estimate"
+    say(
+        f"training.micro_batch_size=auto: {found} of {rows} sequences at a time take {show_bytes(peaks[found])} of "
+        f"{show_bytes(to_use)} to use{f' ({why})' if found < rows else ''}"
+    )
+    return found
 
 
-def problem_with(size: int, config: TrainConfig, spec: ModelSpec, device: Device, limit: int) -> str | None:
-    """Train one step of `size` sequences in this process, and say why that does not fit; None: it does."""
-    training, runtime, device = config.training, config.runtime, replace(device, world=ALONE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which hears it after the trial
-    torch.set_num_threads(device.threads)
-    if sys.platform == "linux" and device.kind == "cpu":
-        # What is beyond is refused, instead of driving other programs into swap.
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def largest_that(fits: Callable[[int], bool], sizes: Sequence[int]) -> int:
+    """Return the largest of ascending sizes that fits, 0 if none does: the last first, then by halving what is left."""
+    if fits(sizes[-1]):
+        return sizes[-1]
+    count = bisect_left(sizes[:-1], True, key=lambda size: not fits(size))
+    return sizes[count - 1] if count else 0
+
+
+def trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> int | None:
+    """Train some steps on random tokens in this process; return its peak of memory in bytes, or None if it ran out.
+
+    What torch.compile would save or add is left out: it would take a minute a trial.
+    """
+    training, device = config.training, open_device(config.runtime)
     try:
-        model = build_model(spec, seed=0).train()
-        model.activation_checkpointing = runtime.activation_checkpointing
-        model.to(device.kind)
-        optimizer = build_optimizer(model, config.optimizer)
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes its state
-        if (
-            size == training.global_batch_size
-        ):  # else gradients of earlier micro batches stand while others are computed
-            optimizer.zero_grad(set_to_none=True)
-        tokens = torch.randint(spec.vocab_size, (size, training.seq_len + 1), device=device.kind)
-        train_step(
-            model,
-            model,
-            optimizer,
-            device.build_scaler(),
-            tokens,
-            micro_batch_size=size,
-            grad_clip=1.0,
-            device=device,
-            eot_id=0 if training.document_masking else None,
-        )
-        device.synchronize()
+        state = begin_training(spec, config.optimizer, device, config.runtime.activation_checkpointing)
+        step = partial(random_step, state, device, seq_len=training.seq_len, document_masking=training.document_masking)
+        step(micro_batch_size=1, accumulate=False)  # makes the optimizer's state, at little cost
+        start = time.monotonic()
+        for _ in range(FULL_STEPS):
+            step(micro_batch_size=training.micro_batch, accumulate=accumulate)
+            if time.monotonic() - start > LONG_S:
+                break
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return f"ran out of the {show_bytes(limit)} that there are"
-    peak = device.memory_bytes()
-    return f"took {show_bytes(peak)}, more than the {show_bytes(limit)} that there are" if peak > limit else None
+        return None
+    return device.memory_bytes()

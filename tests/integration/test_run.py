@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from src.compose import compose_config, guarded, register
 from src.config import TrainConfig
 from src.overrides import quote_paths
 from src.runtime.files import file_lock, read_json
+from src.runtime.signals import Interrupted
 from src.sweep.plan import plan_runs
 from tests.integration import tiny
 
@@ -374,6 +376,33 @@ def test_a_run_goes_on_with_the_device_it_began_with(data: Path, tmp_path: Path)
     (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}), encoding="utf-8")
     assert tiny.run(data, tmp_path, "training.max_steps=1", "runtime.threads=null") == 0
     assert read_json(folder / "summary.json")["environment"]["threads"] == 1
+
+
+def test_a_run_goes_on_with_the_micro_batch_that_it_found(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    auto = ("training.max_steps=2", "training.micro_batch_size=auto")
+    with monkeypatch.context() as patch:
+        patch.setattr("src.profiling.micro_batch.apart", interrupted)
+        assert tiny.run(data, tmp_path, *auto) == 128 + signal.SIGTERM
+    folder = tiny.only_run(tmp_path)
+    assert not (folder / "config.yaml").exists(), "stopped while it tries, it has decided nothing"
+    assert tiny.run(data, tmp_path, *auto) == 0
+    assert "training.micro_batch_size=auto: 4 of 4 sequences at a time take " in capsys.readouterr().out
+
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert config["training"]["micro_batch_size"] == 4
+    config["training"]["micro_batch_size"] = 2
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    summary = read_json(folder / "summary.json")
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}), encoding="utf-8")
+    assert tiny.run(data, tmp_path, *auto) == 0
+    assert "auto" not in capsys.readouterr().out
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert config["training"]["micro_batch_size"] == 2
 
 
 def test_defaults_compose_to_a_run_of_the_readme(data: Path) -> None:

@@ -1,96 +1,161 @@
-"""What `training.micro_batch_size=auto` becomes, and what becomes of a trial that runs out of memory."""
+"""What `auto` becomes: the largest micro batch that fits, whatever way memory runs out in a trial."""
 
-import os
+import math
+import resource
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from src.config import TrainConfig, UserError
-from src.model.matching import match_of
+from src.config import ModelSpec, TrainConfig, UserError
+from src.preflight import with_micro_batch
 from src.profiling import micro_batch
-from src.profiling.memory import in_own_process
-from src.profiling.micro_batch import KILLED, find_micro_batch_size, problem_with
+from src.profiling.micro_batch import find_micro_batch_size, largest_that, trial
+from src.runtime.apart import apart
 from src.runtime.device import Device
 from src.runtime.distributed import World
-from src.runtime.files import read_json, write_json
-from tests.contract.small import composed
-from tests.integration import tiny
+from src.runtime.signals import Interrupted, StopRequest
+from tests.contract.small import composed, small_spec
 
+GIB = 1 << 30
 CPU = Device("cpu", "fp32", 1)
+SMALL: tuple[str, ...] = (
+    "runtime=cpu",
+    "runtime.threads=1",
+    "runtime.precision=fp32",
+    "training.micro_batch_size=auto",
+)
 
 
-def auto(*more: str) -> TrainConfig:
-    return composed("dense", "modern", "training.micro_batch_size=auto", "training.global_batch_size=12", *more)
+@pytest.mark.parametrize("rows", [1, 2, 7, 12, 60, 64, 1024])
+def test_the_largest_is_found_in_few_trials(rows: int) -> None:
+    sizes = [size for size in range(1, rows + 1) if rows % size == 0]
+    for most in (0, *sizes):
+        tried: list[int] = []
+
+        def fits(size: int, most: int = most, tried: list[int] = tried) -> bool:
+            tried.append(size)
+            return size <= most
+
+        assert largest_that(fits, sizes) == most
+        assert tried[0] == rows and len(tried) == len(set(tried)) <= 1 + math.ceil(math.log2(len(sizes) + 1))
+
+
+class Trials:
+    """Stands for the processes: a trial takes `each` bytes a sequence, and is killed above `dies_at`."""
+
+    def __init__(self, each: int, dies_at: int = 1 << 60) -> None:
+        self.each, self.dies_at, self.tried = each, dies_at, []
+
+    def apart(self, action: Any, *, most_bytes: int, stop: StopRequest) -> int | None:
+        size = action.args[0].training.micro_batch_size
+        self.tried.append((size, action.keywords["accumulate"]))
+        if size >= self.dies_at:
+            raise BrokenProcessPool
+        return size * self.each if size * self.each <= most_bytes else None
 
 
 @pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have trials fit up to the one number in the list that this returns, without trying."""
-    most = [12]
-
-    def pretend(action: Any, if_killed: str) -> str | None:
-        return None if action.args[0] <= most[0] else if_killed
-
-    monkeypatch.setattr(micro_batch, "in_own_process", pretend)
-    return most
+def config() -> TrainConfig:
+    return composed("dense", "modern", "size=micro", *SMALL, "training.global_batch_size=24")
 
 
-@pytest.mark.parametrize(
-    ("most", "world", "chosen", "said"),
-    [
-        (12, World(), 12, "12 of 12 sequences at a time"),
-        (5, World(), 4, f"4 of 12 sequences at a time; 12 {KILLED}; 6 {KILLED}"),
-        (12, World(0, 2), 6, "6 of 6 sequences at a time"),
-    ],
-)
-def test_the_largest_divisor_that_fits(most: int, world: World, chosen: int, said: str, fits: list[int]) -> None:
-    fits[0], config, lines = most, auto(), []
-    assert find_micro_batch_size(config, match_of(config).spec, replace(CPU, world=world), lines.append) == chosen
-    assert lines == [f"training.micro_batch_size=auto: {said}"]
+@pytest.fixture
+def spec() -> ModelSpec:
+    return small_spec("dense")
 
 
-def test_nothing_is_tried_beyond_the_estimate(fits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    config, lines = auto("size=micro"), []
-    monkeypatch.setattr("src.preflight.machine_bytes", lambda: 1_000_000_000)
-    assert find_micro_batch_size(config, match_of(config).spec, CPU, lines.append) == 4
-    assert lines == ["training.micro_batch_size=auto: 4 of 12 sequences at a time; as the estimate says"]
+def find(config: TrainConfig, spec: ModelSpec, device: Device = CPU) -> tuple[int, list[str]]:
+    said: list[str] = []
+    return find_micro_batch_size(config, spec, device, StopRequest(), said.append), said
 
 
-def test_where_not_even_one_fits_the_remedies_are_named(fits: list[int]) -> None:
-    fits[0], config = 0, auto()
-    with pytest.raises(
-        UserError, match=r"micro_batch_size=1: out of memory; .* \(1 had its process killed\); for example"
-    ):
-        find_micro_batch_size(config, match_of(config).spec, CPU, print)
+@pytest.mark.parametrize("dies_at", [9, 1 << 60])
+def test_a_trial_that_is_killed_or_out_of_memory_does_not_fit(
+    dies_at: int, config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(GIB, dies_at)
+    monkeypatch.setattr(micro_batch, "apart", trials.apart)
+    monkeypatch.setattr(micro_batch, "available_bytes", lambda: 10 * GIB)
+    assert find(config, spec) == (
+        8,
+        [
+            "training.micro_batch_size=auto: 8 of 24 sequences at a time take 8.59 GB of 9.66 GB to use (tried 24, 12: "
+            "out of memory)"
+        ],
+    )
+    assert trials.tried == [(24, False), (4, True), (8, True), (12, True)]
 
 
-def test_a_killed_process_is_an_answer() -> None:
-    assert in_own_process(partial(os._exit, 9), KILLED) == KILLED
+def test_processes_divide_batch_and_memory(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    trials = Trials(GIB)
+    monkeypatch.setattr(micro_batch, "apart", trials.apart)
+    monkeypatch.setattr(micro_batch, "available_bytes", lambda: 8 * GIB)
+    found, _ = find(config, spec, replace(CPU, world=World(0, 4, 0, 2)))
+    assert (found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
+
+
+def test_what_the_estimate_excludes_is_not_tried(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision, where it is an upper bound, up to twice of what it is sure of."""
+    largest = {}
+    for precision in ("fp32", "bf16"):
+        trials, runtime = Trials(1), replace(config.runtime, precision=precision)
+        monkeypatch.setattr(micro_batch, "apart", trials.apart)
+        monkeypatch.setattr(micro_batch, "available_bytes", lambda: 6 * GIB // 10)
+        largest[precision], said = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
+        assert len(trials.tried) == 1
+        assert ("more would not fit by the estimate" in said[0]) == (largest[precision] < 24)
+    assert 1 <= largest["fp32"] < largest["bf16"]
+
+
+def test_where_nothing_fits_the_line_names_what_would(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batch, "apart", Trials(GIB).apart)
+    monkeypatch.setattr(micro_batch, "available_bytes", lambda: GIB)
+    with pytest.raises(UserError) as error:
+        find(config, spec)
+    said = str(error.value)
+    assert said.startswith("training.micro_batch_size=1: out of memory; training needs about ") and "\n" not in said
+    assert "at a time)" in said and "for example runtime.activation_checkpointing=true" in said
+
+
+def test_a_request_to_stop_is_no_lack_of_memory(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **settings: Any) -> int:
+        raise Interrupted(15)
+
+    monkeypatch.setattr(micro_batch, "apart", stopped)
+    with pytest.raises(Interrupted):
+        find(config, spec)
+
+
+def limited(config: TrainConfig, spec: ModelSpec, most_bytes: int) -> int | None:
+    """Try with no more memory than that to be had, so that the allocator refuses."""
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    return trial(config, spec, accumulate=True)
 
 
 @pytest.mark.slow
-def test_a_trial_runs_out_of_memory_and_not_the_machine() -> None:
-    config = auto("size=micro", "training.global_batch_size=32")
-    spec, limit = match_of(config).spec, 1_000_000_000
-    assert (
-        in_own_process(partial(problem_with, 32, config, spec, CPU, limit)) == "ran out of the 1.00 GB that there are"
-    )
-    assert in_own_process(partial(problem_with, 1, config, spec, CPU, limit), KILLED) is None
-
-
-def test_a_run_decides_once(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = tiny.data_dir(tmp_path_factory)
-    more = ("training.micro_batch_size=auto", "training.max_steps=2")
-    assert tiny.run(data, tmp_path, *more) == 0
-    folder = tiny.only_run(tmp_path)
-    assert yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["training"]["micro_batch_size"] == 4
-
-    write_json(folder / "summary.json", read_json(folder / "summary.json") | {"status": "interrupted"})
-    monkeypatch.setattr(micro_batch, "find_micro_batch_size", None)  # calling it again would fail
-    assert tiny.run(data, tmp_path, *more) == 0
+def test_real_trials_run_out_of_memory_in_both_ways(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes too much is ended, one that is refused memory says so, and the search ends below both."""
+    config = composed("dense", "modern", "size=nano", *SMALL, "training.global_batch_size=256")
+    large, small = (partial(trial, with_micro_batch(config, size), spec, accumulate=True) for size in (256, 1))
+    with pytest.raises(BrokenProcessPool):
+        apart(large, most_bytes=GIB)
+    assert apart(partial(limited, with_micro_batch(config, 256), spec, 2 * GIB)) is None
+    peak = apart(small, most_bytes=GIB)
+    assert peak is not None and peak < GIB
+    monkeypatch.setattr(micro_batch, "available_bytes", lambda: GIB)
+    found, said = find(config, spec)
+    assert 1 < found < 256 and len(said) == 1

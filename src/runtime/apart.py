@@ -1,0 +1,49 @@
+"""Do something in a process of its own, which may run out of memory without taking this one along."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from typing import TypeVar
+
+from src.runtime.machine import peak_rss
+from src.runtime.signals import Interrupted, StopRequest
+
+POLL_S = 0.02
+T = TypeVar("T")
+
+
+def apart(action: Callable[[], T], *, most_bytes: int | None = None, stop: StopRequest | None = None) -> T:
+    """Return what `action` returns in a new process, which ends as soon as it holds more than `most_bytes`.
+
+    Raises:
+        BrokenProcessPool: the process was ended, by that or by the kernel.
+        Interrupted: a stop was asked for meanwhile.
+        BaseException: what `action` raises.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_guard, initargs=(os.getpid(), most_bytes)) as pool:
+        future = pool.submit(action)
+        while stop is not None and not wait([future], POLL_S).done:
+            if stop.number is not None:
+                for child in multiprocessing.active_children():
+                    child.kill()
+        if stop is not None and stop.number is not None:
+            raise Interrupted(stop.number)
+        return future.result()
+
+
+def _guard(parent: int, most_bytes: int | None) -> None:
+    """Begin the new process: Ctrl-C is its parent's to answer, and somebody watches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent, most_bytes), daemon=True).start()
+
+
+def _watch(parent: int, most_bytes: int | None) -> None:
+    """End this process before the kernel has to choose whom to end, or when nobody waits for it any more."""
+    while os.getppid() == parent and (most_bytes is None or peak_rss() <= most_bytes):
+        time.sleep(POLL_S)
+    os._exit(1)
