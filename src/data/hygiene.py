@@ -11,12 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 
 from src.config import CorpusConfig, HygieneConfig
+from src.data.ahead import in_batches, map_ahead
 from src.data.clean import clean
 from src.data.licences import PERMISSIVE, is_allowed
-from src.data.near_duplicates import drop_near_duplicates
+from src.data.near_duplicates import Sketch, drop_near_duplicates, sketch
 from src.data.secrets import replace_secrets
 from src.data.sources import Document
 
@@ -41,13 +43,31 @@ def clean_code(
     hygiene = corpus.hygiene
     documents = clean(_fit(documents, hygiene, allowed_licences(corpus), dropped), dropped)
     documents = _drop_duplicates(documents, dropped)
-    if hygiene.replace_secrets:
-        documents = (replace(document, text=replace_secrets(document.text, replaced)) for document in documents)
+    searched = _search_ahead(documents, hygiene, replaced)
     if hygiene.drop_near_duplicates:
-        documents = drop_near_duplicates(documents, dropped)
+        documents = drop_near_duplicates(searched, dropped)
+    else:
+        documents = chain.from_iterable(batch for batch, _ in searched)
     if corpus.max_documents_per_group is not None:
         documents = cap_groups(documents, corpus.max_documents_per_group, dropped)
     yield from documents
+
+
+def _search_ahead(
+    documents: Iterable[Document], hygiene: HygieneConfig, replaced: Counter[str]
+) -> Iterator[tuple[list[Document], Sketch]]:
+    """Replace secrets and sketch what is left, which is nearly all of the work, on all cores."""
+    batches = in_batches(documents, characters=lambda document: len(document.text))
+    for batch, sketches, found in map_ahead(partial(_search, hygiene=hygiene), batches):
+        replaced.update(found)
+        yield batch, sketches
+
+
+def _search(batch: list[Document], hygiene: HygieneConfig) -> tuple[list[Document], Sketch, Counter[str]]:
+    found: Counter[str] = Counter()
+    if hygiene.replace_secrets:
+        batch = [replace(document, text=replace_secrets(document.text, found)) for document in batch]
+    return batch, sketch([document.text for document in batch] if hygiene.drop_near_duplicates else []), found
 
 
 def _digest(text: str) -> bytes:

@@ -7,29 +7,19 @@ Memory holds the index, 384 bytes a held-out document, and a few batches. Docume
 the work, by as many processes as there are cores; processes, because it is done in Python.
 """
 
-import os
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from src.data.ahead import in_batches, map_ahead
 from src.data.near_duplicates import THRESHOLD, NearDuplicateIndex, Sketch, sketch
 from src.data.splits import SPLITS, TRAIN
 from src.data.spool import Spool
 
-BATCH_DOCUMENTS = 512
-BATCH_CHARACTERS = 1_000_000
-ALONE_BYTES = 30_000_000
-"""Up to here, starting processes would cost more than it gains."""
-MOST_WORKERS = 4
-"""Each has about 100 MB."""
 MOST_EXAMPLES = 10
 
 
@@ -40,11 +30,11 @@ def find_leaks(spool: Spool, fate: np.ndarray, folder: Path) -> tuple[np.ndarray
     """
     held_out, leaking = array("Q"), array("Q")
     examples: list[tuple[int, int, float]] = []
-    with NearDuplicateIndex(folder) as index, _sketches(spool) as sketched:
-        for numbers, sketches in sketched(fate > TRAIN):
+    with NearDuplicateIndex(folder) as index:
+        for numbers, sketches in _sketches(spool, fate > TRAIN):
             held_out.extend(numbers)
             index.add_sketch(sketches)
-        for numbers, sketches in sketched(fate == TRAIN):
+        for numbers, sketches in _sketches(spool, fate == TRAIN):
             for number, near in zip(numbers, index.find_sketch(sketches), strict=True):
                 if near is not None:
                     leaking.append(number)
@@ -58,49 +48,16 @@ def find_leaks(spool: Spool, fate: np.ndarray, folder: Path) -> tuple[np.ndarray
     }
 
 
-@contextmanager
-def _sketches(spool: Spool) -> Iterator[Callable[[np.ndarray], Iterator[tuple[list[int], Sketch]]]]:
-    """Yield a function that sketches the documents of a choice, in batches, in processes where that is worth while."""
-    workers = min(os.cpu_count() or 1, MOST_WORKERS) if spool.n_bytes > ALONE_BYTES else 1
-    # Spawned, since a fork of a process with threads may hang; so __main__ has to be importable, as commands are.
-    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else None
-
-    def sketched(chosen: np.ndarray) -> Iterator[tuple[list[int], Sketch]]:
-        if pool is None:
-            yield from ((numbers, sketch(texts)) for numbers, texts in _batches(spool, chosen))
-            return
-
-        def done(numbers: list[int], sketches: Future[Sketch]) -> tuple[list[int], Sketch]:
-            return numbers, sketches.result()
-
-        waiting: deque[tuple[list[int], Future[Sketch]]] = deque()
-        for numbers, texts in _batches(spool, chosen):
-            waiting.append((numbers, pool.submit(sketch, texts)))
-            if len(waiting) > 2 * workers:
-                yield done(*waiting.popleft())
-        yield from (done(*batch) for batch in waiting)
-
-    with pool or nullcontext():
-        yield sketched
-
-
-def _batches(spool: Spool, chosen: np.ndarray) -> Iterator[tuple[list[int], list[str]]]:
-    """Yield documents in batches, as numbers and texts."""
-    numbers: list[int] = []
-    texts: list[str] = []
-    size = 0
+def _sketches(spool: Spool, chosen: np.ndarray) -> Iterator[tuple[list[int], Sketch]]:
+    """Sketch the documents of a choice; yield them in batches, with their numbers."""
     progress = tqdm(
         spool.texts(chosen), f"near duplicates, {spool.name}", int(chosen.sum()), False, unit=" documents", disable=None
     )
-    for number, text in progress:
-        numbers.append(number)
-        texts.append(text)
-        size += len(text)
-        if len(texts) == BATCH_DOCUMENTS or size >= BATCH_CHARACTERS:
-            yield numbers, texts
-            numbers, texts, size = [], [], 0
-    if texts:
-        yield numbers, texts
+    return map_ahead(_sketch, in_batches(progress, characters=lambda document: len(document[1])))
+
+
+def _sketch(batch: list[tuple[int, str]]) -> tuple[list[int], Sketch]:
+    return [number for number, _ in batch], sketch([text for _, text in batch])
 
 
 def _named(spool: Spool, fate: np.ndarray, examples: list[tuple[int, int, float]]) -> list[dict[str, Any]]:

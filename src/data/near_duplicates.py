@@ -32,8 +32,6 @@ SHINGLE_WORDS = 5
 N_PERMUTATIONS = 256
 N_BANDS = 32
 SEED = 1
-BATCH_DOCUMENTS = 512
-BATCH_CHARACTERS = 4_000_000
 LARGEST_BUCKET = 64
 """Of the documents that share a band, so many are looked at: a crowd has others in common."""
 WORD = re.compile(r"\w+")
@@ -175,35 +173,23 @@ class NearDuplicateIndex:
         return None
 
 
-def drop_near_duplicates(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
-    """Yield what is no near duplicate of a document before it; generated documents pass untouched."""
+def drop_near_duplicates(
+    sketched: Iterable[tuple[list[Document], Sketch]], dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield, of batches that have been sketched, what is no near duplicate of a document before it."""
     with NearDuplicateIndex() as index:
-        for batch in _batches(documents):
-            yield from _drop_from(batch, index, dropped)
+        for batch, sketches in sketched:
+            yield from _drop_from(batch, sketches, index, dropped)
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if len(batch) == BATCH_DOCUMENTS or size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
-def _drop_from(batch: list[Document], index: NearDuplicateIndex, dropped: Counter[str]) -> Iterator[Document]:
+def _drop_from(
+    batch: list[Document], sketches: Sketch, index: NearDuplicateIndex, dropped: Counter[str]
+) -> Iterator[Document]:
     """Compare a batch with what is in the index, then within itself; add to the index what stays."""
-    sketches = sketch([document.text for document in batch])
     known = index.find_sketch(sketches)
     buckets: dict[int, list[int]] = {}
     kept: list[int] = []
     for row, document in enumerate(batch):
-        if document.bits is not None:
-            yield document
-            continue
         bands = sketches.bands[row].tolist()
         near = known[row] is not None or any(
             jaccard(sketches.shingles[row], sketches.shingles[other]) >= index.threshold
