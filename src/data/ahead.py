@@ -4,9 +4,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future
 from typing import TypeVar
+
+from src.runtime.apart import guarded_pool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,8 +48,7 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         else:
             return
     waiting: deque[Future[R]] = deque()
-    # Spawned, since a fork of a process with threads may hang; so __main__ has to be importable, as commands are.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with guarded_pool(workers) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > 2 * workers:

@@ -1,4 +1,4 @@
-"""Do something in a process of its own, which may run out of memory without taking this one along."""
+"""Do something in processes of their own, which may run out of memory without taking this one along."""
 
 import multiprocessing
 import os
@@ -24,8 +24,7 @@ def apart(action: Callable[[], T], *, most_bytes: int | None = None, stop: StopR
         Interrupted: a stop was asked for meanwhile.
         BaseException: what `action` raises.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_guard, initargs=(os.getpid(), most_bytes)) as pool:
+    with guarded_pool(1, most_bytes) as pool:
         future = pool.submit(action)
         while stop is not None and not wait([future], POLL_S).done:
             if stop.number is not None:
@@ -34,6 +33,15 @@ def apart(action: Callable[[], T], *, most_bytes: int | None = None, stop: StopR
         if stop is not None and stop.number is not None:
             raise Interrupted(stop.number)
         return future.result()
+
+
+def guarded_pool(workers: int, most_bytes: int | None = None) -> ProcessPoolExecutor:
+    """Make a pool whose processes end with this one, even if it is killed, or when they hold more than `most_bytes`.
+
+    They are spawned, since a fork of a process with threads may hang; so __main__ has to be importable.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_guard, initargs=(os.getpid(), most_bytes))
 
 
 def _guard(parent: int, most_bytes: int | None) -> None:

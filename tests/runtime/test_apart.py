@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -39,14 +40,27 @@ def test_a_stop_ends_it_at_once() -> None:
     assert time.monotonic() - start < 30
 
 
-def test_it_does_not_outlive_who_waits_for_it(tmp_path: os.PathLike[str]) -> None:
-    script = (
-        "import time\nfrom functools import partial\nfrom src.runtime.apart import apart\n"
-        "if __name__ == '__main__':\n    apart(partial(time.sleep, 60))\n"
-    )
-    file = os.path.join(tmp_path, "wait.py")
-    with open(file, "w", encoding="utf-8") as out:
-        out.write(script)
+BUSY = """
+import time
+from functools import partial
+from src.runtime.apart import apart
+if __name__ == "__main__":
+    apart(partial(time.sleep, 60))
+"""
+IDLE = """
+import time
+from src.runtime.apart import guarded_pool
+if __name__ == "__main__":
+    with guarded_pool(2) as pool:
+        list(pool.map(abs, range(9)))
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("script", [BUSY, IDLE])
+def test_it_does_not_outlive_who_made_it(script: str, tmp_path: Path) -> None:
+    file = tmp_path / "wait.py"
+    file.write_text(script)
     parent = subprocess.Popen([sys.executable, file], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     deadline, sleepers = time.monotonic() + 30, []
     while not sleepers and time.monotonic() < deadline:
