@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from src.data.sources import GENERATED
+
 MOST_ROWS = 60
 
 
@@ -44,7 +46,9 @@ def data_card(manifest: dict[str, Any]) -> str:
 
 def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Describe one corpus."""
-    unusual = {key: value for key, value in settings.items() if value not in (None, [], {}, "")}
+    hygiene = settings["hygiene"] if name == "code" and settings["source"] not in GENERATED else {}
+    flat = {**settings, "hygiene": None, **{f"hygiene.{key}": value for key, value in hygiene.items()}}
+    used = {key: value for key, value in flat.items() if value not in (None, [], {}, "")}
     rows = [
         (
             split,
@@ -68,7 +72,7 @@ def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list
     lines = [
         f"## {name.capitalize()}",
         "",
-        "; ".join(f"`{key}`: {value}" for key, value in unusual.items()),
+        "; ".join(f"`{key}`: {value}" for key, value in used.items()),
         "",
         *_table(head, rows),
         *_counts("Left out", "reason", corpus["dropped"]),

@@ -273,6 +273,7 @@ def test_the_card_says_what_the_manifest_does(prepare: Prepare) -> None:
         for entry in prepared.manifest["corpora"][corpus]["splits"].values():
             assert f"| {entry['documents']:,} | {entry['bytes']:,} | {entry['tokens']:,} |" in card
     assert prepared.fingerprint in card and "package-3" in card and "| MIT | 200 |" in card
+    assert card.count("`hygiene.max_line_length`: 1000") == 1, "of the code alone"
 
 
 def test_generated_text_has_its_floor(
