@@ -364,6 +364,8 @@ class TrainConfig:
     sweep_name: str = "sweep"
     rerun: bool = False
     """Start over although the run is there."""
+    dry_run: bool = False
+    """Tell what the command would do, what it would cost and what would not be comparable; start and write nothing."""
 
 
 @dataclass

@@ -13,12 +13,12 @@ from src.model.accounting import ModelCost, model_cost
 from src.model.blocks import kind_of, no_activations
 from src.model.matching import match_of
 from src.model.memory import Memory, checkpoint_bytes, inference_memory
-from src.overrides import hydra_flag, parse_arguments, quote_paths
+from src.overrides import hydra_flag, parse_arguments, quote_paths, varying
 from src.preflight import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
 from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
 from src.training.stage import plan_stage
-from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
+from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.validation import check_choice, validate
 
 GIB = 1 << 30
@@ -234,10 +234,10 @@ def _time_line(found: dict[str, Any]) -> str:
 
 def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]) -> str:
     """Write estimates as a table, a row a job; below it, why some have none."""
-    names, varying = list(devices()), _varying(jobs)
+    names = list(devices())
     header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "storage", *names]
     rows, problems = [], []
-    for job, one in zip(varying, found, strict=True):
+    for job, one in zip(varying(jobs), found, strict=True):
         if isinstance(one, UserError):
             rows.append([job, *[NOTHING] * (len(header) - 1)])
             problems.append(f"{job}: {one}")
@@ -262,29 +262,11 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
     return "\n".join([*table(header, rows), "", note, *problems])
 
 
-def _varying(jobs: list[list[str]]) -> list[str]:
-    """Write each job by the overrides that not all of them have."""
-    return [" ".join(item for item in job if not all(item in other for other in jobs)) or " ".join(job) for job in jobs]
-
-
 def _batches(device: dict[str, Any]) -> str:
     plain, recomputed = (
         device[key] or NOTHING for key in ("largest_micro_batch", "largest_micro_batch_with_activation_checkpointing")
     )
     return f"{plain} / {recomputed}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Lay out a table that is Markdown as well, words to the left and numbers to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        first, *others = cells
-        aligned = [first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(others, widths[1:], strict=True))]
-        return f"| {' | '.join(aligned)} |"
-
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (n + 1) + ":" for n in widths[1:])]) + "|"
-    return [line(header), rule, *(line(row) for row in rows)]
 
 
 def main(argv: list[str]) -> int:

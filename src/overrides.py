@@ -172,3 +172,8 @@ def _unreadable(overrides: Sequence[str]) -> str:
         except HydraException:
             return override
     return " ".join(overrides)
+
+
+def varying(jobs: list[list[str]]) -> list[str]:
+    """Write each job by the overrides that not all of them have."""
+    return [" ".join(item for item in job if not all(item in other for other in jobs)) or " ".join(job) for job in jobs]

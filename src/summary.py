@@ -11,6 +11,7 @@ import torch
 from src.config import ROOT, StageConfig, TrainConfig
 from src.data.loader import build_loader
 from src.data.packing import PreparedData
+from src.data.prepared import folder_of
 from src.lineage import lineage_of
 from src.model.accounting import ModelCost
 from src.model.matching import Match
@@ -107,21 +108,20 @@ def start_summary(
     }
 
 
-def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: CheckpointInfo | None) -> dict[str, Any]:
-    """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means."""
+def contract_of(
+    config: TrainConfig, data: PreparedData | None, device: Device, init: CheckpointInfo | None
+) -> dict[str, Any]:
+    """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means.
+
+    data: None where they are not prepared yet; then what they are to be stands for what they are.
+    """
     training = config.training
-    orders = {
-        name: build_loader(data, stage, training.seq_len, 0).order_hash(data.fingerprint)
-        for name, stage in config.stage.stages.items()
-    }
     plans = {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
     return {
         "size": config.size.name,
         "match": config.match,
         "recipe": _text(asdict(config.recipe)),
-        "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
-        "data_hash": data.fingerprint,
-        "data_order_hash": _text(orders),
+        **_contents(config, data),
         "stages": _text(
             {name: f"{_corpora(config.stage.stages[name])} {plan.steps} steps" for name, plan in plans.items()}
         ),
@@ -143,6 +143,22 @@ def contract_of(config: TrainConfig, data: PreparedData, device: Device, init: C
         "processes": device.world.size,
         "threads": device.threads,
         "host_shared": config.launcher.name == "joblib",
+    }
+
+
+def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
+    """Name the text that a run learns from, and the order of its batches."""
+    if data is None:
+        settings = folder_of(config.data, config.tokenizer, Path()).name
+        return dict.fromkeys(("tokenizer_hash", "data_hash", "data_order_hash"), f"{settings}, not prepared yet")
+    orders = {
+        name: build_loader(data, stage, config.training.seq_len, 0).order_hash(data.fingerprint)
+        for name, stage in config.stage.stages.items()
+    }
+    return {
+        "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
+        "data_hash": data.fingerprint,
+        "data_order_hash": _text(orders),
     }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from src.compose import expand_sweep, guarded, register, show
+from src.compose import compose_config, expand_sweep, guarded, register, show
 from src.config import TrainConfig, UserError
 from src.overrides import hydra_flag, parse_arguments, quote_paths
 from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
@@ -17,6 +17,11 @@ def main(argv: list[str]) -> int:
         show("train", argv, arguments.overrides)
         return 0
     sweep = expand_sweep("train", TrainConfig, arguments.overrides)
+    if compose_config(TrainConfig, "train", sweep.jobs[0]).dry_run:
+        from src.sweep.preview import preview
+
+        print(preview(sweep.jobs))
+        return 0
     if arguments.multirun or sweep.asked_by_experiment:
         refuse_torchrun("a sweep has a process of its own for each job")
         from src.sweep.launch import run_sweep

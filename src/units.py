@@ -1,4 +1,4 @@
-"""How numbers are written for people: three digits and a unit, or a dash where there is none."""
+"""How numbers and tables are written for people: three digits and a unit, or a dash where there is none."""
 
 NOTHING = "-"
 
@@ -34,6 +34,19 @@ def show_time(seconds: float | None) -> str:
         return f"{minutes}m {rest:02d}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02d}m" if hours < 48 else f"{hours // 24}d {hours % 24:02d}h"
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lay out a table that is Markdown as well, words to the left and numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        first, *others = cells
+        aligned = [first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(others, widths[1:], strict=True))]
+        return f"| {' | '.join(aligned)} |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (n + 1) + ":" for n in widths[1:])]) + "|"
+    return [line(header), rule, *(line(row) for row in rows)]
 
 
 def _with_unit(value: float | None, units: tuple[tuple[str, float], ...]) -> str:

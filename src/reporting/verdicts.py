@@ -83,9 +83,17 @@ def verdict_lines(runs: pd.DataFrame) -> list[str]:
     lines += _contract_lines(groups)
     if any("±" in line for line in lines):
         lines.append(METHOD)
-    if any(run["contract"].get("learning_rate_search") == "none" for group in groups for run in group.runs):
-        lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
     return lines
+
+
+def breach_lines(records: Sequence[Record]) -> list[str]:
+    """Say what would keep runs with these contracts from a verdict, whatever comes of them.
+
+    records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.
+    """
+    groups = ranking_groups(records)
+    lines = [f"{group.title}: {line}" for group in groups for line in _group_lines(group, [])]
+    return lines + _contract_lines(groups)
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
@@ -195,6 +203,8 @@ def _contract_lines(groups: list[Group]) -> list[str]:
         lines.append("Jobs shared the machine: speed and time say nothing about the architectures.")
     if len({group.size for group in groups}) > 1:
         lines.append("Runs of different sizes are not ranked against each other.")
+    if any(run["contract"].get("learning_rate_search") == "none" for group in groups for run in group.runs):
+        lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
     return lines
 
 

@@ -6,7 +6,17 @@ from dataclasses import asdict
 
 from src.config import TrainConfig
 
-NOT_DECIDING = ("output_root", "sweep_name", "rerun", "tracking", "launcher", "data", "tokenizer", "init_from")
+NOT_DECIDING = (
+    "output_root",
+    "sweep_name",
+    "rerun",
+    "dry_run",
+    "tracking",
+    "launcher",
+    "data",
+    "tokenizer",
+    "init_from",
+)
 """Where things go and how they are shown; data, tokenizer and initial weights count by content, not by name."""
 
 

@@ -19,7 +19,7 @@ from src.runtime.signals import stop_signal
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.ledger import Job, Ledger
-from src.sweep.plan import Plan, plan_runs
+from src.sweep.plan import Plan, plan_runs, refuse_twins
 
 
 def run_sweep(sweep: Sweep) -> int:
@@ -50,9 +50,7 @@ def run_sweep(sweep: Sweep) -> int:
 def _sweep_folder(plans: list[Plan]) -> Path:
     first = plans[0].config
     names = [plan.folder.name for plan in plans]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{twice}: two jobs of the sweep are the same run; drop one of the values")
+    refuse_twins(names)
     return Path(first.output_root).expanduser() / "sweeps" / f"{first.sweep_name}-{short_hash(names)}"
 
 

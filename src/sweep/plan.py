@@ -35,11 +35,12 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
     Raises:
         UserError: a configuration is wrong, or its data is not prepared.
     """
-    checked = [_check(overrides) for overrides in jobs]
+    checked = [check_job(overrides) for overrides in jobs]
     return [_plan(config, init) for config, init in checked]
 
 
-def _check(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
+def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
+    """Compose a job and check all that needs no data. Raises: UserError."""
     config, init = compose_config(TrainConfig, "train", overrides), None
     if config.init_from is not None:
         from src.lineage import inherit  # reads checkpoints, so it needs torch
@@ -55,7 +56,11 @@ def _check(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
 
 def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
     root = Path(config.output_root).expanduser()
-    data = _find_data(config, root)
+    return make_plan(config, init, _find_data(config, root))
+
+
+def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:
+    """Name a job's run, and see that its data and this machine serve it. Raises: UserError."""
     if init is not None and init.tokenizer_sha256 != data.manifest["tokenizer"]["sha256"]:
         raise UserError(
             f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
@@ -71,11 +76,23 @@ def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
         tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size),
     )
     weights = sha256_of(init.folder / "model.safetensors") if init else None
-    folder = root / "runs" / run_name(config, data.fingerprint, weights)
+    folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
+    check_machine(config, folder)
+    return Plan(config, data, init, folder)
+
+
+def check_machine(config: TrainConfig, folder: Path) -> None:
+    """See that memory and disk will do. Raises: UserError."""
     spec = match_of(config).spec
     check_memory(config, spec)
     check_disk(config, spec, folder)
-    return Plan(config, data, init, folder)
+
+
+def refuse_twins(names: list[str]) -> None:
+    """Raise UserError where two jobs of a sweep are one run."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice}: two jobs of the sweep are the same run; drop one of the values")
 
 
 def _find_data(config: TrainConfig, root: Path) -> PreparedData:

@@ -1,0 +1,165 @@
+"""What a command would do (`dry_run=true`): every job with its cost, and what would keep its runs from being ranked.
+
+Nothing is started, prepared or written. Time is reckoned from the finished runs below `output_root`: from one of the
+same model and context on the same kind of device, else from the FLOP/s of the same architecture, else of any.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import TrainConfig
+from src.data.prepared import PreparedData, find_prepared
+from src.model.accounting import ModelCost, model_cost
+from src.model.matching import Match, match_of
+from src.model.memory import checkpoint_bytes
+from src.overrides import varying
+from src.preflight import memory_needed, reckon_micro_batch
+from src.reporting.verdicts import breach_lines
+from src.runtime.files import read_json
+from src.runtime.machine import PROCESS_BYTES, machine_bytes
+from src.sweep.plan import check_job, check_machine, make_plan, refuse_twins
+from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
+
+if TYPE_CHECKING:
+    from src.training.checkpoint import CheckpointInfo
+
+
+@dataclass(frozen=True)
+class _Job:
+    config: TrainConfig
+    match: Match
+    cost: ModelCost
+    run: str | None
+    """None: it has no name before its data are prepared."""
+    status: str
+    contract: dict[str, Any]
+    tokens: int
+    tokens_per_second: float | None
+
+    @property
+    def time_s(self) -> float | None:
+        return None if self.tokens_per_second is None else self.tokens / self.tokens_per_second
+
+
+def preview(jobs: list[list[str]]) -> str:
+    """Describe the jobs of a command line. Raises: UserError for what the command itself would refuse."""
+    checked = [check_job(overrides) for overrides in jobs]
+    finished = list(_finished_runs({Path(config.output_root).expanduser() for config, _ in checked}))
+    found = [_look(config, init, finished) for config, init in checked]
+    names = varying(jobs) if len(jobs) > 1 else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
+    refuse_twins([job.run or name for job, name in zip(found, names, strict=True)])
+    return "\n".join([*_table(found, names), "", *_total(found), "", *_fairness(found, names)])
+
+
+def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[dict[str, Any]]) -> _Job:
+    from src.runtime.device import open_device  # torch decides what auto means
+    from src.summary import contract_of
+    from src.training.stage import plan_stage
+
+    data = find_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser())
+    config, run, status = _name(config, init, data)
+    match, device = match_of(config), open_device(config.runtime)
+    cost = model_cost(match.spec, config.training.seq_len)
+    per_step = config.training.global_batch_size * config.training.seq_len
+    steps = sum(plan_stage(config, name, stage, 0).steps for name, stage in config.stage.stages.items())
+    speed = _tokens_per_second(match, cost, device.kind, config, finished)
+    contract = contract_of(config, data, device, init)
+    return _Job(config, match, cost, run, status, contract, per_step * steps, speed)
+
+
+def _name(
+    config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData | None
+) -> tuple[TrainConfig, str | None, str]:
+    """Return the configuration as it will be, the run's name and what has become of it so far."""
+    if data is None:
+        check_machine(config, Path(config.output_root).expanduser())
+        return config, None, "new"
+    plan = make_plan(config, init, data)
+    summary = plan.folder / "summary.json"
+    status = read_json(summary)["status"] if summary.exists() and not config.rerun else "new"
+    return plan.config, plan.folder.name, "done" if status == "done" else "new" if status == "new" else "goes on"
+
+
+def _finished_runs(roots: Iterable[Path]) -> Iterable[dict[str, Any]]:
+    """Read the summaries of all finished runs, the newest last."""
+    files = [file for root in roots for file in root.glob("runs/*/summary.json")]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
+        summary = read_json(file)
+        if summary.get("status") == "done" and summary.get("final"):
+            yield summary
+
+
+def _tokens_per_second(
+    match: Match, cost: ModelCost, device: str, config: TrainConfig, finished: list[dict[str, Any]]
+) -> float | None:
+    best: tuple[int, float] | None = None
+    for summary in finished:
+        if summary["environment"]["device"] != device:
+            continue
+        speed = summary["final"]["tokens_per_second"]
+        same = summary["model"] == match.spec.to_dict() and summary["contract"]["seq_len"] == config.training.seq_len
+        likeness = 2 if same else int(summary["architecture"] == config.architecture.name)
+        if not same:
+            speed *= summary["accounting"]["train_flops_per_token"] / cost.train_flops_per_token
+        if best is None or likeness >= best[0]:
+            best = likeness, speed
+    return best and best[1]
+
+
+def _table(found: list[_Job], names: list[str]) -> list[str]:
+    header = ["job", "status", "solved", "parameters", "active", "tokens", "FLOPs", "memory", "storage", "time"]
+    rows = [
+        [
+            name,
+            job.status,
+            ", ".join(f"{knob}={value}" for knob, value in job.match.solved.items()) or NOTHING,
+            show_count(job.cost.total_params),
+            show_count(job.cost.active_non_embedding_params),
+            show_count(job.tokens),
+            show_flops(job.tokens * job.cost.train_flops_per_token),
+            show_bytes(_memory_bytes(job)),
+            show_bytes(sum(checkpoint_bytes(job.match.spec)) * len(job.config.stage.stages)),
+            show_time(job.time_s),
+        ]
+        for name, job in zip(names, found, strict=True)
+    ]
+    return table(header, rows)
+
+
+def _memory_bytes(job: _Job) -> int:
+    reckoned = reckon_micro_batch(job.config, job.match.spec, machine_bytes() - PROCESS_BYTES)
+    return memory_needed(reckoned, job.match.spec).total
+
+
+def _total(found: list[_Job]) -> list[str]:
+    left = [job for job in found if job.status != "done"]
+    times = [job.time_s for job in left]
+    if None in times:
+        time = "time unknown: no run is finished here on this kind of device"
+    else:
+        time = f"about {show_time(sum(time for time in times if time is not None))} one after the other"
+    flops = show_flops(sum(job.tokens * job.cost.train_flops_per_token for job in left))
+    storage = show_bytes(sum(sum(checkpoint_bytes(job.match.spec)) * len(job.config.stage.stages) for job in left))
+    return [
+        f"Total: {len(found)} jobs, {len(found) - len(left)} of them done; to do: {flops} FLOPs, {storage}, {time}.",
+        "Estimates. Active: parameters at work for a token, without embeddings. Memory: of training. Storage: two "
+        "checkpoints a stage. Nothing was started.",
+    ]
+
+
+def _fairness(found: list[_Job], names: list[str]) -> list[str]:
+    """Say what would keep the finished runs from a verdict."""
+    records = [
+        {
+            "run": name,
+            "status": "done",
+            "size": job.config.size.name,
+            "architecture": job.config.architecture.name,
+            "seed": job.config.seed,
+            "contract": job.contract,
+        }
+        for name, job in zip(names, found, strict=True)
+    ]
+    return ["Fairness", *(f"  {line}" for line in breach_lines(records) or ["nothing stands against a verdict"])]
