@@ -290,6 +290,20 @@ class LauncherConfig:
 
 
 @dataclass
+class SweepConfig:
+    """What a sweep does with jobs that go wrong, and what it shows meanwhile."""
+
+    timeout: float | None = None
+    """Seconds that an attempt at a job may take; then it is asked to save and stop, and counts as failed. null: any."""
+    retries: int = 0
+    """How many more times a failed job is tried; each goes on from its last checkpoint."""
+    fail_fast: bool = False
+    """Start no further job once one has failed."""
+    live: bool | None = None
+    """Show a table of all jobs, kept up to date, instead of their output; null: where the output is a terminal."""
+
+
+@dataclass
 class TrainingConfig:
     """Batches, budget, and how often things happen (in optimizer steps)."""
 
@@ -351,6 +365,7 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     samples: SamplingConfig = field(default_factory=SamplingConfig)
     """The texts that a run writes after each stage."""
     match: str = "active"

@@ -17,7 +17,7 @@ from src.overrides import hydra_flag, parse_arguments, quote_paths, varying
 from src.preflight import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
 from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
-from src.training.stage import plan_stage
+from src.training.stage import stage_tokens
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.validation import check_choice, validate
 
@@ -54,7 +54,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     reckoned = reckon_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
     memory = memory_needed(reckoned, spec)
     inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
-    tokens = _tokens(config)
+    tokens = sum(stage_tokens(config).values())
     speed = _tokens_per_second(config, cost)
     return {
         "architecture": config.architecture.name,
@@ -120,12 +120,6 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
             "largest_micro_batch_with_activation_checkpointing": largest[True],
         }
     return found
-
-
-def _tokens(config: EstimateConfig) -> int:
-    """Count the tokens of all stages."""
-    per_step = config.training.global_batch_size * config.training.seq_len
-    return per_step * sum(plan_stage(config, name, stage, 0).steps for name, stage in config.stage.stages.items())
 
 
 def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:

@@ -48,10 +48,11 @@ POSITIVE = (
     "architecture.chunk_size "
     "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size "
     "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
-    "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction"
+    "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction "
+    "sweep.timeout"
 ).split()
 NOT_NEGATIVE = (
-    "seed data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "
+    "seed sweep.retries data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "
     "schedule.warmup_steps schedule.min_ratio optimizer.momentum samples.temperature samples.top_k samples.seed "
     "architecture.aux_loss_weight architecture.router_z_loss_weight architecture.router_bias_rate"
 ).split()

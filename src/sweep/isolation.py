@@ -1,37 +1,81 @@
-"""One child process a job: what kills it, runs out of memory in it or leaks from it stays in it."""
+"""One child process a job: what kills it, runs out of memory in it or leaks from it stays in it.
+
+The child writes into a file and not to a pipe, so that it goes on if the process that waits for it is killed.
+"""
 
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import BinaryIO
 
+from src.config import SweepConfig
+from src.runtime.signals import stop_signal
 from src.sweep.ledger import Job, Ledger
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+POLL_S = 0.1
+GRACE_S = 60
+"""After its time is up, a job has so many seconds to save and stop before it is killed."""
 
 
-def run_job(ledger: Ledger, job: Job, start_over: bool = False) -> int:
-    """Run one job unless it is done, record how it ended, and return its exit code (negative: killed by a signal)."""
+def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = False) -> int:
+    """Run one job unless it is done, record how it ended, and return its exit code (negative: killed by a signal).
+
+    A job that fails is tried again as often as `config` says, and goes on from its last checkpoint.
+    """
     if ledger.is_done(job) and not start_over:
         ledger.record(job, "done", 0)
         return 0
-    ledger.record(job, "running")
-    child = subprocess.Popen([sys.executable, "-m", "src.train", *job.overrides])
-    with _forward(child):
-        exit_code = _wait(child)
-    ledger.record_exit(job, exit_code)
+    exit_code = 0
+    for attempt in range(1 + config.retries):
+        again = ["rerun=false"] if attempt else []  # to start over once is enough
+        exit_code = _attempt(ledger, job, config, again)
+        if ledger.status(job) != "failed":
+            break
     return exit_code
 
 
-def _wait(child: "subprocess.Popen[bytes]") -> int:
-    """Wait for the child; Ctrl-C reaches it from the terminal by itself, so here it only means to wait on."""
+def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str]) -> int:
+    ledger.record(job, "running")
+    log = ledger.log_of(job)
+    with log.open("wb") as written, log.open("rb") as read:
+        command = [sys.executable, "-m", "src.train", *job.overrides, *more]
+        child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
+        with _forward(child):
+            exit_code, timed_out = _wait(child, read, config)
+    ledger.record_exit(job, exit_code, config.timeout if timed_out else None)
+    return 1 if timed_out and stop_signal(exit_code) else exit_code
+
+
+def _wait(child: "subprocess.Popen[bytes]", log: BinaryIO, config: SweepConfig) -> tuple[int, bool]:
+    """Wait for the child and show what it says; return its exit code, and whether its time was up.
+
+    Ctrl-C reaches it from the terminal by itself, so here it only means to wait on.
+    """
+    started, asked_at = time.monotonic(), None
     while True:
         try:
-            return child.wait()
+            exit_code = child.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            exit_code = None
         except KeyboardInterrupt:
             continue
+        said = log.read()
+        if said and not config.live:
+            sys.stdout.write(said.decode(errors="replace"))
+            sys.stdout.flush()
+        if exit_code is not None:
+            return exit_code, asked_at is not None
+        now = time.monotonic()
+        if asked_at is None and config.timeout is not None and now - started > config.timeout:
+            asked_at = now
+            child.terminate()
+        elif asked_at is not None and now - asked_at > GRACE_S:
+            child.kill()
 
 
 @contextmanager

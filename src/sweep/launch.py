@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import SINGLE_RUN, Sweep
-from src.config import CONF, UserError
+from src.config import CONF, SweepConfig, UserError
 from src.overrides import explain, quote
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.files import file_lock
@@ -19,7 +20,9 @@ from src.runtime.signals import stop_signal
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.ledger import Job, Ledger
+from src.sweep.live import show_jobs
 from src.sweep.plan import Plan, plan_runs, refuse_twins
+from src.training.stage import stage_tokens
 
 
 def run_sweep(sweep: Sweep) -> int:
@@ -36,7 +39,7 @@ def run_sweep(sweep: Sweep) -> int:
             plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, sweep.jobs, strict=True)]
         )
         print(f"Sweep: {len(plans)} jobs, {folder}")
-        exit_code = _launch(sweep, folder)
+        exit_code = _launch(sweep, plans[0].config.sweep, ledger)
         states = ledger.states()
         report = write_report(folder)
         print(comparison_text(load_runs(folder)))
@@ -67,16 +70,20 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
         stage=config.stage.name,
         data=config.data.name,
         seed=config.seed,
+        stage_tokens=stage_tokens(config),
     )
 
 
-def _launch(sweep: Sweep, folder: Path) -> int:
+def _launch(sweep: Sweep, config: SweepConfig, ledger: Ledger) -> int:
     """Let Hydra's launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
-    place = f"hydra.sweep.dir={quote(str(folder.resolve()))}"
-    before, sys.argv = sys.argv, ["src.train", "-m", *sweep.overrides, "hydra.sweeper.params=null", place]
+    live = sys.stdout.isatty() if config.live is None else config.live
+    overrides = [item for item in sweep.overrides if not item.startswith("sweep.live=")]
+    ours = ["hydra.sweeper.params=null", f"hydra.sweep.dir={quote(str(ledger.folder.resolve()))}", f"sweep.live={live}"]
+    before, sys.argv = sys.argv, ["src.train", "-m", *overrides, *ours]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
+        with show_jobs(ledger) if live else nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:
@@ -96,7 +103,10 @@ def launch_job(config: DictConfig) -> None:
     settings = HydraConfig.get()
     ledger = Ledger(Path(settings.sweep.dir))
     jobs, index = ledger.jobs(), int(settings.job.num)
-    print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
-    exit_code = run_job(ledger, jobs[index], start_over=bool(config.rerun))
+    if config.sweep.fail_fast and ledger.has_failed():
+        return
+    if not config.sweep.live:
+        print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
+    exit_code = run_job(ledger, jobs[index], SweepConfig(**config.sweep), start_over=bool(config.rerun))
     if number := stop_signal(exit_code):
         raise SystemExit(128 + number)

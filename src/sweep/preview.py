@@ -20,6 +20,7 @@ from src.reporting.verdicts import breach_lines
 from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
 from src.sweep.plan import check_job, check_machine, make_plan, refuse_twins
+from src.training.stage import stage_tokens
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 
 if TYPE_CHECKING:
@@ -56,17 +57,14 @@ def preview(jobs: list[list[str]]) -> str:
 def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[dict[str, Any]]) -> _Job:
     from src.runtime.device import open_device  # torch decides what auto means
     from src.summary import contract_of
-    from src.training.stage import plan_stage
 
     data = find_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser())
     config, run, status = _name(config, init, data)
     match, device = match_of(config), open_device(config.runtime)
     cost = model_cost(match.spec, config.training.seq_len)
-    per_step = config.training.global_batch_size * config.training.seq_len
-    steps = sum(plan_stage(config, name, stage, 0).steps for name, stage in config.stage.stages.items())
     speed = _tokens_per_second(match, cost, device.kind, config, finished)
     contract = contract_of(config, data, device, init)
-    return _Job(config, match, cost, run, status, contract, per_step * steps, speed)
+    return _Job(config, match, cost, run, status, contract, sum(stage_tokens(config).values()), speed)
 
 
 def _name(

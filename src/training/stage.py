@@ -32,3 +32,9 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
         checkpoint_every=training.checkpoint_every or tenth,
         flops_per_token=flops_per_token,
     )
+
+
+def stage_tokens(config: TrainConfig) -> dict[str, int]:
+    """Return how many tokens each stage trains on."""
+    per_step = config.training.global_batch_size * config.training.seq_len
+    return {name: per_step * plan_stage(config, name, stage, 0).steps for name, stage in config.stage.stages.items()}

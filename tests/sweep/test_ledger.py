@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from src.config import SweepConfig
 from src.runtime.files import read_json, write_json
 from src.sweep import isolation
 from src.sweep.isolation import run_job
@@ -66,7 +67,7 @@ def test_a_job_that_was_never_started_is_pending(ledger: Ledger) -> None:
 
 def test_a_job_is_a_process_of_its_own_with_its_overrides(ledger: Ledger, child: Child) -> None:
     started = child("pass")
-    assert run_job(ledger, job(0)) == 0
+    assert run_job(ledger, job(0), SweepConfig()) == 0
     assert record(ledger)["status"] == "failed"  # it ended well, but there is no finished run
     assert started == [[sys.executable, "-m", "src.train", "seed=0"]]
 
@@ -88,7 +89,7 @@ def test_how_a_process_ended_is_told(
     code: str, exit_code: int, status: str, error: str, ledger: Ledger, child: Child
 ) -> None:
     child(code)
-    assert run_job(ledger, job(0)) == exit_code
+    assert run_job(ledger, job(0), SweepConfig()) == exit_code
     assert record(ledger) == {"status": status, "exit_code": exit_code, "error": error}
     assert ledger.states() == {job(0).run: status, job(1).run: "pending"}
 
@@ -96,22 +97,62 @@ def test_how_a_process_ended_is_told(
 def test_the_error_of_a_failed_run_is_that_of_its_summary(ledger: Ledger, child: Child) -> None:
     finish_run(ledger, 0, "failed", "RuntimeError: the device is on fire")
     child("raise SystemExit(1)")
-    assert run_job(ledger, job(0)) == 1
+    assert run_job(ledger, job(0), SweepConfig()) == 1
     assert record(ledger)["error"] == "RuntimeError: the device is on fire"
 
 
 def test_an_old_error_is_not_that_of_a_process_that_never_reached_its_run(ledger: Ledger, child: Child) -> None:
     finish_run(ledger, 0, "interrupted", "stopped by SIGTERM")
     child("raise SystemExit(2)")
-    assert run_job(ledger, job(0)) == 2
+    assert run_job(ledger, job(0), SweepConfig()) == 2
     assert record(ledger)["error"] == "exit status 2"
+
+
+def test_the_last_line_of_a_process_is_its_error_where_its_run_tells_none(
+    ledger: Ledger, child: Child, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child("print('here'); import sys; sys.exit('error: seed=x: must be a number')")
+    assert run_job(ledger, job(0), SweepConfig(live=False)) == 1
+    assert record(ledger)["error"] == "error: seed=x: must be a number"
+    assert "here" in capsys.readouterr().out
+    assert run_job(ledger, job(0), SweepConfig(live=True)) == 1
+    assert not capsys.readouterr().out and "here" in ledger.log_of(job(0)).read_text()
+
+
+def test_a_job_that_takes_too_long_is_asked_to_stop_and_then_killed(
+    ledger: Ledger, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SweepConfig(timeout=0.5)
+    child("import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); time.sleep(60)")
+    assert run_job(ledger, job(0), config) == 1, "no reason to end the sweep, as a signal from outside is"
+    assert record(ledger) == {"status": "failed", "exit_code": 143, "error": "took more than sweep.timeout=0.5 s"}
+    monkeypatch.setattr(isolation, "GRACE_S", 0.2)
+    child("import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
+    assert run_job(ledger, job(0), config) == -9
+    assert record(ledger)["error"] == "took more than sweep.timeout=0.5 s"
+
+
+def test_a_failed_job_is_tried_again_and_a_stopped_one_is_not(ledger: Ledger, child: Child) -> None:
+    started = child("raise SystemExit(3)")
+    assert run_job(ledger, job(0), SweepConfig(retries=2), start_over=True) == 3
+    assert [command[3:] for command in started] == [["seed=0"], *[["seed=0", "rerun=false"]] * 2]
+    started = child("raise SystemExit(143)")
+    assert run_job(ledger, job(0), SweepConfig(retries=2)) == 143
+    assert len(started) == 1
+
+
+def test_only_a_failure_since_the_sweep_went_on_counts(ledger: Ledger) -> None:
+    ledger.record(job(0), "failed", 1)
+    assert ledger.has_failed()
+    ledger.open("s", ledger.jobs())
+    assert not ledger.has_failed() and ledger.status(job(0)) == "failed"
 
 
 @pytest.mark.parametrize("start_over", [False, True])
 def test_a_run_that_is_done_is_started_only_to_start_over(start_over: bool, ledger: Ledger, child: Child) -> None:
     finish_run(ledger, 0)
     started = child("pass")
-    assert run_job(ledger, job(0), start_over) == 0
+    assert run_job(ledger, job(0), SweepConfig(), start_over) == 0
     assert len(started) == start_over
     assert record(ledger) == {"status": "done", "exit_code": 0, "error": None}
 
@@ -145,7 +186,7 @@ def test_signals_of_a_scheduler_reach_the_job(number: int, ledger: Ledger, child
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert run_job(ledger, job(0)) == 128 + number
+    assert run_job(ledger, job(0), SweepConfig()) == 128 + number
     sender.join()
     assert signal.getsignal(number) is before
     assert record(ledger)["exit_code"] == 128 + number

@@ -165,6 +165,25 @@ def test_an_experiment_is_a_sweep_without_a_flag_and_the_command_line_narrows_it
     assert "4 of 4 jobs not done" in capfd.readouterr().out
 
 
+def test_fail_fast_starts_nothing_more_until_the_command_is_repeated(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    true_popen: Any = subprocess.Popen
+    started: list[str] = []
+
+    def start(command: list[str], **options: Any) -> Any:
+        started.append(next(item for item in command if item.startswith("seed=")))
+        return true_popen(["false"], **options)
+
+    monkeypatch.setattr(isolation.subprocess, "Popen", start)
+    command = (data, tmp_path, "seed=0,1,2", "sweep.fail_fast=true", "sweep.retries=1")
+    for _ in range(2):
+        assert sweep(*command) == 1
+        assert started == ["seed=0", "seed=0"]
+        assert sorted(row["status"] for row in report_of(tmp_path).values()) == ["failed", "pending", "pending"]
+        started.clear()
+
+
 def test_the_same_sweep_in_another_process_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

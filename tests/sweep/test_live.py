@@ -1,0 +1,71 @@
+"""The table of a sweep's jobs says of each what its files say, in whatever state they are."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from src.runtime.files import write_json
+from src.sweep.ledger import Job, Ledger
+from src.sweep.live import jobs_table, show_jobs
+
+
+def job(number: int) -> Job:
+    stages = {"language": 1000, "code": 3000}
+    return Job(f"r{number}", f"../runs/r{number}", [], "dense", "nano", "modern", "full", "local", number, stages)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    opened = Ledger(tmp_path / "sweep")
+    opened.open("s", [job(number) for number in range(4)])
+    return opened
+
+
+def write_metrics(ledger: Ledger, number: int, *rows: dict[str, object], more: str = "") -> None:
+    folder = ledger.folder / job(number).run_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + more)
+
+
+def text_of(ledger: Ledger) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(jobs_table(ledger))
+    return console.export_text()
+
+
+def line_of(ledger: Ledger, number: int) -> list[str]:
+    line = next(line for line in text_of(ledger).splitlines() if f" r{number} " in line)
+    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+
+
+def test_every_state_is_told(ledger: Ledger) -> None:
+    ledger.record(job(0), "running")
+    write_metrics(
+        ledger,
+        0,
+        {"stage": "language", "step": 9, "tokens": 1000, "val/loss": 3.25},
+        {"stage": "code", "step": 1, "tokens": 1000, "perf/tokens_per_second": 40.0},
+        more='{"stage": "code", "st',
+    )
+    ledger.record(job(1), "failed", 1, "RuntimeError: fire")
+    write_json(ledger.folder / job(2).run_dir / "summary.json", {"status": "done"})
+    assert line_of(ledger, 0) == ["r0", "running", "code", "50%", "3.250", "40", "50 s"]
+    assert line_of(ledger, 1) == ["r1", "failed: RuntimeError: fire", *["-"] * 5]
+    assert line_of(ledger, 2)[1] == "done" and line_of(ledger, 3)[1] == "pending"
+    assert "4 jobs: 1 done, 1 running, 1 failed, 1 pending" in text_of(ledger)
+
+
+def test_what_is_written_meanwhile_disturbs_nothing(ledger: Ledger) -> None:
+    ledger.record(job(0), "running")
+    for content in ("", "{", "[]\n", '{"stage": "other", "tokens": 1}\n', '{"stage": "code", "tokens": null}\n'):
+        write_metrics(ledger, 0, more=content)
+        assert line_of(ledger, 0)[1:] == ["running", *["-"] * 5]
+
+
+def test_the_last_state_stays_on_the_screen(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    with show_jobs(ledger):
+        write_json(ledger.folder / job(0).run_dir / "summary.json", {"status": "done"})
+    assert "1 done, 3 pending" in capsys.readouterr().out
