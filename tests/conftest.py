@@ -1,6 +1,7 @@
 """What holds for every test: no account, no display, repeatable examples; device tests only where the device is."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples each time, and no time limit an example: a busy machine must not fail a test.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def as_elsewhere() -> Iterator[None]:
+    """Have the CPU compute as other devices and compiled models do."""
+    from src.model.blocks.mamba import blind
+
+    with blind():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

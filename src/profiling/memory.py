@@ -2,7 +2,8 @@
 
 Live tensor bytes come from the allocator by way of torch's profiler, so that what a kernel takes for itself counts too.
 The resident set (RSS) is the whole process: interpreter, libraries and the allocator's reserve as well. Its peak only
-ever grows, so each measurement has a process of its own.
+ever grows, so each measurement has a process of its own. State spaces are computed as other devices do: a CPU's own
+form takes less.
 """
 
 import json
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from src.config import ModelSpec, OptimizerConfig, RuntimeConfig
+from src.model.blocks.mamba import blind
 from src.model.build import build_model
 from src.model.memory import Memory
 from src.runtime.apart import apart
@@ -72,6 +74,7 @@ def peak_growth(action: Callable[[], Any]) -> int:
     return peak
 
 
+@blind()
 def training_peak(
     spec: ModelSpec,
     *,
@@ -134,6 +137,7 @@ def random_step(
     )
 
 
+@blind()
 @torch.no_grad()
 def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tuple[Measured, Measured]:
     """Read a random prompt of `context_len` tokens in this process, then decode one token; return both peaks."""

@@ -188,6 +188,7 @@ def unseen_scan_flops(spec: ModelSpec, torch_counts: int, passes: int) -> int:
     return (passes * MAMBA1_SCAN_FLOPS - 2 * torch_counts) * scanned
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize("length", [SEQ_LEN, 50, 9])
 def test_executed_flops_are_those_that_torch_counts(model: LanguageModel, length: int) -> None:
     """Exactly: with whole and with padded windows and chunks; in training two products more for each."""

@@ -52,6 +52,7 @@ def leave_experts_idle(model: LanguageModel) -> None:
                 block.router.weight[:4] *= 50
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
     """Without a break: there would be an error. The graphs run in eager mode here, so they are equal to the bit."""
     spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(KINDS)))

@@ -60,6 +60,9 @@ SHAPES_THAT_GROW = {"moe": "mlp", "attention": "sliding_attention"}
 """In decoding: attention reads a key more for each token; a window, once it is full, does not."""
 
 
+pytestmark = pytest.mark.usefixtures("as_elsewhere")
+
+
 def each_kind_once(spec: ModelSpec) -> ModelSpec:
     """Leave one block of each kind: they share their code."""
     return replace(spec, blocks=tuple(dict.fromkeys(spec.blocks)))

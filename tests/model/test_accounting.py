@@ -147,6 +147,7 @@ def test_activation_checkpointing_computes_the_blocks_again_but_for_their_last_p
     assert cost.executed_train_flops_per_token(activation_checkpointing=True) == 3 * forward + again
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
 def test_recomputed_flops_are_those_that_torch_counts(architecture: str) -> None:
     model, tokens = small_model(architecture), random_tokens(2, 64)

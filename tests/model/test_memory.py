@@ -48,6 +48,7 @@ def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | No
     return sum(n_bytes for place, n_bytes in storages.items() if place not in weights) / 4
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize("length", [48, 40])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,6 +28,7 @@ def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
     raise RuntimeError("no compiler\nhere")
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_graphs_of_the_trial_serve_training(masked: bool) -> None:
     model, tokens = small_model("hybrid"), random_tokens(BATCH.size, BATCH.length, seed=1)

@@ -8,13 +8,21 @@ chunks, only the states are carried (section 6 of the paper). Decoding is the re
 changes the result, and `tests/reference/ssd.py` holds the step-by-step twin. Where documents are numbered, each begins
 with a state of zeros, wherever in a chunk that is.
 
+On a CPU, moving memory costs as much as the products. There the decay between two positions is taken as a product of
+two factors, one a position, so that all heads share one matrix a chunk and have none of their own (`FactorisedSSD`).
+That is exact as long as the factors stay within what fp32 can hold; where they would not, the general form serves.
+
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from src.config import ModelSpec
@@ -24,6 +32,48 @@ from src.model.blocks.norm import EPS
 DT_RANGE = (1e-3, 1e-1)
 DT_FLOOR = 1e-4
 A_RANGE = (1.0, 16.0)
+
+
+FACTORISED_CHUNK = 32
+LARGEST_EXPONENT = 40.0
+"""Factors are within exp(40) = 2e17 and its inverse, and what carries a state from one middle to the next is no smaller
+than exp(-80): fp32 ends at exp(88), and loses digits below exp(-87)."""
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk: int,
+    state: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Do what `chunked_ssd` does in the form that suits the device and the values."""
+    if documents is None and values_at_hand(x):
+        result = factorised_ssd(x, dt, a, b, c, min(chunk, FACTORISED_CHUNK), state)
+        if result is not None:
+            return result
+    return chunked_ssd(x, dt, a, b, c, chunk, state, documents)
+
+
+def values_at_hand(x: Tensor) -> bool:
+    """Tell whether looking at values costs nothing: other devices would have to be waited for, a graph be broken."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _BLIND.get()
+
+
+_BLIND = ContextVar("blind", default=False)
+
+
+@contextmanager
+def blind() -> Iterator[None]:
+    """Let a CPU compute as a device would that is not to be waited for: to count and check what that one does."""
+    token = _BLIND.set(True)
+    try:
+        yield
+    finally:
+        _BLIND.reset(token)
 
 
 def chunked_ssd(
@@ -108,6 +158,110 @@ def _decay_in_chunks(steps: Tensor, documents: Tensor | None) -> _Decay:
     return _Decay(between.exp(), from_start.exp(), to_end.exp(), through.exp())
 
 
+def factorised_ssd(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Do what `chunked_ssd` does for one document, unless factors would leave the range: then None.
+
+    With L the sum of dt A from the start of a chunk, and m its value in the middle, exp(L_i - L_j) is exp(L_i - m)
+    times exp(m - L_j): the first scales what comes out, the second what goes in.
+    """
+    batch, length, heads, width = x.shape
+    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding leaves the state alone
+        x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
+        b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
+    n_chunks = (length + padding) // chunk
+    dt = dt.view(batch, n_chunks, chunk, heads)
+    sums = (dt * a).cumsum(2)  # (B, c, Q, H), <= 0
+    middle, last = sums[:, :, chunk // 2], sums[:, :, -1]  # (B, c, H)
+    log_out = sums - middle[:, :, None]
+    if not bool(log_out.detach().abs().max() <= LARGEST_EXPONENT):
+        return None
+    through = (last - middle).exp()
+    y, end = FactorisedSSD.apply(
+        x.reshape(batch, n_chunks, chunk, heads, width),
+        (-log_out).exp() * dt,
+        log_out,
+        (last - middle)[:, :-1] + middle[:, 1:],
+        b.reshape(batch * n_chunks, chunk, -1),
+        c.reshape(batch * n_chunks, chunk, -1),
+        None if state is None else state * middle[:, 0].exp()[:, None, :, None],
+    )
+    return y.reshape(batch, -1, heads, width)[:, :length], end * through[:, -1, None, :, None]
+
+
+class FactorisedSSD(torch.autograd.Function):
+    """y = exp(log_out) (tril(C B^T) (in_scale x) + C S), where S, the state that a chunk starts from, follows
+
+        S_0 = start        S_{i+1} = exp(log_carry_i) (S_i + B_i^T (in_scale_i x_i))
+
+    Only x, y and the states are kept; the rest is computed again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        in_scale: Tensor,
+        log_out: Tensor,
+        log_carry: Tensor,
+        b: Tensor,
+        c: Tensor,
+        start: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Take x (B, c, Q, H, P); in_scale, log_out (B, c, Q, H); log_carry (B, c - 1, H); b, c (B c, Q, N).
+
+        start: (B, N, H, P). Returns y like x, and what S would be after the last chunk without its carry.
+        """
+        batch, n_chunks, _, heads, width = x.shape
+        inputs, products = _scale(x, in_scale), torch.bmm(c, b.mT).tril_()
+        added = torch.bmm(b.mT, inputs).view(batch, n_chunks, -1, heads, width)
+        states, carry = torch.empty_like(added), log_carry.exp()[:, :, None, :, None]
+        states[:, 0] = 0 if start is None else start
+        for i in range(n_chunks - 1):
+            torch.add(states[:, i], added[:, i], out=states[:, i + 1]).mul_(carry[:, i])
+        y = torch.bmm(c, _flat(states)).baddbmm_(products, inputs).view(x.shape).mul_(log_out.exp()[..., None])
+        ctx.save_for_backward(x, in_scale, log_out, log_carry, b, c, states, y)
+        ctx.has_start = start is not None
+        return y, states[:, -1] + added[:, -1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dy, d_end = gradients
+        x, in_scale, log_out, log_carry, b, c, states, y = ctx.saved_tensors
+        d_log_out = (dy * y).sum(-1)
+        dy, inputs, products = _scale(dy, log_out.exp()), _scale(x, in_scale), torch.bmm(c, b.mT).tril_()
+        d_products = torch.bmm(dy, inputs.mT).tril_()
+        dc = torch.bmm(dy, _flat(states).mT).baddbmm_(d_products, b)
+
+        d_states = torch.bmm(c.mT, dy).view_as(states)
+        d_states[:, -1] += d_end
+        d_added, d_log_carry = torch.empty_like(states), torch.empty_like(log_carry)
+        d_added[:, -1] = d_end
+        carry = log_carry.exp()[:, :, None, :, None]
+        for i in reversed(range(log_carry.shape[1])):
+            d_log_carry[:, i] = (d_states[:, i + 1] * states[:, i + 1]).sum((1, 3))
+            torch.mul(d_states[:, i + 1], carry[:, i], out=d_added[:, i])
+            d_states[:, i] += d_added[:, i]
+
+        db = torch.bmm(inputs, _flat(d_added).mT).baddbmm_(d_products.mT, c)
+        dx = torch.bmm(products.mT, dy).baddbmm_(b, _flat(d_added)).view(x.shape)
+        d_in_scale = (dx * x).sum(-1)
+        d_start = d_states[:, 0] if ctx.has_start else None
+        return dx.mul_(in_scale[..., None]), d_in_scale, d_log_out, d_log_carry, db, dc, d_start
+
+
+def _scale(x: Tensor, factors: Tensor) -> Tensor:
+    """Multiply each head of x (B, c, Q, H, P) by its factor (B, c, Q, H), into (B c, Q, H P)."""
+    return (x * factors[..., None]).flatten(-2).flatten(0, 1)
+
+
+def _flat(states: Tensor) -> Tensor:
+    """View states (B, c, N, H, P) as (B c, N, H P)."""
+    return states.flatten(-2).flatten(0, 1)
+
+
 class MambaCache:
     """The last K - 1 inputs of the convolution, and the state of the recurrence; for Mamba-1 as well."""
 
@@ -132,7 +286,9 @@ def convolve(
         cache.conv = x[:, x.shape[1] - before :].clone()
     if documents is not None:
         return _convolve_documents(x, weight, bias, documents)
-    return F.conv1d(x.transpose(1, 2), weight[:, None], bias, groups=weight.shape[0]).transpose(1, 2)
+    # As an image of one row whose channels stand innermost, which is how they lie: nothing is moved.
+    image = x.transpose(1, 2).unsqueeze(2)
+    return F.conv2d(image, weight[:, None, None], bias, groups=weight.shape[0]).squeeze(2).transpose(1, 2)
 
 
 def _convolve_documents(x: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -> Tensor:
@@ -194,10 +350,10 @@ class Mamba(Block):
             y = (c[:, 0, None] @ cache.state.flatten(2)).view_as(x)
         else:
             state = cache.state if cache else None
-            y, state = chunked_ssd(x, dt, a, b, c, self.chunk_size, state, documents)
+            y, state = ssd(x, dt, a, b, c, self.chunk_size, state, documents)
             if cache is not None:
                 cache.state = state
-        return (y + x * self.D[:, None]).flatten(-2)
+        return torch.addcmul(y, x, self.D[:, None]).flatten(-2)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
         conv = like.new_zeros(batch_size, self.d_conv - 1, self.conv_weight.shape[0])

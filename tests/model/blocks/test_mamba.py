@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from src.model.blocks import mamba
 from src.model.blocks.base import inverse_softplus, log_uniform
-from src.model.blocks.mamba import Mamba, chunked_ssd
+from src.model.blocks.mamba import Mamba, chunked_ssd, factorised_ssd, ssd
 from tests.contract.small import small_spec
 from tests.reference.documents import numbers, one_by_one
 from tests.reference.mamba import naive_mamba
@@ -44,15 +46,16 @@ def worst_error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def chunked(size: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    return lambda x, dt, a, b, c, state: chunked_ssd(x, dt, a, b, c, size, state)
+def chunked(size: int, form: Callable[..., Any] = chunked_ssd) -> Callable[..., tuple[Tensor, Tensor]]:
+    return lambda x, dt, a, b, c, state: form(x, dt, a, b, c, size, state)
 
 
+@pytest.mark.parametrize("form", [chunked_ssd, factorised_ssd])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 64, 100])
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 64, 100])
-def test_chunks_equal_the_recurrence(length: int, chunk: int) -> None:
-    inputs = ssd_inputs(length, 1e-3, 1e-1)
-    found, wanted = with_gradients(chunked(chunk), inputs), with_gradients(sequential_ssd, inputs)
+def test_chunks_equal_the_recurrence(length: int, chunk: int, form: Callable[..., Any]) -> None:
+    inputs = ssd_inputs(length, 1e-3, 1e-1 if chunk <= 64 else 6e-2)
+    found, wanted = with_gradients(chunked(chunk, form), inputs), with_gradients(sequential_ssd, inputs)
     assert {name: worst_error(found[name], wanted[name]) for name in wanted} == pytest.approx(
         dict.fromkeys(wanted, 0.0), abs=5e-6
     )
@@ -61,11 +64,14 @@ def test_chunks_equal_the_recurrence(length: int, chunk: int) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "tolerance"), [(1e-4, 1e-4 + 1e-9, 5e-6), (1e-4, 1.0, 2e-5), (1e-4, 10.0, 2e-4)]
 )
+@pytest.mark.parametrize("form", [chunked_ssd, ssd])
 @pytest.mark.parametrize("chunk", [16, 64])
-def test_strong_and_weak_decay_side_by_side(low: float, high: float, tolerance: float, chunk: int) -> None:
+def test_strong_and_weak_decay_side_by_side(
+    low: float, high: float, tolerance: float, chunk: int, form: Callable[..., Any]
+) -> None:
     """A up to 16 and dt up to 10 forget everything within a step: exp(-160). Nothing overflows or turns NaN."""
     inputs = ssd_inputs(200, low, high)
-    found, wanted = with_gradients(chunked(chunk), inputs), with_gradients(sequential_ssd, inputs)
+    found, wanted = with_gradients(chunked(chunk, form), inputs), with_gradients(sequential_ssd, inputs)
     errors = {name: worst_error(found[name], wanted[name]) for name in wanted}
     assert max(errors.values()) < tolerance, errors
 
@@ -78,6 +84,34 @@ def test_decay_that_forgets_everything() -> None:
     assert (found["da"] - wanted["da"]).abs().max() < 1e-6 * terms
     for name in wanted.keys() - {"da"}:
         assert worst_error(found[name], wanted[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("margin", [0.99, 1.01])
+def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
+    """Large inputs just below the limit: exact to fp32. Beyond it, and for what is no number: the other form."""
+    x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
+    steps = torch.full((2, 64, HEADS), margin * mamba.LARGEST_EXPONENT / 16)
+    x, a, b, c = 1000 * x, -torch.tensor([1.0, 0.5, 0.01]), 30 * b, 30 * c
+    inputs = [x, steps, a, b, c, state]
+    assert (factorised_ssd(x, steps, a, b, c, 32) is None) == (margin > 1)
+    found, wanted = with_gradients(chunked(64, ssd), inputs), with_gradients(sequential_ssd, inputs)
+    errors = {name: worst_error(found[name], wanted[name]) for name in wanted.keys() - {"da"}}
+    assert max(errors.values()) < 2e-5, errors
+    steps[0, 5, 1] = torch.nan
+    assert factorised_ssd(x, steps, a, b, c, 32) is None
+
+
+def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, dt, a, b, c, _ = ssd_inputs(64, 1e-3, 1e-1)
+    taken: list[str] = []
+    for name in ("factorised_ssd", "chunked_ssd"):
+        monkeypatch.setattr(mamba, name, lambda *_, name=name: taken.append(name))
+    documents = numbers((30, 34), 2)
+    ssd(x, dt, a, b, c, 64)
+    ssd(x, dt, a, b, c, 64, None, documents)
+    with mamba.blind():
+        ssd(x, dt, a, b, c, 64)
+    assert taken == ["factorised_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
 
 
 @pytest.mark.parametrize("high", [1e-1, 10.0])
@@ -97,19 +131,21 @@ def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
     assert max(worst.values()) < 2e-4, worst
 
 
-def test_no_state_is_a_state_of_zeros() -> None:
+@pytest.mark.parametrize("form", [chunked_ssd, ssd])
+def test_no_state_is_a_state_of_zeros(form: Callable[..., Any]) -> None:
     *inputs, state = ssd_inputs(20, 1e-3, 1e-1)
-    y, last = chunked_ssd(*inputs, chunk=8)
-    zeroed, zeroed_last = chunked_ssd(*inputs, chunk=8, state=torch.zeros_like(state))
+    y, last = form(*inputs, chunk=8)
+    zeroed, zeroed_last = form(*inputs, chunk=8, state=torch.zeros_like(state))
     assert torch.equal(y, zeroed) and torch.equal(last, zeroed_last)
 
 
+@pytest.mark.parametrize("form", [chunked_ssd, ssd])
 @pytest.mark.parametrize("cut", [1, 8, 13, 39])
-def test_a_sequence_can_be_cut_anywhere(cut: int) -> None:
+def test_a_sequence_can_be_cut_anywhere(cut: int, form: Callable[..., Any]) -> None:
     x, dt, a, b, c, state = ssd_inputs(40, 1e-3, 1.0)
-    whole, last = chunked_ssd(x, dt, a, b, c, 8, state)
-    first, between = chunked_ssd(x[:, :cut], dt[:, :cut], a, b[:, :cut], c[:, :cut], 8, state)
-    second, end = chunked_ssd(x[:, cut:], dt[:, cut:], a, b[:, cut:], c[:, cut:], 8, between)
+    whole, last = form(x, dt, a, b, c, 8, state)
+    first, between = form(x[:, :cut], dt[:, :cut], a, b[:, :cut], c[:, :cut], 8, state)
+    second, end = form(x[:, cut:], dt[:, cut:], a, b[:, cut:], c[:, cut:], 8, between)
     torch.testing.assert_close(torch.cat((first, second), dim=1), whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(end, last, rtol=1e-4, atol=1e-4)
 
