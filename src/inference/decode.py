@@ -21,7 +21,7 @@ def choose(logits: Tensor, sampling: SamplingConfig, generator: torch.Generator)
     return int(torch.multinomial(logits.softmax(dim=0), 1, generator=generator))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: LanguageModel, prompt: list[int], sampling: SamplingConfig, *, stop: int | None = None, cache: bool = True
 ) -> Iterator[int]:

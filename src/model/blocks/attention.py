@@ -9,6 +9,8 @@ Where documents are numbered, a position sees its own alone. Rotary positions ar
 B, T, D: batch, position, d_model; H: heads; P: head_dim; W: window; n: blocks of W.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,14 +22,28 @@ ROPE_THETA = 10000.0
 
 
 def rotate(x: Tensor, offset: int) -> Tensor:
-    """Turn each pair (x_i, x_{i + P/2}) of x (B, H, T, P) by its position times theta^(-2i/P), in fp32."""
-    half = x.shape[-1] // 2
-    frequency = ROPE_THETA ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    position = torch.arange(offset, offset + x.shape[-2], device=x.device, dtype=torch.float32)
-    angle = position[:, None] * frequency  # (T, P/2)
-    cos, sin = angle.cos(), angle.sin()
+    """Turn each pair (x_i, x_{i + P/2}) of x (..., T, P) by its position times theta^(-2i/P), in fp32."""
+    place = offset, x.shape[-2], x.shape[-1] // 2, x.device
+    if torch.compiler.is_compiling():
+        cos, sin = _turns(*place)
+    else:
+        cos, sin = _kept_turns(*place, torch.is_inference_mode_enabled())
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def _turns(offset: int, length: int, half: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Compute cosine and sine (T, P/2) of the angles."""
+    frequency = ROPE_THETA ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    position = torch.arange(offset, offset + length, device=device, dtype=torch.float32)
+    angle = position[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+@lru_cache(maxsize=2)
+def _kept_turns(offset: int, length: int, half: int, device: torch.device, inference: bool) -> tuple[Tensor, Tensor]:
+    """Compute them once for all layers. inference: tensors that are made in that mode cannot serve training."""
+    return _turns(offset, length, half, device)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
@@ -88,6 +104,12 @@ class KeyValueCache:
     def append(self, k: Tensor, v: Tensor) -> None:
         """Store k and v (B, H, T, P), the oldest giving way where the ring is full."""
         end = self.offset + k.shape[2]
+        if k.shape[2] == 1:
+            slot = self.offset % self.capacity
+            self.keys[:, :, slot] = k[:, :, 0]
+            self.values[:, :, slot] = v[:, :, 0]
+            self.offset = end
+            return
         kept = min(k.shape[2], self.capacity)
         slots = torch.arange(end - kept, end, device=k.device) % self.capacity
         self.keys.index_copy_(2, slots, k[:, :, -kept:].to(self.keys.dtype))
@@ -113,10 +135,10 @@ class Attention(Block):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, 3, self.n_heads, self.head_dim)
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, P)
+        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, T, P)
         offset = cache.offset if cache else 0
-        if self.rope:
-            q, k = rotate(q, offset), rotate(k, offset)
+        q, k = (rotate(heads[:2], offset) if self.rope else heads[:2]).unbind(0)
+        v = heads[2]
         if cache is not None:
             assert offset == 0 or length == 1, "after the prefill, a cache grows by one token at a time"
             cache.append(k, v)

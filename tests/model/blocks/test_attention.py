@@ -94,3 +94,13 @@ def test_the_ring_keeps_the_last_positions(prefill: int) -> None:
         assert torch.equal(values, -keys)
         if t < total:
             cache.append(k[:, :, t : t + 1], -k[:, :, t : t + 1])
+
+
+def test_angles_that_decoding_kept_do_not_reach_training() -> None:
+    x = torch.randn(1, 2, 5, 8)
+    with torch.inference_mode():
+        wanted = rotate(x, 3).clone()
+    x.requires_grad_()
+    turned = rotate(x, 3)
+    turned.sum().backward()
+    assert torch.equal(turned.detach(), wanted) and x.grad is not None
