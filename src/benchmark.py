@@ -1,6 +1,7 @@
 """`python -m src.benchmark`: speed and memory of training, prefill and decoding against context length."""
 
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
     configs = [compose_config(BenchmarkConfig, "benchmark", job) for job in jobs]
     for config in configs:
         _check(config)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler warns of memory that was there before it
     first, progress = configs[0], _say if configs[0].format == "text" else _silent
     found = _profile(configs, progress) if first.profile else _measure(configs, progress)
     if first.format == "json":

@@ -159,7 +159,7 @@ def _place() -> str:
     frame, here = sys._getframe(1), ""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT / "src"):
+        if path.is_relative_to(ROOT / "src") and path != Path(__file__):
             return str(path.relative_to(ROOT))
         if not here and path.name not in (Path(__file__).name, "_python_dispatch.py", "overrides.py"):
             here = path.name

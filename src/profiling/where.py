@@ -5,6 +5,7 @@ Operators are those of one whole step. Their number, and the places that wait fo
 depends on at small sizes; they are counted on the CPU from the dispatcher, in the form that other devices compute.
 """
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
         accumulate=False,
         document_masking=config.training.document_masking,
     )
-    parts = _parts(model, rows, length, device)
+    step()
+    parts = {**_parts(model, rows, length, device), "clipping and optimizer": partial(_update, state)}
     seconds = {
         name: statistics.median(times)
         for name, times in take_turns({"whole step": step, **parts}, device, float("inf")).items()
@@ -70,14 +72,9 @@ def _parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict
     parts: dict[str, Callable[[], object]] = {
         kind: partial(_block, model.norms[i], model.blocks[i], hidden) for kind, i in sorted(first.items())
     }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
     return {
         **parts,
         "head and loss": partial(_head, model, hidden, targets),
-        "clipping": partial(nn.utils.clip_grad_norm_, list(model.parameters()), 1.0),
-        "optimizer": optimizer.step,
     }
 
 
@@ -92,7 +89,15 @@ def _head(model: LanguageModel, hidden: Tensor, targets: Tensor) -> None:
     token_loss(model, ModelOutput(model.final_norm(x), None, None), targets).backward()
 
 
+def _update(state: TrainState) -> None:
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    state.optimizer.step()
+
+
 def _operators(step: Callable[[], object]) -> list[dict[str, Any]]:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would announce itself on standard error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)

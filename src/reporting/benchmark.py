@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from src.reporting.drawing import DPI, FAINT, style_of, style_panel
-from src.runtime.files import replace_folder, write_json, write_text
+from src.reporting.drawing import DPI, style_of, style_panel
+from src.runtime.files import read_json, replace_folder, write_json, write_text
 from src.units import NOTHING, show_bytes, show_flops, table
 
 PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
+_DASHES: Any = ((0, (1, 2)), (0, (5, 3)))
 COLUMNS = (
     "architecture size phase model context_len tokens turns seconds tokens_per_second flops_per_second share_of_gemm "
     "peak_bytes state_bytes"
@@ -59,10 +61,10 @@ def describe(found: dict[str, Any]) -> str:
     rows = [row for series in found["series"] for row in _rows(series)]
     lines += [*table(header, rows), ""]
     lines += [
-        f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; all sides take "
-        f"turns. A training step has {found['train_tokens']:,} tokens or one sequence, the others {found['batch_size']} "
-        "sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the FLOP/s that the model "
-        "needs, over those of a product of matrices in the same process.",
+        f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; all sides take turns. "
+        f"A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
+        f"{found['batch_size']} sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the "
+        "FLOP/s that the model needs, over those of a product of matrices in the same process.",
     ]
     for series in found["series"]:
         lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series)]
@@ -154,16 +156,31 @@ def _figure(points: pd.DataFrame, column: str, label: str, scale: Callable[[Any]
             name = str(architecture) if ours else f"{architecture}: {model}"
             (lines[name],) = panel.plot(
                 rows["context_len"], scale(rows[column]), marker=marker, markersize=5, linewidth=1.8 if ours else 1.2,
-                color=colour if ours else FAINT, linestyle="-" if ours else "--", label=name,
+                color=colour, linestyle="-" if ours else _DASHES[model != "mambapy"], label=name,
             )  # fmt: skip
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.set_title(title, loc="left", fontsize=11)
         panel.set_xlabel("context (tokens)")
         style_panel(panel)
     panels[0].set_ylabel(label)
     figure.legend(handles=list(lines.values()), loc="outside lower left", ncols=6, frameon=False)
     return figure
+
+
+def newest_benchmark_figures(directory: Path) -> dict[str, Figure]:
+    """Draw the newest benchmark of the output root that a directory of runs lies in; nothing where there is none."""
+    place = directory.resolve()
+    files = [file for root in (place, *place.parents[:2]) for file in root.glob("benchmarks/*/benchmark.json")]
+    if not files:
+        return {}
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    figures = benchmark_figures(points_of(read_json(newest)))
+    return {f"benchmark_{name}.png": figure for name, figure in figures.items()}
 
 
 def describe_profile(found: dict[str, Any]) -> str:
