@@ -57,8 +57,8 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
     module, *argv = shlex.split(line)
     name = module.removeprefix("src.")
-    if name in ("train", "estimate"):
-        schema = TrainConfig if name == "train" else EstimateConfig
+    sweeping = {"train": TrainConfig, "estimate": EstimateConfig, "benchmark": BenchmarkConfig}
+    if schema := sweeping.get(name):
         register(schema, name)
         seen: set[str] = set()
         for job in expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs:
@@ -72,7 +72,6 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
         "report": (ReportConfig, ("dir",)),
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
-        "benchmark": (BenchmarkConfig, ()),
     }[name]
     assert run_command(name, schema, lambda config: 0, quote_paths(argv) if name == "prepare" else argv, raw) == 0
 
