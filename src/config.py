@@ -450,6 +450,24 @@ class EstimateConfig(TrainConfig):
 
 
 @dataclass
+class BenchmarkConfig(TrainConfig):
+    """`python -m src.benchmark`: all that train takes, which decides the models; nothing is learned."""
+
+    context_lens: list[int] = field(default_factory=lambda: [256, 1024, 4096, 16384])
+    """Where speed and memory are measured, in tokens."""
+    batch_size: int = 1
+    """Sequences in prefill and decoding. A training step has as many tokens as a micro batch, one sequence at least."""
+    point_seconds: float = 30.0
+    """Where a phase would take longer for its turns at a length, its series ends."""
+    peers: bool = False
+    """Measure transformers and mambapy beside ours, at equal shape, taking turns."""
+    profile: bool = False
+    """Tell where the time of a training step goes, and what it asks of a device, in place of the series."""
+    format: str = "text"
+    """text, or json: one object and nothing else."""
+
+
+@dataclass
 class DoctorConfig:
     """`python -m src.doctor`."""
 

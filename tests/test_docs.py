@@ -15,6 +15,7 @@ from src import export, generate, report
 from src.compose import compose_config, expand_sweep, keys_of, register, run_command, to_config
 from src.config import (
     ROOT,
+    BenchmarkConfig,
     DoctorConfig,
     EstimateConfig,
     ExportConfig,
@@ -29,7 +30,16 @@ from src.overrides import parse_arguments, quote_paths
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
 GUIDE = (ROOT / "docs" / "TRAINING_GUIDE.md").read_text(encoding="utf-8")
-SCHEMAS = (TrainConfig, EstimateConfig, PrepareConfig, GenerateConfig, ReportConfig, ExportConfig, DoctorConfig)
+SCHEMAS = (
+    TrainConfig,
+    EstimateConfig,
+    PrepareConfig,
+    GenerateConfig,
+    ReportConfig,
+    ExportConfig,
+    DoctorConfig,
+    BenchmarkConfig,
+)
 STAGE_KEYS = {f"stage.stages.code.{item.name}" for item in fields(StageConfig)}
 
 
@@ -47,8 +57,8 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
     module, *argv = shlex.split(line)
     name = module.removeprefix("src.")
-    if name in ("train", "estimate"):
-        schema = TrainConfig if name == "train" else EstimateConfig
+    sweeping = {"train": TrainConfig, "estimate": EstimateConfig, "benchmark": BenchmarkConfig}
+    if schema := sweeping.get(name):
         register(schema, name)
         seen: set[str] = set()
         for job in expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs:

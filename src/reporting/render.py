@@ -1,6 +1,7 @@
 """Write the report of a directory of runs: CSV, Markdown, one self-contained HTML page, and figures.
 
-The report depends on the directory alone (no clock, no machine), so that it can be made again at any time. Generated
+The report depends on the directory alone (no clock, no machine), and on a benchmark beside it, so that it can be made
+again at any time. Generated
 samples, error lines and names are arbitrary text: all of it is escaped.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from src.reporting.benchmark import newest_benchmark_figures
 from src.reporting.course import course_lines
 from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
 from src.reporting.plots import build_figures, to_png
@@ -36,6 +38,8 @@ CAPTIONS = {
     "recall_by_distance.png": "Recall of names about which the generated text leaves no choice, by distance to their "
     "last mention: the share of them of which every token is the likeliest. Dotted: that mention is out of the window. "
     "Ranges with fewer than 10 names are left out. Bands: seeds.",
+    "benchmark_speed.png": "Speed against context length, by python -m src.benchmark (its newest, beside these runs).",
+    "benchmark_memory.png": "Memory against context length, by the same benchmark.",
 }
 FIGURE_NOTE = (
     "Learning rates reach their end at the token budget, so a point before the end of a curve shows a run not yet "
@@ -96,7 +100,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     folder = directory / "report" if out is None else Path(out)
     runs = load_runs(directory)
     metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))
-    figures = build_figures(runs, metrics)
+    figures = build_figures(runs, metrics) | newest_benchmark_figures(directory)
     report = _Report(
         title=directory.resolve().name,
         runs=len(runs),

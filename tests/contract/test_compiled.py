@@ -116,4 +116,4 @@ def test_masked_documents_compile_to_one_graph() -> None:
             *(parameter.grad for parameter in model.parameters() if parameter.grad is not None),
         ]
     for one, other in zip(found["compiled"], found["eager"], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=3e-4 * float(other.abs().max()))

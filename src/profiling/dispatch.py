@@ -1,5 +1,7 @@
 """What can be known of MPS without a Mac: every operation of a step, looked up in torch's own list of kernels.
 
+The tests hold every step against its rules (`tests/contract/test_mps_gate.py`); the benchmark counts by it.
+
 A step runs on the CPU, and two modes of torch write down what it asks for. Seen from there are the operations and
 whether MPS has a kernel for each, dtypes, shapes, convolution weights, and every place that would wait for the device.
 `tolist` and its like read a CPU tensor without an operation, so they are caught as calls.
@@ -10,6 +12,7 @@ on a Mac.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -74,12 +77,12 @@ class Watch:
     """Write down what the code inside `with` asks of a device."""
 
     def __init__(self) -> None:
-        self.ops: set[str] = set()
+        self.ops: Counter[str] = Counter()
         self.signatures: set[tuple[Any, ...]] = set()
         """(operation, shape and dtype of every tensor that goes in or comes out)."""
         self.float64: set[str] = set()
         self.bad_convolutions: set[str] = set()
-        self.waits: set[str] = set()
+        self.waits: Counter[str] = Counter()
         """`FILE: CALL`, for whatever needs a number from the device at once."""
         self._modes = ExitStack()
 
@@ -97,13 +100,13 @@ class Watch:
             [f"no MPS kernel: {name}" for name in self.ops if not runs_on_mps(name)]
             + [f"float64: {name}" for name in self.float64]
             + [f"weight not contiguous: {name}" for name in self.bad_convolutions]
-            + [f"waits for the device: {place}" for place in self.waits - known_waits]
+            + [f"waits for the device: {place}" for place in self.waits.keys() - known_waits]
         )
 
     def note(self, func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         """Book one operation."""
         name, tensors = name_of(func), [*inputs, *outputs]
-        self.ops.add(name)
+        self.ops[name] += 1
         self.signatures.add((name, *((tuple(one.shape), one.dtype) for one in tensors)))
         if any(one.dtype in TOO_WIDE for one in tensors):
             self.float64.add(name)
@@ -113,7 +116,7 @@ class Watch:
             self.bad_convolutions.add(name)
         by_mask = plain.startswith("index") and any(one.dtype == torch.bool for one in inputs[1:])
         if plain in WAITING_OPS or by_mask:  # how many a mask picks decides a shape
-            self.waits.add(f"{_place()}: {name}")
+            self.waits[f"{_place()}: {name}"] += 1
 
 
 class _Operations(TorchDispatchMode):
@@ -147,7 +150,7 @@ class _Calls(TorchFunctionMode):
         # As a word: a device object that says cpu is, in code that runs anywhere, the device of another tensor.
         to_cpu = name == "to" and "cpu" in [item for item in (*args[1:], *(kwargs or {}).values()) if type(item) is str]
         if name in WAITING_CALLS or to_cpu:
-            self.watch.waits.add(f"{_place()}: {name}")
+            self.watch.waits[f"{_place()}: {name}"] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -156,7 +159,7 @@ def _place() -> str:
     frame, here = sys._getframe(1), ""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT / "src"):
+        if path.is_relative_to(ROOT / "src") and path != Path(__file__):
             return str(path.relative_to(ROOT))
         if not here and path.name not in (Path(__file__).name, "_python_dispatch.py", "overrides.py"):
             here = path.name

@@ -1,0 +1,125 @@
+"""`python -m src.benchmark`: speed and memory of training, prefill and decoding against context length."""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from src.compose import compose_config, expand_sweep, guarded, register, show
+from src.config import BenchmarkConfig, UserError
+from src.model.accounting import model_cost
+from src.model.matching import match_of
+from src.overrides import hydra_flag, parse_arguments, quote_paths
+from src.reporting.benchmark import describe, describe_profile, write_benchmark
+from src.runtime.log import Say
+from src.sweep.identity import short_hash
+from src.validation import check_choice, check_ranges, validate
+
+
+def main(argv: list[str]) -> int:
+    """Measure every configuration that the command line stands for, and write what was found."""
+    argv = quote_paths(argv)
+    register(BenchmarkConfig, "benchmark")
+    arguments = parse_arguments(argv)
+    if hydra_flag(arguments):
+        show("benchmark", argv, arguments.overrides)
+        return 0
+    jobs = expand_sweep("benchmark", BenchmarkConfig, arguments.overrides).jobs
+    configs = [compose_config(BenchmarkConfig, "benchmark", job) for job in jobs]
+    for config in configs:
+        _check(config)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler warns of memory that was there before it
+    first, progress = configs[0], _say if configs[0].format == "text" else _silent
+    found = _profile(configs, progress) if first.profile else _measure(configs, progress)
+    if first.format == "json":
+        print(json.dumps(found, indent=2))
+        return 0
+    if first.profile:
+        print(describe_profile(found))
+        return 0
+    folder = Path(first.output_root).expanduser() / "benchmarks" / f"{first.size.name}-{short_hash(_names(configs))}"
+    write_benchmark(found, folder)
+    print(f"{describe(found)}\nBenchmark: {folder}")
+    return 0
+
+
+def _check(config: BenchmarkConfig) -> None:
+    """Raise UserError for what cannot be measured, before anything is."""
+    if config.training.micro_batch_size == "auto":
+        raise UserError("training.micro_batch_size=auto: a benchmark needs a number, such as 8")
+    validate(config)
+    check_choice("format", config.format, ("text", "json"))
+    check_ranges(config, ["batch_size", "point_seconds"], [])
+    if not config.context_lens or min(config.context_lens) < 1:
+        raise UserError(f"context_lens={config.context_lens}: give lengths in tokens, as in [256,1024]")
+    if config.peers:
+        from src.profiling.peers import check_installed, peers_of
+
+        check_installed()
+        peers_of(match_of(config).spec)
+
+
+def _measure(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:
+    from src.profiling.benchmark import measure_series, ratios
+
+    series: list[dict[str, Any]] = []
+    for config in configs:
+        match = match_of(config)
+        cost = model_cost(match.spec, config.training.seq_len)
+        series.append({**measure_series(config, match.spec, say), "solved": match.solved, **cost.totals()})
+    lengths, seq_len = configs[0].context_lens, configs[0].training.seq_len
+    at = min(lengths, key=lambda length: abs(length - seq_len))
+    compared = ratios(series, at)
+    return {
+        **_environment(configs[0]),
+        "series": series,
+        "ratios_at": at,
+        "ratios": compared.pop("train"),
+        **{f"ratios_{name}": values for name, values in compared.items()},
+    }
+
+
+def _profile(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:
+    from src.profiling.where import where_time_goes
+
+    profiles: list[dict[str, Any]] = []
+    for config in configs:
+        say(f"{config.architecture.name} {config.size.name}")
+        found = where_time_goes(config, match_of(config).spec)
+        profiles.append({"architecture": config.architecture.name, "size": config.size.name, **found})
+    return {**_environment(configs[0]), "profiles": profiles}
+
+
+def _environment(config: BenchmarkConfig) -> dict[str, Any]:
+    import torch
+
+    from src.runtime.device import open_device
+
+    device = open_device(config.runtime)
+    return {
+        "device": device.kind,
+        "precision": device.precision,
+        "threads": device.threads,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform()},
+        "batch_size": config.batch_size,
+        "train_tokens": config.training.micro_batch * config.training.seq_len,
+    }
+
+
+def _names(configs: list[BenchmarkConfig]) -> list[Any]:
+    return [asdict(config) | {"output_root": None, "format": None} for config in configs]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,221 @@
+"""Tables and figures of a benchmark, from the plain values that it found."""
+
+# matplotlib leaves the types of **kwargs open, and with them those of most of its methods.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from src.reporting.drawing import DPI, style_of, style_panel
+from src.runtime.files import read_json, replace_folder, write_json, write_text
+from src.units import NOTHING, show_bytes, show_flops, table
+
+PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
+_DASHES: Any = ((0, (1, 2)), (0, (5, 3)))
+COLUMNS = (
+    "architecture size phase model context_len tokens turns seconds tokens_per_second flops_per_second share_of_gemm "
+    "peak_bytes state_bytes"
+).split()
+
+
+def points_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a row a point: COLUMNS."""
+    rows = [
+        {"architecture": series["architecture"], "size": series["size"], **point}
+        for series in found["series"]
+        for point in series["points"]
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def write_benchmark(found: dict[str, Any], folder: Path) -> None:
+    """Write benchmark.json, points.csv, benchmark.md and the figures; the folder appears whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    points = points_of(found)
+    with replace_folder(folder) as new:
+        write_json(new / "benchmark.json", found)
+        write_text(new / "points.csv", points.to_csv(index=False))
+        write_text(new / "benchmark.md", describe(found) + "\n")
+        for name, figure in benchmark_figures(points).items():
+            figure.savefig(new / f"{name}.png")
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Write the benchmark as text that is Markdown as well."""
+    machine = [series["machine"] for series in found["series"] if series["machine"]]
+    lines = [
+        f"{found['device']}, {found['precision']}, {found['threads']} threads, torch {found['versions']['torch']}"
+        + "".join(
+            f"; products of matrices {show_flops(one['gemm_flops_per_second'])} FLOP/s, "
+            f"memory {one['memory_bytes_per_second'] / 1e9:.1f} GB/s"
+            for one in machine[:1]
+        ),
+        "",
+    ]
+    header = ["model", "context", "training", "of GEMM", "memory", "prefill", "memory", "decoding", "a token", "state"]
+    rows = [row for series in found["series"] for row in _rows(series)]
+    lines += [*table(header, rows), ""]
+    lines += [
+        f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; all sides take turns. "
+        f"A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
+        f"{found['batch_size']} sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the "
+        "FLOP/s that the model needs, over those of a product of matrices in the same process.",
+    ]
+    for series in found["series"]:
+        lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series)]
+    return "\n".join([*lines, *_ratio_lines(found)])
+
+
+def _turns(found: dict[str, Any]) -> int:
+    return max((point["turns"] for series in found["series"] for point in series["points"]), default=0)
+
+
+def _rows(series: dict[str, Any]) -> list[list[str]]:
+    rows: list[list[str]] = []
+    by_model: dict[str, dict[int, dict[str, Any]]] = {}
+    for point in series["points"]:
+        by_model.setdefault(point["model"], {}).setdefault(point["context_len"], {})[point["phase"]] = point
+    for model, contexts in by_model.items():
+        name = series["architecture"] if model == "ours" else f"  {model}"
+        for context_len, phases in contexts.items():
+            train, prefill, decode = (phases.get(phase, {}) for phase in PHASES)
+            share = train.get("share_of_gemm")
+            rows.append(
+                [
+                    name,
+                    f"{context_len:,}",
+                    _speed(train),
+                    NOTHING if share is None else f"{share:.0%}",
+                    show_bytes(train.get("peak_bytes")),
+                    _speed(prefill),
+                    show_bytes(prefill.get("peak_bytes")),
+                    _speed(decode),
+                    _each(decode),
+                    show_bytes(decode.get("state_bytes")),
+                ]
+            )
+    return rows
+
+
+def _speed(point: dict[str, Any]) -> str:
+    return f"{point['tokens_per_second']:,.0f}" if point else NOTHING
+
+
+def _each(point: dict[str, Any]) -> str:
+    return f"{1e3 * point['seconds'] / point['tokens']:.1f} ms" if point else NOTHING
+
+
+def _remarks(series: dict[str, Any]) -> list[str]:
+    lines = [
+        f"cost per token of {PHASES[phase]} grows as T^{fit['exponent']:.2f} from {fit['from']:,} to {fit['to']:,} "
+        f"tokens (x{fit['ratio']:.2f})"
+        for phase, fit in series["growth"].items()
+    ]
+    return [*lines, *(f"{PHASES[phase]} ended: {why}" for phase, why in series["ended"].items())]
+
+
+def _ratio_lines(found: dict[str, Any]) -> list[str]:
+    kinds = {
+        "ratios": "speed of training",
+        "ratios_prefill": "of prefill",
+        "ratios_decode": "of decoding",
+        "ratios_train_memory": "memory of training (less is better)",
+    }
+    names = list(dict.fromkeys(name for kind in kinds for name in found[kind]))
+    if not names:
+        return []
+    rows = [
+        [name, *(f"{found[kind][name]:.2f}" if name in found[kind] else NOTHING for kind in kinds)] for name in names
+    ]
+    return ["", f"Ours over theirs at a context of {found['ratios_at']:,}:", "", *table(["", *kinds.values()], rows)]
+
+
+def benchmark_figures(points: pd.DataFrame) -> dict[str, Figure]:
+    """Draw speed and memory against context length, a panel a phase, both axes logarithmic."""
+    return {
+        "speed": _figure(points, "tokens_per_second", "tokens per second", lambda value: value),
+        "memory": _figure(points, "peak_bytes", "memory (GB)", lambda value: value / 1e9),
+    }
+
+
+def _figure(points: pd.DataFrame, column: str, label: str, scale: Callable[[Any], Any]) -> Figure:
+    figure = Figure(figsize=(13.5, 4.2), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(PHASES), squeeze=False)[0]
+    lines: dict[str, Any] = {}
+    for panel, (phase, title) in zip(panels, PHASES.items(), strict=True):
+        for (architecture, model), rows in points[points["phase"] == phase].groupby(
+            ["architecture", "model"], sort=False
+        ):
+            colour, marker = style_of(str(architecture))
+            ours = model == "ours"
+            name = str(architecture) if ours else f"{architecture}: {model}"
+            (lines[name],) = panel.plot(
+                rows["context_len"], scale(rows[column]), marker=marker, markersize=5, linewidth=1.8 if ours else 1.2,
+                color=colour, linestyle="-" if ours else _DASHES[model != "mambapy"], label=name,
+            )  # fmt: skip
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.set_title(title, loc="left", fontsize=11)
+        panel.set_xlabel("context (tokens)")
+        style_panel(panel)
+    panels[0].set_ylabel(label)
+    figure.legend(handles=list(lines.values()), loc="outside lower left", ncols=6, frameon=False)
+    return figure
+
+
+def newest_benchmark_figures(directory: Path) -> dict[str, Figure]:
+    """Draw the newest benchmark of the output root that a directory of runs lies in; nothing where there is none."""
+    place = directory.resolve()
+    files = [file for root in (place, *place.parents[:2]) for file in root.glob("benchmarks/*/benchmark.json")]
+    if not files:
+        return {}
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    figures = benchmark_figures(points_of(read_json(newest)))
+    return {f"benchmark_{name}.png": figure for name, figure in figures.items()}
+
+
+def describe_profile(found: dict[str, Any]) -> str:
+    """Write where the time goes."""
+    lines: list[str] = []
+    for one in found["profiles"]:
+        total = one["step_s"]
+        lines += [
+            f"{one['architecture']} {one['size']}: a step of {one['tokens']:,} tokens takes {1e3 * total:.0f} ms",
+            "",
+            *table(
+                ["part, forward and backward", "count", "each", "together", "of the step"],
+                [
+                    [
+                        name,
+                        str(part["count"]),
+                        f"{1e3 * part['seconds']:.1f} ms",
+                        f"{1e3 * part['total_s']:.0f} ms",
+                        f"{part['total_s'] / total:.0%}",
+                    ]
+                    for name, part in one["parts"].items()
+                ],
+            ),
+            "",
+            *table(
+                ["operator", "calls", "of the time"],
+                [[op["name"], str(op["calls"]), f"{op['share']:.1%}"] for op in one["operators"]],
+            ),
+            "",
+            f"A step is {one['operator_calls']:,} operators of {one['operator_kinds']} kinds; it waits for the device "
+            f"{sum(one['waits'].values())} times{_places(one['waits'])}.",
+            "",
+        ]
+    return "\n".join(lines).rstrip()
+
+
+def _places(waits: dict[str, int]) -> str:
+    return f" ({', '.join(f'{place} {count}x' for place, count in waits.items())})" if waits else ""

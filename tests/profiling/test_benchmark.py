@@ -1,0 +1,119 @@
+"""A benchmark measures what it says, ends where memory or time does, and reckons ratios and growth from its points."""
+
+import time
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from src.model.accounting import model_cost
+from src.model.matching import match_of
+from src.profiling import benchmark
+from src.profiling.benchmark import growth, measure_point, measure_series, ratios, take_turns
+from src.profiling.peers import build_peer, peers_of
+from src.profiling.where import where_time_goes
+from src.runtime.device import Device
+from tests.test_benchmark import composed
+
+CPU = Device("cpu", "fp32", 1)
+
+
+def point(phase: str, context_len: int, speed: float, model: str = "ours", peak: int = 1) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "model": model,
+        "context_len": context_len,
+        "tokens_per_second": speed,
+        "peak_bytes": peak,
+    }
+
+
+def test_growth_is_the_exponent_of_the_cost() -> None:
+    points = [point("train", length, 1e6 / length**0.5) for length in (1024, 4096, 16384)]
+    points += [point("train", 256, 1.0), point("train", 2048, 9.0, "hf_llama"), point("decode", 1024, 5.0)]
+    fit = growth(points)
+    assert fit.keys() == {"train"}
+    assert fit["train"]["exponent"] == pytest.approx(0.5) and fit["train"]["ratio"] == pytest.approx(4)
+    assert (fit["train"]["from"], fit["train"]["to"]) == (1024, 16384)
+
+
+def test_ratios_are_ours_over_theirs() -> None:
+    points = [point("train", 256, 30.0, peak=20), point("train", 256, 10.0, "hf_llama", 80), point("train", 512, 1.0)]
+    points += [point("decode", 256, 8.0), point("decode", 256, 2.0, "hf_llama")]
+    found = ratios([{"architecture": "dense", "points": points}], 256)
+    assert found["train"] == {"dense/hf_llama": 3.0} and found["decode"] == {"dense/hf_llama": 4.0}
+    assert found["train_memory"] == {"dense/hf_llama": 0.25} and not found["prefill"]
+
+
+def test_all_sides_take_turns_and_slow_ones_one_alone() -> None:
+    calls: list[str] = []
+    actions = {
+        "a": lambda: calls.append("a"),
+        "slow": lambda: (calls.append("s"), time.sleep(0.05)),
+        "b": lambda: calls.append("b"),
+    }
+    taken = take_turns(actions, CPU, longest=0.02)
+    assert "".join(calls) == "aassbb" + "ab" * benchmark.TURNS
+    assert [len(times) for times in taken.values()] == [benchmark.TURNS, 1, benchmark.TURNS]
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
+def test_a_point_of_every_architecture_beside_its_peers(architecture: str) -> None:
+    config = composed(f"architecture={architecture}", "peers=true")
+    spec = match_of(config).spec
+    found = measure_point(config, spec, 32, ["train", "prefill", "decode"])
+    names = ["ours", *peers_of(spec)]
+    assert [(one["phase"], one["model"]) for one in found["points"]] == [
+        (phase, name) for phase in benchmark.PHASES for name in names
+    ]
+    cost = model_cost(spec, 32)
+    ours = {one["phase"]: one for one in found["points"] if one["model"] == "ours"}
+    assert ours["train"]["flops_per_second"] == ours["train"]["tokens_per_second"] * cost.train_flops_per_token
+    assert ours["prefill"]["flops_per_second"] == ours["prefill"]["tokens_per_second"] * cost.forward_flops_per_token
+    assert ours["decode"]["state_bytes"] == ours["decode"]["state_bytes_by_formula"] == cost.state_bytes
+    assert all(one["peak_bytes"] > 0 for one in found["points"]) and not found["ended"]
+    assert ours["train"]["tokens"] == config.training.micro_batch * config.training.seq_len
+
+
+def test_peers_have_our_shape() -> None:
+    for architecture in ("dense", "mamba", "moe", "hybrid"):
+        spec = match_of(composed(f"architecture={architecture}")).spec
+        n_weights = sum(weight.numel() for weight in build_peer(peers_of(spec)[0], spec).model.parameters())
+        assert n_weights == model_cost(spec, 32).total_params
+
+
+def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(composed(), context_lens=[512, 256, 1024, 2048])
+
+    def apart(action: Any, most_bytes: int) -> dict[str, Any]:
+        _, _, context_len, phases = action.args
+        if context_len == 1024:
+            raise BrokenProcessPool
+        slow = {"train": "a turn takes more than 1 s"} if context_len == 512 else {}
+        points = [point(phase, context_len, 1.0) | {"flops_per_second": 5.0} for phase in phases if phase not in slow]
+        limits = {"gemm_flops_per_second": float(context_len), "memory_bytes_per_second": 1.0}
+        return {"points": points, "limits": limits, "ended": slow}
+
+    monkeypatch.setattr(benchmark, "apart", apart)
+    found = measure_series(config, match_of(config).spec, lambda line: None)
+    assert [(one["phase"], one["context_len"]) for one in found["points"]] == [
+        ("train", 256), ("prefill", 256), ("decode", 256), ("prefill", 512), ("decode", 512),
+    ]  # fmt: skip
+    assert found["ended"] == {
+        "train": "a turn takes more than 1 s at 512",
+        "prefill": "out of memory at 1,024",
+        "decode": "out of memory at 1,024",
+    }
+    assert found["machine"]["gemm_flops_per_second"] == 384 and found["points"][0]["share_of_gemm"] == 5 / 384
+
+
+def test_where_time_goes_counts_blocks_operators_and_waits() -> None:
+    config = composed("architecture=moe_hybrid")
+    spec = match_of(config).spec
+    found = where_time_goes(config, spec)
+    counts = {name: part["count"] for name, part in found["parts"].items() if name in spec.blocks}
+    assert counts == {kind: spec.blocks.count(kind) for kind in set(spec.blocks)}
+    assert {"head and loss", "clipping and optimizer"} <= found["parts"].keys()
+    assert sum(operator["share"] for operator in found["operators"]) <= 1 and found["operator_calls"] > 200
+    assert {place.partition(":")[0] for place in found["waits"]} == {"src/model/blocks/moe.py"}
