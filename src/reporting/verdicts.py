@@ -2,16 +2,18 @@
 
 A verdict needs equal contracts (src/contract.py) and at least three seeds. Seeds are paired, since runs of the same
 seed see the same batches: each pair of architectures is compared by the t test on the differences between their
-runs, corrected for the number of pairs (Holm, 1979). Student's distribution is summed in closed form (Abramowitz and
-Stegun, 26.7.3 and 26.7.4), which spares a dependency.
+runs (scipy), corrected for the number of pairs (Holm, 1979).
 """
+
+# scipy brings no types of its own.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -22,7 +24,10 @@ MIN_SEEDS = 3
 LEVEL = 0.05
 """Chance of calling equals different, over all pairs of a verdict together."""
 
-METHOD = "Verdicts are on validation bits per byte: paired t tests over seeds, Holm-corrected for all pairs, 5% level."
+METHOD = (
+    "Verdicts are on validation bits per byte: paired t tests over seeds, p corrected for all pairs (Holm), 5% level; "
+    "±: half a 95% interval, of a difference over paired seeds; d: mean difference over its standard deviation."
+)
 
 
 @dataclass(frozen=True)
@@ -100,38 +105,41 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and half the width of its 95% confidence interval; None with fewer than three values."""
     if len(values) < MIN_SEEDS:
         return fmean(values), None
-    return fmean(values), student_t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return fmean(values), _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
-def student_t_p(t: float, freedom: int) -> float:
-    """Return the two-sided p-value of Student's t."""
-    angle = math.atan2(abs(t), math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range(3 if odd else 2, freedom + 1, 2):
-        total += term
-        term *= cosine * cosine * (k - 1) / k
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return min(1.0, max(0.0, 1 - inside))
+class Difference(NamedTuple):
+    """How far the first of two is above the second, over paired seeds."""
+
+    mean: float
+    half_width: float
+    """Of the 95% confidence interval."""
+    effect: float
+    """The mean over the standard deviation of the differences (Cohen's d_z)."""
+    p: float
+    """Two-sided, of the paired t test; not corrected."""
 
 
-def student_t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """Return the t that is exceeded in size with probability `level`, by bisection."""
-    low, high = 0.0, 1e6
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_t_p(middle, freedom) > level else (low, middle)
-    return high
-
-
-def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the two-sided p-value of the paired t test."""
+def compare_paired(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Compare values of the same seeds, three at least."""
     gaps = [a - b for a, b in zip(first, second, strict=True)]
-    spread = stdev(gaps) / math.sqrt(len(gaps))
+    mean, spread = fmean(gaps), stdev(gaps)
     if spread == 0:
-        return 0.0 if fmean(gaps) else 1.0
-    return student_t_p(fmean(gaps) / spread, len(gaps) - 1)
+        return Difference(mean, 0.0, math.copysign(math.inf, mean) if mean else 0.0, 0.0 if mean else 1.0)
+    freedom, error = len(gaps) - 1, spread / math.sqrt(len(gaps))
+    return Difference(mean, _t_quantile(freedom) * error, mean / spread, 2 * _t_tail(abs(mean) / error, freedom))
+
+
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - LEVEL / 2))
+
+
+def _t_tail(t: float, freedom: int) -> float:
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -t))
 
 
 def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
@@ -162,25 +170,37 @@ def _group_lines(group: Group, stages: list[str]) -> list[str]:
         if any(value is None for row in values.values() for value in row):
             lines.append(f"{stage}: no verdict: some runs have no validation loss")
         else:
-            lines.append(f"{stage}: {_winner(values)}")
+            lines += [f"{stage}: {line}" for line in _ranking_lines(values)]
     return lines
 
 
-def _winner(values: dict[str, list[float]]) -> str:
-    """values: bits per byte of every architecture, seeds in the same order."""
+def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
+    """Name the best, then each pair. values: bits per byte of every architecture, seeds in the same order."""
     order = sorted(values, key=lambda name: fmean(values[name]))
-    corrected = holm({pair: paired_p(values[pair[0]], values[pair[1]]) for pair in combinations(order, 2)})
+    found = {pair: compare_paired(values[pair[1]], values[pair[0]]) for pair in combinations(order, 2)}
+    corrected = holm({pair: difference.p for pair, difference in found.items()})
     level_with = [name for name in order[1:] if corrected[order[0], name] >= LEVEL]
     behind = [name for name in order[1:] if name not in level_with]
 
     def show(names: list[str]) -> str:
         return ", ".join(f"{name} {_interval(values[name])}" for name in names)
 
-    seeds = f" ({len(values[order[0]])} seeds)"
+    seeds = f"{len(values[order[0]])} seeds"
     if not level_with:
-        return f"best is {show(order[:1])}; behind it {show(behind)}{seeds}"
-    rest = f"; behind the first {show(behind)}" if behind else ""
-    return f"indistinguishable at the top: {show([order[0], *level_with])}{rest}{seeds}"
+        first = f"best is {show(order[:1])}; behind it {show(behind)} ({seeds})"
+    else:
+        rest = f"; behind the first {show(behind)}" if behind else ""
+        first = f"indistinguishable at the top: {show([order[0], *level_with])}{rest} ({seeds})"
+    pairs = [_pair_line(*pair, difference, corrected[pair], seeds) for pair, difference in found.items()]
+    return [first, *(pairs if len(order) > 2 or not level_with else [])]
+
+
+def _pair_line(better: str, other: str, difference: Difference, p: float, seeds: str) -> str:
+    size = f"{difference.mean:.3f} ± {difference.half_width:.3f} bits per byte"
+    chance = f"{seeds}, p={p:.2g}, d={difference.effect:.1f}"
+    if p < LEVEL:
+        return f"{better} beats {other} by {size} ({chance})"
+    return f"{better} and {other} are indistinguishable: {size} apart ({chance})"
 
 
 def _interval(values: list[float]) -> str:
