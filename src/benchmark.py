@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,16 @@ def main(argv: list[str]) -> int:
         _check(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler warns of memory that was there before it
     first, progress = configs[0], _say if configs[0].format == "text" else _silent
-    found = _profile(configs, progress) if first.profile else _measure(configs, progress)
-    if first.format == "json":
-        print(json.dumps(found, indent=2))
-        return 0
     if first.profile:
-        print(describe_profile(found))
+        found = _profile(configs, progress)
+        print(json.dumps(found, indent=2) if first.format == "json" else describe_profile(found))
         return 0
     folder = Path(first.output_root).expanduser() / "benchmarks" / f"{first.size.name}-{short_hash(_names(configs))}"
-    write_benchmark(found, folder)
-    print(f"{describe(found)}\nBenchmark: {folder}")
+    found: dict[str, Any] = {}
+    for found in _measure(configs, progress):
+        if first.format == "text":
+            write_benchmark(found, folder)
+    print(json.dumps(found, indent=2) if first.format == "json" else f"{describe(found)}\nBenchmark: {folder}")
     return 0
 
 
@@ -62,24 +63,25 @@ def _check(config: BenchmarkConfig) -> None:
         peers_of(match_of(config).spec)
 
 
-def _measure(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:
+def _measure(configs: list[BenchmarkConfig], say: Say) -> Iterator[dict[str, Any]]:
+    """Yield all that is known after each series, so that a benchmark that is ended early is not lost."""
     from src.profiling.benchmark import measure_series, ratios
 
-    series: list[dict[str, Any]] = []
+    lengths, seq_len = configs[0].context_lens, configs[0].training.seq_len
+    at = min(lengths, key=lambda length: abs(length - seq_len))
+    environment, series = _environment(configs[0]), list[dict[str, Any]]()
     for config in configs:
         match = match_of(config)
         cost = model_cost(match.spec, config.training.seq_len)
         series.append({**measure_series(config, match.spec, say), "solved": match.solved, **cost.totals()})
-    lengths, seq_len = configs[0].context_lens, configs[0].training.seq_len
-    at = min(lengths, key=lambda length: abs(length - seq_len))
-    compared = ratios(series, at)
-    return {
-        **_environment(configs[0]),
-        "series": series,
-        "ratios_at": at,
-        "ratios": compared.pop("train"),
-        **{f"ratios_{name}": values for name, values in compared.items()},
-    }
+        compared = ratios(series, at)
+        yield {
+            **environment,
+            "series": series,
+            "ratios_at": at,
+            "ratios": compared.pop("train"),
+            **{f"ratios_{name}": values for name, values in compared.items()},
+        }
 
 
 def _profile(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:
