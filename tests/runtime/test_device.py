@@ -118,7 +118,7 @@ def _named_in_code(path: Path) -> list[str]:
 
 
 def test_one_file_knows_the_devices_by_name() -> None:
-    """But for the values that a user may write, text that explains what a key means, and the list of torch's kernels."""
+    """But for the values that a user may write, text that explains what a key means, and torch's list of kernels."""
     telling = {"src/runtime/device.py", "src/runtime/machine.py", "src/validation.py", "src/contract.py"}
     telling.add("src/profiling/dispatch.py")
     files = [path for path in (ROOT / "src").rglob("*.py") if str(path.relative_to(ROOT)) not in telling]
