@@ -26,13 +26,21 @@ def apart(action: Callable[[], T], *, most_bytes: int | None = None, stop: StopR
     """
     with guarded_pool(1, most_bytes) as pool:
         future = pool.submit(action)
-        while stop is not None and not wait([future], POLL_S).done:
-            if stop.number is not None:
-                for child in multiprocessing.active_children():
-                    child.kill()
-        if stop is not None and stop.number is not None:
-            raise Interrupted(stop.number)
-        return future.result()
+        try:
+            while stop is not None and not wait([future], POLL_S).done:
+                if stop.number is not None:
+                    _end_children()
+            if stop is not None and stop.number is not None:
+                raise Interrupted(stop.number)
+            return future.result()
+        except KeyboardInterrupt:  # else the pool would wait until the action is done
+            _end_children()
+            raise
+
+
+def _end_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def guarded_pool(workers: int, most_bytes: int | None = None) -> ProcessPoolExecutor:

@@ -40,6 +40,14 @@ def test_a_stop_ends_it_at_once() -> None:
     assert time.monotonic() - start < 30
 
 
+def test_ctrl_c_does_not_wait_for_it() -> None:
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        apart(partial(time.sleep, 60))
+    assert time.monotonic() - start < 30
+
+
 BUSY = """
 import time
 from functools import partial
