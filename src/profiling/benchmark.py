@@ -51,25 +51,31 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> dict[s
     points: list[Point] = []
     ended: dict[str, str] = {}
     limits: list[dict[str, float]] = []
-    longest = spec.learned_positions or max(config.context_lens)
-    for context_len in sorted(set(config.context_lens)):
-        phases = [phase for phase in PHASES if phase not in ended]
-        if not phases:
+    peers = peers_of(spec) if config.peers else []
+    lengths = sorted(set(config.context_lens))
+    while lengths and (phases := [phase for phase in PHASES if phase not in ended]):
+        context_len = lengths[0]
+        if spec.learned_positions and context_len > spec.learned_positions:
+            ended |= dict.fromkeys(phases, f"learned positions end at {spec.learned_positions:,}")
             break
-        if context_len > longest:
-            ended |= dict.fromkeys(phases, f"learned positions end at {longest:,}")
-            break
-        say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)}")
+        sides = ", ".join(["ours", *peers])
+        say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
         try:
             found = apart(
-                partial(measure_point, config, spec, context_len, phases), most_bytes=int(SHARE * available_bytes())
+                partial(measure_point, config, spec, context_len, phases, peers),
+                most_bytes=int(SHARE * available_bytes()),
             )
         except BrokenProcessPool:
+            if peers:  # the last one takes most; without it the others may do
+                ended[peers[-1]] = f"out of memory at {context_len:,}"
+                peers = peers[:-1]
+                continue
             ended |= dict.fromkeys(phases, f"out of memory at {context_len:,}")
             break
         points += found["points"]
         limits.append(found["limits"])
         ended |= {phase: f"{why} at {context_len:,}" for phase, why in found["ended"].items()}
+        lengths = lengths[1:]
     machine = {key: statistics.median(limit[key] for limit in limits) for key in limits[0]} if limits else {}
     for point in points:
         if "flops_per_second" in point:
@@ -93,10 +99,11 @@ class Turn(NamedTuple):
     """Of one sequence, counted from the tensors of our cache."""
 
 
-def measure_point(config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str]) -> dict[str, Any]:
+def measure_point(
+    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], peers: list[str]
+) -> dict[str, Any]:
     """Measure some phases at a context length in this process: ours, its compiled form, and each peer, in turns."""
     device = open_device(config.runtime)
-    peers = peers_of(spec) if config.peers else []
     limits, points, ended = _limits(device), list[Point](), dict[str, str]()
     for phase in phases:
         names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else []), *peers]

@@ -116,7 +116,7 @@ def _remarks(series: dict[str, Any]) -> list[str]:
         f"tokens (x{fit['ratio']:.2f})"
         for phase, fit in series["growth"].items()
     ]
-    return [*lines, *(f"{PHASES[phase]} ended: {why}" for phase, why in series["ended"].items())]
+    return [*lines, *(f"{PHASES.get(name, name)} ended: {why}" for name, why in series["ended"].items())]
 
 
 def _ratio_lines(found: dict[str, Any]) -> list[str]:

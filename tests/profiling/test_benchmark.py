@@ -62,7 +62,7 @@ def test_all_sides_take_turns_and_slow_ones_one_alone() -> None:
 def test_a_point_of_every_architecture_beside_its_peers(architecture: str) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
     spec = match_of(config).spec
-    found = measure_point(config, spec, 32, ["train", "prefill", "decode"])
+    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], peers_of(spec))
     names = ["ours", *peers_of(spec)]
     assert [(one["phase"], one["model"]) for one in found["points"]] == [
         (phase, name) for phase in benchmark.PHASES for name in names
@@ -87,7 +87,7 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
     config = replace(composed(), context_lens=[512, 256, 1024, 2048])
 
     def apart(action: Any, most_bytes: int) -> dict[str, Any]:
-        _, _, context_len, phases = action.args
+        _, _, context_len, phases, _ = action.args
         if context_len == 1024:
             raise BrokenProcessPool
         slow = {"train": "a turn takes more than 1 s"} if context_len == 512 else {}
@@ -106,6 +106,22 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
         "decode": "out of memory at 1,024",
     }
     assert found["machine"]["gemm_flops_per_second"] == 384 and found["points"][0]["share_of_gemm"] == 5 / 384
+
+
+def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("architecture=mamba", "peers=true", "context_lens=[16]")
+    measured: list[list[str]] = []
+
+    def apart(action: Any, most_bytes: int) -> dict[str, Any]:
+        measured.append(action.args[-1])
+        if "mambapy" in measured[-1]:
+            raise BrokenProcessPool
+        return {"points": [point("train", 16, 1.0)], "limits": {"gemm_flops_per_second": 1.0}, "ended": {}}
+
+    monkeypatch.setattr(benchmark, "apart", apart)
+    found = measure_series(config, match_of(config).spec, lambda line: None)
+    assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
+    assert found["ended"] == {"mambapy": "out of memory at 16"} and len(found["points"]) == 1
 
 
 def test_where_time_goes_counts_blocks_operators_and_waits() -> None:
