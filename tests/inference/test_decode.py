@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.config import SamplingConfig
-from src.inference.decode import choose, generate
+from src.inference.decode import LOOK_EVERY, choose, generate, generate_batch
 from src.model.language_model import LanguageModel
 from tests.contract.small import ARCHITECTURES, RECIPES, VOCAB_SIZE, random_tokens, small_model
 
@@ -60,6 +60,31 @@ def test_a_seed_repeats_its_text() -> None:
     assert list(generate(model, PROMPT, replace(sampling, seed=4))) != first
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_batch_holds_the_texts_of_single_draws(architecture: str) -> None:
+    model, sampling = sharp(architecture), SamplingConfig(max_new_tokens=40, temperature=1.5, seed=3)
+    wanted = [list(generate(model, PROMPT, replace(sampling, seed=3 + i))) for i in range(4)]
+    assert generate_batch(model, PROMPT, sampling, 4) == wanted
+    stop = wanted[1][5]
+    assert generate_batch(model, PROMPT, sampling, 4, stop=stop) == [
+        list(generate(model, PROMPT, replace(sampling, seed=3 + i), stop=stop)) for i in range(4)
+    ]
+
+
+def test_a_batch_whose_texts_have_all_ended_is_not_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, steps = sharp("dense"), list[int]()
+    head = model.head.forward
+    monkeypatch.setattr(model.head, "forward", lambda x: steps.append(len(x)) or head(x))
+    stop = next(generate(model, PROMPT, GREEDY))
+    steps.clear()
+    assert generate_batch(model, PROMPT, replace(GREEDY, max_new_tokens=200), 3, stop=stop) == [[], [], []]
+    assert len(steps) == LOOK_EVERY and set(steps) == {3}
+
+
+def test_no_token_is_asked_for_and_none_comes() -> None:
+    assert generate_batch(sharp("mamba"), PROMPT, replace(GREEDY, max_new_tokens=0), 2) == [[], []]
+
+
 def test_it_ends_before_the_stop_token() -> None:
     model = sharp("dense")
     tokens = list(generate(model, PROMPT, GREEDY))
@@ -83,11 +108,9 @@ def test_learned_positions_serve_to_the_last_row() -> None:
 def draws(logits: list[float], n: int = 4000, **settings: float) -> list[float]:
     """Return how often each token is drawn."""
     sampling = SamplingConfig(**settings)  # pyright: ignore[reportArgumentType]
-    generator = torch.Generator().manual_seed(0)
-    counts = [0] * len(logits)
-    for _ in range(n):
-        counts[choose(torch.tensor(logits), sampling, generator)] += 1
-    return [count / n for count in counts]
+    chance = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    drawn = choose(torch.tensor(logits).expand(n, -1), sampling, chance)
+    return (drawn.bincount(minlength=len(logits)) / n).tolist()
 
 
 def test_tokens_are_drawn_by_their_probability() -> None:
