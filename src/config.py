@@ -350,6 +350,22 @@ class SamplingConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """What is measured on the checkpoints of a run's finished stages, besides loss and bits per byte."""
+
+    context_factor: int = 4
+    """Loss by position is measured up to so many times training.seq_len; 1: not past it."""
+    probes: bool = True
+    """Copying, induction and recall of random tokens, by distance."""
+    probe_sequences: int = 16
+    """Sequences a probe and distance."""
+    scripts: int = 16
+    """Scripts that are drawn for each prompt of a stage on code, and read by bash -n and shellcheck; 0: none."""
+    script_tokens: int | None = None
+    """Tokens of one at most; null: as many as the training context has."""
+
+
+@dataclass
 class TrainConfig:
     """`python -m src.train`."""
 
@@ -368,6 +384,7 @@ class TrainConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     samples: SamplingConfig = field(default_factory=SamplingConfig)
     """The texts that a run writes after each stage."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     match: str = "active"
     """What is made equal to dense of the same size, embeddings and head aside: active (parameters at work for a token),
     total (all parameters), flops (needed per token at the training context); none: as written."""
@@ -411,6 +428,24 @@ class GenerateConfig(SamplingConfig):
     """false: compute the whole sequence anew for every token (slow; the same text)."""
     device: str = "auto"
     threads: int | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """`python -m src.evaluate`."""
+
+    run: str = MISSING
+    """A run directory with a finished stage."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    data_dir: str | None = None
+    """Its prepared data; null: where they were when it was trained."""
+    device: str = "auto"
+    threads: int | None = None
+    """CPU threads; null: as many as the run had."""
+    format: str = "text"
+    """text, or json: one object and nothing else."""
+    rerun: bool = False
+    """Evaluate again although it is done."""
 
 
 @dataclass

@@ -54,11 +54,16 @@ def to_huggingface(run: Path, out: Path) -> None:
         write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
 
 
+def read_run_config(path: Path) -> TrainConfig:
+    """Read the config.yaml of a run. Raises UserError where it is none."""
+    return _typed_config(read_yaml(path, "data"), path)
+
+
 def _read_config(path: Path) -> TrainConfig | None:
     """Read a run's config.yaml, leaving out the paths of this machine."""
     if not path.exists():
         return None
-    config = _typed_config(read_yaml(path, "data"), path)
+    config = read_run_config(path)
     config.data.dir = Path(config.data.dir).name if config.data.dir else None
     config.data.language.paths, config.data.code.paths = [], []
     config.output_root, config.init_from = TrainConfig.output_root, None

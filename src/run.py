@@ -2,7 +2,7 @@
 
 run_dir/  config.yaml    resolved, with what `auto` became      summary.json   status, contract, accounting, results
           metrics.jsonl  the truth about the course             samples/       texts drawn after each stage
-          tokenizer.json                                        train.log
+          tokenizer.json  train.log                             evaluation.json  on the test split, at the end
           checkpoints/<stage>/{best,last}/
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from src.assessment import assess
 from src.config import RuntimeConfig, TrainConfig, UserError
 from src.data.packing import PreparedData
 from src.data.tokenizer import CONFIG, load_tokenizer
@@ -38,7 +39,7 @@ from src.runtime.files import (
 )
 from src.runtime.log import Say, open_log
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
-from src.stages import Run, measure_context, train_stage, write_samples
+from src.stages import Run, train_stage, write_samples
 from src.summary import final_summary, processes_of, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
@@ -200,9 +201,12 @@ def _write_config(config: TrainConfig, folder: Path) -> None:
 
 
 def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
-    """Train. Raises UserError where memory runs out, with settings that would fit."""
+    """Train and evaluate. Raises UserError where memory runs out, with settings that would fit."""
     try:
         _train_all(run, init)
+        if run.is_first:
+            run.require_folder()
+            assess(run.config, run.data, run.folder, run.device, run.say, look_up=lambda: _heed(run.stop))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -232,10 +236,15 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
         if run.is_first:
             write_samples(run, name, stage, model)
-            entry["context"] = measure_context(run, stage, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()
+
+
+def _heed(stop: StopRequest) -> None:
+    """Raise Interrupted if a signal has asked to stop."""
+    if stop.number:
+        raise Interrupted(stop.number)
 
 
 def _compiled(run: Run, model: LanguageModel) -> Forward:

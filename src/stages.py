@@ -8,12 +8,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from src.config import StageConfig, TrainConfig, UserError
-from src.data.annotation import annotate_windows
-from src.data.loader import build_loader, eval_starts, eval_windows
+from src.data.loader import build_loader, eval_windows
 from src.data.packing import PreparedData
-from src.data.sources import GENERATED
 from src.data.tokenizer import byte_lengths, encode
-from src.evaluation.context import describe_context, predict_targets
 from src.evaluation.likelihood import evaluate_windows
 from src.inference.decode import generate
 from src.model.accounting import ModelCost
@@ -215,19 +212,6 @@ def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> 
     state.progress.rollbacks += 1
     state.progress.rate_scale *= 0.5
     run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
-
-
-def measure_context(run: Run, stage: StageConfig, model: LanguageModel) -> dict[str, Any]:
-    """Measure loss by position and recall by distance on the windows of the stage's own validation loss."""
-    training, corpus = run.config.training, stage.corpus
-    tokens, lengths = run.data.tokens(corpus, "val"), byte_lengths(run.tokenizer)
-    starts = eval_starts(len(tokens), training.seq_len, training.eval_sequences)
-    windows = eval_windows(tokens, training.seq_len, training.eval_sequences)
-    known, source = None, run.data.manifest["corpora"][corpus]["source"]
-    if source in GENERATED:
-        known = annotate_windows(tokens, starts, training.seq_len, source, run.tokenizer, run.data.eot_id)
-    nats, hits = predict_targets(model, windows, device=run.device, eot_id=run.masking_eot)
-    return describe_context(nats, hits, windows, lengths, known)
 
 
 def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> None:

@@ -13,6 +13,7 @@ from src.config import (
     ArchitectureConfig,
     CorpusConfig,
     DataConfig,
+    EvaluateConfig,
     SamplingConfig,
     StageConfig,
     TokenizerConfig,
@@ -72,6 +73,7 @@ def validate(config: TrainConfig) -> None:
     _check_stages(config)
     _check_batches(config)
     _check_samples(config)
+    check_evaluation(config)
     _check_widths(config)
     _check_settings_have_effect(config.architecture)
     for ratio in ("schedule.min_ratio", "schedule.decay_fraction"):
@@ -198,6 +200,12 @@ def check_name(setting: str, name: str) -> None:
 def check_sampling(sampling: SamplingConfig) -> None:
     """Check how text is to be drawn. Raises UserError."""
     check_ranges(sampling, ["max_new_tokens"], ["temperature", "top_k", "seed"])
+
+
+def check_evaluation(config: TrainConfig | EvaluateConfig) -> None:
+    """Check what is to be measured after training. Raises UserError."""
+    positive = ("context_factor", "probe_sequences", "script_tokens")
+    check_ranges(config, [f"evaluation.{key}" for key in positive], ["evaluation.scripts"])
 
 
 def check_ranges(config: object, positive: Iterable[str], not_negative: Iterable[str]) -> None:

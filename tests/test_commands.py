@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src import generate, prepare, report, train
+from src import evaluate, generate, prepare, report, train
 from src.compose import guarded
 from src.config import ROOT
 from tests.integration import tiny
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Main] = {
     "train": train.main,
     "prepare": prepare.main,
     "generate": generate.main,
+    "evaluate": evaluate.main,
     "report": report.main,
 }
 
@@ -176,6 +177,22 @@ GENERATE = [
 @pytest.mark.parametrize(("arguments", "wanted"), GENERATE, ids=[" ".join(arguments) for arguments, _ in GENERATE])
 def test_mistakes_in_generate(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wanted in complaint("generate", arguments, capsys)
+
+
+EVALUATE = [
+    ([], "run: is needed; write run=..."),
+    (["run=nowhere"], "run=nowhere: no run directory of src.train"),
+    (["run=nowhere", "format=yaml"], "format=yaml: must be one of text, json"),
+    (["run=nowhere", "device=gpu"], "device=gpu: must be one of auto, mps, cuda, cpu"),
+    (["run=nowhere", "evaluation.scripts=-1"], "evaluation.scripts=-1: must not be negative"),
+    (["run=nowhere", "evaluation.context_factor=0"], "evaluation.context_factor=0: must be greater than 0"),
+    (["run=nowhere", "evaluation.probe=false"], "evaluation.probe: no such setting; did you mean evaluation.probes?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), EVALUATE, ids=[" ".join(arguments) for arguments, _ in EVALUATE])
+def test_mistakes_in_evaluate(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted in complaint("evaluate", arguments, capsys)
 
 
 REPORT = [

@@ -1,4 +1,4 @@
-"""The figures of what a model makes of its context: loss by position in the window, recall by distance.
+"""The figures of what a model makes of its context: loss by position, recall by distance, probes by distance.
 
 A row of panels a group of comparable runs, a column a stage. A line is the mean over the seeds of an architecture, its
 band goes from the lowest seed to the highest.
@@ -27,7 +27,7 @@ LEAST_RECALLS = 10
 _DASHES: Any = (0, (5, 3))
 
 Measures = dict[str, dict[str, list[float]]]
-"""What a run measured in a stage: `positions`, `recall`, `hidden` -> name -> a number a range."""
+"""What a run measured in a stage (see `load_context`): measure -> name -> a number a range."""
 Draw = Callable[[Axes, str, Sequence[Measures]], None]
 """Draws the seeds of an architecture into a panel."""
 
@@ -62,8 +62,34 @@ def plot_recall(runs: pd.DataFrame) -> Figure:
     return _draw_figure(runs, "recall", draw, "Recall by distance", "names recalled whole", hidden)
 
 
+def plot_beyond(runs: pd.DataFrame) -> Figure:
+    """Draw test loss by position in windows longer than the training context, whose end is marked."""
+    trained = sorted({run["contract"].get("seq_len") or 0 for run in to_records(runs)} - {0})
+
+    def draw(panel: Axes, architecture: str, seeds: Sequence[Measures]) -> None:
+        _draw_band(panel, architecture, [measures["beyond"] for measures in seeds], "loss")
+        for length in trained:
+            panel.axvline(length, color=FAINT, linestyle=_DASHES, linewidth=1.2, zorder=2)
+        panel.set_xlabel("position in the window (tokens seen)")
+
+    end = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="training context")
+    return _draw_figure(runs, "beyond", draw, "Loss past the training context", "loss (nats per token)", end)
+
+
+def plot_probe(runs: pd.DataFrame, probe: str) -> Figure:
+    """Draw how many nats a mention saves by its distance: `probe` is one of PROBES."""
+
+    def draw(panel: Axes, architecture: str, seeds: Sequence[Measures]) -> None:
+        _draw_band(panel, architecture, [measures[f"probe/{probe}"] for measures in seeds], "gain")
+        panel.axhline(0, color=FAINT, linestyle=_DASHES, linewidth=1.2, zorder=2)
+        panel.set_xlabel("distance to the mention (tokens)")
+
+    none = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="no use made of it")
+    return _draw_figure(runs, f"probe/{probe}", draw, f"{probe.capitalize()} by distance", "nats saved a token", none)
+
+
 def has_context(runs: pd.DataFrame, measure: str) -> bool:
-    """Tell whether any finished run measured `positions` or `recall`."""
+    """Tell whether any finished run has such a measure (see `load_context`)."""
     done = runs[runs["status"] == "done"]
     return any(measures[measure] for folder in done["run_dir"] for measures in load_context(folder).values())
 

@@ -6,7 +6,7 @@ that says so, and a file that cannot be read becomes the row's error instead of 
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,17 +22,19 @@ Record = dict[str, Any]
 
 DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
 PARAMETERS = ("total_params", "active_params", "non_embedding_params")
-LEARNED = ("tokens", "train_flops", "val_loss", "val_bits_per_byte")
+TESTED = ("test_loss", "test_bits_per_byte")
+LEARNED = ("tokens", "train_flops", "val_loss", "val_bits_per_byte", *TESTED)
 SPENT = ("tokens_per_second", "peak_memory_bytes", "wall_time_s")
 RESULTS = (*LEARNED, *SPENT)
 COLUMNS = (*DESCRIPTION, *PARAMETERS, *RESULTS, "error")
 """The columns that come first, in this order, and are always there."""
 
-STAGE_RESULTS = (*RESULTS, "best_val_loss", "skipped_steps")
+STAGE_RESULTS = (*(key for key in RESULTS if key not in TESTED), "best_val_loss", "skipped_steps")
 REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_token")
 """What a loss is read against; written beside each stage's results."""
 ABOVE_FLOOR = "above_floor_bits_per_byte"
-"""On the windows of the validation loss, whose own exact entropy is known where the text is generated."""
+"""On the windows of the test loss, whose own exact entropy is known where the text is generated."""
+PROBES = ("copying", "induction", "recall")
 
 MORE_COLUMNS = ("active_non_embedding_params", "match", "match_residual", "solved", "device", "threads", "precision")
 INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
@@ -42,6 +44,7 @@ POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 ARCHITECTURES = ("dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid")
 """The order in which they are shown; others follow."""
 
+_NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}
 FINAL_STATUSES = ("done", "failed", "interrupted")
 
 
@@ -61,7 +64,7 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
 
     Sorted by size (smallest model first), architecture and seed: never by result, as the order is no verdict.
-    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES and ABOVE_FLOOR,
+    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES, TESTED, ABOVE_FLOOR,
     `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises: UserError without any run.
     """
     rows = _in_order([_row(found) for found in _find_runs(Path(directory))])
@@ -113,16 +116,44 @@ def load_samples(runs: pd.DataFrame) -> list[Record]:
 
 
 def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Load what a run measured of its context: stage -> measure -> name -> a number a range, or nan."""
-    summary = _dict(_read_or_none(Path(run_dir) / "summary.json"))
+    """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
+
+    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and
+    `probe/<name>` for each of PROBES.
+    """
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for stage, entry in _dict(summary.get("stages")).items():
-        measures = _dict(_dict(entry).get("context"))
+    for stage, entry in load_evaluation(run_dir).items():
+        measures = {name: entry["context"].get(name) for name in ("positions", "recall", "hidden")}
+        measures |= {"beyond": entry["beyond"], **{f"probe/{name}": entry["probes"].get(name) for name in PROBES}}
         found[stage] = {
-            measure: {name: _floats(values) for name, values in _dict(measures.get(measure)).items()}
-            for measure in ("positions", "recall", "hidden")
+            measure: {name: _floats(numbers) for name, numbers in _dict(values).items()}
+            for measure, values in measures.items()
         }
     return found
+
+
+def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
+    """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
+
+    Always there: corpus, test (corpus -> loss, bits_per_byte), scripts, references, context, beyond and probes.
+    """
+    content = _dict(_read_or_none(Path(run_dir) / "evaluation.json"))
+    found: dict[str, Record] = {}
+    for stage, entry in _dict(content.get("stages")).items():
+        values = _dict(entry)
+        parts = {name: _dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
+        test = {corpus: _numbers(each) for corpus, each in _dict(values.get("test")).items()}
+        found[stage] = {"corpus": _text(values.get("corpus")), "test": test, "scripts": _numbers(values.get("scripts"))}
+        found[stage] |= parts
+    return found
+
+
+def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
+    """Tell which split the finished runs are compared on: test if each was evaluated on it, else val."""
+    done = [record for record in records if record["status"] == "done"]
+    reached = [(record, stage) for record in done for stage in stages if record.get(f"{stage}/val_loss") is not None]
+    tested = [record.get(f"{stage}/test_bits_per_byte") is not None for record, stage in reached]
+    return "test" if tested and all(tested) else "val"
 
 
 def stage_names(runs: pd.DataFrame) -> list[str]:
@@ -192,11 +223,16 @@ def _row(found: _Found) -> Record:
     row.update(solved=" ".join(f"{key}={value}" for key, value in solved.items()) or None)
     row.update(device=_text(environment.get("device")), threads=_number(environment.get("threads")))
     row.update(precision=_text(environment.get("precision")), contract=_dict(summary.get("contract")))
+    assessed = load_evaluation(found.run_dir)
     for stage, entry in _dict(summary.get("stages")).items():
-        values, references = _dict(entry), _dict(_dict(entry).get("references"))
+        values, evaluation = _dict(entry), assessed.get(stage) or _NOT_EVALUATED
+        references = evaluation["references"] or _dict(values.get("references"))
+        tested = evaluation["test"].get(values.get("corpus"), {})
+        for key in TESTED:  # of the last stage, as all results of a run
+            row[key] = row[f"{stage}/{key}"] = tested.get(key.removeprefix("test_"))
         row.update({f"{stage}/{key}": _number(values.get(key)) for key in STAGE_RESULTS})
         row.update({f"{stage}/{key}": _number(references.get(key)) for key in REFERENCES})
-        row[f"{stage}/{ABOVE_FLOOR}"] = _number(_dict(values.get("context")).get(ABOVE_FLOOR))
+        row[f"{stage}/{ABOVE_FLOOR}"] = _number(evaluation["context"].get(ABOVE_FLOOR))
     return row
 
 
@@ -285,6 +321,10 @@ def _read_or_none(path: Path) -> Any:
 
 def _dict(value: Any) -> Record:
     return cast(Record, value) if isinstance(value, dict) else {}
+
+
+def _numbers(value: Any) -> dict[str, float | None]:
+    return {key: _number(item) for key, item in _dict(value).items()}
 
 
 def _floats(value: Any) -> list[float]:

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from src.reporting.context import has_context, plot_positions, plot_recall
+from src.reporting.context import has_context, plot_beyond, plot_positions, plot_probe, plot_recall
 from src.reporting.drawing import DPI, FAINT, INK, empty_figure, label_right, style_axes, style_of, time_unit
-from src.reporting.load import Record, stage_names, to_records
+from src.reporting.load import PROBES, Record, stage_names, to_records
 from src.reporting.tables import reference_losses
 from src.reporting.verdicts import ranking_groups
 from src.units import show_bytes
@@ -57,6 +57,11 @@ def build_figures(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Figure
         figures["loss_by_position.png"] = plot_positions(runs)
     if has_context(runs, "recall"):
         figures["recall_by_distance.png"] = plot_recall(runs)
+    if has_context(runs, "beyond"):
+        figures["loss_beyond.png"] = plot_beyond(runs)
+    for probe in PROBES:
+        if has_context(runs, f"probe/{probe}"):
+            figures[f"probe_{probe}.png"] = plot_probe(runs, probe)
     return figures
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from src.reporting.benchmark import newest_benchmark_figures
 from src.reporting.course import course_lines
+from src.reporting.evaluation import Titled, evaluation_tables
 from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
 from src.reporting.plots import build_figures, to_png
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
@@ -38,6 +39,13 @@ CAPTIONS = {
     "recall_by_distance.png": "Recall of names about which the generated text leaves no choice, by distance to their "
     "last mention: the share of them of which every token is the likeliest. Dotted: that mention is out of the window. "
     "Ranges with fewer than 10 names are left out. Bands: seeds.",
+    "loss_beyond.png": "Loss by position in windows longer than the training context. Bands: seeds.",
+    "probe_copying.png": "Copying: a stretch of random tokens, then the same again; nats that the first saves a token "
+    "of the second, by the length of the stretch.",
+    "probe_induction.png": "Induction: two tokens that stood side by side once; nats saved at the second when the "
+    "first comes again, by the distance.",
+    "probe_recall.png": "Recall: eight keys with their values, asked for in another order; nats saved at a value, by "
+    "the distance.",
     "benchmark_speed.png": "Speed against context length, by python -m src.benchmark (its newest, beside these runs).",
     "benchmark_memory.png": "Memory against context length, by the same benchmark.",
 }
@@ -86,6 +94,8 @@ class _Report:
     verdict: list[str]
     unfinished: list[str]
     course: list[str]
+    more: list[Titled]
+    """Tables besides the comparison."""
     figures: dict[str, bytes]
     samples: dict[tuple[str, str], list[tuple[str, str]]]
     """(stage, prompt) -> (heading, text) of each architecture."""
@@ -110,6 +120,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         verdict=verdict_lines(runs),
         unfinished=unfinished_lines(runs),
         course=course_lines(metrics),
+        more=evaluation_tables(runs),
         figures={name: to_png(figure) for name, figure in figures.items()},
         samples=_arrange_samples(runs),
     )
@@ -158,6 +169,8 @@ def _markdown(report: _Report) -> str:
         parts += ["## Not finished", _bullets(report.unfinished)]
     if report.course:
         parts += ["## On the way", _bullets(report.course)]
+    for table in report.more:
+        parts += [f"## {table.title}", markdown_table(table.table), _plain(table.note)]
     parts += ["## Figures", FIGURE_NOTE]
     parts += [f"![{CAPTIONS[name]}](figures/{name})" for name in report.figures]
     if report.samples:
@@ -197,6 +210,9 @@ def _html(report: _Report) -> str:
         sections.append(f"<h2>Not finished</h2>{_list(report.unfinished)}")
     if report.course:
         sections.append(f"<h2>On the way</h2>{_list(report.course)}")
+    for table in report.more:
+        sections.append(f"<h2>{escape(table.title)}</h2>{_html_table(table.table)}")
+        sections.append(f'<p class="soft">{escape(table.note)}</p>')
     sections.append(f'<h2>Figures</h2><p class="soft">{escape(FIGURE_NOTE)}</p>')
     for name, content in report.figures.items():
         picture = base64.b64encode(content).decode("ascii")

@@ -12,8 +12,8 @@ from statistics import fmean
 
 import pandas as pd
 
-from src.reporting.load import ABOVE_FLOOR, Record, stage_names, to_records
-from src.reporting.verdicts import Group, mean_and_half_width, ranking_groups, verdict_lines
+from src.reporting.load import ABOVE_FLOOR, Record, split_of, stage_names, to_records
+from src.reporting.verdicts import SPLITS, Group, mean_and_half_width, ranking_groups, verdict_lines
 from src.units import NOTHING, show_bytes, show_count, show_time
 
 WIDTH = 110
@@ -91,7 +91,9 @@ def axis_line(runs: pd.DataFrame) -> str:
         for key in ("size", "recipe", "data", "match")
         if len(values := {record[key] for record in records if record[key] is not None}) == 1
     ]
-    line = f"Validation after equal tokens{amount}" + (f": {', '.join(common)}" if common else "")
+    line = f"{SPLITS[split_of(records, stage_names(runs))].capitalize()} loss after equal tokens{amount}" + (
+        f": {', '.join(common)}" if common else ""
+    )
     return f"{line}. Equal FLOPs and equal time are other comparisons: see the figures."
 
 
@@ -147,10 +149,10 @@ def _measures(record: Record) -> list[str]:
 
 def _stage_columns(records: list[Record], stages: list[str]) -> dict[str, Column]:
     """Return the columns of each stage, by the key of their values."""
-    columns: dict[str, Column] = {}
+    columns, split = dict[str, Column](), split_of(records, stages)
     for stage in stages:
-        columns[f"{stage}/val_loss"] = Column(stage, "loss")
-        columns[f"{stage}/val_bits_per_byte"] = Column(stage, "bits/byte")
+        columns[f"{stage}/{split}_loss"] = Column(stage, "loss")
+        columns[f"{stage}/{split}_bits_per_byte"] = Column(stage, "bits/byte")
         if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records):
             columns[f"{stage}/{ABOVE_FLOOR}"] = Column(stage, "above floor")
     return columns
@@ -188,7 +190,7 @@ def _mean_rows(records: list[Record], groups: list[Group], stages: list[str]) ->
         for architecture, members in group.by_architecture().items():
             row = [architecture, *([group.size] if several_sizes else []), str(len(members))]
             row += [str(group.letter)] if lettered else []
-            row += [_mean(members, key, interval=not key.endswith("/val_loss")) for key in results]
+            row += [_mean(members, key, interval=not key.endswith("_loss")) for key in results]
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
             rows.append([*row, *_measures({key: _mean_value(members, key) for key in keys})])
     head = ["architecture", *(["size"] if several_sizes else []), "seeds", *(["contract"] if lettered else [])]

@@ -18,16 +18,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from src.contract import comparable_groups, differences
-from src.reporting.load import Record, stage_names, to_records
+from src.reporting.load import Record, split_of, stage_names, to_records
 
 MIN_SEEDS = 3
 LEVEL = 0.05
 """Chance of calling equals different, over all pairs of a verdict together."""
 
 METHOD = (
-    "Verdicts are on validation bits per byte: paired t tests over seeds, p corrected for all pairs (Holm), 5% level; "
-    "±: half a 95% interval, of a difference over paired seeds; d: mean difference over its standard deviation."
+    "Verdicts are on bits per byte of the {split} text: paired t tests over seeds, p corrected for all pairs (Holm), "
+    "5% level; ±: half a 95% interval, of a difference over paired seeds; d: mean difference over its standard "
+    "deviation."
 )
+SPLITS = {"test": "test", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def ranking_groups(records: Sequence[Record]) -> list[Group]:
 def verdict_lines(runs: pd.DataFrame) -> list[str]:
     """Write the verdict on these runs: a line a group and stage, then what limits it."""
     records, lines = to_records(runs), list[str]()
-    groups = ranking_groups(records)
+    groups, split = ranking_groups(records), split_of(records, stage_names(runs))
     for group in groups:
-        lines += [f"{group.title}: {line}" for line in _group_lines(group, stage_names(runs))]
+        lines += [f"{group.title}: {line}" for line in _group_lines(group, stage_names(runs), split)]
     if not groups:
         lines.append("no verdict: no run is finished")
     for size in dict.fromkeys(group.size for group in groups):
@@ -87,7 +89,7 @@ def verdict_lines(runs: pd.DataFrame) -> list[str]:
             lines.append(f"{size}: no finished run of {', '.join(names)}: not ranked")
     lines += _contract_lines(groups)
     if any("±" in line for line in lines):
-        lines.append(METHOD)
+        lines.append(METHOD.format(split=SPLITS[split]))
     return lines
 
 
@@ -151,7 +153,7 @@ def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]
     return corrected
 
 
-def _group_lines(group: Group, stages: list[str]) -> list[str]:
+def _group_lines(group: Group, stages: list[str], split: str = "val") -> list[str]:
     members = group.by_architecture()
     if len(members) < 2:
         return [f"not ranked: no other architecture than {next(iter(members))} has this contract"]
@@ -166,9 +168,9 @@ def _group_lines(group: Group, stages: list[str]) -> list[str]:
         values: dict[str, list[Any]] = {}
         for name, runs in members.items():
             paired = sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
-            values[name] = [run[f"{stage}/val_bits_per_byte"] for run in paired]
+            values[name] = [run[f"{stage}/{split}_bits_per_byte"] for run in paired]
         if any(value is None for row in values.values() for value in row):
-            lines.append(f"{stage}: no verdict: some runs have no validation loss")
+            lines.append(f"{stage}: no verdict: some runs have no {SPLITS[split]} loss")
         else:
             lines += [f"{stage}: {line}" for line in _ranking_lines(values)]
     return lines

@@ -13,11 +13,14 @@ NOT_DECIDING = (
     "dry_run",
     "tracking",
     "launcher",
+    "sweep",
+    "evaluation",
     "data",
     "tokenizer",
     "init_from",
 )
-"""Where things go and how they are shown; data, tokenizer and initial weights count by content, not by name."""
+"""Where things go, how they are shown, and what is measured afterwards; data, tokenizer and initial weights count by
+content, not by name."""
 
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from src.reporting import comparison_text, load_metrics, load_runs, plot_positions, plot_recall, write_report
+from src.reporting.context import plot_beyond, plot_probe
 from src.reporting.load import load_context
 from src.reporting.plots import build_figures
 from src.reporting.tables import comparison_table
@@ -11,8 +12,7 @@ from src.reporting.tables import comparison_table
 
 def measure(run_dir, level, stages=("language",), floor=True):
     """Write into a run what it measured of its context; `level` decides loss and accuracy."""
-    path = run_dir / "summary.json"
-    summary = json.loads(path.read_text())
+    evaluation = {"format_version": 1, "stages": {}}
     for stage in stages:
         positions = {"to": [1, 2, 4], "n": [9, 9, 18], "loss": [level + 2, level + 1, None]}
         context = {"positions": positions | ({"floor": [0.5, 0.4, 0.3]} if floor else {})}
@@ -20,8 +20,10 @@ def measure(run_dir, level, stages=("language",), floor=True):
             recall = {"to": [2, 8, 16], "n": [9, 40, 10], "loss": [0.1] * 3, "accuracy": [0.0, level / 4, level / 8]}
             hidden = {"n": 30, "loss": 4.0, "accuracy": 0.05}
             context |= {"above_floor_bits_per_byte": level / 10, "recall": recall, "hidden": hidden}
-        summary["stages"][stage]["context"] = context
-    path.write_text(json.dumps(summary))
+        beyond = {"to": [1, 2, 4, 8], "n": [9, 9, 18, 36], "loss": [level + 2, level + 1, level, level + 3]}
+        probes = {"copying": {"to": [16, 32], "n": [9, 9], "accuracy": [0.1, 0.0], "gain": [level, level / 2]}}
+        evaluation["stages"][stage] = {"corpus": stage, "context": context, "beyond": beyond, "probes": probes}
+    (run_dir / "evaluation.json").write_text(json.dumps(evaluation))
 
 
 def curves(axes, style: str) -> list[list[list[float]]]:
@@ -87,19 +89,31 @@ def test_text_of_no_known_floor_has_its_loss_by_position_alone(builder, four):
     assert len(panel.lines) == 1
 
 
-def test_the_report_has_both_figures(measured):
+def test_past_the_training_context_its_end_is_marked(measured):
+    (panel,) = plot_beyond(load_runs(measured.sweep)).axes
+    assert curves(panel, "-") == [[[1, 2, 4, 8], [4, 3, 2, 5]]] * 2
+    assert [128, 128] in [x for x, _ in curves(panel, "--")]
+
+
+def test_a_probe_shows_what_a_mention_saves(measured):
+    (panel,) = plot_probe(load_runs(measured.sweep), "copying").axes
+    assert curves(panel, "-") == [[[16, 32], [2, 1]]] * 2
+    assert "nothing measured" in str(plot_probe(load_runs(measured.sweep), "recall").texts[0])
+
+
+def test_the_report_has_every_figure_of_what_was_measured(measured):
     page = write_report(measured.sweep).read_text()
     assert "Loss by position in the window" in page and "Recall of names" in page
-    assert {"loss_by_position.png", "recall_by_distance.png"} <= {
+    assert {"loss_by_position.png", "recall_by_distance.png", "loss_beyond.png", "probe_copying.png"} <= {
         file.name for file in (measured.sweep / "report" / "figures").iterdir()
     }
 
 
-def test_a_damaged_summary_is_no_obstacle(measured):
+def test_a_damaged_evaluation_is_no_obstacle(measured):
     run_dir = measured.root / "runs" / "mamba-nano-full-s0-0000abcd"
-    summary = json.loads((run_dir / "summary.json").read_text())
-    summary["stages"]["language"]["context"] = {"positions": [1], "recall": {"to": 4, "n": "x"}}
-    (run_dir / "summary.json").write_text(json.dumps(summary))
+    broken = {"context": {"positions": [1], "recall": {"to": 4, "n": "x"}}, "test": [3], "probes": 7, "scripts": []}
+    (run_dir / "evaluation.json").write_text(json.dumps({"stages": {"language": broken, "code": None}}))
     assert load_context(run_dir)["language"]["positions"] == {}
     assert len(plot_positions(load_runs(measured.sweep)).axes) == 1
     plot_recall(load_runs(measured.sweep))
+    write_report(measured.sweep)

@@ -113,7 +113,9 @@ def test_the_text_says_its_axis_and_fits_the_terminal(builder):
                 other = {"seq_len": 64} if (architecture, size) == ("moe", "micro") else {}
                 builder.add(architecture, seed, size=size, contract=other)
     text = comparison_text(load_runs(builder.sweep))
-    assert text.startswith("Validation after equal tokens (614,400 a run, all stages): recipe modern, data embedded")
+    assert text.startswith(
+        "Validation loss after equal tokens (614,400 a run, all stages): recipe modern, data embedded"
+    )
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "Left out for width: loss." in text and "bits/byte" in text
 

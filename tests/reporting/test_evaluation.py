@@ -1,0 +1,83 @@
+"""What is compared once runs were evaluated on the test split: verdicts, forgetting, generated scripts."""
+
+import json
+import math
+
+import pytest
+
+from src.reporting import comparison_text, load_runs, write_report
+from src.reporting.evaluation import evaluation_tables
+
+
+def evaluate(run_dir, language, forgotten, code, **scripts):
+    """Write an evaluation with these test bits per byte: of language before and after the code stage, and of code."""
+    summed = {"n": 4, "finished": 1.0, "valid": 0.5, "findings_per_line": None, "memorised": 0.25, "distinct_4": 0.75}
+
+    def test(first, second):
+        values = {"language": first, "code": second}
+        return {
+            corpus: {"loss": bits * math.log(2) * 3.2, "bits_per_byte": bits, "tokens": 1000}
+            for corpus, bits in values.items()
+        }
+
+    stages = {
+        "language": {"corpus": "language", "test": test(language, 5.0)},
+        "code": {"corpus": "code", "test": test(forgotten, code), "scripts": summed | scripts},
+    }
+    (run_dir / "evaluation.json").write_text(json.dumps({"format_version": 1, "stages": stages}))
+
+
+@pytest.fixture
+def tested(builder):
+    """Three seeds of dense and of mamba: mamba is worse on the validation text and better on that of the test."""
+    for seed in range(3):
+        evaluate(builder.add("dense", seed, level=2.0), 1.0, 1.5 + seed / 10, 2.0 + seed / 100)
+        evaluate(builder.add("mamba", seed, level=2.5), 0.9, 1.0, 1.9 + seed / 100, valid=0.25)
+    return builder
+
+
+def rows(runs, title):
+    (table,) = (each.table for each in evaluation_tables(runs) if each.title == title)
+    return [dict(zip([column.name for column in table.columns], row, strict=True)) for row in table.rows]
+
+
+def test_the_verdict_is_on_the_test_split(tested):
+    told = " ".join(comparison_text(load_runs(tested.sweep)).split())
+    assert "code: best is mamba 1.910" in told and "mamba beats dense by 0.100 ± 0.000" in told
+    assert "bits per byte of the test text" in told and "Test loss after equal tokens" in told
+
+
+def test_one_run_that_was_not_evaluated_puts_all_back_to_validation(tested):
+    tested.add("moe", 0)
+    told = " ".join(comparison_text(load_runs(tested.sweep)).split())
+    assert "Validation loss after equal tokens" in told and "best is mamba" not in told
+
+
+def test_a_run_without_a_test_loss_is_no_reason_where_it_has_not_finished(tested):
+    tested.add("moe", 0, status="failed", error="x")
+    assert "Test loss after equal tokens" in comparison_text(load_runs(tested.sweep))
+
+
+def test_forgetting_is_told_by_corpus(tested):
+    dense, mamba = rows(load_runs(tested.sweep), "Forgetting")
+    assert (dense["corpus"], dense["after"]) == ("language", "code")
+    assert dense["before"].startswith("1.000±") and dense["change"].startswith("+0.600±0.248")
+    assert mamba["change"] == "+0.100±0.000"
+
+
+def test_scripts_are_summed_up_by_architecture(tested):
+    dense, mamba = rows(load_runs(tested.sweep), "Generated scripts")
+    assert dense["scripts"] == "12" and dense["valid"] == "0.500±0.000" and mamba["valid"] == "0.250±0.000"
+    assert dense["findings/line"] == "-"
+
+
+def test_the_report_has_them_and_a_row_of_the_csv_has_the_test_loss(tested):
+    page = write_report(tested.sweep).read_text()
+    assert "Forgetting" in page and "Generated scripts" in page
+    text = (tested.sweep / "report" / "summary.csv").read_text().split("\n")
+    row = dict(zip(text[0].split(","), text[1].split(","), strict=False))
+    assert float(row["test_bits_per_byte"]) == 2.0 and float(row["language/test_bits_per_byte"]) == 1.0
+
+
+def test_nothing_evaluated_makes_no_table(builder, four):
+    assert evaluation_tables(load_runs(four.sweep)) == []
