@@ -233,6 +233,8 @@ class OptimizerConfig:
     """On matrices only: never on norms, biases, embeddings, A_log, D, dt_bias."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
+    search: str = "none"
+    """How the learning rate was found; set by `learning_rates`."""
 
 
 @dataclass
@@ -297,6 +299,8 @@ class SweepConfig:
     """Seconds that an attempt at a job may take; then it is asked to save and stop, and counts as failed. null: any."""
     retries: int = 0
     """How many more times a failed job is tried; each goes on from its last checkpoint."""
+    skip_diverged: bool = False
+    """Do not repeat jobs whose training has diverged for good."""
     fail_fast: bool = False
     """Start no further job once one has failed."""
     live: bool | None = None
@@ -353,6 +357,8 @@ class SamplingConfig:
 class EvaluationConfig:
     """What is measured on the checkpoints of a run's finished stages, besides loss and bits per byte."""
 
+    enabled: bool = True
+    """false: the run ends without, and the test split stays unread."""
     context_factor: int = 4
     """Loss by position is measured up to so many times training.seq_len; 1: not past it."""
     probes: bool = True
@@ -392,6 +398,8 @@ class TrainConfig:
     """Weights and data order."""
     init_from: str | None = None
     """A finished run (or one of its checkpoints) to start from; it decides the architecture, size and recipe."""
+    learning_rates: list[str] = field(default_factory=list[str])
+    """Folders of `python -m src.tune`: each architecture and size takes the learning rate that was found for it."""
     output_root: str = "outputs"
     sweep_name: str = "sweep"
     rerun: bool = False
@@ -500,6 +508,29 @@ class BenchmarkConfig(TrainConfig):
     """Tell where the time of a training step goes, and what it asks of a device, in place of the series."""
     format: str = "text"
     """text, or json: one object and nothing else."""
+
+
+@dataclass
+class TuneSettings:
+    """How learning rates are looked for: alike for every architecture."""
+
+    method: str = "grid"
+    """grid, or tpe (Optuna's; extra [tune])."""
+    trials: int = 5
+    """Rates that each architecture is tried with, before the range is extended."""
+    factor: float = 2.0
+    """Between neighbours on the grid, in the middle of which is size.learning_rate."""
+    extensions: int = 4
+    """How often the range may be extended, where the best rate of any architecture lies at its edge."""
+    seeds: list[int] = field(default_factory=lambda: [1000])
+    """Seeds of the trials, which no comparison may use."""
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """`python -m src.tune`: all that train takes, and how to search."""
+
+    tune: TuneSettings = field(default_factory=TuneSettings)
 
 
 @dataclass

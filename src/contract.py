@@ -28,7 +28,7 @@ MEANINGS: dict[str, str] = {
     "eval_sequences": "validation windows",
     "optimizer": "text: kind and settings, peak learning rate included",
     "schedule": "text: shape of the learning rate, which ends where the stage ends",
-    "learning_rate_search": "trials that chose the learning rate, per architecture and size; none: not searched",
+    "learning_rate_search": "how the learning rate was found; none: not searched; trial: part of a search",
     "precision": "fp32, bf16 or fp16",
     "compile": "whether training went through torch.compile",
     "torch": "version: kernels and their bugs change results",

@@ -16,7 +16,7 @@ PATHS = (
     *("tokenizer.path", "tokenizer.compare", "tokenizer.eot"),
 )
 """And the name of a token, such as `<|endoftext|>`, which is no less grammar."""
-PATH_LISTS = ("data.language.paths", "data.code.paths")
+PATH_LISTS = ("data.language.paths", "data.code.paths", "learning_rates")
 
 FLAGS_OF_THE_ORIGINAL = {
     "architecture": "architecture=moe",

@@ -204,7 +204,7 @@ def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
     """Train and evaluate. Raises UserError where memory runs out, with settings that would fit."""
     try:
         _train_all(run, init)
-        if run.is_first:
+        if run.is_first and run.config.evaluation.enabled:
             run.require_folder()
             assess(run.config, run.data, run.folder, run.device, run.say, look_up=lambda: _heed(run.stop))
     except (RuntimeError, MemoryError) as error:

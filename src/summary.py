@@ -130,11 +130,9 @@ def contract_of(
         "global_batch_tokens": training.global_batch_size * training.seq_len,
         "document_masking": training.document_masking,
         "eval_sequences": training.eval_sequences,
-        "optimizer": _text(
-            asdict(config.optimizer) | {f"rate of {name}": plan.learning_rate for name, plan in plans.items()}
-        ),
+        "optimizer": _text(_optimizer(config)),
         "schedule": _text(asdict(config.schedule)),
-        "learning_rate_search": "none",
+        "learning_rate_search": config.optimizer.search,
         "precision": device.precision,
         "compile": config.runtime.compile,
         "torch": torch.__version__,
@@ -144,6 +142,18 @@ def contract_of(
         "threads": device.threads,
         "host_shared": config.launcher.name == "joblib",
     }
+
+
+def _optimizer(config: TrainConfig) -> dict[str, Any]:
+    """Say what optimizes; a rate that was searched for is a result, and the search is the rule."""
+    values = asdict(config.optimizer)
+    searched = values.pop("search") not in ("none", "trial")
+    if searched:
+        del values["learning_rate"]
+    for name, stage in config.stage.stages.items():
+        plan = plan_stage(config, name, stage, 0)
+        values[f"rate of {name}"] = f"{stage.learning_rate_scale} of it" if searched else plan.learning_rate
+    return values
 
 
 def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:

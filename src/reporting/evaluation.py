@@ -4,12 +4,11 @@ A row an architecture, the mean over the seeds of comparable runs (± half a 95%
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import pandas as pd
 
 from src.reporting.load import Record, load_evaluation, to_records
-from src.reporting.tables import Column, Table
+from src.reporting.tables import Column, Table, Titled
 from src.reporting.verdicts import mean_and_half_width, ranking_groups
 from src.units import NOTHING
 
@@ -21,14 +20,6 @@ SCRIPTS = {
     "distinct_4": "distinct",
 }
 """What was found of generated scripts, and how its columns are called."""
-
-
-class Titled(NamedTuple):
-    """A table, with its heading and what explains it."""
-
-    title: str
-    table: Table
-    note: str
 
 
 Evaluations = list[dict[str, Record]]

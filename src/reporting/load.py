@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from unicodedata import category
 
 import pandas as pd
@@ -108,7 +108,7 @@ def load_samples(runs: pd.DataFrame) -> list[Record]:
     for row in to_records(runs):
         for stage in stage_names(runs):
             content = _read_or_none(Path(row["run_dir"]) / "samples" / f"{stage}.json")
-            for sample in cast(list[Any], content) if isinstance(content, list) else []:
+            for sample in _list(content):
                 prompt, text = clean_text(_dict(sample).get("prompt")), clean_text(_dict(sample).get("text"))
                 owner = {key: row[key] for key in ("run", "architecture", "size", "seed")}
                 samples.append({**owner, "stage": stage, "prompt": prompt, "text": text.removeprefix(prompt)})
@@ -145,6 +145,30 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
         test = {corpus: _numbers(each) for corpus, each in _dict(values.get("test")).items()}
         found[stage] = {"corpus": _text(values.get("corpus")), "test": test, "scripts": _numbers(values.get("scripts"))}
         found[stage] |= parts
+    return found
+
+
+class Search(NamedTuple):
+    """How the learning rates of a size were looked for, and what came of it."""
+
+    size: str
+    text: str
+    tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
+    """Of each architecture: (rate, validation bits per byte or None where it diverged), and the edge that is best."""
+
+
+def load_searches(directory: str | Path) -> list[Search]:
+    """Load the searches whose rates a sweep uses, or that a folder of `src.tune` holds; damaged ones are left out."""
+    content = _dict(_read_or_none(Path(directory) / "learning_rates.json"))
+    found: list[Search] = []
+    for search in map(_dict, _list(content.get("searches"))):
+        tried: dict[str, tuple[list[tuple[float, float | None]], str | None]] = {}
+        for name, entry in _dict(search.get("rates")).items():
+            trials = map(_dict, _list(_dict(entry).get("trials")))
+            pairs = [(_number(trial.get("learning_rate")), _number(trial.get("bits_per_byte"))) for trial in trials]
+            points = [(rate, loss) for rate, loss in pairs if rate is not None]
+            tried[name] = sorted(points, key=lambda point: point[0]), _text(_dict(entry).get("edge"))
+        found.append(Search(str(_text(search.get("size"))), str(_text(search.get("text"))), tried))
     return found
 
 
@@ -199,7 +223,7 @@ def _is_run(folder: Path) -> bool:
 def _sweep_runs(directory: Path) -> list[_Found]:
     jobs = _dict(read_json(directory / "sweep.json")).get("jobs")
     found: list[_Found] = []
-    for job in map(_dict, cast(list[Any], jobs) if isinstance(jobs, list) else []):
+    for job in map(_dict, _list(jobs)):
         run = str(job.get("run") or Path(str(job.get("run_dir"))).name)
         ledger_file = directory / "jobs" / f"{run}.json"
         ledger = _dict(_read_or_none(ledger_file)) if ledger_file.exists() else None
@@ -323,12 +347,16 @@ def _dict(value: Any) -> Record:
     return cast(Record, value) if isinstance(value, dict) else {}
 
 
+def _list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
+
+
 def _numbers(value: Any) -> dict[str, float | None]:
     return {key: _number(item) for key, item in _dict(value).items()}
 
 
 def _floats(value: Any) -> list[float]:
-    numbers = map(_number, cast(list[Any], value) if isinstance(value, list) else [value])
+    numbers = map(_number, _list(value) if isinstance(value, list) else [value])
     return [math.nan if number is None else float(number) for number in numbers]
 
 

@@ -18,10 +18,11 @@ import pandas as pd
 
 from src.reporting.benchmark import newest_benchmark_figures
 from src.reporting.course import course_lines
-from src.reporting.evaluation import Titled, evaluation_tables
+from src.reporting.evaluation import evaluation_tables
+from src.reporting.learning_rates import learning_rate_figures, learning_rate_tables
 from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
 from src.reporting.plots import build_figures, to_png
-from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
+from src.reporting.tables import Table, Titled, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.verdicts import verdict_lines
 from src.runtime.files import write_bytes, write_text
 
@@ -46,6 +47,7 @@ CAPTIONS = {
     "first comes again, by the distance.",
     "probe_recall.png": "Recall: eight keys with their values, asked for in another order; nats saved at a value, by "
     "the distance.",
+    "learning_rates.png": "Validation bits per byte against the peak learning rate, by python -m src.tune.",
     "benchmark_speed.png": "Speed against context length, by python -m src.benchmark (its newest, beside these runs).",
     "benchmark_memory.png": "Memory against context length, by the same benchmark.",
 }
@@ -110,7 +112,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     folder = directory / "report" if out is None else Path(out)
     runs = load_runs(directory)
     metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))
-    figures = build_figures(runs, metrics) | newest_benchmark_figures(directory)
+    figures = build_figures(runs, metrics) | learning_rate_figures(directory) | newest_benchmark_figures(directory)
     report = _Report(
         title=directory.resolve().name,
         runs=len(runs),
@@ -120,7 +122,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         verdict=verdict_lines(runs),
         unfinished=unfinished_lines(runs),
         course=course_lines(metrics),
-        more=evaluation_tables(runs),
+        more=[*learning_rate_tables(directory), *evaluation_tables(runs)],
         figures={name: to_png(figure) for name, figure in figures.items()},
         samples=_arrange_samples(runs),
     )

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -48,6 +49,14 @@ class Table:
             return [[row[index] for index in kept] for row in rows]
 
         return Table([self.columns[index] for index in kept], cut(self.rows), cut(self.references))
+
+
+class Titled(NamedTuple):
+    """A table, with its heading and what explains it."""
+
+    title: str
+    table: Table
+    note: str
 
 
 def comparison_table(runs: pd.DataFrame) -> Table:

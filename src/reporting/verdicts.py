@@ -29,6 +29,8 @@ METHOD = (
     "5% level; ±: half a 95% interval, of a difference over paired seeds; d: mean difference over its standard "
     "deviation."
 )
+TRIAL = "trial"
+"""What the contract of a run says that is part of a search for learning rates."""
 SPLITS = {"test": "test", "val": "validation"}
 
 
@@ -77,6 +79,8 @@ def ranking_groups(records: Sequence[Record]) -> list[Group]:
 def verdict_lines(runs: pd.DataFrame) -> list[str]:
     """Write the verdict on these runs: a line a group and stage, then what limits it."""
     records, lines = to_records(runs), list[str]()
+    if any(record["contract"].get("learning_rate_search") == TRIAL for record in records):
+        return ["no verdict: these runs are trials of learning rates, on seeds that no comparison uses"]
     groups, split = ranking_groups(records), split_of(records, stage_names(runs))
     for group in groups:
         lines += [f"{group.title}: {line}" for line in _group_lines(group, stage_names(runs), split)]

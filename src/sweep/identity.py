@@ -18,9 +18,10 @@ NOT_DECIDING = (
     "data",
     "tokenizer",
     "init_from",
+    "learning_rates",
 )
-"""Where things go, how they are shown, and what is measured afterwards; data, tokenizer and initial weights count by
-content, not by name."""
+"""Where things go, how they are shown, and what is measured afterwards; data, tokenizer, initial weights and found
+learning rates count by content, not by name."""
 
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:

@@ -30,6 +30,8 @@ def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = Fa
     if ledger.is_done(job) and not start_over:
         ledger.record(job, "done", 0)
         return 0
+    if config.skip_diverged and ledger.has_diverged(job) and not start_over:
+        return 1
     exit_code = 0
     for attempt in range(1 + config.retries):
         again = ["rerun=false"] if attempt else []  # to start over once is enough

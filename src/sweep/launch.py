@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -22,6 +23,7 @@ from src.sweep.isolation import run_job
 from src.sweep.ledger import Job, Ledger
 from src.sweep.live import show_jobs
 from src.sweep.plan import Plan, plan_runs, refuse_twins
+from src.sweep.rates import load_searches, write_searches
 from src.training.stage import stage_tokens
 
 
@@ -32,14 +34,11 @@ def run_sweep(sweep: Sweep) -> int:
         UserError: a job's configuration is wrong, or the same sweep is running already; nothing has been started then.
     """
     plans = plan_runs(sweep.jobs)
-    folder = _sweep_folder(plans)
-    ledger = Ledger(folder)
-    with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
-        ledger.open(
-            plans[0].config.sweep_name, [_job(plan, job, folder) for plan, job in zip(plans, sweep.jobs, strict=True)]
-        )
-        print(f"Sweep: {len(plans)} jobs, {folder}")
-        exit_code = _launch(sweep, plans[0].config.sweep, ledger)
+    folder, config = _sweep_folder(plans), plans[0].config
+    with opened(folder, config.sweep_name, plans, sweep.jobs) as ledger:
+        if config.learning_rates:
+            write_searches(folder, load_searches(config.learning_rates))
+        exit_code = launch(sweep, config.sweep, ledger)
         states = ledger.states()
         report = write_report(folder)
         print(comparison_text(load_runs(folder)))
@@ -48,6 +47,16 @@ def run_sweep(sweep: Sweep) -> int:
             print(f"{len(unfinished)} of {len(states)} jobs not done; the same command goes on with them")
         print(f"Report: {report}")
     return exit_code or (1 if unfinished else 0)
+
+
+@contextmanager
+def opened(folder: Path, name: str, plans: list[Plan], jobs: list[list[str]]) -> Iterator[Ledger]:
+    """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does."""
+    ledger = Ledger(folder)
+    with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
+        ledger.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)])
+        print(f"Sweep: {len(plans)} jobs, {folder}")
+        yield ledger
 
 
 def _sweep_folder(plans: list[Plan]) -> Path:
@@ -74,7 +83,7 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     )
 
 
-def _launch(sweep: Sweep, config: SweepConfig, ledger: Ledger) -> int:
+def launch(sweep: Sweep, config: SweepConfig, ledger: Ledger) -> int:
     """Let Hydra's launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     live = sys.stdout.isatty() if config.live is None else config.live

@@ -55,6 +55,12 @@ class Ledger:
         summary = self.folder / job.run_dir / "summary.json"
         return summary.exists() and read_json(summary)["status"] == "done"
 
+    def has_diverged(self, job: Job) -> bool:
+        """Tell whether a run has failed because of its learning rate: with the same settings it will again."""
+        summary = self.folder / job.run_dir / "summary.json"
+        values = read_json(summary) if summary.exists() else {}
+        return values.get("status") == "failed" and "has diverged" in str(values.get("error"))
+
     def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
         write_json(
             self.folder / "jobs" / f"{job.run}.json",

@@ -13,6 +13,7 @@ from src.model.matching import match_of
 from src.preflight import check_disk, check_memory
 from src.runtime.files import sha256_of
 from src.sweep.identity import run_name
+from src.sweep.rates import with_found_rate
 from src.validation import validate
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
         from src.lineage import inherit  # reads checkpoints, so it needs torch
 
         config, init = inherit(config, overrides)
+    elif config.learning_rates:
+        config = with_found_rate(config, overrides)
     validate(config)
     if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
         from src.runtime.device import open_device  # asks torch what there is

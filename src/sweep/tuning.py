@@ -1,0 +1,295 @@
+"""The learning rate of each architecture of a size, found with equal budgets on seeds that no comparison uses.
+
+Every architecture is tried with the same number of rates, each rate with the same seeds, and judged by bits per byte
+of validation text, as a mean over stages and seeds. A best rate at the edge of the range proves nothing, so then the
+range is extended, for all architectures alike. A trial is a run as any other: what is killed goes on, what is done
+stays done.
+
+    tuning/<size>-<hash>/  sweep.json  jobs/  learning_rates.json  report/  (optuna.db, with method=tpe)
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from src.compose import Sweep, compose_config, expand_sweep
+from src.config import TrainConfig, TuneConfig, TuneSettings, UserError
+from src.overrides import given_keys
+from src.reporting import write_report
+from src.runtime.files import read_json
+from src.sweep.identity import short_hash
+from src.sweep.isolation import run_job
+from src.sweep.launch import launch, opened
+from src.sweep.ledger import Ledger
+from src.sweep.plan import Plan, plan_runs
+from src.sweep.rates import FILE, write_searches
+from src.training.stage import stage_tokens
+from src.units import NOTHING, table
+
+MIDDLE = 2.0
+"""With method=tpe the first range goes so many factors to either side, as a grid of five does."""
+
+
+class Trial(NamedTuple):
+    """One learning rate, tried with every seed."""
+
+    learning_rate: float
+    loss: float
+    """Validation bits per byte, the mean over stages and seeds; infinite where it diverged."""
+
+
+Trials = dict[str, list[Trial]]
+"""Of each architecture."""
+
+
+class Unfinished(Exception):
+    """A trial has failed for another reason than its learning rate, or the search was stopped: the exit status."""
+
+    def __init__(self, exit_code: int, line: str) -> None:
+        super().__init__(line)
+        self.exit_code = exit_code
+
+
+def tune(overrides: list[str]) -> int:
+    """Search for every size on the command line, and return the exit status: 0 if all was found.
+
+    Raises: UserError for settings that are wrong, or others than architecture and size with several values.
+    """
+    settings = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0]).tune
+    _check(settings, given_keys(overrides))
+    base = [item for item in overrides if not item.startswith("tune.")]
+    sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
+    configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
+    names = [(config.architecture.name, config.size.name) for config in configs]
+    if len(set(names)) < len(names):
+        raise UserError("tune: one rate is found for each architecture and size; give no other setting several values")
+    for size in dict.fromkeys(size for _, size in names):
+        centre = next(config.size.learning_rate for config in configs if config.size.name == size)
+        own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
+        try:
+            _search(
+                [
+                    *own,
+                    f"size={size}",
+                    "optimizer.search=trial",
+                    "evaluation.enabled=false",
+                    "sweep.skip_diverged=true",
+                ],
+                size,
+                centre,
+                settings,
+            )
+        except Unfinished as unfinished:
+            print(f"Not finished: {unfinished}; the same command goes on with it")
+            return unfinished.exit_code
+    return 0
+
+
+def _check(settings: TuneSettings, given: set[str]) -> None:
+    """Raise UserError for what cannot be."""
+    for key in ("optimizer.learning_rate", "seed", "learning_rates"):
+        if key in given:
+            raise UserError(f"{key}: is what tune chooses (tune.seeds are its seeds); leave it out")
+    if settings.method not in ("grid", "tpe"):
+        raise UserError(f"tune.method={settings.method}: must be one of grid, tpe")
+    if settings.trials < 3:
+        raise UserError(f"tune.trials={settings.trials}: at least 3, or the best is always at an edge")
+    if settings.factor <= 1:
+        raise UserError(f"tune.factor={settings.factor}: must be greater than 1")
+    if settings.extensions < 0:
+        raise UserError(f"tune.extensions={settings.extensions}: must not be negative")
+    if not settings.seeds or min(settings.seeds) < 0 or len(set(settings.seeds)) < len(settings.seeds):
+        raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other and not negative")
+    if settings.method == "tpe":
+        try:
+            import optuna  # noqa: F401
+        except ImportError:
+            raise UserError("tune.method=tpe: not installed; pip install -c constraints.txt -e '.[tune]'") from None
+
+
+def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -> None:
+    """Search for the architectures of one size. Raises: Unfinished, UserError."""
+    seeds = f"seed={','.join(map(str, settings.seeds))}"
+    plans = plan_runs(expand_sweep("train", TrainConfig, [*base, f"seed={settings.seeds[0]}"]).jobs)
+    config = plans[0].config
+    about = [[plan.folder.name for plan in plans], settings.method, settings.factor, settings.seeds, settings.trials]
+    folder = Path(config.output_root).expanduser() / "tuning" / f"{size}-{short_hash(about)}"
+    architectures = [plan.config.architecture.name for plan in plans]
+    method = _grid if settings.method == "grid" else _tpe
+    trials = method(_Search(folder, base, seeds, architectures, centre, settings))
+    n = {len(tried) for tried in trials.values()}
+    assert len(n) == 1, "equal budgets"
+    rates = {name: _found(tried) for name, tried in trials.items()}
+    budget = f"{sum(stage_tokens(config).values()):,} tokens each"
+    text = f"{settings.method}, {n.pop()} rates, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
+    write_searches(
+        folder,
+        [
+            {
+                "size": size,
+                "optimizer": config.optimizer.name,
+                "text": f"{text} ({folder.name})",
+                "seeds": settings.seeds,
+                "rates": rates,
+            }
+        ],
+    )
+    print("\n".join(_describe(rates, size)))
+    print(f"Report: {write_report(folder)}")
+    print(f"Learning rates: {folder / FILE}; compare with learning_rates=[{folder}]")
+
+
+class _Search(NamedTuple):
+    """One size, and how it is searched."""
+
+    folder: Path
+    base: list[str]
+    seeds: str
+    architectures: list[str]
+    centre: float
+    settings: TuneSettings
+
+    def run(self, overrides: list[str]) -> list[Plan]:
+        """Run the jobs of these overrides, in processes of their own. Raises Unfinished if one is not done."""
+        sweep = expand_sweep("train", TrainConfig, [*self.base, *overrides, self.seeds])
+        plans = plan_runs(sweep.jobs)
+        with opened(self.folder, "tuning", plans, sweep.jobs) as ledger:
+            if self.settings.method == "grid":
+                exit_code = launch(sweep, plans[0].config.sweep, ledger)
+            else:
+                exit_code = _run_one_by_one(ledger, plans, sweep)
+            if exit_code:
+                raise Unfinished(exit_code, "stopped")
+            for job in ledger.jobs():
+                if ledger.status(job) != "done" and not ledger.has_diverged(job):
+                    raise Unfinished(1, f"{job.run} has {ledger.status(job)}: {ledger.error(job)}")
+        return plans
+
+
+def _run_one_by_one(ledger: Ledger, plans: list[Plan], sweep: Sweep) -> int:
+    for job in ledger.jobs():
+        code = run_job(ledger, job, plans[0].config.sweep)
+        if code > 128:
+            return code
+    return 0
+
+
+def _grid(search: _Search) -> Trials:
+    """Try the points of a grid, and further ones where the best of any architecture is at the edge."""
+    n, low = search.settings.trials, -(search.settings.trials // 2)
+    exponents = list(range(low, low + n))
+    for _ in range(1 + search.settings.extensions):
+        rates = [_rounded(search.centre * search.settings.factor**exponent) for exponent in exponents]
+        plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}"])
+        trials = {name: [Trial(rate, _loss(plans, name, rate)) for rate in rates] for name in search.architectures}
+        edges = {_edge(tried) for tried in trials.values()} - {None}
+        if not edges or len(exponents) == n + search.settings.extensions:
+            break
+        exponents = [
+            *([exponents[0] - 1] if "low" in edges else []),
+            *exponents,
+            *([exponents[-1] + 1] if "high" in edges else []),
+        ]
+    return trials
+
+
+def _tpe(search: _Search) -> Trials:
+    """Ask Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), one study an architecture."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search.folder.mkdir(parents=True, exist_ok=True)
+    factor = search.settings.factor
+    low, high = search.centre / factor**MIDDLE, search.centre * factor**MIDDLE
+    n, trials = search.settings.trials, Trials()
+    for extension in range(1 + search.settings.extensions):
+        for name in search.architectures:
+            study = optuna.create_study(
+                study_name=name,
+                storage=f"sqlite:///{search.folder / 'optuna.db'}",
+                sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=3),
+                load_if_exists=True,
+            )
+            trials[name] = _ask_and_tell(study, search, name, n, (low, high))
+        edges = {_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
+        if not edges or extension == search.settings.extensions:
+            break
+        low, high = (low / factor if "low" in edges else low), (high * factor if "high" in edges else high)
+        n += 2
+    return trials
+
+
+def _ask_and_tell(study: Any, search: _Search, name: str, n: int, span: tuple[float, float]) -> list[Trial]:
+    """Bring a study to n trials; one that an earlier sitting asked for and did not end comes first."""
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import TrialState
+
+    while len(told := study.get_trials(states=(TrialState.COMPLETE,))) < n:
+        open_trials = study.get_trials(states=(TrialState.RUNNING,))
+        if open_trials:
+            number, value = open_trials[0].number, open_trials[0].params["learning_rate"]
+        else:
+            asked = study.ask({"learning_rate": FloatDistribution(*span, log=True)})
+            number, value = asked.number, asked.params["learning_rate"]
+        rate = _rounded(value)
+        plans = search.run([f"architecture={name}", f"optimizer.learning_rate={rate!r}"])
+        study.tell(number, min(_loss(plans, name, rate), 1e6))
+    return sorted(Trial(_rounded(one.params["learning_rate"]), one.value) for one in told)
+
+
+def _rounded(rate: float) -> float:
+    """Three digits: what a person would write."""
+    return float(f"{rate:.3g}")
+
+
+def _loss(plans: Sequence[Plan], architecture: str, rate: float) -> float:
+    """Return the mean over seeds and stages of a rate's trials; infinite where one has diverged."""
+    losses: list[float] = []
+    for plan in plans:
+        if (plan.config.architecture.name, plan.config.optimizer.learning_rate) == (architecture, rate):
+            stages = read_json(plan.folder / "summary.json")["stages"]
+            found = [stage["val_bits_per_byte"] for stage in stages.values()]
+            whole = len(found) == len(plan.config.stage.stages) and None not in found
+            losses.append(fmean(found) if whole else math.inf)
+    return fmean(losses)
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=lambda trial: trial.loss)
+
+
+def _edge(trials: Sequence[Trial], low: float | None = None, high: float | None = None) -> str | None:
+    """Tell whether the best rate is at the edge of what was tried: at most `low`, at least `high`."""
+    rate, rates = _best(trials).learning_rate, [trial.learning_rate for trial in trials]
+    if rate <= (min(rates) if low is None else low):
+        return "low"
+    return "high" if rate >= (max(rates) if high is None else high) else None
+
+
+def _found(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Say what was found for an architecture, in JSON's terms."""
+    return {
+        "learning_rate": _best(trials).learning_rate,
+        "edge": _edge(trials),
+        "trials": [
+            {"learning_rate": rate, "bits_per_byte": loss if math.isfinite(loss) else None} for rate, loss in trials
+        ],
+    }
+
+
+def _describe(rates: dict[str, Any], size: str) -> list[str]:
+    """Write what was found as a table: a row an architecture, a column a rate."""
+    tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
+    rows: list[list[str]] = []
+    for name, found in rates.items():
+        losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in found["trials"]}
+        cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
+        rows.append([f"{name} {size}", f"{found['learning_rate']:g}", found["edge"] or NOTHING, *cells])
+    header = ["validation bits per byte at", "best rate", "at the edge", *(f"{rate:g}" for rate in tried)]
+    return ["", *table(header, rows), ""]
+
+
+def _cell(loss: float | None) -> str:
+    return "diverged" if loss is None else f"{loss:.4f}"

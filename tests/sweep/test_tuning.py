@@ -1,0 +1,208 @@
+"""The search for learning rates: equal budgets, ranges that grow where they have to, and rates that jobs take."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import tune
+from src.compose import guarded
+from src.config import TuneSettings
+from src.runtime.files import read_json
+from src.sweep import tuning
+from src.sweep.rates import write_searches
+from src.sweep.tuning import Trial
+from tests.integration import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def command(data: Path, root: Path, *more: str) -> int:
+    return guarded(lambda: tune.main(tiny.command_line(data, root, "training.max_steps=2", *more)))
+
+
+def found(root: Path) -> dict[str, Any]:
+    (folder,) = (root / "tuning").iterdir()
+    (search,) = read_json(folder / "learning_rates.json")["searches"]
+    return search
+
+
+class Valley(tuning._Search):
+    """A search whose trials cost nothing: the loss is the distance to `best`, in factors of 2."""
+
+    def run(self, overrides: list[str]) -> Any:
+        CALLS.append(overrides)
+        return []
+
+
+CALLS: list[list[str]] = []
+BEST = {"dense": 1e-3, "mamba": 1e-3}
+
+
+def valley(settings: TuneSettings, folder: Path, monkeypatch: pytest.MonkeyPatch, **best: float) -> tuning.Trials:
+    CALLS.clear()
+    monkeypatch.setattr(tuning, "_loss", lambda plans, name, rate: 1 + abs(math.log2(rate / best[name])))
+    search = Valley(folder, [], "seed=1000", list(best), 1e-3, settings)
+    return (tuning._grid if settings.method == "grid" else tuning._tpe)(search)
+
+
+def rates(trials: list[Trial]) -> list[float]:
+    return [trial.learning_rate for trial in trials]
+
+
+def test_a_grid_lies_around_the_rate_of_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=2e-3)
+    assert rates(trials["dense"]) == rates(trials["mamba"]) == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
+    assert tuning._best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
+
+
+def test_a_best_rate_at_the_edge_extends_the_range_for_all_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=1.6e-2)
+    assert rates(trials["dense"]) == rates(trials["mamba"])
+    assert rates(trials["mamba"])[-2:] == [1.6e-2, 3.2e-2], "one beyond the best, and no more"
+    assert rates(trials["mamba"])[0] == 2.5e-4, "the other side is left alone"
+    assert tuning._edge(trials["mamba"]) is None
+
+
+def test_the_range_is_not_extended_for_ever_and_the_edge_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = valley(TuneSettings(extensions=2), tmp_path, monkeypatch, dense=1e-9)
+    assert len(trials["dense"]) == 7 and tuning._found(trials["dense"])["edge"] == "low"
+    assert valley(TuneSettings(extensions=0), tmp_path, monkeypatch, dense=1e-9)["dense"][0].learning_rate == 2.5e-4
+
+
+def test_a_rate_that_diverged_is_never_the_best() -> None:
+    told = tuning._found([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
+    assert told["learning_rate"] == 1e-3 and told["edge"] == "low"
+    assert [trial["bits_per_byte"] for trial in told["trials"]] == [2.0, None, None]
+    json.dumps(told, allow_nan=False)
+
+
+def test_tpe_tries_as_many_of_each_and_goes_on_with_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TuneSettings(method="tpe", trials=6)
+    trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
+    assert len(trials["dense"]) == len(trials["mamba"]) >= 6 and (tmp_path / "optuna.db").exists()
+    assert all(tuning._best(tried).loss < 1.7 for tried in trials.values())
+    assert all(2e-4 < rate < 5e-3 for rate in rates(trials["dense"])[:6])
+    again = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
+    assert again == trials and not CALLS, "all of it stands in the database"
+
+
+def test_tpe_ends_first_what_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, run = TuneSettings(method="tpe", trials=3, extensions=0), Valley.run
+
+    def stop(self: Valley, overrides: list[str]) -> Any:
+        run(self, overrides)
+        raise tuning.Unfinished(130, "stopped")
+
+    monkeypatch.setattr(Valley, "run", stop)
+    with pytest.raises(tuning.Unfinished):
+        valley(settings, tmp_path, monkeypatch, dense=1e-3)
+    (broken_off,) = CALLS
+    monkeypatch.setattr(Valley, "run", run)
+    trials = valley(settings, tmp_path, monkeypatch, dense=1e-3)
+    assert CALLS[0] == broken_off and len(CALLS) == len(trials["dense"]) == 3
+
+
+def test_tpe_widens_its_range_where_the_best_lies_at_its_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TuneSettings(method="tpe", trials=8)
+    trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=3.2e-2)
+    assert max(rates(trials["mamba"])) > 4e-3 * 1.01 and len(trials["dense"]) == len(trials["mamba"]) > 8
+
+
+MISTAKES = {
+    "optimizer.learning_rate=1e-3": "optimizer.learning_rate: is what tune chooses",
+    "seed=3": "seed: is what tune chooses",
+    "tune.method=random": "tune.method=random: must be one of grid, tpe",
+    "tune.trials=2": "tune.trials=2: at least 3",
+    "tune.factor=1": "tune.factor=1.0: must be greater than 1",
+    "tune.seeds=[]": "tune.seeds=[]: give one or more",
+    "tune.seeds=[1,1]": "unlike each other",
+    "training.seq_len=16,32": "tune: one rate is found for each architecture and size",
+    "tune.trial=3": "tune.trial: no such setting; did you mean tune.trials?",
+    "architecture=dens": "architecture=dens",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(data: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(data, tmp_path, mistake) == 2
+    assert MISTAKES[mistake] in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def search_file(folder: Path, **rates: float) -> Path:
+    folder.mkdir()
+    found = {name: {"learning_rate": rate, "edge": None, "trials": []} for name, rate in rates.items()}
+    write_searches(folder, [{"size": "nano", "optimizer": "adamw", "text": "grid", "seeds": [1000], "rates": found}])
+    return folder
+
+
+def test_jobs_take_their_rates_and_may_be_ranked_though_these_differ(data: Path, tmp_path: Path) -> None:
+    folder = search_file(tmp_path / "search", dense=1e-3, mamba=4e-3)
+    contracts = []
+    for architecture, rate in (("dense", 1e-3), ("mamba", 4e-3)):
+        assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
+        (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
+        contracts.append(read_json(run / "summary.json")["contract"])
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert max(row.get("train/learning_rate", 0) for row in rows) == pytest.approx(rate)
+    assert contracts[0] == contracts[1] and contracts[0]["learning_rate_search"] == "grid"
+    assert tiny.run(data, tmp_path, "architecture=dense", "optimizer.learning_rate=1e-3") == 0
+    assert len(list((tmp_path / "runs").glob("dense-*"))) == 2, "the same rate, not searched for, is another run"
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["optimizer.learning_rate=1e-3"], "leave out optimizer.learning_rate"),
+        (["seed=1000"], "seed=1000: the learning rates were chosen by it"),
+        (["architecture=moe"], "nothing found for architecture=moe size=nano optimizer=adamw"),
+        (["optimizer=muon"], "nothing found for architecture=dense size=nano optimizer=muon"),
+        (["learning_rates=[/nowhere]"], "learning_rates=[/nowhere]: no learning_rates.json there"),
+    ],
+)
+def test_rates_that_cannot_be_taken(
+    data: Path, tmp_path: Path, more: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = search_file(tmp_path / "search", dense=1e-3)
+    assert tiny.run(data, tmp_path, f"learning_rates=[{folder}]", *more) == 2
+    assert line in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_a_search_from_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One rate diverges; the search goes on without it, and the same command starts nothing again."""
+    arguments = ("tune.trials=3", "tune.factor=1e22", "tune.extensions=0", "optimizer.grad_clip=0")
+    arguments += ("training.max_steps=6", "training.max_bad_steps=1")
+    assert command(data, tmp_path, *arguments) == 0
+    search = found(tmp_path)
+    losses = [trial["bits_per_byte"] for trial in search["rates"]["dense"]["trials"]]
+    assert losses[0] is not None and losses[1] is not None and losses[2] is None
+    assert search["rates"]["dense"]["learning_rate"] == 3e-3
+    assert search["text"].startswith("grid, 3 rates, 1 seed, 768 tokens each")
+    assert not list((tmp_path / "runs").glob("*/evaluation.json")), "the test split is not read"
+    (folder,) = (tmp_path / "tuning").iterdir()
+    page = (folder / "report" / "summary.md").read_text()
+    assert "trials of learning rates" in page and "## Learning rates" in page
+    assert (folder / "report" / "figures" / "learning_rates.png").exists()
+    capfd.readouterr()
+    assert command(data, tmp_path, *arguments) == 0
+    assert "Stage language" not in capfd.readouterr().out and found(tmp_path) == search
+
+
+def test_a_trial_that_fails_for_another_reason_ends_the_search(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(data, tmp_path, "tune.trials=3", "tune.extensions=0", "sweep.timeout=0.01") == 1
+    out = capfd.readouterr().out
+    assert "Not finished: dense-nano-language-s1000" in out and "took more than sweep.timeout" in out
+    assert not list((tmp_path / "tuning").glob("*/learning_rates.json"))
