@@ -317,12 +317,19 @@ class TrainingConfig:
     micro_batch_size: int | str = MISSING
     """Sequences per forward pass; gradients accumulate over global_batch_size / micro_batch_size of them. auto: the
     most that fit, found by trying before the first step."""
+    budget: str = "tokens"
+    """What every architecture is given alike in each stage: tokens (max_tokens), flops (those that dense of the size
+    takes for max_tokens), or time (max_seconds). The schedule ends where the budget does."""
     max_tokens: int = MISSING
-    """Tokens of each stage; the schedule ends there."""
+    """Tokens of each stage."""
+    max_seconds: float | None = None
+    """Seconds of training steps in each stage, with budget=time: as many steps as fit by a measurement at the start."""
+    measured_steps: int | None = None
+    """What that measurement said; set by the run."""
     document_masking: bool = False
     """Let a position see its own document alone, whatever else is in its window; in evaluation too."""
     max_steps: int | None = None
-    """End a stage after so many optimizer steps if that is sooner; the schedule ends there too."""
+    """End a stage after so many optimizer steps if that is sooner (with budget=flops: those of dense)."""
     log_every: int = 10
     eval_every: int | None = None
     """null: ten times a stage."""

@@ -20,6 +20,7 @@ MEANINGS: dict[str, str] = {
     "tokenizer_hash": "SHA-256 of the tokenizer: loss per token means nothing across tokenizers",
     "data_hash": "fingerprint of the prepared data, every split of every corpus",
     "data_order_hash": "how batches are drawn from the data, seed left out (equal seeds then see equal batches)",
+    "budget": "what each stage was given alike: tokens, flops or time",
     "stages": "text: each stage's corpus, mix and budget, in order",
     "init_from": "the checkpoint that training started from and its own lineage; null: fresh weights",
     "seq_len": "training context in tokens",

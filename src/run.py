@@ -39,7 +39,7 @@ from src.runtime.files import (
 )
 from src.runtime.log import Say, open_log
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
-from src.stages import Run, train_stage, write_samples
+from src.stages import Run, measure_step, train_stage, write_samples
 from src.summary import final_summary, processes_of, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
@@ -178,6 +178,8 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
         known = RuntimeConfig(**values["runtime"])
         if processes_of(folder) == world.size:
             config = with_micro_batch(config, values["training"]["micro_batch_size"])
+            steps = values["training"].get("measured_steps")
+            config = replace(config, training=replace(config.training, measured_steps=steps))
         else:  # each has another share of the batch and of the cores
             known.threads = config.runtime.threads
         config = replace(config, runtime=known)
@@ -226,6 +228,8 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
     if run.is_first:
         shown = asdict(run.config) | {"contract": run.summary["contract"]}
         run.tracker = build_tracker(run.config.tracking, run.folder, shown, run.say)
+    if run.config.training.budget == "time" and run.config.training.measured_steps is None:
+        _measure_steps(run, model, forward)
     for name, stage in run.config.stage.stages.items():
         if asked := run.device.world.agree(run.stop.number):
             raise Interrupted(asked)  # between stages everything is saved
@@ -239,6 +243,17 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()
+
+
+def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
+    """Decide how many steps fit into `training.max_seconds`, once and for all sittings."""
+    config, training = run.config, run.config.training
+    assert training.max_seconds is not None
+    seconds = measure_step(run, model, forward, budget_s=min(30.0, max(1.0, 0.02 * training.max_seconds)))
+    training.measured_steps = run.device.world.share(max(1, int(training.max_seconds / seconds)))
+    run.say(f"Budget: {training.max_seconds:g} s a stage, {training.measured_steps} steps of {seconds:.3f} s")
+    if run.is_first:
+        _write_config(config, run.folder)
 
 
 def _heed(stop: StopRequest) -> None:

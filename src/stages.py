@@ -21,6 +21,7 @@ from src.runtime.device import Device
 from src.runtime.files import write_json
 from src.runtime.log import Say
 from src.runtime.signals import StopRequest
+from src.runtime.timing import median_times
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import Tracker
 from src.training.checkpoint import (
@@ -35,6 +36,7 @@ from src.training.compiled import Forward
 from src.training.loop import Diverged, Hooks, TrainState, finite, fit
 from src.training.optimizer import build_optimizer
 from src.training.stage import StagePlan, plan_stage
+from src.training.step import train_step
 
 
 @dataclass
@@ -118,6 +120,35 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
         except Diverged:
             _roll_back(run, name, state, plan.learning_rate)
     return state.progress
+
+
+def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: float) -> float:
+    """Return the seconds of a training step, the median over `budget_s` of them; the model is afterwards as before."""
+    config = run.config
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = next(iter(config.stage.stages.values()))
+    loader = build_loader(run.data, first, config.training.seq_len, config.seed)
+    state = TrainState.begin("measuring", model, build_optimizer(model, config.optimizer), run.device, forward)
+    size, rows = config.training.global_batch_size, run.device.world.rows(config.training.global_batch_size)
+    model.train()
+
+    def step() -> None:
+        train_step(
+            model,
+            forward,
+            state.optimizer,
+            state.scaler,
+            run.device.tensor(loader.batch(0, size, rows)),
+            micro_batch_size=config.training.micro_batch,
+            grad_clip=config.optimizer.grad_clip,
+            device=run.device,
+            eot_id=run.masking_eot,
+        )
+
+    alone = run.device.world.size == 1  # several have to take as many steps as each other
+    (seconds,) = median_times([step], run.device, budget_s if alone else 0.0)
+    model.load_state_dict(before)
+    return seconds
 
 
 class _Witness:

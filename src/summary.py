@@ -2,7 +2,7 @@
 
 import math
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +116,13 @@ def contract_of(
     data: None where they are not prepared yet; then what they are to be stands for what they are.
     """
     training = config.training
-    plans = {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
     return {
         "size": config.size.name,
         "match": config.match,
         "recipe": _text(asdict(config.recipe)),
         **_contents(config, data),
-        "stages": _text(
-            {name: f"{_corpora(config.stage.stages[name])} {plan.steps} steps" for name, plan in plans.items()}
-        ),
+        "budget": training.budget,
+        "stages": _text({name: _budget(config, name, stage) for name, stage in config.stage.stages.items()}),
         "init_from": lineage_of(init) if init else None,
         "seq_len": training.seq_len,
         "global_batch_tokens": training.global_batch_size * training.seq_len,
@@ -182,6 +180,15 @@ def joined(before: Any, now: Any) -> Any:
     """Say both where two sittings differ, so that the run is equal to neither."""
     text = str(before)
     return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"
+
+
+def _budget(config: TrainConfig, name: str, stage: StageConfig) -> str:
+    """Say what a stage trains on and how long, in terms that are the same for every architecture."""
+    training = config.training
+    if training.budget == "time":
+        return f"{_corpora(stage)} {training.max_seconds:g} s"
+    steps = plan_stage(replace(config, training=replace(training, budget="tokens")), name, stage, 0).steps
+    return f"{_corpora(stage)} {steps} steps" + (" of dense in FLOPs" if training.budget == "flops" else "")
 
 
 def _corpora(stage: StageConfig) -> str:

@@ -30,6 +30,7 @@ from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "training.budget": ("tokens", "flops", "time"),
     "match": (*QUANTITIES, "none"),
     "recipe.norm": ("rmsnorm", "layernorm"),
     "recipe.position": ("rope", "learned"),
@@ -43,12 +44,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "launcher.name": ("serial", "joblib"),
 }
 POSITIVE = (
-    "size.d_model size.n_layers size.head_dim size.d_ff recipe.max_seq_len tokenizer.vocab_size "
-    "architecture.n_blocks architecture.d_ff architecture.window architecture.n_experts architecture.top_k "
-    "architecture.expert_d_ff architecture.d_state architecture.d_conv architecture.expand architecture.d_inner "
-    "architecture.chunk_size "
-    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size "
-    "training.max_tokens training.max_steps training.log_every training.eval_every training.eval_sequences "
+    "size.d_model size.n_layers size.head_dim size.d_ff recipe.max_seq_len tokenizer.vocab_size architecture.n_blocks "
+    "architecture.d_ff architecture.window architecture.n_experts architecture.top_k architecture.expert_d_ff "
+    "architecture.d_state architecture.d_conv architecture.expand architecture.d_inner architecture.chunk_size "
+    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.max_tokens "
+    "training.max_seconds training.max_steps training.log_every training.eval_every training.eval_sequences "
     "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction "
     "sweep.timeout"
 ).split()
@@ -70,11 +70,11 @@ def validate(config: TrainConfig) -> None:
         check_name(f"{key}={lookup(config, key)}", lookup(config, key))
     check_data(config.data, config.tokenizer)
     check_writable(config.output_root)
-    _check_stages(config)
     _check_batches(config)
+    _check_widths(config)
+    _check_stages(config)
     _check_samples(config)
     check_evaluation(config)
-    _check_widths(config)
     _check_settings_have_effect(config.architecture)
     for ratio in ("schedule.min_ratio", "schedule.decay_fraction"):
         if lookup(config, ratio) > 1:
@@ -260,6 +260,13 @@ def _check_mix(key: str, stage: StageConfig) -> None:
 
 def _check_batches(config: TrainConfig) -> None:
     training = config.training
+    if training.measured_steps is not None:
+        raise UserError(f"training.measured_steps={training.measured_steps}: is measured by the run; leave it out")
+    if (training.budget == "time") != (training.max_seconds is not None):
+        raise UserError(
+            f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
+            "needs max_seconds, and nothing else uses it"
+        )
     micro = training.micro_batch_size
     if isinstance(micro, str) and micro != "auto":
         raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")

@@ -162,6 +162,20 @@ def match_of(config: TrainConfig) -> Match:
     )
 
 
+def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
+    """Return on how many tokens this model takes the training FLOPs that dense of its size takes for `tokens`."""
+    spec, seq_len = match_of(config).spec, config.training.seq_len
+    dense, own = (
+        model_cost(each, seq_len).train_flops_per_token for each in (_reference(spec, config.size, config.recipe), spec)
+    )
+    return int(tokens * dense / own)
+
+
+def _reference(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> ModelSpec:
+    """Return dense of the same size and recipe."""
+    return replace(spec, blocks=repeat_pattern(REFERENCE_PATTERN, 2 * size.n_layers), d_ff=dense_d_ff(size, recipe))
+
+
 def solve(
     architecture: ArchitectureConfig,
     size: SizeConfig,
@@ -181,9 +195,7 @@ def solve(
     for kind in architecture.pattern:
         kind_of(kind)
     spec = _written_spec(architecture, size, recipe, vocab_size, seq_len)
-    reference = replace(
-        spec, blocks=repeat_pattern(REFERENCE_PATTERN, 2 * size.n_layers), d_ff=dense_d_ff(size, recipe)
-    )
+    reference = _reference(spec, size, recipe)
     words, count = QUANTITIES["active" if match == "none" else match]
     target = count(model_cost(reference, seq_len))
 

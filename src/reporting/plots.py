@@ -82,7 +82,7 @@ def plot_loss(runs: pd.DataFrame, metrics: pd.DataFrame, axis: str = "tokens") -
     panels = figure.subplots(*shape, squeeze=False)
     for group in ranking_groups(records):
         for record in group.runs:
-            record["label"] = f"{record['architecture']}{f' ({group.letter})' if group.letter else ''}"
+            record["label"] = f"{record['architecture']}{f' ({group.short})' if group.mark else ''}"
     points = {str(run): rows for run, rows in metrics.groupby("run", sort=False)}
     for size, row in zip(sizes, panels, strict=True):
         members = [record for record in records if record["size"] == size]

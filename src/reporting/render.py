@@ -52,8 +52,8 @@ CAPTIONS = {
     "benchmark_memory.png": "Memory against context length, by the same benchmark.",
 }
 FIGURE_NOTE = (
-    "Learning rates reach their end at the token budget, so a point before the end of a curve shows a run not yet "
-    "finished: equal FLOPs and equal time are shown here, and not ranked."
+    "Learning rates reach their end at the budget, so a point before the end of a curve shows a run not yet finished: "
+    "curves by FLOPs and time are shown, and only runs made for such a budget are ranked by it."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --line: #d8dee4; --page: #fff; --card: #f6f8fa; }

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from src.reporting.load import ABOVE_FLOOR, Record, split_of, stage_names, to_records
-from src.reporting.verdicts import SPLITS, Group, mean_and_half_width, ranking_groups, verdict_lines
+from src.reporting.verdicts import BUDGETS, SPLITS, Group, mean_and_half_width, ranking_groups, verdict_lines
 from src.units import NOTHING, show_bytes, show_count, show_time
 
 WIDTH = 110
@@ -100,10 +100,12 @@ def axis_line(runs: pd.DataFrame) -> str:
         for key in ("size", "recipe", "data", "match")
         if len(values := {record[key] for record in records if record[key] is not None}) == 1
     ]
-    line = f"{SPLITS[split_of(records, stage_names(runs))].capitalize()} loss after equal tokens{amount}" + (
-        f": {', '.join(common)}" if common else ""
-    )
-    return f"{line}. Equal FLOPs and equal time are other comparisons: see the figures."
+    budgets = list(dict.fromkeys(group.budget for group in ranking_groups(records))) or ["tokens"]
+    after = " or ".join(BUDGETS.get(budget, budget) for budget in budgets)
+    line = f"{SPLITS[split_of(records, stage_names(runs))].capitalize()} loss after {after}{amount}"
+    line += f": {', '.join(common)}." if common else "."
+    others = [BUDGETS[budget] for budget in BUDGETS if budget not in budgets]
+    return line + (f" Other comparisons (training.budget): {', '.join(others)}." if others else "")
 
 
 def table_note(runs: pd.DataFrame) -> str:
@@ -168,7 +170,7 @@ def _stage_columns(records: list[Record], stages: list[str]) -> dict[str, Column
 
 
 def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
-    letters = {run["run"]: group.letter or "" for group in groups for run in group.runs}
+    letters = {run["run"]: group.short for group in groups for run in group.runs}
     # What tells rows apart, as far as these runs need it.
     optional: dict[str, list[str]] = {
         "size": [str(record["size"]) for record in records],
@@ -192,13 +194,13 @@ def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> 
 
 def _mean_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
     several_sizes = len({record["size"] for record in records}) > 1
-    lettered = any(group.letter for group in groups)
+    lettered = any(group.mark for group in groups)
     results = _stage_columns(records, stages)
     rows: list[list[str]] = []
     for group in groups:
         for architecture, members in group.by_architecture().items():
             row = [architecture, *([group.size] if several_sizes else []), str(len(members))]
-            row += [str(group.letter)] if lettered else []
+            row += [group.short] if lettered else []
             row += [_mean(members, key, interval=not key.endswith("_loss")) for key in results]
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
             rows.append([*row, *_measures({key: _mean_value(members, key) for key in keys})])

@@ -39,13 +39,23 @@ class Group:
     """Finished runs of one size with equal contracts: these, and only these, are ranked against each other."""
 
     size: str
-    letter: str | None
-    """Tells apart groups of the same size; None where there is one a size."""
+    mark: str
+    """Tells apart groups of the same size: by matching rule and budget, else by a letter; empty where there is one."""
     runs: list[Record]
 
     @property
+    def short(self) -> str:
+        """The mark where there is little room."""
+        return self.mark.removeprefix("contract ")
+
+    @property
     def title(self) -> str:
-        return f"{self.size}, contract {self.letter}" if self.letter else self.size
+        return f"{self.size}, {self.mark}" if self.mark else self.size
+
+    @property
+    def budget(self) -> str:
+        """What each run was given alike: tokens, flops or time."""
+        return str(self.runs[0]["contract"].get("budget", "tokens"))
 
     def by_architecture(self) -> dict[str, list[Record]]:
         """Return the runs of each architecture."""
@@ -68,12 +78,27 @@ def ranking_groups(records: Sequence[Record]) -> list[Group]:
     split = {
         size: comparable_groups({name: run["contract"] for name, run in runs.items()}) for size, runs in sizes.items()
     }
-    lettered = any(len(groups) > 1 for groups in split.values())
-    members = [(size, names) for size, groups in split.items() for names in groups]
-    return [
-        Group(size, _letter(index) if lettered else None, [sizes[size][name] for name in names])
-        for index, (size, names) in enumerate(members)
-    ]
+    members = [(size, [sizes[size][name] for name in names]) for size, groups in split.items() for names in groups]
+    if any(len(groups) > 1 for groups in split.values()):
+        rules = [(size, *_rules(runs[0])) for size, runs in members]
+        told = len(set(rules)) == len(rules)
+        marks = [_mark(rule[1:]) if told else f"contract {_letter(index)}" for index, rule in enumerate(rules)]
+    else:
+        marks = [""] * len(members)
+    return [Group(size, mark, runs) for (size, runs), mark in zip(members, marks, strict=True)]
+
+
+RULES = ("match", "budget", "stages")
+"""Keys of a contract that name a comparison: others than these make runs that no comparison is about."""
+BUDGETS = {"tokens": "equal tokens", "flops": "equal FLOPs", "time": "equal time"}
+
+
+def _rules(run: Record) -> tuple[str, str]:
+    return str(run["contract"].get("match")), str(run["contract"].get("budget", "tokens"))
+
+
+def _mark(rules: tuple[str, str]) -> str:
+    return f"match {rules[0]}, {BUDGETS.get(rules[1], rules[1])}"
 
 
 def verdict_lines(runs: pd.DataFrame) -> list[str]:
@@ -167,6 +192,8 @@ def _group_lines(group: Group, stages: list[str], split: str = "val") -> list[st
     if len(seeds) < MIN_SEEDS:
         shared = "" if all(len(runs) == len(seeds) for runs in members.values()) else " in common"
         return [f"no verdict: {len(seeds)} seed{'s' * (len(seeds) != 1)}{shared}; at least {MIN_SEEDS} are needed"]
+    if group.budget == "time" and (problem := _unequal_times(group)):
+        return [f"no verdict: {problem}"]
     lines: list[str] = []
     for stage in stages:
         values: dict[str, list[Any]] = {}
@@ -178,6 +205,22 @@ def _group_lines(group: Group, stages: list[str], split: str = "val") -> list[st
         else:
             lines += [f"{stage}: {line}" for line in _ranking_lines(values)]
     return lines
+
+
+TIME_TOLERANCE = 0.1
+"""The longest of runs with equal time may have trained so much longer than the shortest."""
+
+
+def _unequal_times(group: Group) -> str | None:
+    """Say why runs that were to train equally long did not."""
+    if any(run["contract"].get("host_shared") for run in group.runs):
+        return "jobs shared the machine, so that equal time gave unequal work"
+    if len(comparable_groups({run["run"]: run["contract"] for run in group.runs}, speed=True)) > 1:
+        return "the runs had other devices, threads or versions, so that equal time gave unequal work"
+    times = [run["tokens"] / run["tokens_per_second"] for run in group.runs if run["tokens_per_second"]]
+    if times and max(times) > (1 + TIME_TOLERANCE) * min(times):
+        return f"the runs trained from {min(times):.0f} to {max(times):.0f} s, so the budget was not equal time"
+    return None
 
 
 def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
@@ -220,9 +263,14 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     for size in dict.fromkeys(group.size for group in groups):
         contracts = {run["run"]: run["contract"] for group in groups if group.size == size for run in group.runs}
         found = differences(contracts)
-        if len(comparable_groups(contracts)) > 1:
+        unlike = [line for line in found if line.split(":")[0] not in RULES]
+        told_apart = all(group.mark.startswith("match") for group in groups if group.size == size)
+        if len(comparable_groups(contracts)) > 1 and told_apart:
+            found = unlike
+        elif len(comparable_groups(contracts)) > 1:
             lines.append(f"{size}: contracts differ, so runs are ranked only within the same one: {'; '.join(found)}")
-        elif found:
+            continue
+        if found:
             lines.append(f"{size}: the loss may be compared, speed, memory and time may not: {'; '.join(found)}")
         shared_host = shared_host or any(contract.get("host_shared") for contract in contracts.values())
     if shared_host:

@@ -41,6 +41,8 @@ class _Job:
 
     @property
     def time_s(self) -> float | None:
+        if self.config.training.max_seconds is not None:
+            return self.config.training.max_seconds * len(self.config.stage.stages)
         return None if self.tokens_per_second is None else self.tokens / self.tokens_per_second
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from src.config import StageConfig, TrainConfig
+from src.model.matching import tokens_at_equal_flops
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,12 @@ class StagePlan:
 def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
     """Turn a stage's budget into optimizer steps, and its rhythm from there."""
     training = config.training
+    per_step = training.global_batch_size * training.seq_len
     tokens = stage.max_tokens or training.max_tokens
-    steps = max(1, tokens // (training.global_batch_size * training.seq_len))
-    steps = min(steps, training.max_steps or steps)
+    tokens = min(tokens, per_step * (training.max_steps or tokens))
+    if training.budget == "flops":
+        tokens = tokens_at_equal_flops(config, tokens)
+    steps = training.measured_steps or max(1, tokens // per_step)
     tenth = max(1, steps // 10)
     return StagePlan(
         name=name,

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from src.config import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
 from src.model.accounting import model_cost
-from src.model.matching import CLOSE, QUANTITIES, Match, dense_d_ff, repeat_pattern, solve
+from src.model.matching import (
+    CLOSE,
+    QUANTITIES,
+    Match,
+    dense_d_ff,
+    match_of,
+    repeat_pattern,
+    solve,
+    tokens_at_equal_flops,
+)
 from tests.contract.small import ARCHITECTURES, RECIPES, SIZES, composed
 
 VOCAB_SIZE = 32000
@@ -163,3 +172,13 @@ def test_a_pattern_is_repeated_and_cut() -> None:
     assert repeat_pattern(pattern, 3) == tuple(pattern[:3]), "the second mlp is no kind of its own"
     with pytest.raises(UserError, match="sliding_attention would be cut away; give at least 4"):
         repeat_pattern(pattern, 2)
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
+def test_equal_flops_are_those_of_dense(architecture: str) -> None:
+    config = composed(architecture, "modern", "size=micro")
+    dense = composed("dense", "modern", "size=micro")
+    flops = [model_cost(match_of(each).spec, config.training.seq_len).train_flops_per_token for each in (config, dense)]
+    tokens = tokens_at_equal_flops(config, 10**9)
+    assert tokens * flops[0] == pytest.approx(10**9 * flops[1], rel=1e-6)
+    assert (tokens == 10**9) == (architecture == "dense")

@@ -1,3 +1,4 @@
+import json
 import math
 import random
 from statistics import fmean, stdev
@@ -169,3 +170,79 @@ def test_a_diverged_run_has_no_loss_and_gives_no_verdict(builder):
 def test_nothing_finished(builder):
     builder.plan("dense-x", "dense")
     assert verdict(builder) == "no verdict: no run is finished"
+
+
+def add_all(builder, marks, levels, **contract):
+    """Add three seeds of dense and mamba with this contract."""
+    for architecture, level in levels.items():
+        for seed in range(3):
+            run = f"{architecture}-nano-{marks}-s{seed}"
+            builder.add(architecture, seed, run=run, level=level + 0.001 * seed, contract=contract)
+
+
+def test_each_budget_and_matching_rule_has_a_verdict_of_its_own(builder):
+    add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
+    add_all(builder, "f", {"dense": 2.2, "mamba": 2.0}, budget="flops", stages="language 150 steps of dense in FLOPs")
+    add_all(builder, "m", {"dense": 2.0, "mamba": 2.0005}, match="total")
+    lines = verdict(builder).split("\n")
+    told = [line for line in lines if "code: best is" in line]
+    assert [line.split(": ")[0] for line in told] == [
+        "nano, match active, equal tokens",
+        "nano, match active, equal FLOPs",
+        "nano, match total, equal tokens",
+    ]
+    assert [line.split("code: ")[1][:13] for line in told] == ["best is dense", "best is mamba", "best is dense"]
+    assert not any("contracts differ" in line for line in lines)
+
+
+def test_what_differs_besides_the_rules_is_still_told(builder):
+    add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
+    add_all(builder, "f", {"dense": 2.2, "mamba": 2.0}, budget="flops", seq_len=64)
+    assert any("seq_len: 128" in line for line in verdict(builder).split("\n"))
+
+
+def test_two_contracts_with_the_same_rules_keep_their_letters(builder):
+    add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
+    add_all(builder, "u", {"dense": 2.0, "mamba": 2.2}, seq_len=64)
+    lines = verdict(builder).split("\n")
+    assert any(line.startswith("nano, contract B: code: best is dense") for line in lines)
+    assert any("contracts differ" in line for line in lines)
+
+
+TIME = {"budget": "time", "stages": "language 600 s, code 600 s"}
+
+
+def equal_time(builder, seconds=(600, 630), **contract):
+    add_all(builder, "w", {"dense": 2.0, "mamba": 2.2}, **TIME, **contract)
+    for path in builder.root.glob("runs/*/summary.json"):
+        summary = json.loads(path.read_text())
+        time = seconds[summary["architecture"] == "mamba"]
+        summary["final"]["tokens_per_second"] = summary["final"]["tokens"] / time
+        path.write_text(json.dumps(summary))
+    return verdict(builder).split("\n")
+
+
+def test_equal_time_is_ranked_where_it_was_equal(builder):
+    assert any("code: best is dense" in line for line in equal_time(builder))
+
+
+def test_unequal_times_are_not_ranked_as_equal(builder):
+    (line,) = [line for line in equal_time(builder, (600, 700)) if "no verdict" in line]
+    assert "from 600 to 700 s" in line
+
+
+def test_jobs_that_shared_the_machine_have_no_verdict_by_time(builder):
+    (line,) = [line for line in equal_time(builder, host_shared=True) if "no verdict" in line]
+    assert "shared the machine" in line
+
+
+def test_other_threads_have_no_verdict_by_time(builder):
+    add_all(builder, "x", {"moe": 2.0}, **TIME, threads=8)
+    (line,) = [line for line in equal_time(builder) if "no verdict" in line]
+    assert "other devices, threads or versions" in line
+
+
+def test_trials_of_a_search_are_not_ranked(builder):
+    add_all(builder, "t", {"dense": 2.0, "mamba": 2.2}, learning_rate_search="trial")
+    (line,) = verdict(builder).split("\n")
+    assert "trials of learning rates" in line

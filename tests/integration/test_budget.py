@@ -1,0 +1,97 @@
+"""Budgets: equal tokens, equal FLOPs and equal time, each with a schedule that ends at it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src import stages
+from src.runtime.files import read_json
+from tests.integration import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def trained(data: Path, root: Path, *more: str) -> tuple[dict[str, Any], list[float]]:
+    """Return the summary of a run, and its learning rates."""
+    assert tiny.run(data, root, "evaluation.enabled=false", *more) == 0
+    folder = tiny.only_run(root)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_json(folder / "summary.json"), [row[RATE] for row in rows if RATE in row]
+
+
+RATE = "train/learning_rate"
+
+
+def test_equal_flops_end_at_those_of_dense(data: Path, tmp_path: Path) -> None:
+    settings = ("training.budget=flops", "training.max_steps=12")
+    dense, of_dense = trained(data, tmp_path / "dense", *settings)
+    mamba, of_mamba = trained(data, tmp_path / "mamba", "architecture=mamba", *settings)
+    assert dense["stages"]["language"]["steps"] == 12 != mamba["stages"]["language"]["steps"]
+    step = mamba["accounting"]["train_flops_per_token"] * 4 * 32
+    assert 0 <= dense["final"]["train_flops"] - mamba["final"]["train_flops"] < step
+    assert of_dense[-1] == pytest.approx(of_mamba[-1], rel=0.05), "both schedules end at the least rate"
+    assert dense["contract"] == mamba["contract"] and dense["contract"]["budget"] == "flops"
+    assert "12 steps of dense in FLOPs" in dense["contract"]["stages"]
+
+
+def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget of 8 steps, by a clock that says so, ends as 8 steps asked for do."""
+    true = stages.median_times
+    monkeypatch.setattr(stages, "median_times", lambda *given: [true(*given)[0] * 0 + 0.5])
+    settings = ("training.budget=time", "training.max_seconds=4.2")
+    timed, rates = trained(data, tmp_path / "timed", *settings)
+    counted, wanted = trained(data, tmp_path / "counted", "training.max_steps=8")
+    assert timed["stages"]["language"]["steps"] == 8 and rates == wanted
+    assert timed["final"]["val_loss"] == counted["final"]["val_loss"]
+    assert timed["contract"]["stages"] == "language: language 4.2 s"
+    folder = tiny.only_run(tmp_path / "timed")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["measured_steps"] == 8
+
+
+def test_a_run_that_goes_on_keeps_the_steps_that_were_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("training.budget=time", "training.max_seconds=4", "evaluation.enabled=false")
+    monkeypatch.setattr(stages, "median_times", lambda *given: [0.5])
+    true, calls = stages.save_checkpoint, list[Path]()
+
+    def fail(folder: Path, *given: Any, **more: Any) -> None:
+        true(folder, *given, **more)
+        calls.append(folder)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "save_checkpoint", fail)
+        assert tiny.run(data, tmp_path, *settings) == 130
+    monkeypatch.setattr(stages, "median_times", None)  # nothing is to be measured again
+    assert tiny.run(data, tmp_path, *settings) == 0
+    assert read_json(tiny.only_run(tmp_path) / "summary.json")["stages"]["language"]["steps"] == 8
+
+
+def test_a_true_clock_comes_near(data: Path, tmp_path: Path) -> None:
+    summary, _ = trained(data, tmp_path, "training.budget=time", "training.max_seconds=3", "architecture=hybrid")
+    final = summary["final"]
+    assert 1 < final["tokens"] / final["tokens_per_second"] < 9, "this machine may be busy; a second is the measurement"
+
+
+MISTAKES = {
+    "training.budget=time": "training.budget=time, training.max_seconds=None",
+    "training.max_seconds=5": "training.budget=tokens, training.max_seconds=5.0",
+    "training.budget=energy": "training.budget=energy: must be one of tokens, flops, time",
+    "training.measured_steps=4": "training.measured_steps=4: is measured by the run",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(data: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run(data, tmp_path, mistake) == 2
+    assert MISTAKES[mistake] in capsys.readouterr().err
