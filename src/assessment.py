@@ -4,6 +4,7 @@ A run ends with it, and `python -m src.evaluate` does it again, with other setti
 the test split, on which nothing is ever chosen. What has been assessed with these settings is not assessed again.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from src.data.packing import PreparedData
 from src.data.sources import GENERATED
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
 from src.evaluation.context import describe_context, predict_targets
-from src.evaluation.likelihood import evaluate_windows
 from src.evaluation.memorised import distinct_share, memorised_shares
 from src.evaluation.probes import frequent_tokens, measure_probes
 from src.evaluation.shell import bash_version, check_script, shellcheck_version, whole_lines
@@ -110,11 +110,12 @@ class _Assessor:
 
     def assess(self, stage: StageConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return what is measured after a stage, and the scripts that were generated for it."""
+        found = {corpus: self._predict(corpus) for corpus in CORPORA}
         entry: dict[str, Any] = {
             "corpus": stage.corpus,
-            "test": {corpus: self._likelihood(corpus) for corpus in CORPORA},
+            "test": {corpus: one and self._likelihood(*one[:2]) for corpus, one in found.items()},
             "references": self.data.references(stage.corpus, "test"),
-            **self._context(stage.corpus),
+            **self._context(stage.corpus, found[stage.corpus]),
         }
         if self.settings.probes:
             self.look_up()
@@ -132,41 +133,38 @@ class _Assessor:
         tokens = self.data.tokens(corpus, "test")
         return eval_windows(tokens, length, n) if len(tokens) > length else None
 
-    def _likelihood(self, corpus: str) -> dict[str, Any] | None:
+    def _predict(self, corpus: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return windows of the test split, and the loss of each target and whether it is the likeliest token."""
         windows = self._windows(corpus, self.training.seq_len, self.training.eval_sequences)
         if windows is None:
             return None
-        found = evaluate_windows(
-            self.model,
-            windows,
-            self.lengths,
-            batch_size=self.training.micro_batch,
-            device=self.device,
-            eot_id=self.masking_eot,
-        )
-        return {key: _number(value) for key, value in found._asdict().items()}
+        self.look_up()
+        return windows, *predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
 
-    def _context(self, corpus: str) -> dict[str, Any]:
+    def _likelihood(self, windows: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
+        total, n_bytes = float(nats.sum()), int(self.lengths[windows[:, 1:]].sum())
+        loss, bits = total / nats.size, total / math.log(2) / n_bytes
+        return {"loss": _number(loss), "bits_per_byte": _number(bits), "tokens": nats.size}
+
+    def _context(self, corpus: str, found: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> dict[str, Any]:
         """Measure loss by position within the training context and past it, and recall by distance."""
-        found: dict[str, Any] = {}
+        measured: dict[str, Any] = {}
         length, n = self.training.seq_len, self.training.eval_sequences
-        windows = self._windows(corpus, length, n)
-        if windows is not None:
+        if found is not None:
             tokens, source = self.data.tokens(corpus, "test"), self.data.manifest["corpora"][corpus]["source"]
             known = None
             if source in GENERATED:
                 starts = eval_starts(len(tokens), length, n)
                 known = annotate_windows(tokens, starts, length, source, self.tokenizer, self.data.eot_id)
-            found["context"] = self._describe(windows, known)
+            windows, nats, hits = found
+            measured["context"] = describe_context(nats, hits, windows, self.lengths, known)
         longer = self._longest(self.settings.context_factor * length)
         windows = self._windows(corpus, longer, max(1, n * length // longer)) if longer > length else None
         if windows is not None:
-            found["beyond"] = self._describe(windows, None)["positions"]
-        return found
-
-    def _describe(self, windows: np.ndarray, known: Any) -> dict[str, Any]:
-        nats, hits = predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
-        return describe_context(nats, hits, windows, self.lengths, known)
+            self.look_up()
+            nats, hits = predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
+            measured["beyond"] = describe_context(nats, hits, windows, self.lengths, None)["positions"]
+        return measured
 
     def _longest(self, length: int) -> int:
         """Cut a context to the positions that the model has learned, if it has learned any."""

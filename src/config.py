@@ -370,7 +370,7 @@ class EvaluationConfig:
     """Loss by position is measured up to so many times training.seq_len; 1: not past it."""
     probes: bool = True
     """Copying, induction and recall of random tokens, by distance."""
-    probe_sequences: int = 16
+    probe_sequences: int = 8
     """Sequences a probe and distance."""
     scripts: int = 16
     """Scripts that are drawn for each prompt of a stage on code, and read by bash -n and shellcheck; 0: none."""

@@ -24,6 +24,8 @@ from src.model.language_model import LanguageModel, number_documents
 from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
 from src.runtime.device import Device
 
+TOKENS_AT_ONCE = 2048
+
 
 @torch.no_grad()
 def predict_targets(
@@ -31,26 +33,29 @@ def predict_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each target in nats, and whether it is the likeliest token: (n, T) each, for (n, T + 1) ids.
 
-    Window by window and in chunks of logits, in fp32, so that memory stays small. eot_id: as in `evaluate_windows`.
+    A few windows at a time and in chunks of logits, in fp32, so that memory stays small. eot_id: as in
+    `evaluate_windows`.
     """
     was_training = model.training
     model.eval()
-    nats, hits = (np.empty((len(windows), windows.shape[1] - 1), dtype=kind) for kind in (np.float64, np.bool_))
+    n, length = len(windows), windows.shape[1] - 1
+    nats, hits = np.empty(n * length, dtype=np.float64), np.empty(n * length, dtype=np.bool_)
     weight = model.head.weight.float()
-    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // len(weight))
-    for window, of_nats, of_hits in zip(windows, nats, hits, strict=True):
-        tokens = device.tensor(window[None])
-        inputs, targets = tokens[:, :-1], tokens[0, 1:]
+    chunk, at_once = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // len(weight)), max(1, TOKENS_AT_ONCE // length)
+    for first in range(0, n, at_once):
+        tokens = device.tensor(windows[first : first + at_once])
+        inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
         documents = None if eot_id is None else number_documents(inputs, eot_id)
         with device.autocast():
-            hidden = model(inputs, documents=documents).hidden[0]
+            hidden = model(inputs, documents=documents).hidden.flatten(0, 1)
         for start in range(0, len(hidden), chunk):
-            rows = slice(start, start + chunk)
+            rows = slice(start, min(start + chunk, len(hidden)))
             logits = F.linear(hidden[rows].float(), weight)
-            of_nats[rows] = F.cross_entropy(logits, targets[rows], reduction="none").cpu()
-            of_hits[rows] = (logits.argmax(dim=-1) == targets[rows]).cpu()
+            place = slice(first * length + rows.start, first * length + rows.stop)
+            nats[place] = F.cross_entropy(logits, targets[rows], reduction="none").cpu()
+            hits[place] = (logits.argmax(dim=-1) == targets[rows]).cpu()
     model.train(was_training)
-    return nats, hits
+    return nats.reshape(n, length), hits.reshape(n, length)
 
 
 def describe_context(

@@ -172,14 +172,17 @@ def _figure(points: pd.DataFrame, column: str, label: str, scale: Callable[[Any]
     return figure
 
 
-def newest_benchmark_figures(directory: Path) -> dict[str, Figure]:
-    """Draw the newest benchmark of the output root that a directory of runs lies in; nothing where there is none."""
+def newest_benchmark(directory: Path) -> pd.DataFrame | None:
+    """Return the points of the newest benchmark of the output root that a directory of runs lies in, or None."""
     place = directory.resolve()
     files = [file for root in (place, *place.parents[:2]) for file in root.glob("benchmarks/*/benchmark.json")]
-    if not files:
-        return {}
-    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
-    figures = benchmark_figures(points_of(read_json(newest)))
+    return points_of(read_json(max(files, key=lambda file: file.stat().st_mtime_ns))) if files else None
+
+
+def newest_benchmark_figures(directory: Path) -> dict[str, Figure]:
+    """Draw that benchmark; nothing where there is none."""
+    points = newest_benchmark(directory)
+    figures = {} if points is None else benchmark_figures(points)
     return {f"benchmark_{name}.png": figure for name, figure in figures.items()}
 
 

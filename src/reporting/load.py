@@ -6,6 +6,7 @@ that says so, and a file that cannot be read becomes the row's error instead of 
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,8 @@ def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[floa
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
     """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
 
-    Always there: corpus, test (corpus -> loss, bits_per_byte), scripts, references, context, beyond and probes.
+    Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), scripts, references, context, beyond
+    and probes.
     """
     content = _dict(_read_or_none(Path(run_dir) / "evaluation.json"))
     found: dict[str, Record] = {}
@@ -144,7 +146,7 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
         parts = {name: _dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
         test = {corpus: _numbers(each) for corpus, each in _dict(values.get("test")).items()}
         found[stage] = {"corpus": _text(values.get("corpus")), "test": test, "scripts": _numbers(values.get("scripts"))}
-        found[stage] |= parts
+        found[stage] |= parts | {"weights": _text(values.get("weights_sha256")) or ""}
     return found
 
 
@@ -178,6 +180,29 @@ def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
     reached = [(record, stage) for record in done for stage in stages if record.get(f"{stage}/val_loss") is not None]
     tested = [record.get(f"{stage}/test_bits_per_byte") is not None for record, stage in reached]
     return "test" if tested and all(tested) else "val"
+
+
+def load_commands(directory: str | Path) -> dict[str, str]:
+    """Load the command of each job of a sweep, as far as a person would write it: run -> command."""
+    found: dict[str, str] = {}
+    for job in map(_dict, _list(_dict(_read_or_none(Path(directory) / "sweep.json")).get("jobs"))):
+        words = [str(_text(item)) for item in _list(job.get("overrides"))]
+        own = words[: words.index("hydra.mode=RUN")] if "hydra.mode=RUN" in words else words
+        found[str(job.get("run"))] = shlex.join(["python", "-m", "src.train", *own])
+    return found
+
+
+def load_log_ends(directory: str | Path, lines: int = 15) -> dict[str, str]:
+    """Load the last lines that each failed job of a sweep wrote: run -> text."""
+    found: dict[str, str] = {}
+    for file in sorted((Path(directory) / "jobs").glob("*.json")):
+        log = file.with_suffix(".log")
+        if _dict(_read_or_none(file)).get("status") == "failed" and log.is_file():
+            with log.open("rb") as handle:
+                handle.seek(max(0, log.stat().st_size - 20_000))
+                text = handle.read().decode(errors="replace")
+            found[file.stem] = "\n".join(clean_text(text.rstrip()).split("\n")[-lines:])
+    return found
 
 
 def stage_names(runs: pd.DataFrame) -> list[str]:

@@ -1,28 +1,27 @@
-"""Write the report of a directory of runs: CSV, Markdown, one self-contained HTML page, and figures.
+"""Write the report of a directory of runs: CSV, Markdown, figures, and one self-contained page (page.py).
 
 The report depends on the directory alone (no clock, no machine), and on a benchmark beside it, so that it can be made
-again at any time. Generated
-samples, error lines and names are arbitrary text: all of it is escaped.
+again at any time. Generated samples, error lines and names are arbitrary text: all of it is escaped.
 """
 
-import base64
 import json
 import os
 import re
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from src.reporting.benchmark import newest_benchmark_figures
+from src.reporting.charts import build_charts
 from src.reporting.course import course_lines
 from src.reporting.evaluation import evaluation_tables
 from src.reporting.learning_rates import learning_rate_figures, learning_rate_tables
 from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
+from src.reporting.page import build_page
 from src.reporting.plots import build_figures, to_png
-from src.reporting.tables import Table, Titled, axis_line, comparison_table, table_note, unfinished_lines
+from src.reporting.report import Report
+from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.verdicts import verdict_lines
 from src.runtime.files import write_bytes, write_text
 
@@ -55,52 +54,6 @@ FIGURE_NOTE = (
     "Learning rates reach their end at the budget, so a point before the end of a curve shows a run not yet finished: "
     "curves by FLOPs and time are shown, and only runs made for such a budget are ranked by it."
 )
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --line: #d8dee4; --page: #fff; --card: #f6f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --soft: #9aa4af; --line: #363d46; --page: #14181d; --card: #1d232a; }
-}
-body { margin: 0 auto; max-width: 76rem; padding: 2rem 1.5rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .7rem; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; } p, li { max-width: 62rem; } .soft, figcaption { color: var(--soft); }
-h1, h3, li, code { overflow-wrap: anywhere; }
-.verdict { border-left: 4px solid #0072b2; background: var(--card); padding: .7rem 1.2rem; border-radius: 0 6px 6px 0; }
-.verdict ul { margin: .3rem 0 0; padding-left: 1.1rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; white-space: nowrap; }
-th.words, td.words { text-align: left; } th:first-child, td:first-child { padding-left: 0; }
-thead th { color: var(--soft); font-weight: 600; }
-thead tr:first-child th { text-align: center; }
-thead tr:first-child th.several { border-bottom: 1px solid var(--line); }
-tbody { border-top: 1px solid var(--line); } tbody.references td { color: var(--soft); }
-tbody.runs td:first-child { font-weight: 600; }
-figure { margin: 0 0 1.8rem; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-.samples { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
-.samples > div { background: var(--card); border-radius: 6px; padding: .7rem .9rem; min-width: 0; }
-.samples h4 { margin: 0 0 .4rem; font-size: .9rem; } pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: .82rem/1.5 ui-monospace, Menlo, Consolas, monospace; } pre b { color: #0072b2; }
-@media (prefers-color-scheme: dark) { pre b { color: #56b4e9; } }
-"""
-
-
-@dataclass(frozen=True)
-class _Report:
-    """Everything that the two pages say; each writes it in its own language."""
-
-    title: str
-    runs: int
-    axis: str
-    table: Table
-    note: str
-    verdict: list[str]
-    unfinished: list[str]
-    course: list[str]
-    more: list[Titled]
-    """Tables besides the comparison."""
-    figures: dict[str, bytes]
-    samples: dict[tuple[str, str], list[tuple[str, str]]]
-    """(stage, prompt) -> (heading, text) of each architecture."""
 
 
 def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
@@ -113,9 +66,8 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     runs = load_runs(directory)
     metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))
     figures = build_figures(runs, metrics) | learning_rate_figures(directory) | newest_benchmark_figures(directory)
-    report = _Report(
+    report = Report(
         title=directory.resolve().name,
-        runs=len(runs),
         axis=axis_line(runs),
         table=comparison_table(runs),
         note=table_note(runs),
@@ -123,14 +75,15 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         unfinished=unfinished_lines(runs),
         course=course_lines(metrics),
         more=[*learning_rate_tables(directory), *evaluation_tables(runs)],
-        figures={name: to_png(figure) for name, figure in figures.items()},
+        figure_note=FIGURE_NOTE,
         samples=_arrange_samples(runs),
     )
-    for name, content in report.figures.items():
-        write_bytes(folder / "figures" / name, content)
+    page = build_page(report, build_charts(runs, metrics, directory), runs, directory)
+    for name, figure in figures.items():
+        write_bytes(folder / "figures" / name, to_png(figure))
     write_text(folder / "summary.csv", _csv(runs, directory))
-    write_text(folder / "summary.md", _markdown(report))
-    write_text(folder / "report.html", _html(report))
+    write_text(folder / "summary.md", _markdown(report, list(figures)))
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -164,7 +117,7 @@ def _arrange_samples(runs: pd.DataFrame) -> dict[tuple[str, str], list[tuple[str
     return arranged
 
 
-def _markdown(report: _Report) -> str:
+def _markdown(report: Report, figures: list[str]) -> str:
     parts = [f"# Comparison: {_plain(report.title)}", _plain(report.axis)]
     parts += ["## Verdict", _bullets(report.verdict), "## Results", markdown_table(report.table), _plain(report.note)]
     if report.unfinished:
@@ -174,7 +127,7 @@ def _markdown(report: _Report) -> str:
     for table in report.more:
         parts += [f"## {table.title}", markdown_table(table.table), _plain(table.note)]
     parts += ["## Figures", FIGURE_NOTE]
-    parts += [f"![{CAPTIONS[name]}](figures/{name})" for name in report.figures]
+    parts += [f"![{CAPTIONS[name]}](figures/{name})" for name in figures]
     if report.samples:
         parts.append("## Samples")
     for (stage, prompt), texts in report.samples.items():
@@ -198,68 +151,3 @@ def _fence(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
-
-
-def _html(report: _Report) -> str:
-    sections = [
-        f"<h1>{escape(report.title)}</h1>",
-        f'<p class="soft">{escape(report.axis)}</p>',
-        f'<div class="verdict"><strong>Verdict</strong>{_list(report.verdict)}</div>',
-        f"<h2>Results</h2>{_html_table(report.table)}",
-        f'<p class="soft">{escape(report.note)}</p>',
-    ]
-    if report.unfinished:
-        sections.append(f"<h2>Not finished</h2>{_list(report.unfinished)}")
-    if report.course:
-        sections.append(f"<h2>On the way</h2>{_list(report.course)}")
-    for table in report.more:
-        sections.append(f"<h2>{escape(table.title)}</h2>{_html_table(table.table)}")
-        sections.append(f'<p class="soft">{escape(table.note)}</p>')
-    sections.append(f'<h2>Figures</h2><p class="soft">{escape(FIGURE_NOTE)}</p>')
-    for name, content in report.figures.items():
-        picture = base64.b64encode(content).decode("ascii")
-        caption = escape(CAPTIONS[name])
-        image = f'<img src="data:image/png;base64,{picture}" alt="{caption}">'
-        sections.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    if report.samples:
-        sections.append("<h2>Samples</h2>")
-    for (stage, prompt), texts in report.samples.items():
-        shown = escape(prompt)
-        sections.append(f"<h3>After the {escape(stage)} stage: <code>{shown}</code></h3>")
-        cells = [
-            f"<div><h4>{escape(heading)}</h4><pre><b>{shown}</b>{escape(text)}</pre></div>" for heading, text in texts
-        ]
-        sections.append(f'<div class="samples">{"".join(cells)}</div>')
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{escape(report.title)}</title><style>{STYLE}</style>"
-    body = "\n".join(sections)
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
-
-
-def _list(lines: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _html_table(table: Table) -> str:
-    groups: list[tuple[str, int]] = []
-    for column in table.columns:
-        if groups and column.group and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    top = "".join(
-        f'<th colspan="{span}"{" class=several" if span > 1 else ""}>{escape(group)}</th>' for group, span in groups
-    )
-    sides = [" class=words" if column.is_words else "" for column in table.columns]
-    names = "".join(f"<th{side}>{escape(column.name)}</th>" for side, column in zip(sides, table.columns, strict=True))
-
-    def body(kind: str, rows: list[list[str]]) -> str:
-        lines = [
-            "<tr>" + "".join(f"<td{side}>{escape(cell)}</td>" for side, cell in zip(sides, row, strict=True)) + "</tr>"
-            for row in rows
-        ]
-        return f'<tbody class="{kind}">{"".join(lines)}</tbody>' if rows else ""
-
-    head = f"<thead><tr>{top}</tr><tr>{names}</tr></thead>"
-    content = head + body("runs", table.rows) + body("references", table.references)
-    return f'<div class="scroll"><table>{content}</table></div>'

@@ -44,11 +44,14 @@ class Oracle(torch.nn.Module):
         self.known = {window[:-1].tobytes(): (window[1:], p) for window, p in zip(windows, 2.0**-bits, strict=True)}
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None) -> ModelOutput:
-        targets, p = self.known[tokens[0].numpy().tobytes()]
-        others = (1 - p) / (len(self.head.weight) - 1)
-        probabilities = torch.tensor(others)[:, None].repeat(1, len(self.head.weight))
-        probabilities[range(len(targets)), targets] = torch.tensor(p)
-        return ModelOutput(probabilities.log().clamp(min=-1e4).float()[None], None, None)
+        rows: list[Tensor] = []
+        for row in tokens:
+            targets, p = self.known[row.numpy().tobytes()]
+            others = (1 - p) / (len(self.head.weight) - 1)
+            probabilities = torch.tensor(others)[:, None].repeat(1, len(self.head.weight))
+            probabilities[range(len(targets)), targets] = torch.tensor(p)
+            rows.append(probabilities.log().clamp(min=-1e4).float())
+        return ModelOutput(torch.stack(rows), None, None)
 
 
 def describe(model: Any, text: SimpleNamespace) -> dict[str, Any]:

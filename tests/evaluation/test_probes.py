@@ -69,10 +69,11 @@ class Induction(torch.nn.Module):
         torch.nn.init.eye_(self.head.weight)
 
     def forward(self, tokens: torch.Tensor, documents: torch.Tensor | None = None) -> object:
-        row, hidden = tokens[0].tolist(), torch.zeros(1, tokens.shape[1], self.head.in_features)
-        for place in range(len(row)):
-            if (answer := follow_up(np.array(row), place)) is not None:
-                hidden[0, place, answer] = 20.0
+        hidden = torch.zeros(*tokens.shape, self.head.in_features)
+        for number, row in enumerate(tokens.numpy()):
+            for place in range(len(row)):
+                if (answer := follow_up(row, place)) is not None:
+                    hidden[number, place, answer] = 20.0
         return type("Output", (), {"hidden": hidden})
 
 

@@ -102,8 +102,8 @@ def test_a_probe_shows_what_a_mention_saves(measured):
 
 
 def test_the_report_has_every_figure_of_what_was_measured(measured):
-    page = write_report(measured.sweep).read_text()
-    assert "Loss by position in the window" in page and "Recall of names" in page
+    text = (write_report(measured.sweep).parent / "summary.md").read_text()
+    assert "Loss by position in the window" in text and "Recall of names" in text
     assert {"loss_by_position.png", "recall_by_distance.png", "loss_beyond.png", "probe_copying.png"} <= {
         file.name for file in (measured.sweep / "report" / "figures").iterdir()
     }

@@ -37,7 +37,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [str(value) for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -82,8 +82,7 @@ def test_the_page_stands_alone_and_escapes_everything(four, quick):
         json.dumps([{"prompt": "<i>Once</i>", "text": "</pre></div><img src=x onerror=alert(1)>\ud800"}])
     )
     page = Page(write_report(four.sweep).read_text(encoding="utf-8"))
-    assert not {"script", "i", "link", "iframe"} & set(page.tags) and page.tags.count("img") == 4
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert not {"link", "iframe", "img"} & set(page.tags) and page.tags.count("script") == 3 and not page.links
     assert error in page.words and "<i>Once</i></pre></div><img src=x onerror=alert(1)>?" in page.words
     assert "no verdict: 1 seed; at least 3 are needed" in page.words and "entropy floor" in page.words
 

@@ -1,0 +1,325 @@
+"""The interactive charts of a report, as plain values that the page's script draws with Plotly.
+
+A chart has panels, a panel has traces, a trace is the mean over the seeds of an architecture with a band from the
+lowest to the highest. Where a chart offers several axes, each trace has its values for all of them.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.reporting.benchmark import PHASES, newest_benchmark
+from src.reporting.drawing import style_of
+from src.reporting.load import PROBES, Record, load_context, load_searches, stage_names, to_records
+from src.reporting.tables import reference_losses
+from src.reporting.verdicts import ranking_groups
+
+Chart = dict[str, Any]
+"""id, title, note, panels; x and y: name -> label of what can be chosen; log: which axes are logarithmic."""
+Trace = dict[str, Any]
+"""name, architecture, colour, dash; x and y: name -> numbers; low and high likewise, for a band."""
+
+FLOOR_COLOUR = "#8a8f98"
+LEAST_RECALLS = 10
+"""Ranges of distance with fewer names are left out: their share of hits is chance."""
+
+
+def build_charts(runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path) -> list[Chart]:
+    """Build every chart for which there is something to draw, in the order of the page."""
+    found = [
+        _curves(runs, metrics),
+        _learning_rates(directory),
+        *_contexts(runs),
+        _experts(runs, metrics),
+        _speeds(runs),
+        *_benchmark(directory),
+    ]
+    return [chart for chart in found if chart["panels"]]
+
+
+def _chart(name: str, title: str, note: str, x: Any, y: Any, log: str = "", **more: Any) -> Chart:
+    x, y = ({"": label} if isinstance(label, str) else label for label in (x, y))
+    return {"id": name, "title": title, "note": note, "x": x, "y": y, "log": log, "panels": [], **more}
+
+
+def _trace(architecture: str, name: str | None = None, dash: str = "solid", colour: str | None = None) -> Trace:
+    colour = style_of(architecture)[0] if colour is None else colour
+    trace: Trace = {"name": name or architecture, "architecture": architecture, "colour": colour, "dash": dash}
+    return trace | {"x": {}, "y": {}, "low": {}, "high": {}}
+
+
+def _reference(name: str, level: float) -> Trace:
+    return _trace("", name, "dash", FLOOR_COLOUR) | {"level": _short(level)}
+
+
+def _short(value: float) -> float | None:
+    """Five digits: more cannot be seen."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _shorten(values: Iterable[float]) -> list[float | None]:
+    return [_short(float(value)) for value in values]
+
+
+def _places(runs: pd.DataFrame) -> list[tuple[str, str, list[Record]]]:
+    """Return (title of a group, architecture, its runs), unfinished ones under a name of their own."""
+    records = to_records(runs)
+    groups = ranking_groups(records)
+    found = [(group.title, name, members) for group in groups for name, members in group.by_architecture().items()]
+    for record in records:
+        if record["status"] != "done":
+            titles = [group.title for group in groups if group.size == record["size"]]
+            title = titles[0] if len(titles) == 1 else str(record["size"])
+            found.append((title, str(record["architecture"]), [record]))
+    return found
+
+
+def _panels(chart: Chart, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Begin a panel a title, which the chart keeps once it has a trace."""
+    return {title: {"title": title, "traces": [], "of": chart["id"]} for title in dict.fromkeys(titles)}
+
+
+def _kept(panels: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [panel for panel in panels.values() if any("level" not in trace for trace in panel["traces"])]
+
+
+def _curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
+    chart = _chart(
+        "curves",
+        "Learning",
+        "Validation text, the mean over seeds; band: from the lowest seed to the highest.",
+        {
+            "tokens": "tokens in the stage",
+            "flops": "training FLOPs in the stage",
+            "wall_time_s": "seconds in the stage",
+        },
+        {
+            "val/loss": "validation loss (nats per token)",
+            "val/bits_per_byte": "validation bits per byte",
+            "train/loss": "training loss (nats per token)",
+        },
+        log="x",
+    )
+    stages = list(dict.fromkeys([*stage_names(runs), *metrics["stage"].dropna()]))
+    places = _places(runs)
+    points = {str(run): rows for run, rows in metrics.groupby("run", sort=False)}
+    panels = _panels(chart, [f"{stage}, {title}" for title, _, _ in places for stage in stages])
+    for title, architecture, members in places:
+        for stage in stages:
+            rows = [points[run["run"]] for run in members if run["run"] in points]
+            rows = [each[each["stage"] == stage] for each in rows]
+            name = architecture if members[0]["status"] == "done" else f"{architecture} ({members[0]['status']})"
+            trace = _trace(architecture, name, "solid" if members[0]["status"] == "done" else "dot")
+            for metric in chart["y"]:
+                _add_seeds(trace, metric, list(chart["x"]), rows)
+            if any(trace["y"].values()):
+                panels[f"{stage}, {title}"]["traces"].append(trace)
+        for stage in stages:
+            panel = panels[f"{stage}, {title}"]
+            known = {trace["name"] for trace in panel["traces"]}
+            for name, (loss, _) in reference_losses(members[0], stage).items():
+                if name not in known:
+                    panel["traces"].append(_reference(name, loss) | {"only": ["val/loss", "train/loss"]})
+    chart["panels"] = _kept(panels)
+    return chart
+
+
+def _add_seeds(trace: Trace, metric: str, axes: list[str], seeds: Sequence[Any]) -> None:
+    """Add the mean, the least and the greatest of a metric at every step that all seeds have, after the first."""
+    seeds = [rows[rows[metric].notna() & (rows["step"] > 0)] for rows in seeds if metric in rows.columns]
+    seeds = [rows.drop_duplicates("step").set_index("step") for rows in seeds if len(rows)]
+    if not seeds:
+        return
+    steps = sorted(set[Any].intersection(*(set(rows.index) for rows in seeds)))
+
+    def stack(column: str) -> "np.ndarray[Any, Any]":
+        return np.array([rows[column].reindex(steps) for rows in seeds], dtype=float)
+
+    values = stack(metric)
+    trace["y"][metric] = _shorten(values.mean(axis=0))
+    trace["x"][metric] = {axis: _shorten(stack(axis).mean(axis=0)) for axis in axes}
+    if len(seeds) > 1:
+        trace["low"][metric], trace["high"][metric] = _shorten(values.min(axis=0)), _shorten(values.max(axis=0))
+
+
+def _learning_rates(directory: Path) -> Chart:
+    chart = _chart(
+        "learning-rates",
+        "Sensitivity to the learning rate",
+        "By python -m src.tune, on seeds that no comparison uses; what diverged is missing.",
+        "peak learning rate",
+        "validation bits per byte",
+        log="x",
+        markers=True,
+    )
+    for search in load_searches(directory):
+        traces: list[Trace] = []
+        for name, (tried, _) in search.tried.items():
+            points = [(rate, loss) for rate, loss in tried if loss is not None]
+            if points:
+                traces.append(_simple(name, [rate for rate, _ in points], [loss for _, loss in points]))
+        if traces:
+            chart["panels"].append({"title": search.size, "traces": traces})
+    return chart
+
+
+def _simple(
+    architecture: str, x: Sequence[float], y: Sequence[float], name: str | None = None, dash: str = "solid"
+) -> Trace:
+    return _trace(architecture, name, dash) | {"x": {"": {"": _shorten(x)}}, "y": {"": _shorten(y)}}
+
+
+def _contexts(runs: pd.DataFrame) -> list[Chart]:
+    """Charts of what was evaluated by position and distance."""
+    trained = sorted({run["contract"].get("seq_len") or 0 for run in to_records(runs)} - {0})
+    position, distance = "position in the window (tokens seen)", "distance to the mention (tokens)"
+    kinds = [
+        ("positions", "Loss by position", "loss", position, "loss (nats per token)", "Dashed: the exact floor."),
+        (
+            "beyond", "Loss past the training context", "loss", position, "loss (nats per token)",
+            f"Windows longer than the training context of {', '.join(map(str, trained))} tokens.",
+        ),
+        (
+            "recall", "Recall by distance", "accuracy", distance, "names recalled whole",
+            "Names about which the generated text leaves no choice.",
+        ),
+        *(
+            (f"probe/{name}", f"{name.capitalize()} by distance", "gain", distance, "nats saved a token", text)
+            for name, text in zip(PROBES, PROBE_NOTES, strict=True)
+        ),
+    ]  # fmt: skip
+    return [_context(runs, *kind) for kind in kinds]
+
+
+PROBE_NOTES = (
+    "A stretch of random tokens, then the same again: nats that the first saves a token of the second.",
+    "Two tokens that stood side by side once: nats saved at the second when the first comes again.",
+    "Eight keys with their values, asked for in another order: nats saved at a value.",
+)
+
+
+def _context(runs: pd.DataFrame, measure: str, title: str, value: str, x: str, y: str, note: str) -> Chart:
+    chart = _chart(measure.replace("/", "-"), title, note, x, y, log="x", markers=True)
+    groups = ranking_groups(to_records(runs))
+    found: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        for architecture, members in group.by_architecture().items():
+            by_stage: dict[str, list[dict[str, list[float]]]] = {}
+            for run in members:
+                for stage, measures in load_context(run["run_dir"]).items():
+                    if measures[measure].get("to"):
+                        by_stage.setdefault(stage, []).append(measures[measure])
+            for stage, seeds in by_stage.items():
+                name = f"{stage}, {group.title}"
+                panel = found.setdefault(name, {"title": name, "traces": []})
+                panel["traces"].append(_band(architecture, seeds, value))
+                if "floor" in seeds[0] and not any(trace["name"] == "floor" for trace in panel["traces"]):
+                    floor = _simple("", seeds[0]["to"], seeds[0]["floor"], "floor", "dash")
+                    panel["traces"].append(floor | {"colour": FLOOR_COLOUR})
+    chart["panels"] = list(found.values())
+    return chart
+
+
+def _band(architecture: str, seeds: Sequence[dict[str, list[float]]], name: str) -> Trace:
+    values: dict[float, list[float]] = {}
+    for seed in seeds:
+        counts = seed.get("n") or [LEAST_RECALLS] * len(seed["to"])
+        for end, count, value in zip(seed["to"], counts, seed.get(name, []), strict=False):
+            if name != "accuracy" or count >= LEAST_RECALLS:
+                values.setdefault(end, []).append(value)
+    x = sorted(values)
+    trace = _simple(architecture, x, [fmean(values[end]) for end in x])
+    if len(seeds) > 1:
+        low, high = (_shorten(limit(values[end]) for end in x) for limit in (min, max))
+        trace |= {"low": {"": low}, "high": {"": high}}
+    return trace
+
+
+def _experts(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
+    chart = _chart(
+        "experts",
+        "Balance of experts",
+        "Mean over the layers of a run; band: from the lowest layer to the highest.",
+        "tokens in the stage",
+        {
+            "load_entropy": "load entropy (1: even)",
+            "max_violation": "max violation (0: even)",
+            "dead_experts": "dead experts in a layer",
+        },
+    )
+    points: dict[Any, pd.DataFrame] = dict(iter(metrics.groupby(["run", "stage"], sort=False)))
+    for stage in dict.fromkeys(metrics["stage"].dropna()):
+        traces: list[Trace] = []
+        for record in to_records(runs):
+            rows = points.get((record["run"], stage), metrics[:0])
+            several = f" seed {record['seed']}" if record["seed"] is not None else ""
+            trace = _trace(str(record["architecture"]), f"{record['architecture']}{several}")
+            for measure in chart["y"]:
+                columns = [
+                    str(name) for name in metrics.columns if re.fullmatch(rf"moe/layer_\d+/{measure}", str(name))
+                ]
+                layers: np.ndarray[Any, Any] = np.array(rows[columns], dtype=float)
+                tokens: np.ndarray[Any, Any] = np.array(rows["tokens"], dtype=float)
+                known = np.isfinite(layers).any(axis=1) if columns else np.zeros(tokens.shape, dtype=bool)
+                if known.any():
+                    trace["x"][measure] = {"": _shorten(tokens[known])}
+                    trace["y"][measure] = _shorten(np.nanmean(layers[known], axis=1))
+                    trace["low"][measure] = _shorten(np.nanmin(layers[known], axis=1))
+                    trace["high"][measure] = _shorten(np.nanmax(layers[known], axis=1))
+            if trace["y"]:
+                traces.append(trace)
+        if traces:
+            chart["panels"].append({"title": str(stage), "traces": traces})
+    return chart
+
+
+def _speeds(runs: pd.DataFrame) -> Chart:
+    kinds = {"tokens_per_second": "tokens per second", "peak_memory_bytes": "peak memory (GB)"}
+    note = "Of training, the mean over seeds. Nothing can be said from it where jobs shared the machine."
+    chart = _chart("speed", "Speed and memory of training", note, "", kinds, bars=True)
+    for group in ranking_groups(to_records(runs)):
+        traces: list[Trace] = []
+        for architecture, members in group.by_architecture().items():
+            trace = _trace(architecture)
+            for kind in kinds:
+                values = [run[kind] for run in members if run[kind] is not None]
+                if values:
+                    scale = 1e9 if kind.endswith("bytes") else 1
+                    trace["x"][kind], trace["y"][kind] = {"": [architecture]}, _shorten([fmean(values) / scale])
+            if trace["y"]:
+                traces.append(trace)
+        if traces:
+            chart["panels"].append({"title": group.title, "traces": traces})
+    return chart
+
+
+def _benchmark(directory: Path) -> list[Chart]:
+    points = newest_benchmark(directory)
+    note = "By python -m src.benchmark (its newest, beside these runs). Dashed: other libraries at equal shape."
+    kinds: list[tuple[str, str, str, Callable[[Any], Any]]] = [
+        ("tokens_per_second", "Speed against context length", "tokens per second", lambda value: value),
+        ("peak_bytes", "Memory against context length", "memory (GB)", lambda value: value / 1e9),
+    ]
+    charts: list[Chart] = []
+    for column, title, label, scale in kinds:
+        chart = _chart(f"benchmark-{column}", title, note, "context (tokens)", label, log="xy", markers=True)
+        for phase, name in PHASES.items() if points is not None else ():
+            assert points is not None
+            traces: list[Trace] = []
+            rows = points[(points["phase"] == phase) & points[column].notna()]
+            for (architecture, model), own in rows.groupby(["architecture", "model"], sort=False):
+                ours = model == "ours"
+                label_of = str(architecture) if ours else f"{architecture}: {model}"
+                dash = "solid" if ours else "dash"
+                x, y = list(own["context_len"]), list(scale(own[column]))
+                traces.append(_simple(str(architecture), x, y, label_of, dash))
+            if traces:
+                chart["panels"].append({"title": name, "traces": traces})
+        charts.append(chart)
+    return charts
