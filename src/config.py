@@ -274,7 +274,8 @@ class TrackingConfig:
     """Where metrics are shown; metrics.jsonl in the run directory is always written."""
 
     name: str = MISSING
-    """wandb or none."""
+    trackers: list[str] = field(default_factory=list[str])
+    """Any of wandb and tensorboard."""
     project: str = "advanced-code-model"
     entity: str | None = None
     mode: str = "auto"

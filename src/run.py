@@ -94,6 +94,7 @@ def execute(
         finally:
             _write_end(run)
             if run.tracker is not None:
+                run.tracker.summarize(run.summary["final"] or {})
                 run.tracker.finish(exit_code)
         return run.summary
 

@@ -64,10 +64,18 @@ class Run:
         """Whether this is the process that writes, if there are several."""
         return self.device.world.is_first
 
+    def global_step(self, stage: str, step: int) -> int:
+        """Count a step over the stages; each has a step 0 of its own, since trackers merge rows of equal steps."""
+        stages = self.config.stage.stages
+        before = list(stages)[: list(stages).index(stage)]
+        return step + sum(plan_stage(self.config, name, stages[name], 0).steps + 1 for name in before)
+
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Drop the rows after `step` of `stage`."""
         if self.metrics is not None:
             self.metrics.rewind(list(self.config.stage.stages), stage, step)
+        if self.tracker is not None:
+            self.tracker.rewind(self.global_step(stage, step))
 
     @property
     def masking_eot(self) -> int | None:
@@ -164,11 +172,6 @@ class _Witness:
         self.byte_lengths = byte_lengths(run.tokenizer)
         self.of_the_mix: dict[str, float | None] = {}
         """The last losses on corpora that are not the stage's own, of which the loop does not know."""
-        # A tracker merges rows of equal steps, so each stage counts its step 0 apart from the last one before it.
-        stages = run.config.stage.stages
-        self.steps_before = sum(
-            plan_stage(run.config, other, stages[other], 0).steps + 1 for other in run.summary["stages"]
-        )
 
     def evaluate(self) -> tuple[float, float]:
         """Return loss and bits per byte on the stage's own corpus."""
@@ -204,7 +207,7 @@ class _Witness:
             row = row | self.of_the_mix
         self.run.metrics.log(row)
         if self.run.tracker is not None:
-            self.run.tracker.log(row, self.steps_before + row["step"])
+            self.run.tracker.log(row, self.run.global_step(self.plan.name, row["step"]))
 
     def save(self, kind: str) -> None:
         """Save a checkpoint, `best` or `last`."""
@@ -254,3 +257,6 @@ def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel)
         samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
     run.require_folder()
     write_json(run.folder / "samples" / f"{name}.json", samples)
+    if run.tracker is not None:
+        last = plan_stage(run.config, name, stage, 0).steps
+        run.tracker.show_samples(name, samples, run.global_step(name, last))

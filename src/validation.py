@@ -39,7 +39,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule.name": ("cosine", "linear", "wsd"),
     "runtime.device": ("auto", "mps", "cuda", "cpu"),
     "runtime.precision": ("auto", "fp32", "bf16", "fp16"),
-    "tracking.name": ("wandb", "none"),
     "tracking.mode": ("auto", "online", "offline"),
     "launcher.name": ("serial", "joblib"),
 }
@@ -57,8 +56,10 @@ NOT_NEGATIVE = (
     "schedule.warmup_steps schedule.min_ratio optimizer.momentum samples.temperature samples.top_k samples.seed "
     "architecture.aux_loss_weight architecture.router_z_loss_weight architecture.router_bias_rate"
 ).split()
+TRACKERS = ("wandb", "tensorboard")
 NAMES = ("architecture.name", "size.name", "stage.name", "data.name", "sweep_name")
-EXTRAS = {"joblib": "hydra_plugins.hydra_joblib_launcher"}
+EXTRAS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "tensorboard": "tensorboard"}
+"""What is not installed by default: a launcher or a tracker, and the module that it needs."""
 
 
 def validate(config: TrainConfig) -> None:
@@ -83,9 +84,11 @@ def validate(config: TrainConfig) -> None:
         raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
     if config.optimizer.momentum >= 1:
         raise UserError(f"optimizer.momentum={config.optimizer.momentum}: must be below 1")
-    if (extra := EXTRAS.get(config.launcher.name)) and importlib.util.find_spec(extra) is None:
-        name = config.launcher.name
-        raise UserError(f"launcher={name}: not installed; pip install -c constraints.txt -e '.[{name}]'")
+    for name in config.tracking.trackers:
+        check_choice("tracking.trackers", name, TRACKERS)
+    for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
+        if (module := EXTRAS.get(name)) and importlib.util.find_spec(module) is None:
+            raise UserError(f"{key}={name}: not installed; pip install -c constraints.txt -e '.[{name}]'")
     match_of(config)
 
 

@@ -16,9 +16,48 @@ class Tracker(Protocol):
         """Take a row of metrics; `global_step` counts over the stages."""
         ...
 
+    def rewind(self, global_step: int) -> None:
+        """Forget what lies after a step: the run goes on from there."""
+        ...
+
+    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+        """Take the texts drawn after a stage: prompt and text."""
+        ...
+
+    def summarize(self, results: Row) -> None:
+        """Take what came of the whole run."""
+        ...
+
     def finish(self, exit_code: int) -> None:
         """Close, with 0 for a run that is done."""
         ...
+
+
+class Several:
+    """Any number of destinations, each of which gets everything."""
+
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self.trackers = trackers
+
+    def log(self, row: Row, global_step: int) -> None:
+        for tracker in self.trackers:
+            tracker.log(row, global_step)
+
+    def rewind(self, global_step: int) -> None:
+        for tracker in self.trackers:
+            tracker.rewind(global_step)
+
+    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+        for tracker in self.trackers:
+            tracker.show_samples(stage, samples, global_step)
+
+    def summarize(self, results: Row) -> None:
+        for tracker in self.trackers:
+            tracker.summarize(results)
+
+    def finish(self, exit_code: int) -> None:
+        for tracker in self.trackers:
+            tracker.finish(exit_code)
 
 
 def _wandb(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Tracker | None:
@@ -27,16 +66,19 @@ def _wandb(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[
     return start_wandb(config, run_dir, settings, say)
 
 
-def _none(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> None:
-    return None
+def _tensorboard(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Tracker | None:
+    from src.tracking.tensorboard import start_tensorboard
+
+    return start_tensorboard(run_dir, settings, say)
 
 
 TRACKERS: dict[str, Callable[[TrackingConfig, Path, Row, Callable[[str], None]], Tracker | None]] = {
     "wandb": _wandb,
-    "none": _none,
+    "tensorboard": _tensorboard,
 }
 
 
-def build_tracker(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Tracker | None:
-    """Open the destination that `tracking` names, if any; `settings` describes the run to it."""
-    return TRACKERS[config.name](config, run_dir, settings, say)
+def build_tracker(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Several:
+    """Open the destinations that `tracking.trackers` names; `settings` describes the run to them."""
+    opened = [TRACKERS[name](config, run_dir, settings, say) for name in config.trackers]
+    return Several([tracker for tracker in opened if tracker is not None])

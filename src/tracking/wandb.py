@@ -34,6 +34,21 @@ class WandbTracker:
     def log(self, row: dict[str, Any], global_step: int) -> None:
         self._try(lambda run: run.log(row, step=global_step))
 
+    def rewind(self, global_step: int) -> None:
+        """Do nothing: W&B takes no step twice, and what is repeated is the same."""
+
+    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+        def show(run: Any) -> None:
+            import wandb
+
+            rows: list[Any] = [[sample["prompt"], sample["text"]] for sample in samples]
+            run.log({f"samples/{stage}": wandb.Table(columns=["prompt", "text"], data=rows)}, step=global_step)
+
+        self._try(show)
+
+    def summarize(self, results: dict[str, Any]) -> None:
+        self._try(lambda run: run.summary.update({f"final/{key}": value for key, value in results.items()}))
+
     def finish(self, exit_code: int) -> None:
         self._try(lambda run: run.finish(exit_code=exit_code))
 
@@ -59,12 +74,14 @@ def start_wandb(
     mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         mode = os.environ["WANDB_MODE"]
+
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             run = wandb.init(
                 project=config.project,
                 entity=config.entity,
                 group=config.group,
+                job_type=settings.get("stage", {}).get("name"),
                 tags=config.tags,
                 name=run_dir.name,
                 id=run_dir.name[-64:],

@@ -9,6 +9,7 @@ import pytest
 from src.config import TrackingConfig
 from src.tracking import wandb as ours
 from src.tracking.jsonl import JsonlLog
+from src.tracking.tensorboard import TensorboardTracker
 from src.tracking.tracker import TRACKERS, build_tracker
 from src.tracking.wandb import has_key
 
@@ -76,15 +77,16 @@ def test_a_rewind_of_nothing_is_nothing(log: JsonlLog) -> None:
 
 
 def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.config import CONF
-    from src.validation import CHOICES
+    from src.validation import TRACKERS as CHOICES
 
-    assert set(TRACKERS) == set(CHOICES["tracking.name"]) == {path.stem for path in (CONF / "tracking").glob("*.yaml")}
-    assert build_tracker(TrackingConfig("none"), tmp_path, {}, say) is None
+    assert set(TRACKERS) == set(CHOICES)
+    assert build_tracker(TrackingConfig("none"), tmp_path, {}, say).trackers == []
     asked: list[Any] = []
     monkeypatch.setattr(ours, "start_wandb", lambda *arguments: asked.append(arguments))
-    build_tracker(TrackingConfig("wandb"), tmp_path, {"seed": 1}, say)
-    assert asked == [(TrackingConfig("wandb"), tmp_path, {"seed": 1}, say)]
+    config = TrackingConfig("wandb", ["wandb", "tensorboard"])
+    (other,) = build_tracker(config, tmp_path, {"seed": 1}, say).trackers
+    assert asked == [(config, tmp_path, {"seed": 1}, say)] and isinstance(other, TensorboardTracker)
+    other.finish(0)
 
 
 class TestKey:

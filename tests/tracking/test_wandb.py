@@ -5,7 +5,9 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,29 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.data_dir(tmp_path_factory)
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of the one offline file under a run directory with W&B's own tool."""
-    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+def records(file: Path) -> list[dict[str, Any]]:
+    """Read an offline file with W&B's own tool."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    records = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def offline_files(folder: Path) -> list[Path]:
+    return sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows of the one offline file under a run directory."""
+    (file,) = offline_files(folder)
+    return [record["history"]["item"] for record in records(file) if record["type"] == "history"]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Read the values that stand in the summary of the one offline file."""
+    found: dict[str, Any] = {}
+    for record in records(offline_files(folder)[0]):
+        found |= record.get("summary", {}).get("update", {})
+    return found
 
 
 def test_on_a_terminal_without_a_key_a_run_is_offline_and_asks_nothing(data: Path, tmp_path: Path) -> None:
@@ -63,6 +81,12 @@ def test_on_a_terminal_without_a_key_a_run_is_offline_and_asks_nothing(data: Pat
     assert [row["_step"] for row in rows] == list(range(6))  # steps 0, 1, 2 of both stages
     for row, wanted in zip(rows, merged.values(), strict=True):
         assert {key: row[key] for key in wanted} == pytest.approx(wanted)
+    for row, stage in ((rows[2], "language"), (rows[5], "code")):
+        (file,) = (folder / "wandb").glob(f"offline-run-*/files/{row[f'samples/{stage}.path']}")
+        samples = read_json(folder / "samples" / f"{stage}.json")
+        assert read_json(file)["data"] == [[sample["prompt"], sample["text"]] for sample in samples]
+    final = read_json(folder / "summary.json")["final"]
+    assert summary(folder)["final/val_loss"] == pytest.approx(final["val_loss"])
 
 
 def test_disabled_by_wandb_mode_nothing_is_written(
@@ -93,6 +117,7 @@ class FakeRun:
     def __init__(self) -> None:
         self.rows: list[tuple[dict[str, Any], int]] = []
         self.exit_code: int | None = None
+        self.summary: dict[str, Any] = {}
 
     def log(self, row: dict[str, Any], step: int) -> None:
         self.rows.append((row, step))
@@ -134,12 +159,12 @@ def test_the_mode(
     monkeypatch.setenv("WANDB_API_KEY", key)
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
-    start_wandb(TrackingConfig("wandb", mode=mode), tmp_path, {}, lambda line: None)
+    start_wandb(TrackingConfig("wandb", ["wandb"], mode=mode), tmp_path, {}, lambda line: None)
     assert [call["mode"] for call in inits] == [wanted]
 
 
 def test_a_run_on_wandb_bears_our_name_group_tags_and_settings(inits: list[dict[str, Any]], tmp_path: Path) -> None:
-    config = TrackingConfig("wandb", project="p", entity="e", mode="online", group="sweep-1", tags=["a"])
+    config = TrackingConfig("wandb", ["wandb"], project="p", entity="e", mode="online", group="sweep-1", tags=["a"])
     start_wandb(config, tmp_path / "dense-nano-language-s0-01234567", {"seed": 0}, lambda line: None)
     (call,) = inits
     wanted = {"project": "p", "entity": "e", "group": "sweep-1", "tags": ["a"], "config": {"seed": 0}}
@@ -161,7 +186,7 @@ def test_what_fails_online_goes_on_offline_and_what_fails_there_goes_on_without(
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda: None)
-    config = TrackingConfig("wandb", mode="online")
+    config = TrackingConfig("wandb", ["wandb"], mode="online")
     assert start_wandb(config, tmp_path, {}, said.append) is not None
     assert said[0] == f"W&B: online failed ({error})" and said[1].startswith("W&B: offline (upload later")
     broken.add("offline")
@@ -195,18 +220,79 @@ def test_the_tracker_is_told_how_a_run_ended(data: Path, tmp_path: Path, monkeyp
     def failing(*_: Any, **__: Any) -> None:
         raise RuntimeError("on fire")
 
-    monkeypatch.setitem(tracker.TRACKERS, "none", build)
+    monkeypatch.setitem(tracker.TRACKERS, "wandb", build)
+    tracked = ("training.max_steps=1", "tracking=wandb")
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", failing)
         with pytest.raises(RuntimeError, match="on fire"):
-            tiny.run(data, tmp_path, "training.max_steps=1")
+            tiny.run(data, tmp_path, *tracked)
     assert runs[0].exit_code == 1
     assert read_json(tiny.only_run(tmp_path) / "summary.json")["status"] == "failed"
-    assert tiny.run(data, tmp_path, "training.max_steps=1") == 0
-    assert runs[1].exit_code == 0
-    assert [(row["stage"], step) for row, step in runs[1].rows][-1] == ("language", 1)
+    assert tiny.run(data, tmp_path, *tracked) == 0
+    assert runs[1].exit_code == 0 and runs[1].summary["final/val_loss"] > 0
+    assert [(row["stage"], step) for row, step in runs[1].rows if "stage" in row][-1] == ("language", 1)
 
 
 def test_importing_the_tracker_does_not_import_wandb() -> None:
     code = "import sys, src.tracking.tracker, src.tracking.wandb; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
+
+
+def test_a_run_that_goes_on_offline_is_the_same_run_on_wandb(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files of one run: `wandb sync` puts them together by their id, in the order of their start."""
+    from src import stages
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    true, arguments = stages.save_checkpoint, ("tracking=wandb", "evaluation.enabled=false", "training.max_steps=6")
+
+    def stop(folder: Path, *given: Any, **more: Any) -> None:
+        true(folder, *given, **more)
+        if folder.name == "last":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "save_checkpoint", stop)
+        assert tiny.run(data, tmp_path, *arguments) == 130
+    time.sleep(1.1)  # W&B names its folders by the second
+    assert tiny.run(data, tmp_path, *arguments) == 0
+    files = offline_files(tiny.only_run(tmp_path))
+    assert len(files) == 2 and len({file.name for file in files}) == 1, "the name of a file is its run's id"
+    steps = [
+        [record["history"]["item"]["_step"] for record in records(file) if record["type"] == "history"]
+        for file in files
+    ]
+    assert steps[0] == [0, 1, 2] and steps[1] == [3, 4, 5, 6]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A W&B server that knows no key."""
+
+    def answer(self) -> None:
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_the_key_costs_seconds_and_no_run(data: Path, tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {
+            "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "x" * 40,
+        }  # fmt: skip
+        started = time.monotonic()
+        process = tiny.start(
+            tiny.command_line(data, tmp_path, "tracking=wandb", "training.max_steps=2"), env=environment
+        )
+        out, err = process.communicate(timeout=120)
+        server.shutdown()
+    assert process.returncode == 0, out + err
+    assert "W&B: online failed" in out and "W&B: offline" in out and time.monotonic() - started < 60
+    assert history(tiny.only_run(tmp_path))

@@ -1,0 +1,90 @@
+"""What TensorBoard shows of a run is what metrics.jsonl holds, once each, also where the run went on or back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import stages
+from src.runtime.files import read_json
+from src.tracking.tensorboard import TensorboardTracker
+from tests.integration import tiny
+
+event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+def shown(folder: Path) -> Any:
+    found = event_accumulator.EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "tensors": 0})
+    found.Reload()
+    return found
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in shown(folder).Scalars(name)]
+
+
+def truth(folder: Path, name: str) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+def test_everything_is_shown(data: Path, tmp_path: Path) -> None:
+    assert tiny.run(data, tmp_path, "tracking=tensorboard", "stage=full", "evaluation.enabled=false") == 0
+    folder = tiny.only_run(tmp_path)
+    val = scalars(folder, "val/loss")
+    assert [step for step, _ in val] == [0, 3, 6, 7, 10, 13]
+    assert [value for _, value in val] == pytest.approx(truth(folder, "val/loss"))
+    text = shown(folder).Tensors("samples/code/0/text_summary")[0].tensor_proto.string_val[0].decode()
+    sample = read_json(folder / "samples" / "code.json")[0]["text"]
+    assert "\n".join(line[4:] for line in text.split("\n")) == sample
+    config = shown(folder).Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "    contract.data_hash=" in config and "    seed=0" in config
+
+
+def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, arguments = stages._Witness.log, ("tracking=tensorboard", "evaluation.enabled=false")
+
+    def stop(self: Any, row: dict[str, Any]) -> None:
+        true(self, row)
+        if row["step"] == 5:  # the last checkpoint is of step 4
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages._Witness, "log", stop)
+        assert tiny.run(data, tmp_path, *arguments) == 130
+    assert tiny.run(data, tmp_path, *arguments) == 0
+    folder = tiny.only_run(tmp_path)
+    loss = scalars(folder, "train/loss")
+    assert [step for step, _ in loss] == [1, 2, 3, 4, 5, 6]
+    assert [value for _, value in loss] == pytest.approx(truth(folder, "train/loss"))
+
+
+def test_what_lies_after_a_rewind_is_hidden(tmp_path: Path) -> None:
+    tracker = TensorboardTracker(tmp_path / "tensorboard")
+    for step in range(4):
+        tracker.log({"loss": float(step)}, step)
+    tracker.rewind(1)
+    tracker.log({"loss": 20.0}, 2)
+    tracker.finish(0)
+    assert scalars(tmp_path, "loss") == [(0, 0.0), (1, 1.0), (2, 20.0)]
+
+
+def test_without_the_extra_one_line_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from src import validation
+
+    true = validation.importlib.util.find_spec
+    monkeypatch.setattr(
+        validation.importlib.util, "find_spec", lambda name, *more: None if name == "tensorboard" else true(name, *more)
+    )
+    assert tiny.run(data, tmp_path, "tracking=all") == 2
+    assert "tracking=tensorboard: not installed; pip install" in capsys.readouterr().err and not list(
+        tmp_path.iterdir()
+    )
