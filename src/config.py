@@ -290,6 +290,11 @@ class LauncherConfig:
     """How the jobs of a sweep are started."""
 
     name: str = MISSING
+    """serial, joblib, slurm or ray."""
+    address: str | None = None
+    """Of the Ray cluster; auto: the one on this machine."""
+    cpus_per_job: int = 1
+    """With ray."""
 
 
 @dataclass

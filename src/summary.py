@@ -138,7 +138,7 @@ def contract_of(
         "device": device.kind,
         "processes": device.world.size,
         "threads": device.threads,
-        "host_shared": config.launcher.name == "joblib",
+        "host_shared": config.launcher.name != "serial",
     }
 
 

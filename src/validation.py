@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "runtime.device": ("auto", "mps", "cuda", "cpu"),
     "runtime.precision": ("auto", "fp32", "bf16", "fp16"),
     "tracking.mode": ("auto", "online", "offline"),
-    "launcher.name": ("serial", "joblib"),
+    "launcher.name": ("serial", "joblib", "slurm", "ray"),
 }
 POSITIVE = (
     "size.d_model size.n_layers size.head_dim size.d_ff recipe.max_seq_len tokenizer.vocab_size architecture.n_blocks "
@@ -58,7 +58,12 @@ NOT_NEGATIVE = (
 ).split()
 TRACKERS = ("wandb", "tensorboard")
 NAMES = ("architecture.name", "size.name", "stage.name", "data.name", "sweep_name")
-EXTRAS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "tensorboard": "tensorboard"}
+EXTRAS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+    "ray": "ray",
+    "tensorboard": "tensorboard",
+}
 """What is not installed by default: a launcher or a tracker, and the module that it needs."""
 
 

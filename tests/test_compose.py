@@ -200,7 +200,7 @@ def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> Non
             "no such choice; there are dense, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid",
         ),
         ("size=huge", "size=huge: no such choice; there are large, medium, micro, mini, nano, tiny, xlarge"),
-        ("+experiment=nope", "experiment=nope: no such choice; there are demo"),
+        ("+experiment=nope", "experiment=nope: no such choice; there are compare_active"),
         ("seed=0,1", "seed=0,1: several values make a sweep"),
         ("architecture==moe", "architecture==moe: cannot be read; write key=value without spaces"),
         ("seed =3", "seed =3: cannot be read; write key=value without spaces"),

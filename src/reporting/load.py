@@ -59,6 +59,8 @@ class _Found:
     """What sweep.json says of it."""
     ledger: Record | None = None
     """What jobs/<run>.json says; None outside a sweep and for a job that never started."""
+    variant: str = ""
+    """What the sweep varies of its architecture."""
 
 
 def load_runs(directory: str | Path) -> pd.DataFrame:
@@ -245,14 +247,28 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl", "config.yaml"))
 
 
+def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Name what jobs vary of their architecture, from the overrides of each: `window=64`; empty where nothing is."""
+    settings = [dict(item.split("=", 1) for item in job if item.startswith("architecture.")) for job in jobs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    varied = [key for key in keys if len({each.get(key) for each in settings}) > 1]
+    return [
+        " ".join(f"{key.removeprefix('architecture.')}={each[key]}" for key in varied if key in each)
+        for each in settings
+    ]
+
+
 def _sweep_runs(directory: Path) -> list[_Found]:
     jobs = _dict(read_json(directory / "sweep.json")).get("jobs")
     found: list[_Found] = []
-    for job in map(_dict, _list(jobs)):
+    listed = [_dict(job) for job in _list(jobs)]
+    labels = variants([[str(item) for item in _list(job.get("overrides"))] for job in listed])
+    for job, label in zip(listed, labels, strict=True):
         run = str(job.get("run") or Path(str(job.get("run_dir"))).name)
         ledger_file = directory / "jobs" / f"{run}.json"
         ledger = _dict(_read_or_none(ledger_file)) if ledger_file.exists() else None
-        found.append(_Found(run, directory / str(job.get("run_dir") or f"../../runs/{run}"), job, ledger))
+        place = directory / str(job.get("run_dir") or f"../../runs/{run}")
+        found.append(_Found(run, place, job, ledger, label))
     if not found:
         raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
     return found
@@ -262,6 +278,8 @@ def _row(found: _Found) -> Record:
     summary, problem = _read_summary(found)
     row: Record = {key: _text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}
     row["run"], row["run_dir"] = found.run, str(found.run_dir.resolve())
+    if found.variant:
+        row["architecture"] = f"{row['architecture']} {found.variant}"
     row["seed"] = _number(summary.get("seed", found.planned.get("seed")))
     row["status"], row["error"] = _status(found, summary, problem)
     accounting, final = _dict(summary.get("accounting")), _dict(summary.get("final"))
@@ -291,9 +309,15 @@ def _in_order(rows: list[Record]) -> list[Record]:
         amounts.setdefault(row["size"], []).append(row["total_params"] or math.inf)
     known = {name: index for index, name in enumerate(ARCHITECTURES)}
 
+    asked = {name: index for index, name in enumerate(dict.fromkeys(str(row["architecture"]) for row in rows))}
+
     def place(row: Record) -> tuple[Any, ...]:
-        name = str(row["architecture"])
-        return min(amounts[row["size"]]), str(row["size"]), known.get(name, len(known)), name, row["seed"] or 0
+        whole, size = str(row["architecture"]), str(row["size"])
+        name = whole.split(" ", maxsplit=1)[
+            0
+        ]  # without what the sweep varies of it, which stays in the order of the sweep
+        order = asked[whole] if whole != name else 0
+        return min(amounts[row["size"]]), size, known.get(name, len(known)), name, order, row["seed"] or 0
 
     return sorted(rows, key=place)
 

@@ -37,7 +37,7 @@ def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, dire
         _titled("On the way", _list(report.course) if report.course else ""),
         f"<h2>Charts</h2><p class='soft'>{escape(report.figure_note)}</p>",
         f"<div class='charts'>{''.join(map(_chart, charts))}</div>",
-        _titled("Samples", _samples(report)),
+        _titled("Samples", _samples(report, [str(record["architecture"]) for record in records])),
         _titled("What was equal", _contracts(records)),
         _titled("How to repeat it", _reproduction(records, directory)),
     ]
@@ -131,13 +131,19 @@ def _unfinished(lines: Sequence[str], directory: Path) -> str:
     return _list(lines) + "".join(ends)
 
 
-def _samples(report: Report) -> str:
+def _samples(report: Report, architectures: Sequence[str]) -> str:
     parts: list[str] = []
+    longest_first = sorted(set(architectures), key=len, reverse=True)
+
+    def owner(heading: str) -> str:
+        """A heading is the name of an architecture, or begins with it."""
+        return next((name for name in longest_first if heading.startswith(name)), heading)
+
     for (stage, prompt), texts in report.samples.items():
         shown = escape(prompt)
         parts.append(f"<h3>After the {escape(stage)} stage: <code>{shown}</code></h3>")
         cells = [
-            f"<div{_architecture(heading.split()[0])}><h4>{escape(heading)}</h4><pre><b>{shown}</b>{escape(text)}</pre>"
+            f"<div{_architecture(owner(heading))}><h4>{escape(heading)}</h4><pre><b>{shown}</b>{escape(text)}</pre>"
             "</div>"
             for heading, text in texts
         ]

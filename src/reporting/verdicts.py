@@ -217,7 +217,7 @@ def _unequal_times(group: Group) -> str | None:
         return "jobs shared the machine, so that equal time gave unequal work"
     if len(comparable_groups({run["run"]: run["contract"] for run in group.runs}, speed=True)) > 1:
         return "the runs had other devices, threads or versions, so that equal time gave unequal work"
-    times = [run["tokens"] / run["tokens_per_second"] for run in group.runs if run["tokens_per_second"]]
+    times = [run["tokens"] / run["tokens_per_second"] for run in group.runs if run.get("tokens_per_second")]
     if times and max(times) > (1 + TIME_TOLERANCE) * min(times):
         return f"the runs trained from {min(times):.0f} to {max(times):.0f} s, so the budget was not equal time"
     return None

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from src.config import SweepConfig
 from src.runtime.signals import stop_signal
@@ -47,9 +47,11 @@ def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str]) -> 
     with log.open("wb") as written, log.open("rb") as read:
         command = [sys.executable, "-m", "src.train", *job.overrides, *more]
         child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
-        with _forward(child):
+        with _forward(child) as asked:
             exit_code, timed_out = _wait(child, read, config)
     ledger.record_exit(job, exit_code, config.timeout if timed_out else None)
+    for hand_back in asked:  # now that all is saved, whoever listened before may queue the job again, or end
+        hand_back()
     return 1 if timed_out and stop_signal(exit_code) else exit_code
 
 
@@ -81,18 +83,20 @@ def _wait(child: "subprocess.Popen[bytes]", log: BinaryIO, config: SweepConfig) 
 
 
 @contextmanager
-def _forward(child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Hand signals that schedulers send to the parent on to the child."""
+def _forward(child: "subprocess.Popen[bytes]") -> Iterator[list[Callable[[], Any]]]:
+    """Hand signals that schedulers send to the parent on to the child; yields what its own handlers are to do then."""
+    before: dict[int, Any] = {}
+    asked: list[Callable[[], Any]] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)
+        if callable(before.get(number)):
+            asked.append(lambda: before[number](number, None))
 
+    with suppress(ValueError):  # not the main thread, as under some launchers: then signals are not ours to handle
+        before |= {number: signal.signal(number, hand_on) for number in FORWARDED}
     try:
-        before = {number: signal.signal(number, hand_on) for number in FORWARDED}
-    except ValueError:  # not the main thread, as under some launchers: then signals are not ours to handle
-        before = {}
-    try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

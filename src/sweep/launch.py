@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import SINGLE_RUN, Sweep
-from src.config import CONF, SweepConfig, UserError
+from src.config import CONF, SweepConfig, TrainConfig, UserError
 from src.overrides import explain, quote
 from src.reporting import comparison_text, load_runs, write_report
+from src.runtime.errors import first_line
 from src.runtime.files import file_lock
 from src.runtime.signals import stop_signal
 from src.sweep.identity import short_hash
@@ -38,7 +39,7 @@ def run_sweep(sweep: Sweep) -> int:
     with opened(folder, config.sweep_name, plans, sweep.jobs) as ledger:
         if config.learning_rates:
             write_searches(folder, load_searches(config.learning_rates))
-        exit_code = launch(sweep, config.sweep, ledger)
+        exit_code = launch(sweep, config, ledger)
         states = ledger.states()
         report = write_report(folder)
         print(comparison_text(load_runs(folder)))
@@ -83,15 +84,19 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     )
 
 
-def launch(sweep: Sweep, config: SweepConfig, ledger: Ledger) -> int:
-    """Let Hydra's launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
+def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
+    """Let the launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
-    live = sys.stdout.isatty() if config.live is None else config.live
+    live = sys.stdout.isatty() if config.sweep.live is None else config.sweep.live
     overrides = [item for item in sweep.overrides if not item.startswith("sweep.live=")]
     ours = ["hydra.sweeper.params=null", f"hydra.sweep.dir={quote(str(ledger.folder.resolve()))}", f"sweep.live={live}"]
     before, sys.argv = sys.argv, ["src.train", "-m", *overrides, *ours]
     try:
         with show_jobs(ledger) if live else nullcontext():
+            if config.launcher.name == "ray":
+                from src.sweep.ray import launch_on_ray
+
+                return launch_on_ray(ledger, config.launcher, config.sweep, config.rerun)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
         return 130
@@ -99,6 +104,11 @@ def launch(sweep: Sweep, config: SweepConfig, ledger: Ledger) -> int:
         return int(stop.code or 0)
     except (HydraException, OmegaConfBaseException, ImportError) as error:
         raise UserError(explain(error, sweep.overrides, [])) from None
+    except Exception as error:
+        if isinstance(error, UserError) or config.launcher.name != "slurm":
+            raise
+        # A job was cancelled, or its node died: Slurm goes on with the others.
+        print(f"Slurm: a job ended without a result ({first_line(error)}); the same command looks after the others")
     finally:
         sys.argv = before
     return 0

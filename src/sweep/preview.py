@@ -16,6 +16,7 @@ from src.model.matching import Match, match_of
 from src.model.memory import checkpoint_bytes
 from src.overrides import varying
 from src.preflight import memory_needed, reckon_micro_batch
+from src.reporting.load import variants
 from src.reporting.verdicts import breach_lines
 from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
@@ -53,7 +54,7 @@ def preview(jobs: list[list[str]]) -> str:
     found = [_look(config, init, finished) for config, init in checked]
     names = varying(jobs) if len(jobs) > 1 else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
     refuse_twins([job.run or name for job, name in zip(found, names, strict=True)])
-    return "\n".join([*_table(found, names), "", *_total(found), "", *_fairness(found, names)])
+    return "\n".join([*_table(found, names), "", *_total(found), "", *_fairness(found, names, jobs)])
 
 
 def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[dict[str, Any]]) -> _Job:
@@ -149,17 +150,17 @@ def _total(found: list[_Job]) -> list[str]:
     ]
 
 
-def _fairness(found: list[_Job], names: list[str]) -> list[str]:
+def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> list[str]:
     """Say what would keep the finished runs from a verdict."""
     records = [
         {
             "run": name,
             "status": "done",
             "size": job.config.size.name,
-            "architecture": job.config.architecture.name,
+            "architecture": f"{job.config.architecture.name} {variant}".strip(),
             "seed": job.config.seed,
             "contract": job.contract,
         }
-        for name, job in zip(names, found, strict=True)
+        for name, job, variant in zip(names, found, variants(jobs), strict=True)
     ]
     return ["Fairness", *(f"  {line}" for line in breach_lines(records) or ["nothing stands against a verdict"])]

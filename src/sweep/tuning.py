@@ -157,7 +157,7 @@ class _Search(NamedTuple):
         plans = plan_runs(sweep.jobs)
         with opened(self.folder, "tuning", plans, sweep.jobs) as ledger:
             if self.settings.method == "grid":
-                exit_code = launch(sweep, plans[0].config.sweep, ledger)
+                exit_code = launch(sweep, plans[0].config, ledger)
             else:
                 exit_code = _run_one_by_one(ledger, plans, sweep)
             if exit_code:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from src.config import UserError
-from src.reporting import load_metrics, load_runs, load_samples
-from src.reporting.load import COLUMNS, read_metrics, to_records
+from src.reporting import load_metrics, load_runs, load_samples, verdict_lines
+from src.reporting.load import COLUMNS, read_metrics, to_records, variants
 
 
 def only_row(frame: pd.DataFrame) -> dict:
@@ -197,3 +197,20 @@ def test_torch_is_not_imported():
     code = "import sys, src.reporting, src.contract; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_what_a_sweep_varies_of_an_architecture_makes_architectures_to_compare(builder):
+    for window, level in ((64, 2.0), (128, 2.2)):
+        for seed in range(3):
+            run = f"hybrid-nano-full-s{seed}-{window:08}"
+            builder.add("hybrid", seed, run=run, level=level)
+            builder.jobs[-1]["overrides"] += [f"architecture.window={window}", f"seed={seed}"]
+    (builder.sweep / "sweep.json").write_text(json.dumps({"jobs": builder.jobs}))
+    runs = load_runs(builder.sweep)
+    assert list(runs["architecture"]) == ["hybrid window=64"] * 3 + ["hybrid window=128"] * 3
+    assert any("hybrid window=64 beats hybrid window=128" in line for line in verdict_lines(runs))
+
+
+def test_a_setting_that_all_jobs_share_names_none():
+    assert variants([["architecture=hybrid", "architecture.window=64"]] * 2) == ["", ""]
+    assert variants([["architecture.top_k=2"], ["architecture=dense"]]) == ["top_k=2", ""]

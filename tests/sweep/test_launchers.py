@@ -1,0 +1,160 @@
+"""Sweeps under schedulers that really run: Slurm, with jobs that are taken away and come back, and Ray."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.runtime.files import read_json
+from src.training.checkpoint import read_checkpoint
+from tests.integration import tiny
+from tests.sweep import slurm
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.data_dir(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    if reason := slurm.why_not():
+        pytest.skip(reason)
+    with slurm.running_slurm(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+def start(data: Path, root: Path, environment: dict[str, str], *more: str) -> "subprocess.Popen[str]":
+    settings = ("launcher=slurm", "hydra.launcher.cpus_per_task=1", "evaluation.enabled=false", *more)
+    return tiny.start(["-m", *tiny.command_line(data, root, *settings)], env=environment, stderr=subprocess.STDOUT)
+
+
+def weights(root: Path) -> dict[str, str]:
+    """Return the hash of the last weights of every run."""
+    found = {folder.name: folder / "checkpoints" / "language" / "last" for folder in (root / "runs").iterdir()}
+    return {name: read_checkpoint(folder).sha256["model.safetensors"] for name, folder in found.items()}
+
+
+def undisturbed(data: Path, root: Path, *more: str) -> dict[str, str]:
+    assert tiny.run(data, root, "evaluation.enabled=false", *more) == 0
+    return weights(root)
+
+
+def wait_for(condition: object, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def logged(root: Path) -> str:
+    return "".join(path.read_text() for path in (root / "runs").glob("*/train.log"))
+
+
+def statuses(root: Path) -> list[str]:
+    (folder,) = (root / "sweeps").iterdir()
+    with (folder / "report" / "summary.csv").open(newline="") as handle:
+        return [row["status"] for row in csv.DictReader(handle)]
+
+
+def test_slurm_runs_the_jobs_and_a_failed_one_fails_alone(data: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
+    broken = start(data, tmp_path, cluster, "seed=0,1", "training.max_steps=1", "dry_run=true")
+    out, _ = broken.communicate(timeout=120)
+    sweep = start(data, tmp_path, cluster, "seed=0,1", "training.max_steps=1")
+    out, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, out
+    assert statuses(tmp_path) == ["done", "done"]
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    assert list((folder / ".submitit").rglob("*_log.out")), "where Slurm's own logs are"
+
+
+LONG = ("training.max_steps=1500", "training.eval_every=500", "training.checkpoint_every=100", "training.log_every=50")
+
+
+def test_a_job_that_slurm_takes_away_comes_back_and_ends_the_same(
+    data: Path, tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    """`scontrol requeue` is what preemption does: SIGTERM, some seconds to save, and a new start."""
+    sweep = start(data, tmp_path / "slurm", cluster, "seed=0", *LONG)
+    try:
+        wait_for(lambda: (tmp_path / "slurm" / "runs").exists() and "Stage language" in logged(tmp_path / "slurm"))
+        time.sleep(1)
+        queue = subprocess.run(
+            ["squeue", "-h", "-t", "R", "-o", "%A"], capture_output=True, text=True, env=cluster, check=True
+        )
+        (job,) = queue.stdout.split()
+        subprocess.run(["scontrol", "requeue", job], env=cluster, check=True)
+        out, _ = sweep.communicate(timeout=400)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 0, out
+    assert "Resuming stage language after step" in logged(tmp_path / "slurm")
+    assert weights(tmp_path / "slurm") == undisturbed(data, tmp_path / "alone", *LONG)
+
+
+def test_a_job_whose_time_is_up_is_queued_again_and_ends_the_same(
+    data: Path, tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    """Slurm sends SIGUSR2 before the minute is over: the run saves, submitit queues the job again."""
+    long = ("training.max_steps=1000000", "training.max_tokens=10_000_000", "training.checkpoint_every=200",
+            "training.eval_every=20000", "training.log_every=1000")  # fmt: skip
+    times = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40", "hydra.launcher.max_num_timeout=3")
+    sweep = start(data, tmp_path, cluster, "seed=0", *times, *long)
+    try:
+        wait_for(lambda: (tmp_path / "runs").exists() and "Resuming stage language after step" in logged(tmp_path), 240)
+    finally:
+        sweep.kill()
+        subprocess.run(["scancel", "--user=root"], env=cluster, check=True)
+    step = int(re.findall(r"Resuming stage language after step (\d+)", logged(tmp_path))[0])
+    assert step > 0
+
+
+@pytest.fixture(scope="module")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("ray")
+    tool = str(Path(sys.executable).with_name("ray"))
+    port, folder = slurm.free_port(), tmp_path_factory.mktemp("r")
+    command = [
+        tool,
+        "start",
+        "--head",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}",
+    ]
+    subprocess.run([*command, "--object-store-memory=100000000"], check=True, capture_output=True, timeout=120)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        subprocess.run([tool, "stop", "--force"], check=False, capture_output=True, timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ray_runs_the_jobs_of_a_sweep(data: Path, tmp_path: Path, ray_address: str) -> None:
+    settings = ("launcher=ray", f"launcher.address={ray_address}", "evaluation.enabled=false", "seed=0,1,2")
+    command = ["-m", *tiny.command_line(data, tmp_path, *settings)]
+    for _ in range(2):  # the second time nothing is left to do
+        sweep = tiny.start(command, stderr=subprocess.STDOUT)
+        out, _ = sweep.communicate(timeout=300)
+        assert sweep.returncode == 0, out
+    assert statuses(tmp_path) == ["done"] * 3
+    contract = read_json(next(tmp_path.glob("runs/*/summary.json")))["contract"]
+    assert contract["host_shared"] is True
+
+
+def test_no_cluster_is_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    settings = ("launcher=ray", f"launcher.address=127.0.0.1:{slurm.free_port()}", "seed=0,1")
+    sweep = tiny.start(["-m", *tiny.command_line(data, tmp_path, *settings)])
+    _, err = sweep.communicate(timeout=120)
+    assert sweep.returncode == 2 and "no Ray cluster there" in err.splitlines()[-1]
