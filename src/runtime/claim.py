@@ -22,6 +22,17 @@ def claim(folder: Path) -> AbstractContextManager[Callable[[], bool]]:
     return file_lock(folder / LOCK, busy)
 
 
+def is_claimed(folder: Path) -> bool:
+    """Tell whether a process is at work in a run directory at this moment."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with claim(folder):
+            return False
+    except UserError:
+        return True
+
+
 def removed(folder: Path) -> UserError:
     """Make the error of a run whose directory has gone."""
     return UserError(f"{folder}: removed while the run was training in it; the same command starts it anew")

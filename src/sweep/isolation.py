@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from src.config import SweepConfig
+from src.runtime.claim import is_claimed
 from src.runtime.signals import stop_signal
 from src.sweep.ledger import Job, Ledger
 
@@ -43,6 +44,9 @@ def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = Fa
 
 def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str]) -> int:
     ledger.record(job, "running")
+    if _wait_for_orphan(ledger, job) and ledger.is_done(job):
+        ledger.record(job, "done", 0)
+        return 0
     log = ledger.log_of(job)
     with log.open("wb") as written, log.open("rb") as read:
         command = [sys.executable, "-m", "src.train", *job.overrides, *more]
@@ -53,6 +57,17 @@ def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str]) -> 
     for hand_back in asked:  # now that all is saved, whoever listened before may queue the job again, or end
         hand_back()
     return 1 if timed_out and stop_signal(exit_code) else exit_code
+
+
+def _wait_for_orphan(ledger: Ledger, job: Job) -> bool:
+    """Wait for a process of this job that outlived its sweep and has the run. Tell whether there was one."""
+    folder = ledger.folder / job.run_dir
+    if not is_claimed(folder):
+        return False
+    print(f"{job.run}: another process is at work on it; waiting for its end", flush=True)
+    while is_claimed(folder):
+        time.sleep(1.0)
+    return True
 
 
 def _wait(child: "subprocess.Popen[bytes]", log: BinaryIO, config: SweepConfig) -> tuple[int, bool]:
