@@ -4,6 +4,7 @@ Hydra's plugin for Ray asks for libraries of clouds and for old versions of what
 takes are made here: a task waits for a job's process, as the parent does elsewhere.
 """
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def launch_on_ray(ledger: Ledger, launcher: LauncherConfig, config: SweepConfig,
     import ray
 
     try:
+        _knock(str(launcher.address))
         ray.init(address=launcher.address, log_to_driver=False, configure_logging=False)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError, as it has looked
         raise UserError(
@@ -36,6 +38,13 @@ def launch_on_ray(ledger: Ledger, launcher: LauncherConfig, config: SweepConfig,
     finally:
         ray.shutdown()
     return next((code for code in codes if code > 128), 0)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _result(ray: Any, job: Any) -> int:
