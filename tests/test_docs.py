@@ -18,6 +18,7 @@ from src.config import (
     BenchmarkConfig,
     DoctorConfig,
     EstimateConfig,
+    EvaluateConfig,
     ExportConfig,
     GenerateConfig,
     PlanConfig,
@@ -25,6 +26,7 @@ from src.config import (
     ReportConfig,
     StageConfig,
     TrainConfig,
+    TuneConfig,
 )
 from src.overrides import parse_arguments, quote_paths
 
@@ -39,6 +41,8 @@ SCHEMAS = (
     ExportConfig,
     DoctorConfig,
     BenchmarkConfig,
+    EvaluateConfig,
+    TuneConfig,
 )
 STAGE_KEYS = {f"stage.stages.code.{item.name}" for item in fields(StageConfig)}
 
@@ -57,7 +61,7 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
     module, *argv = shlex.split(line)
     name = module.removeprefix("src.")
-    sweeping = {"train": TrainConfig, "estimate": EstimateConfig, "benchmark": BenchmarkConfig}
+    sweeping = {"train": TrainConfig, "estimate": EstimateConfig, "benchmark": BenchmarkConfig, "tune": TuneConfig}
     if schema := sweeping.get(name):
         register(schema, name)
         seen: set[str] = set()
@@ -69,6 +73,7 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
     schema, raw = {
         "prepare": (PrepareConfig, ()),
         "generate": (GenerateConfig, generate.RAW),
+        "evaluate": (EvaluateConfig, ("run",)),
         "report": (ReportConfig, ("dir",)),
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
