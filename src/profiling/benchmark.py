@@ -65,12 +65,13 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> dict[s
                 partial(measure_point, config, spec, context_len, phases, peers),
                 most_bytes=int(SHARE * available_bytes()),
             )
-        except BrokenProcessPool:
+        except (BrokenProcessPool, TooLarge) as error:
+            why = "out of memory" if isinstance(error, TooLarge) else "its process was killed, likely for its memory,"
             if peers:  # the last one takes most; without it the others may do
-                ended[peers[-1]] = f"out of memory at {context_len:,}"
+                ended[peers[-1]] = f"{why} at {context_len:,}"
                 peers = peers[:-1]
                 continue
-            ended |= dict.fromkeys(phases, f"out of memory at {context_len:,}")
+            ended |= dict.fromkeys(phases, f"{why} at {context_len:,}")
             break
         points += found["points"]
         limits.append(found["limits"])
@@ -90,6 +91,10 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> dict[s
     }
 
 
+class TooLarge(Exception):
+    """Memory ran out where peers were measured too: not even ours has figures then."""
+
+
 class Turn(NamedTuple):
     """What one side does in a turn."""
 
@@ -102,7 +107,10 @@ class Turn(NamedTuple):
 def measure_point(
     config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], peers: list[str]
 ) -> dict[str, Any]:
-    """Measure some phases at a context length in this process: ours, its compiled form, and each peer, in turns."""
+    """Measure some phases at a context length in this process: ours, its compiled form, and each peer, in turns.
+
+    Raises: TooLarge where memory ran out and there are peers to leave out.
+    """
     device = open_device(config.runtime)
     limits, points, ended = _limits(device), list[Point](), dict[str, str]()
     for phase in phases:
@@ -119,6 +127,8 @@ def measure_point(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if peers:
+                raise TooLarge from None
             ended[phase] = "out of memory"
             continue
         for name, turn in turns.items():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from src.model.accounting import model_cost
 from src.model.matching import match_of
@@ -17,6 +18,7 @@ from src.runtime.device import Device
 from tests.test_benchmark import composed
 
 CPU = Device("cpu", "fp32", 1)
+KILLED = "its process was killed, likely for its memory,"
 
 
 def point(phase: str, context_len: int, speed: float, model: str = "ours", peak: int = 1) -> dict[str, Any]:
@@ -102,8 +104,8 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
     ]  # fmt: skip
     assert found["ended"] == {
         "train": "a turn takes more than 1 s at 512",
-        "prefill": "out of memory at 1,024",
-        "decode": "out of memory at 1,024",
+        "prefill": f"{KILLED} at 1,024",
+        "decode": f"{KILLED} at 1,024",
     }
     assert found["machine"]["gemm_flops_per_second"] == 384 and found["points"][0]["share_of_gemm"] == 5 / 384
 
@@ -121,7 +123,30 @@ def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(benchmark, "apart", apart)
     found = measure_series(config, match_of(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
-    assert found["ended"] == {"mambapy": "out of memory at 16"} and len(found["points"]) == 1
+    assert found["ended"] == {"mambapy": f"{KILLED} at 16"} and len(found["points"]) == 1
+
+
+@pytest.mark.parametrize("peers", [True, False])
+def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
+    peers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is told by its allocator, as on a GPU."""
+
+    def turn(phase: str, name: str, *given: Any) -> benchmark.Turn:
+        if name != "ours" or not peers:
+            raise torch.OutOfMemoryError("out of memory")
+        return benchmark.Turn(lambda: None, 16)
+
+    monkeypatch.setattr(benchmark, "_turn", turn)
+    monkeypatch.setattr(benchmark, "apart", lambda action, most_bytes: action())
+    monkeypatch.setattr(benchmark, "_limits", lambda device: {"gemm_flops_per_second": 1.0})
+    config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
+    found = measure_series(config, match_of(config).spec, lambda line: None)
+    models = {point["model"] for point in found["points"]}
+    if peers:
+        assert found["ended"] == {"hf_llama": "out of memory at 16"} and models == {"ours"}
+    else:
+        assert set(found["ended"].values()) == {"out of memory at 16"} and not models
 
 
 def test_where_time_goes_counts_blocks_operators_and_waits() -> None:
