@@ -86,7 +86,7 @@ def test_mistakes_in_train(
     def refuse(*_: object) -> None:
         raise AssertionError("started although the command is wrong")
 
-    for target in ("src.run.execute", "src.sweep.launch._launch", "src.sweep.plan.prepare_data"):
+    for target in ("src.run.execute", "src.sweep.launch.launch", "src.sweep.plan.prepare_data"):
         monkeypatch.setattr(target, refuse)
     own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
     split = [line] if " data" in line else line.split()
