@@ -291,6 +291,8 @@ class LauncherConfig:
 
     name: str = MISSING
     """serial, joblib, slurm or ray."""
+    jobs_at_once: int = 1
+    """With joblib."""
     address: str | None = None
     """Of the Ray cluster; auto: the one on this machine."""
     cpus_per_job: int = 1

@@ -49,7 +49,7 @@ POSITIVE = (
     "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.max_tokens "
     "training.max_seconds training.max_steps training.log_every training.eval_every training.eval_sequences "
     "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction "
-    "sweep.timeout"
+    "sweep.timeout launcher.jobs_at_once launcher.cpus_per_job"
 ).split()
 NOT_NEGATIVE = (
     "seed sweep.retries data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "

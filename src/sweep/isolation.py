@@ -3,6 +3,7 @@
 The child writes into a file and not to a pipe, so that it goes on if the process that waits for it is killed.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ GRACE_S = 60
 """After its time is up, a job has so many seconds to save and stop before it is killed."""
 
 
-def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = False) -> int:
+def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = False, threads: int | None = None) -> int:
     """Run one job unless it is done, record how it ended, and return its exit code (negative: killed by a signal).
 
     A job that fails is tried again as often as `config` says, and goes on from its last checkpoint.
+    threads: how many CPU threads its process takes by default.
     """
     if ledger.is_done(job) and not start_over:
         ledger.record(job, "done", 0)
@@ -36,13 +38,13 @@ def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = Fa
     exit_code = 0
     for attempt in range(1 + config.retries):
         again = ["rerun=false"] if attempt else []  # to start over once is enough
-        exit_code = _attempt(ledger, job, config, again)
+        exit_code = _attempt(ledger, job, config, again, threads)
         if ledger.status(job) != "failed":
             break
     return exit_code
 
 
-def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str]) -> int:
+def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str], threads: int | None) -> int:
     ledger.record(job, "running")
     if _wait_for_orphan(ledger, job) and ledger.is_done(job):
         ledger.record(job, "done", 0)
@@ -50,7 +52,8 @@ def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str]) -> 
     log = ledger.log_of(job)
     with log.open("wb") as written, log.open("rb") as read:
         command = [sys.executable, "-m", "src.train", *job.overrides, *more]
-        child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads)) if threads else None
+        child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
         with _forward(child) as asked:
             exit_code, timed_out = _wait(child, read, config)
     ledger.record_exit(job, exit_code, config.timeout if timed_out else None)

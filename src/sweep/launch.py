@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import SINGLE_RUN, Sweep
-from src.config import CONF, SweepConfig, TrainConfig, UserError
+from src.config import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.overrides import explain, quote
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.errors import first_line
@@ -114,6 +114,15 @@ def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
     return 0
 
 
+def threads_each(launcher: LauncherConfig) -> int | None:
+    """Return how many CPU threads a job has where runtime.threads leaves it open; None: as many as there are cores."""
+    if launcher.name == "joblib":
+        return max(1, (os.cpu_count() or 1) // launcher.jobs_at_once)
+    if launcher.name == "slurm":
+        return int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or None
+    return launcher.cpus_per_job if launcher.name == "ray" else None
+
+
 def launch_job(config: DictConfig) -> None:
     """Run the job that Hydra's launcher calls for, in a child process.
 
@@ -126,6 +135,7 @@ def launch_job(config: DictConfig) -> None:
         return
     if not config.sweep.live:
         print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
-    exit_code = run_job(ledger, jobs[index], SweepConfig(**config.sweep), start_over=bool(config.rerun))
+    threads = threads_each(LauncherConfig(**config.launcher))
+    exit_code = run_job(ledger, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), threads)
     if number := stop_signal(exit_code):
         raise SystemExit(128 + number)

@@ -5,6 +5,7 @@ takes are made here: a task waits for a job's process, as the parent does elsewh
 """
 
 import socket
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ def launch_on_ray(ledger: Ledger, launcher: LauncherConfig, config: SweepConfig,
     Raises:
         UserError: there is no cluster at `launcher.address`.
     """
-    import ray
-
+    ray: Any = import_module("ray")  # an extra, so its types may not be there
     try:
         _knock(str(launcher.address))
         ray.init(address=launcher.address, log_to_driver=False, configure_logging=False)
@@ -33,7 +33,7 @@ def launch_on_ray(ledger: Ledger, launcher: LauncherConfig, config: SweepConfig,
     try:
         task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run)
         folder, n = str(ledger.folder.resolve()), len(ledger.jobs())
-        waiting = [task.remote(folder, index, config, start_over) for index in range(n)]
+        waiting = [task.remote(folder, index, config, start_over, launcher.cpus_per_job) for index in range(n)]
         codes = [_result(ray, job) for job in waiting]
     finally:
         ray.shutdown()
@@ -55,8 +55,8 @@ def _result(ray: Any, job: Any) -> int:
         return 1
 
 
-def _run(folder: str, index: int, config: SweepConfig, start_over: bool) -> int:
+def _run(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int) -> int:
     ledger = Ledger(Path(folder))
     if config.fail_fast and ledger.has_failed():
         return 0
-    return run_job(ledger, ledger.jobs()[index], config, start_over)
+    return run_job(ledger, ledger.jobs()[index], config, start_over, threads)

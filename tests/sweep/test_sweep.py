@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from src.config import LauncherConfig
 from src.runtime.files import file_lock, read_json
 from src.sweep import isolation
+from src.sweep.launch import opened, threads_each
+from src.sweep.plan import plan_runs
 from tests.integration import tiny
 
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
@@ -227,3 +230,31 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
     assert times[1][0] < times[0][1]  # the second began before the first was done
     assert read_json(next(tmp_path.glob("runs/*/summary.json")))["contract"]["host_shared"] is True
     assert sweep(*command) == 0
+
+
+@pytest.mark.parametrize(
+    ("launcher", "wanted"),
+    [
+        (LauncherConfig("serial"), None),
+        (LauncherConfig("joblib", jobs_at_once=3), 2),
+        (LauncherConfig("joblib", jobs_at_once=99), 1),
+        (LauncherConfig("slurm"), 5),
+        (LauncherConfig("ray", cpus_per_job=4), 4),
+    ],
+)
+def test_jobs_that_run_at_once_share_the_cores(
+    launcher: LauncherConfig, wanted: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    assert threads_each(launcher) == wanted
+
+
+def test_a_job_takes_the_threads_that_it_is_given(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    open_threads = [item for item in tiny.command_line(data, tmp_path, *ONE_STEP) if not item.startswith("runtime.thr")]
+    (plan,) = plan_runs([open_threads])
+    folder = tmp_path / "sweeps" / "by-hand"
+    with opened(folder, "by-hand", [plan], [open_threads]) as ledger:
+        assert isolation.run_job(ledger, ledger.jobs()[0], plan.config.sweep, threads=1) == 0
+    assert read_json(plan.folder / "summary.json")["contract"]["threads"] == 1
