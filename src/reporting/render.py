@@ -15,7 +15,7 @@ import pandas as pd
 from src.reporting.benchmark import newest_benchmark_figures
 from src.reporting.charts import build_charts
 from src.reporting.course import course_lines
-from src.reporting.evaluation import evaluation_tables
+from src.reporting.further import further_tables
 from src.reporting.learning_rates import learning_rate_figures, learning_rate_tables
 from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
 from src.reporting.page import build_page
@@ -74,7 +74,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         verdict=verdict_lines(runs),
         unfinished=unfinished_lines(runs),
         course=course_lines(metrics),
-        more=[*learning_rate_tables(directory), *evaluation_tables(runs)],
+        more=[*learning_rate_tables(directory), *further_tables(runs)],
         figure_note=FIGURE_NOTE,
         samples=_arrange_samples(runs),
     )

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from src.reporting import comparison_text, load_runs, write_report
-from src.reporting.evaluation import evaluation_tables
+from src.reporting.further import further_tables
 
 
 def evaluate(run_dir, language, forgotten, code, **scripts):
@@ -37,7 +37,7 @@ def tested(builder):
 
 
 def rows(runs, title):
-    (table,) = (each.table for each in evaluation_tables(runs) if each.title == title)
+    (table,) = (each.table for each in further_tables(runs) if each.title == title)
     return [dict(zip([column.name for column in table.columns], row, strict=True)) for row in table.rows]
 
 
@@ -79,5 +79,14 @@ def test_the_report_has_them_and_a_row_of_the_csv_has_the_test_loss(tested):
     assert float(row["test_bits_per_byte"]) == 2.0 and float(row["language/test_bits_per_byte"]) == 1.0
 
 
-def test_nothing_evaluated_makes_no_table(builder, four):
-    assert evaluation_tables(load_runs(four.sweep)) == []
+def test_size_and_cost_are_told_of_every_architecture(tested):
+    dense, mamba = rows(load_runs(tested.sweep), "Size and cost")
+    assert dense == {
+        "architecture": "dense", "seeds": "3", "all": "2.05M", "no embeddings": "1.00M", "active": "1.00M",
+        "tokens": "614k", "FLOPs": "3.69T", "memory": "700 MB", "time": "1m 08s",
+    }  # fmt: skip
+    assert mamba["all"] == "2.05M" and mamba["time"] == "2m 34s"
+
+
+def test_nothing_evaluated_makes_no_further_table(four):
+    assert [table.title for table in further_tables(load_runs(four.sweep))] == ["Size and cost"]

@@ -1,16 +1,17 @@
-"""Tables of what was evaluated besides the loss: what a later stage makes a model forget, and the scripts it writes.
+"""Tables besides the comparison: what the runs cost, what a later stage makes a model forget, the scripts it writes.
 
 A row an architecture, the mean over the seeds of comparable runs (± half a 95% interval, from three seeds on).
 """
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import pandas as pd
 
 from src.reporting.load import Record, load_evaluation, to_records
 from src.reporting.tables import Column, Table, Titled
 from src.reporting.verdicts import mean_and_half_width, ranking_groups
-from src.units import NOTHING
+from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
 
 SCRIPTS = {
     "finished": "finished",
@@ -26,16 +27,41 @@ Evaluations = list[dict[str, Record]]
 """Of each seed: stage -> what stands in its evaluation.json."""
 
 
-def evaluation_tables(runs: pd.DataFrame) -> list[Titled]:
+def further_tables(runs: pd.DataFrame) -> list[Titled]:
     """Build the tables for which any finished run has something."""
-    return [table for table in (_forgetting(runs), _scripts(runs)) if table.table.rows]
+    return [table for table in (_cost(runs), _forgetting(runs), _scripts(runs)) if table.table.rows]
+
+
+def _cost(runs: pd.DataFrame) -> Titled:
+    """Say what each architecture has and took, the mean over seeds."""
+    columns = {
+        "total_params": (Column("parameters", "all"), show_count),
+        "non_embedding_params": (Column("parameters", "no embeddings"), show_count),
+        "active_non_embedding_params": (Column("parameters", "active"), show_count),
+        "tokens": (Column("", "tokens"), show_count),
+        "train_flops": (Column("", "FLOPs"), show_flops),
+        "peak_memory_bytes": (Column("", "memory"), show_bytes),
+        "wall_time_s": (Column("", "time"), show_time),
+    }
+
+    def row(members: list[Record]) -> list[list[str]]:
+        cells = [str(len(members))]
+        for key, (_, show) in columns.items():
+            values = [float(run[key]) for run in members if run[key] is not None]
+            cells.append(show(fmean(values) if values else None))
+        return [cells]
+
+    note = "Means over seeds. active: at work for a token, without embeddings. FLOPs: of training, by formula."
+    heads = [Column("", "seeds"), *(column for column, _ in columns.values())]
+    return Titled("Size and cost", _table(runs, heads, row), note)
 
 
 def _forgetting(runs: pd.DataFrame) -> Titled:
     """Compare, for each corpus, bits per byte after the stage that learned it and after the last."""
 
-    def rows(seeds: Evaluations) -> list[list[str]]:
-        stages = list(seeds[0])
+    def rows(members: list[Record]) -> list[list[str]]:
+        seeds = _evaluations(members)
+        stages = list(seeds[0]) if seeds else []
         found: list[list[str]] = []
         for stage in stages[:-1]:
             corpus = str(seeds[0][stage]["corpus"])
@@ -55,9 +81,10 @@ def _forgetting(runs: pd.DataFrame) -> Titled:
 def _scripts(runs: pd.DataFrame) -> Titled:
     """Sum up the generated scripts of each architecture."""
 
-    def rows(seeds: Evaluations) -> list[list[str]]:
+    def rows(members: list[Record]) -> list[list[str]]:
         found: list[list[str]] = []
-        for stage in seeds[0]:
+        seeds = _evaluations(members)
+        for stage in seeds[0] if seeds else ():
             told = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
             if told:
                 cells = [_mean([values[key] for values in told if values.get(key) is not None]) for key in SCRIPTS]
@@ -74,18 +101,21 @@ def _scripts(runs: pd.DataFrame) -> Titled:
     return Titled("Generated scripts", _table(runs, columns, rows), note)
 
 
-def _table(runs: pd.DataFrame, columns: Sequence[Column], rows: Callable[[Evaluations], list[list[str]]]) -> Table:
+def _table(runs: pd.DataFrame, columns: Sequence[Column], rows: Callable[[list[Record]], list[list[str]]]) -> Table:
     """Put the rows of each architecture of each group below each other."""
     groups = ranking_groups(to_records(runs))
     several = len(groups) > 1
     body: list[list[str]] = []
     for group in groups:
         for architecture, members in group.by_architecture().items():
-            seeds = [found for run in members if (found := load_evaluation(run["run_dir"]))]
             head = [architecture, *([group.title] if several else [])]
-            body += [[*head, *row] for row in rows(seeds)] if seeds else []
+            body += [[*head, *row] for row in rows(members)]
     head = [Column("", "architecture"), *([Column("", "size")] if several else [])]
     return Table([*head, *columns], body, [])
+
+
+def _evaluations(members: Sequence[Record]) -> Evaluations:
+    return [found for run in members if (found := load_evaluation(run["run_dir"]))]
 
 
 def _bits(seed: dict[str, Record], stage: str, corpus: str) -> float | None:
