@@ -268,7 +268,8 @@ def _contract_lines(groups: list[Group]) -> list[str]:
         if len(comparable_groups(contracts)) > 1 and told_apart:
             found = unlike
         elif len(comparable_groups(contracts)) > 1:
-            lines.append(f"{size}: contracts differ, so runs are ranked only within the same one: {'; '.join(found)}")
+            why = "; ".join(found)
+            lines.append(f"{size}: not comparable where contracts differ, so ranked only within the same one: {why}")
             continue
         if found:
             lines.append(f"{size}: the loss may be compared, speed, memory and time may not: {'; '.join(found)}")
