@@ -52,11 +52,14 @@
         line: { color: trace.colour, width: 2, dash: trace.dash }, marker: { size: 5, color: trace.colour },
         hovertemplate: "%{x:,.4~g}: %{y:.4~g}<extra>%{fullData.name}</extra>" });
     }
-    const reach = lines.filter((line) => line.type === "scatter").flatMap((line) => line.x).filter((at) => at > 0);
+    // Reference levels far from the curves would press these flat: they are left to the table.
+    const x_of = lines.flatMap((line) => line.x).filter((at) => at > 0), y_of = lines.flatMap((line) => line.y);
+    const low = Math.min(...y_of), high = Math.max(...y_of), reach = Math.max(high - low, 0.05 * Math.abs(high)) / 2;
     for (const trace of panel.traces) {
-      if (!("level" in trace) || (trace.only && !trace.only.includes(y)) || !reach.length) continue;
-      lines.push({ type: "scatter", x: [Math.min(...reach), Math.max(...reach)], y: [trace.level, trace.level],
-        mode: "lines", name: trace.name, level: true, line: { color: trace.colour, width: 1.3, dash: "dash" },
+      if (!("level" in trace) || (trace.only && !trace.only.includes(y)) || !x_of.length) continue;
+      if (trace.level < low - reach || trace.level > high + reach) continue;
+      lines.push({ type: "scatter", x: [Math.min(...x_of), Math.max(...x_of)], y: [trace.level, trace.level],
+        mode: "lines", name: trace.name, line: { color: trace.colour, width: 1.3, dash: "dash" },
         hovertemplate: "%{y:.4~g}<extra>%{fullData.name}</extra>" });
     }
     return lines;
@@ -86,15 +89,6 @@
       const values = lines.flatMap((line) => line[letter]).filter((value) => value > 0);
       return chart.log.includes(letter) && values.length ? ticks(values) : {};
     };
-    // Reference levels far from the curves would press these flat.
-    const range = () => {
-      const curves = lines.filter((line) => !line.level).flatMap((line) => line.y);
-      const low = Math.min(...curves), high = Math.max(...curves), reach = Math.max(high - low, 0.05 * Math.abs(high));
-      const levels = lines.filter((line) => line.level).map((line) => line.y[0])
-        .filter((level) => level > low - reach / 2 && level < high + reach / 2);
-      const room = 0.06 * reach;
-      return [Math.min(low, ...levels) - room, Math.max(high, ...levels) + room];
-    };
     const axis = (label, letter) => ({
       title: { text: label, standoff: 8 }, gridcolor: line, linecolor: line, zeroline: false, automargin: true,
       type: chart.bars && letter === "x" ? "category" : chart.log.includes(letter) ? "log" : "linear",
@@ -104,8 +98,7 @@
       margin: { l: 50, r: 10, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', sans-serif" },
       xaxis: axis(chart.x[x], "x"),
-      yaxis: lines.some((line) => line.level) ? { ...axis(chart.y[y], "y"), range: range() } : axis(chart.y[y], "y"),
-      hovermode: "closest",
+yaxis: axis(chart.y[y], "y"), hovermode: "closest",
       showlegend: !chart.bars, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     };
   };
