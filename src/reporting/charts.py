@@ -16,8 +16,10 @@ import pandas as pd
 
 from src.reporting.benchmark import PHASES, newest_benchmark
 from src.reporting.drawing import style_of
-from src.reporting.load import PROBES, Record, load_context, load_searches, stage_names, to_records
+from src.reporting.load import stage_names, to_records
+from src.reporting.results import PROBES, load_context, load_searches
 from src.reporting.tables import reference_losses
+from src.reporting.values import Record
 from src.reporting.verdicts import ranking_groups
 
 Chart = dict[str, Any]

@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from src.reporting.drawing import DPI, FAINT, empty_figure, style_of, style_panel
-from src.reporting.load import load_context, to_records
+from src.reporting.load import to_records
+from src.reporting.results import load_context
 from src.reporting.verdicts import ranking_groups
 
 LEAST_RECALLS = 10

@@ -4,7 +4,8 @@ from statistics import median
 
 import pandas as pd
 
-from src.reporting.load import Record, to_records
+from src.reporting.load import to_records
+from src.reporting.values import Record
 
 BEFORE = 10
 """Rows of the training loss that a row is held against."""

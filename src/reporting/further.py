@@ -8,8 +8,9 @@ from statistics import fmean
 
 import pandas as pd
 
-from src.reporting.load import Record, load_evaluation, to_records
+from src.reporting.load import load_evaluation, to_records
 from src.reporting.tables import Column, Table, Titled
+from src.reporting.values import Record
 from src.reporting.verdicts import mean_and_half_width, ranking_groups
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from src.reporting.drawing import DPI, INK, style_of, style_panel
-from src.reporting.load import Search, load_searches
+from src.reporting.results import Search, load_searches
 from src.reporting.tables import Column, Table, Titled
 
 FIGURE = "learning_rates.png"

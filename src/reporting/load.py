@@ -6,20 +6,16 @@ that says so, and a file that cannot be read becomes the row's error instead of 
 
 import json
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
-from unicodedata import category
+from typing import Any, cast
 
 import pandas as pd
 
 from src.config import UserError
+from src.reporting.values import Record, as_dict, as_list, as_number, as_numbers, as_text, read_or_none
 from src.runtime.files import read_json
-
-Record = dict[str, Any]
-"""One row of `load_runs` as a dict; None where there is no value."""
 
 DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
 PARAMETERS = ("total_params", "active_params", "non_embedding_params")
@@ -35,7 +31,6 @@ REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_
 """What a loss is read against; written beside each stage's results."""
 ABOVE_FLOOR = "above_floor_bits_per_byte"
 """On the windows of the test loss, whose own exact entropy is known where the text is generated."""
-PROBES = ("copying", "induction", "recall")
 
 MORE_COLUMNS = ("active_non_embedding_params", "match", "match_residual", "solved", "device", "threads", "precision")
 INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
@@ -105,74 +100,24 @@ def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFram
     return pd.DataFrame(values)
 
 
-def load_samples(runs: pd.DataFrame) -> list[Record]:
-    """Load the generated texts: run, architecture, size, seed, stage, prompt, text (without the prompt)."""
-    samples: list[Record] = []
-    for row in to_records(runs):
-        for stage in stage_names(runs):
-            content = _read_or_none(Path(row["run_dir"]) / "samples" / f"{stage}.json")
-            for sample in _list(content):
-                prompt, text = clean_text(_dict(sample).get("prompt")), clean_text(_dict(sample).get("text"))
-                owner = {key: row[key] for key in ("run", "architecture", "size", "seed")}
-                samples.append({**owner, "stage": stage, "prompt": prompt, "text": text.removeprefix(prompt)})
-    return samples
-
-
-def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
-
-    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and
-    `probe/<name>` for each of PROBES.
-    """
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for stage, entry in load_evaluation(run_dir).items():
-        measures = {name: entry["context"].get(name) for name in ("positions", "recall", "hidden")}
-        measures |= {"beyond": entry["beyond"], **{f"probe/{name}": entry["probes"].get(name) for name in PROBES}}
-        found[stage] = {
-            measure: {name: _floats(numbers) for name, numbers in _dict(values).items()}
-            for measure, values in measures.items()
-        }
-    return found
-
-
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
     """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
 
     Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), scripts, references, context, beyond
     and probes.
     """
-    content = _dict(_read_or_none(Path(run_dir) / "evaluation.json"))
+    content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
     found: dict[str, Record] = {}
-    for stage, entry in _dict(content.get("stages")).items():
-        values = _dict(entry)
-        parts = {name: _dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
-        test = {corpus: _numbers(each) for corpus, each in _dict(values.get("test")).items()}
-        found[stage] = {"corpus": _text(values.get("corpus")), "test": test, "scripts": _numbers(values.get("scripts"))}
-        found[stage] |= parts | {"weights": _text(values.get("weights_sha256")) or ""}
-    return found
-
-
-class Search(NamedTuple):
-    """How the learning rates of a size were looked for, and what came of it."""
-
-    size: str
-    text: str
-    tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
-    """Of each architecture: (rate, validation bits per byte or None where it diverged), and the edge that is best."""
-
-
-def load_searches(directory: str | Path) -> list[Search]:
-    """Load the searches whose rates a sweep uses, or that a folder of `src.tune` holds; damaged ones are left out."""
-    content = _dict(_read_or_none(Path(directory) / "learning_rates.json"))
-    found: list[Search] = []
-    for search in map(_dict, _list(content.get("searches"))):
-        tried: dict[str, tuple[list[tuple[float, float | None]], str | None]] = {}
-        for name, entry in _dict(search.get("rates")).items():
-            trials = map(_dict, _list(_dict(entry).get("trials")))
-            pairs = [(_number(trial.get("learning_rate")), _number(trial.get("bits_per_byte"))) for trial in trials]
-            points = [(rate, loss) for rate, loss in pairs if rate is not None]
-            tried[name] = sorted(points, key=lambda point: point[0]), _text(_dict(entry).get("edge"))
-        found.append(Search(str(_text(search.get("size"))), str(_text(search.get("text"))), tried))
+    for stage, entry in as_dict(content.get("stages")).items():
+        values = as_dict(entry)
+        parts = {name: as_dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
+        test = {corpus: as_numbers(each) for corpus, each in as_dict(values.get("test")).items()}
+        found[stage] = {
+            "corpus": as_text(values.get("corpus")),
+            "test": test,
+            "scripts": as_numbers(values.get("scripts")),
+        }
+        found[stage] |= parts | {"weights": as_text(values.get("weights_sha256")) or ""}
     return found
 
 
@@ -184,29 +129,6 @@ def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
     return "test" if tested and all(tested) else "val"
 
 
-def load_commands(directory: str | Path) -> dict[str, str]:
-    """Load the command of each job of a sweep, as far as a person would write it: run -> command."""
-    found: dict[str, str] = {}
-    for job in map(_dict, _list(_dict(_read_or_none(Path(directory) / "sweep.json")).get("jobs"))):
-        words = [str(_text(item)) for item in _list(job.get("overrides"))]
-        own = words[: words.index("hydra.mode=RUN")] if "hydra.mode=RUN" in words else words
-        found[str(job.get("run"))] = shlex.join(["python", "-m", "src.train", *own])
-    return found
-
-
-def load_log_ends(directory: str | Path, lines: int = 15) -> dict[str, str]:
-    """Load the last lines that each failed job of a sweep wrote: run -> text."""
-    found: dict[str, str] = {}
-    for file in sorted((Path(directory) / "jobs").glob("*.json")):
-        log = file.with_suffix(".log")
-        if _dict(_read_or_none(file)).get("status") == "failed" and log.is_file():
-            with log.open("rb") as handle:
-                handle.seek(max(0, log.stat().st_size - 20_000))
-                text = handle.read().decode(errors="replace")
-            found[file.stem] = "\n".join(clean_text(text.rstrip()).split("\n")[-lines:])
-    return found
-
-
 def stage_names(runs: pd.DataFrame) -> list[str]:
     """Name the stages that any run has reached, in order."""
     return [str(column).rpartition("/")[0] for column in runs.columns if str(column).endswith("/val_loss")]
@@ -216,13 +138,6 @@ def to_records(frame: pd.DataFrame) -> list[Record]:
     """Turn rows into dicts, with None for every missing value."""
     values = frame.astype(object)
     return cast(list[Record], values.where(frame.notna(), None).to_dict("records"))
-
-
-def clean_text(value: Any) -> str:
-    """Make any value printable: generated text may hold control characters and halves of surrogate pairs."""
-    text = "" if value is None else str(value).replace("\r\n", "\n")
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
 
 
 def _find_runs(directory: Path) -> list[_Found]:
@@ -259,14 +174,14 @@ def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sweep_runs(directory: Path) -> list[_Found]:
-    jobs = _dict(read_json(directory / "sweep.json")).get("jobs")
+    jobs = as_dict(read_json(directory / "sweep.json")).get("jobs")
     found: list[_Found] = []
-    listed = [_dict(job) for job in _list(jobs)]
-    labels = variants([[str(item) for item in _list(job.get("overrides"))] for job in listed])
+    listed = [as_dict(job) for job in as_list(jobs)]
+    labels = variants([[str(item) for item in as_list(job.get("overrides"))] for job in listed])
     for job, label in zip(listed, labels, strict=True):
         run = str(job.get("run") or Path(str(job.get("run_dir"))).name)
         ledger_file = directory / "jobs" / f"{run}.json"
-        ledger = _dict(_read_or_none(ledger_file)) if ledger_file.exists() else None
+        ledger = as_dict(read_or_none(ledger_file)) if ledger_file.exists() else None
         place = directory / str(job.get("run_dir") or f"../../runs/{run}")
         found.append(_Found(run, place, job, ledger, label))
     if not found:
@@ -276,30 +191,30 @@ def _sweep_runs(directory: Path) -> list[_Found]:
 
 def _row(found: _Found) -> Record:
     summary, problem = _read_summary(found)
-    row: Record = {key: _text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}
+    row: Record = {key: as_text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}
     row["run"], row["run_dir"] = found.run, str(found.run_dir.resolve())
     if found.variant:
         row["architecture"] = f"{row['architecture']} {found.variant}"
-    row["seed"] = _number(summary.get("seed", found.planned.get("seed")))
+    row["seed"] = as_number(summary.get("seed", found.planned.get("seed")))
     row["status"], row["error"] = _status(found, summary, problem)
-    accounting, final = _dict(summary.get("accounting")), _dict(summary.get("final"))
-    row.update({key: _number(accounting.get(key)) for key in (*PARAMETERS, "active_non_embedding_params")})
-    row.update({key: _number(final.get(key)) for key in RESULTS})
-    environment, solved = _dict(summary.get("environment")), _dict(summary.get("solved"))
-    row.update(match=_text(summary.get("match")), match_residual=_number(summary.get("match_residual")))
+    accounting, final = as_dict(summary.get("accounting")), as_dict(summary.get("final"))
+    row.update({key: as_number(accounting.get(key)) for key in (*PARAMETERS, "active_non_embedding_params")})
+    row.update({key: as_number(final.get(key)) for key in RESULTS})
+    environment, solved = as_dict(summary.get("environment")), as_dict(summary.get("solved"))
+    row.update(match=as_text(summary.get("match")), match_residual=as_number(summary.get("match_residual")))
     row.update(solved=" ".join(f"{key}={value}" for key, value in solved.items()) or None)
-    row.update(device=_text(environment.get("device")), threads=_number(environment.get("threads")))
-    row.update(precision=_text(environment.get("precision")), contract=_dict(summary.get("contract")))
+    row.update(device=as_text(environment.get("device")), threads=as_number(environment.get("threads")))
+    row.update(precision=as_text(environment.get("precision")), contract=as_dict(summary.get("contract")))
     assessed = load_evaluation(found.run_dir)
-    for stage, entry in _dict(summary.get("stages")).items():
-        values, evaluation = _dict(entry), assessed.get(stage) or _NOT_EVALUATED
-        references = evaluation["references"] or _dict(values.get("references"))
+    for stage, entry in as_dict(summary.get("stages")).items():
+        values, evaluation = as_dict(entry), assessed.get(stage) or _NOT_EVALUATED
+        references = evaluation["references"] or as_dict(values.get("references"))
         tested = evaluation["test"].get(values.get("corpus"), {})
         for key in TESTED:  # of the last stage, as all results of a run
             row[key] = row[f"{stage}/{key}"] = tested.get(key.removeprefix("test_"))
-        row.update({f"{stage}/{key}": _number(values.get(key)) for key in STAGE_RESULTS})
-        row.update({f"{stage}/{key}": _number(references.get(key)) for key in REFERENCES})
-        row[f"{stage}/{ABOVE_FLOOR}"] = _number(evaluation["context"].get(ABOVE_FLOOR))
+        row.update({f"{stage}/{key}": as_number(values.get(key)) for key in STAGE_RESULTS})
+        row.update({f"{stage}/{key}": as_number(references.get(key)) for key in REFERENCES})
+        row[f"{stage}/{ABOVE_FLOOR}"] = as_number(evaluation["context"].get(ABOVE_FLOOR))
     return row
 
 
@@ -327,18 +242,18 @@ def _read_summary(found: _Found) -> tuple[Record, str | None]:
     path = found.run_dir / "summary.json"
     if not path.is_file():
         return {}, "summary.json is missing"
-    content = _read_or_none(path)
-    return (_dict(content), None) if isinstance(content, dict) else ({}, "summary.json cannot be read")
+    content = read_or_none(path)
+    return (as_dict(content), None) if isinstance(content, dict) else ({}, "summary.json cannot be read")
 
 
 def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, str | None]:
     """Decide status and error. The parent that saw a job end knows better than what a killed child left behind;
     where the parent itself was killed, its "running" yields to the end that the child wrote down."""
-    own, error = _text(summary.get("status")), _text(summary.get("error"))
+    own, error = as_text(summary.get("status")), as_text(summary.get("error"))
     ledger = found.ledger or {}
-    known = _text(ledger.get("status"))
+    known = as_text(ledger.get("status"))
     if known in FINAL_STATUSES and not (known == "done" and problem):
-        return str(known), None if known == "done" else _text(ledger.get("error")) or error
+        return str(known), None if known == "done" else as_text(ledger.get("error")) or error
     if own:
         return own, error
     if known == "running":
@@ -361,14 +276,14 @@ def _read_points(path: Path, max_rows: int | None) -> list[Record]:
         rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is several times faster
     except ValueError:
         rows = [row for line in lines if (row := _parse(line)) is not None]
-    return _drop_replayed(map(_dict, cast(list[Any], rows)))
+    return _drop_replayed(map(as_dict, cast(list[Any], rows)))
 
 
 def _drop_replayed(rows: Iterable[Record]) -> list[Record]:
     """Keep the newest account of every step: a resumed run goes back to its checkpoint and logs on from there."""
     kept: list[Record] = []
     for row in rows:
-        stage, step = row.get("stage"), _number(row.get("step"))
+        stage, step = row.get("stage"), as_number(row.get("step"))
         if not isinstance(stage, str) or step is None:
             continue
         if kept and kept[-1]["stage"] == stage and kept[-1]["step"] > step:
@@ -383,37 +298,3 @@ def _parse(line: bytes) -> Any:
         return json.loads(line)
     except ValueError:  # the half line of a run that was killed
         return None
-
-
-def _read_or_none(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError):  # UserError is a ValueError
-        return None
-
-
-def _dict(value: Any) -> Record:
-    return cast(Record, value) if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return cast(list[Any], value) if isinstance(value, list) else []
-
-
-def _numbers(value: Any) -> dict[str, float | None]:
-    return {key: _number(item) for key, item in _dict(value).items()}
-
-
-def _floats(value: Any) -> list[float]:
-    numbers = map(_number, _list(value) if isinstance(value, list) else [value])
-    return [math.nan if number is None else float(number) for number in numbers]
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else " ".join(clean_text(value).split())
-
-
-def _number(value: Any) -> float | None:
-    """The finite number, or None: a loss that is not a number is no result."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None

@@ -13,9 +13,11 @@ import pandas as pd
 from src.contract import MEANINGS
 from src.reporting.charts import Chart
 from src.reporting.drawing import style_of
-from src.reporting.load import Record, load_commands, load_evaluation, load_log_ends, to_records
+from src.reporting.load import load_evaluation, to_records
 from src.reporting.report import Report
+from src.reporting.results import load_commands, load_log_ends
 from src.reporting.tables import Table
+from src.reporting.values import Record
 from src.units import NOTHING
 
 ASSETS = Path(__file__).parent / "assets"

@@ -23,8 +23,10 @@ from matplotlib.patches import Patch
 
 from src.reporting.context import has_context, plot_beyond, plot_positions, plot_probe, plot_recall
 from src.reporting.drawing import DPI, FAINT, INK, empty_figure, label_right, style_axes, style_of, time_unit
-from src.reporting.load import PROBES, Record, stage_names, to_records
+from src.reporting.load import stage_names, to_records
+from src.reporting.results import PROBES
 from src.reporting.tables import reference_losses
+from src.reporting.values import Record
 from src.reporting.verdicts import ranking_groups
 from src.units import show_bytes
 

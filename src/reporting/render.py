@@ -17,11 +17,13 @@ from src.reporting.charts import build_charts
 from src.reporting.course import course_lines
 from src.reporting.further import further_tables
 from src.reporting.learning_rates import learning_rate_figures, learning_rate_tables
-from src.reporting.load import Record, load_runs, load_samples, read_metrics, to_records
+from src.reporting.load import load_runs, read_metrics, to_records
 from src.reporting.page import build_page
 from src.reporting.plots import build_figures, to_png
 from src.reporting.report import Report
+from src.reporting.results import load_samples
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
+from src.reporting.values import Record
 from src.reporting.verdicts import verdict_lines
 from src.runtime.files import write_bytes, write_text
 

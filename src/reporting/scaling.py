@@ -18,7 +18,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src.reporting.drawing import DPI, empty_figure, style_of, style_panel
-from src.reporting.load import Record, split_of, stage_names, to_records
+from src.reporting.load import split_of, stage_names, to_records
+from src.reporting.values import Record
 from src.reporting.verdicts import LEVEL
 
 AXES = {

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from src.reporting.load import ABOVE_FLOOR, Record, split_of, stage_names, to_records
+from src.reporting.load import ABOVE_FLOOR, split_of, stage_names, to_records
+from src.reporting.values import Record
 from src.reporting.verdicts import BUDGETS, SPLITS, Group, mean_and_half_width, ranking_groups, verdict_lines
 from src.units import NOTHING, show_bytes, show_count, show_time
 

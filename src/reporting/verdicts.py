@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from src.contract import comparable_groups, differences
-from src.reporting.load import Record, split_of, stage_names, to_records
+from src.reporting.load import split_of, stage_names, to_records
+from src.reporting.values import Record
 
 MIN_SEEDS = 3
 LEVEL = 0.05

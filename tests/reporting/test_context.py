@@ -5,8 +5,8 @@ import pytest
 
 from src.reporting import comparison_text, load_metrics, load_runs, plot_positions, plot_recall, write_report
 from src.reporting.context import plot_beyond, plot_probe
-from src.reporting.load import load_context
 from src.reporting.plots import build_figures
+from src.reporting.results import load_context
 from src.reporting.tables import comparison_table
 
 

@@ -70,9 +70,10 @@ def test_what_the_command_would_refuse_is_refused(tmp_path: Path, capsys: pytest
 
 def test_a_dry_run_has_the_name_of_the_run_itself() -> None:
     """The key decides nothing about the result."""
-    from src.compose import compose_config
+    from src.compose import compose_config, register
     from src.config import TrainConfig
     from src.sweep.identity import run_name
 
+    register(TrainConfig, "train")
     names = {run_name(compose_config(TrainConfig, "train", [f"dry_run={dry}"]), "f", None) for dry in (True, False)}
     assert len(names) == 1

@@ -1,0 +1,98 @@
+"""Load what stands beside the runs' metrics: samples, evaluations, searches for learning rates, commands, logs."""
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from src.reporting.load import load_evaluation, stage_names, to_records
+from src.reporting.values import (
+    Record,
+    as_dict,
+    as_floats,
+    as_list,
+    as_number,
+    as_text,
+    clean_text,
+    read_or_none,
+)
+
+PROBES = ("copying", "induction", "recall")
+
+
+def load_samples(runs: pd.DataFrame) -> list[Record]:
+    """Load the generated texts: run, architecture, size, seed, stage, prompt, text (without the prompt)."""
+    samples: list[Record] = []
+    for row in to_records(runs):
+        for stage in stage_names(runs):
+            content = read_or_none(Path(row["run_dir"]) / "samples" / f"{stage}.json")
+            for sample in as_list(content):
+                prompt, text = clean_text(as_dict(sample).get("prompt")), clean_text(as_dict(sample).get("text"))
+                owner = {key: row[key] for key in ("run", "architecture", "size", "seed")}
+                samples.append({**owner, "stage": stage, "prompt": prompt, "text": text.removeprefix(prompt)})
+    return samples
+
+
+def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
+
+    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and
+    `probe/<name>` for each of PROBES.
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for stage, entry in load_evaluation(run_dir).items():
+        measures = {name: entry["context"].get(name) for name in ("positions", "recall", "hidden")}
+        measures |= {"beyond": entry["beyond"], **{f"probe/{name}": entry["probes"].get(name) for name in PROBES}}
+        found[stage] = {
+            measure: {name: as_floats(numbers) for name, numbers in as_dict(values).items()}
+            for measure, values in measures.items()
+        }
+    return found
+
+
+class Search(NamedTuple):
+    """How the learning rates of a size were looked for, and what came of it."""
+
+    size: str
+    text: str
+    tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
+    """Of each architecture: (rate, validation bits per byte or None where it diverged), and the edge that is best."""
+
+
+def load_searches(directory: str | Path) -> list[Search]:
+    """Load the searches whose rates a sweep uses, or that a folder of `src.tune` holds; damaged ones are left out."""
+    content = as_dict(read_or_none(Path(directory) / "learning_rates.json"))
+    found: list[Search] = []
+    for search in map(as_dict, as_list(content.get("searches"))):
+        tried: dict[str, tuple[list[tuple[float, float | None]], str | None]] = {}
+        for name, entry in as_dict(search.get("rates")).items():
+            trials = map(as_dict, as_list(as_dict(entry).get("trials")))
+            pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in trials]
+            points = [(rate, loss) for rate, loss in pairs if rate is not None]
+            tried[name] = sorted(points, key=lambda point: point[0]), as_text(as_dict(entry).get("edge"))
+        found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), tried))
+    return found
+
+
+def load_commands(directory: str | Path) -> dict[str, str]:
+    """Load the command of each job of a sweep, as far as a person would write it: run -> command."""
+    found: dict[str, str] = {}
+    for job in map(as_dict, as_list(as_dict(read_or_none(Path(directory) / "sweep.json")).get("jobs"))):
+        words = [str(as_text(item)) for item in as_list(job.get("overrides"))]
+        own = words[: words.index("hydra.mode=RUN")] if "hydra.mode=RUN" in words else words
+        found[str(job.get("run"))] = shlex.join(["python", "-m", "src.train", *own])
+    return found
+
+
+def load_log_ends(directory: str | Path, lines: int = 15) -> dict[str, str]:
+    """Load the last lines that each failed job of a sweep wrote: run -> text."""
+    found: dict[str, str] = {}
+    for file in sorted((Path(directory) / "jobs").glob("*.json")):
+        log = file.with_suffix(".log")
+        if as_dict(read_or_none(file)).get("status") == "failed" and log.is_file():
+            with log.open("rb") as handle:
+                handle.seek(max(0, log.stat().st_size - 20_000))
+                text = handle.read().decode(errors="replace")
+            found[file.stem] = "\n".join(clean_text(text.rstrip()).split("\n")[-lines:])
+    return found

@@ -1,0 +1,52 @@
+"""Values from files that anybody may have written, half written or edited: what is not as it should be is nothing."""
+
+import math
+from pathlib import Path
+from typing import Any, cast
+from unicodedata import category
+
+from src.runtime.files import read_json
+
+Record = dict[str, Any]
+"""A dict from a file or of a row; None where there is no value."""
+
+
+def clean_text(value: Any) -> str:
+    """Make any value printable: generated text may hold control characters and halves of surrogate pairs."""
+    text = "" if value is None else str(value).replace("\r\n", "\n")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
+
+
+def read_or_none(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):  # UserError is a ValueError
+        return None
+
+
+def as_dict(value: Any) -> Record:
+    return cast(Record, value) if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
+
+
+def as_numbers(value: Any) -> dict[str, float | None]:
+    return {key: as_number(item) for key, item in as_dict(value).items()}
+
+
+def as_floats(value: Any) -> list[float]:
+    numbers = map(as_number, as_list(value) if isinstance(value, list) else [value])
+    return [math.nan if number is None else float(number) for number in numbers]
+
+
+def as_text(value: Any) -> str | None:
+    return None if value is None else " ".join(clean_text(value).split())
+
+
+def as_number(value: Any) -> float | None:
+    """The finite number, or None: a loss that is not a number is no result."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
