@@ -55,6 +55,7 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
             )
         return ours
 
+    source["training"].pop("measured_steps", None)  # what fits into the time is another number in another stage
     for section in (*FIXED, *INHERITED):
         merged[section] = settle(merged[section], default[section], source[section], section)
     return to_config(TrainConfig, merged), info

@@ -177,10 +177,10 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
     if decided.exists():
         values = read_yaml(decided, "runtime", "training")
         known = RuntimeConfig(**values["runtime"])
+        steps = values["training"].get("measured_steps")
+        config = replace(config, training=replace(config.training, measured_steps=steps))
         if processes_of(folder) == world.size:
             config = with_micro_batch(config, values["training"]["micro_batch_size"])
-            steps = values["training"].get("measured_steps")
-            config = replace(config, training=replace(config.training, measured_steps=steps))
         else:  # each has another share of the batch and of the cores
             known.threads = config.runtime.threads
         config = replace(config, runtime=known)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from src.contract import comparable_groups, differences
+from src.contract import SPEED_KEYS, comparable_groups, differences
 from src.reporting.load import split_of, stage_names, to_records
 from src.reporting.values import Record
 
@@ -32,6 +32,7 @@ METHOD = (
 )
 TRIAL = "trial"
 """What the contract of a run says that is part of a search for learning rates."""
+LETTERED = "contract "
 SPLITS = {"test": "test", "val": "validation"}
 
 
@@ -45,9 +46,14 @@ class Group:
     runs: list[Record]
 
     @property
+    def is_lettered(self) -> bool:
+        """Whether the matching rule and the budget do not tell it apart."""
+        return self.mark.startswith(LETTERED)
+
+    @property
     def short(self) -> str:
         """The mark where there is little room."""
-        return self.mark.removeprefix("contract ")
+        return self.mark.removeprefix(LETTERED)
 
     @property
     def title(self) -> str:
@@ -83,7 +89,7 @@ def ranking_groups(records: Sequence[Record]) -> list[Group]:
     if any(len(groups) > 1 for groups in split.values()):
         rules = [(size, *_rules(runs[0])) for size, runs in members]
         told = len(set(rules)) == len(rules)
-        marks = [_mark(rule[1:]) if told else f"contract {_letter(index)}" for index, rule in enumerate(rules)]
+        marks = [_mark(rule[1:]) if told else f"{LETTERED}{_letter(index)}" for index, rule in enumerate(rules)]
     else:
         marks = [""] * len(members)
     return [Group(size, mark, runs) for (size, runs), mark in zip(members, marks, strict=True)]
@@ -263,17 +269,14 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     shared_host = False
     for size in dict.fromkeys(group.size for group in groups):
         contracts = {run["run"]: run["contract"] for group in groups if group.size == size for run in group.runs}
-        found = differences(contracts)
-        unlike = [line for line in found if line.split(":")[0] not in RULES]
-        told_apart = all(group.mark.startswith("match") for group in groups if group.size == size)
-        if len(comparable_groups(contracts)) > 1 and told_apart:
-            found = unlike
-        elif len(comparable_groups(contracts)) > 1:
-            why = "; ".join(found)
+        found = {line.split(":")[0]: line for line in differences(contracts)}
+        if not any(group.is_lettered for group in groups if group.size == size):  # the marks tell the rest
+            found = {key: line for key, line in found.items() if key not in RULES}
+        why = "; ".join(found.values())
+        if found.keys() - set(SPEED_KEYS):
             lines.append(f"{size}: not comparable where contracts differ, so ranked only within the same one: {why}")
-            continue
-        if found:
-            lines.append(f"{size}: the loss may be compared, speed, memory and time may not: {'; '.join(found)}")
+        elif found:
+            lines.append(f"{size}: the loss may be compared, speed, memory and time may not: {why}")
         shared_host = shared_host or any(contract.get("host_shared") for contract in contracts.values())
     if shared_host:
         lines.append("Jobs shared the machine: speed and time say nothing about the architectures.")

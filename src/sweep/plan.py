@@ -43,6 +43,8 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
 def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
     """Compose a job and check all that needs no data. Raises: UserError."""
     config, init = compose_config(TrainConfig, "train", overrides), None
+    if config.init_from is not None and config.learning_rates:
+        raise UserError(f"learning_rates={config.learning_rates}: init_from brings the rate of its run; leave one out")
     if config.init_from is not None:
         from src.lineage import inherit  # reads checkpoints, so it needs torch
 

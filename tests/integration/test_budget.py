@@ -56,9 +56,11 @@ def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(
     assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["measured_steps"] == 8
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_goes_on_keeps_the_steps_that_were_measured(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where another number of processes began it."""
     settings = ("training.budget=time", "training.max_seconds=4", "evaluation.enabled=false")
     monkeypatch.setattr(stages, "median_times", lambda *given: [0.5])
     true, calls = stages.save_checkpoint, list[Path]()
@@ -72,9 +74,26 @@ def test_a_run_that_goes_on_keeps_the_steps_that_were_measured(
     with monkeypatch.context() as patch:
         patch.setattr(stages, "save_checkpoint", fail)
         assert tiny.run(data, tmp_path, *settings) == 130
+    path = tiny.only_run(tmp_path) / "summary.json"
+    summary = read_json(path)
+    path.write_text(json.dumps(summary | {"environment": summary["environment"] | {"processes": processes}}))
     monkeypatch.setattr(stages, "median_times", None)  # nothing is to be measured again
     assert tiny.run(data, tmp_path, *settings) == 0
     assert read_json(tiny.only_run(tmp_path) / "summary.json")["stages"]["language"]["steps"] == 8
+
+
+def test_a_stage_that_starts_from_a_timed_run_measures_for_itself(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("training.budget=time", "training.max_seconds=4")
+    monkeypatch.setattr(stages, "median_times", lambda *given: [0.5])
+    trained(data, tmp_path / "first", *settings)
+    first = tiny.only_run(tmp_path / "first")
+    monkeypatch.setattr(stages, "median_times", lambda *given: [1.0])
+    own = ["runtime.device=cpu", "runtime.threads=1", "tracking=none", "evaluation.enabled=false"]
+    root = tmp_path / "second"
+    assert tiny.train_main(["stage=code", f"init_from={first}", f"output_root={root}", *own]) == 0
+    assert read_json(tiny.only_run(root) / "summary.json")["stages"]["code"]["steps"] == 4
 
 
 def test_a_true_clock_comes_near(data: Path, tmp_path: Path) -> None:

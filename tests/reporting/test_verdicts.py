@@ -198,7 +198,21 @@ def test_each_budget_and_matching_rule_has_a_verdict_of_its_own(builder):
 def test_what_differs_besides_the_rules_is_still_told(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "f", {"dense": 2.2, "mamba": 2.0}, budget="flops", seq_len=64)
-    assert any("seq_len: 128" in line for line in verdict(builder).split("\n"))
+    (line,) = [line for line in verdict(builder).split("\n") if "seq_len: 128" in line]
+    assert "not comparable where contracts differ" in line and "the loss may be compared" not in line
+
+
+def test_rules_that_differ_beside_threads_leave_the_loss_comparable(builder):
+    add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
+    add_all(builder, "m", {"dense": 2.0, "mamba": 2.2}, match="total", threads=8)
+    (line,) = [line for line in verdict(builder).split("\n") if "threads: " in line]
+    assert "speed, memory and time may not: threads: 2" in line
+
+
+def test_jobs_that_shared_a_machine_say_so_where_contracts_differ_too(builder):
+    add_all(builder, "t", {"dense": 2.0, "mamba": 2.2}, host_shared=True)
+    add_all(builder, "u", {"dense": 2.0, "mamba": 2.2}, host_shared=True, seq_len=64)
+    assert "Jobs shared the machine" in verdict(builder)
 
 
 def test_two_contracts_with_the_same_rules_keep_their_letters(builder):

@@ -168,6 +168,7 @@ def test_jobs_take_their_rates_and_may_be_ranked_though_these_differ(data: Path,
         (["seed=1000"], "seed=1000: the learning rates were chosen by it"),
         (["architecture=moe"], "nothing found for architecture=moe size=nano optimizer=adamw"),
         (["optimizer=muon"], "nothing found for architecture=dense size=nano optimizer=muon"),
+        (["init_from=/a/run"], "init_from brings the rate of its run; leave one out"),
         (["learning_rates=[/nowhere]"], "learning_rates=[/nowhere]: no learning_rates.json there"),
     ],
 )
