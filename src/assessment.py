@@ -4,7 +4,6 @@ A run ends with it, and `python -m src.evaluate` does it again, with other setti
 the test split, on which nothing is ever chosen. What has been assessed with these settings is not assessed again.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from tokenizers import Tokenizer
 from src.config import SamplingConfig, StageConfig, TrainConfig, UserError
 from src.data.annotation import annotate_windows
 from src.data.loader import eval_starts, eval_windows
-from src.data.packing import PreparedData
+from src.data.prepared import CORPORA, PreparedData
 from src.data.sources import GENERATED
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
 from src.evaluation.context import describe_context, predict_targets
+from src.evaluation.likelihood import likelihood_of
 from src.evaluation.memorised import distinct_share, memorised_shares
 from src.evaluation.probes import frequent_tokens, measure_probes
 from src.evaluation.shell import bash_version, check_script, shellcheck_version, whole_lines
@@ -34,7 +34,6 @@ from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoin
 
 EVALUATION = "evaluation.json"
 FORMAT_VERSION = 1
-CORPORA = ("language", "code")
 
 
 def assess(
@@ -142,9 +141,8 @@ class _Assessor:
         return windows, *predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
 
     def _likelihood(self, windows: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
-        total, n_bytes = float(nats.sum()), int(self.lengths[windows[:, 1:]].sum())
-        loss, bits = total / nats.size, total / math.log(2) / n_bytes
-        return {"loss": _number(loss), "bits_per_byte": _number(bits), "tokens": nats.size}
+        found = likelihood_of(float(nats.sum()), windows, self.lengths)
+        return {key: _number(value) for key, value in found._asdict().items()}
 
     def _context(self, corpus: str, found: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> dict[str, Any]:
         """Measure loss by position within the training context and past it, and recall by distance."""

@@ -27,7 +27,7 @@ MEANINGS: dict[str, str] = {
     "global_batch_tokens": "tokens per optimizer step",
     "document_masking": "whether a position sees its own document alone, in training and in evaluation",
     "eval_sequences": "validation windows",
-    "optimizer": "text: kind and settings, peak learning rate included",
+    "optimizer": "text: kind and settings, with the peak learning rate unless it was searched",
     "schedule": "text: shape of the learning rate, which ends where the stage ends",
     "learning_rate_search": "how the learning rate was found; none: not searched; trial: part of a search",
     "precision": "fp32, bf16 or fp16",

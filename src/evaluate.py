@@ -25,7 +25,7 @@ def evaluate(config: EvaluateConfig) -> int:
     check_evaluation(config)
 
     from src.assessment import EVALUATION, assess, finished_stages
-    from src.data.prepared import load_prepared
+    from src.data.prepared import MANIFEST, load_prepared
     from src.exchange import read_run_config
     from src.runtime.claim import claim
     from src.runtime.device import open_device
@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig) -> int:
     known = replace(read_run_config(folder / "config.yaml"), evaluation=config.evaluation)
     finished_stages(known, folder)
     place = Path(config.data_dir or str(known.data.dir)).expanduser()
-    if not (place / "manifest.json").is_file():
+    if not (place / MANIFEST).is_file():
         raise UserError(f"data_dir={place}: no prepared data there; give the folder that the run was trained on")
     data, begun = load_prepared(place), read_json(folder / "summary.json")["contract"]["data_hash"]
     if data.fingerprint != begun:
@@ -68,11 +68,10 @@ def describe(found: dict[str, Any]) -> list[str]:
             if value is not None
         ]
         lines += [f"After the {stage} stage", *table(["test text", "loss", "bits per byte", "tokens"], rows)]
-        for name, values in {"loss by position, past the training context too": _positions(entry)}.items():
-            if values:
-                lines += ["", *table([name, *map(str, values["to"])], [["loss", *map(_show, values["loss"])]])]
-        probes = entry.get("probes", {})
-        if probes:
+        if positions := entry.get("beyond") or entry.get("context", {}).get("positions"):
+            header = ["loss by position, past the training context too", *map(str, positions["to"])]
+            lines += ["", *table(header, [["loss", *map(_show, positions["loss"])]])]
+        if probes := entry.get("probes"):
             distances = sorted({distance for values in probes.values() for distance in values["to"]})
             rows = []
             for name, values in probes.items():
@@ -85,10 +84,6 @@ def describe(found: dict[str, Any]) -> list[str]:
             lines += ["", *table([f"{scripts['n']} generated scripts", ""], shares)]
         lines.append("")
     return [*lines, *_notes(found)]
-
-
-def _positions(entry: dict[str, Any]) -> dict[str, list[Any]]:
-    return entry.get("beyond") or entry.get("context", {}).get("positions") or {}
 
 
 def _notes(found: dict[str, Any]) -> list[str]:

@@ -172,6 +172,7 @@ class _Witness:
         self.byte_lengths = byte_lengths(run.tokenizer)
         self.of_the_mix: dict[str, float | None] = {}
         """The last losses on corpora that are not the stage's own, of which the loop does not know."""
+        self.steps_before = run.global_step(plan.name, 0)
 
     def evaluate(self) -> tuple[float, float]:
         """Return loss and bits per byte on the stage's own corpus."""
@@ -207,7 +208,7 @@ class _Witness:
             row = row | self.of_the_mix
         self.run.metrics.log(row)
         if self.run.tracker is not None:
-            self.run.tracker.log(row, self.run.global_step(self.plan.name, row["step"]))
+            self.run.tracker.log(row, self.steps_before + row["step"])
 
     def save(self, kind: str) -> None:
         """Save a checkpoint, `best` or `last`."""

@@ -92,8 +92,8 @@ def validate(config: TrainConfig) -> None:
     for name in config.tracking.trackers:
         check_choice("tracking.trackers", name, TRACKERS)
     for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
-        if (module := EXTRAS.get(name)) and importlib.util.find_spec(module) is None:
-            raise UserError(f"{key}={name}: not installed; pip install -c constraints.txt -e '.[{name}]'")
+        if module := EXTRAS.get(name):
+            check_installed(f"{key}={name}", module, name)
     match_of(config)
 
 
@@ -208,6 +208,12 @@ def check_name(setting: str, name: str) -> None:
 def check_sampling(sampling: SamplingConfig) -> None:
     """Check how text is to be drawn. Raises UserError."""
     check_ranges(sampling, ["max_new_tokens"], ["temperature", "top_k", "seed"])
+
+
+def check_installed(setting: str, module: str, extra: str) -> None:
+    """Raise UserError where a module that a setting needs is not there; `extra` brings it."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{setting}: not installed; pip install -c constraints.txt -e '.[{extra}]'")
 
 
 def check_evaluation(config: TrainConfig | EvaluateConfig) -> None:

@@ -48,7 +48,10 @@ def evaluate_windows(
         losses[list(numbers)] = nats.view(len(batch), -1).sum(dim=1).cpu()
     world.sum_([losses])
     model.train(was_training)
-    total = float(losses.double().sum())
+    return likelihood_of(float(losses.double().sum()), windows, byte_lengths)
+
+
+def likelihood_of(total: float, windows: np.ndarray, byte_lengths: np.ndarray) -> Likelihood:
+    """Say what a total loss in nats over the targets of windows (n, T + 1) is worth."""
     targets = windows[:, 1:]
-    n_bytes = int(byte_lengths[targets].sum())
-    return Likelihood(total / targets.size, total / math.log(2) / n_bytes, targets.size)
+    return Likelihood(total / targets.size, total / math.log(2) / int(byte_lengths[targets].sum()), targets.size)

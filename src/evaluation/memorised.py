@@ -36,7 +36,7 @@ def memorised_shares(texts: Sequence[Sequence[int]], training: np.ndarray, stret
 
 
 def distinct_share(texts: Sequence[Sequence[int]], n: int = 4) -> float | None:
-    """Return the share of all runs of n tokens in these texts that occur once only; None where there is none.
+    """Return how many unlike runs of n tokens these texts have, over all that they have; None where there is none.
 
     1: nothing is said twice. (distinct-n; Li et al., 2016, arXiv 1510.03055.)
     """

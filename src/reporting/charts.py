@@ -5,7 +5,6 @@ lowest to the highest. Where a chart offers several axes, each trace has its val
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from src.reporting.benchmark import PHASES, newest_benchmark
+from src.reporting.context import Gathered, band_of, gather_context, where_many
 from src.reporting.drawing import style_of
 from src.reporting.load import stage_names, to_records
-from src.reporting.results import PROBES, load_context, load_searches
+from src.reporting.plots import BALANCE, layer_columns
+from src.reporting.results import PROBES, load_searches
 from src.reporting.tables import reference_losses
 from src.reporting.values import Record
 from src.reporting.verdicts import ranking_groups
@@ -28,8 +29,6 @@ Trace = dict[str, Any]
 """name, architecture, colour, dash; x and y: name -> numbers; low and high likewise, for a band."""
 
 FLOOR_COLOUR = "#8a8f98"
-LEAST_RECALLS = 10
-"""Ranges of distance with fewer names are left out: their share of hits is chance."""
 
 
 def build_charts(runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path) -> list[Chart]:
@@ -82,11 +81,6 @@ def _places(runs: pd.DataFrame) -> list[tuple[str, str, list[Record]]]:
     return found
 
 
-def _panels(chart: Chart, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Begin a panel a title, which the chart keeps once it has a trace."""
-    return {title: {"title": title, "traces": [], "of": chart["id"]} for title in dict.fromkeys(titles)}
-
-
 def _kept(panels: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [panel for panel in panels.values() if any("level" not in trace for trace in panel["traces"])]
 
@@ -111,9 +105,11 @@ def _curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
     stages = list(dict.fromkeys([*stage_names(runs), *metrics["stage"].dropna()]))
     places = _places(runs)
     points = {str(run): rows for run, rows in metrics.groupby("run", sort=False)}
-    panels = _panels(chart, [f"{stage}, {title}" for title, _, _ in places for stage in stages])
+    titles = dict.fromkeys(f"{stage}, {title}" for title, _, _ in places for stage in stages)
+    panels: dict[str, dict[str, Any]] = {title: {"title": title, "traces": []} for title in titles}
     for title, architecture, members in places:
         for stage in stages:
+            traces: list[Trace] = panels[f"{stage}, {title}"]["traces"]
             rows = [points[run["run"]] for run in members if run["run"] in points]
             rows = [each[each["stage"] == stage] for each in rows]
             name = architecture if members[0]["status"] == "done" else f"{architecture} ({members[0]['status']})"
@@ -121,13 +117,11 @@ def _curves(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
             for metric in chart["y"]:
                 _add_seeds(trace, metric, list(chart["x"]), rows)
             if any(trace["y"].values()):
-                panels[f"{stage}, {title}"]["traces"].append(trace)
-        for stage in stages:
-            panel = panels[f"{stage}, {title}"]
-            known = {trace["name"] for trace in panel["traces"]}
+                traces.append(trace)
+            known = {trace["name"] for trace in traces}
             for name, (loss, _) in reference_losses(members[0], stage).items():
                 if name not in known:
-                    panel["traces"].append(_reference(name, loss) | {"only": ["val/loss", "train/loss"]})
+                    traces.append(_reference(name, loss) | {"only": ["val/loss", "train/loss"]})
     chart["panels"] = _kept(panels)
     return chart
 
@@ -162,10 +156,10 @@ def _learning_rates(directory: Path) -> Chart:
     )
     for search in load_searches(directory):
         traces: list[Trace] = []
-        for name, (tried, _) in search.tried.items():
-            points = [(rate, loss) for rate, loss in tried if loss is not None]
-            if points:
-                traces.append(_simple(name, [rate for rate, _ in points], [loss for _, loss in points]))
+        for name in search.tried:
+            if points := search.points(name):
+                rates, losses = zip(*points, strict=True)
+                traces.append(_simple(name, rates, losses))
         if traces:
             chart["panels"].append({"title": search.size, "traces": traces})
     return chart
@@ -196,7 +190,8 @@ def _contexts(runs: pd.DataFrame) -> list[Chart]:
             for name, text in zip(PROBES, PROBE_NOTES, strict=True)
         ),
     ]  # fmt: skip
-    return [_context(runs, *kind) for kind in kinds]
+    found = gather_context(runs, *(measure for measure, *_ in kinds))
+    return [_context(found[kind[0]], *kind) for kind in kinds]
 
 
 PROBE_NOTES = (
@@ -206,40 +201,26 @@ PROBE_NOTES = (
 )
 
 
-def _context(runs: pd.DataFrame, measure: str, title: str, value: str, x: str, y: str, note: str) -> Chart:
+def _context(found: Gathered, measure: str, title: str, value: str, x: str, y: str, note: str) -> Chart:
     chart = _chart(measure.replace("/", "-"), title, note, x, y, log="x", markers=True)
-    groups = ranking_groups(to_records(runs))
-    found: dict[str, dict[str, Any]] = {}
-    for group in groups:
-        for architecture, members in group.by_architecture().items():
-            by_stage: dict[str, list[dict[str, list[float]]]] = {}
-            for run in members:
-                for stage, measures in load_context(run["run_dir"]).items():
-                    if measures[measure].get("to"):
-                        by_stage.setdefault(stage, []).append(measures[measure])
-            for stage, seeds in by_stage.items():
-                name = f"{stage}, {group.title}"
-                panel = found.setdefault(name, {"title": name, "traces": []})
-                panel["traces"].append(_band(architecture, seeds, value))
-                if "floor" in seeds[0] and not any(trace["name"] == "floor" for trace in panel["traces"]):
-                    floor = _simple("", seeds[0]["to"], seeds[0]["floor"], "floor", "dash")
-                    panel["traces"].append(floor | {"colour": FLOOR_COLOUR})
-    chart["panels"] = list(found.values())
+    for group, stages in found.items():
+        for stage, members in stages.items():
+            traces: list[Trace] = []
+            for architecture, seeds in members.items():
+                own = [seed[measure] for seed in seeds]
+                traces.append(_band(architecture, list(map(where_many, own)) if measure == "recall" else own, value))
+                if "floor" in own[0] and not any(trace["name"] == "floor" for trace in traces):
+                    floor = _simple("", own[0].get("to", []), own[0]["floor"], "floor", "dash")
+                    traces.append(floor | {"colour": FLOOR_COLOUR})
+            chart["panels"].append({"title": f"{stage}, {group}", "traces": traces})
     return chart
 
 
 def _band(architecture: str, seeds: Sequence[dict[str, list[float]]], name: str) -> Trace:
-    values: dict[float, list[float]] = {}
-    for seed in seeds:
-        counts = seed.get("n") or [LEAST_RECALLS] * len(seed["to"])
-        for end, count, value in zip(seed["to"], counts, seed.get(name, []), strict=False):
-            if name != "accuracy" or count >= LEAST_RECALLS:
-                values.setdefault(end, []).append(value)
-    x = sorted(values)
-    trace = _simple(architecture, x, [fmean(values[end]) for end in x])
+    band = band_of(seeds, name)
+    trace = _simple(architecture, band.x, band.mean)
     if len(seeds) > 1:
-        low, high = (_shorten(limit(values[end]) for end in x) for limit in (min, max))
-        trace |= {"low": {"": low}, "high": {"": high}}
+        trace |= {"low": {"": _shorten(band.low)}, "high": {"": _shorten(band.high)}}
     return trace
 
 
@@ -249,11 +230,7 @@ def _experts(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
         "Balance of experts",
         "Mean over the layers of a run; band: from the lowest layer to the highest.",
         "tokens in the stage",
-        {
-            "load_entropy": "load entropy (1: even)",
-            "max_violation": "max violation (0: even)",
-            "dead_experts": "dead experts in a layer",
-        },
+        BALANCE,
     )
     points: dict[Any, pd.DataFrame] = dict(iter(metrics.groupby(["run", "stage"], sort=False)))
     for stage in dict.fromkeys(metrics["stage"].dropna()):
@@ -263,9 +240,7 @@ def _experts(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
             several = f" seed {record['seed']}" if record["seed"] is not None else ""
             trace = _trace(str(record["architecture"]), f"{record['architecture']}{several}")
             for measure in chart["y"]:
-                columns = [
-                    str(name) for name in metrics.columns if re.fullmatch(rf"moe/layer_\d+/{measure}", str(name))
-                ]
+                columns = layer_columns(metrics, measure)
                 layers: np.ndarray[Any, Any] = np.array(rows[columns], dtype=float)
                 tokens: np.ndarray[Any, Any] = np.array(rows["tokens"], dtype=float)
                 known = np.isfinite(layers).any(axis=1) if columns else np.zeros(tokens.shape, dtype=bool)

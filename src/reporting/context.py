@@ -9,7 +9,7 @@ band goes from the lowest seed to the highest.
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -29,6 +29,8 @@ _DASHES: Any = (0, (5, 3))
 
 Measures = dict[str, dict[str, list[float]]]
 """What a run measured in a stage (see `load_context`): measure -> name -> a number a range."""
+Gathered = dict[str, dict[str, dict[str, list[Measures]]]]
+"""Title of a group of comparable runs -> stage -> architecture -> its seeds."""
 Draw = Callable[[Axes, str, Sequence[Measures]], None]
 """Draws the seeds of an architecture into a panel."""
 
@@ -51,7 +53,7 @@ def plot_recall(runs: pd.DataFrame) -> Figure:
     """Draw the share of names that are recalled by the distance to their last mention."""
 
     def draw(panel: Axes, architecture: str, seeds: Sequence[Measures]) -> None:
-        _draw_band(panel, architecture, [_where_many(measures["recall"]) for measures in seeds], "accuracy")
+        _draw_band(panel, architecture, [where_many(measures["recall"]) for measures in seeds], "accuracy")
         guesses = [value for measures in seeds for value in measures["hidden"].get("accuracy", [])]
         if guesses:
             colour = style_of(architecture)[0]
@@ -95,15 +97,46 @@ def has_context(runs: pd.DataFrame, measure: str) -> bool:
     return any(measures[measure] for folder in done["run_dir"] for measures in load_context(folder).values())
 
 
-def _draw_figure(runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_label: str, reference: Line2D) -> Figure:
-    groups = ranking_groups(to_records(runs))
-    found: dict[str, dict[str, dict[str, list[Measures]]]] = {}
-    for group in groups:
+def gather_context(runs: pd.DataFrame, *wanted: str) -> dict[str, Gathered]:
+    """Load the measures of every group of finished runs, each of those wanted by its name."""
+    found: dict[str, Gathered] = {measure: {} for measure in wanted}
+    for group in ranking_groups(to_records(runs)):
         for run in group.runs:
             for stage, measures in load_context(run["run_dir"]).items():
-                if measures[measure]:
-                    members = found.setdefault(group.title, {}).setdefault(stage, {})
-                    members.setdefault(str(run["architecture"]), []).append(measures)
+                for measure in wanted:
+                    if measures[measure]:
+                        members = found[measure].setdefault(group.title, {}).setdefault(stage, {})
+                        members.setdefault(str(run["architecture"]), []).append(measures)
+    return found
+
+
+class Band(NamedTuple):
+    """A measure over the seeds of an architecture."""
+
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def band_of(seeds: Sequence[dict[str, list[float]]], name: str) -> Band:
+    """Return the mean, the least and the greatest of the seeds in every range that any of them has."""
+    values: dict[float, list[float]] = {}
+    for seed in seeds:
+        for end, value in zip(seed.get("to", []), seed.get(name, []), strict=False):
+            values.setdefault(end, []).append(value)
+    x = sorted(values)
+    return Band(x, *([over(values[end]) for end in x] for over in (fmean, min, max)))
+
+
+def where_many(recall: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Leave out the ranges with few recalls."""
+    kept = [index for index, n in enumerate(recall.get("n", [])) if n >= LEAST_RECALLS]
+    return {name: [values[index] for index in kept] for name, values in recall.items()}
+
+
+def _draw_figure(runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_label: str, reference: Line2D) -> Figure:
+    found = gather_context(runs, measure)[measure]
     if not found:
         return empty_figure(f"{title}: nothing measured yet")
     stages = list(dict.fromkeys(stage for panels in found.values() for stage in panels))
@@ -128,17 +161,6 @@ def _draw_figure(runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_lab
 
 
 def _draw_band(panel: Axes, architecture: str, seeds: Sequence[dict[str, list[float]]], name: str) -> None:
-    values: dict[float, list[float]] = {}
-    for seed in seeds:
-        for end, value in zip(seed.get("to", []), seed.get(name, []), strict=False):
-            values.setdefault(end, []).append(value)
-    x = sorted(values)
-    colour, marker = style_of(architecture)
-    low, high = ([limit(values[end]) for end in x] for limit in (min, max))
-    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, zorder=1)
-    panel.plot(x, [fmean(values[end]) for end in x], color=colour, marker=marker, markersize=4.5, linewidth=1.6)
-
-
-def _where_many(recall: dict[str, list[float]]) -> dict[str, list[float]]:
-    kept = [index for index, n in enumerate(recall.get("n", [])) if n >= LEAST_RECALLS]
-    return {name: [values[index] for index in kept] for name, values in recall.items()}
+    band, (colour, marker) = band_of(seeds, name), style_of(architecture)
+    panel.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0, zorder=1)
+    panel.plot(band.x, band.mean, color=colour, marker=marker, markersize=4.5, linewidth=1.6)

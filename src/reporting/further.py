@@ -4,15 +4,14 @@ A row an architecture, the mean over the seeds of comparable runs (± half a 95%
 """
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 
 import pandas as pd
 
 from src.reporting.load import load_evaluation, to_records
-from src.reporting.tables import Column, Table, Titled
+from src.reporting.tables import Column, Table, Titled, mean_value
 from src.reporting.values import Record
-from src.reporting.verdicts import mean_and_half_width, ranking_groups
-from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
+from src.reporting.verdicts import ranking_groups, show_mean
+from src.units import show_bytes, show_count, show_flops, show_time
 
 SCRIPTS = {
     "finished": "finished",
@@ -46,11 +45,7 @@ def _cost(runs: pd.DataFrame) -> Titled:
     }
 
     def row(members: list[Record]) -> list[list[str]]:
-        cells = [str(len(members))]
-        for key, (_, show) in columns.items():
-            values = [float(run[key]) for run in members if run[key] is not None]
-            cells.append(show(fmean(values) if values else None))
-        return [cells]
+        return [[str(len(members)), *(show(mean_value(members, key)) for key, (_, show) in columns.items())]]
 
     note = "Means over seeds. active: at work for a token, without embeddings. FLOPs: of training, by formula."
     heads = [Column("", "seeds"), *(column for column, _ in columns.values())]
@@ -71,7 +66,7 @@ def _forgetting(runs: pd.DataFrame) -> Titled:
             if whole:
                 before, after = ([pair[side] for pair in whole] for side in (0, 1))
                 change = [b - a for a, b in whole]
-                found.append([corpus, f"{stages[-1]}", _mean(before), _mean(after), _mean(change, "+.3f")])
+                found.append([corpus, stages[-1], show_mean(before), show_mean(after), show_mean(change, "+.3f")])
         return found
 
     columns = [Column("", "corpus"), Column("", "after"), Column("bits/byte", "before"), Column("bits/byte", "then")]
@@ -88,7 +83,7 @@ def _scripts(runs: pd.DataFrame) -> Titled:
         for stage in seeds[0] if seeds else ():
             told = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
             if told:
-                cells = [_mean([values[key] for values in told if values.get(key) is not None]) for key in SCRIPTS]
+                cells = [show_mean([values[key] for values in told if values.get(key) is not None]) for key in SCRIPTS]
                 found.append([stage, str(sum(values["n"] for values in told)), *cells])
         return found
 
@@ -121,10 +116,3 @@ def _evaluations(members: Sequence[Record]) -> Evaluations:
 
 def _bits(seed: dict[str, Record], stage: str, corpus: str) -> float | None:
     return seed[stage]["test"].get(corpus, {}).get("bits_per_byte") if stage in seed else None
-
-
-def _mean(values: Sequence[float], spec: str = ".3f") -> str:
-    if not values:
-        return NOTHING
-    mean, half = mean_and_half_width(values)
-    return f"{mean:{spec}}" + (f"±{half:.3f}" if half is not None else "")

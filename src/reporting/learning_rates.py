@@ -23,7 +23,7 @@ def learning_rate_tables(directory: Path) -> list[Titled]:
     rows: list[list[str]] = []
     for search in searches:
         for name, (tried, edge) in search.tried.items():
-            if points := _whole(tried):
+            if points := search.points(name):
                 rate, loss = min(points, key=lambda point: point[1])
                 rows.append([name, search.size, f"{rate:g}", f"{loss:.3f}", str(len(tried)), edge or "no"])
     columns = [Column("", name) for name in ("architecture", "size", "best rate", "bits/byte", "rates", "edge")]
@@ -45,8 +45,8 @@ def plot_learning_rates(searches: Sequence[Search]) -> Figure:
     """Draw validation loss against learning rate, a panel a search: the chosen rate ringed, what diverged missing."""
     figure = Figure(figsize=(1.2 + 4.9 * len(searches), 4.2), dpi=DPI, layout="constrained")
     for search, panel in zip(searches, figure.subplots(1, len(searches), squeeze=False)[0], strict=True):
-        for name, (tried, _) in search.tried.items():
-            if points := _whole(tried):
+        for name in search.tried:
+            if points := search.points(name):
                 colour, marker = style_of(name)
                 panel.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5, linewidth=1.6)
                 best = min(points, key=lambda point: point[1])
@@ -65,7 +65,3 @@ def plot_learning_rates(searches: Sequence[Search]) -> Figure:
     chosen = Line2D([], [], color=INK, marker="o", markersize=10, markerfacecolor="none", linestyle="", label="chosen")
     figure.legend(handles=[*lines, chosen], loc="outside lower left", ncols=len(lines) + 1, frameon=False)
     return figure
-
-
-def _whole(tried: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
-    return [(rate, loss) for rate, loss in tried if loss is not None]

@@ -228,10 +228,8 @@ def _in_order(rows: list[Record]) -> list[Record]:
 
     def place(row: Record) -> tuple[Any, ...]:
         whole, size = str(row["architecture"]), str(row["size"])
-        name = whole.split(" ", maxsplit=1)[
-            0
-        ]  # without what the sweep varies of it, which stays in the order of the sweep
-        order = asked[whole] if whole != name else 0
+        name, _, varied = whole.partition(" ")  # what the sweep varies of it stays in the order of the sweep
+        order = asked[whole] if varied else 0
         return min(amounts[row["size"]]), size, known.get(name, len(known)), name, order, row["seed"] or 0
 
     return sorted(rows, key=place)

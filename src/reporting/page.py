@@ -113,9 +113,12 @@ def _table(table: Table) -> str:
         ]
         return f'<tbody class="{kind}">{"".join(lines)}</tbody>' if rows else ""
 
-    head = f"<thead><tr>{top}</tr><tr>{names}</tr></thead>" if any(group for group, _ in groups) else ""
-    head = head or f"<thead><tr>{names}</tr></thead>"
-    content = head + body("runs", table.rows, of_architecture) + body("references", table.references, False)
+    over = f"<tr>{top}</tr>" if any(group for group, _ in groups) else ""
+    content = (
+        f"<thead>{over}<tr>{names}</tr></thead>"
+        + body("runs", table.rows, of_architecture)
+        + body("references", table.references, False)
+    )
     return f'<div class="scroll"><table>{content}</table></div>'
 
 
@@ -178,7 +181,7 @@ def _reproduction(records: Sequence[Record], directory: Path) -> str:
         found = load_evaluation(record["run_dir"])
         hashes = ", ".join(f"{stage} {entry['weights'][:12]}" for stage, entry in found.items() if entry["weights"])
         cells = [
-            ("words", f"{record['run']}"),
+            ("words", str(record["run"])),
             ("words", hashes or NOTHING),
             ("wrap", commands.get(record["run"], "see its config.yaml")),
         ]

@@ -53,7 +53,7 @@ def build_figures(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Figure
         "loss_vs_time.png": plot_loss(runs, metrics, "wall_time_s"),
         "speed.png": plot_speed(runs),
     }
-    if _layer_columns(metrics, "load_entropy"):
+    if layer_columns(metrics, "load_entropy"):
         figures["expert_balance.png"] = plot_expert_balance(runs, metrics)
     if has_context(runs, "positions"):
         figures["loss_by_position.png"] = plot_positions(runs)
@@ -129,7 +129,7 @@ def plot_expert_balance(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     A line is a run's mean over its layers, its band goes from the lowest layer to the highest: a layer that collapses
     widens the band, however many others are even.
     """
-    measured = metrics[metrics[_layer_columns(metrics, "load_entropy")].notna().any(axis=1)]
+    measured = metrics[metrics[layer_columns(metrics, "load_entropy")].notna().any(axis=1)]
     drawn = set(measured["run"])
     records = [record for record in to_records(runs) if record["run"] in drawn]
     if not records:
@@ -205,7 +205,7 @@ def _draw_panel(panel: Axes, members: list[Record], points: dict[str, Any], stag
 
 
 def _draw_layers(panel: Axes, rows: pd.DataFrame, measure: str, colour: str, runs: int) -> None:
-    layers = rows[_layer_columns(rows, measure)].to_numpy(dtype=float)
+    layers = rows[layer_columns(rows, measure)].to_numpy(dtype=float)
     known = np.isfinite(layers).any(axis=1)
     x, layers = rows["tokens"].to_numpy(dtype=float)[known], layers[known]
     if not len(x):
@@ -215,7 +215,8 @@ def _draw_layers(panel: Axes, rows: pd.DataFrame, measure: str, colour: str, run
     panel.plot(x, np.nanmean(layers, axis=1), color=colour, linewidth=1.6 * runs**-0.3, zorder=3)
 
 
-def _layer_columns(metrics: pd.DataFrame, measure: str) -> list[str]:
+def layer_columns(metrics: pd.DataFrame, measure: str) -> list[str]:
+    """Name the columns of a measure of BALANCE, one a layer of experts."""
     return [str(column) for column in metrics.columns if re.fullmatch(rf"moe/layer_\d+/{measure}", str(column))]
 
 

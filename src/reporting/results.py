@@ -59,6 +59,10 @@ class Search(NamedTuple):
     tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
     """Of each architecture: (rate, validation bits per byte or None where it diverged), and the edge that is best."""
 
+    def points(self, architecture: str) -> list[tuple[float, float]]:
+        """Return the rates that did not diverge, and their bits per byte."""
+        return [(rate, loss) for rate, loss in self.tried[architecture][0] if loss is not None]
+
 
 def load_searches(directory: str | Path) -> list[Search]:
     """Load the searches whose rates a sweep uses, or that a folder of `src.tune` holds; damaged ones are left out."""

@@ -15,7 +15,7 @@ import pandas as pd
 
 from src.reporting.load import ABOVE_FLOOR, split_of, stage_names, to_records
 from src.reporting.values import Record
-from src.reporting.verdicts import BUDGETS, SPLITS, Group, mean_and_half_width, ranking_groups, verdict_lines
+from src.reporting.verdicts import BUDGETS, SPLITS, Group, ranking_groups, show_mean, verdict_lines
 from src.units import NOTHING, show_bytes, show_count, show_time
 
 WIDTH = 110
@@ -204,22 +204,21 @@ def _mean_rows(records: list[Record], groups: list[Group], stages: list[str]) ->
             row += [group.short] if lettered else []
             row += [_mean(members, key, interval=not key.endswith("_loss")) for key in results]
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
-            rows.append([*row, *_measures({key: _mean_value(members, key) for key in keys})])
+            rows.append([*row, *_measures({key: mean_value(members, key) for key in keys})])
     head = ["architecture", *(["size"] if several_sizes else []), "seeds", *(["contract"] if lettered else [])]
     return [*(Column("", name) for name in head), *results.values(), *_MEASURES], rows
 
 
-def _mean_value(members: list[Record], key: str) -> float | None:
+def mean_value(members: list[Record], key: str) -> float | None:
+    """Return the mean over the runs that have a value."""
     values = [run[key] for run in members if run[key] is not None]
     return fmean(values) if values else None
 
 
 def _mean(members: list[Record], key: str, interval: bool) -> str:
-    values = [run[key] for run in members if run[key] is not None]
-    if not values:
-        return NOTHING
-    mean, half = mean_and_half_width(values)
-    return f"{mean:.3f}±{half:.3f}" if interval and half is not None else f"{mean:.3f}"
+    if not interval:
+        return _number(mean_value(members, key))
+    return show_mean([run[key] for run in members if run[key] is not None])
 
 
 def _references(records: list[Record], stages: list[str]) -> list[tuple[str, dict[tuple[str, str], str]]]:

@@ -20,6 +20,7 @@ import pandas as pd
 from src.contract import SPEED_KEYS, comparable_groups, differences
 from src.reporting.load import split_of, stage_names, to_records
 from src.reporting.values import Record
+from src.units import NOTHING
 
 MIN_SEEDS = 3
 LEVEL = 0.05
@@ -239,7 +240,7 @@ def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
     behind = [name for name in order[1:] if name not in level_with]
 
     def show(names: list[str]) -> str:
-        return ", ".join(f"{name} {_interval(values[name])}" for name in names)
+        return ", ".join(f"{name} {show_mean(values[name])}" for name in names)
 
     seeds = f"{len(values[order[0]])} seeds"
     if not level_with:
@@ -259,9 +260,12 @@ def _pair_line(better: str, other: str, difference: Difference, p: float, seeds:
     return f"{better} and {other} are indistinguishable: {size} apart ({chance})"
 
 
-def _interval(values: list[float]) -> str:
+def show_mean(values: Sequence[float], spec: str = ".3f") -> str:
+    """Write a mean, with half its 95% interval where there are three values or more; a dash where there is none."""
+    if not values:
+        return NOTHING
     mean, half = mean_and_half_width(values)
-    return f"{mean:.3f}±{half:.3f}"
+    return f"{mean:{spec}}" + (f"±{half:.3f}" if half is not None else "")
 
 
 def _contract_lines(groups: list[Group]) -> list[str]:

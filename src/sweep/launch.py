@@ -96,7 +96,8 @@ def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
             if config.launcher.name == "ray":
                 from src.sweep.ray import launch_on_ray
 
-                return launch_on_ray(ledger, config.launcher, config.sweep, config.rerun)
+                threads = threads_each(config.launcher)
+                return launch_on_ray(ledger, config.launcher, config.sweep, config.rerun, threads)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
         return 130

@@ -52,14 +52,12 @@ class Ledger:
 
     def is_done(self, job: Job) -> bool:
         """Tell by the run itself, which may have been finished outside of this sweep."""
-        summary = self.folder / job.run_dir / "summary.json"
-        return summary.exists() and read_json(summary)["status"] == "done"
+        return self._summary(job).get("status") == "done"
 
     def has_diverged(self, job: Job) -> bool:
         """Tell whether a run has failed because of its learning rate: with the same settings it will again."""
-        summary = self.folder / job.run_dir / "summary.json"
-        values = read_json(summary) if summary.exists() else {}
-        return values.get("status") == "failed" and "has diverged" in str(values.get("error"))
+        summary = self._summary(job)
+        return summary.get("status") == "failed" and "has diverged" in str(summary.get("error"))
 
     def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
         write_json(
@@ -90,10 +88,9 @@ class Ledger:
 
     def _last_error(self, job: Job) -> str | None:
         """Return what the run says of its failure, or the last line of its process."""
-        summary = self.folder / job.run_dir / "summary.json"
-        values: dict[str, Any] = read_json(summary) if summary.exists() else {}
-        if values.get("status") == "failed":
-            return values["error"]
+        summary = self._summary(job)
+        if summary.get("status") == "failed":
+            return summary["error"]
         log = self.log_of(job)
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), None)
@@ -118,5 +115,11 @@ class Ledger:
         return any(entry.get("status") == "failed" and entry.get("time", 0) >= started for entry in entries)
 
     def _entry(self, job: Job) -> dict[str, Any]:
-        path = self.folder / "jobs" / f"{job.run}.json"
-        return read_json(path) if path.exists() else {}
+        return _read_or_empty(self.folder / "jobs" / f"{job.run}.json")
+
+    def _summary(self, job: Job) -> dict[str, Any]:
+        return _read_or_empty(self.folder / job.run_dir / "summary.json")
+
+
+def _read_or_empty(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}

@@ -15,7 +15,9 @@ from src.sweep.isolation import run_job
 from src.sweep.ledger import Ledger
 
 
-def launch_on_ray(ledger: Ledger, launcher: LauncherConfig, config: SweepConfig, start_over: bool) -> int:
+def launch_on_ray(
+    ledger: Ledger, launcher: LauncherConfig, config: SweepConfig, start_over: bool, threads: int | None
+) -> int:
     """Run the jobs that are not done on the cluster, and return 0, or the status of one that was told to stop.
 
     Raises:
@@ -33,7 +35,7 @@ def launch_on_ray(ledger: Ledger, launcher: LauncherConfig, config: SweepConfig,
     try:
         task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run)
         folder, n = str(ledger.folder.resolve()), len(ledger.jobs())
-        waiting = [task.remote(folder, index, config, start_over, launcher.cpus_per_job) for index in range(n)]
+        waiting = [task.remote(folder, index, config, start_over, threads) for index in range(n)]
         codes = [_result(ray, job) for job in waiting]
     finally:
         ray.shutdown()
@@ -55,7 +57,7 @@ def _result(ray: Any, job: Any) -> int:
         return 1
 
 
-def _run(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int) -> int:
+def _run(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int | None) -> int:
     ledger = Ledger(Path(folder))
     if config.fail_fast and ledger.has_failed():
         return 0

@@ -27,9 +27,13 @@ from src.sweep.plan import Plan, plan_runs
 from src.sweep.rates import FILE, write_searches
 from src.training.stage import stage_tokens
 from src.units import NOTHING, table
+from src.validation import check_choice, check_installed
 
 MIDDLE = 2.0
 """With method=tpe the first range goes so many factors to either side, as a grid of five does."""
+
+
+OF_A_TRIAL = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_diverged=true")
 
 
 class Trial(NamedTuple):
@@ -69,18 +73,7 @@ def tune(overrides: list[str]) -> int:
         centre = next(config.size.learning_rate for config in configs if config.size.name == size)
         own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
         try:
-            _search(
-                [
-                    *own,
-                    f"size={size}",
-                    "optimizer.search=trial",
-                    "evaluation.enabled=false",
-                    "sweep.skip_diverged=true",
-                ],
-                size,
-                centre,
-                settings,
-            )
+            _search([*own, f"size={size}", *OF_A_TRIAL], size, centre, settings)
         except Unfinished as unfinished:
             print(f"Not finished: {unfinished}; the same command goes on with it")
             return unfinished.exit_code
@@ -92,8 +85,7 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
     for key in ("optimizer.learning_rate", "seed", "learning_rates"):
         if key in given:
             raise UserError(f"{key}: is what tune chooses (tune.seeds are its seeds); leave it out")
-    if settings.method not in ("grid", "tpe"):
-        raise UserError(f"tune.method={settings.method}: must be one of grid, tpe")
+    check_choice("tune.method", settings.method, ("grid", "tpe"))
     if settings.trials < 3:
         raise UserError(f"tune.trials={settings.trials}: at least 3, or the best is always at an edge")
     if settings.factor <= 1:
@@ -103,10 +95,7 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
     if not settings.seeds or min(settings.seeds) < 0 or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other and not negative")
     if settings.method == "tpe":
-        try:
-            import optuna  # noqa: F401
-        except ImportError:
-            raise UserError("tune.method=tpe: not installed; pip install -c constraints.txt -e '.[tune]'") from None
+        check_installed("tune.method=tpe", "optuna", "tune")
 
 
 def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -> None:
@@ -124,18 +113,8 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     rates = {name: _found(tried) for name, tried in trials.items()}
     budget = f"{sum(stage_tokens(config).values()):,} tokens each"
     text = f"{settings.method}, {n.pop()} rates, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
-    write_searches(
-        folder,
-        [
-            {
-                "size": size,
-                "optimizer": config.optimizer.name,
-                "text": f"{text} ({folder.name})",
-                "seeds": settings.seeds,
-                "rates": rates,
-            }
-        ],
-    )
+    found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
+    write_searches(folder, [{**found, "seeds": settings.seeds, "rates": rates}])
     print("\n".join(_describe(rates, size)))
     print(f"Report: {write_report(folder)}")
     print(f"Learning rates: {folder / FILE}; compare with learning_rates=[{folder}]")

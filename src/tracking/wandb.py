@@ -74,7 +74,6 @@ def start_wandb(
     mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         mode = os.environ["WANDB_MODE"]
-
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             run = wandb.init(

@@ -97,8 +97,7 @@
     return {
       margin: { l: 50, r: 10, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', sans-serif" },
-      xaxis: axis(chart.x[x], "x"),
-yaxis: axis(chart.y[y], "y"), hovermode: "closest",
+      xaxis: axis(chart.x[x], "x"), yaxis: axis(chart.y[y], "y"), hovermode: "closest",
       showlegend: !chart.bars, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     };
   };
