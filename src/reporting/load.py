@@ -37,7 +37,7 @@ INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
 NUMBERS = (*RESULTS, *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
 POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 
-ARCHITECTURES = ("dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid")
+ARCHITECTURES = ("dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid", "gated_deltanet")
 """The order in which they are shown; others follow."""
 
 _NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}

@@ -51,7 +51,7 @@ def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | No
 @pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize("length", [48, 40])
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "gated_deltanet"])
 def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int) -> None:
     """By the difference of two batch sizes, so that tables of one size drop out; no two widths are equal."""
     spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)

@@ -18,7 +18,7 @@ from src.profiling.memory import (
 )
 from tests.contract.small import composed, small_spec
 
-ARCHITECTURES = ("dense", "mamba", "mamba1", "moe", "hybrid")
+ARCHITECTURES = ("dense", "mamba", "mamba1", "moe", "hybrid", "gated_deltanet")
 """Every kind of block, and a mixture; others are made of the same."""
 TOLERANCE = 0.1
 MIB = 1 << 20

@@ -1,7 +1,7 @@
-"""GraniteMoeHybrid for any pairs of a mixer (Mamba-2, attention) and a feed-forward block (mlp, experts).
+"""GraniteMoeHybrid for pairs of any mixer (Mamba-2, gated DeltaNet, attention) and feed-forward block (mlp, experts).
 
-The class of transformers has no window, no layer that has experts without a shared mlp, and fails without attention;
-where one of those is needed, a subclass of it goes along with the model (`modeling_hybrid.py`).
+The class of transformers has no window, no delta rule, no layer that has experts without a shared mlp, and fails
+without attention; where one of those is needed, a subclass of it goes along with the model (`modeling_hybrid.py`).
 """
 
 from src.config import ModelSpec, UserError
@@ -16,9 +16,16 @@ from src.inference.huggingface.twin import (
     attention_settings,
     attention_sizes,
 )
+from src.model.blocks.gated_deltanet import VALUE_PER_KEY, heads_of
 
 MODULE = "modeling_hybrid"
-MIXERS = {"mamba": "linear_attention", "sliding_attention": "sliding_attention", "attention": "full_attention"}
+MIXERS = {
+    "mamba": "linear_attention",
+    "sliding_attention": "sliding_attention",
+    "attention": "full_attention",
+    "gated_deltanet": "linear_attention",
+}
+"""What transformers calls the type of a layer; where two kinds have one type, `mixer_types` tells them apart."""
 FEED_FORWARD = ("mlp", "moe")
 
 
@@ -65,6 +72,17 @@ def _granite_settings(spec: ModelSpec) -> Settings:
     }
 
 
+def _delta_settings(spec: ModelSpec) -> Settings:
+    if "gated_deltanet" not in spec.blocks:
+        return {}
+    return {
+        "mixer_types": list(spec.blocks[::2]),
+        "linear_num_heads": heads_of(spec),
+        "linear_key_head_dim": spec.head_dim,
+        "linear_value_head_dim": VALUE_PER_KEY * spec.head_dim,
+    }
+
+
 def _hybrid_settings(spec: ModelSpec) -> Settings:
     return {
         **_granite_settings(spec),
@@ -73,20 +91,22 @@ def _hybrid_settings(spec: ModelSpec) -> Settings:
         "auto_map": {"AutoConfig": f"{MODULE}.HybridConfig", "AutoModelForCausalLM": f"{MODULE}.HybridForCausalLM"},
         "feed_forward_types": list(spec.blocks[1::2]),
         "sliding_window": spec.window if "sliding_attention" in spec.blocks else None,
+        **_delta_settings(spec),
     }
 
 
 def _sizes(given: Given, feed_forward: list[str]) -> Settings:
-    ours = {theirs: kind for kind, theirs in MIXERS.items()}
     layer_types = given.words("layer_types")
-    if unknown := sorted({*layer_types} - ours.keys() | {*feed_forward} - {*FEED_FORWARD}):
+    if "mixer_types" in given.values:
+        ours, mixers = {kind: kind for kind in MIXERS}, given.words("mixer_types")
+    else:
+        ours, mixers = {theirs: kind for kind, theirs in reversed(MIXERS.items())}, layer_types
+    if unknown := sorted({*mixers} - ours.keys() | {*feed_forward} - {*FEED_FORWARD}):
         raise UserError(f"{unknown[0]!r:.40}: no such type of layer")
     count = given.count("num_hidden_layers")
-    if not len(layer_types) == len(feed_forward) == count:
+    if not len(layer_types) == len(mixers) == len(feed_forward) == count:
         raise UserError(f"num_hidden_layers={count}: not as many types of layers are listed")
-    blocks = tuple(
-        kind for pair in zip(layer_types, feed_forward, strict=True) for kind in (ours.get(pair[0], ""), pair[1])
-    )
+    blocks = tuple(kind for pair in zip(mixers, feed_forward, strict=True) for kind in (ours.get(pair[0], ""), pair[1]))
     found: Settings = {**attention_sizes(given), "blocks": blocks}
     found |= {"d_state": given.whole("mamba_d_state"), "d_conv": given.whole("mamba_d_conv")}
     found["chunk_size"] = given.whole("mamba_chunk_size")
@@ -113,6 +133,8 @@ def _hybrid_sizes(given: Given) -> Settings:
 def _block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
     if kind == "mamba":
         return ties.mamba2(ours, f"{layer}.mamba")
+    if kind == "gated_deltanet":
+        return ties.gated_deltanet(ours, f"{layer}.mamba")
     if kind == "mlp":
         names = {"w_in.weight": "input_linear.weight", "w_out.weight": "output_linear.weight"}
         return [tie(f"{ours}.{left}", f"{layer}.shared_mlp.{right}") for left, right in names.items()]

@@ -1,10 +1,11 @@
 """The hybrid of Advanced Code Model for transformers 5.23: load with `trust_remote_code=True`.
 
 GraniteMoeHybrid computes all of it already: layers of Mamba-2 or attention, each followed by an MLP or by experts. What
-it lacks is added here: attention within a sliding window, a feed-forward part for each layer apart (an MLP, or experts
-without a shared MLP), and patterns without any attention.
+it lacks is added here: attention within a sliding window, OLMo's gated DeltaNet, a feed-forward part for each layer
+apart (an MLP, or experts without a shared MLP), and patterns without any attention.
 """
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -25,7 +26,7 @@ MASKS = {
 
 
 class HybridConfig(GraniteMoeHybridConfig):
-    """GraniteMoeHybrid's settings, a window, and the feed-forward part of each layer."""
+    """GraniteMoeHybrid's settings, a window, and the parts of each layer."""
 
     model_type = "advanced_code_model_hybrid"
 
@@ -33,6 +34,12 @@ class HybridConfig(GraniteMoeHybridConfig):
     """Positions that sliding attention sees, its own included."""
     feed_forward_types: list[str] | None = None
     """`mlp` or `moe` for each layer."""
+    mixer_types: list[str] | None = None
+    """For each layer `gated_deltanet`, or the name of another mixer; absent where none is a gated DeltaNet."""
+    linear_num_heads: int | None = None
+    linear_key_head_dim: int | None = None
+    linear_value_head_dim: int | None = None
+    """Of gated DeltaNets; the kernel of their convolution is `mamba_d_conv`."""
 
 
 class NoSharedMLP(nn.Module):
@@ -40,6 +47,24 @@ class NoSharedMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return torch.zeros_like(hidden_states)
+
+
+def gated_deltanet(config: HybridConfig, layer: int) -> nn.Module:
+    """Build OLMo's mixer, whose decay factors are from 0 to 1."""
+    from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
+
+    settings = {
+        "linear_num_key_heads": config.linear_num_heads,
+        "linear_num_value_heads": config.linear_num_heads,
+        "linear_conv_kernel_dim": config.mamba_d_conv,
+        "linear_allow_neg_eigval": False,
+        "linear_a_log_min": 1.0,
+        "linear_a_log_max": 16.0,
+        "linear_dt_min": 1e-3,
+        "linear_dt_max": 1e-1,
+        "linear_dt_init_floor": 1e-4,
+    }
+    return OlmoHybridGatedDeltaNet(cast(Any, SimpleNamespace(**config.to_dict(), **settings)), layer)
 
 
 class HybridModel(GraniteMoeHybridModel):
@@ -51,6 +76,9 @@ class HybridModel(GraniteMoeHybridModel):
         super().__init__(config)
         kinds = config.feed_forward_types or ["mlp"] * config.num_hidden_layers
         layers: Any = self.layers
+        for i, mixer in enumerate(config.mixer_types or ()):
+            if mixer == "gated_deltanet":
+                layers[i].mamba = gated_deltanet(config, i)
         for layer, kind in zip(layers, kinds, strict=True):
             if kind == "moe":
                 layer.shared_mlp = NoSharedMLP()

@@ -84,6 +84,20 @@ def mamba1(ours: str, theirs: str) -> list[Tie]:
     return state_space(ours, theirs, *more)
 
 
+def gated_deltanet(ours: str, theirs: str) -> list[Tie]:
+    """Tie our three fused projections to their six, in the names of OLMo's hybrid."""
+    return [
+        tie(f"{ours}.qk.weight", f"{theirs}.q_proj.weight", f"{theirs}.k_proj.weight"),
+        tie(f"{ours}.value_gate.weight", f"{theirs}.v_proj.weight", f"{theirs}.g_proj.weight"),
+        tie(f"{ours}.dt_beta.weight", f"{theirs}.a_proj.weight", f"{theirs}.b_proj.weight"),
+        tie(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", layout="kernel"),
+        tie(f"{ours}.A_log", f"{theirs}.A_log"),
+        tie(f"{ours}.dt_bias", f"{theirs}.dt_bias"),
+        tie(f"{ours}.norm_weight", f"{theirs}.o_norm.weight"),
+        tie(f"{ours}.out_proj.weight", f"{theirs}.o_proj.weight"),
+    ]
+
+
 def experts(ours: str, theirs: str, count: int) -> list[Tie]:
     """Tie stacked experts to a matrix each, in the names of Mixtral: w1 is the gate, w3 goes up, w2 comes down."""
     names = [f"{theirs}.experts.{i}" for i in range(count)]

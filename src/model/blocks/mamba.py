@@ -103,7 +103,7 @@ def chunked_ssd(
 
     inputs = (x * dt[..., None]).view(batch, n_chunks, chunk, heads, width)
     b, c = b.reshape(batch, n_chunks, chunk, n_state), c.reshape(batch, n_chunks, chunk, n_state)
-    decay = _decay_in_chunks((dt * a).view(batch, n_chunks, chunk, heads), documents)
+    decay = decay_in_chunks((dt * a).view(batch, n_chunks, chunk, heads), documents)
 
     # Inside a chunk: position i takes from j <= i with weight (C_i . B_j) exp(sum of dt A over j+1..i).
     weights = (c @ b.transpose(-1, -2))[:, :, None] * decay.between
@@ -123,7 +123,7 @@ def chunked_ssd(
     return y.reshape(batch, n_chunks * chunk, heads, width)[:, :length], state
 
 
-class _Decay(NamedTuple):
+class Decay(NamedTuple):
     """What is left, of a state or of what was added to it, on the ways there are in a chunk: factors from 0 to 1."""
 
     between: Tensor
@@ -136,7 +136,7 @@ class _Decay(NamedTuple):
     """(B, c, H, 1)"""
 
 
-def _decay_in_chunks(steps: Tensor, documents: Tensor | None) -> _Decay:
+def decay_in_chunks(steps: Tensor, documents: Tensor | None) -> Decay:
     """Sum steps, dt A (B, c, Q, H), along all ways within each chunk; none leads from one document to another."""
     batch, n_chunks, chunk, _ = steps.shape
     seen = torch.ones(chunk, chunk, dtype=torch.bool, device=steps.device).tril()
@@ -155,7 +155,7 @@ def _decay_in_chunks(steps: Tensor, documents: Tensor | None) -> _Decay:
         from_start = from_start.masked_fill(documents != first, -torch.inf)
         to_end = to_end.masked_fill(documents != last, -torch.inf)
         through = through.masked_fill(first != last, -torch.inf)
-    return _Decay(between.exp(), from_start.exp(), to_end.exp(), through.exp())
+    return Decay(between.exp(), from_start.exp(), to_end.exp(), through.exp())
 
 
 def factorised_ssd(
@@ -272,13 +272,14 @@ class MambaCache:
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor, cache: MambaCache | None, documents: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, cache: MambaCache | None, documents: Tensor | None = None
 ) -> Tensor:
-    """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,).
+    """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,) or zeros.
 
     documents: (B, T); what stands before a document counts as zeros.
     """
     before = weight.shape[1] - 1
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     if cache is None:
         x = F.pad(x, (0, 0, before, 0))
     else:

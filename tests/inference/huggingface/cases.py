@@ -33,6 +33,12 @@ BLOCKS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "all kinds": ("HybridForCausalLM", ["mamba", "moe", "sliding_attention", "mlp", "attention", "moe"], {}),
     "windows alone": ("HybridForCausalLM", ["sliding_attention", "mlp"], {}),
     "windows and full": ("HybridForCausalLM", ["attention", "mlp", "sliding_attention", "mlp"], {}),
+    "gated deltanet": ("HybridForCausalLM", ["gated_deltanet", "mlp"], {}),
+    "deltanet and all": (
+        "HybridForCausalLM",
+        ["gated_deltanet", "moe", "mamba", "mlp", "sliding_attention", "mlp"],
+        {},
+    ),
     "no attention": ("HybridForCausalLM", ["mamba", "mlp"], {}),
 }
 """Class of transformers, pattern, and settings beside those of the recipe modern."""

@@ -1,0 +1,104 @@
+"""The chunked delta rule against its definition, and what tells it from other recurrences."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.config import UserError
+from src.inference.huggingface import twin_of
+from src.model.blocks.gated_deltanet import GatedDeltaNet, chunked_delta_rule, heads_of
+from src.model.matching import match_of
+from tests.contract.small import composed, small_spec
+from tests.reference.delta_rule import sequential_delta_rule
+from tests.reference.documents import numbers
+
+H, N, P = 3, 8, 16
+
+
+class Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor
+    beta: Tensor
+
+
+def draw(length: int, decay: float = 1.0, seed: int = 0) -> Inputs:
+    """Draw inputs of a batch of two, whose decay is about exp(-decay) a step."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k = (F.normalize(torch.randn(2, length, H, N, generator=generator), dim=-1) for _ in range(2))
+    v = torch.randn(2, length, H, P, generator=generator)
+    log_decay, beta = (torch.rand(2, length, H, generator=generator) for _ in range(2))
+    return Inputs(q, k, v, -2 * decay * log_decay, beta)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01, 1.0, 50.0])
+@pytest.mark.parametrize("chunk", [1, 8, 64])
+def test_chunks_are_the_definition(chunk: int, decay: float) -> None:
+    """With a length that no chunk divides, from a state; without any decay, and where next to nothing is left."""
+    given, state = draw(75, decay), torch.randn(2, H, N, P, generator=torch.Generator().manual_seed(9))
+    wanted, last = sequential_delta_rule(*given, state)
+    found, end = chunked_delta_rule(*given, chunk, state)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(end.double(), last, rtol=1e-5, atol=2e-5)
+
+
+def test_gradients_are_those_of_the_definition() -> None:
+    given = Inputs(*(part.requires_grad_() for part in draw(40)))
+    direction = torch.randn(2, 40, H, P, generator=torch.Generator().manual_seed(3))
+    ours = torch.autograd.grad((chunked_delta_rule(*given, 16)[0] * direction).sum(), given)
+    theirs = torch.autograd.grad((sequential_delta_rule(*given)[0] * direction).sum(), given)
+    for name, one, other in zip(Inputs._fields, ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_documents_are_those_of_the_definition() -> None:
+    given, cuts = draw(61), (20, 1, 27, 13)
+    parts = [
+        Inputs(*(part[:, first : first + n] for part in given)) for first, n in zip((0, 20, 21, 48), cuts, strict=True)
+    ]
+    wanted = torch.cat([sequential_delta_rule(*part)[0] for part in parts], dim=1)
+    found, _ = chunked_delta_rule(*given, 16, documents=numbers(cuts, 2))
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_key_holds_what_was_written_last() -> None:
+    """Without decay and with beta = 1, which no sum of writes does: what is under the other key stays."""
+    keys = torch.eye(N)[[0, 1, 0]][None, :, None].expand(1, 3, H, N)
+    values = torch.randn(1, 3, H, P, generator=torch.Generator().manual_seed(1))
+    nothing, all_of_it = torch.zeros(1, 3, H), torch.ones(1, 3, H)
+    found, state = chunked_delta_rule(keys, keys, values, nothing, all_of_it, 4)
+    torch.testing.assert_close(found, values)
+    torch.testing.assert_close(state[:, :, :2], values[:, [2, 1]].transpose(1, 2))
+
+
+def test_heads_are_three_quarters_of_the_model() -> None:
+    spec = match_of(composed("gated_deltanet", "modern", "size=tiny")).spec
+    block = GatedDeltaNet(spec)
+    matrices = sum(weight.numel() for weight in block.parameters() if weight.ndim == 2 and weight.shape[1] > 4)
+    assert heads_of(spec) * spec.head_dim == 0.75 * spec.d_model
+    assert matrices == pytest.approx(6 * spec.d_model**2, rel=0.01)
+
+
+def test_init() -> None:
+    """Decay rates uniform over 1..16 and dt log-uniform, as in Mamba-2; the kernel uniform on +-1/sqrt(K), K = 4."""
+    torch.manual_seed(0)
+    block = GatedDeltaNet(match_of(composed("gated_deltanet", "modern", "size=xlarge")).spec)
+    block.init_weights(0.5)
+    rates, dt = block.A_log.exp(), F.softplus(block.dt_bias)
+    assert 1 <= rates.min() < 4 and 13 < rates.max() <= 16
+    assert 1e-3 * 0.999 <= dt.min() < 5e-3 and 2e-2 < dt.max() <= 1e-1 * 1.001
+    assert block.conv_weight.std().item() == pytest.approx(0.5 / math.sqrt(3), rel=0.02)
+    assert block.qk.weight.std().item() == pytest.approx(0.02, rel=0.01)
+    assert block.out_proj.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert torch.equal(block.norm_weight, torch.ones_like(block.norm_weight))
+    assert block.no_decay() == {"A_log", "dt_bias", "norm_weight"}
+
+
+def test_the_classic_recipe_has_no_twin() -> None:
+    with pytest.raises(UserError, match="HybridForCausalLM needs norm=rmsnorm"):
+        twin_of(small_spec("gated_deltanet", "classic"))
