@@ -48,13 +48,11 @@ def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[
     return said.err.removeprefix("error: ").strip()
 
 
+ARCHITECTURES = "dense, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid"
 TRAIN = [
     ("training.seqlen=64", "training.seqlen: no such setting; did you mean training.seq_len?"),
     ("seed=abc", "seed=abc: must be of type integer"),
-    (
-        "architecture=mixtral",
-        "architecture=mixtral: no such choice; there are dense, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid",
-    ),
+    ("architecture=mixtral", f"architecture=mixtral: no such choice; there are {ARCHITECTURES}"),
     ("+unknown.key=1", "unknown: no such setting"),
     ("--model-size large", "--model-size: settings have no dashes; write size=tiny"),
     ("moe", "moe: settings are written key=value, for example architecture=moe"),
@@ -221,8 +219,7 @@ def test_the_process_itself_ends_with_status_2_and_no_traceback() -> None:
     process = tiny.start(["architecture=mixtral"], cwd=ROOT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    choices = "dense, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid"
-    assert err == f"error: architecture=mixtral: no such choice; there are {choices}\n"
+    assert err == f"error: architecture=mixtral: no such choice; there are {ARCHITECTURES}\n"
 
 
 def test_prepare_reads_paths_with_spaces_home_and_globs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

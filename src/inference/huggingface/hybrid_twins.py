@@ -97,7 +97,7 @@ def _hybrid_settings(spec: ModelSpec) -> Settings:
 
 def _sizes(given: Given, feed_forward: list[str]) -> Settings:
     layer_types = given.words("layer_types")
-    if "mixer_types" in given.values:
+    if given.values.get("mixer_types") is not None:  # transformers writes null where it is absent
         ours, mixers = {kind: kind for kind in MIXERS}, given.words("mixer_types")
     else:
         ours, mixers = {theirs: kind for kind, theirs in reversed(MIXERS.items())}, layer_types
