@@ -71,6 +71,7 @@ def assess(
         model.to(device.kind).eval()
         assessor = _Assessor(config, data, device, tokenizer, model, look_up)
         entry, scripts = assessor.assess(config.stage.stages[name])
+        entry["samples"] = assessor.memorised([one["text"] for one in _samples(folder, name)])
         if scripts:
             write_json(folder / "samples" / f"{name}-scripts.json", scripts)
         result["stages"][name] = {"weights_sha256": weights, **entry}
@@ -178,6 +179,12 @@ class _Assessor:
             n=self.settings.probe_sequences,
         )
 
+    def memorised(self, texts: list[str]) -> list[float]:
+        """Return the share of each text that stands in the training text, in long stretches of either corpus."""
+        tokens = [encode(self.tokenizer, text) for text in texts]
+        found = [memorised_shares(tokens, self.data.tokens(corpus, "train")) for corpus in CORPORA]
+        return [round(max(shares), 6) for shares in zip(*found, strict=True)]
+
     def _scripts(self, stage: StageConfig) -> list[dict[str, Any]]:
         """Generate scripts from the stage's prompts, and let the checkers read them."""
         scripts: list[dict[str, Any]] = []
@@ -199,6 +206,11 @@ class _Assessor:
         for script, share in zip(scripts, shares, strict=True):
             script["memorised"] = round(share, 6)
         return scripts
+
+
+def _samples(folder: Path, stage: str) -> list[dict[str, str]]:
+    file = folder / "samples" / f"{stage}.json"
+    return read_json(file) if file.exists() else []
 
 
 def _sum_up(scripts: list[dict[str, Any]]) -> dict[str, Any]:

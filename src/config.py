@@ -477,6 +477,10 @@ class ReportConfig:
 
     dir: str = MISSING
     """A sweep, a run, or a folder of runs."""
+    keep: str | None = None
+    """A folder to copy to what the report is made of: small, and enough to make it again."""
+    against: str | None = None
+    """The same runs made again: the report says which of them have the same weights."""
 
 
 @dataclass

@@ -5,15 +5,22 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import ReportConfig
+from src.units import show_bytes
 
 
 def report(config: ReportConfig) -> int:
     """Write the report and print its table."""
-    from src.reporting import comparison_text, load_runs, write_report
+    from src.reporting import comparison_text, keep_runs, load_runs, repeated_lines, write_report
 
     folder = Path(config.dir).expanduser()
-    print(comparison_text(load_runs(folder)))
-    print(f"Report: {write_report(folder)}")
+    runs = load_runs(folder)
+    repeated = repeated_lines(runs, load_runs(Path(config.against).expanduser())) if config.against else []
+    print("\n".join([comparison_text(runs), *repeated]))
+    if config.keep:
+        out = Path(config.keep).expanduser()
+        n_bytes = keep_runs(folder, runs, out)
+        print(f"Kept: {out}, {show_bytes(n_bytes)}; python -m src.report dir={out} makes this report of it")
+    print(f"Report: {write_report(folder, repeated=repeated)}")
     return 0
 
 

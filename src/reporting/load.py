@@ -89,7 +89,7 @@ def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFram
     max_rows: keep about so many rows a run, those of the validation first; a plot needs no more.
     """
     owners = to_records(runs[["run", "architecture", "size", "seed"]])
-    points = [_read_points(Path(folder) / "metrics.jsonl", max_rows) for folder in runs["run_dir"]]
+    points = [read_points(Path(folder) / "metrics.jsonl", max_rows) for folder in runs["run_dir"]]
     columns = dict.fromkeys([*POINT_COLUMNS, *sorted({key for rows in points for row in rows for key in row})])
     values: dict[str, Any] = {
         key: [owner[key] for owner, rows in zip(owners, points, strict=True) for _ in rows] for key in owners[0]
@@ -103,8 +103,8 @@ def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFram
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
     """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
 
-    Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), scripts, references, context, beyond
-    and probes.
+    Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), scripts, references, context, beyond,
+    probes, and samples (of each, the share that stands in the training text).
     """
     content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
     found: dict[str, Record] = {}
@@ -117,7 +117,8 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
             "test": test,
             "scripts": as_numbers(values.get("scripts")),
         }
-        found[stage] |= parts | {"weights": as_text(values.get("weights_sha256")) or ""}
+        samples = [as_number(share) for share in as_list(values.get("samples"))]
+        found[stage] |= parts | {"weights": as_text(values.get("weights_sha256")) or "", "samples": samples}
     return found
 
 
@@ -260,7 +261,8 @@ def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, s
     return ("pending", None) if never_started else ("unknown", problem)
 
 
-def _read_points(path: Path, max_rows: int | None) -> list[Record]:
+def read_points(path: Path, max_rows: int | None) -> list[Record]:
+    """Read the rows of a metrics.jsonl, about `max_rows` of them; see `read_metrics`."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:

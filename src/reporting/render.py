@@ -7,6 +7,7 @@ again at any time. Generated samples, error lines and names are arbitrary text: 
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,11 @@ FIGURE_NOTE = (
 )
 
 
-def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
+def write_report(directory: str | Path, out: str | Path | None = None, repeated: Sequence[str] = ()) -> Path:
     """Write summary.csv, summary.md, report.html and figures/*.png; return the path of report.html.
 
-    directory: as for `load_runs`. out: the folder to write to; `<directory>/report` unless given. Raises: UserError.
+    directory: as for `load_runs`. out: the folder to write to; `<directory>/report` unless given. repeated: as
+    `repeated_lines` gives them. Raises: UserError.
     """
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
@@ -76,6 +78,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         verdict=verdict_lines(runs),
         unfinished=unfinished_lines(runs),
         course=course_lines(metrics),
+        repeated=list(repeated),
         more=[*learning_rate_tables(directory), *further_tables(runs)],
         figure_note=FIGURE_NOTE,
         samples=_arrange_samples(runs),
@@ -126,6 +129,8 @@ def _markdown(report: Report, figures: list[str]) -> str:
         parts += ["## Not finished", _bullets(report.unfinished)]
     if report.course:
         parts += ["## On the way", _bullets(report.course)]
+    if report.repeated:
+        parts += ["## Made again", _bullets(report.repeated)]
     for table in report.more:
         parts += [f"## {table.title}", markdown_table(table.table), _plain(table.note)]
     parts += ["## Figures", FIGURE_NOTE]

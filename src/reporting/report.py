@@ -16,6 +16,8 @@ class Report:
     verdict: list[str]
     unfinished: list[str]
     course: list[str]
+    repeated: list[str]
+    """Which runs were made twice, and whether they ended alike."""
     more: list[Titled]
     """Tables besides the comparison."""
     figure_note: str

@@ -11,6 +11,8 @@ import pytest
 
 from src import assessment, evaluate
 from src.compose import guarded
+from src.data.prepared import load_prepared
+from src.data.tokenizer import load_tokenizer
 from src.reporting import load_runs
 from src.runtime.files import read_json
 from tests.integration import tiny
@@ -149,3 +151,14 @@ def test_learned_positions_end_what_can_be_measured(data: Path, tmp_path: Path) 
     assert tiny.run(data, tmp_path, "recipe=classic", "recipe.max_seq_len=64", "stage=code") == 0
     (stage,) = read_json(tiny.only_run(tmp_path) / "evaluation.json")["stages"].values()
     assert stage["beyond"]["to"][-1] == 64 and stage["probes"]["recall"]["to"] == [16, 32]
+
+
+def test_samples_are_compared_with_all_training_text(data: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of either corpus: a run through both stages can repeat the stories of the first."""
+    assert all(0 <= share <= 1 for share in read_json(run / "evaluation.json")["stages"]["language"]["samples"])
+    prepared, tokenizer = load_prepared(data), load_tokenizer(run / "tokenizer.json")
+    copied = [tokenizer.decode(prepared.tokens(corpus, "train")[:60].tolist()) for corpus in ("language", "code")]
+    texts = [{"prompt": "", "text": text} for text in [*copied, "zq" * 20]]
+    (run / "samples" / "code.json").write_text(json.dumps(texts), encoding="utf-8")
+    shares = told(capsys, f"run={run}", "rerun=true", "evaluation.probes=false")["stages"]["code"]["samples"]
+    assert shares[0] > 0.8 and shares[1] > 0.8 and shares[2] == 0
