@@ -110,14 +110,22 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
-    """Suggest the nearest choices: by the whole of a dotted word, then all that share the nearest last part."""
-    dotted = [choice for choice in choices if "." in choice]
-    near = difflib.get_close_matches(word, dotted, 1, 0.75) if "." in word else []
+    """Suggest choices: what has this last part, then what it shortens, then the nearest in spelling."""
+    section, _, last = word.rpartition(".")
+    tails = {choice: choice.rsplit(".", 1)[-1] for choice in [*choices, *(name.split(".")[0] for name in choices)]}
+    near = [choice for choice, tail in tails.items() if tail == last and choice.startswith(section)]
+    near = near or [choice for choice, tail in tails.items() if _shortens(last, tail) and choice.startswith(section)]
+    if not near and section:
+        near = difflib.get_close_matches(word, [choice for choice in choices if "." in choice], 1, 0.75)
     if not near:
-        tails = [choice.rsplit(".", 1)[-1] for choice in choices]
-        nearest = difflib.get_close_matches(word.rsplit(".", 1)[-1], tails, 1, 0.75)
-        near = [choice for choice, tail in zip(choices, tails, strict=True) if tail in nearest]
+        nearest = difflib.get_close_matches(last, tails.values(), 1, 0.75)
+        near = [choice for choice, tail in tails.items() if tail in nearest]
     return f"; did you mean {' or '.join(near)}?" if near else "; --help lists them all"
+
+
+def _shortens(word: str, name: str) -> bool:
+    """Tell whether `word` is how people write `name` when in a hurry: some of its words, or their initials."""
+    return len(word) > 1 and (f"_{name}".find(f"_{word}") >= 0 or word == "".join(part[:1] for part in name.split("_")))
 
 
 def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
