@@ -25,7 +25,7 @@ def report(config: ReportConfig) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return run_command("report", ReportConfig, report, argv, ("dir",))
+    return run_command("report", ReportConfig, report, argv, ("dir", "keep", "against"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, generate, prepare, report, train
+from src import __main__, evaluate, generate, prepare, report, train
 from src.compose import guarded
 from src.config import ROOT
 from tests.integration import tiny
@@ -265,3 +265,13 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, check=False)
     assert done.stderr == b""
     assert len(done.stdout) == 10
+
+
+def test_without_a_command_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main() == 2
+    said = capsys.readouterr()
+    assert not said.out and said.err.startswith("error: choose a command")
+    sources = {path.stem: path.read_text("utf-8") for path in (ROOT / "src").glob("*.py")}
+    commands = {name for name, source in sources.items() if "__main__" in source} - {"__main__"}
+    assert commands == set(__main__.COMMANDS)
+    assert all(f"\npython -m src.{command}" in said.err for command in commands)
