@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from src.reporting.drawing import DPI, style_of, style_panel
+from src.reporting.drawing import DPI, add_legend, style_of, style_panel
 from src.runtime.files import read_json, replace_folder, write_json, write_text
 from src.units import NOTHING, show_bytes, show_flops, table
 
@@ -168,7 +168,7 @@ def _figure(points: pd.DataFrame, column: str, label: str, scale: Callable[[Any]
         panel.set_xlabel("context (tokens)")
         style_panel(panel)
     panels[0].set_ylabel(label)
-    figure.legend(handles=list(lines.values()), loc="outside lower left", ncols=6, frameon=False)
+    add_legend(figure, list(lines.values()))
     return figure
 
 

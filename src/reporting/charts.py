@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from src.reporting.benchmark import PHASES, newest_benchmark
-from src.reporting.context import Gathered, band_of, gather_context, where_many
+from src.reporting.context import Gathered, band_of, gather_context, has_floor, where_many
 from src.reporting.drawing import style_of
 from src.reporting.load import stage_names, to_records
 from src.reporting.plots import BALANCE, layer_columns
@@ -176,7 +176,7 @@ def _contexts(runs: pd.DataFrame) -> list[Chart]:
     trained = sorted({run["contract"].get("seq_len") or 0 for run in to_records(runs)} - {0})
     position, distance = "position in the window (tokens seen)", "distance to the mention (tokens)"
     kinds = [
-        ("positions", "Loss by position", "loss", position, "loss (nats per token)", "Dashed: the exact floor."),
+        ("positions", "Loss by position", "loss", position, "loss (nats per token)", ""),
         (
             "beyond", "Loss past the training context", "loss", position, "loss (nats per token)",
             f"Windows longer than the training context of {', '.join(map(str, trained))} tokens.",
@@ -191,6 +191,8 @@ def _contexts(runs: pd.DataFrame) -> list[Chart]:
         ),
     ]  # fmt: skip
     found = gather_context(runs, *(measure for measure, *_ in kinds))
+    if has_floor(found["positions"]):
+        kinds[0] = (*kinds[0][:-1], "Dashed: the exact floor.")
     return [_context(found[kind[0]], *kind) for kind in kinds]
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
-from src.reporting.drawing import DPI, FAINT, empty_figure, style_of, style_panel
+from src.reporting.drawing import DPI, FAINT, add_legend, empty_figure, style_of, style_panel
 from src.reporting.load import to_records
 from src.reporting.results import load_context
 from src.reporting.verdicts import ranking_groups
@@ -46,7 +46,16 @@ def plot_positions(runs: pd.DataFrame) -> Figure:
         panel.set_xlabel("position in the window (tokens seen)")
 
     floor = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="floor of the same tokens")
-    return _draw_figure(runs, "positions", draw, "Loss by position against the floor", "loss (nats per token)", floor)
+    shown = floor if has_floor(gather_context(runs, "positions")["positions"]) else None
+    return _draw_figure(runs, "positions", draw, "Loss by position", "loss (nats per token)", shown)
+
+
+def has_floor(found: Gathered) -> bool:
+    """Tell whether the loss by position has a floor: of generated text alone is the entropy known."""
+    groups = (members for stages in found.values() for members in stages.values())
+    return any(
+        "floor" in measures["positions"] for members in groups for seeds in members.values() for measures in seeds
+    )
 
 
 def plot_recall(runs: pd.DataFrame) -> Figure:
@@ -135,7 +144,9 @@ def where_many(recall: dict[str, list[float]]) -> dict[str, list[float]]:
     return {name: [values[index] for index in kept] for name, values in recall.items()}
 
 
-def _draw_figure(runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_label: str, reference: Line2D) -> Figure:
+def _draw_figure(
+    runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_label: str, reference: Line2D | None
+) -> Figure:
     found = gather_context(runs, measure)[measure]
     if not found:
         return empty_figure(f"{title}: nothing measured yet")
@@ -156,7 +167,7 @@ def _draw_figure(runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_lab
     names = dict.fromkeys(name for panels in found.values() for members in panels.values() for name in members)
     styles = {name: style_of(name) for name in names}
     lines = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()]
-    figure.legend(handles=[*lines, reference], loc="outside lower left", ncols=len(lines) + 1, frameon=False)
+    add_legend(figure, [*lines, *([reference] if reference else [])])
     return figure
 
 

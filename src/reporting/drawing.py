@@ -3,6 +3,9 @@
 # matplotlib leaves the types of **kwargs open, and with them those of most of its methods.
 # pyright: reportUnknownMemberType=false
 
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
@@ -54,6 +57,13 @@ def style_panel(panel: Axes) -> None:
     panel.set_axisbelow(True)
     panel.grid(color="#e6e6e6", linewidth=0.8)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Name all handles below the figure, in as many lines as its width takes."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    ncols = max(1, min(len(handles), int(figure.get_figwidth() / (0.55 + 0.085 * longest))))
+    figure.legend(handles=list(handles), loc="outside lower left", ncols=ncols, frameon=False)
 
 
 def style_axes(panel: Axes, axis: str, starts: list[float]) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from src.reporting.drawing import DPI, INK, style_of, style_panel
+from src.reporting.drawing import DPI, INK, add_legend, style_of, style_panel
 from src.reporting.results import Search, load_searches
 from src.reporting.tables import Column, Table, Titled
 
@@ -63,5 +63,5 @@ def plot_learning_rates(searches: Sequence[Search]) -> Figure:
     styles = {name: style_of(name) for search in searches for name in search.tried}
     lines = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()]
     chosen = Line2D([], [], color=INK, marker="o", markersize=10, markerfacecolor="none", linestyle="", label="chosen")
-    figure.legend(handles=[*lines, chosen], loc="outside lower left", ncols=len(lines) + 1, frameon=False)
+    add_legend(figure, [*lines, chosen])
     return figure

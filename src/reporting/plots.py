@@ -22,7 +22,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from src.reporting.context import has_context, plot_beyond, plot_positions, plot_probe, plot_recall
-from src.reporting.drawing import DPI, FAINT, INK, empty_figure, label_right, style_axes, style_of, time_unit
+from src.reporting.drawing import (
+    DPI,
+    FAINT,
+    INK,
+    add_legend,
+    empty_figure,
+    label_right,
+    style_axes,
+    style_of,
+    time_unit,
+)
 from src.reporting.load import stage_names, to_records
 from src.reporting.results import PROBES
 from src.reporting.tables import reference_losses
@@ -156,7 +166,7 @@ def plot_expert_balance(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     handles = _architecture_lines(records, markers=False)
     handles.append(Line2D([], [], color=FAINT, linewidth=1.6, label="mean over layers"))
     handles.append(Patch(color=FAINT, alpha=0.3, label="lowest to highest layer"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
+    add_legend(figure, handles)
     return figure
 
 
@@ -270,7 +280,7 @@ def _add_legend(figure: Figure, records: list[Record]) -> None:
     handles.append(Line2D([], [], color=FAINT, alpha=0.5, linewidth=1, label="training"))
     if any(record["status"] not in ("done", "running") for record in records):
         handles.append(Line2D([], [], color=INK, linestyle="", marker="x", markersize=8, label="did not finish"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
+    add_legend(figure, handles)
 
 
 def _architecture_lines(records: list[Record], markers: bool = True) -> list[Artist]:
