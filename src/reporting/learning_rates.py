@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from src.reporting.drawing import DPI, INK, add_legend, style_of, style_panel
-from src.reporting.results import Search, load_searches
+from src.reporting.results import Search, beside_cliff, load_searches
 from src.reporting.tables import Column, Table, Titled
 
 FIGURE = "learning_rates.png"
@@ -25,11 +25,14 @@ def learning_rate_tables(directory: Path) -> list[Titled]:
         for name, (tried, edge) in search.tried.items():
             if points := search.points(name):
                 rate, loss = min(points, key=lambda point: point[1])
-                rows.append([name, search.size, f"{rate:g}", f"{loss:.3f}", str(len(tried)), edge or "no"])
-    columns = [Column("", name) for name in ("architecture", "size", "best rate", "bits/byte", "rates", "edge")]
+                cliff = "yes" if beside_cliff(tried) else "no"
+                rows.append([name, search.size, f"{rate:g}", f"{loss:.3f}", str(len(tried)), edge or "no", cliff])
+    names = ("architecture", "size", "best rate", "bits/byte", "rates", "edge", "cliff")
+    columns = [Column("", name) for name in names]
     note = (
         "Bits per byte of validation text, a mean over stages and over seeds that no comparison uses. edge: the best "
-        "rate is the lowest or the highest that was tried, so a better one may lie beyond. "
+        "rate is the lowest or the highest that was tried, so a better one may lie beyond. cliff: the next rate above "
+        "fails, so other seeds may fare worse at the best; the one below is safer. "
     )
     note += " ".join(f"{search.size}: {search.text}." for search in searches)
     return [Titled("Learning rates", Table(columns, rows, []), note)] if rows else []

@@ -33,7 +33,7 @@ class Column:
     @property
     def is_words(self) -> bool:
         """Whether its cells are words, set to the left; numbers are set to the right."""
-        return self.name in ("architecture", "size", "contract", "run", "status", "corpus", "after", "edge")
+        return self.name in ("architecture", "size", "contract", "run", "status", "corpus", "after", "edge", "cliff")
 
 
 @dataclass(frozen=True)

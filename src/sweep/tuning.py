@@ -18,6 +18,7 @@ from src.compose import Sweep, compose_config, expand_sweep
 from src.config import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.overrides import given_keys
 from src.reporting import write_report
+from src.reporting.results import beside_cliff
 from src.runtime.files import read_json
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
@@ -265,8 +266,9 @@ def _describe(rates: dict[str, Any], size: str) -> list[str]:
     for name, found in rates.items():
         losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in found["trials"]}
         cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
-        rows.append([f"{name} {size}", f"{found['learning_rate']:g}", found["edge"] or NOTHING, *cells])
-    header = ["validation bits per byte at", "best rate", "at the edge", *(f"{rate:g}" for rate in tried)]
+        cliff = "yes" if beside_cliff(list(losses.items())) else NOTHING
+        rows.append([f"{name} {size}", f"{found['learning_rate']:g}", found["edge"] or NOTHING, cliff, *cells])
+    header = ["validation bits per byte at", "best rate", "at the edge", "at a cliff", *(f"{rate:g}" for rate in tried)]
     return ["", *table(header, rows), ""]
 
 
