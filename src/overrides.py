@@ -114,7 +114,9 @@ def did_you_mean(word: str, choices: Sequence[str]) -> str:
     section, _, last = word.rpartition(".")
     tails = {choice: choice.rsplit(".", 1)[-1] for choice in [*choices, *(name.split(".")[0] for name in choices)]}
     near = [choice for choice, tail in tails.items() if tail == last and choice.startswith(section)]
-    near = near or [choice for choice, tail in tails.items() if _shortens(last, tail) and choice.startswith(section)]
+    if not near:
+        near = [choice for choice, tail in tails.items() if _shortens(last, tail) and choice.startswith(section)]
+        near = difflib.get_close_matches(word, near, 1, 0) if section else near
     if not near and section:
         near = difflib.get_close_matches(word, [choice for choice in choices if "." in choice], 1, 0.75)
     if not near:
@@ -125,7 +127,7 @@ def did_you_mean(word: str, choices: Sequence[str]) -> str:
 
 def _shortens(word: str, name: str) -> bool:
     """Tell whether `word` is how people write `name` when in a hurry: some of its words, or their initials."""
-    return len(word) > 1 and (f"_{name}".find(f"_{word}") >= 0 or word == "".join(part[:1] for part in name.split("_")))
+    return len(word) > 1 and (f"_{word}" in f"_{name}" or word == "".join(part[:1] for part in name.split("_")))
 
 
 def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:

@@ -184,10 +184,7 @@ EVALUATE = [
     (["run=nowhere", "device=gpu"], "device=gpu: must be one of auto, mps, cuda, cpu"),
     (["run=nowhere", "evaluation.scripts=-1"], "evaluation.scripts=-1: must not be negative"),
     (["run=nowhere", "evaluation.context_factor=0"], "evaluation.context_factor=0: must be greater than 0"),
-    (
-        ["run=nowhere", "evaluation.probe=false"],
-        "evaluation.probe: no such setting; did you mean evaluation.probes or evaluation.probe_sequences?",
-    ),
+    (["run=nowhere", "evaluation.probe=false"], "evaluation.probe: no such setting; did you mean evaluation.probes?"),
 ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from src.reporting.benchmark import PHASES, newest_benchmark
-from src.reporting.context import Gathered, band_of, gather_context, has_floor, where_many
+from src.reporting.context import Gathered, band_of, gather_context, where_many
 from src.reporting.drawing import style_of
 from src.reporting.load import stage_names, to_records
 from src.reporting.plots import BALANCE, layer_columns
@@ -191,8 +191,6 @@ def _contexts(runs: pd.DataFrame) -> list[Chart]:
         ),
     ]  # fmt: skip
     found = gather_context(runs, *(measure for measure, *_ in kinds))
-    if has_floor(found["positions"]):
-        kinds[0] = (*kinds[0][:-1], "Dashed: the exact floor.")
     return [_context(found[kind[0]], *kind) for kind in kinds]
 
 
@@ -214,6 +212,7 @@ def _context(found: Gathered, measure: str, title: str, value: str, x: str, y: s
                 if "floor" in own[0] and not any(trace["name"] == "floor" for trace in traces):
                     floor = _simple("", own[0].get("to", []), own[0]["floor"], "floor", "dash")
                     traces.append(floor | {"colour": FLOOR_COLOUR})
+                    chart["note"] = "Dashed: the exact floor."
             chart["panels"].append({"title": f"{stage}, {group}", "traces": traces})
     return chart
 

@@ -46,16 +46,9 @@ def plot_positions(runs: pd.DataFrame) -> Figure:
         panel.set_xlabel("position in the window (tokens seen)")
 
     floor = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="floor of the same tokens")
-    shown = floor if has_floor(gather_context(runs, "positions")["positions"]) else None
-    return _draw_figure(runs, "positions", draw, "Loss by position", "loss (nats per token)", shown)
-
-
-def has_floor(found: Gathered) -> bool:
-    """Tell whether the loss by position has a floor: of generated text alone is the entropy known."""
-    groups = (members for stages in found.values() for members in stages.values())
-    return any(
-        "floor" in measures["positions"] for members in groups for seeds in members.values() for measures in seeds
-    )
+    found = gather_context(runs, "positions")["positions"]
+    shown = [floor] if _has_floor(found) else []
+    return _draw_figure(found, draw, "Loss by position", "loss (nats per token)", *shown)
 
 
 def plot_recall(runs: pd.DataFrame) -> Figure:
@@ -71,7 +64,8 @@ def plot_recall(runs: pd.DataFrame) -> Figure:
         panel.set_xlabel("distance to the last mention (tokens)")
 
     hidden = Line2D([], [], color=FAINT, linestyle=":", linewidth=1.2, label="mention out of the window")
-    return _draw_figure(runs, "recall", draw, "Recall by distance", "names recalled whole", hidden)
+    found = gather_context(runs, "recall")["recall"]
+    return _draw_figure(found, draw, "Recall by distance", "names recalled whole", hidden)
 
 
 def plot_beyond(runs: pd.DataFrame) -> Figure:
@@ -85,7 +79,8 @@ def plot_beyond(runs: pd.DataFrame) -> Figure:
         panel.set_xlabel("position in the window (tokens seen)")
 
     end = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="training context")
-    return _draw_figure(runs, "beyond", draw, "Loss past the training context", "loss (nats per token)", end)
+    found = gather_context(runs, "beyond")["beyond"]
+    return _draw_figure(found, draw, "Loss past the training context", "loss (nats per token)", end)
 
 
 def plot_probe(runs: pd.DataFrame, probe: str) -> Figure:
@@ -97,7 +92,9 @@ def plot_probe(runs: pd.DataFrame, probe: str) -> Figure:
         panel.set_xlabel("distance to the mention (tokens)")
 
     none = Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1.2, label="no use made of it")
-    return _draw_figure(runs, f"probe/{probe}", draw, f"{probe.capitalize()} by distance", "nats saved a token", none)
+    measure = f"probe/{probe}"
+    found = gather_context(runs, measure)[measure]
+    return _draw_figure(found, draw, f"{probe.capitalize()} by distance", "nats saved a token", none)
 
 
 def has_context(runs: pd.DataFrame, measure: str) -> bool:
@@ -144,10 +141,15 @@ def where_many(recall: dict[str, list[float]]) -> dict[str, list[float]]:
     return {name: [values[index] for index in kept] for name, values in recall.items()}
 
 
-def _draw_figure(
-    runs: pd.DataFrame, measure: str, draw: Draw, title: str, y_label: str, reference: Line2D | None
-) -> Figure:
-    found = gather_context(runs, measure)[measure]
+def _has_floor(found: Gathered) -> bool:
+    """Tell whether the loss by position has a floor: of generated text alone is the entropy known."""
+    groups = (members for stages in found.values() for members in stages.values())
+    return any(
+        "floor" in measures["positions"] for members in groups for seeds in members.values() for measures in seeds
+    )
+
+
+def _draw_figure(found: Gathered, draw: Draw, title: str, y_label: str, *references: Line2D) -> Figure:
     if not found:
         return empty_figure(f"{title}: nothing measured yet")
     stages = list(dict.fromkeys(stage for panels in found.values() for stage in panels))
@@ -167,7 +169,7 @@ def _draw_figure(
     names = dict.fromkeys(name for panels in found.values() for members in panels.values() for name in members)
     styles = {name: style_of(name) for name in names}
     lines = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()]
-    add_legend(figure, [*lines, *([reference] if reference else [])])
+    add_legend(figure, [*lines, *references])
     return figure
 
 
