@@ -28,7 +28,10 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
 
     runs: those of `directory`, as `load_runs` gives them. Raises: UserError where `out` holds something else.
     """
-    if out.exists() and any(out.iterdir()) and not (out / "runs").is_dir():
+    ours = (out / "runs").is_dir() and not any(
+        out.glob("runs/*/config.yaml")
+    )  # real runs have it, what is kept has not
+    if out.exists() and any(out.iterdir()) and not ours:
         raise UserError(f"keep={out}: is a folder with something else in it; name a new one")
     sweep = as_dict(read_or_none(directory / "sweep.json"))
     if sweep:

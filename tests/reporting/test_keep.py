@@ -97,6 +97,15 @@ def test_what_is_kept_again_takes_the_place_of_what_was(sweep: Path, tmp_path: P
     assert [file.name for file in other.iterdir()] == ["thesis.tex"]
 
 
+def test_runs_are_never_replaced_by_what_is_kept_of_them(builder: SweepBuilder) -> None:
+    """`outputs` has a folder of runs as well."""
+    run = builder.add("dense")
+    (run / "config.yaml").write_text("seed: 0")
+    with pytest.raises(UserError, match="something else in it"):
+        keep(builder.sweep, builder.root)
+    assert (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file()
+
+
 def test_runs_made_again_are_compared_by_their_weights(tmp_path: Path) -> None:
     first, again = SweepBuilder(tmp_path / "first"), SweepBuilder(tmp_path / "again")
     for seed in range(3):
