@@ -28,7 +28,7 @@ from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.distributed import ALONE
-from src.runtime.files import read_json, write_json
+from src.runtime.files import finite, read_json, write_json
 from src.runtime.log import Say
 from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoint
 
@@ -143,7 +143,7 @@ class _Assessor:
 
     def _likelihood(self, windows: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
         found = likelihood_of(float(nats.sum()), windows, self.lengths)
-        return {key: _number(value) for key, value in found._asdict().items()}
+        return {key: finite(value) for key, value in found._asdict().items()}
 
     def _context(self, corpus: str, found: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> dict[str, Any]:
         """Measure loss by position within the training context and past it, and recall by distance."""
@@ -232,7 +232,3 @@ def _sum_up(scripts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _share(values: list[bool]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None

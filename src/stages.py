@@ -18,7 +18,7 @@ from src.model.language_model import LanguageModel
 from src.model.matching import Match
 from src.runtime.claim import removed
 from src.runtime.device import Device
-from src.runtime.files import write_json
+from src.runtime.files import finite, write_json
 from src.runtime.log import Say
 from src.runtime.signals import StopRequest
 from src.runtime.timing import median_times
@@ -33,7 +33,7 @@ from src.training.checkpoint import (
     save_checkpoint,
 )
 from src.training.compiled import Forward
-from src.training.loop import Diverged, Hooks, TrainState, finite, fit
+from src.training.loop import Diverged, Hooks, TrainState, fit
 from src.training.optimizer import build_optimizer
 from src.training.stage import StagePlan, plan_stage
 from src.training.step import train_step

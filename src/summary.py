@@ -1,6 +1,5 @@
 """summary.json: what a run is, under which rules it was made, and what came of it; all that a report reads."""
 
-import math
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from src.lineage import lineage_of
 from src.model.accounting import ModelCost
 from src.model.matching import Match
 from src.runtime.device import Device
-from src.runtime.files import read_json
+from src.runtime.files import finite, read_json
 from src.training.checkpoint import CheckpointInfo, Progress
 from src.training.stage import plan_stage
 
@@ -34,9 +33,9 @@ def stage_summary(
         "steps": progress.step,
         "tokens": progress.tokens,
         "train_flops": progress.tokens * cost.train_flops_per_token,
-        "val_loss": _json_number(progress.val_loss),
-        "val_bits_per_byte": _json_number(progress.val_bits_per_byte),
-        "best_val_loss": _json_number(progress.best_val_loss),
+        "val_loss": finite(progress.val_loss),
+        "val_bits_per_byte": finite(progress.val_bits_per_byte),
+        "best_val_loss": finite(progress.best_val_loss),
         "tokens_per_second": progress.tokens / progress.train_time_s,
         "peak_memory_bytes": device.memory_bytes(),
         "wall_time_s": progress.wall_time_s,
@@ -59,10 +58,6 @@ def final_summary(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done),
         "wall_time_s": sum(stage["wall_time_s"] for stage in done),
     }
-
-
-def _json_number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def start_summary(

@@ -73,7 +73,7 @@ class _Documents:
     def origins(self, numbers: list[int]) -> list[dict[str, Any]]:
         """Find where some documents come from."""
         lines = [int(self._table["origin"][number]) for number in numbers]
-        wanted, found = set(lines), {}
+        wanted = set(lines)
         with self._origins_path.open(encoding="utf-8") as handle:
             found = {line: json.loads(text) for line, text in enumerate(handle) if line in wanted}
         return [found[line] for line in lines]

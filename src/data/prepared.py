@@ -162,8 +162,10 @@ def load_given(name: str) -> PreparedData:
 
 
 def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
-    """Gather what decides the tokens; other tokenizers count by content, and the generators
-    by their own code, so that editing them makes new data."""
+    """Gather what decides the tokens.
+
+    Other tokenizers count by content, and the generators by their own code, so that editing them makes new data.
+    """
     values = asdict(data)
     del values["dir"]
     for name in CORPORA:

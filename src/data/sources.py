@@ -22,6 +22,7 @@ from src.config import CorpusConfig, UserError
 from src.data.licences import UNKNOWN, header_licence
 from src.data.local import local_files, nearest_licence
 from src.data.repair import flaw_of, repair_mojibake
+from src.runtime.errors import first_line
 
 SEPARATOR = b"<|endoftext|>"
 LARGEST_DOCUMENT = 32_000_000
@@ -194,8 +195,7 @@ def _read_jsonl(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator
             try:
                 row = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{where}: not JSON ({reason}); correct it or leave the file out") from None
+                raise UserError(f"{where}: not JSON ({first_line(error)}); correct it or leave the file out") from None
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise UserError(
                     f'{where}: no text; a line must be like {{"text": "..."}}; correct it or leave the file out'

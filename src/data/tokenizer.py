@@ -24,6 +24,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from src.config import UserError
+from src.runtime.errors import first_line
 from src.runtime.files import read_json, write_json
 
 # Encoding batches uses threads. Left unset, the library warns at every fork of the process after the first batch.
@@ -104,7 +105,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: not a tokenizer ({error}); run python -m src.prepare rerun=true") from None
+        raise UserError(
+            f"{path}: not a tokenizer ({first_line(error)}); run python -m src.prepare rerun=true"
+        ) from None
     name = end_of_text(path)
     if tokenizer.token_to_id(name) is None:
         raise UserError(f"{path}: has no token {name}; run python -m src.prepare rerun=true")

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from src.data.annotation import Annotations
 from src.model.language_model import LanguageModel, number_documents
-from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
+from src.model.memory import loss_chunk
 from src.runtime.device import Device
 
 TOKENS_AT_ONCE = 2048
@@ -41,7 +41,7 @@ def predict_targets(
     n, length = len(windows), windows.shape[1] - 1
     nats, hits = np.empty(n * length, dtype=np.float64), np.empty(n * length, dtype=np.bool_)
     weight = model.head.weight.float()
-    chunk, at_once = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // len(weight)), max(1, TOKENS_AT_ONCE // length)
+    chunk, at_once = loss_chunk(len(weight)), max(1, TOKENS_AT_ONCE // length)
     for first in range(0, n, at_once):
         tokens = device.tensor(windows[first : first + at_once])
         inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()

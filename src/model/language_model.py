@@ -18,7 +18,7 @@ from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
-from src.model.memory import LOGITS_AT_ONCE, MIN_LOSS_CHUNK
+from src.model.memory import loss_chunk
 
 
 class ModelOutput(NamedTuple):
@@ -166,11 +166,10 @@ def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduc
 
     It is computed in chunks, so that all logits never exist at once, and in fp32 under autocast too.
     """
-    chunk = max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // model.spec.vocab_size)
     return F.linear_cross_entropy(
         output.hidden.flatten(0, 1),
         model.head.weight,
         targets.flatten(),
         reduction=reduction,
-        options=nn.LinearCrossEntropyOptions(batch_chunk_size=chunk),
+        options=nn.LinearCrossEntropyOptions(batch_chunk_size=loss_chunk(model.spec.vocab_size)),
     )

@@ -1,8 +1,8 @@
 """What training and using a model takes in memory, in closed form and without torch.
 
 A training step is followed from the loss backwards, block by block: what was kept for the backward pass shrinks while
-gradients grow, and the moment with the most alive is the peak. `src/profiling/memory.py` measures the same from the
-allocator; what the process itself takes (interpreter, libraries, the allocator's own reserve) comes on top.
+gradients grow, and the moment with the most alive is the peak. `tests/profiling/peaks.py` measures the same from
+the allocator; what the process itself takes (interpreter, libraries, the allocator's own reserve) comes on top.
 
 Weights, gradients and the optimizer's two moments are fp32 always. In bf16 and fp16 the estimate is an upper bound:
 activations as in fp32, and a copy of the weights in two bytes each.
@@ -23,6 +23,11 @@ matrix speed."""
 MIN_LOSS_CHUNK = 64
 """Tokens: as many at least have their logits computed together."""
 BYTES_PER_HALF = 2
+
+
+def loss_chunk(vocab_size: int) -> int:
+    """Return for how many tokens the loss computes logits at a time."""
+    return max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // vocab_size)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def _moments(
     kept = [float(stream)] * len(whole) if activation_checkpointing else whole
     final = tokens * norm_kept(spec)
 
-    rows = min(tokens, max(MIN_LOSS_CHUNK, LOGITS_AT_ONCE // spec.vocab_size))
+    rows = min(tokens, loss_chunk(spec.vocab_size))
     standing = params if accumulate else 0
     at_loss = _Moment(standing + head, sum(kept) + final, stream + rows * (spec.vocab_size + spec.d_model))
     through_norm = (4 if spec.norm == "rmsnorm" else 2) * stream

@@ -187,18 +187,11 @@ def _contexts(runs: pd.DataFrame) -> list[Chart]:
         ),
         *(
             (f"probe/{name}", f"{name.capitalize()} by distance", "gain", distance, "nats saved a token", text)
-            for name, text in zip(PROBES, PROBE_NOTES, strict=True)
+            for name, text in PROBES.items()
         ),
     ]  # fmt: skip
     found = gather_context(runs, *(measure for measure, *_ in kinds))
     return [_context(found[kind[0]], *kind) for kind in kinds]
-
-
-PROBE_NOTES = (
-    "A stretch of random tokens, then the same again: nats that the first saves a token of the second.",
-    "Two tokens that stood side by side once: nats saved at the second when the first comes again.",
-    "Eight keys with their values, asked for in another order: nats saved at a value.",
-)
 
 
 def _context(found: Gathered, measure: str, title: str, value: str, x: str, y: str, note: str) -> Chart:

@@ -28,10 +28,8 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
 
     runs: those of `directory`, as `load_runs` gives them. Raises: UserError where `out` holds something else.
     """
-    ours = (out / "runs").is_dir() and not any(
-        out.glob("runs/*/config.yaml")
-    )  # real runs have it, what is kept has not
-    if out.exists() and any(out.iterdir()) and not ours:
+    real = any(out.glob("runs/*/config.yaml"))  # what is kept of runs has none
+    if out.exists() and any(out.iterdir()) and (real or not (out / "runs").is_dir()):
         raise UserError(f"keep={out}: is a folder with something else in it; name a new one")
     sweep = as_dict(read_or_none(directory / "sweep.json"))
     if sweep:
@@ -84,7 +82,8 @@ def repeated_lines(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     lines = [f"{same} ended with the same weights, bit for bit (SHA-256, after every stage)."]
     lines += [f"{run}: other weights after stage {', '.join(stages)}" for run, stages in unlike.items()]
     once = len(ours.keys() | theirs.keys()) - len(both)
-    return [*lines, f"{once} runs were made, or evaluated, once only."] if once else lines
+    were = "run was" if once == 1 else "runs were"
+    return [*lines, f"{once} {were} made, or evaluated, once only."] if once else lines
 
 
 def _weights(record: Record) -> dict[str, str]:

@@ -22,7 +22,7 @@ from src.reporting.load import load_runs, read_metrics, to_records
 from src.reporting.page import build_page
 from src.reporting.plots import build_figures, to_png
 from src.reporting.report import Report
-from src.reporting.results import load_samples
+from src.reporting.results import PROBES, load_samples
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.values import Record
 from src.reporting.verdicts import verdict_lines
@@ -43,12 +43,7 @@ CAPTIONS = {
     "last mention: the share of them of which every token is the likeliest. Dotted: that mention is out of the window. "
     "Ranges with fewer than 10 names are left out. Bands: seeds.",
     "loss_beyond.png": "Loss by position in windows longer than the training context. Bands: seeds.",
-    "probe_copying.png": "Copying: a stretch of random tokens, then the same again; nats that the first saves a token "
-    "of the second, by the length of the stretch.",
-    "probe_induction.png": "Induction: two tokens that stood side by side once; nats saved at the second when the "
-    "first comes again, by the distance.",
-    "probe_recall.png": "Recall: eight keys with their values, asked for in another order; nats saved at a value, by "
-    "the distance.",
+    **{f"probe_{name}.png": f"{name.capitalize()} by distance. {text}" for name, text in PROBES.items()},
     "learning_rates.png": "Validation bits per byte against the peak learning rate, by python -m src.tune.",
     "benchmark_speed.png": "Speed against context length, by python -m src.benchmark (its newest, beside these runs).",
     "benchmark_memory.png": "Memory against context length, by the same benchmark.",

@@ -19,7 +19,12 @@ from src.reporting.values import (
     read_or_none,
 )
 
-PROBES = ("copying", "induction", "recall")
+PROBES = {
+    "copying": "A stretch of random tokens, then the same again: nats that the first saves a token of the second.",
+    "induction": "Two tokens that stood side by side once: nats saved at the second when the first comes again.",
+    "recall": "Eight keys with their values, asked for in another order: nats saved at a value.",
+}
+"""What is measured by distance on random tokens."""
 
 
 def load_samples(runs: pd.DataFrame) -> list[Record]:

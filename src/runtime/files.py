@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -67,6 +68,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON atomically. Raises ValueError for NaN, which is no JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number that JSON can hold; None for one that it cannot, as for none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def read_json(path: Path) -> Any:

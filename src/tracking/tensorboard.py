@@ -26,7 +26,7 @@ class TensorboardTracker:
     def log(self, row: dict[str, Any], global_step: int) -> None:
         writer = self._open()
         for name, value in row.items():
-            if isinstance(value, (int, float)) and name not in ("step",):
+            if isinstance(value, (int, float)) and name != "step":
                 writer.add_scalar(name, value, global_step)
         writer.flush()
 

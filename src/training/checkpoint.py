@@ -9,7 +9,6 @@ made of it.
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from src.model.blocks import kind_names
 from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
-from src.runtime.files import read_json, read_yaml, replace_folder, settle_folder, sha256_of, write_json
+from src.runtime.files import finite, read_json, read_yaml, replace_folder, settle_folder, sha256_of, write_json
 
 FORMAT_VERSION = 3
 
@@ -92,16 +91,12 @@ def save_checkpoint(
             "format_version": FORMAT_VERSION,
             "run": run,
             "spec": model.spec.to_dict(),
-            "progress": {key: _json_value(value) for key, value in asdict(progress).items()},
+            # A loss of weights that have grown too large is no number of JSON; `state.pt` keeps it.
+            "progress": {key: value if key == "stage" else finite(value) for key, value in asdict(progress).items()},
             "tokenizer_sha256": tokenizer_sha256,
             "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
         }
         write_json(temporary / "meta.json", meta | {"meta_sha256": hash_of(meta)})
-
-
-def _json_value(value: Any) -> Any:
-    """Return None for what JSON cannot hold: the loss of weights that have grown too large. `state.pt` keeps it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def hash_of(meta: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from src.config import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
+from src.runtime.files import finite
 from src.runtime.signals import Interrupted, StopRequest
 from src.training.checkpoint import Progress
 from src.training.expert_balance import describe_balance
@@ -198,8 +199,8 @@ def _progress_bar(progress: Progress, plan: StagePlan, device: Device) -> "tqdm[
 def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:
     """Return the metrics of one step, waiting for the device."""
     row = {
-        "train/loss": finite(output.loss),
-        "train/grad_norm": finite(output.grad_norm),
+        "train/loss": finite(float(output.loss)),
+        "train/grad_norm": finite(float(output.grad_norm)),
         "train/skipped_steps": int(state.skipped_steps),
     }
     return row if output.expert_load is None else row | describe_balance(output.expert_load, output.router_z)
@@ -215,12 +216,6 @@ def describe(progress: Progress, plan: StagePlan, device: Device) -> dict[str, A
         "wall_time_s": round(progress.wall_time_s, 3),
         "perf/peak_memory_bytes": device.memory_bytes(),
     }
-
-
-def finite(value: Tensor | float) -> float | None:
-    """Return a number that JSON can hold."""
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) -> None:

@@ -39,9 +39,9 @@ def train_step(
     """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
 
     `forward` is the model, or its compiled form. Gradients are sums over all processes, losses means over the tokens of
-    the global batch. Where the gradient is not finite, the optimizer leaves weights and
-    state alone; that is decided on the device. Routers' biases (MoE) follow the load of the whole batch.
-    eot_id: the token that begins a document, where documents are masked.
+    the global batch. Where the gradient is not finite, the optimizer leaves weights and state alone; that is decided on
+    the device. Routers' biases (MoE) follow the load of the whole batch. eot_id: the token that begins a document,
+    where documents are masked.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []

@@ -82,7 +82,7 @@ def test_documents_are_evaluated_apart() -> None:
 
 def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the loss is that of all logits."""
-    monkeypatch.setattr("src.model.language_model.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
+    monkeypatch.setattr("src.model.memory.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
     model = build_model(replace(small_spec("dense"), vocab_size=8192, blocks=("mlp",)), seed=0)
     windows, found = random_tokens(8, 129, vocab_size=8192), []
     all_logits = 8 * 128 * 8192 * 4

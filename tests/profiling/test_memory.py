@@ -6,17 +6,16 @@ import torch
 from src.config import ModelSpec
 from src.model.matching import solve
 from src.model.memory import Memory, inference_memory, training_memory
-from src.profiling.memory import (
+from src.profiling.memory import peak_growth
+from src.units import show_bytes, table
+from tests.contract.small import composed, small_spec
+from tests.profiling.peaks import (
     Measured,
-    Row,
     inference_peaks,
     measured_inference_memory,
     measured_training_memory,
-    memory_table,
-    peak_growth,
     training_peak,
 )
-from tests.contract.small import composed, small_spec
 
 ARCHITECTURES = ("dense", "mamba", "mamba1", "moe", "hybrid", "gated_deltanet")
 """Every kind of block, and a mixture; others are made of the same."""
@@ -99,12 +98,6 @@ def test_a_process_of_its_own_has_its_own_peak() -> None:
     assert apart.tensor_bytes < apart.rss_bytes < ballast.nbytes
 
 
-def test_the_table() -> None:
-    row = Row("dense", Memory(weights=9_000_000, workspace=2_000_000), Measured(10_000_000, 300_000_000))
-    assert row.ratio == 1.1
-    assert memory_table([row]).splitlines()[2] == "| dense | 11.0 | 10.0 | 1.100 | 300 |"
-
-
 def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
     config = composed(architecture, recipe, f"size={size}")
     return solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match="active").spec
@@ -114,17 +107,18 @@ def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
 @pytest.mark.parametrize(("size", "recipe"), [("micro", "modern"), ("micro", "classic"), ("mini", "modern")])
 def test_real_sizes_take_what_is_estimated(size: str, recipe: str) -> None:
     """With and without activation checkpointing; `pytest -s` shows the table."""
-    rows = []
+    found: list[tuple[str, Memory, Measured]] = []
     for architecture in ARCHITECTURES:
         spec = solved(architecture, size, recipe)
         for again in (False, True):
             settings = {"seq_len": 512, "micro_batch_size": 8, "accumulate": True, "activation_checkpointing": again}
-            name = f"{architecture} {size} {recipe}{', activation checkpointing' if again else ''}"
-            estimate = training_memory(spec, **settings)
-            rows.append(Row(name, estimate, measured_training_memory(spec, **settings)))
+            name = f"{architecture}{', activation checkpointing' if again else ''}"
+            found.append((name, training_memory(spec, **settings), measured_training_memory(spec, **settings)))
         estimates = inference_memory(spec, context_len=512, batch_size=4)
         measured = measured_inference_memory(spec, context_len=512, batch_size=4)
-        for phase, estimate, peak in zip(("prefill", "decode"), estimates, measured, strict=True):
-            rows.append(Row(f"{architecture} {size} {recipe}, {phase}", estimate, peak))
-    print("\n" + memory_table(rows))
-    assert {row.name: row.ratio for row in rows} == {row.name: pytest.approx(1, abs=TOLERANCE) for row in rows}
+        names = [f"{architecture}, {phase}" for phase in ("prefill", "decode")]
+        found += zip(names, estimates, measured, strict=True)
+    ratios = {name: estimate.total / peak.tensor_bytes for name, estimate, peak in found}
+    rows = [[name, *map(show_bytes, (estimate.total, *peak)), f"{ratios[name]:.3f}"] for name, estimate, peak in found]
+    print("\n", *table([f"{size} {recipe}", "estimate", "measured", "process", "ratio"], rows), sep="\n")
+    assert ratios == {name: pytest.approx(1, abs=TOLERANCE) for name in ratios}

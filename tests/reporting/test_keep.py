@@ -115,7 +115,7 @@ def test_runs_made_again_are_compared_by_their_weights(tmp_path: Path) -> None:
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))
     assert lines == [
         "3 of 3 runs that were made twice ended with the same weights, bit for bit (SHA-256, after every stage).",
-        "1 runs were made, or evaluated, once only.",
+        "1 run was made, or evaluated, once only.",
     ]
     evaluated(again.root / "runs" / "dense-nano-full-s1-0000abcd", language="a" * 64, code="d" * 64)
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))

@@ -15,6 +15,7 @@ import pytest
 from src.config import ROOT, UserError
 from src.runtime.files import (
     file_lock,
+    finite,
     read_json,
     remove_leftovers,
     replace_folder,
@@ -39,6 +40,11 @@ def test_text_is_written_into_a_new_folder(tmp_path: Path) -> None:
         write_text(file, text)
         assert file.read_text(encoding="utf-8") == text
         assert [entry.name for entry in file.parent.iterdir()] == ["text.txt"]
+
+
+def test_json_holds_finite_numbers_alone() -> None:
+    assert finite(2.5) == 2.5 and finite(3) == 3
+    assert finite(math.nan) is None and finite(-math.inf) is None and finite(None) is None
 
 
 @pytest.mark.parametrize("where", ["os.fsync", "os.replace"])

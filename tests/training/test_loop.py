@@ -13,7 +13,7 @@ from src.config import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
-from src.training.loop import Hooks, TrainState, finite, fit
+from src.training.loop import Hooks, TrainState, fit
 from src.training.stage import StagePlan
 from tests.contract.small import ARCHITECTURES
 from tests.training.conftest import StateBuilder
@@ -186,11 +186,6 @@ def test_going_on_is_the_same_to_the_bit(
     ours, theirs = vars(second.state.progress), vars(straight.state.progress)
     assert {k: v for k, v in ours.items() if "time" not in k} == {k: v for k, v in theirs.items() if "time" not in k}
     assert second.state.progress.wall_time_s > first.state.progress.wall_time_s
-
-
-def test_json_holds_finite_numbers_alone() -> None:
-    assert finite(torch.tensor(2.5)) == 2.5
-    assert finite(math.nan) is None and finite(torch.tensor(torch.inf)) is None
 
 
 class LateRequest(StopRequest):

@@ -41,7 +41,7 @@ def weights(state: TrainState) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
 def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.model.language_model.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
+    monkeypatch.setattr("src.model.memory.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
     model = small_model("dense")
     hidden, targets = torch.randn(1, rows, 64, requires_grad=True), random_tokens(1, rows)
     loss = token_loss(model, ModelOutput(hidden, None, None), targets)

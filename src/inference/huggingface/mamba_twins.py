@@ -4,6 +4,7 @@ from src.config import ModelSpec
 from src.inference.huggingface import ties
 from src.inference.huggingface.ties import Tie
 from src.inference.huggingface.twin import Given, Outer, Settings, Twin
+from src.model.blocks.costs import mamba1_rank
 from src.model.blocks.norm import EPS
 
 BACKBONE = Outer("backbone.embeddings", "backbone.norm_f", "backbone.layers")
@@ -56,8 +57,7 @@ def _mamba2_sizes(given: Given) -> Settings:
 
 def _mamba1_settings(spec: ModelSpec) -> Settings:
     """Write the width of the state-space layer as `intermediate_size`: it need not be a multiple of d_model."""
-    rank = -(-spec.d_model // 16)
-    return {**_settings(spec), "intermediate_size": spec.d_inner, "time_step_rank": rank}
+    return {**_settings(spec), "intermediate_size": spec.d_inner, "time_step_rank": mamba1_rank(spec)}
 
 
 def _mamba1_sizes(given: Given) -> Settings:

@@ -1,7 +1,7 @@
 """What every block is: a causal map of (B, T, D) to (B, T, D) that owns its initialisation and its decoding state.
 
-The residual stream and the norm before a block belong to `LanguageModel`. What a block costs is in
-`src/model/accounting.py`, so that sizes can be matched without torch.
+The residual stream and the norm before a block belong to `LanguageModel`. What a block costs is in `costs.py`, so that
+sizes can be matched without torch, or in the block's own file where that is one of yours.
 """
 
 import math
