@@ -1,6 +1,7 @@
-"""Tables besides the comparison: what the runs cost, what a later stage makes a model forget, the scripts it writes.
+"""Tables besides the comparison: what the runs cost, what a later stage makes a model forget, its scripts, every pair.
 
-A row an architecture, the mean over the seeds of comparable runs (± half a 95% interval, from three seeds on).
+A row an architecture (or a pair), the mean over the seeds of comparable runs (± half a 95% interval, from three seeds
+on).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import pandas as pd
 from src.reporting.load import load_evaluation, to_records
 from src.reporting.tables import Column, Table, Titled, mean_value
 from src.reporting.values import Record
-from src.reporting.verdicts import ranking_groups, show_mean
+from src.reporting.verdicts import ranked_pairs, ranking_groups, show_mean
 from src.units import show_bytes, show_count, show_flops, show_time
 
 SCRIPTS = {
@@ -29,7 +30,7 @@ Evaluations = list[dict[str, Record]]
 
 def further_tables(runs: pd.DataFrame) -> list[Titled]:
     """Build the tables for which any finished run has something."""
-    return [table for table in (_cost(runs), _forgetting(runs), _scripts(runs)) if table.table.rows]
+    return [table for table in (_cost(runs), _forgetting(runs), _scripts(runs), _pairs(runs)) if table.table.rows]
 
 
 def _cost(runs: pd.DataFrame) -> Titled:
@@ -95,6 +96,28 @@ def _scripts(runs: pd.DataFrame) -> Titled:
         "unlike."
     )
     return Titled("Generated scripts", _table(runs, columns, rows), note)
+
+
+def _pairs(runs: pd.DataFrame) -> Titled:
+    """Give the difference of each pair of architectures that a verdict compares."""
+    found = ranked_pairs(runs)
+    several = len({group.title for group, *_ in found}) > 1
+    rows = [
+        [
+            *([group.title] if several else []),
+            stage,
+            pair.better,
+            pair.other,
+            f"{pair.difference.mean:.3f}±{pair.difference.half_width:.3f}",
+            f"{pair.p:.2g}",
+            f"{pair.difference.effect:.1f}",
+            "yes" if pair.is_apart else "no",
+        ]
+        for group, stage, pair in found
+    ]
+    names = [*(["size"] if several else []), "stage", "better", "other", "bits/byte", "p", "d", "apart"]
+    note = "How far each pair is apart, in the terms of the verdict. better: by the mean. apart: p is below 0.05."
+    return Titled("Pairs", Table([Column("", name) for name in names], rows, []), note)
 
 
 def _table(runs: pd.DataFrame, columns: Sequence[Column], rows: Callable[[list[Record]], list[list[str]]]) -> Table:

@@ -24,6 +24,10 @@ _DROPPABLE = ("loss", "time", "memory", "tokens/s", "above floor", "params")
 """Columns that a terminal does without, the first of them first, where the table is too wide."""
 
 
+WORDS = frozenset("architecture size contract run status corpus after edge cliff stage better other apart".split())
+"""Columns whose cells are words, set to the left; numbers are set to the right."""
+
+
 @dataclass(frozen=True)
 class Column:
     group: str
@@ -32,8 +36,7 @@ class Column:
 
     @property
     def is_words(self) -> bool:
-        """Whether its cells are words, set to the left; numbers are set to the right."""
-        return self.name in ("architecture", "size", "contract", "run", "status", "corpus", "after", "edge", "cliff")
+        return self.name in WORDS
 
 
 @dataclass(frozen=True)

@@ -190,29 +190,59 @@ def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]
     return corrected
 
 
+def ranked_pairs(runs: pd.DataFrame) -> list[tuple[Group, str, "Pair"]]:
+    """Compare every pair of architectures wherever there is a verdict: (group, stage, pair)."""
+    records, stages = to_records(runs), stage_names(runs)
+    split = split_of(records, stages)
+    return [
+        (group, stage, pair)
+        for group in ranking_groups(records)
+        if _refusal(group) is None
+        for stage in stages
+        if (values := _paired_values(group, stage, split)) is not None
+        for pair in compare_all(values)
+    ]
+
+
 def _group_lines(group: Group, stages: list[str], split: str = "val") -> list[str]:
-    members = group.by_architecture()
-    if len(members) < 2:
-        return [f"not ranked: no other architecture than {next(iter(members))} has this contract"]
-    if group.has_twins():
-        return ["no verdict: an architecture has several runs of one seed, which differ by more than the seed"]
-    seeds = set[object].intersection(*({run["seed"] for run in runs} for runs in members.values()))
-    if len(seeds) < MIN_SEEDS:
-        shared = "" if all(len(runs) == len(seeds) for runs in members.values()) else " in common"
-        return [f"no verdict: {len(seeds)} seed{'s' * (len(seeds) != 1)}{shared}; at least {MIN_SEEDS} are needed"]
-    if group.budget == "time" and (problem := _unequal_times(group)):
-        return [f"no verdict: {problem}"]
+    if (problem := _refusal(group)) is not None:
+        return [problem]
     lines: list[str] = []
     for stage in stages:
-        values: dict[str, list[Any]] = {}
-        for name, runs in members.items():
-            paired = sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
-            values[name] = [run[f"{stage}/{split}_bits_per_byte"] for run in paired]
-        if any(value is None for row in values.values() for value in row):
+        if (values := _paired_values(group, stage, split)) is None:
             lines.append(f"{stage}: no verdict: some runs have no {SPLITS[split]} loss")
         else:
             lines += [f"{stage}: {line}" for line in _ranking_lines(values)]
     return lines
+
+
+def _refusal(group: Group) -> str | None:
+    """Say why nothing can be said of a group, whatever came out."""
+    members, seeds = group.by_architecture(), _shared_seeds(group)
+    if len(members) < 2:
+        return f"not ranked: no other architecture than {next(iter(members))} has this contract"
+    if group.has_twins():
+        return "no verdict: an architecture has several runs of one seed, which differ by more than the seed"
+    if len(seeds) < MIN_SEEDS:
+        shared = "" if all(len(runs) == len(seeds) for runs in members.values()) else " in common"
+        return f"no verdict: {len(seeds)} seed{'s' * (len(seeds) != 1)}{shared}; at least {MIN_SEEDS} are needed"
+    if group.budget == "time" and (problem := _unequal_times(group)):
+        return f"no verdict: {problem}"
+    return None
+
+
+def _shared_seeds(group: Group) -> set[object]:
+    """Return the seeds that all architectures have."""
+    return set[object].intersection(*({run["seed"] for run in runs} for runs in group.by_architecture().values()))
+
+
+def _paired_values(group: Group, stage: str, split: str) -> dict[str, list[float]] | None:
+    """Return bits per byte of each architecture, seeds in the same order; None where a run has none."""
+    seeds, values = _shared_seeds(group), dict[str, list[Any]]()
+    for name, runs in group.by_architecture().items():
+        paired = sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
+        values[name] = [run[f"{stage}/{split}_bits_per_byte"] for run in paired]
+    return None if any(value is None for row in values.values() for value in row) else values
 
 
 TIME_TOLERANCE = 0.1
@@ -231,33 +261,57 @@ def _unequal_times(group: Group) -> str | None:
     return None
 
 
-def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
-    """Name the best, then each pair. values: bits per byte of every architecture, seeds in the same order."""
+class Pair(NamedTuple):
+    """Two architectures over the same seeds."""
+
+    better: str
+    """By the mean."""
+    other: str
+    difference: Difference
+    p: float
+    """Corrected for all pairs of the verdict."""
+
+    @property
+    def is_apart(self) -> bool:
+        return self.p < LEVEL
+
+
+def compare_all(values: dict[str, list[float]]) -> list[Pair]:
+    """Compare each pair of architectures, the best by their means first.
+
+    values: bits per byte of every architecture, seeds in the same order.
+    """
     order = sorted(values, key=lambda name: fmean(values[name]))
     found = {pair: compare_paired(values[pair[1]], values[pair[0]]) for pair in combinations(order, 2)}
     corrected = holm({pair: difference.p for pair, difference in found.items()})
-    level_with = [name for name in order[1:] if corrected[order[0], name] >= LEVEL]
-    behind = [name for name in order[1:] if name not in level_with]
+    return [Pair(*pair, difference, corrected[pair]) for pair, difference in found.items()]
+
+
+def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
+    """Name the best, then the pairs that are told apart, then how many are not; `values` as for `compare_all`."""
+    pairs, first = compare_all(values), min(values, key=lambda name: fmean(values[name]))
+    with_first = [pair for pair in pairs if pair.better == first]
+    behind, level = ([pair.other for pair in with_first if pair.is_apart is apart] for apart in (True, False))
 
     def show(names: list[str]) -> str:
         return ", ".join(f"{name} {show_mean(values[name])}" for name in names)
 
-    seeds = f"{len(values[order[0]])} seeds"
-    if not level_with:
-        first = f"best is {show(order[:1])}; behind it {show(behind)} ({seeds})"
+    seeds = f"{len(values[first])} seeds"
+    if not level:
+        line = f"best is {show([first])}; behind it {show(behind)} ({seeds})"
     else:
         rest = f"; behind the first {show(behind)}" if behind else ""
-        first = f"indistinguishable at the top: {show([order[0], *level_with])}{rest} ({seeds})"
-    pairs = [_pair_line(*pair, difference, corrected[pair], seeds) for pair, difference in found.items()]
-    return [first, *(pairs if len(order) > 2 or not level_with else [])]
+        line = f"indistinguishable at the top: {show([first, *level])}{rest} ({seeds})"
+    apart = [pair for pair in pairs if pair.is_apart]
+    lines = [line, *(f"{pair.better} beats {pair.other} by {_size_of(pair, seeds)}" for pair in apart)]
+    if len(pairs) > 1 and len(apart) < len(pairs):
+        lines.append(f"{len(pairs) - len(apart)} of {len(pairs)} pairs are indistinguishable")
+    return lines
 
 
-def _pair_line(better: str, other: str, difference: Difference, p: float, seeds: str) -> str:
-    size = f"{difference.mean:.3f} ± {difference.half_width:.3f} bits per byte"
-    chance = f"{seeds}, p={p:.2g}, d={difference.effect:.1f}"
-    if p < LEVEL:
-        return f"{better} beats {other} by {size} ({chance})"
-    return f"{better} and {other} are indistinguishable: {size} apart ({chance})"
+def _size_of(pair: Pair, seeds: str) -> str:
+    mean, half, effect, _ = pair.difference
+    return f"{mean:.3f} ± {half:.3f} bits per byte ({seeds}, p={pair.p:.2g}, d={effect:.1f})"
 
 
 def show_mean(values: Sequence[float], spec: str = ".3f") -> str:

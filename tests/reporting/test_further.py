@@ -88,5 +88,16 @@ def test_size_and_cost_are_told_of_every_architecture(tested):
     assert mamba["all"] == "2.05M" and mamba["time"] == "2m 34s"
 
 
+def test_every_pair_is_told_where_there_is_a_verdict(tested):
+    language, code = rows(load_runs(tested.sweep), "Pairs")
+    assert (code["stage"], code["better"], code["other"], code["bits/byte"]) == (
+        "code",
+        "mamba",
+        "dense",
+        "0.100±0.000",
+    )
+    assert code["apart"] == language["apart"] == "yes"
+
+
 def test_nothing_evaluated_makes_no_further_table(four):
     assert [table.title for table in further_tables(load_runs(four.sweep))] == ["Size and cost"]

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 import pytest
 
 from src.reporting import load_runs, verdict_lines, verdicts
-from src.reporting.verdicts import compare_paired, holm, mean_and_half_width
+from src.reporting.verdicts import compare_paired, holm, mean_and_half_width, ranked_pairs
 
 
 def verdict(builder) -> str:
@@ -107,7 +107,9 @@ def test_differences_within_the_noise_are_indistinguishable(builder):
         builder.add("mamba", seed, level=3.0 + wobble)
     text = verdict(builder)
     assert "indistinguishable at the top" in text and "behind the first mamba" in text and "best is" not in text
-    assert "language: moe and dense are indistinguishable: 0." in text or "dense and moe are indistinguishable" in text
+    assert "nano: language: 1 of 3 pairs are indistinguishable" in text
+    pairs = ranked_pairs(load_runs(builder.sweep))
+    assert [pair.is_apart for _, stage, pair in pairs if stage == "language"] == [False, True, True]
 
 
 def test_differing_contracts_are_listed_and_not_ranked(builder):
