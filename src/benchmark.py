@@ -64,24 +64,25 @@ def _check(config: BenchmarkConfig) -> None:
 
 
 def _measure(configs: list[BenchmarkConfig], say: Say) -> Iterator[dict[str, Any]]:
-    """Yield all that is known after each series, so that a benchmark that is ended early is not lost."""
+    """Yield all that is known after each point, so that a benchmark that is ended early is not lost."""
     from src.profiling.benchmark import measure_series, ratios
 
     lengths, seq_len = configs[0].context_lens, configs[0].training.seq_len
     at = min(lengths, key=lambda length: abs(length - seq_len))
-    environment, series = _environment(configs[0]), list[dict[str, Any]]()
-    for config in configs:
+    environment, series = _environment(configs[0]), dict[int, dict[str, Any]]()
+    for number, config in enumerate(configs):
         match = match_of(config)
         cost = model_cost(match.spec, config.training.seq_len)
-        series.append({**measure_series(config, match.spec, say), "solved": match.solved, **cost.totals()})
-        compared = ratios(series, at)
-        yield {
-            **environment,
-            "series": series,
-            "ratios_at": at,
-            "ratios": compared.pop("train"),
-            **{f"ratios_{name}": values for name, values in compared.items()},
-        }
+        for found in measure_series(config, match.spec, say):
+            series[number] = {**found, "solved": match.solved, **cost.totals()}
+            compared = ratios(list(series.values()), at)
+            yield {
+                **environment,
+                "series": list(series.values()),
+                "ratios_at": at,
+                "ratios": compared.pop("train"),
+                **{f"ratios_{name}": values for name, values in compared.items()},
+            }
 
 
 def _profile(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:

@@ -515,8 +515,8 @@ class EstimateConfig(TrainConfig):
 class BenchmarkConfig(TrainConfig):
     """`python -m src.benchmark`: all that train takes, which decides the models; nothing is learned."""
 
-    context_lens: list[int] = field(default_factory=lambda: [256, 1024, 4096, 16384])
-    """Where speed and memory are measured, in tokens."""
+    context_lens: list[int] = field(default_factory=lambda: [256, 1024, 4096, 16384, 65536])
+    """Where speed and memory are measured, in tokens, until one of them is up."""
     batch_size: int = 1
     """Sequences in prefill and decoding. A training step has as many tokens as a micro batch, one sequence at least."""
     point_seconds: float = 30.0

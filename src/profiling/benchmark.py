@@ -9,7 +9,7 @@ The allocator keeps freed memory for all sides alike (`_keep_freed_memory`), whi
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, NamedTuple
@@ -46,8 +46,8 @@ COPIED_FLOATS = 1 << 24
 Point = dict[str, Any]
 
 
-def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> dict[str, Any]:
-    """Measure one architecture at each context length, until memory or time is up."""
+def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterator[dict[str, Any]]:
+    """Measure one architecture at each context length, until memory or time is up; yield what is known after each."""
     points: list[Point] = []
     ended: dict[str, str] = {}
     limits: list[dict[str, float]] = []
@@ -57,6 +57,7 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> dict[s
         context_len = lengths[0]
         if spec.learned_positions and context_len > spec.learned_positions:
             ended |= dict.fromkeys(phases, f"learned positions end at {spec.learned_positions:,}")
+            yield _series(config, points, ended, limits)
             break
         sides = ", ".join(["ours", *peers])
         say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
@@ -72,11 +73,18 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> dict[s
                 peers = peers[:-1]
                 continue
             ended |= dict.fromkeys(phases, f"{why} at {context_len:,}")
-            break
-        points += found["points"]
-        limits.append(found["limits"])
-        ended |= {phase: f"{why} at {context_len:,}" for phase, why in found["ended"].items()}
-        lengths = lengths[1:]
+        else:
+            points += found["points"]
+            limits.append(found["limits"])
+            ended |= {phase: f"{why} at {context_len:,}" for phase, why in found["ended"].items()}
+            lengths = lengths[1:]
+        yield _series(config, points, ended, limits)
+
+
+def _series(
+    config: BenchmarkConfig, points: list[Point], ended: dict[str, str], limits: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Say what is known of an architecture so far."""
     machine = {key: statistics.median(limit[key] for limit in limits) for key in limits[0]} if limits else {}
     for point in points:
         if "flops_per_second" in point:
@@ -191,7 +199,7 @@ def _limits(device: Device) -> dict[str, float]:
 
 def _peak_bytes(action: Callable[[], object], device: Device) -> int:
     """Return the bytes of tensors that an action takes at its worst moment, weights and what it is given aside."""
-    return peak_growth(action) if device.kind == "cpu" else device.memory_bytes()
+    return peak_growth(action) if device.kind == "cpu" else device.peak_growth(action)
 
 
 def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device) -> Turn:

@@ -7,6 +7,7 @@ resumed run is given those answers.
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,21 @@ class Device:
         if self.kind == "mps":
             return torch.mps.driver_allocated_memory()
         return peak_rss()
+
+    def peak_growth(self, action: Callable[[], object]) -> int:
+        """Run `action`, and return the bytes that its tensors took on an accelerator at the worst moment.
+
+        MPS remembers no peak: what its driver holds afterwards stands for it, unused memory given back before.
+        """
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            action()
+            return torch.cuda.max_memory_allocated() - before
+        torch.mps.empty_cache()
+        before = torch.mps.current_allocated_memory()
+        action()
+        return torch.mps.driver_allocated_memory() - before
 
     def capacity_bytes(self) -> int:
         """Return the memory that there is for tensors: of the device, or of the machine where they share it."""

@@ -98,7 +98,8 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
         return {"points": points, "limits": limits, "ended": slow}
 
     monkeypatch.setattr(benchmark, "apart", apart)
-    found = measure_series(config, match_of(config).spec, lambda line: None)
+    *earlier, found = measure_series(config, match_of(config).spec, lambda line: None)
+    assert len(earlier) == 2, "what is known after 256 and after 512"
     assert [(one["phase"], one["context_len"]) for one in found["points"]] == [
         ("train", 256), ("prefill", 256), ("decode", 256), ("prefill", 512), ("decode", 512),
     ]  # fmt: skip
@@ -121,7 +122,7 @@ def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch)
         return {"points": [point("train", 16, 1.0)], "limits": {"gemm_flops_per_second": 1.0}, "ended": {}}
 
     monkeypatch.setattr(benchmark, "apart", apart)
-    found = measure_series(config, match_of(config).spec, lambda line: None)
+    *_, found = measure_series(config, match_of(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
     assert found["ended"] == {"mambapy": f"{KILLED} at 16"} and len(found["points"]) == 1
 
@@ -141,7 +142,7 @@ def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
     monkeypatch.setattr(benchmark, "apart", lambda action, most_bytes: action())
     monkeypatch.setattr(benchmark, "_limits", lambda device: {"gemm_flops_per_second": 1.0})
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
-    found = measure_series(config, match_of(config).spec, lambda line: None)
+    *_, found = measure_series(config, match_of(config).spec, lambda line: None)
     models = {point["model"] for point in found["points"]}
     if peers:
         assert found["ended"] == {"hf_llama": "out of memory at 16"} and models == {"ours"}

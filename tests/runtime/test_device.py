@@ -87,6 +87,19 @@ def test_a_cpu_device_serves() -> None:
     assert 2**20 < device.memory_bytes() < 2**40
 
 
+def test_the_growth_of_an_accelerator_begins_with_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By stand-ins for the counters of torch: an earlier peak must not count."""
+    held, peak = [100], [900]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, held[0]))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
+    assert Device("cuda", "fp32", 1).peak_growth(lambda: peak.__setitem__(0, 350)) == 250
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: held.__setitem__(0, 60))
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: held[0])
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: peak[0])
+    assert Device("mps", "fp32", 1).peak_growth(lambda: None) == 290
+
+
 @pytest.mark.parametrize(("version", "refused"), [("2.13.0", True), ("2.13.1+cpu", True), ("2.14.0", False)])
 def test_wrong_gradients_are_refused(version: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", version)
