@@ -34,10 +34,11 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
     if not source_path.exists():
         raise UserError(f"init_from={config.init_from}: {source_path} is missing; give a run directory of src.train")
     source = read_yaml(source_path, *FIXED[:-1], *INHERITED)
-    if not Path(source["data"]["dir"]).exists():
-        source["data"]["dir"] = None  # moved since: found again by its settings
     default, merged = asdict(compose_config(TrainConfig, "train", [])), asdict(config)
     keys = given_keys(overrides)
+    other_text = any(key.startswith("data.") and key != "data.dir" for key in keys)
+    if other_text or not Path(source["data"]["dir"]).exists():
+        source["data"]["dir"] = None  # found by its settings: the run's folder is not what is asked for, or has moved
 
     def settle(ours: Any, standard: Any, theirs: Any, path: str) -> Any:
         """Choose between ours and theirs, leaf by leaf; ours was asked for if a key names it or it is no default."""

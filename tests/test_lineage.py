@@ -129,6 +129,14 @@ def test_data_with_another_tokenizer_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+def test_another_text_is_not_that_of_the_run(
+    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is looked for by its settings, and not passed over for the folder that the run was trained on."""
+    assert go_on(sources["dense"], tmp_path / "new", "data.seed=1", "data.language.source=local") == 2
+    assert "not prepared in" in capsys.readouterr().err
+
+
 def test_a_checkpoint_folder_serves_as_well_as_its_run(sources: dict[str, Path], tmp_path: Path) -> None:
     last = sources["dense"] / "checkpoints" / "language" / "last"
     assert go_on(last, tmp_path, "training.max_steps=1") == 0
