@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from src.config import BenchmarkConfig, ModelSpec
-from src.model.accounting import model_cost
+from src.model.accounting import ModelCost, model_cost
+from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.profiling.memory import peak_growth
@@ -89,6 +90,8 @@ def _series(
     for point in points:
         if "flops_per_second" in point:
             point["share_of_gemm"] = point["flops_per_second"] / machine["gemm_flops_per_second"]
+        if "bytes_per_second" in point:
+            point["share_of_memory"] = point["bytes_per_second"] / machine["memory_bytes_per_second"]
     return {
         "architecture": config.architecture.name,
         "size": config.size.name,
@@ -157,8 +160,20 @@ def measure_point(
                 point["flops_per_second"] = flops * point["tokens_per_second"]
                 if turn.state_bytes is not None:
                     point |= {"state_bytes": turn.state_bytes, "state_bytes_by_formula": cost.state_bytes}
+                    steps_per_second = point["tokens_per_second"] / config.batch_size
+                    point["bytes_per_second"] = bytes_read(spec, cost, config.batch_size) * steps_per_second
             points.append(point)
     return {"points": points, "limits": limits, "ended": ended}
+
+
+def bytes_read(spec: ModelSpec, cost: ModelCost, rows: int) -> float:
+    """Return the bytes of weights and state that decoding one token of each of `rows` texts has to read.
+
+    Of embeddings it is a row a text, which is not counted; of experts, those that any of the texts is sent to.
+    """
+    idle = (cost.total_params - cost.active_params) * (1 - spec.top_k / spec.n_experts) ** (rows - 1)
+    weights = cost.total_params - idle - cost.components["embedding"].params
+    return weights * BYTES_PER_FLOAT + rows * cost.state_bytes
 
 
 def take_turns(actions: dict[str, Callable[[], object]], device: Device, longest: float) -> dict[str, list[float]]:

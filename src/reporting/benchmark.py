@@ -19,7 +19,7 @@ PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
 _DASHES: Any = ((0, (1, 2)), (0, (5, 3)))
 COLUMNS = (
     "architecture size phase model context_len tokens turns seconds tokens_per_second flops_per_second share_of_gemm "
-    "peak_bytes state_bytes"
+    "share_of_memory peak_bytes state_bytes"
 ).split()
 
 
@@ -57,14 +57,16 @@ def describe(found: dict[str, Any]) -> str:
         ),
         "",
     ]
-    header = ["model", "context", "training", "of GEMM", "memory", "prefill", "memory", "decoding", "a token", "state"]
+    header = ["model", "context", "training", "of GEMM", "memory", "prefill", "memory"]
+    header += ["decoding", "of memory", "a token", "state"]
     rows = [row for series in found["series"] for row in _rows(series)]
     lines += [*table(header, rows), ""]
     lines += [
         f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; all sides take turns. "
         f"A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
         f"{found['batch_size']} sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the "
-        "FLOP/s that the model needs, over those of a product of matrices in the same process.",
+        "FLOP/s that the model needs, over those of a product of matrices in the same process. Of memory: the bytes of "
+        "weights and state that a token has to read, over those of a copy there.",
     ]
     for series in found["series"]:
         lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series)]
@@ -84,17 +86,17 @@ def _rows(series: dict[str, Any]) -> list[list[str]]:
         name = series["architecture"] if model == "ours" else f"  {model}"
         for context_len, phases in contexts.items():
             train, prefill, decode = (phases.get(phase, {}) for phase in PHASES)
-            share = train.get("share_of_gemm")
             rows.append(
                 [
                     name,
                     f"{context_len:,}",
                     _speed(train),
-                    NOTHING if share is None else f"{share:.0%}",
+                    _share(train.get("share_of_gemm")),
                     show_bytes(train.get("peak_bytes")),
                     _speed(prefill),
                     show_bytes(prefill.get("peak_bytes")),
                     _speed(decode),
+                    _share(decode.get("share_of_memory")),
                     _each(decode),
                     show_bytes(decode.get("state_bytes")),
                 ]
@@ -104,6 +106,10 @@ def _rows(series: dict[str, Any]) -> list[list[str]]:
 
 def _speed(point: dict[str, Any]) -> str:
     return f"{point['tokens_per_second']:,.0f}" if point else NOTHING
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0%}"
 
 
 def _each(point: dict[str, Any]) -> str:

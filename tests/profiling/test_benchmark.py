@@ -11,7 +11,7 @@ import torch
 from src.model.accounting import model_cost
 from src.model.matching import match_of
 from src.profiling import benchmark
-from src.profiling.benchmark import growth, measure_point, measure_series, ratios, take_turns
+from src.profiling.benchmark import bytes_read, growth, measure_point, measure_series, ratios, take_turns
 from src.profiling.peers import build_peer, peers_of
 from src.profiling.where import where_time_goes
 from src.runtime.device import Device
@@ -85,6 +85,16 @@ def test_peers_have_our_shape() -> None:
         assert n_weights == model_cost(spec, 32).total_params
 
 
+def test_decoding_reads_weights_once_and_the_experts_that_are_asked() -> None:
+    spec = match_of(composed("architecture=moe")).spec
+    cost = model_cost(spec, 64)
+    table = 4 * spec.vocab_size * spec.d_model
+    assert bytes_read(spec, cost, 1) == 4 * cost.active_params - table + cost.state_bytes
+    assert bytes_read(spec, cost, 1000) == pytest.approx(4 * cost.total_params - table + 1000 * cost.state_bytes)
+    two = bytes_read(spec, cost, 2) - bytes_read(spec, cost, 1) - cost.state_bytes
+    assert two == pytest.approx(4 * (cost.total_params - cost.active_params) * spec.top_k / spec.n_experts)
+
+
 def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(composed(), context_lens=[512, 256, 1024, 2048])
 
@@ -93,7 +103,8 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
         if context_len == 1024:
             raise BrokenProcessPool
         slow = {"train": "a turn takes more than 1 s"} if context_len == 512 else {}
-        points = [point(phase, context_len, 1.0) | {"flops_per_second": 5.0} for phase in phases if phase not in slow]
+        rates = {"flops_per_second": 5.0, "bytes_per_second": 3.0}
+        points = [point(phase, context_len, 1.0) | rates for phase in phases if phase not in slow]
         limits = {"gemm_flops_per_second": float(context_len), "memory_bytes_per_second": 1.0}
         return {"points": points, "limits": limits, "ended": slow}
 
@@ -109,6 +120,7 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
         "decode": f"{KILLED} at 1,024",
     }
     assert found["machine"]["gemm_flops_per_second"] == 384 and found["points"][0]["share_of_gemm"] == 5 / 384
+    assert found["points"][2]["share_of_memory"] == 3
 
 
 def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
