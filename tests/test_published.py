@@ -10,6 +10,7 @@ from src.reporting import load_runs, verdict_lines, write_report
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/sweep.json"))
+RESULTS = ROOT / "docs" / "RESULTS.md"
 ARCHITECTURE_ROW = re.compile(r"^\| \*{0,2}(?:dense|mamba1?|moe|hybrid|gated\\?_deltanet)\*{0,2} \|.*$", re.MULTILINE)
 
 
@@ -47,6 +48,8 @@ def test_the_page_that_is_published_says_what_would_be_said_today() -> None:
     folder = ROOT / "docs" / "results" / "nano-active"
     page = unescape((folder / "report" / "report.html").read_text("utf-8"))
     assert all(line in page for line in verdict_lines(load_runs(folder)))
+    (repeated,) = re.findall(r"^> (.* runs that were made twice .*)$", RESULTS.read_text("utf-8"), re.MULTILINE)
+    assert repeated in page
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/RESULTS.md"])
