@@ -524,7 +524,8 @@ class BenchmarkConfig(TrainConfig):
     peers: bool = False
     """Measure transformers and mambapy beside ours, at equal shape, taking turns."""
     profile: bool = False
-    """Tell where the time of a training step goes, and what it asks of a device, in place of the series."""
+    """Tell where the time of a training step goes, and of a token that is decoded, and what each asks of a device, in
+    place of the series."""
     format: str = "text"
     """text, or json: one object and nothing else."""
 

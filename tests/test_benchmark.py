@@ -54,7 +54,10 @@ def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.Capt
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["series"][0]["points"][0]["phase"] == "train" and found["ratios"] == {}
     assert run("architecture=dense", "profile=true", "format=json", f"output_root={tmp_path}") == 0
-    assert json.loads(capsys.readouterr().out)["profiles"][0]["parts"].keys() >= {"attention", "mlp"}
+    (found,) = json.loads(capsys.readouterr().out)["profiles"]
+    assert found["parts"].keys() >= {"attention", "mlp"}
+    assert found["decoding"]["token_s"] < found["step_s"] and not found["decoding"]["waits"]
+    assert 0 < found["decoding"]["operator_calls"] < found["operator_calls"]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,8 +1,10 @@
-"""Where the time of a training step goes: by part of the model, by operator, and what the step asks of a device.
+"""Where the time of a training step goes, and of a token that is decoded: by part of the model, by operator, and what
+each asks of a device.
 
 Parts are measured alone, forward and backward, on random input of the step's size; their sum is not exactly the step.
-Operators are those of one whole step. Their number, and the places that wait for the device, are what a GPU's speed
-depends on at small sizes; they are counted on the CPU from the dispatcher, in the form that other devices compute.
+Operators are those of one whole step, or of one token after a context. Their number, and the places that wait for the
+device, are what a GPU's speed depends on at small sizes; they are counted on the CPU from the dispatcher, in the form
+that other devices compute.
 """
 
 import os
@@ -27,10 +29,12 @@ from src.training.loop import TrainState
 from src.training.optimizer import build_optimizer
 
 MOST_OPERATORS = 15
+MOST_DECODED = 16
+"""Tokens: more than are ever decoded here."""
 
 
 def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
-    """Profile a training step of one micro batch."""
+    """Profile a training step of one micro batch, and one token after a context as long as those of training."""
     device = open_device(config.runtime)
     model = build_model(spec, seed=0).to(device.kind).train()
     state = TrainState.begin("measured", model, build_optimizer(model, config.optimizer), device)
@@ -60,7 +64,23 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
         },
         "operators": _operators(step),
         **_asked_of_a_device(step),
+        "decoding": _decoding(model, length, device),
     }
+
+
+def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
+    """Profile one token after `length` others."""
+    tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
+    cache = model.eval().make_cache(1, length + MOST_DECODED)
+    with torch.no_grad():
+        model(tokens, cache)
+
+    @torch.no_grad()
+    def decode() -> None:
+        model.head(model(tokens[:, -1:], cache).hidden[:, -1]).argmax(dim=-1)
+
+    (times,) = take_turns({"token": decode}, device, float("inf")).values()
+    return {"token_s": statistics.median(times), "operators": _operators(decode), **_asked_of_a_device(decode)}
 
 
 def _parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict[str, Callable[[], object]]:

@@ -214,16 +214,24 @@ def describe_profile(found: dict[str, Any]) -> str:
                 ],
             ),
             "",
-            *table(
-                ["operator", "calls", "of the time"],
-                [[op["name"], str(op["calls"]), f"{op['share']:.1%}"] for op in one["operators"]],
-            ),
-            "",
-            f"A step is {one['operator_calls']:,} operators of {one['operator_kinds']} kinds; it waits for the device "
-            f"{sum(one['waits'].values())} times{_places(one['waits'])}.",
-            "",
+            *_operator_lines("A step", one),
         ]
+        token = 1e3 * one["decoding"]["token_s"]
+        lines += [f"decoding: a token takes {token:.1f} ms", "", *_operator_lines("A token", one["decoding"])]
     return "\n".join(lines).rstrip()
+
+
+def _operator_lines(what: str, found: dict[str, Any]) -> list[str]:
+    return [
+        *table(
+            ["operator", "calls", "of the time"],
+            [[op["name"], str(op["calls"]), f"{op['share']:.1%}"] for op in found["operators"]],
+        ),
+        "",
+        f"{what} is {found['operator_calls']:,} operators of {found['operator_kinds']} kinds; it waits for the device "
+        f"{sum(found['waits'].values())} times{_places(found['waits'])}.",
+        "",
+    ]
 
 
 def _places(waits: dict[str, int]) -> str:
