@@ -21,7 +21,7 @@ settings.load_profile("repeatable")
 @pytest.fixture
 def as_elsewhere() -> Iterator[None]:
     """Have the CPU compute as other devices and compiled models do."""
-    from src.model.blocks.mamba import blind
+    from src.model.blocks.base import blind
 
     with blind():
         yield

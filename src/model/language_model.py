@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from src.config import ModelSpec
 from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
+from src.model.blocks.linear import Linear
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
 from src.model.memory import loss_chunk
@@ -59,7 +60,7 @@ class LanguageModel(nn.Module):
         self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)
         self.blocks = nn.ModuleList(block_class(kind)(spec) for kind in spec.blocks)
         self.final_norm = build_norm(spec)
-        self.head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
+        self.head = Linear(spec.d_model, spec.vocab_size, bias=False)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from src.config import BenchmarkConfig, ModelSpec
-from src.model.blocks.mamba import blind
+from src.model.blocks.base import blind
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
 from src.profiling.benchmark import take_turns

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from src.config import ModelSpec, OptimizerConfig, RuntimeConfig
-from src.model.blocks.mamba import blind
+from src.model.blocks.base import blind
 from src.model.build import build_model
 from src.profiling.memory import begin_training, peak_growth, random_step
 from src.runtime.apart import apart

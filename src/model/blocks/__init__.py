@@ -61,6 +61,7 @@ _NO_KINDS = {
     "activations",
     "base",
     "costs",
+    "linear",
     "norm",
     *(kind.block.partition(".")[0] for kind in KINDS.values()),
 }

@@ -12,11 +12,12 @@ B, T, D: batch, position, d_model; H: heads; P: head_dim; W: window; n: blocks o
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.config import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.linear import Linear
 
 ROPE_THETA = 10000.0
 
@@ -129,8 +130,8 @@ class Attention(Block):
         super().__init__()
         self.n_heads, self.head_dim = spec.n_heads, spec.head_dim
         self.rope = spec.position == "rope"
-        self.qkv = nn.Linear(spec.d_model, 3 * spec.d_model, bias=spec.bias)
-        self.out = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
+        self.qkv = Linear(spec.d_model, 3 * spec.d_model, bias=spec.bias)
+        self.out = Linear(spec.d_model, spec.d_model, bias=spec.bias)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape

@@ -5,6 +5,9 @@ sizes can be matched without torch, or in the block's own file where that is one
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -55,6 +58,27 @@ class Block(nn.Module):
     def no_decay(self) -> set[str]:
         """Name the parameters of this block that weight decay must leave alone, beyond norms and biases."""
         return set()
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Tell whether a CPU computes with x as the code says.
+
+    Then looking at values costs nothing: other devices would have to be waited for, and a compiler's graph be broken.
+    """
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _BLIND.get()
+
+
+_BLIND = ContextVar("blind", default=False)
+
+
+@contextmanager
+def blind() -> Iterator[None]:
+    """Let a CPU compute as a device would that is not to be waited for: to count and check what that one does."""
+    token = _BLIND.set(True)
+    try:
+        yield
+    finally:
+        _BLIND.reset(token)
 
 
 def init_linear(layer: nn.Linear, std: float = INIT_STD) -> None:

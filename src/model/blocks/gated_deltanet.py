@@ -23,6 +23,7 @@ from src.model.blocks import Kind
 from src.model.blocks.activations import Activations, norm_kept
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.costs import BYTES_PER_FLOAT, Cost, mean_keys_in_chunk, norm_params, padding
+from src.model.blocks.linear import Linear
 from src.model.blocks.mamba import A_RANGE, MambaCache, convolve, decay_in_chunks, draw_dt_bias
 from src.model.blocks.norm import EPS
 
@@ -93,14 +94,14 @@ class GatedDeltaNet(Block):
         self.n_heads, self.head_dim, self.chunk_size = heads_of(spec), spec.head_dim, spec.chunk_size
         self.d_key, self.d_value = self.n_heads * spec.head_dim, VALUE_PER_KEY * self.n_heads * spec.head_dim
         self.d_conv = spec.d_conv
-        self.qk = nn.Linear(spec.d_model, 2 * self.d_key, bias=False)
-        self.value_gate = nn.Linear(spec.d_model, 2 * self.d_value, bias=False)
-        self.dt_beta = nn.Linear(spec.d_model, 2 * self.n_heads, bias=False)
+        self.qk = Linear(spec.d_model, 2 * self.d_key, bias=False)
+        self.value_gate = Linear(spec.d_model, 2 * self.d_value, bias=False)
+        self.dt_beta = Linear(spec.d_model, 2 * self.n_heads, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(2 * self.d_key + self.d_value, spec.d_conv))
         self.A_log = nn.Parameter(torch.empty(self.n_heads))
         self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
         self.norm_weight = nn.Parameter(torch.empty(VALUE_PER_KEY * spec.head_dim))
-        self.out_proj = nn.Linear(self.d_value, spec.d_model, bias=False)
+        self.out_proj = Linear(self.d_value, spec.d_model, bias=False)
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         value, gate = self.value_gate(x).chunk(2, dim=-1)

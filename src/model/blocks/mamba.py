@@ -15,9 +15,6 @@ That is exact as long as the factors stay within what fp32 can hold; where they 
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +23,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from src.config import ModelSpec
-from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform, on_cpu
+from src.model.blocks.linear import Linear
 from src.model.blocks.norm import EPS
 
 DT_RANGE = (1e-3, 1e-1)
@@ -51,29 +49,11 @@ def ssd(
     documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Do what `chunked_ssd` does in the form that suits the device and the values."""
-    if documents is None and values_at_hand(x):
+    if documents is None and on_cpu(x):
         result = factorised_ssd(x, dt, a, b, c, min(chunk, FACTORISED_CHUNK), state)
         if result is not None:
             return result
     return chunked_ssd(x, dt, a, b, c, chunk, state, documents)
-
-
-def values_at_hand(x: Tensor) -> bool:
-    """Tell whether looking at values costs nothing: other devices would have to be waited for, a graph be broken."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _BLIND.get()
-
-
-_BLIND = ContextVar("blind", default=False)
-
-
-@contextmanager
-def blind() -> Iterator[None]:
-    """Let a CPU compute as a device would that is not to be waited for: to count and check what that one does."""
-    token = _BLIND.set(True)
-    try:
-        yield
-    finally:
-        _BLIND.reset(token)
 
 
 def chunked_ssd(
@@ -320,14 +300,14 @@ class Mamba(Block):
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
         channels = spec.d_inner + 2 * spec.d_state
-        self.in_proj = nn.Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
+        self.in_proj = Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
         self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
         self.conv_bias = nn.Parameter(torch.empty(channels))
         self.A_log = nn.Parameter(torch.empty(self.n_heads))
         self.D = nn.Parameter(torch.empty(self.n_heads))
         self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
         self.norm_weight = nn.Parameter(torch.empty(spec.d_inner))
-        self.out_proj = nn.Linear(spec.d_inner, spec.d_model, bias=False)
+        self.out_proj = Linear(spec.d_inner, spec.d_model, bias=False)
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         channels = self.d_inner + 2 * self.d_state

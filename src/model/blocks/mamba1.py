@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from src.config import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.costs import mamba1_rank
+from src.model.blocks.linear import Linear
 from src.model.blocks.mamba import MambaCache, convolve, draw_dt_bias
 
 
@@ -207,15 +208,15 @@ class Mamba1(Block):
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.rank, self.chunk_size = mamba1_rank(spec), spec.chunk_size
-        self.in_proj = nn.Linear(spec.d_model, 2 * spec.d_inner, bias=False)  # x, z
+        self.in_proj = Linear(spec.d_model, 2 * spec.d_inner, bias=False)  # x, z
         self.conv_weight = nn.Parameter(torch.empty(spec.d_inner, spec.d_conv))
         self.conv_bias = nn.Parameter(torch.empty(spec.d_inner))
-        self.x_proj = nn.Linear(spec.d_inner, self.rank + 2 * spec.d_state, bias=False)  # dt, B, C
-        self.dt_proj = nn.Linear(self.rank, spec.d_inner, bias=False)
+        self.x_proj = Linear(spec.d_inner, self.rank + 2 * spec.d_state, bias=False)  # dt, B, C
+        self.dt_proj = Linear(self.rank, spec.d_inner, bias=False)
         self.dt_bias = nn.Parameter(torch.empty(spec.d_inner))  # apart from dt_proj: it is added in fp32
         self.A_log = nn.Parameter(torch.empty(spec.d_inner, spec.d_state))
         self.D = nn.Parameter(torch.empty(spec.d_inner))
-        self.out_proj = nn.Linear(spec.d_inner, spec.d_model, bias=False)
+        self.out_proj = Linear(spec.d_inner, spec.d_model, bias=False)
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         conv_in, gate = self.in_proj(x).chunk(2, dim=-1)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.config import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.linear import Linear
 
 
 def activation(hidden: Tensor, kind: str) -> Tensor:
@@ -24,8 +25,8 @@ class MLP(Block):
         super().__init__()
         self.kind = spec.mlp
         inputs = 2 if spec.mlp == "swiglu" else 1
-        self.w_in = nn.Linear(spec.d_model, inputs * spec.d_ff, bias=spec.bias)
-        self.w_out = nn.Linear(spec.d_ff, spec.d_model, bias=spec.bias)
+        self.w_in = Linear(spec.d_model, inputs * spec.d_ff, bias=spec.bias)
+        self.w_out = Linear(spec.d_ff, spec.d_model, bias=spec.bias)
 
     def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
         return BlockOutput(self.w_out(activation(self.w_in(x), self.kind)))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from src.config import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.linear import Linear, linear
 from src.model.blocks.mlp import activation
 
 
@@ -30,7 +31,7 @@ class MoE(Block):
         self.kind, self.n_experts, self.top_k = spec.mlp, spec.n_experts, spec.top_k
         self.aux_loss_weight, self.router_z_loss_weight = spec.aux_loss_weight, spec.router_z_loss_weight
         inputs = 2 if spec.mlp == "swiglu" else 1
-        self.router = nn.Linear(spec.d_model, spec.n_experts, bias=False)
+        self.router = Linear(spec.d_model, spec.n_experts, bias=False)
         self.bias_rate = spec.router_bias_rate
         self.router_bias: Tensor | None
         # No gradient moves it, yet it decides what is computed, so it is saved with the weights.
@@ -46,14 +47,16 @@ class MoE(Block):
         weights, experts = self._choose(probabilities)  # (M, k)
         if self.top_k > 1:  # one weight alone would always be 1, and the router would learn nothing from the task
             weights = weights / weights.sum(dim=-1, keepdim=True)
+        if len(tokens) == 1 and not torch.is_grad_enabled():
+            return BlockOutput(self._decode(tokens, weights, experts).view_as(x))
 
         order = experts.flatten().argsort(stable=True)  # (M k): the assignments, grouped by expert
         load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
         groups = tokens.index_select(0, order // self.top_k).split(load.tolist())
         outputs = [
-            F.linear(activation(F.linear(group, w_in), self.kind), w_out)
+            self._expert(group, w_in, w_out)
             for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
-            if torch.compiler.is_compiling() or len(group)  # a token that is decoded has most experts idle
+            if torch.compiler.is_compiling() or len(group)  # of few tokens, most experts get none
         ]
         # Back to the order of the tokens by a gather, not by an accumulating scatter: the sum repeats bit for bit.
         y = torch.cat(outputs).index_select(0, order.argsort()).view(-1, self.top_k, x.shape[-1])
@@ -61,6 +64,14 @@ class MoE(Block):
         z_loss = logits.logsumexp(dim=-1).square().mean()
         aux_loss = self.aux_loss_weight * self._balance_loss(probabilities, load) + self.router_z_loss_weight * z_loss
         return BlockOutput(y, aux_loss, load, z_loss.detach())
+
+    def _expert(self, tokens: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+        return linear(activation(linear(tokens, w_in), self.kind), w_out)
+
+    def _decode(self, token: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Do for one token (1, D) what it takes, with nothing to sort and no loss to balance."""
+        answers = [self._expert(token, self.w_in[expert], self.w_out[expert]) for expert in experts[0].tolist()]
+        return weights.to(token.dtype) @ torch.cat(answers)
 
     def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probabilities and the numbers of the chosen experts, both (M, k)."""

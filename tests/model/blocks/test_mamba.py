@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.model.blocks import mamba
-from src.model.blocks.base import inverse_softplus, log_uniform
+from src.model.blocks.base import blind, inverse_softplus, log_uniform
 from src.model.blocks.mamba import Mamba, chunked_ssd, factorised_ssd, ssd
 from tests.contract.small import small_spec
 from tests.reference.documents import numbers, one_by_one
@@ -109,7 +109,7 @@ def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyP
     documents = numbers((30, 34), 2)
     ssd(x, dt, a, b, c, 64)
     ssd(x, dt, a, b, c, 64, None, documents)
-    with mamba.blind():
+    with blind():
         ssd(x, dt, a, b, c, 64)
     assert taken == ["factorised_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
 

@@ -1,0 +1,86 @@
+"""Products of few rows by parts of the weight: the same numbers as in one piece, and only where that may be done."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.config import SamplingConfig
+from src.inference.decode import generate
+from src.model.blocks import linear as module
+from src.model.blocks.base import blind
+from src.model.blocks.linear import FEW_ROWS, Linear, linear
+from tests.contract.small import ARCHITECTURES, RECIPES, random_tokens, small_model
+
+needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="products are divided for MKL alone")
+
+
+@pytest.fixture
+def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Have two threads, divide small weights too, and note into how many parts each product was."""
+    before, parts = torch.get_num_threads(), list[int]()
+    plain = module._by_parts
+
+    def noted(x: Tensor, weight: Tensor, n: int) -> Tensor:
+        parts.append(n)
+        return plain(x, weight, n)
+
+    monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(module, "_by_parts", noted)
+    torch.set_num_threads(2)
+    yield parts
+    torch.set_num_threads(before)
+
+
+@needs_mkl
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 5), (FEW_ROWS, 1), (7,), ()])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_the_parts_are_the_whole(shape: tuple[int, ...], bias: bool, threads: int, divided: list[int]) -> None:
+    torch.set_num_threads(threads)
+    layer, x = Linear(96, 32, bias=bias), torch.randn(*shape, 96)
+    wanted = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    torch.testing.assert_close(layer(x).double(), wanted, rtol=1e-5, atol=1e-6)
+    assert divided == {1: [], 2: [2], 3: [2], 4: [4]}[threads], "32 rows of weight are no multiple of 3"
+
+
+@needs_mkl
+def test_only_few_rows_without_gradients_are_divided(divided: list[int]) -> None:
+    weight, x = torch.randn(64, 96), torch.randn(FEW_ROWS, 96)
+    with torch.no_grad():
+        linear(x, weight)
+        assert divided == [2]
+        linear(torch.cat((x, x[:1])), weight)
+        with blind():
+            linear(x, weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert linear(x, weight).dtype == torch.bfloat16
+        assert linear(x[:0], weight).shape == (0, 64)
+    linear(x, weight)
+    assert divided == [2]
+
+
+@needs_mkl
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_by_parts_gives_the_logits_of_the_whole(architecture: str, recipe: str, divided: list[int]) -> None:
+    model, tokens = small_model(architecture, recipe), random_tokens(2, 40)
+    whole = model.logits(tokens).detach()
+    assert not divided
+    with torch.no_grad():
+        cache = model.make_cache(2, 40)
+        parts = [model.logits(part, cache) for part in (tokens[:, :30], *tokens[:, 30:].split(1, dim=1))]
+    assert set(divided) >= {2}
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+@needs_mkl
+def test_a_text_is_the_same_by_parts(divided: list[int]) -> None:
+    model, sampling = small_model("dense"), SamplingConfig(max_new_tokens=20)
+    text = list(generate(model, [1, 2, 3], sampling))
+    assert divided
+    torch.set_num_threads(1)
+    assert list(generate(model, [1, 2, 3], sampling)) == text
