@@ -64,7 +64,7 @@ def test_documents_give_the_rows_and_the_sentences_of_the_reports(page: str, sum
     for row in rows:
         assert any(in_order(cells(row), whole) for whole in made), row
     said = {line for folder in PUBLISHED for line in verdict_lines(load_runs(folder))}
-    quoted = re.findall(r"^> (nano: .*)$", text, re.MULTILINE)
+    quoted = re.findall(r"^> ((?:nano|micro): .*)$", text, re.MULTILINE)
     assert quoted and set(quoted) <= said, set(quoted) - said
 
 

@@ -304,8 +304,8 @@ def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
         line = f"indistinguishable at the top: {show([first, *level])}{rest} ({seeds})"
     apart = [pair for pair in pairs if pair.is_apart]
     lines = [line, *(f"{pair.better} beats {pair.other} by {_size_of(pair, seeds)}" for pair in apart)]
-    if len(pairs) > 1 and len(apart) < len(pairs):
-        lines.append(f"{len(pairs) - len(apart)} of {len(pairs)} pairs are indistinguishable")
+    if len(pairs) > 1 and (together := len(pairs) - len(apart)):
+        lines.append(f"{together} of {len(pairs)} pairs {'is' if together == 1 else 'are'} indistinguishable")
     return lines
 
 

@@ -107,7 +107,7 @@ def test_differences_within_the_noise_are_indistinguishable(builder):
         builder.add("mamba", seed, level=3.0 + wobble)
     text = verdict(builder)
     assert "indistinguishable at the top" in text and "behind the first mamba" in text and "best is" not in text
-    assert "nano: language: 1 of 3 pairs are indistinguishable" in text
+    assert "nano: language: 1 of 3 pairs is indistinguishable" in text
     pairs = ranked_pairs(load_runs(builder.sweep))
     assert [pair.is_apart for _, stage, pair in pairs if stage == "language"] == [False, True, True]
 
