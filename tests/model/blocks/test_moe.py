@@ -50,6 +50,19 @@ def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int, b
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6 + 1e-4 * float(want.abs().max()))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", ["modern", "classic"])
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_a_token_that_is_decoded_is_one_of_the_loop(recipe: str, top_k: int, rate: float) -> None:
+    block, x = build_moe(recipe, top_k=top_k, router_bias_rate=rate), torch.randn(1, 1, 16)
+    if rate:
+        block.get_buffer("router_bias").copy_(torch.tensor((0.0, 0.7, -0.7, 0.3, 0.0)))
+    output = block(x)
+    torch.testing.assert_close(output.y.double(), naive_moe(block, x)[0], rtol=1e-4, atol=1e-4)
+    assert output.expert_load is None, "nothing to balance"
+
+
 def test_an_expert_without_tokens_gets_no_gradient() -> None:
     block = build_moe()
     with torch.no_grad():
