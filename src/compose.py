@@ -25,6 +25,7 @@ from yaml import YAMLError
 from src.config import CONF, EXPERIMENTS, UserError
 from src.overrides import did_you_mean, explain, given_keys, hydra_flag, parse_arguments
 from src.runtime.files import storage_remedy
+from src.runtime.machine import spin_briefly
 
 SINGLE_RUN = "hydra.mode=RUN"
 """Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
@@ -160,6 +161,7 @@ def run_command(
 
 def guarded(action: Callable[[], int]) -> int:
     """Run a command; what the user can put right becomes one line on standard error and status 2."""
+    spin_briefly()
     try:
         return action()
     except UserError as error:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 PROCESS_BYTES = 400 << 20
 """What Python and torch take before the first tensor: 0.3 to 0.4 GB of resident memory on Linux, CPU build."""
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+SPINS = 10_000
+"""How often a thread of OpenMP looks for work before it sleeps; GNU's own choice is 300,000 and more."""
 
 
 def machine_bytes() -> int:
@@ -27,6 +29,16 @@ def available_bytes() -> int:
         return machine_bytes()
     fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
     return min(machine_bytes(), int(fields["MemAvailable"].split()[0]) * 1024)
+
+
+def spin_briefly() -> None:
+    """Have OpenMP's threads sleep soon where there is nothing to do; to be called before torch is imported.
+
+    A thread that spins on a core that other programs want keeps the one that it waits for from running. Heeded by GNU's
+    OpenMP, which torch brings on Linux; what the user has set counts.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 class Processes(NamedTuple):
