@@ -36,8 +36,8 @@ from src.training.step import train_step
 
 PHASES = ("train", "prefill", "decode")
 TURNS = 5
-MOST_CALLS = TURNS + 3
-"""Of an action: to warm up, to see how long it takes, the turns, and for its memory."""
+MOST_CALLS = TURNS + 4
+"""Of an action: to warm up, to see how long it takes, the turns, and for its memory or, twice, its operators."""
 DECODED = 8
 """Tokens of one turn of decoding."""
 SHARE = 0.9
@@ -226,7 +226,7 @@ def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, conte
     if name in ("ours", "compiled"):
         model = build_model(spec, seed=0).to(device.kind)
         if phase == "decode":
-            return _decoding(model.eval(), tokens[:, :-1])
+            return decoding(model.eval(), tokens[:, :-1])
         if phase == "prefill":
             return Turn(partial(_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
         optimizer, forward = (
@@ -271,22 +271,22 @@ def _prefill(model: LanguageModel, tokens: Tensor) -> None:
     model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
 
 
-def _decoding(model: LanguageModel, tokens: Tensor) -> Turn:
-    """Read the context once; each turn decodes some tokens after it."""
+def decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED) -> Turn:
+    """Read the context, tokens (B, T), once; each turn decodes `n_tokens` of each sequence after it."""
     rows, context_len = tokens.shape
     with torch.no_grad():
-        cache = model.make_cache(rows, context_len + DECODED * MOST_CALLS)
+        cache = model.make_cache(rows, context_len + n_tokens * MOST_CALLS)
         model(tokens, cache)
 
     @torch.no_grad()
     def decode() -> None:
         token = tokens[:, -1:]
-        for _ in range(DECODED):
+        for _ in range(n_tokens):
             token = model.head(model(token, cache).hidden[:, -1:]).argmax(dim=-1)
 
     exact = model.make_cache(1, context_len)
     kept = (value for block in exact.blocks if block for value in vars(block).values())
-    return Turn(decode, rows * DECODED, sum(value.nbytes for value in kept if isinstance(value, Tensor)))
+    return Turn(decode, rows * n_tokens, sum(value.nbytes for value in kept if isinstance(value, Tensor)))
 
 
 def _decoding_peer(peer: Peer, tokens: Tensor) -> Turn:

@@ -21,7 +21,7 @@ from src.config import BenchmarkConfig, ModelSpec
 from src.model.blocks.base import blind
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
-from src.profiling.benchmark import take_turns
+from src.profiling.benchmark import decoding, take_turns
 from src.profiling.dispatch import Watch
 from src.profiling.memory import random_step
 from src.runtime.device import Device, open_device
@@ -29,8 +29,6 @@ from src.training.loop import TrainState
 from src.training.optimizer import build_optimizer
 
 MOST_OPERATORS = 15
-MOST_DECODED = 16
-"""Tokens: more than are ever decoded here."""
 
 
 def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
@@ -71,14 +69,7 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
 def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
     """Profile one token after `length` others."""
     tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
-    cache = model.eval().make_cache(1, length + MOST_DECODED)
-    with torch.no_grad():
-        model(tokens, cache)
-
-    @torch.no_grad()
-    def decode() -> None:
-        model.head(model(tokens[:, -1:], cache).hidden[:, -1]).argmax(dim=-1)
-
+    decode = decoding(model.eval(), tokens, n_tokens=1).action
     (times,) = take_turns({"token": decode}, device, float("inf")).values()
     return {"token_s": statistics.median(times), "operators": _operators(decode), **_asked_of_a_device(decode)}
 
