@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +20,14 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepare the small corpus of tests/integration/tiny.py; read only."""
+    from tests.integration import tiny
+
+    return tiny.data_dir(tmp_path_factory)
+
+
 @pytest.fixture
 def as_elsewhere() -> Iterator[None]:
     """Have the CPU compute as other devices and compiled models do."""
@@ -25,6 +35,16 @@ def as_elsewhere() -> Iterator[None]:
 
     with blind():
         yield
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self.mark),)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,11 +33,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
 def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run a command that has to fail with one line and without a trace; return the line."""
     assert guarded(lambda: COMMANDS[command](arguments)) == 2
@@ -146,11 +141,6 @@ PREPARE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "wanted"), PREPARE, ids=[" ".join(arguments) for arguments, _ in PREPARE])
-def test_mistakes_in_prepare(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert wanted in complaint("prepare", arguments, capsys)
-
-
 GENERATE = [
     ([], "run: is needed; write run=..."),
     (["run=nowhere"], "nowhere: no such folder; give a run directory"),
@@ -172,11 +162,6 @@ GENERATE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "wanted"), GENERATE, ids=[" ".join(arguments) for arguments, _ in GENERATE])
-def test_mistakes_in_generate(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert wanted in complaint("generate", arguments, capsys)
-
-
 EVALUATE = [
     ([], "run: is needed; write run=..."),
     (["run=nowhere"], "run=nowhere: no run directory of src.train"),
@@ -186,11 +171,6 @@ EVALUATE = [
     (["run=nowhere", "evaluation.context_factor=0"], "evaluation.context_factor=0: must be greater than 0"),
     (["run=nowhere", "evaluation.probe=false"], "evaluation.probe: no such setting; did you mean evaluation.probes?"),
 ]
-
-
-@pytest.mark.parametrize(("arguments", "wanted"), EVALUATE, ids=[" ".join(arguments) for arguments, _ in EVALUATE])
-def test_mistakes_in_evaluate(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert wanted in complaint("evaluate", arguments, capsys)
 
 
 REPORT = [
@@ -203,9 +183,16 @@ REPORT = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "wanted"), REPORT, ids=[" ".join(arguments) for arguments, _ in REPORT])
-def test_mistakes_in_report(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert wanted in complaint("report", arguments, capsys)
+MISTAKES = [
+    pytest.param(command, arguments, wanted, id=" ".join([command, *arguments]))
+    for command, mistakes in {"prepare": PREPARE, "generate": GENERATE, "evaluate": EVALUATE, "report": REPORT}.items()
+    for arguments, wanted in mistakes
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "wanted"), MISTAKES)
+def test_mistakes(command: str, arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted in complaint(command, arguments, capsys)
 
 
 def test_nothing_can_be_written_into_a_file(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

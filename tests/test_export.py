@@ -32,11 +32,6 @@ MORE = ("training.max_steps=4", "optimizer.learning_rate=0.01", "samples.tempera
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     root = tmp_path_factory.mktemp("export")
     assert tiny.run(data, root, "architecture=hybrid", *MORE) == 0

@@ -17,11 +17,6 @@ SOURCE = ("size.d_model=128", "training.seq_len=48", "optimizer.weight_decay=0.0
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Path]:
     """Language runs of two architectures, with settings that are no defaults; read only."""
     found = {}

@@ -11,12 +11,14 @@ from src.config import CONF, ModelSpec, TrainConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.model.matching import solve
+from src.runtime.device import Device
 
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONF / "size").glob("*.yaml"))
 VOCAB_SIZE = 260
 SEQ_LEN = 64
+CPU = Device("cpu", "fp32", 1)
 
 
 @cache

@@ -29,7 +29,7 @@ from src.training.loop import Hooks, TrainState, fit
 from src.training.optimizer import build_optimizer
 from src.training.stage import StagePlan
 from src.training.step import train_step
-from tests.contract.small import ARCHITECTURES, RECIPES, VOCAB_SIZE, random_tokens, small_spec
+from tests.contract.small import ARCHITECTURES, CPU, RECIPES, VOCAB_SIZE, random_tokens, small_spec
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
@@ -202,7 +202,7 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
             return super().batch(step, batch_size, rows)
 
     loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
-    device = Device("cpu", "fp32", 1)
+    device = CPU
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
     state = TrainState.begin("language", model, optimizer, device)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)

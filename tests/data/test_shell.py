@@ -13,6 +13,8 @@ COMPLETION = "_tool() {\n    COMPREPLY=($(compgen -W 'a b' -- \"$2\"))\n}\ncompl
         ("tool", "#!/bin/bash -e\n"),
         ("tool", "#! /usr/bin/env -S bash -e\n"),
         ("notes.txt", "#!/bin/sh\n"),
+        ("tool", "#! /usr/bin/env dash\n"),
+        ("tool", "#!/usr/bin/env ksh\n"),
         ("bin/x.py", "#!/usr/local/bin/bash"),
         ("lib/a.sh", "a() { :; }\n"),
         ("lib/a.BASH", "\n"),

@@ -69,12 +69,6 @@ def test_folder_holds_what_belongs_to_the_corpus(tmp_path: Path) -> None:
     assert texts("language", tmp_path) == ["notes", "echo z"]
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash -e", " /usr/bin/env dash", "/usr/bin/env ksh"])
-def test_shell_shebangs(tmp_path: Path, shell: str) -> None:
-    write(tmp_path / "script", f"#!{shell}\ntrue\n")
-    assert len(texts("code", tmp_path)) == 1
-
-
 def test_named_files_and_globs_are_read_whatever_they_are_called(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.py", "a"), write(tmp_path / "deep" / "er" / "b.cfg", "b")
     assert texts("code", a, b) == ["a", "b"]

@@ -16,10 +16,8 @@ from src.data.tokenizer import EOT_ID, byte_lengths, encode, train_tokenizer
 from src.evaluation.context import describe_context, predict_targets
 from src.evaluation.likelihood import evaluate_windows
 from src.model.language_model import ModelOutput
-from src.runtime.device import Device
-from tests.contract.small import VOCAB_SIZE, random_tokens, small_model
+from tests.contract.small import CPU, VOCAB_SIZE, random_tokens, small_model
 
-CPU = Device("cpu", "fp32", 1)
 SEQ_LEN = 160
 
 

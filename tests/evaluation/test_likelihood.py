@@ -15,10 +15,7 @@ from src.evaluation.likelihood import evaluate_windows
 from src.model.build import build_model
 from src.model.language_model import ModelOutput
 from src.profiling.memory import peak_growth
-from src.runtime.device import Device
-from tests.contract.small import ARCHITECTURES, VOCAB_SIZE, random_tokens, small_model, small_spec
-
-CPU = Device("cpu", "fp32", 1)
+from tests.contract.small import ARCHITECTURES, CPU, VOCAB_SIZE, random_tokens, small_model, small_spec
 
 
 class Fixed(torch.nn.Module):

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.evaluation import probes
 from src.evaluation.probes import PROBES, Draw, Probe, frequent_tokens, measure_probes
-from src.runtime.device import Device
-from tests.contract.small import small_model
+from tests.contract.small import CPU, small_model
 
-CPU = Device("cpu", "fp32", 1)
 EOT = 3
 
 
@@ -94,4 +91,4 @@ def test_a_fresh_model_gains_nothing() -> None:
 
 
 def test_a_handful_of_tokens_is_too_few() -> None:
-    assert probes.measure_probes(small_model("dense"), np.arange(9), device=CPU, eot_id=EOT, context_len=64, n=2) == {}
+    assert measure_probes(small_model("dense"), np.arange(9), device=CPU, eot_id=EOT, context_len=64, n=2) == {}

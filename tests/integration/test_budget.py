@@ -1,6 +1,5 @@
 """Budgets: equal tokens, equal FLOPs and equal time, each with a schedule that ends at it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ from src.runtime.files import read_json
 from tests.integration import tiny
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
 def trained(data: Path, root: Path, *more: str) -> tuple[dict[str, Any], list[float]]:
     """Return the summary of a run, and its learning rates."""
     assert tiny.run(data, root, "evaluation.enabled=false", *more) == 0
     folder = tiny.only_run(root)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return read_json(folder / "summary.json"), [row[RATE] for row in rows if RATE in row]
-
-
-RATE = "train/learning_rate"
+    rates = [row["train/learning_rate"] for row in tiny.rows(folder) if "train/loss" in row]
+    return read_json(folder / "summary.json"), rates
 
 
 def test_equal_flops_end_at_those_of_dense(data: Path, tmp_path: Path) -> None:
@@ -63,23 +54,15 @@ def test_a_run_that_goes_on_keeps_the_steps_that_were_measured(
     """Also where another number of processes began it."""
     settings = ("training.budget=time", "training.max_seconds=4", "evaluation.enabled=false")
     monkeypatch.setattr(stages, "median_times", lambda *given: [0.5])
-    true, calls = stages.save_checkpoint, list[Path]()
-
-    def fail(folder: Path, *given: Any, **more: Any) -> None:
-        true(folder, *given, **more)
-        calls.append(folder)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "save_checkpoint", fail)
+        tiny.stop_after_a_save(patch)
         assert tiny.run(data, tmp_path, *settings) == 130
-    path = tiny.only_run(tmp_path) / "summary.json"
-    summary = read_json(path)
-    path.write_text(json.dumps(summary | {"environment": summary["environment"] | {"processes": processes}}))
+    folder = tiny.only_run(tmp_path)
+    environment = read_json(folder / "summary.json")["environment"]
+    tiny.change_summary(folder, environment=environment | {"processes": processes})
     monkeypatch.setattr(stages, "median_times", None)  # nothing is to be measured again
     assert tiny.run(data, tmp_path, *settings) == 0
-    assert read_json(tiny.only_run(tmp_path) / "summary.json")["stages"]["language"]["steps"] == 8
+    assert read_json(folder / "summary.json")["stages"]["language"]["steps"] == 8
 
 
 def test_a_stage_that_starts_from_a_timed_run_measures_for_itself(

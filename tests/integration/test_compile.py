@@ -2,20 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from src import run, stages
+from src import run
 from src.runtime.files import read_json, read_yaml
 from src.training import compiled
 from tests.integration import tiny
-from tests.integration.torture import differences, settled
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
+from tests.integration.torture import differences
 
 
 def decided(folder: Path) -> bool:
@@ -36,7 +30,8 @@ def test_without_a_compiler_a_run_says_so_and_goes_on(data: Path, tmp_path: Path
     assert line.startswith("torch.compile: it fails here (") and "No working C++ compiler" in line
     assert line.endswith("); going on without")
     assert not decided(tiny.only_run(tried))
-    assert settled(tiny.only_run(plain)) == settled(tiny.only_run(tried)), "the trial has changed nothing"
+    rows, plain_rows = (tiny.settled(tiny.only_run(root)) for root in (tried, plain))
+    assert rows == plain_rows, "the trial has changed nothing"
 
 
 @pytest.mark.slow
@@ -49,26 +44,18 @@ def test_a_compiled_run_goes_on_compiled_and_ends_the_same(
     assert "torch.compile: 2.00 times as fast" in capsys.readouterr().out
     assert decided(tiny.only_run(whole))
 
-    save, monkey = stages.save_checkpoint, pytest.MonkeyPatch()
-
-    def lose(folder: Path, *args: Any, **options: Any) -> None:
-        save(folder, *args, **options)
-        if folder.name == "last":
-            raise RuntimeError("lost")
-
-    monkey.setattr(stages, "save_checkpoint", lose)
-    with pytest.raises(RuntimeError, match="lost"):
-        tiny.run(data, broken, "runtime.compile=true")
-    monkey.undo()
+    with monkeypatch.context() as patch:
+        tiny.stop_after_a_save(patch)
+        assert tiny.run(data, broken, "runtime.compile=true") == 130
     monkeypatch.setattr(run, "compile_if_it_pays", None)  # there is no second trial
 
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkey.setattr(compiled, "_pass", fail)
-    assert tiny.run(data, broken, "runtime.compile=true") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "_pass", fail)
+        assert tiny.run(data, broken, "runtime.compile=true") == 2
     assert "begun with runtime.compile=true, which fails here (no compiler)" in capsys.readouterr().err
-    monkey.undo()
     assert tiny.run(data, broken, "runtime.compile=true") == 0
     assert "Resuming stage language after step 2" in capsys.readouterr().out
     assert decided(tiny.only_run(broken))

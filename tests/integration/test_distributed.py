@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -12,7 +11,7 @@ import pytest
 
 from src.runtime.files import read_json
 from tests.integration import tiny
-from tests.integration.torture import ARCHITECTURES, differences, layers_of, settled
+from tests.integration.torture import ARCHITECTURES, differences, layers_of
 
 STEPS = 20
 SETTINGS = (
@@ -23,11 +22,6 @@ SETTINGS = (
     "schedule.warmup_steps=10",
 )
 QUICK = [arch if arch == "moe" else pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
 
 
 def launch(processes: int, arguments: list[str]) -> "subprocess.Popen[str]":
@@ -48,7 +42,7 @@ def of_architecture(architecture: str, *more: str) -> tuple[str, ...]:
 
 def assert_close(folder: Path, other: Path) -> None:
     """Compare every row of two runs: losses within 1e-5 nats, the rest of a step within rounding."""
-    rows, others = settled(folder), settled(other)
+    rows, others = tiny.rows(folder), tiny.rows(other)
     assert len(rows) == len(others) > STEPS
     for row, twin in zip(rows, others, strict=True):
         assert row.keys() == twin.keys()
@@ -84,22 +78,12 @@ def test_two_processes_do_what_one_does_and_survive_a_kill(architecture: str, da
 
 def kill_one(process: "subprocess.Popen[str]", root: Path, after_step: int) -> str:
     """Kill the last of the processes once `after_step` is logged, and return what the others said."""
-    wait_for_step(process, root, after_step)
+    tiny.wait_for_step(root, after_step, process)
     ranks = {int(child.environ()["RANK"]): child for child in psutil.Process(process.pid).children()}
     ranks[max(ranks)].kill()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     return err
-
-
-def wait_for_step(process: "subprocess.Popen[str]", root: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        logs = list(root.glob("runs/*/metrics.jsonl"))
-        if logs and f'"step": {step},' in logs[0].read_text(encoding="utf-8"):
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"no step {step}: {process.communicate(timeout=10)}")
 
 
 @pytest.mark.slow
@@ -112,7 +96,7 @@ def test_three_processes_stop_at_the_same_step_and_one_goes_on(data: Path, tmp_p
 
     arguments = tiny.command_line(data, broken, *more)
     process = launch(3, arguments)
-    wait_for_step(process, broken, 5)
+    tiny.wait_for_step(broken, 5, process)
     os.kill(process.pid, signal.SIGTERM)  # torchrun hands it on
     _, err = process.communicate(timeout=60)
     stopped = [line for line in err.splitlines() if line.startswith("Stopped by ")]

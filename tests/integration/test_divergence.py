@@ -1,6 +1,5 @@
 """Steps without a finite gradient change nothing; too many of them in a row send a run back once, and then end it."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,6 @@ from src.training import loop
 from tests.integration import tiny
 
 SETTINGS = ("training.max_steps=12", "training.max_bad_steps=3", "optimizer.learning_rate=0.01")
-
-
-@pytest.fixture
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, float], bool]) -> list[int]:
@@ -40,8 +34,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, float], bool]) -
 
 
 def rows(root: Path) -> list[dict[str, Any]]:
-    lines = (tiny.only_run(root) / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "train/loss" in row]
+    return [row for row in tiny.rows(tiny.only_run(root)) if "train/loss" in row]
 
 
 def test_a_few_bad_steps_are_skipped_and_counted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +84,6 @@ def test_a_run_that_diverges_again_ends_with_one_line(
 
 def test_a_stop_in_between_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the rollback and resumed, the run ends with the same rows."""
-
-    def times_aside(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in row.items() if "time" not in k and not k.startswith("perf/")} for row in found]
-
     with monkeypatch.context() as patch:
         poison(patch, lambda step, rate: step in (6, 7, 8))
         assert tiny.run(data, tmp_path / "whole", *SETTINGS) == 0
@@ -112,4 +101,4 @@ def test_a_stop_in_between_changes_nothing(data: Path, tmp_path: Path, monkeypat
         with pytest.raises(Killed):
             tiny.run(data, tmp_path / "killed", *SETTINGS)
     assert tiny.run(data, tmp_path / "killed", *SETTINGS) == 0
-    assert times_aside(rows(tmp_path / "killed")) == times_aside(rows(tmp_path / "whole"))
+    assert tiny.untimed(rows(tmp_path / "killed")) == tiny.untimed(rows(tmp_path / "whole"))

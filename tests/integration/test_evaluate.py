@@ -19,11 +19,6 @@ from tests.integration import tiny
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run through both stages; read only."""
     root = tmp_path_factory.mktemp("evaluated")
@@ -112,8 +107,7 @@ def test_a_run_whose_evaluation_was_broken_off_goes_on_with_it(
 ) -> None:
     wanted = read_json(run / "evaluation.json")
     (run / "evaluation.json").unlink()
-    summary = read_json(run / "summary.json")
-    (run / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    tiny.change_summary(run, status="running")
     probes = assessment.measure_probes
 
     def stop(*arguments: Any, **settings: Any) -> Any:
@@ -141,8 +135,7 @@ def test_other_data_are_refused(
 
 
 def test_a_run_without_a_finished_stage_has_nothing_to_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = read_json(run / "summary.json")
-    (run / "summary.json").write_text(json.dumps(summary | {"stages": {}}))
+    tiny.change_summary(run, stages={})
     assert command(f"run={run}") == 2
     assert "none of its stages is finished" in capsys.readouterr().err
 

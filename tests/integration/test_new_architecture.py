@@ -59,7 +59,7 @@ def test_two_files_are_all(tree: Path, tmp_path: Path, tmp_path_factory: pytest.
     folder = tiny.only_run(tmp_path)
     assert "Done already" in run(tree, "src.train", *settings)
     assert run(tree, "src.generate", f"run={folder}", "prompt=Once", "max_new_tokens=3").startswith("Once")
-    assert f"architecture.settings.slowest={0.9}" and "leaky" in run(tree, "src.train", "--help")
+    assert "leaky" in run(tree, "src.train", "--help")
 
 
 def test_it_fulfils_the_contract_by_being_there(tree: Path) -> None:

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from src.runtime.files import read_json
 from tests.integration import tiny
-from tests.integration.torture import differences, settled
+from tests.integration.torture import differences
 
 STEPS = 16
 SETTINGS = (f"training.max_steps={STEPS}", "training.checkpoint_every=4", "training.eval_every=8")
@@ -21,21 +20,11 @@ ARCHITECTURES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
 def start_and_signal(arguments: list[str], root: Path, number: int, after_step: int) -> tuple[int, str, str]:
     """Start a run, send a signal when `after_step` is logged, and return exit status and output."""
     process = tiny.start(arguments)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        logs = list(root.glob("runs/*/metrics.jsonl"))
-        if logs and f'"step": {after_step},' in logs[0].read_text(encoding="utf-8"):
-            os.kill(process.pid, number)
-            break
-        time.sleep(0.005)
+    tiny.wait_for_step(root, after_step, process)
+    os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
@@ -96,4 +85,4 @@ def test_two_processes_on_one_run_the_second_is_refused(data: Path, tmp_path: Pa
     refusals = [err for (_, err), code in ended if code == 2]
     assert codes in ([0, 2], [0, 0])  # the second may come when the first is done
     assert all("another process is training this run" in err and err.count("\n") == 1 for err in refusals)
-    assert settled(tiny.only_run(tmp_path))[-1]["step"] == STEPS
+    assert tiny.rows(tiny.only_run(tmp_path))[-1]["step"] == STEPS

@@ -13,16 +13,9 @@ import yaml
 from src import train
 from src.compose import compose_config, guarded, register
 from src.config import TrainConfig
-from src.overrides import quote_paths
 from src.runtime.files import file_lock, read_json
 from src.runtime.signals import Interrupted
-from src.sweep.plan import plan_runs
 from tests.integration import tiny
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +31,6 @@ def strict_json(path: Path) -> Any:
         raise AssertionError(f"{constant} is no JSON")
 
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -105,7 +94,7 @@ def test_what_auto_became_is_written_down(finished: Path) -> None:
 
 
 def test_metrics_count_up_within_each_stage(finished: Path) -> None:
-    table = rows(finished)
+    table = tiny.rows(finished)
     assert [row["stage"] for row in table] == sorted((row["stage"] for row in table), reverse=True)
     for stage in ("language", "code"):
         mine = [row for row in table if row["stage"] == stage]
@@ -121,7 +110,7 @@ def test_metrics_count_up_within_each_stage(finished: Path) -> None:
 
 def test_the_second_stage_begins_with_the_weights_of_the_first(finished: Path) -> None:
     first = strict_json(finished / "summary.json")["stages"]
-    start = next(row["val/loss"] for row in rows(finished) if row["stage"] == "code" and row["step"] == 0)
+    start = next(row["val/loss"] for row in tiny.rows(finished) if row["stage"] == "code" and row["step"] == 0)
     assert first["code"]["val_loss"] < start < math.log(512) * 1.1
 
 
@@ -146,22 +135,21 @@ def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(
 def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
     folder = tiny.only_run(tmp_path)
-    first = rows(folder)
+    first = tiny.rows(folder)
     (folder / "left.over").write_text("")
     capsys.readouterr()
     assert tiny.run(data, tmp_path, "training.max_steps=2", "rerun=true") == 0
     out = capsys.readouterr().out
     assert "Resuming" not in out and out.strip().splitlines()[-1] == f"Run: {folder}"
     assert not (folder / "left.over").exists()
-    assert [row.get("train/loss") for row in rows(folder)] == [row.get("train/loss") for row in first]
+    assert [row.get("train/loss") for row in tiny.rows(folder)] == [row.get("train/loss") for row in first]
 
 
 def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
     folder = tiny.only_run(tmp_path)
-    summary = read_json(folder / "summary.json")
-    summary["contract"]["data_hash"] = "0" * 64
-    (folder / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    contract = read_json(folder / "summary.json")["contract"] | {"data_hash": "0" * 64}
+    tiny.change_summary(folder, contract=contract, status="running")
     capsys.readouterr()
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 2
     said = capsys.readouterr().err.strip().splitlines()
@@ -187,17 +175,8 @@ def test_data_that_has_changed_is_not_trained_on(
 def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import src.training.loop as loop
-
-    true_step, calls = loop.train_step, iter(range(100))
-
-    def failing(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == 4:
-            raise RuntimeError("the device is on fire\nand more lines")
-        return true_step(*arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", failing)
+        tiny.break_step(patch, 4, "the device is on fire\nand more lines")
         with pytest.raises(RuntimeError, match="on fire"):
             tiny.run(data, tmp_path)
     folder = tiny.only_run(tmp_path)
@@ -214,9 +193,7 @@ def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(
 def test_a_run_that_another_process_works_on_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = quote_paths(tiny.command_line(data, tmp_path))
-    register(TrainConfig, "train")
-    folder = plan_runs([overrides])[0].folder
+    folder = tiny.plan(data, tmp_path).folder
     with file_lock(folder / ".lock"):  # flock excludes by open file, so this process can stand for another
         assert tiny.run(data, tmp_path) == 2
     said = capsys.readouterr()
@@ -236,14 +213,6 @@ def test_rerun_does_not_pull_the_folder_from_under_a_running_process(data: Path,
     assert snapshot(folder) == before
 
 
-CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
-
-
-def settled(folder: Path) -> list[dict[str, Any]]:
-    """The metrics without what depends on the clock."""
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows(folder)]
-
-
 @pytest.fixture(scope="session")
 def replayed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run of stage=replay, like `finished` but for the mix of its second stage; read only."""
@@ -253,7 +222,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 def test_a_mix_changes_its_stage_alone(replayed: Path, finished: Path) -> None:
-    with_mix, without = settled(replayed), settled(finished)
+    with_mix, without = tiny.settled(replayed), tiny.settled(finished)
     assert [row for row in with_mix if row["stage"] == "language"] == [
         row for row in without if row["stage"] == "language"
     ]
@@ -268,7 +237,7 @@ def test_a_mix_changes_its_stage_alone(replayed: Path, finished: Path) -> None:
 
 
 def test_forgetting_is_seen_at_every_evaluation(replayed: Path) -> None:
-    table = rows(replayed)
+    table = tiny.rows(replayed)
     language = [row for row in table if row["stage"] == "language"]
     assert not any(key.startswith("val/language") for row in language for key in row)
     code = [row for row in table if row["stage"] == "code"]
@@ -295,22 +264,13 @@ def test_the_contract_tells_the_mix(replayed: Path, finished: Path) -> None:
 def test_a_mix_is_asked_for_on_the_command_line_and_goes_on_where_it_stopped(
     replayed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import src.training.loop as loop
-
-    true_step, calls = loop.train_step, iter(range(100))
-
-    def failing(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == 6 + 5:  # in the sixth step of stage code, whose last checkpoint is after the fourth
-            raise RuntimeError("stopped")
-        return true_step(*arguments, **options)
-
     more = ("stage=full", "architecture=hybrid", "+stage.stages.code.mix.language=0.25")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", failing)
-        with pytest.raises(RuntimeError, match="stopped"):
+        tiny.break_step(patch, 6 + 5)  # in the sixth step of stage code, whose last checkpoint is after the fourth
+        with pytest.raises(RuntimeError, match="on fire"):
             tiny.run(data, tmp_path, *more)
     assert tiny.run(data, tmp_path, *more) == 0
-    assert settled(tiny.only_run(tmp_path)) == settled(replayed)
+    assert tiny.settled(tiny.only_run(tmp_path)) == tiny.settled(replayed)
 
 
 def test_documents_are_masked_from_the_first_evaluation_on(finished: Path, data: Path, tmp_path: Path) -> None:
@@ -320,16 +280,14 @@ def test_documents_are_masked_from_the_first_evaluation_on(finished: Path, data:
     ours, plain = (strict_json(folder / "summary.json")["contract"] for folder in (masked, finished))
     assert {key for key in ours if ours[key] != plain[key]} == {"document_masking"}
     for key in ("val/loss", "train/loss"):
-        one, other = ([row[key] for row in rows(folder) if key in row] for folder in (masked, finished))
+        one, other = ([row[key] for row in tiny.rows(folder) if key in row] for folder in (masked, finished))
         assert len(one) == len(other) and all(x != y for x, y in zip(one, other, strict=True))
 
 
 @pytest.fixture
 def names(data: Path, tmp_path: Path) -> Any:
-    register(TrainConfig, "train")
-
     def name(*more: str, of: Path = data, root: Path = tmp_path) -> str:
-        return plan_runs([quote_paths(tiny.command_line(of, root, *more))])[0].folder.name
+        return tiny.plan(of, root, *more).folder.name
 
     return name
 
@@ -376,8 +334,7 @@ def test_a_run_goes_on_with_the_device_it_began_with(data: Path, tmp_path: Path)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     config["runtime"]["threads"] = 1
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    summary = read_json(folder / "summary.json")
-    (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}), encoding="utf-8")
+    tiny.change_summary(folder, status="interrupted")
     assert tiny.run(data, tmp_path, "training.max_steps=1", "runtime.threads=null") == 0
     assert read_json(folder / "summary.json")["environment"]["threads"] == 1
 
@@ -401,8 +358,7 @@ def test_a_run_goes_on_with_the_micro_batch_that_it_found(
     assert config["training"]["micro_batch_size"] == 4
     config["training"]["micro_batch_size"] = 2
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    summary = read_json(folder / "summary.json")
-    (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}), encoding="utf-8")
+    tiny.change_summary(folder, status="interrupted")
     assert tiny.run(data, tmp_path, *auto) == 0
     assert "auto" not in capsys.readouterr().out
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))

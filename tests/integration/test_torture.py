@@ -31,11 +31,6 @@ def test_killed_at_random_instants_a_run_ends_like_one_that_was_not(architecture
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing happened to."""
     root = tmp_path_factory.mktemp("whole")

@@ -3,20 +3,29 @@
 The text is drawn from a few short lists with a fixed seed, so that it is the same everywhere and BPE finds repetitions.
 """
 
+import json
 import logging
 import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from src import train
-from src.compose import guarded
-from src.config import ROOT, CorpusConfig, DataConfig, TokenizerConfig
+from src import stages, train
+from src.compose import guarded, register
+from src.config import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
 from src.data.packing import prepare_data
+from src.overrides import quote_paths
+from src.runtime.files import read_json, write_json
+from src.sweep.plan import Plan, plan_runs
+from src.training import loop
+from src.training.checkpoint import read_checkpoint
 
 NAMES = "Lily Tom Mia Ben Zoe Max Anna Leo Ruby Sam Ida Finn".split()
 ANIMALS = "dog cat frog bird fox hen fish bear duck mouse owl snail".split()
@@ -33,6 +42,7 @@ SETTINGS = (
     "evaluation.probe_sequences=2 evaluation.scripts=2"
 ).split()
 """Six steps of a model of a hundred thousand weights."""
+CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
 
 
 def story(draw: random.Random) -> str:
@@ -88,6 +98,12 @@ def command_line(data: Path, output_root: Path, *more: str) -> list[str]:
     return list({item.split("=", 1)[0]: item for item in given}.values())
 
 
+def plan(data: Path, output_root: Path, *more: str) -> Plan:
+    """Plan a run, and do nothing of it."""
+    register(TrainConfig, "train")
+    return plan_runs([quote_paths(command_line(data, output_root, *more))])[0]
+
+
 def run(data: Path, output_root: Path, *more: str) -> int:
     """Run `src.train` in this process, and return its exit status."""
     return train_main(command_line(data, output_root, *more))
@@ -117,3 +133,68 @@ def only_run(output_root: Path) -> Path:
     """Return the one run directory there is."""
     (folder,) = (output_root / "runs").iterdir()
     return folder
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run directory."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out what depends on the clock."""
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+
+
+def settled(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run directory without what depends on the clock."""
+    return untimed(rows(folder))
+
+
+def weights(output_root: Path) -> dict[str, str]:
+    """Return the hash of the last weights of stage language, by run."""
+    found = {folder.name: folder / "checkpoints" / "language" / "last" for folder in (output_root / "runs").iterdir()}
+    return {name: read_checkpoint(folder).sha256["model.safetensors"] for name, folder in found.items()}
+
+
+def change_summary(folder: Path, **values: object) -> None:
+    """Have the summary of a run say something else."""
+    write_json(folder / "summary.json", read_json(folder / "summary.json") | values)
+
+
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
+    """Wait for what a process at work brings about. Raises AssertionError if it ends or time is up before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def wait_for_step(output_root: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    """Wait until a run has logged a step."""
+    logs = output_root.glob
+    wait_until(lambda: any(f'"step": {step},' in log.read_text() for log in logs("runs/*/metrics.jsonl")), process)
+
+
+def break_step(patch: pytest.MonkeyPatch, number: int, words: str = "the device is on fire") -> None:
+    """Have a training step of this process raise RuntimeError: the one after `number` others."""
+    true, calls = loop.train_step, iter(range(1_000_000))
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            raise RuntimeError(words)
+        return true(*arguments, **options)
+
+    patch.setattr(loop, "train_step", failing)
+
+
+def stop_after_a_save(patch: pytest.MonkeyPatch) -> None:
+    """Have this process stopped by Ctrl-C, twice, once it has saved a checkpoint to go on from: exit status 130."""
+    true = stages.save_checkpoint
+
+    def stop(folder: Path, *arguments: Any, **options: Any) -> None:
+        true(folder, *arguments, **options)
+        if folder.name == "last":
+            raise KeyboardInterrupt
+
+    patch.setattr(stages, "save_checkpoint", stop)

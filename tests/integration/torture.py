@@ -10,7 +10,6 @@ each kill what was saved has to be there still. Every sitting is a fork of this 
 has torch loaded and has computed nothing: a killed run costs half a second instead of three.
 """
 
-import json
 import os
 import random
 import signal
@@ -29,16 +28,13 @@ from safetensors.torch import load_file
 
 import src.run
 import src.stages
-from src.compose import register
-from src.config import CONF, TrainConfig
+from src.config import CONF
 from src.model.language_model import LanguageModel
 from src.runtime.files import read_json
-from src.sweep.plan import plan_runs
 from src.training.checkpoint import Progress
 from tests.integration import tiny
 
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
-TIMES = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
 SUMMARY_TIMES = ("wall_time_s", "tokens_per_second", "peak_memory_bytes")
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
@@ -49,16 +45,10 @@ def layers_of(architecture: str) -> int:
     return max(2, len(pattern) // 2)
 
 
-def settled(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics without what depends on the clock."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
-
-
 def content(file: Path) -> Any:
     """Read a file of a run, all but times and what tells one machine or day from another."""
     if file.name == "metrics.jsonl":
-        return settled(file.parent)
+        return tiny.settled(file.parent)
     if file.suffix == ".safetensors":
         return {name: _bits(tensor) for name, tensor in load_file(file).items()}
     if file.name == "state.pt":
@@ -110,8 +100,7 @@ class Torturer:
         self.root, self.draw, self.toll = root / architecture, random.Random(f"{architecture} {seed}"), Toll()
         self.root.mkdir(parents=True)
         more = ("stage=full", f"architecture={architecture}", f"size.n_layers={layers_of(architecture)}")
-        register(TrainConfig, "train")
-        self.plan = plan_runs([tiny.command_line(data, self.root, *more)])[0]
+        self.plan = tiny.plan(data, self.root, *more)
         self.count, self.noted = self.root / "operations", self.root / "saved"
         started = time.perf_counter()
         assert self._sit("whole") == 0, self._said()

@@ -14,10 +14,9 @@ from src.profiling import benchmark
 from src.profiling.benchmark import bytes_read, growth, measure_point, measure_series, ratios, take_turns
 from src.profiling.peers import build_peer, peers_of
 from src.profiling.where import where_time_goes
-from src.runtime.device import Device
+from tests.contract.small import CPU
 from tests.test_benchmark import composed
 
-CPU = Device("cpu", "fp32", 1)
 KILLED = "its process was killed, likely for its memory,"
 
 

@@ -15,9 +15,8 @@ from src.model.blocks.mlp import MLP
 from src.profiling import doctor
 from src.profiling.doctor import Comparison, Computed, Option, compare, compare_long_reduction, differences, judge
 from src.runtime.device import LONGEST_REDUCTION, Device
-from tests.contract.small import ARCHITECTURES, random_tokens, small_spec
+from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_spec
 
-CPU = Device("cpu", "fp32", 1)
 TOKENS = random_tokens(2, 65)
 
 
@@ -173,4 +172,4 @@ def test_a_precision_without_instructions_is_told(
     monkeypatch.setattr(doctor, "_matmul_speed", lambda device, precision, size, seconds: speeds[precision])
     found = doctor.slow_precision(Device("cpu", "bf16", 1))
     assert found is None if said is None else found and said in found
-    assert doctor.slow_precision(Device("cpu", "fp32", 1)) is None
+    assert doctor.slow_precision(CPU) is None

@@ -17,10 +17,9 @@ from src.runtime.apart import apart
 from src.runtime.device import Device
 from src.runtime.distributed import World
 from src.runtime.signals import Interrupted, StopRequest
-from tests.contract.small import composed, small_spec
+from tests.contract.small import CPU, composed, small_spec
 
 GIB = 1 << 30
-CPU = Device("cpu", "fp32", 1)
 SMALL: tuple[str, ...] = (
     "runtime=cpu",
     "runtime.threads=1",

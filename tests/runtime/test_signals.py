@@ -29,10 +29,6 @@ def test_handlers_are_put_back_after_an_exception() -> None:
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
 
 
-def test_the_exit_status_is_the_shells() -> None:
-    assert [Interrupted(number).exit_code for number in (signal.SIGINT, signal.SIGTERM)] == [130, 143]
-
-
 PROGRAM = """
 import signal, sys
 from src.runtime.signals import listen_for_stop

@@ -1,9 +1,11 @@
+"""Speeds are compared in turns."""
+
 import time
 
 import pytest
 
-from src.runtime.device import Device
 from src.runtime.timing import median_times
+from tests.contract.small import CPU
 
 
 def test_speeds_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,5 +17,5 @@ def test_speeds_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     first, second = (lambda: action("a", [50, 1, 9, 2])), (lambda: action("b", [50, 3, 3, 4]))
-    assert median_times([first, second], Device("cpu", "fp32", 1), seconds=0) == [2, 3]
+    assert median_times([first, second], CPU, seconds=0) == [2, 3]
     assert "".join(turns) == "abababab"

@@ -13,7 +13,6 @@ import pytest
 
 from src.config import ROOT
 from src.reporting import load_runs
-from src.training.checkpoint import read_checkpoint
 from tests.integration import tiny
 
 LONG = ("training.max_steps=400", "training.eval_every=100", "training.checkpoint_every=20", "training.log_every=20",
@@ -21,20 +20,10 @@ LONG = ("training.max_steps=400", "training.eval_every=100", "training.checkpoin
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("undisturbed")
     assert tiny.train_main(["-m", *tiny.command_line(data, root, *LONG)]) == 0
-    return weights(root)
-
-
-def weights(root: Path) -> list[str]:
-    folders = sorted((root / "runs").iterdir())
-    return [read_checkpoint(run / "checkpoints" / "language" / "last").sha256["model.safetensors"] for run in folders]
+    return tiny.weights(root)
 
 
 def started(data: Path, root: Path, seed: int) -> "subprocess.Popen[str]":
@@ -42,11 +31,12 @@ def started(data: Path, root: Path, seed: int) -> "subprocess.Popen[str]":
     sweep = tiny.start(
         ["-m", *tiny.command_line(data, root, *LONG)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
-    end = time.monotonic() + 90
-    while not list(root.glob(f"runs/*-s{seed}-*/checkpoints/language/last/meta.json")):
-        assert time.monotonic() < end and sweep.poll() is None
-        time.sleep(0.05)
+    tiny.wait_until(lambda: saved(root, seed), sweep)
     return sweep
+
+
+def saved(root: Path, seed: int) -> list[Path]:
+    return list(root.glob(f"runs/*-s{seed}-*/checkpoints/language/last/meta.json"))
 
 
 def report(root: Path) -> str:
@@ -64,7 +54,7 @@ def again(data: Path, root: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_all_of_it_killed_at_once(data: Path, tmp_path: Path, undisturbed: list[str], seed: int) -> None:
+def test_all_of_it_killed_at_once(data: Path, tmp_path: Path, undisturbed: dict[str, str], seed: int) -> None:
     sweep = started(data, tmp_path, seed)
     for child in psutil.Process(sweep.pid).children(recursive=True):
         child.kill()
@@ -73,13 +63,13 @@ def test_all_of_it_killed_at_once(data: Path, tmp_path: Path, undisturbed: list[
     told = report(tmp_path)
     assert "running" in told and ("pending" in told) == (seed == 0)
     assert "Resuming stage language after step" in again(data, tmp_path)
-    assert weights(tmp_path) == undisturbed
+    assert tiny.weights(tmp_path) == undisturbed
     (folder,) = (tmp_path / "sweeps").iterdir()
     assert list(load_runs(folder)["status"]) == ["done", "done"]
 
 
 @pytest.mark.slow
-def test_a_job_that_outlives_its_sweep_is_waited_for(data: Path, tmp_path: Path, undisturbed: list[str]) -> None:
+def test_a_job_that_outlives_its_sweep_is_waited_for(data: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     sweep = started(data, tmp_path, 0)
     (job,) = [child for child in psutil.Process(sweep.pid).children() if "src.train" in " ".join(child.cmdline())]
     job.suspend()
@@ -92,24 +82,19 @@ def test_a_job_that_outlives_its_sweep_is_waited_for(data: Path, tmp_path: Path,
     job.resume()
     out, _ = second.communicate(timeout=300)
     assert second.returncode == 0 and "another process is at work on it; waiting for its end" in out
-    assert "Resuming" not in out and weights(tmp_path) == undisturbed
+    assert "Resuming" not in out and tiny.weights(tmp_path) == undisturbed
 
 
 @pytest.mark.slow
-def test_a_job_killed_as_by_the_kernel_is_tried_again(data: Path, tmp_path: Path, undisturbed: list[str]) -> None:
+def test_a_job_killed_as_by_the_kernel_is_tried_again(data: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     arguments = ["-m", *tiny.command_line(data, tmp_path, *LONG, "sweep.retries=1")]
     sweep = tiny.start(arguments, stderr=subprocess.STDOUT)
-    end, killed = time.monotonic() + 90, False
-    while not killed:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-        if list(tmp_path.glob("runs/*-s0-*/checkpoints/language/last/meta.json")):
-            for child in psutil.Process(sweep.pid).children():
-                os.kill(child.pid, signal.SIGKILL)
-                killed = True
+    tiny.wait_until(lambda: saved(tmp_path, 0), sweep)
+    for child in psutil.Process(sweep.pid).children():
+        child.kill()
     out, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, out
-    assert "Resuming stage language after step" in out and weights(tmp_path) == undisturbed
+    assert "Resuming stage language after step" in out and tiny.weights(tmp_path) == undisturbed
 
 
 def test_ctrl_c_twice_ends_at_once_and_loses_nothing(data: Path, tmp_path: Path) -> None:

@@ -12,16 +12,10 @@ from pathlib import Path
 import pytest
 
 from src.runtime.files import read_json
-from src.training.checkpoint import read_checkpoint
 from tests.integration import tiny
 from tests.sweep import slurm
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +32,13 @@ def start(data: Path, root: Path, environment: dict[str, str], *more: str) -> "s
     return tiny.start(["-m", *tiny.command_line(data, root, *settings)], env=environment, stderr=subprocess.STDOUT)
 
 
-def weights(root: Path) -> dict[str, str]:
-    """Return the hash of the last weights of every run."""
-    found = {folder.name: folder / "checkpoints" / "language" / "last" for folder in (root / "runs").iterdir()}
-    return {name: read_checkpoint(folder).sha256["model.safetensors"] for name, folder in found.items()}
-
-
 def undisturbed(data: Path, root: Path, *more: str) -> dict[str, str]:
     assert tiny.run(data, root, "evaluation.enabled=false", *more) == 0
-    return weights(root)
-
-
-def wait_for(condition: object, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    return tiny.weights(root)
 
 
 def logged(root: Path) -> str:
-    return "".join(path.read_text() for path in (root / "runs").glob("*/train.log"))
+    return "".join(path.read_text() for path in root.glob("runs/*/train.log"))
 
 
 def statuses(root: Path) -> list[str]:
@@ -84,7 +65,7 @@ def test_a_job_that_slurm_takes_away_comes_back_and_ends_the_same(
     """`scontrol requeue` is what preemption does: SIGTERM, some seconds to save, and a new start."""
     sweep = start(data, tmp_path / "slurm", cluster, "seed=0", *LONG)
     try:
-        wait_for(lambda: (tmp_path / "slurm" / "runs").exists() and "Stage language" in logged(tmp_path / "slurm"))
+        tiny.wait_until(lambda: "Stage language" in logged(tmp_path / "slurm"), sweep)
         time.sleep(1)
         queue = subprocess.run(
             ["squeue", "-h", "-t", "R", "-o", "%A"], capture_output=True, text=True, env=cluster, check=True
@@ -97,7 +78,7 @@ def test_a_job_that_slurm_takes_away_comes_back_and_ends_the_same(
         sweep.communicate()
     assert sweep.returncode == 0, out
     assert "Resuming stage language after step" in logged(tmp_path / "slurm")
-    assert weights(tmp_path / "slurm") == undisturbed(data, tmp_path / "alone", *LONG)
+    assert tiny.weights(tmp_path / "slurm") == undisturbed(data, tmp_path / "alone", *LONG)
 
 
 def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(
@@ -109,7 +90,7 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(
     times = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40", "hydra.launcher.max_num_timeout=3")
     sweep = start(data, tmp_path, cluster, "seed=0", *times, *long)
     try:
-        wait_for(lambda: (tmp_path / "runs").exists() and "Resuming stage language after step" in logged(tmp_path), 240)
+        tiny.wait_until(lambda: "Resuming stage language after step" in logged(tmp_path), sweep, seconds=240)
     finally:
         sweep.kill()
         sweep.communicate()
@@ -123,16 +104,9 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("ray")
     tool = str(Path(sys.executable).with_name("ray"))
     port, folder = slurm.free_port(), tmp_path_factory.mktemp("r")
-    command = [
-        tool,
-        "start",
-        "--head",
-        f"--port={port}",
-        "--num-cpus=2",
-        "--include-dashboard=false",
-        f"--temp-dir={folder}",
-    ]
-    subprocess.run([*command, "--object-store-memory=100000000"], check=True, capture_output=True, timeout=120)
+    flags = f"--head --port={port} --num-cpus=2 --include-dashboard=false --object-store-memory=100000000".split()
+    command = [tool, "start", *flags, f"--temp-dir={folder}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
     try:
         yield f"127.0.0.1:{port}"
     finally:

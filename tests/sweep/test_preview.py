@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from src.runtime.files import read_json, write_json
+from src.compose import compose_config, register
+from src.config import TrainConfig
+from src.runtime.files import read_json
+from src.sweep.identity import run_name
 from tests.integration import tiny
 
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -48,9 +46,9 @@ def test_finished_runs_tell_the_time_and_are_not_counted_again(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tiny.run(data, tmp_path, *ONE_STEP) == 0
-    summary = tiny.only_run(tmp_path) / "summary.json"
-    found = read_json(summary)
-    write_json(summary, found | {"final": found["final"] | {"tokens_per_second": found["final"]["tokens"] / 30}})
+    folder = tiny.only_run(tmp_path)
+    final = read_json(folder / "summary.json")["final"]
+    tiny.change_summary(folder, final=final | {"tokens_per_second": final["tokens"] / 30})
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     out = told(capsys, "-m", *tiny.command_line(data, tmp_path, *ONE_STEP, "seed=0,1"))
@@ -70,10 +68,6 @@ def test_what_the_command_would_refuse_is_refused(tmp_path: Path, capsys: pytest
 
 def test_a_dry_run_has_the_name_of_the_run_itself() -> None:
     """The key decides nothing about the result."""
-    from src.compose import compose_config, register
-    from src.config import TrainConfig
-    from src.sweep.identity import run_name
-
     register(TrainConfig, "train")
     names = {run_name(compose_config(TrainConfig, "train", [f"dry_run={dry}"]), "f", None) for dry in (True, False)}
     assert len(names) == 1

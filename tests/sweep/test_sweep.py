@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,14 @@ from tests.integration import tiny
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note the seed of every job that is started."""
+def watch_jobs(monkeypatch: pytest.MonkeyPatch, stand_in: str | None = None, only: str = "seed=") -> list[str]:
+    """Note the seed of every job that is started; start another command in the place of those with a setting."""
     true_popen: Any = subprocess.Popen
     seeds: list[str] = []
 
     def start(command: list[str], **options: Any) -> Any:
         seeds.append(next(item for item in command if item.startswith("seed=")))
-        return true_popen(command, **options)
+        return true_popen(["sh", "-c", stand_in] if stand_in and only in seeds[-1] else command, **options)
 
     monkeypatch.setattr(isolation.subprocess, "Popen", start)
     return seeds
@@ -59,11 +52,11 @@ def job_records(root: Path) -> list[dict[str, Any]]:
 
 
 def test_a_job_that_fails_is_told_of_and_alone_done_again(
-    data: Path, tmp_path: Path, started: list[str], capfd: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Three commands: a sweep with an obstacle in its first job, the same without, and the same when all is done."""
-    command = (data, tmp_path, "seed=0,1", *ONE_STEP)
-    run = next(line.split()[-1] for line in _plan(data, tmp_path, "seed=0") if "-s0-" in line)
+    command, started = (data, tmp_path, "seed=0,1", *ONE_STEP), watch_jobs(monkeypatch)
+    run = tiny.plan(data, tmp_path, "seed=0", *ONE_STEP).folder.name
     broken = tmp_path / "runs" / run / "checkpoints" / "language" / "last"
     broken.mkdir(parents=True)
     (broken / "meta.json").write_text("garbage")
@@ -100,29 +93,11 @@ def test_a_job_that_fails_is_told_of_and_alone_done_again(
     assert all((folder / job["run_dir"] / "summary.json").exists() for job in jobs)
 
 
-def _plan(data: Path, root: Path, *more: str) -> list[str]:
-    """Name the runs that a command would make."""
-    from src.compose import register
-    from src.config import TrainConfig
-    from src.overrides import quote_paths
-    from src.sweep.plan import plan_runs
-
-    register(TrainConfig, "train")
-    return [plan_runs([quote_paths(tiny.command_line(data, root, *more, *ONE_STEP))])[0].folder.name]
-
-
-def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(
-    data: Path, tmp_path: Path, started: list[str], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(data: Path, tmp_path: Path) -> None:
     more = ("seed=0,1", "training.max_steps=2000", "stage.stages.language.prompts=[]", "training.checkpoint_every=500")
     process = tiny.start(["-m", *tiny.command_line(data, tmp_path, *more)])
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        logs = list(tmp_path.glob("runs/*/metrics.jsonl"))
-        if logs and '"step": 2,' in logs[0].read_text(encoding="utf-8"):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and child
-            break
-        time.sleep(0.01)
+    tiny.wait_for_step(tmp_path, 2, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and child
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
@@ -136,15 +111,7 @@ def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(
 def test_a_job_that_is_killed_fails_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    true_popen: Any = subprocess.Popen
-
-    def start(command: list[str], **options: Any) -> Any:
-        child = true_popen(command, **options)
-        if "seed=0" in command:
-            child.kill()
-        return child
-
-    monkeypatch.setattr(isolation.subprocess, "Popen", start)
+    watch_jobs(monkeypatch, "kill -9 $$", only="seed=0")
     assert sweep(data, tmp_path, "seed=0,1", *ONE_STEP) == 1
     records = job_records(tmp_path)
     assert [record["status"] for record in records] == ["failed", "done"]
@@ -155,8 +122,7 @@ def test_a_job_that_is_killed_fails_alone(
 def test_an_experiment_is_a_sweep_without_a_flag_and_the_command_line_narrows_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    true_popen: Any = subprocess.Popen
-    monkeypatch.setattr(isolation.subprocess, "Popen", lambda command, **options: true_popen(["true"], **options))
+    watch_jobs(monkeypatch, "true")
     command = tiny.command_line(data, tmp_path, "+experiment=demo", "architecture=dense,hybrid", "seed=range(0,2)")
     assert tiny.train_main(command) == 1  # nothing was trained
     jobs = read_json(only_sweep(tmp_path) / "sweep.json")["jobs"]
@@ -171,14 +137,7 @@ def test_an_experiment_is_a_sweep_without_a_flag_and_the_command_line_narrows_it
 def test_fail_fast_starts_nothing_more_until_the_command_is_repeated(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    true_popen: Any = subprocess.Popen
-    started: list[str] = []
-
-    def start(command: list[str], **options: Any) -> Any:
-        started.append(next(item for item in command if item.startswith("seed=")))
-        return true_popen(["false"], **options)
-
-    monkeypatch.setattr(isolation.subprocess, "Popen", start)
+    started = watch_jobs(monkeypatch, "false")
     command = (data, tmp_path, "seed=0,1,2", "sweep.fail_fast=true", "sweep.retries=1")
     for _ in range(2):
         assert sweep(*command) == 1
@@ -190,8 +149,7 @@ def test_fail_fast_starts_nothing_more_until_the_command_is_repeated(
 def test_the_same_sweep_in_another_process_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    true_popen: Any = subprocess.Popen
-    monkeypatch.setattr(isolation.subprocess, "Popen", lambda command, **options: true_popen(["true"], **options))
+    watch_jobs(monkeypatch, "true")
     assert sweep(data, tmp_path, "seed=0,1") == 1
     capfd.readouterr()
     with file_lock(only_sweep(tmp_path) / ".lock"):
@@ -220,14 +178,12 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
     command = (data, tmp_path, "launcher=joblib", "seed=0,1,2", "training.max_steps=30")
     assert sweep(*command) == 0
     assert {record["status"] for record in job_records(tmp_path)} == {"done"}
-    times = []
+    times: list[tuple[float, float]] = []
     for folder in (tmp_path / "runs").iterdir():
-        log = folder / "train.log"
-        times.append(
-            (log.stat().st_mtime - read_json(folder / "summary.json")["final"]["wall_time_s"], log.stat().st_mtime)
-        )
-    times.sort()
-    assert times[1][0] < times[0][1]  # the second began before the first was done
+        end = (folder / "train.log").stat().st_mtime
+        times.append((end - read_json(folder / "summary.json")["final"]["wall_time_s"], end))
+    first, second, _ = sorted(times)
+    assert second[0] < first[1], "the second began before the first was done"
     assert read_json(next(tmp_path.glob("runs/*/summary.json")))["contract"]["host_shared"] is True
     assert sweep(*command) == 0
 

@@ -17,11 +17,6 @@ from src.sweep.tuning import Trial
 from tests.integration import tiny
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
 def command(data: Path, root: Path, *more: str) -> int:
     return guarded(lambda: tune.main(tiny.command_line(data, root, "training.max_steps=2", *more)))
 
@@ -154,8 +149,7 @@ def test_jobs_take_their_rates_and_may_be_ranked_though_these_differ(data: Path,
         assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
         (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
         contracts.append(read_json(run / "summary.json")["contract"])
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        assert max(row.get("train/learning_rate", 0) for row in rows) == pytest.approx(rate)
+        assert max(row.get("train/learning_rate", 0) for row in tiny.rows(run)) == pytest.approx(rate)
     assert contracts[0] == contracts[1] and contracts[0]["learning_rate_search"] == "grid"
     assert tiny.run(data, tmp_path, "architecture=dense", "optimizer.learning_rate=1e-3") == 0
     assert len(list((tmp_path / "runs").glob("dense-*"))) == 2, "the same rate, not searched for, is another run"

@@ -23,11 +23,6 @@ from src.tracking.wandb import start_wandb
 from tests.integration import tiny
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.data_dir(tmp_path_factory)
-
-
 def records(file: Path) -> list[dict[str, Any]]:
     """Read an offline file with W&B's own tool."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
@@ -74,9 +69,8 @@ def test_on_a_terminal_without_a_key_a_run_is_offline_and_asks_nothing(data: Pat
 
     folder = tiny.only_run(tmp_path)
     rows = history(folder)
-    truth = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     merged: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in truth:  # metrics and validation of a step are two rows here, and one there
+    for row in tiny.rows(folder):  # metrics and validation of a step are two rows here, and one there
         merged.setdefault((row["stage"], row["step"]), {}).update(row)
     assert [row["_step"] for row in rows] == list(range(6))  # steps 0, 1, 2 of both stages
     for row, wanted in zip(rows, merged.values(), strict=True):
@@ -209,21 +203,16 @@ def test_what_fails_on_the_way_is_told_once_and_ends_nothing() -> None:
 
 
 def test_the_tracker_is_told_how_a_run_ended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import src.training.loop as loop
-
     runs: list[FakeRun] = []
 
     def build(*_: Any) -> ours.WandbTracker:
         runs.append(FakeRun())
         return ours.WandbTracker(runs[-1], print)
 
-    def failing(*_: Any, **__: Any) -> None:
-        raise RuntimeError("on fire")
-
     monkeypatch.setitem(tracker.TRACKERS, "wandb", build)
     tracked = ("training.max_steps=1", "tracking=wandb")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", failing)
+        tiny.break_step(patch, 0)
         with pytest.raises(RuntimeError, match="on fire"):
             tiny.run(data, tmp_path, *tracked)
     assert runs[0].exit_code == 1
@@ -242,18 +231,10 @@ def test_a_run_that_goes_on_offline_is_the_same_run_on_wandb(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two files of one run: `wandb sync` puts them together by their id, in the order of their start."""
-    from src import stages
-
     monkeypatch.setenv("WANDB_MODE", "offline")
-    true, arguments = stages.save_checkpoint, ("tracking=wandb", "evaluation.enabled=false", "training.max_steps=6")
-
-    def stop(folder: Path, *given: Any, **more: Any) -> None:
-        true(folder, *given, **more)
-        if folder.name == "last":
-            raise KeyboardInterrupt
-
+    arguments = ("tracking=wandb", "evaluation.enabled=false", "training.max_steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "save_checkpoint", stop)
+        tiny.stop_after_a_save(patch)
         assert tiny.run(data, tmp_path, *arguments) == 130
     time.sleep(1.1)  # W&B names its folders by the second
     assert tiny.run(data, tmp_path, *arguments) == 0

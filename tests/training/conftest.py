@@ -1,24 +1,40 @@
-"""A device, text without sense, and all that training changes, at the smallest size."""
+"""Text without sense, all that training changes at the smallest size, and one step of it, poisoned if need be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from src.config import OptimizerConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
-from src.runtime.device import Device
 from src.training.loop import TrainState
 from src.training.optimizer import build_optimizer
-from tests.contract.small import VOCAB_SIZE, small_model
+from src.training.step import StepOutput, train_step
+from tests.contract.small import CPU, VOCAB_SIZE, small_model
 
 StateBuilder = Callable[..., TrainState]
 
 
-@pytest.fixture
-def device() -> Device:
-    return Device("cpu", "fp32", 1)
+def step(state: TrainState, batch: Tensor, micro: int = 8, clip: float = 1.0, eot_id: int | None = None) -> StepOutput:
+    """Take one optimizer step."""
+    return train_step(
+        state.model, state.forward, state.optimizer, state.scaler, batch,
+        micro_batch_size=micro, grad_clip=clip, device=CPU, eot_id=eot_id,
+    )  # fmt: skip
+
+
+def poison(state: TrainState, factors: Iterable[float]) -> None:
+    """Have each pass of a model multiply its hidden states, and so every gradient, by the next factor."""
+    each = iter(factors)
+
+    def forward(tokens: Tensor, documents: Tensor | None = None) -> Any:
+        output = state.model(tokens, documents=documents)
+        return output._replace(hidden=output.hidden * next(each))
+
+    state.forward = forward
 
 
 @pytest.fixture
@@ -29,10 +45,10 @@ def loader() -> TrainLoader:
 
 
 @pytest.fixture
-def build_state(device: Device) -> StateBuilder:
+def build_state() -> StateBuilder:
     def build(architecture: str = "dense", model: LanguageModel | None = None, seed: int = 0) -> TrainState:
         model = model or small_model(architecture, seed=seed)
         optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
-        return TrainState.begin("language", model, optimizer, device)
+        return TrainState.begin("language", model, optimizer, CPU)
 
     return build

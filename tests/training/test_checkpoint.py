@@ -5,6 +5,8 @@ import math
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ import torch
 
 from src.config import UserError
 from src.data.loader import TrainLoader
-from src.runtime.device import Device
 from src.runtime.files import sha256_of
 from src.training.checkpoint import (
     FORMAT_VERSION,
@@ -28,9 +29,9 @@ from src.training.checkpoint import (
     save_checkpoint,
 )
 from src.training.loop import TrainState
-from tests.contract.small import ARCHITECTURES, RECIPES, small_model
-from tests.training.conftest import StateBuilder
-from tests.training.test_step import step
+from tests.conftest import Bomb
+from tests.contract.small import ARCHITECTURES, CPU, RECIPES, small_model
+from tests.training.conftest import StateBuilder, step
 
 PROGRESS = Progress("code", 7, 448, 1, 0, 1, 0.5, 2.5, 2.0, 3.25, 1.5, 3.125)
 
@@ -40,9 +41,9 @@ def save(folder: Path, state: TrainState, progress: Progress = PROGRESS) -> None
 
 
 @pytest.fixture
-def trained(build_state: StateBuilder, loader: TrainLoader, device: Device) -> TrainState:
+def trained(build_state: StateBuilder, loader: TrainLoader) -> TrainState:
     state = build_state("mamba")
-    step(state, device.tensor(loader.batch(0, 4)), device)
+    step(state, CPU.tensor(loader.batch(0, 4)))
     return state
 
 
@@ -59,9 +60,13 @@ def seal(folder: Path) -> None:
     (folder / "meta.json").write_text(json.dumps({**meta, "meta_sha256": hash_of(meta)}))
 
 
-def one_line(error: pytest.ExceptionInfo[UserError], *said: str) -> None:
+@contextmanager
+def refused(*said: object) -> Iterator[None]:
+    """Expect a user error of one line with so many words in it."""
+    with pytest.raises(UserError) as error:
+        yield
     text = str(error.value)
-    assert "\n" not in text and all(part in text for part in said), text
+    assert "\n" not in text and all(str(part) in text for part in said), text
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -146,24 +151,20 @@ def test_truncated_weights_are_refused(kept: int, folder: Path, trained: TrainSt
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
     seal(folder)
-    with pytest.raises(UserError) as error:
+    with refused(file):
         load_weights(read_checkpoint(folder), trained.model)
-    one_line(error, str(file))
 
 
 def test_corrupt_weights_and_weights_of_another_model_are_refused(folder: Path, trained: TrainState) -> None:
-    with pytest.raises(UserError) as error:
+    with refused(folder / "model.safetensors"):
         load_weights(read_checkpoint(folder), small_model("dense"))
-    one_line(error, str(folder / "model.safetensors"))
     (folder / "model.safetensors").write_bytes(b"\xff" * 500_000)
     seal(folder)
-    with pytest.raises(UserError) as error:
+    with refused(folder / "model.safetensors"):
         load_weights(read_checkpoint(folder), trained.model)
-    one_line(error, str(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError) as error:
+    with refused(folder / "model.safetensors"):
         load_weights(read_checkpoint(folder), trained.model)
-    one_line(error, str(folder / "model.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
@@ -175,9 +176,8 @@ def test_a_flipped_bit_is_found(name: str, share: float, folder: Path, trained: 
     file.write_bytes(content)
     shutil.copytree(folder, folder.with_name("best"))
     info = read_checkpoint(folder)
-    with pytest.raises(UserError) as error:
+    with refused(file, "damaged", f"init_from={folder.with_name('best')}"):
         load_weights(info, trained.model) if name == "model.safetensors" else load_state(info)
-    one_line(error, str(file), "damaged", f"init_from={folder.with_name('best')}")
 
 
 def test_a_flipped_bit_in_meta_is_found(folder: Path) -> None:
@@ -186,9 +186,8 @@ def test_a_flipped_bit_in_meta_is_found(folder: Path) -> None:
     content = file.read_bytes()
     for place in range(len(content)):
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(UserError) as error:
+        with refused(folder):
             read_checkpoint(folder)
-        one_line(error, str(folder))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
@@ -197,9 +196,8 @@ def test_a_truncated_state_is_refused(share: float, folder: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     seal(folder)
-    with pytest.raises(UserError) as error:
+    with refused(file):
         load_state(read_checkpoint(folder))
-    one_line(error, str(file))
 
 
 @pytest.mark.parametrize(
@@ -224,19 +222,8 @@ def test_a_state_that_is_none_is_refused(content: bytes | None, folder: Path) ->
     if content is not None:
         file.write_bytes(content)
     seal(folder)
-    with pytest.raises(UserError) as error:
+    with refused(file):
         load_state(read_checkpoint(folder))
-    one_line(error, str(file))
-
-
-class Bomb:
-    """What unpickling would run."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -247,18 +234,16 @@ def test_nothing_in_a_checkpoint_is_executed(legacy: bool, folder: Path, tmp_pat
     else:
         torch.save({"progress": Bomb(mark)}, file)
     seal(folder)
-    with pytest.raises(UserError) as error:
+    with refused(file):
         load_state(read_checkpoint(folder))
-    one_line(error, str(file))
     assert not mark.exists()
 
 
 def test_a_folder_without_meta_is_no_checkpoint(folder: Path) -> None:
     (folder / "meta.json").unlink()
     assert not has_checkpoint(folder)
-    with pytest.raises(UserError) as error:
+    with refused(folder / "meta.json", "no such file"):
         read_checkpoint(folder)
-    one_line(error, str(folder / "meta.json"), "no such file")
 
 
 NOW = f'"format_version": {FORMAT_VERSION}'
@@ -269,17 +254,15 @@ NOW = f'"format_version": {FORMAT_VERSION}'
 )
 def test_meta_that_says_nothing_is_refused(text: str, folder: Path) -> None:
     (folder / "meta.json").write_text(text)
-    with pytest.raises(UserError) as error:
+    with refused(folder / "meta.json"):
         read_checkpoint(folder)
-    one_line(error, str(folder / "meta.json"))
 
 
 def test_another_format_is_refused(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "format_version": FORMAT_VERSION + 1}))
-    with pytest.raises(UserError) as error:
+    with refused(folder, f"format {FORMAT_VERSION + 1}", f"reads {FORMAT_VERSION}"):
         read_checkpoint(folder)
-    one_line(error, str(folder), f"format {FORMAT_VERSION + 1}", f"reads {FORMAT_VERSION}")
 
 
 def test_a_run_directory_leads_to_its_last_stage(tmp_path: Path, trained: TrainState) -> None:

@@ -12,7 +12,7 @@ from src.runtime.device import Device
 from src.runtime.distributed import ALONE, World
 from src.training import compiled
 from src.training.compiled import Batch
-from tests.contract.small import random_tokens, small_model
+from tests.contract.small import CPU, random_tokens, small_model
 
 BATCH = Batch(2, 16)
 
@@ -35,7 +35,7 @@ def test_the_graphs_of_the_trial_serve_training(masked: bool) -> None:
     documents = (tokens < 9).cumsum(dim=1) if masked else None
     counter = CompileCounterWithBackend("eager")
     with torch.compiler.set_stance("default", force_backend=counter):
-        forward = compiled.compile_now(model, BATCH._replace(masked=masked), Device("cpu", "fp32", 1))
+        forward = compiled.compile_now(model, BATCH._replace(masked=masked), CPU)
         made = counter.frame_count
         assert torch.equal(forward(tokens, documents=documents).hidden, model(tokens, documents=documents).hidden)
     assert counter.frame_count == made == len(set(model.spec.blocks))

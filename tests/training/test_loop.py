@@ -11,12 +11,12 @@ import torch
 
 from src.config import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
-from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
 from src.training.loop import Hooks, TrainState, fit
 from src.training.stage import StagePlan
-from tests.contract.small import ARCHITECTURES
-from tests.training.conftest import StateBuilder
+from tests.contract.small import ARCHITECTURES, CPU
+from tests.integration import tiny
+from tests.training.conftest import StateBuilder, poison
 
 SCHEDULE = ScheduleConfig(name="cosine")
 BATCH, SEQ_LEN = 4, 16
@@ -60,7 +60,7 @@ class Recorder:
 
 
 def train(
-    recorder: Recorder, loader: TrainLoader, device: Device, steps: int = 6, rhythm: tuple[int, int, int] = (1, 2, 3)
+    recorder: Recorder, loader: TrainLoader, steps: int = 6, rhythm: tuple[int, int, int] = (1, 2, 3)
 ) -> Recorder:
     log, evaluate, checkpoint = rhythm
     training = TrainingConfig(
@@ -68,7 +68,7 @@ def train(
     )
     plan = StagePlan("language", steps, 1e-3, evaluate, checkpoint, flops_per_token=7.0)
     hooks = recorder.hooks()
-    fit(recorder.state, plan, loader, training, SCHEDULE, 1.0, device, hooks, recorder.stop)
+    fit(recorder.state, plan, loader, training, SCHEDULE, 1.0, CPU, hooks, recorder.stop)
     return recorder
 
 
@@ -77,8 +77,8 @@ def recorder(build_state: StateBuilder) -> Recorder:
     return Recorder(build_state())
 
 
-def test_everything_comes_in_its_order(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
-    train(recorder, loader, device, steps=5)
+def test_everything_comes_in_its_order(recorder: Recorder, loader: TrainLoader) -> None:
+    train(recorder, loader, steps=5)
     train_rows = [("log train", step) for step in (1, 2, 3, 4, 5)]
     assert recorder.calls == [
         *[("evaluate", 0), ("log val", 0), ("best", 0)],
@@ -94,16 +94,16 @@ def test_everything_comes_in_its_order(recorder: Recorder, loader: TrainLoader, 
     assert 0 < progress.train_time_s <= progress.wall_time_s
 
 
-def test_the_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
-    train(recorder, loader, device, steps=3, rhythm=(100, 100, 100))
+def test_the_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: TrainLoader) -> None:
+    train(recorder, loader, steps=3, rhythm=(100, 100, 100))
     assert recorder.calls == [
         *[("evaluate", 0), ("log val", 0), ("best", 0)],
         *[("log train", 3), ("evaluate", 3), ("log val", 3), ("best", 3), ("last", 3)],
     ]
 
 
-def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
-    train(recorder, loader, device, steps=4)
+def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader) -> None:
+    train(recorder, loader, steps=4)
     for row in recorder.rows:
         assert row["stage"] == "language"
         assert row["tokens"] == row["step"] * BATCH * SEQ_LEN
@@ -119,15 +119,9 @@ def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader, devi
     assert steps[-1]["train/learning_rate"] == pytest.approx(1e-4)
 
 
-def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: TrainLoader, device: Device) -> None:
-    model, calls = recorder.state.model, iter(range(100))
-
-    def forward(tokens: torch.Tensor, documents: torch.Tensor | None = None) -> Any:
-        output = model(tokens)
-        return output._replace(hidden=output.hidden * torch.nan) if next(calls) == 2 else output  # second step
-
-    recorder.state.forward = forward
-    train(recorder, loader, device, steps=4)
+def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: TrainLoader) -> None:
+    poison(recorder.state, [1.0, 1.0, torch.nan, *[1.0] * 5])  # in the second step: two micro batches each
+    train(recorder, loader, steps=4)
     rows = [row for row in recorder.rows if "train/loss" in row]
     assert [row["train/skipped_steps"] for row in rows] == [0, 1, 1, 1]
     assert rows[1]["train/loss"] is None and rows[1]["train/grad_norm"] is None
@@ -136,48 +130,41 @@ def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: 
 
 
 @pytest.mark.parametrize("last_step", [False, True])
-def test_a_stop_saves_within_a_step(last_step: bool, recorder: Recorder, loader: TrainLoader, device: Device) -> None:
+def test_a_stop_saves_within_a_step(last_step: bool, recorder: Recorder, loader: TrainLoader) -> None:
     recorder.stop_after = 6 if last_step else 2
     if last_step:  # nothing is left to interrupt
-        train(recorder, loader, device)
+        train(recorder, loader)
     else:
         with pytest.raises(Interrupted) as error:
-            train(recorder, loader, device, rhythm=(1, 100, 100))
+            train(recorder, loader, rhythm=(1, 100, 100))
         assert error.value.exit_code == 128 + signal.SIGTERM
     assert recorder.calls[-1] == ("last", recorder.stop_after)
 
 
-def test_an_evaluation_that_was_asked_to_stop_is_not_lost(
-    recorder: Recorder, loader: TrainLoader, device: Device
-) -> None:
+def test_an_evaluation_that_was_asked_to_stop_is_not_lost(recorder: Recorder, loader: TrainLoader) -> None:
     recorder.stop_after = 2
     with pytest.raises(Interrupted):
-        train(recorder, loader, device)
+        train(recorder, loader)
     assert recorder.calls[-4:] == [("evaluate", 2), ("log val", 2), ("best", 2), ("last", 2)]
     assert recorder.state.progress.val_loss == 2.0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_going_on_is_the_same_to_the_bit(
-    architecture: str, build_state: StateBuilder, loader: TrainLoader, device: Device
-) -> None:
-    straight = train(Recorder(build_state(architecture)), loader, device)
+def test_going_on_is_the_same_to_the_bit(architecture: str, build_state: StateBuilder, loader: TrainLoader) -> None:
+    straight = train(Recorder(build_state(architecture)), loader)
 
     first = Recorder(build_state(architecture), stop_after=3)
     with pytest.raises(Interrupted):
-        train(first, loader, device)
+        train(first, loader)
     saved = torch.load(io.BytesIO(first.saved), weights_only=True)
     second = Recorder(build_state(architecture, seed=9), evaluations=first.evaluations)
     second.state.model.load_state_dict(saved["model"])
     second.state.restore(saved["state"])
-    train(second, loader, device)
+    train(second, loader)
 
     # The save that the stop asked for stands where the straight run, too, has one.
     assert straight.calls == first.calls + second.calls
-    clock = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
-    rows = [
-        [{k: v for k, v in row.items() if k not in clock} for row in each.rows] for each in (straight, first, second)
-    ]
+    rows = [tiny.untimed(each.rows) for each in (straight, first, second)]
     assert rows[0] == rows[1] + rows[2]
     wanted = straight.state.model.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in second.state.model.state_dict().items())
@@ -203,10 +190,8 @@ class LateRequest(StopRequest):
         pass
 
 
-def test_a_stop_that_comes_after_the_last_look_is_not_honoured_unsaved(
-    recorder: Recorder, loader: TrainLoader, device: Device
-) -> None:
+def test_a_stop_that_comes_after_the_last_look_is_not_honoured_unsaved(recorder: Recorder, loader: TrainLoader) -> None:
     recorder.stop = LateRequest()
     with pytest.raises(Interrupted):
-        train(recorder, loader, device, rhythm=(1, 100, 100))
+        train(recorder, loader, rhythm=(1, 100, 100))
     assert recorder.calls[-1] == ("last", 2)

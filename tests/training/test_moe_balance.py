@@ -1,9 +1,9 @@
 """Experts that stay in use: what is logged of them, the bias that follows their load, and recovery from a collapse."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,15 @@ from src.data.loader import TrainLoader
 from src.model.blocks.moe import MoE
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
-from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
 from src.training.compiled import compile_blocks
 from src.training.expert_balance import describe_balance
 from src.training.loop import Hooks, TrainState, fit
 from src.training.stage import StagePlan
-from src.training.step import StepOutput, train_step
-from tests.contract.small import random_tokens, small_spec
+from tests.contract.small import CPU, random_tokens, small_spec
 from tests.integration import tiny
-from tests.training.conftest import StateBuilder
+from tests.training.conftest import StateBuilder, poison, step
 
 
 def build_moe_model(seed: int = 0, **changes: Any) -> LanguageModel:
@@ -44,16 +42,7 @@ def biases(model: LanguageModel) -> Tensor:
     return torch.stack([block.get_buffer("router_bias") for block in mixtures(model)])
 
 
-def step(state: TrainState, batch: Tensor, device: Device, micro: int = 8) -> StepOutput:
-    return train_step(
-        state.model, state.forward, state.optimizer, state.scaler, batch,
-        micro_batch_size=micro, grad_clip=1.0, device=device,
-    )  # fmt: skip
-
-
-def train(
-    state: TrainState, loader: TrainLoader, device: Device, steps: int, log_every: int = 1
-) -> list[dict[str, Any]]:
+def train(state: TrainState, loader: TrainLoader, steps: int, log_every: int = 1) -> list[dict[str, Any]]:
     """Go on to step `steps` of 6 at a constant rate, and return the rows that were logged of training."""
     rows: list[dict[str, Any]] = []
     training = TrainingConfig(
@@ -62,7 +51,7 @@ def train(
     plan = StagePlan("language", steps, 1e-3, 100, 100, flops_per_token=7.0)
     schedule = ScheduleConfig(name="wsd", warmup_steps=0, min_ratio=1.0)
     hooks = Hooks(lambda: (1.0, 1.0), rows.append, lambda kind: None)
-    fit(state, plan, loader, training, schedule, 1.0, device, hooks, StopRequest())
+    fit(state, plan, loader, training, schedule, 1.0, CPU, hooks, StopRequest())
     return [row for row in rows if "train/loss" in row]
 
 
@@ -107,9 +96,7 @@ def test_what_is_no_number_is_null_and_one_expert_is_no_obstacle() -> None:
     assert row["moe/load_entropy"] == 0.0 and row["moe/max_violation"] == 0.0
 
 
-def test_rows_tell_the_balance_of_the_whole_global_batch(
-    build_state: StateBuilder, loader: TrainLoader, device: Device
-) -> None:
+def test_rows_tell_the_balance_of_the_whole_global_batch(build_state: StateBuilder, loader: TrainLoader) -> None:
     """Against logits and choices that a hook computes anew from what the routers were given in both micro batches."""
     state = build_state(model=build_moe_model())
     logits: list[list[Tensor]] = [[], []]
@@ -121,7 +108,7 @@ def test_rows_tell_the_balance_of_the_whole_global_batch(
         return hook
 
     handles = [block.register_forward_hook(watch(layer)) for layer, block in enumerate(mixtures(state.model))]
-    (row,) = train(state, loader, device, steps=1)
+    (row,) = train(state, loader, steps=1)
     for handle in handles:
         handle.remove()
     for layer, parts in enumerate(logits):
@@ -141,13 +128,13 @@ def test_rows_tell_the_balance_of_the_whole_global_batch(
     assert len(names) == 5 * (2 + 1), "layers are counted from 00, blocks without experts are not"
 
 
-def test_a_dense_model_logs_no_balance(build_state: StateBuilder, loader: TrainLoader, device: Device) -> None:
-    (row,) = train(build_state("dense"), loader, device, steps=1)
+def test_a_dense_model_logs_no_balance(build_state: StateBuilder, loader: TrainLoader) -> None:
+    (row,) = train(build_state("dense"), loader, steps=1)
     assert not [key for key in row if key.startswith("moe/")]
 
 
 def test_only_steps_that_are_logged_are_described(
-    build_state: StateBuilder, loader: TrainLoader, device: Device, monkeypatch: pytest.MonkeyPatch
+    build_state: StateBuilder, loader: TrainLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To describe a load is to wait for the device."""
     calls: list[Tensor] = []
@@ -157,19 +144,17 @@ def test_only_steps_that_are_logged_are_described(
         return describe_balance(load, router_z)
 
     monkeypatch.setattr("src.training.loop.describe_balance", count)
-    train(build_state(model=build_moe_model()), loader, device, steps=6, log_every=3)
+    train(build_state(model=build_moe_model()), loader, steps=6, log_every=3)
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("micro", [8, 2])
-def test_the_bias_steps_once_by_the_load_of_the_whole_batch(
-    micro: int, build_state: StateBuilder, device: Device
-) -> None:
+def test_the_bias_steps_once_by_the_load_of_the_whole_batch(micro: int, build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
     assert not biases(state.model).any()
     wanted = torch.zeros(2, 8)
     for number in range(3):
-        output = step(state, random_tokens(8, 17, number), device, micro)
+        output = step(state, random_tokens(8, 17, number), micro)
         assert output.expert_load is not None and output.expert_load.sum(dim=1).tolist() == [8 * 16 * 2] * 2
         for layer, load in enumerate(output.expert_load.tolist()):
             for expert, choices in enumerate(load):
@@ -178,30 +163,22 @@ def test_the_bias_steps_once_by_the_load_of_the_whole_batch(
     assert wanted.any()
 
 
-def test_a_step_that_is_not_taken_moves_no_bias(build_state: StateBuilder, device: Device) -> None:
+def test_a_step_that_is_not_taken_moves_no_bias(build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
-    step(state, random_tokens(4, 17), device)
+    step(state, random_tokens(4, 17))
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-
-    def poisoned(tokens: Tensor, documents: Tensor | None = None) -> Any:
-        output = state.model(tokens, documents=documents)
-        return output._replace(hidden=output.hidden * torch.nan)
-
-    state.forward = poisoned
-    assert step(state, random_tokens(4, 17, 1), device).skipped == 1
+    bias = biases(state.model)
+    poison(state, repeat(torch.nan))
+    assert step(state, random_tokens(4, 17, 1)).skipped == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
     state.forward = state.model
-    assert step(state, random_tokens(4, 17, 1), device).skipped == 0
-    assert not torch.equal(biases(state.model), biases_of(before))
+    assert step(state, random_tokens(4, 17, 1)).skipped == 0
+    assert not torch.equal(biases(state.model), bias)
 
 
-def biases_of(weights: dict[str, Tensor]) -> Tensor:
-    return torch.stack([tensor for name, tensor in weights.items() if name.endswith("router_bias")])
-
-
-def test_no_bias_moves_outside_a_step_and_none_is_trained(build_state: StateBuilder, device: Device) -> None:
+def test_no_bias_moves_outside_a_step_and_none_is_trained(build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
-    step(state, random_tokens(4, 17), device)
+    step(state, random_tokens(4, 17))
     before = biases(state.model)
     state.model.logits(random_tokens(2, 9))
     state.model.eval().logits(random_tokens(2, 9))
@@ -209,18 +186,18 @@ def test_no_bias_moves_outside_a_step_and_none_is_trained(build_state: StateBuil
     assert not [name for name, _ in state.model.named_parameters() if "router_bias" in name]
 
 
-def test_a_run_without_the_bias_has_the_weights_it_always_had(build_state: StateBuilder, device: Device) -> None:
+def test_a_run_without_the_bias_has_the_weights_it_always_had(build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model())
-    step(state, random_tokens(4, 17), device)
+    step(state, random_tokens(4, 17))
     assert not [name for name in state.model.state_dict() if "router_bias" in name]
 
 
-def test_recomputing_counts_no_choice_twice(build_state: StateBuilder, device: Device) -> None:
+def test_recomputing_counts_no_choice_twice(build_state: StateBuilder) -> None:
     found = []
     for recompute in (False, True):
         state = build_state(model=build_moe_model(router_bias_rate=0.125))
         state.model.activation_checkpointing = recompute
-        outputs = [step(state, random_tokens(8, 17, number), device, micro=4) for number in range(3)]
+        outputs = [step(state, random_tokens(8, 17, number), micro=4) for number in range(3)]
         found.append((outputs[-1], biases(state.model)))
     (plain, plain_bias), (again, again_bias) = found
     assert torch.equal(plain.loss, again.loss) and torch.equal(plain_bias, again_bias)
@@ -229,13 +206,13 @@ def test_recomputing_counts_no_choice_twice(build_state: StateBuilder, device: D
 
 
 @pytest.mark.slow
-def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder, device: Device) -> None:
+def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder) -> None:
     """A bias that was compiled as a constant would leave the choices of later steps as they were."""
     found = []
     for compiled in (False, True):
         state = build_state(model=build_moe_model(router_bias_rate=0.125))
         state.forward = compile_blocks(state.model) if compiled else state.model
-        loads = [step(state, random_tokens(8, 17), device).expert_load for _ in range(3)]
+        loads = [step(state, random_tokens(8, 17)).expert_load for _ in range(3)]
         found.append((loads, biases(state.model)))
     (loads, bias), (compiled_loads, compiled_bias) = found
     assert not torch.equal(loads[0], loads[1])
@@ -244,25 +221,22 @@ def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder, device: 
 
 
 def test_going_on_from_a_checkpoint_is_the_same_to_the_bit(
-    build_state: StateBuilder, loader: TrainLoader, device: Device, tmp_path: Path
+    build_state: StateBuilder, loader: TrainLoader, tmp_path: Path
 ) -> None:
     def build(seed: int) -> TrainState:
         return build_state(model=build_moe_model(seed, router_bias_rate=0.01, aux_loss_weight=0.0))
 
     straight, first, second = build(0), build(0), build(9)
-    wanted = train(straight, loader, device, steps=6)
-    rows = train(first, loader, device, steps=3)
+    wanted = train(straight, loader, steps=6)
+    rows = train(first, loader, steps=3)
     save_checkpoint(tmp_path / "last", first.model, first.progress, tokenizer_sha256="", run="", state=first.to_save())
     info = read_checkpoint(tmp_path / "last")
     load_weights(info, second.model)
     assert biases(second.model).any() and torch.equal(biases(second.model), biases(first.model))
     second.restore(load_state(info))
-    rows += train(second, loader, device, steps=6)
+    rows += train(second, loader, steps=6)
 
-    clock = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
-    assert [{k: v for k, v in row.items() if k not in clock} for row in rows] == [
-        {k: v for k, v in row.items() if k not in clock} for row in wanted
-    ]
+    assert tiny.untimed(rows) == tiny.untimed(wanted)
     ends = straight.model.state_dict()
     assert all(torch.equal(tensor, ends[name]) for name, tensor in second.model.state_dict().items())
 
@@ -281,7 +255,7 @@ def chain() -> TrainLoader:
     ("aux_loss_weight", "router_bias_rate"), [(0.0, 0.0), (0.01, 0.0), (0.0, 0.01)], ids=["nothing", "loss", "bias"]
 )
 def test_a_collapsed_router_recovers_by_the_loss_or_by_the_bias_and_not_by_itself(
-    aux_loss_weight: float, router_bias_rate: float, build_state: StateBuilder, chain: TrainLoader, device: Device
+    aux_loss_weight: float, router_bias_rate: float, build_state: StateBuilder, chain: TrainLoader
 ) -> None:
     """Each layer starts with a taste for two experts of its own, in a direction that all hidden states share."""
     model = build_moe_model(
@@ -291,7 +265,7 @@ def test_a_collapsed_router_recovers_by_the_loss_or_by_the_bias_and_not_by_itsel
         model.embedding.weight[:, 0] = 0.02
         for block, favoured in zip(mixtures(model), ([0, 1], [2, 3]), strict=True):
             block.router.weight[favoured, 0] += 0.8
-    rows = train(build_state(model=model), chain, device, steps=60)
+    rows = train(build_state(model=model), chain, steps=60)
     layers = [[row[f"moe/layer_0{layer}/load_entropy"] for row in rows] for layer in range(2)]
     assert all(layer[0] < 0.6 for layer in layers) and rows[0]["moe/dead_experts"] >= 4, "collapsed"
     ends = [sum(layer[-10:]) / 10 for layer in layers]
@@ -319,8 +293,7 @@ def test_all_experts_are_in_use_after_the_first_hundred_steps_of_nano(
         "samples.max_new_tokens=1"
     ).split()
     assert tiny.train_main([*settings, *balancing, f"output_root={tmp_path}"]) == 0
-    lines = (tiny.only_run(tmp_path) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["step"] > 100 and "train/loss" in row]
+    rows = [row for row in tiny.rows(tiny.only_run(tmp_path)) if row["step"] > 100 and "train/loss" in row]
     assert len(rows) == 20 and rows[0]["step"] == 110
     assert sum(row["moe/dead_experts"] for row in rows) == 0
     entropies = [row[f"moe/layer_0{layer}/load_entropy"] for row in rows for layer in range(4)]

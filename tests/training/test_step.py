@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any
+from itertools import repeat
 
 import pytest
 import torch
@@ -11,28 +11,10 @@ from torch.nn import functional as F
 
 from src.model.build import build_model
 from src.model.language_model import ModelOutput, token_loss
-from src.runtime.device import Device
 from src.training.loop import TrainState
-from src.training.step import StepOutput, train_step
 from tests.contract.small import ARCHITECTURES, random_tokens, small_model, small_spec
 from tests.reference.loss import naive_cross_entropy
-from tests.training.conftest import StateBuilder
-
-
-def step(
-    state: TrainState, batch: Tensor, device: Device, micro: int = 8, clip: float = 1.0, eot_id: int | None = None
-) -> StepOutput:
-    return train_step(
-        state.model,
-        state.forward,
-        state.optimizer,
-        state.scaler,
-        batch,
-        micro_batch_size=micro,
-        grad_clip=clip,
-        device=device,
-        eot_id=eot_id,
-    )
+from tests.training.conftest import StateBuilder, poison, step
 
 
 def weights(state: TrainState) -> dict[str, Tensor]:
@@ -55,12 +37,12 @@ def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_micro_batches_add_up_to_the_batch(architecture: str, build_state: StateBuilder, device: Device) -> None:
+def test_micro_batches_add_up_to_the_batch(architecture: str, build_state: StateBuilder) -> None:
     """A mixture's balance loss is of each micro batch by itself, so it is left out here."""
     spec = replace(small_spec(architecture), aux_loss_weight=0.0, router_z_loss_weight=0.0)
     batch = random_tokens(8, 17)
     states = [build_state(model=build_model(spec, seed=0)) for _ in (8, 4, 1)]
-    whole, *parts = [step(state, batch, device, micro) for state, micro in zip(states, (8, 4, 1), strict=True)]
+    whole, *parts = [step(state, batch, micro) for state, micro in zip(states, (8, 4, 1), strict=True)]
     for part, state in zip(parts, states[1:], strict=True):
         torch.testing.assert_close(part.loss, whole.loss, rtol=1e-6, atol=0)
         torch.testing.assert_close(part.grad_norm, whole.grad_norm, rtol=1e-5, atol=0)
@@ -76,18 +58,16 @@ def test_micro_batches_add_up_to_the_batch(architecture: str, build_state: State
         assert all(part.expert_load is not None and torch.equal(part.expert_load, whole.expert_load) for part in parts)
 
 
-def test_the_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder, device: Device) -> None:
+def test_the_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder) -> None:
     state, batch = build_state("moe"), random_tokens(4, 17)
     output = state.model(batch[:, :-1])
     wanted = token_loss(state.model, output, batch[:, 1:])
     assert output.aux_loss > 0
-    torch.testing.assert_close(step(state, batch, device).loss, wanted.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(step(state, batch).loss, wanted.detach(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_documents_are_trained_on_apart(
-    activation_checkpointing: bool, build_state: StateBuilder, device: Device
-) -> None:
+def test_documents_are_trained_on_apart(activation_checkpointing: bool, build_state: StateBuilder) -> None:
     """Loss and gradient are those of the documents alone: 5, 1 and 11 tokens, of which the first has lost its start."""
     state, eot, cuts = build_state("jamba"), 3, [5, 1, 11]
     tokens = random_tokens(1, 18) % 200 + 4
@@ -97,17 +77,17 @@ def test_documents_are_trained_on_apart(
         wanted = wanted + token_loss(state.model, state.model(part), targets) * part.shape[1] / 17
     gradients = torch.autograd.grad(wanted, list(state.model.parameters()))
     state.model.activation_checkpointing = activation_checkpointing
-    output = step(state, tokens, device, eot_id=eot)
+    output = step(state, tokens, eot_id=eot)
     torch.testing.assert_close(output.loss, wanted.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(output.grad_norm, torch.stack([each.norm() for each in gradients]).norm())
-    assert abs(step(build_state("jamba"), tokens, device).loss - wanted) > 1e-3
+    assert abs(step(build_state("jamba"), tokens).loss - wanted) > 1e-3
 
 
-def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder, device: Device) -> None:
+def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder) -> None:
     batch, seen = random_tokens(4, 17), {}
     for clip in (0.0, 1e9, 0.01):
         state = build_state()
-        output = step(state, batch, device, clip=clip)
+        output = step(state, batch, clip=clip)
         first_moments = [entry["exp_avg"] for entry in state.optimizer.state_dict()["state"].values()]
         norm = torch.cat([moment.flatten() for moment in first_moments]).norm() / (1 - 0.9)
         seen[clip] = (float(output.grad_norm), float(norm))
@@ -117,33 +97,22 @@ def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder, devi
     assert seen[0.01][1] == pytest.approx(0.01, rel=1e-3)
 
 
-class Poisoned:
-    """A forward pass that multiplies the hidden states, and so every gradient, by something."""
-
-    def __init__(self, state: TrainState, factor: float) -> None:
-        self.model, self.factor = state.model, factor
-
-    def __call__(self, tokens: Tensor, documents: Tensor | None = None) -> Any:
-        output = self.model(tokens, documents=documents)
-        return output._replace(hidden=output.hidden * self.factor)
-
-
 @pytest.mark.parametrize("architecture", ["dense", "moe"])
 @pytest.mark.parametrize("factor", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("clip", [1.0, 0.0])
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_gradient_that_is_no_number_is_not_applied(
-    architecture: str, factor: float, clip: float, steps_before: int, build_state: StateBuilder, device: Device
+    architecture: str, factor: float, clip: float, steps_before: int, build_state: StateBuilder
 ) -> None:
     """Weights, moments and the optimizer's own count stay to the bit, and the next step is as if nothing had been."""
     state, calm = build_state(architecture), build_state(architecture)
     for number in range(steps_before):
         for each in (state, calm):
-            assert step(each, random_tokens(4, 17, number), device, clip=clip).skipped == 0
+            assert step(each, random_tokens(4, 17, number), clip=clip).skipped == 0
     before, moments = weights(state), copy.deepcopy(state.optimizer.state_dict()["state"])
 
-    state.forward = Poisoned(state, factor)
-    output = step(state, random_tokens(4, 17, 9), device, clip=clip)
+    poison(state, repeat(factor))
+    output = step(state, random_tokens(4, 17, 9), clip=clip)
     assert output.skipped == 1 and not output.grad_norm.isfinite()
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(state).items())
     for number, entry in state.optimizer.state_dict()["state"].items():
@@ -153,25 +122,20 @@ def test_a_gradient_that_is_no_number_is_not_applied(
 
     state.forward = state.model
     for each in (state, calm):
-        assert step(each, random_tokens(4, 17, 5), device, clip=clip).skipped == 0
+        assert step(each, random_tokens(4, 17, 5), clip=clip).skipped == 0
     after = weights(calm)
     assert all(torch.equal(tensor, after[name]) for name, tensor in weights(state).items())
 
 
-def test_one_bad_number_in_one_micro_batch_skips_the_step(build_state: StateBuilder, device: Device) -> None:
+def test_one_bad_number_in_one_micro_batch_skips_the_step(build_state: StateBuilder) -> None:
     state = build_state()
     before = weights(state)
-    factors = iter([1.0, torch.nan, 1.0, 1.0])
-
-    def forward(tokens: Tensor, documents: Tensor | None = None) -> Any:
-        return Poisoned(state, next(factors))(tokens, documents)
-
-    state.forward = forward
-    assert step(state, random_tokens(8, 17), device, micro=2).skipped == 1
+    poison(state, [1.0, torch.nan, 1.0, 1.0])
+    assert step(state, random_tokens(8, 17), micro=2).skipped == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(state).items())
 
 
-def test_steps_learn(build_state: StateBuilder, device: Device) -> None:
+def test_steps_learn(build_state: StateBuilder) -> None:
     state, batch = build_state("mamba"), random_tokens(4, 17)
-    losses = [float(step(state, batch, device).loss) for _ in range(20)]
+    losses = [float(step(state, batch).loss) for _ in range(20)]
     assert losses[-1] < losses[0] - 0.5

@@ -1,7 +1,6 @@
 """Folders that are broken or mean harm: nothing is executed, and one line names the file and what is wrong."""
 
 import json
-import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -14,19 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from src.config import UserError
 from src.inference.huggingface import read_folder
+from tests.conftest import Bomb
 from tests.inference.huggingface.cases import exported, model_of, spec_of
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "advanced_code_model.json")
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.fixture
