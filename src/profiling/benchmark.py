@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -324,14 +325,19 @@ def growth(points: list[Point], least: int = 1024) -> dict[str, dict[str, float]
 
 
 def ratios(series: list[dict[str, Any]], context_len: int) -> dict[str, dict[str, float]]:
-    """Compare ours with each peer at a context length: how many times as fast, and what share of its memory we take."""
+    """Compare ours with each peer at a context length: how many times as fast, and what share of its memory we take.
+
+    Ours once compiled is compared with the peers as well, and with ours as it is.
+    """
     found: dict[str, dict[str, float]] = {phase: {} for phase in (*PHASES, "train_memory")}
     for one in series:
         at = [point for point in one["points"] if point["context_len"] == context_len]
-        ours = {point["phase"]: point for point in at if point["model"] == "ours"}
-        for peer in (point for point in at if point["model"] != "ours"):
-            key, own = f"{one['architecture']}/{peer['model']}", ours[peer["phase"]]
-            found[peer["phase"]][key] = own["tokens_per_second"] / peer["tokens_per_second"]
-            if peer["phase"] == "train":
+        for own, peer in product(at, repeat=2):
+            phase, mine, theirs = own["phase"], own["model"], peer["model"]
+            if peer["phase"] != phase or mine not in ("ours", "compiled") or theirs in ("compiled", mine):
+                continue
+            key = f"{one['architecture']}{' compiled' if mine == 'compiled' else ''}/{theirs}"
+            found[phase][key] = own["tokens_per_second"] / peer["tokens_per_second"]
+            if phase == "train":
                 found["train_memory"][key] = own["peak_bytes"] / peer["peak_bytes"]
     return found

@@ -45,6 +45,9 @@ def test_ratios_are_ours_over_theirs() -> None:
     found = ratios([{"architecture": "dense", "points": points}], 256)
     assert found["train"] == {"dense/hf_llama": 3.0} and found["decode"] == {"dense/hf_llama": 4.0}
     assert found["train_memory"] == {"dense/hf_llama": 0.25} and not found["prefill"]
+    found = ratios([{"architecture": "dense", "points": [*points, point("train", 256, 40.0, "compiled", 5)]}], 256)
+    speeds = {"dense/hf_llama": 3.0, "dense compiled/hf_llama": 4.0, "dense compiled/ours": pytest.approx(4 / 3)}
+    assert found["train"] == speeds and found["train_memory"]["dense compiled/ours"] == 0.25
 
 
 def test_all_sides_take_turns_and_slow_ones_one_alone() -> None:

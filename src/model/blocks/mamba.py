@@ -267,23 +267,27 @@ def convolve(
         cache.conv = x[:, x.shape[1] - before :].clone()
         if x.shape[1] == weight.shape[1]:  # one position: a product and a sum cost less than a convolution's setting up
             return ((x * weight.T).sum(dim=1, keepdim=True) + bias).to(x.dtype)
-    if documents is not None:
-        return _convolve_documents(x, weight, bias, documents)
+    if documents is not None or torch.compiler.is_compiling():
+        return _convolve_taps(x, weight, bias, documents)
     # As an image of one row whose channels stand innermost, which is how they lie: nothing is moved.
     image = x.transpose(1, 2).unsqueeze(2)
     return F.conv2d(image, weight[:, None, None], bias, groups=weight.shape[0]).squeeze(2).transpose(1, 2)
 
 
-def _convolve_documents(x: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -> Tensor:
-    """Convolve x (B, K - 1 + T, C) tap by tap: each is masked by itself, since others may still be of the document.
+def _convolve_taps(x: Tensor, weight: Tensor, bias: Tensor, documents: Tensor | None) -> Tensor:
+    """Convolve x (B, K - 1 + T, C) tap by tap, which a compiler makes one loop of, with what stands before and after.
 
-    The product comes before the mask, so that of x nothing is kept for the backward pass but x itself.
+    With documents each tap is masked by itself, since others may still be of the document. The product comes before
+    the mask, so that of x nothing is kept for the backward pass but x itself.
     """
-    before, length = weight.shape[1] - 1, documents.shape[1]
+    before = weight.shape[1] - 1
+    length = x.shape[1] - before
     y = bias + x[:, before:] * weight[:, before]
-    for lag in range(1, min(before, length - 1) + 1):
+    for lag in range(1, before + 1):
         tap = x[:, before - lag : before - lag + length] * weight[:, before - lag]
-        y = y + tap.masked_fill((documents != F.pad(documents, (lag, 0))[:, :length])[..., None], 0)
+        if documents is not None:
+            tap = tap.masked_fill((documents != F.pad(documents, (lag, 0))[:, :length])[..., None], 0)
+        y = y + tap
     return y.to(x.dtype)
 
 
