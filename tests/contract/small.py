@@ -1,15 +1,17 @@
 """The models that tests build: every architecture of conf/ with every recipe, as small as its pattern allows."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor
 
 from src.compose import compose_config, register
 from src.config import CONF, ModelSpec, TrainConfig
 from src.model.build import build_model
-from src.model.language_model import LanguageModel
+from src.model.language_model import LanguageModel, ModelOutput
 from src.model.matching import solve
 from src.runtime.device import Device
 
@@ -50,3 +52,14 @@ def small_model(architecture: str, recipe: str = "modern", seed: int = 0) -> Lan
 def random_tokens(batch: int, length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> Tensor:
     """Draw token ids (B, T)."""
     return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def as_if_compiled(model: LanguageModel) -> Callable[..., ModelOutput]:
+    """Return the forward pass that a compiler reads, run as it stands: a graph in eager mode equals it to the bit."""
+
+    def forward(tokens: Tensor, documents: Tensor | None = None) -> ModelOutput:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            return model(tokens, documents=documents)
+
+    return forward

@@ -202,14 +202,13 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
             return super().batch(step, batch_size, rows)
 
     loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
-    device = CPU
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
-    state = TrainState.begin("language", model, optimizer, device)
+    state = TrainState.begin("language", model, optimizer, CPU)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)
     hooks = Hooks(lambda: (1.0, 1.0), lambda row: None, lambda kind: None)
     with Watch() as watch:
         plan = StagePlan("language", 6, 1e-3, 100, 100, flops_per_token=1.0)
-        fit(state, plan, loader, training, ScheduleConfig(name="cosine"), 1.0, device, hooks, StopRequest())
+        fit(state, plan, loader, training, ScheduleConfig(name="cosine"), 1.0, CPU, hooks, StopRequest())
     assert [bool(of_step.keys() - known_waits(spec) - BATCH) for of_step in waits] == [False, True] * 3
 
 

@@ -114,6 +114,23 @@ def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyP
     assert taken == ["factorised_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
 
 
+@pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 4), (30, 4), (30, 1)])
+def test_taps_are_the_convolution(length: int, taps: int) -> None:
+    """What compiled models convolve by, against the kernel, gradients too."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, length, 6), (6, taps), (6,))]
+    weights = torch.randn(2, length, 6, generator=draw)
+
+    def by_taps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return mamba._convolve_taps(torch.nn.functional.pad(x, (0, 0, taps - 1, 0)), weight, bias, None)
+
+    found, wanted = by_taps(*inputs), mamba.convolve(*inputs, cache=None)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    pairs = (torch.autograd.grad((y * weights).sum(), inputs) for y in (found, wanted))
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("high", [1e-1, 10.0])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 100])
 def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
