@@ -109,6 +109,7 @@ def _environment(config: BenchmarkConfig) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform()},
         "batch_size": config.batch_size,
         "train_tokens": config.training.micro_batch * config.training.seq_len,
+        "peers_keep_memory": config.peers_keep_memory,
     }
 
 

@@ -523,6 +523,8 @@ class BenchmarkConfig(TrainConfig):
     """Where a phase would take longer for its turns at a length, its series ends."""
     peers: bool = False
     """Measure transformers and mambapy beside ours, at equal shape, taking turns."""
+    peers_keep_memory: bool = True
+    """Have glibc keep freed memory in their turns as it does in ours. It would not by itself; false shows that."""
     profile: bool = False
     """Tell where the time of a training step goes, and of a token that is decoded, and what each asks of a device, in
     place of the series."""

@@ -3,7 +3,8 @@
 All that is compared takes turns in one process: ours, its peers, a product of matrices and a copy of memory. Each
 context length has a process of its own, which may run out of memory without ending the benchmark.
 
-The allocator keeps freed memory for all sides alike (`_keep_freed_memory`), which peers do not do by themselves.
+The allocator keeps freed memory for all sides alike (`keep_freed_memory`), which peers do not do by themselves, unless
+`peers_keep_memory` is false.
 """
 
 import math
@@ -27,7 +28,7 @@ from src.model.language_model import LanguageModel
 from src.profiling.memory import peak_growth
 from src.profiling.peers import Peer, build_peer, peers_of
 from src.runtime.apart import apart
-from src.runtime.device import Device, is_out_of_memory, open_device
+from src.runtime.device import Device, is_out_of_memory, keep_freed_memory, open_device
 from src.runtime.log import Say
 from src.runtime.machine import available_bytes
 from src.training.compiled import compile_blocks
@@ -236,15 +237,28 @@ def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, conte
         )
         state = TrainState.begin("measured", model.train(), optimizer, device, forward)
         return Turn(partial(_train, state, tokens, device), rows * context_len)
-    peer = build_peer(name, spec)
+    turn = _turn_of_peer(phase, build_peer(name, spec), config, tokens, device)
+    return turn if config.peers_keep_memory else turn._replace(action=partial(_with_own_allocator, turn.action))
+
+
+def _turn_of_peer(phase: str, peer: Peer, config: BenchmarkConfig, tokens: Tensor, device: Device) -> Turn:
     peer.model.to(device.kind)
     if phase == "train":
         optimizer = torch.optim.AdamW(peer.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True)
-        return Turn(partial(_train_peer, peer, optimizer, tokens), rows * context_len)
+        return Turn(partial(_train_peer, peer, optimizer, tokens), tokens[:, 1:].numel())
     peer.model.eval()
     if phase == "decode":
         return _decoding_peer(peer, tokens[:, :-1])
-    return Turn(torch.no_grad()(partial(peer.prefill, tokens[:, :-1])), rows * context_len)
+    return Turn(torch.no_grad()(partial(peer.prefill, tokens[:, :-1])), tokens[:, 1:].numel())
+
+
+def _with_own_allocator(action: Callable[[], object]) -> None:
+    """Act as a program does that says nothing to glibc."""
+    keep_freed_memory(False)
+    try:
+        action()
+    finally:
+        keep_freed_memory()
 
 
 def _train(state: TrainState, tokens: Tensor, device: Device) -> None:

@@ -66,7 +66,12 @@ def describe(found: dict[str, Any]) -> str:
         f"A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
         f"{found['batch_size']} sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the "
         "FLOP/s that the model needs, over those of a product of matrices in the same process. Of memory: the bytes of "
-        "weights and state that a token has to read, over those of a copy there.",
+        "weights and state that a token has to read, over those of a copy there."
+        + (
+            ""
+            if found.get("peers_keep_memory", True)
+            else " In the turns of peers glibc returns memory by its own rules."
+        ),
     ]
     for series in found["series"]:
         lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series)]

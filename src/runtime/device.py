@@ -115,7 +115,7 @@ def open_device(config: RuntimeConfig, world: World = ALONE) -> Device:
     threads = config.threads or (_cores_each(world) if world.size > 1 else torch.get_num_threads())
     torch.set_num_threads(threads)
     if kind == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     return Device(kind, _find_precision(config.precision, kind), threads, world)
 
 
@@ -177,14 +177,17 @@ def _find_precision(name: str, kind: str) -> str:
     return name
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc keep large blocks between steps: returning and faulting them in again costs as much as arithmetic."""
+def keep_freed_memory(keep: bool = True) -> None:
+    """Have glibc keep large blocks between steps: returning and faulting them in again costs as much as arithmetic.
+
+    With `keep` False it returns them by the largest thresholds that it comes to by itself (`mallopt(3)`).
+    """
     if not sys.platform.startswith("linux"):
         return
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:  # another C library, musl for one
         return
-    mmap_threshold, trim_threshold, two_gib = -3, -1, (1 << 31) - 1
-    libc.mallopt(mmap_threshold, two_gib)
-    libc.mallopt(trim_threshold, two_gib)
+    mmap_threshold, trim_threshold, two_gib, own_most = -3, -1, (1 << 31) - 1, 32 << 20
+    libc.mallopt(mmap_threshold, two_gib if keep else own_most)
+    libc.mallopt(trim_threshold, two_gib if keep else 2 * own_most)

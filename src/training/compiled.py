@@ -9,10 +9,13 @@ every sitting: what the compiler would choose by its own measurements is left at
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch._functorch.config
+from torch import Tensor, nn
 
+from src.model.blocks.base import Block, BlockOutput
 from src.model.language_model import LanguageModel, ModelOutput
 from src.runtime.device import Device
 from src.runtime.errors import first_line
@@ -38,9 +41,16 @@ class CannotCompile(Exception):
 def compile_blocks(model: LanguageModel) -> Forward:
     """Return the model's forward pass through compiled blocks; the compiler is at work when it is first called."""
     torch._dynamo.config.capture_scalar_outputs = True  # else every read of the experts' loads is a break
-    add_block = torch.compile(  # pyright: ignore[reportCallIssue]: its overloads forget isolate_recompiles
+    compiled = torch.compile(  # pyright: ignore[reportCallIssue]: its overloads forget isolate_recompiles
         model.add_block, fullgraph=True, isolate_recompiles=True, options={"deterministic": True}
     )
+
+    def add_block(norm: nn.Module, block: nn.Module, x: Tensor, *rest: Any) -> BlockOutput:
+        # On other devices it is not measured what computing again costs.
+        budget = block.memory_budget if isinstance(block, Block) and x.device.type == "cpu" else 1.0
+        with torch._functorch.config.patch(activation_memory_budget=budget):
+            return compiled(norm, block, x, *rest)
+
     return partial(model, add_block=add_block)
 
 

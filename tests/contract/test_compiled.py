@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from src.config import ModelSpec
 from src.model.blocks import KINDS
+from src.model.blocks.mamba import Mamba
 from src.model.blocks.moe import MoE
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
@@ -68,6 +69,24 @@ def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
         output = forward(tokens[:, :-1])
         assert output.expert_load is not None and (output.expert_load == 0).any(dim=1).all()
         assert counter.frame_count == len(KINDS)
+
+
+def test_what_is_cheap_to_compute_again_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = build_model(replace(small_spec("mamba"), blocks=("mamba", "mamba")), seed=0), random_tokens(2, 65)
+    wanted = loss_and_gradients(model, model, tokens)
+
+    def kept(budget: float) -> int:
+        monkeypatch.setattr(Mamba, "memory_budget", budget)
+        torch.compiler.reset()
+        sizes: list[int] = []
+        with (
+            torch.compiler.set_stance("default", force_backend="aot_eager_decomp_partition"),
+            torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.nbytes), x)[1], lambda x: x),
+        ):
+            assert_close(loss_and_gradients(model, compile_blocks(model), tokens), wanted, 1e-5, 1e-3)
+        return sum(sizes)
+
+    assert kept(Mamba.memory_budget) < 0.7 * kept(1.0)
 
 
 @pytest.mark.slow

@@ -80,6 +80,20 @@ def test_a_point_of_every_architecture_beside_its_peers(architecture: str) -> No
     assert ours["train"]["tokens"] == config.training.micro_batch * config.training.seq_len
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_peers_may_do_without_our_allocator_policy(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set for a turn of theirs alone: ours always has it."""
+    calls: list[bool] = []
+    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda keep=True: calls.append(keep))
+    config = composed("architecture=dense", "peers=true", f"peers_keep_memory={keep}")
+    for phase in benchmark.PHASES:
+        for name in ("ours", "hf_llama"):
+            benchmark._turn(phase, name, config, match_of(config).spec, 16, CPU).action()
+            expected = [False, True] if name == "hf_llama" and not keep else []
+            assert calls == expected
+            calls.clear()
+
+
 def test_peers_have_our_shape() -> None:
     for architecture in ("dense", "mamba", "moe", "hybrid"):
         spec = match_of(composed(f"architecture={architecture}")).spec

@@ -39,6 +39,9 @@ class Cache(Protocol):
 class Block(nn.Module):
     """A causal sequence map with its own init and decoding state."""
 
+    memory_budget = 1.0
+    """Share of its activations that a compiled graph keeps on a CPU; what is cheapest to compute again is not kept."""
+
     def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
         """Map x (B, T, D); with a cache, x continues what the cache has seen.
 

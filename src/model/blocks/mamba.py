@@ -278,13 +278,15 @@ def _convolve_taps(x: Tensor, weight: Tensor, bias: Tensor, documents: Tensor | 
     """Convolve x (B, K - 1 + T, C) tap by tap, which a compiler makes one loop of, with what stands before and after.
 
     With documents each tap is masked by itself, since others may still be of the document. The product comes before
-    the mask, so that of x nothing is kept for the backward pass but x itself.
+    the mask, so that of x nothing is kept for the backward pass but x itself. Of the weight a copy is made in which the
+    channels of a tap lie side by side, as those of x do: the loop goes one by one otherwise.
     """
     before = weight.shape[1] - 1
     length = x.shape[1] - before
-    y = bias + x[:, before:] * weight[:, before]
+    taps = torch.stack(weight.unbind(1))
+    y = bias + x[:, before:] * taps[before]
     for lag in range(1, before + 1):
-        tap = x[:, before - lag : before - lag + length] * weight[:, before - lag]
+        tap = x[:, before - lag : before - lag + length] * taps[before - lag]
         if documents is not None:
             tap = tap.masked_fill((documents != F.pad(documents, (lag, 0))[:, :length])[..., None], 0)
         y = y + tap
@@ -298,6 +300,8 @@ def draw_dt_bias(count: int) -> Tensor:
 
 class Mamba(Block):
     """The Mamba-2 block: one input projection, causal convolution, state-space layer, gated norm, output projection."""
+
+    memory_budget = 0.5  # between its products lie a dozen tensors, which cost no more to compute again than to read
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()

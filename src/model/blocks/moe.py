@@ -15,12 +15,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from src.config import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import Linear, linear
 from src.model.blocks.mlp import activation
+
+
+class Gather(torch.autograd.Function):
+    """Take `copies` of each row of x (M, D), in the order of `index` (M copies); inverse: where each copy went.
+
+    The gradient is gathered as well. Autograd's own is scattered: a graph takes atomic additions for it, number by
+    number, and GPUs add in another order every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.copies = copies
+        return x.index_select(0, index // copies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        gathered = gradients[0].index_select(0, inverse)
+        return gathered.unflatten(0, (-1, ctx.copies)).sum(dim=1), None, None, None
 
 
 class MoE(Block):
@@ -52,14 +74,15 @@ class MoE(Block):
 
         order = experts.flatten().argsort(stable=True)  # (M k): the assignments, grouped by expert
         load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
-        groups = tokens.index_select(0, order // self.top_k).split(load.tolist())
+        place = order.argsort()  # (M k): of each assignment among them
+        groups = Gather.apply(tokens, order, place, self.top_k).split(load.tolist())
         outputs = [
             self._expert(group, w_in, w_out)
             for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
             if torch.compiler.is_compiling() or len(group)  # of few tokens, most experts get none
         ]
-        # Back to the order of the tokens by a gather, not by an accumulating scatter: the sum repeats bit for bit.
-        y = torch.cat(outputs).index_select(0, order.argsort()).view(-1, self.top_k, x.shape[-1])
+        outputs = torch.cat(outputs).view(len(order), -1)  # M k in all, which a graph does not know of a sum of loads
+        y = Gather.apply(outputs, place, order, 1).view(-1, self.top_k, x.shape[-1])
         y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
         z_loss = logits.logsumexp(dim=-1).square().mean()
         aux_loss = self.aux_loss_weight * self._balance_loss(probabilities, load) + self.router_z_loss_weight * z_loss
