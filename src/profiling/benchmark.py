@@ -238,18 +238,22 @@ def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, conte
         state = TrainState.begin("measured", model.train(), optimizer, device, forward)
         return Turn(partial(_train, state, tokens, device), rows * context_len)
     turn = _turn_of_peer(phase, build_peer(name, spec), config, tokens, device)
-    return turn if config.peers_keep_memory else turn._replace(action=partial(_with_own_allocator, turn.action))
+    if config.peers_keep_memory or device.kind != "cpu":  # on other devices nobody has our policy
+        return turn
+    return turn._replace(action=partial(_with_own_allocator, turn.action))
 
 
 def _turn_of_peer(phase: str, peer: Peer, config: BenchmarkConfig, tokens: Tensor, device: Device) -> Turn:
+    """Return what a peer does in a turn."""
     peer.model.to(device.kind)
+    read = tokens[:, :-1]
     if phase == "train":
         optimizer = torch.optim.AdamW(peer.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True)
-        return Turn(partial(_train_peer, peer, optimizer, tokens), tokens[:, 1:].numel())
+        return Turn(partial(_train_peer, peer, optimizer, tokens), read.numel())
     peer.model.eval()
     if phase == "decode":
-        return _decoding_peer(peer, tokens[:, :-1])
-    return Turn(torch.no_grad()(partial(peer.prefill, tokens[:, :-1])), tokens[:, 1:].numel())
+        return _decoding_peer(peer, read)
+    return Turn(torch.no_grad()(partial(peer.prefill, read)), read.numel())
 
 
 def _with_own_allocator(action: Callable[[], object]) -> None:
