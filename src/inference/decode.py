@@ -22,7 +22,7 @@ def choose(logits: Tensor, sampling: SamplingConfig, chance: Tensor) -> Tensor:
     The most probable at temperature 0; else among the top k, by inverting their cumulated probability.
     """
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
+        return logits.max(dim=-1).indices  # several times as fast as argmax on a CPU, and the first of equals too
     logits, tokens = logits.float(), None
     if 0 < sampling.top_k < logits.shape[-1]:
         logits, tokens = logits.topk(sampling.top_k)

@@ -31,6 +31,14 @@ def available_bytes() -> int:
     return min(machine_bytes(), int(fields["MemAvailable"].split()[0]) * 1024)
 
 
+def is_intel() -> bool:
+    """Tell whether the CPU is one of Intel's, for which its own library picks other kernels; False where unknown."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return False
+
+
 def spin_briefly() -> None:
     """Have OpenMP's threads sleep soon where there is nothing to do; to be called before torch is imported.
 

@@ -40,12 +40,12 @@ def norm_kept(spec: ModelSpec) -> float:
 
 
 def attention(spec: ModelSpec, context_len: int) -> Activations:
-    """Kept: q k v as projected, y, a log-sum a head; with rotary positions q and k once more, and a copy of y.
+    """Kept: q k v as projected, y, a log-sum a head; with rotary positions q and k once more.
 
     The mask of documents is a square that all heads share, which the kernel keeps in floats.
     """
     width, rope = spec.d_model, spec.position == "rope"
-    kept = norm_kept(spec) + (7 if rope else 4) * width + spec.n_heads
+    kept = norm_kept(spec) + (6 if rope else 4) * width + spec.n_heads
     backward, forward = (3 * width, 9 * width) if rope else (4 * width, 6 * width)
     return Activations(kept, backward, forward, 2 * width * width, context_len)
 
@@ -92,7 +92,7 @@ def mamba(spec: ModelSpec, context_len: int) -> Activations:
     squares = 2 * chunk * heads * filled
     states = state * inner * filled / chunk
     if context_len == 1:
-        return Activations(0, 0, spec.d_model + projected + channels + 3 * state * inner)
+        return Activations(0, 0, spec.d_model + projected + channels + 2 * state * inner)
     convolved = (2 + (context_len + spec.d_conv - 1) / context_len) * channels
     in_chunks = (4 * inner + (2 + 1 / chunk) * heads + chunk) * filled + squares
     copies = 0.0

@@ -25,7 +25,7 @@ from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.costs import BYTES_PER_FLOAT, Cost, mean_keys_in_chunk, norm_params, padding
 from src.model.blocks.linear import Linear
 from src.model.blocks.mamba import A_RANGE, MambaCache, convolve, decay_in_chunks, draw_dt_bias
-from src.model.blocks.norm import EPS
+from src.model.blocks.norm import rms_norm
 
 VALUE_PER_KEY = 2
 """P = 2 N, and H N = 3/4 d_model: a layer then has 6 d_model^2 parameters, as the paper has it."""
@@ -109,7 +109,7 @@ class GatedDeltaNet(Block):
         hidden = convolve(torch.cat((self.qk(x), value), dim=-1), self.conv_weight, None, cache, documents)
         with torch.autocast(x.device.type, enabled=False):
             o = self._recur(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
-            o = F.rms_norm(o, self.norm_weight.shape, self.norm_weight, EPS).flatten(-2)
+            o = rms_norm(o, self.norm_weight).flatten(-2)
             o = o * F.silu(gate.float())  # the norm, of each head, comes before the gate
         if cache is not None:
             cache.offset += x.shape[1]

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from src.config import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform, on_cpu
 from src.model.blocks.linear import Linear
-from src.model.blocks.norm import EPS
+from src.model.blocks.norm import rms_norm
 
 DT_RANGE = (1e-3, 1e-1)
 DT_FLOOR = 1e-4
@@ -264,9 +264,10 @@ def convolve(
         x = F.pad(x, (0, 0, before, 0))
     else:
         x = torch.cat((cache.conv.to(x.dtype), x), dim=1)
-        cache.conv = x[:, x.shape[1] - before :].clone()
+        cache.conv = x[:, x.shape[1] - before :]
         if x.shape[1] == weight.shape[1]:  # one position: a product and a sum cost less than a convolution's setting up
             return ((x * weight.T).sum(dim=1, keepdim=True) + bias).to(x.dtype)
+        cache.conv = cache.conv.clone()  # not to keep all of a prompt
     if documents is not None or torch.compiler.is_compiling():
         return _convolve_taps(x, weight, bias, documents)
     # As an image of one row whose channels stand innermost, which is how they lie: nothing is moved.
@@ -324,7 +325,7 @@ class Mamba(Block):
         with torch.autocast(x.device.type, enabled=False):
             y = self._state_space(hidden.float(), dt.float(), cache, documents)
             y = y * F.silu(gate.float())  # the norm comes after the gate
-            y = F.rms_norm(y, self.norm_weight.shape, self.norm_weight, EPS)
+            y = rms_norm(y, self.norm_weight)
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(y.to(x.dtype)))
@@ -335,10 +336,10 @@ class Mamba(Block):
         x = x.unflatten(-1, (self.n_heads, self.head_dim))
         dt = F.softplus(dt + self.dt_bias)
         a = -self.A_log.exp()
-        if cache is not None and x.shape[1] == 1:
-            decay = (dt[:, 0] * a).exp()[:, None, :, None]
-            cache.state = cache.state * decay + b[:, 0, :, None, None] * (x[:, 0] * dt[:, 0, :, None])[:, None]
-            y = (c[:, 0, None] @ cache.state.flatten(2)).view_as(x)
+        if cache is not None and x.shape[1] == 1:  # (B, 1, H, 1) and (B, N, 1, 1) against the state (B, N, H, P)
+            decay = (dt * a).exp().unsqueeze(-1)
+            cache.state = torch.addcmul(cache.state * decay, b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
+            y = (c @ cache.state.flatten(2)).view_as(x)
         else:
             state = cache.state if cache else None
             y, state = ssd(x, dt, a, b, c, self.chunk_size, state, documents)

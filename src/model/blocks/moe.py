@@ -84,6 +84,8 @@ class MoE(Block):
         outputs = torch.cat(outputs).view(len(order), -1)  # M k in all, which a graph does not know of a sum of loads
         y = Gather.apply(outputs, place, order, 1).view(-1, self.top_k, x.shape[-1])
         y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
+        if not torch.is_grad_enabled():  # nothing to balance
+            return BlockOutput(y)
         z_loss = logits.logsumexp(dim=-1).square().mean()
         aux_loss = self.aux_loss_weight * self._balance_loss(probabilities, load) + self.router_z_loss_weight * z_loss
         return BlockOutput(y, aux_loss, load, z_loss.detach())

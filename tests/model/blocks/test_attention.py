@@ -57,6 +57,13 @@ def test_rotation_is_a_complex_product(offset: int) -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=3e-4 if offset else 1e-5)
 
 
+def test_a_position_is_turned_alike_whatever_comes_with_it() -> None:
+    """The table of angles grows by powers of two."""
+    x = heads(40)[0]
+    one_by_one = [rotate(x[:, :, t : t + 1], t) for t in range(40)]
+    assert torch.equal(torch.cat(one_by_one, dim=2), rotate(x, 0))
+
+
 def test_rotation_makes_scores_depend_on_distance_alone() -> None:
     q, k, _ = heads(12)
     near = rotate(q, 0) @ rotate(k, 0).transpose(-1, -2)
