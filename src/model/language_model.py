@@ -153,6 +153,11 @@ class LanguageModel(nn.Module):
             for block, load in zip(mixtures, expert_load, strict=True):
                 block.update_bias(load, taken)
 
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        """Name the weights that are several maps, one below the other, with the rows of each."""
+        blocks = enumerate(self._typed_blocks())
+        return {f"blocks.{i}.{name}": rows for i, block in blocks for name, rows in block.fused().items()}
+
     def no_decay(self) -> set[str]:
         """Name the parameters that weight decay leaves alone: norms, biases, embeddings, and what blocks add."""
         names = {name for name, parameter in self.named_parameters() if parameter.ndim < 2}

@@ -285,23 +285,26 @@ def _train_peer(peer: Peer, optimizer: torch.optim.Optimizer, tokens: Tensor) ->
     optimizer.zero_grad(set_to_none=True)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _prefill(model: LanguageModel, tokens: Tensor) -> None:
     model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
 
 
 def decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED) -> Turn:
-    """Read the context, tokens (B, T), once; each turn decodes `n_tokens` of each sequence after it."""
+    """Read the context, tokens (B, T), once; each turn decodes `n_tokens` of each sequence after it.
+
+    In torch's inference mode, as `generate` does; that of transformers does not, and so do peers.
+    """
     rows, context_len = tokens.shape
-    with torch.no_grad():
+    with torch.inference_mode():
         cache = model.make_cache(rows, context_len + n_tokens * MOST_CALLS)
         model(tokens, cache)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode() -> None:
         token = tokens[:, -1:]
         for _ in range(n_tokens):
-            token = model.head(model(token, cache).hidden[:, -1:]).argmax(dim=-1)
+            token = model.head(model(token, cache).hidden[:, -1:]).max(dim=-1).indices
 
     exact = model.make_cache(1, context_len)
     kept = (value for block in exact.blocks if block for value in vars(block).values())

@@ -5,7 +5,8 @@
 NS replaces a matrix by one with the same singular vectors and singular values near 1. The factor makes the update as
 large as AdamW's, so that both take the same learning rate. `torch.optim.Muon` has the same formula, and its tests hold
 ours against it; ours iterates in fp32 where bf16 is slow, does all matrices of a shape at once (experts too, which are
-three-dimensional), and leaves everything alone where the gradient is not finite, without waiting for the device.
+three-dimensional), takes maps apart that one product computes (q, k and v), and leaves everything alone where the
+gradient is not finite, without waiting for the device.
 """
 
 from collections import defaultdict
@@ -44,11 +45,14 @@ class Muon(torch.optim.Optimizer):
         self,
         matrices: list[nn.Parameter],
         others: list[dict[str, Any]],
+        fused: dict[nn.Parameter, tuple[int, ...]] | None = None,
         *,
         momentum: float,
         weight_decay: float,
         **adamw: Any,
     ) -> None:
+        """fused: the rows of each map in matrices that hold several, one below the other."""
+        self.fused = fused or {}
         self.adamw = torch.optim.AdamW(others, fused=True, **adamw)
         super().__init__(
             [{"params": matrices, "weight_decay": weight_decay, "momentum": momentum}], {"lr": adamw["lr"]}
@@ -72,28 +76,37 @@ class Muon(torch.optim.Optimizer):
         self.adamw.grad_scale = getattr(self, "grad_scale", None)  # pyright: ignore[reportAttributeAccessIssue]
         self.adamw.step()
         group = self.param_groups[0]
-        by_shape: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
+        by_shape: defaultdict[torch.Size, list[tuple[Tensor, ...]]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                by_shape[parameter.shape].append(parameter)
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                rows = self.fused.get(parameter, parameter.shape[-2:-1])
+                whole = parameter, parameter.grad, state["momentum"]
+                for one in zip(*(each.split(rows, dim=-2) for each in whole), strict=True):
+                    by_shape[one[0].shape].append(one)
         for same in by_shape.values():
-            self._update(same, group, found_inf)
+            self._update(*zip(*same, strict=True), group=group, found_inf=found_inf)
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> None:
-        """Update matrices of one shape."""
-        for parameter in parameters:
-            if "momentum" not in self.state[parameter]:
-                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        buffers = [self.state[parameter]["momentum"] for parameter in parameters]
+    def _update(
+        self,
+        weights: tuple[Tensor, ...],
+        gradients: tuple[Tensor, ...],
+        buffers: tuple[Tensor, ...],
+        *,
+        group: dict[str, Any],
+        found_inf: Tensor | None,
+    ) -> None:
+        """Update maps of one shape."""
         momentum, lr = group["momentum"], group["lr"]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         # With keep = 0 all that follows changes nothing, as long as it is finite.
-        keep = torch.ones((), device=parameters[0].device) if found_inf is None else 1 - found_inf.to(torch.float32)
-        gradients = [torch.nan_to_num(gradient, 0.0, 0.0, 0.0) for gradient in gradients]
+        keep = torch.ones((), device=weights[0].device) if found_inf is None else 1 - found_inf.to(torch.float32)
+        gradients = tuple(torch.nan_to_num(gradient, 0.0, 0.0, 0.0) for gradient in gradients)
         for buffer, gradient in zip(buffers, gradients, strict=True):
             buffer.lerp_(gradient, (1 - momentum) * keep)
         ahead = torch.stack([g.lerp(buffer, momentum) for g, buffer in zip(gradients, buffers, strict=True)])
-        rows, cols = parameters[0].shape[-2:]
+        rows, cols = weights[0].shape[-2:]
         updates = orthogonalize(ahead) * (-0.2 * max(rows, cols) ** 0.5 * lr * keep)
-        for parameter, update in zip(parameters, updates.unbind(), strict=True):
-            parameter.mul_(1 - lr * group["weight_decay"] * keep).add_(update)
+        for weight, update in zip(weights, updates.unbind(), strict=True):
+            weight.mul_(1 - lr * group["weight_decay"] * keep).add_(update)

@@ -30,5 +30,6 @@ def build_optimizer(model: LanguageModel, config: OptimizerConfig) -> torch.opti
     adamw = {"lr": config.learning_rate, "betas": (first, second), "eps": config.eps}
     if config.name == "muon":
         decay = config.weight_decay
-        return Muon(list(matrices.values()), groups, momentum=config.momentum, weight_decay=decay, **adamw)
+        fused = {matrices[name]: rows for name, rows in model.fused().items()}
+        return Muon(list(matrices.values()), groups, fused, momentum=config.momentum, weight_decay=decay, **adamw)
     return torch.optim.AdamW(groups, fused=True, **adamw)

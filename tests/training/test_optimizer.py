@@ -58,6 +58,33 @@ def test_muon_has_the_formula_of_torch(shape: tuple[int, int]) -> None:
     assert (ours - theirs).norm() < 0.02 * moved and moved > 0.1
 
 
+@pytest.mark.parametrize("architecture", ["dense", "hybrid"])
+def test_muon_takes_apart_what_one_product_computes(architecture: str) -> None:
+    """Queries, keys and values move as if each had a matrix of its own; so do the parts of Mamba's projection."""
+    model = small_model(architecture)
+    optimizer = build_optimizer(model, MUON)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    fused = model.fused()
+    weights = {name: model.get_parameter(name) for name in fused}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimizer.step()
+    assert {name.split(".", 2)[-1] for name in fused} >= {"qkv.weight"} | (
+        {"in_proj.weight"} if architecture == "hybrid" else set()
+    )
+    for name, rows in fused.items():
+        assert sum(rows) == weights[name].shape[0]
+        gradient, start = weights[name].grad, before[name]
+        assert gradient is not None
+        alone = [torch.nn.Parameter(part.clone()) for part in start.split(rows)]
+        for part, its_gradient in zip(alone, gradient.split(rows), strict=True):
+            part.grad = its_gradient.clone()
+        rest = [{"params": [torch.nn.Parameter(torch.ones(1))]}]
+        Muon(alone, rest, momentum=0.9, weight_decay=0.3, lr=1e-2).step()
+        torch.testing.assert_close(weights[name].detach(), torch.cat([part.detach() for part in alone]))
+
+
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     """Of both shapes, and each of a batch as if it was alone."""
     draws = (

@@ -176,6 +176,9 @@ class Attention(Block):
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:
         return KeyValueCache(batch_size, self.n_heads, max_len, self.head_dim, like)
 
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        return {"qkv.weight": (self.qkv.in_features,) * 3}
+
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.qkv)
         init_linear(self.out, INIT_STD * residual_scale)

@@ -58,6 +58,10 @@ class Block(nn.Module):
         """Set every weight; the output projection is scaled by `residual_scale`, 1 / sqrt(number of blocks)."""
         raise NotImplementedError(type(self).__name__)
 
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        """Name the weights that are several maps, one below the other, with the rows of each."""
+        return {}
+
     def no_decay(self) -> set[str]:
         """Name the parameters of this block that weight decay must leave alone, beyond norms and biases."""
         return set()

@@ -352,6 +352,9 @@ class Mamba(Block):
         state = like.new_zeros(batch_size, self.d_state, self.n_heads, self.head_dim, dtype=torch.float32)
         return MambaCache(conv, state)
 
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        return {"in_proj.weight": (self.d_inner, self.d_inner, self.d_state, self.d_state, self.n_heads)}
+
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.in_proj)
         init_linear(self.out_proj, INIT_STD * residual_scale)
