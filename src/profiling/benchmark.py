@@ -40,7 +40,7 @@ PHASES = ("train", "prefill", "decode")
 TURNS = 5
 MOST_CALLS = TURNS + 4
 """Of an action: to warm up, to see how long it takes, the turns, and for its memory or, twice, its operators."""
-DECODED = 8
+DECODED = 32
 """Tokens of one turn of decoding."""
 SHARE = 0.9
 """Of the memory there is."""
