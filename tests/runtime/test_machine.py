@@ -1,13 +1,15 @@
-"""What torch finds in the environment when it is imported."""
+"""What torch finds in the environment when it is imported, and of which make a CPU is."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from src.config import ROOT
-from src.runtime.machine import SPINS
+from src.runtime import machine
+from src.runtime.machine import SPINS, is_intel
 
 CODE = """
 import os, runpy, sys
@@ -36,3 +38,20 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(given: dict[str, st
         [sys.executable, "-c", CODE], cwd=ROOT, env=environment | given, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, found), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", True),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\n", False),
+        (None, False),
+    ],
+)
+def test_an_intel_says_so(text: str | None, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is said, as on a Mac, none is taken for one."""
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(machine, "CPUS", path)
+    assert is_intel() == wanted

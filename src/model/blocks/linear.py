@@ -26,18 +26,19 @@ INTEL = is_intel()
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Do what `F.linear` does for x (..., in), weight (out, in), bias (out,)."""
-    least = LEAST_LEFT_WEIGHT if INTEL else LEAST_WEIGHT
+    least, some = (LEAST_LEFT_WEIGHT, ROWS_ON_THE_RIGHT) if INTEL else (LEAST_WEIGHT, range(1, FEW_ROWS + 1))
     if weight.numel() < least or torch.is_grad_enabled() or not HAS_MKL or not on_cpu(x):
         return F.linear(x, weight, bias)
-    y, rows = None, x.numel() // x.shape[-1]
-    if x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu"):
-        if INTEL and rows in ROWS_ON_THE_RIGHT:
-            y = _weight_first(x.reshape(rows, -1), weight)
-        elif not INTEL and 0 < rows <= FEW_ROWS:
-            parts = next(n for n in range(torch.get_num_threads(), 0, -1) if weight.shape[0] % n == 0)
-            y = _by_parts(x.reshape(rows, -1), weight, parts) if parts > 1 else None
-    if y is None:
+    rows = x.numel() // x.shape[-1]
+    if rows not in some or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
+    if INTEL:
+        y = _weight_first(x.reshape(rows, -1), weight)
+    else:
+        parts = next(n for n in range(torch.get_num_threads(), 0, -1) if weight.shape[0] % n == 0)
+        if parts == 1:
+            return F.linear(x, weight, bias)
+        y = _by_parts(x.reshape(rows, -1), weight, parts)
     y = y.reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 

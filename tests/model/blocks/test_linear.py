@@ -81,27 +81,41 @@ def test_a_product_that_is_turned_round_is_the_same(shape: tuple[int, ...], bias
     assert turned == ([rows] if 7 <= rows <= 48 else [])
 
 
-@needs_mkl
-@pytest.mark.parametrize("rows", [FEW_ROWS, 7])
-def test_only_few_rows_without_gradients_are_done_otherwise(rows: int, divided: list[int]) -> None:
-    weight, x = torch.randn(64, 96), torch.randn(rows, 96)
+def check_what_is_left_as_it_is(x: Tensor, one_row_more: Tensor, done: list[int]) -> None:
+    """Hold that of these products of x and one row more just the first is done otherwise, and noted."""
+    weight = torch.randn(64, 96)
     with torch.no_grad():
         linear(x, weight)
-        assert divided == [2]
-        linear(torch.randn(FEW_ROWS + 1, 96), weight)
+        assert len(done) == 1
+        linear(one_row_more, weight)
         with blind():
             linear(x, weight)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert linear(x, weight).dtype == torch.bfloat16
         assert linear(x[:0], weight).shape == (0, 64)
     linear(x, weight)
+    assert len(done) == 1
+
+
+@needs_mkl
+def test_only_few_rows_without_gradients_are_divided(divided: list[int]) -> None:
+    x = torch.randn(FEW_ROWS + 1, 96)
+    check_what_is_left_as_it_is(x[1:], x, divided)
     assert divided == [2]
 
 
-def check_decoding(model: LanguageModel, rows: int) -> None:
-    """Hold the logits of texts that are decoded against those of the texts as a whole."""
+@needs_mkl
+def test_only_few_rows_without_gradients_are_turned_round(turned: list[int]) -> None:
+    x = torch.randn(49, 96)
+    check_what_is_left_as_it_is(x[1:], x, turned)
+    assert turned == [48]
+
+
+def check_decoding(model: LanguageModel, rows: int, done: list[int]) -> None:
+    """Hold the logits of texts that are decoded against those of the texts as a whole, of which nothing is done so."""
     tokens = random_tokens(rows, 40)
     whole = model.logits(tokens).detach()
+    assert not done
     with torch.no_grad():
         cache = model.make_cache(rows, 40)
         parts = [model.logits(part, cache) for part in (tokens[:, :30], *tokens[:, 30:].split(1, dim=1))]
@@ -112,14 +126,14 @@ def check_decoding(model: LanguageModel, rows: int) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_decoding_by_parts_gives_the_logits_of_the_whole(architecture: str, recipe: str, divided: list[int]) -> None:
-    check_decoding(small_model(architecture, recipe), 2)
+    check_decoding(small_model(architecture, recipe), 2, divided)
     assert set(divided) >= {2}
 
 
 @needs_mkl
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_decoding_many_texts_gives_the_logits_of_the_whole(architecture: str, turned: list[int]) -> None:
-    check_decoding(small_model(architecture), 8)
+    check_decoding(small_model(architecture), 8, turned)
     assert 8 in turned
 
 
