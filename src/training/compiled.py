@@ -3,7 +3,8 @@
 Each residual step x + block(norm(x)) is compiled as one graph without a break, not the model as a whole: blocks of one
 kind share their code, so the compiler's time is that of the kinds and not of the layers. How many tokens an expert gets
 is a size that the graph leaves open, so other loads compile nothing anew. The same source gives the same numbers in
-every sitting: what the compiler would choose by its own measurements is left at its default.
+every sitting: what the compiler would choose by its own measurements is left at its default, and a batch of another
+shape gets graphs of its own, where the compiler would make one for all shapes once it has met two.
 """
 
 import time
@@ -42,7 +43,7 @@ def compile_blocks(model: LanguageModel) -> Forward:
     """Return the model's forward pass through compiled blocks; the compiler is at work when it is first called."""
     torch._dynamo.config.capture_scalar_outputs = True  # else every read of the experts' loads is a break
     compiled = torch.compile(  # pyright: ignore[reportCallIssue]: its overloads forget isolate_recompiles
-        model.add_block, fullgraph=True, isolate_recompiles=True, options={"deterministic": True}
+        model.add_block, fullgraph=True, dynamic=False, isolate_recompiles=True, options={"deterministic": True}
     )
 
     def add_block(norm: nn.Module, block: nn.Module, x: Tensor, *rest: Any) -> BlockOutput:

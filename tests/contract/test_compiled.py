@@ -71,6 +71,17 @@ def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
         assert counter.frame_count == len(KINDS)
 
 
+def test_a_graph_does_not_depend_on_what_was_compiled_before() -> None:
+    """Else one stage after another in a process would compute other numbers than each by itself."""
+    model = build_model(replace(small_spec("moe"), blocks=("moe",)), seed=0)
+    counter = CompileCounterWithBackend("eager")
+    with torch.compiler.set_stance("default", force_backend=counter):
+        forward = compile_blocks(model)
+        for count, length in enumerate((65, 33, 49), start=1):
+            forward(random_tokens(2, length)[:, :-1])
+            assert counter.frame_count == count
+
+
 def test_what_is_cheap_to_compute_again_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build_model(replace(small_spec("mamba"), blocks=("mamba", "mamba")), seed=0), random_tokens(2, 65)
     wanted = loss_and_gradients(model, model, tokens)
