@@ -36,6 +36,9 @@ FACTORISED_CHUNK = 32
 LARGEST_EXPONENT = 40.0
 """Factors are within exp(40) = 2e17 and its inverse, and what carries a state from one middle to the next is no smaller
 than exp(-80): fp32 ends at exp(88), and loses digits below exp(-87)."""
+ROW = 512
+"""Positions that the convolution's kernel is given in a row where there are many: its backward pass, on a CPU, takes
+three times as long for a position of some thousands in one row."""
 
 
 def ssd(
@@ -198,8 +201,9 @@ class FactorisedSSD(torch.autograd.Function):
         added = torch.bmm(b.mT, inputs).view(batch, n_chunks, -1, heads, width)
         states, carry = torch.empty_like(added), log_carry.exp()[:, :, None, :, None]
         states[:, 0] = 0 if start is None else start
-        for i in range(n_chunks - 1):
-            torch.add(states[:, i], added[:, i], out=states[:, i + 1]).mul_(carry[:, i])
+        each = states.unbind(1)
+        for here, more, factor, then in zip(each, added.unbind(1), carry.unbind(1), each[1:], strict=False):
+            torch.add(here, more, out=then).mul_(factor)
         y = torch.bmm(c, _flat(states)).baddbmm_(products, inputs).view(x.shape).mul_(log_out.exp()[..., None])
         ctx.save_for_backward(x, in_scale, log_out, log_carry, b, c, states, y)
         ctx.has_start = start is not None
@@ -217,13 +221,12 @@ class FactorisedSSD(torch.autograd.Function):
 
         d_states = torch.bmm(c.mT, dy).view_as(states)
         d_states[:, -1] += d_end
-        d_added, d_log_carry = torch.empty_like(states), torch.empty_like(log_carry)
+        d_added, carry = torch.empty_like(states), log_carry.exp()[:, :, None, :, None]
         d_added[:, -1] = d_end
-        carry = log_carry.exp()[:, :, None, :, None]
-        for i in reversed(range(log_carry.shape[1])):
-            d_log_carry[:, i] = (d_states[:, i + 1] * states[:, i + 1]).sum((1, 3))
-            torch.mul(d_states[:, i + 1], carry[:, i], out=d_added[:, i])
-            d_states[:, i] += d_added[:, i]
+        each = zip(d_states.unbind(1), d_states[:, 1:].unbind(1), d_added.unbind(1), carry.unbind(1), strict=False)
+        for d_here, d_then, d_more, factor in reversed(list(each)):
+            d_here.add_(torch.mul(d_then, factor, out=d_more))
+        d_log_carry = d_states[:, 1:].mul_(states[:, 1:]).sum((2, 4))  # all but the first have served
 
         db = torch.bmm(inputs, _flat(d_added).mT).baddbmm_(d_products.mT, c)
         dx = torch.bmm(products.mT, dy).baddbmm_(b, _flat(d_added)).view(x.shape)
@@ -260,6 +263,11 @@ def convolve(
     """
     before = weight.shape[1] - 1
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    by_taps = documents is not None or torch.compiler.is_compiling()
+    if cache is None and not by_taps and _is_long(x):
+        rows = x.unflatten(1, (-1, ROW))
+        starts = F.pad(rows[:, :-1, ROW - before :], (0, 0, 0, 0, 1, 0))
+        return _convolve_image(torch.cat((starts, rows), dim=2).flatten(0, 1), weight, bias).reshape(x.shape)
     if cache is None:
         x = F.pad(x, (0, 0, before, 0))
     else:
@@ -268,9 +276,20 @@ def convolve(
         if x.shape[1] == weight.shape[1]:  # one position: a product and a sum cost less than a convolution's setting up
             return ((x * weight.T).sum(dim=1, keepdim=True) + bias).to(x.dtype)
         cache.conv = cache.conv.clone()  # not to keep all of a prompt
-    if documents is not None or torch.compiler.is_compiling():
-        return _convolve_taps(x, weight, bias, documents)
-    # As an image of one row whose channels stand innermost, which is how they lie: nothing is moved.
+    return _convolve_taps(x, weight, bias, documents) if by_taps else _convolve_image(x, weight, bias)
+
+
+def _is_long(x: Tensor) -> bool:
+    """Tell whether x (B, T, C) is to be convolved, with gradients, in several rows."""
+    rows, rest = divmod(x.shape[1], ROW)
+    return rows > 2 and not rest and torch.is_grad_enabled() and on_cpu(x)
+
+
+def _convolve_image(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve x (B, K - 1 + T, C), with what stands before, as an image of one row.
+
+    Its channels stand innermost, which is how they lie: nothing is moved.
+    """
     image = x.transpose(1, 2).unsqueeze(2)
     return F.conv2d(image, weight[:, None, None], bias, groups=weight.shape[0]).squeeze(2).transpose(1, 2)
 

@@ -131,6 +131,23 @@ def test_taps_are_the_convolution(length: int, taps: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("taps", [1, 4])
+def test_a_long_text_is_convolved_in_rows(taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, 32, 6), (6, taps), (6,))]
+    weights, shapes = torch.randn(2, 32, 6, generator=draw), []
+    by_image = mamba._convolve_image
+    monkeypatch.setattr(mamba, "_convolve_image", lambda x, *rest: (shapes.append(x.shape), by_image(x, *rest))[1])
+    results = []
+    for row in (8, 16, 32):
+        monkeypatch.setattr(mamba, "ROW", row)
+        y = mamba.convolve(*inputs, cache=None)
+        results.append((y.detach(), *torch.autograd.grad((y * weights).sum(), inputs)))
+    assert shapes == [(8, 7 + taps, 6), (2, 31 + taps, 6), (2, 31 + taps, 6)]  # two rows are not worth it
+    for one, other in zip(results[0], results[-1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("high", [1e-1, 10.0])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 100])
 def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
