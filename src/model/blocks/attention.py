@@ -154,11 +154,11 @@ class Attention(Block):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
-        heads = self.qkv(x).view(batch, length, 3, self.n_heads, self.head_dim)
-        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, T, P)
+        qk, v = self.qkv(x).split((2 * width, width), dim=-1)  # once: each slice has a gradient of zeros for the rest
+        qk = qk.unflatten(-1, (2, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
+        v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
         offset = cache.offset if cache else 0
-        q, k = (rotate(heads[:2], offset) if self.rope else heads[:2]).unbind(0)
-        v = heads[2]
+        q, k = (rotate(qk, offset) if self.rope else qk).unbind(0)
         if cache is not None:
             assert offset == 0 or length == 1, "after the prefill, a cache grows by one token at a time"
             cache.append(k, v)

@@ -42,7 +42,9 @@ class Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (inverse,) = ctx.saved_tensors
         gathered = gradients[0].index_select(0, inverse)
-        return gathered.unflatten(0, (-1, ctx.copies)).sum(dim=1), None, None, None
+        if ctx.copies > 1:
+            gathered = gathered.unflatten(0, (-1, ctx.copies)).sum(dim=1)
+        return gathered, None, None, None
 
 
 class MoE(Block):
