@@ -113,8 +113,10 @@ class LanguageModel(nn.Module):
     def _position_rows(self, tokens: Tensor, offset: int, documents: Tensor | None) -> Tensor:
         """Return the learned position of each token: (T, D), or (B, T, D) where each document counts from 0."""
         assert self.positions is not None
+        end = offset + tokens.shape[1]
+        assert end <= self.positions.num_embeddings, f"learned positions end at {self.positions.num_embeddings}"
         if documents is None:
-            return self.positions.weight[offset : offset + tokens.shape[1]]
+            return self.positions.weight[offset:end]
         documents = documents.contiguous()
         first = torch.searchsorted(documents, documents)  # of each position's document
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)

@@ -28,7 +28,7 @@ from src.model.language_model import LanguageModel
 from src.profiling.memory import peak_growth
 from src.profiling.peers import Peer, build_peer, peers_of
 from src.runtime.apart import apart
-from src.runtime.device import Device, is_out_of_memory, keep_freed_memory, open_device
+from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memory, open_device
 from src.runtime.log import Say
 from src.runtime.machine import available_bytes
 from src.training.compiled import compile_blocks
@@ -58,10 +58,10 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterat
     lengths = sorted(set(config.context_lens))
     while lengths and (phases := [phase for phase in PHASES if phase not in ended]):
         context_len = lengths[0]
-        if spec.learned_positions and context_len > spec.learned_positions:
-            ended |= dict.fromkeys(phases, f"learned positions end at {spec.learned_positions:,}")
+        if too_long := [phase for phase in phases if 0 < spec.learned_positions < positions_of(phase, context_len)]:
+            ended |= dict.fromkeys(too_long, f"learned positions end at {spec.learned_positions:,}")
             yield _series(config, points, ended, limits)
-            break
+            continue
         sides = ", ".join(["ours", *peers])
         say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
         try:
@@ -82,6 +82,11 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterat
             ended |= {phase: f"{why} at {context_len:,}" for phase, why in found["ended"].items()}
             lengths = lengths[1:]
         yield _series(config, points, ended, limits)
+
+
+def positions_of(phase: str, context_len: int) -> int:
+    """Return how many positions all turns of a phase take."""
+    return context_len + (DECODED * MOST_CALLS if phase == "decode" else 0)
 
 
 def _series(
@@ -201,8 +206,9 @@ def _timed(action: Callable[[], object], device: Device) -> float:
 
 
 def _limits(device: Device) -> dict[str, float]:
-    """Measure what this machine does at best: products of fp32 matrices, and bytes copied (read and written)."""
-    a, b = (torch.randn(GEMM_WIDTH, GEMM_WIDTH, device=device.kind) for _ in range(2))
+    """Measure what this machine does at best: products in training's precision, and bytes copied (read and written)."""
+    dtype = DTYPES[device.precision]
+    a, b = (torch.randn(GEMM_WIDTH, GEMM_WIDTH, device=device.kind).to(dtype) for _ in range(2))
     source = torch.randn(COPIED_FLOATS, device=device.kind)
     target = torch.empty_like(source)
     gemms = 8
@@ -231,10 +237,8 @@ def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, conte
             return decoding(model.eval(), tokens[:, :-1])
         if phase == "prefill":
             return Turn(partial(_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
-        optimizer, forward = (
-            build_optimizer(model, config.optimizer),
-            compile_blocks(model) if name == "compiled" else None,
-        )
+        optimizer = build_optimizer(model, config.optimizer)
+        forward = compile_blocks(model) if name == "compiled" else None
         state = TrainState.begin("measured", model.train(), optimizer, device, forward)
         return Turn(partial(_train, state, tokens, device), rows * context_len)
     turn = _turn_of_peer(phase, build_peer(name, spec), config, tokens, device)
@@ -249,7 +253,7 @@ def _turn_of_peer(phase: str, peer: Peer, config: BenchmarkConfig, tokens: Tenso
     read = tokens[:, :-1]
     if phase == "train":
         optimizer = torch.optim.AdamW(peer.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True)
-        return Turn(partial(_train_peer, peer, optimizer, tokens), read.numel())
+        return Turn(partial(_train_peer, peer, optimizer, tokens, device), read.numel())
     peer.model.eval()
     if phase == "decode":
         return _decoding_peer(peer, read)
@@ -278,8 +282,10 @@ def _train(state: TrainState, tokens: Tensor, device: Device) -> None:
     )
 
 
-def _train_peer(peer: Peer, optimizer: torch.optim.Optimizer, tokens: Tensor) -> None:
-    peer.loss(tokens).backward()
+def _train_peer(peer: Peer, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:
+    with device.autocast():
+        loss = peer.loss(tokens)
+    loss.backward()
     nn.utils.clip_grad_norm_(peer.model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

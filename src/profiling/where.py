@@ -21,7 +21,7 @@ from src.config import BenchmarkConfig, ModelSpec
 from src.model.blocks.base import blind
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
-from src.profiling.benchmark import decoding, take_turns
+from src.profiling.benchmark import MOST_CALLS, decoding, take_turns
 from src.profiling.dispatch import Watch
 from src.profiling.memory import random_step
 from src.runtime.device import Device, open_device
@@ -67,7 +67,8 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
-    """Profile one token after `length` others."""
+    """Profile one token after `length` others, or as many as learned positions leave room for."""
+    length = min(length, (model.spec.learned_positions or length + MOST_CALLS) - MOST_CALLS)
     tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
     decode = decoding(model.eval(), tokens, n_tokens=1).action
     (times,) = take_turns({"token": decode}, device, float("inf")).values()
@@ -80,24 +81,24 @@ def _parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict
     hidden = torch.randn(rows, length, width, device=device.kind)
     targets = torch.randint(model.spec.vocab_size, (rows, length), device=device.kind)
     first = {kind: i for i, kind in reversed(list(enumerate(model.spec.blocks)))}
-    parts: dict[str, Callable[[], object]] = {
-        kind: partial(_block, model.norms[i], model.blocks[i], hidden) for kind, i in sorted(first.items())
-    }
     return {
-        **parts,
-        "head and loss": partial(_head, model, hidden, targets),
+        **{kind: partial(_block, model.norms[i], model.blocks[i], hidden, device) for kind, i in sorted(first.items())},
+        "head and loss": partial(_head, model, hidden, targets, device),
     }
 
 
-def _block(norm: nn.Module, block: nn.Module, hidden: Tensor) -> None:
+def _block(norm: nn.Module, block: nn.Module, hidden: Tensor, device: Device) -> None:
     x = hidden.detach().requires_grad_()
-    y = block(norm(x)).y
-    y.backward(hidden)
+    with device.autocast():
+        y = block(norm(x)).y
+    y.backward(hidden.to(y.dtype))
 
 
-def _head(model: LanguageModel, hidden: Tensor, targets: Tensor) -> None:
+def _head(model: LanguageModel, hidden: Tensor, targets: Tensor, device: Device) -> None:
     x = hidden.detach().requires_grad_()
-    token_loss(model, ModelOutput(model.final_norm(x), None, None), targets).backward()
+    with device.autocast():
+        loss = token_loss(model, ModelOutput(model.final_norm(x), None, None), targets)
+    loss.backward()
 
 
 def _update(state: TrainState) -> None:

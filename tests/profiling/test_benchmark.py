@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from src.config import ModelSpec
 from src.model.accounting import model_cost
 from src.model.matching import match_of
 from src.profiling import benchmark
 from src.profiling.benchmark import bytes_read, growth, measure_point, measure_series, ratios, take_turns
-from src.profiling.peers import build_peer, peers_of
+from src.profiling.peers import Peer, build_peer, peers_of
 from src.profiling.where import where_time_goes
 from tests.contract.small import CPU
 from tests.test_benchmark import composed
@@ -137,6 +138,39 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
     }
     assert found["machine"]["gemm_flops_per_second"] == 384 and found["points"][0]["share_of_gemm"] == 5 / 384
     assert found["points"][2]["share_of_memory"] == 3
+
+
+def test_decoding_ends_where_learned_positions_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on from the context, so it needs more of them than the other phases."""
+    config = composed("recipe=classic", "recipe.max_seq_len=64", "context_lens=[32,64,128]", "training.seq_len=64")
+    spec = match_of(config).spec
+    measured: list[tuple[int, list[str]]] = []
+
+    def apart(action: Any, most_bytes: int) -> dict[str, Any]:
+        _, _, context_len, phases, _ = action.args
+        measured.append((context_len, phases))
+        limits = {"gemm_flops_per_second": 1.0, "memory_bytes_per_second": 1.0}
+        return {"points": [point(phase, context_len, 1.0) for phase in phases], "limits": limits, "ended": {}}
+
+    monkeypatch.setattr(benchmark, "apart", apart)
+    *_, found = measure_series(config, spec, lambda line: None)
+    assert measured == [(32, ["train", "prefill"]), (64, ["train", "prefill"])]
+    assert found["ended"] == dict.fromkeys(benchmark.PHASES, "learned positions end at 64")
+    assert where_time_goes(config, spec)["decoding"]["operators"], "what there is room for"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_peers_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def build(name: str, spec: ModelSpec) -> Peer:
+        peer = build_peer(name, spec)
+        return peer._replace(loss=lambda tokens: (seen.append(torch.is_autocast_enabled("cpu")), peer.loss(tokens))[1])
+
+    monkeypatch.setattr(benchmark, "build_peer", build)
+    config = composed("architecture=dense", "peers=true")
+    benchmark._turn("train", "hf_llama", config, match_of(config).spec, 16, replace(CPU, precision=precision)).action()
+    assert seen == [precision == "bf16"]
 
 
 def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
