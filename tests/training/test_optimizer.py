@@ -58,9 +58,17 @@ def test_muon_has_the_formula_of_torch(shape: tuple[int, int]) -> None:
     assert (ours - theirs).norm() < 0.02 * moved and moved > 0.1
 
 
-@pytest.mark.parametrize("architecture", ["dense", "hybrid"])
-def test_muon_takes_apart_what_one_product_computes(architecture: str) -> None:
-    """Queries, keys and values move as if each had a matrix of its own; so do the parts of Mamba's projection."""
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("dense", {"qkv"}),
+        ("hybrid", {"qkv", "in_proj"}),
+        ("mamba1", {"in_proj", "x_proj"}),
+        ("gated_deltanet", {"qk", "value_gate", "dt_beta"}),
+    ],
+)
+def test_muon_takes_apart_what_one_product_computes(architecture: str, names: set[str]) -> None:
+    """Queries, keys and values move as if each had a matrix of its own; so do the parts of other projections."""
     model = small_model(architecture)
     optimizer = build_optimizer(model, MUON)
     generator = torch.Generator().manual_seed(0)
@@ -70,9 +78,7 @@ def test_muon_takes_apart_what_one_product_computes(architecture: str) -> None:
     weights = {name: model.get_parameter(name) for name in fused}
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     optimizer.step()
-    assert {name.split(".", 2)[-1] for name in fused} >= {"qkv.weight"} | (
-        {"in_proj.weight"} if architecture == "hybrid" else set()
-    )
+    assert {name.split(".")[2] for name in fused} == names
     for name, rows in fused.items():
         assert sum(rows) == weights[name].shape[0]
         gradient, start = weights[name].grad, before[name]

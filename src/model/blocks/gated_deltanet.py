@@ -143,6 +143,10 @@ class GatedDeltaNet(Block):
         )
         return MambaCache(conv, state)
 
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        parts = {"qk": self.d_key, "value_gate": self.d_value, "dt_beta": self.n_heads}
+        return {f"{name}.weight": (rows, rows) for name, rows in parts.items()}
+
     def init_weights(self, residual_scale: float) -> None:
         for layer in (self.qk, self.value_gate, self.dt_beta):
             init_linear(layer)

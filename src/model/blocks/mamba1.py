@@ -239,6 +239,12 @@ class Mamba1(Block):
         conv = like.new_zeros(batch_size, self.d_conv - 1, self.d_inner)
         return MambaCache(conv, like.new_zeros(batch_size, self.d_inner, self.d_state, dtype=torch.float32))
 
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "in_proj.weight": (self.d_inner, self.d_inner),
+            "x_proj.weight": (self.rank, self.d_state, self.d_state),
+        }
+
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.in_proj)
         init_linear(self.x_proj)
