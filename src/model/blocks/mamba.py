@@ -37,8 +37,9 @@ LARGEST_EXPONENT = 40.0
 """Factors are within exp(40) = 2e17 and its inverse, and what carries a state from one middle to the next is no smaller
 than exp(-80): fp32 ends at exp(88), and loses digits below exp(-87)."""
 ROW = 512
-"""Positions that the convolution's kernel is given in a row where there are many: its backward pass, on a CPU, takes
-three times as long for a position of some thousands in one row."""
+LONG = 4 * ROW
+"""From here on the convolution's kernel is given rows: on a CPU its backward pass takes up to three times as long for a
+position of longer ones."""
 
 
 def ssd(
@@ -158,7 +159,8 @@ def factorised_ssd(
     sums = (dt * a).cumsum(2)  # (B, c, Q, H), <= 0
     middle, last = sums[:, :, chunk // 2], sums[:, :, -1]  # (B, c, H)
     log_out = sums - middle[:, :, None]
-    if not bool(log_out.detach().abs().max() <= LARGEST_EXPONENT):
+    # The middle counts by itself: what carries a state on has the first step in it, which `log_out` never sees.
+    if not bool(torch.maximum(log_out.detach().abs().max(), -middle.detach().min()) <= LARGEST_EXPONENT):
         return None
     through = (last - middle).exp()
     y, end = FactorisedSSD.apply(
@@ -178,7 +180,7 @@ class FactorisedSSD(torch.autograd.Function):
 
         S_0 = start        S_{i+1} = exp(log_carry_i) (S_i + B_i^T (in_scale_i x_i))
 
-    Only x, y and the states are kept; the rest is computed again in the backward pass.
+    Of what is large only x, y and the states are kept; the rest is computed again in the backward pass.
     """
 
     @staticmethod
@@ -223,8 +225,9 @@ class FactorisedSSD(torch.autograd.Function):
         d_states[:, -1] += d_end
         d_added, carry = torch.empty_like(states), log_carry.exp()[:, :, None, :, None]
         d_added[:, -1] = d_end
-        each = zip(d_states.unbind(1), d_states[:, 1:].unbind(1), d_added.unbind(1), carry.unbind(1), strict=False)
-        for d_here, d_then, d_more, factor in reversed(list(each)):
+        each = d_states.unbind(1)
+        chunks = zip(each, each[1:], d_added.unbind(1), carry.unbind(1), strict=False)
+        for d_here, d_then, d_more, factor in reversed(list(chunks)):
             d_here.add_(torch.mul(d_then, factor, out=d_more))
         d_log_carry = d_states[:, 1:].mul_(states[:, 1:]).sum((2, 4))  # all but the first have served
 
@@ -263,11 +266,8 @@ def convolve(
     """
     before = weight.shape[1] - 1
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    by_taps = documents is not None or torch.compiler.is_compiling()
-    if cache is None and not by_taps and _is_long(x):
-        rows = x.unflatten(1, (-1, ROW))
-        starts = F.pad(rows[:, :-1, ROW - before :], (0, 0, 0, 0, 1, 0))
-        return _convolve_image(torch.cat((starts, rows), dim=2).flatten(0, 1), weight, bias).reshape(x.shape)
+    if cache is None and documents is None and x.shape[1] >= LONG and torch.is_grad_enabled() and on_cpu(x):
+        return _convolve_rows(x, weight, bias)
     if cache is None:
         x = F.pad(x, (0, 0, before, 0))
     else:
@@ -276,13 +276,20 @@ def convolve(
         if x.shape[1] == weight.shape[1]:  # one position: a product and a sum cost less than a convolution's setting up
             return ((x * weight.T).sum(dim=1, keepdim=True) + bias).to(x.dtype)
         cache.conv = cache.conv.clone()  # not to keep all of a prompt
-    return _convolve_taps(x, weight, bias, documents) if by_taps else _convolve_image(x, weight, bias)
+    if documents is not None or torch.compiler.is_compiling():
+        return _convolve_taps(x, weight, bias, documents)
+    return _convolve_image(x, weight, bias)
 
 
-def _is_long(x: Tensor) -> bool:
-    """Tell whether x (B, T, C) is to be convolved, with gradients, in several rows."""
-    rows, rest = divmod(x.shape[1], ROW)
-    return rows > 2 and not rest and torch.is_grad_enabled() and on_cpu(x)
+def _convolve_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve x (B, T, C), a text from its start, row by row, each behind the last inputs of the one before."""
+    length, before = x.shape[1], weight.shape[1] - 1
+    if padding := -length % ROW:
+        x = F.pad(x, (0, 0, 0, padding))
+    rows = x.unflatten(1, (-1, ROW))
+    starts = F.pad(rows[:, :-1, ROW - before :], (0, 0, 0, 0, 1, 0))
+    y = _convolve_image(torch.cat((starts, rows), dim=2).flatten(0, 1), weight, bias)
+    return y.view(len(x), -1, x.shape[2])[:, :length]
 
 
 def _convolve_image(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_decay_that_forgets_everything() -> None:
 def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
     """Large inputs just below the limit: exact to fp32. Beyond it, and for what is no number: the other form."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
-    steps = torch.full((2, 64, HEADS), margin * mamba.LARGEST_EXPONENT / 16)
+    steps = torch.full((2, 64, HEADS), margin * mamba.LARGEST_EXPONENT / 17)  # of a chunk's first 17 steps
     x, a, b, c = 1000 * x, -torch.tensor([1.0, 0.5, 0.01]), 30 * b, 30 * c
     inputs = [x, steps, a, b, c, state]
     assert (factorised_ssd(x, steps, a, b, c, 32) is None) == (margin > 1)
@@ -99,6 +99,16 @@ def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
     assert max(errors.values()) < 2e-5, errors
     steps[0, 5, 1] = torch.nan
     assert factorised_ssd(x, steps, a, b, c, 32) is None
+
+
+@pytest.mark.parametrize("first", [15.0, 20.0, 24.0])
+def test_the_first_step_of_a_chunk_counts(first: float) -> None:
+    """It weakens what a state of large numbers carries on, beside steps that already reach the limit."""
+    x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
+    steps = torch.full((2, 64, HEADS), 0.99 * mamba.LARGEST_EXPONENT / 16)
+    steps[:, 0], steps[:, 32], x[:, 31], a = 0.1, first, 1e10 * x[:, 31], -torch.ones(HEADS)
+    (found, _), (wanted, _) = ssd(x, steps, a, b, c, 64, state), sequential_ssd(x, steps, a, b, c, state)
+    assert worst_error(found[:, 32], wanted[:, 32]) < 1e-6
 
 
 def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,20 +141,22 @@ def test_taps_are_the_convolution(length: int, taps: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [32, 27])
 @pytest.mark.parametrize("taps", [1, 4])
-def test_a_long_text_is_convolved_in_rows(taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_convolved_in_rows(taps: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, 32, 6), (6, taps), (6,))]
-    weights, shapes = torch.randn(2, 32, 6, generator=draw), []
+    inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, length, 6), (6, taps), (6,))]
+    weights, shapes = torch.randn(2, length, 6, generator=draw), []
     by_image = mamba._convolve_image
     monkeypatch.setattr(mamba, "_convolve_image", lambda x, *rest: (shapes.append(x.shape), by_image(x, *rest))[1])
+    monkeypatch.setattr(mamba, "ROW", 8)
     results = []
-    for row in (8, 16, 32):
-        monkeypatch.setattr(mamba, "ROW", row)
+    for long in (length, length + 1):
+        monkeypatch.setattr(mamba, "LONG", long)
         y = mamba.convolve(*inputs, cache=None)
         results.append((y.detach(), *torch.autograd.grad((y * weights).sum(), inputs)))
-    assert shapes == [(8, 7 + taps, 6), (2, 31 + taps, 6), (2, 31 + taps, 6)]  # two rows are not worth it
-    for one, other in zip(results[0], results[-1], strict=True):
+    assert shapes == [(8, taps - 1 + 8, 6), (2, taps - 1 + length, 6)]
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
