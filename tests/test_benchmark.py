@@ -11,7 +11,7 @@ from src import benchmark
 from src.compose import compose_config, guarded, register
 from src.config import BenchmarkConfig
 from src.profiling import peers
-from src.reporting.benchmark import newest_benchmark_figures
+from src.reporting.benchmark import describe, newest_benchmark_figures
 
 SMALL = (
     "size.d_model=64 size.n_layers=2 tokenizer.vocab_size=260 training.seq_len=32 training.global_batch_size=2 "
@@ -45,6 +45,9 @@ def test_tables_points_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(rows) == 2 * 3 * (2 + 3)
     ours = next(row for row in rows if (row["architecture"], row["model"], row["phase"]) == ("mamba", "ours", "train"))
     assert f"{float(ours['tokens_per_second']):,.0f}" in out and "| mamba " in out and "  hf_mamba2" in out
+    assert "timed once" not in out
+    next(point for point in found["series"][1]["points"] if point["model"] == "mambapy")["turns"] = 1
+    assert "mamba nano: training of mambapy at 16 is slow: timed once" in describe(found)
     assert newest_benchmark_figures(tmp_path / "sweeps" / "s").keys() == {"benchmark_speed.png", "benchmark_memory.png"}
     assert not newest_benchmark_figures(tmp_path.parent / "elsewhere" / "sweeps" / "s")
 

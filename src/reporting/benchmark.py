@@ -74,7 +74,7 @@ def describe(found: dict[str, Any]) -> str:
         ),
     ]
     for series in found["series"]:
-        lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series)]
+        lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series, _turns(found))]
     return "\n".join([*lines, *_ratio_lines(found)])
 
 
@@ -121,11 +121,16 @@ def _each(point: dict[str, Any]) -> str:
     return f"{1e3 * point['seconds'] / point['tokens']:.1f} ms" if point else NOTHING
 
 
-def _remarks(series: dict[str, Any]) -> list[str]:
+def _remarks(series: dict[str, Any], turns: int) -> list[str]:
     lines = [
         f"cost per token of {PHASES[phase]} grows as T^{fit['exponent']:.2f} from {fit['from']:,} to {fit['to']:,} "
         f"tokens (x{fit['ratio']:.2f})"
         for phase, fit in series["growth"].items()
+    ]
+    lines += [
+        f"{PHASES[point['phase']]} of {point['model']} at {point['context_len']:,} is slow: timed once"
+        for point in series["points"]
+        if point["turns"] < turns
     ]
     return [*lines, *(f"{PHASES.get(name, name)} ended: {why}" for name, why in series["ended"].items())]
 
