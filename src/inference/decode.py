@@ -1,7 +1,8 @@
 """Draw tokens one by one, from a cache that holds just what each block needs of the past.
 
 Chance is drawn beforehand on the CPU, a number a token, and put where the model is. So a seed gives the same text on
-any device (up to rounding), alone or in a batch, and nothing waits for the device but who reads the tokens.
+any device (up to rounding), alone or in a batch, and nothing waits for the device but who reads the tokens, and MoE,
+which asks who is chosen.
 """
 
 from collections.abc import Iterator

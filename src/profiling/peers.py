@@ -2,7 +2,7 @@
 
 A twin in transformers is built from the configuration that `src.export` would write, so layers, widths, heads and
 vocabulary are ours. mambapy has no such twin; its Mamba-1 gets our width, depth and state-space width, beside our
-Mamba-1 (with its state too) and beside our Mamba-2 (with the state of 16 that Mamba-1 has).
+Mamba-1 (with the same d_state) and beside our Mamba-2 (with the state of 16 that Mamba-1 has).
 
 Both are imported here alone, when a peer is built.
 """

@@ -40,7 +40,10 @@ class CannotCompile(Exception):
 
 
 def compile_blocks(model: LanguageModel) -> Forward:
-    """Return the model's forward pass through compiled blocks; the compiler is at work when it is first called."""
+    """Return the model's forward pass through compiled blocks; the compiler is at work when it is first called.
+
+    There are at most eight graphs in all, kinds times shapes (torch's `recompile_limit`); a ninth is an error.
+    """
     torch._dynamo.config.capture_scalar_outputs = True  # else every read of the experts' loads is a break
     compiled = torch.compile(  # pyright: ignore[reportCallIssue]: its overloads forget isolate_recompiles
         model.add_block, fullgraph=True, dynamic=False, isolate_recompiles=True, options={"deterministic": True}

@@ -154,7 +154,7 @@ class Attention(Block):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
-        qk, v = self.qkv(x).split((2 * width, width), dim=-1)  # once: each slice has a gradient of zeros for the rest
+        qk, v = self.qkv(x).split((2 * width, width), dim=-1)  # one split: a slice has zeros for the rest as gradient
         qk = qk.unflatten(-1, (2, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
         v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
         offset = cache.offset if cache else 0

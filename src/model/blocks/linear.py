@@ -19,7 +19,7 @@ LEAST_WEIGHT = 1 << 17
 """Numbers in a matrix that is worth dividing: threads have to be woken."""
 ROWS_ON_THE_RIGHT = range(7, 49)
 LEAST_LEFT_WEIGHT = 1 << 20
-"""Numbers in a matrix that is worth having the product turned round after it."""
+"""Numbers in a matrix from which on it pays to turn the product round afterwards."""
 HAS_MKL = torch.backends.mkl.is_available()
 INTEL = is_intel()
 

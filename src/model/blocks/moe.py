@@ -83,7 +83,7 @@ class MoE(Block):
             for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
             if torch.compiler.is_compiling() or len(group)  # of few tokens, most experts get none
         ]
-        outputs = torch.cat(outputs).view(len(order), -1)  # M k in all, which a graph does not know of a sum of loads
+        outputs = torch.cat(outputs).view(len(order), -1)  # a graph cannot know that the loads add up to M k
         y = Gather.apply(outputs, place, order, 1).view(-1, self.top_k, x.shape[-1])
         y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
         if not torch.is_grad_enabled():  # nothing to balance
