@@ -295,7 +295,7 @@ def names(data: Path, tmp_path: Path) -> Any:
 def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     name = names()
     deciding = (
-        "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=wsd "
+        "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=cosine "
         "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
         "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mix.code=0.5 runtime.threads=2 "
         "training.document_masking=true"
