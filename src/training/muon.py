@@ -26,14 +26,14 @@ NS_EPS = 1e-7
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Push all singular values of matrices (..., rows, cols) towards 1 by Newton and Schulz's quintic iteration."""
     a, b, c = NS_COEFFICIENTS
-    x = matrices.to(fast_dtype(matrices))
+    x = matrices.to(fast_dtype(matrices)).reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=NS_EPS)
-    for _ in range(NS_STEPS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    for _ in range(NS_STEPS):  # a x + (b gram + c gram gram) x, with no pass over them besides the products
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
