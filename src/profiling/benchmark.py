@@ -58,7 +58,7 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterat
     lengths = sorted(set(config.context_lens))
     while lengths and (phases := [phase for phase in PHASES if phase not in ended]):
         context_len = lengths[0]
-        if too_long := [phase for phase in phases if 0 < spec.learned_positions < positions_of(phase, context_len)]:
+        if too_long := [phase for phase in phases if 0 < spec.learned_positions < _positions_of(phase, context_len)]:
             ended |= dict.fromkeys(too_long, f"learned positions end at {spec.learned_positions:,}")
             yield _series(config, points, ended, limits)
             continue
@@ -84,7 +84,7 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterat
         yield _series(config, points, ended, limits)
 
 
-def positions_of(phase: str, context_len: int) -> int:
+def _positions_of(phase: str, context_len: int) -> int:
     """Return how many positions all turns of a phase take."""
     return context_len + (DECODED * MOST_CALLS if phase == "decode" else 0)
 

@@ -68,7 +68,8 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
 
 def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
     """Profile one token after `length` others, or as many as learned positions leave room for."""
-    length = min(length, (model.spec.learned_positions or length + MOST_CALLS) - MOST_CALLS)
+    if learned := model.spec.learned_positions:
+        length = min(length, learned - MOST_CALLS)
     tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
     decode = decoding(model.eval(), tokens, n_tokens=1).action
     (times,) = take_turns({"token": decode}, device, float("inf")).values()

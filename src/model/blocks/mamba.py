@@ -159,8 +159,8 @@ def factorised_ssd(
     sums = (dt * a).cumsum(2)  # (B, c, Q, H), <= 0
     middle, last = sums[:, :, chunk // 2], sums[:, :, -1]  # (B, c, H)
     log_out = sums - middle[:, :, None]
-    # The middle counts by itself: what carries a state on has the first step in it, which `log_out` never sees.
-    if not bool(torch.maximum(log_out.detach().abs().max(), -middle.detach().min()) <= LARGEST_EXPONENT):
+    # `log_out` runs from below -middle to last - middle; what carries a state on has both, the first step included.
+    if not bool(torch.maximum(-middle, middle - last).detach().max() <= LARGEST_EXPONENT):
         return None
     through = (last - middle).exp()
     y, end = FactorisedSSD.apply(
