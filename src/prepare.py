@@ -36,7 +36,10 @@ def prepare(config: PrepareConfig) -> int:
         print(f"{name}: {corpus['documents']:,} documents, {corpus['bytes']:,} bytes; tokens: {splits}")
         for example in (corpus["near_duplicates"] or {"examples": []})["examples"][:SHOWN_EXAMPLES]:
             train, held_out = list(example.values())[:2]
+            train, held_out = example.get("where", [train, held_out])
             print(f"  near duplicates (Jaccard {example['jaccard']}): {train} in train, {held_out} held out")
+            for text in example.get("excerpts", []):
+                print(f"    {text}")
     print(f"Data: {data.folder}")
     return 0
 

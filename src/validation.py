@@ -20,6 +20,7 @@ from src.config import (
     TrainConfig,
     UserError,
 )
+from src.data.file_formats import RECORDS, ending_of, refusal_of
 from src.data.repositories import load_repositories
 from src.data.sources import GENERATED, SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
@@ -104,6 +105,7 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
+        _check_format(f"data.{name}", corpus)
         _check_hub(f"data.{name}", corpus)
         _check_git(name, corpus)
         _check_hygiene(name, corpus)
@@ -124,6 +126,17 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
 
 
+def _check_format(key: str, corpus: CorpusConfig) -> None:
+    """Check how files are to be read. Raises UserError."""
+    for item in ("separator", "text_field"):
+        if (value := getattr(corpus, item)) is None:
+            continue
+        if corpus.source not in ("local", "hub"):
+            raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        if not value.strip() or not value.isprintable() or value != value.strip():
+            raise UserError(f"{key}.{item}={value!r}: must be printable characters without blanks around them")
+
+
 def _check_hub(key: str, corpus: CorpusConfig) -> None:
     """Check the settings of the hub source, which no other reads."""
     if corpus.source != "hub":
@@ -140,8 +153,12 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
     if not corpus.files:
         raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
     for name, sha256 in corpus.files.items():
-        if not name.endswith((".txt", ".jsonl")) or not all(re.match(r"\w", part) for part in name.split("/")):
-            raise UserError(f"{key}.files.{name}: must be the path of a .txt or .jsonl in the data set")
+        if not all(re.fullmatch(r"\w[\w .+@=,-]*", part) for part in name.split("/")):
+            raise UserError(f"{key}.files.{name!r}: must be the path of a file in the data set, such as data/a.jsonl")
+        if ending_of(name) not in (".txt", *RECORDS):
+            raise UserError(f"{key}.files.{name}: must be a .txt, .jsonl, .json, .parquet or .arrow, compressed or not")
+        if (refusal := refusal_of(name, ())) is not None:
+            raise UserError(f"{key}.files.{name}: is not read: {refusal}; or leave it out")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
 

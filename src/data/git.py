@@ -24,11 +24,12 @@ import yaml
 from tqdm import tqdm
 
 from src.config import CorpusConfig, UserError
+from src.data.document import Document, record_loss
 from src.data.licences import LICENCE_BYTES, UNKNOWN, NearestLicence, header_licence
 from src.data.local import normalise_extensions
 from src.data.repositories import Repository, load_repositories
 from src.data.shell import belongs, may_belong
-from src.data.sources import Document, decode
+from src.data.text_files import decode
 from src.runtime.files import file_lock, remove_leftovers, replace_folder, write_text
 
 PARALLEL = 4
@@ -99,7 +100,8 @@ def fetch_repositories(
             raise
     if not found:
         raise UserError(f"{key}: no repository could be fetched; {failed[0]}; see to the network and the list")
-    dropped["repository that could not be fetched"] += len(failed)
+    for failure in failed:
+        record_loss(dropped, "repository that could not be fetched", 0, failure)
     return found
 
 
@@ -194,8 +196,12 @@ def _read_repository(
         for path in (path for path in files if path.startswith(below) and may_belong(path, extensions)):
             raw = blobs.read(files[path])
             if raw is None:
-                dropped["too large"] += PurePosixPath(path).suffix.lower() in extensions  # else it need not be code
-            elif belongs(path, raw, extensions) and (text := decode(raw, dropped)) is not None:
+                if PurePosixPath(path).suffix.lower() in extensions:  # else it need not be code
+                    record_loss(dropped, "too large", 0, f"{repository.name}/{path}")
+            elif (
+                belongs(path, raw, extensions)
+                and (text := decode(raw, dropped, f"{repository.name}/{path}")) is not None
+            ):
                 licence = header_licence(text) or licences.of(os.path.dirname(path))
                 if licence == UNKNOWN and repository.licence:
                     licence = repository.licence

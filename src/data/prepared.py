@@ -19,6 +19,8 @@ FORMAT_VERSION = 2
 CORPORA = ("language", "code")
 MANIFEST = "manifest.json"
 CARD = "DATA_CARD.md"
+ADDED = ("separator", "text_field")
+"""Settings of a corpus that there were not from the beginning."""
 PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
 """Endings of files that say more of the same tokens."""
 VERIFIED = ".verified.json"
@@ -169,6 +171,9 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     values = asdict(data)
     del values["dir"]
     for name in CORPORA:
+        for key in ADDED:  # left out where they change nothing, so that earlier data are found
+            if values[name][key] is None:
+                del values[name][key]
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
     generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
     words = asdict(tokenizer)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from src.config import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.clean import clean
+from src.data.document import FIRST, Losses, Tally, size_text
 from src.data.given_tokenizer import compare, open_tokenizer, take_tokenizer
 from src.data.leaks import find_leaks
 from src.data.manifest import describe_corpus, describe_files, versions
@@ -37,6 +38,11 @@ TOKENIZER_SAMPLE_BYTES = 40_000_000
 """Text that the tokenizer is trained on, at most; merges hardly change beyond."""
 COMPARED_BYTES = 2_000_000
 """Held-out text of each corpus that another tokenizer is compared on, at most."""
+
+LEFT_OUT = {"duplicate": DUPLICATE, "near duplicate of held-out text": NEAR_DUPLICATE}
+"""What the split leaves out."""
+MOST_LOST = 0.1
+"""Share of the bytes of a corpus that is left out without a warning."""
 
 Say = Callable[[str], None]
 
@@ -80,15 +86,17 @@ class Steps:
         """Read and clean a corpus. Raises: UserError if no document is left."""
         corpus: CorpusConfig = getattr(self.data, name)
         started = time.monotonic()
-        dropped: Counter[str] = Counter()
+        dropped = Losses()
         replaced: Counter[str] = Counter()
         spool = self.spools[name]
         documents = clean(read_documents(corpus, name, self.data.seed, dropped, self.cache, replaced), dropped)
         spool.fill(
             tqdm(documents, desc=f"reading {name}", unit=" documents", disable=None, leave=False), self.data.seed
         )
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
         if not len(spool):
+            reasons = dropped.describe()
+            if dropped.passed_over:
+                reasons += f"; passed over: {dropped.passed_over.describe()}"
             where = f"repositories={corpus.repositories}" if corpus.source == "git" else f"paths={corpus.paths}"
             extensions = f" of data.{name}.extensions={corpus.extensions}" if corpus.extensions else ""
             raise UserError(
@@ -96,10 +104,20 @@ class Steps:
                 f"give files with text, or folders with files{extensions}"
             )
         self.say(
-            f"{name}: read {len(spool):,} documents, {spool.n_bytes / 1e6:.1f} MB; dropped: {reasons} "
+            f"{name}: read {len(spool):,} documents, {spool.n_bytes / 1e6:.1f} MB; dropped: {dropped.describe()} "
             f"({time.monotonic() - started:.1f} s)"
         )
-        return {"dropped": dict(dropped), "replaced": dict(sorted(replaced.items()))}
+        for line in loss_lines(name, dropped, spool.n_bytes):
+            self.say(line)
+        return {
+            "dropped": dict(dropped),
+            "left_out": dropped.details(),
+            "passed_over": {
+                reason: {"files": dropped.passed_over[reason], **more}
+                for reason, more in dropped.passed_over.details().items()
+            },
+            "replaced": dict(sorted(replaced.items())),
+        }
 
     def _split(self, name: str) -> dict[str, Any]:
         """Drop duplicates, split by group, and see that nothing held out is known in training."""
@@ -120,6 +138,7 @@ class Steps:
             near["dropped"] = corpus.near_duplicates == "drop"
             if near["dropped"]:
                 fate[numbers] = NEAR_DUPLICATE
+        tally = _tally(spool, fate)
         np.save(self.folder / f"{name}.fate.npy", fate)
         became = (
             ""
@@ -133,7 +152,11 @@ class Steps:
             f"{name}: {duplicates:,} duplicates dropped, {n_groups:,} groups split{became} "
             f"({time.monotonic() - started:.1f} s)"
         )
-        return {"duplicates": duplicates, "groups": groups, "near_duplicates": near}
+        if tally:
+            self.say(f"{name}: dropped: {tally.describe()}")
+        for line in loss_lines(name, tally, spool.n_bytes - tally.lost_bytes):
+            self.say(line)
+        return {"duplicates": duplicates, "left_out": tally.details(), "groups": groups, "near_duplicates": near}
 
     def _fate(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.fate.npy")
@@ -199,19 +222,51 @@ class Steps:
         entry = describe_corpus(spool, fate, stem, tokenizer["vocab_size"])
         for part, count in split["groups"].items():
             entry["splits"][part]["groups"] = count
-        reasons = {
-            "duplicate": DUPLICATE,
-            "near duplicate of held-out text": NEAR_DUPLICATE,
-            "beyond max_tokens": BEYOND,
-        }
+        reasons = {**LEFT_OUT, "beyond max_tokens": BEYOND}
         dropped = Counter(read["dropped"])
         dropped.update({reason: int((fate == number).sum()) for reason, number in reasons.items()})
+        left_out = {**read["left_out"], **split["left_out"]}  # `duplicate` of both: the first names are of the later
         counts = ", ".join(f"{part} {entry['splits'][part]['tokens']:,}" for part in SPLITS)
         self.say(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
         return {
             "source": corpus.source,
             **entry,
             "dropped": {reason: dropped[reason] for reason in sorted(dropped) if dropped[reason]},
+            "left_out": {reason: left_out[reason] for reason in sorted(left_out)},
+            "passed_over": read["passed_over"],
             "replaced": read["replaced"],
             "near_duplicates": split["near_duplicates"],
         }
+
+
+def loss_lines(name: str, dropped: Tally, n_bytes: int) -> list[str]:
+    """Tell what was passed over, what a user should know, and of a large loss. n_bytes: of the text that is left."""
+    lines = []
+    lost = dropped.lost_bytes
+    if isinstance(dropped, Losses):
+        if dropped.passed_over:
+            lines.append(f"{name}: passed over: {dropped.passed_over.describe()}")
+        lines += [f"{name}: {note}" for note in dropped.notes]
+        lost += dropped.passed_over.lost_bytes
+    if lost > MOST_LOST * (lost + n_bytes):
+        lines.append(
+            f"warning: {name}: {size_text(lost)} of {size_text(lost + n_bytes)} are left out "
+            f"({lost / (lost + n_bytes):.0%}), for the reasons above"
+        )
+    return lines
+
+
+def _tally(spool: Spool, fate: np.ndarray) -> Tally:
+    """Count what the split leaves out, with its bytes and first places."""
+    tally = Tally()
+    for reason, number in LEFT_OUT.items():
+        chosen = np.flatnonzero(fate == number)
+        if not len(chosen):
+            continue
+        n_bytes = sum(
+            int(sizes[fate[first : first + len(sizes)] == number].sum()) for first, _, sizes in spool.blocks()
+        )
+        names = [where for _, where, _ in spool.where(chosen[:FIRST].tolist()).values()]
+        tally.record(reason, n_bytes, "", len(chosen))
+        tally.first[reason] = names
+    return tally
