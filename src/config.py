@@ -163,8 +163,8 @@ class CorpusConfig:
     extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
     separator: str | None = None
-    """What stands between documents of a file of text; null: `<|endoftext|>`. With a letter in it, it separates wherever
-    it stands; without, as `---`, on a line of its own."""
+    """What stands between documents of a file of text; null: `<|endoftext|>`. With a letter in it, it separates
+    wherever it stands; without, as `---`, on a line of its own."""
     text_field: str | None = None
     """The field of .jsonl, .json, .parquet and .arrow that is the text; null: `text`, or the one that can be it."""
     max_bytes: int | None = None

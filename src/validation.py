@@ -27,6 +27,7 @@ from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
 from src.model.memory import divisors
+from src.runtime.log import printable
 from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
@@ -153,12 +154,11 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
     if not corpus.files:
         raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
     for name, sha256 in corpus.files.items():
-        if not all(re.fullmatch(r"\w[\w .+@=,-]*", part) for part in name.split("/")):
-            raise UserError(f"{key}.files.{name!r}: must be the path of a file in the data set, such as data/a.jsonl")
-        if ending_of(name) not in (".txt", *RECORDS):
-            raise UserError(f"{key}.files.{name}: must be a .txt, .jsonl, .json, .parquet or .arrow, compressed or not")
-        if (refusal := refusal_of(name, ())) is not None:
-            raise UserError(f"{key}.files.{name}: is not read: {refusal}; or leave it out")
+        is_path = all(re.fullmatch(r"\w[\w .+@=,-]*", part) for part in name.split("/"))
+        refusal = refusal_of(name, (), "language")
+        if not is_path or refusal or ending_of(name) not in (".txt", *RECORDS):
+            more = f": {refusal}" if refusal else ", .json, .parquet or .arrow in the data set, compressed or not"
+            raise UserError(f"{key}.files.{printable(name)}: must be the path of a .txt or .jsonl{more}")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
 

@@ -46,8 +46,8 @@ NO_TEXT: dict[str, str] = {
     **dict.fromkeys((".db", ".sqlite", ".sqlite3"), "a database: write its texts to .jsonl"),
 }
 """What holds text within a structure that is not read, and the remedy."""
-CODE_MAY_BE = (".xml", ".html", ".htm", ".xhtml", ".svg", ".yaml", ".yml", ".toml", ".ini", ".cfg")
-"""What is source code of its own kind, where an ending is named among `data.code.extensions`."""
+SOURCE_CODE = (".xml", ".html", ".htm", ".xhtml", ".svg", ".yaml", ".yml", ".toml", ".ini", ".cfg")
+"""What is code of its own kind, and read as such where it is named for the corpus of code."""
 ABOUT = re.compile(
     r"(?i:readme|licen[cs]e|unlicense|copying|changelog|contributing|code_of_conduct|citation|data_?card|requirements)"
     r"(?:[-_.].*)?|(?:NOTICE|AUTHORS|SECURITY|CHANGES)(?:\..*)?"
@@ -60,15 +60,14 @@ def ending_of(name: str) -> str:
     return PurePath(inner_name(name)).suffix.lower()
 
 
-def refusal_of(name: str, extensions: Collection[str]) -> str | None:
+def refusal_of(name: str, extensions: Collection[str], corpus_name: str) -> str | None:
     """Say why a file is not read, with the remedy; None if it is."""
     ending = ending_of(name)
     if ending in TABLES and compression_of(name):
         return f"a compressed {ending}: decompress it, it is compressed within"
-    if (ending in NO_TEXT) and ending not in extensions:
-        remedy = NO_TEXT[ending]
-        return remedy + (f", or take it as it stands by its ending {ending} among extensions" * (ending in CODE_MAY_BE))
-    if library := missing_library(name):
+    if ending in NO_TEXT and ending not in extensions and not (corpus_name == "code" and ending in SOURCE_CODE):
+        return NO_TEXT[ending]
+    if library := missing_library(inner_name(name)) or missing_library(name):
         return f"it needs {library}, which is not installed: {EXTRA}"
     return None
 

@@ -59,7 +59,7 @@ def _resolve(entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counte
     extensions = normalise_extensions(corpus.extensions)
     for match in found:
         if os.path.isfile(match):
-            if (refusal := refusal_of(match, extensions)) is not None:
+            if (refusal := refusal_of(match, extensions, corpus_name)) is not None:
                 raise UserError(f"{key}: {match} is not read: {refusal}; or leave it out")
             yield Path(match), True
         elif os.path.isdir(match):
@@ -133,12 +133,12 @@ def _why_not(file: str, relative: str, extensions: set[str], corpus_name: str) -
         return "file about the others", False
     records = RECORDS if is_language else tuple(kind for kind in RECORDS if kind != ".json")
     if ending in records or (is_language and ending in extensions):
-        refusal = refusal_of(name, extensions)
+        refusal = refusal_of(name, extensions, corpus_name)
         return refusal and f"{ending} file: {refusal}", True
     if not is_language:
         inner = inner_name(relative)
         if may_belong(inner, extensions) and belongs(inner, _head_of(file), extensions):
-            refusal = refusal_of(name, extensions)
+            refusal = refusal_of(name, extensions, corpus_name)
             return refusal and f"{ending} file: {refusal}", True
     kind = f"{ending} file" if ending else "file without an ending"
     return kind, is_language and not name.startswith(".")

@@ -17,6 +17,7 @@ from typing import Any
 
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.card import data_card
+from src.data.given_tokenizer import check_tokenizer
 from src.data.prepared import (
     CARD,
     CORPORA,
@@ -47,6 +48,8 @@ def prepare_data(
     if data.dir is not None:
         return load_given(data.dir)
     folder = folder_of(data, tokenizer, output_root)
+    if rerun or not (folder / MANIFEST).exists():
+        check_tokenizer(tokenizer)
     inputs = {name: _inputs(data, name) for name in CORPORA}
     with file_lock(folder.with_name(f".lock-{folder.name}")):  # so what a killed process left is ours to use
         settle_folder(folder)
