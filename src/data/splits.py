@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from src.config import UserError
+from src.data.prepared import SPLITS
 from src.data.spool import Spool
 
-SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 DUPLICATE, NEAR_DUPLICATE, BEYOND = -1, -2, -3
 """Left out: said before; too near to a held-out document; read after `max_tokens` were reached."""

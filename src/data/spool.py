@@ -51,6 +51,11 @@ class Spool:
             stem.with_name(f"{stem.name}.{part}") for part in ("text", "index", "origins")
         )
 
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """The files."""
+        return self.text_path, self.index_path, self.origins_path
+
     def fill(self, documents: Iterable[Document], seed: int) -> None:
         """Write all documents; the seed decides how groups are spread over the split."""
         end, n_origins, last = 0, 0, None
@@ -166,7 +171,7 @@ class Spool:
 
     def remove(self) -> None:
         """Delete the files."""
-        for path in (self.text_path, self.index_path, self.origins_path):
+        for path in self.paths:
             path.unlink(missing_ok=True)
 
 

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -31,8 +31,9 @@ from src.data.splits import (
 )
 from src.data.spool import Spool
 from src.data.token_files import pack, write_documents
-from src.data.tokenizer import EOT, id_count, load_tokenizer, save_tokenizer, train_tokenizer
-from src.runtime.files import read_json, sync, write_json
+from src.data.tokenizer import CONFIG, EOT, eot_id_of, id_count, load_tokenizer, save_tokenizer, train_tokenizer
+from src.runtime.files import remove_path, sha256_of, sync
+from src.runtime.records import DIGEST, read_record, write_record
 
 TOKENIZER_SAMPLE_BYTES = 40_000_000
 """Text that the tokenizer is trained on, at most; merges hardly change beyond."""
@@ -47,6 +48,41 @@ MOST_LOST = 0.1
 Say = Callable[[str], None]
 
 
+class ReadRecord(TypedDict):
+    """What reading a corpus found."""
+
+    dropped: dict[str, int]
+    left_out: dict[str, dict[str, Any]]
+    passed_over: dict[str, dict[str, Any]]
+    replaced: dict[str, int]
+    files: dict[str, str]
+    """What a step left, and the SHA-256 of each."""
+
+
+class SplitRecord(TypedDict):
+    """What the split of a corpus found."""
+
+    duplicates: int
+    left_out: dict[str, dict[str, Any]]
+    groups: dict[str, int]
+    near_duplicates: dict[str, Any] | None
+    files: dict[str, str]
+
+
+class TokenizerRecord(TypedDict):
+    """What there is to say of the tokenizer."""
+
+    vocab_size: int
+    eot: str
+    eot_id: int
+    trained_on: dict[str, int] | None
+    compared: dict[str, dict[str, Any]]
+    files: dict[str, str]
+
+
+T = TypeVar("T", ReadRecord, SplitRecord, TokenizerRecord)
+
+
 class Steps:
     """The steps; each leaves files, and at last a small JSON that says that it is done."""
 
@@ -57,9 +93,17 @@ class Steps:
 
     def run(self) -> dict[str, Any]:
         """Do what is not done yet, and return the manifest's part on the contents."""
-        read = {name: self._step(f"read.{name}", self._read, name) for name in CORPORA}
-        split = {name: self._step(f"split.{name}", self._split, name) for name in CORPORA}
-        tokenizer = self._step("tokenizer", self._make_tokenizer)
+        read = {
+            name: self._step(f"read.{name}", ReadRecord, list(self.spools[name].paths), self._read, name)
+            for name in CORPORA
+        }
+        split = {
+            name: self._step(f"split.{name}", SplitRecord, [self.folder / f"{name}.fate.npy"], self._split, name)
+            for name in CORPORA
+        }
+        files = [self.out / name for name in ("tokenizer.json", CONFIG)]
+        made = self._step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
+        tokenizer = {key: value for key, value in made.items() if key not in ("files", DIGEST)}
         corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in CORPORA}
         files = describe_files(self.out)
         fingerprint = fingerprint_of(files)
@@ -71,18 +115,36 @@ class Steps:
             "versions": versions(),
         }
 
-    def _step(self, name: str, do: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-        """Return what a step found, doing it if no earlier process has."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            found = do(*args)
-            for file in self.folder.rglob("*"):
-                if file.is_file():
-                    sync(file)
-            write_json(path, found)
-        return read_json(path)
+    def _step(self, name: str, kind: type[T], left: list[Path], do: Callable[..., T], *args: Any) -> T:
+        """Return what a step found, doing it if no earlier process has, or if what it left is damaged.
 
-    def _read(self, name: str) -> dict[str, Any]:
+        kind: the schema of what it finds. left: the files that it writes.
+        """
+        path = self.folder / f"{name}.json"
+        if path.exists() and (known := self._known(path, kind, left)) is not None:
+            return known
+        for file in (path, *left):
+            remove_path(file)
+        found = do(*args)
+        for file in self.folder.rglob("*"):
+            if file.is_file():
+                sync(file)
+        write_record(path, {**found, "files": {file.name: sha256_of(file) for file in left}})
+        return found
+
+    def _known(self, path: Path, kind: type[T], left: list[Path]) -> T | None:
+        """Return what an earlier process found, if all that it left is as it was."""
+        try:
+            found = read_record(path, kind, "")
+            whole = not any(file.is_symlink() for file in left)
+            if whole and found["files"] == {file.name: sha256_of(file) for file in left}:
+                return found
+        except (UserError, OSError):
+            pass
+        self.say(f"{path.stem}: what an earlier attempt left is damaged; it is done again")
+        return None
+
+    def _read(self, name: str) -> "ReadRecord":
         """Read and clean a corpus. Raises: UserError if no document is left."""
         corpus: CorpusConfig = getattr(self.data, name)
         started = time.monotonic()
@@ -117,9 +179,10 @@ class Steps:
                 for reason, more in dropped.passed_over.details().items()
             },
             "replaced": dict(sorted(replaced.items())),
+            "files": {},
         }
 
-    def _split(self, name: str) -> dict[str, Any]:
+    def _split(self, name: str) -> "SplitRecord":
         """Drop duplicates, split by group, and see that nothing held out is known in training."""
         spool, corpus = self.spools[name], getattr(self.data, name)
         started = time.monotonic()
@@ -156,12 +219,18 @@ class Steps:
             self.say(f"{name}: dropped: {tally.describe()}")
         for line in loss_lines(name, tally, spool.n_bytes - tally.lost_bytes):
             self.say(line)
-        return {"duplicates": duplicates, "left_out": tally.details(), "groups": groups, "near_duplicates": near}
+        return {
+            "duplicates": duplicates,
+            "left_out": tally.details(),
+            "groups": groups,
+            "near_duplicates": near,
+            "files": {},
+        }
 
     def _fate(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.fate.npy")
 
-    def _make_tokenizer(self) -> dict[str, Any]:
+    def _make_tokenizer(self) -> "TokenizerRecord":
         """Train a tokenizer, or take the one that is given, and compare it with another if that is asked for."""
         started = time.monotonic()
         settings = self.tokenizer
@@ -188,9 +257,10 @@ class Steps:
         return {
             "vocab_size": id_count(tokenizer),
             "eot": eot,
-            "eot_id": tokenizer.token_to_id(eot),
+            "eot_id": eot_id_of(tokenizer, self.out / "tokenizer.json"),
             "trained_on": trained_on,
             "compared": compared,
+            "files": {},
         }
 
     def _sample_bytes(self) -> dict[str, int]:
@@ -208,9 +278,7 @@ class Steps:
                 total = min(total, int(there / share))
         return {name: round(share * total) for name, share in shares.items() if share}
 
-    def _pack(
-        self, name: str, read: dict[str, Any], split: dict[str, Any], tokenizer: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _pack(self, name: str, read: "ReadRecord", split: "SplitRecord", tokenizer: dict[str, Any]) -> dict[str, Any]:
         """Write the token files of a corpus, and return the manifest's entry of it."""
         started = time.monotonic()
         spool, fate, stem = self.spools[name], self._fate(name), self.out / name

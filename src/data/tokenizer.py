@@ -25,7 +25,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from src.config import UserError
 from src.runtime.errors import first_line
-from src.runtime.files import read_json, write_json
+from src.runtime.files import decode_json, read_bytes, write_json
 
 # Encoding batches uses threads. Left unset, the library warns at every fork of the process after the first batch.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -117,7 +117,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def end_of_text(path: Path) -> str:
     """Return the name of the token that ends a text, for the tokenizer.json at `path`."""
     beside = path.with_name(CONFIG)
-    config = read_json(beside) if beside.exists() else {}
+    remedy = "correct it, or prepare the data again"
+    config = decode_json(beside, read_bytes(beside, allow_links=True), remedy) if os.path.lexists(beside) else {}
     name = config.get("eos_token") if isinstance(config, dict) else None
     name = name.get("content") if isinstance(name, dict) else name
     return name if isinstance(name, str) else EOT

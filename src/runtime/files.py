@@ -226,7 +226,7 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob("*.old"):
         settle_folder(path.with_suffix(""))
         if path.exists():
-            _remove(path)
+            remove_path(path)
     remove_abandoned(folder)
 
 
@@ -242,13 +242,14 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+                remove_path(path)
             finally:
                 os.close(handle)
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def refuse_links(folder: Path, *besides: str) -> None:

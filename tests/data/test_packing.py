@@ -158,8 +158,8 @@ def test_killed_anywhere_it_goes_on(prepare: Prepare, monkeypatch: pytest.Monkey
     whole = contents(prepare("whole").folder)
     root = tmp_path / "outputs" / "data"
     places = [
-        *((steps, "write_json", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt comes a step further
-        *((token_files, "write_json", calls) for calls in (0, 1, 1)),
+        *((steps, "write_record", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt comes a step further
+        *((token_files, "write_record", calls) for calls in (0, 1, 1)),
         *((token_files, "encode_batch", calls) for calls in (2, 3)),
         (steps, "describe_corpus", 1),
         (packing, "write_text", 0),
@@ -394,7 +394,7 @@ def test_no_document_left(prepare: Prepare, local_data: DataConfig, tmp_path: Pa
     empty.mkdir()
     (empty / "a.sh").write_bytes(b"\0")
     data = replace(local_data, code=replace(local_data.code, paths=[str(empty)]))
-    with pytest.raises(UserError, match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary\).*extensions"):
+    with pytest.raises(UserError, match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary \(1 bytes: .*a\.sh\)\).*extensions"):
         prepare(data=data)
 
 
