@@ -179,6 +179,34 @@ def test_another_file_than_the_pinned_one(hub: StandInHub, tmp_path: Path, capsy
     assert list(tmp_path.rglob("*.incomplete")) == []
 
 
+def test_an_endless_answer_ends_at_the_announced_size(
+    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    hub.endless = True
+    assert "answers, but not as a hub does" in complaint(tmp_path, pin, capsys)
+    assert hub.sent < 50_000_000, "what the buffers between hold, and no more"
+    assert list(tmp_path.rglob("*.incomplete")) == []
+
+
+def test_what_has_no_room_is_not_begun(hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    hub.announced = 10**18
+    assert "has 1,000,000,000,000,000,000 bytes, and the disk has room for" in complaint(tmp_path, pin, capsys)
+    assert hub.ranges() == []
+
+
+@pytest.mark.parametrize("stamp", [b"{", b"[" * 100_000, b"{}", b"null", b"\xff", b'{"size": ' + b"9" * 5000 + b"}"])
+def test_a_damaged_stamp_is_no_proof(hub: StandInHub, tmp_path: Path, stamp: bytes) -> None:
+    pin = hub.add("a.txt", b"right")
+    assert fetch(tmp_path, a=pin) == [b"right"]
+    path = tmp_path / "hub" / REPO / REVISION / ".a.txt.verified.json"
+    path.write_bytes(stamp)
+    hub.requests.clear()
+    assert fetch(tmp_path, a=pin) == [b"right"]
+    assert hub.requests == [] and path.read_bytes() != stamp, "verified by its content, and noted again"
+
+
 FAILURES = [
     ({"error": (401, "RepoNotFound")}, f"repo={REPO}: no such data set on {{hub}}"),
     ({"error": (404, "RevisionNotFound")}, f"revision={REVISION}: {REPO} has no such commit; correct it"),
