@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.data.licences import UNKNOWN
+from src.runtime.log import printable
 
 FIRST = 3
 """Names that are kept of each reason."""
@@ -72,7 +73,7 @@ class Tally(Counter[str]):
         names += ["..."] if names and self[reason] > len(names) else []
         size = [size_text(self.n_bytes[reason])] if self.n_bytes[reason] else []
         more = ": ".join([*size, *([", ".join(names)] if names else [])])
-        return f"{self[reason]:,} {reason}" + (f" ({more})" if more else "")
+        return printable(f"{self[reason]:,} {reason}" + (f" ({more})" if more else ""))
 
 
 class Losses(Tally):

@@ -111,7 +111,10 @@ def _read_records(
         return field
 
     rows: Iterator[Row]
-    rows = read_lines(file) if ending in LINES else read_json(file) if ending == ".json" else read_table(file, choose)
+    if ending in TABLES:
+        rows = read_table(file, choose)
+    else:
+        rows = read_lines(file) if ending in LINES else read_json(file, only_objects=not named)
     unit, field = "line" if ending in LINES else "record", None
     key = f"data.{corpus_name}.paths=[{file}]" if corpus.source == "local" else f"data.{corpus_name}.files: {file.name}"
     remedy = "correct it or leave the file out"

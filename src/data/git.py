@@ -19,19 +19,32 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 import yaml
 from tqdm import tqdm
 
 from src.config import CorpusConfig, UserError
 from src.data.document import Document, record_loss
-from src.data.licences import LICENCE_BYTES, UNKNOWN, NearestLicence, header_licence
+from src.data.licences import LICENCE_BYTES, UNKNOWN, NearestLicence, header_licence, normalise_licence
 from src.data.local import normalise_extensions
-from src.data.repositories import Repository, load_repositories
+from src.data.repositories import COMMIT, Repository, load_repositories
 from src.data.shell import belongs, may_belong
 from src.data.text_files import decode
-from src.runtime.files import file_lock, remove_leftovers, replace_folder, write_text
+from src.runtime.files import (
+    file_lock,
+    refuse_links,
+    remove_leftovers,
+    remove_path,
+    replace_folder,
+    sha256_of,
+    write_text,
+)
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
 
+CONTENTS = "fetched.json"
+"""In a repository: what it held when it had been fetched."""
 PARALLEL = 4
 TIMEOUT_SECONDS = 900
 ENVIRONMENT = {
@@ -94,7 +107,7 @@ def fetch_repositories(
                     found[repository] = result
                 else:
                     failed.append(f"{repository.name}: {result}")
-                    tqdm.write(f"left out {failed[-1]}")
+                    tqdm.write(printable(f"left out {failed[-1]}"))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -109,10 +122,13 @@ def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
     """Fetch one repository unless it is there; return where it is, or why it cannot be had."""
     target = folder_of(repository, folder, limit)
     newest = folder_of(replace(repository, commit=None), folder, limit)
-    if target.exists():
-        return target
-    if newest.exists() and _head(newest) == repository.commit:
-        return newest
+    for there in (target, newest):
+        if os.path.lexists(there) and is_whole(there):
+            if there == target or _head(there) == repository.commit:
+                return there
+        elif os.path.lexists(there) and there == target:
+            tqdm.write(printable(f"{repository.name}: what was fetched is damaged; it is fetched again"))
+            remove_path(there)
     wanted = repository.commit or "HEAD"
     try:
         with replace_folder(target) as temporary:
@@ -123,9 +139,44 @@ def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
             _git(temporary, "config", "--remove-section", f"remote.{repository.url}", check=False)
             (temporary / "HEAD").write_text(_git(temporary, "rev-parse", "FETCH_HEAD^{commit}"), encoding="ascii")
             (temporary / "FETCH_HEAD").unlink()
+            _note_contents(temporary)
     except _GitError as error:
         return str(error)
     return target
+
+
+class Contents(TypedDict):
+    """What a repository holds that was fetched: the SHA-256 of each file."""
+
+    files: dict[str, str]
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Hash the files of a bare repository. Raises: UserError for a link among them."""
+    refuse_links(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+
+
+def _note_contents(folder: Path) -> None:
+    write_record(folder / CONTENTS, {"files": _contents(folder)})
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a repository is as it was fetched; one of an earlier version is looked through by git, once."""
+    try:
+        if not COMMIT.fullmatch(_head(folder)):
+            return False
+        if (folder / CONTENTS).exists():
+            return read_record(folder / CONTENTS, Contents, "")["files"] == _contents(folder)
+        lines = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", check=False).splitlines()
+        # What was too large to be fetched is missing, and nothing else.
+        if not all(line.startswith("missing blob ") for line in lines) or not _list_files(folder, _head(folder)):
+            return False
+        _note_contents(folder)
+    except (UserError, OSError, ValueError, _GitError):
+        return False
+    return True
 
 
 def folder_of(repository: Repository, folder: Path, limit: int) -> Path:
@@ -164,7 +215,7 @@ def _git(folder: Path, *arguments: str, check: bool = True) -> str:
             )
             if "could not read Username" in errors[0]:
                 raise _GitError("it is not there, or private")
-            raise _GitError(errors[0].removeprefix("fatal: ")[:200])
+            raise _GitError(printable(errors[0].removeprefix("fatal: ")[:200]))
         return done.stdout.decode(errors="replace").strip()
 
 
@@ -188,7 +239,10 @@ def _read_repository(
 ) -> Iterator[Document]:
     """Yield the code of a repository, sorted by path."""
     commit = repository.commit or ""
-    files = _list_files(folder, commit)
+    try:
+        files = _list_files(folder, commit)
+    except _GitError as error:
+        raise UserError(f"{folder}: cannot be read ({error}); remove it, and repeat the command") from None
     below = f"{repository.subfolder}/" if repository.subfolder else ""
     with _Blobs(folder) as blobs:
         licences = _licences(files, blobs)
@@ -204,15 +258,14 @@ def _read_repository(
             ):
                 licence = header_licence(text) or licences.of(os.path.dirname(path))
                 if licence == UNKNOWN and repository.licence:
-                    licence = repository.licence
+                    licence = normalise_licence(repository.licence)
                 yield Document(text, repository.name, path, licence, commit)
 
 
 def _compare_licence(repository: Repository, found: str) -> None:
-    if repository.licence and found not in (UNKNOWN, repository.licence):
-        tqdm.write(
-            f"{repository.name}: is under {found}, the list says {repository.licence}; what it says itself counts"
-        )
+    if repository.licence and found not in (UNKNOWN, normalise_licence(repository.licence)):
+        said = f"the list says {repository.licence}; what it says itself counts"
+        tqdm.write(printable(f"{repository.name}: is under {found}, {said}"))
 
 
 def _list_files(folder: Path, commit: str) -> dict[str, str]:

@@ -109,8 +109,10 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(rest)
 
 
-def read_json(file: Path) -> Iterator[Row]:
+def read_json(file: Path, only_objects: bool) -> Iterator[Row]:
     """Yield the records of a JSON file: a list, an object with lists, an object, or one object after another.
+
+    only_objects: whether a list of mere texts is none of records, such as one of words.
 
     Raises: NotRecords before the first record; BadRecord, DamagedFile, OSError.
     """
@@ -118,14 +120,14 @@ def read_json(file: Path) -> Iterator[Row]:
     try:
         begin = reader.peek()
         if begin == "[":
-            yield from enumerate(map(_to_row, reader.items()), start=1)
+            yield from enumerate((_to_row(item, only_objects) for item in reader.items()), start=1)
         elif begin == "{":
             first = reader.value()
             if reader.peek():
-                yield 1, _to_row(first)
-                yield from enumerate(map(_to_row, reader.values()), start=2)
+                yield 1, _to_row(first, only_objects)
+                yield from enumerate((_to_row(item, only_objects) for item in reader.values()), start=2)
             else:
-                yield from enumerate(_rows_of(first), start=1)
+                yield from enumerate(_rows_of(first, only_objects), start=1)
         else:
             raise NotRecords("empty" if not begin else "no list of records")
     except ValueError as error:
@@ -135,23 +137,23 @@ def read_json(file: Path) -> Iterator[Row]:
         raise (BadRecord(reader.number, str(error)) if reader.number > 1 else error) from None
 
 
-def _to_row(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
+def _to_row(value: Any, only_objects: bool) -> dict[str, Any]:
+    if isinstance(value, str) and not only_objects:
         return {"text": value}
     if isinstance(value, dict):
         return value
     raise NotRecords("no list of records")
 
 
-def _rows_of(value: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows_of(value: dict[str, Any], only_objects: bool) -> list[dict[str, Any]]:
     """Return the records of an object: those of its lists, or itself."""
     if isinstance(value.get("text"), str):
         return [value]
     lists = [item for item in value.values() if isinstance(item, list) and item]
     records = [item for item in lists if all(isinstance(row, dict) for row in item)]
     texts = [item for item in lists if all(isinstance(row, str) for row in item)]
-    if records or len(texts) == 1:
-        return [_to_row(row) for item in records or texts for row in item]
+    if records or (len(texts) == 1 and not only_objects):
+        return [_to_row(row, only_objects) for item in records or texts for row in item]
     return [value]
 
 

@@ -9,6 +9,7 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from src.data.compression import DamagedFile
@@ -30,6 +31,7 @@ TOKEN = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?(?:s|eo[sdt]|bos|sep|pad|endoftext)
 TAG = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?[A-Za-z][\w-]{0,30}>|\[/?[A-Z_]{2,20}\]")
 """What has no place in prose; in code it is common."""
 MARK_LINE = re.compile(r"(?m)^[ \t]*(?P<mark>([-=*_#~%@+])\2{2,}|%)[ \t\r]*$")
+MARK_END = re.compile(rb"[ \t]*(?:\r?\n)?")
 OFTEN = 5
 """So many marks in a corpus are no accident."""
 
@@ -86,37 +88,33 @@ def split_documents(chunks: Iterable[bytes], separator: str) -> Iterator[Part]:
     """Yield the documents of a file. A file without a mark is one document, without a line."""
     mark, inline = separator.encode(), is_inline(separator)
     pattern = re.compile(re.escape(mark)) if inline else re.compile(rb"(?m)^[ \t]*" + re.escape(mark) + rb"[ \t\r]*$")
-    rest, n_bytes, line, separated = b"", 0, 1, False
+    rest, n_bytes, separated = b"", 0, False
+    start = line = 1  # of the document, and of what is left to be looked at
 
     def part(data: bytes, is_last: bool = False) -> Part:
         whole = n_bytes + len(data)
-        if separated:
-            data = data.lstrip(b" \t").removeprefix(b"\r").removeprefix(b"\n")  # what is left of the mark's line
-        if not is_last:
-            data = data.rstrip(b" \t")
-        return Part(data, whole, line if separated or not is_last else 0)
+        first = start if separated or not is_last else 0
+        if separated and (ended := MARK_END.match(data)):  # what is left of the mark's line
+            data = data[ended.end() :]
+            first += ended[0].count(b"\n")
+        return Part(data if is_last else data.rstrip(b" \t"), whole, first)
 
-    for chunk in chunks:
-        rest += chunk
-        end = len(rest) if inline else rest.rfind(b"\n") + 1
+    for chunk in chain(chunks, [None]):  # None: all has been read
+        rest += chunk or b""
+        end = len(rest) if inline or chunk is None else rest.rfind(b"\n") + 1
         *parts, left = pattern.split(rest[:end])
         for data in parts:
             yield part(data)
             line += data.count(b"\n")
-            n_bytes, separated = 0, True
+            start, n_bytes, separated = line, 0, True
         rest = left + rest[end:]
-        if len(rest) > LARGEST_DOCUMENT + 2 * len(mark):  # it will be left out: keep what may be the start of a mark
+        if len(rest) > LARGEST_DOCUMENT + 2 * len(mark) and chunk is not None:  # it is left out: keep half a mark
             cut = len(rest) - 2 * len(mark)
             line += rest.count(b"\n", 0, cut)
             n_bytes += cut
             rest = rest[cut:]
-    *parts, left = pattern.split(rest)
-    for data in parts:
-        yield part(data)
-        line += data.count(b"\n")
-        n_bytes, separated = 0, True
-    if left.strip() or n_bytes or not separated:  # nothing follows the last mark, or one stands at the end
-        yield part(left, is_last=True)
+    if rest.strip() or n_bytes or not separated:  # nothing follows the last mark, or one stands at the end
+        yield part(rest, is_last=True)
 
 
 def split_text(text: str, separator: str) -> list[str]:

@@ -141,15 +141,20 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
-    """Read a YAML file of plain values. Raises: UserError where it is missing, is no such file or lacks a section."""
+def load_yaml(path: Path, *, allow_links: bool = False) -> Any:
+    """Read whatever plain value a YAML file holds. Raises: UserError where it is missing or no such file."""
     try:
-        values = yaml.load(read_bytes(path).decode("utf-8"), _PlainLoader)
+        return yaml.load(read_bytes(path, allow_links=allow_links).decode("utf-8"), _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
+
+
+def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
+    """Read a YAML file of plain values. Raises: UserError where it is missing, is no such file or lacks a section."""
+    values = load_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings; the file is damaged or not of this program")
     for section in sections:

@@ -394,7 +394,10 @@ def test_no_document_left(prepare: Prepare, local_data: DataConfig, tmp_path: Pa
     empty.mkdir()
     (empty / "a.sh").write_bytes(b"\0")
     data = replace(local_data, code=replace(local_data.code, paths=[str(empty)]))
-    with pytest.raises(UserError, match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary \(1 bytes: .*a\.sh\)\).*extensions"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary \(1 bytes: .*a\.sh\)\).*extensions",
+    ):
         prepare(data=data)
 
 
