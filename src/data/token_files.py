@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -245,12 +245,17 @@ class _Writer:
         """The documents to encode: no more of training, once it is full."""
         dtype = token_dtype(n_ids)
         self.files: list[tuple[NpyFile, NpyFile]] = []
-        for name, (tokens, documents) in zip(SPLITS, lengths, strict=True):
-            path = stem.with_name(f"{stem.name}_{name}.npy")
-            offsets = NpyFile(path.with_suffix(".offsets.npy"), np.dtype("<u8"), documents)
-            self.files.append((NpyFile(path, dtype, tokens), offsets))
-            if not tokens:
-                self.files[-1][0].append([self.eot_id])
+        with ExitStack() as opened:
+            for name, (n_tokens, n_documents) in zip(SPLITS, lengths, strict=True):
+                path = stem.with_name(f"{stem.name}_{name}.npy")
+                offsets = opened.enter_context(
+                    closing(NpyFile(path.with_suffix(".offsets.npy"), np.dtype("<u8"), n_documents))
+                )
+                tokens = opened.enter_context(closing(NpyFile(path, dtype, n_tokens)))
+                self.files.append((tokens, offsets))
+                if not n_tokens:
+                    tokens.append([self.eot_id])
+            opened.pop_all()  # all are open: from here on `close` is for them
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
