@@ -45,6 +45,8 @@ from src.runtime.records import read_record, write_record
 
 CONTENTS = "fetched.json"
 """In a repository: what it held when it had been fetched."""
+MISSING = re.compile(r"\s*(?:broken link from +tree|to +blob|missing blob) [0-9a-f]+")
+"""What git says of a file that was not fetched."""
 PARALLEL = 4
 TIMEOUT_SECONDS = 900
 ENVIRONMENT = {
@@ -136,7 +138,7 @@ def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
             limits = ["--depth=1", f"--filter=blob:limit={limit + 1}", "--no-tags", "--no-recurse-submodules"]
             _git(temporary, "fetch", "--quiet", *limits, "--", repository.url, wanted)
             # What was left out would else be fetched one by one, as soon as it is looked at.
-            _git(temporary, "config", "--remove-section", f"remote.{repository.url}", check=False)
+            _git(temporary, "config", "--remove-section", f"remote.{repository.url}", allowed=(0, 128))
             (temporary / "HEAD").write_text(_git(temporary, "rev-parse", "FETCH_HEAD^{commit}"), encoding="ascii")
             (temporary / "FETCH_HEAD").unlink()
             _note_contents(temporary)
@@ -169,9 +171,9 @@ def is_whole(folder: Path) -> bool:
             return False
         if (folder / CONTENTS).exists():
             return read_record(folder / CONTENTS, Contents, "")["files"] == _contents(folder)
-        lines = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", check=False).splitlines()
-        # What was too large to be fetched is missing, and nothing else.
-        if not all(line.startswith("missing blob ") for line in lines) or not _list_files(folder, _head(folder)):
+        # What was too large to be fetched is missing (status 2), and nothing else.
+        found = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", allowed=(0, 2)).splitlines()
+        if not all(map(MISSING.match, found)) or not _list_files(folder, _head(folder)):
             return False
         _note_contents(folder)
     except (UserError, OSError, ValueError, _GitError):
@@ -190,8 +192,11 @@ class _GitError(Exception):
     """What git said when it failed, in one line."""
 
 
-def _git(folder: Path, *arguments: str, check: bool = True) -> str:
-    """Run git in a bare repository. Raises: _GitError, with the line of its message that tells most."""
+def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
+    """Run git in a bare repository. Raises: _GitError, with the line of its message that tells most.
+
+    allowed: exit statuses that are no failure.
+    """
     with tempfile.TemporaryFile() as said:  # a pipe would be held open by git's own children after a timeout
         try:
             done = subprocess.run(
@@ -207,7 +212,7 @@ def _git(folder: Path, *arguments: str, check: bool = True) -> str:
             raise UserError("git: not found; install it, it fetches the repositories (data.code.source=git)") from None
         except subprocess.TimeoutExpired:
             raise _GitError(f"not fetched within {TIMEOUT_SECONDS} s") from None
-        if done.returncode and check:
+        if done.returncode not in allowed:
             said.seek(0)
             lines = said.read().decode(errors="replace").splitlines()
             errors = (

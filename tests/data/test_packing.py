@@ -239,10 +239,17 @@ def test_near_duplicates_of_held_out_text_leave_training(
 
     kept, entry = look("drop")
     assert not kept and entry["dropped"] == {"near duplicate of held-out text": 1}
+    assert entry["left_out"]["near duplicate of held-out text"] == {
+        "bytes": len(copy.strip().encode()),
+        "first": [f"{corpus_files[1]}:201 (bin/copy)"],
+    }
     near = entry["near_duplicates"]
     assert near["found"] == 1 and near["dropped"] and near["held_out"] == before_held_out(before)
     assert near["examples"][0]["train"] == f"{group}: bin/copy" and near["examples"][0]["jaccard"] >= 0.7
     assert near["examples"][0]["test"].startswith("package-")
+    assert near["examples"][0]["where"][0] == f"{corpus_files[1]}:201 (bin/copy)"
+    assert near["examples"][0]["where"][1].startswith(f"{corpus_files[1]}:")
+    assert near["examples"][0]["excerpts"][0].startswith("#!/bin/bash # a copy Story ")
     kept, entry = look("report")
     assert kept and entry["dropped"] == {} and entry["near_duplicates"]["found"] == 1
     kept, entry = look("off")
