@@ -15,8 +15,9 @@ from src.data.given_tokenizer import tokenizer_file
 from src.data.sources import GENERATED
 from src.data.tokenizer import eot_id_of, id_count, load_tokenizer
 from src.runtime.errors import first_line
-from src.runtime.files import sha256_of
-from src.runtime.records import child_path, convert, read_record, write_record
+from src.runtime.files import find_folder, sha256_of
+from src.runtime.log import printable
+from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
 
 FORMAT_VERSION = 2
 CORPORA = ("language", "code")
@@ -161,6 +162,8 @@ def load_prepared(folder: Path) -> PreparedData:
     wanted = {f"{name}_{split}{kind}" for name in CORPORA for split in SPLITS for kind in (".npy", ".offsets.npy")}
     if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
         raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
+    if not is_plain_name(manifest["name"]):
+        raise UserError(f"{path}: name={printable(manifest['name'])[:60]!r}: no name of a folder; {REMEDY}")
     if fingerprint_of(manifest["files"]) != manifest["fingerprint"]:
         raise UserError(f"{path}: its fingerprint is not that of the files it lists; {REMEDY}")
     _verify(folder, manifest)
@@ -253,7 +256,7 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
     """
     if data.dir is not None:
         return load_given(data.dir)
-    folder = folder_of(data, tokenizer, output_root)
+    folder = find_folder(folder_of(data, tokenizer, output_root))
     if (folder / MANIFEST).exists():
         return load_prepared(folder)
     corpora = [getattr(data, name) for name in CORPORA]
@@ -273,7 +276,7 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
 
 def load_given(name: str) -> PreparedData:
     """Open the folder that `data.dir` names. Raises: UserError if it is none."""
-    folder = Path(name).expanduser()
+    folder = find_folder(Path(name).expanduser())
     if not (folder / MANIFEST).is_file():
         raise UserError(f"data.dir={name}: no prepared data there; write some with python -m src.prepare")
     return load_prepared(folder)

@@ -109,8 +109,8 @@ def split_groups(
     if n_groups < len(SPLITS):
         raise UserError(
             f"{key}: {n_groups} group(s) of documents cannot fill train, val and test (none is shared); "
-            "give more files, separate the texts of a .txt by lines <|endoftext|>, vary `source` in a .jsonl, "
-            f"or raise {key}.max_bytes"
+            f"give more files, separate the texts of a .txt by <|endoftext|> or {key}.separator, "
+            f"vary `source` in a .jsonl, or raise {key}.max_bytes"
         )
     if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
         raise UserError(

@@ -293,7 +293,11 @@ class Steps:
         reasons = {**LEFT_OUT, "beyond max_tokens": BEYOND}
         dropped = Counter(read["dropped"])
         dropped.update({reason: int((fate == number).sum()) for reason, number in reasons.items()})
-        left_out = {**read["left_out"], **split["left_out"]}  # `duplicate` of both: the first names are of the later
+        left_out = dict(read["left_out"])
+        for reason, more in split["left_out"].items():
+            known = left_out.get(reason, {"bytes": 0, "first": []})
+            first = [*known["first"], *more["first"]][:FIRST]
+            left_out[reason] = {"bytes": known["bytes"] + more["bytes"], "first": first}
         counts = ", ".join(f"{part} {entry['splits'][part]['tokens']:,}" for part in SPLITS)
         self.say(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
         return {
