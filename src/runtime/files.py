@@ -79,6 +79,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file, creating it."""
+    with open(path, "a", encoding="utf-8", opener=_open_new) as handle:
+        handle.write(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON atomically. Raises ValueError for NaN, which is no JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -141,13 +147,21 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values as YAML atomically, with the SHA-256 of the text in a comment before it."""
+    text = yaml.safe_dump(values, sort_keys=False)
+    write_text(path, f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
 def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
     """Read a YAML file of plain values. Raises: UserError where it is missing, is no such file or lacks a section."""
+    content = read_bytes(path)
+    found = re.match(rb"# sha256 ([0-9a-f]{64})\n", content)
+    if found and hashlib.sha256(content[found.end() :]).hexdigest().encode() != found[1]:
+        raise UserError(f"{path}: damaged: its content is not what was written; start over with rerun=true")
     try:
-        values = yaml.load(read_bytes(path).decode("utf-8"), _PlainLoader)
+        values = yaml.load(content.decode("utf-8"), _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
     if not isinstance(values, dict):
