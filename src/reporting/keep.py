@@ -8,6 +8,7 @@ have a long stretch of the training text in them, or were never compared with it
 """
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -29,15 +30,14 @@ OF_THIS_MACHINE = ("output_root=", "data.dir=", "tracking.", "launcher.", "launc
 def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
     """Copy what a report is made of, and return how many bytes that is.
 
-    The folder is replaced as a whole, so that a kill leaves the one before; a report in it stays.
+    The folder is replaced as a whole, so that a kill leaves the one before; what else was added to it stays.
 
     runs: those of `directory`, as `load_runs` gives them. Raises: UserError where `out` holds something else.
     """
     real = any(out.glob("runs/*/config.yaml"))  # what is kept of runs has none
-    known = {"runs", "report", "sweep.json", "learning_rates.json"}
-    others = {path.name for path in out.iterdir()} - known if out.is_dir() else set[str]()
-    if real or others or out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UserError(f"keep={out}: is something else than what was kept before; name a new folder")
+    kept_before = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or (out / "runs").is_dir())
+    if real or (os.path.lexists(out) and not kept_before):
+        raise UserError(f"keep={out}: is a folder with something else in it; name a new one")
     refuse_links(out)
     with replace_folder(out) as folder:
         sweep = as_dict(read_or_none(directory / "sweep.json"))
@@ -49,8 +49,9 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
         (folder / "runs").mkdir()
         for record in to_records(runs):
             _keep_run(Path(record["run_dir"]), child_path(folder / "runs", record["run"]))
-        if (out / "report").is_dir():
-            shutil.copytree(out / "report", folder / "report")
+        for path in out.iterdir() if out.is_dir() else ():
+            if path.name not in ("runs", "sweep.json", "learning_rates.json"):
+                shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy2(path, folder)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
 from src.config import UserError
@@ -120,16 +119,28 @@ def _flags(allow_links: bool) -> int:
 
 def read_json(path: Path, *, allow_links: bool = False) -> Any:
     """Read a JSON file. Raises: UserError where it is missing, damaged or no JSON."""
-    return decode_json(path, read_bytes(path, allow_links=allow_links), "")
+    return decode_json(path, read_bytes(path, allow_links=allow_links))
 
 
-def decode_json(path: Path, content: bytes, remedy: str) -> Any:
-    """Decode JSON. Raises: UserError with the remedy where it is none."""
+def decode_json(path: Path, content: bytes, remedy: str = "") -> Any:
+    """Decode JSON without NaN, infinity and integers beyond 64 bits. Raises: UserError with the remedy."""
     try:
-        return msgspec.json.decode(content)
+        return json.loads(content.decode("utf-8"), parse_int=_int64, parse_float=_finite_float, parse_constant=_int64)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: not a JSON file ({reason}){remedy and f'; {remedy}'}") from None
+
+
+def _int64(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"{text[:20]}...: a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite_float(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]}: not a finite number")
+    return float(text)
 
 
 def sha256_of(path: Path) -> str:
