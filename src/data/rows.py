@@ -85,7 +85,11 @@ def read_lines(file: Path) -> Iterator[Row]:
         try:
             row = parse_json(line.decode("utf-8"))
         except ValueError as error:
-            raise BadRecord(number, f"not JSON ({first_line(error)})") from None
+            is_list = number == 1 and line.lstrip().startswith(b"[")
+            more = "; a list of records has to be named .json" if is_list else ""
+            raise BadRecord(number, f"not JSON ({first_line(error)}){more}") from None
+        if isinstance(row, list):
+            raise BadRecord(number, "no text, but a list: a list of records has to be named .json")
         if not isinstance(row, dict):
             raise BadRecord(number, 'no text; a line must be like {"text": "..."}')
         yield number, row

@@ -30,7 +30,7 @@ TOKEN = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?(?:s|eo[sdt]|bos|sep|pad|endoftext)
 """What tokenizers and data sets write between documents."""
 TAG = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?[A-Za-z][\w-]{0,30}>|\[/?[A-Z_]{2,20}\]")
 """What has no place in prose; in code it is common."""
-MARK_LINE = re.compile(r"(?m)^[ \t]*(?P<mark>([-=*_#~%@+])\2{2,39}|%)[ \t\r]*$")
+MARK_LINE = re.compile(r"(?m)^[ \t]*(?P<mark>([-=*_#~%@+])(?: ?\2){2,39}|%)[ \t\r]*$")
 MARK_END = re.compile(rb"[ \t]*(?:\r?\n)?")
 OFTEN = 5
 """So many marks in a corpus are no accident."""
@@ -148,5 +148,5 @@ def count_marks(text: str, marks: Counter[str], is_prose: bool) -> None:
     """Count what looks like a mark between documents."""
     if "<" in text or "[" in text:
         marks.update((TAG if is_prose else TOKEN).findall(text))
-    if is_prose and ("\n%" in text or any(sign * 3 in text for sign in "-=*_#~%@+")):
+    if is_prose and ("\n%" in text or any(sign * 3 in text or f"{sign} {sign}" in text for sign in "-=*_#~%@+")):
         marks.update(match["mark"] for match in MARK_LINE.finditer(text))

@@ -64,7 +64,7 @@ def test_a_mark_separates_wherever_it_stands(
 
 
 def test_other_marks_that_stand_often_are_named(tmp_path: Path) -> None:
-    for mark in ("</s>", "<|end|>", "<EOS>", "[EOS]", "===", "---", "%", "<|end of text|>"):
+    for mark in ("</s>", "<|end|>", "<EOS>", "[EOS]", "===", "---", "* * *", "%", "<|end of text|>"):
         file = write(tmp_path / "a.txt", f"\n{mark}\n".join(f"Story {i}." for i in range(9)))
         (note,) = read("language", file)[1].notes
         assert note.startswith(f"{mark} stands 8 times in the text (first in {file})")
@@ -123,6 +123,12 @@ def test_json_by_name_may_call_its_text_anything(tmp_path: Path) -> None:
     assert texts("language", two, text_field="moral") == ["b"]
     with pytest.raises(UserError, match='no text under "x"'):
         read("language", two, text_field="x")
+
+
+@pytest.mark.parametrize("content", ['[{"text": "a"}]', '[\n {"text": "a"}\n]'])
+def test_a_list_that_is_named_as_lines_says_so(content: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.jsonl\] line 1: .*a list of records has to be named \.json; correct it"):
+        read("language", write(tmp_path / "a.jsonl", content))
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,28 @@ def test_a_damaged_stamp_is_no_proof(hub: StandInHub, tmp_path: Path, stamp: byt
     assert hub.requests == [] and path.read_bytes() != stamp, "verified by its content, and noted again"
 
 
+def test_something_else_in_the_place_of_what_has_come(
+    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    cache = tmp_path / "outputs" / "sources" / "hub" / REPO / REVISION
+    incomplete, outside = cache / ".stories.txt.incomplete", tmp_path / "outside"
+    incomplete.mkdir(parents=True)
+    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
+    said = capsys.readouterr().err
+    assert str(incomplete) in said and said.count("\n") == 1, said
+    incomplete.rmdir()
+    outside.write_bytes(b"mine")
+    incomplete.symlink_to(outside)
+    assert fetch(tmp_path / "outputs" / "sources", stories=pin) == [STORIES]
+    assert outside.read_bytes() == b"mine" and not (cache / "stories.txt").is_symlink()
+    (cache / "stories.txt").unlink()
+    (cache / "stories.txt").mkdir()
+    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
+    said = capsys.readouterr().err
+    assert "is no file; move it away" in said and said.count("\n") == 1
+
+
 FAILURES = [
     ({"error": (401, "RepoNotFound")}, f"repo={REPO}: no such data set on {{hub}}"),
     ({"error": (404, "RevisionNotFound")}, f"revision={REVISION}: {REPO} has no such commit; correct it"),
