@@ -72,7 +72,7 @@ def kill_before(root: Path, every: int, first: int) -> None:
 
 def test_killed_before_some_operations_on_files(tmp_path: Path) -> None:
     """It ends bit for bit alike, with nothing left beside it."""
-    kill_before(tmp_path, 160, 37)
+    kill_before(tmp_path, 240, 37)
 
 
 @pytest.mark.slow
