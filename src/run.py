@@ -241,7 +241,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
         if run.is_first:
-            write_samples(run, name, stage, model)
+            entry["samples_sha256"] = write_samples(run, name, stage, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()
