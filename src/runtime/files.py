@@ -291,6 +291,8 @@ def refuse_links(folder: Path, *besides: str) -> None:
 
     besides: names of folders in it that other programs write. Raises: UserError naming the link.
     """
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a symbolic link; put what it leads to in its place, or remove it")
     for place, folders, files in os.walk(folder):
         if link := next((name for name in sorted([*folders, *files]) if os.path.islink(f"{place}/{name}")), None):
             raise UserError(f"{place}/{link}: is a symbolic link; put what it leads to in its place, or remove it")
