@@ -62,11 +62,12 @@ def _damaged_samples(folder: Path, summary: Record) -> Iterator[str]:
     """Compare the samples of each stage with what the run has written."""
     for stage, entry in as_dict(summary.get("stages")).items():
         name, sha256 = f"samples/{stage}.json", as_dict(entry).get("samples_sha256")
-        problems = list(_unreadable(folder, [name])) if is_plain_name(stage) else []
+        if not is_plain_name(stage) or not (folder / name).exists():
+            continue
+        problems = list(_unreadable(folder, [name]))
         yield from problems
-        if sha256 and is_plain_name(stage) and not problems and (folder / name).exists():
-            if hashlib.sha256(read_bytes(folder / name)).hexdigest() != sha256:
-                yield f"{name}: damaged: its content is not what the run has written"
+        if sha256 and not problems and hashlib.sha256(read_bytes(folder / name)).hexdigest() != sha256:
+            yield f"{name}: damaged: its content is not what the run has written"
 
 
 def _lost_metrics(folder: Path, summary: Record) -> Iterator[str]:
