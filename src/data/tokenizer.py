@@ -117,7 +117,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def end_of_text(path: Path) -> str:
     """Return the name of the token that ends a text, for the tokenizer.json at `path`."""
     beside = path.with_name(CONFIG)
-    config = read_json(beside) if beside.exists() else {}
+    config = read_json(beside) if os.path.lexists(beside) else {}
     name = config.get("eos_token") if isinstance(config, dict) else None
     name = name.get("content") if isinstance(name, dict) else name
     return name if isinstance(name, str) else EOT

@@ -27,7 +27,16 @@ from src.model.blocks import kind_names
 from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
-from src.runtime.files import finite, read_json, read_yaml, replace_folder, settle_folder, sha256_of, write_json
+from src.runtime.files import (
+    finite,
+    follow_umask,
+    read_json,
+    read_yaml,
+    replace_folder,
+    settle_folder,
+    sha256_of,
+    write_json,
+)
 
 FORMAT_VERSION = 3
 
@@ -84,6 +93,7 @@ def save_checkpoint(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replace_folder(folder) as temporary, _errors_of_the_system():
         save_file(weights, temporary / "model.safetensors")
+        follow_umask(temporary / "model.safetensors")
         if state is not None:
             with (temporary / "state.pt").open("wb") as handle:  # torch's own writer keeps no reason why it failed
                 torch.save(state, handle)

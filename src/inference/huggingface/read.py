@@ -5,6 +5,7 @@ compared with those that config.json implies before any memory is taken for them
 """
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +19,14 @@ from torch import Tensor
 from src.config import ArchitectureConfig, ModelSpec, SizeConfig, UserError
 from src.data.tokenizer import EOT, EOT_ID, end_of_text, id_count
 from src.inference.huggingface.defaults import complete_config
+from src.inference.huggingface.post_processor import remove_post_processor
 from src.inference.huggingface.ties import Shape, Tie
 from src.inference.huggingface.twin import HEAD, MODERN, Given, Settings, Twin
 from src.inference.huggingface.twins import TWINS, twin_of
 from src.inference.huggingface.write import RECORD, RECORD_VERSION
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
+from src.runtime.files import read_bytes
 
 DTYPES = ("F32", "BF16", "F16")
 """What fits into fp32 without loss."""
@@ -61,7 +64,7 @@ class Imported(NamedTuple):
     weights: dict[str, Tensor]
     """A `state_dict` of `LanguageModel`, in fp32."""
     tokenizer: bytes
-    """tokenizer.json."""
+    """tokenizer.json, without the post-processor that an export adds."""
     eot: str
     """Its token that begins and ends a text."""
     record: Settings | None
@@ -75,7 +78,7 @@ def read_folder(folder: Path) -> Imported:
     shapes = _read_shapes(folder / "model.safetensors")
     config = read_object(folder / "config.json")
     path = folder / RECORD
-    record = read_object(path) if path.exists() else None
+    record = read_object(path) if os.path.lexists(path) else None
     try:
         spec, twin, tied = _read_spec(config, len(shapes))
     except UserError as error:
@@ -85,18 +88,17 @@ def read_folder(folder: Path) -> Imported:
             spec = _complete(spec, record)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-    tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record is not None)
+    tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record)
     weights = _read_weights(folder / "model.safetensors", spec, twin, shapes, tied)
     return Imported(spec, twin, weights, tokenizer, eot, record)
 
 
 def read_object(path: Path) -> Settings:
     """Read a JSON object. Raises UserError."""
+    content = read_bytes(path)
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a folder that transformers can load") from None
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(content.decode("utf-8"))  # not msgspec: transformers writes Infinity
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({first_line(error)})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: must be a JSON object")
@@ -130,7 +132,8 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin, bool]
             _compare(found, key, value, is_default=config.get(key) is None)
     for key, value in config.items():
         if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
-            raise UserError(f"{key}={value!r:.40}: this program knows no such setting of {twin.class_name}")
+            shown = key if key.isidentifier() else f"{key!r:.60}"
+            raise UserError(f"{shown}={value!r:.40}: this program knows no such setting of {twin.class_name}")
     return spec, twin, tied
 
 
@@ -166,6 +169,8 @@ def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
         raise UserError(f"format_version={record.get('format_version')!r:.40}: this program reads {RECORD_VERSION}")
     try:
         whole = ModelSpec.from_dict(record["spec"])
+        if not all(isinstance(kind, str) for kind in whole.blocks):
+            raise TypeError("blocks: must be names")
     except (KeyError, TypeError) as error:
         raise UserError(f"spec: not the description of a model ({error})") from None
     if _twin_config(whole) != _twin_config(spec):
@@ -183,16 +188,20 @@ def _twin_config(spec: ModelSpec) -> Settings | None:
 
 def _read_shapes(path: Path) -> dict[str, Shape]:
     """Read the names and shapes of all tensors."""
-    if not path.exists() and path.with_name("model.safetensors.index.json").exists():
+    if not os.path.lexists(path) and path.with_name("model.safetensors.index.json").exists():
         raise UserError(f"{path}: no such file; weights in several files are not read, save them in one")
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path}: is no plain file; put the file itself there")
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             for name, part in slices.items():
                 if part.get_dtype() not in DTYPES:
-                    raise UserError(f"{path}: {name} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}")
+                    raise UserError(
+                        f"{path}: {name!r:.80} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}"
+                    )
             return {name: tuple(part.get_shape()) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
@@ -237,18 +246,26 @@ def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape
             raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
 
 
-def _read_tokenizer(path: Path, vocab_size: int, of_our_make: bool) -> tuple[bytes, str]:
+def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tuple[bytes, str]:
     """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
-    try:
-        content = path.read_bytes()
-        tokenizer = Tokenizer.from_buffer(content)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the model needs its tokenizer") from None
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None
-    eot = end_of_text(path) if of_our_make else EOT
-    if tokenizer.token_to_id(eot) is None or (not of_our_make and tokenizer.token_to_id(EOT) != EOT_ID):
-        raise UserError(f"{path}: {eot} has to be token {EOT_ID}; tokenizers of other makes are not read")
+    content = read_bytes(path)
+    tokenizer = _open_tokenizer(path, content)
+    eot = EOT if record is None else end_of_text(path)
+    eot_id = tokenizer.token_to_id(eot)
+    if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
+        raise UserError(f"{path}: {eot[:60]!r} has to be token {EOT_ID}; tokenizers of other makes are not read")
     if id_count(tokenizer) != vocab_size:
         raise UserError(f"{path}: has {id_count(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
-    return content, eot
+    try:
+        restored = remove_post_processor(content, eot, eot_id, (record or {}).get("post_processor", "null"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.with_name(RECORD)}: post_processor: not that of a tokenizer ({error})") from None
+    _open_tokenizer(path, restored)
+    return restored, eot
+
+
+def _open_tokenizer(path: Path, content: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None

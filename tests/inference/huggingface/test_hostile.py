@@ -1,9 +1,12 @@
 """Folders that are broken or mean harm: nothing is executed, and one line names the file and what is wrong."""
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,48 @@ def test_a_folder_in_the_place_of_a_file_is_named(name: str, folder: Path) -> No
     (folder / name).unlink()
     (folder / name).mkdir()
     assert refused(folder).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", [*FILES, "tokenizer_config.json"])
+def test_a_link_or_a_pipe_in_the_place_of_a_file_is_named(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert refused(folder).startswith(f"{name}: is ")
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "nowhere")
+    assert refused(folder).startswith(f"{name}: is ") or name == "tokenizer_config.json"
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert refused(folder).startswith(f"{name}: is no ")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"eos_token": ' + b"9" * 5000, b"\xff"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_other_content_are_named(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    assert refused(folder).startswith(f"{name}: ")
+
+
+ODD = [None, [], {}, "x", "a\x1b[31m\nb", -1, 7, 10**4000, 1e308, float("nan"), True, [1], {"a": 1}, [None], "\ud800"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "advanced_code_model.json", "tokenizer_config.json"])
+def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> None:
+    whole = json.loads((folder / name).read_text(encoding="utf-8"))
+    places = [(key,) for key in whole] + [("spec", key) for key in whole.get("spec", ())] + [("spec", "blocks", 0)]
+    for place in places:
+        for value in ODD:
+            content = json.loads(json.dumps(whole))
+            try:
+                *outer, last = place
+                reduce(lambda part, key: part[key], outer, content)[last] = value
+            except KeyError:  # this file has no such part
+                continue
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+            with suppress(UserError):
+                read_folder(folder)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +242,7 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
     assert changed(**{gate: weights[gate].T}) == (
         f"model.safetensors: {gate} has shape [64, 4], config.json needs [4, 64]"
     )
-    assert f"{gate} is of type I64" in changed(**{gate: weights[gate].long()})
+    assert f"{gate!r} is of type I64" in changed(**{gate: weights[gate].long()})
     for bad in (float("nan"), float("inf")):
         broken = weights[gate].clone()
         broken[1, 2] = bad
@@ -221,9 +266,9 @@ def test_tokenizers_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> N
     assert refused(folder) == "tokenizer.json: has 300 tokens, config.json says vocab_size=512"
     text = (other / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<eos>")
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    assert refused(folder).startswith("tokenizer.json: <|endoftext|> has to be token 0")
+    assert refused(folder).startswith("tokenizer.json: '<|endoftext|>' has to be token 0")
     (folder / "tokenizer.json").unlink()
-    assert refused(folder) == "tokenizer.json: no such file; the model needs its tokenizer"
+    assert refused(folder) == "tokenizer.json: no such file"
 
 
 @pytest.mark.parametrize(
