@@ -17,7 +17,9 @@ from src.inference.huggingface.ties import Tie, tie
 from src.model.blocks.attention import ROPE_THETA
 from src.model.blocks.norm import EPS
 
-TESTED_WITH = "5.23.0"
+WRITTEN_FOR = "5.23.0"
+"""The version whose config.json we write."""
+TESTED_WITH = "5.23.0 and 5.24.0"
 MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
 CLASSIC: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -116,7 +118,7 @@ class Twin:
             "eos_token_id": EOT_ID,
             "pad_token_id": None,
             "dtype": "float32",
-            "transformers_version": TESTED_WITH,
+            "transformers_version": WRITTEN_FOR,
         }
 
 

@@ -15,7 +15,7 @@ from src.config import ModelSpec, SamplingConfig
 from src.data.tokenizer import CONFIG, EOT, EOT_ID, tokenizer_config
 from src.inference.huggingface.hybrid_twins import MODULE
 from src.inference.huggingface.post_processor import add_post_processor
-from src.inference.huggingface.twin import TESTED_WITH, Settings
+from src.inference.huggingface.twin import WRITTEN_FOR, Settings
 from src.inference.huggingface.twins import twin_of
 from src.runtime.files import follow_umask, write_bytes, write_json, write_text
 
@@ -52,7 +52,9 @@ def write_folder(
     for_clients, replaced = add_post_processor(tokenizer, eot, eot_id)
     write_bytes(folder / "tokenizer.json", for_clients)
     longest = {"model_max_length": spec.learned_positions} if spec.learned_positions else {}
-    write_json(folder / CONFIG, {**tokenizer_config(eot), "add_bos_token": True, **longest})
+    # Without the list, transformers 4 gives `generate` token types, which it refuses.
+    clients = {"add_bos_token": True, "model_input_names": ["input_ids", "attention_mask"]}
+    write_json(folder / CONFIG, {**tokenizer_config(eot), **clients, **longest})
     said = {"format_version": RECORD_VERSION, "spec": spec.to_dict(), "post_processor": replaced, **record}
     write_json(folder / RECORD, said)
     write_text(folder / "README.md", card)
@@ -72,5 +74,5 @@ def generation_config(sampling: SamplingConfig, use_cache: bool, eot_id: int = E
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id),
         **drawn,
         "use_cache": use_cache,
-        "transformers_version": TESTED_WITH,
+        "transformers_version": WRITTEN_FOR,
     }

@@ -11,7 +11,7 @@ from src.config import UserError
 from src.inference.huggingface import read_folder
 from src.inference.huggingface.defaults import DEFAULTS, ROPE_THETA, complete_config
 from src.model.language_model import LanguageModel
-from tests.inference.huggingface.cases import exported, model_of, spec_of, tokenizer_of, tokens_of
+from tests.inference.huggingface.cases import exported, model_of, spec_of, tokenizer_of, tokens_of, version_of
 
 CODE = "advanced_code_model_hybrid"
 
@@ -68,6 +68,8 @@ def test_a_small_config_is_read_as_transformers_reads_it(
     model_type: str, more: dict[str, Any], transformers: Any, tmp_path: Path
 ) -> None:
     """The file has these settings and nothing else; the weights are those that transformers makes for it."""
+    if model_type == "mamba2" and more and version_of(transformers) < (5, 0):
+        pytest.skip("version 4 cannot save it")
     values = {"model_type": model_type, "vocab_size": 300, **SMALL[model_type], **more}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     torch.manual_seed(0)

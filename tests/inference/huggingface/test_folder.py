@@ -80,7 +80,7 @@ def test_a_model_of_another_make_is_read(transformers: Any, tmp_path: Path) -> N
     file = tmp_path / "theirs" / "config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
     for key in ("rope_parameters", "head_dim", "attention_bias", "mlp_bias"):
-        del values[key]
+        values.pop(key, None)
     file.write_text(json.dumps(values | {"rope_theta": 10000.0, "rope_scaling": None}), encoding="utf-8")
     other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
     (tmp_path / "theirs" / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
@@ -103,6 +103,7 @@ def test_the_tokenizer_gives_our_ids(case: str, transformers: Any, tmp_path: Pat
         assert theirs.decode(ids) == text
         assert theirs.decode([0, *ids, 0], skip_special_tokens=True) == text
     assert theirs(TEXTS[1:], padding=False).input_ids == [[0, *encode(ours, text)] for text in TEXTS[1:]]
+    assert theirs("a").keys() == {"input_ids", "attention_mask"}  # what `generate` takes
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, len(theirs)) == (0, 0, 0, 512)
 
 
