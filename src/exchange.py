@@ -11,19 +11,17 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from omegaconf.errors import OmegaConfBaseException
-
-from src.compose import to_config
+from src.compose import read_run_config, run_config
 from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_config
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
 from src.model.build import build_model
 from src.runtime.claim import is_claimed
-from src.runtime.files import create_folder, read_json, read_yaml, write_bytes, write_json, write_text
+from src.runtime.files import create_folder, write_bytes, write_json, write_yaml
 from src.runtime.log import printable
-from src.runtime.records import is_plain_name
+from src.runtime.records import is_plain_name, write_record
+from src.summary import read_summary
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
 
 LARGEST = 2**63
@@ -48,7 +46,7 @@ def to_huggingface(run: Path, out: Path) -> None:
     tokenizer, eot = (folder / "tokenizer.json").read_bytes(), end_of_text(folder / "tokenizer.json")
     model = build_model(info.spec, seed=0)
     load_weights(info, model)
-    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder / "summary.json")
+    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder)
     record = {
         "run": info.run,
         "progress": asdict(info.progress),
@@ -72,11 +70,6 @@ def _is_training(folder: Path) -> bool:
         return False
 
 
-def read_run_config(path: Path) -> TrainConfig:
-    """Read the config.yaml of a run. Raises UserError where it is none."""
-    return _typed_config(read_yaml(path, "data"), path)
-
-
 def _read_config(path: Path) -> TrainConfig | None:
     """Read a run's config.yaml, leaving out the paths of this machine."""
     if not path.exists():
@@ -89,21 +82,10 @@ def _read_config(path: Path) -> TrainConfig | None:
     return config
 
 
-def _typed_config(values: Any, path: Path) -> TrainConfig:
-    try:
-        return to_config(TrainConfig, values)
-    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())})") from None
-
-
-def _read_summary(path: Path) -> dict[str, Any] | None:
+def _read_summary(run: Path) -> dict[str, Any] | None:
     """Read a run's summary.json; its error may name paths of this machine, so it is left out."""
-    if not path.exists():
-        return None
-    summary = read_json(path)
-    if not isinstance(summary, dict):
-        raise UserError(f"{path}: not the summary of a run")
-    return summary | {"error": None}
+    summary = read_summary(run)
+    return summary and {**summary, "error": None}
 
 
 def to_ours(source: Path, out: Path) -> None:
@@ -126,9 +108,9 @@ def to_ours(source: Path, out: Path) -> None:
         write_bytes(temporary / "tokenizer.json", found.tokenizer)
         write_json(temporary / CONFIG, tokenizer_config(found.eot))
         if recorded.config is not None:
-            write_text(temporary / "config.yaml", yaml.safe_dump(asdict(recorded.config), sort_keys=False))
+            write_yaml(temporary / "config.yaml", asdict(recorded.config))
         if recorded.summary is not None:
-            write_json(temporary / "summary.json", recorded.summary)
+            write_record(temporary / "summary.json", recorded.summary)
 
 
 class Recorded(NamedTuple):
@@ -143,9 +125,9 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
     """Check what an export has recorded. Raises UserError naming the file."""
     config, summary = record.get("config"), record.get("summary")
     try:
-        json.dumps(record, allow_nan=False)
-    except ValueError:
-        raise UserError(f"{path}: holds numbers that are not finite") from None
+        json.dumps(record, allow_nan=False, indent=2)  # as it is written
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: holds numbers that are not finite, or is nested too deeply") from None
     run = record.get("run")
     if not isinstance(run, str) or printable(run) != run or len(run) > LONGEST_NAME or "\n" in run:
         raise UserError(f"{path}: run: must be a name")
@@ -154,7 +136,7 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
     progress = _read_progress(record.get("progress"), path)
     if config is None:
         return Recorded(progress, None, summary)
-    typed = _typed_config(config, path)
+    typed = run_config(config, path)
     if progress.stage not in typed.stage.stages:
         raise UserError(f"{path}: stage={progress.stage}: is none of its config, {list(typed.stage.stages)!r:.200}")
     if typed.tokenizer.vocab_size != spec.vocab_size:

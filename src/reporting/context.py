@@ -162,8 +162,9 @@ def _draw_figure(found: Gathered, draw: Draw, title: str, y_label: str, *referen
                 draw(panel, architecture, seeds)
             panel.set_title(stage if len(found) == 1 else f"{stage}, {group}", loc="left", fontsize=11)
             style_panel(panel)
-            panel.set_xscale("log", base=2)
-            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            if panel.dataLim.xmax > 0:  # an axis without any positive value has no logarithm
+                panel.set_xscale("log", base=2)
+                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         row[0].set_ylabel(y_label)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     names = dict.fromkeys(name for panels in found.values() for members in panels.values() for name in members)

@@ -22,7 +22,8 @@ from src.compose import guarded, register
 from src.config import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
 from src.data.packing import prepare_data
 from src.overrides import quote_paths
-from src.runtime.files import read_json, write_json
+from src.runtime.files import read_json
+from src.runtime.records import write_record
 from src.sweep.plan import Plan, plan_runs
 from src.training import loop
 from src.training.checkpoint import read_checkpoint
@@ -158,7 +159,7 @@ def weights(output_root: Path) -> dict[str, str]:
 
 def change_summary(folder: Path, **values: object) -> None:
     """Have the summary of a run say something else."""
-    write_json(folder / "summary.json", read_json(folder / "summary.json") | values)
+    write_record(folder / "summary.json", read_json(folder / "summary.json") | values)
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
