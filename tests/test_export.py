@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from src import export, generate
 from src.compose import guarded
@@ -304,6 +305,17 @@ def test_what_a_killed_export_left_is_removed(finished: Path, tmp_path: Path) ->
     (left / "model.safetensors").write_bytes(b"x")
     assert run("format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("src.inference.huggingface.write.save_file", fill)
+    line = refused(capsys, "format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}")
+    assert line == "disk: No space left on device; make room"
 
 
 def test_the_card_of_a_killed_run_says_so(finished: Path, tmp_path: Path) -> None:

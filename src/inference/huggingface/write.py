@@ -17,6 +17,7 @@ from src.inference.huggingface.hybrid_twins import MODULE
 from src.inference.huggingface.post_processor import add_post_processor
 from src.inference.huggingface.twin import WRITTEN_FOR, Settings
 from src.inference.huggingface.twins import twin_of
+from src.runtime.errors import errors_of_the_system
 from src.runtime.files import follow_umask, write_bytes, write_json, write_text
 
 RECORD = "advanced_code_model.json"
@@ -42,7 +43,8 @@ def write_folder(
     ties = twin.ties(spec)
     assert {tie.ours for tie in ties} == weights.keys(), "a tensor of this model has no counterpart"
     theirs = {name: part for tie in ties for name, part in tie.to_theirs(weights[tie.ours].cpu()).items()}
-    save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    with errors_of_the_system():
+        save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
     follow_umask(folder / "model.safetensors")
     eot_id = Tokenizer.from_buffer(tokenizer).token_to_id(eot)
     assert eot_id is not None, "load_tokenizer has seen to it"
