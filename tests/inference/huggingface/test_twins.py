@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def test_the_hybrid_refuses_a_version_that_it_does_not_know(
             monkeypatch.setattr(transformers.masking_utils, name, scope["function"])
         else:
             monkeypatch.setattr(getattr(transformers, name), "forward", scope["function"])
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", version)
     with pytest.raises(ImportError, match=re.escape(wanted)) as error:
         runpy.run_path(str(ROOT / "src" / "inference" / "huggingface" / "modeling_hybrid.py"))
     assert "\n" not in str(error.value)
@@ -161,7 +162,7 @@ def test_training_is_that_of_transformers(case: str, transformers: Any, tmp_path
 @pytest.mark.parametrize(
     ("case", "change"),
     [
-        ("dense", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
+        ("dense", {"rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
         ("dense", {"rms_norm_eps": 0.1}),
         ("dense, classic", {"activation_function": "relu"}),
         ("mamba", {"time_step_limit": [0.0, 0.01]}),
