@@ -162,6 +162,11 @@ class CorpusConfig:
     """Files, folders and globs, for the local source."""
     extensions: list[str] = field(default_factory=list[str])
     """Which files of a folder belong to the corpus; scripts are found by their shebang too."""
+    separator: str | None = None
+    """What stands between documents of a file of text; null: `<|endoftext|>`. With a letter in it, it separates
+    wherever it stands; without, as `---`, on a line of its own."""
+    text_field: str | None = None
+    """The field of .jsonl, .json, .parquet and .arrow that is the text; null: `text`, or the one that can be it."""
     max_bytes: int | None = None
     """Stop after this much text (generated sources: generate this much)."""
     repo: str | None = None
@@ -169,7 +174,7 @@ class CorpusConfig:
     revision: str | None = None
     """Its commit."""
     files: dict[str, str] = field(default_factory=dict[str, str])
-    """The files to take of it (.txt or .jsonl), and the sha256 of each."""
+    """The files to take of it (.txt, .jsonl, .json or .parquet, compressed or not), and the sha256 of each."""
     licence: str | None = None
     """What they are under; recorded with every document."""
     max_tokens: int | None = None

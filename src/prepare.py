@@ -9,6 +9,7 @@ from pathlib import Path
 from src.compose import guarded, run_command
 from src.config import PrepareConfig, UserError
 from src.overrides import quote_paths
+from src.runtime.log import printable
 from src.validation import check_choice, check_data, check_ranges, check_writable
 
 SHOWN_EXAMPLES = 3
@@ -36,7 +37,10 @@ def prepare(config: PrepareConfig) -> int:
         print(f"{name}: {corpus['documents']:,} documents, {corpus['bytes']:,} bytes; tokens: {splits}")
         for example in (corpus["near_duplicates"] or {"examples": []})["examples"][:SHOWN_EXAMPLES]:
             train, held_out = list(example.values())[:2]
+            train, held_out = map(printable, example.get("where", [train, held_out]))
             print(f"  near duplicates (Jaccard {example['jaccard']}): {train} in train, {held_out} held out")
+            for text in example.get("excerpts", []):
+                print(f"    {printable(text)}")
     print(f"Data: {data.folder}")
     return 0
 

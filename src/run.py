@@ -29,6 +29,7 @@ from src.runtime.device import Device, check_reductions, is_out_of_memory, open_
 from src.runtime.distributed import ALONE, PeerLost, World
 from src.runtime.errors import first_line
 from src.runtime.files import (
+    remove_abandoned,
     remove_leftovers,
     write_bytes,
     write_yaml,
@@ -121,6 +122,7 @@ def _open(
 ) -> Run:
     """Decide what is left open, write it down, and gather what all parts of the run share."""
     if world.is_first:
+        remove_abandoned(folder.parent, folder.name)
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
         _refuse_other_data(folder, data)
@@ -239,7 +241,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
         if run.is_first:
-            write_samples(run, name, stage, model)
+            entry["samples_sha256"] = write_samples(run, name, stage, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()

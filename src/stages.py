@@ -19,7 +19,7 @@ from src.model.language_model import LanguageModel
 from src.model.matching import Match
 from src.runtime.claim import removed
 from src.runtime.device import Device
-from src.runtime.files import finite, write_json
+from src.runtime.files import finite, sha256_of, write_json
 from src.runtime.log import Say
 from src.runtime.records import Mark, write_record
 from src.runtime.signals import StopRequest
@@ -279,15 +279,17 @@ def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> 
     run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
 
 
-def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> None:
-    """Continue the stage's prompts."""
+def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> str:
+    """Continue the stage's prompts, and return the SHA-256 of the file with the texts."""
     samples = []
     for prompt in stage.prompts:
         tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
         drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
         samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
     run.require_folder()
-    write_json(run.folder / "samples" / f"{name}.json", samples)
+    file = run.folder / "samples" / f"{name}.json"
+    write_json(file, samples)
     if run.tracker is not None:
         last = plan_stage(run.config, name, stage, 0).steps
         run.tracker.show_samples(name, samples, run.global_step(name, last))
+    return sha256_of(file)

@@ -45,6 +45,7 @@ class StageSummary(TypedDict):
     skipped_steps: int
     rollbacks: int
     references: dict[str, float | None]
+    samples_sha256: NotRequired[str]
 
 
 class Final(TypedDict):

@@ -20,12 +20,14 @@ from src.config import (
     TrainConfig,
     UserError,
 )
+from src.data.file_formats import RECORDS, ending_of, refusal_of
 from src.data.repositories import load_repositories
 from src.data.sources import GENERATED, SOURCES
 from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
 from src.model.memory import divisors
+from src.runtime.log import printable
 from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
@@ -104,6 +106,7 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
+        _check_format(f"data.{name}", corpus)
         _check_hub(f"data.{name}", corpus)
         _check_git(name, corpus)
         _check_hygiene(name, corpus)
@@ -124,6 +127,17 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
 
 
+def _check_format(key: str, corpus: CorpusConfig) -> None:
+    """Check how files are to be read. Raises UserError."""
+    for item in ("separator", "text_field"):
+        if (value := getattr(corpus, item)) is None:
+            continue
+        if corpus.source not in ("local", "hub"):
+            raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        if not value.strip() or not value.isprintable() or value != value.strip():
+            raise UserError(f"{key}.{item}={value!r}: must be printable characters without blanks around them")
+
+
 def _check_hub(key: str, corpus: CorpusConfig) -> None:
     """Check the settings of the hub source, which no other reads."""
     if corpus.source != "hub":
@@ -140,8 +154,11 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
     if not corpus.files:
         raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
     for name, sha256 in corpus.files.items():
-        if not name.endswith((".txt", ".jsonl")) or not all(re.match(r"\w", part) for part in name.split("/")):
-            raise UserError(f"{key}.files.{name}: must be the path of a .txt or .jsonl in the data set")
+        is_path = all(re.fullmatch(r"\w[\w .+@=,-]*", part) for part in name.split("/"))
+        refusal = refusal_of(name, (), "language")
+        if not is_path or refusal or ending_of(name) not in (".txt", *RECORDS):
+            more = f": {refusal}" if refusal else ", .json, .parquet or .arrow in the data set, compressed or not"
+            raise UserError(f"{key}.files.{printable(name)}: must be the path of a .txt or .jsonl{more}")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
 

@@ -150,7 +150,15 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
         ({"revision": "main"}, "revision=main: must be a whole commit, 40 hex digits"),
         ({"files": {}}, "files is empty: name the files and their sha256"),
         ({"files": {"../a.txt": "f" * 64}}, "files.../a.txt: must be the path of a .txt or .jsonl"),
-        ({"files": {"a.parquet": "f" * 64}}, "files.a.parquet: must be the path of a .txt or .jsonl"),
+        ({"files": {"a.csv": "f" * 64}}, "files.a.csv: must be the path of a .txt or .jsonl: a table"),
+        ({"files": {"\x1b[31m.txt": "f" * 64}}, "files.\ufffd[31m.txt: must be the path of a .txt"),
+        ({"separator": " "}, "separator=' ': must be printable characters without blanks around them"),
+        ({"separator": "\x1b"}, "separator='\\x1b': must be printable"),
+        ({"text_field": ""}, "text_field='': must be printable"),
+        (
+            {"source": "stories", "repo": None, "revision": None, "files": {}, "licence": None, "separator": "x"},
+            "separator=x: source=stories does not read it; leave it out",
+        ),
         ({"files": {"a.txt": "F" * 64}}, f"files.a.txt={'F' * 64}: must be its sha256, 64 hex digits"),
     ],
 )

@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+from src.data.document import size_text
 from src.data.sources import GENERATED
+from src.runtime.log import printable
 
 MOST_ROWS = 60
+NEAR_COLUMNS = ("where", "held-out: where", "begins", "held-out: begins")
 
 
 def data_card(manifest: dict[str, Any]) -> str:
@@ -75,7 +78,13 @@ def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list
         "; ".join(f"`{key}`: {value}" for key, value in used.items()),
         "",
         *_table(head, rows),
-        *_counts("Left out", "reason", corpus["dropped"]),
+        *_left_out("Left out", "documents", corpus["dropped"], corpus["left_out"]),
+        *_left_out(
+            "Passed over",
+            "files",
+            {reason: entry["files"] for reason, entry in corpus["passed_over"].items()},
+            corpus["passed_over"],
+        ),
         *_counts("Replaced by placeholders", "kind", corpus["replaced"], "times"),
         *_counts("Licences", "licence", corpus["licences"]),
         *_near(corpus["near_duplicates"]),
@@ -97,6 +106,17 @@ def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list
     return lines
 
 
+def _left_out(title: str, what: str, counts: dict[str, int], details: dict[str, dict[str, Any]]) -> list[str]:
+    """Tell what was left out, with sizes and first names where they are known."""
+    rows = []
+    for reason, count in counts.items():
+        entry = details.get(reason, {"bytes": 0, "first": []})
+        size = size_text(entry["bytes"]) if entry["bytes"] else ""
+        rows.append((reason, f"{count:,}", size, ", ".join(entry["first"])))
+    table = _table(("reason", what, "size", "such as"), rows) if rows else ["Nothing.", ""]
+    return [f"### {title}", "", *table]
+
+
 def _near(near: dict[str, Any] | None) -> list[str]:
     """Tell of near duplicates across the splits."""
     lines = ["### Near duplicates across splits", ""]
@@ -113,11 +133,15 @@ def _near(near: dict[str, Any] | None) -> list[str]:
             example["train"],
             *next((split, example[split]) for split in ("val", "test") if split in example),
             str(example["jaccard"]),
+            *example["where"],
+            *example["excerpts"],
         )
         for example in near["examples"]
     )
     return lines + (
-        _table(("training document", "split", "held-out document", "Jaccard"), rows) if near["examples"] else []
+        _table(("training document", "split", "held-out document", "Jaccard", *NEAR_COLUMNS), rows)
+        if near["examples"]
+        else []
     )
 
 
@@ -155,4 +179,4 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def _plain(cell: str) -> str:
-    return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in " ".join(cell.split()))
+    return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in printable(" ".join(cell.split())))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from src.data.sources import Document
+from src.data.document import Document, lose
 
 
 def normalise(text: str) -> str:
@@ -30,4 +30,4 @@ def clean(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Docu
         elif text := normalise(document.text):
             yield replace(document, text=text)
         else:
-            dropped["empty"] += 1
+            lose(dropped, "empty", document)

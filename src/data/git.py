@@ -19,18 +19,34 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 import yaml
 from tqdm import tqdm
 
 from src.config import CorpusConfig, UserError
-from src.data.licences import LICENCE_BYTES, UNKNOWN, NearestLicence, header_licence
+from src.data.document import Document, record_loss
+from src.data.licences import LICENCE_BYTES, UNKNOWN, NearestLicence, header_licence, normalise_licence
 from src.data.local import normalise_extensions
-from src.data.repositories import Repository, load_repositories
+from src.data.repositories import COMMIT, Repository, load_repositories
 from src.data.shell import belongs, may_belong
-from src.data.sources import Document, decode
-from src.runtime.files import file_lock, remove_leftovers, replace_folder, write_text
+from src.data.text_files import decode
+from src.runtime.files import (
+    file_lock,
+    refuse_links,
+    remove_leftovers,
+    remove_path,
+    replace_folder,
+    sha256_of,
+    write_text,
+)
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
 
+CONTENTS = "fetched.json"
+"""In a repository: what it held when it had been fetched."""
+MISSING = re.compile(r"\s*(?:broken link from +tree|to +blob|missing blob) [0-9a-f]+")
+"""What git says of a file that was not fetched."""
 PARALLEL = 4
 TIMEOUT_SECONDS = 900
 ENVIRONMENT = {
@@ -93,13 +109,14 @@ def fetch_repositories(
                     found[repository] = result
                 else:
                     failed.append(f"{repository.name}: {result}")
-                    tqdm.write(f"left out {failed[-1]}")
+                    tqdm.write(printable(f"left out {failed[-1]}"))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if not found:
         raise UserError(f"{key}: no repository could be fetched; {failed[0]}; see to the network and the list")
-    dropped["repository that could not be fetched"] += len(failed)
+    for failure in failed:
+        record_loss(dropped, "repository that could not be fetched", 0, failure)
     return found
 
 
@@ -107,10 +124,13 @@ def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
     """Fetch one repository unless it is there; return where it is, or why it cannot be had."""
     target = folder_of(repository, folder, limit)
     newest = folder_of(replace(repository, commit=None), folder, limit)
-    if target.exists():
-        return target
-    if newest.exists() and _head(newest) == repository.commit:
-        return newest
+    for there in (target, newest):
+        if os.path.lexists(there) and is_whole(there):
+            if there == target or _head(there) == repository.commit:
+                return there
+        elif os.path.lexists(there) and there == target:
+            tqdm.write(printable(f"{repository.name}: what was fetched is damaged; it is fetched again"))
+            remove_path(there)
     wanted = repository.commit or "HEAD"
     try:
         with replace_folder(target) as temporary:
@@ -118,12 +138,47 @@ def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
             limits = ["--depth=1", f"--filter=blob:limit={limit + 1}", "--no-tags", "--no-recurse-submodules"]
             _git(temporary, "fetch", "--quiet", *limits, "--", repository.url, wanted)
             # What was left out would else be fetched one by one, as soon as it is looked at.
-            _git(temporary, "config", "--remove-section", f"remote.{repository.url}", check=False)
+            _git(temporary, "config", "--remove-section", f"remote.{repository.url}", allowed=(0, 128))
             (temporary / "HEAD").write_text(_git(temporary, "rev-parse", "FETCH_HEAD^{commit}"), encoding="ascii")
             (temporary / "FETCH_HEAD").unlink()
+            _note_contents(temporary)
     except _GitError as error:
         return str(error)
     return target
+
+
+class Contents(TypedDict):
+    """What a repository holds that was fetched: the SHA-256 of each file."""
+
+    files: dict[str, str]
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Hash the files of a bare repository. Raises: UserError for a link among them."""
+    refuse_links(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+
+
+def _note_contents(folder: Path) -> None:
+    write_record(folder / CONTENTS, {"files": _contents(folder)})
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a repository is as it was fetched; one of an earlier version is looked through by git, once."""
+    try:
+        if not COMMIT.fullmatch(_head(folder)):
+            return False
+        if (folder / CONTENTS).exists():
+            return read_record(folder / CONTENTS, Contents, "")["files"] == _contents(folder)
+        # What was too large to be fetched is missing (status 2), and nothing else.
+        found = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", allowed=(0, 2)).splitlines()
+        if not all(map(MISSING.match, found)) or not _list_files(folder, _head(folder)):
+            return False
+        _note_contents(folder)
+    except (UserError, OSError, ValueError, _GitError):
+        return False
+    return True
 
 
 def folder_of(repository: Repository, folder: Path, limit: int) -> Path:
@@ -137,8 +192,11 @@ class _GitError(Exception):
     """What git said when it failed, in one line."""
 
 
-def _git(folder: Path, *arguments: str, check: bool = True) -> str:
-    """Run git in a bare repository. Raises: _GitError, with the line of its message that tells most."""
+def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
+    """Run git in a bare repository. Raises: _GitError, with the line of its message that tells most.
+
+    allowed: exit statuses that are no failure.
+    """
     with tempfile.TemporaryFile() as said:  # a pipe would be held open by git's own children after a timeout
         try:
             done = subprocess.run(
@@ -154,7 +212,7 @@ def _git(folder: Path, *arguments: str, check: bool = True) -> str:
             raise UserError("git: not found; install it, it fetches the repositories (data.code.source=git)") from None
         except subprocess.TimeoutExpired:
             raise _GitError(f"not fetched within {TIMEOUT_SECONDS} s") from None
-        if done.returncode and check:
+        if done.returncode not in allowed:
             said.seek(0)
             lines = said.read().decode(errors="replace").splitlines()
             errors = (
@@ -162,7 +220,7 @@ def _git(folder: Path, *arguments: str, check: bool = True) -> str:
             )
             if "could not read Username" in errors[0]:
                 raise _GitError("it is not there, or private")
-            raise _GitError(errors[0].removeprefix("fatal: ")[:200])
+            raise _GitError(printable(errors[0].removeprefix("fatal: ")[:200]))
         return done.stdout.decode(errors="replace").strip()
 
 
@@ -186,7 +244,10 @@ def _read_repository(
 ) -> Iterator[Document]:
     """Yield the code of a repository, sorted by path."""
     commit = repository.commit or ""
-    files = _list_files(folder, commit)
+    try:
+        files = _list_files(folder, commit)
+    except _GitError as error:
+        raise UserError(f"{folder}: cannot be read ({error}); remove it, and repeat the command") from None
     below = f"{repository.subfolder}/" if repository.subfolder else ""
     with _Blobs(folder) as blobs:
         licences = _licences(files, blobs)
@@ -194,19 +255,22 @@ def _read_repository(
         for path in (path for path in files if path.startswith(below) and may_belong(path, extensions)):
             raw = blobs.read(files[path])
             if raw is None:
-                dropped["too large"] += PurePosixPath(path).suffix.lower() in extensions  # else it need not be code
-            elif belongs(path, raw, extensions) and (text := decode(raw, dropped)) is not None:
+                if PurePosixPath(path).suffix.lower() in extensions:  # else it need not be code
+                    record_loss(dropped, "too large", 0, f"{repository.name}/{path}")
+            elif (
+                belongs(path, raw, extensions)
+                and (text := decode(raw, dropped, f"{repository.name}/{path}")) is not None
+            ):
                 licence = header_licence(text) or licences.of(os.path.dirname(path))
                 if licence == UNKNOWN and repository.licence:
-                    licence = repository.licence
+                    licence = normalise_licence(repository.licence)
                 yield Document(text, repository.name, path, licence, commit)
 
 
 def _compare_licence(repository: Repository, found: str) -> None:
-    if repository.licence and found not in (UNKNOWN, repository.licence):
-        tqdm.write(
-            f"{repository.name}: is under {found}, the list says {repository.licence}; what it says itself counts"
-        )
+    if repository.licence and found not in (UNKNOWN, normalise_licence(repository.licence)):
+        said = f"the list says {repository.licence}; what it says itself counts"
+        tqdm.write(printable(f"{repository.name}: is under {found}, {said}"))
 
 
 def _list_files(folder: Path, commit: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ combining characters in all positions: a normalizer, a lost space or an unknown 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from src.config import TokenizerConfig, UserError
-from src.data.tokenizer import EOT, byte_lengths, encode_batch, end_of_text, id_count, without_special_text
+from src.data.tokenizer import (
+    EOT,
+    LARGEST_VOCAB_SIZE,
+    byte_lengths,
+    encode_batch,
+    end_of_text,
+    id_count,
+    without_special_text,
+)
 from src.runtime.errors import first_line
 
 USUAL = (EOT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
@@ -61,6 +69,19 @@ def take_tokenizer(settings: TokenizerConfig) -> tuple[Tokenizer, str]:
     return tokenizer, eot
 
 
+def check_tokenizer(settings: TokenizerConfig) -> None:
+    """Check what can be known before any text is read: the tokenizers that are named, and the size of ours.
+
+    Raises: UserError.
+    """
+    if settings.path is not None:
+        take_tokenizer(settings)
+    elif settings.vocab_size > LARGEST_VOCAB_SIZE:
+        raise UserError(f"tokenizer.vocab_size={settings.vocab_size}: must be {LARGEST_VOCAB_SIZE} or less")
+    if settings.compare is not None:
+        open_tokenizer("tokenizer.compare", settings.compare)
+
+
 def _find_eot(tokenizer: Tokenizer, settings: TokenizerConfig) -> str:
     assert settings.path is not None
     file = tokenizer_file("tokenizer.path", settings.path)
@@ -74,19 +95,43 @@ def _find_eot(tokenizer: Tokenizer, settings: TokenizerConfig) -> str:
 
 def _flaw_of(tokenizer: Tokenizer) -> str | None:
     """Say what a tokenizer loses of a text, or return None."""
-    texts = list(_trials())
     lengths = byte_lengths(tokenizer)
+    texts = list(_trials())
     special = {index for index, added in tokenizer.get_added_tokens_decoder().items() if added.special}
     for text, ids in zip(texts, encode_batch(tokenizer, texts), strict=True):
         decoded = tokenizer.decode(ids, skip_special_tokens=False)
         if decoded != text:
-            at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), len(decoded))
-            return f"{json.dumps(text[at : at + 4])} comes back as {json.dumps(decoded[at : at + 4])}"
+            return _difference(text, decoded, 4)
         if special.intersection(ids):
             return "a text can produce its special tokens"
         if lengths[ids].sum() != len(text.encode()):
             return "its tokens do not tell how many bytes they stand for"
+    if (added := _first_lost(tokenizer, _trials_of_added(tokenizer))) is not None:
+        return f"it does not give back text that contains its added tokens: {added}"
     return None
+
+
+def _first_lost(tokenizer: Tokenizer, texts: Iterable[str]) -> str | None:
+    """Show the first text that does not come back, or return None."""
+    texts = list(texts)
+    for text, ids in zip(texts, encode_batch(tokenizer, texts), strict=True):
+        decoded = tokenizer.decode(ids, skip_special_tokens=False)
+        if decoded != text:
+            return f"{json.dumps(text[:60])} comes back as {json.dumps(decoded[:60])}"
+    return None
+
+
+def _difference(text: str, decoded: str, n: int) -> str:
+    at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), len(decoded))
+    return f"{json.dumps(text[at : at + n])} comes back as {json.dumps(decoded[at : at + n])}"
+
+
+def _trials_of_added(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield texts with each added token among words, blanks and others of its kind, and in other cases."""
+    for added in tokenizer.get_added_tokens_decoder().values():
+        for token in dict.fromkeys((added.content, added.content.upper(), added.content.lower(), f" {added.content} ")):
+            yield f"a {token} b  {token}  c\n{token}\n\n{token}\t{token}{token}d{token}e{token}.{token}"
+            yield token
 
 
 def _trials() -> Iterator[str]:

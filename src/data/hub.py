@@ -10,11 +10,12 @@ and hand it to the library's own `http_get`, which asks for the rest of it. HF_E
 proxy settings hold as always. `hf_xet` plays no part: it would download past this file.
 """
 
-import json
 import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
 
 from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import http_get
@@ -23,7 +24,9 @@ from huggingface_hub.utils.logging import set_verbosity_error
 
 from src.config import CorpusConfig, UserError
 from src.runtime.errors import first_line
-from src.runtime.files import file_lock, sha256_of, storage_remedy, write_json
+from src.runtime.files import file_lock, remove_abandoned, sha256_of, storage_remedy
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # or the library asks the hub for a list of agents, and caches it at home
 
@@ -38,7 +41,7 @@ def fetch_files(corpus: CorpusConfig, corpus_name: str, cache: Path) -> dict[str
     for name, path in files.items():
         sha256 = corpus.files[name]
         with file_lock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
+            if not os.path.lexists(path):
                 _download(corpus.repo, corpus.revision, path, name, sha256, f"data.{corpus_name}")
             elif not _is_verified(path, sha256):  # put there by hand, or changed since
                 _admit(path, path, sha256, f"data.{corpus_name}.files.{name}")
@@ -52,12 +55,13 @@ def _download(repo: str, revision: str, path: Path, name: str, sha256: str, key:
     set_verbosity_error()  # warnings of every try would hide our line
     try:
         metadata = get_hf_file_metadata(url)
-        if metadata.commit_hash is None:
+        if metadata.commit_hash is None or metadata.size is None or metadata.size < 0:
             raise errors.FileMetadataError
         if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != sha256:
             raise UserError(
                 f"{key}.files.{name}={sha256}: the hub has sha256 {metadata.etag}; correct it or the revision"
             )
+        _check_room(incomplete, metadata.size, f"{key}.files.{name}")
         _complete(incomplete, url, metadata.size)
     except Exception as error:  # of several libraries, which change with the version of the first
         if isinstance(error, UserError) or storage_remedy(error):
@@ -66,22 +70,50 @@ def _download(repo: str, revision: str, path: Path, name: str, sha256: str, key:
     _admit(incomplete, path, sha256, f"{key}.files.{name}")
 
 
-def _complete(incomplete: Path, url: str, size: int | None) -> None:
-    """Append to a file what it lacks of a URL."""
+def _check_room(incomplete: Path, size: int, key: str) -> None:
+    """Check that what is to come has room on the disk. Raises: UserError."""
+    missing = size - (incomplete.stat().st_size if incomplete.exists() else 0)
+    if missing > (free := shutil.disk_usage(incomplete.parent).free):
+        raise UserError(f"{key}: has {size:,} bytes, and the disk has room for {free:,}; make room")
+
+
+class _BoundedFile:
+    """A file that takes no more than so many bytes in all, however much a server sends."""
+
+    def __init__(self, handle: IO[bytes], size: int) -> None:
+        self._handle, self._size = handle, size
+
+    def write(self, data: bytes) -> int:
+        """Write, or raise FileMetadataError where it would be too much."""
+        if self._handle.tell() + len(data) > self._size:
+            raise errors.FileMetadataError
+        return self._handle.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
+def _complete(incomplete: Path, url: str, size: int) -> None:
+    """Append to a file what it lacks of a URL, to the size that was announced."""
+    if incomplete.is_symlink():
+        incomplete.unlink()
     with incomplete.open("ab") as handle:
-        if size is not None and handle.tell() > size:
+        if handle.tell() > size:
             handle.seek(0)
             handle.truncate()
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # half of a compressed stream is no use
         try:
             http_get(
                 url,
-                handle,
+                cast(BinaryIO, _BoundedFile(handle, size)),
                 resume_size=handle.tell(),
                 headers=headers,
                 expected_size=size,
                 displayed_filename=url.rsplit("/", 1)[1],
             )
+        except errors.FileMetadataError:  # more has come than the hub said
+            incomplete.unlink()
+            raise
         except OSError as error:
             if type(error) is OSError and error.errno is None:  # all has come, and is not as long as the hub said
                 incomplete.unlink()
@@ -100,13 +132,15 @@ def _stamp_path(path: Path) -> Path:
 
 
 def _is_verified(path: Path, sha256: str) -> bool:
-    with suppress(OSError, ValueError):
-        return json.loads(_stamp_path(path).read_bytes()) == _stamp(path, sha256)
+    with suppress(OSError, UserError):
+        return read_record(_stamp_path(path), dict[str, Any], "") == _stamp(path, sha256)
     return False
 
 
 def _admit(file: Path, path: Path, sha256: str, key: str) -> None:
     """Verify a file and move it to its path, or remove it. Raises: UserError if it is another one."""
+    if not file.is_file():
+        raise UserError(f"{key}: {file} is no file; move it away")
     found = sha256_of(file)
     if found != sha256:
         file.unlink()
@@ -115,7 +149,8 @@ def _admit(file: Path, path: Path, sha256: str, key: str) -> None:
             "and if it is the same again, see to HF_ENDPOINT and your proxy"
         )
     os.replace(file, path)
-    write_json(_stamp_path(path), _stamp(path, sha256))
+    remove_abandoned(path.parent, _stamp_path(path).name)
+    write_record(_stamp_path(path), _stamp(path, sha256))
 
 
 def _explain(error: Exception, repo: str, revision: str, name: str, url: str, path: Path) -> str:
@@ -141,5 +176,5 @@ def _explain(error: Exception, repo: str, revision: str, name: str, url: str, pa
                 status, "try again later"
             )
             return f"files.{name}: {hub} answers with status {status}; {remedy}, {by_hand}"
-    reason = first_line(error)
+    reason = printable(first_line(error))
     return f"files.{name}: {hub}: {reason}; repeat the command to go on where it stopped, {by_hand}"

@@ -17,10 +17,10 @@ from itertools import chain, groupby
 from src.config import CorpusConfig, HygieneConfig
 from src.data.ahead import in_batches, map_ahead
 from src.data.clean import clean
-from src.data.licences import PERMISSIVE, is_allowed
+from src.data.document import Document, lose
+from src.data.licences import PERMISSIVE, is_allowed, names_of
 from src.data.near_duplicates import Sketch, drop_near_duplicates, sketch
 from src.data.secrets import replace_secrets
-from src.data.sources import Document
 
 COMMENT = re.compile(r"\s*(?:#|//|/?\*|--|;|\"|<!--|%|rem\b)+\s*(.*)", re.IGNORECASE)
 GENERATED = re.compile(
@@ -32,6 +32,7 @@ GENERATED = re.compile(
 )
 SHORT = 1000
 """Characters of a text whose mean line says nothing yet: a wrapper of two lines is not minified."""
+LONGEST_REASON = 80
 GENERATED_LINES = 20
 """So many lines at the beginning of a file may say that it was generated."""
 
@@ -79,7 +80,7 @@ def _drop_duplicates(documents: Iterable[Document], dropped: Counter[str]) -> It
     seen: set[bytes] = set()
     for document in documents:
         if (key := _digest(document.text)) in seen:
-            dropped["duplicate"] += 1
+            lose(dropped, "duplicate", document)
         else:
             seen.add(key)
             yield document
@@ -90,16 +91,17 @@ def cap_groups(documents: Iterable[Document], limit: int, dropped: Counter[str])
     for _, run in groupby(documents, key=lambda document: document.group):
         group = list(run)
         by_hash = sorted(range(len(group)), key=lambda index: _digest(f"{group[index].path}\0{group[index].text}"))
-        dropped["beyond the limit of its group"] += len(by_hash[limit:])
+        for index in sorted(by_hash[limit:]):
+            lose(dropped, "beyond the limit of its group", group[index], is_loss=False)
         yield from (group[index] for index in sorted(by_hash[:limit]))
 
 
 def allowed_licences(corpus: CorpusConfig) -> frozenset[str] | None:
     """List the licences that may stay; None: whatever it is."""
     names = corpus.licences if corpus.licences is not None else ["permissive" if corpus.source == "git" else "any"]
-    if "any" in names:
+    if "any" in map(str.lower, names):
         return None
-    return frozenset(names) | (PERMISSIVE if "permissive" in names else frozenset())
+    return names_of(names) | (PERMISSIVE if "permissive" in map(str.lower, names) else frozenset())
 
 
 def _fit(
@@ -107,9 +109,9 @@ def _fit(
 ) -> Iterator[Document]:
     for document in documents:
         if allowed is not None and not is_allowed(document.licence, allowed):
-            dropped[f"licence {document.licence}"] += 1
+            lose(dropped, f"licence {document.licence}"[:LONGEST_REASON], document)
         elif flaw := flaw_of_code(document.text, hygiene):
-            dropped[flaw] += 1
+            lose(dropped, flaw, document)
         else:
             yield document
 

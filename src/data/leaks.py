@@ -61,20 +61,20 @@ def _sketch(batch: list[tuple[int, str]]) -> tuple[list[int], Sketch]:
 
 
 def _named(spool: Spool, fate: np.ndarray, examples: list[tuple[int, int, float]]) -> list[dict[str, Any]]:
-    """Tell where the documents of each example come from."""
-    wanted = {number: 0 for example in examples for number in example[:2]}
-    for first, records, _ in spool.blocks():
-        for number in wanted:
-            if first <= number < first + len(records):
-                wanted[number] = int(records["origin"][number - first])
-    lines = set(wanted.values())
-    origins = {line: origin for line, origin in enumerate(spool.origins()) if line in lines} if lines else {}
+    """Tell where the documents of each example come from, and how their texts begin."""
+    found = spool.where({number for example in examples for number in example[:2]})
 
     def name(number: int) -> str:
-        origin = origins[wanted[number]]
+        origin = found[number][0]
         return ": ".join(origin[key] for key in ("group", "path") if key in origin) or f"document {number}"
 
     return [
-        {"train": name(train), SPLITS[fate[held_out]]: name(held_out), "jaccard": round(similarity, 3)}
+        {
+            "train": name(train),
+            SPLITS[fate[held_out]]: name(held_out),
+            "jaccard": round(similarity, 3),
+            "where": [found[train][1], found[held_out][1]],
+            "excerpts": [found[train][2], found[held_out][2]],
+        }
         for train, held_out, similarity in examples
     ]

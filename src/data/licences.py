@@ -8,6 +8,9 @@ of them is "unknown", and no filter lets that pass.
 import posixpath
 import re
 from collections.abc import Callable, Collection
+from functools import lru_cache
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 UNKNOWN = "unknown"
 PERMISSIVE = frozenset(
@@ -62,7 +65,9 @@ LICENCE_FILE = re.compile(
     r"(?i)(?!.*\.(?:sh|bash|py|js|go|rb|c|h|html|ya?ml|json|in)$)"
     r"(?:(?:(?:un)?licen[cs]es?|copying)(?:[-_.].*)?|[\w.+-]+[-_.]licen[cs]e(?:\.(?:md|txt|rst))?)"
 )
-HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+-]+(?:[ \t]+(?:OR|AND|WITH)[ \t]+[\w.+-]+)*)")
+HEADER = re.compile(
+    r"(?i)SPDX-License-Identifier:[ \t]*(\(*[\w.+-]+(?:\)*[ \t]+(?:OR|AND|WITH)[ \t]+\(*[\w.+-]+)*)(\)*)"
+)
 HEADER_CHARACTERS = 4096
 LICENCE_BYTES = 200_000
 """So much of a licence file is read."""
@@ -82,7 +87,10 @@ def identify_licence(text: str) -> str:
 def header_licence(text: str) -> str | None:
     """Return what a file's own SPDX-License-Identifier says, if it has one near its beginning."""
     match = HEADER.search(text, 0, HEADER_CHARACTERS)
-    return " ".join(match.group(1).split()) if match else None
+    if match is None:
+        return None
+    open_ones = match[1].count("(") - match[1].count(")")
+    return normalise_licence(match[1] + ")" * min(open_ones, len(match[2])))
 
 
 def is_licence_file(name: str) -> bool:
@@ -118,9 +126,103 @@ class NearestLicence:
         return self._known[folder]
 
 
+SPELLINGS = {
+    "apache": "Apache-2.0",
+    "apache 2": "Apache-2.0",
+    "apache2": "Apache-2.0",
+    "bsd 2 clause": "BSD-2-Clause",
+    "bsd 3 clause": "BSD-3-Clause",
+    "new bsd": "BSD-3-Clause",
+    "simplified bsd": "BSD-2-Clause",
+    "boost": "BSL-1.0",
+    "cc0": "CC0-1.0",
+    "expat": "MIT",
+    **{f"{name}v{v}": f"{name.upper()}-{v}.0" for name in ("gpl", "agpl", "lgpl") for v in (2, 3)},
+    "mpl 2": "MPL-2.0",
+}
+"""What licences are called besides their names in SPDX; in lower case, without `the` and `licence`."""
+LONGEST_EXPRESSION = 500
+TERM = re.compile(r"\(|\)|[^\s()]+")
+
+
+def normalise_licence(value: object) -> str:
+    """Write what is said of a licence as SPDX does: names in any case, expressions, lists (all of them hold).
+
+    What is no SPDX expression stays as it is; nothing at all is UNKNOWN.
+    """
+    if isinstance(value, list | tuple):
+        found = [name for name in map(normalise_licence, value) if name != UNKNOWN]
+        parts = [f"({name})" if " OR " in name and len(found) > 1 else name for name in dict.fromkeys(found)]
+        return " AND ".join(parts) or UNKNOWN
+    return _normalise(value) if isinstance(value, str) else UNKNOWN if value is None else str(value)
+
+
+@lru_cache(maxsize=4096)
+def _normalise(text: str) -> str:
+    text = " ".join(text.split())
+    either = text.replace("/", " OR ")  # as the packages of Rust once had it
+    for candidate in (text, _respelled(text), either, " ".join(_respelled(term) for term in TERM.findall(either))):
+        if len(candidate) > LONGEST_EXPRESSION:
+            continue
+        try:
+            return str(canonicalize_license_expression(candidate))
+        except (InvalidLicenseExpression, MemoryError, RecursionError, SyntaxError, ValueError):
+            continue
+    return text or UNKNOWN
+
+
+def _respelled(text: str) -> str:
+    """Return the SPDX name of a licence that is called otherwise."""
+    words = re.split(r"[\s,_-]+", text.lower())
+    words = [word for word in words if word and word not in ("the", "license", "licence", "version")]
+    name = " ".join(word.removeprefix("v").removeprefix(".").removesuffix(".0") for word in words)
+    return SPELLINGS.get(name, "-".join(words) if 0 < len(words) < 4 else text)
+
+
 def is_allowed(licence: str, allowed: Collection[str]) -> bool:
     """Tell whether an SPDX expression is met by licences of `allowed`: one side of an OR, both of an AND."""
-    return any(
-        all(part.strip() in allowed for part in re.split(r"\s+(?:AND|WITH)\s+", side))
-        for side in re.split(r"\s+OR\s+", licence)
-    )
+    terms = [term.upper() if term.upper() in ("AND", "OR", "WITH") else term for term in TERM.findall(licence)]
+    names = {name.lower() for name in allowed}
+    if licence.lower() in names:
+        return True
+
+    def either(at: int) -> tuple[bool, int]:
+        met, at = both(at)
+        while at < len(terms) and terms[at] == "OR":
+            other, at = both(at + 1)
+            met = met or other
+        return met, at
+
+    def both(at: int) -> tuple[bool, int]:
+        met, at = one(at)
+        while at < len(terms) and terms[at] in ("AND", "WITH"):
+            other, at = one(at + 1)
+            met = met and other
+        return met, at
+
+    def one(at: int) -> tuple[bool, int]:
+        if at < len(terms) and terms[at] == "(":
+            met, at = either(at + 1)
+            return met and at < len(terms) and terms[at] == ")", at + 1
+        return at < len(terms) and _is_named(terms[at], names), at + 1
+
+    try:
+        met, end = either(0)
+    except RecursionError:
+        return False
+    return met and end == len(terms)
+
+
+def _is_named(licence: str, names: Collection[str]) -> bool:
+    """Tell whether a licence is among names in lower case; GPL-2.0 is GPL-2.0-only, and one choice of -or-later."""
+    name = licence.lower()
+    base = name.removesuffix("+").removesuffix("-or-later").removesuffix("-only")
+    same = {name, base, f"{base}-only"} if name.endswith(("+", "-or-later")) else {base, f"{base}-only"}
+    return not same.isdisjoint(names) or (name.endswith(("+", "-or-later")) and f"{base}-or-later" in names)
+
+
+def names_of(licences: Collection[str]) -> frozenset[str]:
+    """List the licences that are named, alone or in expressions, as SPDX writes them."""
+    expressions = {normalise_licence(licence) for licence in licences}
+    parts = (TERM.findall(expression) for expression in expressions if " WITH " not in expression)
+    return frozenset(expressions | {term for part in parts for term in part} - {"(", ")", "AND", "OR"})

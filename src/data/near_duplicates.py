@@ -24,8 +24,8 @@ from typing import Self
 import numpy as np
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
+from src.data.document import Document, lose
 from src.data.loader import mix
-from src.data.sources import Document
 
 THRESHOLD = 0.7
 SHINGLE_WORDS = 5
@@ -196,7 +196,7 @@ def _drop_from(
             for other in {other for band in bands for other in buckets.get(band, ())}
         )
         if near:
-            dropped["near duplicate"] += 1
+            lose(dropped, "near duplicate", document)
             continue
         kept.append(row)
         for band in bands:

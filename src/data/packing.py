@@ -8,6 +8,7 @@ themselves; it appears whole or not at all. Until then the work lies beside it, 
 killed process has finished is used by the next one, unless the input has changed.
 """
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.card import data_card
+from src.data.given_tokenizer import check_tokenizer
 from src.data.prepared import (
     CARD,
     CORPORA,
@@ -32,7 +34,21 @@ from src.data.prepared import (
 from src.data.repositories import load_repositories
 from src.data.sources import local_files
 from src.data.steps import Say, Steps
-from src.runtime.files import file_lock, move_folder, read_json, remove_leftovers, settle_folder, write_json, write_text
+from src.runtime.files import (
+    file_lock,
+    move_folder,
+    refuse_links,
+    remove_abandoned,
+    remove_leftovers,
+    remove_path,
+    settle_folder,
+    write_text,
+)
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
+
+WORK_VERSION = 2
+"""Raise it when the files of the work change: what an earlier version has begun is not gone on with."""
 
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 
@@ -46,13 +62,17 @@ def prepare_data(
     """
     if data.dir is not None:
         return load_given(data.dir)
+    say = printing(say)
     folder = folder_of(data, tokenizer, output_root)
+    if rerun or not (folder / MANIFEST).exists():
+        check_tokenizer(tokenizer)
     inputs = {name: _inputs(data, name) for name in CORPORA}
     with file_lock(folder.with_name(f".lock-{folder.name}")):  # so what a killed process left is ours to use
         settle_folder(folder)
+        remove_path(folder.with_name(f"{folder.name}.old"))  # what a process left that was killed at the last instant
         work = folder.with_name(f".{folder.name}.work")
         if not rerun and (prepared := _load_if_current(folder, inputs, say)):
-            shutil.rmtree(work, ignore_errors=True)
+            remove_path(work)
             say(f"prepared already: {folder}")
             return prepared
         begun = {"format_version": FORMAT_VERSION, "inputs": inputs, "settings": settings_of(data, tokenizer)}
@@ -63,8 +83,10 @@ def prepare_data(
             shutil.rmtree(work)
             raise
         manifest = {"name": data.name, **contents, **begun}
-        write_json(work / "out" / MANIFEST, manifest)
+        write_record(work / "out" / MANIFEST, manifest)
         write_text(work / "out" / CARD, data_card(manifest))
+        if folder.is_symlink() or not folder.is_dir():
+            remove_path(folder)
         move_folder(work / "out", folder)
         shutil.rmtree(work)
         return load_prepared(folder)
@@ -73,14 +95,20 @@ def prepare_data(
 def _begin(work: Path, begun: dict[str, Any], say: Say) -> None:
     """Have a folder for the work, with what an earlier process has done if it had the same settings and input."""
     path = work / "begun.json"
-    if path.exists() and read_json(path) == begun:
-        say(f"going on with what an earlier attempt has done: {work}")
-        for place in (work, work / "out"):
-            remove_leftovers(place)
-        return
-    shutil.rmtree(work, ignore_errors=True)
+    wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **begun}))
+    if (work / "out").is_dir() and path.exists():
+        try:
+            refuse_links(work)
+            if read_record(path, dict[str, Any], "") == wanted:
+                say(f"going on with what an earlier attempt has done: {work}")
+                for place in (work, work / "out"):
+                    remove_leftovers(place)
+                return
+        except UserError as error:
+            say(f"beginning again: {error}")
+    remove_path(work)
     (work / "out").mkdir(parents=True)
-    write_json(path, begun)
+    write_record(path, wanted)
 
 
 def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
@@ -97,6 +125,8 @@ def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
 def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> PreparedData | None:
     if not folder.exists():
         return None
+    if not folder.is_symlink():
+        remove_abandoned(folder)
     try:
         prepared = load_prepared(folder)
     except UserError as error:
@@ -106,3 +136,8 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> Prepared
         say(f"preparing again: the files behind {folder} have changed")
         return None
     return prepared
+
+
+def printing(say: Say) -> Say:
+    """Return a function that writes a line without what a terminal would obey."""
+    return lambda line: say(printable(line))

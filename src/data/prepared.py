@@ -6,19 +6,26 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.given_tokenizer import tokenizer_file
 from src.data.sources import GENERATED
-from src.runtime.files import read_json, sha256_of, write_json
+from src.data.tokenizer import eot_id_of, id_count, load_tokenizer
+from src.runtime.errors import first_line
+from src.runtime.files import find_folder, sha256_of
+from src.runtime.log import printable
+from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
 
 FORMAT_VERSION = 2
 CORPORA = ("language", "code")
+SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 CARD = "DATA_CARD.md"
+ADDED = ("separator", "text_field")
+"""Settings of a corpus that there were not from the beginning."""
 PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
 """Endings of files that say more of the same tokens."""
 VERIFIED = ".verified.json"
@@ -52,11 +59,11 @@ class PreparedData:
 
     def tokens(self, corpus: str, split: str) -> np.ndarray:
         """Open a split: 1-D token ids, read from disk as they are used."""
-        return np.load(self.folder / f"{corpus}_{split}.npy", mmap_mode="r")
+        return _open_array(self.folder / f"{corpus}_{split}.npy", "<u2 <u4")
 
     def offsets(self, corpus: str, split: str) -> np.ndarray:
         """Open where the end of text before each document of a split stands: (n_documents,) uint64."""
-        return np.load(self.folder / f"{corpus}_{split}.offsets.npy", mmap_mode="r")
+        return _open_array(self.folder / f"{corpus}_{split}.offsets.npy", "<u8")
 
     def references(self, corpus: str, split: str) -> dict[str, float | None]:
         """Return what a loss is compared with: uniform and unigram loss (nats a token), floor, bytes per token."""
@@ -75,19 +82,94 @@ def fingerprint_of(files: dict[str, dict[str, Any]]) -> str:
     return hashlib.sha256(repr(deciding).encode()).hexdigest()
 
 
+class FileEntry(TypedDict):
+    """A file that a manifest lists."""
+
+    bytes: int
+    sha256: str
+
+
+class TokenizerEntry(TypedDict):
+    """What a manifest says of the tokenizer."""
+
+    vocab_size: int
+    eot_id: int
+    sha256: str
+
+
+class SplitEntry(TypedDict):
+    """What a manifest says of a split."""
+
+    documents: int
+    bytes: int
+    tokens: int
+    unigram_loss: float
+    bytes_per_token: float
+    tokens_per_word: float
+    floor_bits_per_byte: float | None
+
+
+class CorpusEntry(TypedDict):
+    """What a manifest says of a corpus."""
+
+    source: str
+    documents: int
+    bytes: int
+    splits: dict[str, SplitEntry]
+    near_duplicates: dict[str, Any] | None
+
+
+class DataSettings(TypedDict):
+    """The settings of the text in a manifest."""
+
+    language: dict[str, Any]
+    code: dict[str, Any]
+
+
+class AllSettings(TypedDict):
+    """The settings in a manifest."""
+
+    data: DataSettings
+
+
+class Settings(TypedDict):
+    """What is read of the manifests of other folders."""
+
+    settings: AllSettings
+
+
+class Manifest(TypedDict):
+    """What is read of a manifest; it holds more."""
+
+    name: str
+    fingerprint: str
+    format_version: int
+    tokenizer: TokenizerEntry
+    corpora: dict[str, CorpusEntry]
+    files: dict[str, FileEntry]
+    settings: AllSettings
+
+
 def load_prepared(folder: Path) -> PreparedData:
     """Open a prepared folder. Raises: UserError naming the file that is missing, damaged or of another version."""
     path = folder / MANIFEST
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or "fingerprint" not in manifest:
+    content = read_record(path, dict[str, Any], REMEDY)
+    if "fingerprint" not in content:
         raise UserError(f"{path}: not the manifest of prepared data; {REMEDY}")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        version = manifest.get("format_version")
+    if (version := content.get("format_version")) != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {REMEDY}")
-    if not isinstance(manifest.get("files"), dict) or fingerprint_of(manifest["files"]) != manifest["fingerprint"]:
+    manifest: Any = convert(path, content, Manifest, REMEDY)
+    wanted = {f"{name}_{split}{kind}" for name in CORPORA for split in SPLITS for kind in (".npy", ".offsets.npy")}
+    if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
+        raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
+    if not is_plain_name(manifest["name"]):
+        raise UserError(f"{path}: name={printable(manifest['name'])[:60]!r}: no name of a folder; {REMEDY}")
+    if fingerprint_of(manifest["files"]) != manifest["fingerprint"]:
         raise UserError(f"{path}: its fingerprint is not that of the files it lists; {REMEDY}")
     _verify(folder, manifest)
-    return PreparedData(folder, manifest)
+    data = PreparedData(folder, manifest)
+    _compare_with_files(data)
+    return data
 
 
 def _verify(folder: Path, manifest: dict[str, Any]) -> None:
@@ -98,7 +180,7 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> None:
     known = _read_verified(folder)
     stamps: dict[str, list[Any]] = {}
     for name, expected in manifest["files"].items():
-        path = folder / name
+        path = child_path(folder, name)
         if not path.is_file():
             raise UserError(f"{path}: missing; {REMEDY}")
         stamps[name] = [*_stamp(path), expected["sha256"]]
@@ -110,15 +192,54 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> None:
             raise UserError(f"{path}: its content has changed since it was written; {REMEDY}")
     if known != stamps:
         with suppress(OSError):  # a folder that cannot be written to is checked each time
-            write_json(folder / VERIFIED, stamps)
+            write_record(folder / VERIFIED, stamps)
 
 
 def _read_verified(folder: Path) -> dict[str, Any]:
     try:
-        stamps = read_json(folder / VERIFIED)
+        return read_record(folder / VERIFIED, dict[str, Any], "")
     except UserError:
         return {}
-    return stamps if isinstance(stamps, dict) else {}
+
+
+def _compare_with_files(data: PreparedData) -> None:
+    """Check what the manifest says against the files, whose content is what was written.
+
+    A manifest with a digest cannot differ; those of earlier versions have none. Raises: UserError.
+    """
+    path, said = data.folder / MANIFEST, data.manifest["tokenizer"]
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    there = {
+        "sha256": data.manifest["files"]["tokenizer.json"]["sha256"],
+        "vocab_size": id_count(tokenizer),
+        "eot_id": eot_id_of(tokenizer, data.tokenizer_path),
+    }
+    for key, value in there.items():
+        if said[key] != value:
+            raise UserError(f"{path}: tokenizer.{key}={said[key]}, but that of its tokenizer.json is {value}; {REMEDY}")
+    for name in CORPORA:
+        if name not in data.manifest["corpora"]:
+            raise UserError(f"{path}: has no corpus {name}; {REMEDY}")
+        for split in SPLITS:
+            entry = data.manifest["corpora"][name]["splits"].get(split)
+            if entry is None:
+                raise UserError(f"{path}: corpora.{name} has no split {split}; {REMEDY}")
+            there = {"tokens": len(data.tokens(name, split)), "documents": len(data.offsets(name, split))}
+            for key, value in there.items():
+                if entry[key] != value:
+                    place = f"corpora.{name}.splits.{split}.{key}"
+                    raise UserError(f"{path}: {place}={entry[key]}, but its file has {value}; {REMEDY}")
+
+
+def _open_array(path: Path, kinds: str) -> np.ndarray:
+    """Open a file of numbers, read from disk as they are used. Raises: UserError where it is none."""
+    try:
+        values = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}: not a file of numbers ({first_line(error)}); {REMEDY}") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.str not in kinds.split():
+        raise UserError(f"{path}: not a list of numbers of type {kinds}; {REMEDY}")
+    return values
 
 
 def _stamp(path: Path) -> list[int]:
@@ -135,7 +256,7 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
     """
     if data.dir is not None:
         return load_given(data.dir)
-    folder = folder_of(data, tokenizer, output_root)
+    folder = find_folder(folder_of(data, tokenizer, output_root))
     if (folder / MANIFEST).exists():
         return load_prepared(folder)
     corpora = [getattr(data, name) for name in CORPORA]
@@ -145,8 +266,8 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
     manifests = [path for path in folder.parent.glob("[!.]*/manifest.json") if not path.parent.name.endswith(".old")]
     for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
-            settings = read_json(path)["settings"]
-        except (UserError, KeyError, TypeError):  # some other folder is damaged: not what was asked for
+            settings = read_record(path, Settings, "")["settings"]
+        except UserError:  # some other folder is damaged: not what was asked for
             continue
         if _without_paths(settings) == wanted:
             return load_prepared(path.parent)
@@ -155,7 +276,7 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
 
 def load_given(name: str) -> PreparedData:
     """Open the folder that `data.dir` names. Raises: UserError if it is none."""
-    folder = Path(name).expanduser()
+    folder = find_folder(Path(name).expanduser())
     if not (folder / MANIFEST).is_file():
         raise UserError(f"data.dir={name}: no prepared data there; write some with python -m src.prepare")
     return load_prepared(folder)
@@ -169,6 +290,9 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     values = asdict(data)
     del values["dir"]
     for name in CORPORA:
+        for key in ADDED:  # left out where they change nothing, so that earlier data are found
+            if values[name][key] is None:
+                del values[name][key]
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
     generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
     words = asdict(tokenizer)
@@ -178,10 +302,10 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     return {"data": values, "tokenizer": words, "generator": _generator_hash() if generated else None}
 
 
-def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+def _without_paths(settings: Any) -> dict[str, Any]:
     settings = json.loads(json.dumps(settings))
     for name in CORPORA:
-        settings.get("data", {}).get(name, {}).pop("paths", None)
+        settings["data"].get(name, {}).pop("paths", None)
     return settings
 
 

@@ -1,13 +1,14 @@
 """Lists of repositories: which to fetch, at which commit, under which licence."""
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import yaml
-
 from src.config import CONF, CorpusConfig, UserError
+from src.runtime.files import load_yaml
+from src.runtime.log import printable
 
 ADDRESS = re.compile(r"(?:https?|ssh|git|file)://[^\s/]*/\S+|[\w.-]+@[\w.-]+:[^\s:]\S*")
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -41,12 +42,14 @@ def load_repositories(corpus: CorpusConfig, corpus_name: str) -> list[Repository
     key = f"data.{corpus_name}.repositories={corpus.repositories}"
     path = Path(name).expanduser() if "/" in name or name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise UserError(f"{key}: no such list; choose one of {there}, or give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{key}: not a readable YAML file ({' '.join(str(error).split())})") from None
+        if not os.path.lexists(path):
+            there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            raise UserError(f"{key}: no such list; choose one of {there}, or give the path of a YAML file")
+        entries = load_yaml(path, allow_links=True)
+    except OSError as error:
+        raise UserError(f"{key}: cannot be read ({error.strerror})") from None
+    except UserError as error:
+        raise error if str(error).startswith(key) else UserError(f"{key}: not a readable YAML file ({error})") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{key}: must be a list of repositories, such as `- url: https://github.com/tj/n`")
     repositories = [_to_repository(entry, f"{key}: entry {number}") for number, entry in enumerate(entries, 1)]
@@ -62,9 +65,11 @@ def _to_repository(entry: object, where: str) -> Repository:
         raise UserError(f"{where}: must have a url, such as `- url: https://github.com/tj/n`")
     for item, value in entry.items():
         if item not in known:
-            raise UserError(f"{where}: {item}: no such key; there are {', '.join(known)}")
+            raise UserError(f"{where}: {_shown(item)}: no such key; there are {', '.join(known)}")
         if not (isinstance(value, str) or (value is None and item != "url")):
-            raise UserError(f"{where}: {item}={value}: must be a text in quotes, or null")
+            raise UserError(f"{where}: {item}={_shown(value)}: must be a text in quotes, or null")
+        if value is not None and not value.isprintable():
+            raise UserError(f"{where}: {item}={_shown(value)}: has characters that cannot be shown; correct it")
     repository = Repository(**entry)
     if not ADDRESS.fullmatch(repository.url):
         raise UserError(
@@ -76,3 +81,7 @@ def _to_repository(entry: object, where: str) -> Repository:
     if ".." in subfolder.split("/"):
         raise UserError(f"{where}: subfolder={repository.subfolder}: must lie within the repository")
     return replace(repository, subfolder=subfolder or None)
+
+
+def _shown(value: object) -> str:
+    return printable(str(value)[:200]).replace("\n", " ")

@@ -2,46 +2,32 @@
 or repositories of git.
 
 A source kind is an entry of `SOURCES`. Documents come in a fixed order (folders sorted), so that the same files
-give the same data on every machine, and they stream: a corpus may be larger than memory.
-
-Files, by extension:
-    .txt    documents separated by a line `<|endoftext|>`, or else the whole file is one document
-    .jsonl  an object a line: `text`, and where present `source` (the group of the split), `path`, `licence`
-    others  one document a file
+give the same data on every machine, and they stream: a corpus may be larger than memory. How files are read is in
+`file_formats.py`.
 """
 
-import codecs
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from src.config import CorpusConfig, UserError
-from src.data.licences import UNKNOWN, header_licence
-from src.data.local import local_files, nearest_licence
+from src.data.compression import DamagedFile
+from src.data.document import Document, add_note, lose, pass_over, record_loss
+from src.data.file_formats import read_file
+from src.data.licences import UNKNOWN, header_licence, normalise_licence
+from src.data.local import find_files, local_files, nearest_licence, normalise_extensions
 from src.data.repair import flaw_of, repair_mojibake
-from src.runtime.errors import first_line
+from src.data.rows import NotRecords
+from src.data.text_files import OFTEN, count_marks
 
-SEPARATOR = b"<|endoftext|>"
-LARGEST_DOCUMENT = 32_000_000
-"""Bytes of a file, or of a text in a file, that are read at once; larger ones are passed over, so that memory lasts."""
+__all__ = ["GENERATED", "SOURCES", "Document", "local_files", "read_documents"]
 
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A text and what is known of it."""
-
-    text: str
-    group: str | None = None
-    """Documents of a group stay on one side of the split; None: the document is a group of its own."""
-    path: str = ""
-    licence: str = UNKNOWN
-    revision: str = ""
-    """The commit of the repository that it comes from."""
-    bits: float | None = None
-    """Exact -log2 of its probability, where the text was generated."""
+MARKS_TOLD = 3
+"""Kinds of marks that are told to a user, the most frequent ones."""
+MOST_MARKS = 1000
+"""Kinds of marks that are counted."""
 
 
 def read_documents(
@@ -70,7 +56,7 @@ def read_documents(
         from src.data.hygiene import clean_code  # it brings libraries that stories do not need
 
         documents = clean_code(documents, corpus, dropped, Counter() if replaced is None else replaced)
-    return _cut(documents, corpus.max_bytes)
+    return _cut(_look_for_marks(documents, corpus, corpus_name, dropped), corpus.max_bytes, f"data.{corpus_name}")
 
 
 def _read_local(
@@ -78,16 +64,43 @@ def _read_local(
 ) -> Iterator[Document]:
     """Yield the documents of the user's files. Seed and cache play no part."""
     licences = nearest_licence()
-    for file in local_files(corpus, corpus_name, dropped):
-        try:
-            for document in _read_file(file, corpus_name, dropped):
-                if corpus_name != "code" or document.licence != UNKNOWN:
-                    yield document
-                    continue
-                licence = header_licence(document.text) or licences.of(os.path.dirname(os.path.abspath(file)))
-                yield replace(document, licence=licence)
-        except OSError:
-            dropped["unreadable file"] += 1
+    extensions = normalise_extensions(corpus.extensions)
+    for file, named in find_files(corpus, corpus_name, dropped).items():
+        for document in _read_or_count(file, corpus, corpus_name, extensions, named, dropped):
+            if corpus_name != "code" or document.licence != UNKNOWN:
+                yield document
+                continue
+            licence = header_licence(document.text) or licences.of(os.path.dirname(os.path.abspath(file)))
+            yield replace(document, licence=licence)
+
+
+def _read_or_count(
+    file: Path, corpus: CorpusConfig, corpus_name: str, extensions: set[str], named: bool, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield the documents of a file; refuse a damaged one that the user has named, and count others."""
+    try:
+        yield from read_file(file, corpus, corpus_name, extensions, named, dropped)
+    except (DamagedFile, NotRecords) as error:
+        if named:
+            remedy = "replace it" if isinstance(error, DamagedFile) else f"or name its field: {_key(corpus_name)}=NAME"
+            raise UserError(f"data.{corpus_name}.paths=[{file}]: {error}; leave it out, {remedy}") from None
+        if isinstance(error, DamagedFile):
+            record_loss(dropped, str(error), _size_of(file), str(file))
+        else:
+            pass_over(dropped, ".json file without records of text", _size_of(file), str(file))
+    except OSError:
+        record_loss(dropped, "unreadable file", _size_of(file), str(file))
+
+
+def _key(corpus_name: str) -> str:
+    return f"data.{corpus_name}.text_field"
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _read_hub(
@@ -100,15 +113,25 @@ def _read_hub(
 
     def documents() -> Iterator[Document]:
         for name, file in files.items():
-            for document in _read_file(file, corpus_name, dropped):
+            for document in _read_hub_file(file, name, corpus, corpus_name, dropped):
                 yield replace(
                     document,
                     path=f"{corpus.repo}/{name}",
-                    licence=corpus.licence or document.licence,
+                    licence=normalise_licence(corpus.licence) if corpus.licence else document.licence,
                     revision=corpus.revision or "",
+                    file="",
                 )
 
     return _whole_stories(documents(), dropped) if corpus_name == "language" else documents()
+
+
+def _read_hub_file(
+    file: Path, name: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
+) -> Iterator[Document]:
+    try:
+        yield from read_file(file, corpus, corpus_name, (), True, dropped)
+    except (DamagedFile, NotRecords) as error:
+        raise UserError(f"data.{corpus_name}.files.{name}: {error}; leave it out") from None
 
 
 def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
@@ -116,104 +139,52 @@ def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iter
     for document in documents:
         text = repair_mojibake(document.text)
         if (flaw := flaw_of(text)) is not None:
-            dropped[flaw] += 1
+            lose(dropped, flaw, document)
         elif text != document.text:
-            dropped["mojibake (repaired and kept)"] += 1
+            record_loss(dropped, "mojibake (repaired and kept)", 0, document.name)
             yield replace(document, text=text)
         else:
             yield document
 
 
-def _cut(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:
-    """Yield documents up to `max_bytes` of text."""
+def _cut(documents: Iterable[Document], max_bytes: int | None, key: str) -> Iterator[Document]:
+    """Yield documents up to `max_bytes` of text. Raises: UserError if the first has more."""
     size = 0
     for document in documents:
-        size += len(document.text.encode())
+        before, size = size, size + len(document.text.encode())
         if max_bytes is not None and size > max_bytes:
+            if not before and document.text.strip():
+                raise UserError(
+                    f"{key}.max_bytes={max_bytes}: the first document has {size:,} bytes ({document.name}); raise it"
+                )
             return
         yield document
 
 
-def _read_file(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator[Document]:
-    if file.suffix.lower() == ".jsonl":
-        yield from _read_jsonl(file, corpus_name, dropped)
-        return
-    for raw in _split_txt(file) if file.suffix.lower() == ".txt" else _whole(file):
-        text = decode(raw, dropped)
-        if text is not None:
-            yield Document(text, path=str(file))
-
-
-def _whole(file: Path) -> Iterator[bytes]:
-    """Yield a file; of one that is too large, no more than shows that."""
-    with file.open("rb") as handle:
-        yield handle.read(LARGEST_DOCUMENT + 1)
-
-
-def _split_txt(file: Path) -> Iterator[bytes]:
-    """Yield the documents of a file; of those that are too large, no more than shows that."""
-    lines: list[bytes] = []
-    size = 0
-    separated = False
-    with file.open("rb") as handle:
-        while line := handle.readline(LARGEST_DOCUMENT + 1):
-            if line.strip() == SEPARATOR:
-                separated = True
-                yield b"".join(lines)
-                lines, size = [], 0
-            elif size <= LARGEST_DOCUMENT:
-                lines.append(line)
-                size += len(line)
-    rest = b"".join(lines)
-    if rest.strip() or not separated:  # nothing follows the last separator, or one stands at the end: no document
-        yield rest
-
-
-def decode(raw: bytes, dropped: Counter[str]) -> str | None:
-    """Decode UTF-8 (with or without a byte order mark), or count why that fails."""
-    if len(raw) > LARGEST_DOCUMENT:
-        dropped[f"larger than {LARGEST_DOCUMENT / 1e6:g} MB"] += 1
-        return None
-    if b"\0" in raw:
-        dropped["binary"] += 1
-        return None
-    try:
-        return raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError:
-        dropped["not UTF-8"] += 1
-        return None
-
-
-def _read_jsonl(file: Path, corpus_name: str, dropped: Counter[str]) -> Iterator[Document]:
-    with file.open("rb") as handle:
-        for number, line in enumerate(iter(lambda: handle.readline(2 * LARGEST_DOCUMENT), b""), start=1):
-            if not line.strip():
-                continue
-            where = f"data.{corpus_name}.paths=[{file}] line {number}"
-            if len(line) == 2 * LARGEST_DOCUMENT:
-                raise UserError(f"{where}: longer than {len(line) / 1e6:g} MB; cut it into several or leave it out")
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: not JSON ({first_line(error)}); correct it or leave the file out") from None
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise UserError(
-                    f'{where}: no text; a line must be like {{"text": "..."}}; correct it or leave the file out'
-                )
-            # JSON can hold what UTF-8 cannot (half of a surrogate pair), and the zero byte of a binary file.
-            text = decode(row["text"].encode("utf-8", "surrogatepass"), dropped)
-            if text is not None:
-                yield _from_row(text, row, file)
-
-
-def _from_row(text: str, row: dict[str, object], file: Path) -> Document:
-    group = row.get("source")
-    return Document(
-        text,
-        group=None if group is None else str(group),
-        path=str(row.get("path") or file),
-        licence=str(row.get("licence") or row.get("license") or UNKNOWN),
-    )
+def _look_for_marks(
+    documents: Iterable[Document], corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield documents; tell of what stands often in them and looks like a mark between documents."""
+    marks: Counter[str] = Counter()
+    where: dict[str, str] = {}
+    for document in documents:
+        known = len(marks)
+        is_prose = corpus_name == "language" and not document.path.lower().endswith(".md")
+        count_marks(document.text, marks, is_prose)
+        if len(marks) > known:
+            for mark in list(marks)[known:]:
+                where[mark] = document.name
+        if len(marks) > MOST_MARKS:
+            marks = Counter(dict(marks.most_common(MOST_MARKS // 2)))
+            where = {mark: where[mark] for mark in marks}
+        yield document
+    for mark, count in marks.most_common(MARKS_TOLD):
+        if count >= OFTEN:
+            add_note(
+                dropped,
+                f"{mark} stands {count:,} times in the text (first in {where[mark]}) and is read as text; "
+                f"data.{corpus_name}.separator='{mark}' separates documents there",
+            )
 
 
 def _generate(

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from src.config import UserError
+from src.data.prepared import SPLITS
 from src.data.spool import Spool
 
-SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 DUPLICATE, NEAR_DUPLICATE, BEYOND = -1, -2, -3
 """Left out: said before; too near to a held-out document; read after `max_tokens` were reached."""
@@ -109,8 +109,8 @@ def split_groups(
     if n_groups < len(SPLITS):
         raise UserError(
             f"{key}: {n_groups} group(s) of documents cannot fill train, val and test (none is shared); "
-            "give more files, separate the texts of a .txt by lines <|endoftext|>, vary `source` in a .jsonl, "
-            f"or raise {key}.max_bytes"
+            f"give more files, separate the texts of a .txt by <|endoftext|> or {key}.separator, "
+            f"vary `source` in a .jsonl, or raise {key}.max_bytes"
         )
     if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
         raise UserError(

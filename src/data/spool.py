@@ -12,22 +12,32 @@ Texts, index and origins are only ever streamed, so that memory does not grow wi
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from src.data.document import Document, place_name
 from src.data.loader import mix
-from src.data.sources import Document
 
 RECORD = np.dtype(
-    [("end", "<u8"), ("digest", "<u8", (2,)), ("group", "<u8"), ("origin", "<u4"), ("words", "<u4"), ("bits", "<f8")]
+    [
+        ("end", "<u8"),
+        ("digest", "<u8", (2,)),
+        ("group", "<u8"),
+        ("origin", "<u4"),
+        ("words", "<u4"),
+        ("bits", "<f8"),
+        ("place", "<u8"),
+    ]
 )
 """Where the text ends; hash of the text; hash of the group's name and the seed; line of the origins; words, as white
-space parts them; -log2 p, or nan where it is not known."""
-PACK = struct.Struct("<Q16sQIId").pack
-ORIGIN = ("group", "path", "licence", "revision")
+space parts them; -log2 p, or nan where it is not known; line or number of its record in its file."""
+PACK = struct.Struct("<Q16sQIIdQ").pack
+ORIGIN = ("group", "path", "licence", "revision", "file")
+EXCERPT = 60
+"""Characters of a text that are shown."""
 BLOCK = 1 << 16
 """Records of the index that are read at once."""
 
@@ -40,6 +50,11 @@ class Spool:
         self.text_path, self.index_path, self.origins_path = (
             stem.with_name(f"{stem.name}.{part}") for part in ("text", "index", "origins")
         )
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """The files."""
+        return self.text_path, self.index_path, self.origins_path
 
     def fill(self, documents: Iterable[Document], seed: int) -> None:
         """Write all documents; the seed decides how groups are spread over the split."""
@@ -56,7 +71,7 @@ class Spool:
                 if name is None:  # a group of its own; generated ones may be equal, and are drawn apart
                     name = digest.hex() if document.bits is None else str(number)
                 group = hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-                origin = (document.group, document.path, document.licence, document.revision)
+                origin = (document.group, document.path, document.licence, document.revision, document.file)
                 if origin != last:
                     last, n_origins = origin, n_origins + 1
                     row = dict(zip(ORIGIN, origin, strict=True))
@@ -65,7 +80,15 @@ class Spool:
                 bits = float("nan") if document.bits is None else document.bits
                 texts.write(data)
                 index.write(
-                    PACK(end, digest, int.from_bytes(group[:8]), n_origins - 1, len(document.text.split()), bits)
+                    PACK(
+                        end,
+                        digest,
+                        int.from_bytes(group[:8]),
+                        n_origins - 1,
+                        len(document.text.split()),
+                        bits,
+                        document.place,
+                    )
                 )
 
     def __len__(self) -> int:
@@ -88,7 +111,7 @@ class Spool:
                 start, before = start + len(records), int(records["end"][-1])
 
     def origins(self) -> Iterator[dict[str, Any]]:
-        """Stream the origins: `group` and `revision` where there is one, `path`, `licence`."""
+        """Stream the origins: `path` and `licence`; `group`, `revision` and `file` where there is one."""
         with self.origins_path.open(encoding="utf-8") as handle:
             yield from map(json.loads, handle)
 
@@ -127,7 +150,32 @@ class Spool:
         by_hash = np.argsort(order, kind="stable")
         return list(zip(ends[by_hash].tolist(), sizes[by_hash].tolist(), strict=True))
 
+    def where(self, numbers: Collection[int]) -> dict[int, tuple[dict[str, Any], str, str]]:
+        """Tell of some documents where each comes from: its origin, its place in words, how its text begins."""
+        found: dict[int, tuple[int, int, str]] = {}
+        with self.text_path.open("rb") as handle:
+            for first, records, sizes in self.blocks():
+                for number in numbers:
+                    if first <= number < first + len(records):
+                        record, size = records[number - first], int(sizes[number - first])
+                        handle.seek(int(record["end"]) - size)
+                        text = handle.read(min(size, 8 * EXCERPT)).decode(errors="ignore")
+                        found[number] = int(record["origin"]), int(record["place"]), excerpt(text)
+        lines = {line for line, _, _ in found.values()}
+        origins = {line: origin for line, origin in enumerate(self.origins()) if line in lines} if lines else {}
+        return {
+            number: (origin, place_name(origin.get("path", ""), origin.get("file", ""), place), text)
+            for number, (line, place, text) in found.items()
+            for origin in [origins[line]]
+        }
+
     def remove(self) -> None:
         """Delete the files."""
-        for path in (self.text_path, self.index_path, self.origins_path):
+        for path in self.paths:
             path.unlink(missing_ok=True)
+
+
+def excerpt(text: str) -> str:
+    """Return how a text begins, in printable characters of one line."""
+    words = " ".join(text.split())
+    return "".join(char if char.isprintable() else "?" for char in words[:EXCERPT])

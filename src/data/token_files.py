@@ -9,22 +9,25 @@ One thread encodes a batch, on all cores, while another writes the one before. F
 lengths are noted beside the number of the next document, and what a killed process wrote after that is cut off.
 """
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from src.config import UserError
 from src.data.splits import BEYOND, SPLITS, TRAIN
 from src.data.spool import Spool
 from src.data.tokenizer import encode_batch
-from src.runtime.files import read_json, sync, write_json
+from src.runtime.files import remove_path, sync
+from src.runtime.records import read_record, write_record
 
 BATCH_BYTES = 1_000_000
 BATCHES_A_NOTE = 32
@@ -49,7 +52,15 @@ class NpyFile:
         self._start = self._write_header()
         end = self._start + length * dtype.itemsize
         self._handle.truncate(end)
-        self._handle.seek(end)
+        self._handle.seek(self._start)
+        self._hash = hashlib.sha256()
+        while piece := self._handle.read(1 << 20):
+            self._hash.update(piece)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all values."""
+        return self._hash.hexdigest()
 
     def _write_header(self) -> int:
         description = np.lib.format.dtype_to_descr(self.dtype)
@@ -61,7 +72,9 @@ class NpyFile:
 
     def append(self, values: Any) -> None:
         array = np.asarray(values, dtype=self.dtype)
-        self._handle.write(array.tobytes())
+        data = array.tobytes()
+        self._handle.write(data)
+        self._hash.update(data)
         self.length += len(array)
 
     def flush(self) -> None:
@@ -104,8 +117,7 @@ def pack(
     noted. max_tokens: training documents after the one that reaches it are left out, and marked BEYOND in `fate`;
     held-out ones stay, so that what is measured does not depend on how much is trained on.
     """
-    known = read_json(note) if note.exists() else {"next": 0, "lengths": [[0, 0] for _ in SPLITS]}
-    writer = _Writer(stem, special, known["lengths"], fate, max_tokens)
+    known, writer = _go_on(note, stem, special, fate, max_tokens)
     with (
         closing(writer),
         tqdm(
@@ -124,22 +136,57 @@ def pack(
             progress.update(done - progress.n)
             if number % BATCHES_A_NOTE == 0 and pieces[-1].last:
                 writer.flush()
-                write_json(note, {"next": done, "lengths": writer.lengths})
+                write_record(note, {"next": done, "lengths": writer.lengths, "digests": writer.digests})
         writer.complete()
     train = np.flatnonzero(fate == TRAIN)
     fate[train[writer.lengths[TRAIN][1] :]] = BEYOND
+
+
+class Note(TypedDict):
+    """How far the packing of a corpus has come."""
+
+    next: int
+    """Number of the first document that is not packed."""
+    lengths: list[tuple[int, int]]
+    """Tokens and documents of each split."""
+    digests: list[list[str]]
+    """SHA-256 of the files of each split."""
+
+
+def _go_on(
+    note: Path, stem: Path, special: tuple[int, int], fate: np.ndarray, max_tokens: int | None
+) -> "tuple[Note, _Writer]":
+    """Return where to go on and the files; at the beginning where what was noted is not what is there."""
+    if note.exists():
+        with suppress(UserError, OSError):
+            known = read_record(note, Note, "")
+            writer = _Writer(stem, special, known["lengths"], fate, max_tokens)
+            if writer.digests == known["digests"]:
+                return known, writer
+            writer.close()
+    remove_path(note)
+    for path in _files(stem):
+        remove_path(path)
+    writer = _Writer(stem, special, [(0, 0) for _ in SPLITS], fate, max_tokens)
+    return {"next": 0, "lengths": [], "digests": []}, writer
+
+
+def _files(stem: Path) -> list[Path]:
+    return [stem.with_name(f"{stem.name}_{name}{kind}") for name in SPLITS for kind in (".npy", ".offsets.npy")]
 
 
 def write_documents(spool: Spool, fate: np.ndarray, stem: Path) -> None:
     """Write what is known of the documents that are packed."""
     for number, name in enumerate(SPLITS):
         path = stem.with_name(f"{stem.name}_{name}.documents.npy")
-        path.unlink(missing_ok=True)
+        remove_path(path)
         file = NpyFile(path, DOCUMENT)
         for first, records, _ in spool.blocks():
             file.append(records[["digest", "origin"]][fate[first : first + len(records)] == number])
         file.complete()
-    shutil.copyfile(spool.origins_path, stem.with_name(f"{stem.name}.origins.jsonl"))
+    origins = stem.with_name(f"{stem.name}.origins.jsonl")
+    remove_path(origins)
+    shutil.copyfile(spool.origins_path, origins)
 
 
 def _batches(spool: Spool, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
@@ -188,7 +235,7 @@ class _Writer:
         self,
         stem: Path,
         special: tuple[int, int],
-        lengths: list[list[int]],
+        lengths: list[tuple[int, int]],
         fate: np.ndarray,
         max_tokens: int | None,
     ) -> None:
@@ -198,17 +245,27 @@ class _Writer:
         """The documents to encode: no more of training, once it is full."""
         dtype = token_dtype(n_ids)
         self.files: list[tuple[NpyFile, NpyFile]] = []
-        for name, (tokens, documents) in zip(SPLITS, lengths, strict=True):
-            path = stem.with_name(f"{stem.name}_{name}.npy")
-            offsets = NpyFile(path.with_suffix(".offsets.npy"), np.dtype("<u8"), documents)
-            self.files.append((NpyFile(path, dtype, tokens), offsets))
-            if not tokens:
-                self.files[-1][0].append([self.eot_id])
+        with ExitStack() as opened:
+            for name, (n_tokens, n_documents) in zip(SPLITS, lengths, strict=True):
+                path = stem.with_name(f"{stem.name}_{name}.npy")
+                offsets = opened.enter_context(
+                    closing(NpyFile(path.with_suffix(".offsets.npy"), np.dtype("<u8"), n_documents))
+                )
+                tokens = opened.enter_context(closing(NpyFile(path, dtype, n_tokens)))
+                self.files.append((tokens, offsets))
+                if not n_tokens:
+                    tokens.append([self.eot_id])
+            opened.pop_all()  # all are open: from here on `close` is for them
 
     @property
-    def lengths(self) -> list[list[int]]:
+    def lengths(self) -> list[tuple[int, int]]:
         """Tokens and documents of each split so far."""
-        return [[file.length for file in files] for files in self.files]
+        return [(tokens.length, offsets.length) for tokens, offsets in self.files]
+
+    @property
+    def digests(self) -> list[list[str]]:
+        """The SHA-256 of each file so far."""
+        return [[file.digest for file in files] for files in self.files]
 
     def write(self, pieces: list[_Piece], encoded: list[list[int]]) -> None:
         """Append a batch."""

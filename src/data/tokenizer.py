@@ -25,7 +25,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from src.config import UserError
 from src.runtime.errors import first_line
-from src.runtime.files import read_json, write_json
+from src.runtime.files import decode_json, read_bytes, write_json
 
 # Encoding batches uses threads. Left unset, the library warns at every fork of the process after the first batch.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -120,7 +120,8 @@ def end_of_text(path: Path) -> str:
     Raises: UserError where the file beside it cannot be read, or holds half a surrogate pair.
     """
     beside = path.with_name(CONFIG)
-    config = read_json(beside) if os.path.lexists(beside) else {}
+    remedy = "correct it, or prepare the data again"
+    config = decode_json(beside, read_bytes(beside, allow_links=True), remedy) if os.path.lexists(beside) else {}
     name = config.get("eos_token") if isinstance(config, dict) else None
     name = name.get("content") if isinstance(name, dict) else name
     if not isinstance(name, str):

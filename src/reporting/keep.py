@@ -70,6 +70,8 @@ def _keep_run(folder: Path, out: Path) -> None:
     write_text(out / "metrics.jsonl", "".join(lines))
     if isinstance(summary, dict):  # its error may name a path
         kept = {**as_dict(summary), "error": None}
+        for entry in map(as_dict, as_dict(kept.get("stages")).values()):
+            entry.pop("samples_sha256", None)  # not all of them are kept
         if metrics := as_dict(kept.get("metrics")):
             kept["metrics"] = {**metrics, **asdict(mark_of(lines))}
         write_record(out / "summary.json", kept)

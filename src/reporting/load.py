@@ -14,7 +14,7 @@ from typing import Any, cast
 import pandas as pd
 
 from src.config import UserError
-from src.reporting.values import Record, as_dict, as_list, as_number, as_numbers, as_text, read_or_none
+from src.reporting.values import Record, as_dict, as_list, as_number, as_numbers, as_text, clean_text, read_or_none
 from src.runtime.files import read_bytes
 from src.runtime.records import is_plain_name, read_checked, run_path
 
@@ -216,7 +216,7 @@ def _row(found: _Found) -> Record:
     row.update(match=as_text(summary.get("match")), match_residual=as_number(summary.get("match_residual")))
     row.update(solved=" ".join(f"{key}={value}" for key, value in solved.items()) or None)
     row.update(device=as_text(environment.get("device")), threads=as_number(environment.get("threads")))
-    row.update(precision=as_text(environment.get("precision")), contract=as_dict(summary.get("contract")))
+    row.update(precision=as_text(environment.get("precision")), contract=_contract(summary))
     assessed = load_evaluation(found.run_dir)
     for stage, entry in _stages(summary):
         values, evaluation = as_dict(entry), assessed.get(stage) or _NOT_EVALUATED
@@ -228,6 +228,12 @@ def _row(found: _Found) -> Record:
         row.update({f"{stage}/{key}": as_number(references.get(key)) for key in REFERENCES})
         row[f"{stage}/{ABOVE_FLOOR}"] = as_number(evaluation["context"].get(ABOVE_FLOOR))
     return row
+
+
+def _contract(summary: Record) -> Record:
+    """Return the contract in printable text, whoever has written it."""
+    values = as_dict(summary.get("contract")).items()
+    return {clean_text(key): clean_text(value) if isinstance(value, str) else value for key, value in values}
 
 
 def _in_order(rows: list[Record]) -> list[Record]:

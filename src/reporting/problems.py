@@ -1,5 +1,6 @@
 """What a report has to leave out, a line each: a figure that fails, a file that is damaged, rows that were lost."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -7,12 +8,12 @@ from typing import TypeVar
 import pandas as pd
 
 from src.config import UserError
-from src.reporting.load import stage_names, to_records
-from src.reporting.values import as_dict, read_or_none
+from src.reporting.load import to_records
+from src.reporting.values import Record, as_dict, read_or_none
 from src.runtime.errors import first_line
 from src.runtime.files import read_bytes
 from src.runtime.log import printable
-from src.runtime.records import Mark, child_path, mark_of, read_checked
+from src.runtime.records import Mark, is_plain_name, mark_of, read_checked
 
 T = TypeVar("T")
 
@@ -38,9 +39,13 @@ def damage_lines(runs: pd.DataFrame, directory: Path) -> list[str]:
     lines = [*_unreadable(directory, ["learning_rates.json"])]
     for record in to_records(runs):
         folder, run = Path(record["run_dir"]), record["run"]
-        samples = [f"samples/{child_path(Path(), stage, '.json')}" for stage in stage_names(runs)]
-        lines += [f"{run}: {line}" for line in _unreadable(folder, ["evaluation.json", *samples])]
-        lines += [f"{run}: {line}" for line in _lost_metrics(folder)]
+        summary = as_dict(read_or_none(folder / "summary.json"))
+        found = [
+            _unreadable(folder, ["evaluation.json"]),
+            _damaged_samples(folder, summary),
+            _lost_metrics(folder, summary),
+        ]
+        lines += [f"{run}: {line}" for part in found for line in part]
     return [printable(line) for line in lines]
 
 
@@ -53,9 +58,19 @@ def _unreadable(folder: Path, names: list[str]) -> Iterator[str]:
             yield str(error).removeprefix(f"{folder}/")
 
 
-def _lost_metrics(folder: Path) -> Iterator[str]:
+def _damaged_samples(folder: Path, summary: Record) -> Iterator[str]:
+    """Compare the samples of each stage with what the run has written."""
+    for stage, entry in as_dict(summary.get("stages")).items():
+        name, sha256 = f"samples/{stage}.json", as_dict(entry).get("samples_sha256")
+        problems = list(_unreadable(folder, [name])) if is_plain_name(stage) else []
+        yield from problems
+        if sha256 and is_plain_name(stage) and not problems and (folder / name).exists():
+            if hashlib.sha256(read_bytes(folder / name)).hexdigest() != sha256:
+                yield f"{name}: damaged: its content is not what the run has written"
+
+
+def _lost_metrics(folder: Path, summary: Record) -> Iterator[str]:
     """Compare the rows of metrics with what the run has written, once it has ended."""
-    summary = as_dict(read_or_none(folder / "summary.json"))
     metrics = as_dict(summary.get("metrics"))
     if not metrics or summary.get("status") == "running":
         return

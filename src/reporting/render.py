@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src.config import UserError
 from src.reporting.benchmark import newest_benchmark_figures
 from src.reporting.charts import build_charts
 from src.reporting.course import course_lines
@@ -66,8 +65,6 @@ def write_report(directory: str | Path, out: str | Path | None = None, repeated:
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
     runs = load_runs(directory)
-    if folder.is_symlink():
-        raise UserError(f"{folder}: is a symbolic link; remove it, the report is written in its place")
     refuse_links(folder)
     for place in (folder, folder / "figures"):
         remove_abandoned(place)

@@ -159,6 +159,19 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def load_yaml(path: Path, *, allow_links: bool = False) -> Any:
+    """Read whatever plain value a YAML file holds. Raises: UserError where it is missing or no such file."""
+    return _decode_yaml(path, read_bytes(path, allow_links=allow_links))
+
+
+def _decode_yaml(path: Path, content: bytes) -> Any:
+    try:
+        return yaml.load(content.decode("utf-8"), _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
+
+
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
     """Write plain values as YAML atomically, with the SHA-256 of the text in a comment before it."""
     text = yaml.safe_dump(values, sort_keys=False)
@@ -171,11 +184,7 @@ def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
     found = re.match(rb"# sha256 ([0-9a-f]{64})\n", content)
     if found and hashlib.sha256(content[found.end() :]).hexdigest().encode() != found[1]:
         raise UserError(f"{path}: damaged: its content is not what was written; start over with rerun=true")
-    try:
-        values = yaml.load(content.decode("utf-8"), _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
+    values = _decode_yaml(path, content)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings; the file is damaged or not of this program")
     for section in sections:
@@ -297,7 +306,7 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob("*.old"):
         settle_folder(path.with_suffix(""))
         if path.exists():
-            _remove(path)
+            remove_path(path)
     remove_abandoned(folder)
 
 
@@ -313,13 +322,14 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+                remove_path(path)
             finally:
                 os.close(handle)
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def refuse_links(folder: Path, *besides: str) -> None:
@@ -327,6 +337,8 @@ def refuse_links(folder: Path, *besides: str) -> None:
 
     besides: names of folders in it that other programs write. Raises: UserError naming the link.
     """
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a symbolic link; put what it leads to in its place, or remove it")
     for place, folders, files in os.walk(folder):
         if link := next((name for name in sorted([*folders, *files]) if os.path.islink(f"{place}/{name}")), None):
             raise UserError(f"{place}/{link}: is a symbolic link; put what it leads to in its place, or remove it")

@@ -17,7 +17,7 @@ from src.config import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.overrides import explain, quote
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.errors import first_line
-from src.runtime.files import file_lock
+from src.runtime.files import file_lock, refuse_links
 from src.runtime.signals import stop_signal
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
@@ -55,6 +55,7 @@ def opened(folder: Path, name: str, plans: list[Plan], jobs: list[list[str]]) ->
     """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does."""
     ledger = Ledger(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
+        refuse_links(folder)
         ledger.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)])
         print(f"Sweep: {len(plans)} jobs, {folder}")
         yield ledger

@@ -17,10 +17,9 @@ def make_texts(seed: int, n: int) -> list[str]:
     return [f"Story {seed}-{i}: " + " ".join(rng.choices(WORDS, k=rng.randint(20, 60))) for i in range(n)]
 
 
-@pytest.fixture
-def corpus_files(tmp_path: Path) -> tuple[Path, Path]:
-    """Write stories.txt (200 stories) and scripts.jsonl (200 scripts of 12 sources)."""
-    stories = tmp_path / "text" / "stories.txt"
+def write_corpus(root: Path) -> tuple[Path, Path]:
+    """Write stories.txt (200 stories) and scripts.jsonl (200 scripts of 12 sources) into a folder `text`."""
+    stories = root / "text" / "stories.txt"
     stories.parent.mkdir()
     stories.write_text("\n<|endoftext|>\n".join(make_texts(1, 200)), encoding="utf-8")
     scripts = stories.with_name("scripts.jsonl")
@@ -30,6 +29,12 @@ def corpus_files(tmp_path: Path) -> tuple[Path, Path]:
     ]
     scripts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return stories, scripts
+
+
+@pytest.fixture
+def corpus_files(tmp_path: Path) -> tuple[Path, Path]:
+    """Write the small corpus."""
+    return write_corpus(tmp_path)
 
 
 @pytest.fixture

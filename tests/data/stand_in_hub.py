@@ -40,6 +40,12 @@ class StandInHub:
         self.hub_page: bytes | None = None
         self.store_page: bytes | None = None
         """What a proxy in between answers instead, to everything or in place of the store alone."""
+        self.endless = False
+        """Whether the store never ends an answer, and tells no length."""
+        self.announced: int | None = None
+        """The size that the hub tells, if not the true one."""
+        self.sent = 0
+        """Bytes of endless answers that the other side has taken."""
         self.lfs = True
         """Whether the hash that the hub tells is the sha256 of the file."""
         self.released = threading.Event()
@@ -79,13 +85,17 @@ class _Handler(BaseHTTPRequestHandler):
             name = self.path.removeprefix(f"/datasets/{REPO}/resolve/{REVISION}/")
             content = hub.files[name]
             etag = hashlib.sha256(content).hexdigest() if hub.lfs else hashlib.sha1(content).hexdigest()
-            headers = {"X-Repo-Commit": REVISION, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
+            size = len(content) if hub.announced is None else hub.announced
+            headers = {"X-Repo-Commit": REVISION, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size)}
             self._send(302, {**headers, "Location": hub.store + name}, b"")
 
     def _send_file(self, content: bytes) -> None:
         hub = self.hub
         if hub.store_page is not None:
             self._send(200, {}, hub.store_page)
+            return
+        if hub.endless:
+            self._send_without_end(content)
             return
         found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         start = int(found[1]) if found else 0
@@ -95,6 +105,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206 if found else 200, headers, part[:limit], len(part))
         if hub.stall_after is not None:
             hub.released.wait(60)
+
+    def _send_without_end(self, content: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while not self.hub.released.is_set() and self.hub.sent < 10**9:
+                self.hub.sent += self.wfile.write(content or b"x")
+        self.close_connection = True
 
     def _send(self, status: int, headers: dict[str, str], body: bytes | None, length: int | None = None) -> None:
         """Send an answer; one that is shorter than the length it tells is cut off by the close that follows."""

@@ -312,3 +312,59 @@ def test_a_killed_fetch_leaves_nothing_that_is_used(tmp_path: Path, make: Make) 
         assert len(documents) == 150 and not dropped
         assert not list((tmp_path / "cache" / "git").glob(".*.tmp"))
     assert killed >= 2
+
+
+def damage_pack(repository: Path) -> None:
+    pack = next(path for path in (repository / "objects").rglob("*") if path.is_file())
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a flipped byte": damage_pack,
+    "no objects": lambda folder: shutil.rmtree(folder / "objects"),
+    "no head": lambda folder: (folder / "HEAD").unlink(),
+    "another head": lambda folder: (folder / "HEAD").write_text("ref: refs/heads/main"),
+    "a folder for a file": lambda folder: ((folder / "HEAD").unlink(), (folder / "HEAD").mkdir()),
+    "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+    "a hook": lambda folder: ((folder / "hooks").mkdir(exist_ok=True), (folder / "hooks" / "x").write_text("")),
+    "a damaged record": lambda folder: (folder / git.CONTENTS).write_text("[" * 100_000),
+    "an empty record": lambda folder: (folder / git.CONTENTS).write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_damaged_repository_is_fetched_again(earlier: bool, tmp_path: Path, make: Make) -> None:
+    one = make("one", {"LICENSE": MIT, "a.sh": SCRIPT.format("a"), "big.sh": "x" * 300_000})
+    documents = read(tmp_path, one)[0]
+    (folder,) = (path for path in (tmp_path / "cache" / "git").iterdir() if path.is_dir())
+    for name, damage in DAMAGES.items():
+        if earlier:  # of a version that has noted nothing
+            if name in ("a hook", "a damaged record", "an empty record"):
+                continue
+            (folder / git.CONTENTS).unlink()
+            assert git.is_whole(folder) and (folder / git.CONTENTS).exists()
+            (folder / git.CONTENTS).unlink()
+        damage(folder)
+        assert not git.is_whole(folder), name
+        assert read(tmp_path, one)[0] == documents, name
+        assert git.is_whole(folder)
+    damage_pack(folder)
+    shutil.rmtree(tmp_path / "upstream")
+    with pytest.raises(UserError, match="no repository could be fetched"):
+        read(tmp_path, one)
+
+
+def test_control_characters_never_reach_the_terminal(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = make("one", {"LICENSE": MIT, "a.sh": SCRIPT.format("a")})
+    with pytest.raises(UserError, match=r"url=file://.*has characters that cannot be shown") as error:
+        read(tmp_path, one, replace(one, url="file:///\x1b[31mred"))
+    assert "\x1b" not in str(error.value)
+    with pytest.raises(git._GitError) as said:
+        git._git(tmp_path, "checkout", "\x1b[31m\x07")
+    assert "\x1b" not in str(said.value) and "\x07" not in str(said.value)
+    assert "\x1b" not in capsys.readouterr().err

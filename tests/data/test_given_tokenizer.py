@@ -14,7 +14,7 @@ from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.given_tokenizer import compare, take_tokenizer
 from src.data.packing import prepare_data
 from src.data.splits import SPLITS
-from src.data.tokenizer import CONFIG, byte_lengths, encode, eot_id_of, load_tokenizer, train_tokenizer
+from src.data.tokenizer import CONFIG, byte_lengths, encode, eot_id_of, id_count, load_tokenizer, train_tokenizer
 from tests.data.conftest import make_texts
 
 SIZE = 320
@@ -109,6 +109,46 @@ def test_what_loses_text_is_refused(make: Callable[[], Tokenizer], reason: str, 
     with pytest.raises(UserError, match=rf"^tokenizer\.path=.*{reason}") as error:
         take_tokenizer(saved(tmp_path / "given", make()))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
+@pytest.mark.parametrize("content", ["cat", "<tag>"])
+def test_added_tokens_that_take_the_blanks_beside_them(content: str, flags: dict[str, bool], tmp_path: Path) -> None:
+    def with_token(**flags: bool) -> TokenizerConfig:
+        tokenizer = gpt2()
+        tokenizer.add_tokens([AddedToken(content, normalized=False, **flags)])
+        return replace(saved(tmp_path / "given", tokenizer), vocab_size=id_count(tokenizer))
+
+    assert take_tokenizer(with_token())[1] == "<|endoftext|>"
+    assert take_tokenizer(with_token(single_word=True))[1] == "<|endoftext|>"
+    with pytest.raises(UserError, match=r"does not give back text that contains its added tokens: .* comes back as"):
+        take_tokenizer(with_token(**flags))
+
+
+def test_an_added_token_that_is_decoded_as_bytes(tmp_path: Path) -> None:
+    tokenizer = gpt2()
+    tokenizer.add_tokens([AddedToken("naïf", normalized=False)])  # the library takes its ï for a byte
+    with pytest.raises(UserError, match=r"does not give back text that contains its added tokens: .*naï|na.u00ef"):
+        take_tokenizer(replace(saved(tmp_path / "given", tokenizer), vocab_size=id_count(tokenizer)))
+
+
+def test_tokenizers_are_looked_at_before_anything_is_read(
+    local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.data.steps.read_documents", None)
+    broken = tmp_path / "tokenizer.json"
+    broken.write_text("{")
+    lossy = gpt2(prefix_space=True)
+    for settings, key in (
+        (replace(small_vocabulary, path=str(broken)), "tokenizer.path="),
+        (replace(small_vocabulary, compare=str(broken)), "tokenizer.compare="),
+        (replace(small_vocabulary, vocab_size=2**20 + 1), "tokenizer.vocab_size="),
+        (replace(saved(tmp_path / "given", lossy), vocab_size=SIZE + 1), "tokenizer.vocab_size="),
+        (saved(tmp_path / "given", lossy), "tokenizer.path="),
+    ):
+        with pytest.raises(UserError, match=f"^{key}"):
+            prepare_data(local_data, settings, tmp_path / "outputs")
+        assert not (tmp_path / "outputs").exists()
 
 
 def test_wrong_settings(tmp_path: Path) -> None:

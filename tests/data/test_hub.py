@@ -179,6 +179,56 @@ def test_another_file_than_the_pinned_one(hub: StandInHub, tmp_path: Path, capsy
     assert list(tmp_path.rglob("*.incomplete")) == []
 
 
+def test_an_endless_answer_ends_at_the_announced_size(
+    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    hub.endless = True
+    assert "answers, but not as a hub does" in complaint(tmp_path, pin, capsys)
+    assert hub.sent < 50_000_000, "what the buffers between hold, and no more"
+    assert list(tmp_path.rglob("*.incomplete")) == []
+
+
+def test_what_has_no_room_is_not_begun(hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    hub.announced = 10**18
+    assert "has 1,000,000,000,000,000,000 bytes, and the disk has room for" in complaint(tmp_path, pin, capsys)
+    assert hub.ranges() == []
+
+
+@pytest.mark.parametrize("stamp", [b"{", b"[" * 100_000, b"{}", b"null", b"\xff", b'{"size": ' + b"9" * 5000 + b"}"])
+def test_a_damaged_stamp_is_no_proof(hub: StandInHub, tmp_path: Path, stamp: bytes) -> None:
+    pin = hub.add("a.txt", b"right")
+    assert fetch(tmp_path, a=pin) == [b"right"]
+    path = tmp_path / "hub" / REPO / REVISION / ".a.txt.verified.json"
+    path.write_bytes(stamp)
+    hub.requests.clear()
+    assert fetch(tmp_path, a=pin) == [b"right"]
+    assert hub.requests == [] and path.read_bytes() != stamp, "verified by its content, and noted again"
+
+
+def test_something_else_in_the_place_of_what_has_come(
+    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    cache = tmp_path / "outputs" / "sources" / "hub" / REPO / REVISION
+    incomplete, outside = cache / ".stories.txt.incomplete", tmp_path / "outside"
+    incomplete.mkdir(parents=True)
+    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
+    said = capsys.readouterr().err
+    assert str(incomplete) in said and said.count("\n") == 1, said
+    incomplete.rmdir()
+    outside.write_bytes(b"mine")
+    incomplete.symlink_to(outside)
+    assert fetch(tmp_path / "outputs" / "sources", stories=pin) == [STORIES]
+    assert outside.read_bytes() == b"mine" and not (cache / "stories.txt").is_symlink()
+    (cache / "stories.txt").unlink()
+    (cache / "stories.txt").mkdir()
+    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
+    said = capsys.readouterr().err
+    assert "is no file; move it away" in said and said.count("\n") == 1
+
+
 FAILURES = [
     ({"error": (401, "RepoNotFound")}, f"repo={REPO}: no such data set on {{hub}}"),
     ({"error": (404, "RevisionNotFound")}, f"revision={REVISION}: {REPO} has no such commit; correct it"),

@@ -62,3 +62,19 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
             kills += 1
         assert contents(tmp_path) == whole
     assert kills >= 4 and went_on >= 2, (kills, went_on)
+
+
+def kill_before(root: Path, every: int, first: int) -> None:
+    command = [sys.executable, "-m", "tests.data.killed_before", str(root), str(every), str(first)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_killed_before_some_operations_on_files(tmp_path: Path) -> None:
+    """It ends bit for bit alike, with nothing left beside it."""
+    kill_before(tmp_path, 240, 37)
+
+
+@pytest.mark.slow
+def test_killed_before_any_operation_on_files(tmp_path: Path) -> None:
+    kill_before(tmp_path, 3, 0)

@@ -14,6 +14,8 @@ from src.data.licences import (
     is_allowed,
     is_licence_file,
     licence_of_folder,
+    names_of,
+    normalise_licence,
 )
 
 MIT = """The MIT License (MIT)
@@ -96,6 +98,8 @@ def test_licence_of_a_folder() -> None:
 def test_header_of_a_file() -> None:
     assert header_licence("#!/bin/sh\n# SPDX-License-Identifier: GPL-2.0-only OR\tMIT\necho") == "GPL-2.0-only OR MIT"
     assert header_licence("/* SPDX-License-Identifier: MIT */") == "MIT"
+    assert header_licence("# (spdx-license-identifier: mit)") == "MIT"
+    assert header_licence("# SPDX-License-Identifier: (MIT OR gpl-2.0) AND ISC") == "(MIT OR GPL-2.0) AND ISC"
     assert header_licence("x" * 5000 + "SPDX-License-Identifier: MIT") is None
 
 
@@ -109,7 +113,64 @@ def test_header_of_a_file() -> None:
         ("GPL-2.0 AND MIT", False),
         ("Apache-2.0 AND MIT", True),
         ("Apache-2.0 WITH LLVM-exception", False),
+        ("(MIT OR GPL-3.0)", True),
+        ("MIT AND (GPL-2.0 OR ISC)", True),
+        ("MIT AND (GPL-2.0 OR LGPL-2.1)", False),
+        ("(MIT AND GPL-2.0) OR (ISC AND Zlib)", True),
+        ("mit or gpl-3.0", True),
+        ("MIT OR", False),
+        ("(MIT", False),
+        ("MIT)", False),
+        ("", False),
+        ("(" * 100_000, False),
     ],
 )
 def test_permissive(licence: str, allowed: bool) -> None:
     assert is_allowed(licence, PERMISSIVE) is allowed
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("mit", "MIT"),
+        ("MIT License", "MIT"),
+        ("the mit licence", "MIT"),
+        ("apache 2.0", "Apache-2.0"),
+        ("Apache License, Version 2.0", "Apache-2.0"),
+        ("bsd-3-clause", "BSD-3-Clause"),
+        ("gpl-3.0-only", "GPL-3.0-only"),
+        ("GPLv3", "GPL-3.0"),
+        ("MIT/Apache-2.0", "MIT OR Apache-2.0"),
+        ("(mit or apache-2.0) and isc", "(MIT OR Apache-2.0) AND ISC"),
+        (["mit"], "MIT"),
+        (["MIT", "apache-2.0", "mit"], "MIT AND Apache-2.0"),
+        (["MIT OR ISC", "Zlib"], "(MIT OR ISC) AND Zlib"),
+        ([], UNKNOWN),
+        ([None], UNKNOWN),
+        (None, UNKNOWN),
+        ("", UNKNOWN),
+        ("of our house", "of our house"),
+        ("(" * 400, "(" * 400),
+        ("x" * 100_000, "x" * 100_000),
+    ],
+)
+def test_licences_as_data_sets_write_them(value: object, name: str) -> None:
+    assert normalise_licence(value) == name
+
+
+@pytest.mark.parametrize(
+    ("licence", "named", "allowed"),
+    [
+        ("MIT", ["mit"], True),
+        ("Apache-2.0", ["mit OR apache-2.0"], True),
+        ("GPL-2.0-or-later", ["gpl-2.0"], True),
+        ("GPL-2.0+", ["GPL-2.0-only"], True),
+        ("GPL-2.0", ["GPL-2.0-only"], True),
+        ("GPL-2.0-only", ["GPL-2.0-or-later"], False),
+        ("Apache-2.0 WITH LLVM-exception", ["apache-2.0 with llvm-exception"], True),
+        ("of our house", ["Of our house"], True),
+        (UNKNOWN, ["mit"], False),
+    ],
+)
+def test_names_of_licences_in_any_case(licence: str, named: list[str], allowed: bool) -> None:
+    assert is_allowed(licence, names_of(named)) is allowed

@@ -158,8 +158,8 @@ def test_killed_anywhere_it_goes_on(prepare: Prepare, monkeypatch: pytest.Monkey
     whole = contents(prepare("whole").folder)
     root = tmp_path / "outputs" / "data"
     places = [
-        *((steps, "write_json", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt comes a step further
-        *((token_files, "write_json", calls) for calls in (0, 1, 1)),
+        *((steps, "write_record", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt comes a step further
+        *((token_files, "write_record", calls) for calls in (0, 1, 1)),
         *((token_files, "encode_batch", calls) for calls in (2, 3)),
         (steps, "describe_corpus", 1),
         (packing, "write_text", 0),
@@ -239,10 +239,17 @@ def test_near_duplicates_of_held_out_text_leave_training(
 
     kept, entry = look("drop")
     assert not kept and entry["dropped"] == {"near duplicate of held-out text": 1}
+    assert entry["left_out"]["near duplicate of held-out text"] == {
+        "bytes": len(copy.strip().encode()),
+        "first": [f"{corpus_files[1]}:201 (bin/copy)"],
+    }
     near = entry["near_duplicates"]
     assert near["found"] == 1 and near["dropped"] and near["held_out"] == before_held_out(before)
     assert near["examples"][0]["train"] == f"{group}: bin/copy" and near["examples"][0]["jaccard"] >= 0.7
     assert near["examples"][0]["test"].startswith("package-")
+    assert near["examples"][0]["where"][0] == f"{corpus_files[1]}:201 (bin/copy)"
+    assert near["examples"][0]["where"][1].startswith(f"{corpus_files[1]}:")
+    assert near["examples"][0]["excerpts"][0].startswith("#!/bin/bash # a copy Story ")
     kept, entry = look("report")
     assert kept and entry["dropped"] == {} and entry["near_duplicates"]["found"] == 1
     kept, entry = look("off")
@@ -394,7 +401,10 @@ def test_no_document_left(prepare: Prepare, local_data: DataConfig, tmp_path: Pa
     empty.mkdir()
     (empty / "a.sh").write_bytes(b"\0")
     data = replace(local_data, code=replace(local_data.code, paths=[str(empty)]))
-    with pytest.raises(UserError, match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary\).*extensions"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary \(1 bytes: .*a\.sh\)\).*extensions",
+    ):
         prepare(data=data)
 
 

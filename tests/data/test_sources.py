@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.config import CorpusConfig, UserError
-from src.data import hub, sources
+from src.data import hub, rows, sources, text_files
 from src.data.sources import Document, local_files, read_documents
 
 
@@ -31,9 +31,9 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_txt_is_split_at_separator_lines_only(tmp_path: Path) -> None:
+def test_txt_is_split_wherever_the_mark_stands(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "one\ntwo\n<|endoftext|>\r\nthree <|endoftext|> four\n<|endoftext|>\n")
-    assert texts("language", file) == ["one\ntwo\n", "three <|endoftext|> four\n"]
+    assert texts("language", file) == ["one\ntwo\n", "three", "four\n"]
 
 
 def test_txt_without_separator_is_one_document(tmp_path: Path) -> None:
@@ -102,7 +102,8 @@ def test_unreadable_texts_are_counted(tmp_path: Path) -> None:
 
 
 def test_what_is_too_large_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "LARGEST_DOCUMENT", 20)
+    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 20)
+    monkeypatch.setattr(rows, "LARGEST_RECORD", 40)
     write(
         tmp_path / "a.txt",
         "one\n<|endoftext|>\n" + "two\n" * 6 + "<|endoftext|>\n" + "3" * 100 + "\n<|endoftext|>\nfour",

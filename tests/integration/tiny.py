@@ -36,6 +36,7 @@ MOODS = "happy sad proud tired brave shy hungry curious".split()
 COMMANDS = ["ls -la", "grep -r TODO", "wc -l", "sort -u", "tar -czf out.tgz", "du -sh", "rm -f", "cat", "head -n 5"]
 VARIABLES = "file dir name target count path host user line log".split()
 
+EVALUATION = ["evaluation.probe_sequences=2", "evaluation.scripts=2"]
 SETTINGS = (
     "size.d_model=64 size.n_layers=2 training.seq_len=32 training.global_batch_size=4 training.micro_batch_size=2 "
     "training.max_steps=6 training.eval_sequences=4 training.log_every=1 training.eval_every=3 "

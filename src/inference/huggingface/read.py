@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config import ArchitectureConfig, ModelSpec, SizeConfig, UserError
-from src.data.tokenizer import EOT, EOT_ID, end_of_text, id_count
+from src.data.tokenizer import CONFIG, EOT, EOT_ID, end_of_text, id_count
 from src.inference.huggingface.defaults import complete_config
 from src.inference.huggingface.post_processor import remove_post_processor
 from src.inference.huggingface.ties import Shape, Tie
@@ -250,6 +250,8 @@ def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tup
     """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
     content = read_bytes(path)
     tokenizer = _open_tokenizer(path, content)
+    if record is not None and os.path.lexists(path.with_name(CONFIG)):
+        read_bytes(path.with_name(CONFIG))  # refuses links, which `end_of_text` follows
     eot = EOT if record is None else end_of_text(path)
     eot_id = tokenizer.token_to_id(eot)
     if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):

@@ -1,0 +1,100 @@
+"""Kill preparations just before an operation on files, repeat them, and compare: `... killed_before ROOT EVERY FIRST`.
+
+Each preparation is a fork of this process, which has all modules loaded and has encoded nothing, so that it costs a
+fraction of a second.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from src.data import near_duplicates, token_files
+from src.data.packing import prepare_data
+from src.data.prepared import VERIFIED
+from tests.data.conftest import VOCAB_SIZE, write_corpus
+
+FILE_EVENTS = (
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "shutil.rmtree",
+    "shutil.copyfile",
+)
+
+
+def prepare(root: Path, outputs: str, kill_before: int = sys.maxsize, rerun: bool = False) -> int:
+    """Prepare in a fork that is killed before an operation; return its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        from src.config import CorpusConfig, DataConfig, TokenizerConfig
+
+        language = CorpusConfig("local", [str(root / "text" / "stories.txt")], [".txt"])
+        code = CorpusConfig("local", [str(root / "text" / "scripts.jsonl")], [".sh"])
+        data = DataConfig(name="local", language=language, code=code)
+        done = count_operations(kill_before)
+        prepare_data(data, TokenizerConfig("bpe", VOCAB_SIZE), root / outputs, rerun, say=lambda _: None)
+        counted = done[0]
+        (root / "operations").write_text(str(counted))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def count_operations(kill_before: int) -> list[int]:
+    """Count operations on files, and die before one of them."""
+    done = [0]
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in FILE_EVENTS:
+            if done[0] == kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done[0] += 1
+
+    sys.addaudithook(watch)
+    return done
+
+
+def contents(root: Path, outputs: str) -> dict[str, bytes | None]:
+    """Read all that lies below a folder of outputs; None for folders."""
+    files = sorted((root / outputs).rglob("*"))
+    return {
+        str(path.relative_to(root / outputs)): path.read_bytes() if path.is_file() and path.name != VERIFIED else None
+        for path in files
+    }
+
+
+def main(root: Path, every: int, first: int) -> None:
+    """Kill before each `every`-th operation, from `first` on."""
+    write_corpus(root)
+    token_files.BATCH_BYTES, token_files.BATCHES_A_NOTE = 5_000, 2
+    assert near_duplicates.SEED == 1, "loaded before the forks"
+    assert prepare(root, "whole") == 0
+    whole, operations = contents(root, "whole"), int((root / "operations").read_text())
+    for rerun in (False, True):
+        for number in range(first, operations, every * (3 if rerun else 1)):
+            outputs = f"killed-{rerun}-{number}"
+            if rerun:
+                assert prepare(root, outputs) == 0
+            status = prepare(root, outputs, number, rerun)
+            assert status == -signal.SIGKILL, (number, operations, status)
+            assert prepare(root, outputs) == 0, (number, rerun)
+            found = contents(root, outputs)
+            differing = [name for name in {**found, **whole} if found.get(name, 0) != whole.get(name, 0)]
+            assert not differing, (number, rerun, differing)
+    print(f"{operations} operations")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,206 @@
+"""Damaged files of a preparation heal or are one line; what a manifest says is checked; names in it are no paths."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.config import DataConfig, TokenizerConfig, UserError
+from src.data import steps, token_files
+from src.data.packing import find_prepared, load_prepared, prepare_data
+from src.data.prepared import MANIFEST, VERIFIED
+from src.runtime.records import DIGEST
+from tests.data.test_packing import Killed, contents, interrupt
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) * 2 // 3] ^= 0x40
+    path.write_bytes(data)
+
+
+def with_folder(path: Path) -> None:
+    path.unlink()
+    (path / "inner").mkdir(parents=True)
+
+
+def with_link(path: Path) -> None:
+    moved = path.with_name(path.name + ".moved")
+    path.rename(moved)
+    path.symlink_to(moved)
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "flipped": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "{}": lambda path: path.write_text("{}"),
+    "[]": lambda path: path.write_text("[]"),
+    "null": lambda path: path.write_text("null"),
+    "nested": lambda path: path.write_text("[" * 100_000),
+    "digits": lambda path: path.write_text('{"next": ' + "9" * 5000 + "}"),
+    "not UTF-8": lambda path: path.write_bytes(b'{"a": "\xff"}'),
+    "folder": with_folder,
+    "link": with_link,
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.fixture
+def prepare(local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path) -> Callable[[str], Path]:
+    said: list[str] = []
+
+    def run(root: str) -> Path:
+        return prepare_data(local_data, small_vocabulary, tmp_path / root, say=said.append).folder
+
+    return run
+
+
+@pytest.fixture
+def begun(prepare: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work that was killed when nearly all was done."""
+    monkeypatch.setattr(token_files, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(token_files, "BATCHES_A_NOTE", 2)
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps, "describe_corpus", 1)
+        with pytest.raises(Killed):
+            prepare("killed")
+    return next((tmp_path / "killed" / "data").glob(".*.work"))
+
+
+def heals(begun: Path, file: str, damage: str, prepare: Callable[[str], Path], whole: dict[str, bytes]) -> None:
+    root = begun.parents[1].with_name("damaged")
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(begun.parents[1], root)
+    DAMAGES[damage](root / "data" / begun.name / file)
+    folder = prepare("damaged")
+    assert contents(folder) == whole, (file, damage)
+    left = {path.name for path in folder.parent.iterdir()}
+    assert left == {folder.name, f".lock-{folder.name}"}, (file, damage)
+
+
+def test_damaged_work_heals(begun: Path, prepare: Callable[[str], Path]) -> None:
+    whole = contents(prepare("whole"))
+    files = sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file())
+    assert {"begun.json", "read.code.json", "code.packed.json", "language.index", "out/code_train.npy"} <= set(files)
+    for number, file in enumerate(files[::6]):
+        heals(begun, file, list(DAMAGES)[number % len(DAMAGES)], prepare, whole)
+
+
+@pytest.mark.slow
+def test_work_damaged_in_any_way_heals(begun: Path, prepare: Callable[[str], Path]) -> None:
+    whole = contents(prepare("whole"))
+    for file in sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file()):
+        for damage in DAMAGES:
+            heals(begun, file, damage, prepare, whole)
+
+
+def test_a_damaged_prepared_folder_is_one_line(prepare: Callable[[str], Path]) -> None:
+    folder = prepare("outputs")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = (MANIFEST, "tokenizer.json", "tokenizer_config.json", "code_val.npy", "code_test.offsets.npy")
+    for damage, do in DAMAGES.items():
+        for file in files:
+            if damage == "link" and file != MANIFEST:
+                continue  # its content is what was written, wherever it is
+            do(folder / file)
+            with pytest.raises(UserError, match=file) as error:
+                load_prepared(folder)
+            assert "\n" not in str(error.value) and "prepare" in str(error.value), error.value
+            shutil.rmtree(folder)
+            folder.mkdir()
+            for name, content in whole.items():
+                (folder / name).write_bytes(content)
+        if damage not in ("link", "folder"):
+            do(folder / VERIFIED)
+            assert load_prepared(folder).fingerprint
+    flip(folder / MANIFEST)
+    with_folder(folder / "code_val.npy")
+    again = prepare("outputs")
+    assert contents(again) == {name: content for name, content in whole.items() if name != VERIFIED}
+    assert {path.name for path in folder.iterdir()} == set(whole)
+
+
+CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
+    ("tokenizer.eot_id=1", lambda manifest: manifest["tokenizer"].update(eot_id=1)),
+    ("tokenizer.vocab_size=301", lambda manifest: manifest["tokenizer"].update(vocab_size=301)),
+    ("tokenizer.sha256=ff", lambda manifest: manifest["tokenizer"].update(sha256="ff")),
+    ("Expected `int`, got `str`", lambda manifest: manifest["tokenizer"].update(eot_id="0")),
+    ("splits.val.tokens=7", lambda manifest: manifest["corpora"]["code"]["splits"]["val"].update(tokens=7)),
+    ("splits.val.documents=7", lambda manifest: manifest["corpora"]["code"]["splits"]["val"].update(documents=7)),
+    ("no split val", lambda manifest: manifest["corpora"]["code"]["splits"].pop("val")),
+    ("no corpus code", lambda manifest: manifest["corpora"].pop("code")),
+    ("missing required field `files`", lambda manifest: manifest.pop("files")),
+    ("lists no code_val.npy", lambda manifest: manifest["files"].pop("code_val.npy")),
+    ("fingerprint", lambda manifest: manifest.update(fingerprint="0" * 64)),
+]
+
+
+def test_a_changed_manifest_is_found(prepare: Callable[[str], Path]) -> None:
+    path = prepare("outputs") / MANIFEST
+    whole = path.read_text()
+    for reason, change in CHANGES:
+        manifest = json.loads(whole)
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match="damaged: its content is not what was written; prepare it again"):
+            load_prepared(path.parent)
+        del manifest[DIGEST]  # of a version that wrote none
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match=reason) as error:
+            load_prepared(path.parent)
+        assert str(error.value).startswith(f"{path}: ") and "prepare it again" in str(error.value)
+
+
+def test_a_manifest_of_an_earlier_version_opens(
+    prepare: Callable[[str], Path], local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path
+) -> None:
+    folder = prepare("outputs")
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    for key in (DIGEST, *(key for key in manifest if key == "left_out")):
+        manifest.pop(key, None)
+    assert not {"separator", "text_field"} & set(manifest["settings"]["data"]["code"]), "they rename no folder"
+    path.write_text(json.dumps(manifest))
+    assert load_prepared(folder).eot_id == 0
+    found = find_prepared(local_data, small_vocabulary, tmp_path / "outputs")
+    assert found is not None and found.folder == folder
+
+
+def test_names_in_a_manifest_are_no_paths(prepare: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = prepare("outputs")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest[DIGEST]
+    for name in ("../x.origins.jsonl", "/etc/passwd.origins.jsonl", "a/b.origins.jsonl"):
+        changed = {**manifest, "files": {**manifest["files"], name: {"bytes": 1, "sha256": "0"}}}
+        (folder / MANIFEST).write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="is no plain name"):
+            load_prepared(folder)
+
+
+def test_damage_elsewhere_is_not_ours(
+    prepare: Callable[[str], Path], local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path
+) -> None:
+    """Local data without paths means the newest folder; a damaged one beside it does not matter."""
+    folder = prepare("outputs")
+    for number, content in enumerate(("{", "[]", '{"settings": []}', '{"settings": {"data": 3}}', "[" * 100_000)):
+        other = folder.with_name(f"local-{number}")
+        other.mkdir()
+        (other / MANIFEST).write_text(content)
+    for corpus in (local_data.language, local_data.code):
+        corpus.paths = []
+    found = find_prepared(local_data, small_vocabulary, tmp_path / "outputs")
+    assert found is not None and found.folder == folder
+
+
+def test_a_folder_in_the_place_of_a_lock_is_one_line(prepare: Callable[[str], Path]) -> None:
+    folder = prepare("outputs")
+    lock = folder.with_name(f".lock-{folder.name}")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(UserError, match="is in the place of a lock and no plain file; move it away"):
+        prepare("outputs")
