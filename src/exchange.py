@@ -17,18 +17,25 @@ from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_co
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
 from src.model.build import build_model
-from src.runtime.files import replace_folder, write_bytes, write_json, write_yaml
-from src.runtime.records import write_record
+from src.runtime.claim import is_claimed
+from src.runtime.files import create_folder, write_bytes, write_json, write_yaml
+from src.runtime.log import printable
+from src.runtime.records import is_plain_name, write_record
 from src.summary import read_summary
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
-from src.validation import check_name
 
+LARGEST = 2**63
+"""No counter of a run is larger."""
+LONGEST_NAME = 255
 IMPORTED = "imported"
 """The stage of weights that come from elsewhere."""
 
 
 def to_huggingface(run: Path, out: Path) -> None:
-    """Write the best checkpoint of a run's last stage as a folder that transformers loads. Raises UserError."""
+    """Write the best checkpoint of a run's last stage as a folder that transformers loads.
+
+    Raises: UserError where the run cannot be read or has no twin; FileExistsError as `create_folder`.
+    """
     info = find_checkpoint(run, "best")
     try:
         twin = twin_of(info.spec)
@@ -47,10 +54,20 @@ def to_huggingface(run: Path, out: Path) -> None:
         "config": asdict(config) if config else None,
         "summary": summary,
     }
-    card = model_card(info.spec, twin, out.name, record)
+    shown = summary
+    if summary is not None and summary.get("status") == "running" and not _is_training(folder):
+        shown = summary | {"status": "interrupted (its process was killed)"}
+    card = model_card(info.spec, twin, out.name, record | {"summary": shown})
     sampling = config.samples if config else SamplingConfig()
-    with replace_folder(out) as temporary:
+    with create_folder(out) as temporary:
         write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
+
+
+def _is_training(folder: Path) -> bool:
+    try:
+        return is_claimed(folder)
+    except OSError:  # a folder that cannot be written to: nothing trains there
+        return False
 
 
 def _read_config(path: Path) -> TrainConfig | None:
@@ -72,7 +89,10 @@ def _read_summary(run: Path) -> dict[str, Any] | None:
 
 
 def to_ours(source: Path, out: Path) -> None:
-    """Write a folder of transformers as a run of ours. Raises UserError naming the file and what is wrong with it."""
+    """Write a folder of transformers as a run of ours.
+
+    Raises: UserError naming the file and what is wrong with it; FileExistsError as `create_folder`.
+    """
     found = read_folder(source)
     sha256 = hashlib.sha256(found.tokenizer).hexdigest()
     record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
@@ -81,7 +101,7 @@ def to_ours(source: Path, out: Path) -> None:
         raise UserError(f"{source / 'tokenizer.json'}: is not the tokenizer that these weights were trained with")
     model = build_model(found.spec, seed=0)
     model.load_state_dict(found.weights)
-    with replace_folder(out) as temporary:
+    with create_folder(out) as temporary:
         for kind in ("best", "last"):
             folder = temporary / "checkpoints" / recorded.progress.stage / kind
             save_checkpoint(folder, model, recorded.progress, tokenizer_sha256=sha256, run=record["run"])
@@ -105,10 +125,11 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
     """Check what an export has recorded. Raises UserError naming the file."""
     config, summary = record.get("config"), record.get("summary")
     try:
-        json.dumps(record, allow_nan=False)
-    except ValueError:
-        raise UserError(f"{path}: holds numbers that are not finite") from None
-    if not isinstance(record.get("run"), str):
+        json.dumps(record, allow_nan=False, indent=2)  # as it is written
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: holds numbers that are not finite, or is nested too deeply") from None
+    run = record.get("run")
+    if not isinstance(run, str) or printable(run) != run or len(run) > LONGEST_NAME or "\n" in run:
         raise UserError(f"{path}: run: must be a name")
     if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("contract"), dict)):
         raise UserError(f"{path}: summary: is not that of a run")
@@ -117,7 +138,7 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
         return Recorded(progress, None, summary)
     typed = run_config(config, path)
     if progress.stage not in typed.stage.stages:
-        raise UserError(f"{path}: stage={progress.stage}: is none of its config, {', '.join(typed.stage.stages)}")
+        raise UserError(f"{path}: stage={progress.stage}: is none of its config, {list(typed.stage.stages)!r:.200}")
     if typed.tokenizer.vocab_size != spec.vocab_size:
         raise UserError(f"{path}: tokenizer.vocab_size={typed.tokenizer.vocab_size}: is not that of the model")
     return Recorded(progress, typed, summary)
@@ -128,7 +149,8 @@ def _read_progress(values: Any, path: Path) -> Progress:
     if not isinstance(values, dict) or not isinstance(values.get("stage"), str) or not values.keys() <= known:
         raise UserError(f"{path}: progress: is not that of a stage")
     for name, value in values.items():
-        if name != "stage" and value is not None and type(value) not in (int, float):
+        if name != "stage" and value is not None and not (type(value) in (int, float) and abs(value) <= LARGEST):
             raise UserError(f"{path}: progress.{name}={value!r:.40}: must be a number")
-    check_name(f"{path}: stage={values['stage'][:40]}", values["stage"])
+    if not is_plain_name(values["stage"]):
+        raise UserError(f"{path}: stage={values['stage']!r:.60}: names a folder, and cannot")
     return Progress(**values)

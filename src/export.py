@@ -9,19 +9,19 @@ from src.config import ExportConfig, UserError
 from src.validation import check_choice
 
 RAW = ("run", "source", "out")
-FORMATS = {"huggingface": ("run", "source"), "ours": ("source", "run")}
-"""What each format is made of, and what has no part in it."""
+FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours": ("source", "run", "checkpoints")}
+"""What each format is made of, what has no part in it, and what an export in it holds."""
 
 
 def export(config: ExportConfig) -> int:
     """Write the folder, and say where it is."""
     check_choice("format", config.format, FORMATS)
-    needed, senseless = FORMATS[config.format]
+    needed, senseless, held = FORMATS[config.format]
     if not getattr(config, needed):
         raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")
     if getattr(config, senseless) is not None:
         raise UserError(f"{senseless}: has no part in format={config.format}, which reads {needed}=DIR; leave it out")
-    out = check_out(config.out)
+    out = check_out(config.out, held)
 
     from src.exchange import to_huggingface, to_ours
 
@@ -29,23 +29,36 @@ def export(config: ExportConfig) -> int:
     try:
         (to_huggingface if config.format == "huggingface" else to_ours)(given, out)
     except UserError as error:  # its line begins with the path
-        raise UserError(f"{needed}={error}") from None
+        line = str(error).replace("\n", " ")  # it may hold texts of the source
+        raise UserError(f"{needed}={line}") from None
+    except FileExistsError:
+        raise _taken(config.out) from None
     print(f"Export: {out}")
     return 0
 
 
-def check_out(given: str) -> Path:
-    """Find the folder to write. Raises UserError where something would be overwritten, or none can be made."""
+def _taken(given: str) -> UserError:
+    return UserError(
+        f"out={given}: is there already, and not what this command writes; "
+        "give a folder that is not there yet, or an empty one"
+    )
+
+
+def check_out(given: str, held: str) -> Path:
+    """Find the folder to write: none yet, an empty one, or one that holds what an earlier run of the command wrote.
+
+    Raises: UserError where something would be overwritten, or no folder can be made.
+    """
     if not given:
         raise UserError("out: is empty; name the folder to write")
-    out = Path(given).expanduser().absolute()
     try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        out = Path(given).expanduser().resolve()
+        taken = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / held).exists()))
         nearest = next(folder for folder in out.parents if folder.exists())
-    except OSError as error:
-        raise UserError(f"out={given}: cannot be written ({error.strerror}); give another folder") from None
+    except (OSError, RuntimeError, ValueError) as error:  # no such home; a loop of links; a NUL character
+        raise UserError(f"out={given}: cannot be written ({error}); give another folder") from None
     if taken:
-        raise UserError(f"out={given}: is there already; give a folder that is not there yet, or an empty one")
+        raise _taken(given)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"out={given}: {nearest} is no folder that you can write to; give another")
     return out

@@ -115,13 +115,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def end_of_text(path: Path) -> str:
-    """Return the name of the token that ends a text, for the tokenizer.json at `path`."""
+    """Return the name of the token that ends a text, for the tokenizer.json at `path`.
+
+    Raises: UserError where the file beside it cannot be read, or holds half a surrogate pair.
+    """
     beside = path.with_name(CONFIG)
     remedy = "correct it, or prepare the data again"
     config = decode_json(beside, read_bytes(beside, allow_links=True), remedy) if os.path.lexists(beside) else {}
     name = config.get("eos_token") if isinstance(config, dict) else None
     name = name.get("content") if isinstance(name, dict) else name
-    return name if isinstance(name, str) else EOT
+    if not isinstance(name, str):
+        return EOT
+    if name.encode("utf-8", "ignore").decode("utf-8") != name:
+        raise UserError(f"{beside}: eos_token={name[:40]!a}: is no text; name the token that ends a text")
+    return name
 
 
 def eot_id_of(tokenizer: Tokenizer, path: Path) -> int:

@@ -5,6 +5,7 @@ Everything goes to a temporary sibling first, is flushed to the disk, and is ren
 
 import errno
 import fcntl
+import filecmp
 import glob
 import hashlib
 import json
@@ -192,6 +193,53 @@ def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
     return values
 
 
+def follow_umask(path: Path) -> None:
+    """Give a file the mode of a new one; safetensors makes its own readable by their owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+@contextmanager
+def create_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Nothing that is at `path` changes: a folder with the same files is the work of an earlier run of the same command.
+    Raises: FileExistsError where anything else is there, but an empty folder.
+    """
+    with _temporary_folder(path) as temporary:
+        yield temporary
+        if path.is_dir() and any(path.iterdir()):
+            if not _have_same_files(temporary, path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            return
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+        sync(path.parent)
+
+
+def _have_same_files(one: Path, other: Path) -> bool:
+    names = [
+        sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir())
+        for folder in (one, other)
+    ]
+    return names[0] == names[1] and filecmp.cmpfiles(one, other, names[0], shallow=False)[0] == names[0]
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that is removed at the end, with those that killed processes left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent, path.name)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        with _folder_lock(temporary):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not.
@@ -201,15 +249,9 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     settle_folder(path)
-    remove_abandoned(path.parent, path.name)
-    temporary = _temporary(path)
-    temporary.mkdir()
-    try:
-        with _folder_lock(temporary):
-            yield temporary
-            move_folder(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _temporary_folder(path) as temporary:
+        yield temporary
+        move_folder(temporary, path)
 
 
 @contextmanager
@@ -223,12 +265,16 @@ def _folder_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def move_folder(new: Path, path: Path) -> None:
-    """Have a folder take the place of `path` on the same disk, as `replace_folder` does."""
-    for file in new.rglob("*"):
+def _sync_folder(folder: Path) -> None:
+    for file in folder.rglob("*"):
         if file.is_file():
             sync(file)
-    sync(new)
+    sync(folder)
+
+
+def move_folder(new: Path, path: Path) -> None:
+    """Have a folder take the place of `path` on the same disk, as `replace_folder` does."""
+    _sync_folder(new)
     old = path.with_name(path.name + ".old")
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -7,10 +7,6 @@ meta.json has the SHA-256 of the files beside it and of what it says itself: a f
 made of it.
 """
 
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -24,8 +20,17 @@ from src.model.accounting import model_cost
 from src.model.blocks import kind_names
 from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.language_model import LanguageModel
-from src.runtime.errors import first_line
-from src.runtime.files import find_folder, finite, read_json, read_yaml, replace_folder, sha256_of, write_json
+from src.runtime.errors import errors_of_the_system, first_line
+from src.runtime.files import (
+    find_folder,
+    finite,
+    follow_umask,
+    read_json,
+    read_yaml,
+    replace_folder,
+    sha256_of,
+    write_json,
+)
 from src.runtime.records import Mark, child_path, convert, digest_of
 
 FORMAT_VERSION = 3
@@ -101,8 +106,9 @@ def save_checkpoint(
         OSError: the disk is full, or refuses for another reason; the checkpoint before is still there.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replace_folder(folder) as temporary, _errors_of_the_system():
+    with replace_folder(folder) as temporary, errors_of_the_system():
         save_file(weights, temporary / "model.safetensors")
+        follow_umask(temporary / "model.safetensors")
         if state is not None:
             with (temporary / "state.pt").open("wb") as handle:  # torch's own writer keeps no reason why it failed
                 torch.save(state, handle)
@@ -122,20 +128,6 @@ def save_checkpoint(
 def hash_of(meta: dict[str, Any]) -> str:
     """Hash what meta.json says, all but its own hash."""
     return digest_of({key: value for key, value in meta.items() if key != "meta_sha256"})
-
-
-@contextmanager
-def _errors_of_the_system() -> Iterator[None]:
-    """Raise as OSError what safetensors and torch make of one."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-    except RuntimeError as error:
-        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def read_checkpoint(folder: Path) -> CheckpointInfo:

@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Any
 
-from src.config import ModelSpec
+from src.config import ModelSpec, SamplingConfig
 from src.inference.huggingface.twin import TESTED_WITH, Twin
 from src.model.accounting import model_cost
 
@@ -14,18 +14,17 @@ USE = """\
 With transformers (checked with {version}):
 
 ```python
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({folder}{trust})
 model = AutoModelForCausalLM.from_pretrained({folder}{trust})
 prompt = {prompt}
-tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt).input_ids]])
-print(tokenizer.decode(model.generate(tokens)[0], skip_special_tokens=True))
+tokens = tokenizer(prompt, return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(tokens, max_new_tokens={length})[0], skip_special_tokens=True))
 ```
 
-Every document of the training data began with the end-of-text token, so a prompt has to as well; the tokenizer does not
-add it. Written out within a text, it is plain text.
+Every document of the training data began with the end-of-text token. The tokenizer adds it, unless it is told
+`add_special_tokens=False`. Written out within a text, it is plain text.
 
 Back to a model of Advanced Code Model, bit for bit:
 
@@ -54,6 +53,7 @@ def model_card(spec: ModelSpec, twin: Twin, folder: str, record: dict[str, Any])
             version=TESTED_WITH,
             folder=json.dumps(folder),
             trust=", trust_remote_code=True" if twin.code else "",
+            length=_get(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens,
             prompt=json.dumps(prompt),
             shell_folder=shlex.quote(folder),
             shell_prompt=shlex.quote(prompt),

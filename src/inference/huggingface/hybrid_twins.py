@@ -6,10 +6,12 @@ without attention; where one of those is needed, a subclass of it goes along wit
 
 from src.config import ModelSpec, UserError
 from src.inference.huggingface import ties
+from src.inference.huggingface.defaults import NEWER_NAMES
 from src.inference.huggingface.ties import Tie, tie
 from src.inference.huggingface.twin import (
     LAYER_NORMS,
     LLAMA,
+    TIME_STEP_LIMIT,
     Given,
     Settings,
     Twin,
@@ -26,6 +28,7 @@ MIXERS = {
     "gated_deltanet": "linear_attention",
 }
 """What transformers calls the type of a layer; where two kinds have one type, `mixer_types` tells them apart."""
+OLDER_NAMES = {newer: older for older, newer in NEWER_NAMES.items()}
 FEED_FORWARD = ("mlp", "moe")
 
 
@@ -53,14 +56,19 @@ def _mamba_settings(spec: ModelSpec) -> Settings:
         "mamba_chunk_size": spec.chunk_size,
         "mamba_conv_bias": True,
         "mamba_proj_bias": False,
+        "time_step_limit": TIME_STEP_LIMIT,
     }
+
+
+def _layer_types(spec: ModelSpec) -> list[str]:
+    return [MIXERS[kind] for kind in spec.blocks[::2]]
 
 
 def _granite_settings(spec: ModelSpec) -> Settings:
     return {
         **attention_settings(spec),
         "num_hidden_layers": len(spec.blocks) // 2,
-        "layer_types": [MIXERS[kind] for kind in spec.blocks[::2]],
+        "layer_types": [OLDER_NAMES.get(name, name) for name in _layer_types(spec)],
         **_feed_forward_settings(spec),
         "attention_bias": False,
         "attention_multiplier": spec.head_dim**-0.5,
@@ -86,6 +94,7 @@ def _delta_settings(spec: ModelSpec) -> Settings:
 def _hybrid_settings(spec: ModelSpec) -> Settings:
     return {
         **_granite_settings(spec),
+        "layer_types": _layer_types(spec),
         # `generate` asks the cache for its length, which recurrent states alone cannot tell: it has to do without.
         "use_cache": any("attention" in kind for kind in spec.blocks),
         "auto_map": {"AutoConfig": f"{MODULE}.HybridConfig", "AutoModelForCausalLM": f"{MODULE}.HybridForCausalLM"},
@@ -152,6 +161,9 @@ GRANITE = Twin(
     _block,
     _granite_settings,
     _granite_sizes,
+    # llama.cpp's converter gives the attention of a hybrid rotary positions only where Bamba, which has the same
+    # layers, is named. Everything else takes the first name, or the model_type.
+    also=("BambaForCausalLM",),
 )
 HYBRID = Twin(
     "HybridForCausalLM",

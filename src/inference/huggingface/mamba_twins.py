@@ -3,7 +3,7 @@
 from src.config import ModelSpec
 from src.inference.huggingface import ties
 from src.inference.huggingface.ties import Tie
-from src.inference.huggingface.twin import Given, Outer, Settings, Twin
+from src.inference.huggingface.twin import TIME_STEP_LIMIT, Given, Outer, Settings, Twin
 from src.model.blocks.costs import mamba1_rank
 from src.model.blocks.norm import EPS
 
@@ -43,6 +43,10 @@ def _mamba2_settings(spec: ModelSpec) -> Settings:
         "head_dim": spec.head_dim,
         "n_groups": 1,
         "chunk_size": spec.chunk_size,
+        # mlx-lm and llama.cpp read these; transformers computes them from others.
+        "intermediate_size": spec.d_inner,
+        "time_step_rank": mamba1_rank(spec),
+        "time_step_limit": TIME_STEP_LIMIT,
     }
 
 

@@ -1,18 +1,33 @@
-"""The hybrid of Advanced Code Model for transformers 5.23: load with `trust_remote_code=True`.
+"""The hybrid of Advanced Code Model for transformers 5.23 or later 5.x: load with `trust_remote_code=True`.
 
 GraniteMoeHybrid computes all of it already: layers of Mamba-2 or attention, each followed by an MLP or by experts. What
 it lacks is added here: attention within a sliding window, OLMo's gated DeltaNet, a feed-forward part for each layer
 apart (an MLP, or experts without a shared MLP), and patterns without any attention.
+
+transformers accepts arguments that it does not know and ignores them, so a renamed one changes the logits without an
+error. This file therefore reads the signatures that it depends on when it is imported, and raises ImportError where
+they are not as it knows them.
 """
 
+import inspect
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, GraniteMoeHybridModel
-from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import (
+
+OLDEST = (5, 23)
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
+    raise ImportError(
+        f"modeling_hybrid.py: transformers {transformers.__version__} lacks parts of this model; "
+        "install one that has them: pip install 'transformers>=5.23,<6'"
+    )
+
+from transformers import GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, GraniteMoeHybridModel  # noqa: E402
+from transformers.cache_utils import DynamicCache  # noqa: E402
+from transformers.masking_utils import (  # noqa: E402
     create_causal_mask,
     create_recurrent_attention_mask,
     create_sliding_window_causal_mask,
@@ -23,6 +38,30 @@ MASKS = {
     "sliding_attention": create_sliding_window_causal_mask,
     "linear_attention": create_recurrent_attention_mask,
 }
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the cache: the second up to 5.23, the first from 5.24 on."""
+
+
+def find_cache_name(functions: list[Callable[..., Any]]) -> str:
+    """Return the name that all of these functions give the cache. Raises ImportError where they do not agree on one."""
+    parameters = [inspect.signature(function).parameters for function in functions]
+    names = [name for name in CACHE_NAMES if all(name in known for known in parameters)]
+    given = {"self", "config", "inputs_embeds", "attention_mask", "layer_idx", *CACHE_NAMES}
+    needed = {
+        key
+        for known in parameters
+        for key, item in known.items()
+        if item.default is item.empty and item.kind is not item.VAR_KEYWORD
+    }
+    if len(names) != 1 or not needed <= given:
+        raise ImportError(
+            f"modeling_hybrid.py: transformers {transformers.__version__} calls the cache or the masks in a way that "
+            "this file does not know; install a version that was tested: pip install 'transformers>=5.23,<5.25'"
+        )
+    return names[0]
+
+
+CACHE = find_cache_name([*MASKS.values(), GraniteMoeHybridModel.forward, GraniteMoeHybridForCausalLM.forward])
 
 
 class HybridConfig(GraniteMoeHybridConfig):
@@ -91,41 +130,42 @@ class HybridModel(GraniteMoeHybridModel):
         input_ids: Tensor | None = None,
         attention_mask: Any = None,
         position_ids: Any = None,
-        past_key_values: Any = None,
         inputs_embeds: Any = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Map tokens (B, T) to hidden states (B, T, D), as the class above does."""
+        given = [kwargs.pop(name, None) for name in CACHE_NAMES]
+        past = next((item for item in given if item is not None), None)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache is None:
             use_cache = bool(self.config.use_cache) and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and past is None:
+            past = DynamicCache(config=self.config)
         kinds = list(self.config.layer_types or [])
         attends = [i for i, kind in enumerate(kinds) if kind != "linear_attention"]
         if position_ids is None:
             # A cache of recurrent states alone does not count positions, and nothing asks for them.
-            seen = past_key_values.get_seq_length(attends[0]) if past_key_values is not None and attends else 0
+            seen = past.get_seq_length(attends[0]) if past is not None and attends else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
         if not isinstance(attention_mask, dict):
-            given = {
+            common = {
                 "config": self.config,
                 "inputs_embeds": inputs_embeds,
                 "attention_mask": attention_mask,
-                "past_key_values": past_key_values,
+                CACHE: past,
             }
             attention_mask = {
-                kind: MASKS[kind](**given, **({} if kind == "linear_attention" else {"layer_idx": kinds.index(kind)}))
+                kind: MASKS[kind](**common, **({} if kind == "linear_attention" else {"layer_idx": kinds.index(kind)}))
                 for kind in dict.fromkeys(kinds)
             }
         return super().forward(
             attention_mask=cast(Any, attention_mask),
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE: past},
             **kwargs,
         )
 

@@ -5,6 +5,7 @@ compared with those that config.json implies before any memory is taken for them
 """
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,45 +17,43 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config import ArchitectureConfig, ModelSpec, SizeConfig, UserError
-from src.data.tokenizer import EOT, EOT_ID, end_of_text, id_count
+from src.data.tokenizer import CONFIG, EOT, EOT_ID, end_of_text, id_count
+from src.inference.huggingface.defaults import complete_config
+from src.inference.huggingface.post_processor import remove_post_processor
 from src.inference.huggingface.ties import Shape, Tie
-from src.inference.huggingface.twin import MODERN, Given, Settings, Twin
+from src.inference.huggingface.twin import HEAD, MODERN, Given, Settings, Twin
 from src.inference.huggingface.twins import TWINS, twin_of
 from src.inference.huggingface.write import RECORD, RECORD_VERSION
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
+from src.runtime.files import read_bytes
 
 DTYPES = ("F32", "BF16", "F16")
 """What fits into fp32 without loss."""
 UNREAD = {
-    *("architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "use_cache"),
+    *("architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "use_cache", "n_ctx"),
     *("transformers_version", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
 }
-"""Settings that we write, and that change nothing of what a model computes."""
+"""Settings that we write, and that change nothing of what a model computes in transformers."""
 WITHOUT_EFFECT = {
     *UNREAD,
     *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
     *("router_jitter_noise", "pretraining_tp", "reorder_and_upcast_attn", "use_mambapy", "use_associative_scan"),
     *("time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme"),
-    *("time_step_rank", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type"),
-    *("summary_use_proj", "rope_theta", "return_dict", "chunk_size_feed_forward", "id2label", "label2id", "n_ctx"),
+    *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
+    # Of every configuration, in some version.
+    *("return_dict", "chunk_size_feed_forward", "id2label", "label2id", "_name_or_path", "is_encoder_decoder"),
+    *("is_decoder", "add_cross_attention", "output_attentions", "output_hidden_states", "output_scores", "torchscript"),
+    *("pruned_heads", "tie_encoder_decoder", "use_bfloat16", "tf_legacy_loss", "task_specific_params"),
+    *("gradient_checkpointing", "_attn_implementation_autoset", "return_dict_in_generate", "remove_invalid_values"),
+    # Of generation, which version 4 kept here.
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "num_return_sequences"),
+    # In the first Mamba checkpoints, from the library that they were trained with.
+    *("d_model", "d_inner", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "pad_vocab_size_multiple"),
 }
-"""Settings that do not either where a class has them and we write nothing."""
-DEFAULTS: Settings = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "hidden_act": "silu",
-    "use_bias": False,
-    "use_conv_bias": True,
-    "residual_in_fp32": True,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "sliding_window": None,
-}
-"""What the classes take where a setting is absent; all others have to be there."""
-NO_LIMIT = ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
-"""`time_step_limit`, as Python's JSON and as transformers writes it."""
+"""Settings that do not either where we write nothing."""
 
 
 class Imported(NamedTuple):
@@ -65,7 +64,7 @@ class Imported(NamedTuple):
     weights: dict[str, Tensor]
     """A `state_dict` of `LanguageModel`, in fp32."""
     tokenizer: bytes
-    """tokenizer.json."""
+    """tokenizer.json, without the post-processor that an export adds."""
     eot: str
     """Its token that begins and ends a text."""
     record: Settings | None
@@ -79,9 +78,9 @@ def read_folder(folder: Path) -> Imported:
     shapes = _read_shapes(folder / "model.safetensors")
     config = read_object(folder / "config.json")
     path = folder / RECORD
-    record = read_object(path) if path.exists() else None
+    record = read_object(path) if os.path.lexists(path) else None
     try:
-        spec, twin = _read_spec(config, len(shapes))
+        spec, twin, tied = _read_spec(config, len(shapes))
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     if record is not None:
@@ -89,51 +88,53 @@ def read_folder(folder: Path) -> Imported:
             spec = _complete(spec, record)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-    tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record is not None)
-    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes)
+    tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record)
+    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes, tied)
     return Imported(spec, twin, weights, tokenizer, eot, record)
 
 
 def read_object(path: Path) -> Settings:
     """Read a JSON object. Raises UserError."""
+    content = read_bytes(path)
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a folder that transformers can load") from None
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(content.decode("utf-8"))  # not msgspec: transformers writes Infinity
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({first_line(error)})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: must be a JSON object")
     return value
 
 
-def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin]:
-    """Take the sizes out of config.json, and compare it with what these sizes would have written."""
+def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin, bool]:
+    """Take the sizes out of config.json, and compare it with what these sizes would have written.
+
+    The last value tells whether the head shares the weights of the embedding.
+    """
     model_type = config.get("model_type")
     twin = TWINS.get(model_type) if isinstance(model_type, str) else None
     if twin is None:
         raise UserError(
             f"model_type={model_type!r:.40}: there is no counterpart; it has to be one of {', '.join(TWINS)}"
         )
-    given = Given(config, n_tensors)
+    if not twin.code and config.get("auto_map") is not None:
+        raise UserError(f"auto_map: this program runs no code of others; {twin.class_name} needs none")
+    found = complete_config(twin.model_type, config)
+    given = Given(found, n_tensors)
     sizes = {"vocab_size": given.whole("vocab_size"), **twin.sizes(given)}
     spec = ModelSpec.from_dict({**_unsaid(), **MODERN, **twin.requires, **sizes})
     _check_sizes(spec)
     if twin_of(spec) is not twin:
         raise UserError(f"model_type={model_type}: its layers are those of a {twin_of(spec).model_type}")
-    # As older versions of transformers say it.
-    before_5 = {"rope_theta": config.get("rope_theta"), "rope_type": "default"}
-    found = {"rope_parameters": before_5, **config}
-    for key, value in twin.config(spec).items():
-        if key not in UNREAD:
-            _compare(found, key, value)
+    wanted = complete_config(twin.model_type, twin.config(spec))
+    tied = found["tie_word_embeddings"] is True
+    for key, value in wanted.items():
+        if key not in UNREAD and not (key == "tie_word_embeddings" and tied):
+            _compare(found, key, value, is_default=config.get(key) is None)
     for key, value in config.items():
-        known = key in WITHOUT_EFFECT or key in twin.config(spec) or value is None
-        if not known and not (key == "time_step_limit" and value in NO_LIMIT):
-            raise UserError(f"{key}={value!r:.40}: this program knows no such setting of {twin.class_name}")
-    if not twin.code and "auto_map" in config:
-        raise UserError(f"auto_map: this program runs no code of others; {twin.class_name} needs none")
-    return spec, twin
+        if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
+            shown = key if key.isidentifier() else f"{key!r:.60}"
+            raise UserError(f"{shown}={value!r:.40}: this program knows no such setting of {twin.class_name}")
+    return spec, twin, tied
 
 
 def _unsaid() -> Settings:
@@ -156,17 +157,10 @@ def _check_sizes(spec: ModelSpec) -> None:
         raise UserError(f"num_experts_per_tok={spec.top_k}: more than the {spec.n_experts} experts there are")
 
 
-def _compare(found: Settings, key: str, wanted: Any) -> None:
-    if found.get(key) is None and key in DEFAULTS:
-        value = DEFAULTS[key]
-    elif key == "head_dim" and found.get(key) is None:
-        return  # then it is hidden_size / num_attention_heads, as ours
-    elif key in found:
-        value = found[key]
-    else:
-        raise UserError(f"{key}: is missing; only {wanted!r} fits")
+def _compare(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
+    value, origin = found.get(key), " (the default of transformers)" if is_default else ""
     if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
-        raise UserError(f"{key}={value!r:.60}: does not fit, only {wanted!r} does")
+        raise UserError(f"{key}={value!r:.60}{origin}: does not fit, only {wanted!r} does")
 
 
 def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
@@ -175,6 +169,8 @@ def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
         raise UserError(f"format_version={record.get('format_version')!r:.40}: this program reads {RECORD_VERSION}")
     try:
         whole = ModelSpec.from_dict(record["spec"])
+        if not all(isinstance(kind, str) for kind in whole.blocks):
+            raise TypeError("blocks: must be names")
     except (KeyError, TypeError) as error:
         raise UserError(f"spec: not the description of a model ({error})") from None
     if _twin_config(whole) != _twin_config(spec):
@@ -192,24 +188,31 @@ def _twin_config(spec: ModelSpec) -> Settings | None:
 
 def _read_shapes(path: Path) -> dict[str, Shape]:
     """Read the names and shapes of all tensors."""
-    if not path.exists() and path.with_name("model.safetensors.index.json").exists():
+    if not os.path.lexists(path) and path.with_name("model.safetensors.index.json").exists():
         raise UserError(f"{path}: no such file; weights in several files are not read, save them in one")
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path}: is no plain file; put the file itself there")
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             for name, part in slices.items():
                 if part.get_dtype() not in DTYPES:
-                    raise UserError(f"{path}: {name} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}")
+                    raise UserError(
+                        f"{path}: {name!r:.80} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}"
+                    )
             return {name: tuple(part.get_shape()) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
 
 
-def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape]) -> dict[str, Tensor]:
-    """Read the weights once their names and shapes are right."""
+def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape], tied: bool) -> dict[str, Tensor]:
+    """Read the weights once their names and shapes are right; where tied, the head is a copy of the embedding."""
     ties = twin.ties(spec)
+    embedding = f"{twin.outer.embedding}.weight"
+    if tied and HEAD not in shapes and embedding in shapes:
+        shapes = {**shapes, HEAD: shapes[embedding]}
     _compare_names(path, {name for tie in ties for name in tie.theirs}, shapes.keys())
     try:
         with torch.device("meta"):
@@ -222,6 +225,8 @@ def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Sha
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
+    if tied and not torch.equal(found.setdefault(HEAD, found[embedding]), found[embedding]):
+        raise UserError(f"{path}: {HEAD} is not {embedding}, but config.json says tie_word_embeddings=true")
     for name, tensor in found.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds numbers that are not finite")
@@ -241,18 +246,28 @@ def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape
             raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
 
 
-def _read_tokenizer(path: Path, vocab_size: int, of_our_make: bool) -> tuple[bytes, str]:
+def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tuple[bytes, str]:
     """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
-    try:
-        content = path.read_bytes()
-        tokenizer = Tokenizer.from_buffer(content)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the model needs its tokenizer") from None
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None
-    eot = end_of_text(path) if of_our_make else EOT
-    if tokenizer.token_to_id(eot) is None or (not of_our_make and tokenizer.token_to_id(EOT) != EOT_ID):
-        raise UserError(f"{path}: {eot} has to be token {EOT_ID}; tokenizers of other makes are not read")
+    content = read_bytes(path)
+    tokenizer = _open_tokenizer(path, content)
+    if record is not None and os.path.lexists(path.with_name(CONFIG)):
+        read_bytes(path.with_name(CONFIG))  # refuses links, which `end_of_text` follows
+    eot = EOT if record is None else end_of_text(path)
+    eot_id = tokenizer.token_to_id(eot)
+    if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
+        raise UserError(f"{path}: {eot[:60]!r} has to be token {EOT_ID}; tokenizers of other makes are not read")
     if id_count(tokenizer) != vocab_size:
         raise UserError(f"{path}: has {id_count(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
-    return content, eot
+    try:
+        restored = remove_post_processor(content, eot, eot_id, (record or {}).get("post_processor", "null"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.with_name(RECORD)}: post_processor: not that of a tokenizer ({error})") from None
+    _open_tokenizer(path, restored)
+    return restored, eot
+
+
+def _open_tokenizer(path: Path, content: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None

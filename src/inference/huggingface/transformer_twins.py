@@ -77,6 +77,7 @@ def _gpt2_settings(spec: ModelSpec) -> Settings:
         "n_head": spec.n_heads,
         "n_inner": spec.d_ff,
         "n_positions": spec.max_seq_len,
+        "n_ctx": spec.max_seq_len,  # llama.cpp and mlx-lm read it; transformers does not
         "activation_function": "gelu_new",
         "layer_norm_epsilon": EPS,
         "attn_pdrop": 0.0,

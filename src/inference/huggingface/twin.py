@@ -17,10 +17,15 @@ from src.inference.huggingface.ties import Tie, tie
 from src.model.blocks.attention import ROPE_THETA
 from src.model.blocks.norm import EPS
 
-TESTED_WITH = "5.23.0"
+WRITTEN_FOR = "5.23.0"
+"""The version whose config.json we write."""
+TESTED_WITH = "5.23.0 and 5.24.0"
 MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
 CLASSIC: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
+TIME_STEP_LIMIT = [0.0, 65504.0]
+"""No limit in effect. JSON has no infinity, mlx-lm has a lower limit above 0 where none is given, and torch clamps fp16
+by no number that fp16 cannot hold."""
 Settings = dict[str, Any]
 
 
@@ -32,6 +37,7 @@ class Outer(NamedTuple):
     layers: str
 
 
+HEAD = "lm_head.weight"
 LLAMA = Outer("model.embed_tokens", "model.norm", "model.layers")
 
 
@@ -80,12 +86,14 @@ class Twin:
     """Fields of `ModelSpec` that have to have this value."""
     code: bool = False
     """Whether the class is none of transformers but goes along in `modeling_hybrid.py`."""
+    also: tuple[str, ...] = ()
+    """Other classes that `architectures` lists after this one."""
 
     def ties(self, spec: ModelSpec) -> list[Tie]:
         """List the ties of all tensors of a model."""
         found = [
             tie("embedding.weight", f"{self.outer.embedding}.weight"),
-            tie("head.weight", "lm_head.weight"),
+            tie("head.weight", HEAD),
             *_norm(spec, "final_norm", self.outer.final_norm),
         ]
         if spec.learned_positions:
@@ -100,7 +108,7 @@ class Twin:
     def config(self, spec: ModelSpec) -> Settings:
         """Write the whole of `config.json`."""
         return {
-            "architectures": [self.class_name],
+            "architectures": [self.class_name, *self.also],
             "model_type": self.model_type,
             "vocab_size": spec.vocab_size,
             "tie_word_embeddings": False,
@@ -110,7 +118,7 @@ class Twin:
             "eos_token_id": EOT_ID,
             "pad_token_id": None,
             "dtype": "float32",
-            "transformers_version": TESTED_WITH,
+            "transformers_version": WRITTEN_FOR,
         }
 
 
@@ -130,6 +138,7 @@ def attention_settings(spec: ModelSpec) -> Settings:
         "max_position_embeddings": spec.max_seq_len,
         "attention_dropout": 0.0,
         "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
+        "rope_theta": ROPE_THETA,  # what transformers 4 and mlx-lm read; Mixtral has another default
     }
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from src.config import ModelSpec, SamplingConfig
 from src.data.tokenizer import CONFIG, EOT, EOT_ID, tokenizer_config
 from src.inference.huggingface.hybrid_twins import MODULE
-from src.inference.huggingface.twin import TESTED_WITH, Settings
+from src.inference.huggingface.post_processor import add_post_processor
+from src.inference.huggingface.twin import WRITTEN_FOR, Settings
 from src.inference.huggingface.twins import twin_of
-from src.runtime.files import write_bytes, write_json, write_text
+from src.runtime.errors import errors_of_the_system
+from src.runtime.files import follow_umask, write_bytes, write_json, write_text
 
 RECORD = "advanced_code_model.json"
 RECORD_VERSION = 1
@@ -41,31 +43,38 @@ def write_folder(
     ties = twin.ties(spec)
     assert {tie.ours for tie in ties} == weights.keys(), "a tensor of this model has no counterpart"
     theirs = {name: part for tie in ties for name, part in tie.to_theirs(weights[tie.ours].cpu()).items()}
-    save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    with errors_of_the_system():
+        save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    follow_umask(folder / "model.safetensors")
     eot_id = Tokenizer.from_buffer(tokenizer).token_to_id(eot)
     assert eot_id is not None, "load_tokenizer has seen to it"
     config = twin.config(spec)
     write_json(folder / "config.json", config | {"bos_token_id": eot_id, "eos_token_id": eot_id})
-    write_json(folder / "generation_config.json", generation_config(spec, sampling, config["use_cache"], eot_id))
-    write_bytes(folder / "tokenizer.json", tokenizer)
+    write_json(folder / "generation_config.json", generation_config(sampling, config["use_cache"], eot_id))
+    for_clients, replaced = add_post_processor(tokenizer, eot, eot_id)
+    write_bytes(folder / "tokenizer.json", for_clients)
     longest = {"model_max_length": spec.learned_positions} if spec.learned_positions else {}
-    write_json(folder / CONFIG, {**tokenizer_config(eot), **longest})
-    write_json(folder / RECORD, {"format_version": RECORD_VERSION, "spec": spec.to_dict(), **record})
+    # Without the list, transformers 4 gives `generate` token types, which it refuses.
+    clients = {"add_bos_token": True, "model_input_names": ["input_ids", "attention_mask"]}
+    write_json(folder / CONFIG, {**tokenizer_config(eot), **clients, **longest})
+    said = {"format_version": RECORD_VERSION, "spec": spec.to_dict(), "post_processor": replaced, **record}
+    write_json(folder / RECORD, said)
     write_text(folder / "README.md", card)
     if twin.code:
         write_bytes(folder / f"{MODULE}.py", Path(__file__).with_name(f"{MODULE}.py").read_bytes())
 
 
-def generation_config(spec: ModelSpec, sampling: SamplingConfig, use_cache: bool, eot_id: int = EOT_ID) -> Settings:
-    """Write how text is drawn unless told otherwise, as `src.generate` would with these settings."""
-    limit = spec.learned_positions
+def generation_config(sampling: SamplingConfig, use_cache: bool, eot_id: int = EOT_ID) -> Settings:
+    """Write how text is drawn unless told otherwise, as `src.generate` would with these settings.
+
+    No length: a length that stands here takes precedence over the one that a caller gives by the other name.
+    """
     drawn: Settings = {"do_sample": False}
     if sampling.temperature > 0:
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": 1.0}
     return {
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id),
-        **({"max_length": limit} if limit else {"max_new_tokens": sampling.max_new_tokens}),
         **drawn,
         "use_cache": use_cache,
-        "transformers_version": TESTED_WITH,
+        "transformers_version": WRITTEN_FOR,
     }

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -110,8 +111,17 @@ def open_transformers(cache_folder: Path) -> Any:
     return transformers
 
 
+def version_of(transformers: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in transformers.__version__.split(".")[:2])
+
+
 def load(transformers: Any, folder: Path) -> Any:
-    """Load an exported model, and see that every tensor of the file found its place."""
+    """Load an exported model, and see that every tensor of the file found its place.
+
+    Skips the test where the model's own class refuses the installed version, which another test asks for.
+    """
+    if (folder / "modeling_hybrid.py").exists() and version_of(transformers) < (5, 23):
+        pytest.skip("modeling_hybrid.py refuses this version of transformers")
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder, trust_remote_code=(folder / "modeling_hybrid.py").exists(), output_loading_info=True
     )

@@ -2,21 +2,24 @@
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from src.config import ROOT, ModelSpec, SamplingConfig
 from src.data.tokenizer import EOT, encode, load_tokenizer
 from src.inference.huggingface import read_folder, twin_of
 from src.inference.huggingface.card import model_card
+from src.inference.huggingface.post_processor import add_post_processor, remove_post_processor
 from src.inference.huggingface.read import Imported
 from src.inference.huggingface.write import generation_config
 from src.model.language_model import LanguageModel
-from tests.inference.huggingface.cases import BLOCKS, SIZES, exported, load, model_of, spec_of, tokens_of
+from tests.inference.huggingface.cases import BLOCKS, SIZES, exported, load, model_of, spec_of, tokenizer_of, tokens_of
 
 TEXTS = [
     "", " ", "  leading", "trailing  ", "\n", "\n\n  indented\n\tx", "a\r\nb", "naïve 🐢 日本 \u200d", "don't 'tis",
@@ -40,7 +43,8 @@ def test_a_folder_is_read_back_bit_for_bit(case: str, size: str, tmp_path: Path)
     assert found.spec == model.spec
     assert same_weights(model, found)
     assert found.record is not None and (found.record["run"], found.record["more"]) == ("name", [1, None])
-    assert found.tokenizer == (tmp_path / "out" / "tokenizer.json").read_bytes()
+    assert found.tokenizer == tokenizer_of(model.spec.vocab_size).to_str().encode()
+    assert found.tokenizer != (tmp_path / "out" / "tokenizer.json").read_bytes()
 
 
 def relevant(spec: ModelSpec) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def test_a_model_of_another_make_is_read(transformers: Any, tmp_path: Path) -> N
     file = tmp_path / "theirs" / "config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
     for key in ("rope_parameters", "head_dim", "attention_bias", "mlp_bias"):
-        del values[key]
+        values.pop(key, None)
     file.write_text(json.dumps(values | {"rope_theta": 10000.0, "rope_scaling": None}), encoding="utf-8")
     other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
     (tmp_path / "theirs" / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
@@ -95,23 +99,60 @@ def test_the_tokenizer_gives_our_ids(case: str, transformers: Any, tmp_path: Pat
     ours = load_tokenizer(out / "tokenizer.json")
     for text in TEXTS:
         ids = encode(ours, text)
-        assert theirs(text).input_ids == theirs.encode(text, add_special_tokens=False) == ids, text
+        assert theirs(text).input_ids == [0, *ids] and theirs.encode(text, add_special_tokens=False) == ids, text
         assert theirs.decode(ids) == text
         assert theirs.decode([0, *ids, 0], skip_special_tokens=True) == text
-    assert theirs(TEXTS[1:], padding=False).input_ids == [encode(ours, text) for text in TEXTS[1:]]
+    assert theirs(TEXTS[1:], padding=False).input_ids == [[0, *encode(ours, text)] for text in TEXTS[1:]]
+    assert theirs("a").keys() == {"input_ids", "attention_mask"}  # what `generate` takes
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, len(theirs)) == (0, 0, 0, 512)
 
 
 def test_text_is_drawn_as_the_run_draws_it(transformers: Any, tmp_path: Path) -> None:
     out = exported(tmp_path / "out", model_of(spec_of("dense")))
     given = transformers.GenerationConfig.from_pretrained(out)
-    drawn = (given.do_sample, given.temperature, given.top_k, given.top_p, given.max_new_tokens, given.use_cache)
-    assert drawn == (True, 0.8, 50, 1.0, 200, True)
+    drawn = (given.do_sample, given.temperature, given.top_k, given.top_p, given.use_cache)
+    assert drawn == (True, 0.8, 50, 1.0, True)
     assert (given.bos_token_id, given.eos_token_id, given.pad_token_id) == (0, 0, 0)
-    greedy = generation_config(spec_of("dense, classic"), SamplingConfig(temperature=0), use_cache=True)
+    greedy = generation_config(SamplingConfig(temperature=0), use_cache=True)
     assert greedy["do_sample"] is False and "temperature" not in greedy
-    assert greedy["max_length"] == 128 and "max_new_tokens" not in greedy
     assert json.loads((out / "config.json").read_text(encoding="utf-8"))["pad_token_id"] is None
+
+
+@pytest.mark.parametrize("case", ["dense", "dense, classic"])
+def test_a_length_that_the_caller_gives_is_kept(case: str, transformers: Any, tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", model_of(spec_of(case)))
+    model, tokens = load(transformers, out), torch.tensor([[0, 5, 7]])
+    assert model.generate(tokens, max_length=10, eos_token_id=None).shape == (1, 10)
+    assert model.generate(tokens, max_new_tokens=10, eos_token_id=None).shape == (1, 13)
+
+
+@pytest.mark.parametrize(
+    "given", ["null", ' {"type": "ByteLevel",\n "add_prefix_space": true, "trim_offsets": false} ']
+)
+def test_only_the_post_processor_of_a_tokenizer_changes_and_comes_back(given: str) -> None:
+    plain = tokenizer_of(300).to_str().replace('"post_processor":null', f'"post_processor" : {given}')
+    changed, before = add_post_processor(plain.encode(), EOT, 0)
+    assert before == given.strip(" ")
+    assert Tokenizer.from_buffer(changed).encode("x").ids[0] == 0
+    assert remove_post_processor(changed, EOT, 0, before) == plain.encode()
+    assert remove_post_processor(plain.encode(), EOT, 0) == plain.encode()
+    other = b'{ "post_processor\\"": {"post_processor": 1}, "a":[] ,\n"post_processor":2}'
+    assert add_post_processor(other, EOT, 0)[0].startswith(other[:-2] + b'{"type": "TemplateProcessing"')
+
+
+def test_a_folder_whose_record_is_gone_gives_our_tokenizer_too(tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", model_of(spec_of("dense")))
+    (out / "advanced_code_model.json").unlink()
+    assert read_folder(out).tokenizer == tokenizer_of(512).to_str().encode()
+
+
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        out = exported(tmp_path / "out", model_of(spec_of("hybrid")))
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in out.iterdir()} == {"0o640"}
 
 
 RECORD = {

@@ -1,9 +1,12 @@
 """Folders that are broken or mean harm: nothing is executed, and one line names the file and what is wrong."""
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,48 @@ def test_a_folder_in_the_place_of_a_file_is_named(name: str, folder: Path) -> No
     assert refused(folder).startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize("name", [*FILES, "tokenizer_config.json"])
+def test_a_link_or_a_pipe_in_the_place_of_a_file_is_named(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert refused(folder).startswith(f"{name}: is ")
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "nowhere")
+    assert refused(folder).startswith(f"{name}: is ") or name == "tokenizer_config.json"
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert refused(folder).startswith(f"{name}: is no ")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"eos_token": ' + b"9" * 5000, b"\xff"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_other_content_are_named(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    assert refused(folder).startswith(f"{name}: ")
+
+
+ODD = [None, [], {}, "x", "a\x1b[31m\nb", -1, 7, 10**4000, 1e308, float("nan"), True, [1], {"a": 1}, [None], "\ud800"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "advanced_code_model.json", "tokenizer_config.json"])
+def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> None:
+    whole = json.loads((folder / name).read_text(encoding="utf-8"))
+    places = [(key,) for key in whole] + [("spec", key) for key in whole.get("spec", ())] + [("spec", "blocks", 0)]
+    for place in places:
+        for value in ODD:
+            content = json.loads(json.dumps(whole))
+            try:
+                *outer, last = place
+                reduce(lambda part, key: part[key], outer, content)[last] = value
+            except KeyError:  # this file has no such part
+                continue
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+            with suppress(UserError):
+                read_folder(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
@@ -96,7 +141,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(name: str, folder: Path) -> No
         ({"model_type": ["mixtral"]}, "model_type=['mixtral']: there is no counterpart"),
         ({"model_type": ...}, "model_type=None: there is no counterpart"),
         ({"model_type": "llama"}, "num_local_experts=4: this program knows no such setting of LlamaForCausalLM"),
-        ({"hidden_size": ...}, "hidden_size=None: must be a whole number from 1"),
+        ({"hidden_size": ...}, "head_dim=16: does not fit, only 1024 does"),
         ({"hidden_size": 64.0}, "hidden_size=64.0: must be a whole number"),
         ({"hidden_size": True}, "hidden_size=True: must be a whole number"),
         ({"hidden_size": 0}, "hidden_size=0: must be a whole number"),
@@ -106,19 +151,28 @@ def test_a_folder_in_the_place_of_a_file_is_named(name: str, folder: Path) -> No
         ({"num_attention_heads": 200}, "head_dim=1: must be even, since rope turns pairs"),
         ({"num_attention_heads": 3}, "hidden size 64: must be a multiple of the size of a head, 21"),
         ({"num_key_value_heads": 2}, "num_key_value_heads=2: does not fit, only 4 does"),
-        ({"num_key_value_heads": ...}, "num_key_value_heads: is missing; only 4 fits"),
+        (
+            {"num_key_value_heads": ...},
+            "num_key_value_heads=8 (the default of transformers): does not fit, only 4 does",
+        ),
         ({"num_experts_per_tok": 1}, "top_k=1: MixtralForCausalLM"),
         ({"num_experts_per_tok": 5}, "num_experts_per_tok=5: more than the 4 experts there are"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu': does not fit, only 'silu' does"),
         ({"rms_norm_eps": 1e-6}, "rms_norm_eps=1e-06: does not fit, only 1e-05 does"),
-        ({"rms_norm_eps": ...}, "rms_norm_eps: is missing; only 1e-05 fits"),
-        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_parameters={'rope_theta': 1000000.0"),
-        ({"rope_parameters": ...}, "rope_parameters={'rope_theta': None"),
-        ({"rope_parameters": ..., "rope_theta": 1e6}, "rope_parameters={'rope_theta': 1000000.0"),
-        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling={'factor': 2.0}: this program knows no such setting"),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+            "rope_theta=10000.0: contradicts rope_param",
+        ),
+        ({"rope_parameters": ..., "rope_theta": ...}, "'rope_theta': 1000000.0} (the default of transformers)"),
+        (
+            {"rope_parameters": ..., "rope_theta": 1e6},
+            "rope_parameters={'rope_type': 'default', 'rope_theta': 1000000.0",
+        ),
+        ({"rope_parameters": [1]}, "rope_parameters=[1]: must be a JSON object"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters={'rope_type': 'linear', "),
         ({"is_causal": False}, "is_causal=False: this program knows no such setting"),
         ({"sliding_window": 16}, "sliding_window=16: does not fit, only None does"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings=True: does not fit, only False does"),
+        ({"tie_word_embeddings": True}, "model.safetensors: lm_head.weight is not model.embed_tokens.weight, but"),
         ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}: this program knows no such setting"),
         ({"vocab_size": 511}, "tokenizer.json: has 512 tokens, config.json says vocab_size=511"),
         ({"intermediate_size": 41}, "has shape [40, 64], config.json needs [41, 64]"),
@@ -145,14 +199,14 @@ def test_settings_that_do_not_fit_are_named(changes: dict[str, Any], wanted: str
         (
             "mamba",
             {"time_step_limit": [0.001, 0.1]},
-            "time_step_limit=[0.001, 0.1]: this program knows no such setting",
+            "time_step_limit=[0.001, 0.1]: does not fit, only [0.0, 65504.0] does",
         ),
         ("mamba1", {"time_step_rank": 5}, "time_step_rank=5: does not fit, only 4 does"),
         ("dense", {"head_dim": 8}, "head_dim=8: does not fit, only 16 does"),
         ("dense", {"attention_bias": True}, "attention_bias=True: does not fit"),
         ("dense", {"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=1: must be even"),
         ("dense, classic", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True: does not"),
-        ("dense, classic", {"n_inner": None}, "n_inner=None: must be a whole number"),
+        ("dense, classic", {"n_inner": None}, "has shape [64, 88], config.json needs [64, 256]"),
         ("hybrid", {"layer_types": ["linear_attention"] * 3}, "num_hidden_layers=4: not as many types of layers"),
         ("hybrid", {"layer_types": ["conv"] * 4}, "'conv': no such type of layer"),
         ("hybrid", {"layer_types": [1, 2, 3, 4]}, "layer_types=[1, 2, 3, 4]: must be a list of names"),
@@ -188,7 +242,7 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
     assert changed(**{gate: weights[gate].T}) == (
         f"model.safetensors: {gate} has shape [64, 4], config.json needs [4, 64]"
     )
-    assert f"{gate} is of type I64" in changed(**{gate: weights[gate].long()})
+    assert f"{gate!r} is of type I64" in changed(**{gate: weights[gate].long()})
     for bad in (float("nan"), float("inf")):
         broken = weights[gate].clone()
         broken[1, 2] = bad
@@ -212,9 +266,9 @@ def test_tokenizers_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> N
     assert refused(folder) == "tokenizer.json: has 300 tokens, config.json says vocab_size=512"
     text = (other / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<eos>")
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    assert refused(folder).startswith("tokenizer.json: <|endoftext|> has to be token 0")
+    assert refused(folder).startswith("tokenizer.json: '<|endoftext|>' has to be token 0")
     (folder / "tokenizer.json").unlink()
-    assert refused(folder) == "tokenizer.json: no such file; the model needs its tokenizer"
+    assert refused(folder) == "tokenizer.json: no such file"
 
 
 @pytest.mark.parametrize(
