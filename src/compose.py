@@ -10,6 +10,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.config import CONF, EXPERIMENTS, UserError
+from src.config_loader import CachedConfigLoader
 from src.overrides import did_you_mean, explain, given_keys, hydra_flag, parse_arguments
 from src.runtime.files import storage_remedy
 from src.runtime.machine import spin_briefly
@@ -34,6 +36,7 @@ T = TypeVar("T")
 
 def register(schema: type, command: str) -> None:
     """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
+    CachedConfigLoader.clear()
     store = ConfigStore.instance()
     store.store(name=f"{command}_schema", node=schema)
     for path in sorted(EXPERIMENTS.glob("*.yaml")):
@@ -45,12 +48,12 @@ def register(schema: type, command: str) -> None:
 
 
 @contextmanager
-def hydra_session(overrides: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
+def hydra_session(overrides: Sequence[str], keys: Sequence[str]) -> Iterator[CachedConfigLoader]:
     """Open Hydra on our conf folder; its errors leave as UserError, told in terms of `overrides` and known `keys`."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            yield
+            yield typing.cast(CachedConfigLoader, GlobalHydra.instance().config_loader())
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -59,8 +62,8 @@ def hydra_session(overrides: Sequence[str], keys: Sequence[str]) -> Iterator[Non
 
 def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T:
     """Compose one job. Raises UserError for anything wrong with the overrides."""
-    with hydra_session(overrides, keys_of(schema)):
-        return _to_object(compose(command, overrides=list(overrides)), schema)
+    with hydra_session(overrides, keys_of(schema)) as loader, loader.lend(command, overrides) as config:
+        return _to_object(config, schema)
 
 
 class Sweep(NamedTuple):
@@ -77,8 +80,7 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
     """Expand a command line into jobs; a key on it takes the place of the same key in `hydra.sweeper.params`."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    with hydra_session(overrides, keys_of(schema)):
-        loader = GlobalHydra.instance().config_loader()
+    with hydra_session(overrides, keys_of(schema)) as loader:
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = parser.parse_overrides(list(overrides))
         plain = [item.input_line or "" for item in parsed if not item.is_sweep_override()]
@@ -89,10 +91,11 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
         return Sweep([*added, *overrides], [list(job) for job in jobs], bool(params))
 
 
+@cache
 def keys_of(schema: type, prefix: str = "") -> list[str]:
     """List every key of a schema, sections included."""
     found = []
-    hints = typing.get_type_hints(schema)
+    hints = _types_of(schema)
     for item in dataclasses.fields(schema):
         name = f"{prefix}{item.name}"
         found.append(name)
@@ -114,13 +117,19 @@ def to_config(schema: type[T], values: dict[str, Any]) -> T:
     return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain(values))))
 
 
+@cache
+def _types_of(schema: type) -> dict[str, Any]:
+    """Return the type of each field of a schema."""
+    return typing.get_type_hints(schema)
+
+
 def _to_object(config: DictConfig, schema: type[T]) -> T:
     _refuse_unknown(config, schema, "")
     return typing.cast(T, OmegaConf.to_object(config))
 
 
 def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
-    hints = typing.get_type_hints(schema)
+    hints = _types_of(schema)
     for key in config:
         name = f"{prefix}{key}"
         if key not in hints:

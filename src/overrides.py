@@ -186,4 +186,5 @@ def _unreadable(overrides: Sequence[str]) -> str:
 
 def varying(jobs: list[list[str]]) -> list[str]:
     """Write each job by the overrides that not all of them have."""
-    return [" ".join(item for item in job if not all(item in other for other in jobs)) or " ".join(job) for job in jobs]
+    common = set[str].intersection(*map(set, jobs))
+    return [" ".join(item for item in job if item not in common) or " ".join(job) for job in jobs]

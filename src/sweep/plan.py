@@ -1,8 +1,12 @@
 """From overrides to a run that can start: composed, checked, its data at hand, its folder named."""
 
+import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from tqdm import tqdm
 
 from src.compose import compose_config
 from src.config import TrainConfig, UserError
@@ -18,6 +22,8 @@ from src.validation import validate
 
 if TYPE_CHECKING:
     from src.training.checkpoint import CheckpointInfo
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,19 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
     Raises:
         UserError: a configuration is wrong, or its data is not prepared.
     """
-    checked = [check_job(overrides) for overrides in jobs]
-    return [_plan(config, init) for config, init in checked]
+    checked = check_jobs(jobs)
+    return [_plan(config, init) for config, init in show_progress(checked, "Planning jobs")]
+
+
+def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":
+    """Compose all jobs of a command line and check what needs no data. Raises: UserError."""
+    return [check_job(overrides) for overrides in show_progress(jobs, "Checking jobs")]
+
+
+def show_progress(items: Collection[T], what: str) -> Iterable[T]:
+    """Show on standard error how far a loop over jobs has come, where it takes more than a second."""
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(items, what, unit="job", delay=1.0, mininterval=interval, leave=False)
 
 
 def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
