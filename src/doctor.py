@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from src.compose import compose_config, guarded, register, run_command
 from src.config import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
+from src.limits import check_settings
 from src.model.matching import solve
 from src.runtime.machine import machine_bytes
 from src.units import NOTHING, show_bytes, show_flops
-from src.validation import CHOICES, check_choice, check_ranges
+from src.validation import CHOICES, check_choice
 
 if TYPE_CHECKING:
     from src.profiling.doctor import Comparison
@@ -29,7 +30,7 @@ def doctor(config: DoctorConfig) -> int:
     """
     check_choice("device", config.device, CHOICES["runtime.device"])
     check_choice("format", config.format, ("text", "json"))
-    check_ranges(config, ["threads"], [])
+    check_settings(config)
 
     from src.runtime.device import open_device
 

@@ -19,10 +19,10 @@ from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_config
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
+from src.limits import check_name
 from src.model.build import build_model
 from src.runtime.files import read_json, read_yaml, replace_folder, write_bytes, write_json, write_text
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
-from src.validation import check_name
 
 IMPORTED = "imported"
 """The stage of weights that come from elsewhere."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import GenerateConfig, RuntimeConfig, UserError
-from src.validation import CHOICES, check_choice, check_ranges, check_sampling
+from src.limits import check_settings
+from src.validation import CHOICES, check_choice
 
 RAW = ("run", "prompt", "prompt_file")
 """Values that Hydra's grammar must never see: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` arrive unchanged."""
@@ -13,8 +14,7 @@ RAW = ("run", "prompt", "prompt_file")
 
 def generate_text(config: GenerateConfig) -> int:
     """Stream the prompt and its continuation to standard output."""
-    check_sampling(config)
-    check_ranges(config, ["threads"], [])
+    check_settings(config)
     check_choice("device", config.device, CHOICES["runtime.device"])
     prompt = read_prompt(config)
 

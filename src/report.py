@@ -5,6 +5,7 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import ReportConfig
+from src.limits import check_settings
 from src.units import show_bytes
 
 
@@ -12,6 +13,7 @@ def report(config: ReportConfig) -> int:
     """Write the report and print its table."""
     from src.reporting import comparison_text, keep_runs, load_runs, repeated_lines, write_report
 
+    check_settings(config)
     folder = Path(config.dir).expanduser()
     runs = load_runs(folder)
     repeated = repeated_lines(runs, load_runs(Path(config.against).expanduser())) if config.against else []

@@ -13,6 +13,7 @@ from src.config import TrainConfig, UserError
 from src.data.loader import build_loader, eval_windows
 from src.data.packing import PreparedData, find_prepared, prepare_data
 from src.data.sources import GENERATED
+from src.limits import check_settings
 from src.model.matching import match_of
 from src.preflight import check_disk, check_memory
 from src.runtime.files import sha256_of
@@ -60,6 +61,7 @@ def show_progress(items: Collection[T], what: str) -> Iterable[T]:
 def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
     """Compose a job and check all that needs no data. Raises: UserError."""
     config, init = compose_config(TrainConfig, "train", overrides), None
+    check_settings(config)
     if config.init_from is not None and config.learning_rates:
         raise UserError(f"learning_rates={config.learning_rates}: init_from brings the rate of its run; leave one out")
     if config.init_from is not None:

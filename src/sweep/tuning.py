@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from src.compose import Sweep, compose_config, expand_sweep
 from src.config import TrainConfig, TuneConfig, TuneSettings, UserError
+from src.limits import check_settings
 from src.overrides import given_keys
 from src.reporting import write_report
 from src.reporting.results import beside_cliff
@@ -30,6 +31,8 @@ from src.training.stage import stage_tokens
 from src.units import NOTHING, table
 from src.validation import check_choice, check_installed
 
+LARGEST_SPAN = 1e30
+"""From the middle of the grid to its ends, extensions included: what a number of single precision holds."""
 MIDDLE = 2.0
 """With method=tpe the first range goes so many factors to either side, as a grid of five does."""
 
@@ -62,8 +65,10 @@ def tune(overrides: list[str]) -> int:
 
     Raises: UserError for settings that are wrong, or others than architecture and size with several values.
     """
-    settings = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0]).tune
+    config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
+    settings = config.tune
     _check(settings, given_keys(overrides))
+    check_settings(config)
     base = [item for item in overrides if not item.startswith("tune.")]
     sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
     configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
@@ -93,6 +98,12 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
         raise UserError(f"tune.factor={settings.factor}: must be greater than 1")
     if settings.extensions < 0:
         raise UserError(f"tune.extensions={settings.extensions}: must not be negative")
+    reach = settings.trials // 2 + settings.extensions
+    if reach * math.log(settings.factor) > math.log(LARGEST_SPAN):
+        raise UserError(
+            f"tune.factor={settings.factor}: too large for tune.trials={settings.trials} and "
+            f"tune.extensions={settings.extensions}, with which the rates span {reach} factors to either side"
+        )
     if not settings.seeds or min(settings.seeds) < 0 or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other and not negative")
     if settings.method == "tpe":
