@@ -27,6 +27,7 @@ from src.config import CONF, EXPERIMENTS, UserError
 from src.config_loader import CachedConfigLoader
 from src.overrides import did_you_mean, explain, given_keys, hydra_flag, parse_arguments
 from src.runtime.files import storage_remedy
+from src.runtime.log import printable
 from src.runtime.machine import spin_briefly
 
 SINGLE_RUN = "hydra.mode=RUN"
@@ -174,7 +175,7 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -182,7 +183,7 @@ def guarded(action: Callable[[], int]) -> int:
     except OSError as error:
         if (remedy := storage_remedy(error)) is None:
             raise
-        print(f"error: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
+        print(printable(f"error: {error.filename or 'disk'}: {error.strerror}; {remedy}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

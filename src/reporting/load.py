@@ -72,10 +72,15 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
         name = str(column).rpartition("/")[2]
         values = [row.get(str(column)) for row in rows]
         if name in INTEGERS or name.endswith("_params"):
-            frame[column] = pd.array([None if value is None else round(value) for value in values], dtype="Int64")
+            frame[column] = pd.array([_as_int64(value) for value in values], dtype="Int64")
         elif name in NUMBERS:
             frame[column] = [math.nan if value is None else float(value) for value in values]
     return frame
+
+
+def _as_int64(value: float | None) -> int | None:
+    """Return a whole number that the column can hold; None for any other."""
+    return None if value is None or abs(value) >= 2**63 else round(value)
 
 
 def load_metrics(directory: str | Path) -> pd.DataFrame:

@@ -3,19 +3,19 @@
 import math
 from pathlib import Path
 from typing import Any, cast
-from unicodedata import category
 
 from src.runtime.files import read_json
+from src.runtime.log import printable
 
+LARGEST_NUMBER = 1e150
+"""No result is larger, and the square of this is still a number."""
 Record = dict[str, Any]
 """A dict from a file or of a row; None where there is no value."""
 
 
 def clean_text(value: Any) -> str:
     """Make any value printable: generated text may hold control characters and halves of surrogate pairs."""
-    text = "" if value is None else str(value).replace("\r\n", "\n")
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
+    return printable("" if value is None else str(value).replace("\r\n", "\n"))
 
 
 def read_or_none(path: Path) -> Any:
@@ -47,6 +47,6 @@ def as_text(value: Any) -> str | None:
 
 
 def as_number(value: Any) -> float | None:
-    """The finite number, or None: a loss that is not a number is no result."""
+    """The finite number, or None: a loss that is not a number is no result, nor is one that no result can reach."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+    return value if is_number and abs(value) <= LARGEST_NUMBER else None  # NaN is not

@@ -3,34 +3,39 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from src.config import UserError
-from src.runtime.files import file_lock, storage_remedy
+from src.runtime.files import Busy, file_lock, refuse_links, remove_abandoned, storage_remedy
 
 LOCK = ".lock"
 
 
-def claim(folder: Path) -> AbstractContextManager[Callable[[], bool]]:
+@contextmanager
+def claim(folder: Path) -> Iterator[Callable[[], bool]]:
     """Hold the lock on a run directory; yields a function that tells whether the directory is still there.
 
     Raises:
-        UserError: another process holds it. One that was killed does not.
+        UserError: another process holds it (one that was killed does not), or a symbolic link in it leads elsewhere.
     """
     busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
-    return file_lock(folder / LOCK, busy)
+    with file_lock(folder / LOCK, busy) as held:
+        refuse_links(folder, "wandb")
+        yield held
 
 
 def is_claimed(folder: Path) -> bool:
-    """Tell whether a process is at work in a run directory at this moment."""
+    """Return whether a process is at work in a run directory at this moment."""
     if not (folder / LOCK).exists():
         return False
     try:
         with claim(folder):
             return False
-    except UserError:
+    except Busy:
         return True
+    except UserError:  # whoever trains there will say it
+        return False
 
 
 def removed(folder: Path) -> UserError:
@@ -54,17 +59,15 @@ def storage_told(folder: Path, rerun: bool = False, held: Callable[[], bool] = l
 
 
 def start_over(folder: Path) -> None:
-    """Empty a run directory, so that a kill leaves a run to go on with, and none that looks done and has no weights.
+    """Remove a run directory in one atomic move: a kill leaves either the whole old run or none.
 
     Raises:
         UserError: another process is at work in it, or the disk refuses.
     """
+    if not folder.exists():
+        return
     with storage_told(folder), claim(folder):
-        (folder / "summary.json").unlink(missing_ok=True)
-        if (folder / "checkpoints").exists():  # a checkpoint that lacks a file would be taken for a damaged one
-            os.rename(folder / "checkpoints", folder / f".checkpoints.{os.getpid()}.tmp")
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
+        remove_abandoned(folder.parent, folder.name)
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        os.rename(folder, aside)
+        shutil.rmtree(aside)

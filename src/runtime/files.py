@@ -5,17 +5,20 @@ Everything goes to a temporary sibling first, is flushed to the disk, and is ren
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from src.config import UserError
@@ -24,8 +27,11 @@ ROOM = {errno.ENOSPC: "make room", errno.EDQUOT: "make room or have the quota ra
 RIGHTS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root")
 DEVICE = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk")
 LOCKS = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "give an output_root on a disk that can lock files")
-REMEDIES = ROOM | RIGHTS | DEVICE | LOCKS
+PLACES = dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move it away")
+REMEDIES = ROOM | RIGHTS | DEVICE | LOCKS | PLACES | {errno.ENAMETOOLONG: "give a shorter name"}
 """What to do about an error of the system that no program can put right."""
+LARGEST_FILE = 256 << 20
+"""Bytes; no file that is read whole comes near."""
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -52,12 +58,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        temporary.write_bytes(content)
-        sync(temporary)
-        os.replace(temporary, path)
+        with open(temporary, "wb", opener=_open_new) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # see `remove_abandoned`
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+            os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _open_new(name: str, flags: int) -> int:
+    """Open a file for writing, and not what a symbolic link of its name leads to."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,14 +89,41 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UserError where it is missing or is no JSON."""
+def read_bytes(path: Path, *, allow_links: bool = False) -> bytes:
+    """Read a whole file of moderate size. Raises: UserError where there is none, or something else in its place."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _flags(allow_links))) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{path}: is no regular file; move it away")
+            if status.st_size > LARGEST_FILE:
+                raise UserError(f"{path}: has {status.st_size:,} bytes, more than {LARGEST_FILE:,}; move it away")
+            return handle.read(LARGEST_FILE)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
+    except OSError as error:
+        is_link = not allow_links and path.is_symlink()
+        reason = "is a symbolic link; put the file itself there" if is_link else f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {reason}") from None
+
+
+def _flags(allow_links: bool) -> int:
+    """Return flags with which opening a pipe does not wait, and a link fails unless it is allowed."""
+    return os.O_NONBLOCK | (0 if allow_links else os.O_NOFOLLOW)
+
+
+def read_json(path: Path, *, allow_links: bool = False) -> Any:
+    """Read a JSON file. Raises: UserError where it is missing, damaged or no JSON."""
+    return decode_json(path, read_bytes(path, allow_links=allow_links), "")
+
+
+def decode_json(path: Path, content: bytes, remedy: str) -> Any:
+    """Decode JSON. Raises: UserError with the remedy where it is none."""
+    try:
+        return msgspec.json.decode(content)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path}: not a JSON file ({reason}){remedy and f'; {remedy}'}") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -91,16 +132,28 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Loads plain values; aliases are refused, since a few of them stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
-    """Read a YAML file of plain values. Raises UserError where it is missing, is no such file or lacks a section."""
+    """Read a YAML file of plain values. Raises: UserError where it is missing, is no such file or lacks a section."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a YAML file of plain values ({' '.join(str(error).split())})") from None
+        values = yaml.load(read_bytes(path).decode("utf-8"), _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no settings; the file is damaged or not of this program")
     for section in sections:
-        if not isinstance(values, dict) or not isinstance(values.get(section), dict):
+        if not isinstance(values.get(section), dict):
             raise UserError(f"{path}: has no section {section}; the file is damaged or not of this program")
     return values
 
@@ -110,18 +163,30 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     A folder cannot be renamed over another, so an old one steps aside to `<name>.old` for an instant:
-    `settle_folder` finds it there after a crash between the two renames.
+    `settle_folder` finds it there after a crash between the two renames. What killed processes left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     settle_folder(path)
+    remove_abandoned(path.parent, path.name)
     temporary = _temporary(path)
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        move_folder(temporary, path)
+        with _folder_lock(temporary):
+            yield temporary
+            move_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock on a temporary folder, by which others know that its process lives."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def move_folder(new: Path, path: Path) -> None:
@@ -142,35 +207,81 @@ def move_folder(new: Path, path: Path) -> None:
 def settle_folder(path: Path) -> None:
     """Finish what a crash in `replace_folder` left: bring `<name>.old` back if `path` is gone.
 
-    Beside a whole folder it stays, until the next `replace_folder`: who only reads deletes nothing.
+    Only the process that writes the folder may; readers use `find_folder`. Beside a whole folder `<name>.old` stays,
+    until the next `replace_folder`.
     """
     old = path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
         os.rename(old, path)
 
 
+def find_folder(path: Path) -> Path:
+    """Return where a folder is at this moment: at `path`, or at `<name>.old` while a writer replaces it."""
+    old = path.with_name(path.name + ".old")
+    return old if old.exists() and not path.exists() else path
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left in `folder`; only who holds the lock on it may."""
-    for path in folder.glob("*"):
-        if path.name.endswith(".old"):
-            settle_folder(path.with_suffix(""))
-        if path.exists() and (path.name.endswith(".old") or TEMPORARY.fullmatch(path.name)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove what writers that were killed left in `folder`; only the holder of the lock on it may."""
+    for path in folder.glob("*.old"):
+        settle_folder(path.with_suffix(""))
+        if path.exists():
+            _remove(path)
+    remove_abandoned(folder)
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files and folders, or those of one name, whose process is gone: it held a lock on them."""
+    for path in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
+        if not TEMPORARY.fullmatch(path.name):
+            continue
+        with suppress(OSError):
+            if path.is_symlink():
+                path.unlink()
+                continue
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def refuse_links(folder: Path, *besides: str) -> None:
+    """Check a folder before anything is written in it: a symbolic link could lead the writer elsewhere.
+
+    besides: names of folders in it that other programs write. Raises: UserError naming the link.
+    """
+    for place, folders, files in os.walk(folder):
+        if link := next((name for name in sorted([*folders, *files]) if os.path.islink(f"{place}/{name}")), None):
+            raise UserError(f"{place}/{link}: is a symbolic link; put what it leads to in its place, or remove it")
+        folders[:] = [name for name in folders if name not in besides]
+
+
+class Busy(UserError):
+    """Another process holds a lock."""
 
 
 @contextmanager
 def file_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on `path`; the system releases it when the process ends, however it ends.
 
-    Waits for the lock, or, where `busy` is given, raises UserError(busy) at once if another process holds it. Yields a
-    function that tells whether `path` is still what is locked: it is not when someone has removed its folder.
+    Waits for the lock, or, where `busy` is given, raises Busy(busy) at once if another process holds it. Yields a
+    function that returns whether `path` is still what is locked: it is not when someone has removed its folder.
+    Raises: UserError where something else than a file is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is in the place of a lock and no plain file; move it away")
+    with open(path, "a", opener=_open_new) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
-            raise UserError(busy or "locked") from None
+            raise Busy(busy or "locked") from None
 
         def held() -> bool:
             try:

@@ -4,8 +4,18 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unicodedata import category
 
 from tqdm import tqdm
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey instead of showing it: all control characters but newline and tab.
+
+    Halves of surrogate pairs and characters that change the direction of a line are replaced too.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
+
 
 Say = Callable[[str], None]
 
@@ -31,6 +41,7 @@ def open_log(path: Path) -> Iterator[Say]:
     logger.addHandler(handler)
 
     def say(line: str) -> None:
+        line = printable(line)
         tqdm.write(line)
         logger.info(line)
 
