@@ -93,10 +93,11 @@ class CachedConfigLoader(ConfigLoaderImpl):
 
     def _split(self, parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
         """Split overrides into what Hydra composes from (choices, its own settings), and values that it sets then."""
-        choices = [item for item in parsed if item.is_hydra_override() or self._is_choice(item)]
+        choices = [item for item in parsed if item.is_hydra_override() or self.is_choice(item)]
         return [item.input_line or "" for item in choices], [item for item in parsed if item not in choices]
 
-    def _is_choice(self, override: Override) -> bool:
+    def is_choice(self, override: Override) -> bool:
+        """Tell whether an override chooses a file of a group of conf/."""
         key = override.key_or_group
         if key not in self._groups:
             self._groups[key] = self.repository.group_exists(key)

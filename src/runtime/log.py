@@ -8,6 +8,7 @@ from unicodedata import category
 
 from tqdm import tqdm
 
+
 def printable(text: str) -> str:
     """Replace what a terminal would obey instead of showing it: all control characters but newline and tab.
 
