@@ -37,18 +37,26 @@ MAX_JOBS = 10_000
 """Of one sweep: more would take longer to plan than anyone waits."""
 T = TypeVar("T")
 
+_registered: dict[str, object] = {}
+"""What each command was registered with: that is composed once."""
+
 
 def register(schema: type, command: str) -> None:
     """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
+    paths = sorted(EXPERIMENTS.glob("*.yaml"))
+    content = (schema, [(path, path.stat().st_mtime_ns) for path in paths])
+    if _registered.get(command) == content:
+        return
     CachedConfigLoader.clear()
     store = ConfigStore.instance()
     store.store(name=f"{command}_schema", node=schema)
-    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+    for path in paths:
         try:
             node = OmegaConf.load(path)
         except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
         store.store(group="experiment", name=path.stem, node=node, package="_global_")
+    _registered[command] = content
 
 
 @contextmanager

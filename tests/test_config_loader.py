@@ -94,8 +94,9 @@ def test_any_command_line_composes_as_in_hydra(n: int) -> None:
 
 def test_a_changed_schema_is_composed_again() -> None:
     compose_config(TrainConfig, "train", ["seed=1"])
-    assert CachedConfigLoader._bases
     register(TrainConfig, "train")
+    assert CachedConfigLoader._bases
+    register(type("Changed", (TrainConfig,), {}), "train")
     assert not CachedConfigLoader._bases
 
 
