@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from src import quit_at_once
 from src.config import CONF, EXPERIMENTS, UserError
 from src.config_loader import CachedConfigLoader, parse
 from src.limits import shorten
@@ -250,7 +252,8 @@ def guarded(action: Callable[[], int]) -> int:
     """Run a command; what the user can put right becomes one line on standard error and status 2."""
     spin_briefly()
     try:
-        return action()
+        with interruptible():
+            return action()
     except UserError as error:
         report_error(str(error))
         return 2
@@ -264,6 +267,28 @@ def guarded(action: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt in a command, which until then and afterwards ends at once."""
+    if signal.getsignal(signal.SIGINT) is not quit_at_once:  # not a process of our own, or a command within a command
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, quit_at_once)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but quit during an import: libraries catch errors there, or report others instead."""
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            quit_at_once(number, None)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def report_error(line: str) -> None:
