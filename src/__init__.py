@@ -13,5 +13,6 @@ def quit_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-if sys.argv[:1] == ["-m"]:  # so it is while `python -m src.train` looks for its module; its imports take seconds
-    signal.signal(signal.SIGINT, quit_at_once)
+if sys.argv[:1] == ["-m"]:  # so it is while `python -m src.train` looks for its module
+    signal.signal(signal.SIGINT, quit_at_once)  # the imports of a command take seconds
+    os.environ["MPLBACKEND"] = "agg"  # commands draw into files; any other backend, or a wrong one, can only fail

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
@@ -114,6 +115,12 @@ def check_hydra_key(override: str) -> None:
         raise UserError(f"{override}: changes nothing here; {remedy}")
 
 
+def comma_hint(override: str) -> str:
+    """Say how a path with a comma is written, where an override with several values may be one."""
+    key, _, value = override.partition("=")
+    return f"; a path with a comma is quoted twice: {shlex.quote(f'{key}={quote(value)}')}" if key in PATHS else ""
+
+
 def hydra_flag(arguments: argparse.Namespace) -> bool:
     """Tell whether a flag asks Hydra to show something (--help, --cfg, --info) instead of running."""
     names = ("help", "hydra_help", "version", "cfg", "info")
@@ -124,6 +131,13 @@ def quote(value: str) -> str:
     """Write a value so that Hydra's grammar and interpolation leave it as it is."""
     escaped = value.replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
+
+
+def as_argument(key: str, value: str, is_list: bool = False) -> str:
+    """Write `key=value` of a path for a person to copy: through the shell and Hydra's grammar it arrives unchanged."""
+    plain = not re.search(r"[,'\"\[\]]|^null$|^$", value)
+    written = value if plain else quote(value)
+    return shlex.quote(f"{key}=[{written}]" if is_list else f"{key}={written}")
 
 
 def quote_paths(argv: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """`python -m src.report dir=DIR`: tables and figures of a sweep, a run or a folder of runs, at any moment."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def report(config: ReportConfig) -> int:
     if config.keep:
         out = Path(config.keep).expanduser()
         n_bytes = keep_runs(folder, runs, out)
-        print(f"Kept: {out}, {show_bytes(n_bytes)}; python -m src.report dir={out} makes this report of it")
+        command = f"python -m src.report {shlex.quote(f'dir={out}')}"
+        print(f"Kept: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
     print(f"Report: {write_report(folder, repeated=repeated)}")
     return 0
 

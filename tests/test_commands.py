@@ -252,7 +252,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
 
 
 def test_without_a_command_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert __main__.main() == 2
+    assert __main__.main([]) == 2
     said = capsys.readouterr()
     assert not said.out and said.err.startswith("error: choose a command")
     sources = {path.stem: path.read_text("utf-8") for path in (ROOT / "src").glob("*.py")}

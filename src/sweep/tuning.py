@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from src.compose import Sweep, compose_config, expand_sweep
 from src.config import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.limits import check_settings
-from src.overrides import given_keys
+from src.overrides import as_argument, given_keys
 from src.reporting import write_report
 from src.reporting.results import beside_cliff
 from src.runtime.files import read_json
@@ -129,7 +129,7 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     write_searches(folder, [{**found, "seeds": settings.seeds, "rates": rates}])
     print("\n".join(_describe(rates, size)))
     print(f"Report: {write_report(folder)}")
-    print(f"Learning rates: {folder / FILE}; compare with learning_rates=[{folder}]")
+    print(f"Learning rates: {folder / FILE}; compare with {as_argument('learning_rates', str(folder), is_list=True)}")
 
 
 class _Search(NamedTuple):

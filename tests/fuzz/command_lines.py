@@ -20,10 +20,9 @@ import sys
 import tempfile
 import time
 import traceback
-import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,51 +48,46 @@ LIMIT_S = 30
 MEMORY_BYTES = 6 << 30
 """What a fork may address beyond its parent: an input that asks for more fails with MemoryError, a traceback."""
 
-NUMBERS = (
-    "0 -0 1 2 3 -1 7 1.5 -2.5 1e3 1e400 -1e400 nan inf -inf .5 1_000 0x10 00 99999999999 18446744073709551616 "
-    "1000000000000 1e308 4294967296 2147483648 1000000007 65537 null true false"
-).split() + ["9" * 400, "9" * 5000, "1" + "0" * 18]
+NUMBERS = """
+0 -0 1 2 3 -1 7 1.5 -2.5 1e3 1e400 -1e400 nan inf -inf .5 1_000 0x10 00 99999999999 18446744073709551616 1000000000000
+1e308 4294967296 2147483648 1000000007 65537 null true false 1000000000000000000
+""".split()
 TEXTS = [
-    "", " ", "abc", "a b", "auto", "cpu", "cuda", "mps", "none", "json", "text", "huggingface", "ours", "/etc/passwd", "/dev/null",
-    ".", "..", "/", "~", "~nosuchuser/x", "nowhere", "a/b", "../x", "-", "--", "naïve 🐢 日本", "x" * 300, "x" * 5000, "x/" * 3000,
-    "a,b", "a:b", "a=b", "'", '"', "'a,b'", '"a, b"', "\\", "\t", "a\nb", "\x1b[31m", "\x07", "\udcff", "%s%n", "*", "?", "$HOME",
-    "${HOME}", "${nope:1}", "${oc.env:HOME}", "${seed}", "${size.d_model}", "${", "$(ls)", "`ls`", "???", "__import__", "None",
-]  # fmt: skip
-GRAMMAR = [
-    "[]", "[1]", "[-1]", "[null]", "[[]]", "[a,b]", "[1,2", "{}", "{a:1}", "{a:{b:[1]}}", "{a", "[~a,b]", "[0.9,0.95]", "[256]",
-    "int(3)", "str(1)", "float(x)", "choice(a,b)", "choice(1)", "range(1,3)", "range(0,1,0)", "range(0,10000000)",
-    "interval(0,1)", "glob(*)", "glob([a*,b*])", "sort(3,1)", "shuffle(1,2)", "tag(t,1,2)", "0,1", "a,b", "dense,moe", "1,,2", ",",
-]  # fmt: skip
-FLAGS = (
-    "-m --multirun --help -h --cfg --cfg=job --cfg=hydra --cfg=all --info --info=config --version --hydra-help --resolve --package "
-    "--package=x --run -r --shell-completion -sc --config-path=x --config-name=x --config-dir=x -cn -cp --model-size "
-    "--experimental-rerun=x --seed=1 -x --"
-).split()  # fmt: skip
-LONE = [
-    "moe",
-    "=",
-    "=1",
-    "a=",
-    "~seed",
-    "~",
-    "+",
-    "++",
-    "+seed=1",
-    "++seed=1",
-    "~seed=0",
-    "@",
-    "a@b=c",
-    "seed",
-    "seed =3",
-    "$",
-    "#",
-    "\udcff",
+    *"abc auto cpu cuda mps none json text huggingface ours /etc/passwd /dev/null . .. / ~ ~nosuchuser/x no".split(),
+    *"a/b ../x - -- a,b a:b a=b ' \" 'a,b' \\ \x07 \x1b[31m \udcff %s%n * ? $HOME ${HOME} ${nope:1} ${seed} ${".split(),
+    *"${oc.env:HOME} ${size.d_model} $(ls) `ls` ??? __import__ None".split(),
+    *(
+        "",
+        " ",
+        "a b",
+        "\t",
+        "a\nb",
+        '"a, b"',
+        "naïve 🐢 日本",
+        "x" * 300,
+        "x" * 5000,
+        "x/" * 3000,
+        "9" * 400,
+        "9" * 5000,
+    ),
 ]
-HYDRA = (
-    "hydra.run.dir=x hydra.mode=RUN hydra.mode=MULTIRUN hydra.sweeper.params=null hydra.sweeper.params=3 hydra.verbose=true "
-    "hydra.searchpath=[x] hydra=1 hydra.job.name=x hydra/launcher=joblib hydra/nope=x ~hydra.run.dir hydra.launcher.x=1 "
-    "hydra.sweeper.params.seed=1,2 +hydra.sweeper.params.seed='1,2'"
-).split()
+GRAMMAR = [
+    *"[] [1] [-1] [null] [[]] [a,b] [1,2 {} {a:1} {a:{b:[1]}} {a [~a,b] [0.9,0.95] [256] int(3) float(x)".split(),
+    *"choice(a,b) choice(1) range(1,3) range(0,1,0) range(0,10000000) interval(0,1) glob(*) glob([a*,b*])".split(),
+    *"sort(3,1) shuffle(1,2) tag(t,1,2) 0,1 a,b dense,moe 1,,2 ,".split(),
+]
+FLAGS = """
+-m --multirun --help -h --cfg --cfg=job --cfg=hydra --cfg=all --info --info=config --version --hydra-help --resolve
+--package --package=x --run -r --shell-completion -sc --config-path=x --config-name=x --config-dir=x -cn -cp
+--model-size
+--experimental-rerun=x --seed=1 -x --
+""".split()
+LONE = [*"moe = =1 a= ~seed ~ + ++ +seed=1 ++seed=1 ~seed=0 @ a@b=c seed $ # \udcff".split(), "seed =3"]
+HYDRA = """
+hydra.run.dir=x hydra.mode=RUN hydra.mode=MULTIRUN hydra.sweeper.params=null hydra.sweeper.params=3 hydra.verbose=true
+hydra.searchpath=[x] hydra=1 hydra.job.name=x hydra/launcher=joblib hydra/nope=x ~hydra.run.dir hydra.launcher.x=1
+hydra.sweeper.params.seed=1,2 +hydra.sweeper.params.seed='1,2'
+""".split()
 
 
 class Line(NamedTuple):
@@ -191,7 +185,8 @@ def cut_off() -> None:
         raise CutOff
 
     for module, name in (
-        (src.run, "execute"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"), (src.sweep.tuning, "opened"),
+        (src.run, "execute"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
+        (src.sweep.tuning, "opened"),
         (src.sweep.plan, "prepare_data"), (src.data.packing, "prepare_data"), (src.assessment, "assess"),
         (src.exchange, "to_huggingface"), (src.exchange, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
         (doctor, "examine"), (src.sweep.launch, "opened"),
@@ -350,10 +345,8 @@ def is_silent(line: Line) -> str | None:
         )
     shown = "null" if node is None else str(node).lower()
     same = shown == value.lower().strip("'\"") or default is not None or bare in GROUPS
-    try:
-        same = same or float(typing.cast(str, value)) == float(typing.cast(str, str(node)))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        same = same or float(value) == float(str(node))
     return None if same else line.single
 
 
@@ -407,16 +400,17 @@ def _work(n: int, seed: int, worker: int, workers: int, places: Sequence[str], w
 
 
 def describe(outcome: Outcome) -> str:
+    """Write a failure for people."""
     shown = " ".join(repr(item if len(item) < 150 else f"{item[:70]}...") for item in outcome.line.arguments)
-    return f"{outcome.fault} after {outcome.seconds:.1f} s, status {outcome.status}: {outcome.line.command} {shown}\n{outcome.said[-1500:]}\n"
+    head = f"{outcome.fault} after {outcome.seconds:.1f} s, status {outcome.status}"
+    return f"{head}: {outcome.line.command} {shown}\n{outcome.said[-1500:]}\n"
 
 
 def main() -> int:
-    n, seed = int(sys.argv[1]) if len(sys.argv) > 1 else 300, int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    with tempfile.TemporaryDirectory() as folder:
-        if len(sys.argv) > 3:
-            folder = sys.argv[3]
-        failed = fuzz(n, seed, Path(folder), print)
+    """Run as many command lines as the first argument says, from the seed that is the second."""
+    n, seed, *places = [*sys.argv[1:], *["300", "0"][len(sys.argv) - 1 :]]
+    with tempfile.TemporaryDirectory() as empty:
+        failed = fuzz(int(n), int(seed), Path(*places or [empty]), print)
     for outcome in failed:
         print(describe(outcome))
     return 1 if failed else 0

@@ -28,8 +28,13 @@ def interrupted(command: str, after_s: float, folder: Path) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     process = subprocess.Popen(
         [sys.executable, "-m", f"src.{command}", *ARGUMENTS.get(command, []), f"output_root={folder / 'out'}"],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not mark.exists() and process.poll() is None:
         time.sleep(0.001)
     time.sleep(after_s)
