@@ -118,7 +118,7 @@ def check_hydra_key(override: str) -> None:
 def comma_hint(override: str) -> str:
     """Say how a path with a comma is written, where an override with several values may be one."""
     key, _, value = override.partition("=")
-    return f"; a path with a comma is quoted twice: {shlex.quote(f'{key}={quote(value)}')}" if key in PATHS else ""
+    return f"; a path with a comma is quoted twice: {as_argument(key, value)}" if key in PATHS else ""
 
 
 def hydra_flag(arguments: argparse.Namespace) -> bool:
@@ -136,7 +136,8 @@ def quote(value: str) -> str:
 def as_argument(key: str, value: str, is_list: bool = False) -> str:
     """Write `key=value` of a path for a person to copy: through the shell and Hydra's grammar it arrives unchanged."""
     plain = not re.search(r"[,'\"\[\]]|^null$|^$", value)
-    written = value if plain else quote(value)
+    simple = not re.search(r"[\"\\]|\$\{", value)  # double quotes need no escape in the shell's single ones
+    written = value if plain else f'"{value}"' if simple else quote(value)
     return shlex.quote(f"{key}=[{written}]" if is_list else f"{key}={written}")
 
 

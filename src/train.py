@@ -4,7 +4,7 @@ import sys
 
 from src.compose import compose_config, expand_sweep, guarded, register, show
 from src.config import TrainConfig, UserError
-from src.overrides import SINGLE_RUN, comma_hint, given_keys, hydra_flag, parse_arguments, quote_paths
+from src.overrides import SINGLE_RUN, as_argument, comma_hint, given_keys, hydra_flag, parse_arguments, quote_paths
 from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
 
 
@@ -59,7 +59,7 @@ def train(overrides: list[str]) -> int:
 
 
 def _train(overrides: list[str], world: World) -> int:
-    from src.sweep.plan import plan_runs
+    from src.sweep.plan import plan_runs, run_of_other_length
 
     plan = world.first_then_all(lambda: plan_runs([overrides])[0])
     from src.run import execute, is_done
@@ -70,6 +70,11 @@ def _train(overrides: list[str], world: World) -> int:
     if world.share(is_done(plan.folder)) and not plan.config.rerun:
         say(f"Done already (rerun=true starts over): {plan.folder}")
         return 0
+    if world.is_first and not plan.folder.exists() and (other := run_of_other_length(plan)):
+        say(
+            f"Another length of {other}, which is finished: this run begins anew, since its schedule is another. "
+            f"To train on from those weights instead: {as_argument('init_from', str(other))}"
+        )
     if plan.config.rerun and world.is_first:
         start_over(plan.folder)
     try:

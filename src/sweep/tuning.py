@@ -25,7 +25,7 @@ from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.launch import launch, opened
 from src.sweep.ledger import Ledger
-from src.sweep.plan import Plan, plan_runs
+from src.sweep.plan import Plan, check_jobs, plan_runs
 from src.sweep.rates import FILE, write_searches
 from src.training.stage import stage_tokens
 from src.units import NOTHING, table
@@ -75,6 +75,7 @@ def tune(overrides: list[str]) -> int:
     names = [(config.architecture.name, config.size.name) for config in configs]
     if len(set(names)) < len(names):
         raise UserError("tune: one rate is found for each architecture and size; give no other setting several values")
+    check_jobs(sweep.jobs)  # of every size, before the search for the first
     for size in dict.fromkeys(size for _, size in names):
         centre = next(config.size.learning_rate for config in configs if config.size.name == size)
         own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
