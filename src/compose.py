@@ -78,6 +78,7 @@ def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T
     """Compose one job. Raises UserError for anything wrong with the overrides."""
     with hydra_session(overrides, keys_of(schema)) as loader:
         check_choices(loader, overrides)
+        check_booleans(schema, overrides)
 
         def composed(overrides: Sequence[str]) -> T:
             with loader.lend(command, overrides) as config:
@@ -104,6 +105,23 @@ def check_choices(loader: CachedConfigLoader, overrides: Sequence[str]) -> None:
                 known = ", ".join(sorted(loader.get_group_options(group)))
                 shown = re.sub(r"\\([^\w\s'\"\\])", r"\1", override.partition("=")[2])
                 raise UserError(f"{group}={shorten(shown)}: no such choice; there are {known}")
+
+
+def check_booleans(schema: type, overrides: Sequence[str]) -> None:
+    """Refuse numbers for what is true or false, all of which OmegaConf takes. Raises UserError."""
+    for override in overrides:
+        item = parse(override)
+        value: Any = item.value()
+        if type(value) is int and value not in (0, 1) and type_of(schema, item.key_or_group) in (bool, bool | None):
+            raise UserError(f"{shorten(override)}: must be true or false")
+
+
+def type_of(schema: type, key: str) -> Any:
+    """Return the type of a dotted key of a schema; None where there is no such key."""
+    kind: Any = schema
+    for part in key.split("."):
+        kind = _types_of(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return kind
 
 
 def find_culprit(overrides: Sequence[str], composed: Callable[[Sequence[str]], object], said: str) -> Sequence[str]:

@@ -65,7 +65,7 @@ TRAIN = [
     ("data.dir=/nope", "data.dir=/nope: no prepared data there; write some with python -m src.prepare"),
     ("data.dir=~/no data", "data.dir=~/no data: no prepared data there"),
     ("size.d_model=100", "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
-    ("sweep_name=../x", "sweep_name=../x: names a folder"),
+    ("-m seed=0,1 sweep_name=../x", "sweep_name=../x: names a folder"),
     ("-m architecture=dense,mixtral", "architecture=mixtral: no such choice"),
     ("-m seed=0,0", "two jobs of the sweep are the same run; drop one of the values"),
     ("-m seed=0,1 training.micro_batch_size=4,3", "training.micro_batch_size=3: must divide"),
@@ -284,8 +284,9 @@ def test_a_command_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: generate.main(["run=nowhere", "device=a\nb\x1b[31m"])) == 2
-    assert capsys.readouterr().err == "error: device=a\\nb\ufffd[31m: must be one of auto, mps, cuda, cpu\n"
+    assert guarded(lambda: generate.main(["run=a\nb\x1b[31m"])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a\\nb\ufffd[31m: no such folder" in line
 
 
 def test_no_backend_of_matplotlib_is_needed() -> None:

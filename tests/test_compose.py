@@ -196,6 +196,8 @@ def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> Non
         ("seed=1.5", "seed=1.5: must be of type integer"),
         ("seed=", "seed=: must be of type integer"),
         ("seed=null", "seed=null: needs a value, it cannot be null"),
+        ("runtime.compile=7", "runtime.compile=7: must be true or false"),
+        ("sweep.live=18446744073709551616", "sweep.live=18446744073709551616: must be true or false"),
         ("runtime.compile=maybe", "runtime.compile=maybe: must be true or false"),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast: must be of type float"),
         ("optimizer.betas=3", "optimizer.betas=3: must be a list, as in optimizer.betas=[a,b]"),

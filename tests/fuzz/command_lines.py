@@ -176,6 +176,7 @@ def cut_off() -> None:
     import src.data.packing
     import src.exchange
     import src.inference.decode
+    import src.reporting
     import src.run
     import src.sweep.launch
     import src.sweep.plan
@@ -189,7 +190,7 @@ def cut_off() -> None:
         (src.sweep.tuning, "opened"),
         (src.sweep.plan, "prepare_data"), (src.data.packing, "prepare_data"), (src.assessment, "assess"),
         (src.exchange, "to_huggingface"), (src.exchange, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
-        (doctor, "examine"), (src.sweep.launch, "opened"),
+        (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"), (src.sweep.launch, "opened"),
     ):  # fmt: skip
         assert hasattr(module, name), name
         setattr(module, name, stop)
@@ -262,7 +263,7 @@ def fault_of(status: int, said: str, late: bool) -> str | None:
         return f"status {status}"
     if status == 2:
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        if len(errors) != 1 or any(letter < " " and letter != "\n" for letter in errors[0]):
+        if len(errors) != 1 or any(letter < " " and letter != "\t" for letter in errors[0]):
             return "not one clean line"
     return None
 
@@ -343,8 +344,9 @@ def is_silent(line: Line) -> str | None:
             if isinstance(node, dict)
             else None
         )
+    value = {"0": "false", "1": "true"}.get(value.lstrip("-+0") or "0", value) if isinstance(node, bool) else value
     shown = "null" if node is None else str(node).lower()
-    same = shown == value.lower().strip("'\"") or default is not None or bare in GROUPS
+    same = value == "{}" or shown == value.lower().strip("'\"") or default is not None or bare in GROUPS
     with suppress(ValueError):
         same = same or float(value) == float(str(node))
     return None if same else line.single
