@@ -190,7 +190,8 @@ def cut_off() -> None:
         (src.sweep.tuning, "opened"),
         (src.sweep.plan, "prepare_data"), (src.data.packing, "prepare_data"), (src.assessment, "assess"),
         (src.exchange, "to_huggingface"), (src.exchange, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
-        (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"), (src.sweep.launch, "opened"),
+        (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"),
+        (src.sweep.launch, "opened"),
     ):  # fmt: skip
         assert hasattr(module, name), name
         setattr(module, name, stop)
