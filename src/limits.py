@@ -35,7 +35,7 @@ POSITIVE_SHARE = Limit(0, 1, above=True)
 FACTOR = Limit(0, 10**6, above=True)
 RATE = Limit(0, 1e30, above=True)
 WEIGHT = Limit(0, 10**6)
-THREADS = Limit(1, 1024)
+THREADS = Limit(1, 512)
 SECONDS = Limit(0, 10**9, above=True)
 
 LIMITS: dict[str, Limit] = {

@@ -77,7 +77,7 @@ TRAIN = [
     ("launcher=joblib", "launcher=joblib: is for sweeps; add -m, or leave it out"),
     ("sweep.retries=3", "sweep.retries=3: is for sweeps; add -m, or leave it out"),
     ("seed=18446744073709551616", "seed=18446744073709551616: must be at most 9007199254740991"),
-    ("runtime.threads=99999999999", "runtime.threads=99999999999: must be at most 1024"),
+    ("runtime.threads=99999999999", "runtime.threads=99999999999: must be at most 512"),
     ("output_root=~nosuchuser/x", "output_root=~nosuchuser/x: there is no such user"),
 ]
 

@@ -76,7 +76,7 @@ def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
         (["stage=code", "stage.stages.code.max_tokens=0"], "stage.stages.code.max_tokens=0: must be greater than 0"),
         (["data.language.paths=[a,'~nosuchuser/b']"], "data.language.paths=~nosuchuser/b: there is no such user"),
         (["seed=18446744073709551616"], "seed=18446744073709551616: must be at most 9007199254740991"),
-        (["runtime.threads=100000"], "runtime.threads=100000: must be at most 1024"),
+        (["runtime.threads=100000"], "runtime.threads=100000: must be at most 512"),
     ):
         with pytest.raises(UserError) as caught:
             check_settings(compose_config(TrainConfig, "train", overrides))

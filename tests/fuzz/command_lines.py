@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from src import benchmark, compose, doctor, estimate, evaluate, export, generate, prepare, report, train, tune
 from src import config as schemas
 from src.config import CONF, EXPERIMENTS, UserError
+from src.limits import LIMITS
 from src.overrides import given_keys, quote_paths
 
 MAINS: dict[str, Callable[[list[str]], int]] = {
@@ -143,6 +144,9 @@ def draw_setting(draw: random.Random, keys: Sequence[str], command: str, places:
         key = draw.choice(
             [f"+{key}", f"++{key}", f"~{key}", f"{key}.x", f"+{key}.x", key[:-1], key.upper(), f"{key}[0]", f"{key}@x"]
         )
+    if (limit := LIMITS.get(key)) and draw.random() < 0.3:
+        whole = not any(isinstance(end, float) for end in limit[:2])
+        return f"{key}={draw.choice([limit.least, limit.most, limit.most + whole])}"
     return f"{key}={draw_value(draw, places)}"
 
 
