@@ -4,10 +4,11 @@ A run ends with it, and `python -m src.evaluate` does it again, with other setti
 the test split, on which nothing is ever chosen. What has been assessed with these settings is not assessed again.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -28,12 +29,61 @@ from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.distributed import ALONE
-from src.runtime.files import finite, read_json, write_json
+from src.runtime.files import finite, write_json
 from src.runtime.log import Say
+from src.runtime.records import child_path, read_record, write_record
+from src.summary import read_summary
 from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoint
 
 EVALUATION = "evaluation.json"
 FORMAT_VERSION = 1
+
+
+class Likelihood(TypedDict):
+    """How well a model predicts a held-out text."""
+
+    loss: float | None
+    bits_per_byte: float | None
+    tokens: int
+
+
+class Probe(TypedDict):
+    """One probe: a number for each range of distances, which ends at `to`."""
+
+    to: list[int]
+    accuracy: list[float | None]
+    gain: list[float | None]
+
+
+class StageEvaluation(TypedDict):
+    """What was measured after a stage."""
+
+    weights_sha256: str
+    corpus: str
+    test: dict[str, Likelihood | None]
+    references: dict[str, float | None]
+    context: NotRequired[dict[str, Any]]
+    beyond: NotRequired[dict[str, list[float | None]]]
+    probes: NotRequired[dict[str, Probe]]
+    scripts: NotRequired[dict[str, float | None]]
+    samples: list[float]
+
+
+class Evaluation(TypedDict):
+    """The content of evaluation.json."""
+
+    format_version: int
+    settings: dict[str, Any]
+    bash: str | None
+    shellcheck: str | None
+    stages: dict[str, StageEvaluation]
+
+
+class Sample(TypedDict):
+    """A text that a model has written."""
+
+    prompt: str
+    text: str
 
 
 def assess(
@@ -56,12 +106,12 @@ def assess(
     checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
     result: dict[str, Any] = {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
     path = folder / EVALUATION
-    before = read_json(path) if path.exists() and not again else {}
-    known = before.get("stages", {}) if {**before, "stages": {}} == result else {}
+    before = None if again else _read_before(path, say)
+    known = before["stages"] if before and {**before, "stages": {}} == result else {}
     for name in finished_stages(config, folder):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
         weights = info.sha256["model.safetensors"]
-        if known.get(name, {}).get("weights_sha256") == weights:
+        if name in known and known[name]["weights_sha256"] == weights:
             result["stages"][name] = known[name]
             continue
         look_up()
@@ -71,18 +121,29 @@ def assess(
         model.to(device.kind).eval()
         assessor = _Assessor(config, data, device, tokenizer, model, look_up)
         entry, scripts = assessor.assess(config.stage.stages[name])
-        entry["samples"] = assessor.memorised([one["text"] for one in _samples(folder, name)])
+        entry["samples"] = assessor.memorised([one["text"] for one in _read_samples(folder, name, say)])
         if scripts:
             write_json(folder / "samples" / f"{name}-scripts.json", scripts)
         result["stages"][name] = {"weights_sha256": weights, **entry}
-        write_json(path, result)
+        write_record(path, result)
     return result
+
+
+def _read_before(path: Path, say: Say) -> Evaluation | None:
+    """Read an earlier evaluation; a damaged one is made again, since checkpoints alone decide what it holds."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_record(path, Evaluation, "evaluating again")
+    except UserError as error:
+        say(str(error))
+        return None
 
 
 def finished_stages(config: TrainConfig, folder: Path) -> list[str]:
     """Name the stages of a run that have come to their end. Raises UserError where there is none."""
-    summary = folder / "summary.json"
-    done = read_json(summary)["stages"] if summary.exists() else {}
+    summary = read_summary(folder)
+    done = summary["stages"] if summary else {}
     names = [
         name for name in config.stage.stages if name in done and has_checkpoint(folder / "checkpoints" / name / "last")
     ]
@@ -208,9 +269,16 @@ class _Assessor:
         return scripts
 
 
-def _samples(folder: Path, stage: str) -> list[dict[str, str]]:
-    file = folder / "samples" / f"{stage}.json"
-    return read_json(file) if file.exists() else []
+def _read_samples(folder: Path, stage: str, say: Say) -> list[Sample]:
+    """Read the samples of a stage; damaged ones are named and left out, as nothing else depends on them."""
+    file = child_path(folder / "samples", stage, ".json")
+    if not os.path.lexists(file):
+        return []
+    try:
+        return read_record(file, list[Sample], "going on without these samples")
+    except UserError as error:
+        say(str(error))
+        return []
 
 
 def _sum_up(scripts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,13 +28,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src import quit_at_once
-from src.config import CONF, EXPERIMENTS, UserError
+from src.config import CONF, EXPERIMENTS, TrainConfig, UserError
 from src.config_loader import CachedConfigLoader, parse
 from src.limits import shorten
 from src.overrides import SINGLE_RUN, did_you_mean, explain, given_keys, hydra_flag, parse_arguments
-from src.runtime.files import storage_remedy
+from src.runtime.files import read_yaml, storage_remedy
 from src.runtime.log import printable
 from src.runtime.machine import spin_briefly
+from src.runtime.records import child_path
 
 MAX_JOBS = 10_000
 """Of one sweep: more would take longer to plan than anyone waits."""
@@ -213,6 +215,22 @@ def to_config(schema: type[T], values: dict[str, Any]) -> T:
         return value.replace("${", "\\${") if isinstance(value, str) else value
 
     return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain(values))))
+
+
+def read_run_config(path: Path) -> TrainConfig:
+    """Read the config.yaml of a run. Raises: UserError where it is none."""
+    return run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
+
+
+def run_config(values: Any, path: Path) -> TrainConfig:
+    """Build the configuration of a run from the values of a file. Raises: UserError naming the file."""
+    try:
+        config = to_config(TrainConfig, values)
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]})") from None
+    for name in config.stage.stages:
+        child_path(path, name)
+    return config
 
 
 @cache

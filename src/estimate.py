@@ -15,8 +15,8 @@ from src.model.matching import match_of
 from src.model.memory import Memory, checkpoint_bytes, inference_memory
 from src.overrides import hydra_flag, parse_arguments, quote_paths, varying
 from src.preflight import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
-from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
+from src.summary import read_summary
 from src.training.stage import stage_tokens
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.validation import check_choice, validate
@@ -126,13 +126,12 @@ def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:
         return config.tokens_per_second
     if config.measured is None:
         return None
-    file = Path(config.measured).expanduser() / "summary.json"
-    summary = read_json(file)
-    try:
-        flops_per_second = summary["final"]["tokens_per_second"] * summary["accounting"]["train_flops_per_token"]
-    except (KeyError, TypeError):
-        raise UserError(f"measured={config.measured}: {file} has no speed; name a run that is done") from None
-    return flops_per_second / cost.train_flops_per_token
+    summary = read_summary(Path(config.measured).expanduser())
+    speed = summary and summary["final"] and summary["final"]["tokens_per_second"]
+    flops = summary and summary["accounting"].get("train_flops_per_token")
+    if not speed or not flops:
+        raise UserError(f"measured={config.measured}: no summary.json with a speed there; name a run that is done")
+    return speed * flops / cost.train_flops_per_token
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.compose import guarded, run_command
+from src.compose import guarded, read_run_config, run_command
 from src.config import EvaluateConfig, RuntimeConfig, UserError
 from src.limits import check_settings
 from src.units import NOTHING, table
@@ -26,10 +26,9 @@ def evaluate(config: EvaluateConfig) -> int:
 
     from src.assessment import EVALUATION, assess, finished_stages
     from src.data.prepared import MANIFEST, load_prepared
-    from src.exchange import read_run_config
     from src.runtime.claim import claim
     from src.runtime.device import open_device
-    from src.runtime.files import read_json
+    from src.summary import read_summary
 
     folder = Path(config.run).expanduser().resolve()
     if not (folder / "config.yaml").is_file():
@@ -39,7 +38,9 @@ def evaluate(config: EvaluateConfig) -> int:
     place = Path(config.data_dir or str(known.data.dir)).expanduser()
     if not (place / MANIFEST).is_file():
         raise UserError(f"data_dir={place}: no prepared data there; give the folder that the run was trained on")
-    data, begun = load_prepared(place), read_json(folder / "summary.json")["contract"]["data_hash"]
+    summary = read_summary(folder)
+    assert summary is not None, "finished_stages has read it"
+    data, begun = load_prepared(place), str(summary["contract"].get("data_hash"))
     if data.fingerprint != begun:
         raise UserError(f"data_dir={place}: {data.fingerprint[:12]}, but the run was trained on {begun[:12]}")
     runtime = RuntimeConfig(

@@ -11,17 +11,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from omegaconf.errors import OmegaConfBaseException
-
-from src.compose import to_config
+from src.compose import read_run_config, run_config
 from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_config
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
 from src.limits import check_name
 from src.model.build import build_model
-from src.runtime.files import read_json, read_yaml, replace_folder, write_bytes, write_json, write_text
+from src.runtime.files import replace_folder, write_bytes, write_json, write_yaml
+from src.runtime.records import write_record
+from src.summary import read_summary
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
 
 IMPORTED = "imported"
@@ -40,7 +39,7 @@ def to_huggingface(run: Path, out: Path) -> None:
     tokenizer, eot = (folder / "tokenizer.json").read_bytes(), end_of_text(folder / "tokenizer.json")
     model = build_model(info.spec, seed=0)
     load_weights(info, model)
-    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder / "summary.json")
+    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder)
     record = {
         "run": info.run,
         "progress": asdict(info.progress),
@@ -52,11 +51,6 @@ def to_huggingface(run: Path, out: Path) -> None:
     sampling = config.samples if config else SamplingConfig()
     with replace_folder(out) as temporary:
         write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
-
-
-def read_run_config(path: Path) -> TrainConfig:
-    """Read the config.yaml of a run. Raises UserError where it is none."""
-    return _typed_config(read_yaml(path, "data"), path)
 
 
 def _read_config(path: Path) -> TrainConfig | None:
@@ -71,21 +65,10 @@ def _read_config(path: Path) -> TrainConfig | None:
     return config
 
 
-def _typed_config(values: Any, path: Path) -> TrainConfig:
-    try:
-        return to_config(TrainConfig, values)
-    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())})") from None
-
-
-def _read_summary(path: Path) -> dict[str, Any] | None:
+def _read_summary(run: Path) -> dict[str, Any] | None:
     """Read a run's summary.json; its error may name paths of this machine, so it is left out."""
-    if not path.exists():
-        return None
-    summary = read_json(path)
-    if not isinstance(summary, dict):
-        raise UserError(f"{path}: not the summary of a run")
-    return summary | {"error": None}
+    summary = read_summary(run)
+    return summary and {**summary, "error": None}
 
 
 def to_ours(source: Path, out: Path) -> None:
@@ -105,9 +88,9 @@ def to_ours(source: Path, out: Path) -> None:
         write_bytes(temporary / "tokenizer.json", found.tokenizer)
         write_json(temporary / CONFIG, tokenizer_config(found.eot))
         if recorded.config is not None:
-            write_text(temporary / "config.yaml", yaml.safe_dump(asdict(recorded.config), sort_keys=False))
+            write_yaml(temporary / "config.yaml", asdict(recorded.config))
         if recorded.summary is not None:
-            write_json(temporary / "summary.json", recorded.summary)
+            write_record(temporary / "summary.json", recorded.summary)
 
 
 class Recorded(NamedTuple):
@@ -132,7 +115,7 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
     progress = _read_progress(record.get("progress"), path)
     if config is None:
         return Recorded(progress, None, summary)
-    typed = _typed_config(config, path)
+    typed = run_config(config, path)
     if progress.stage not in typed.stage.stages:
         raise UserError(f"{path}: stage={progress.stage}: is none of its config, {', '.join(typed.stage.stages)}")
     if typed.tokenizer.vocab_size != spec.vocab_size:

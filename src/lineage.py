@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.compose import compose_config, to_config
+from src.compose import compose_config, read_run_config, to_config
 from src.config import TrainConfig, UserError
 from src.contract import SPEED_KEYS
 from src.overrides import given_keys
-from src.runtime.files import read_json, read_yaml
+from src.summary import read_summary
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
 
 FIXED = ("architecture", "size", "recipe", "tokenizer", "match")
@@ -33,11 +33,11 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
     source_path = info.folder.parents[2] / "config.yaml"
     if not source_path.exists():
         raise UserError(f"init_from={config.init_from}: {source_path} is missing; give a run directory of src.train")
-    source = read_yaml(source_path, *FIXED[:-1], *INHERITED)
+    source = asdict(read_run_config(source_path))
     default, merged = asdict(compose_config(TrainConfig, "train", [])), asdict(config)
     keys = given_keys(overrides)
     other_text = any(key.startswith("data.") and key != "data.dir" for key in keys)
-    if other_text or not Path(source["data"]["dir"]).exists():
+    if other_text or not Path(source["data"]["dir"] or "").exists():
         source["data"]["dir"] = None  # found by its settings: the run's folder is not what is asked for, or has moved
 
     def settle(ours: Any, standard: Any, theirs: Any, path: str) -> Any:
@@ -64,8 +64,8 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
 
 def lineage_of(info: CheckpointInfo) -> str:
     """Name what weights come from, whatever the architecture: their stage, step, and the contract of their run."""
-    summary = info.folder.parents[2] / "summary.json"
-    contract = read_json(summary)["contract"] if summary.exists() else {"run": info.run}
+    summary = read_summary(info.folder.parents[2])
+    contract = summary["contract"] if summary else {"run": info.run}
     rules = {key: value for key, value in contract.items() if key not in SPEED_KEYS}
     digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
     return f"{info.progress.stage} step {info.progress.step} of contract {digest}"

@@ -36,7 +36,7 @@ def reckon_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: in
     return with_micro_batch(config, max(1, largest_by_estimate(config, spec, available_bytes)))
 
 
-def with_micro_batch(config: TrainConfig, size: int) -> TrainConfig:
+def with_micro_batch(config: TrainConfig, size: int | str) -> TrainConfig:
     """Return the same settings with another micro batch."""
     return replace(config, training=replace(config.training, micro_batch_size=size))
 

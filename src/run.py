@@ -11,12 +11,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from src.assessment import assess
-from src.config import RuntimeConfig, TrainConfig, UserError
+from src.compose import read_run_config
+from src.config import TrainConfig, UserError
 from src.data.packing import PreparedData
 from src.data.tokenizer import CONFIG, load_tokenizer
 from src.model.accounting import model_cost
@@ -31,16 +29,15 @@ from src.runtime.device import Device, check_reductions, is_out_of_memory, open_
 from src.runtime.distributed import ALONE, PeerLost, World
 from src.runtime.errors import first_line
 from src.runtime.files import (
-    read_json,
-    read_yaml,
+    remove_abandoned,
     remove_leftovers,
     write_bytes,
-    write_text,
+    write_yaml,
 )
 from src.runtime.log import Say, open_log
 from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
 from src.stages import Run, measure_step, train_stage, write_samples
-from src.summary import final_summary, processes_of, stage_summary, start_summary
+from src.summary import Summary, final_summary, processes_of, read_summary, stage_summary, start_summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
 from src.training.checkpoint import (
@@ -53,12 +50,13 @@ from src.training.compiled import Batch, CannotCompile, Forward, compile_if_it_p
 
 def is_done(folder: Path) -> bool:
     """Tell whether a run has been finished."""
-    return (folder / "summary.json").exists() and read_json(folder / "summary.json")["status"] == "done"
+    summary = read_summary(folder)
+    return summary is not None and summary["status"] == "done"
 
 
 def execute(
     config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None, world: World = ALONE
-) -> dict[str, Any]:
+) -> Summary:
     """Train in `folder` until every stage is done, and return the summary.
 
     Of several processes the first alone claims the folder, writes to it and talks.
@@ -80,21 +78,21 @@ def execute(
         try:
             with storage_told(folder, config.rerun, held):
                 _train_within_memory(run, init)
-            run.summary |= {"status": "done", "error": None}
+            run.summary["status"], run.summary["error"] = "done", None
             exit_code = 0
         except Interrupted as interrupted:
-            run.summary |= {"status": "interrupted", "error": f"stopped by {interrupted}"}
+            run.summary["status"], run.summary["error"] = "interrupted", f"stopped by {interrupted}"
             exit_code = interrupted.exit_code
             raise
         except BaseException as error:
             kind = "" if isinstance(error, UserError | PeerLost) else f"{type(error).__name__}: "
-            run.summary |= {"status": "failed", "error": f"{kind}{first_line(error)}"}
+            run.summary["status"], run.summary["error"] = "failed", f"{kind}{first_line(error)}"
             logging.getLogger("src").debug("failed", exc_info=True)
             raise
         finally:
             _write_end(run)
             if run.tracker is not None:
-                run.tracker.summarize(run.summary["final"] or {})
+                run.tracker.summarize(dict(run.summary["final"] or {}))
                 run.tracker.finish(exit_code)
         return run.summary
 
@@ -124,6 +122,7 @@ def _open(
 ) -> Run:
     """Decide what is left open, write it down, and gather what all parts of the run share."""
     if world.is_first:
+        remove_abandoned(folder.parent, folder.name)
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
         _refuse_other_data(folder, data)
@@ -147,7 +146,8 @@ def _open(
         f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
         f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
     )
-    summary = world.share(start_summary(config, data, folder, device, match, cost, init) if world.is_first else {})
+    summary = world.share(start_summary(config, data, folder, device, match, cost, init) if world.is_first else None)
+    assert summary is not None, "the first process has shared it"
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     metrics = JsonlLog(folder / "metrics.jsonl") if world.is_first else None
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, say, held)
@@ -157,8 +157,8 @@ def _open(
 
 def _refuse_other_data(folder: Path, data: PreparedData) -> None:
     """Raise UserError where the run was begun on other data than this."""
-    if (folder / "summary.json").exists():
-        begun = read_json(folder / "summary.json").get("contract", {}).get("data_hash", data.fingerprint)
+    if summary := read_summary(folder):
+        begun = str(summary["contract"].get("data_hash", data.fingerprint))
         if begun != data.fingerprint:
             raise UserError(
                 f"{folder}: begun on data {begun[:12]}, but {data.folder} is {data.fingerprint[:12]}; give the data it "
@@ -175,12 +175,11 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
     """
     decided = folder / "config.yaml"
     if decided.exists():
-        values = read_yaml(decided, "runtime", "training")
-        known = RuntimeConfig(**values["runtime"])
-        steps = values["training"].get("measured_steps")
-        config = replace(config, training=replace(config.training, measured_steps=steps))
+        before = read_run_config(decided)
+        known = before.runtime
+        config = replace(config, training=replace(config.training, measured_steps=before.training.measured_steps))
         if processes_of(folder) == world.size:
-            config = with_micro_batch(config, values["training"]["micro_batch_size"])
+            config = with_micro_batch(config, before.training.micro_batch_size)
         else:  # each has another share of the batch and of the cores
             known.threads = config.runtime.threads
         config = replace(config, runtime=known)
@@ -200,7 +199,7 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
 
 
 def _write_config(config: TrainConfig, folder: Path) -> None:
-    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    write_yaml(folder / "config.yaml", asdict(config))
 
 
 def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
@@ -235,7 +234,9 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         if asked := run.device.world.agree(run.stop.number):
             raise Interrupted(asked)  # between stages everything is saved
         if name in run.summary["stages"]:
-            load_weights(read_checkpoint(run.folder / "checkpoints" / name / "last"), model)
+            info = read_checkpoint(run.folder / "checkpoints" / name / "last")
+            load_weights(info, model)
+            run.check_metrics(info)
             continue
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)

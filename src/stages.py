@@ -1,7 +1,8 @@
 """One stage of a run: fit from wherever its last checkpoint is, evaluate now and then, write samples at the end."""
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from src.runtime.claim import removed
 from src.runtime.device import Device
 from src.runtime.files import finite, write_json
 from src.runtime.log import Say
+from src.runtime.records import Mark, write_record
 from src.runtime.signals import StopRequest
 from src.runtime.timing import median_times
+from src.summary import FILE, Summary
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import Tracker
 from src.training.checkpoint import (
+    CheckpointInfo,
     Progress,
     has_checkpoint,
     load_state,
@@ -50,7 +54,7 @@ class Run:
     match: Match
     cost: ModelCost
     tokenizer: Tokenizer
-    summary: dict[str, Any]
+    summary: Summary
     metrics: JsonlLog | None
     """None in all processes but the first, as is the tracker."""
     tracker: Tracker | None
@@ -58,6 +62,8 @@ class Run:
     say: Say
     held: Callable[[], bool]
     """Tells whether the lock is still on what lies at `folder`."""
+    metrics_lost: bool = False
+    """Whether rows of metrics were found missing or changed."""
 
     @property
     def is_first(self) -> bool:
@@ -87,10 +93,32 @@ class Run:
         if not self.held():
             raise removed(self.folder)
 
+    def mark_metrics(self, stage: str, step: int) -> Mark | None:
+        """Describe the rows of metrics up to a step, for a checkpoint."""
+        return self.metrics and self.metrics.mark(list(self.config.stage.stages), stage, step)
+
+    def check_metrics(self, info: CheckpointInfo) -> None:
+        """Say so where the rows of metrics up to a checkpoint are no longer those that were written."""
+        known, found = info.metrics, self.mark_metrics(info.progress.stage, info.progress.step)
+        if known is None or found is None or known == found:
+            return
+        self.metrics_lost = True
+        rows = f"{found.rows} of {known.rows} rows" if found.rows != known.rows else f"the {known.rows} rows"
+        what = "are left" if found.rows != known.rows else "have changed"
+        self.say(
+            f"metrics.jsonl: {rows} up to step {info.progress.step} of stage {info.progress.stage} {what}; the results "
+            "do not depend on them, the curves of the report do: rerun=true makes all again"
+        )
+
     def write_summary(self) -> None:
         if self.is_first:
             self.require_folder()
-            write_json(self.folder / "summary.json", self.summary)
+            if self.metrics is not None:
+                stages = list(self.config.stage.stages)
+                mark = asdict(self.metrics.mark(stages, stages[-1], sys.maxsize))
+                lost = self.metrics_lost or self.summary.get("metrics", {}).get("lost", False)
+                self.summary["metrics"] = {"rows": mark["rows"], "sha256": mark["sha256"], "lost": lost}
+            write_record(self.folder / FILE, self.summary)
 
 
 def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, forward: Forward) -> Progress:
@@ -222,6 +250,7 @@ class _Witness:
             tokenizer_sha256=self.run.data.manifest["tokenizer"]["sha256"],
             run=self.run.folder.name,
             state=self.state.to_save() if kind == "last" else None,
+            metrics=self.run.mark_metrics(self.plan.name, self.state.progress.step),
         )
 
 
@@ -231,6 +260,7 @@ def _go_back(run: Run, name: str, state: TrainState) -> None:
     load_weights(info, state.model)
     state.restore(load_state(info))
     run.rewind_metrics(name, state.progress.step)
+    run.check_metrics(info)
 
 
 def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> None:

@@ -1,32 +1,107 @@
 """summary.json: what a run is, under which rules it was made, and what came of it; all that a report reads."""
 
+import os
 import subprocess
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from src.config import ROOT, StageConfig, TrainConfig
+from src.contract import Scalar
 from src.data.loader import build_loader
 from src.data.packing import PreparedData
 from src.data.prepared import folder_of
-from src.lineage import lineage_of
 from src.model.accounting import ModelCost
 from src.model.matching import Match
-from src.runtime.device import Device
-from src.runtime.files import finite, read_json
-from src.training.checkpoint import CheckpointInfo, Progress
+from src.runtime.files import finite
+from src.runtime.records import read_record
 from src.training.stage import plan_stage
+
+if TYPE_CHECKING:
+    from src.runtime.device import Device
+    from src.training.checkpoint import CheckpointInfo, Progress
+
+FILE = "summary.json"
+REMEDY = "train the run again with rerun=true, or remove its folder"
 
 MAY_CHANGE = ("git_commit", "torch", "processes", "threads", "host_shared")
 """What may be another thing when a run is resumed; the contract then says both."""
 
 
+class StageSummary(TypedDict):
+    """What became of one stage."""
+
+    corpus: str
+    status: str
+    steps: int
+    tokens: int
+    train_flops: float
+    val_loss: float | None
+    val_bits_per_byte: float | None
+    best_val_loss: float | None
+    tokens_per_second: float
+    peak_memory_bytes: int
+    wall_time_s: float
+    skipped_steps: int
+    rollbacks: int
+    references: dict[str, float | None]
+
+
+class Final(TypedDict):
+    """What became of all stages together."""
+
+    tokens: int
+    train_flops: float
+    val_loss: float | None
+    val_bits_per_byte: float | None
+    tokens_per_second: float
+    peak_memory_bytes: int
+    wall_time_s: float
+
+
+class Metrics(TypedDict):
+    """What metrics.jsonl holds, and whether rows of it were lost while the run was unfinished."""
+
+    rows: int
+    sha256: str
+    lost: bool
+
+
+class Summary(TypedDict):
+    """The content of summary.json."""
+
+    format_version: Literal[1]
+    run: str
+    status: Literal["running", "done", "failed", "interrupted"]
+    error: str | None
+    architecture: str
+    size: str
+    recipe: str
+    stage: str
+    data: str
+    seed: int
+    match: str
+    match_residual: float
+    solved: dict[str, Any]
+    model: dict[str, Any]
+    accounting: dict[str, float]
+    contract: dict[str, Scalar]
+    environment: dict[str, Any]
+    stages: dict[str, StageSummary]
+    final: Final | None
+    metrics: NotRequired[Metrics]
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Read the summary of a run; None where there is none yet. Raises: UserError where it is damaged."""
+    path = folder / FILE
+    return read_record(path, Summary, REMEDY) if os.path.lexists(path) else None
+
+
 def stage_summary(
-    data: PreparedData, stage: StageConfig, progress: Progress, cost: ModelCost, device: Device
-) -> dict[str, Any]:
+    data: PreparedData, stage: StageConfig, progress: "Progress", cost: ModelCost, device: "Device"
+) -> StageSummary:
     """Say what became of one stage."""
     return {
         "corpus": stage.corpus,
@@ -46,7 +121,7 @@ def stage_summary(
     }
 
 
-def final_summary(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def final_summary(stages: dict[str, StageSummary]) -> Final:
     """Sum up the stages; the losses are those of the last."""
     done = list(stages.values())
     tokens = sum(stage["tokens"] for stage in done)
@@ -65,18 +140,18 @@ def start_summary(
     config: TrainConfig,
     data: PreparedData,
     folder: Path,
-    device: Device,
+    device: "Device",
     match: Match,
     cost: ModelCost,
-    init: CheckpointInfo | None,
-) -> dict[str, Any]:
+    init: "CheckpointInfo | None",
+) -> Summary:
     """Begin the summary of a run, or go on with the one that is there."""
-    before = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    before = read_summary(folder)
     contract = contract_of(config, data, device, init)
     if any((folder / "checkpoints").glob("*/last")):  # this sitting goes on with the work of another
-        earlier = before.get("contract", {})
+        earlier = before["contract"] if before else {}
         contract |= {key: joined(earlier.get(key), contract[key]) for key in MAY_CHANGE}
-    return {
+    summary: Summary = {
         "format_version": 1,
         "run": folder.name,
         "status": "running",
@@ -99,18 +174,25 @@ def start_summary(
             "threads": device.threads,
             "precision": device.precision,
         },
-        "stages": before.get("stages", {}),
-        "final": before.get("final"),
+        "stages": before["stages"] if before else {},
+        "final": before["final"] if before else None,
     }
+    if before and "metrics" in before:
+        summary["metrics"] = before["metrics"]
+    return summary
 
 
 def contract_of(
-    config: TrainConfig, data: PreparedData | None, device: Device, init: CheckpointInfo | None
-) -> dict[str, Any]:
+    config: TrainConfig, data: PreparedData | None, device: "Device", init: "CheckpointInfo | None"
+) -> dict[str, Scalar]:
     """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means.
 
     data: None where they are not prepared yet; then what they are to be stands for what they are.
     """
+    import torch
+
+    from src.lineage import lineage_of
+
     training = config.training
     return {
         "size": config.size.name,
@@ -168,8 +250,8 @@ def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
 
 def processes_of(folder: Path) -> int:
     """Return how many processes trained a run in its last sitting."""
-    file = folder / "summary.json"
-    return read_json(file)["environment"].get("processes", 1) if file.exists() else 1
+    summary = read_summary(folder)
+    return summary["environment"].get("processes", 1) if summary else 1
 
 
 def joined(before: Any, now: Any) -> Any:

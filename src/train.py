@@ -83,7 +83,7 @@ def _train(overrides: list[str], world: World) -> int:
         how = "the same command without rerun=true" if plan.config.rerun else "the same command"
         say(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
         return interrupted.exit_code
-    if summary["final"]["val_loss"] is None:
+    if summary["final"] and summary["final"]["val_loss"] is None:
         say("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
     say(f"Run: {plan.folder}")
     return 0

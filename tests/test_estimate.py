@@ -15,6 +15,7 @@ from src.model.accounting import model_cost
 from src.model.matching import solve
 from src.model.memory import training_memory
 from tests.contract.small import composed
+from tests.summaries import final, write_summary
 
 FIXED_KEYS = (
     "total_params active_params embedding_params non_embedding_params train_flops_per_token state_bytes "
@@ -90,8 +91,7 @@ def test_learned_positions_end_the_contexts(capsys: pytest.CaptureFixture[str]) 
 def test_time_is_tokens_over_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = as_json("size=nano", "training.max_tokens=1000000", "tokens_per_second=500", capsys=capsys)
     assert given["time_s"] == given["tokens"] / 500
-    of_run = {"final": {"tokens_per_second": 1000.0}, "accounting": {"train_flops_per_token": 1e7}}
-    (tmp_path / "summary.json").write_text(json.dumps(of_run))
+    write_summary(tmp_path, final=final(1000.0), accounting={"train_flops_per_token": 1e7})
     measured = as_json("size=micro", f"measured={tmp_path}", capsys=capsys)
     assert measured["tokens_per_second"] == pytest.approx(1e10 / measured["train_flops_per_token"])
     assert "tokens/s" in output("size=micro", f"measured={tmp_path}", capsys=capsys)
@@ -131,7 +131,7 @@ def test_people_are_told_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         (["tokens_per_second=0"], "tokens_per_second=0.0: must be greater than 0"),
         (["context_lens=[]"], "context_lens: empty"),
         (["context_lens=[0]"], "context_lens=0: must be greater than 0"),
-        (["measured=/nowhere"], "/nowhere/summary.json: no such file"),
+        (["measured=/nowhere"], "measured=/nowhere: no summary.json with a speed there"),
         (["architecture=jamba", "size=nano"], "too few for the pattern"),
     ],
 )
@@ -142,9 +142,9 @@ def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.C
 
 
 def test_a_run_without_a_speed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "summary.json").write_text('{"final": null}')
+    write_summary(tmp_path, final=None)
     assert guarded(lambda: estimate.main([f"measured={tmp_path}"])) == 2
-    assert "has no speed" in capsys.readouterr().err
+    assert "no summary.json with a speed" in capsys.readouterr().err
 
 
 def test_neither_torch_nor_pandas_is_imported(tmp_path: Path) -> None:

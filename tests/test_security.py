@@ -57,9 +57,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output root with a run that a newcomer would go on with: its summary says that it is not done."""
     root = tmp_path_factory.mktemp("stopped")
     assert tiny.run(tiny.data_dir(tmp_path_factory), root) == 0
-    folder = tiny.only_run(root)
-    summary = folder / "summary.json"
-    summary.write_text(summary.read_text().replace('"status": "done"', '"status": "interrupted"'))
+    tiny.change_summary(tiny.only_run(root), status="interrupted")
     return root
 
 

@@ -11,10 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from src.config import UserError
 from src.reporting.drawing import DPI, add_legend, style_of, style_panel
-from src.runtime.files import read_json, replace_folder, write_json, write_text
+from src.runtime.files import replace_folder, write_text
+from src.runtime.records import read_checked, write_record
 from src.units import NOTHING, show_bytes, show_flops, table
 
+REMEDY = "measure again with python -m src.benchmark, or remove it"
 PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
 _DASHES: Any = ((0, (1, 2)), (0, (5, 3)))
 COLUMNS = (
@@ -38,7 +41,7 @@ def write_benchmark(found: dict[str, Any], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     points = points_of(found)
     with replace_folder(folder) as new:
-        write_json(new / "benchmark.json", found)
+        write_record(new / "benchmark.json", found)
         write_text(new / "points.csv", points.to_csv(index=False))
         write_text(new / "benchmark.md", describe(found) + "\n")
         for name, figure in benchmark_figures(points).items():
@@ -192,14 +195,20 @@ def newest_benchmark(directory: Path) -> pd.DataFrame | None:
     """Return the points of the newest benchmark of the output root that a directory of runs lies in, or None."""
     place = directory.resolve()
     files = [file for root in (place, *place.parents[:2]) for file in root.glob("benchmarks/*/benchmark.json")]
-    return points_of(read_json(max(files, key=lambda file: file.stat().st_mtime_ns))) if files else None
+    if not files:
+        return None
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    try:
+        return points_of(read_checked(newest, REMEDY))
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{newest}: not as this program writes it; {REMEDY}") from None
 
 
-def newest_benchmark_figures(directory: Path) -> dict[str, Figure]:
-    """Draw that benchmark; nothing where there is none."""
+def newest_benchmark_figures(directory: Path) -> dict[str, Callable[[], Figure]]:
+    """List what draws that benchmark, by file name; nothing where there is none."""
     points = newest_benchmark(directory)
     figures = {} if points is None else benchmark_figures(points)
-    return {f"benchmark_{name}.png": figure for name, figure in figures.items()}
+    return {f"benchmark_{name}.png": lambda figure=figure: figure for name, figure in figures.items()}
 
 
 def describe_profile(found: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from src.reporting.context import Gathered, band_of, gather_context, where_many
 from src.reporting.drawing import style_of
 from src.reporting.load import stage_names, to_records
 from src.reporting.plots import BALANCE, layer_columns
+from src.reporting.problems import Problems
 from src.reporting.results import PROBES, load_searches
 from src.reporting.tables import reference_losses
 from src.reporting.values import Record
@@ -31,16 +32,24 @@ Trace = dict[str, Any]
 FLOOR_COLOUR = "#8a8f98"
 
 
-def build_charts(runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path) -> list[Chart]:
-    """Build every chart for which there is something to draw, in the order of the page."""
-    found = [
-        _curves(runs, metrics),
-        _learning_rates(directory),
-        *_contexts(runs),
-        _experts(runs, metrics),
-        _speeds(runs),
-        *_benchmark(directory),
-    ]
+def build_charts(
+    runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path, problems: Problems | None = None
+) -> list[Chart]:
+    """Build every chart for which there is something to draw, in the order of the page.
+
+    problems: takes note of charts that fail, instead of an exception.
+    """
+    builders: dict[str, Callable[[], list[Chart]]] = {
+        "curves": lambda: [_curves(runs, metrics)],
+        "learning rates": lambda: [_learning_rates(directory)],
+        "context": lambda: _contexts(runs),
+        "experts": lambda: [_experts(runs, metrics)],
+        "speed": lambda: [_speeds(runs)],
+        "benchmark": lambda: _benchmark(directory),
+    }
+    found: list[Chart] = []
+    for name, build in builders.items():
+        found += build() if problems is None else problems.attempt(f"charts of {name}", build, [])
     return [chart for chart in found if chart["panels"]]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -162,8 +163,9 @@ def _draw_figure(found: Gathered, draw: Draw, title: str, y_label: str, *referen
                 draw(panel, architecture, seeds)
             panel.set_title(stage if len(found) == 1 else f"{stage}, {group}", loc="left", fontsize=11)
             style_panel(panel)
-            panel.set_xscale("log", base=2)
-            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            if _has_points(panel):  # without any, a logarithmic axis fails
+                panel.set_xscale("log", base=2)
+                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         row[0].set_ylabel(y_label)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     names = dict.fromkeys(name for panels in found.values() for members in panels.values() for name in members)
@@ -171,6 +173,11 @@ def _draw_figure(found: Gathered, draw: Draw, title: str, y_label: str, *referen
     lines = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()]
     add_legend(figure, [*lines, *references])
     return figure
+
+
+def _has_points(panel: Axes) -> bool:
+    """Return whether a curve has any point; a line across the panel has none."""
+    return any(line.get_transform() == panel.transData and np.size(line.get_xdata()) for line in panel.lines)
 
 
 def _draw_band(panel: Axes, architecture: str, seeds: Sequence[dict[str, list[float]]], name: str) -> None:

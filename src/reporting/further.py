@@ -5,10 +5,12 @@ on).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 
 from src.reporting.load import load_evaluation, to_records
+from src.reporting.problems import Problems
 from src.reporting.tables import Column, Table, Titled, mean_value
 from src.reporting.values import Record
 from src.reporting.verdicts import ranked_pairs, ranking_groups, show_mean
@@ -28,9 +30,14 @@ Evaluations = list[dict[str, Record]]
 """Of each seed: stage -> what stands in its evaluation.json."""
 
 
-def further_tables(runs: pd.DataFrame) -> list[Titled]:
-    """Build the tables for which any finished run has something."""
-    return [table for table in (_cost(runs), _forgetting(runs), _scripts(runs), _pairs(runs)) if table.table.rows]
+def further_tables(runs: pd.DataFrame, problems: Problems | None = None) -> list[Titled]:
+    """Build the tables for which any finished run has something; `problems` as for `build_charts`."""
+    builders = {"size and cost": _cost, "forgetting": _forgetting, "generated scripts": _scripts, "pairs": _pairs}
+    found: list[Titled] = []
+    for name, build in builders.items():
+        table = build(runs) if problems is None else problems.attempt(f"table of {name}", partial(build, runs), None)
+        found += [table] if table and table.table.rows else []
+    return found
 
 
 def _cost(runs: pd.DataFrame) -> Titled:

@@ -8,6 +8,9 @@ have a long stretch of the training text in them, or were never compared with it
 """
 
 import json
+import os
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +18,8 @@ import pandas as pd
 from src.config import UserError
 from src.reporting.load import load_evaluation, read_points, to_records
 from src.reporting.values import Record, as_dict, as_list, as_text, read_or_none
-from src.runtime.files import replace_folder, write_json, write_text
+from src.runtime.files import refuse_links, replace_folder, write_json, write_text
+from src.runtime.records import child_path, mark_of, write_record
 
 ROWS = 100
 """Of metrics that are kept of a run, those of the validation among them."""
@@ -26,19 +30,28 @@ OF_THIS_MACHINE = ("output_root=", "data.dir=", "tracking.", "launcher.", "launc
 def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
     """Copy what a report is made of, and return how many bytes that is.
 
+    The folder is replaced as a whole, so that a kill leaves the one before; what else was added to it stays.
+
     runs: those of `directory`, as `load_runs` gives them. Raises: UserError where `out` holds something else.
     """
     real = any(out.glob("runs/*/config.yaml"))  # what is kept of runs has none
-    if out.exists() and any(out.iterdir()) and (real or not (out / "runs").is_dir()):
+    kept_before = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or (out / "runs").is_dir())
+    if real or (os.path.lexists(out) and not kept_before):
         raise UserError(f"keep={out}: is a folder with something else in it; name a new one")
-    sweep = as_dict(read_or_none(directory / "sweep.json"))
-    if sweep:
-        write_json(out / "sweep.json", {**sweep, "jobs": [_job(as_dict(job)) for job in as_list(sweep.get("jobs"))]})
-    if (searches := read_or_none(directory / "learning_rates.json")) is not None:
-        write_json(out / "learning_rates.json", searches)
-    with replace_folder(out / "runs") as folder:
+    refuse_links(out)
+    with replace_folder(out) as folder:
+        sweep = as_dict(read_or_none(directory / "sweep.json"))
+        if sweep:
+            jobs = [_job(as_dict(job)) for job in as_list(sweep.get("jobs"))]
+            write_record(folder / "sweep.json", {**sweep, "jobs": jobs})
+        if searches := as_dict(read_or_none(directory / "learning_rates.json")):
+            write_record(folder / "learning_rates.json", searches)
+        (folder / "runs").mkdir()
         for record in to_records(runs):
-            _keep_run(Path(record["run_dir"]), folder / str(record["run"]))
+            _keep_run(Path(record["run_dir"]), child_path(folder / "runs", record["run"]))
+        for path in out.iterdir() if out.is_dir() else ():
+            if path.name not in ("runs", "sweep.json", "learning_rates.json"):
+                shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy2(path, folder)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
@@ -53,18 +66,21 @@ def _keep_run(folder: Path, out: Path) -> None:
     if not folder.is_dir():  # never started
         return
     summary, evaluation = (read_or_none(folder / f"{name}.json") for name in ("summary", "evaluation"))
+    lines = [json.dumps(row) + "\n" for row in read_points(folder / "metrics.jsonl", ROWS)]
+    write_text(out / "metrics.jsonl", "".join(lines))
     if isinstance(summary, dict):  # its error may name a path
-        write_json(out / "summary.json", {**as_dict(summary), "error": None})
+        kept = {**as_dict(summary), "error": None}
+        if metrics := as_dict(kept.get("metrics")):
+            kept["metrics"] = {**metrics, **asdict(mark_of(lines))}
+        write_record(out / "summary.json", kept)
     if isinstance(evaluation, dict):
-        write_json(out / "evaluation.json", evaluation)
-    rows = read_points(folder / "metrics.jsonl", ROWS)
-    write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_record(out / "evaluation.json", as_dict(evaluation))
     for stage, found in load_evaluation(folder).items():
         texts = as_list(read_or_none(folder / "samples" / f"{stage}.json"))
         shares = found["samples"]
         fresh = [text for text, share in zip(texts, shares, strict=False) if share == 0]
         if fresh:
-            write_json(out / "samples" / f"{stage}.json", fresh)
+            write_json(child_path(out / "samples", stage, ".json"), fresh)
 
 
 def repeated_lines(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:

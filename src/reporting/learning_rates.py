@@ -3,7 +3,7 @@
 # matplotlib leaves the types of **kwargs open, and with them those of most of its methods.
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -38,10 +38,10 @@ def learning_rate_tables(directory: Path) -> list[Titled]:
     return [Titled("Learning rates", Table(columns, rows, []), note)] if rows else []
 
 
-def learning_rate_figures(directory: Path) -> dict[str, Figure]:
-    """Draw the curves, by file name, if anything was searched for these runs."""
+def learning_rate_figures(directory: Path) -> dict[str, Callable[[], Figure]]:
+    """List what draws the curves, by file name, if anything was searched for these runs."""
     searches = load_searches(directory)
-    return {FIGURE: plot_learning_rates(searches)} if searches else {}
+    return {FIGURE: lambda: plot_learning_rates(searches)} if searches else {}
 
 
 def plot_learning_rates(searches: Sequence[Search]) -> Figure:

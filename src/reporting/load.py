@@ -14,8 +14,9 @@ from typing import Any, cast
 import pandas as pd
 
 from src.config import UserError
-from src.reporting.values import Record, as_dict, as_list, as_number, as_numbers, as_text, read_or_none
-from src.runtime.files import read_json
+from src.reporting.values import Record, as_dict, as_list, as_number, as_numbers, as_text, clean_text, read_or_none
+from src.runtime.files import read_bytes
+from src.runtime.records import is_plain_name, read_checked, run_path
 
 DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
 PARAMETERS = ("total_params", "active_params", "non_embedding_params")
@@ -113,7 +114,7 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
     """
     content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
     found: dict[str, Record] = {}
-    for stage, entry in as_dict(content.get("stages")).items():
+    for stage, entry in _stages(content):
         values = as_dict(entry)
         parts = {name: as_dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
         test = {corpus: as_numbers(each) for corpus, each in as_dict(values.get("test")).items()}
@@ -125,6 +126,11 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
         samples = [as_number(share) for share in as_list(values.get("samples"))]
         found[stage] |= parts | {"weights": as_text(values.get("weights_sha256")) or "", "samples": samples}
     return found
+
+
+def _stages(content: Record) -> list[tuple[str, Any]]:
+    """List what a file has of each stage; what is no name of a stage is left out, as names of files come of them."""
+    return [(stage, entry) for stage, entry in as_dict(content.get("stages")).items() if is_plain_name(stage)]
 
 
 def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
@@ -180,16 +186,16 @@ def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sweep_runs(directory: Path) -> list[_Found]:
-    jobs = as_dict(read_json(directory / "sweep.json")).get("jobs")
+    sweep = read_checked(directory / "sweep.json", "repeat the command of the sweep, which writes it anew")
+    jobs = as_dict(sweep).get("jobs")
     found: list[_Found] = []
     listed = [as_dict(job) for job in as_list(jobs)]
     labels = variants([[str(item) for item in as_list(job.get("overrides"))] for job in listed])
     for job, label in zip(listed, labels, strict=True):
-        run = str(job.get("run") or Path(str(job.get("run_dir"))).name)
-        ledger_file = directory / "jobs" / f"{run}.json"
+        place = run_path(directory, job.get("run"), job.get("run_dir"))
+        ledger_file = directory / "jobs" / f"{place.name}.json"
         ledger = as_dict(read_or_none(ledger_file)) if ledger_file.exists() else None
-        place = directory / str(job.get("run_dir") or f"../../runs/{run}")
-        found.append(_Found(run, place, job, ledger, label))
+        found.append(_Found(place.name, place, job, ledger, label))
     if not found:
         raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
     return found
@@ -210,9 +216,9 @@ def _row(found: _Found) -> Record:
     row.update(match=as_text(summary.get("match")), match_residual=as_number(summary.get("match_residual")))
     row.update(solved=" ".join(f"{key}={value}" for key, value in solved.items()) or None)
     row.update(device=as_text(environment.get("device")), threads=as_number(environment.get("threads")))
-    row.update(precision=as_text(environment.get("precision")), contract=as_dict(summary.get("contract")))
+    row.update(precision=as_text(environment.get("precision")), contract=_contract(summary))
     assessed = load_evaluation(found.run_dir)
-    for stage, entry in as_dict(summary.get("stages")).items():
+    for stage, entry in _stages(summary):
         values, evaluation = as_dict(entry), assessed.get(stage) or _NOT_EVALUATED
         references = evaluation["references"] or as_dict(values.get("references"))
         tested = evaluation["test"].get(values.get("corpus"), {})
@@ -222,6 +228,12 @@ def _row(found: _Found) -> Record:
         row.update({f"{stage}/{key}": as_number(references.get(key)) for key in REFERENCES})
         row[f"{stage}/{ABOVE_FLOOR}"] = as_number(evaluation["context"].get(ABOVE_FLOOR))
     return row
+
+
+def _contract(summary: Record) -> Record:
+    """Return the contract in printable text, whoever has written it."""
+    values = as_dict(summary.get("contract")).items()
+    return {clean_text(key): clean_text(value) if isinstance(value, str) else value for key, value in values}
 
 
 def _in_order(rows: list[Record]) -> list[Record]:
@@ -246,8 +258,11 @@ def _read_summary(found: _Found) -> tuple[Record, str | None]:
     path = found.run_dir / "summary.json"
     if not path.is_file():
         return {}, "summary.json is missing"
-    content = read_or_none(path)
-    return (as_dict(content), None) if isinstance(content, dict) else ({}, "summary.json cannot be read")
+    try:
+        content = read_checked(path, "train the run again with rerun=true")
+    except UserError as error:
+        return {}, str(error).removeprefix(f"{found.run_dir}/")
+    return (as_dict(content), None) if isinstance(content, dict) else ({}, "summary.json holds no summary")
 
 
 def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, str | None]:
@@ -269,8 +284,8 @@ def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, s
 def read_points(path: Path, max_rows: int | None) -> list[Record]:
     """Read the rows of a metrics.jsonl, about `max_rows` of them; see `read_metrics`."""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        lines = read_bytes(path).splitlines()
+    except UserError:
         return []
     if max_rows and len(lines) > max_rows:
         stride = math.ceil(len(lines) / max_rows)
@@ -279,7 +294,7 @@ def read_points(path: Path, max_rows: int | None) -> list[Record]:
         lines = [line for index, line in enumerate(lines) if index % stride == 0 or index in spared]
     try:
         rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is several times faster
-    except ValueError:
+    except (ValueError, RecursionError):
         rows = [row for line in lines if (row := _parse(line)) is not None]
     return _drop_replayed(map(as_dict, cast(list[Any], rows)))
 
@@ -301,5 +316,5 @@ def _drop_replayed(rows: Iterable[Record]) -> list[Record]:
 def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:  # the half line of a run that was killed
+    except (ValueError, RecursionError):  # the half line of a run that was killed
         return None

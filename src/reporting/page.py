@@ -41,6 +41,7 @@ def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, dire
         f"<div class='charts'>{''.join(map(_chart, charts))}</div>",
         _titled("Samples", _samples(report, [str(record["architecture"]) for record in records])),
         _titled("What was equal", _contracts(records)),
+        _titled("Left out", _list(report.problems) if report.problems else ""),
         _titled("Made again", _list(report.repeated) if report.repeated else ""),
         _titled("How to repeat it", _reproduction(records, directory)),
     ]

@@ -10,6 +10,7 @@ Figures are built without pyplot: no global state, no display, safe in a noteboo
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -56,25 +57,30 @@ MAX_LABELS = 9
 
 
 def build_figures(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Figure]:
-    """Build every figure of a report, by file name; those of experts and of context only where a run measured some."""
-    figures = {
-        "loss_vs_tokens.png": plot_loss(runs, metrics, "tokens"),
-        "loss_vs_flops.png": plot_loss(runs, metrics, "flops"),
-        "loss_vs_time.png": plot_loss(runs, metrics, "wall_time_s"),
-        "speed.png": plot_speed(runs),
+    """Build every figure of a report, by file name."""
+    return {name: build() for name, build in figure_builders(runs, metrics).items()}
+
+
+def figure_builders(runs: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """List what builds each figure, by file name; those of experts and of context only where a run measured some."""
+    builders: dict[str, Callable[[], Figure]] = {
+        "loss_vs_tokens.png": lambda: plot_loss(runs, metrics, "tokens"),
+        "loss_vs_flops.png": lambda: plot_loss(runs, metrics, "flops"),
+        "loss_vs_time.png": lambda: plot_loss(runs, metrics, "wall_time_s"),
+        "speed.png": lambda: plot_speed(runs),
     }
     if layer_columns(metrics, "load_entropy"):
-        figures["expert_balance.png"] = plot_expert_balance(runs, metrics)
+        builders["expert_balance.png"] = lambda: plot_expert_balance(runs, metrics)
     if has_context(runs, "positions"):
-        figures["loss_by_position.png"] = plot_positions(runs)
+        builders["loss_by_position.png"] = lambda: plot_positions(runs)
     if has_context(runs, "recall"):
-        figures["recall_by_distance.png"] = plot_recall(runs)
+        builders["recall_by_distance.png"] = lambda: plot_recall(runs)
     if has_context(runs, "beyond"):
-        figures["loss_beyond.png"] = plot_beyond(runs)
+        builders["loss_beyond.png"] = lambda: plot_beyond(runs)
     for probe in PROBES:
         if has_context(runs, f"probe/{probe}"):
-            figures[f"probe_{probe}.png"] = plot_probe(runs, probe)
-    return figures
+            builders[f"probe_{probe}.png"] = partial(plot_probe, runs, probe)
+    return builders
 
 
 def plot_loss(runs: pd.DataFrame, metrics: pd.DataFrame, axis: str = "tokens") -> Figure:

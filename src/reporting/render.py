@@ -7,12 +7,14 @@ again at any time. Generated samples, error lines and names are arbitrary text: 
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from src.config import UserError
 from src.reporting.benchmark import newest_benchmark_figures
 from src.reporting.charts import build_charts
 from src.reporting.course import course_lines
@@ -20,13 +22,14 @@ from src.reporting.further import further_tables
 from src.reporting.learning_rates import learning_rate_figures, learning_rate_tables
 from src.reporting.load import load_runs, read_metrics, to_records
 from src.reporting.page import build_page
-from src.reporting.plots import build_figures, to_png
+from src.reporting.plots import figure_builders, to_png
+from src.reporting.problems import Problems, damage_lines
 from src.reporting.report import Report
 from src.reporting.results import PROBES, load_samples
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.values import Record
 from src.reporting.verdicts import verdict_lines
-from src.runtime.files import write_bytes, write_text
+from src.runtime.files import refuse_links, remove_abandoned, write_bytes, write_text
 
 MAX_POINTS = 40_000
 """Points that the figures draw over all runs together: more than they have pixels."""
@@ -58,33 +61,60 @@ def write_report(directory: str | Path, out: str | Path | None = None, repeated:
     """Write summary.csv, summary.md, report.html and figures/*.png; return the path of report.html.
 
     directory: as for `load_runs`. out: the folder to write to; `<directory>/report` unless given. repeated: as
-    `repeated_lines` gives them. Raises: UserError.
+    `repeated_lines` gives them. A part that fails is left out and named in the report. Raises: UserError.
     """
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
     runs = load_runs(directory)
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a symbolic link; remove it, the report is written in its place")
+    refuse_links(folder)
+    for place in (folder, folder / "figures"):
+        remove_abandoned(place)
+    problems = Problems()
+    attempt = problems.attempt
     metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))
-    figures = build_figures(runs, metrics) | learning_rate_figures(directory) | newest_benchmark_figures(directory)
+    figures = _build_figures(runs, metrics, directory, problems)
+    charts = build_charts(runs, metrics, directory, problems)
     report = Report(
         title=directory.resolve().name,
         axis=axis_line(runs),
         table=comparison_table(runs),
         note=table_note(runs),
-        verdict=verdict_lines(runs),
+        verdict=attempt("verdict", lambda: verdict_lines(runs), []),
         unfinished=unfinished_lines(runs),
-        course=course_lines(metrics),
+        course=attempt("course of training", lambda: course_lines(metrics), []),
         repeated=list(repeated),
-        more=[*learning_rate_tables(directory), *further_tables(runs)],
+        more=[
+            *attempt("table of learning rates", lambda: learning_rate_tables(directory), []),
+            *further_tables(runs, problems),
+        ],
         figure_note=FIGURE_NOTE,
-        samples=_arrange_samples(runs),
+        samples=attempt("samples", lambda: _arrange_samples(runs), {}),
+        problems=[*attempt("damage", lambda: damage_lines(runs, directory), []), *problems.lines],
     )
-    page = build_page(report, build_charts(runs, metrics, directory), runs, directory)
-    for name, figure in figures.items():
-        write_bytes(folder / "figures" / name, to_png(figure))
+    page = build_page(report, charts, runs, directory)
+    for name, content in figures.items():
+        write_bytes(folder / "figures" / name, content)
     write_text(folder / "summary.csv", _csv(runs, directory))
     write_text(folder / "summary.md", _markdown(report, list(figures)))
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _build_figures(runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path, problems: Problems) -> dict[str, bytes]:
+    """Render every figure as PNG, by file name; what fails is left out and noted."""
+    sources: dict[str, Callable[[], dict[str, Callable[[], Figure]]]] = {
+        "figures": lambda: figure_builders(runs, metrics),
+        "figure of learning rates": lambda: learning_rate_figures(directory),
+        "figures of the benchmark": lambda: newest_benchmark_figures(directory),
+    }
+    found: dict[str, bytes] = {}
+    for what, list_builders in sources.items():
+        for name, build in problems.attempt(what, list_builders, {}).items():
+            if content := problems.attempt(f"figure {name}", lambda build=build: to_png(build()), b""):
+                found[name] = content
+    return found
 
 
 def markdown_table(table: Table) -> str:
@@ -99,7 +129,15 @@ def _csv(runs: pd.DataFrame, directory: Path) -> str:
     table = runs.copy()
     table["run_dir"] = [Path(os.path.relpath(path, directory.resolve())).as_posix() for path in runs["run_dir"]]
     table["contract"] = [json.dumps(contract, sort_keys=True) for contract in runs["contract"]]
+    for column in table.columns:
+        if table[column].dtype == object or str(table[column].dtype) == "str":
+            table[column] = [_no_formula(value) for value in table[column]]
     return table.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would compute; numbers stay."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _arrange_samples(runs: pd.DataFrame) -> dict[tuple[str, str], list[tuple[str, str]]]:
@@ -124,6 +162,8 @@ def _markdown(report: Report, figures: list[str]) -> str:
         parts += ["## Not finished", _bullets(report.unfinished)]
     if report.course:
         parts += ["## On the way", _bullets(report.course)]
+    if report.problems:
+        parts += ["## Left out", _bullets(report.problems)]
     if report.repeated:
         parts += ["## Made again", _bullets(report.repeated)]
     for table in report.more:

@@ -16,6 +16,8 @@ class Report:
     verdict: list[str]
     unfinished: list[str]
     course: list[str]
+    problems: list[str]
+    """What is left out, and why."""
     repeated: list[str]
     """Which runs were made twice, and whether they ended alike."""
     more: list[Titled]

@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-from src.runtime.files import read_json
+from src.config import UserError
 from src.runtime.log import printable
+from src.runtime.records import read_checked
 
 LARGEST_NUMBER = 1e150
 """No result is larger, and the square of this is still a number."""
@@ -19,9 +20,10 @@ def clean_text(value: Any) -> str:
 
 
 def read_or_none(path: Path) -> Any:
+    """Read a JSON file; None where it is missing or damaged, which `damage_lines` reports."""
     try:
-        return read_json(path)
-    except (OSError, ValueError):  # UserError is a ValueError
+        return read_checked(path, "")
+    except UserError:
         return None
 
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
 from src.config import UserError
@@ -79,6 +78,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file, creating it."""
+    with open(path, "a", encoding="utf-8", opener=_open_new) as handle:
+        handle.write(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON atomically. Raises ValueError for NaN, which is no JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -114,16 +119,28 @@ def _flags(allow_links: bool) -> int:
 
 def read_json(path: Path, *, allow_links: bool = False) -> Any:
     """Read a JSON file. Raises: UserError where it is missing, damaged or no JSON."""
-    return decode_json(path, read_bytes(path, allow_links=allow_links), "")
+    return decode_json(path, read_bytes(path, allow_links=allow_links))
 
 
-def decode_json(path: Path, content: bytes, remedy: str) -> Any:
-    """Decode JSON. Raises: UserError with the remedy where it is none."""
+def decode_json(path: Path, content: bytes, remedy: str = "") -> Any:
+    """Decode JSON without NaN, infinity and integers beyond 64 bits. Raises: UserError with the remedy."""
     try:
-        return msgspec.json.decode(content)
+        return json.loads(content.decode("utf-8"), parse_int=_int64, parse_float=_finite_float, parse_constant=_int64)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: not a JSON file ({reason}){remedy and f'; {remedy}'}") from None
+
+
+def _int64(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"{text[:20]}...: a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite_float(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]}: not a finite number")
+    return float(text)
 
 
 def sha256_of(path: Path) -> str:
@@ -141,13 +158,21 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values as YAML atomically, with the SHA-256 of the text in a comment before it."""
+    text = yaml.safe_dump(values, sort_keys=False)
+    write_text(path, f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
 def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
     """Read a YAML file of plain values. Raises: UserError where it is missing, is no such file or lacks a section."""
+    content = read_bytes(path)
+    found = re.match(rb"# sha256 ([0-9a-f]{64})\n", content)
+    if found and hashlib.sha256(content[found.end() :]).hexdigest().encode() != found[1]:
+        raise UserError(f"{path}: damaged: its content is not what was written; start over with rerun=true")
     try:
-        values = yaml.load(read_bytes(path).decode("utf-8"), _PlainLoader)
+        values = yaml.load(content.decode("utf-8"), _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
     if not isinstance(values, dict):

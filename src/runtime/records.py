@@ -7,9 +7,10 @@ SHA-256 of the content, so that `read_record` finds every changed byte; files of
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -49,15 +50,20 @@ def run_path(sweep: Path, run: object, run_dir: object) -> Path:
     return path
 
 
+def read_checked(path: Path, remedy: str, *, allow_links: bool = False) -> Any:
+    """Read what `write_record` wrote, or any other JSON. Raises: UserError with file, what is wrong and the remedy."""
+    content = decode_json(path, read_bytes(path, allow_links=allow_links), remedy)
+    if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != digest_of(content):
+        raise UserError(f"{path}: damaged: its content is not what was written; {remedy}")
+    return content
+
+
 def read_record(path: Path, kind: type[T], remedy: str, *, allow_links: bool = False) -> T:
     """Read a record: a value of `kind`, unless that is a TypedDict: then all that the file holds, once it is checked.
 
     Raises: UserError with the file, what is wrong with it and the remedy.
     """
-    content = decode_json(path, read_bytes(path, allow_links=allow_links), remedy)
-    if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != digest_of(content):
-        raise UserError(f"{path}: damaged: its content is not what was written; {remedy}")
-    return convert(path, content, kind, remedy)
+    return convert(path, read_checked(path, remedy, allow_links=allow_links), kind, remedy)
 
 
 def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
@@ -66,7 +72,7 @@ def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
         value = msgspec.convert(content, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise UserError(f"{path}: not as this program writes it ({error}); {remedy}") from None
-    return content if isinstance(value, dict) else value
+    return cast(T, content) if isinstance(value, dict) else value
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
@@ -78,3 +84,20 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
 def digest_of(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a file of metrics holds, so that rows that are lost or changed later are found."""
+
+    rows: int
+    sha256: str
+    """Of its lines."""
+
+
+def mark_of(lines: Iterable[str]) -> Mark:
+    """Describe the lines of a file of metrics, each with its end of line."""
+    digest, rows = hashlib.sha256(), 0
+    for rows, line in enumerate(lines, 1):  # noqa: B007 (their count is wanted)
+        digest.update(line.encode())
+    return Mark(rows, digest.hexdigest())

@@ -64,7 +64,7 @@ def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str], thr
 
 def _wait_for_orphan(ledger: Ledger, job: Job) -> bool:
     """Wait for a process of this job that outlived its sweep and has the run. Tell whether there was one."""
-    folder = ledger.folder / job.run_dir
+    folder = ledger.run_dir(job)
     if not is_claimed(folder):
         return False
     print(f"{job.run}: another process is at work on it; waiting for its end", flush=True)

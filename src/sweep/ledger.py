@@ -10,10 +10,14 @@ import signal
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
-from src.runtime.files import read_json, write_json
+from src.config import UserError
+from src.runtime.records import child_path, read_record, run_path, write_record
 from src.runtime.signals import stop_signal
+from src.summary import Summary, read_summary
+
+REMEDY = "repeat the command of the sweep, which writes it anew"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,25 @@ class Job:
     """How many tokens each stage trains on, in order."""
 
 
+class SweepRecord(TypedDict):
+    """The content of sweep.json."""
+
+    format_version: Literal[1]
+    name: str
+    started: float
+    jobs: list[Job]
+
+
+class JobRecord(TypedDict):
+    """The content of jobs/<run>.json."""
+
+    status: Literal["running", "done", "failed", "interrupted"]
+    exit_code: int | None
+    error: str | None
+    pid: int
+    time: float
+
+
 class Ledger:
     """The record of a sweep."""
 
@@ -41,27 +64,35 @@ class Ledger:
         self.folder = folder
 
     def open(self, name: str, jobs: list[Job]) -> None:
-        write_json(
+        write_record(
             self.folder / "sweep.json",
             {"format_version": 1, "name": name, "started": time.time(), "jobs": [asdict(job) for job in jobs]},
         )
         (self.folder / "jobs").mkdir(exist_ok=True)
 
     def jobs(self) -> list[Job]:
-        return [Job(**job) for job in read_json(self.folder / "sweep.json")["jobs"]]
+        return [Job(**cast(dict[str, Any], job)) for job in self._record()["jobs"]]
+
+    def _record(self) -> SweepRecord:
+        return read_record(self.folder / "sweep.json", SweepRecord, REMEDY)
+
+    def run_dir(self, job: Job) -> Path:
+        """Return the run directory of a job. Raises: UserError where the record names another place."""
+        return run_path(self.folder, job.run, job.run_dir)
 
     def is_done(self, job: Job) -> bool:
         """Tell by the run itself, which may have been finished outside of this sweep."""
-        return self._summary(job).get("status") == "done"
+        summary = self._summary(job)
+        return summary is not None and summary["status"] == "done"
 
     def has_diverged(self, job: Job) -> bool:
         """Tell whether a run has failed because of its learning rate: with the same settings it will again."""
         summary = self._summary(job)
-        return summary.get("status") == "failed" and "has diverged" in str(summary.get("error"))
+        return summary is not None and summary["status"] == "failed" and "has diverged" in str(summary["error"])
 
     def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
-        write_json(
-            self.folder / "jobs" / f"{job.run}.json",
+        write_record(
+            child_path(self.folder / "jobs", job.run, ".json"),
             {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": time.time()},
         )
 
@@ -84,12 +115,12 @@ class Ledger:
             self.record(job, "failed", exit_code, self._last_error(job) or f"exit status {exit_code}")
 
     def log_of(self, job: Job) -> Path:
-        return self.folder / "jobs" / f"{job.run}.log"
+        return child_path(self.folder / "jobs", job.run, ".log")
 
     def _last_error(self, job: Job) -> str | None:
         """Return what the run says of its failure, or the last line of its process."""
         summary = self._summary(job)
-        if summary.get("status") == "failed":
+        if summary is not None and summary["status"] == "failed":
             return summary["error"]
         log = self.log_of(job)
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
@@ -102,24 +133,30 @@ class Ledger:
     def status(self, job: Job) -> str:
         if self.is_done(job):
             return "done"
-        status = self._entry(job).get("status", "pending")
-        return "pending" if status == "done" else status
+        entry = self._entry(job)
+        return "pending" if entry is None or entry["status"] == "done" else entry["status"]
 
     def error(self, job: Job) -> str | None:
-        return self._entry(job).get("error")
+        entry = self._entry(job)
+        return entry and entry["error"]
 
     def has_failed(self) -> bool:
         """Tell whether a job has failed since the sweep was started or went on."""
-        started = read_json(self.folder / "sweep.json")["started"]
+        started = self._record()["started"]
         entries = [self._entry(job) for job in self.jobs()]
-        return any(entry.get("status") == "failed" and entry.get("time", 0) >= started for entry in entries)
+        return any(entry and entry["status"] == "failed" and entry["time"] >= started for entry in entries)
 
-    def _entry(self, job: Job) -> dict[str, Any]:
-        return _read_or_empty(self.folder / "jobs" / f"{job.run}.json")
+    def _entry(self, job: Job) -> JobRecord | None:
+        """Read what was recorded of a job; None where nothing was, or it is damaged: then the job counts as pending."""
+        path = child_path(self.folder / "jobs", job.run, ".json")
+        try:
+            return read_record(path, JobRecord, REMEDY) if path.exists() else None
+        except UserError:
+            return None
 
-    def _summary(self, job: Job) -> dict[str, Any]:
-        return _read_or_empty(self.folder / job.run_dir / "summary.json")
-
-
-def _read_or_empty(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    def _summary(self, job: Job) -> Summary | None:
+        """Read the summary of a job's run; None where it is damaged: the job itself says so, and the others go on."""
+        try:
+            return read_summary(self.run_dir(job))
+        except UserError:
+            return None

@@ -96,7 +96,7 @@ def course_of(ledger: Ledger, job: Job) -> Course | None:
 
 def _last_rows(ledger: Ledger, job: Job) -> list[dict[str, Any]]:
     try:
-        with (ledger.folder / job.run_dir / "metrics.jsonl").open("rb") as handle:
+        with (ledger.run_dir(job) / "metrics.jsonl").open("rb") as handle:
             handle.seek(max(0, handle.seek(0, 2) - TAIL_BYTES))
             lines = handle.read().splitlines()
     except OSError:
@@ -105,7 +105,7 @@ def _last_rows(ledger: Ledger, job: Job) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:  # cut off at the beginning of what was read, or not yet written to its end
+        except (ValueError, RecursionError):  # cut off at the beginning of what was read, or not yet written to its end
             continue
         if isinstance(row, dict) and isinstance(row.get("tokens"), int):
             rows.append(row)

@@ -5,11 +5,12 @@ same model and context on the same kind of device, else from the FLOP/s of the s
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import TrainConfig
+from src.config import TrainConfig, UserError
 from src.data.prepared import PreparedData, find_prepared
 from src.model.accounting import ModelCost, model_cost
 from src.model.matching import Match, match_of
@@ -18,8 +19,8 @@ from src.overrides import varying
 from src.preflight import memory_needed, reckon_micro_batch
 from src.reporting.load import variants
 from src.reporting.verdicts import breach_lines
-from src.runtime.files import read_json
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
+from src.summary import Summary, read_summary
 from src.sweep.plan import check_jobs, check_machine, make_plan, refuse_twins, show_progress
 from src.training.stage import stage_tokens
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
@@ -57,7 +58,7 @@ def preview(jobs: list[list[str]]) -> str:
     return "\n".join([*_table(found, names), "", *_total(found), "", *_fairness(found, names, jobs)])
 
 
-def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[dict[str, Any]]) -> _Job:
+def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Summary]) -> _Job:
     from src.runtime.device import open_device  # torch decides what auto means
     from src.summary import contract_of
 
@@ -78,32 +79,35 @@ def _name(
         check_machine(config, Path(config.output_root).expanduser())
         return config, None, "new"
     plan = make_plan(config, init, data)
-    summary = plan.folder / "summary.json"
-    status = read_json(summary)["status"] if summary.exists() and not config.rerun else "new"
-    return plan.config, plan.folder.name, "done" if status == "done" else "new" if status == "new" else "goes on"
+    summary = None if config.rerun else read_summary(plan.folder)
+    status = "new" if summary is None else "done" if summary["status"] == "done" else "goes on"
+    return plan.config, plan.folder.name, status
 
 
-def _finished_runs(roots: Iterable[Path]) -> Iterable[dict[str, Any]]:
-    """Read the summaries of all finished runs, the newest last."""
+def _finished_runs(roots: Iterable[Path]) -> Iterable[Summary]:
+    """Read the summaries of all finished runs, the newest last; damaged ones are of no use here."""
     files = [file for root in roots for file in root.glob("runs/*/summary.json")]
     for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
-        summary = read_json(file)
-        if summary.get("status") == "done" and summary.get("final"):
-            yield summary
+        with suppress(UserError):
+            summary = read_summary(file.parent)
+            if summary and summary["status"] == "done" and summary["final"]:
+                yield summary
 
 
 def _tokens_per_second(
-    match: Match, cost: ModelCost, device: str, config: TrainConfig, finished: list[dict[str, Any]]
+    match: Match, cost: ModelCost, device: str, config: TrainConfig, finished: list[Summary]
 ) -> float | None:
     best: tuple[int, float] | None = None
     for summary in finished:
-        if summary["environment"]["device"] != device:
+        flops = summary["accounting"].get("train_flops_per_token")
+        if summary["environment"].get("device") != device or summary["final"] is None or not flops:
             continue
         speed = summary["final"]["tokens_per_second"]
-        same = summary["model"] == match.spec.to_dict() and summary["contract"]["seq_len"] == config.training.seq_len
+        seq_len = summary["contract"].get("seq_len")
+        same = summary["model"] == match.spec.to_dict() and seq_len == config.training.seq_len
         likeness = 2 if same else int(summary["architecture"] == config.architecture.name)
         if not same:
-            speed *= summary["accounting"]["train_flops_per_token"] / cost.train_flops_per_token
+            speed *= flops / cost.train_flops_per_token
         if best is None or likeness >= best[0]:
             best = likeness, speed
     return best and best[1]

@@ -1,37 +1,68 @@
 """Learning rates that `python -m src.tune` has found, and how a job takes its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
+
+from msgspec import Meta
 
 from src.config import TrainConfig, UserError
 from src.overrides import given_keys
-from src.runtime.files import read_json, write_json
+from src.runtime.records import read_record, write_record
 
 FILE = "learning_rates.json"
-FORMAT_VERSION = 1
+REMEDY = "search again with python -m src.tune"
 
 
-def load_searches(folders: Sequence[str]) -> list[dict[str, Any]]:
+class Tried(TypedDict):
+    """A learning rate and what came of it; None where it diverged."""
+
+    learning_rate: float
+    bits_per_byte: float | None
+
+
+class Found(TypedDict):
+    """What was found for one architecture."""
+
+    learning_rate: Annotated[float, Meta(gt=0)]
+    edge: str | None
+    trials: list[Tried]
+
+
+class Search(TypedDict):
+    """The search for one size."""
+
+    size: str
+    optimizer: str
+    text: str
+    seeds: list[int]
+    rates: dict[str, Found]
+
+
+class Searches(TypedDict):
+    """The content of learning_rates.json."""
+
+    format_version: Literal[1]
+    searches: list[Search]
+
+
+def load_searches(folders: Sequence[str]) -> list[Search]:
     """Read what was found. Raises UserError where a folder has nothing."""
-    found: list[dict[str, Any]] = []
+    found: list[Search] = []
     for name in folders:
         path = Path(name).expanduser() / FILE
         if not path.is_file():
             raise UserError(
                 f"learning_rates=[{name}]: no {FILE} there; give a folder that python -m src.tune has finished"
             )
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-            raise UserError(f"{path}: not of format version {FORMAT_VERSION}; search again with python -m src.tune")
-        found += content["searches"]
+        found += read_record(path, Searches, REMEDY)["searches"]
     return found
 
 
-def write_searches(folder: Path, searches: list[dict[str, Any]]) -> None:
+def write_searches(folder: Path, searches: Sequence[Mapping[str, Any]]) -> None:
     """Write what was found, for reports and for `learning_rates`."""
-    write_json(folder / FILE, {"format_version": FORMAT_VERSION, "searches": searches})
+    write_record(folder / FILE, {"format_version": 1, "searches": searches})
 
 
 def with_found_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:

@@ -20,7 +20,7 @@ from src.limits import check_settings
 from src.overrides import as_argument, given_keys
 from src.reporting import write_report
 from src.reporting.results import beside_cliff
-from src.runtime.files import read_json
+from src.summary import read_summary
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.launch import launch, opened
@@ -241,10 +241,11 @@ def _loss(plans: Sequence[Plan], architecture: str, rate: float) -> float:
     losses: list[float] = []
     for plan in plans:
         if (plan.config.architecture.name, plan.config.optimizer.learning_rate) == (architecture, rate):
-            stages = read_json(plan.folder / "summary.json")["stages"]
+            summary = read_summary(plan.folder)
+            stages = summary["stages"] if summary else {}
             found = [stage["val_bits_per_byte"] for stage in stages.values()]
-            whole = len(found) == len(plan.config.stage.stages) and None not in found
-            losses.append(fmean(found) if whole else math.inf)
+            known = [loss for loss in found if loss is not None]
+            losses.append(fmean(known) if len(known) == len(plan.config.stage.stages) else math.inf)
     return fmean(losses)
 
 

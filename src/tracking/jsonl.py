@@ -1,10 +1,12 @@
 """metrics.jsonl: a row of JSON a line, on the disk as soon as it is written."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from src.runtime.files import write_text
+from src.runtime.files import append_text, read_bytes, write_text
+from src.runtime.records import Mark, mark_of
 
 
 class JsonlLog:
@@ -15,19 +17,27 @@ class JsonlLog:
 
     def rewind(self, stage_order: list[str], stage: str, step: int) -> None:
         """Drop what lies after `step` of `stage`, and a half-written last line: the run goes on from there."""
-        if not self.path.exists():
-            return
+        if self.path.exists():
+            write_text(self.path, "".join(self._lines(stage_order, stage, step)))
+
+    def mark(self, stage_order: list[str], stage: str, step: int) -> Mark:
+        """Describe the rows up to `step` of `stage`."""
+        return mark_of(self._lines(stage_order, stage, step))
+
+    def _lines(self, stage_order: list[str], stage: str, step: int) -> list[str]:
+        """Return the lines that are rows, up to a step of a stage."""
+        if not os.path.lexists(self.path):
+            return []
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_bytes(self.path).decode("utf-8", "replace").split("\n"):
             try:
                 row = json.loads(line)
                 place = (stage_order.index(row["stage"]), row["step"])
-            except (ValueError, KeyError, TypeError):
+                if place <= (stage_order.index(stage), step):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if place <= (stage_order.index(stage), step):
-                kept.append(line + "\n")
-        write_text(self.path, "".join(kept))
+        return kept
 
     def log(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+        append_text(self.path, json.dumps(row) + "\n")

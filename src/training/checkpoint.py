@@ -7,15 +7,13 @@ meta.json has the SHA-256 of the files beside it and of what it says itself: a f
 made of it.
 """
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
@@ -27,9 +25,11 @@ from src.model.blocks import kind_names
 from src.model.blocks.costs import BYTES_PER_FLOAT
 from src.model.language_model import LanguageModel
 from src.runtime.errors import first_line
-from src.runtime.files import finite, read_json, read_yaml, replace_folder, settle_folder, sha256_of, write_json
+from src.runtime.files import find_folder, finite, read_json, read_yaml, replace_folder, sha256_of, write_json
+from src.runtime.records import Mark, child_path, convert, digest_of
 
 FORMAT_VERSION = 3
+REMEDY = "give another checkpoint, or train again with rerun=true"
 
 
 @dataclass
@@ -65,6 +65,22 @@ class CheckpointInfo:
     run: str
     sha256: dict[str, str]
     """Of each file beside meta.json."""
+    meta_sha256: str
+    metrics: Mark | None
+    """What metrics.jsonl held when it was written; None in checkpoints of earlier versions."""
+
+
+class Meta(TypedDict):
+    """The content of meta.json."""
+
+    format_version: int
+    run: str
+    spec: dict[str, Any]
+    progress: Progress
+    tokenizer_sha256: str
+    sha256: dict[str, str]
+    meta_sha256: str
+    metrics: NotRequired[Mark | None]
 
 
 def save_checkpoint(
@@ -75,8 +91,11 @@ def save_checkpoint(
     tokenizer_sha256: str,
     run: str,
     state: dict[str, Any] | None = None,
+    metrics: Mark | None = None,
 ) -> None:
     """Write a checkpoint in the place of the one before; `state` is what resuming needs besides the weights.
+
+    metrics: what metrics.jsonl holds at this moment.
 
     Raises:
         OSError: the disk is full, or refuses for another reason; the checkpoint before is still there.
@@ -95,14 +114,14 @@ def save_checkpoint(
             "progress": {key: value if key == "stage" else finite(value) for key, value in asdict(progress).items()},
             "tokenizer_sha256": tokenizer_sha256,
             "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
+            "metrics": metrics and asdict(metrics),
         }
         write_json(temporary / "meta.json", meta | {"meta_sha256": hash_of(meta)})
 
 
 def hash_of(meta: dict[str, Any]) -> str:
     """Hash what meta.json says, all but its own hash."""
-    said = {key: value for key, value in meta.items() if key != "meta_sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return digest_of({key: value for key, value in meta.items() if key != "meta_sha256"})
 
 
 @contextmanager
@@ -121,19 +140,30 @@ def _errors_of_the_system() -> Iterator[None]:
 
 def read_checkpoint(folder: Path) -> CheckpointInfo:
     """Read what a checkpoint is. Raises UserError where it is none, or of another format."""
-    settle_folder(folder)
+    folder = find_folder(folder)
     file = folder / "meta.json"
     meta = read_json(file)
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if version is not None and version != FORMAT_VERSION:
+        raise UserError(f"{folder}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
+    meta = convert(file, meta, Meta, REMEDY)
+    if meta["meta_sha256"] != hash_of(cast(dict[str, Any], meta)):
+        raise UserError(f"{file}: damaged: its SHA-256 is not the one that it holds; {REMEDY}")
     try:
-        if meta["format_version"] != FORMAT_VERSION:
-            found = meta["format_version"]
-            raise UserError(f"{folder}: checkpoint format {found}, this program reads {FORMAT_VERSION}")
-        if meta["meta_sha256"] != hash_of(meta):
-            raise ValueError("damaged: its SHA-256 is not the one that it holds")
-        spec, progress = ModelSpec.from_dict(meta["spec"]), Progress(**meta["progress"])
-        info = CheckpointInfo(folder, spec, progress, meta["tokenizer_sha256"], meta["run"], dict(meta["sha256"]))
+        spec = ModelSpec.from_dict(meta["spec"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not the description of a checkpoint ({error})") from None
+        raise UserError(f"{file}: spec: not that of a model ({error}); {REMEDY}") from None
+    metrics = cast(dict[str, Any] | None, meta.get("metrics"))
+    info = CheckpointInfo(
+        folder,
+        spec,
+        Progress(**cast(dict[str, Any], meta["progress"])),
+        meta["tokenizer_sha256"],
+        meta["run"],
+        meta["sha256"],
+        meta["meta_sha256"],
+        Mark(**metrics) if metrics else None,
+    )
     if unknown := [kind for kind in spec.blocks if kind not in kind_names()]:
         raise UserError(f"{file}: a model with {unknown[0]!r} blocks, which src/model/blocks has none of here")
     weights = folder / "model.safetensors"
@@ -145,8 +175,7 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
 
 def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
     """Read a checkpoint given by itself, or the last stage's `kind` (last or best) of a run directory."""
-    set_aside = path.with_name(path.name + ".old") / "meta.json"
-    if (path / "meta.json").exists() or (not path.exists() and set_aside.exists()):
+    if has_checkpoint(path):
         return read_checkpoint(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a run directory, as the last line of a run names it")
@@ -161,13 +190,15 @@ def _stage_folders(run_dir: Path) -> list[Path]:
     config, folder = run_dir / "config.yaml", run_dir / "checkpoints"
     if not config.exists():
         return sorted(folder.glob("*"))
-    return [folder / stage for stage in read_yaml(config, "stage")["stage"]["stages"]]
+    stages = read_yaml(config, "stage")["stage"].get("stages")
+    if not isinstance(stages, dict):
+        raise UserError(f"{config}: stage.stages: are no stages; the file is damaged or not of this program")
+    return [child_path(folder, stage) for stage in stages]
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Tell whether there is a checkpoint, putting back what a crash left half-renamed."""
-    settle_folder(folder)
-    return (folder / "meta.json").exists()
+    """Return whether there is a checkpoint, be it set aside while the next one takes its place."""
+    return (find_folder(folder) / "meta.json").exists()
 
 
 def _whole(info: CheckpointInfo, name: str) -> Path:
@@ -179,6 +210,8 @@ def _whole(info: CheckpointInfo, name: str) -> Path:
         problem = "damaged: its SHA-256 is not that of meta.json"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
+    if has_checkpoint(info.folder) and read_checkpoint(info.folder).meta_sha256 != info.meta_sha256:
+        raise UserError(f"{info.folder}: the run has replaced it meanwhile; repeat the command to read the new one")
     best = info.folder.with_name("best")
     other = info.folder.name == "last" and (best / "meta.json").exists()
     remedy = f"; the weights in {best} may be whole: init_from={best}" if other else ""

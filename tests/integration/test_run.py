@@ -13,6 +13,7 @@ import yaml
 from src import train
 from src.compose import compose_config, guarded, register
 from src.config import TrainConfig
+from src.reporting import write_report
 from src.runtime.files import file_lock, read_json
 from src.runtime.signals import Interrupted
 from tests.integration import tiny
@@ -143,6 +144,35 @@ def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "Resuming" not in out and out.strip().splitlines()[-1] == f"Run: {folder}"
     assert not (folder / "left.over").exists()
     assert [row.get("train/loss") for row in tiny.rows(folder)] == [row.get("train/loss") for row in first]
+
+
+def test_rows_of_metrics_that_are_lost_are_reported(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        tiny.stop_after_a_save(patch)
+        assert tiny.run(data, tmp_path / "whole") == 130
+    shutil.copytree(tmp_path / "whole", tmp_path / "missing")
+    shutil.copytree(tmp_path / "whole", tmp_path / "changed")
+    (tiny.only_run(tmp_path / "missing") / "metrics.jsonl").unlink()
+    changed = tiny.only_run(tmp_path / "changed") / "metrics.jsonl"
+    changed.write_text(changed.read_text().replace('"train/loss": 6', '"train/loss": 5', 1))
+    said: dict[str, str] = {}
+    for name in ("whole", "missing", "changed"):
+        capsys.readouterr()
+        assert tiny.run(data, tmp_path / name) == 0
+        said[name] = capsys.readouterr().out
+    folders = {name: tiny.only_run(tmp_path / name) for name in said}
+    lost = {name: read_json(folder / "summary.json")["metrics"]["lost"] for name, folder in folders.items()}
+    assert lost == {"whole": False, "missing": True, "changed": True}
+    assert "metrics.jsonl" not in said["whole"]
+    assert "metrics.jsonl: 0 of 3 rows up to step 2 of stage language are left" in said["missing"]
+    assert "metrics.jsonl: the 3 rows up to step 2 of stage language have changed" in said["changed"]
+    reports = {name: write_report(folder).with_name("summary.md").read_text() for name, folder in folders.items()}
+    assert {name: "rows were lost or changed" in text for name, text in reports.items()} == lost
+    with (folders["whole"] / "metrics.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert "rows, not the" in write_report(folders["whole"]).with_name("summary.md").read_text()
 
 
 def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,8 @@ from src.compose import guarded, register
 from src.config import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
 from src.data.packing import prepare_data
 from src.overrides import quote_paths
-from src.runtime.files import read_json, write_json
+from src.runtime.files import read_json
+from src.runtime.records import write_record
 from src.sweep.plan import Plan, plan_runs
 from src.training import loop
 from src.training.checkpoint import read_checkpoint
@@ -35,6 +36,7 @@ MOODS = "happy sad proud tired brave shy hungry curious".split()
 COMMANDS = ["ls -la", "grep -r TODO", "wc -l", "sort -u", "tar -czf out.tgz", "du -sh", "rm -f", "cat", "head -n 5"]
 VARIABLES = "file dir name target count path host user line log".split()
 
+EVALUATION = ["evaluation.probe_sequences=2", "evaluation.scripts=2"]
 SETTINGS = (
     "size.d_model=64 size.n_layers=2 training.seq_len=32 training.global_batch_size=4 training.micro_batch_size=2 "
     "training.max_steps=6 training.eval_sequences=4 training.log_every=1 training.eval_every=3 "
@@ -158,7 +160,7 @@ def weights(output_root: Path) -> dict[str, str]:
 
 def change_summary(folder: Path, **values: object) -> None:
     """Have the summary of a run say something else."""
-    write_json(folder / "summary.json", read_json(folder / "summary.json") | values)
+    write_record(folder / "summary.json", read_json(folder / "summary.json") | values)
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:

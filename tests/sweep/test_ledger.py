@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from src.config import SweepConfig
-from src.runtime.files import read_json, write_json
+from src.runtime.files import read_json
 from src.sweep import isolation
 from src.sweep.isolation import run_job
 from src.sweep.ledger import Job, Ledger
+from tests.summaries import write_summary
 
 Child = Callable[[str], list[list[str]]]
 
@@ -57,7 +58,7 @@ def record(ledger: Ledger, number: int = 0) -> dict[str, Any]:
 
 
 def finish_run(ledger: Ledger, number: int, status: str = "done", error: str | None = None) -> None:
-    write_json(ledger.folder / job(number).run_dir / "summary.json", {"status": status, "error": error})
+    write_summary(ledger.folder / job(number).run_dir, status=status, error=error)
 
 
 def test_a_job_that_was_never_started_is_pending(ledger: Ledger) -> None:

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from src.runtime.files import write_json
 from src.sweep.ledger import Job, Ledger
 from src.sweep.live import jobs_table, show_jobs
+from tests.summaries import write_summary
 
 
 def job(number: int) -> Job:
     stages = {"language": 1000, "code": 3000}
-    return Job(f"r{number}", f"../runs/r{number}", [], "dense", "nano", "modern", "full", "local", number, stages)
+    return Job(f"r{number}", f"../../runs/r{number}", [], "dense", "nano", "modern", "full", "local", number, stages)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    opened = Ledger(tmp_path / "sweep")
+    opened = Ledger(tmp_path / "sweeps" / "sweep")
     opened.open("s", [job(number) for number in range(4)])
     return opened
 
@@ -51,7 +51,7 @@ def test_every_state_is_told(ledger: Ledger) -> None:
         more='{"stage": "code", "st',
     )
     ledger.record(job(1), "failed", 1, "RuntimeError: fire")
-    write_json(ledger.folder / job(2).run_dir / "summary.json", {"status": "done"})
+    write_summary(ledger.folder / job(2).run_dir)
     assert line_of(ledger, 0) == ["r0", "running", "code", "50%", "3.250", "40", "50 s"]
     assert line_of(ledger, 1) == ["r1", "failed: RuntimeError: fire", *["-"] * 5]
     assert line_of(ledger, 2)[1] == "done" and line_of(ledger, 3)[1] == "pending"
@@ -67,5 +67,5 @@ def test_what_is_written_meanwhile_disturbs_nothing(ledger: Ledger) -> None:
 
 def test_the_last_state_stays_on_the_screen(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     with show_jobs(ledger):
-        write_json(ledger.folder / job(0).run_dir / "summary.json", {"status": "done"})
+        write_summary(ledger.folder / job(0).run_dir)
     assert "1 done, 3 pending" in capsys.readouterr().out

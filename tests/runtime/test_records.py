@@ -1,0 +1,206 @@
+"""Files that anybody may have written: one line for whatever is wrong, and names that never become paths."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+
+from src.config import UserError
+from src.runtime.files import (
+    Busy,
+    file_lock,
+    find_folder,
+    read_bytes,
+    read_yaml,
+    refuse_links,
+    remove_abandoned,
+    replace_folder,
+    write_bytes,
+    write_yaml,
+)
+from src.runtime.log import printable
+from src.runtime.records import child_path, is_plain_name, mark_of, read_record, run_path, write_record
+
+
+class Note(TypedDict):
+    """A record of these tests."""
+
+    text: str
+    numbers: list[int]
+
+
+@dataclass
+class Point:
+    x: float
+
+
+GOOD = {"text": "naïve", "numbers": [1, 2], "more": {"kept": 0.1}}
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    path = tmp_path / "note.json"
+    write_record(path, GOOD)
+    return path
+
+
+def test_a_record_comes_back_with_all_that_it_holds(note: Path, tmp_path: Path) -> None:
+    assert read_record(note, Note, "remedy") == GOOD
+    (tmp_path / "point.json").write_text('{"x": 1}')
+    assert read_record(tmp_path / "point.json", Point, "remedy") == Point(1)
+
+
+def test_every_changed_byte_of_a_record_is_found(note: Path) -> None:
+    content, digest = note.read_bytes(), note.read_bytes().index(b'"record_sha256"')
+    for place in range(len(content)):
+        if digest < place <= digest + len("record_sha256"):  # without its name the digest is an unknown value
+            continue
+        changed = bytearray(content)
+        changed[place] ^= 0x01
+        note.write_bytes(changed)
+        if changed[place] in b" \t\n\r" and content[place] in b" \t\n\r":
+            continue
+        with pytest.raises(UserError, match="note"):
+            read_record(note, Note, "remedy")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a JSON file"),
+        (b"{", "not a JSON file"),
+        (b"[]", "(Expected `object`, got `array`); remedy"),
+        (b"null", "Expected `object`, got `null`"),
+        (b"{}", "missing required field `text`"),
+        (b'{"text": 1, "numbers": []}', "Expected `str`, got `int` - at `$.text`"),
+        (b'{"text": "", "numbers": [1, "a"]}', "at `$.numbers[1]`"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"text": "", "numbers": [' + b"9" * 5000 + b"]}", "a number of 5000 digits"),
+        (b'{"text": "", "numbers": [1e999]}', "not a finite number"),
+        (b'{"text": NaN}', "not a JSON file"),
+        (b"\xff\xfe", "not a JSON file"),
+    ],
+)
+def test_what_is_no_record_is_one_line(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_record(path, Note, "remedy")
+    assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("folder", "pipe", "link", "dangling", "endless", "missing"):
+        with pytest.raises(UserError, match=name):
+            read_bytes(tmp_path / name)
+    with pytest.raises(UserError, match="no regular file"):
+        read_bytes(tmp_path / "endless", allow_links=True)
+    assert read_bytes(tmp_path / "link", allow_links=True) == b"{}"
+
+
+@pytest.mark.parametrize("name", ["dense-nano-s0-0a1b", "metrics", "é", "a.b+c", "x" * 200])
+def test_a_plain_name_is_a_child(name: str) -> None:
+    assert child_path(Path("runs"), name, ".json") == Path(f"runs/{name}.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "/etc/passwd", "a/b", ".hidden", "a\0b", "a\nb", "x" * 201, 3, None]
+)
+def test_anything_else_is_none(name: object) -> None:
+    assert not is_plain_name(name)
+    with pytest.raises(UserError, match="no plain name"):
+        child_path(Path("runs"), name)
+
+
+def test_a_run_is_beside_the_sweeps_or_in_a_published_sweep() -> None:
+    sweep = Path("outputs/sweeps/demo")
+    assert run_path(sweep, "r", "../../runs/r") == sweep / "../../runs/r"
+    assert run_path(sweep, "r", "runs/r") == sweep / "runs" / "r"
+    for run, place in (("r", "../../.."), ("r", "../../runs/other"), ("..", "../../runs/.."), ("r", "/r"), ("r", None)):
+        with pytest.raises(UserError):
+            run_path(sweep, run, place)
+
+
+def test_yaml_holds_its_own_digest_and_no_aliases(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_yaml(path, {"training": {"max_steps": 20}})
+    assert read_yaml(path, "training") == {"training": {"max_steps": 20}}
+    path.write_text(path.read_text().replace("20", "40"))
+    with pytest.raises(UserError, match="damaged"):
+        read_yaml(path)
+    for content in (
+        "a: &x [1]\nb: *x\n",
+        "a: " + "[" * 5000,
+        "a: " + "9" * 5000,
+        "- 1\n",
+        "a: 2024-13-45\n",
+        "a: !!x 1\n",
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError) as error:
+            read_yaml(path)
+        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_what_a_terminal_would_obey_is_replaced() -> None:
+    assert printable("a\x1b[2Jb\x07\x08\x9b\r\u202e\ud800é\n\t") == "a\ufffd[2Jb\ufffd\ufffd\ufffd\ufffd\ufffd?é\n\t"
+
+
+def test_what_a_living_process_writes_is_not_abandoned(tmp_path: Path) -> None:
+    (tmp_path / ".out.1.tmp").mkdir()
+    (tmp_path / ".out.2.tmp").touch()
+    (tmp_path / ".other.3.tmp").touch()
+    (tmp_path / ".out.4.tmp").symlink_to(tmp_path / ".other.3.tmp")
+    with replace_folder(tmp_path / "out") as living:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".other.3.tmp", living.name])
+        remove_abandoned(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [living.name]
+        (living / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_readers_find_a_folder_that_is_being_replaced_and_rename_nothing(tmp_path: Path) -> None:
+    assert find_folder(tmp_path / "last") == tmp_path / "last"
+    (tmp_path / "last.old").mkdir()
+    assert find_folder(tmp_path / "last") == tmp_path / "last.old"
+    (tmp_path / "last").mkdir()
+    assert find_folder(tmp_path / "last") == tmp_path / "last" and (tmp_path / "last.old").exists()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "latest-run").symlink_to(tmp_path)
+    refuse_links(folder, "wandb")
+    (folder / "link").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match="link: is a symbolic link"):
+        refuse_links(folder, "wandb")
+    with pytest.raises(UserError, match="no plain file"), file_lock(folder / "link"):
+        pass
+    write_bytes(folder / "link", b"new")
+    assert (tmp_path / "victim").read_text() == "mine" and (folder / "link").read_bytes() == b"new"
+
+
+def test_a_folder_in_the_place_of_a_lock_is_no_busy_process(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match="no plain file") as error, file_lock(tmp_path / ".lock", "busy"):
+        pass
+    assert not isinstance(error.value, Busy)
+
+
+def test_lost_and_changed_lines_have_another_mark() -> None:
+    lines = [json.dumps({"step": step}) + "\n" for step in range(3)]
+    marks = {mark_of(some) for some in (lines, lines[:2], lines[1:], [*lines[:2], '{"step": 3}\n'], [])}
+    assert len(marks) == 5 and mark_of(lines).rows == 3
