@@ -63,7 +63,7 @@ class WandbTracker:
             self.run = None
 
 
-def _home_or(folder: Path) -> str:
+def find_home(folder: Path) -> str:
     """Return the user's home by the system's list of users, or a folder where it lists none."""
     try:
         return str(Path.home())
@@ -77,7 +77,7 @@ def start_wandb(
     """Open the W&B run that bears the name of the run directory; None, and a line that says why, where it cannot."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("HOME", _home_or(run_dir))  # without one, its service logs every step to the terminal
+    os.environ.setdefault("HOME", find_home(run_dir))  # without one, its service logs every step to the terminal
     import wandb
 
     mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")
