@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from src.compose import compose_config, guarded, register, run_command
 from src.config import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
+from src.limits import check_settings
 from src.model.matching import solve
 from src.runtime.machine import machine_bytes
 from src.units import NOTHING, show_bytes, show_flops
-from src.validation import CHOICES, check_choice, check_ranges
+from src.validation import CHOICES, check_choice
 
 if TYPE_CHECKING:
     from src.profiling.doctor import Comparison
@@ -29,7 +30,7 @@ def doctor(config: DoctorConfig) -> int:
     """
     check_choice("device", config.device, CHOICES["runtime.device"])
     check_choice("format", config.format, ("text", "json"))
-    check_ranges(config, ["threads"], [])
+    check_settings(config)
 
     from src.runtime.device import open_device
 
@@ -126,7 +127,7 @@ def describe(found: dict[str, Any]) -> str:
         *(_option_line(option) for option in found["options"]),
         "",
         "Comparisons, relative differences:",
-        *(_comparison_line(one) for one in found["comparisons"]),
+        *_comparison_lines(found["comparisons"]),
         "",
         verdict(found),
     ]
@@ -139,11 +140,18 @@ def _option_line(option: dict[str, Any]) -> str:
     return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'pays' if option['pays'] else 'does not pay'}"
 
 
-def _comparison_line(one: dict[str, Any]) -> str:
-    values = ", ".join(
-        f"{name} {NOTHING if value is None else format(value, '.1e')}" for name, value in one["differences"].items()
-    )
-    return f"  {'ok    ' if one['ok'] else 'FAILED'} {one['name']:<20} {one['ways']:<22} {values or one['error']}"
+def _comparison_lines(comparisons: list[dict[str, Any]]) -> list[str]:
+    name, ways = (max((len(one[key]) for one in comparisons), default=0) for key in ("name", "ways"))
+    return [
+        f"  {'ok    ' if one['ok'] else 'FAILED'} {one['name']:<{name}}  {one['ways']:<{ways}}  {_differences(one)}"
+        for one in comparisons
+    ]
+
+
+def _differences(one: dict[str, Any]) -> str:
+    values = one["differences"].items()
+    shown = ", ".join(f"{name} {NOTHING if value is None else format(value, '.1e')}" for name, value in values)
+    return shown or one["error"]
 
 
 def verdict(found: dict[str, Any]) -> str:

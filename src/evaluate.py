@@ -9,8 +9,9 @@ from typing import Any
 
 from src.compose import guarded, read_run_config, run_command
 from src.config import EvaluateConfig, RuntimeConfig, UserError
+from src.limits import check_settings
 from src.units import NOTHING, table
-from src.validation import CHOICES, check_choice, check_evaluation, check_ranges
+from src.validation import CHOICES, check_choice
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -19,10 +20,9 @@ def evaluate(config: EvaluateConfig) -> int:
     Raises:
         UserError: a setting is wrong, there is no such run, or its data are not there or others.
     """
+    check_settings(config)
     check_choice("device", config.device, CHOICES["runtime.device"])
     check_choice("format", config.format, ("text", "json"))
-    check_ranges(config, ["threads"], [])
-    check_evaluation(config)
 
     from src.assessment import EVALUATION, assess, finished_stages
     from src.data.prepared import MANIFEST, load_prepared

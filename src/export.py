@@ -6,6 +6,7 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import ExportConfig, UserError
+from src.limits import check_settings
 from src.validation import check_choice
 
 RAW = ("run", "source", "out")
@@ -15,6 +16,7 @@ FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours":
 
 def export(config: ExportConfig) -> int:
     """Write the folder, and say where it is."""
+    check_settings(config)
     check_choice("format", config.format, FORMATS)
     needed, senseless, held = FORMATS[config.format]
     if not getattr(config, needed):

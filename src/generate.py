@@ -5,7 +5,9 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import GenerateConfig, RuntimeConfig, UserError
-from src.validation import CHOICES, check_choice, check_ranges, check_sampling
+from src.limits import check_settings
+from src.runtime.log import printable
+from src.validation import CHOICES, check_choice
 
 RAW = ("run", "prompt", "prompt_file")
 """Values that Hydra's grammar must never see: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` arrive unchanged."""
@@ -13,8 +15,7 @@ RAW = ("run", "prompt", "prompt_file")
 
 def generate_text(config: GenerateConfig) -> int:
     """Stream the prompt and its continuation to standard output."""
-    check_sampling(config)
-    check_ranges(config, ["threads"], [])
+    check_settings(config)
     check_choice("device", config.device, CHOICES["runtime.device"])
     prompt = read_prompt(config)
 
@@ -46,9 +47,10 @@ def generate_text(config: GenerateConfig) -> int:
     model.to(device.kind)
 
     stream = DecodeStream(skip_special_tokens=True)
-    sys.stdout.write(prompt)
+    shown = printable if sys.stdout.isatty() else str  # a file or a program gets the text itself
+    sys.stdout.write(shown(prompt))
     for token in generate(model, tokens, config, stop=eot_id, cache=config.cache):
-        sys.stdout.write(stream.step(tokenizer, token) or "")
+        sys.stdout.write(shown(stream.step(tokenizer, token) or ""))
         sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
@@ -59,6 +61,8 @@ def read_prompt(config: GenerateConfig) -> str:
     if config.prompt is not None and config.prompt_file is not None:
         raise UserError("prompt_file: give prompt or prompt_file, not both")
     if config.prompt is not None:
+        if any("\ud800" <= letter <= "\udfff" for letter in config.prompt):
+            raise UserError("prompt: is not valid UTF-8; prompts are text in that encoding")
         return config.prompt
     if config.prompt_file is not None:
         path = Path(config.prompt_file).expanduser()

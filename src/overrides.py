@@ -3,13 +3,15 @@
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from src.config import CONF, EXPERIMENTS, UserError
+from src.config import UserError
+from src.limits import shorten
 
 PATHS = (
     *("init_from", "output_root", "data.dir", "data.code.repositories"),
@@ -17,6 +19,19 @@ PATHS = (
 )
 """And the name of a token, such as `<|endoftext|>`, which is no less grammar."""
 PATH_LISTS = ("data.language.paths", "data.code.paths", "learning_rates")
+
+SINGLE_RUN = "hydra.mode=RUN"
+"""Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
+HYDRA_KEYS = ("hydra.mode", "hydra.sweeper.params", "hydra.launcher")
+"""The settings of Hydra that do something here."""
+UNUSED_FLAGS = {
+    "config_path": "not used here; put your settings in experiments/*.yaml",
+    "config_name": "not used here; put your settings in experiments/*.yaml",
+    "config_dir": "not used here; put your settings in experiments/*.yaml",
+    "experimental_rerun": "not used here; repeat the command itself",
+    "shell_completion": "not used here; --help lists the settings",
+}
+"""Flags of Hydra, and what serves in their place."""
 
 FLAGS_OF_THE_ORIGINAL = {
     "architecture": "architecture=moe",
@@ -43,7 +58,10 @@ WRONG_VALUES = {
     "is not Optional": "needs a value, it cannot be null",
     "Ambiguous value": "several values make a sweep, as only src.train -m does; a list is written {key}=[a,b]",
     "is not a ListConfig": "must be a list, as in {key}=[a,b]",
+    "NoneType is not a subclass of": "needs a value, it cannot be null",
     "is not a subclass of": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "Cannot merge DictConfig with": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "to Dict[": "is a section; set one of its keys, as in {key}.KEY=VALUE",
     "type hint 'Union[int, str]'": "must be a whole number, or auto",
     "An item is already at": "is there already; leave out the +",
 }
@@ -69,18 +87,43 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"{error}; --help lists the settings") from None
     if unknown:
         raise UserError(f"{unknown[0]}: no such flag; settings have no dashes, as in architecture=moe; see --help")
-    for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
+    for flag, remedy in UNUSED_FLAGS.items():
         if getattr(arguments, flag):
-            raise UserError(f"--{flag.replace('_', '-')}: not used here; put your settings in experiments/*.yaml")
+            raise UserError(f"--{flag.replace('_', '-')}: {remedy}")
+    if not arguments.cfg and (arguments.package or arguments.resolve):
+        raise UserError(f"--{'package' if arguments.package else 'resolve'}: is for --cfg job; leave it out")
+    if arguments.run and arguments.multirun:
+        raise UserError("--run: contradicts --multirun (-m); leave one out")
     for override in arguments.overrides:
         if not re.match(r"[^~=]+=", override):
-            raise UserError(f"{override}: settings are written key=value, for example architecture=moe")
+            raise UserError(f"{shorten(override)}: settings are written key=value, for example architecture=moe")
+        check_hydra_key(override)
     return arguments
+
+
+def check_hydra_key(override: str) -> None:
+    """Refuse settings of Hydra that change nothing here. Raises UserError."""
+    (key,) = given_keys([override])
+    if key.startswith("hydra/"):
+        raise UserError(f"{override}: is chosen by launcher=NAME; leave it out")
+    if not key.startswith("hydra."):
+        return
+    if key == "hydra.mode" and override != SINGLE_RUN:
+        raise UserError(f"{override}: write -m for a sweep, and nothing for a run")
+    if not key.startswith(HYDRA_KEYS):
+        remedy = "output_root says where runs go" if key.endswith(".dir") else "leave it out"
+        raise UserError(f"{override}: changes nothing here; {remedy}")
+
+
+def comma_hint(override: str) -> str:
+    """Say how a path with a comma is written, where an override with several values may be one."""
+    key, _, value = override.partition("=")
+    return f"; a path with a comma is quoted twice: {as_argument(key, value)}" if key in PATHS else ""
 
 
 def hydra_flag(arguments: argparse.Namespace) -> bool:
     """Tell whether a flag asks Hydra to show something (--help, --cfg, --info) instead of running."""
-    names = ("help", "hydra_help", "version", "cfg", "info", "shell_completion")
+    names = ("help", "hydra_help", "version", "cfg", "info")
     return any(getattr(arguments, name, None) for name in names)
 
 
@@ -88,6 +131,14 @@ def quote(value: str) -> str:
     """Write a value so that Hydra's grammar and interpolation leave it as it is."""
     escaped = value.replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
+
+
+def as_argument(key: str, value: str, is_list: bool = False) -> str:
+    """Write `key=value` of a path for a person to copy: through the shell and Hydra's grammar it arrives unchanged."""
+    plain = not re.search(r"[,'\"\[\]]|^null$|^$", value)
+    simple = not re.search(r"[\"\\]|\$\{", value)  # double quotes need no escape in the shell's single ones
+    written = value if plain else f'"{value}"' if simple else quote(value)
+    return shlex.quote(f"{key}=[{written}]" if is_list else f"{key}={written}")
 
 
 def quote_paths(argv: Sequence[str]) -> list[str]:
@@ -133,16 +184,11 @@ def _shortens(word: str, name: str) -> bool:
 def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
     """Turn an error of Hydra or OmegaConf into one line with key, value and remedy."""
     text = f"{error}\n{error.__cause__ or ''}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, choice = found.groups()
-        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml")) or sorted(
-            path.stem for path in EXPERIMENTS.glob("*.yaml")
-        )
-        return f"{group}={choice}: no such choice; there are {', '.join(choices)}"
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"{found[1]}: no such setting{did_you_mean(found[1], [*keys, '+experiment'])}"
     if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
-        key = _full_key(text) or found[1] or found[2]
+        key, full = found[1] or found[2], _full_key(text) or ""
+        key = full if full.endswith(key) else f"{full}.{key}".lstrip(".")
         return f"{key}: no such setting{did_you_mean(key, keys)}"
     if found := re.search(r"[Mm]issing mandatory value: (\S+)", text):
         return f"{found[1]}: is needed; write {found[1]}=..."
@@ -157,7 +203,7 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
             f"{_unreadable(overrides)}: cannot be read; write key=value without spaces, and a value with special "
             "characters in quotes of its own, as in 'key=\"a, b\"'"
         )
-    return f"{_culprit(text, overrides)}: {' '.join(text.split())}"
+    return f"{_culprit(text, overrides)}: cannot be taken ({' '.join(text.split()) or type(error).__name__})"
 
 
 def _full_key(text: str) -> str | None:
@@ -169,8 +215,9 @@ def _culprit(text: str, overrides: Sequence[str]) -> str:
     """Find the override that an error is about."""
     named = [item for item in overrides if item in text]
     key = _full_key(text)
+    overrides = [re.sub(r"\\([^\w\s'\"\\])", r"\1", item) for item in overrides]  # as it was before Hydra escaped it
     matching = [item for item in overrides if key and given_keys([item]) == {key}]
-    return next(iter([*matching, *named, *([key] if key else []), *overrides]), "configuration")
+    return shorten(next(iter([*matching, *named, *([key] if key else []), " ".join(overrides)])) or "configuration")
 
 
 def _unreadable(overrides: Sequence[str]) -> str:
@@ -180,10 +227,11 @@ def _unreadable(overrides: Sequence[str]) -> str:
         try:
             parser.parse_override(override)
         except HydraException:
-            return override
-    return " ".join(overrides)
+            return shorten(override)
+    return shorten(" ".join(overrides))
 
 
 def varying(jobs: list[list[str]]) -> list[str]:
     """Write each job by the overrides that not all of them have."""
-    return [" ".join(item for item in job if not all(item in other for other in jobs)) or " ".join(job) for job in jobs]
+    common = set[str].intersection(*map(set, jobs))
+    return [" ".join(item for item in job if item not in common) or " ".join(job) for job in jobs]

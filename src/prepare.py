@@ -8,9 +8,10 @@ from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import PrepareConfig, UserError
+from src.limits import check_settings
 from src.overrides import quote_paths
 from src.runtime.log import printable
-from src.validation import check_choice, check_data, check_ranges, check_writable
+from src.validation import check_choice, check_data, check_writable
 
 SHOWN_EXAMPLES = 3
 
@@ -20,7 +21,7 @@ def prepare(config: PrepareConfig) -> int:
     from src.data.packing import find_prepared, prepare_data
 
     check_choice("mode", config.mode, ("prepare", "inspect"))
-    check_ranges(config, [], ["documents"])
+    check_settings(config)
     check_data(config.data, config.tokenizer)
     root = Path(config.output_root).expanduser()
     if config.mode == "inspect":

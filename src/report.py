@@ -1,10 +1,12 @@
 """`python -m src.report dir=DIR`: tables and figures of a sweep, a run or a folder of runs, at any moment."""
 
+import shlex
 import sys
 from pathlib import Path
 
 from src.compose import guarded, run_command
 from src.config import ReportConfig
+from src.limits import check_settings
 from src.units import show_bytes
 
 
@@ -12,6 +14,7 @@ def report(config: ReportConfig) -> int:
     """Write the report and print its table."""
     from src.reporting import comparison_text, keep_runs, load_runs, repeated_lines, write_report
 
+    check_settings(config)
     folder = Path(config.dir).expanduser()
     runs = load_runs(folder)
     repeated = repeated_lines(runs, load_runs(Path(config.against).expanduser())) if config.against else []
@@ -19,7 +22,8 @@ def report(config: ReportConfig) -> int:
     if config.keep:
         out = Path(config.keep).expanduser()
         n_bytes = keep_runs(folder, runs, out)
-        print(f"Kept: {out}, {show_bytes(n_bytes)}; python -m src.report dir={out} makes this report of it")
+        command = f"python -m src.report {shlex.quote(f'dir={out}')}"
+        print(f"Kept: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
     print(f"Report: {write_report(folder, repeated=repeated)}")
     return 0
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
@@ -278,6 +279,7 @@ def _text(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 
+@cache
 def _git_commit() -> str | None:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

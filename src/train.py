@@ -4,7 +4,7 @@ import sys
 
 from src.compose import compose_config, expand_sweep, guarded, register, show
 from src.config import TrainConfig, UserError
-from src.overrides import hydra_flag, parse_arguments, quote_paths
+from src.overrides import SINGLE_RUN, as_argument, comma_hint, given_keys, hydra_flag, parse_arguments, quote_paths
 from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
 
 
@@ -17,20 +17,33 @@ def main(argv: list[str]) -> int:
         show("train", argv, arguments.overrides)
         return 0
     sweep = expand_sweep("train", TrainConfig, arguments.overrides)
+    is_sweep = arguments.multirun or sweep.asked_by_experiment
+    if len(sweep.jobs) > 1 and not is_sweep:
+        several = next(item for item in arguments.overrides if not any(item in job for job in sweep.jobs))
+        raise UserError(f"{several}: several values make a sweep; add -m{comma_hint(several)}")
+    if not is_sweep:
+        check_single_run(arguments.overrides)
     if compose_config(TrainConfig, "train", sweep.jobs[0]).dry_run:
         from src.sweep.preview import preview
 
         print(preview(sweep.jobs))
         return 0
-    if arguments.multirun or sweep.asked_by_experiment:
+    if is_sweep:
         refuse_torchrun("a sweep has a process of its own for each job")
         from src.sweep.launch import run_sweep
 
         return run_sweep(sweep)
-    if len(sweep.jobs) > 1:
-        several = next(item for item in arguments.overrides if not any(item in job for job in sweep.jobs))
-        raise UserError(f"{several}: several values make a sweep; add -m")
     return train(arguments.overrides)
+
+
+def check_single_run(overrides: list[str]) -> None:
+    """Refuse settings of a sweep in a command that is none. Raises UserError."""
+    if SINGLE_RUN in overrides:  # a job of a sweep
+        return
+    for override in overrides:
+        (key,) = given_keys([override])
+        if key in ("launcher", "sweep_name") or key.startswith(("launcher.", "sweep.", "hydra.")):
+            raise UserError(f"{override}: is for sweeps; add -m, or leave it out")
 
 
 def train(overrides: list[str]) -> int:
@@ -46,7 +59,7 @@ def train(overrides: list[str]) -> int:
 
 
 def _train(overrides: list[str], world: World) -> int:
-    from src.sweep.plan import plan_runs
+    from src.sweep.plan import plan_runs, run_of_other_length
 
     plan = world.first_then_all(lambda: plan_runs([overrides])[0])
     from src.run import execute, is_done
@@ -57,6 +70,11 @@ def _train(overrides: list[str], world: World) -> int:
     if world.share(is_done(plan.folder)) and not plan.config.rerun:
         say(f"Done already (rerun=true starts over): {plan.folder}")
         return 0
+    if world.is_first and not plan.folder.exists() and (other := run_of_other_length(plan)):
+        say(
+            f"Another length of {other}, which is finished: this run begins anew, since its schedule is another. "
+            f"To train on from those weights instead: {as_argument('init_from', str(other))}"
+        )
     if plan.config.rerun and world.is_first:
         start_over(plan.folder)
     try:

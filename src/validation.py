@@ -1,7 +1,6 @@
 """Whatever can be wrong with a configuration, found before anything is allocated or written. No torch."""
 
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -13,8 +12,6 @@ from src.config import (
     ArchitectureConfig,
     CorpusConfig,
     DataConfig,
-    EvaluateConfig,
-    SamplingConfig,
     StageConfig,
     TokenizerConfig,
     TrainConfig,
@@ -23,7 +20,7 @@ from src.config import (
 from src.data.file_formats import RECORDS, ending_of, refusal_of
 from src.data.repositories import load_repositories
 from src.data.sources import GENERATED, SOURCES
-from src.data.tokenizer import SMALLEST_VOCAB_SIZE
+from src.limits import check_name, check_settings
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
 from src.model.memory import divisors
@@ -44,22 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.mode": ("auto", "online", "offline"),
     "launcher.name": ("serial", "joblib", "slurm", "ray"),
 }
-POSITIVE = (
-    "size.d_model size.n_layers size.head_dim size.d_ff recipe.max_seq_len tokenizer.vocab_size architecture.n_blocks "
-    "architecture.d_ff architecture.window architecture.n_experts architecture.top_k architecture.expert_d_ff "
-    "architecture.d_state architecture.d_conv architecture.expand architecture.d_inner architecture.chunk_size "
-    "optimizer.learning_rate optimizer.eps training.seq_len training.global_batch_size training.max_tokens "
-    "training.max_seconds training.max_steps training.log_every training.eval_every training.eval_sequences "
-    "training.checkpoint_every training.max_bad_steps samples.max_new_tokens runtime.threads schedule.decay_fraction "
-    "sweep.timeout launcher.jobs_at_once launcher.cpus_per_job"
-).split()
-NOT_NEGATIVE = (
-    "seed sweep.retries data.seed data.val_fraction data.test_fraction optimizer.weight_decay optimizer.grad_clip "
-    "schedule.warmup_steps schedule.min_ratio optimizer.momentum samples.temperature samples.top_k samples.seed "
-    "architecture.aux_loss_weight architecture.router_z_loss_weight architecture.router_bias_rate"
-).split()
+MAX_GENERATED_BYTES = 10**10
 TRACKERS = ("wandb", "tensorboard")
-NAMES = ("architecture.name", "size.name", "stage.name", "data.name", "sweep_name")
 EXTRAS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
     "slurm": "hydra_plugins.hydra_submitit_launcher",
@@ -71,22 +54,16 @@ EXTRAS = {
 
 def validate(config: TrainConfig) -> None:
     """Check a whole training configuration. Raises UserError, one line with key, value and remedy."""
-    check_ranges(config, POSITIVE, NOT_NEGATIVE)
+    check_settings(config)
     for key, choices in CHOICES.items():
         check_choice(key, lookup(config, key), choices)
-    for key in NAMES:
-        check_name(f"{key}={lookup(config, key)}", lookup(config, key))
     check_data(config.data, config.tokenizer)
     check_writable(config.output_root)
     _check_batches(config)
     _check_widths(config)
     _check_stages(config)
     _check_samples(config)
-    check_evaluation(config)
     _check_settings_have_effect(config.architecture)
-    for ratio in ("schedule.min_ratio", "schedule.decay_fraction"):
-        if lookup(config, ratio) > 1:
-            raise UserError(f"{ratio}={lookup(config, ratio)}: is a share, at most 1")
     if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
     if config.optimizer.momentum >= 1:
@@ -101,8 +78,6 @@ def validate(config: TrainConfig) -> None:
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Check the settings of the text and its tokenizer. Raises UserError."""
-    if data.seed < 0:
-        raise UserError(f"data.seed={data.seed}: must not be negative")
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
@@ -111,16 +86,13 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         _check_git(name, corpus)
         _check_hygiene(name, corpus)
         check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
-        for key in ("max_bytes", "max_tokens"):
-            if (most := getattr(corpus, key)) is not None and most < 1:
-                raise UserError(f"data.{name}.{key}={most}: must be greater than 0")
+        if corpus.source in GENERATED and (corpus.max_bytes or 0) > MAX_GENERATED_BYTES:
+            raise UserError(
+                f"data.{name}.max_bytes={corpus.max_bytes}: generated text is at most {MAX_GENERATED_BYTES} bytes"
+            )
     val, test = data.val_fraction, data.test_fraction
     if not (val > 0 and test > 0 and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
-    if tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
-        raise UserError(f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}")
-    if not 0 <= tokenizer.code_share <= 1:
-        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: is a share, from 0 to 1")
     if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
         raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
     if tokenizer.path is None and tokenizer.eot is not None:
@@ -177,8 +149,6 @@ def _check_git(name: str, corpus: CorpusConfig) -> None:
         raise UserError(f"{key}.paths={corpus.paths}: source=git does not read it; leave it out, or source=local")
     if not corpus.extensions:
         raise UserError(f"{key}.extensions is empty: say what to take of the repositories, such as [.sh,.bash]")
-    if corpus.max_documents_per_group is not None and corpus.max_documents_per_group < 1:
-        raise UserError(f"{key}.max_documents_per_group={corpus.max_documents_per_group}: must be greater than 0")
     load_repositories(corpus, name)
 
 
@@ -190,13 +160,6 @@ def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
         item = f"hygiene.{changed[0]}" if changed else "licences"
         reason = "is no code" if name != "code" else f"source={corpus.source} is generated"
         raise UserError(f"{key}.{item}: {reason}, so it would change nothing; leave it out")
-    for item in ("max_document_bytes", "max_line_length", "max_mean_line_length"):
-        if (value := getattr(hygiene, item)) < 1:
-            raise UserError(f"{key}.hygiene.{item}={value}: must be greater than 0")
-    if not 0 <= hygiene.min_alphanumeric_share <= 1:
-        raise UserError(
-            f"{key}.hygiene.min_alphanumeric_share={hygiene.min_alphanumeric_share}: is a share, from 0 to 1"
-        )
     names = corpus.licences
     if names is not None and (not names or ("any" in names and len(names) > 1)):
         raise UserError(f"{key}.licences={names}: must be [any], or name licences, such as [permissive,MPL-2.0]")
@@ -216,37 +179,10 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
         raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")
 
 
-def check_name(setting: str, name: str) -> None:
-    """Check a name that becomes that of a folder. Raises UserError."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"{setting}: names a folder, so it must be of letters, digits, dots and dashes alone")
-
-
-def check_sampling(sampling: SamplingConfig) -> None:
-    """Check how text is to be drawn. Raises UserError."""
-    check_ranges(sampling, ["max_new_tokens"], ["temperature", "top_k", "seed"])
-
-
 def check_installed(setting: str, module: str, extra: str) -> None:
     """Raise UserError where a module that a setting needs is not there; `extra` brings it."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{setting}: not installed; pip install -c constraints.txt -e '.[{extra}]'")
-
-
-def check_evaluation(config: TrainConfig | EvaluateConfig) -> None:
-    """Check what is to be measured after training. Raises UserError."""
-    positive = ("context_factor", "probe_sequences", "script_tokens")
-    check_ranges(config, [f"evaluation.{key}" for key in positive], ["evaluation.scripts"])
-
-
-def check_ranges(config: object, positive: Iterable[str], not_negative: Iterable[str]) -> None:
-    """Check that numbers are where they can be; None passes. Raises UserError."""
-    for key in positive:
-        if (value := lookup(config, key)) is not None and not 0 < value < math.inf:
-            raise UserError(f"{key}={value}: must be greater than 0{' and finite' if value == math.inf else ''}")
-    for key in not_negative:
-        if (value := lookup(config, key)) is not None and not 0 <= value < math.inf:
-            raise UserError(f"{key}={value}: must {'be finite' if value == math.inf else 'not be negative'}")
 
 
 def lookup(config: object, key: str) -> Any:
@@ -264,10 +200,6 @@ def _check_stages(config: TrainConfig) -> None:
         check_name(key, name)
         if stage.corpus not in ("language", "code"):
             raise UserError(f"{key}.corpus={stage.corpus}: must be language or code")
-        if not stage.learning_rate_scale > 0:
-            raise UserError(f"{key}.learning_rate_scale={stage.learning_rate_scale}: must be greater than 0")
-        if stage.max_tokens is not None and stage.max_tokens <= 0:
-            raise UserError(f"{key}.max_tokens={stage.max_tokens}: must be greater than 0")
         _check_mix(key, stage)
         steps, warmup = plan_stage(config, name, stage, 0).steps, config.schedule.warmup_steps or 0
         if warmup >= steps > 1:
@@ -283,8 +215,6 @@ def _check_mix(key: str, stage: StageConfig) -> None:
             raise UserError(f"{key}.mix.{corpus}={share}: no such corpus; there are language and code")
         if corpus == stage.corpus:
             raise UserError(f"{key}.mix.{corpus}={share}: is the stage's own corpus, which has the rest; leave it out")
-        if not share > 0:
-            raise UserError(f"{key}.mix.{corpus}={share}: must be greater than 0; or leave it out")
     if not sum(stage.mix.values()) < 1:
         raise UserError(f"{key}.mix={stage.mix}: must add up to less than 1, so that {stage.corpus} has the rest")
 
@@ -302,8 +232,6 @@ def _check_batches(config: TrainConfig) -> None:
     if isinstance(micro, str) and micro != "auto":
         raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")
     size = 1 if isinstance(micro, str) else micro
-    if size < 1:
-        raise UserError(f"training.micro_batch_size={micro}: must be greater than 0")
     if training.global_batch_size % size:
         near = max(n for n in divisors(training.global_batch_size) if n <= size)
         raise UserError(

@@ -68,7 +68,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.Capt
     ("argument", "line"),
     [
         ("context_lens=[]", "context_lens=[]: give lengths in tokens, as in [256,1024]"),
-        ("context_lens=[0]", "context_lens=[0]: give lengths in tokens"),
+        ("context_lens=[0]", "context_lens=0: must be greater than 0"),
         ("training.micro_batch_size=auto", "training.micro_batch_size=auto: a benchmark needs a number"),
         ("point_seconds=0", "point_seconds=0.0: must be greater than 0"),
         ("format=xml", "format=xml: must be one of text, json"),

@@ -1,6 +1,7 @@
 """What a newcomer gets wrong, command by command: one line, status 2, and nothing is written."""
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,11 +65,20 @@ TRAIN = [
     ("data.dir=/nope", "data.dir=/nope: no prepared data there; write some with python -m src.prepare"),
     ("data.dir=~/no data", "data.dir=~/no data: no prepared data there"),
     ("size.d_model=100", "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
-    ("sweep_name=../x", "sweep_name=../x: names a folder"),
+    ("-m seed=0,1 sweep_name=../x", "sweep_name=../x: names a folder"),
     ("-m architecture=dense,mixtral", "architecture=mixtral: no such choice"),
     ("-m seed=0,0", "two jobs of the sweep are the same run; drop one of the values"),
     ("-m seed=0,1 training.micro_batch_size=4,3", "training.micro_batch_size=3: must divide"),
     ("-m +experiment=demo foo=1", "foo: no such setting"),
+    ("data.dir=/a data.seed=1", "data.seed=1: would change nothing, since data.dir names prepared data; leave one out"),
+    ("tokenizer=bpe_4k data.dir=/a", "tokenizer=bpe_4k: would change nothing, since data.dir names prepared data"),
+    ("size=xlarge", "training needs about"),
+    ("data.dir=/a,b", "add -m; a path with a comma is quoted twice: 'data.dir=\"/a,b\"'"),
+    ("launcher=joblib", "launcher=joblib: is for sweeps; add -m, or leave it out"),
+    ("sweep.retries=3", "sweep.retries=3: is for sweeps; add -m, or leave it out"),
+    ("seed=18446744073709551616", "seed=18446744073709551616: must be at most 9007199254740991"),
+    ("runtime.threads=99999999999", "runtime.threads=99999999999: must be at most 512"),
+    ("output_root=~nosuchuser/x", "output_root=~nosuchuser/x: there is no such user"),
 ]
 
 
@@ -82,7 +92,7 @@ def test_mistakes_in_train(
     for target in ("src.run.execute", "src.sweep.launch.launch", "src.sweep.plan.prepare_data"):
         monkeypatch.setattr(target, refuse)
     own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
-    split = [line] if " data" in line else line.split()
+    split = [line] if line.endswith("no data") else line.split()
     assert wanted in complaint("train", [*own, *split], capsys)
 
 
@@ -117,12 +127,12 @@ PREPARE = [
     (["data=local", "data.language.paths=x"], "must be a list, as in data.language.paths=[a,b]"),
     (["data=nope"], "data=nope: no such choice; there are embedded, local"),
     (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10: must be at least 257"),
-    (["data.val_fraction=2"], "data.val_fraction=2.0, data.test_fraction=0.05: both must be above 0"),
+    (["data.val_fraction=2"], "data.val_fraction=2.0: is a share, at most 1"),
     (["data.code.max_bytes=0"], "data.code.max_bytes=0: must be greater than 0"),
     (["data.seed=-1"], "data.seed=-1: must not be negative"),
     (["data.language.max_tokens=0"], "data.language.max_tokens=0: must be greater than 0"),
     (["data.code.near_duplicates=keep"], "data.code.near_duplicates=keep: must be one of drop, report, off"),
-    (["tokenizer.code_share=2"], "tokenizer.code_share=2.0: is a share, from 0 to 1"),
+    (["tokenizer.code_share=2"], "tokenizer.code_share=2.0: is a share, at most 1"),
     (["tokenizer.eot=</s>"], "tokenizer.eot=</s>: is for a tokenizer that tokenizer.path names; leave it out"),
     (["tokenizer.path=x", "tokenizer.code_share=0.3"], "tokenizer.code_share=0.3: tokenizer.path is not trained"),
     (["tokenizer.path=~/my x"], "tokenizer.path=~/my x: no tokenizer.json there; give such a file, or a folder"),
@@ -252,10 +262,36 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
 
 
 def test_without_a_command_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert __main__.main() == 2
+    assert __main__.main([]) == 2
     said = capsys.readouterr()
     assert not said.out and said.err.startswith("error: choose a command")
     sources = {path.stem: path.read_text("utf-8") for path in (ROOT / "src").glob("*.py")}
     commands = {name for name, source in sources.items() if "__main__" in source} - {"__main__"}
     assert commands == set(__main__.COMMANDS)
     assert all(f"\npython -m src.{command}" in said.err for command in commands)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_the_program_itself_helps(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main([flag]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Advanced Code Model 0" if flag == "--version" else "python -m src.") and not said.err
+
+
+def test_a_command_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith("error: trian: no such command; choose a command")
+
+
+def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: generate.main(["run=a\nb\x1b[31m"])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a\\nb\ufffd[31m: no such folder" in line
+
+
+def test_no_backend_of_matplotlib_is_needed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "src.benchmark", "--cfg", "job"],
+        cwd=ROOT, env={**os.environ, "MPLBACKEND": "nonsense"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -196,6 +196,8 @@ def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> Non
         ("seed=1.5", "seed=1.5: must be of type integer"),
         ("seed=", "seed=: must be of type integer"),
         ("seed=null", "seed=null: needs a value, it cannot be null"),
+        ("runtime.compile=7", "runtime.compile=7: must be true or false"),
+        ("sweep.live=18446744073709551616", "sweep.live=18446744073709551616: must be true or false"),
         ("runtime.compile=maybe", "runtime.compile=maybe: must be true or false"),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast: must be of type float"),
         ("optimizer.betas=3", "optimizer.betas=3: must be a list, as in optimizer.betas=[a,b]"),
@@ -211,6 +213,17 @@ def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> Non
         ("architecture==moe", "architecture==moe: cannot be read; write key=value without spaces"),
         ("seed =3", "seed =3: cannot be read; write key=value without spaces"),
         ("architecture.pattern=[mlp", "architecture.pattern=[mlp: cannot be read"),
+        ("recipe=[-1]", "recipe=[-1]: no such choice; there are classic, modern"),
+        ("tokenizer=[null]", "tokenizer=[null]: no such choice; there are bpe_32k, bpe_4k"),
+        ("tokenizer=/etc/passwd", "tokenizer=/etc/passwd: no such choice; there are bpe_32k, bpe_4k"),
+        ("data=/path", "data=/path: no such choice; there are embedded, local"),
+        ("launcher=-0", "launcher=-0: no such choice; there are joblib"),
+        ("stage=${nope:1}", "stage=${nope:1}: no such choice; there are code"),
+        ("sweep_name=${nope:1}", "sweep_name=${nope:1}: cannot be taken (Unsupported interpolation type nope"),
+        ("seed=${seed}", "seed=${seed}: cannot be taken (Recursive interpolation detected"),
+        ("training=[1]", "training=[1]: is a section; set one of its keys"),
+        ("stage.stages=1", "stage.stages=1: is a section; set one of its keys"),
+        ("stage.stages.language.prompts=[null]", "prompts=[null]: needs a value, it cannot be null"),
     ],
 )
 def test_errors_name_key_value_and_remedy(override: str, wanted: str) -> None:
@@ -311,3 +324,36 @@ def test_other_errors_of_the_system_are_ours_and_keep_their_trace() -> None:
 
     with pytest.raises(OSError, match="Bad file"):
         guarded(fail)
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("seed=interval(0,1)", "seed=interval(0,1): an interval has no end of values; list some"),
+        ("seed=range(0,1000000000)", "seed=range(0,1000000000): more than 10000 jobs in one sweep"),
+        ("seed=range(0,3,0)", "seed=range(0,3,0): stands for no values"),
+        ("seed=range(3,3)", "seed=range(3,3): stands for no value"),
+    ],
+)
+def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        expand_sweep("train", TrainConfig, ["size=nano", override, "match=none"])
+    assert str(caught.value).startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("hydra.run.dir=x", "hydra.run.dir=x: changes nothing here; output_root says where runs go"),
+        ("hydra.verbose=true", "hydra.verbose=true: changes nothing here; leave it out"),
+        ("hydra.mode=MULTIRUN", "hydra.mode=MULTIRUN: write -m for a sweep"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: is chosen by launcher=NAME"),
+        ("--shell-completion", "--shell-completion: not used here"),
+        ("--package=x", "--package: is for --cfg job"),
+        ("--resolve", "--resolve: is for --cfg job"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(argument: str, wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_arguments(["seed=1", argument])
+    assert str(caught.value).startswith(wanted)

@@ -123,3 +123,12 @@ def test_the_whole_command_examines_this_machine() -> None:
     out, _ = process.communicate(timeout=600)
     found = json.loads(out)
     assert process.returncode == 0 and found["ok"] and len(found["comparisons"]) == 3 * len(COMBINATIONS) + 1
+
+
+def test_columns_are_as_wide_as_the_longest_name() -> None:
+    names = ("dense modern", "a_very_long_architecture modern")
+    found = [
+        {"ok": True, "name": name, "ways": "forward", "differences": {"loss": 1e-6}, "error": ""} for name in names
+    ]
+    first, second = doctor._comparison_lines(found)
+    assert first.index("forward") == second.index("forward") and len(first) == len(second)

@@ -140,3 +140,22 @@ def test_the_command_streams_and_a_reader_may_go_away(finished: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (141, b"Once upon ", b"")
+
+
+def test_a_terminal_gets_no_control_characters_and_a_file_gets_all(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "a\x1b]0;title\x07\x1b[2J\x08\x9b31m\ttab\nline"
+    arguments = [f"run={finished}", f"prompt={prompt}", "max_new_tokens=2"]
+    piped = text(arguments, capsys)
+    assert piped.startswith(prompt)
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert guarded(lambda: generate.main([*arguments, "threads=1", "device=cpu"])) == 0
+    assert shown.getvalue().startswith("a\ufffd]0;title\ufffd\ufffd[2J\ufffd\ufffd31m\ttab\nline")
+    assert not set(shown.getvalue()) & {"\x1b", "\x07", "\x08", "\x9b"}
+
+
+def test_a_prompt_that_is_no_text_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: generate.main([f"run={finished}", "prompt=a\udcff"])) == 2
+    assert capsys.readouterr().err == "error: prompt: is not valid UTF-8; prompts are text in that encoding\n"

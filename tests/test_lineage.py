@@ -181,3 +181,13 @@ def test_a_run_without_its_config_is_refused(
     shutil.copytree(sources["dense"] / "checkpoints", tmp_path / "bare" / "checkpoints")
     assert go_on(tmp_path / "bare", tmp_path / "new") == 2
     assert "config.yaml is missing; give a run directory of src.train" in capsys.readouterr().err
+
+
+def test_a_text_that_would_get_another_tokenizer_is_refused_before_it_is_prepared(
+    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go_on(sources["dense"], tmp_path / "new", "data.seed=1") == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: data.seed=1: this text would get another tokenizer than init_from=")
+    assert f"python -m src.prepare tokenizer.path={sources['dense']} tokenizer.vocab_size=512 and" in line
+    assert not (tmp_path / "new").exists()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from src.compose import compose_config, register
-from src.config import CorpusConfig, HygieneConfig, SamplingConfig, StageConfig, TrainConfig, UserError
-from src.validation import NOT_NEGATIVE, POSITIVE, check_sampling, check_writable, lookup, validate
+from src.config import CorpusConfig, HygieneConfig, StageConfig, TrainConfig, UserError
+from src.validation import check_writable, validate
 
 
 @cache
@@ -37,38 +37,10 @@ def complaint(config: TrainConfig) -> str:
     return str(caught.value)
 
 
-def put(config: TrainConfig, key: str, value: float) -> TrainConfig:
-    section, _, name = key.rpartition(".")
-    return replace(config, **{section: replace(getattr(config, section), **{name: value})} if section else {key: value})
-
-
-@pytest.mark.parametrize("key", POSITIVE)
-@pytest.mark.parametrize("value", [0, -1])
-def test_what_has_to_be_positive(key: str, value: int) -> None:
-    assert complaint(put(base("dense"), key, value)) == f"{key}={value}: must be greater than 0"
-
-
-@pytest.mark.parametrize("key", NOT_NEGATIVE)
-def test_what_may_not_be_negative(key: str) -> None:
-    assert complaint(put(base("dense"), key, -1)) == f"{key}=-1: must not be negative"
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "samples.temperature"])
 def test_numbers_are_finite(key: str, value: float) -> None:
-    assert complaint(put(base("dense"), key, value)).startswith(f"{key}={value}: must ")
-
-
-def test_every_number_of_the_configuration_has_a_range() -> None:
-    ratios = {"data.val_fraction", "data.test_fraction", "schedule.min_ratio", "schedule.decay_fraction"}
-    checked = {*POSITIVE, *NOT_NEGATIVE, *ratios, "training.micro_batch_size"}
-    config = base("dense")
-    for section in ("architecture", "recipe", "optimizer", "schedule", "runtime", "training", "samples"):
-        for name, value in vars(getattr(config, section)).items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                assert f"{section}.{name}" in checked
-    for key in checked:
-        lookup(config, key)
+    assert complaint(changed(**{key.replace(".", "__"): value})) == f"{key}={value}: must be a finite number"
 
 
 CASES: list[tuple[str, dict[str, Any], str]] = [
@@ -104,11 +76,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     *(("dense", {"stage__stages": {"a": StageConfig("code", mix=mix)}}, wanted) for mix, wanted in (
         ({"python": 0.1}, "stage.stages.a.mix.python=0.1: no such corpus; there are language and code"),
         ({"code": 0.1}, "stage.stages.a.mix.code=0.1: is the stage's own corpus, which has the rest; leave it out"),
-        ({"language": 0.0}, "stage.stages.a.mix.language=0.0: must be greater than 0; or leave it out"),
+        ({"language": 0.0}, "stage.stages.a.mix.language=0.0: must be greater than 0"),
         ({"language": -0.1}, "stage.stages.a.mix.language=-0.1: must be greater than 0"),
-        ({"language": float("nan")}, "stage.stages.a.mix.language=nan: must be greater than 0"),
+        ({"language": float("nan")}, "stage.stages.a.mix.language=nan: must be a finite number"),
         ({"language": 1.0}, "a.mix={'language': 1.0}: must add up to less than 1, so that code has the rest"),
-        ({"language": float("inf")}, "a.mix={'language': inf}: must add up to less than 1"),
+        ({"language": float("inf")}, "mix.language=inf: must be a finite number"),
     )),
     ("dense", {"data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05: both must be above 0"),
     ("dense", {"data__test_fraction": 0.96}, "data.val_fraction=0.05, data.test_fraction=0.96: both must be above 0"),
@@ -220,13 +192,6 @@ def test_what_is_right_passes(architecture: str) -> None:
     validate(base(architecture))
     validate(changed(architecture, match="none"))
     validate(changed(architecture, size__d_model=192, size__n_layers=3, training__seq_len=37))
-
-
-def test_sampling_ranges() -> None:
-    check_sampling(SamplingConfig(1, 0.0, 0, 0))
-    for wrong in ({"max_new_tokens": 0}, {"temperature": -0.1}, {"top_k": -1}, {"seed": -1}):
-        with pytest.raises(UserError, match=next(iter(wrong))):
-            check_sampling(SamplingConfig(**wrong))  # pyright: ignore[reportArgumentType]
 
 
 def test_an_output_root_is_a_folder_or_can_become_one(tmp_path: Path) -> None:

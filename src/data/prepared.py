@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -309,6 +310,7 @@ def _without_paths(settings: Any) -> dict[str, Any]:
     return settings
 
 
+@cache
 def _generator_hash() -> str:
     folder = Path(__file__).parent / "embedded"
     files = sorted(folder.rglob("*.py"))

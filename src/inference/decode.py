@@ -16,6 +16,9 @@ from src.model.language_model import LanguageModel
 LOOK_EVERY = 16
 """Tokens after which a batch asks whether all of its texts have ended, where asking means to wait for the device."""
 
+DRAWN_AT_ONCE = 1024
+"""Numbers of chance that are drawn before they are needed."""
+
 
 def choose(logits: Tensor, sampling: SamplingConfig, chance: Tensor) -> Tensor:
     """Draw a token from each row of logits (B, V), by a number of [0, 1) each: (B,), (B,) -> (B,).
@@ -71,10 +74,9 @@ def _draw(
     model.eval()
     place, length = model.embedding.weight.device, sampling.max_new_tokens
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(n)]
-    chance = torch.stack([torch.rand(length, generator=each) for each in generators]).to(place)
     state = model.make_cache(n, len(prompt) + length) if cache else None
     tokens = fresh = torch.tensor([prompt], device=place).expand(n, -1)
-    for column in chance.unbind(dim=1):
+    for column in _chances(generators, length, place):
         hidden = model(fresh, state).hidden
         drawn = choose(model.head(hidden[:, -1]), sampling, column)
         yield drawn
@@ -82,3 +84,10 @@ def _draw(
             fresh = drawn[:, None]
         else:
             tokens = fresh = torch.cat([tokens, drawn[:, None]], dim=1)
+
+
+def _chances(generators: list[torch.Generator], length: int, place: torch.device) -> Iterator[Tensor]:
+    """Yield a number of [0, 1) for each generator, (n,), `length` times; drawn and moved many at a time."""
+    for begin in range(0, length, DRAWN_AT_ONCE):
+        n = min(DRAWN_AT_ONCE, length - begin)
+        yield from torch.stack([torch.rand(n, generator=each) for each in generators]).to(place).unbind(dim=1)

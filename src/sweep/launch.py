@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.compose import SINGLE_RUN, Sweep
+from src.compose import Sweep
 from src.config import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
-from src.overrides import explain, quote
+from src.overrides import SINGLE_RUN, explain, quote
 from src.reporting import comparison_text, load_runs, write_report
 from src.runtime.errors import first_line
 from src.runtime.files import file_lock, refuse_links

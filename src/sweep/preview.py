@@ -21,7 +21,7 @@ from src.reporting.load import variants
 from src.reporting.verdicts import breach_lines
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
 from src.summary import Summary, read_summary
-from src.sweep.plan import check_job, check_machine, make_plan, refuse_twins
+from src.sweep.plan import check_jobs, check_machine, make_plan, refuse_twins, show_progress
 from src.training.stage import stage_tokens
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 
@@ -50,9 +50,9 @@ class _Job:
 
 def preview(jobs: list[list[str]]) -> str:
     """Describe the jobs of a command line. Raises: UserError for what the command itself would refuse."""
-    checked = [check_job(overrides) for overrides in jobs]
+    checked = check_jobs(jobs)
     finished = list(_finished_runs({Path(config.output_root).expanduser() for config, _ in checked}))
-    found = [_look(config, init, finished) for config, init in checked]
+    found = [_look(config, init, finished) for config, init in show_progress(checked, "Looking at jobs")]
     names = varying(jobs) if len(jobs) > 1 else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
     refuse_twins([job.run or name for job, name in zip(found, names, strict=True)])
     return "\n".join([*_table(found, names), "", *_total(found), "", *_fairness(found, names, jobs)])

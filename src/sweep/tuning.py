@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from src.compose import Sweep, compose_config, expand_sweep
 from src.config import TrainConfig, TuneConfig, TuneSettings, UserError
-from src.overrides import given_keys
+from src.limits import check_settings
+from src.overrides import as_argument, given_keys
 from src.reporting import write_report
 from src.reporting.results import beside_cliff
 from src.summary import read_summary
@@ -24,12 +25,14 @@ from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.launch import launch, opened
 from src.sweep.ledger import Ledger
-from src.sweep.plan import Plan, plan_runs
+from src.sweep.plan import Plan, check_jobs, plan_runs
 from src.sweep.rates import FILE, write_searches
 from src.training.stage import stage_tokens
 from src.units import NOTHING, table
 from src.validation import check_choice, check_installed
 
+LARGEST_SPAN = 1e30
+"""From the middle of the grid to its ends, extensions included: what a number of single precision holds."""
 MIDDLE = 2.0
 """With method=tpe the first range goes so many factors to either side, as a grid of five does."""
 
@@ -62,14 +65,17 @@ def tune(overrides: list[str]) -> int:
 
     Raises: UserError for settings that are wrong, or others than architecture and size with several values.
     """
-    settings = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0]).tune
+    config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
+    settings = config.tune
     _check(settings, given_keys(overrides))
+    check_settings(config)
     base = [item for item in overrides if not item.startswith("tune.")]
     sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
     configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
     names = [(config.architecture.name, config.size.name) for config in configs]
     if len(set(names)) < len(names):
         raise UserError("tune: one rate is found for each architecture and size; give no other setting several values")
+    check_jobs(sweep.jobs)  # of every size, before the search for the first
     for size in dict.fromkeys(size for _, size in names):
         centre = next(config.size.learning_rate for config in configs if config.size.name == size)
         own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
@@ -93,6 +99,12 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
         raise UserError(f"tune.factor={settings.factor}: must be greater than 1")
     if settings.extensions < 0:
         raise UserError(f"tune.extensions={settings.extensions}: must not be negative")
+    reach = settings.trials // 2 + settings.extensions
+    if reach * math.log(settings.factor) > math.log(LARGEST_SPAN):
+        raise UserError(
+            f"tune.factor={settings.factor}: too large for tune.trials={settings.trials} and "
+            f"tune.extensions={settings.extensions}, with which the rates span {reach} factors to either side"
+        )
     if not settings.seeds or min(settings.seeds) < 0 or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other and not negative")
     if settings.method == "tpe":
@@ -118,7 +130,7 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     write_searches(folder, [{**found, "seeds": settings.seeds, "rates": rates}])
     print("\n".join(_describe(rates, size)))
     print(f"Report: {write_report(folder)}")
-    print(f"Learning rates: {folder / FILE}; compare with learning_rates=[{folder}]")
+    print(f"Learning rates: {folder / FILE}; compare with {as_argument('learning_rates', str(folder), is_list=True)}")
 
 
 class _Search(NamedTuple):

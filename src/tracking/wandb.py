@@ -63,12 +63,21 @@ class WandbTracker:
             self.run = None
 
 
+def find_home(folder: Path) -> str:
+    """Return the user's home by the system's list of users, or a folder where it lists none."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return str(folder)
+
+
 def start_wandb(
     config: TrackingConfig, run_dir: Path, settings: dict[str, Any], say: Callable[[str], None]
 ) -> WandbTracker | None:
     """Open the W&B run that bears the name of the run directory; None, and a line that says why, where it cannot."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("HOME", find_home(run_dir))  # without one, its service logs every step to the terminal
     import wandb
 
     mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from src.config import SamplingConfig
+from src.inference import decode
 from src.inference.decode import LOOK_EVERY, choose, generate, generate_batch
+from src.model.blocks import attention
 from src.model.language_model import LanguageModel
 from tests.contract.small import ARCHITECTURES, RECIPES, VOCAB_SIZE, random_tokens, small_model
 
@@ -97,6 +99,21 @@ def test_text_comes_as_it_is_made() -> None:
     model = sharp("dense")
     stream = generate(model, PROMPT, replace(GREEDY, max_new_tokens=10**4))
     assert next(stream) == next(generate(model, PROMPT, GREEDY))
+
+
+@pytest.mark.parametrize("architecture", ["dense", "hybrid", "mamba"])
+def test_the_first_token_comes_at_once_however_many_may_follow(architecture: str) -> None:
+    model = sharp(architecture)
+    stream = generate(model, PROMPT, replace(GREEDY, max_new_tokens=10**12))
+    assert [next(stream) for _ in range(30)] == list(generate(model, PROMPT, GREEDY))
+
+
+def test_a_cache_that_grows_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = SamplingConfig(max_new_tokens=60, temperature=1.5, seed=3)
+    wanted = {name: list(generate(sharp(name), PROMPT, sampling)) for name in ("dense", "hybrid")}
+    monkeypatch.setattr(attention, "FIRST_ROOM", 1)
+    monkeypatch.setattr(decode, "DRAWN_AT_ONCE", 7)
+    assert {name: list(generate(sharp(name), PROMPT, sampling)) for name in wanted} == wanted
 
 
 def test_learned_positions_serve_to_the_last_row() -> None:

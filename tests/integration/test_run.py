@@ -414,3 +414,16 @@ def test_embedded_data_is_prepared_by_train_itself(
     assert out.count("packed tokens") == 2 and "Done already" in out
     floor = read_json(tiny.only_run(tmp_path) / "summary.json")["stages"]["language"]["references"]
     assert 0 < floor["floor_bits_per_byte"] < 8
+
+
+def test_a_run_of_another_length_names_the_finished_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.run(data, tmp_path, "training.max_steps=1", "evaluation.enabled=false") == 0
+    first = tiny.only_run(tmp_path)
+    capsys.readouterr()
+    assert tiny.run(data, tmp_path, "training.max_steps=2", "evaluation.enabled=false") == 0
+    said = capsys.readouterr().out
+    assert f"Another length of {first}, which is finished" in said and f"init_from={first}\n" in said
+    assert tiny.run(data, tmp_path, "training.max_steps=2", "evaluation.enabled=false", "optimizer.eps=1e-7") == 0
+    assert "Another length" not in capsys.readouterr().out

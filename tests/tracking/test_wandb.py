@@ -19,7 +19,7 @@ from src.config import ROOT, TrackingConfig
 from src.runtime.files import read_json
 from src.tracking import tracker
 from src.tracking import wandb as ours
-from src.tracking.wandb import start_wandb
+from src.tracking.wandb import find_home, start_wandb
 from tests.integration import tiny
 
 
@@ -277,3 +277,14 @@ def test_a_server_that_refuses_the_key_costs_seconds_and_no_run(data: Path, tmp_
     assert process.returncode == 0, out + err
     assert "W&B: online failed" in out and "W&B: offline" in out and time.monotonic() - started < 60
     assert history(tiny.only_run(tmp_path))
+
+
+def test_a_home_is_found_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    assert Path(find_home(tmp_path)).is_absolute()
+
+    def fail() -> Path:
+        raise RuntimeError("no user")
+
+    monkeypatch.setattr(Path, "home", fail)
+    assert find_home(tmp_path) == str(tmp_path)

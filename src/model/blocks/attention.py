@@ -112,11 +112,19 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int, documents: T
     return torch.cat((first, rest[:, :, : length - window]), dim=2)
 
 
+FIRST_ROOM = 4096
+"""Positions that a cache has room for at first, and beyond a prefill that is longer."""
+
+
 class KeyValueCache:
-    """Keys and values of the last `capacity` positions, in a ring: position t is in slot t mod capacity."""
+    """Keys and values of the last `capacity` positions, in a ring: position t is in slot t mod capacity.
+
+    Memory is taken as it is needed: at once for a text of usual length, else by doubling. The ring closes only when all
+    of its capacity is there, so what is stored never moves to another slot.
+    """
 
     def __init__(self, batch_size: int, heads: int, capacity: int, width: int, like: Tensor) -> None:
-        self.keys = like.new_zeros(batch_size, heads, capacity, width)
+        self.keys = like.new_zeros(batch_size, heads, min(capacity, FIRST_ROOM), width)
         self.values = torch.zeros_like(self.keys)
         self.capacity = capacity
         self.offset = 0
@@ -124,6 +132,8 @@ class KeyValueCache:
     def append(self, k: Tensor, v: Tensor) -> None:
         """Store k and v (B, H, T, P), the oldest giving way where the ring is full."""
         end = self.offset + k.shape[2]
+        if self.keys.shape[2] < min(end, self.capacity):
+            self._grow(end)
         if k.shape[2] == 1:
             slot = self.offset % self.capacity
             self.keys[:, :, slot] = k[:, :, 0]
@@ -135,6 +145,15 @@ class KeyValueCache:
         self.keys.index_copy_(2, slots, k[:, :, -kept:].to(self.keys.dtype))
         self.values.index_copy_(2, slots, v[:, :, -kept:].to(self.values.dtype))
         self.offset = end
+
+    def _grow(self, needed: int) -> None:
+        """Make room for `needed` positions, and for as many again as a long text will soon need."""
+        room = min(self.capacity, max(needed + FIRST_ROOM, 2 * self.keys.shape[2]))
+        keys = self.keys.new_zeros(*self.keys.shape[:2], room, self.keys.shape[3])
+        values = torch.zeros_like(keys)
+        keys[:, :, : self.keys.shape[2]] = self.keys
+        values[:, :, : self.values.shape[2]] = self.values
+        self.keys, self.values = keys, values
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """Return the filled slots (B, H, min(offset, capacity), P); once rotated, their order does not matter."""

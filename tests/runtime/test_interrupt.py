@@ -1,0 +1,59 @@
+"""Ctrl-C at any moment of a command's beginning ends it with status 130 and without a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.__main__ import COMMANDS
+from src.config import ROOT
+
+ARGUMENTS = {"train": ["dry_run=true"], "tune": [], "estimate": ["-m", "seed=range(1000)"], "doctor": []}
+
+
+def interrupted(command: str, after_s: float, folder: Path) -> tuple[int, str]:
+    """Start a command, interrupt it so many seconds after it has begun to import, and return how it ended."""
+    mark = folder / "started"
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Mark:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.startswith('src.'): open({str(mark)!r}, 'w').close()\n"
+        "sys.meta_path.insert(0, Mark())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"src.{command}", *ARGUMENTS.get(command, []), f"output_root={folder / 'out'}"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not mark.exists() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+@pytest.mark.parametrize("after_s", [0.0, 0.3])
+def test_ctrl_c_in_the_first_second(command: str, after_s: float, tmp_path: Path) -> None:
+    status, said = interrupted(command, after_s, tmp_path)
+    assert (status, "Traceback" in said, "Exception" in said) == (130, False, False), said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_at_any_time(command: str, tmp_path: Path) -> None:
+    for number in range(12):
+        status, said = interrupted(command, number * 0.15, tmp_path)
+        (tmp_path / "started").unlink(missing_ok=True)
+        assert status in (130, 0, 2) and "Traceback" not in said and "Exception" not in said, (number, status, said)
