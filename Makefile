@@ -93,9 +93,10 @@ test: setup check ## lint, types, import floors, and all tests but the slow ones
 test-all: setup check ## the same with the slow tests
 	@$(PY) -m pytest -n auto --maxprocesses 8
 
-torture: setup ## kill runs 400 times and compare their ends to the bit; 3,000 random command lines (25 minutes)
+torture: setup ## kill runs 400 times and compare to the bit; 300 other kills, 2,000 damaged files, 3,000 command lines
 	@$(PY) -m tests.integration.torture 400
-	@$(PY) -m tests.fuzz.command_lines 3000
+	@$(PY) -m tests.torture 2000 300
+	@$(PY) -m tests.torture.command_lines 3000
 
 check: setup ## format, lint, types, import floors, notebooks without outputs; changes nothing
 	@$(PY) -m ruff format --check --quiet . || { echo "Not formatted: make format, or see ruff format --diff" >&2; exit 1; }

@@ -16,7 +16,6 @@ from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_config
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
-from src.limits import check_name
 from src.model.build import build_model
 from src.runtime.claim import is_claimed
 from src.runtime.files import create_folder, write_bytes, write_json, write_yaml

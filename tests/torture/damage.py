@@ -1,8 +1,6 @@
 """Damage every kind of file that the product writes, run what reads it, and see that each says so in a line.
 
-    python -m tests.torture.damage 2000        so many pairs of damage and command (make torture)
-
-A pair fails if the command ends in a traceback or a status of its own, hangs, says more or less than one line of error,
+A pair of damage and command fails if the command ends in a traceback or a status of its own, hangs, says more or less than one line of error,
 or accepts the damage in silence: it opened the file, ended well and named it nowhere.
 """
 
@@ -10,8 +8,6 @@ import json
 import os
 import random
 import shutil
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -284,23 +280,14 @@ def check(site: Site, case: Case, place: Path, draw: random.Random) -> tuple[str
     return wrong, f"{case.file} {damage}: {command} {case.command}: status {ended.status}\n{ended.said}"
 
 
-def torture(n: int, seed: int = 0, only: str = "") -> Counter[str]:
+def torture(site: Site, place: Path, n: int, seed: int = 0, only: str = "") -> Counter[str]:
     """Check so many cases, print what was said where one has a fault, and return how many had which."""
     faults, draw = Counter[str](), random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="damage-") as name:
-        site = build(Path(name) / "site")
-        chosen = [case for case in cases(site, seed) if only in f"{case.file} {case.damage} {case.command}"]
-        for number, case in enumerate(chosen[:n]):
-            place = Path(name) / str(number)
-            wrong, said = check(site, case, place, draw)
-            faults[wrong or "well"] += 1
-            if wrong not in (None, "skipped"):
-                print(f"{wrong}: {said}", flush=True)
-            shutil.rmtree(place, ignore_errors=True)
+    chosen = [case for case in cases(site, seed) if only in f"{case.file} {case.damage} {case.command}"]
+    for number, case in enumerate(chosen[:n]):
+        wrong, said = check(site, case, place / str(number), draw)
+        faults[wrong or "well"] += 1
+        if wrong not in (None, "skipped"):
+            print(f"{wrong}: {said}", flush=True)
+        shutil.rmtree(place / str(number), ignore_errors=True)
     return faults
-
-
-if __name__ == "__main__":
-    found = torture(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0, " ".join(sys.argv[3:]))
-    print("damaged files: " + ", ".join(f"{count} {what}" for what, count in found.most_common()))
-    sys.exit(bool(set(found) - {"well", "skipped"}))

@@ -1,7 +1,5 @@
 """Kill each command that writes just before an operation on files, repeat it, and compare with an undisturbed one.
 
-    python -m tests.torture.kills 400        so many kills, spread over the commands (make torture)
-
 The course of one training run has a harness of its own, which kills at random instants too
 (tests/integration/torture.py).
 """
@@ -10,8 +8,6 @@ import hashlib
 import random
 import shutil
 import signal
-import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from src.runtime.files import read_json
 from tests.integration import tiny
 from tests.integration.torture import content
 from tests.torture import forked
-from tests.torture.damage import Site, build, copy_of
+from tests.torture.damage import Site, copy_of
 
 OF_TIME = {
     "started",
@@ -91,16 +87,12 @@ def _timeless(value: Any) -> Any:
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def torture(n: int, seed: int = 0, only: str = "") -> Counter[str]:
+def torture(site: Site, place: Path, n: int, seed: int = 0, only: str = "") -> Counter[str]:
     """Kill so many times, print each difference, and return how many kills had which end."""
-    found, draw = Counter[str](), random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="kills-") as name:
-        place = Path(name)
-        site = build(place / "site")
-        chosen = [which for which in commands(site) if only in which]
-        for which in chosen:
-            found += _torture_command(which, site, place, -(-n // len(chosen)), draw)
-    return found
+    draw = random.Random(seed)
+    chosen = [which for which in commands(site) if only in which]
+    ends = [_torture_command(which, site, place, -(-n // len(chosen)), draw) for which in chosen]
+    return sum(ends, Counter[str]())
 
 
 def _torture_command(which: str, site: Site, place: Path, kills: int, draw: random.Random) -> Counter[str]:
@@ -127,9 +119,3 @@ def _torture_command(which: str, site: Site, place: Path, kills: int, draw: rand
             print(f"{which}, killed before operation {point} of {ended.operations}: {what} {unequal[:9]}\n{again.said}")
     shutil.rmtree(place / "here")
     return found
-
-
-if __name__ == "__main__":
-    counts = torture(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0, " ".join(sys.argv[3:]))
-    print("kills: " + ", ".join(f"{count} {what}" for what, count in counts.most_common()))
-    sys.exit(bool(set(counts) - {"well", "not reached"}))

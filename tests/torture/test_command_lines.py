@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 from src.config import ROOT
-from tests.fuzz.command_lines import Line, fault_of, run_line
 from tests.integration import tiny
+from tests.torture.command_lines import Line, fault_of, run_line
 
 
 def test_random_command_lines(tmp_path: Path, data: Path) -> None:
     assert tiny.run(data, tmp_path / "outputs", "training.max_steps=2", "evaluation.enabled=false") == 0
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.command_lines", "300", "0", str(tmp_path)],
+        [sys.executable, "-m", "tests.torture.command_lines", "300", "0", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

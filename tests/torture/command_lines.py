@@ -1,6 +1,6 @@
 """Command lines drawn at random from the schemas: every command, every key, and values of every wrong kind.
 
-    python -m tests.fuzz.command_lines 3000 [SEED]
+    python -m tests.torture.command_lines 3000 [SEED]
 
 Each runs in a fork of a process that has imported everything and computed nothing, and is cut off where it would train,
 measure or write for long. It fails if it ends in a traceback, another status than it may have, a signal, without a
