@@ -40,7 +40,7 @@ def complaint(config: TrainConfig) -> str:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "samples.temperature"])
 def test_numbers_are_finite(key: str, value: float) -> None:
-    assert complaint(changed(**{key.replace(".", "__"): value})) == f"{key}={value}: must be a finite number"
+    assert complaint(changed("dense", **{key.replace(".", "__"): value})) == f"{key}={value}: must be a finite number"
 
 
 CASES: list[tuple[str, dict[str, Any], str]] = [

@@ -1,6 +1,6 @@
 """Damage files and kill commands.
 
-python -m tests.torture 2000 300 [SEED [PART]]     so many damages, so many kills; only those with PART in their name
+python -m tests.torture 2000 300 [SEED [PART]]    so many damages and kills; PART: of names that contain it
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Damage every kind of file that the product writes, run what reads it, and see that each says so in a line.
 
-A pair of damage and command fails if the command ends in a traceback or a status of its own, hangs, says more or less than one line of error,
-or accepts the damage in silence: it opened the file, ended well and named it nowhere.
+A pair of damage and command fails if the command ends in a traceback or a status of its own, hangs, says more or less
+than one line of error, or accepts the damage in silence: it opened the file, ended well and named it nowhere.
 """
 
 import json
