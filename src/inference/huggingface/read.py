@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config import ArchitectureConfig, ModelSpec, SizeConfig, UserError
-from src.data.tokenizer import CONFIG, EOT, EOT_ID, end_of_text, id_count
+from src.data.tokenizer import EOT, EOT_ID, end_of_text, id_count
 from src.inference.huggingface.defaults import complete_config
 from src.inference.huggingface.post_processor import remove_post_processor
 from src.inference.huggingface.ties import Shape, Tie
@@ -95,7 +95,7 @@ def read_folder(folder: Path) -> Imported:
 
 def read_object(path: Path) -> Settings:
     """Read a JSON object. Raises UserError."""
-    content = read_bytes(path)
+    content = read_bytes(path, allow_links=True)
     try:
         value = json.loads(content.decode("utf-8"))  # not msgspec: transformers writes Infinity
     except (ValueError, RecursionError) as error:
@@ -192,8 +192,8 @@ def _read_shapes(path: Path) -> dict[str, Shape]:
         raise UserError(f"{path}: no such file; weights in several files are not read, save them in one")
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
-    if path.is_symlink() or not path.is_file():
-        raise UserError(f"{path}: is no plain file; put the file itself there")
+    if not path.is_file():
+        raise UserError(f"{path}: is no regular file; put the file itself there")
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -248,10 +248,8 @@ def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape
 
 def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tuple[bytes, str]:
     """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
-    content = read_bytes(path)
+    content = read_bytes(path, allow_links=True)
     tokenizer = _open_tokenizer(path, content)
-    if record is not None and os.path.lexists(path.with_name(CONFIG)):
-        read_bytes(path.with_name(CONFIG))  # refuses links, which `end_of_text` follows
     eot = EOT if record is None else end_of_text(path)
     eot_id = tokenizer.token_to_id(eot)
     if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
