@@ -175,6 +175,8 @@ class CorpusConfig:
     """Its commit."""
     files: dict[str, str] = field(default_factory=dict[str, str])
     """The files to take of it (.txt, .jsonl, .json or .parquet, compressed or not), and the sha256 of each."""
+    file_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    """The size of each file, where it is known: a download of another size is refused before it begins."""
     licence: str | None = None
     """What they are under; recorded with every document."""
     max_tokens: int | None = None

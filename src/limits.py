@@ -76,6 +76,7 @@ LIMITS: dict[str, Limit] = {
             "max_bytes": BYTES,
             "max_tokens": TOKENS,
             "max_documents_per_group": TOKENS,
+            "file_bytes.*": BYTES,
             "hygiene.max_document_bytes": BYTES,
             "hygiene.max_line_length": BYTES,
             "hygiene.max_mean_line_length": BYTES,

@@ -113,7 +113,7 @@ def _check_format(key: str, corpus: CorpusConfig) -> None:
 def _check_hub(key: str, corpus: CorpusConfig) -> None:
     """Check the settings of the hub source, which no other reads."""
     if corpus.source != "hub":
-        for item in ("repo", "revision", "files", "licence"):
+        for item in ("repo", "revision", "files", "file_bytes", "licence"):
             if value := getattr(corpus, item):
                 raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
         return
@@ -133,6 +133,8 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
             raise UserError(f"{key}.files.{printable(name)}: must be the path of a .txt or .jsonl{more}")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
+    if unknown := next((name for name in corpus.file_bytes if name not in corpus.files), None):
+        raise UserError(f"{key}.file_bytes.{unknown}: no such file in {key}.files; leave it out")
 
 
 def _check_git(name: str, corpus: CorpusConfig) -> None:

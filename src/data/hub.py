@@ -42,14 +42,15 @@ def fetch_files(corpus: CorpusConfig, corpus_name: str, cache: Path) -> dict[str
         sha256 = corpus.files[name]
         with file_lock(path.with_name(f".{path.name}.lock")):
             if not os.path.lexists(path):
-                _download(corpus.repo, corpus.revision, path, name, sha256, f"data.{corpus_name}")
+                _download(corpus.repo, corpus.revision, path, name, corpus, f"data.{corpus_name}")
             elif not _is_verified(path, sha256):  # put there by hand, or changed since
                 _admit(path, path, sha256, f"data.{corpus_name}.files.{name}")
     return files
 
 
-def _download(repo: str, revision: str, path: Path, name: str, sha256: str, key: str) -> None:
+def _download(repo: str, revision: str, path: Path, name: str, corpus: CorpusConfig, key: str) -> None:
     """Complete a file from where it stopped, and put it in its place."""
+    sha256, pinned = corpus.files[name], corpus.file_bytes.get(name)
     incomplete = path.with_name(f".{path.name}.incomplete")
     url = hf_hub_url(repo, name, repo_type="dataset", revision=revision)
     set_verbosity_error()  # warnings of every try would hide our line
@@ -60,6 +61,10 @@ def _download(repo: str, revision: str, path: Path, name: str, sha256: str, key:
         if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != sha256:
             raise UserError(
                 f"{key}.files.{name}={sha256}: the hub has sha256 {metadata.etag}; correct it or the revision"
+            )
+        if pinned is not None and metadata.size != pinned:
+            raise UserError(
+                f"{key}.file_bytes.{name}={pinned}: the hub has {metadata.size} bytes; correct it or the revision"
             )
         _check_room(incomplete, metadata.size, f"{key}.files.{name}")
         _complete(incomplete, url, metadata.size)

@@ -291,6 +291,7 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     values = asdict(data)
     del values["dir"]
     for name in CORPORA:
+        del values[name]["file_bytes"]  # the sha256 of each file decides
         for key in ADDED:  # left out where they change nothing, so that earlier data are found
             if values[name][key] is None:
                 del values[name][key]

@@ -64,9 +64,9 @@ def command(folder: Path, sha256: str, *more: str) -> list[str]:
     return ["data=local", *(f"{key}={value}" for key, value in settings.items()), *more]
 
 
-def complaint(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str]) -> str:
+def complaint(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """Run the command, which has to fail with one line and without data; return the line."""
-    assert guarded(lambda: prepare.main(command(folder, sha256))) == 2
+    assert guarded(lambda: prepare.main([*command(folder, sha256), *more])) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: data.language.") and said.err.count("\n") == 1
@@ -187,6 +187,17 @@ def test_an_endless_answer_ends_at_the_announced_size(
     assert "answers, but not as a hub does" in complaint(tmp_path, pin, capsys)
     assert hub.sent < 50_000_000, "what the buffers between hold, and no more"
     assert list(tmp_path.rglob("*.incomplete")) == []
+
+
+def test_a_download_of_another_size_than_the_pinned_one_is_not_begun(
+    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pin = hub.add("stories.txt", STORIES)
+    line = complaint(tmp_path, pin, capsys, "data.language.file_bytes={stories.txt: 5}")
+    assert f"data.language.file_bytes.stories.txt=5: the hub has {len(STORIES)} bytes" in line
+    assert hub.ranges() == []
+    line = complaint(tmp_path, pin, capsys, "data.language.file_bytes={other.txt: 5}")
+    assert "data.language.file_bytes.other.txt: no such file in data.language.files" in line
 
 
 def test_what_has_no_room_is_not_begun(hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
