@@ -185,6 +185,8 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
     """Turn an error of Hydra or OmegaConf into one line with key, value and remedy."""
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not override '([^']+)'", text):
+        if found[1] in keys:
+            return f"{found[1]}: new names in a mapping need a + before the key, as in +{found[1]}={{name: value}}"
         return f"{found[1]}: no such setting{did_you_mean(found[1], [*keys, '+experiment'])}"
     if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
         key, full = found[1] or found[2], _full_key(text) or ""

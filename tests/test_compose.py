@@ -187,6 +187,7 @@ def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> Non
         ("optimizer.lr=1e-3", "did you mean optimizer.learning_rate?"),
         ("device=cpu", "did you mean runtime.device?"),
         ("foo=1", "foo: no such setting; --help lists them all"),
+        ("data.language.files={a.txt: x}", "data.language.files: new names in a mapping need a + before the key"),
         ("+unknown.key=1", "unknown: no such setting"),
         ("+training.foo=1", "training.foo: no such setting"),
         ("++training.max_step=1", "training.max_step: no such setting; did you mean training.max_steps?"),

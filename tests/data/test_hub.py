@@ -193,10 +193,10 @@ def test_a_download_of_another_size_than_the_pinned_one_is_not_begun(
     hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
-    line = complaint(tmp_path, pin, capsys, "data.language.file_bytes={stories.txt: 5}")
+    line = complaint(tmp_path, pin, capsys, "+data.language.file_bytes={stories.txt: 5}")
     assert f"data.language.file_bytes.stories.txt=5: the hub has {len(STORIES)} bytes" in line
     assert hub.ranges() == []
-    line = complaint(tmp_path, pin, capsys, "data.language.file_bytes={other.txt: 5}")
+    line = complaint(tmp_path, pin, capsys, "+data.language.file_bytes={other.txt: 5}")
     assert "data.language.file_bytes.other.txt: no such file in data.language.files" in line
 
 
