@@ -30,7 +30,7 @@ from yaml import YAMLError
 from src import quit_at_once
 from src.config import CONF, EXPERIMENTS, TrainConfig, UserError
 from src.config_loader import CachedConfigLoader, parse
-from src.limits import shorten
+from src.limits import check_settings, shorten
 from src.overrides import SINGLE_RUN, did_you_mean, explain, given_keys, hydra_flag, parse_arguments
 from src.runtime.files import read_yaml, storage_remedy
 from src.runtime.log import printable
@@ -226,6 +226,7 @@ def run_config(values: Any, path: Path) -> TrainConfig:
     """Build the configuration of a run from the values of a file. Raises: UserError naming the file."""
     try:
         config = to_config(TrainConfig, values)
+        check_settings(config)
     except (OmegaConfBaseException, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]})") from None
     for name in config.stage.stages:

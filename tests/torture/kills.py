@@ -14,31 +14,14 @@ from typing import Any
 
 from src.runtime.files import read_json
 from tests.integration import tiny
-from tests.integration.torture import content
 from tests.torture import forked
 from tests.torture.damage import Site, copy_of
 
-OF_TIME = {
-    "started",
-    "time",
-    "pid",
-    "wall_time_s",
-    "tokens_per_second",
-    "peak_memory_bytes",
-    "record_sha256",
-    "metrics",
-}
-"""Keys of records that differ from one time to the next."""
-NOT_COMPARED = (
-    ".log",
-    ".png",
-    "report.html",
-    "summary.md",
-    "summary.csv",
-    "config.yaml",
-    ".verified.json",
-    "optuna.db",
+OF_TIME = set(
+    "started time pid wall_time_s tokens_per_second peak_memory_bytes metrics progress git_commit sha256".split()
 )
+"""Keys of records that differ from one time to the next, or from one commit."""
+NOT_COMPARED = tuple(".log .png report.html summary.md summary.csv config.yaml .verified.json state.pt".split())
 """Endings of files that hold times, or what a reader makes anew of the others."""
 
 
@@ -70,10 +53,8 @@ def described(root: Path) -> dict[str, Any]:
         name = str(path.relative_to(root))
         if path.is_dir() or path.name.endswith(NOT_COMPARED):
             found[name] = None
-        elif path.name in ("metrics.jsonl", "meta.json", "state.pt") and (path.parent / "config.yaml").exists():
-            found[name] = content(path)
-        elif path.name in ("metrics.jsonl", "state.pt"):
-            found[name] = tiny.settled(path.parent) if path.suffix == ".jsonl" else None
+        elif path.name == "metrics.jsonl":
+            found[name] = tiny.settled(path.parent)
         elif path.suffix == ".json":
             found[name] = _timeless(read_json(path))
         else:
