@@ -272,12 +272,19 @@ def check(site: Site, case: Case, place: Path, draw: random.Random) -> tuple[str
         damage = change
     else:
         DAMAGES[damage](damaged)
+    before = _content(damaged)
     ended = forked.run(command, arguments, watch=here.root)
+    if _content(damaged) != before:  # the command has written it again
+        ended.opened.discard(str(damaged))
     reports = [file.read_text("utf-8") for file in here.root.rglob("report/summary.md")]
     wrong = verdict(case, ended, damaged, "\n".join(reports))
     if damage == "a link" or case.damage.startswith("mutated"):  # a value that may be right is not refused
         wrong = None if wrong == "silent acceptance" else wrong
     return wrong, f"{case.file} {damage}: {command} {case.command}: status {ended.status}\n{ended.said}"
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def torture(site: Site, place: Path, n: int, seed: int = 0, only: str = "") -> Counter[str]:
