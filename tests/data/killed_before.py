@@ -9,26 +9,15 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from src.data import near_duplicates, token_files
 from src.data.packing import prepare_data
 from src.data.prepared import VERIFIED
 from tests.data.conftest import VOCAB_SIZE, write_corpus
-
-FILE_EVENTS = (
-    "open",
-    "os.rename",
-    "os.remove",
-    "os.mkdir",
-    "os.rmdir",
-    "os.truncate",
-    "shutil.rmtree",
-    "shutil.copyfile",
-)
+from tests.torture import operations
 
 
-def prepare(root: Path, outputs: str, kill_before: int = sys.maxsize, rerun: bool = False) -> int:
+def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = False) -> int:
     """Prepare in a fork that is killed before an operation; return its exit status."""
     child = os.fork()
     if child:
@@ -40,7 +29,7 @@ def prepare(root: Path, outputs: str, kill_before: int = sys.maxsize, rerun: boo
         language = CorpusConfig("local", [str(root / "text" / "stories.txt")], [".txt"])
         code = CorpusConfig("local", [str(root / "text" / "scripts.jsonl")], [".sh"])
         data = DataConfig(name="local", language=language, code=code)
-        done = count_operations(kill_before)
+        done = operations.kill_before(kill_at)
         prepare_data(data, TokenizerConfig("bpe", VOCAB_SIZE), root / outputs, rerun, say=lambda _: None)
         counted = done[0]
         (root / "operations").write_text(str(counted))
@@ -50,20 +39,6 @@ def prepare(root: Path, outputs: str, kill_before: int = sys.maxsize, rerun: boo
     finally:
         sys.stdout.flush()
         os._exit(status)
-
-
-def count_operations(kill_before: int) -> list[int]:
-    """Count operations on files, and die before one of them."""
-    done = [0]
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in FILE_EVENTS:
-            if done[0] == kill_before:
-                os.kill(os.getpid(), signal.SIGKILL)
-            done[0] += 1
-
-    sys.addaudithook(watch)
-    return done
 
 
 def contents(root: Path, outputs: str) -> dict[str, bytes | None]:
@@ -81,19 +56,19 @@ def main(root: Path, every: int, first: int) -> None:
     token_files.BATCH_BYTES, token_files.BATCHES_A_NOTE = 5_000, 2
     assert near_duplicates.SEED == 1, "loaded before the forks"
     assert prepare(root, "whole") == 0
-    whole, operations = contents(root, "whole"), int((root / "operations").read_text())
+    whole, n_operations = contents(root, "whole"), int((root / "operations").read_text())
     for rerun in (False, True):
-        for number in range(first, operations, every * (3 if rerun else 1)):
+        for number in range(first, n_operations, every * (3 if rerun else 1)):
             outputs = f"killed-{rerun}-{number}"
             if rerun:
                 assert prepare(root, outputs) == 0
             status = prepare(root, outputs, number, rerun)
-            assert status == -signal.SIGKILL, (number, operations, status)
+            assert status == -signal.SIGKILL, (number, n_operations, status)
             assert prepare(root, outputs) == 0, (number, rerun)
             found = contents(root, outputs)
             differing = [name for name in {**found, **whole} if found.get(name, 0) != whole.get(name, 0)]
             assert not differing, (number, rerun, differing)
-    print(f"{operations} operations")
+    print(f"{n_operations} operations")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,11 @@ from src.model.language_model import LanguageModel
 from src.runtime.files import read_json
 from src.training.checkpoint import Progress
 from tests.integration import tiny
+from tests.torture.forked import prepare_in_a_fork
+from tests.torture.operations import kill_before
 
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
 SUMMARY_TIMES = ("wall_time_s", "tokens_per_second", "peak_memory_bytes")
-FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
 def layers_of(architecture: str) -> int:
@@ -167,7 +168,7 @@ class Torturer:
             os.dup2(out, 1)
             os.dup2(out, 2)
             self._note_saves()
-            done = _kill_before(before_operation)
+            done = kill_before(before_operation)
             if not src.run.is_done(folder):
                 src.run.execute(self.plan.config, self.plan.data, folder, self.plan.init)
             self.count.write_text(str(done[0]))
@@ -182,36 +183,11 @@ class Torturer:
         return (self.root / "said").read_text(encoding="utf-8")
 
 
-def _kill_before(operation: int) -> list[int]:
-    """Have this process die before it does that operation on files; return their count, which goes on."""
-    done = [0]
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in FILE_EVENTS:
-            if done[0] == operation:
-                os.kill(os.getpid(), signal.SIGKILL)
-            done[0] += 1
-
-    sys.addaudithook(watch)
-    return done
-
-
-def _prepare(root: Path) -> Path:
-    """Prepare the data in a fork: the tokenizer's threads would not survive the forks to come."""
-    child = os.fork()
-    if child == 0:
-        tiny._prepare(root, 0)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    (data,) = (folder for folder in (root / "outputs" / "data").iterdir() if folder.is_dir())
-    return data
-
-
 def main(kills: int, architectures: list[str], seed: int) -> None:
     """Torture each architecture, and say what was survived."""
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         root = Path(name)
-        data = _prepare(root)
+        data = prepare_in_a_fork(root)
         for architecture in architectures:
             torturer = Torturer(architecture, data, root, seed)
             torturer.torture(-(-kills // len(architectures)))

@@ -20,8 +20,8 @@ from src import estimate, evaluate, export, generate, prepare, report, tune
 from src.compose import guarded
 from src.sweep import isolation
 from tests.integration import tiny
+from tests.torture import operations
 
-FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "train": tiny.train_main,
     "tune": lambda arguments: guarded(lambda: tune.main(arguments)),
@@ -106,7 +106,8 @@ def _be_the_command(
         sys.stdin = open(os.devnull)  # noqa: SIM115 (for as long as the process lives)
         isolation.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProcess})  # pyright: ignore
         torch.set_num_threads(1)
-        count, opened = _watch_files(kill_before, watch)
+        opened = _watch_opened(watch or folder)
+        count = operations.kill_before(kill_before)
         status = MAINS[command](arguments)
         (folder / "count").write_text(str(count[0]))
         if watch is not None:
@@ -121,25 +122,16 @@ def _be_the_command(
         os._exit(status)
 
 
-def _watch_files(kill_before: int | None, watch: Path | None) -> tuple[list[int], set[str]]:
-    """Count operations on files, die before one of them, and note what is opened below a folder."""
-    count, opened, prefix = [0], set[str](), str(watch)
+def _watch_opened(folder: Path) -> set[str]:
+    """Note which files below a folder this process opens."""
+    opened, prefix = set[str](), str(folder)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in FILE_EVENTS:
-            return
-        if event == "open":
-            name = str(arguments[0])
-            if watch is not None and name.startswith(prefix):
-                opened.add(name)
-            if name.endswith((".py", ".pyc", ".so")) or "/dev/" in name or "/proc/" in name:
-                return
-        if count[0] == kill_before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count[0] += 1
+        if event == "open" and str(arguments[0]).startswith(prefix):
+            opened.add(str(arguments[0]))
 
     sys.addaudithook(hook)
-    return count, opened
+    return opened
 
 
 class ForkedProcess:
