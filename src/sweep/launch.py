@@ -55,7 +55,7 @@ def opened(folder: Path, name: str, plans: list[Plan], jobs: list[list[str]]) ->
     """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does."""
     ledger = Ledger(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
-        refuse_links(folder)
+        refuse_links(folder, ".submitit")  # what the Slurm launcher writes
         ledger.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)])
         print(f"Sweep: {len(plans)} jobs, {folder}")
         yield ledger
