@@ -118,7 +118,9 @@ def check_hydra_key(override: str) -> None:
 def comma_hint(override: str) -> str:
     """Say how a path with a comma is written, where an override with several values may be one."""
     key, _, value = override.partition("=")
-    return f"; a path with a comma is quoted twice: {as_argument(key, value)}" if key in PATHS else ""
+    if key not in (*PATHS, *PATH_LISTS):
+        return ""
+    return f"; a path with a comma is quoted twice: {as_argument(key, value, is_list=key in PATH_LISTS)}"
 
 
 def hydra_flag(arguments: argparse.Namespace) -> bool:
@@ -199,7 +201,8 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
     for fragment, remedy in WRONG_VALUES.items():
         if fragment in text:
             culprit = _culprit(text, overrides)
-            return f"{culprit}: {remedy.format(key=culprit.partition('=')[0])}"
+            hint = comma_hint(culprit) if fragment == "Ambiguous value" else ""
+            return f"{culprit}: {remedy.format(key=culprit.partition('=')[0])}{hint}"
     if "override_grammar" in text or "LexerNoViableAlt" in text:
         return (
             f"{_unreadable(overrides)}: cannot be read; write key=value without spaces, and a value with special "

@@ -74,6 +74,7 @@ TRAIN = [
     ("tokenizer=bpe_4k data.dir=/a", "tokenizer=bpe_4k: would change nothing, since data.dir names prepared data"),
     ("size=xlarge", "training needs about"),
     ("data.dir=/a,b", "add -m; a path with a comma is quoted twice: 'data.dir=\"/a,b\"'"),
+    ("learning_rates=/a,b", "a path with a comma is quoted twice: 'learning_rates=[\"/a,b\"]'"),
     ("launcher=joblib", "launcher=joblib: is for sweeps; add -m, or leave it out"),
     ("sweep.retries=3", "sweep.retries=3: is for sweeps; add -m, or leave it out"),
     ("seed=18446744073709551616", "seed=18446744073709551616: must be at most 9007199254740991"),
@@ -118,6 +119,7 @@ def test_sequences_longer_than_the_text_are_refused_before_the_run_begins(
 
 
 PREPARE = [
+    (["data=local", "output_root=a,b"], "a path with a comma is quoted twice: 'output_root=\"a,b\"'"),
     (["data=local"], "data.language.paths is empty: the local source needs files, folders or globs"),
     (["data=local", "data.language.paths=[nope.txt]"], "data.language.paths=[nope.txt]: it does not exist"),
     (["data=local", "data.language.paths=[~/my text]"], "data.language.paths=[~/my text]: it does not exist"),
