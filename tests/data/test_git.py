@@ -315,7 +315,8 @@ def test_a_killed_fetch_leaves_nothing_that_is_used(tmp_path: Path, make: Make) 
 
 
 def damage_pack(repository: Path) -> None:
-    pack = next(path for path in (repository / "objects").rglob("*") if path.is_file())
+    files = [path for path in (repository / "objects").rglob("*") if path.is_file()]
+    pack = max(files, key=lambda path: path.stat().st_size)  # the others may be empty
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1
     pack.chmod(0o644)

@@ -186,7 +186,7 @@ class Site:
 
 def build(root: Path) -> Site:
     """Make the output root: data, two finished runs, one that was stopped, a sweep, a search, an export, a copy."""
-    prepared = forked.prepare_in_a_fork(root / "text")
+    prepared = forked.prepare_in_a_fork(root.parent / "text")
     (root / "outputs" / "data").mkdir(parents=True)
     shutil.copytree(prepared, root / "outputs" / "data" / prepared.name)
     site = Site(root)

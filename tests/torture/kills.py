@@ -28,7 +28,7 @@ NOT_COMPARED = tuple(".log .png report.html summary.md summary.csv config.yaml .
 def commands(site: Site) -> dict[str, tuple[str, list[str]]]:
     """Name each command that writes, with its arguments; `rerun=true` is left out when it is repeated."""
     done, out = site.run_of(0), site.root / "out"
-    text = site.root / "text" / "text"
+    text = site.root.parent / "text" / "text"  # what all copies of a site read
     prepared = [f"data.language.paths=[{text}/stories.txt]", f"data.code.paths=[{text}/scripts]", "data=local"]
     return {
         "prepare": ("prepare", [*prepared, "tokenizer.vocab_size=300", f"output_root={out}"]),

@@ -7,7 +7,7 @@ from src.config import ROOT
 
 
 def test_damaged_files_and_killed_commands() -> None:
-    command = [sys.executable, "-m", "tests.torture", "80", "18"]
+    command = [sys.executable, "-m", "tests.torture", "48", "9"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     damages, kills = done.stdout.splitlines()
