@@ -1,6 +1,7 @@
 """What a report has to leave out, a line each: a figure that fails, a file that is damaged, rows that were lost."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -36,26 +37,27 @@ class Problems:
 
 def damage_lines(runs: pd.DataFrame, directory: Path) -> list[str]:
     """Name the files of these runs, and of the sweep in `directory`, that are there and cannot be read whole."""
-    lines = [*_unreadable(directory, ["learning_rates.json"])]
+    jobs = sorted(f"jobs/{file.name}" for file in (directory / "jobs").glob("*.json"))
+    lines = [line for name in jobs for line in _damage(directory, name, "status")]
+    lines += _damage(directory, "learning_rates.json", "searches")
     for record in to_records(runs):
         folder, run = Path(record["run_dir"]), record["run"]
         summary = as_dict(read_or_none(folder / "summary.json"))
-        found = [
-            _unreadable(folder, ["evaluation.json"]),
-            _damaged_samples(folder, summary),
-            _lost_metrics(folder, summary),
-        ]
-        lines += [f"{run}: {line}" for part in found for line in part]
+        found = [*_damage(folder, "evaluation.json", "stages"), *_damaged_samples(folder, summary)]
+        lines += [f"{run}: {line}" for line in [*found, *_lost_metrics(folder, summary)]]
     return [printable(line) for line in lines]
 
 
-def _unreadable(folder: Path, names: list[str]) -> Iterator[str]:
-    for name in names:
-        try:
-            if (folder / name).exists():
-                read_checked(folder / name, "what it holds is left out")
-        except UserError as error:
-            yield str(error).removeprefix(f"{folder}/")
+def _damage(folder: Path, name: str, key: str | None) -> list[str]:
+    """Say what is wrong with a file, if it is there: it has to be an object with a key, or a list if there is none."""
+    if not os.path.lexists(folder / name):
+        return []
+    try:
+        content = read_checked(folder / name, "what it holds is left out")
+    except UserError as error:
+        return [str(error).removeprefix(f"{folder}/")]
+    fits = isinstance(content, list) if key is None else key in as_dict(content)
+    return [] if fits else [f"{name}: holds no {key or 'list'}; it is left out"]
 
 
 def _damaged_samples(folder: Path, summary: Record) -> Iterator[str]:
@@ -64,7 +66,7 @@ def _damaged_samples(folder: Path, summary: Record) -> Iterator[str]:
         name, sha256 = f"samples/{stage}.json", as_dict(entry).get("samples_sha256")
         if not is_plain_name(stage) or not (folder / name).exists():
             continue
-        problems = list(_unreadable(folder, [name]))
+        problems = _damage(folder, name, None)
         yield from problems
         if sha256 and not problems and hashlib.sha256(read_bytes(folder / name)).hexdigest() != sha256:
             yield f"{name}: damaged: its content is not what the run has written"

@@ -33,7 +33,8 @@ def _text(content: bytes) -> Callable[[Path], None]:
 def _flip(share: float) -> Callable[[Path], None]:
     def flip(path: Path) -> None:
         content = bytearray(path.read_bytes())
-        content[int(share * len(content))] ^= 0x15
+        if content:
+            content[int(share * len(content))] ^= 0x15
         path.unlink()
         path.write_bytes(content)
 
