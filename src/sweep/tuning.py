@@ -20,6 +20,7 @@ from src.limits import check_settings
 from src.overrides import as_argument, given_keys
 from src.reporting import write_report
 from src.reporting.results import beside_cliff
+from src.runtime.errors import first_line
 from src.summary import read_summary
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
@@ -187,6 +188,17 @@ def _grid(search: _Search) -> Trials:
     return trials
 
 
+def _open_study(name: str, file: Path) -> Any:
+    """Open the study of an architecture, with what it was told before. Raises UserError where the file is damaged."""
+    import optuna
+
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=3)
+    try:
+        return optuna.create_study(study_name=name, storage=f"sqlite:///{file}", sampler=sampler, load_if_exists=True)
+    except Exception as error:  # of SQLAlchemy and Alembic, whose classes are no part of Optuna's interface
+        raise UserError(f"{file}: not a study of Optuna ({first_line(error)}); remove it to ask anew") from None
+
+
 def _tpe(search: _Search) -> Trials:
     """Ask Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), one study an architecture."""
     import optuna
@@ -198,12 +210,7 @@ def _tpe(search: _Search) -> Trials:
     n, trials = search.settings.trials, Trials()
     for extension in range(1 + search.settings.extensions):
         for name in search.architectures:
-            study = optuna.create_study(
-                study_name=name,
-                storage=f"sqlite:///{search.folder / 'optuna.db'}",
-                sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=3),
-                load_if_exists=True,
-            )
+            study = _open_study(name, search.folder / "optuna.db")
             trials[name] = _ask_and_tell(study, search, name, n, (low, high))
         edges = {_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
         if not edges or extension == search.settings.extensions:

@@ -9,7 +9,7 @@ import pytest
 
 from src import tune
 from src.compose import guarded
-from src.config import TuneSettings
+from src.config import TuneSettings, UserError
 from src.runtime.files import read_json
 from src.sweep import tuning
 from src.sweep.rates import write_searches
@@ -79,6 +79,18 @@ def test_a_rate_that_diverged_is_never_the_best() -> None:
     assert told["learning_rate"] == 1e-3 and told["edge"] == "low"
     assert [trial["bits_per_byte"] for trial in told["trials"]] == [2.0, None, None]
     json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 100, b""])
+def test_a_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    file = tmp_path / "optuna.db"
+    file.write_bytes(content)
+    if content:
+        with pytest.raises(UserError, match=r"optuna\.db: not a study of Optuna .*; remove it"):
+            tuning._open_study("dense", file)
+    else:
+        assert tuning._open_study("dense", file).trials == []
 
 
 def test_tpe_tries_as_many_of_each_and_goes_on_with_what_it_has(
