@@ -31,7 +31,7 @@ class Document:
 
     @property
     def name(self) -> str:
-        """Where it stands, to be told to a user."""
+        """Return where it stands, for messages."""
         return place_name(self.path, self.file, self.place)
 
 

@@ -25,7 +25,7 @@ from src.data.text_files import OFTEN, count_marks
 __all__ = ["GENERATED", "SOURCES", "Document", "local_files", "read_documents"]
 
 MARKS_TOLD = 3
-"""Kinds of marks that are told to a user, the most frequent ones."""
+"""At most so many kinds of marks are named in a message, the most frequent ones."""
 MOST_MARKS = 1000
 """Kinds of marks that are counted."""
 

@@ -186,7 +186,7 @@ def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sweep_runs(directory: Path) -> list[_Found]:
-    sweep = read_checked(directory / "sweep.json", "repeat the command of the sweep, which writes it anew")
+    sweep = read_checked(directory / "sweep.json", "repeat the command of the sweep, which writes it again")
     jobs = as_dict(sweep).get("jobs")
     found: list[_Found] = []
     listed = [as_dict(job) for job in as_list(jobs)]
@@ -231,7 +231,7 @@ def _row(found: _Found) -> Record:
 
 
 def _contract(summary: Record) -> Record:
-    """Return the contract in printable text, whoever has written it."""
+    """Return the contract in printable text: the file may come from somebody else."""
     values = as_dict(summary.get("contract")).items()
     return {clean_text(key): clean_text(value) if isinstance(value, str) else value for key, value in values}
 

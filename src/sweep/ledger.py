@@ -17,7 +17,7 @@ from src.runtime.records import child_path, read_record, run_path, write_record
 from src.runtime.signals import stop_signal
 from src.summary import Summary, read_summary
 
-REMEDY = "repeat the command of the sweep, which writes it anew"
+REMEDY = "repeat the command of the sweep, which writes it again"
 
 
 @dataclass(frozen=True)

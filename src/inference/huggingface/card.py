@@ -23,7 +23,7 @@ tokens = tokenizer(prompt, return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(tokens, max_new_tokens={length})[0], skip_special_tokens=True))
 ```
 
-Every document of the training data began with the end-of-text token. The tokenizer adds it, unless it is told
+Every document of the training data began with the end-of-text token. The tokenizer adds it, unless you pass
 `add_special_tokens=False`. Written out within a text, it is plain text.
 
 Back to a model of Advanced Code Model, bit for bit:

@@ -65,7 +65,7 @@ def write_folder(
 
 
 def generation_config(sampling: SamplingConfig, use_cache: bool, eot_id: int = EOT_ID) -> Settings:
-    """Write how text is drawn unless told otherwise, as `src.generate` would with these settings.
+    """Write how text is drawn by default, as `src.generate` would with these settings.
 
     No length: a length that stands here takes precedence over the one that a caller gives by the other name.
     """
