@@ -145,15 +145,27 @@ class LanguageModel(nn.Module):
         like = self.embedding.weight
         return ModelCache([block.make_cache(batch_size, max_len, like) for block in self._typed_blocks()])
 
-    def update_router_bias(self, expert_load: Tensor, taken: Tensor) -> None:
-        """Step the bias of every router that has one, after an optimizer step.
+    def update_routers(self, expert_load: Tensor, taken: Tensor) -> None:
+        """Tell every router how the experts were chosen, after an optimizer step.
 
         expert_load: (number of MoE blocks, E), of the whole global batch. taken: 1.0, or 0.0 for a skipped step.
         """
-        if self.spec.router_bias_rate:
-            mixtures = [block for block in self.blocks if isinstance(block, MoE)]
-            for block, load in zip(mixtures, expert_load, strict=True):
-                block.update_bias(load, taken)
+        for block, load in zip(self._mixtures(), expert_load, strict=True):
+            block.update_balance(load, taken)
+
+    def load_shares(self) -> Tensor | None:
+        """Return the balance that the next step aims at: (number of MoE blocks, E); None without such blocks."""
+        mixtures = self._mixtures()
+        return torch.stack([block.load_share for block in mixtures]) if mixtures else None
+
+    def set_load_shares(self, shares: Tensor | None) -> None:
+        """Set what `load_shares` returns; None: that of a model that has not been trained."""
+        mixtures = self._mixtures()
+        for block, share in zip(mixtures, [None] * len(mixtures) if shares is None else shares, strict=True):
+            block.load_share.fill_(1 / self.spec.n_experts) if share is None else block.load_share.copy_(share)
+
+    def _mixtures(self) -> list[MoE]:
+        return [block for block in self.blocks if isinstance(block, MoE)]
 
     def fused(self) -> dict[str, tuple[int, ...]]:
         """Name the weights that are several maps, one below the other, with the rows of each."""

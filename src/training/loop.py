@@ -50,6 +50,7 @@ class TrainState:
     ) -> "TrainState":
         """Make the state of a stage that has not begun; `forward` is the model unless given."""
         forward = model if forward is None else forward
+        model.set_load_shares(None)
         skipped, bad = (torch.zeros((), device=device.kind) for _ in range(2))
         return cls(model, forward, optimizer, device.build_scaler(), Progress(stage), skipped, bad)
 
@@ -66,12 +67,14 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
+            "load_shares": self.model.load_shares(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
+        self.model.set_load_shares(saved.get("load_shares"))  # earlier versions saved none
         self.skipped_steps.fill_(self.progress.skipped_steps)
         self.bad_steps.fill_(self.progress.bad_steps)
 

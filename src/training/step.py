@@ -40,8 +40,8 @@ def train_step(
 
     `forward` is the model, or its compiled form. Gradients are sums over all processes, losses means over the tokens of
     the global batch. Where the gradient is not finite, the optimizer leaves weights and state alone; that is decided on
-    the device. Routers' biases (MoE) follow the load of the whole batch. eot_id: the token that begins a document,
-    where documents are masked.
+    the device. What balances the experts (MoE) follows the load of the whole batch. eot_id: the token that begins a
+    document, where documents are masked.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
@@ -75,5 +75,5 @@ def train_step(
     device.world.sum_([loss] if router_z is None else [loss, router_z])
     if expert_load is not None:
         device.world.sum_([expert_load])
-        model.update_router_bias(expert_load, taken=1 - skipped)
+        model.update_routers(expert_load, taken=1 - skipped)
     return StepOutput(loss, grad_norm, skipped, expert_load, router_z)

@@ -23,7 +23,7 @@ def naive_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]
 
     The weights of the chosen experts come from a softmax over their logits alone, which is the same as renormalising
     the softmax over all; a single expert is weighted by its probability among all. The router's bias has a say in the
-    choice and none in the weights. In float64.
+    choice and none in the weights. The balance loss has the experts' shares of the step before. In float64.
     """
     tokens = x.double().flatten(0, 1)
     router, w_in, w_out = block.router.weight.double(), block.w_in.double(), block.w_out.double()
@@ -43,6 +43,5 @@ def naive_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]
         for weight, e in zip(weights, chosen, strict=True):
             y[number] = y[number] + weight * _expert(token, w_in[e], w_out[e], block.kind)
             load[e] += 1
-    share = torch.tensor(load).double() / sum(load)
-    aux_loss = block.aux_loss_weight * block.n_experts * (share * mean_probability).sum()
+    aux_loss = block.aux_loss_weight * block.n_experts * (block.load_share.double() * mean_probability).sum()
     return y.view(x.shape), aux_loss + block.router_z_loss_weight * mean_square, load, mean_square

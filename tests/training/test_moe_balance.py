@@ -264,7 +264,7 @@ def test_a_collapsed_router_recovers_by_the_loss_or_by_the_bias_and_not_by_itsel
     with torch.no_grad():
         model.embedding.weight[:, 0] = 0.02
         for block, favoured in zip(mixtures(model), ([0, 1], [2, 3]), strict=True):
-            block.router.weight[favoured, 0] += 0.8
+            block.router.weight[favoured, 0] += 1.2
     rows = train(build_state(model=model), chain, steps=60)
     layers = [[row[f"moe/layer_0{layer}/load_entropy"] for row in rows] for layer in range(2)]
     assert all(layer[0] < 0.6 for layer in layers) and rows[0]["moe/dead_experts"] >= 4, "collapsed"

@@ -38,10 +38,13 @@ def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_micro_batches_add_up_to_the_batch(architecture: str, build_state: StateBuilder) -> None:
-    """A mixture's balance loss is of each micro batch by itself, so it is left out here."""
-    spec = replace(small_spec(architecture), aux_loss_weight=0.0, router_z_loss_weight=0.0)
+    """The balance of experts weighs as much as the task, and starts from uneven shares."""
+    spec = replace(small_spec(architecture), aux_loss_weight=1.0, router_z_loss_weight=0.1)
     batch = random_tokens(8, 17)
     states = [build_state(model=build_model(spec, seed=0)) for _ in (8, 4, 1)]
+    for state in states:
+        if (shares := state.model.load_shares()) is not None:
+            state.model.set_load_shares((shares * torch.arange(shares.shape[1])).softmax(dim=1))
     whole, *parts = [step(state, batch, micro) for state, micro in zip(states, (8, 4, 1), strict=True)]
     for part, state in zip(parts, states[1:], strict=True):
         torch.testing.assert_close(part.loss, whole.loss, rtol=1e-6, atol=0)

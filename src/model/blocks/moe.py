@@ -3,9 +3,13 @@
 With k = 1 the weight is the probability itself, as in the Switch Transformer.
 
 Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
-eq. 5). Where `router_bias_rate` is above 0, a bias an expert joins the choice as well (Wang et al., 2024,
-arXiv 2408.15664): it is added to the softmax probabilities for top-k alone, never to the weights, and moves by a fixed
-step after each optimizer step. To balance by the bias alone, set `aux_loss_weight` to 0: it stays as configured.
+eq. 5). An expert's share of the load is that of the whole global batch of the optimizer step before (equal shares in
+the first step), as the share of this step is known only after its last micro batch. So the gradient does not depend on
+how a batch is cut into micro batches or spread over processes, which it would with a share of each micro batch.
+
+Where `router_bias_rate` is above 0, a bias an expert joins the choice as well (Wang et al., 2024, arXiv 2408.15664): it
+is added to the softmax probabilities for top-k alone, never to the weights, and moves by a fixed step after each
+optimizer step. To balance by the bias alone, set `aux_loss_weight` to 0: it stays as configured.
 Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
 
 M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts a token.
@@ -60,6 +64,9 @@ class MoE(Block):
         self.router_bias: Tensor | None
         # No gradient moves it, yet it decides what is computed, so it is saved with the weights.
         self.register_buffer("router_bias", torch.zeros(spec.n_experts) if spec.router_bias_rate else None)
+        # Of no use but for training: not saved with the weights, but with the state of the optimizer.
+        self.load_share: Tensor
+        self.register_buffer("load_share", torch.full((spec.n_experts,), 1 / spec.n_experts), persistent=False)
         self.w_in = nn.Parameter(torch.empty(spec.n_experts, inputs * spec.expert_d_ff, spec.d_model))
         self.w_out = nn.Parameter(torch.empty(spec.n_experts, spec.d_model, spec.expert_d_ff))
 
@@ -89,7 +96,7 @@ class MoE(Block):
         if not torch.is_grad_enabled():  # nothing to balance
             return BlockOutput(y)
         z_loss = logits.logsumexp(dim=-1).square().mean()
-        aux_loss = self.aux_loss_weight * self._balance_loss(probabilities, load) + self.router_z_loss_weight * z_loss
+        aux_loss = self.aux_loss_weight * self._balance_loss(probabilities) + self.router_z_loss_weight * z_loss
         return BlockOutput(y, aux_loss, load, z_loss.detach())
 
     def _expert(self, tokens: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
@@ -107,16 +114,17 @@ class MoE(Block):
         experts = (probabilities + self.router_bias).topk(self.top_k, dim=-1).indices
         return probabilities.gather(-1, experts), experts
 
-    def _balance_loss(self, probabilities: Tensor, load: Tensor) -> Tensor:
-        share = load / load.sum()  # of the assignments, so it is already divided by k
-        return self.n_experts * (share * probabilities.mean(dim=0)).sum()
+    def _balance_loss(self, probabilities: Tensor) -> Tensor:
+        # A share of the assignments, so it is already divided by k.
+        return self.n_experts * (self.load_share * probabilities.mean(dim=0)).sum()
 
     @torch.no_grad()
-    def update_bias(self, load: Tensor, taken: Tensor) -> None:
-        """Raise the bias of experts with less than the mean load (E,), and lower that of those with more.
+    def update_balance(self, load: Tensor, taken: Tensor) -> None:
+        """Take the load (E,) of a whole global batch into account; with a bias, raise that of experts below the mean.
 
-        load: of the whole global batch. taken: 1.0, or 0.0 for an optimizer step that was skipped.
+        taken: 1.0, or 0.0 for an optimizer step that was skipped.
         """
+        self.load_share.lerp_(load / load.sum(), taken)
         if self.router_bias is not None:
             missing = load.sum() - self.n_experts * load  # mean load - load, in whole numbers
             self.router_bias += self.bias_rate * taken * missing.sign()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from src.model.blocks.base import BlockOutput
 from src.model.blocks.moe import MoE
 from src.model.build import build_model
 from tests.contract.small import random_tokens, small_spec
@@ -85,12 +86,19 @@ def steer(block: MoE, experts: list[list[int]]) -> torch.Tensor:
     return x
 
 
+def once_balanced(block: MoE, x: torch.Tensor) -> BlockOutput:
+    """Return what the block gives back once it knows how it has chosen for x."""
+    load = block(x).expert_load
+    block.update_balance(load, torch.tensor(1.0))
+    return block(x)
+
+
 def test_the_balance_loss_is_1_where_experts_are_even_and_e_over_k_where_all_tokens_go_to_k() -> None:
     block = build_moe(n_experts=4, top_k=2, aux_loss_weight=1.0, router_z_loss_weight=0.0)
-    even = block(steer(block, [[0, 1], [2, 3], [1, 2], [3, 0]]))
+    even = once_balanced(block, steer(block, [[0, 1], [2, 3], [1, 2], [3, 0]]))
     assert even.expert_load.tolist() == [2, 2, 2, 2]
     assert even.aux_loss.item() == pytest.approx(1.0), "4 (2/8 x 1/4 x 4)"
-    collapsed = block(steer(block, [[0, 1]] * 4))
+    collapsed = once_balanced(block, steer(block, [[0, 1]] * 4))
     assert collapsed.expert_load.tolist() == [4, 4, 0, 0]
     assert collapsed.aux_loss.item() == pytest.approx(2.0), "4 (4/8 x 1/2 x 2) = E / k"
 
@@ -100,7 +108,7 @@ def test_two_layers_collapsed_onto_different_experts_are_two_collapsed_layers() 
     halves, losses, loads = ([[0, 1]] * 4, [[2, 3]] * 4), [], []
     for experts in halves:
         block = build_moe(n_experts=4, top_k=2, aux_loss_weight=0.01, router_z_loss_weight=0.0)
-        _, aux_loss, load, _ = block(steer(block, experts))
+        _, aux_loss, load, _ = once_balanced(block, steer(block, experts))
         losses.append(aux_loss.item())
         loads.append(load)
     assert torch.stack(loads).sum(dim=0).tolist() == [4, 4, 4, 4]
@@ -117,7 +125,9 @@ def test_a_model_adds_up_the_losses_of_its_layers_and_does_not_pool_them() -> No
             assert isinstance(block, MoE)
             block.router.weight.zero_()
             block.router.weight[favoured, 0] = 10.0
-    output = model(random_tokens(2, 8))
+    tokens = random_tokens(2, 8)
+    model.update_routers(model(tokens).expert_load, torch.tensor(1.0))
+    output = model(tokens)
     assert output.expert_load is not None and output.expert_load.tolist() == [[16, 16, 0, 0], [0, 0, 16, 16]]
     assert output.router_z is not None and output.router_z.shape == (2,)
     assert output.aux_loss.item() == pytest.approx(2.0 + 2.0, rel=1e-3), "each scored E / k = 2; balance is 1 + 1"
@@ -134,12 +144,14 @@ def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
 def test_the_bias_follows_the_load_by_its_rate_and_only_steps_that_are_taken() -> None:
     block = build_moe(n_experts=4, router_bias_rate=0.25)
     taken, skipped = torch.tensor(1.0), torch.tensor(0.0)
-    block.update_bias(torch.tensor([9, 3, 4, 4]), taken)  # the mean is 5
+    block.update_balance(torch.tensor([9, 3, 4, 4]), taken)  # the mean is 5
     assert block.get_buffer("router_bias").tolist() == [-0.25, 0.25, 0.25, 0.25]
-    block.update_bias(torch.tensor([0, 10, 5, 5]), taken)
+    block.update_balance(torch.tensor([0, 10, 5, 5]), taken)
     assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25], "an even load leaves a bias alone"
-    block.update_bias(torch.tensor([20, 0, 0, 0]), skipped)
+    assert block.load_share.tolist() == [0.0, 0.5, 0.25, 0.25]
+    block.update_balance(torch.tensor([20, 0, 0, 0]), skipped)
     assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25]
+    assert block.load_share.tolist() == [0.0, 0.5, 0.25, 0.25]
 
 
 def test_the_bias_decides_the_choice_and_not_the_weight() -> None:
@@ -156,7 +168,7 @@ def test_the_bias_decides_the_choice_and_not_the_weight() -> None:
 def test_there_is_no_bias_unless_it_has_a_rate() -> None:
     assert "router_bias" not in build_moe().state_dict()
     assert build_moe(router_bias_rate=0.001).state_dict()["router_bias"].tolist() == [0.0] * 5
-    build_moe().update_bias(torch.tensor([1, 0, 0, 0, 0]), torch.tensor(1.0))  # nothing to update
+    build_moe().update_balance(torch.tensor([1, 0, 0, 0, 0]), torch.tensor(1.0))  # nothing to update
 
 
 def test_the_router_is_fp32_under_autocast() -> None:
