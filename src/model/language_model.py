@@ -2,9 +2,12 @@
 
 Initialisation (standard deviations): token and position embeddings 0.02; matrices into a block 0.02; matrices back to
 the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0.5 / sqrt(d_model)), so that the first
-loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file.
+loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file. Each part draws
+from a generator of its own, seeded by the seed and the part's name: models of equal seed and unlike blocks start with
+the same embedding and head, and with the same weights wherever they have the same block at the same place.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,12 +67,21 @@ class LanguageModel(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Set every weight from torch's global generator."""
+        """Set every weight. The seed is the one that torch's global generator was given last."""
+        seed = torch.initial_seed()
+
+        def seed_part(name: str) -> None:
+            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7]))
+
+        seed_part("embedding")
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
         if self.positions is not None:
+            seed_part("positions")
             nn.init.normal_(self.positions.weight, std=INIT_STD)
+        seed_part("head")
         nn.init.normal_(self.head.weight, std=min(INIT_STD, 0.5 * self.spec.d_model**-0.5))
-        for block in self._typed_blocks():
+        for i, block in enumerate(self._typed_blocks()):
+            seed_part(f"blocks.{i}")
             block.init_weights(len(self.blocks) ** -0.5)
 
     def _typed_blocks(self) -> list[Block]:

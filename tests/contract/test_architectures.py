@@ -347,6 +347,19 @@ def test_a_seed_is_a_model(architecture: str, recipe: str) -> None:
     assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
 
 
+def test_models_of_equal_seed_start_with_equal_shared_weights(architecture: str, recipe: str) -> None:
+    """Embedding, head and norms are paired, and so are equal blocks at equal places, such as those of dense and moe."""
+    dense, model = small_model("dense", recipe).state_dict(), small_model(architecture, recipe).state_dict()
+    shared = [name for name in dense if name.startswith(("embedding", "head", "final_norm"))]
+    assert len(shared) >= 3 and all(torch.equal(dense[name], model[name]) for name in shared)
+    blocks = zip(small_spec("dense", recipe).blocks, small_spec(architecture, recipe).blocks, strict=False)
+    same = [f"blocks.{place}.qkv.weight" for place, pair in enumerate(blocks) if pair == ("attention", "attention")]
+    assert all(torch.equal(dense[name], model[name]) for name in same)
+    assert bool(same) == (architecture in ("dense", "moe"))
+    other = small_model(architecture, recipe, seed=1).state_dict()
+    assert not torch.equal(other["head.weight"], dense["head.weight"])
+
+
 def test_building_twice_and_copying_share_nothing(model: LanguageModel) -> None:
     twin = copy.deepcopy(model)
     with torch.no_grad():
