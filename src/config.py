@@ -242,6 +242,8 @@ class OptimizerConfig:
     """Largest norm of the gradient; 0 switches clipping off."""
     search: str = "none"
     """How the learning rate was found; set by `learning_rates`."""
+    search_differences: list[str] = field(default_factory=list[str])
+    """What the search was made for, where that is not this run; set by `learning_rates`."""
 
 
 @dataclass
@@ -417,7 +419,9 @@ class TrainConfig:
     """What is made equal to dense of the same size, embeddings and head aside: active (parameters at work for a token),
     total (all parameters), flops (needed per token at the training context); none: as written."""
     seed: int = 0
-    """Weights and data order."""
+    """Initial weights, and the order of the data unless data_order_seed is given."""
+    data_order_seed: int | None = None
+    """Order of the data alone; null: `seed`. With both, the two sources of variance can be told apart."""
     init_from: str | None = None
     """A finished run (or one of its checkpoints) to start from; it decides the architecture, size and recipe."""
     learning_rates: list[str] = field(default_factory=list[str])
@@ -428,6 +432,11 @@ class TrainConfig:
     """Start over although the run is there."""
     dry_run: bool = False
     """Tell what the command would do, what it would cost and what would not be comparable; start and write nothing."""
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the order of the data."""
+        return self.seed if self.data_order_seed is None else self.data_order_seed
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from src.compose import read_run_config, run_config
 from src.config import ModelSpec, SamplingConfig, TrainConfig, UserError
+from src.contract import with_current_names
 from src.data.tokenizer import CONFIG, end_of_text, load_tokenizer, tokenizer_config
 from src.inference.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.inference.huggingface.card import model_card
@@ -133,6 +134,8 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
         raise UserError(f"{path}: run: must be a name")
     if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("contract"), dict)):
         raise UserError(f"{path}: summary: is not that of a run")
+    if summary is not None:
+        summary["contract"] = with_current_names(summary["contract"])
     progress = _read_progress(record.get("progress"), path)
     if config is None:
         return Recorded(progress, None, summary)

@@ -120,6 +120,7 @@ LIMITS: dict[str, Limit] = {
     "evaluation.scripts": Limit(0, 4096),
     "evaluation.script_tokens": Limit(1, 10**6),
     "seed": SEED,
+    "data_order_seed": SEED,
     "documents": Limit(0, 10**6),
     "max_new_tokens": Limit(1, 10**9),
     "temperature": WEIGHT,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,19 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
             )
         return ours
 
+    _describe_search(source["optimizer"], keys)
     source["training"].pop("measured_steps", None)  # what fits into the time is another number in another stage
     for section in (*FIXED, *INHERITED):
         merged[section] = settle(merged[section], default[section], source[section], section)
     return to_config(TrainConfig, merged), info
+
+
+def _describe_search(optimizer: dict[str, Any], keys: Collection[str]) -> None:
+    """Say of a rate that is handed on that it was searched for another run, and of any other that it was not."""
+    if "optimizer.learning_rate" in keys:
+        optimizer |= {"search": "none", "search_differences": []}
+    elif optimizer.get("search", "none") not in ("none", "trial"):
+        optimizer["search_differences"] = ["made for the run that the weights come from"]
 
 
 def lineage_of(info: CheckpointInfo) -> str:

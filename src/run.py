@@ -282,7 +282,7 @@ def _compiled(run: Run, model: LanguageModel) -> Forward:
     forward = compile_if_it_pays(model, batch, run.device, run.say)
     if forward is None:
         run.config.runtime.compile = False
-        run.summary["contract"]["compile"] = False
+        run.summary["contract"]["runtime.compile"] = False
         if run.is_first:
             _write_config(run.config, run.folder)
             run.write_summary()

@@ -2,21 +2,22 @@
 
 import os
 import subprocess
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from src.config import ROOT, StageConfig, TrainConfig
-from src.contract import Scalar
+from src.config import ROOT, ScheduleConfig, StageConfig, TrainConfig
+from src.contract import Scalar, settings_of, with_current_names
 from src.data.loader import build_loader
 from src.data.packing import PreparedData
 from src.data.prepared import folder_of
-from src.model.accounting import ModelCost
-from src.model.matching import Match
+from src.model.accounting import ModelCost, model_cost
+from src.model.matching import Match, reference_of
 from src.runtime.files import finite
 from src.runtime.records import read_record
-from src.training.stage import plan_stage
+from src.training.schedule import warmup_steps
+from src.training.stage import StagePlan, plan_stage
 
 if TYPE_CHECKING:
     from src.runtime.device import Device
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FILE = "summary.json"
 REMEDY = "train the run again with rerun=true, or remove its folder"
 
-MAY_CHANGE = ("git_commit", "torch", "processes", "threads", "host_shared")
+MAY_CHANGE = ("git_commit", "torch", "processes", "runtime.threads", "host_shared")
 """What may be another thing when a run is resumed; the contract then says both."""
 
 
@@ -97,7 +98,11 @@ class Summary(TypedDict):
 def read_summary(folder: Path) -> Summary | None:
     """Read the summary of a run; None where there is none yet. Raises: UserError where it is damaged."""
     path = folder / FILE
-    return read_record(path, Summary, REMEDY) if os.path.lexists(path) else None
+    if not os.path.lexists(path):
+        return None
+    summary = read_record(path, Summary, REMEDY)
+    summary["contract"] = with_current_names(summary["contract"])
+    return summary
 
 
 def stage_summary(
@@ -148,7 +153,7 @@ def start_summary(
 ) -> Summary:
     """Begin the summary of a run, or go on with the one that is there."""
     before = read_summary(folder)
-    contract = contract_of(config, data, device, init)
+    contract = contract_of(config, data, init, device)
     if any((folder / "checkpoints").glob("*/last")):  # this sitting goes on with the work of another
         earlier = before["contract"] if before else {}
         contract |= {key: joined(earlier.get(key), contract[key]) for key in MAY_CHANGE}
@@ -184,53 +189,52 @@ def start_summary(
 
 
 def contract_of(
-    config: TrainConfig, data: PreparedData | None, device: "Device", init: "CheckpointInfo | None"
+    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None", device: "Device"
 ) -> dict[str, Scalar]:
-    """Gather what has to be equal for two runs to be ranked; `src.contract` says what each key means.
+    """Return what has to be equal for two runs to be ranked.
 
     data: None where they are not prepared yet; then what they are to be stands for what they are.
     """
     import torch
 
-    from src.lineage import lineage_of
-
-    training = config.training
-    return {
-        "size": config.size.name,
-        "match": config.match,
-        "recipe": _text(asdict(config.recipe)),
-        **_contents(config, data),
-        "budget": training.budget,
-        "stages": _text({name: _budget(config, name, stage) for name, stage in config.stage.stages.items()}),
-        "init_from": lineage_of(init) if init else None,
-        "seq_len": training.seq_len,
-        "global_batch_tokens": training.global_batch_size * training.seq_len,
-        "document_masking": training.document_masking,
-        "eval_sequences": training.eval_sequences,
-        "optimizer": _text(_optimizer(config)),
-        "schedule": _text(asdict(config.schedule)),
-        "learning_rate_search": config.optimizer.search,
-        "precision": device.precision,
-        "compile": config.runtime.compile,
+    runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
+    return rules_of(replace(config, runtime=runtime), data, init) | {
         "torch": torch.__version__,
         "git_commit": _git_commit(),
-        "device": device.kind,
         "processes": device.world.size,
-        "threads": device.threads,
         "host_shared": config.launcher.name != "serial",
     }
 
 
-def _optimizer(config: TrainConfig) -> dict[str, Any]:
-    """Say what optimizes; a rate that was searched for is a result, and the search is the rule."""
-    values = asdict(config.optimizer)
-    searched = values.pop("search") not in ("none", "trial")
-    if searched:
-        del values["learning_rate"]
-    for name, stage in config.stage.stages.items():
-        plan = plan_stage(config, name, stage, 0)
-        values[f"rate of {name}"] = f"{stage.learning_rate_scale} of it" if searched else plan.learning_rate
-    return values
+def rules_of(config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None") -> dict[str, Scalar]:
+    """Return the part of a contract that does not depend on machine and versions; `data` as for `contract_of`."""
+    reference = reference_of(config)
+    cost = model_cost(reference, config.training.seq_len)
+    stages, searched = config.stage.stages, config.optimizer.search not in ("none", "trial")
+    rules: dict[str, Scalar] = settings_of(config) | {
+        "reference": f"{cost.active_non_embedding_params} active parameters, {cost.total_params} in all, "
+        f"{cost.train_flops_per_token} FLOPs a token, vocabulary of {reference.vocab_size}",
+        "stages": _text({name: _budget(config, name, stage, cost) for name, stage in stages.items()}),
+        "warmup": None,
+        "optimizer.learning_rate": None if searched else config.optimizer.learning_rate,
+        "learning_rate_search": config.optimizer.search,
+        "search_differences": "; ".join(config.optimizer.search_differences),
+        "init_from": None,
+        **_contents(config, data),
+    }
+    if config.training.budget != "time":
+        plans = {name: _reference_plan(config, name, stage) for name, stage in stages.items()}
+        rules["warmup"] = _text({name: _warmup(plan.steps, config.schedule) for name, plan in plans.items()})
+    if init is not None:
+        from src.lineage import lineage_of
+
+        rules["init_from"] = lineage_of(init)
+    return rules
+
+
+def _warmup(steps: int, schedule: ScheduleConfig) -> str:
+    warmup = warmup_steps(steps, schedule)
+    return f"{warmup} of {steps} steps ({warmup / steps:.1%})"
 
 
 def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
@@ -261,13 +265,23 @@ def joined(before: Any, now: Any) -> Any:
     return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"
 
 
-def _budget(config: TrainConfig, name: str, stage: StageConfig) -> str:
+def _budget(config: TrainConfig, name: str, stage: StageConfig, reference: ModelCost) -> str:
     """Say what a stage trains on and how long, in terms that are the same for every architecture."""
     training = config.training
     if training.budget == "time":
         return f"{_corpora(stage)} {training.max_seconds:g} s"
-    steps = plan_stage(replace(config, training=replace(training, budget="tokens")), name, stage, 0).steps
-    return f"{_corpora(stage)} {steps} steps" + (" of dense in FLOPs" if training.budget == "flops" else "")
+    steps = _reference_plan(config, name, stage).steps
+    tokens = steps * training.global_batch_size * training.seq_len
+    flops = f"{tokens * reference.train_flops_per_token:.4g} FLOPs"
+    if training.budget == "flops":
+        return f"{_corpora(stage)} {flops}, of dense {steps} steps and {tokens} tokens"
+    return f"{_corpora(stage)} {steps} steps and {tokens} tokens, of dense {flops}"
+
+
+def _reference_plan(config: TrainConfig, name: str, stage: StageConfig) -> StagePlan:
+    """Plan a stage as the reference would train it."""
+    training = replace(config.training, budget="tokens", measured_steps=None)
+    return plan_stage(replace(config, training=training), name, stage, 0)
 
 
 def _corpora(stage: StageConfig) -> str:

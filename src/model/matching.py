@@ -165,10 +165,15 @@ def match_of(config: TrainConfig) -> Match:
 def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
     """Return on how many tokens this model takes the training FLOPs that dense of its size takes for `tokens`."""
     spec, seq_len = match_of(config).spec, config.training.seq_len
-    dense, own = (
-        model_cost(each, seq_len).train_flops_per_token for each in (_reference(spec, config.size, config.recipe), spec)
-    )
+    dense, own = (model_cost(each, seq_len).train_flops_per_token for each in (reference_of(config), spec))
     return int(tokens * dense / own)
+
+
+def reference_of(config: TrainConfig) -> ModelSpec:
+    """Return the dense model that the models of a configuration are matched to."""
+    dense = ArchitectureConfig(name="dense", pattern=list(REFERENCE_PATTERN))
+    size, recipe, training = config.size, config.recipe, config.training
+    return _written_spec(dense, size, recipe, config.tokenizer.vocab_size, training.seq_len)
 
 
 def _reference(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> ModelSpec:

@@ -182,7 +182,7 @@ def _simple(
 
 def _contexts(runs: pd.DataFrame) -> list[Chart]:
     """Charts of what was evaluated by position and distance."""
-    trained = sorted({run["contract"].get("seq_len") or 0 for run in to_records(runs)} - {0})
+    trained = sorted({run["contract"].get("training.seq_len") or 0 for run in to_records(runs)} - {0})
     position, distance = "position in the window (tokens seen)", "distance to the mention (tokens)"
     kinds = [
         ("positions", "Loss by position", "loss", position, "loss (nats per token)", ""),

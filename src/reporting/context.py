@@ -71,7 +71,7 @@ def plot_recall(runs: pd.DataFrame) -> Figure:
 
 def plot_beyond(runs: pd.DataFrame) -> Figure:
     """Draw test loss by position in windows longer than the training context, whose end is marked."""
-    trained = sorted({run["contract"].get("seq_len") or 0 for run in to_records(runs)} - {0})
+    trained = sorted({run["contract"].get("training.seq_len") or 0 for run in to_records(runs)} - {0})
 
     def draw(panel: Axes, architecture: str, seeds: Sequence[Measures]) -> None:
         _draw_band(panel, architecture, [measures["beyond"] for measures in seeds], "loss")

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pandas as pd
 
 from src.config import UserError
+from src.contract import with_current_names
 from src.reporting.values import Record, as_dict, as_list, as_number, as_numbers, as_text, clean_text, read_or_none
 from src.runtime.files import read_bytes
 from src.runtime.records import is_plain_name, read_checked, run_path
@@ -232,7 +233,7 @@ def _row(found: _Found) -> Record:
 
 def _contract(summary: Record) -> Record:
     """Return the contract in printable text: the file may come from somebody else."""
-    values = as_dict(summary.get("contract")).items()
+    values = with_current_names(as_dict(summary.get("contract"))).items()
     return {clean_text(key): clean_text(value) if isinstance(value, str) else value for key, value in values}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.contract import MEANINGS
+from src.contract import DERIVED
 from src.reporting.charts import Chart
 from src.reporting.drawing import style_of
 from src.reporting.load import load_evaluation, to_records
@@ -164,7 +164,7 @@ def _contracts(records: Sequence[Record]) -> str:
     rows: list[str] = []
     for key in dict.fromkeys(key for contract in contracts for key in contract):
         values = list(dict.fromkeys(str(contract.get(key, NOTHING)) for contract in contracts))
-        cells = [key, " | ".join(values), MEANINGS.get(key, "")]
+        cells = [key, " | ".join(values), DERIVED.get(key, "")]
         kinds = ("words", "wrap", "wrap soft")
         marks = zip(kinds, cells, strict=True)
         rows.append("<tr>" + "".join(f'<td class="{kind}">{escape(cell)}</td>' for kind, cell in marks) + "</tr>")

@@ -63,7 +63,7 @@ class Group:
     @property
     def budget(self) -> str:
         """What each run was given alike: tokens, flops or time."""
-        return str(self.runs[0]["contract"].get("budget", "tokens"))
+        return str(self.runs[0]["contract"].get("training.budget", "tokens"))
 
     def by_architecture(self) -> dict[str, list[Record]]:
         """Return the runs of each architecture."""
@@ -96,13 +96,13 @@ def ranking_groups(records: Sequence[Record]) -> list[Group]:
     return [Group(size, mark, runs) for (size, runs), mark in zip(members, marks, strict=True)]
 
 
-RULES = ("match", "budget", "stages")
+RULES = ("match", "training.budget", "stages")
 """Keys of a contract that name a comparison: others than these make runs that no comparison is about."""
 BUDGETS = {"tokens": "equal tokens", "flops": "equal FLOPs", "time": "equal time"}
 
 
 def _rules(run: Record) -> tuple[str, str]:
-    return str(run["contract"].get("match")), str(run["contract"].get("budget", "tokens"))
+    return str(run["contract"].get("match")), str(run["contract"].get("training.budget", "tokens"))
 
 
 def _mark(rules: tuple[str, str]) -> str:

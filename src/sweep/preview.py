@@ -20,8 +20,9 @@ from src.preflight import memory_needed, reckon_micro_batch
 from src.reporting.load import variants
 from src.reporting.verdicts import breach_lines
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
-from src.summary import Summary, read_summary
+from src.summary import Summary, read_summary, rules_of
 from src.sweep.plan import check_jobs, check_machine, make_plan, refuse_twins, show_progress
+from src.sweep.rates import with_search_differences
 from src.training.stage import stage_tokens
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 
@@ -67,7 +68,7 @@ def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Sum
     match, device = match_of(config), open_device(config.runtime)
     cost = model_cost(match.spec, config.training.seq_len)
     speed = _tokens_per_second(match, cost, device.kind, config, finished)
-    contract = contract_of(config, data, device, init)
+    contract = contract_of(config, data, init, device)
     return _Job(config, match, cost, run, status, contract, sum(stage_tokens(config).values()), speed)
 
 
@@ -77,7 +78,7 @@ def _name(
     """Return the configuration as it will be, the run's name and what has become of it so far."""
     if data is None:
         check_machine(config, Path(config.output_root).expanduser())
-        return config, None, "new"
+        return with_search_differences(config, rules_of(config, data, init)), None, "new"
     plan = make_plan(config, init, data)
     summary = None if config.rerun else read_summary(plan.folder)
     status = "new" if summary is None else "done" if summary["status"] == "done" else "goes on"
@@ -103,7 +104,7 @@ def _tokens_per_second(
         if summary["environment"].get("device") != device or summary["final"] is None or not flops:
             continue
         speed = summary["final"]["tokens_per_second"]
-        seq_len = summary["contract"].get("seq_len")
+        seq_len = summary["contract"].get("training.seq_len")
         same = summary["model"] == match.spec.to_dict() and seq_len == config.training.seq_len
         likeness = 2 if same else int(summary["architecture"] == config.architecture.name)
         if not same:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
 from src.config import TrainConfig, UserError
+from src.contract import Scalar, search_differences
 from src.overrides import given_keys
 from src.runtime.records import read_record, write_record
 
@@ -37,6 +38,8 @@ class Search(TypedDict):
     optimizer: str
     text: str
     seeds: list[int]
+    contract: NotRequired[dict[str, Scalar]]
+    """What the trials were trained on and by; searches of earlier versions have none."""
     rates: dict[str, Found]
 
 
@@ -67,19 +70,38 @@ def write_searches(folder: Path, searches: Sequence[Mapping[str, Any]]) -> None:
 
 def with_found_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """Give a job the rate that was found for its architecture and size. Raises UserError where there is none."""
-    given = f"learning_rates={config.learning_rates}"
     if "optimizer.learning_rate" in given_keys(overrides):
-        raise UserError(f"{given}: has a rate for every job already; leave out optimizer.learning_rate")
-    wanted = (config.architecture.name, config.size.name, config.optimizer.name)
+        raise UserError(
+            f"learning_rates={config.learning_rates}: has a rate for every job already; leave out "
+            "optimizer.learning_rate"
+        )
+    search = _search_for(config)
+    if config.seed in search["seeds"]:
+        raise UserError(f"seed={config.seed}: the learning rates were chosen by it; compare with other seeds")
+    rate = search["rates"][config.architecture.name]["learning_rate"]
+    return replace(config, optimizer=replace(config.optimizer, learning_rate=rate, search=search["text"]))
+
+
+def with_search_differences(config: TrainConfig, rules: Mapping[str, Scalar]) -> TrainConfig:
+    """Record what the search that a job takes its rate from was made for, where that is not the job.
+
+    rules: of the job, from `src.summary.rules_of`.
+    """
+    if not config.learning_rates:
+        return config
+    made_for = _search_for(config).get("contract")
+    lines = ["made by an earlier version"] if made_for is None else search_differences(made_for, rules)
+    return replace(config, optimizer=replace(config.optimizer, search_differences=lines))
+
+
+def _search_for(config: TrainConfig) -> Search:
+    """Find the search for the architecture, size and optimizer of a job. Raises UserError where there is none."""
+    architecture, size, optimizer = config.architecture.name, config.size.name, config.optimizer.name
     for search in load_searches(config.learning_rates):
-        rates = search["rates"]
-        if wanted[0] in rates and wanted[1:] == (search["size"], search["optimizer"]):
-            if config.seed in search["seeds"]:
-                raise UserError(f"seed={config.seed}: the learning rates were chosen by it; compare with other seeds")
-            rate = rates[wanted[0]]["learning_rate"]
-            return replace(config, optimizer=replace(config.optimizer, learning_rate=rate, search=search["text"]))
-    architecture, size, optimizer = wanted
+        if architecture in search["rates"] and (size, optimizer) == (search["size"], search["optimizer"]):
+            return search
     raise UserError(
-        f"{given}: nothing found for architecture={architecture} size={size} optimizer={optimizer}; search with "
+        f"learning_rates={config.learning_rates}: nothing found for architecture={architecture} size={size} "
+        f"optimizer={optimizer}; search with "
         f"python -m src.tune architecture={architecture} size={size} optimizer={optimizer}"
     )

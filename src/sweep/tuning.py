@@ -21,7 +21,7 @@ from src.overrides import as_argument, given_keys
 from src.reporting import write_report
 from src.reporting.results import beside_cliff
 from src.runtime.errors import first_line
-from src.summary import read_summary
+from src.summary import read_summary, rules_of
 from src.sweep.identity import short_hash
 from src.sweep.isolation import run_job
 from src.sweep.launch import launch, opened
@@ -128,7 +128,8 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     budget = f"{sum(stage_tokens(config).values()):,} tokens each"
     text = f"{settings.method}, {n.pop()} rates, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
     found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
-    write_searches(folder, [{**found, "seeds": settings.seeds, "rates": rates}])
+    contract = rules_of(config, plans[0].data, plans[0].init)
+    write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
     print("\n".join(_describe(rates, size)))
     print(f"Report: {write_report(folder)}")
     print(f"Learning rates: {folder / FILE}; compare with {as_argument('learning_rates', str(folder), is_list=True)}")

@@ -27,7 +27,7 @@ def test_equal_flops_end_at_those_of_dense(data: Path, tmp_path: Path) -> None:
     step = mamba["accounting"]["train_flops_per_token"] * 4 * 32
     assert 0 <= dense["final"]["train_flops"] - mamba["final"]["train_flops"] < step
     assert of_dense[-1] == pytest.approx(of_mamba[-1], rel=0.05), "both schedules end at the least rate"
-    assert dense["contract"] == mamba["contract"] and dense["contract"]["budget"] == "flops"
+    assert dense["contract"] == mamba["contract"] and dense["contract"]["training.budget"] == "flops"
     assert "12 steps of dense in FLOPs" in dense["contract"]["stages"]
 
 

@@ -31,7 +31,7 @@ def test_values_of_a_finished_run(four):
     assert row["tokens"] == 2 * 307_200 and row["val_loss"] == pytest.approx(2.0)
     assert row["language/val_loss"] == pytest.approx(2.2) and row["language/floor_bits_per_byte"] == 0.62
     assert row["code/floor_bits_per_byte"] is None
-    assert row["solved"] == "n_blocks=10 d_state=64" and row["contract"]["seq_len"] == 128
+    assert row["solved"] == "n_blocks=10 d_state=64" and row["contract"]["training.seq_len"] == 128
 
 
 def test_the_same_runs_from_sweep_folder_and_output_root(four):

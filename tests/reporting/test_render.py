@@ -73,7 +73,7 @@ def test_the_csv_has_a_row_a_run(four, quick):
     assert dense["tokens"] == "614400" and dense["total_params"] == "2048576" and dense["error"] == ""
     assert float(dense["language/val_loss"]) == pytest.approx(2.2)
     assert dense["run_dir"] == "../../runs/dense-nano-full-s0-0000abcd"
-    assert json.loads(dense["contract"])["seq_len"] == 128
+    assert json.loads(dense["contract"])["training.seq_len"] == 128
     assert pending["val_loss"] == "" and pending["run"] == "moe-nano-full-s3-0000abcd"
 
 

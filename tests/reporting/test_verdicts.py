@@ -128,7 +128,7 @@ def test_other_threads_leave_the_ranking_and_void_the_speed(builder):
         builder.add("dense", seed)
         builder.add("moe", seed, contract={"threads": 8})
     text = verdict(builder)
-    assert "best is moe" in text and "speed, memory and time may not: threads: 2" in text
+    assert "best is moe" in text and "speed, memory and time may not: runtime.threads: 2" in text
 
 
 def test_jobs_that_shared_a_machine_say_nothing_of_speed(builder):
@@ -208,7 +208,7 @@ def test_rules_that_differ_beside_threads_leave_the_loss_comparable(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "m", {"dense": 2.0, "mamba": 2.2}, match="total", threads=8)
     (line,) = [line for line in verdict(builder).split("\n") if "threads: " in line]
-    assert "speed, memory and time may not: threads: 2" in line
+    assert "speed, memory and time may not: runtime.threads: 2" in line
 
 
 def test_jobs_that_shared_a_machine_say_so_where_contracts_differ_too(builder):

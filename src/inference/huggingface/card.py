@@ -102,11 +102,14 @@ def _figures(spec: ModelSpec, record: dict[str, Any]) -> str:
         rows += [
             ("seed", _number(summary.get("seed"))),
             ("status of the run", str(summary.get("status"))),
-            ("training context (tokens)", _number(_get(summary, "contract", "seq_len"))),
+            ("training context (tokens)", _number(_get(summary, "contract", "training.seq_len"))),
             ("tokens, all stages", _number(_get(summary, "final", "tokens"))),
             ("last validation loss", _number(_get(summary, "final", "val_loss"))),
             ("last validation bits per byte", _number(_get(summary, "final", "val_bits_per_byte"))),
-            ("device, precision", f"{_get(summary, 'contract', 'device')}, {_get(summary, 'contract', 'precision')}"),
+            (
+                "device, precision",
+                ", ".join(str(_get(summary, "contract", f"runtime.{key}")) for key in ("device", "precision")),
+            ),
         ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows if value is not None)
     missing = "" if summary is not None else "\n\nThe run of this checkpoint has left no summary: no more is known."
@@ -128,7 +131,7 @@ def _limits(spec: ModelSpec, twin: Twin, summary: dict[str, Any]) -> str:
     ]
     if spec.learned_positions:
         lines.append(f"It has {spec.learned_positions} learned positions and cannot read or write beyond them.")
-    elif seq_len := _get(summary, "contract", "seq_len"):
+    elif seq_len := _get(summary, "contract", "training.seq_len"):
         lines.append(f"It was trained on {seq_len} tokens at a time; beyond them it has not been evaluated here.")
     if twin.code:
         lines.append("transformers has no such class: `modeling_hybrid.py` of this folder is run on loading.")

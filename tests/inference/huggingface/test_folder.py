@@ -161,7 +161,7 @@ RECORD = {
     "config": {"stage": {"stages": {"language": {"prompts": ["It's a prompt"]}}}},
     "summary": {
         "size": "nano", "recipe": "modern", "data": "embedded", "seed": 3, "status": "done",
-        "contract": {"seq_len": 256, "device": "cpu", "precision": "fp32"},
+        "contract": {"training.seq_len": 256, "runtime.device": "cpu", "runtime.precision": "fp32"},
         "final": {"tokens": 99999, "val_loss": 1.5, "val_bits_per_byte": 1.1},
     },
 }  # fmt: skip
