@@ -50,7 +50,7 @@ FP16 = ["float64: _to_copy", "float64: reciprocal"]
 """Torch's own loss scaler inverts its scale in float64, except on MPS."""
 SHAPES_THAT_CHANGE = {"moe": "mlp"}
 """In training: experts get as many tokens as choose them. Beside it, the block that stands in to check all others."""
-SHAPES_THAT_GROW = {"attention": "sliding_attention"}
+SHAPES_THAT_GROW = dict.fromkeys(("attention", "conv_attention", "qk_norm_attention"), "sliding_attention")
 """In decoding: attention reads a key more for each token; a window, once it is full, does not."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.config import ModelSpec, OptimizerConfig
 from src.model.accounting import model_cost
-from src.model.blocks import KINDS, Kind, kind_of
+from src.model.blocks import KINDS, Kind, kind_names, kind_of
 from src.model.blocks.activations import Activations, norm_kept
 from src.model.build import build_model
 from src.model.matching import solve
@@ -51,7 +51,7 @@ def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | No
 @pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize("length", [48, 40])
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("kind", [*KINDS, "gated_deltanet"])
+@pytest.mark.parametrize("kind", kind_names())
 def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int) -> None:
     """By the difference of two batch sizes, so that tables of one size drop out; no two widths are equal."""
     spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)

@@ -10,6 +10,7 @@ B, T, D: batch, position, d_model; H: heads; P: head_dim; W: window; n: blocks o
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,8 +174,11 @@ class Attention(Block):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
-        qk, v = self.qkv(x).split((2 * width, width), dim=-1)  # one split: a slice has zeros for the rest as gradient
-        qk = qk.unflatten(-1, (2, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
+        qkv = self.project(x, cache, documents)
+        qk, v = qkv.split((2 * width, width), dim=-1)  # one split: a slice has zeros for the rest as gradient
+        qk = self.normalize(qk.unflatten(-1, (2, self.n_heads, self.head_dim))).permute(
+            2, 0, 3, 1, 4
+        )  # (2, B, H, T, P)
         v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
         offset = cache.offset if cache else 0
         q, k = (rotate(qk, offset) if self.rope else qk).unbind(0)
@@ -187,6 +191,14 @@ class Attention(Block):
         else:
             y = self.attend(q, k, v, documents)
         return BlockOutput(self.out(y.transpose(1, 2).reshape(batch, length, width)))
+
+    def project(self, x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
+        """Map x (B, T, D) to queries, keys and values side by side (B, T, 3 D)."""
+        return self.qkv(x)
+
+    def normalize(self, qk: Tensor) -> Tensor:
+        """Normalize queries and keys (B, T, 2, H, P) of each head; plain attention leaves them as they are."""
+        return qk
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
         """Attend within one sequence from its start; q, k, v and the result (B, H, T, P), documents (B, T)."""

@@ -15,7 +15,7 @@ That is exact as long as the factors stay within what fp32 can hold; where they 
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -257,8 +257,14 @@ class MambaCache:
         self.offset = 0
 
 
+class ConvState(Protocol):
+    """What a convolution keeps while decoding: its last K - 1 inputs (B, K - 1, C)."""
+
+    conv: Tensor
+
+
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, cache: MambaCache | None, documents: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, cache: ConvState | None, documents: Tensor | None = None
 ) -> Tensor:
     """Convolve each channel of x (B, T, C) with its own causal kernel: weight (C, K), bias (C,) or zeros.
 

@@ -1,0 +1,53 @@
+"""Causal attention whose queries and keys are normalized in each head (QK-norm: Henry et al., 2020, arXiv 2010.04245).
+
+RMSNorm with one weight a channel of a head, before the rotary positions, as in Qwen3 and OLMo 2. It bounds the scores,
+so that attention bears higher learning rates: a control that tells how much of another architecture's lead is the rate.
+
+B, T: batch, position; H, P: heads, head_dim.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from src.config import ModelSpec
+from src.model.blocks import Kind, activations, costs
+from src.model.blocks.activations import Activations
+from src.model.blocks.attention import Attention
+from src.model.blocks.costs import Cost
+from src.model.blocks.norm import rms_norm
+
+
+class QKNormAttention(Attention):
+    """Attention over normalized queries and keys."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.q_norm = nn.Parameter(torch.ones(spec.head_dim))
+        self.k_norm = nn.Parameter(torch.ones(spec.head_dim))
+
+    def normalize(self, qk: Tensor) -> Tensor:
+        ones = self.q_norm.new_ones(self.head_dim)
+        weights = torch.stack((self.q_norm, self.k_norm))[:, None]  # (2, 1, P)
+        return (rms_norm(qk.float(), ones) * weights).to(qk.dtype)
+
+    def init_weights(self, residual_scale: float) -> None:
+        super().init_weights(residual_scale)
+        nn.init.ones_(self.q_norm)
+        nn.init.ones_(self.k_norm)
+
+
+def cost(spec: ModelSpec, context_len: int) -> Cost:
+    """Add the weights of two norms to attention."""
+    plain, weights = costs.attention(spec, context_len), 2 * spec.head_dim
+    return replace(plain, params=plain.params + weights, active_params=plain.active_params + weights)
+
+
+def kept_activations(spec: ModelSpec, context_len: int) -> Activations:
+    """Add what the norms keep of queries and keys to attention."""
+    plain = activations.attention(spec, context_len)
+    return replace(plain, kept=plain.kept + 4 * spec.d_model + 2 * spec.n_heads)
+
+
+KIND = Kind("qk_norm_attention.QKNormAttention", cost, (), kept_activations)
