@@ -254,6 +254,8 @@ class ScheduleConfig:
     """cosine, linear (both decay from the warm-up on), or wsd (warm-up, stable, linear decay)."""
     warmup_steps: int | None = None
     """null: a twentieth of the stage."""
+    searched: bool = False
+    """Whether `learning_rates` has chosen the warm-up; set by it."""
     min_ratio: float = 0.1
     """Last learning rate over the peak."""
     decay_fraction: float = 0.2
@@ -560,6 +562,9 @@ class TuneSettings:
     """Between neighbours on the grid, in the middle of which is size.learning_rate."""
     extensions: int = 4
     """How often the range may be extended, where the best rate of any architecture lies at its edge."""
+    warmup: list[int] = field(default_factory=list[int])
+    """Steps of warm-up that each rate is tried with; empty: as the schedule has it. A rate that seems too high for an
+    architecture may only want a longer warm-up."""
     seeds: list[int] = field(default_factory=lambda: [1000])
     """Seeds of the trials, which no comparison may use."""
 

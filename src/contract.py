@@ -55,6 +55,8 @@ COUNTED_AS: dict[str, tuple[str, ...]] = {
     "optimizer.search": ("learning_rate_search", "optimizer.learning_rate"),
     "optimizer.search_differences": ("search_differences",),
     "optimizer.learning_rate": ("optimizer.learning_rate",),
+    "schedule.warmup_steps": ("schedule.warmup_steps", "warmup"),
+    "schedule.searched": ("schedule.warmup_steps", "warmup"),
     "stage.stages.*.max_tokens": ("stages", "warmup"),
     "training.max_tokens": ("stages", "warmup"),
     "training.max_steps": ("stages", "warmup"),
@@ -67,6 +69,7 @@ DERIVED: dict[str, str] = {
     "stages": "text: each stage's corpus, mixture and budget in steps, tokens and FLOPs of the reference, in order",
     "warmup": "text: steps of each stage's warm-up and their share; null where the budget is time",
     "optimizer.learning_rate": "the peak learning rate; null where each architecture has its own, as searched",
+    "schedule.warmup_steps": "null: by default; searched: each architecture has its own",
     "learning_rate_search": "how the learning rate was found; none: not searched; trial: part of a search",
     "search_differences": "what the search for learning rates was made for, where that is not this run; empty: this",
     "tokenizer_hash": "SHA-256 of the tokenizer: loss per token means nothing across tokenizers",
@@ -94,6 +97,9 @@ SPEED_KEYS: tuple[str, ...] = (
 Runs that differ in these alone keep their place in the ranking by loss; their times, tokens per second and memory
 are not comparable. Every other key decides both.
 """
+
+SEARCHED = "searched"
+"""In the place of a warm-up that each architecture has for itself."""
 
 VERSION_KEYS = ("torch", "git_commit")
 """Versions: they decide whether runs are ranked, but not whether learning rates were searched for the same settings."""
@@ -154,6 +160,8 @@ def search_differences(search: Contract, run: Contract) -> list[str]:
         *COUNTED_AS["learning_rates"],
         "optimizer.learning_rate",
     }
+    if SEARCHED in (search.get("schedule.warmup_steps"), run.get("schedule.warmup_steps")):
+        ignored |= {"schedule.warmup_steps", "warmup"}
     sides = {
         name: {key: value for key, value in contract.items() if key not in ignored}
         for name, contract in (("search", search), ("run", run))

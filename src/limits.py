@@ -134,6 +134,7 @@ LIMITS: dict[str, Limit] = {
     "tune.factor": Limit(1, 1e30, above=True),
     "tune.extensions": Limit(0, 20),
     "tune.seeds": SEED,
+    "tune.warmup": Limit(0, 10**12),
 }
 
 PATHS = (

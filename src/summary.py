@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from src.config import ROOT, ScheduleConfig, StageConfig, TrainConfig
-from src.contract import Scalar, settings_of, with_current_names
+from src.contract import SEARCHED, Scalar, settings_of, with_current_names
 from src.data.loader import build_loader
 from src.data.packing import PreparedData
 from src.data.prepared import folder_of
@@ -215,14 +215,15 @@ def rules_of(config: TrainConfig, data: PreparedData | None, init: "CheckpointIn
         "reference": f"{cost.active_non_embedding_params} active parameters, {cost.total_params} in all, "
         f"{cost.train_flops_per_token} FLOPs a token, vocabulary of {reference.vocab_size}",
         "stages": _text({name: _budget(config, name, stage, cost) for name, stage in stages.items()}),
-        "warmup": None,
+        "schedule.warmup_steps": SEARCHED if config.schedule.searched else config.schedule.warmup_steps,
+        "warmup": SEARCHED if config.schedule.searched else None,
         "optimizer.learning_rate": None if searched else config.optimizer.learning_rate,
         "learning_rate_search": config.optimizer.search,
         "search_differences": "; ".join(config.optimizer.search_differences),
         "init_from": None,
         **_contents(config, data),
     }
-    if config.training.budget != "time":
+    if config.training.budget != "time" and not config.schedule.searched:
         plans = {name: _reference_plan(config, name, stage) for name, stage in stages.items()}
         rules["warmup"] = _text({name: _warmup(plan.steps, config.schedule) for name, plan in plans.items()})
     if init is not None:

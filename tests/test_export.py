@@ -152,7 +152,7 @@ def test_the_readme_has_the_figures_of_the_run(finished: Path, folder: Path) -> 
 
 @pytest.mark.parametrize("case", ["dense", "dense, classic", "moe"])
 def test_a_folder_without_our_file_becomes_a_run(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = exported(tmp_path / "source", model_of(spec_of(case)))
+    source = exported(tmp_path / "source", model_of(spec_of(case), seed=1))
     (source / RECORD).unlink()
     assert run("format=ours", f"source={source}", f"out={tmp_path / 'out'}") == 0
     first = text(tmp_path / "out", capsys)

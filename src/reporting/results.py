@@ -91,7 +91,9 @@ def load_searches(directory: str | Path) -> list[Search]:
         tried: dict[str, tuple[list[tuple[float, float | None]], str | None]] = {}
         for name, entry in as_dict(search.get("rates")).items():
             trials = map(as_dict, as_list(as_dict(entry).get("trials")))
-            pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in trials]
+            warmup = as_dict(entry).get("warmup_steps")  # the others that were tried stand in the file alone
+            own = [trial for trial in trials if trial.get("warmup_steps") == warmup]
+            pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in own]
             points = [(rate, loss) for rate, loss in pairs if rate is not None]
             tried[name] = sorted(points, key=lambda point: point[0]), as_text(as_dict(entry).get("edge"))
         found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), tried))

@@ -340,7 +340,11 @@ def _contract_lines(groups: list[Group]) -> list[str]:
         lines.append("Jobs shared the machine: speed and time say nothing about the architectures.")
     if len({group.size for group in groups}) > 1:
         lines.append("Runs of different sizes are not ranked against each other.")
-    if any(run["contract"].get("learning_rate_search") == "none" for group in groups for run in group.runs):
+    contracts = [run["contract"] for group in groups for run in group.runs]
+    for differences_of_search in dict.fromkeys(str(one.get("search_differences") or "") for one in contracts):
+        if differences_of_search:
+            lines.append(f"Learning rates were searched for other settings: {differences_of_search}")
+    if any(contract.get("learning_rate_search") == "none" for contract in contracts):
         lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
     return lines
 

@@ -21,12 +21,15 @@ class Tried(TypedDict):
 
     learning_rate: float
     bits_per_byte: float | None
+    warmup_steps: NotRequired[int | None]
 
 
 class Found(TypedDict):
     """What was found for one architecture."""
 
     learning_rate: Annotated[float, Meta(gt=0)]
+    warmup_steps: NotRequired[int | None]
+    """None: by default, as the warm-up was not searched."""
     edge: str | None
     trials: list[Tried]
 
@@ -78,8 +81,16 @@ def with_found_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
     search = _search_for(config)
     if config.seed in search["seeds"]:
         raise UserError(f"seed={config.seed}: the learning rates were chosen by it; compare with other seeds")
-    rate = search["rates"][config.architecture.name]["learning_rate"]
-    return replace(config, optimizer=replace(config.optimizer, learning_rate=rate, search=search["text"]))
+    found, schedule = search["rates"][config.architecture.name], config.schedule
+    if (warmup := found.get("warmup_steps")) is not None:
+        if "schedule.warmup_steps" in given_keys(overrides):
+            raise UserError(
+                f"learning_rates={config.learning_rates}: has a warm-up for every job already; leave out "
+                "schedule.warmup_steps"
+            )
+        schedule = replace(schedule, warmup_steps=warmup, searched=True)
+    optimizer = replace(config.optimizer, learning_rate=found["learning_rate"], search=search["text"])
+    return replace(config, optimizer=optimizer, schedule=schedule)
 
 
 def with_search_differences(config: TrainConfig, rules: Mapping[str, Scalar]) -> TrainConfig:

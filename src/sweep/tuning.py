@@ -42,11 +42,13 @@ OF_A_TRIAL = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_
 
 
 class Trial(NamedTuple):
-    """One learning rate, tried with every seed."""
+    """One learning rate and warm-up, tried with every seed."""
 
     learning_rate: float
     loss: float
     """Validation bits per byte, the mean over stages and seeds; infinite where it diverged."""
+    warmup_steps: int | None = None
+    """None: by default, as the warm-up is not searched."""
 
 
 Trials = dict[str, list[Trial]]
@@ -93,6 +95,10 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
     for key in ("optimizer.learning_rate", "seed", "learning_rates"):
         if key in given:
             raise UserError(f"{key}: is what tune chooses (tune.seeds are its seeds); leave it out")
+    if settings.warmup and "schedule.warmup_steps" in given:
+        raise UserError("schedule.warmup_steps: is what tune chooses among tune.warmup; leave one out")
+    if len(set(settings.warmup)) < len(settings.warmup):
+        raise UserError(f"tune.warmup={settings.warmup}: give numbers of steps that are unlike each other")
     check_choice("tune.method", settings.method, ("grid", "tpe"))
     if settings.trials < 3:
         raise UserError(f"tune.trials={settings.trials}: at least 3, or the best is always at an edge")
@@ -117,7 +123,8 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     seeds = f"seed={','.join(map(str, settings.seeds))}"
     plans = plan_runs(expand_sweep("train", TrainConfig, [*base, f"seed={settings.seeds[0]}"]).jobs)
     config = plans[0].config
-    about = [[plan.folder.name for plan in plans], settings.method, settings.factor, settings.seeds, settings.trials]
+    about: list[Any] = [[plan.folder.name for plan in plans], settings.method, settings.factor, settings.seeds]
+    about += [settings.trials, settings.warmup]
     folder = Path(config.output_root).expanduser() / "tuning" / f"{size}-{short_hash(about)}"
     architectures = [plan.config.architecture.name for plan in plans]
     method = _grid if settings.method == "grid" else _tpe
@@ -126,7 +133,10 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     assert len(n) == 1, "equal budgets"
     rates = {name: _found(tried) for name, tried in trials.items()}
     budget = f"{sum(stage_tokens(config).values()):,} tokens each"
-    text = f"{settings.method}, {n.pop()} rates, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
+    tried = f"{n.pop() // max(1, len(settings.warmup))} rates"
+    if settings.warmup:
+        tried += f" x {len(settings.warmup)} warm-ups"
+    text = f"{settings.method}, {tried}, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
     found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
     contract = rules_of(config, plans[0].data, plans[0].init)
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
@@ -144,6 +154,10 @@ class _Search(NamedTuple):
     architectures: list[str]
     centre: float
     settings: TuneSettings
+
+    def warmup_override(self) -> list[str]:
+        """Return the override that tries every warm-up; none where the warm-up is not searched."""
+        return [f"schedule.warmup_steps={','.join(map(str, self.settings.warmup))}"] if self.settings.warmup else []
 
     def run(self, overrides: list[str]) -> list[Plan]:
         """Run the jobs of these overrides, in processes of their own. Raises Unfinished if one is not done."""
@@ -176,8 +190,12 @@ def _grid(search: _Search) -> Trials:
     exponents = list(range(low, low + n))
     for _ in range(1 + search.settings.extensions):
         rates = [_rounded(search.centre * search.settings.factor**exponent) for exponent in exponents]
-        plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}"])
-        trials = {name: [Trial(rate, _loss(plans, name, rate)) for rate in rates] for name in search.architectures}
+        plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}", *search.warmup_override()])
+        points = [(rate, warmup) for rate in rates for warmup in search.settings.warmup or [None]]
+        trials = {
+            name: [Trial(rate, _loss(plans, name, rate, warmup), warmup) for rate, warmup in points]
+            for name in search.architectures
+        }
         edges = {_edge(tried) for tried in trials.values()} - {None}
         if not edges or len(exponents) == n + search.settings.extensions:
             break
@@ -223,20 +241,26 @@ def _tpe(search: _Search) -> Trials:
 
 def _ask_and_tell(study: Any, search: _Search, name: str, n: int, span: tuple[float, float]) -> list[Trial]:
     """Bring a study to n trials; one that an earlier sitting asked for and did not end comes first."""
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.trial import TrialState
+
+    space: dict[str, Any] = {"learning_rate": FloatDistribution(*span, log=True)}
+    if search.settings.warmup:
+        space["warmup_steps"] = CategoricalDistribution(search.settings.warmup)
 
     while len(told := study.get_trials(states=(TrialState.COMPLETE,))) < n:
         open_trials = study.get_trials(states=(TrialState.RUNNING,))
         if open_trials:
-            number, value = open_trials[0].number, open_trials[0].params["learning_rate"]
+            number, values = open_trials[0].number, open_trials[0].params
         else:
-            asked = study.ask({"learning_rate": FloatDistribution(*span, log=True)})
-            number, value = asked.number, asked.params["learning_rate"]
-        rate = _rounded(value)
-        plans = search.run([f"architecture={name}", f"optimizer.learning_rate={rate!r}"])
-        study.tell(number, min(_loss(plans, name, rate), 1e6))
-    return sorted(Trial(_rounded(one.params["learning_rate"]), one.value) for one in told)
+            asked = study.ask(space)
+            number, values = asked.number, asked.params
+        rate, warmup = _rounded(values["learning_rate"]), values.get("warmup_steps")
+        overrides = [f"architecture={name}", f"optimizer.learning_rate={rate!r}"]
+        plans = search.run([*overrides, *([] if warmup is None else [f"schedule.warmup_steps={warmup}"])])
+        study.tell(number, min(_loss(plans, name, rate, warmup), 1e6))
+    found = [Trial(_rounded(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in told]
+    return sorted(found, key=lambda trial: trial.learning_rate)
 
 
 def _rounded(rate: float) -> float:
@@ -244,11 +268,13 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.3g}")
 
 
-def _loss(plans: Sequence[Plan], architecture: str, rate: float) -> float:
-    """Return the mean over seeds and stages of a rate's trials; infinite where one has diverged."""
+def _loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: int | None) -> float:
+    """Return the mean over seeds and stages of the trials of a rate and warm-up; infinite where one has diverged."""
     losses: list[float] = []
     for plan in plans:
-        if (plan.config.architecture.name, plan.config.optimizer.learning_rate) == (architecture, rate):
+        config = plan.config
+        found = config.architecture.name, config.optimizer.learning_rate, config.schedule.warmup_steps
+        if found[:2] == (architecture, rate) and warmup in (None, found[2]):
             summary = read_summary(plan.folder)
             stages = summary["stages"] if summary else {}
             found = [stage["val_bits_per_byte"] for stage in stages.values()]
@@ -271,11 +297,18 @@ def _edge(trials: Sequence[Trial], low: float | None = None, high: float | None 
 
 def _found(trials: Sequence[Trial]) -> dict[str, Any]:
     """Say what was found for an architecture, in JSON's terms."""
+    best = _best(trials)
     return {
-        "learning_rate": _best(trials).learning_rate,
+        "learning_rate": best.learning_rate,
+        "warmup_steps": best.warmup_steps,
         "edge": _edge(trials),
         "trials": [
-            {"learning_rate": rate, "bits_per_byte": loss if math.isfinite(loss) else None} for rate, loss in trials
+            {
+                "learning_rate": trial.learning_rate,
+                "warmup_steps": trial.warmup_steps,
+                "bits_per_byte": trial.loss if math.isfinite(trial.loss) else None,
+            }
+            for trial in trials
         ],
     }
 
@@ -285,10 +318,16 @@ def _describe(rates: dict[str, Any], size: str) -> list[str]:
     tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
     rows: list[list[str]] = []
     for name, found in rates.items():
-        losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in found["trials"]}
-        cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
-        cliff = "yes" if beside_cliff(list(losses.items())) else NOTHING
-        rows.append([f"{name} {size}", f"{found['learning_rate']:g}", found["edge"] or NOTHING, cliff, *cells])
+        for warmup in dict.fromkeys(trial["warmup_steps"] for trial in found["trials"]):
+            own = [trial for trial in found["trials"] if trial["warmup_steps"] == warmup]
+            losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in own}
+            cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
+            best = NOTHING, NOTHING, NOTHING
+            if warmup == found["warmup_steps"]:
+                cliff = "yes" if beside_cliff(list(losses.items())) else NOTHING
+                best = f"{found['learning_rate']:g}", found["edge"] or NOTHING, cliff
+            name_of_row = f"{name} {size}" if warmup is None else f"{name} {size}, warm-up {warmup}"
+            rows.append([name_of_row, *best, *cells])
     header = ["validation bits per byte at", "best rate", "at the edge", "at a cliff", *(f"{rate:g}" for rate in tried)]
     return ["", *table(header, rows), ""]
 

@@ -28,7 +28,7 @@ def test_equal_flops_end_at_those_of_dense(data: Path, tmp_path: Path) -> None:
     assert 0 <= dense["final"]["train_flops"] - mamba["final"]["train_flops"] < step
     assert of_dense[-1] == pytest.approx(of_mamba[-1], rel=0.05), "both schedules end at the least rate"
     assert dense["contract"] == mamba["contract"] and dense["contract"]["training.budget"] == "flops"
-    assert "12 steps of dense in FLOPs" in dense["contract"]["stages"]
+    assert "of dense 12 steps and 1536 tokens" in dense["contract"]["stages"]
 
 
 def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(

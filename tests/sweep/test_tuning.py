@@ -41,7 +41,7 @@ BEST = {"dense": 1e-3, "mamba": 1e-3}
 
 def valley(settings: TuneSettings, folder: Path, monkeypatch: pytest.MonkeyPatch, **best: float) -> tuning.Trials:
     CALLS.clear()
-    monkeypatch.setattr(tuning, "_loss", lambda plans, name, rate: 1 + abs(math.log2(rate / best[name])))
+    monkeypatch.setattr(tuning, "_loss", lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[name])))
     search = Valley(folder, [], "seed=1000", list(best), 1e-3, settings)
     return (tuning._grid if settings.method == "grid" else tuning._tpe)(search)
 
@@ -79,6 +79,31 @@ def test_a_rate_that_diverged_is_never_the_best() -> None:
     assert told["learning_rate"] == 1e-3 and told["edge"] == "low"
     assert [trial["bits_per_byte"] for trial in told["trials"]] == [2.0, None, None]
     json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short warm-up moves the best rate from 1e-3 to 5e-4 and costs 0.5 there."""
+    if method == "tpe":
+        pytest.importorskip("optuna")
+    settings = TuneSettings(method=method, trials=8, warmup=[5, 50])
+    best = {5: 5e-4, 50: 1e-3}
+    monkeypatch.setattr(
+        tuning,
+        "_loss",
+        lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[warmup])) + 0.5 * (warmup == 5),
+    )
+    CALLS.clear()
+    search = Valley(tmp_path, [], "seed=1000", ["dense"], 1e-3, settings)
+    trials = (tuning._grid if method == "grid" else tuning._tpe)(search)["dense"]
+    found = tuning._found(trials)
+    assert found["warmup_steps"] == 50 and found["learning_rate"] == pytest.approx(1e-3, rel=0.4)
+    assert {trial["warmup_steps"] for trial in found["trials"]} == {5, 50}
+    if method == "grid":
+        assert len(trials) == 2 * 8 and CALLS[0][1] == "schedule.warmup_steps=5,50"
+    (name,) = [line for line in tuning._describe({"dense": found}, "nano") if line.startswith("dense nano, warm-up 50")]
+    assert f"{found['learning_rate']:g}" in name
+    assert tuning._found([Trial(1e-3, 2.0)])["warmup_steps"] is None
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 100, b""])
@@ -135,6 +160,8 @@ MISTAKES = {
     "tune.factor=1": "tune.factor=1.0: must be greater than 1",
     "tune.seeds=[]": "tune.seeds=[]: give one or more",
     "tune.seeds=[1,1]": "unlike each other",
+    "tune.warmup=[3,3]": "tune.warmup=[3, 3]: give numbers of steps that are unlike each other",
+    "tune.warmup=[-1]": "tune.warmup",
     "training.seq_len=16,32": "tune: one rate is found for each architecture and size",
     "tune.trial=3": "tune.trial: no such setting; did you mean tune.trials?",
     "architecture=dens": "architecture=dens",
@@ -165,6 +192,48 @@ def test_jobs_take_their_rates_and_may_be_ranked_though_these_differ(data: Path,
     assert contracts[0] == contracts[1] and contracts[0]["learning_rate_search"] == "grid"
     assert tiny.run(data, tmp_path, "architecture=dense", "optimizer.learning_rate=1e-3") == 0
     assert len(list((tmp_path / "runs").glob("dense-*"))) == 2, "the same rate, not searched for, is another run"
+
+
+def test_a_searched_warmup_is_taken_and_may_differ(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    folder.mkdir()
+    rates = {
+        name: {"learning_rate": 1e-3, "warmup_steps": steps, "edge": None, "trials": []}
+        for name, steps in (("dense", 4), ("mamba", 2))
+    }
+    search = {"size": "nano", "optimizer": "adamw", "text": "grid", "seeds": [1000], "rates": rates}
+    write_searches(folder, [search])
+    contracts = []
+    for architecture, steps in (("dense", 4), ("mamba", 2)):
+        assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
+        (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
+        contracts.append(read_json(run / "summary.json")["contract"])
+        first = next(row["train/learning_rate"] for row in tiny.rows(run) if "train/learning_rate" in row)
+        assert first == pytest.approx(1e-3 / steps)
+    assert contracts[0] == contracts[1] and contracts[0]["schedule.warmup_steps"] == "searched"
+    assert contracts[0]["search_differences"] == "made by an earlier version"
+    more = [f"learning_rates=[{folder}]", "schedule.warmup_steps=3"]
+    assert tiny.run(data, tmp_path, *more) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer.weight_decay", "0.3"), ("training.max_steps", "3"), ("schedule", "cosine")]
+)
+def test_a_search_for_other_settings_is_used_and_recorded(
+    key: str, value: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("tune.trials=3", "tune.factor=1.5", "tune.extensions=0", "training.max_steps=2")
+    assert command(data, tmp_path, *arguments) == 0
+    (folder,) = (tmp_path / "tuning").iterdir()
+    given = [f"learning_rates=[{folder}]", "training.max_steps=2"]
+    assert tiny.run(data, tmp_path, *given) == 0 and tiny.run(data, tmp_path, *given, f"{key}={value}") == 0
+    found = [read_json(file)["contract"]["search_differences"] for file in tmp_path.glob("runs/*-s0-*/summary.json")]
+    assert len(found) == 2 and "" in found
+    (differences,) = set(found) - {""}
+    assert ("stages" if key == "training.max_steps" else key) in differences and "(search) | " in differences
+    capfd.readouterr()
+    assert tiny.run(data, tmp_path, "-m", "seed=0,1,2", *given, f"{key}={value}", "dry_run=true") == 0
+    assert "searched for other settings" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
