@@ -20,7 +20,7 @@ from src.data.prepared import CORPORA, PreparedData
 from src.data.sources import GENERATED
 from src.data.tokenizer import byte_lengths, encode, load_tokenizer
 from src.evaluation.context import describe_context, predict_targets
-from src.evaluation.likelihood import likelihood_of
+from src.evaluation.likelihood import document_losses, likelihood_of
 from src.evaluation.memorised import distinct_share, memorised_shares
 from src.evaluation.probes import frequent_tokens, measure_probes
 from src.evaluation.shell import bash_version, check_script, shellcheck_version, whole_lines
@@ -47,6 +47,15 @@ class Likelihood(TypedDict):
     tokens: int
 
 
+class Documents(TypedDict):
+    """The loss of each document of a held-out text, in the order of the text: as far as test windows have it."""
+
+    first: list[int]
+    """Where the document begins, in tokens of the split."""
+    nats: list[float | None]
+    bytes: list[int]
+
+
 class Probe(TypedDict):
     """One probe: a number for each range of distances, which ends at `to`."""
 
@@ -61,6 +70,7 @@ class StageEvaluation(TypedDict):
     weights_sha256: str
     corpus: str
     test: dict[str, Likelihood | None]
+    documents: NotRequired[dict[str, Documents]]
     references: dict[str, float | None]
     context: NotRequired[dict[str, Any]]
     beyond: NotRequired[dict[str, list[float | None]]]
@@ -102,7 +112,7 @@ def assess(
     Raises: UserError where no stage is finished.
     """
     device, tokenizer = replace(device, world=ALONE), load_tokenizer(folder / "tokenizer.json")
-    settings = asdict(config.evaluation) | {"sequences": config.training.eval_sequences}
+    settings = asdict(config.evaluation) | {"sequences": config.training.test_sequences}
     checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
     result: dict[str, Any] = {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
     path = folder / EVALUATION
@@ -175,6 +185,7 @@ class _Assessor:
         entry: dict[str, Any] = {
             "corpus": stage.corpus,
             "test": {corpus: one and self._likelihood(*one[:2]) for corpus, one in found.items()},
+            "documents": {corpus: self._documents(corpus, *one[:2]) for corpus, one in found.items() if one},
             "references": self.data.references(stage.corpus, "test"),
             **self._context(stage.corpus, found[stage.corpus]),
         }
@@ -196,7 +207,7 @@ class _Assessor:
 
     def _predict(self, corpus: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Return windows of the test split, and the loss of each target and whether it is the likeliest token."""
-        windows = self._windows(corpus, self.training.seq_len, self.training.eval_sequences)
+        windows = self._windows(corpus, self.training.seq_len, self.training.test_sequences)
         if windows is None:
             return None
         self.look_up()
@@ -206,6 +217,12 @@ class _Assessor:
         found = likelihood_of(float(nats.sum()), windows, self.lengths)
         return {key: finite(value) for key, value in found._asdict().items()}
 
+    def _documents(self, corpus: str, windows: np.ndarray, nats: np.ndarray) -> dict[str, list[Any]]:
+        """Sum up the loss of each document that the windows have text of."""
+        tokens = self.data.tokens(corpus, "test")
+        starts = eval_starts(len(tokens), self.training.seq_len, self.training.test_sequences)
+        return document_losses(tokens, starts, nats, self.lengths[windows[:, 1:]], self.data.eot_id)
+
     def _context(self, corpus: str, found: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> dict[str, Any]:
         """Measure loss by position within the training context and past it, and recall by distance."""
         measured: dict[str, Any] = {}
@@ -214,7 +231,7 @@ class _Assessor:
             tokens, source = self.data.tokens(corpus, "test"), self.data.manifest["corpora"][corpus]["source"]
             known = None
             if source in GENERATED:
-                starts = eval_starts(len(tokens), length, n)
+                starts = eval_starts(len(tokens), length, self.training.test_sequences)
                 known = annotate_windows(tokens, starts, length, source, self.tokenizer, self.data.eot_id)
             windows, nats, hits = found
             measured["context"] = describe_context(nats, hits, windows, self.lengths, known)

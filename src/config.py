@@ -354,6 +354,8 @@ class TrainingConfig:
     """null: ten times a stage."""
     eval_sequences: int = 64
     """Validation windows; fixed, and the same for every run on the same data."""
+    test_sequences: int = 256
+    """Test windows, read once when the run is over: the more, the more documents a verdict is on."""
     checkpoint_every: int | None = None
     """null: ten times a stage."""
     max_bad_steps: int = 20

@@ -109,6 +109,7 @@ LIMITS: dict[str, Limit] = {
     "training.log_every": STEPS,
     "training.eval_every": STEPS,
     "training.eval_sequences": Limit(1, 10**7),
+    "training.test_sequences": Limit(1, 10**7),
     "training.checkpoint_every": STEPS,
     "training.max_bad_steps": STEPS,
     "samples.max_new_tokens": Limit(1, 10**6),

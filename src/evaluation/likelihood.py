@@ -1,13 +1,15 @@
 """Loss in nats per token, and in bits per byte of text, which no tokenizer can flatter."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from src.model.language_model import LanguageModel, number_documents, token_loss
 from src.runtime.device import Device
+from src.runtime.files import finite
 
 
 class Likelihood(NamedTuple):
@@ -49,6 +51,26 @@ def evaluate_windows(
     world.sum_([losses])
     model.train(was_training)
     return likelihood_of(float(losses.double().sum()), windows, byte_lengths)
+
+
+def document_losses(
+    tokens: np.ndarray, starts: Sequence[int], nats: np.ndarray, n_bytes: np.ndarray, eot_id: int
+) -> dict[str, list[Any]]:
+    """Sum up losses by document: where each begins in `tokens` (n_tokens,), its nats, and its bytes of text.
+
+    starts: of the windows; nats, n_bytes: (n, T) of their targets. A target belongs to the document of the token before
+    it, so that the token that ends a document is its last. A document that windows cut counts by what they have of it.
+    """
+    begins = np.flatnonzero(np.asarray(tokens) == eot_id)
+    begins = begins if len(begins) and begins[0] == 0 else np.concatenate(([0], begins))
+    places = np.asarray(starts)[:, None] + np.arange(nats.shape[1])
+    number, document = np.unique(np.searchsorted(begins, places.ravel(), side="right") - 1, return_inverse=True)
+    total = np.bincount(document, weights=nats.ravel())
+    return {
+        "first": begins[number].tolist(),
+        "nats": [finite(round(value, 4)) for value in total.tolist()],
+        "bytes": np.bincount(document, weights=n_bytes.ravel()).astype(int).tolist(),
+    }
 
 
 def likelihood_of(total: float, windows: np.ndarray, byte_lengths: np.ndarray) -> Likelihood:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.evaluation.likelihood import evaluate_windows
+from src.evaluation.likelihood import document_losses, evaluate_windows
 from src.model.build import build_model
 from src.model.language_model import ModelOutput
 from src.profiling.memory import peak_growth
@@ -75,6 +75,19 @@ def test_documents_are_evaluated_apart() -> None:
     parts = [evaluate(model, part, lengths) for part in alone]
     assert found.loss == pytest.approx(sum(part.loss * part.tokens for part in parts) / found.tokens, rel=1e-6)
     assert found.loss != pytest.approx(evaluate(model, windows, lengths).loss, rel=1e-6)
+
+
+def test_losses_are_summed_up_by_document() -> None:
+    """Documents of 5, 3 and 8 tokens; two windows of 4 targets, the first from token 0 or 3, the second from 8 or 12."""
+    tokens = np.array([0, 7, 7, 7, 7, 0, 7, 7, 0, 7, 7, 7, 7, 7, 7, 7])
+    nats = np.array([[1.0, 2.0, 4.0, 8.0], [0.5, 0.25, 16.0, 32.0]])
+    n_bytes = np.array([[1, 1, 1, 1], [2, 2, 2, 2]])
+    found = document_losses(tokens, [0, 8], nats, n_bytes, 0)
+    assert found == {"first": [0, 8], "nats": [15.0, 48.75], "bytes": [4, 8]}
+    found = document_losses(tokens, [3, 12], nats, n_bytes, 0)
+    assert found == {"first": [0, 5, 8], "nats": [3.0, 12.0, 48.75], "bytes": [2, 2, 8]}
+    assert document_losses(np.array([7, 7, 0, 7]), [0], nats[:1, :3], n_bytes[:1, :3], 0)["first"] == [0, 2]
+    assert document_losses(tokens, [0], np.full((1, 4), math.nan), n_bytes[:1], 0)["nats"] == [None]
 
 
 def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

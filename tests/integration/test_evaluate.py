@@ -1,6 +1,7 @@
 """Evaluation: at the end of every run, again by its command, and never on anything but the last checkpoints."""
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_a_run_ends_with_all_of_it(evaluated: Path) -> None:
         positions = stage["context"]["positions"]
         mean = np.average(positions["loss"], weights=positions["n"])
         assert mean == pytest.approx(stage["test"][name]["loss"], abs=1e-5)
+        for corpus, whole in stage["test"].items():
+            documents = stage["documents"][corpus]
+            assert sum(documents["nats"]) == pytest.approx(whole["loss"] * whole["tokens"], rel=1e-5)
+            assert len(documents["first"]) == len(set(documents["first"])) == len(documents["bytes"]) > 1
+            bits = sum(documents["nats"]) / math.log(2) / sum(documents["bytes"])
+            assert bits == pytest.approx(whole["bits_per_byte"], rel=1e-5)
         assert stage["beyond"]["to"][-1] == 4 * 32 and sum(stage["beyond"]["n"]) <= 4 * 32
         assert set(stage["probes"]) == {"copying", "induction", "recall"}
         assert stage["probes"]["copying"]["to"] == [16, 32], "as far as two training contexts hold"

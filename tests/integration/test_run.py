@@ -75,7 +75,7 @@ def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
 @pytest.mark.slow
 def test_generated_text_has_its_floor_by_position_and_recalls_by_distance(tmp_path: Path) -> None:
     text = ["data.language.max_bytes=150_000", "data.code.max_bytes=150_000", "tokenizer.vocab_size=600"]
-    text += ["training.seq_len=128", "training.eval_sequences=16"]
+    text += ["training.seq_len=128", "training.eval_sequences=16", "training.test_sequences=16"]
     arguments = tiny.command_line(Path(), tmp_path, "stage=full", *text)
     assert tiny.train_main([item for item in arguments if not item.startswith("data.dir")]) == 0
     for stage in strict_json(tiny.only_run(tmp_path) / "evaluation.json")["stages"].values():

@@ -39,9 +39,9 @@ VARIABLES = "file dir name target count path host user line log".split()
 EVALUATION = ["evaluation.probe_sequences=2", "evaluation.scripts=2"]
 SETTINGS = (
     "size.d_model=64 size.n_layers=2 training.seq_len=32 training.global_batch_size=4 training.micro_batch_size=2 "
-    "training.max_steps=6 training.eval_sequences=4 training.log_every=1 training.eval_every=3 "
-    "training.checkpoint_every=2 samples.max_new_tokens=8 runtime.device=cpu runtime.threads=1 tracking=none "
-    "evaluation.probe_sequences=2 evaluation.scripts=2"
+    "training.max_steps=6 training.eval_sequences=4 training.test_sequences=4 training.log_every=1 "
+    "training.eval_every=3 training.checkpoint_every=2 samples.max_new_tokens=8 runtime.device=cpu runtime.threads=1 "
+    "tracking=none evaluation.probe_sequences=2 evaluation.scripts=2"
 ).split()
 """Six steps of a model of a hundred thousand weights."""
 CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")

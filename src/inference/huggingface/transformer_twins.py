@@ -1,4 +1,4 @@
-"""Llama for dense models, GPT-2 for those of the classic recipe, Mixtral for experts."""
+"""Llama for dense models, Qwen3 for those with QK-norm, GPT-2 for those of the classic recipe, Mixtral for experts."""
 
 from src.config import ModelSpec
 from src.inference.huggingface import ties
@@ -40,6 +40,18 @@ def _llama_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]
         tie(f"{ours}.w_in.weight", f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
         tie(f"{ours}.w_out.weight", f"{layer}.mlp.down_proj.weight"),
     ]
+
+
+def _qwen3_sizes(given: Given) -> Settings:
+    blocks = ("qk_norm_attention", "mlp") * given.count("num_hidden_layers")
+    return {**_llama_sizes(given), "blocks": blocks}
+
+
+def _qwen3_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+    if kind == "mlp":
+        return _llama_block(spec, kind, ours, layer)
+    norms = [tie(f"{ours}.{part}_norm", f"{layer}.self_attn.{part}_norm.weight") for part in "qk"]
+    return [*ties.attention(ours, f"{layer}.self_attn"), *norms]
 
 
 def _mixtral_settings(spec: ModelSpec) -> Settings:
@@ -112,6 +124,7 @@ def _gpt2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
 
 
 DENSE = Twin("LlamaForCausalLM", "llama", LLAMA, LAYER_NORMS, _llama_block, _llama_settings, _llama_sizes)
+QK_NORM_DENSE = Twin("Qwen3ForCausalLM", "qwen3", LLAMA, LAYER_NORMS, _qwen3_block, _llama_settings, _qwen3_sizes)
 MOE = Twin("MixtralForCausalLM", "mixtral", LLAMA, LAYER_NORMS, _mixtral_block, _mixtral_settings, _mixtral_sizes)
 CLASSIC_DENSE = Twin(
     "GPT2LMHeadModel",

@@ -9,10 +9,10 @@ from typing import Any
 from src.config import ModelSpec, UserError
 from src.inference.huggingface.hybrid_twins import FEED_FORWARD, GRANITE, HYBRID, MIXERS
 from src.inference.huggingface.mamba_twins import MAMBA1, MAMBA2
-from src.inference.huggingface.transformer_twins import CLASSIC_DENSE, DENSE, MOE
+from src.inference.huggingface.transformer_twins import CLASSIC_DENSE, DENSE, MOE, QK_NORM_DENSE
 from src.inference.huggingface.twin import Twin
 
-TWINS = {twin.model_type: twin for twin in (DENSE, CLASSIC_DENSE, MAMBA2, MAMBA1, MOE, GRANITE, HYBRID)}
+TWINS = {twin.model_type: twin for twin in (DENSE, QK_NORM_DENSE, CLASSIC_DENSE, MAMBA2, MAMBA1, MOE, GRANITE, HYBRID)}
 
 
 def twin_of(spec: ModelSpec) -> Twin:
@@ -40,6 +40,8 @@ def _by_blocks(spec: ModelSpec) -> Twin | None:
     if set(spec.blocks) == {"mamba1"}:
         return MAMBA1
     mixers, feed_forward = set(spec.blocks[::2]), set(spec.blocks[1::2])
+    if len(spec.blocks) % 2 == 0 and mixers == {"qk_norm_attention"} and feed_forward == {"mlp"}:
+        return QK_NORM_DENSE
     if len(spec.blocks) % 2 or not mixers <= MIXERS.keys() or not feed_forward <= {*FEED_FORWARD}:
         return None
     if mixers == {"attention"} and feed_forward == {"moe"}:

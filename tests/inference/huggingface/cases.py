@@ -23,6 +23,7 @@ CLASSIC = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": Tr
 BLOCKS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "dense": ("LlamaForCausalLM", ["attention", "mlp"], {}),
     "dense, classic": ("GPT2LMHeadModel", ["attention", "mlp"], CLASSIC),
+    "dense, QK-norm": ("Qwen3ForCausalLM", ["qk_norm_attention", "mlp"], {}),
     "mamba": ("Mamba2ForCausalLM", ["mamba"], {}),
     "mamba1": ("MambaForCausalLM", ["mamba1"], {}),
     "mamba1, odd width": ("MambaForCausalLM", ["mamba1"], {"d_inner": 136}),
