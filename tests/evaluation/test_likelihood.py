@@ -78,7 +78,7 @@ def test_documents_are_evaluated_apart() -> None:
 
 
 def test_losses_are_summed_up_by_document() -> None:
-    """Documents of 5, 3 and 8 tokens; two windows of 4 targets, the first from token 0 or 3, the second from 8 or 12."""
+    """Documents of 5, 3 and 8 tokens; two windows of 4 targets, from tokens 0 and 8, or 3 and 12."""
     tokens = np.array([0, 7, 7, 7, 7, 0, 7, 7, 0, 7, 7, 7, 7, 7, 7, 7])
     nats = np.array([[1.0, 2.0, 4.0, 8.0], [0.5, 0.25, 16.0, 32.0]])
     n_bytes = np.array([[1, 1, 1, 1], [2, 2, 2, 2]])

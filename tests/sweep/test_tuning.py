@@ -101,7 +101,7 @@ def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkey
     assert {trial["warmup_steps"] for trial in found["trials"]} == {5, 50}
     if method == "grid":
         assert len(trials) == 2 * 8 and CALLS[0][1] == "schedule.warmup_steps=5,50"
-    (name,) = [line for line in tuning._describe({"dense": found}, "nano") if line.startswith("dense nano, warm-up 50")]
+    (name,) = [line for line in tuning._describe({"dense": found}, "nano") if "dense nano, warm-up 50" in line]
     assert f"{found['learning_rate']:g}" in name
     assert tuning._found([Trial(1e-3, 2.0)])["warmup_steps"] is None
 
