@@ -1,4 +1,4 @@
-"""Tables besides the comparison: what the runs cost, what a later stage makes a model forget, its scripts, every pair.
+"""Tables besides the comparison: costs, forgetting, generated scripts, every pair, and differences over documents.
 
 A row an architecture (or a pair), the mean over the seeds of comparable runs (± half a 95% interval, from three seeds
 on).
@@ -9,6 +9,7 @@ from functools import partial
 
 import pandas as pd
 
+from src.reporting.documents import DocumentLosses, difference_over_documents, losses_of
 from src.reporting.load import load_evaluation, to_records
 from src.reporting.problems import Problems
 from src.reporting.tables import Column, Table, Titled, mean_value
@@ -32,7 +33,13 @@ Evaluations = list[dict[str, Record]]
 
 def further_tables(runs: pd.DataFrame, problems: Problems | None = None) -> list[Titled]:
     """Build the tables for which any finished run has something; `problems` as for `build_charts`."""
-    builders = {"size and cost": _cost, "forgetting": _forgetting, "generated scripts": _scripts, "pairs": _pairs}
+    builders = {
+        "size and cost": _cost,
+        "forgetting": _forgetting,
+        "generated scripts": _scripts,
+        "pairs": _pairs,
+        "differences over documents": _documents,
+    }
     found: list[Titled] = []
     for name, build in builders.items():
         table = build(runs) if problems is None else problems.attempt(f"table of {name}", partial(build, runs), None)
@@ -80,6 +87,35 @@ def _forgetting(runs: pd.DataFrame) -> Titled:
     columns = [Column("", "corpus"), Column("", "after"), Column("bits/byte", "before"), Column("bits/byte", "then")]
     note = "Test bits per byte of a corpus after the stage that learned it, and after the last one: what was forgotten."
     return Titled("Forgetting", _table(runs, [*columns, Column("", "change")], rows), note)
+
+
+def _documents(runs: pd.DataFrame) -> Titled:
+    """Say how far the differences from the best architecture depend on the documents of the test text."""
+    groups, rows = ranking_groups(to_records(runs)), list[list[str]]()
+    for group in groups:
+        seeds = {name: _evaluations(members) for name, members in group.by_architecture().items()}
+        for stage in dict.fromkeys(stage for found in seeds.values() for seed in found for stage in seed):
+            losses = {name: _document_losses(found, stage) for name, found in seeds.items()}
+            known = {name: each for name, each in losses.items() if each is not None}
+            best = min(known, key=lambda name: known[name].nats.sum(), default="")
+            for name in known.keys() - {best}:
+                if found := difference_over_documents(known[name], known[best]):
+                    cells = f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}", str(found.n_documents)
+                    rows.append([*([group.title] if len(groups) > 1 else []), stage, best, name, *cells])
+    names = [*(["size"] if len(groups) > 1 else []), "stage", "best", "other", "behind by", "95% interval", "documents"]
+    note = (
+        "Bits per byte of the test text, means over seeds. The interval is over documents (bootstrap): what other "
+        "documents of the same kind might give. Seeds and chance in training are not in it; the verdict is on them. "
+        "Scripts of one package are alike, so that the interval of code is too short rather than too long."
+    )
+    return Titled("Differences over documents", Table([Column("", name) for name in names], sorted(rows), []), note)
+
+
+def _document_losses(seeds: Evaluations, stage: str) -> DocumentLosses | None:
+    if not seeds or any(stage not in seed for seed in seeds):
+        return None
+    corpus = str(seeds[0][stage]["corpus"])
+    return losses_of([seed[stage]["documents"].get(corpus, {}) for seed in seeds])
 
 
 def _scripts(runs: pd.DataFrame) -> Titled:

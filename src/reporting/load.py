@@ -110,8 +110,9 @@ def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFram
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
     """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
 
-    Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), scripts, references, context, beyond,
-    probes, and samples (of each, the share that stands in the training text).
+    Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), documents (corpus -> first, nats and
+    bytes of each), scripts, references, context, beyond, probes, and samples (of each, the share that stands in the
+    training text).
     """
     content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
     found: dict[str, Record] = {}
@@ -123,6 +124,7 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
             "corpus": as_text(values.get("corpus")),
             "test": test,
             "scripts": as_numbers(values.get("scripts")),
+            "documents": {corpus: as_dict(each) for corpus, each in as_dict(values.get("documents")).items()},
         }
         samples = [as_number(share) for share in as_list(values.get("samples"))]
         found[stage] |= parts | {"weights": as_text(values.get("weights_sha256")) or "", "samples": samples}
