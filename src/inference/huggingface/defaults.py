@@ -57,6 +57,17 @@ _GRANITE: Settings = {
 }
 DEFAULTS: dict[str, Settings] = {
     "llama": {**_ATTENTION, "intermediate_size": 11008, "head_dim": None, "attention_bias": False, "mlp_bias": False},
+    "qwen3": {
+        **_ATTENTION,
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "layer_types": None,
+    },
     "mixtral": {
         **_ATTENTION,
         "intermediate_size": 14336,
@@ -110,7 +121,7 @@ DEFAULTS: dict[str, Settings] = {
 }
 """By model_type, the default of every setting that we read; None where it follows from others."""
 MOST_LAYERS = 2**16
-ROPE_THETA = {"llama": 1e4, "mixtral": 1e6, "granitemoehybrid": 1e4, "advanced_code_model_hybrid": 1e4}
+ROPE_THETA = {"llama": 1e4, "qwen3": 1e4, "mixtral": 1e6, "granitemoehybrid": 1e4, "advanced_code_model_hybrid": 1e4}
 NO_LIMIT = (None, TIME_STEP_LIMIT, [0.0, float("inf")], [0.0, "Infinity"], [0.0, {"__float__": "Infinity"}])
 """`time_step_limit` without an effect, as several versions write it."""
 
@@ -128,7 +139,8 @@ def complete_config(model_type: str, config: Settings) -> Settings:
     }
     if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
         found["num_key_value_heads"] = None  # Mixtral has another default where the key is absent
-    for key, value in _dependent(found).items():
+    kind = "full_attention" if model_type == "qwen3" else "linear_attention"
+    for key, value in _dependent(found, kind).items():
         if key in defaults and found[key] in (None, "auto"):
             found[key] = value
     if "time_step_limit" in found and found["time_step_limit"] in NO_LIMIT:
@@ -140,8 +152,8 @@ def complete_config(model_type: str, config: Settings) -> Settings:
     return found
 
 
-def _dependent(found: Settings) -> Settings:
-    """Compute the settings that follow from others, where those are whole numbers."""
+def _dependent(found: Settings, layer_type: str) -> Settings:
+    """Compute the settings that follow from others, where those are whole numbers; `layer_type` is that of all."""
 
     def whole(key: str) -> int:
         value = found.get(key)
@@ -155,7 +167,7 @@ def _dependent(found: Settings) -> Settings:
         "intermediate_size": whole("expand") * width,
         "time_step_rank": -(-width // 16),
         "mamba_d_head": channels // whole("mamba_n_heads"),
-        "layer_types": ["linear_attention"] * min(whole("num_hidden_layers"), MOST_LAYERS),
+        "layer_types": [layer_type] * min(whole("num_hidden_layers"), MOST_LAYERS),
     }
 
 

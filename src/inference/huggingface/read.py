@@ -38,6 +38,7 @@ UNREAD = {
 WITHOUT_EFFECT = {
     *UNREAD,
     *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
+    *("max_window_layers",),  # of Qwen3, without use_sliding_window
     *("router_jitter_noise", "pretraining_tp", "reorder_and_upcast_attn", "use_mambapy", "use_associative_scan"),
     *("time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme"),
     *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),

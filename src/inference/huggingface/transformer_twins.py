@@ -42,6 +42,13 @@ def _llama_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]
     ]
 
 
+def _qwen3_settings(spec: ModelSpec) -> Settings:
+    return {key: value for key, value in _llama_settings(spec).items() if key != "mlp_bias"} | {
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * (len(spec.blocks) // 2),
+    }
+
+
 def _qwen3_sizes(given: Given) -> Settings:
     blocks = ("qk_norm_attention", "mlp") * given.count("num_hidden_layers")
     return {**_llama_sizes(given), "blocks": blocks}
@@ -124,7 +131,7 @@ def _gpt2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
 
 
 DENSE = Twin("LlamaForCausalLM", "llama", LLAMA, LAYER_NORMS, _llama_block, _llama_settings, _llama_sizes)
-QK_NORM_DENSE = Twin("Qwen3ForCausalLM", "qwen3", LLAMA, LAYER_NORMS, _qwen3_block, _llama_settings, _qwen3_sizes)
+QK_NORM_DENSE = Twin("Qwen3ForCausalLM", "qwen3", LLAMA, LAYER_NORMS, _qwen3_block, _qwen3_settings, _qwen3_sizes)
 MOE = Twin("MixtralForCausalLM", "mixtral", LLAMA, LAYER_NORMS, _mixtral_block, _mixtral_settings, _mixtral_sizes)
 CLASSIC_DENSE = Twin(
     "GPT2LMHeadModel",

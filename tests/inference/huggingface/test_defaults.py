@@ -37,6 +37,8 @@ def test_the_hybrid_has_the_defaults_of_the_class_that_it_extends() -> None:
 SMALL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
               "rms_norm_eps": 1e-5},
+    "qwen3": {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "num_key_value_heads": 4, "head_dim": 12, "rms_norm_eps": 1e-5},
     "mixtral": {"hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 8,
                 "num_local_experts": 3, "rope_theta": 1e4},
     "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64},

@@ -142,7 +142,10 @@ def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"model_type": "qwen3"}, "model_type='qwen3': there is no counterpart; it has to be one of llama, gpt2"),
+        (
+            {"model_type": "qwen2"},
+            "model_type='qwen2': there is no counterpart; it has to be one of llama, qwen3, gpt2",
+        ),
         ({"model_type": ["mixtral"]}, "model_type=['mixtral']: there is no counterpart"),
         ({"model_type": ...}, "model_type=None: there is no counterpart"),
         ({"model_type": "llama"}, "num_local_experts=4: this program knows no such setting of LlamaForCausalLM"),
