@@ -53,6 +53,8 @@ def _cost(runs: pd.DataFrame) -> Titled:
         "total_params": (Column("parameters", "all"), show_count),
         "non_embedding_params": (Column("parameters", "no embeddings"), show_count),
         "active_non_embedding_params": (Column("parameters", "active"), show_count),
+        "train_flops_per_token": (Column("", "FLOPs/token"), show_flops),
+        "state_bytes": (Column("", "state"), show_bytes),
         "tokens": (Column("", "tokens"), show_count),
         "train_flops": (Column("", "FLOPs"), show_flops),
         "peak_memory_bytes": (Column("", "memory"), show_bytes),
@@ -62,7 +64,10 @@ def _cost(runs: pd.DataFrame) -> Titled:
     def row(members: list[Record]) -> list[list[str]]:
         return [[str(len(members)), *(show(mean_value(members, key)) for key, (_, show) in columns.items())]]
 
-    note = "Means over seeds. active: at work for a token, without embeddings. FLOPs: of training, by formula."
+    note = (
+        "Means over seeds. active: at work for a token, without embeddings. FLOPs: of training, by formula. state: of "
+        "a sequence while decoding, at the training context."
+    )
     heads = [Column("", "seeds"), *(column for column, _ in columns.values())]
     return Titled("Size and cost", _table(runs, heads, row), note)
 

@@ -34,12 +34,16 @@ REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_
 ABOVE_FLOOR = "above_floor_bits_per_byte"
 """On the windows of the test loss, whose own exact entropy is known where the text is generated."""
 
-MORE_COLUMNS = ("active_non_embedding_params", "match", "match_residual", "solved", "device", "threads", "precision")
+ACCOUNTED = ("active_non_embedding_params", "train_flops_per_token", "state_bytes")
+MORE_COLUMNS = (*ACCOUNTED, "match", "match_residual", "solved", "device", "threads", "precision")
 INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
-NUMBERS = (*RESULTS, *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
+NUMBERS = (*RESULTS, *ACCOUNTED[1:], *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
 POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 
-ARCHITECTURES = ("dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid", "gated_deltanet")
+ARCHITECTURES = (
+    "dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid", "gated_deltanet", "dense_conv",
+    "dense_qk_norm", "window_attention",
+)  # fmt: skip
 """The order in which they are shown; others follow."""
 
 _NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}
@@ -213,7 +217,7 @@ def _row(found: _Found) -> Record:
     row["seed"] = as_number(summary.get("seed", found.planned.get("seed")))
     row["status"], row["error"] = _status(found, summary, problem)
     accounting, final = as_dict(summary.get("accounting")), as_dict(summary.get("final"))
-    row.update({key: as_number(accounting.get(key)) for key in (*PARAMETERS, "active_non_embedding_params")})
+    row.update({key: as_number(accounting.get(key)) for key in (*PARAMETERS, *ACCOUNTED)})
     row.update({key: as_number(final.get(key)) for key in RESULTS})
     environment, solved = as_dict(summary.get("environment")), as_dict(summary.get("solved"))
     row.update(match=as_text(summary.get("match")), match_residual=as_number(summary.get("match_residual")))
