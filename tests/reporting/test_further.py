@@ -83,7 +83,7 @@ def test_size_and_cost_are_told_of_every_architecture(tested):
     dense, mamba = rows(load_runs(tested.sweep), "Size and cost")
     assert dense == {
         "architecture": "dense", "seeds": "3", "all": "2.05M", "no embeddings": "1.00M", "active": "1.00M",
-        "tokens": "614k", "FLOPs": "3.69T", "memory": "700 MB", "time": "1m 08s",
+        "FLOPs/token": "6.00M", "state": "-", "tokens": "614k", "FLOPs": "3.69T", "memory": "700 MB", "time": "1m 08s",
     }  # fmt: skip
     assert mamba["all"] == "2.05M" and mamba["time"] == "2m 34s"
 
