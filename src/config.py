@@ -211,10 +211,11 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """A byte-level BPE trained on the data, or one that is there already."""
+    """A byte-level BPE or an alphabet made from the data, or a tokenizer that is there already."""
 
     name: str = MISSING
     vocab_size: int = MISSING
+    """Tokens of a bpe. With kind=characters the text decides, and this is the most that it may need."""
     code_share: float = 0.5
     """Share of code in the text that it is trained on; the rest is language."""
     path: str | None = None
@@ -223,6 +224,8 @@ class TokenizerConfig:
     """Its token that ends a text; null: what its tokenizer_config.json says, or what is usual."""
     compare: str | None = None
     """Another tokenizer (as `path`), such as GPT-2's, whose figures on held-out text go into the manifest."""
+    kind: str = "bpe"
+    """bpe, or characters: one token for each character of the prepared text, held-out text included."""
 
 
 @dataclass

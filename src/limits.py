@@ -83,7 +83,7 @@ LIMITS: dict[str, Limit] = {
             "hygiene.min_alphanumeric_share": SHARE,
         }.items()
     },
-    "tokenizer.vocab_size": Limit(257, 2**20),
+    "tokenizer.vocab_size": Limit(2, 2**20),  # of a bpe more: src/validation.py
     "tokenizer.code_share": SHARE,
     "optimizer.learning_rate": RATE,
     "optimizer.betas": SHARE,

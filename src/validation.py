@@ -20,6 +20,7 @@ from src.config import (
 from src.data.file_formats import RECORDS, ending_of, refusal_of
 from src.data.repositories import load_repositories
 from src.data.sources import GENERATED, SOURCES
+from src.data.tokenizer import SMALLEST_VOCAB_SIZE
 from src.limits import check_name, check_settings
 from src.model.blocks import KINDS, kind_names, kind_of
 from src.model.matching import KNOBS, QUANTITIES, match_of
@@ -93,6 +94,21 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     val, test = data.val_fraction, data.test_fraction
     if not (val > 0 and test > 0 and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
+    check_choice("tokenizer.kind", tokenizer.kind, ("bpe", "characters"))
+    characters = tokenizer.kind == "characters"
+    if not characters and tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
+        raise UserError(
+            f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}, every byte and "
+            "the end of text; tokenizer=characters has fewer"
+        )
+    if characters and tokenizer.path is not None:
+        raise UserError(
+            f"tokenizer.path={tokenizer.path}: is not made from the text; leave out tokenizer.kind=characters"
+        )
+    if characters and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(
+            f"tokenizer.code_share={tokenizer.code_share}: tokenizer.kind=characters reads all text; leave it out"
+        )
     if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
         raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
     if tokenizer.path is None and tokenizer.eot is not None:

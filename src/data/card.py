@@ -19,6 +19,8 @@ def data_card(manifest: dict[str, Any]) -> str:
     made = (
         "byte-level BPE, trained on " + " and ".join(f"{size:,} bytes of {name}" for name, size in trained.items())
         if trained
+        else "one for each character of the text"
+        if settings["tokenizer"].get("kind") == "characters"
         else "given, not trained on this text"
     )
     lines = [

@@ -97,8 +97,12 @@ def _flaw_of(tokenizer: Tokenizer) -> str | None:
     """Say what a tokenizer loses of a text, or return None."""
     lengths = byte_lengths(tokenizer)
     texts = list(_trials())
+    try:
+        encoded = encode_batch(tokenizer, texts)
+    except Exception as error:  # the library raises plain Exception
+        return f"it cannot encode every character ({first_line(error)})"
     special = {index for index, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-    for text, ids in zip(texts, encode_batch(tokenizer, texts), strict=True):
+    for text, ids in zip(texts, encoded, strict=True):
         decoded = tokenizer.decode(ids, skip_special_tokens=False)
         if decoded != text:
             return _difference(text, decoded, 4)

@@ -298,6 +298,10 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
     generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
     words = asdict(tokenizer)
+    if tokenizer.kind == TokenizerConfig.kind:
+        del words["kind"]  # so that earlier data are found
+    else:
+        del words["vocab_size"]  # the text decides it
     for key in ("path", "compare"):
         if words[key] is not None:
             words[key] = sha256_of(tokenizer_file(f"tokenizer.{key}", words[key]))

@@ -31,7 +31,16 @@ from src.data.splits import (
 )
 from src.data.spool import Spool
 from src.data.token_files import pack, write_documents
-from src.data.tokenizer import CONFIG, EOT, eot_id_of, id_count, load_tokenizer, save_tokenizer, train_tokenizer
+from src.data.tokenizer import (
+    CONFIG,
+    EOT,
+    build_character_tokenizer,
+    eot_id_of,
+    id_count,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 from src.runtime.files import remove_path, sha256_of, sync
 from src.runtime.records import DIGEST, read_record, write_record
 
@@ -231,12 +240,16 @@ class Steps:
         return np.load(self.folder / f"{name}.fate.npy")
 
     def _make_tokenizer(self) -> "TokenizerRecord":
-        """Train a tokenizer, or take the one that is given, and compare it with another if that is asked for."""
+        """Make a tokenizer, or take the one that is given, and compare it with another if that is asked for."""
         started = time.monotonic()
         settings = self.tokenizer
         trained_on = None
         if settings.path is not None:
             tokenizer, eot = take_tokenizer(settings)
+        elif settings.kind == "characters":
+            kept = (text for name, spool in self.spools.items() for _, text in spool.texts(self._fate(name) >= 0))
+            tokenizer, eot = build_character_tokenizer(kept, settings.vocab_size), EOT
+            self.say(f"tokenizer: {id_count(tokenizer)} tokens, one for each character of the text")
         else:
             trained_on = self._sample_bytes()
             texts = (

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from src.compose import compose_config
@@ -15,6 +16,7 @@ from src.config import TrainConfig, UserError
 from src.data.loader import build_loader, eval_windows
 from src.data.packing import PreparedData, find_prepared, prepare_data
 from src.data.sources import GENERATED
+from src.data.tokenizer import encode, load_tokenizer
 from src.limits import check_settings
 from src.model.matching import match_of
 from src.overrides import SINGLE_RUN, as_argument, given_keys
@@ -127,7 +129,9 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
             f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
             "use the data that the run was trained on (data.dir=...)"
         )
-    for stage in config.stage.stages.values():
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    for name, stage in config.stage.stages.items():
+        check_prompts(f"stage.stages.{name}.prompts", stage.prompts, tokenizer)
         build_loader(data, stage, config.training.seq_len, 0)
         for corpus in stage.corpora:
             eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
@@ -141,6 +145,15 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
     folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
     check_machine(config, folder)
     return Plan(config, data, init, folder)
+
+
+def check_prompts(key: str, prompts: list[str], tokenizer: Tokenizer) -> None:
+    """Check that a tokenizer can encode the prompts of a stage. Raises: UserError."""
+    for prompt in prompts:
+        try:
+            encode(tokenizer, prompt)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 def check_machine(config: TrainConfig, folder: Path) -> None:

@@ -14,7 +14,16 @@ from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.given_tokenizer import compare, take_tokenizer
 from src.data.packing import prepare_data
 from src.data.splits import SPLITS
-from src.data.tokenizer import CONFIG, byte_lengths, encode, eot_id_of, id_count, load_tokenizer, train_tokenizer
+from src.data.tokenizer import (
+    CONFIG,
+    build_character_tokenizer,
+    byte_lengths,
+    encode,
+    eot_id_of,
+    id_count,
+    load_tokenizer,
+    train_tokenizer,
+)
 from tests.data.conftest import make_texts
 
 SIZE = 320
@@ -94,16 +103,22 @@ def of_words() -> Tokenizer:
     return tokenizer
 
 
+def of_characters() -> Tokenizer:
+    """Build one of ours with as many tokens as the others here."""
+    return build_character_tokenizer([chr(0x4E00 + i) for i in range(SIZE - 1)], SIZE)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lowercasing, r'"A.*" comes back as "a'),
         (composing, "comes back as"),
         (of_words, "comes back as"),
+        (of_characters, "it cannot encode every character"),
         (lambda: gpt2(prefix_space=True), r'comes back as " '),
         (lambda: gpt2(special=False), "no special token, so that a text could produce it"),
     ],
-    ids=["lower case", "NFC", "words", "space before", "end of text in a text"],
+    ids=["lower case", "NFC", "words", "characters", "space before", "end of text in a text"],
 )
 def test_what_loses_text_is_refused(make: Callable[[], Tokenizer], reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^tokenizer\.path=.*{reason}") as error:

@@ -67,6 +67,21 @@ def test_every_document_is_in_one_split(prepare: Prepare, corpus_files: tuple[Pa
     assert prepared.manifest["corpora"]["language"]["groups"] == {}
 
 
+def test_characters_are_the_vocabulary(local_data: DataConfig, corpus_files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Those of held-out text too, and no number that a user gives decides where the data are."""
+    settings = TokenizerConfig("characters", 256, kind="characters")
+    prepared = prepare_data(local_data, settings, tmp_path / "outputs", say=lambda _: None)
+    texts = [text for corpus in CORPORA for split in SPLITS for text in documents_of(prepared, corpus, split)]
+    assert prepared.vocab_size == 1 + len(set("".join(texts))) < 64
+    assert set("".join(texts)) > set("#/"), "of both corpora"
+    for corpus in CORPORA:
+        splits = prepared.manifest["corpora"][corpus]["splits"]
+        assert all(splits[split]["bytes"] == len("".join(documents_of(prepared, corpus, split))) for split in SPLITS)
+    assert "one for each character of the text" in (prepared.folder / "DATA_CARD.md").read_text()
+    found = find_prepared(local_data, replace(settings, vocab_size=300), tmp_path / "outputs")
+    assert found is not None and found.folder == prepared.folder
+
+
 def test_manifest_figures(prepare: Prepare) -> None:
     prepared = prepare()
     assert prepared.folder.name.startswith("local-")

@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from src.config import UserError
 from src.data.tokenizer import (
     EOT,
     EOT_ID,
+    build_character_tokenizer,
     byte_lengths,
     encode,
     encode_batch,
     load_tokenizer,
+    save_tokenizer,
     train_tokenizer,
 )
 
@@ -111,3 +114,46 @@ def test_load_refuses_what_is_no_tokenizer(tmp_path: Path, content: str | None) 
         path.write_text(content)
     with pytest.raises(UserError, match=str(path)):
         load_tokenizer(path)
+
+
+ALPHABET = "abc é\n\r\t\u200d<|>😀"
+
+
+@pytest.fixture(scope="module")
+def of_characters() -> Tokenizer:
+    return build_character_tokenizer([ALPHABET[:5], ALPHABET[5:], "abc"], 256)
+
+
+@given(st.text(alphabet=ALPHABET))
+def test_characters_round_trip(of_characters: Tokenizer, text: str) -> None:
+    ids = encode(of_characters, text)
+    assert of_characters.decode(ids) == text
+    assert len(ids) == len(text)
+    assert EOT_ID not in ids
+    assert encode_batch(of_characters, [text]) == [ids]
+    assert byte_lengths(of_characters)[ids].sum() == len(text.encode())
+
+
+def test_characters_are_saved_and_streamed(of_characters: Tokenizer, tmp_path: Path) -> None:
+    save_tokenizer(of_characters, EOT, tmp_path)
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert loaded.to_str() == of_characters.to_str()
+    assert loaded.get_vocab_size() == len(ALPHABET) + 1
+    assert [loaded.token_to_id(character) for character in sorted(ALPHABET)] == list(range(1, len(ALPHABET) + 1))
+    assert loaded.decode([EOT_ID], skip_special_tokens=False) == EOT
+    stream = DecodeStream(skip_special_tokens=True)
+    assert "".join(stream.step(loaded, token) or "" for token in encode(loaded, "a é😀\n\nb")) == "a é😀\n\nb"
+
+
+def test_an_unknown_character_is_named(of_characters: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"'a cat': the tokenizer has no token for the character 't'"):
+        encode(of_characters, "a cat")
+    with pytest.raises(UserError, match="not valid UTF-8"):
+        encode(of_characters, "caf\udce9")
+
+
+def test_too_many_characters() -> None:
+    with pytest.raises(
+        UserError, match=r"tokenizer\.vocab_size=3: the text has 3 different .*set tokenizer\.vocab_size=4"
+    ):
+        build_character_tokenizer(["abc"], 3)
