@@ -131,6 +131,8 @@ def assess(
         model.to(device.kind).eval()
         assessor = _Assessor(config, data, device, tokenizer, model, look_up)
         entry, scripts = assessor.assess(config.stage.stages[name])
+        if entry["test"][entry["corpus"]] is None:
+            say(f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported")
         entry["samples"] = assessor.memorised([one["text"] for one in _read_samples(folder, name, say)])
         if scripts:
             write_json(folder / "samples" / f"{name}-scripts.json", scripts)

@@ -203,8 +203,12 @@ class DataConfig:
     """Seed of generated text and of the split; the seed of training is apart."""
     language: CorpusConfig = field(default_factory=CorpusConfig)
     code: CorpusConfig = field(default_factory=CorpusConfig)
+    split: str = "group"
+    """group: whole groups of documents (a repository, a package, or a single document) are held out, chosen by a hash.
+    position: the first part of each corpus is for training, the next for validation, the last for the test."""
     val_fraction: float = 0.05
     test_fraction: float = 0.05
+    """0, with split=position alone: there is no test text, and only validation is reported."""
     dir: str | None = None
     """A folder written by `python -m src.prepare`; null: found by the settings above."""
 

@@ -91,8 +91,10 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
             raise UserError(
                 f"data.{name}.max_bytes={corpus.max_bytes}: generated text is at most {MAX_GENERATED_BYTES} bytes"
             )
+    check_choice("data.split", data.split, ("group", "position"))
     val, test = data.val_fraction, data.test_fraction
-    if not (val > 0 and test > 0 and val + test < 1):
+    tests = test > 0 or data.split == "position"  # where nothing is drawn, there can be no test text
+    if not (val > 0 and tests and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
     check_choice("tokenizer.kind", tokenizer.kind, ("bpe", "characters"))
     characters = tokenizer.kind == "characters"

@@ -29,8 +29,8 @@ def data_card(manifest: dict[str, Any]) -> str:
         f"Fingerprint `{manifest['fingerprint']}`; written by `python -m src.prepare` "
         f"({', '.join(f'{name} {version}' for name, version in manifest['versions'].items())}).",
         "",
-        f"- Split by group: {data['val_fraction']:.0%} validation, {data['test_fraction']:.0%} test; "
-        f"seed {data['seed']}.",
+        f"- Split by {data.get('split', 'group')}: {data['val_fraction']:.0%} validation, "
+        f"{data['test_fraction']:.0%} test; seed {data['seed']}.",
         f"- Tokenizer: {tokenizer['vocab_size']:,} tokens, {made}; `{tokenizer['eot']}` (id {tokenizer['eot_id']}) "
         "stands before and after each document.",
         "",

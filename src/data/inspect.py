@@ -38,6 +38,8 @@ def inspect_data(data: PreparedData, n_documents: int, out: TextIO) -> None:
             documents = _Documents(data, corpus, split)
             entry = data.manifest["corpora"][corpus]["splits"][split]
             out.write(f"\n== {corpus} {split}: {len(documents):,} documents, {entry['tokens']:,} tokens\n")
+            if not len(documents):  # with data.test_fraction=0
+                continue
             sample = [tokenizer.decode(documents[i].tolist()) for i in _spaced(len(documents), SAMPLE_DOCUMENTS)]
             for title, line in _statistics(documents.lengths(), sample, entry):
                 out.write(f"   {title:<10} {line}\n")

@@ -37,7 +37,7 @@ def describe_corpus(spool: Spool, fate: np.ndarray, stem: Path, n_ids: int) -> d
             "unigram_loss": float(-(p * np.log(p)).sum()),
             "bytes_per_token": n_bytes / n_tokens,
             "tokens_per_word": n_tokens / max(1, words),
-            "floor_bits_per_byte": None if np.isnan(bits) else bits / n_bytes,
+            "floor_bits_per_byte": None if np.isnan(bits) or not n_bytes else bits / n_bytes,
         }
     licences, groups = _origins(spool, fate)
     return {
@@ -85,8 +85,10 @@ def _origins(spool: Spool, fate: np.ndarray) -> tuple[dict[str, int], dict[str, 
         licences[origin["licence"]] += int(documents.sum())
         if groups is None or "group" not in origin:
             continue
-        split = SPLITS[int(documents.argmax())]  # all of a group are in one
-        entry = groups.setdefault(origin["group"], {"split": split, "documents": 0, "bytes": 0, "licences": []})
+        found = [SPLITS[number] for number in np.flatnonzero(documents).tolist()]  # one, unless split by position
+        entry = groups.setdefault(origin["group"], {"split": found[0], "documents": 0, "bytes": 0, "licences": []})
+        known = entry["split"].split(" and ")
+        entry["split"] = " and ".join([*known, *(split for split in found if split not in known)])
         entry["documents"] += int(documents.sum())
         entry["bytes"] += int(n_bytes.sum())
         if origin["licence"] not in entry["licences"]:

@@ -290,6 +290,8 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """
     values = asdict(data)
     del values["dir"]
+    if data.split == DataConfig.split:
+        del values["split"]  # so that earlier data are found
     for name in CORPORA:
         del values[name]["file_bytes"]  # the sha256 of each file decides
         for key in ADDED:  # left out where they change nothing, so that earlier data are found

@@ -1,7 +1,8 @@
 """Decide what becomes of each document: which split it is in, or why it is left out.
 
 The split is by group (a repository, a package; a story is a group of its own), never by line, so that no text of a
-held-out group is seen in training.
+held-out group is seen in training. Or, for a corpus that is one long text, it is by position: its first part is for
+training.
 
 A corpus may have more documents than memory has room for what a dictionary keeps of them. So documents and groups are
 known by hashes alone, and are taken in partitions by the leading bits of the hash: each is sorted by itself, and only a
@@ -10,6 +11,7 @@ byte a document is kept throughout.
 
 from array import array
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -163,6 +165,36 @@ def _smallest_movable(
 
     _, group, split = min(candidates())
     return split, group
+
+
+def split_positions(n_bytes: int, val_fraction: float, test_fraction: float) -> list[int]:
+    """Return where val and test begin, in bytes of a corpus of `n_bytes`."""
+    val, test = (Fraction(str(fraction)) for fraction in (val_fraction, test_fraction))
+    return [int(part * n_bytes) for part in (1 - val - test, 1 - test)]
+
+
+def assign_by_position(spool: Spool, fate: np.ndarray, places: list[int], key: str, with_test: bool) -> None:
+    """Write the split of each document that is left into `fate`: train, val and test follow each other at `places`.
+
+    Raises: UserError where a split has no text.
+    """
+    for first, records, _ in spool.blocks():
+        some = fate[first : first + len(records)]
+        some[some >= 0] = np.searchsorted(places, records["end"])[some >= 0]
+    for number, name in enumerate(SPLITS):
+        if not (fate == number).any() and (number != TEST or with_test):
+            raise UserError(
+                f"data.split=position: no text of {key} falls into {name}; give more text, or a larger "
+                f"{'data.test_fraction' if number == TEST else 'data.val_fraction'}"
+            )
+
+
+def count_groups(spool: Spool, fate: np.ndarray) -> dict[str, int]:
+    """Count the groups that each split has documents of."""
+    return {
+        name: sum(len(some.hashes) for some in groups_of(spool, np.where(fate == number, 0, DUPLICATE)))
+        for number, name in enumerate(SPLITS)
+    }
 
 
 def assign(spool: Spool, fate: np.ndarray, held_out: dict[int, np.ndarray]) -> None:

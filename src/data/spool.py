@@ -12,9 +12,10 @@ Texts, index and origins are only ever streamed, so that memory does not grow wi
 import hashlib
 import json
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -90,6 +91,48 @@ class Spool:
                         document.place,
                     )
                 )
+
+    def cut_places(self, positions: Sequence[int]) -> list[int]:
+        """Return where the text can be cut at or near ascending positions in bytes.
+
+        A position within a character moves to where the character begins. One within a generated document moves to its
+        end, since its exact entropy is that of the whole document.
+        """
+        places = list(positions)
+        with self.text_path.open("rb") as texts:
+            for _, records, sizes in self.blocks():
+                ends = records["end"].astype(np.int64)
+                starts = ends - sizes
+                for i, place in enumerate(positions):
+                    row = int(np.searchsorted(ends, place))
+                    if row == len(ends) or not starts[row] < place < ends[row]:
+                        continue
+                    if not np.isnan(records["bits"][row]):
+                        places[i] = int(ends[row])
+                        continue
+                    while _is_within_character(texts, places[i]):
+                        places[i] -= 1
+        return places
+
+    def cut(self, places: Sequence[int]) -> None:
+        """Make two documents of each one that a place, from `cut_places`, lies within."""
+        cut = self.index_path.with_name(f"{self.index_path.name}.cut")
+        with self.text_path.open("rb") as texts, cut.open("wb") as index:
+            for _, records, sizes in self.blocks():
+                ends = records["end"].astype(np.int64)
+                begin = 0
+                for row in np.unique(np.searchsorted(ends, places)).tolist():
+                    if row == len(ends):
+                        continue
+                    start, end = int(ends[row] - sizes[row]), int(ends[row])
+                    inside = sorted({place for place in places if start < place < end})
+                    index.write(records[begin:row].tobytes())
+                    begin = row + bool(inside)
+                    for first, last in pairwise([start, *inside, end] if inside else []):
+                        texts.seek(first)
+                        index.write(_part_of(records[row : row + 1], texts.read(last - first), last).tobytes())
+                index.write(records[begin:].tobytes())
+        cut.replace(self.index_path)
 
     def __len__(self) -> int:
         return self.index_path.stat().st_size // RECORD.itemsize
@@ -173,6 +216,20 @@ class Spool:
         """Delete the files."""
         for path in self.paths:
             path.unlink(missing_ok=True)
+
+
+def _is_within_character(texts: BinaryIO, place: int) -> bool:
+    """Tell whether a byte of UTF-8 goes on with the character before it."""
+    texts.seek(place)
+    return texts.read(1)[0] & 0b1100_0000 == 0b1000_0000
+
+
+def _part_of(record: np.ndarray, data: bytes, end: int) -> np.ndarray:
+    """Return the record, (1,), of a part of a document, which ends at `end`."""
+    part = record.copy()
+    part["end"], part["words"] = end, len(data.decode().split())
+    part["digest"] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), "<u8")
+    return part
 
 
 def excerpt(text: str) -> str:

@@ -25,9 +25,12 @@ from src.data.splits import (
     TRAIN,
     VAL,
     assign,
+    assign_by_position,
+    count_groups,
     find_duplicates,
     groups_of,
     split_groups,
+    split_positions,
 )
 from src.data.spool import Spool
 from src.data.token_files import pack, write_documents
@@ -174,6 +177,8 @@ class Steps:
                 f"data.{name}.{where}: no document in them (dropped: {reasons}); "
                 f"give files with text, or folders with files{extensions}"
             )
+        if self.data.split == "position":
+            spool.cut(self._cut_places(name))
         self.say(
             f"{name}: read {len(spool):,} documents, {spool.n_bytes / 1e6:.1f} MB; dropped: {dropped.describe()} "
             f"({time.monotonic() - started:.1f} s)"
@@ -197,13 +202,12 @@ class Steps:
         started = time.monotonic()
         fate = find_duplicates(spool)
         duplicates = int((fate == DUPLICATE).sum())
-        held_out = split_groups(
-            lambda: groups_of(spool, fate), self.data.val_fraction, self.data.test_fraction, f"data.{name}"
-        )
-        n_groups = sum(len(some.hashes) for some in groups_of(spool, fate))
-        assign(spool, fate, held_out)
-        groups = {SPLITS[target]: len(hashes) for target, hashes in held_out.items()}
-        groups["train"] = n_groups - sum(groups.values())
+        val, test = self.data.val_fraction, self.data.test_fraction
+        if self.data.split == "position":
+            assign_by_position(spool, fate, self._cut_places(name), f"data.{name}", test > 0)
+        else:
+            assign(spool, fate, split_groups(lambda: groups_of(spool, fate), val, test, f"data.{name}"))
+        groups = count_groups(spool, fate)
         near = None
         if corpus.near_duplicates != "off" and corpus.source not in GENERATED:
             numbers, near = find_leaks(spool, fate, self.folder)
@@ -221,7 +225,7 @@ class Steps:
             )
         )
         self.say(
-            f"{name}: {duplicates:,} duplicates dropped, {n_groups:,} groups split{became} "
+            f"{name}: {duplicates:,} duplicates dropped, {sum(groups.values()):,} groups split{became} "
             f"({time.monotonic() - started:.1f} s)"
         )
         if tally:
@@ -235,6 +239,11 @@ class Steps:
             "near_duplicates": near,
             "files": {},
         }
+
+    def _cut_places(self, name: str) -> list[int]:
+        """Return where a corpus is cut that is split by position."""
+        spool = self.spools[name]
+        return spool.cut_places(split_positions(spool.n_bytes, self.data.val_fraction, self.data.test_fraction))
 
     def _fate(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.fate.npy")

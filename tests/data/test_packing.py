@@ -1,6 +1,7 @@
 """The prepared folder: the same bytes for the same settings, whole or not there, and honest figures in its manifest."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import pytest
 from src.config import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig, UserError
 from src.data import packing, sources, steps, token_files
 from src.data import prepared as prepared_module
+from src.data.inspect import inspect_data
 from src.data.packing import PreparedData, find_prepared, load_prepared, prepare_data
 from src.data.prepared import CORPORA, FORMAT_VERSION, VERIFIED
 from src.data.sources import Document
@@ -80,6 +82,26 @@ def test_characters_are_the_vocabulary(local_data: DataConfig, corpus_files: tup
     assert "one for each character of the text" in (prepared.folder / "DATA_CARD.md").read_text()
     found = find_prepared(local_data, replace(settings, vocab_size=300), tmp_path / "outputs")
     assert found is not None and found.folder == prepared.folder
+
+
+def test_one_text_is_split_by_position(local_data: DataConfig, tmp_path: Path) -> None:
+    """The parts follow each other, and together are the text; with test_fraction=0 there is no test text."""
+    text = "\n".join(f"{number} green bottles" for number in range(1000))
+    (tmp_path / "song.txt").write_text(text)
+    language = replace(local_data.language, paths=[str(tmp_path / "song.txt")])
+    settings = replace(local_data, language=language, split="position", val_fraction=0.1, test_fraction=0.0)
+    characters = TokenizerConfig("characters", 256, kind="characters")
+
+    def parts(settings: DataConfig) -> tuple[str, ...]:
+        prepared = prepare_data(settings, characters, tmp_path / "outputs", say=lambda _: None)
+        inspect_data(prepared, 1, io.StringIO())
+        return tuple("".join(documents_of(prepared, "language", split)) for split in SPLITS)
+
+    train, val, test = parts(settings)
+    assert (train + val, test) == (text, "")
+    assert len(train) == int(0.9 * len(text))
+    assert "".join(parts(replace(settings, test_fraction=0.05))) == text
+    assert parts(settings)[0] == train, "the folders are apart"
 
 
 def test_manifest_figures(prepare: Prepare) -> None:

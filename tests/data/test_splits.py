@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 from src.config import UserError
 from src.data import splits, spool
 from src.data.sources import Document
-from src.data.splits import DUPLICATE, SPLITS, TEST, VAL, Groups, assign, find_duplicates, groups_of, split_groups
+from src.data.splits import (
+    DUPLICATE,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VAL,
+    Groups,
+    assign,
+    assign_by_position,
+    count_groups,
+    find_duplicates,
+    groups_of,
+    split_groups,
+    split_positions,
+)
 from src.data.spool import Spool
 from tests.reference.splits import naive_fates
 
@@ -128,3 +142,48 @@ def test_a_sample_is_of_all_the_corpus_and_no_larger_than_asked(tmp_path: Path) 
     assert all(number % 2 == 0 for number in numbers) and len(set(numbers)) == len(numbers)
     assert min(numbers) < 200 and max(numbers) > 1800
     assert sorted(found.sample(chosen, 10**9)) == sorted(document.text for document in documents[::2])
+
+
+def read_back(found: Spool) -> list[str]:
+    return [text for _, text in found.texts(np.ones(len(found), dtype=bool))]
+
+
+def test_one_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At characters, also where both places lie in one document, and each part is a document as if read by itself."""
+    monkeypatch.setattr(spool, "BLOCK", 2)
+    text = "é" * 10 + "one two"  # 27 bytes
+    found = filled(tmp_path, [Document("ab"), Document("cd"), Document(text), Document("ef")])
+    places = found.cut_places([13, 30])
+    assert places == [12, 30], "13 lies within a character"
+    found.cut(places)
+    parts = ["ab", "cd", "é" * 4, "é" * 6 + "one tw", "o", "ef"]
+    assert read_back(found) == parts
+    assert found.cut_places([13, 30]) == places
+    (tmp_path / "parts").mkdir()
+    alone = filled(tmp_path / "parts", [Document(part) for part in parts])
+    for (_, ours, sizes), (_, theirs, others) in zip(found.blocks(), alone.blocks(), strict=True):
+        assert sizes.tolist() == others.tolist()
+        for key in ("end", "digest", "words"):
+            assert (ours[key] == theirs[key]).all(), key
+
+
+def test_a_generated_document_stays_whole(tmp_path: Path) -> None:
+    found = filled(tmp_path, [Document("abc", bits=1.0), Document("defg", bits=1.0), Document("hi", bits=1.0)])
+    assert found.cut_places([0, 3, 4, 9]) == [0, 3, 7, 9]
+
+
+@pytest.mark.parametrize(("val", "test", "wanted"), [(0.1, 0, [90, 100]), (0.1, 0.05, [85, 95]), (0.3, 0.1, [60, 90])])
+def test_positions_are_exact(val: float, test: float, wanted: list[int]) -> None:
+    assert split_positions(100, val, test) == wanted
+
+
+def test_splits_by_position_follow_each_other(tmp_path: Path) -> None:
+    found = filled(tmp_path, [Document(text) for text in ("aaaa", "bbbb", "aaaa", "cc", "dd")])
+    fate = find_duplicates(found)
+    assign_by_position(found, fate, found.cut_places([8, 14]), "data.code", with_test=True)
+    assert fate.tolist() == [TRAIN, TRAIN, DUPLICATE, VAL, TEST]
+    assert count_groups(found, fate) == {"train": 2, "val": 1, "test": 1}
+    with pytest.raises(UserError, match=r"data\.split=position: no text of data\.code falls into test; give more text"):
+        assign_by_position(found, fate, [8, 16], "data.code", with_test=True)
+    with pytest.raises(UserError, match=r"falls into val; .* a larger data\.val_fraction"):
+        assign_by_position(found, fate, [12, 12], "data.code", with_test=False)
