@@ -101,6 +101,8 @@ class RecipeConfig:
     """Biases in attention, mlp and layernorm; experts, mamba projections and the head have none."""
     max_seq_len: int = 4096
     """Rows of the table of learned positions: the longest context of such a model."""
+    tie_embeddings: bool = False
+    """The head has the weights of the token embedding (Press and Wolf, 2017), as in GPT-2: fewer parameters."""
 
 
 @dataclass
@@ -628,6 +630,8 @@ class ModelSpec:
     max_seq_len: int
     settings: dict[str, Any]
     """What blocks of your own read."""
+    tie_embeddings: bool = False
+    """Whether the head has the weights of the embedding; models of earlier versions do not say it."""
 
     @property
     def n_heads(self) -> int:

@@ -98,8 +98,9 @@ def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
         components[f"{kind} x {count}"] = times(cost, count)
     norm = norm_params(spec)
     components["final norm"] = Cost(norm, norm, 0, 0, 0)
-    components["head"] = Cost(table, table, 2 * table, 2 * table, 0)
-    return ModelCost(context_len, components, embedding + table, recomputed)
+    head = 0 if spec.tie_embeddings else table  # tied, its weights are the embedding's
+    components["head"] = Cost(head, head, 2 * table, 2 * table, 0)
+    return ModelCost(context_len, components, embedding + head, recomputed)
 
 
 def times(cost: Cost, count: int) -> Cost:

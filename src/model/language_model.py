@@ -2,9 +2,10 @@
 
 Initialisation (standard deviations): token and position embeddings 0.02; matrices into a block 0.02; matrices back to
 the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0.5 / sqrt(d_model)), so that the first
-loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file. Each part draws
-from a generator of its own, seeded by the seed and the part's name: models of equal seed and unlike blocks start with
-the same embedding and head, and with the same weights wherever they have the same block at the same place.
+loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file. A tied head has
+the embedding's weights, and so their init; its first loss is larger, since each token first predicts itself. Each part
+draws from a generator of its own, seeded by the seed and the part's name: models of equal seed and unlike blocks start
+with the same embedding and head, and with the same weights wherever they have the same block at the same place.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from src.config import ModelSpec
 from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
-from src.model.blocks.linear import Linear
+from src.model.blocks.linear import Linear, linear
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
 from src.model.memory import loss_chunk
@@ -43,6 +44,23 @@ def number_documents(tokens: Tensor, eot_id: int) -> Tensor:
     return (tokens == eot_id).cumsum(dim=1)
 
 
+class TiedHead(nn.Module):
+    """A head with the weights of the embedding, which stay the embedding's: saved, counted and updated once, there."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self._shared = (embedding,)  # in a tuple, a module is not registered as a part of this one
+
+    @property
+    def weight(self) -> Tensor:
+        """The embedding's: (V, D)."""
+        return self._shared[0].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden states (..., D) to logits (..., V)."""
+        return linear(hidden, self.weight)
+
+
 class ModelCache:
     """The decoding state of a whole model."""
 
@@ -63,7 +81,8 @@ class LanguageModel(nn.Module):
         self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)
         self.blocks = nn.ModuleList(block_class(kind)(spec) for kind in spec.blocks)
         self.final_norm = build_norm(spec)
-        self.head = Linear(spec.d_model, spec.vocab_size, bias=False)
+        tied = spec.tie_embeddings
+        self.head = TiedHead(self.embedding) if tied else Linear(spec.d_model, spec.vocab_size, bias=False)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -78,8 +97,9 @@ class LanguageModel(nn.Module):
         if self.positions is not None:
             seed_part("positions")
             nn.init.normal_(self.positions.weight, std=INIT_STD)
-        seed_part("head")
-        nn.init.normal_(self.head.weight, std=min(INIT_STD, 0.5 * self.spec.d_model**-0.5))
+        if not self.spec.tie_embeddings:
+            seed_part("head")
+            nn.init.normal_(self.head.weight, std=min(INIT_STD, 0.5 * self.spec.d_model**-0.5))
         for i, block in enumerate(self._typed_blocks()):
             seed_part(f"blocks.{i}")
             block.init_weights(len(self.blocks) ** -0.5)

@@ -138,6 +138,7 @@ def _written_spec(
         bias=recipe.bias,
         max_seq_len=recipe.max_seq_len,
         settings=dict(architecture.settings),
+        tie_embeddings=recipe.tie_embeddings,
     )
 
 

@@ -131,7 +131,9 @@ def _moments(
         # The last hidden states are held by the step itself, the residual stream's gradient by autograd.
         workspace = tokens * found[i].backward + 2 * stream
         moments.append(_Moment(gradients, sum(kept[:i]) + whole[i], workspace))
-    return [*moments, _Moment(params + (head if accumulate else 0), 0, 2 * stream)]
+    # The embedding's gradient is added to one that is there: that of an earlier micro batch, or of a tied head.
+    added = head if accumulate or spec.tie_embeddings else 0
+    return [*moments, _Moment(params + added, 0, 2 * stream)]
 
 
 def inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> Inference:

@@ -4,6 +4,8 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +20,13 @@ from src.model.blocks import KINDS
 from src.model.blocks.costs import MAMBA1_SCAN_FLOPS, mamba1_rank
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, token_loss
+from src.training.checkpoint import Progress, load_weights, read_checkpoint, save_checkpoint
 from src.training.optimizer import build_optimizer
 from tests.contract.small import (
     ARCHITECTURES,
     RECIPES,
     SEQ_LEN,
+    VOCAB_SIZE,
     composed,
     random_tokens,
     small_model,
@@ -177,6 +181,42 @@ def test_parameters_equal_the_closed_form(model: LanguageModel) -> None:
     assert cost.non_embedding_params == sum(sizes.values()) - outside
     assert cost.active_params == sum(sizes.values()) - resting
     assert cost.active_non_embedding_params == sum(sizes.values()) - outside - resting
+
+
+def test_a_tied_head_is_the_embedding(architecture: str, recipe: str, tmp_path: Path) -> None:
+    """Stored, counted and updated once; outside of matching as before; and a copy has a head of its own embedding."""
+    untied = small_spec(architecture, recipe)
+    model = build_model(replace(untied, tie_embeddings=True), seed=0)
+    names = {name for name, _ in model.named_parameters()}
+    assert "head.weight" not in names and names == model.state_dict().keys() - _buffers(model)
+    assert "embedding.weight" in model.no_decay()
+    cost, whole = model_cost(model.spec, SEQ_LEN), model_cost(untied, SEQ_LEN)
+    assert cost.total_params == sum(parameter.numel() for parameter in model.parameters())
+    assert cost.total_params == whole.total_params - VOCAB_SIZE * untied.d_model
+    assert cost.active_non_embedding_params == whole.active_non_embedding_params
+    assert cost.forward_flops_per_token == whole.forward_flops_per_token
+
+    tokens = random_tokens(2, SEQ_LEN + 1)
+    hidden = model(tokens[:, :-1]).hidden
+    torch.testing.assert_close(model.logits(tokens[:, :-1]), hidden @ model.embedding.weight.T)
+    found = gradients(model, tokens)
+    assert found.keys() == names
+    absent = torch.ones(VOCAB_SIZE, dtype=torch.bool).index_fill(0, tokens[:, :-1].unique(), False)
+    assert found["embedding.weight"][absent].abs().sum(dim=1).all(), "the head teaches tokens that are not in the text"
+
+    save_checkpoint(tmp_path / "last", model, Progress("language"), tokenizer_sha256="0", run="a")
+    info = read_checkpoint(tmp_path / "last")
+    again = build_model(info.spec, seed=1)
+    load_weights(info, again)
+    assert torch.equal(again.logits(tokens), model.logits(tokens))
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.embedding.weight.zero_()
+    assert not copied.head.weight.any() and model.head.weight.any()
+
+
+def _buffers(model: LanguageModel) -> set[str]:
+    return {name for name, _ in model.named_buffers()}
 
 
 def unseen_scan_flops(spec: ModelSpec, torch_counts: int, passes: int) -> int:

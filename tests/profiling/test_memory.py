@@ -1,5 +1,7 @@
 """The measurement against bytes known beforehand, and the estimates against the measurement."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,15 @@ def test_the_peak_is_exact() -> None:
     # What a kernel takes for itself: the backward pass of a convolution, say, of which only the results are seen.
     weight, x = torch.zeros(8, 8, 3, requires_grad=True), torch.zeros(1, 8, MIB)
     assert peak_growth(lambda: torch.nn.functional.conv1d(x, weight, padding=1)) >= x.nbytes
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_training_with_a_tied_head_takes_what_is_estimated(accumulate: bool) -> None:
+    """With a vocabulary that is most of the model."""
+    spec = replace(small_spec("dense"), tie_embeddings=True, vocab_size=20_000)
+    settings = {"seq_len": 64, "micro_batch_size": 8, "accumulate": accumulate}
+    measured = training_peak(spec, **settings).tensor_bytes
+    assert training_memory(spec, **settings).total == pytest.approx(measured, rel=TOLERANCE)
 
 
 CASES = [(name, accumulate, accumulate) for name in ARCHITECTURES for accumulate in (False, True)]

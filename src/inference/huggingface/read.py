@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> Imported:
     path = folder / RECORD
     record = read_object(path) if os.path.lexists(path) else None
     try:
-        spec, twin, tied = _read_spec(config, len(shapes))
+        spec, twin = _read_spec(config, len(shapes))
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     if record is not None:
@@ -90,7 +90,7 @@ def read_folder(folder: Path) -> Imported:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record)
-    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes, tied)
+    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes)
     return Imported(spec, twin, weights, tokenizer, eot, record)
 
 
@@ -106,11 +106,8 @@ def read_object(path: Path) -> Settings:
     return value
 
 
-def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin, bool]:
-    """Take the sizes out of config.json, and compare it with what these sizes would have written.
-
-    The last value tells whether the head shares the weights of the embedding.
-    """
+def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin]:
+    """Take the sizes out of config.json, and compare it with what these sizes would have written."""
     model_type = config.get("model_type")
     twin = TWINS.get(model_type) if isinstance(model_type, str) else None
     if twin is None:
@@ -122,20 +119,20 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin, bool]
     found = complete_config(twin.model_type, config)
     given = Given(found, n_tensors)
     sizes = {"vocab_size": given.whole("vocab_size"), **twin.sizes(given)}
+    sizes["tie_embeddings"] = found["tie_word_embeddings"] is True
     spec = ModelSpec.from_dict({**_unsaid(), **MODERN, **twin.requires, **sizes})
     _check_sizes(spec)
     if twin_of(spec) is not twin:
         raise UserError(f"model_type={model_type}: its layers are those of a {twin_of(spec).model_type}")
     wanted = complete_config(twin.model_type, twin.config(spec))
-    tied = found["tie_word_embeddings"] is True
     for key, value in wanted.items():
-        if key not in UNREAD and not (key == "tie_word_embeddings" and tied):
+        if key not in UNREAD:
             _compare(found, key, value, is_default=config.get(key) is None)
     for key, value in config.items():
         if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
             shown = key if key.isidentifier() else f"{key!r:.60}"
             raise UserError(f"{shown}={value!r:.40}: this program knows no such setting of {twin.class_name}")
-    return spec, twin, tied
+    return spec, twin
 
 
 def _unsaid() -> Settings:
@@ -208,12 +205,13 @@ def _read_shapes(path: Path) -> dict[str, Shape]:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
 
 
-def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape], tied: bool) -> dict[str, Tensor]:
-    """Read the weights once their names and shapes are right; where tied, the head is a copy of the embedding."""
+def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape]) -> dict[str, Tensor]:
+    """Read the weights once their names and shapes are right. A tied head may be there, equal to the embedding."""
     ties = twin.ties(spec)
     embedding = f"{twin.outer.embedding}.weight"
-    if tied and HEAD not in shapes and embedding in shapes:
-        shapes = {**shapes, HEAD: shapes[embedding]}
+    copied = spec.tie_embeddings and HEAD in shapes
+    if copied:
+        shapes = {name: shape for name, shape in shapes.items() if name != HEAD}
     _compare_names(path, {name for tie in ties for name in tie.theirs}, shapes.keys())
     try:
         with torch.device("meta"):
@@ -226,7 +224,7 @@ def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Sha
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
-    if tied and not torch.equal(found.setdefault(HEAD, found[embedding]), found[embedding]):
+    if copied and not torch.equal(found.pop(HEAD), found[embedding]):
         raise UserError(f"{path}: {HEAD} is not {embedding}, but config.json says tie_word_embeddings=true")
     for name, tensor in found.items():
         if not tensor.isfinite().all():

@@ -93,7 +93,7 @@ class Twin:
         """List the ties of all tensors of a model."""
         found = [
             tie("embedding.weight", f"{self.outer.embedding}.weight"),
-            tie("head.weight", HEAD),
+            *([] if spec.tie_embeddings else [tie("head.weight", HEAD)]),
             *_norm(spec, "final_norm", self.outer.final_norm),
         ]
         if spec.learned_positions:
@@ -111,7 +111,7 @@ class Twin:
             "architectures": [self.class_name, *self.also],
             "model_type": self.model_type,
             "vocab_size": spec.vocab_size,
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": spec.tie_embeddings,
             "use_cache": True,
             **self.settings(spec),
             "bos_token_id": EOT_ID,

@@ -14,7 +14,7 @@ import torch
 
 from src.config import CONF, ROOT, ModelSpec, SamplingConfig, UserError
 from src.inference.decode import generate
-from src.inference.huggingface import twin_of
+from src.inference.huggingface import read_folder, twin_of
 from src.model.language_model import token_loss
 from src.model.matching import solve
 from tests.contract.small import composed
@@ -51,6 +51,27 @@ def test_the_logits_are_those_of_transformers(case: str, size: str, transformers
     tokens = tokens_of(spec, 2, LENGTH)
     assert largest_difference(model.logits(tokens), theirs(tokens).logits) <= TOLERANCE
     assert largest_difference(model.logits(tokens), theirs(tokens, use_cache=False).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_tied_head_is_stored_once_and_comes_back(case: str, transformers: Any, tmp_path: Path) -> None:
+    spec = spec_of(case, tie_embeddings=True)
+    model = model_of(spec)
+    out = exported(tmp_path / "out", model)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
+    theirs = load(transformers, out)
+    tokens = tokens_of(spec, 2, LENGTH)
+    assert largest_difference(model.logits(tokens), theirs(tokens).logits) <= TOLERANCE
+    theirs.save_pretrained(tmp_path / "again")  # with their own record alone
+    for folder in (out, tmp_path / "again"):
+        if not (folder / "tokenizer.json").exists():
+            (folder / "tokenizer.json").write_bytes((out / "tokenizer.json").read_bytes())
+        found = read_folder(folder)
+        assert found.spec.tie_embeddings
+        weights = model.state_dict()
+        assert weights.keys() == found.weights.keys()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in found.weights.items())
 
 
 @pytest.mark.parametrize("use_cache", [True, pytest.param(False, marks=pytest.mark.slow)])
