@@ -128,7 +128,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     """
     config = run.config
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
-    loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed)
+    loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
     state = TrainState.begin(name, model, build_optimizer(model, config.optimizer), run.device, forward)
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
         _go_back(run, name, state)
@@ -163,7 +163,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
     config = run.config
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = next(iter(config.stage.stages.values()))
-    loader = build_loader(run.data, first, config.training.seq_len, config.order_seed)
+    loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
     state = TrainState.begin("measuring", model, build_optimizer(model, config.optimizer), run.device, forward)
     size, rows = config.training.global_batch_size, run.device.world.rows(config.training.global_batch_size)
     model.train()

@@ -243,8 +243,9 @@ def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
     if data is None:
         settings = folder_of(config.data, config.tokenizer, Path()).name
         return dict.fromkeys(("tokenizer_hash", "data_hash", "data_order_hash"), f"{settings}, not prepared yet")
+    training = config.training
     orders = {
-        name: build_loader(data, stage, config.training.seq_len, 0).order_hash(data.fingerprint)
+        name: build_loader(data, stage, training.seq_len, 0, training.sampling).order_hash(data.fingerprint)
         for name, stage in config.stage.stages.items()
     }
     return {

@@ -30,6 +30,7 @@ from src.runtime.machine import launched_processes
 from src.training.stage import plan_stage
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "training.sampling": ("epochs", "replacement"),
     "training.budget": ("tokens", "flops", "time"),
     "match": (*QUANTITIES, "none"),
     "recipe.norm": ("rmsnorm", "layernorm"),

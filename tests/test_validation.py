@@ -87,6 +87,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"tokenizer__vocab_size": 256}, "tokenizer.vocab_size=256: must be at least 257"),
     ("dense", {"data__test_fraction": 0}, "data.val_fraction=0.05, data.test_fraction=0: both must be above 0"),
     ("dense", {"data__split": "position", "data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05"),
+    ("dense", {"training__sampling": "random"}, "training.sampling=random: must be one of epochs, replacement"),
     ("dense", {"data__split": "line"}, "data.split=line: must be one of group, position"),
     ("dense", {"tokenizer__kind": "words"}, "tokenizer.kind=words: must be one of bpe, characters"),
     ("dense", {"tokenizer__kind": "characters", "tokenizer__path": "x"}, "tokenizer.path=x: is not made from the text"),

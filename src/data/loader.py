@@ -8,6 +8,9 @@ Orders come from SplitMix64 (Steele et al., 2014, Fast splittable pseudorandom n
 by a hash of (seed, epoch, window). Plain integer arithmetic gives the same order on every machine and version, which
 numpy does not promise of `Generator.permutation`.
 
+Or sequences are drawn with replacement, as nanoGPT does: sequence s begins at position hash(seed, s) mod the number of
+positions, whatever the others are.
+
 A mix spreads its corpora evenly, by their shares alone: at no time is a corpus a whole sequence off its share. The
 number of a sequence tells its corpus and its number there, so that each corpus goes through epochs of its own.
 """
@@ -23,6 +26,8 @@ from src.data.prepared import PreparedData
 
 ORDER_VERSION = 1
 """Raise it when the order changes: runs on different orders are different runs."""
+REPLACEMENT = "replacement"
+"""The value of training.sampling that draws windows with replacement."""
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -47,11 +52,13 @@ class TrainLoader:
         seed: int,
         name: str = "the training text",
         mix: "Sequence[tuple[TrainLoader, float]]" = (),
+        replacement: bool = False,
     ) -> None:
         _check_length(tokens, seq_len, name)
         self.tokens = tokens
         self.seq_len = seq_len
         self.seed = seed
+        self.replacement = replacement
         self._mix: list[tuple[TrainLoader, Fraction]] = []
         """Loaders, and their shares of what those before them leave over."""
         left = Fraction(1)
@@ -80,9 +87,17 @@ class TrainLoader:
             if (number + 1) * share.numerator // share.denominator > before:
                 return other._sequence(before)
             number -= before
-        epoch, position = divmod(number, self.n_windows)
-        start = int(self._epoch_starts(epoch)[position])
+        if self.replacement:
+            start = self._random_start(number)
+        else:
+            epoch, position = divmod(number, self.n_windows)
+            start = int(self._epoch_starts(epoch)[position])
         return self.tokens[start : start + self.seq_len + 1]
+
+    def _random_start(self, number: int) -> int:
+        """Return where a sequence starts that is drawn with replacement: every start of a whole window is as likely."""
+        key = mix(np.array([self.seed % 2**64], dtype=np.uint64))
+        return int(mix(mix(key ^ np.uint64(number)))[0] % np.uint64(len(self.tokens) - self.seq_len))
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
         """Return where the windows of an epoch start, in the order of their visit; the last epoch asked for is kept."""
@@ -96,15 +111,19 @@ class TrainLoader:
     def order_hash(self, fingerprint: str) -> str:
         """Identify the data order by 16 hex digits: equal for two runs that see the same batches of a given size."""
         parts = (ORDER_VERSION, self.seed, self.n_windows, self.seq_len, fingerprint)
+        parts += (REPLACEMENT, len(self.tokens)) if self.replacement else ()
         parts += tuple((str(share), other.order_hash(fingerprint)) for other, share in self._mix)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def build_loader(data: PreparedData, stage: StageConfig, seq_len: int, seed: int) -> TrainLoader:
+def build_loader(
+    data: PreparedData, stage: StageConfig, seq_len: int, seed: int, sampling: str = "epochs"
+) -> TrainLoader:
     """Open the training text of a stage, with what its mix adds. Raises: UserError if one does not fill one window."""
 
     def open_corpus(corpus: str, mix: Sequence[tuple[TrainLoader, float]] = ()) -> TrainLoader:
-        return TrainLoader(data.tokens(corpus, "train"), seq_len, seed, f"the {corpus} text", mix)
+        tokens, name = data.tokens(corpus, "train"), f"the {corpus} text"
+        return TrainLoader(tokens, seq_len, seed, name, mix, replacement=sampling == REPLACEMENT)
 
     return open_corpus(stage.corpus, [(open_corpus(other), share) for other, share in stage.mix.items()])
 

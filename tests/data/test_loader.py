@@ -187,3 +187,30 @@ def test_bad_numbers() -> None:
         eval_windows(stream(100), 8, 0)
     with pytest.raises(UserError, match=r"training\.seq_len=0"):
         TrainLoader(stream(100), 0, 0)
+
+
+def replacing(length: int, seed: int = 7) -> TrainLoader:
+    return TrainLoader(stream(length), seq_len=8, seed=seed, replacement=True)
+
+
+def test_random_starts_never_change() -> None:
+    starts = [naive_mix(naive_mix(naive_mix(7) ^ number)) % 92 for number in range(24)]
+    assert replacing(100).batch(0, 24)[:, 0].tolist() == starts
+    assert replacing(100).batch(5, 4, rows=slice(1, 3))[:, 0].tolist() == starts[21:23], "whatever the batch"
+    assert replacing(100, seed=8).batch(0, 24)[:, 0].tolist() != starts
+
+
+@pytest.mark.parametrize("length", [9, 10, 17, 40])
+def test_every_start_is_as_likely(length: int) -> None:
+    n = 1000 * (length - 8)
+    rows = replacing(length).batch(0, n)
+    assert (np.diff(rows) == 1).all()
+    counts = np.bincount(rows[:, 0], minlength=length - 8)
+    assert len(counts) == length - 8, "the last window is whole"
+    assert (abs(counts - 1000) < 5 * 1000**0.5).all()
+
+
+def test_sampling_is_in_the_hash_of_the_order() -> None:
+    epochs = TrainLoader(stream(100), seq_len=8, seed=7)
+    assert epochs.order_hash("data") != replacing(100).order_hash("data")
+    assert replacing(100).order_hash("data") != replacing(101).order_hash("data")
