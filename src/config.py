@@ -354,6 +354,8 @@ class TrainingConfig:
     """Seconds of training steps in each stage, with budget=time: as many steps as fit by a measurement at the start."""
     measured_steps: int | None = None
     """What that measurement said; set by the run."""
+    dropout: float = 0.0
+    """Share of the embedding, and of what each block adds to the residual stream, that is dropped in training."""
     sampling: str = "epochs"
     """epochs: each window of the training text once an epoch; replacement: every window begins at a random position."""
     document_masking: bool = False

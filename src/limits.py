@@ -106,6 +106,7 @@ LIMITS: dict[str, Limit] = {
     "training.max_seconds": SECONDS,
     "training.measured_steps": STEPS,
     "training.max_steps": STEPS,
+    "training.dropout": SHARE,
     "training.log_every": STEPS,
     "training.eval_every": STEPS,
     "training.eval_sequences": Limit(1, 10**7),

@@ -59,6 +59,7 @@ def largest_by_estimate(
         activation_checkpointing=recompute if activation_checkpointing is None else activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
+        dropout=training.dropout,
     )
 
 
@@ -78,6 +79,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
+        dropout=training.dropout,
     )
 
 

@@ -270,7 +270,7 @@ def _compiled(run: Run, model: LanguageModel) -> Forward:
     Raises UserError where a run that goes on was compiled, and cannot be here.
     """
     training = run.config.training
-    batch = Batch(training.micro_batch, training.seq_len, training.document_masking)
+    batch = Batch(training.micro_batch, training.seq_len, training.document_masking, training.dropout)
     if any((run.folder / "checkpoints").glob("*/last")):
         try:
             return compile_now(model, batch, run.device)

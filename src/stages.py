@@ -152,6 +152,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
                 hooks,
                 run.stop,
                 run.masking_eot,
+                config.seed,
             )
         except Diverged:
             _roll_back(run, name, state, plan.learning_rate)
@@ -179,6 +180,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
             grad_clip=config.optimizer.grad_clip,
             device=run.device,
             eot_id=run.masking_eot,
+            dropout=config.training.dropout,
         )
 
     alone = run.device.world.size == 1  # several have to take as many steps as each other

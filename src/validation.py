@@ -249,6 +249,8 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
             "needs max_seconds, and nothing else uses it"
         )
+    if training.dropout >= 1:
+        raise UserError(f"training.dropout={training.dropout}: must be below 1, or nothing is left")
     micro = training.micro_batch_size
     if isinstance(micro, str) and micro != "auto":
         raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")

@@ -87,6 +87,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"tokenizer__vocab_size": 256}, "tokenizer.vocab_size=256: must be at least 257"),
     ("dense", {"data__test_fraction": 0}, "data.val_fraction=0.05, data.test_fraction=0: both must be above 0"),
     ("dense", {"data__split": "position", "data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05"),
+    ("dense", {"training__dropout": 1.0}, "training.dropout=1.0: must be below 1"),
+    ("dense", {"training__dropout": -0.1}, "training.dropout=-0.1: must not be negative"),
     ("dense", {"training__sampling": "random"}, "training.sampling=random: must be one of epochs, replacement"),
     ("dense", {"data__split": "line"}, "data.split=line: must be one of group, position"),
     ("dense", {"tokenizer__kind": "words"}, "tokenizer.kind=words: must be one of bpe, characters"),

@@ -23,6 +23,7 @@ from src.model.blocks.base import INIT_STD, Block, BlockOutput
 from src.model.blocks.linear import Linear, linear
 from src.model.blocks.moe import MoE
 from src.model.blocks.norm import build_norm
+from src.model.dropout import Dropout
 from src.model.memory import loss_chunk
 
 
@@ -76,6 +77,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.activation_checkpointing = False
+        self.dropout: Dropout | None = None
+        """What the next pass in training drops; an evaluation drops nothing."""
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.positions = nn.Embedding(spec.learned_positions, spec.d_model) if spec.learned_positions else None
         self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)
@@ -124,11 +127,14 @@ class LanguageModel(nn.Module):
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
+        dropout = self.dropout if self.training else None
+        x = x if dropout is None else x * dropout.mask(x)
         aux_losses: list[Tensor] = []
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
-            output = add_block(norm, block, x, cache.blocks[i] if cache else None, documents)
+            mask = None if dropout is None else dropout.mask(x)
+            output = add_block(norm, block, x, cache.blocks[i] if cache else None, documents, mask)
             x = output.y
             if output.aux_loss is not None:
                 aux_losses.append(output.aux_loss)
@@ -154,9 +160,15 @@ class LanguageModel(nn.Module):
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
     def add_block(
-        self, norm: nn.Module, block: nn.Module, x: Tensor, cache: Any, documents: Tensor | None
+        self,
+        norm: nn.Module,
+        block: nn.Module,
+        x: Tensor,
+        cache: Any,
+        documents: Tensor | None,
+        mask: Tensor | None = None,
     ) -> BlockOutput:
-        """Return what the block gives back, with x + block(norm(x)) for y."""
+        """Return what the block gives back, with x + block(norm(x)) for y; mask: factors on what is added (B, T, D)."""
 
         def apply(x: Tensor) -> BlockOutput:
             return block(norm(x), cache, documents)
@@ -166,7 +178,7 @@ class LanguageModel(nn.Module):
             output: BlockOutput = checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
         else:
             output = apply(x)
-        return output._replace(y=x + output.y)
+        return output._replace(y=x + (output.y if mask is None else output.y * mask))
 
     def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position."""

@@ -83,12 +83,14 @@ def training_memory(
     activation_checkpointing: bool = False,
     precision: str = "fp32",
     document_masking: bool = False,
+    dropout: float = 0.0,
 ) -> Memory:
     """Estimate the peak of a training step, from the second on, when the optimizer's state is there.
 
     accumulate: whether gradients of several micro batches are summed, so that they exist all the time.
     """
-    moments = _moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, document_masking)
+    masks = document_masking, dropout > 0
+    moments = _moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks)
     worst = max(moments, key=sum)
     params = model_cost(spec, seq_len).total_params
     return Memory(
@@ -107,6 +109,7 @@ def _moments(
     accumulate: bool,
     activation_checkpointing: bool,
     document_masking: bool,
+    drops: bool,
 ) -> list[_Moment]:
     """List what is alive at the loss, at the final norm, in each block from the last to the first, and at the end."""
     tokens = seq_len * micro_batch_size
@@ -116,6 +119,9 @@ def _moments(
     found = [kind_of(kind).activations(spec, seq_len) for kind in spec.blocks]
     whole = [tokens * (block.kept + (block.masks if document_masking else 0)) for block in found]
     kept = [float(stream)] * len(whole) if activation_checkpointing else whole
+    if drops:  # the factors on what each block adds, and on the embedding
+        kept, whole = ([floats + stream for floats in each] for each in (kept, whole))
+        kept[0], whole[0] = kept[0] + stream, whole[0] + stream
     final = tokens * norm_kept(spec)
 
     rows = min(tokens, loss_chunk(spec.vocab_size))
@@ -168,6 +174,7 @@ def largest_micro_batch(
     activation_checkpointing: bool = False,
     precision: str = "fp32",
     document_masking: bool = False,
+    dropout: float = 0.0,
 ) -> int:
     """Return the largest divisor of `global_batch_size` whose training step fits; 0 if not even one sequence does."""
     for size in reversed(divisors(global_batch_size)):
@@ -179,6 +186,7 @@ def largest_micro_batch(
             activation_checkpointing=activation_checkpointing,
             precision=precision,
             document_masking=document_masking,
+            dropout=dropout,
         )
         if needed.total <= available_bytes:
             return size

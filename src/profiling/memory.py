@@ -58,6 +58,7 @@ def random_step(
     micro_batch_size: int,
     accumulate: bool,
     document_masking: bool,
+    dropout: float = 0.0,
 ) -> None:
     """Train one step on random tokens: one micro batch, or two whose gradients are summed."""
     rows = micro_batch_size * (1 + accumulate)
@@ -71,4 +72,5 @@ def random_step(
         grad_clip=1.0,
         device=device,
         eot_id=0 if document_masking else None,
+        dropout=dropout,
     )

@@ -82,7 +82,14 @@ def trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> int | No
     training, device = config.training, open_device(config.runtime)
     try:
         state = begin_training(spec, config.optimizer, device, config.runtime.activation_checkpointing)
-        step = partial(random_step, state, device, seq_len=training.seq_len, document_masking=training.document_masking)
+        step = partial(
+            random_step,
+            state,
+            device,
+            seq_len=training.seq_len,
+            document_masking=training.document_masking,
+            dropout=training.dropout,
+        )
         step(micro_batch_size=1, accumulate=False)  # makes the optimizer's state, at little cost
         start = time.monotonic()
         for _ in range(FULL_STEPS):

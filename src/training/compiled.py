@@ -17,6 +17,7 @@ import torch._functorch.config
 from torch import Tensor, nn
 
 from src.model.blocks.base import Block, BlockOutput
+from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel, ModelOutput
 from src.runtime.device import Device
 from src.runtime.errors import first_line
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     length: int
     masked: bool = False
     """Whether documents are told apart."""
+    dropout: float = 0.0
 
 
 class CannotCompile(Exception):
@@ -93,6 +95,7 @@ def compile_if_it_pays(model: LanguageModel, batch: Batch, device: Device, say: 
 def _pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
     """Go forward and backward once, on tokens that are no text, and drop the gradients."""
     model.train()
+    model.dropout = Dropout(batch.dropout, (), device.kind) if batch.dropout else None
     shape = (batch.size, batch.length)
     tokens = torch.arange(batch.size * batch.length, device=device.kind).view(shape) % model.spec.vocab_size
     try:
@@ -101,4 +104,5 @@ def _pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) 
         loss = output.hidden.float().sum()
         (loss if output.aux_loss is None else loss + output.aux_loss).backward()
     finally:
+        model.dropout = None
         model.zero_grad(set_to_none=True)

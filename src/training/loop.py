@@ -132,8 +132,9 @@ def fit(
     hooks: Hooks,
     stop: StopRequest,
     eot_id: int | None = None,
+    seed: int = 0,
 ) -> None:
-    """Train from where `state` is to the end of the plan; `eot_id` as in `train_step`.
+    """Train from where `state` is to the end of the plan; `eot_id` as in `train_step`. The seed decides the dropout.
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint `last` is saved.
@@ -162,6 +163,8 @@ def fit(
                 grad_clip=grad_clip,
                 device=device,
                 eot_id=eot_id,
+                dropout=training.dropout,
+                dropout_key=(seed, plan.name, progress.step),
             )
             state.count(output.skipped)
             progress.step += 1

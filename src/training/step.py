@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel, ModelOutput, number_documents, token_loss
 from src.runtime.device import Device
 
@@ -35,18 +36,23 @@ def train_step(
     grad_clip: float,
     device: Device,
     eot_id: int | None = None,
+    dropout: float = 0.0,
+    dropout_key: tuple[object, ...] = (),
 ) -> StepOutput:
     """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
 
     `forward` is the model, or its compiled form. Gradients are sums over all processes, losses means over the tokens of
     the global batch. Where the gradient is not finite, the optimizer leaves weights and state alone; that is decided on
     the device. What balances the experts (MoE) follows the load of the whole batch. eot_id: the token that begins a
-    document, where documents are masked.
+    document, where documents are masked. dropout: the share to drop; the key of the step, the number of the micro batch
+    and the process decide what.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
     router_zs: list[Tensor] = []
-    for micro_batch in batch.split(micro_batch_size):
+    for number, micro_batch in enumerate(batch.split(micro_batch_size)):
+        key = (*dropout_key, number, device.world.rank)
+        model.dropout = Dropout(dropout, key, batch.device.type) if dropout else None
         share = len(micro_batch) / (len(batch) * device.world.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]
@@ -61,6 +67,7 @@ def train_step(
         if output.router_z is not None:
             router_zs.append(output.router_z * share)
 
+    model.dropout = None
     device.world.sum_(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     scaler.unscale_(optimizer)
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)

@@ -40,6 +40,7 @@ def training_peak(
     activation_checkpointing: bool = False,
     precision: str = "fp32",
     document_masking: bool = False,
+    dropout: float = 0.0,
 ) -> Measured:
     """Train three steps on random tokens in this process and measure the last, when the optimizer has its state."""
     device = open_device(RuntimeConfig(name="cpu", device="cpu", precision=precision, threads=torch.get_num_threads()))
@@ -52,6 +53,7 @@ def training_peak(
         micro_batch_size=micro_batch_size,
         accumulate=accumulate,
         document_masking=document_masking,
+        dropout=dropout,
     )
     for _ in range(2):
         step()

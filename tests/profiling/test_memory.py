@@ -1,6 +1,7 @@
 """The measurement against bytes known beforehand, and the estimates against the measurement."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_training_with_masks_takes_what_is_estimated(architecture: str) -> None:
     assert training_memory(spec, **settings).total == pytest.approx(
         training_peak(spec, **settings).tensor_bytes, rel=0.05
     )
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_training_with_dropout_takes_what_is_estimated(activation_checkpointing: bool) -> None:
+    spec = small_spec("dense")
+    settings: dict[str, Any] = {"seq_len": 64, "micro_batch_size": 16, "accumulate": False}
+    settings["activation_checkpointing"] = activation_checkpointing
+    estimate = training_memory(spec, **settings, dropout=0.1).total
+    assert estimate == pytest.approx(training_peak(spec, **settings, dropout=0.1).tensor_bytes, rel=0.05)
+    assert estimate > 1.04 * training_memory(spec, **settings).total
 
 
 @pytest.mark.parametrize(

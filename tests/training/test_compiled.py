@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from src.model.dropout import Dropout
 from src.runtime.device import Device
 from src.runtime.distributed import ALONE, World
 from src.training import compiled
-from src.training.compiled import Batch
+from src.training.compiled import Batch, Forward
 from tests.contract.small import CPU, as_if_compiled, random_tokens, small_model
 
 BATCH = Batch(2, 16)
@@ -29,15 +30,21 @@ def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
 
 
 @pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_graphs_of_the_trial_serve_training(masked: bool) -> None:
+def test_the_graphs_of_the_trial_serve_training(masked: bool, dropout: float) -> None:
     model, tokens = small_model("hybrid"), random_tokens(BATCH.size, BATCH.length, seed=1)
     documents = (tokens < 9).cumsum(dim=1) if masked else None
     counter = CompileCounterWithBackend("eager")
+
+    def hidden(forward: Forward) -> Tensor:
+        model.dropout = Dropout(dropout, ("step",), "cpu") if dropout else None
+        return forward(tokens, documents=documents).hidden
+
     with torch.compiler.set_stance("default", force_backend=counter):
-        forward = compiled.compile_now(model, BATCH._replace(masked=masked), CPU)
+        forward = compiled.compile_now(model, BATCH._replace(masked=masked, dropout=dropout), CPU)
         made = counter.frame_count
-        found, wanted = (each(tokens, documents=documents).hidden for each in (forward, as_if_compiled(model)))
+        found, wanted = (hidden(each) for each in (forward, as_if_compiled(model)))
         assert torch.equal(found, wanted)
     assert counter.frame_count == made == len(set(model.spec.blocks))
 

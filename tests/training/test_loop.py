@@ -60,15 +60,20 @@ class Recorder:
 
 
 def train(
-    recorder: Recorder, loader: TrainLoader, steps: int = 6, rhythm: tuple[int, int, int] = (1, 2, 3)
+    recorder: Recorder,
+    loader: TrainLoader,
+    steps: int = 6,
+    rhythm: tuple[int, int, int] = (1, 2, 3),
+    dropout: float = 0.0,
+    seed: int = 0,
 ) -> Recorder:
     log, evaluate, checkpoint = rhythm
     training = TrainingConfig(
-        seq_len=SEQ_LEN, global_batch_size=BATCH, micro_batch_size=2, max_tokens=10**9, log_every=log
+        seq_len=SEQ_LEN, global_batch_size=BATCH, micro_batch_size=2, max_tokens=10**9, log_every=log, dropout=dropout
     )
     plan = StagePlan("language", steps, 1e-3, evaluate, checkpoint, flops_per_token=7.0)
     hooks = recorder.hooks()
-    fit(recorder.state, plan, loader, training, SCHEDULE, 1.0, CPU, hooks, recorder.stop)
+    fit(recorder.state, plan, loader, training, SCHEDULE, 1.0, CPU, hooks, recorder.stop, seed=seed)
     return recorder
 
 
@@ -149,18 +154,21 @@ def test_an_evaluation_that_was_asked_to_stop_is_not_lost(recorder: Recorder, lo
     assert recorder.state.progress.val_loss == 2.0
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_going_on_is_the_same_to_the_bit(architecture: str, build_state: StateBuilder, loader: TrainLoader) -> None:
-    straight = train(Recorder(build_state(architecture)), loader)
+def test_going_on_is_the_same_to_the_bit(
+    architecture: str, dropout: float, build_state: StateBuilder, loader: TrainLoader
+) -> None:
+    straight = train(Recorder(build_state(architecture)), loader, dropout=dropout)
 
     first = Recorder(build_state(architecture), stop_after=3)
     with pytest.raises(Interrupted):
-        train(first, loader)
+        train(first, loader, dropout=dropout)
     saved = torch.load(io.BytesIO(first.saved), weights_only=True)
     second = Recorder(build_state(architecture, seed=9), evaluations=first.evaluations)
     second.state.model.load_state_dict(saved["model"])
     second.state.restore(saved["state"])
-    train(second, loader)
+    train(second, loader, dropout=dropout)
 
     # The save that the stop asked for stands where the straight run, too, has one.
     assert straight.calls == first.calls + second.calls
@@ -173,6 +181,14 @@ def test_going_on_is_the_same_to_the_bit(architecture: str, build_state: StateBu
     ours, theirs = vars(second.state.progress), vars(straight.state.progress)
     assert {k: v for k, v in ours.items() if "time" not in k} == {k: v for k, v in theirs.items() if "time" not in k}
     assert second.state.progress.wall_time_s > first.state.progress.wall_time_s
+
+
+def test_the_seed_decides_the_dropout(build_state: StateBuilder, loader: TrainLoader) -> None:
+    cases = ((0.1, 0), (0.1, 0), (0.1, 1), (0.0, 0))
+    runs = [train(Recorder(build_state()), loader, dropout=dropout, seed=seed).rows for dropout, seed in cases]
+    losses = [[row["train/loss"] for row in rows if "train/loss" in row] for rows in runs]
+    assert losses[0] == losses[1]
+    assert not any(losses[0][0] == other[0] for other in losses[2:])
 
 
 class LateRequest(StopRequest):

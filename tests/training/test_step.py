@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.model.build import build_model
+from src.model.dropout import Dropout
 from src.model.language_model import ModelOutput, token_loss
 from src.training.loop import TrainState
-from tests.contract.small import ARCHITECTURES, random_tokens, small_model, small_spec
+from src.training.step import train_step
+from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_model, small_spec
 from tests.reference.loss import naive_cross_entropy
 from tests.training.conftest import StateBuilder, poison, step
 
@@ -142,3 +144,21 @@ def test_steps_learn(build_state: StateBuilder) -> None:
     state, batch = build_state("mamba"), random_tokens(4, 17)
     losses = [float(step(state, batch).loss) for _ in range(20)]
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_each_micro_batch_drops_others(build_state: StateBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple[object, ...]] = []
+
+    class Recording(Dropout):
+        def __init__(self, p: float, key: tuple[object, ...], device: str) -> None:
+            keys.append(key)
+            super().__init__(p, key, device)
+
+    monkeypatch.setattr("src.training.step.Dropout", Recording)
+    state = build_state()
+    train_step(
+        state.model, state.forward, state.optimizer, state.scaler, random_tokens(6, 17),
+        micro_batch_size=2, grad_clip=1.0, device=CPU, dropout=0.1, dropout_key=(5, "language", 7),
+    )  # fmt: skip
+    assert keys == [(5, "language", 7, number, 0) for number in range(3)]
+    assert state.model.dropout is None, "nothing is left over"

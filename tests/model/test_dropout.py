@@ -1,0 +1,75 @@
+"""What dropout drops, by whatever key it is given, and that it is gone where nothing is trained."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.config import SamplingConfig
+from src.inference.decode import generate
+from src.model.dropout import Dropout
+from src.model.language_model import LanguageModel
+from tests.contract.small import ARCHITECTURES, SEQ_LEN, random_tokens, small_model
+
+P = 0.25
+
+
+def test_a_mask_keeps_its_share_and_its_scale() -> None:
+    mask = Dropout(P, (0, "language", 3), "cpu").mask(torch.zeros(100, 1000))
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - P)])
+    assert (mask == 0).float().mean().item() == pytest.approx(P, abs=0.01)
+    assert mask.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_key_decides_the_masks() -> None:
+    def masks(*key: object) -> list[Tensor]:
+        dropout = Dropout(P, key, "cpu")
+        return [dropout.mask(torch.zeros(50)) for _ in range(2)]
+
+    first, second = masks(0, "language", 3, 0, 0)
+    assert not torch.equal(first, second)
+    again = masks(0, "language", 3, 0, 0)
+    assert torch.equal(first, again[0]) and torch.equal(second, again[1])
+    others = ((1, "language", 3, 0, 0), (0, "code", 3, 0, 0), (0, "language", 4, 0, 0), (0, "language", 3, 1, 0))
+    assert not any(torch.equal(first, masks(*key)[0]) for key in others)
+
+
+def run(model: LanguageModel, key: object = 0, p: float = P) -> tuple[Tensor, dict[str, Tensor]]:
+    """Go forward and backward with dropout: hidden states and gradients."""
+    model.zero_grad()
+    model.dropout = Dropout(p, (key,), "cpu") if p else None
+    hidden = model(random_tokens(2, SEQ_LEN)).hidden
+    hidden.square().mean().backward()
+    model.dropout = None
+    return hidden.detach(), {
+        name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+    }
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_recomputing_drops_the_same(architecture: str) -> None:
+    model = small_model(architecture).train()
+    hidden, gradients = run(model)
+    assert not torch.equal(run(model, key=1)[0], hidden)
+    assert not torch.equal(run(model, p=0)[0], hidden)
+    model.activation_checkpointing = True
+    again, recomputed = run(model)
+    assert torch.equal(again, hidden)
+    assert gradients.keys() == recomputed.keys()
+    assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
+
+
+def test_a_dropped_block_adds_nothing() -> None:
+    """With nearly all dropped, only what is kept of the embedding and of the blocks reaches the end."""
+    model = small_model("dense").train()
+    model.dropout = Dropout(0.999999, ("all",), "cpu")
+    nothing = model.final_norm(torch.zeros(2, SEQ_LEN, model.spec.d_model))
+    torch.testing.assert_close(model(random_tokens(2, SEQ_LEN)).hidden, nothing)
+
+
+def test_evaluation_and_generation_drop_nothing() -> None:
+    model, tokens = small_model("hybrid").eval(), random_tokens(2, SEQ_LEN)
+    plain, sampling = model.logits(tokens), SamplingConfig(max_new_tokens=5)
+    text = list(generate(model, [1, 2, 3], sampling))
+    model.train().dropout = Dropout(P, ("left over",), "cpu")
+    assert list(generate(model, [1, 2, 3], sampling)) == text
+    assert torch.equal(model.eval().logits(tokens), plain)
