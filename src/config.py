@@ -194,6 +194,8 @@ class CorpusConfig:
     """Which licences of code to keep: SPDX names, `permissive` for all that ask for no more than a notice, or `any`.
     null: permissive for the git source, any for what is your own."""
     hygiene: HygieneConfig = field(default_factory=HygieneConfig)
+    sha256: str | None = None
+    """For the local source: the SHA-256 of the one file that `paths` names; another file is refused."""
 
 
 @dataclass

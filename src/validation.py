@@ -84,6 +84,7 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         corpus: CorpusConfig = getattr(data, name)
         check_choice(f"data.{name}.source", corpus.source, SOURCES)
         _check_format(f"data.{name}", corpus)
+        _check_sha256(f"data.{name}", corpus)
         _check_hub(f"data.{name}", corpus)
         _check_git(name, corpus)
         _check_hygiene(name, corpus)
@@ -127,6 +128,16 @@ def _check_format(key: str, corpus: CorpusConfig) -> None:
             raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
         if not value.strip() or not value.isprintable() or value != value.strip():
             raise UserError(f"{key}.{item}={value!r}: must be printable characters without blanks around them")
+
+
+def _check_sha256(key: str, corpus: CorpusConfig) -> None:
+    """Check the hash of a local file. Raises UserError."""
+    if corpus.sha256 is None:
+        return
+    if corpus.source != "local":
+        raise UserError(f"{key}.sha256={corpus.sha256}: source={corpus.source} does not read it; leave it out")
+    if not re.fullmatch(r"[0-9a-f]{64}", corpus.sha256):
+        raise UserError(f"{key}.sha256={corpus.sha256}: must be the SHA-256 of the file, 64 hex digits")
 
 
 def _check_hub(key: str, corpus: CorpusConfig) -> None:

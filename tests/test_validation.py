@@ -133,6 +133,11 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
         ({"files": {"../a.txt": "f" * 64}}, "files.../a.txt: must be the path of a .txt or .jsonl"),
         ({"files": {"a.csv": "f" * 64}}, "files.a.csv: must be the path of a .txt or .jsonl: a table"),
         ({"files": {"\x1b[31m.txt": "f" * 64}}, "files.\ufffd[31m.txt: must be the path of a .txt"),
+        ({"sha256": "0" * 64}, "sha256=0000"),
+        (
+            {"source": "local", "repo": None, "revision": None, "files": {}, "sha256": "0"},
+            "sha256=0: must be the SHA-256",
+        ),
         ({"separator": " "}, "separator=' ': must be printable characters without blanks around them"),
         ({"separator": "\x1b"}, "separator='\\x1b': must be printable"),
         ({"text_field": ""}, "text_field='': must be printable"),

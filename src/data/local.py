@@ -19,6 +19,7 @@ from src.data.document import Losses, add_note, pass_over, record_loss
 from src.data.file_formats import ABOUT, RECORDS, ending_of, refusal_of
 from src.data.licences import LICENCE_BYTES, NearestLicence
 from src.data.shell import HEAD_BYTES, belongs, may_belong
+from src.runtime.files import sha256_of
 
 LARGEST_RULES = 1_000_000
 """Characters of a .gitignore that are read."""
@@ -43,6 +44,19 @@ def find_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) ->
         for file, named in _resolve(entry, corpus, corpus_name, dropped):
             files.setdefault(os.path.realpath(file), (file, named))
     return dict(files.values())
+
+
+def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> None:
+    """Check that the text is the one that `sha256` names. Raises: UserError."""
+    if corpus.sha256 is None:
+        return
+    if len(files) != 1:
+        raise UserError(f"data.{corpus_name}.paths={corpus.paths}: data.{corpus_name}.sha256 is of one file; name it")
+    if (found := sha256_of(files[0])) != corpus.sha256:
+        raise UserError(
+            f"data.{corpus_name}.paths=[{files[0]}]: has SHA-256 {found}, not data.{corpus_name}.sha256="
+            f"{corpus.sha256}; give that file"
+        )
 
 
 def _resolve(entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> Iterator[tuple[Path, bool]]:

@@ -19,6 +19,7 @@ from typing import Any
 from src.config import DataConfig, TokenizerConfig, UserError
 from src.data.card import data_card
 from src.data.given_tokenizer import check_tokenizer
+from src.data.local import check_sha256, local_files
 from src.data.prepared import (
     CARD,
     CORPORA,
@@ -32,7 +33,6 @@ from src.data.prepared import (
     settings_of,
 )
 from src.data.repositories import load_repositories
-from src.data.sources import local_files
 from src.data.steps import Say, Steps
 from src.runtime.files import (
     file_lock,
@@ -118,7 +118,9 @@ def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
         return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
     if corpus.source != "local":
         return []
-    files = [(file, file.stat()) for file in local_files(corpus, name, Counter())]
+    paths = local_files(corpus, name, Counter())
+    check_sha256(corpus, name, paths)
+    files = [(file, file.stat()) for file in paths]
     return [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in files]
 
 

@@ -25,7 +25,7 @@ CORPORA = ("language", "code")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 CARD = "DATA_CARD.md"
-ADDED = ("separator", "text_field")
+ADDED = ("separator", "text_field", "sha256")
 """Settings of a corpus that there were not from the beginning."""
 PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
 """Endings of files that say more of the same tokens."""
@@ -49,6 +49,11 @@ class PreparedData:
     @property
     def vocab_size(self) -> int:
         return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def tokenizer_kind(self) -> str:
+        """Whether the tokenizer is a bpe or one of characters, as `tokenizer.kind` has it."""
+        return self.manifest["settings"].get("tokenizer", {}).get("kind", TokenizerConfig.kind)
 
     @property
     def eot_id(self) -> int:
@@ -260,8 +265,8 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
     folder = find_folder(folder_of(data, tokenizer, output_root))
     if (folder / MANIFEST).exists():
         return load_prepared(folder)
-    corpora = [getattr(data, name) for name in CORPORA]
-    if any(corpus.paths or corpus.source != "local" for corpus in corpora):
+    local = [corpus for corpus in (data.language, data.code) if corpus.source == "local"]
+    if not local or any(corpus.paths for corpus in local):
         return None
     wanted = _without_paths(settings_of(data, tokenizer))
     manifests = [path for path in folder.parent.glob("[!.]*/manifest.json") if not path.parent.name.endswith(".old")]

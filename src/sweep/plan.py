@@ -138,7 +138,7 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
     config = replace(
         config,
         data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),
-        tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size),
+        tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
     )
     config = with_search_differences(config, rules_of(config, data, init))
     weights = sha256_of(init.folder / "model.safetensors") if init else None

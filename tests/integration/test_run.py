@@ -328,7 +328,7 @@ def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory:
         "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=cosine "
         "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
         "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mix.code=0.5 runtime.threads=2 "
-        "training.document_masking=true"
+        "training.document_masking=true recipe.tie_embeddings=true training.dropout=0.1 training.sampling=replacement"
     ).split()
     found = [names(item) for item in deciding]
     assert len({name, *found}) == len(deciding) + 1
