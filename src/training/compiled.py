@@ -95,7 +95,7 @@ def compile_if_it_pays(model: LanguageModel, batch: Batch, device: Device, say: 
 def _pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
     """Go forward and backward once, on tokens that are no text, and drop the gradients."""
     model.train()
-    model.dropout = Dropout(batch.dropout, (), device.kind) if batch.dropout else None
+    model.dropout = Dropout(batch.dropout, (), range(batch.size), device.kind) if batch.dropout else None
     shape = (batch.size, batch.length)
     tokens = torch.arange(batch.size * batch.length, device=device.kind).view(shape) % model.spec.vocab_size
     try:

@@ -44,15 +44,17 @@ def train_step(
     `forward` is the model, or its compiled form. Gradients are sums over all processes, losses means over the tokens of
     the global batch. Where the gradient is not finite, the optimizer leaves weights and state alone; that is decided on
     the device. What balances the experts (MoE) follows the load of the whole batch. eot_id: the token that begins a
-    document, where documents are masked. dropout: the share to drop; the key of the step, the number of the micro batch
-    and the process decide what.
+    document, where documents are masked. dropout: the share to drop; the key of the step and the row of a sequence in
+    the global batch decide what.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
     router_zs: list[Tensor] = []
-    for number, micro_batch in enumerate(batch.split(micro_batch_size)):
-        key = (*dropout_key, number, device.world.rank)
-        model.dropout = Dropout(dropout, key, batch.device.type) if dropout else None
+    row = device.world.rows(len(batch) * device.world.size).start
+    for micro_batch in batch.split(micro_batch_size):
+        rows = range(row, row + len(micro_batch))
+        row = rows.stop
+        model.dropout = Dropout(dropout, dropout_key, rows, batch.device.type) if dropout else None
         share = len(micro_batch) / (len(batch) * device.world.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]

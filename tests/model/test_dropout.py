@@ -14,7 +14,7 @@ P = 0.25
 
 
 def test_a_mask_keeps_its_share_and_its_scale() -> None:
-    mask = Dropout(P, (0, "language", 3), "cpu").mask(torch.zeros(100, 1000))
+    mask = Dropout(P, (0, "language", 3), range(100), "cpu").mask(torch.zeros(100, 1000))
     assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - P)])
     assert (mask == 0).float().mean().item() == pytest.approx(P, abs=0.01)
     assert mask.mean().item() == pytest.approx(1, abs=0.01)
@@ -22,21 +22,23 @@ def test_a_mask_keeps_its_share_and_its_scale() -> None:
 
 def test_a_key_decides_the_masks() -> None:
     def masks(*key: object) -> list[Tensor]:
-        dropout = Dropout(P, key, "cpu")
-        return [dropout.mask(torch.zeros(50)) for _ in range(2)]
+        dropout = Dropout(P, key, range(4), "cpu")
+        return [dropout.mask(torch.zeros(4, 50)) for _ in range(2)]
 
-    first, second = masks(0, "language", 3, 0, 0)
-    assert not torch.equal(first, second)
-    again = masks(0, "language", 3, 0, 0)
+    first, second = masks(0, "language", 3)
+    assert not torch.equal(first, second) and len(first.unique(dim=0)) == 4
+    again = masks(0, "language", 3)
     assert torch.equal(first, again[0]) and torch.equal(second, again[1])
-    others = ((1, "language", 3, 0, 0), (0, "code", 3, 0, 0), (0, "language", 4, 0, 0), (0, "language", 3, 1, 0))
+    others = ((1, "language", 3), (0, "code", 3), (0, "language", 4))
     assert not any(torch.equal(first, masks(*key)[0]) for key in others)
+    part = Dropout(P, (0, "language", 3), range(1, 3), "cpu").mask(torch.zeros(2, 50))
+    assert torch.equal(part, first[1:3]), "a row of the global batch has its mask in any micro batch"
 
 
 def run(model: LanguageModel, key: object = 0, p: float = P) -> tuple[Tensor, dict[str, Tensor]]:
     """Go forward and backward with dropout: hidden states and gradients."""
     model.zero_grad()
-    model.dropout = Dropout(p, (key,), "cpu") if p else None
+    model.dropout = Dropout(p, (key,), range(2), "cpu") if p else None
     hidden = model(random_tokens(2, SEQ_LEN)).hidden
     hidden.square().mean().backward()
     model.dropout = None
@@ -61,7 +63,7 @@ def test_recomputing_drops_the_same(architecture: str) -> None:
 def test_a_dropped_block_adds_nothing() -> None:
     """With nearly all dropped, only what is kept of the embedding and of the blocks reaches the end."""
     model = small_model("dense").train()
-    model.dropout = Dropout(0.999999, ("all",), "cpu")
+    model.dropout = Dropout(0.999999, ("all",), range(2), "cpu")
     nothing = model.final_norm(torch.zeros(2, SEQ_LEN, model.spec.d_model))
     torch.testing.assert_close(model(random_tokens(2, SEQ_LEN)).hidden, nothing)
 
@@ -70,6 +72,6 @@ def test_evaluation_and_generation_drop_nothing() -> None:
     model, tokens = small_model("hybrid").eval(), random_tokens(2, SEQ_LEN)
     plain, sampling = model.logits(tokens), SamplingConfig(max_new_tokens=5)
     text = list(generate(model, [1, 2, 3], sampling))
-    model.train().dropout = Dropout(P, ("left over",), "cpu")
+    model.train().dropout = Dropout(P, ("left over",), range(2), "cpu")
     assert list(generate(model, [1, 2, 3], sampling)) == text
     assert torch.equal(model.eval().logits(tokens), plain)

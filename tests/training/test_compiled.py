@@ -38,7 +38,7 @@ def test_the_graphs_of_the_trial_serve_training(masked: bool, dropout: float) ->
     counter = CompileCounterWithBackend("eager")
 
     def hidden(forward: Forward) -> Tensor:
-        model.dropout = Dropout(dropout, ("step",), "cpu") if dropout else None
+        model.dropout = Dropout(dropout, ("step",), range(BATCH.size), "cpu") if dropout else None
         return forward(tokens, documents=documents).hidden
 
     with torch.compiler.set_stance("default", force_backend=counter):

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.model.build import build_model
-from src.model.dropout import Dropout
 from src.model.language_model import ModelOutput, token_loss
 from src.training.loop import TrainState
 from src.training.step import train_step
@@ -146,19 +145,19 @@ def test_steps_learn(build_state: StateBuilder) -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_each_micro_batch_drops_others(build_state: StateBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys: list[tuple[object, ...]] = []
+def test_micro_batches_drop_what_the_batch_drops(build_state: StateBuilder) -> None:
+    """And another step drops something else."""
 
-    class Recording(Dropout):
-        def __init__(self, p: float, key: tuple[object, ...], device: str) -> None:
-            keys.append(key)
-            super().__init__(p, key, device)
+    def loss(micro: int, dropout_key: tuple[object, ...], dropout: float = 0.3) -> float:
+        state = build_state()
+        output = train_step(
+            state.model, state.forward, state.optimizer, state.scaler, random_tokens(6, 17),
+            micro_batch_size=micro, grad_clip=1.0, device=CPU, dropout=dropout, dropout_key=dropout_key,
+        )  # fmt: skip
+        assert state.model.dropout is None, "nothing is left over"
+        return float(output.grad_norm)
 
-    monkeypatch.setattr("src.training.step.Dropout", Recording)
-    state = build_state()
-    train_step(
-        state.model, state.forward, state.optimizer, state.scaler, random_tokens(6, 17),
-        micro_batch_size=2, grad_clip=1.0, device=CPU, dropout=0.1, dropout_key=(5, "language", 7),
-    )  # fmt: skip
-    assert keys == [(5, "language", 7, number, 0) for number in range(3)]
-    assert state.model.dropout is None, "nothing is left over"
+    whole = loss(6, (5, "language", 7))
+    assert [loss(micro, (5, "language", 7)) for micro in (3, 2, 1)] == pytest.approx([whole] * 3, rel=1e-5)
+    assert loss(6, (5, "language", 8)) != pytest.approx(whole, rel=2e-5)
+    assert loss(6, (5, "language", 7), dropout=0.0) != pytest.approx(whole, rel=2e-5)
