@@ -191,11 +191,12 @@ class _Assessor:
             "references": self.data.references(stage.corpus, "test"),
             **self._context(stage.corpus, found[stage.corpus]),
         }
-        if self.settings.probes:
+        is_branch = stage.branch_of is not None  # its losses are compared; probes and scripts cost more than its decay
+        if self.settings.probes and not is_branch:
             self.look_up()
             entry["probes"] = self._probes(stage.corpus)
         scripts: list[dict[str, Any]] = []
-        if stage.corpus == "code" and self.settings.scripts:
+        if stage.corpus == "code" and self.settings.scripts and not is_branch:
             scripts = self._scripts(stage)
             entry["scripts"] = _sum_up(scripts)
             for script in scripts:

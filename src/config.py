@@ -120,6 +120,11 @@ class StageConfig:
     mix: dict[str, float] = field(default_factory=dict[str, float])
     """Shares of other corpora among the sequences, such as {language: 0.25}; the rest is of `corpus`. Each is evaluated
     too, so that what the stage makes the model forget can be seen."""
+    branch_of: str | None = None
+    """The stage that this one is a branch of: it gives the result of a smaller budget at the price of its decay alone.
+    It continues from the step of that stage at which the decay of the smaller budget begins; with schedule=wsd."""
+    budget_share: float | None = None
+    """Budget of a branch, as a share of the budget of the stage that it is a branch of."""
 
     @property
     def corpora(self) -> list[str]:

@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> int:
     say = partial(print, file=sys.stderr)
     with claim(folder):
         found = assess(known, data, folder, open_device(runtime), say, again=config.rerun)
-    last = list(found["stages"].values())[-1]
+    last = [entry for name, entry in found["stages"].items() if known.stage.stages[name].branch_of is None][-1]
     if config.format == "json":
         own = last["test"][last["corpus"]] or dict.fromkeys(("loss", "bits_per_byte", "tokens"))
         print(json.dumps({**own, **found}, indent=2))

@@ -66,6 +66,7 @@ LIMITS: dict[str, Limit] = {
     "stage.stages.*.max_tokens": TOKENS,
     "stage.stages.*.learning_rate_scale": FACTOR,
     "stage.stages.*.mix.*": POSITIVE_SHARE,
+    "stage.stages.*.budget_share": POSITIVE_SHARE,
     "data.seed": SEED,
     "data.val_fraction": SHARE,
     "data.test_fraction": SHARE,

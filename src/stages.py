@@ -39,7 +39,7 @@ from src.training.checkpoint import (
 from src.training.compiled import Forward
 from src.training.loop import Diverged, Hooks, TrainState, fit
 from src.training.optimizer import build_optimizer
-from src.training.stage import StagePlan, plan_stage
+from src.training.stage import StagePlan, plan_stage, stage_schedule
 from src.training.step import train_step
 
 
@@ -71,10 +71,11 @@ class Run:
         return self.device.world.is_first
 
     def global_step(self, stage: str, step: int) -> int:
-        """Count a step over the stages; each has a step 0 of its own, since trackers merge rows of equal steps."""
+        """Count a step over the stages; each has a first step of its own, since trackers merge rows of equal steps."""
         stages = self.config.stage.stages
         before = list(stages)[: list(stages).index(stage)]
-        return step + sum(plan_stage(self.config, name, stages[name], 0).steps + 1 for name in before)
+        *earlier, own = (plan_stage(self.config, name, stages[name], 0) for name in [*before, stage])
+        return step - own.first_step + sum(plan.steps - plan.first_step + 1 for plan in earlier)
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Drop the rows after `step` of `stage`."""
@@ -124,21 +125,32 @@ class Run:
 def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, forward: Forward) -> Progress:
     """Train one stage to its end; `forward` is the model, or its compiled form.
 
-    Raises: what `fit` raises, and UserError where training diverges for good.
+    A branch goes on from the checkpoint that its origin has saved as the branch's first.
+
+    Raises: what `fit` raises, and UserError where training diverges for good or a branch has no first checkpoint.
     """
     config = run.config
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
     loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
     state = TrainState.begin(name, model, build_optimizer(model, config.optimizer), run.device, forward)
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
-        _go_back(run, name, state)
-        run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
+        _go_back(run, plan, state)
+    elif stage.branch_of is None:
+        run.rewind_metrics(name, plan.first_step - 1)  # the stage begins with the evaluation at its first step
     else:
+        raise UserError(
+            f"stage.stages.{name}.branch_of={stage.branch_of}: {run.folder} has no checkpoint of step "
+            f"{plan.first_step} of that stage, where the branch begins; train again with rerun=true"
+        )
+    if state.progress.step == plan.first_step:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
-        run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens")
-        run.rewind_metrics(name, -1)  # the stage begins anew, with the evaluation at step 0
+        part = f", from step {plan.first_step} of stage {stage.branch_of} on" if stage.branch_of else ""
+        run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens{part}")
+    else:
+        run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
     witness = _Witness(run, stage, plan, state)
-    hooks, clip = Hooks(witness.evaluate, witness.log, witness.save), config.optimizer.grad_clip
+    hooks = Hooks(witness.evaluate, witness.log, witness.save, witness.begin_branch)
+    schedule, clip = stage_schedule(config, stage), config.optimizer.grad_clip
     while state.progress.step < plan.steps:
         try:
             fit(
@@ -146,7 +158,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
                 plan,
                 loader,
                 config.training,
-                config.schedule,
+                schedule,
                 clip,
                 run.device,
                 hooks,
@@ -155,7 +167,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
                 config.seed,
             )
         except Diverged:
-            _roll_back(run, name, state, plan.learning_rate)
+            _roll_back(run, plan, state)
     return state.progress
 
 
@@ -242,40 +254,55 @@ class _Witness:
 
     def save(self, kind: str) -> None:
         """Save a checkpoint, `best` or `last`."""
-        if not self.run.is_first:
-            return
+        if self.run.is_first:
+            state = self.state.to_save() if kind == "last" else None
+            self._save(
+                kind, self.state.progress, state, self.run.mark_metrics(self.plan.name, self.state.progress.step)
+            )
+
+    def begin_branch(self, name: str) -> None:
+        """Save this moment as the checkpoint `last` of a branch, which resumes from it when its turn comes.
+
+        It holds no mark of metrics.jsonl: the rows of other stages come before those of the branch.
+        """
+        if self.run.is_first:
+            state, progress = self.state.to_save(), self.state.progress.branch(name)
+            self._save("last", progress, state | {"progress": asdict(progress)}, None)
+
+    def _save(self, kind: str, progress: Progress, state: dict[str, Any] | None, metrics: Mark | None) -> None:
         self.run.require_folder()
         save_checkpoint(
-            self.run.folder / "checkpoints" / self.plan.name / kind,
+            self.run.folder / "checkpoints" / progress.stage / kind,
             self.state.model,
-            self.state.progress,
+            progress,
             tokenizer_sha256=self.run.data.manifest["tokenizer"]["sha256"],
             run=self.run.folder.name,
-            state=self.state.to_save() if kind == "last" else None,
-            metrics=self.run.mark_metrics(self.plan.name, self.state.progress.step),
+            state=state,
+            metrics=metrics,
         )
 
 
-def _go_back(run: Run, name: str, state: TrainState) -> None:
+def _go_back(run: Run, plan: StagePlan, state: TrainState) -> None:
     """Put the weights, the state and the metrics where the stage's last checkpoint is."""
-    info = read_checkpoint(run.folder / "checkpoints" / name / "last")
+    info = read_checkpoint(run.folder / "checkpoints" / plan.name / "last")
     load_weights(info, state.model)
     state.restore(load_state(info))
-    run.rewind_metrics(name, state.progress.step)
+    step = state.progress.step
+    run.rewind_metrics(plan.name, step if step > plan.first_step else step - 1)  # the first step is evaluated again
     run.check_metrics(info)
 
 
-def _roll_back(run: Run, name: str, state: TrainState, learning_rate: float) -> None:
+def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
     """Go back with half the learning rate after a divergence. Raises UserError where that has been done already."""
-    step, bad = state.progress.step, int(state.bad_steps)
+    name, step, bad = plan.name, state.progress.step, int(state.bad_steps)
     line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
     if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):
         again = ", at half the learning rate too" if state.progress.rollbacks else ""
         raise UserError(
-            f"optimizer.learning_rate={learning_rate}: {line}{again}; try a smaller one with rerun=true, a longer "
+            f"optimizer.learning_rate={plan.learning_rate}: {line}{again}; try a smaller one with rerun=true, a longer "
             "schedule.warmup_steps, or runtime.precision=fp32"
         )
-    _go_back(run, name, state)
+    _go_back(run, plan, state)
     state.progress.rollbacks += 1
     state.progress.rate_scale *= 0.5
     run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")

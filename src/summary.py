@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from src.config import ROOT, ScheduleConfig, StageConfig, TrainConfig
+from src.config import ROOT, StageConfig, TrainConfig
 from src.contract import SEARCHED, Scalar, settings_of, with_current_names
 from src.data.loader import build_loader
 from src.data.packing import PreparedData
@@ -16,8 +16,7 @@ from src.model.accounting import ModelCost, model_cost
 from src.model.matching import Match, reference_of
 from src.runtime.files import finite
 from src.runtime.records import read_record
-from src.training.schedule import warmup_steps
-from src.training.stage import StagePlan, plan_stage
+from src.training.stage import plan_stage, stage_schedule
 
 if TYPE_CHECKING:
     from src.runtime.device import Device
@@ -30,8 +29,17 @@ MAY_CHANGE = ("git_commit", "torch", "processes", "runtime.threads", "host_share
 """What may be another thing when a run is resumed; the contract then says both."""
 
 
+class Shared(TypedDict):
+    """What another stage, the origin of a branch, did of the branch's training."""
+
+    tokens: int
+    train_flops: float
+    train_time_s: float
+    wall_time_s: float
+
+
 class StageSummary(TypedDict):
-    """What became of one stage."""
+    """What became of one stage; tokens, FLOPs and times of a branch are those of its whole budget."""
 
     corpus: str
     status: str
@@ -48,6 +56,8 @@ class StageSummary(TypedDict):
     rollbacks: int
     references: dict[str, float | None]
     samples_sha256: NotRequired[str]
+    branch_of: NotRequired[str]
+    shared: NotRequired[Shared]
 
 
 class Final(TypedDict):
@@ -109,7 +119,7 @@ def stage_summary(
     data: PreparedData, stage: StageConfig, progress: "Progress", cost: ModelCost, device: "Device"
 ) -> StageSummary:
     """Say what became of one stage."""
-    return {
+    summary: StageSummary = {
         "corpus": stage.corpus,
         "status": "done",
         "steps": progress.step,
@@ -125,20 +135,32 @@ def stage_summary(
         "rollbacks": progress.rollbacks,
         "references": data.references(stage.corpus, "val"),
     }
+    if stage.branch_of is not None:
+        summary["branch_of"] = stage.branch_of
+        summary["shared"] = {
+            "tokens": progress.shared_tokens,
+            "train_flops": progress.shared_tokens * cost.train_flops_per_token,
+            "train_time_s": progress.shared_train_time_s,
+            "wall_time_s": progress.shared_wall_time_s,
+        }
+    return summary
 
 
 def final_summary(stages: dict[str, StageSummary]) -> Final:
-    """Sum up the stages; the losses are those of the last."""
+    """Sum up the stages, each trained token once; the losses are those of the last stage that is no branch."""
     done = list(stages.values())
-    tokens = sum(stage["tokens"] for stage in done)
+    shared = [stage["shared"] for stage in done if "shared" in stage]
+    last = [stage for stage in done if "branch_of" not in stage][-1]
+    tokens = sum(stage["tokens"] for stage in done) - sum(part["tokens"] for part in shared)
+    train_time_s = sum(stage["tokens"] / stage["tokens_per_second"] for stage in done)
     return {
         "tokens": tokens,
-        "train_flops": sum(stage["train_flops"] for stage in done),
-        "val_loss": done[-1]["val_loss"],
-        "val_bits_per_byte": done[-1]["val_bits_per_byte"],
-        "tokens_per_second": tokens / sum(stage["tokens"] / stage["tokens_per_second"] for stage in done),
+        "train_flops": sum(stage["train_flops"] for stage in done) - sum(part["train_flops"] for part in shared),
+        "val_loss": last["val_loss"],
+        "val_bits_per_byte": last["val_bits_per_byte"],
+        "tokens_per_second": tokens / (train_time_s - sum(part["train_time_s"] for part in shared)),
         "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done),
-        "wall_time_s": sum(stage["wall_time_s"] for stage in done),
+        "wall_time_s": sum(stage["wall_time_s"] for stage in done) - sum(part["wall_time_s"] for part in shared),
     }
 
 
@@ -224,8 +246,7 @@ def rules_of(config: TrainConfig, data: PreparedData | None, init: "CheckpointIn
         **_contents(config, data),
     }
     if config.training.budget != "time" and not config.schedule.searched:
-        plans = {name: _reference_plan(config, name, stage) for name, stage in stages.items()}
-        rules["warmup"] = _text({name: _warmup(plan.steps, config.schedule) for name, plan in plans.items()})
+        rules["warmup"] = _text({name: _warmup(config, name, stage) for name, stage in stages.items()})
     if init is not None:
         from src.lineage import lineage_of
 
@@ -233,8 +254,10 @@ def rules_of(config: TrainConfig, data: PreparedData | None, init: "CheckpointIn
     return rules
 
 
-def _warmup(steps: int, schedule: ScheduleConfig) -> str:
-    warmup = warmup_steps(steps, schedule)
+def _warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
+    reference = _reference(config)
+    steps = plan_stage(reference, name, stage, 0).steps
+    warmup = stage_schedule(reference, stage).warmup_steps or 0
     return f"{warmup} of {steps} steps ({warmup / steps:.1%})"
 
 
@@ -271,8 +294,9 @@ def _budget(config: TrainConfig, name: str, stage: StageConfig, reference: Model
     """Say what a stage trains on and how long, in terms that are the same for every architecture."""
     training = config.training
     if training.budget == "time":
-        return f"{_corpora(stage)} {training.max_seconds:g} s"
-    steps = _reference_plan(config, name, stage).steps
+        assert training.max_seconds is not None
+        return f"{_corpora(stage)} {training.max_seconds * (stage.budget_share or 1):g} s"
+    steps = plan_stage(_reference(config), name, stage, 0).steps
     tokens = steps * training.global_batch_size * training.seq_len
     flops = f"{tokens * reference.train_flops_per_token:.4g} FLOPs"
     if training.budget == "flops":
@@ -280,10 +304,9 @@ def _budget(config: TrainConfig, name: str, stage: StageConfig, reference: Model
     return f"{_corpora(stage)} {steps} steps and {tokens} tokens, of dense {flops}"
 
 
-def _reference_plan(config: TrainConfig, name: str, stage: StageConfig) -> StagePlan:
-    """Plan a stage as the reference would train it."""
-    training = replace(config.training, budget="tokens", measured_steps=None)
-    return plan_stage(replace(config, training=training), name, stage, 0)
+def _reference(config: TrainConfig) -> TrainConfig:
+    """Return the settings by which the reference would train."""
+    return replace(config, training=replace(config.training, budget="tokens", measured_steps=None))
 
 
 def _corpora(stage: StageConfig) -> str:

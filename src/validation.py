@@ -233,12 +233,50 @@ def _check_stages(config: TrainConfig) -> None:
         if stage.corpus not in ("language", "code"):
             raise UserError(f"{key}.corpus={stage.corpus}: must be language or code")
         _check_mix(key, stage)
+        _check_branch(config, name, stage)
+    for name, stage in config.stage.stages.items():
         steps, warmup = plan_stage(config, name, stage, 0).steps, config.schedule.warmup_steps or 0
         if warmup >= steps > 1:
             raise UserError(
                 f"schedule.warmup_steps={warmup}: stage {name} has {steps} steps, so its rate would never come down; "
                 f"for example {steps // 20}"
             )
+
+
+def _check_branch(config: TrainConfig, name: str, stage: StageConfig) -> None:
+    """Check what makes a stage a branch. Raises UserError."""
+    key, share = f"stage.stages.{name}", stage.budget_share
+    if (stage.branch_of is None) != (share is None):
+        raise UserError(
+            f"{key}.branch_of={stage.branch_of}, {key}.budget_share={share}: a branch needs both; give both or neither"
+        )
+    names = list(config.stage.stages)
+    if stage.branch_of is None or share is None:
+        branches = [other for other in names[: names.index(name)] if config.stage.stages[other].branch_of is not None]
+        if branches:
+            raise UserError(
+                f"{key}: comes after {branches[0]}, a branch, and would start from its weights; put branches last"
+            )
+        return
+    origin = config.stage.stages.get(stage.branch_of)
+    if origin is None or origin.branch_of is not None or stage.branch_of not in names[: names.index(name)]:
+        whole = ", ".join(other for other in names if config.stage.stages[other].branch_of is None) or "none"
+        raise UserError(f"{key}.branch_of={stage.branch_of}: must be an earlier stage that is no branch, of {whole}")
+    for item in ("corpus", "mix", "learning_rate_scale"):
+        own, wanted = getattr(stage, item), getattr(origin, item)
+        if own != wanted:
+            raise UserError(f"{key}.{item}={own}: a branch of {stage.branch_of} shares its steps; give {wanted}")
+    if config.schedule.name != "wsd":
+        raise UserError(
+            f"schedule.name={config.schedule.name}: has no stable phase for the branch {name}; give schedule=wsd, or a "
+            "stage without branches"
+        )
+    if config.schedule.min_ratio == 1:
+        raise UserError(f"schedule.min_ratio=1: the branch {name} begins with the decay; give less, or no branches")
+    if share >= 1:
+        raise UserError(f"{key}.budget_share={share}: must be below 1, the budget of {stage.branch_of}")
+    if stage.max_tokens is not None:
+        raise UserError(f"{key}.max_tokens={stage.max_tokens}: {key}.budget_share={share} says it; leave it out")
 
 
 def _check_mix(key: str, stage: StageConfig) -> None:

@@ -67,6 +67,8 @@ def with_changed(config: TrainConfig, key: str) -> TrainConfig:
         section = section[part]
     before = section[parts[-1]]
     section[parts[-1]] = {"language": 0.25} if before == {} else __file__ if key in FILES else changed(before)
+    if parts[-1] in BRANCH:  # neither means anything without the other
+        section |= BRANCH
     # Built by hand: no schema is asked whether `cosinex` is a schedule, since the contract does not ask either.
     return rebuilt(config, values)
 
@@ -88,6 +90,7 @@ def rebuilt(config: Any, values: dict[str, Any]) -> Any:
 CONFIG = composed()
 KEYS = [key for key, _, _ in leaves(asdict(CONFIG))]
 FILES = ("tokenizer.path", "tokenizer.compare")
+BRANCH = {"branch_of": "language", "budget_share": 0.5}
 BY_CONTENT = ("data.", "tokenizer.", "init_from", "learning_rates", "launcher.")
 """What counts by what a run finds there, which `rules_of` is given and does not look for: tested by itself."""
 

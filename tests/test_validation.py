@@ -105,6 +105,45 @@ def test_what_cannot_be(architecture: str, values: dict[str, Any], wanted: str) 
     assert wanted in complaint(changed(architecture, **values))
 
 
+BRANCH = StageConfig("language", branch_of="a", budget_share=0.25)
+
+
+@pytest.mark.parametrize(
+    ("branch", "more", "wanted"),
+    [
+        (replace(BRANCH, budget_share=None), {}, "branch_of=a, stage.stages.b.budget_share=None: a branch needs both"),
+        (replace(BRANCH, branch_of=None), {}, "branch_of=None, stage.stages.b.budget_share=0.25: a branch needs both"),
+        (replace(BRANCH, branch_of="b"), {}, "b.branch_of=b: must be an earlier stage that is no branch, of a"),
+        (replace(BRANCH, branch_of="c"), {}, "b.branch_of=c: must be an earlier stage that is no branch, of a"),
+        (replace(BRANCH, corpus="code"), {}, "b.corpus=code: a branch of a shares its steps; give language"),
+        (replace(BRANCH, mix={"code": 0.5}), {}, "b.mix={'code': 0.5}: a branch of a shares its steps; give {}"),
+        (replace(BRANCH, learning_rate_scale=0.5), {}, "b.learning_rate_scale=0.5: a branch of a shares its steps"),
+        (replace(BRANCH, budget_share=1.0), {}, "b.budget_share=1.0: must be below 1, the budget of a"),
+        (replace(BRANCH, budget_share=1.5), {}, "b.budget_share=1.5: is a share, at most 1"),
+        (replace(BRANCH, budget_share=0.0), {}, "b.budget_share=0.0: must be greater than 0"),
+        (replace(BRANCH, max_tokens=1000), {}, "b.max_tokens=1000: stage.stages.b.budget_share=0.25 says it; leave it"),
+        (BRANCH, {"schedule__name": "cosine"}, "schedule.name=cosine: has no stable phase for the branch b; give"),
+        (BRANCH, {"schedule__min_ratio": 1.0}, "schedule.min_ratio=1: the branch b begins with the decay; give less"),
+        (BRANCH, {"schedule__warmup_steps": 48}, "b.budget_share=0.25: is 49 of the 195 steps of stage a; a branch"),
+        (BRANCH, {"training__max_steps": 2}, "b.budget_share=0.25: is 1 of the 2 steps of stage a; a branch"),
+        (replace(BRANCH, budget_share=0.999), {}, "is 195 of the 195 steps of stage a; a branch needs"),
+    ],
+)  # fmt: skip
+def test_a_branch_that_cannot_be(branch: StageConfig, more: dict[str, Any], wanted: str) -> None:
+    validate(changed(stage__stages={"a": StageConfig("language"), "b": BRANCH}))
+    stages = {"a": StageConfig("language"), "b": branch}
+    assert wanted in complaint(changed(stage__stages=stages, **more))
+
+
+def test_branches_come_last_and_have_none_themselves() -> None:
+    stages = {"a": StageConfig("language"), "b": BRANCH, "c": StageConfig("code")}
+    assert complaint(changed(stage__stages=stages)) == (
+        "stage.stages.c: comes after b, a branch, and would start from its weights; put branches last"
+    )
+    stages["c"] = replace(BRANCH, branch_of="b", budget_share=0.5)
+    assert complaint(changed(stage__stages=stages)).startswith("stage.stages.c.branch_of=b: must be an earlier stage")
+
+
 def test_learned_positions_end() -> None:
     config = changed(training__seq_len=8192, recipe__position="learned")
     assert "recipe.max_seq_len=8192 or recipe.position=rope" in complaint(config)

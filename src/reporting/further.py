@@ -1,4 +1,4 @@
-"""Tables besides the comparison: costs, forgetting, generated scripts, every pair, and differences over documents.
+"""Tables besides the comparison: costs, forgetting, gaps by budget, generated scripts, pairs, and documents.
 
 A row an architecture (or a pair), the mean over the seeds of comparable runs (± half a 95% interval, from three seeds
 on).
@@ -6,16 +6,17 @@ on).
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import fmean
 
 import pandas as pd
 
 from src.reporting.documents import DocumentLosses, difference_over_documents, losses_of
-from src.reporting.load import load_evaluation, to_records
+from src.reporting.load import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
 from src.reporting.problems import Problems
 from src.reporting.tables import Column, Table, Titled, mean_value
 from src.reporting.values import Record
-from src.reporting.verdicts import ranked_pairs, ranking_groups, show_mean
-from src.units import show_bytes, show_count, show_flops, show_time
+from src.reporting.verdicts import SPLITS, ranked_pairs, ranking_groups, show_mean
+from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
 
 SCRIPTS = {
     "finished": "finished",
@@ -33,13 +34,10 @@ Evaluations = list[dict[str, Record]]
 
 def further_tables(runs: pd.DataFrame, problems: Problems | None = None) -> list[Titled]:
     """Build the tables for which any finished run has something; `problems` as for `build_charts`."""
-    builders = {
-        "size and cost": _cost,
-        "forgetting": _forgetting,
-        "generated scripts": _scripts,
-        "pairs": _pairs,
-        "differences over documents": _documents,
-    }
+    builders: dict[str, Callable[[pd.DataFrame], Titled]] = {"size and cost": _cost, "forgetting": _forgetting}
+    for origin, branches in branches_of(runs).items():
+        builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
+    builders |= {"generated scripts": _scripts, "pairs": _pairs, "differences over documents": _documents}
     found: list[Titled] = []
     for name, build in builders.items():
         table = build(runs) if problems is None else problems.attempt(f"table of {name}", partial(build, runs), None)
@@ -77,7 +75,7 @@ def _forgetting(runs: pd.DataFrame) -> Titled:
 
     def rows(members: list[Record]) -> list[list[str]]:
         seeds = _evaluations(members)
-        stages = list(seeds[0]) if seeds else []
+        stages = [stage for stage in seeds[0] if not members[0].get(f"{stage}/{BRANCH_OF}")] if seeds else []
         found: list[list[str]] = []
         for stage in stages[:-1]:
             corpus = str(seeds[0][stage]["corpus"])
@@ -121,6 +119,43 @@ def _document_losses(seeds: Evaluations, stage: str) -> DocumentLosses | None:
         return None
     corpus = str(seeds[0][stage]["corpus"])
     return losses_of([seed[stage]["documents"].get(corpus, {}) for seed in seeds])
+
+
+def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> Titled:
+    """Compare the distance of each architecture to the best at each budget of a stage, the smallest budget first."""
+    records = to_records(runs)
+    budgets = {
+        stage: sorted({record[f"{stage}/tokens"] for record in records if record.get(f"{stage}/tokens") is not None})
+        for stage in (*branches, origin)
+    }
+    stages = sorted(budgets, key=lambda stage: max(budgets[stage], default=0))
+    split = split_of(records, stages)
+    groups = ranking_groups(records)
+    several = len(groups) > 1
+    rows: list[list[str]] = []
+    for group in groups:
+        found = {
+            architecture: [_known(members, f"{stage}/{split}_bits_per_byte") for stage in stages]
+            for architecture, members in group.by_architecture().items()
+        }
+        best = [min((fmean(own) for own in column if own), default=0.0) for column in zip(*found.values(), strict=True)]
+        for architecture, values in found.items():
+            pairs = zip(values, best, strict=True)
+            cells = [[show_mean(own), f"{fmean(own) - least:.3f}" if own else NOTHING] for own, least in pairs]
+            rows.append([architecture, *([group.title] if several else []), *(cell for pair in cells for cell in pair)])
+    columns = [Column("", "architecture"), *([Column("", "size")] if several else [])]
+    for stage in stages:
+        head = f"{show_count(budgets[stage][0])} tokens" if len(budgets[stage]) == 1 else stage
+        columns += [Column(head, "bits/byte"), Column(head, "gap")]
+    note = (
+        f"{SPLITS[split].capitalize()} bits per byte after each budget of stage {origin}. gap: the distance to the "
+        "least mean of the same budget."
+    )
+    return Titled(f"Gap by budget: {origin}", Table(columns, rows, []), note)
+
+
+def _known(members: Sequence[Record], key: str) -> list[float]:
+    return [run[key] for run in members if run.get(key) is not None]
 
 
 def _scripts(runs: pd.DataFrame) -> Titled:

@@ -34,6 +34,8 @@ REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_
 ABOVE_FLOOR = "above_floor_bits_per_byte"
 """On the windows of the test loss, whose own exact entropy is known where the text is generated."""
 
+BRANCH_OF = "branch_of"
+"""The stage that a stage is a branch of: it has the result of a smaller budget. Only branches have the column."""
 ACCOUNTED = ("active_non_embedding_params", "train_flops_per_token", "state_bytes")
 MORE_COLUMNS = (*ACCOUNTED, "match", "match_residual", "solved", "device", "threads", "precision")
 INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
@@ -68,8 +70,9 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
 
     Sorted by size (smallest model first), architecture and seed: never by result, as the order is no verdict.
-    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES, TESTED, ABOVE_FLOOR,
-    `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises: UserError without any run.
+    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES, TESTED, ABOVE_FLOOR
+    (and BRANCH_OF of a branch), `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises:
+    UserError without any run.
     """
     rows = _in_order([_row(found) for found in _find_runs(Path(directory))])
     per_stage = dict.fromkeys(key for row in rows for key in row if "/" in key)
@@ -153,6 +156,17 @@ def stage_names(runs: pd.DataFrame) -> list[str]:
     return [str(column).rpartition("/")[0] for column in runs.columns if str(column).endswith("/val_loss")]
 
 
+def branches_of(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Name the branches of each stage that has any, in order: of budgets smaller than that of the stage itself."""
+    found: dict[str, list[str]] = {}
+    for column in runs.columns:
+        stage, _, name = str(column).rpartition("/")
+        if name == BRANCH_OF:
+            for origin in runs[column].dropna().unique():
+                found.setdefault(str(origin), []).append(stage)
+    return found
+
+
 def to_records(frame: pd.DataFrame) -> list[Record]:
     """Turn rows into dicts, with None for every missing value."""
     values = frame.astype(object)
@@ -229,8 +243,13 @@ def _row(found: _Found) -> Record:
         values, evaluation = as_dict(entry), assessed.get(stage) or _NOT_EVALUATED
         references = evaluation["references"] or as_dict(values.get("references"))
         tested = evaluation["test"].get(values.get("corpus"), {})
-        for key in TESTED:  # of the last stage, as all results of a run
-            row[key] = row[f"{stage}/{key}"] = tested.get(key.removeprefix("test_"))
+        origin = as_text(values.get("branch_of"))
+        if origin is not None:
+            row[f"{stage}/{BRANCH_OF}"] = origin
+        for key in TESTED:
+            row[f"{stage}/{key}"] = tested.get(key.removeprefix("test_"))
+            if origin is None:  # of the last stage that is no branch, as all results of a run
+                row[key] = row[f"{stage}/{key}"]
         row.update({f"{stage}/{key}": as_number(values.get(key)) for key in STAGE_RESULTS})
         row.update({f"{stage}/{key}": as_number(references.get(key)) for key in REFERENCES})
         row[f"{stage}/{ABOVE_FLOOR}"] = as_number(evaluation["context"].get(ABOVE_FLOOR))

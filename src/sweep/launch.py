@@ -25,7 +25,7 @@ from src.sweep.ledger import Job, Ledger
 from src.sweep.live import show_jobs
 from src.sweep.plan import Plan, plan_runs, refuse_twins
 from src.sweep.rates import load_searches, write_searches
-from src.training.stage import stage_tokens
+from src.training.stage import shared_tokens, stage_tokens
 
 
 def run_sweep(sweep: Sweep) -> int:
@@ -82,6 +82,7 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
         data=config.data.name,
         seed=config.seed,
         stage_tokens=stage_tokens(config),
+        shared_tokens=shared_tokens(config),
     )
 
 

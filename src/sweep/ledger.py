@@ -36,6 +36,8 @@ class Job:
     seed: int
     stage_tokens: dict[str, int] = field(default_factory=dict[str, int])
     """How many tokens each stage trains on, in order."""
+    shared_tokens: dict[str, int] = field(default_factory=dict[str, int])
+    """How many tokens of a stage's budget another stage has trained on: 0 but for branches."""
 
 
 class SweepRecord(TypedDict):

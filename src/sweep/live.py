@@ -89,7 +89,7 @@ def course_of(ledger: Ledger, job: Job) -> Course | None:
         return None
     stage, names = str(rows[-1]["stage"]), list(job.stage_tokens)
     before = sum(job.stage_tokens[name] for name in names[: names.index(stage)])
-    done, total = before + rows[-1]["tokens"], sum(job.stage_tokens.values())
+    done, total = before + rows[-1]["tokens"] - job.shared_tokens.get(stage, 0), sum(job.stage_tokens.values())
     speed = _last(rows, "perf/tokens_per_second")
     return Course(stage, done / total, _last(rows, "val/loss"), speed, (total - done) / speed if speed else None)
 

@@ -23,7 +23,7 @@ from src.runtime.machine import PROCESS_BYTES, machine_bytes
 from src.summary import Summary, read_summary, rules_of
 from src.sweep.plan import check_jobs, check_machine, make_plan, refuse_twins, show_progress
 from src.sweep.rates import with_search_differences
-from src.training.stage import stage_tokens
+from src.training.stage import stage_tokens, trained_budgets
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Job:
     @property
     def time_s(self) -> float | None:
         if self.config.training.max_seconds is not None:
-            return self.config.training.max_seconds * len(self.config.stage.stages)
+            return self.config.training.max_seconds * trained_budgets(self.config)
         return None if self.tokens_per_second is None else self.tokens / self.tokens_per_second
 
 

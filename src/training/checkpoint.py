@@ -7,7 +7,7 @@ meta.json has the SHA-256 of the files beside it and of what it says itself: a f
 made of it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -57,6 +57,21 @@ class Progress:
     val_loss: float | None = None
     val_bits_per_byte: float | None = None
     best_val_loss: float | None = None
+    shared_tokens: int = 0
+    """Of `tokens`, those that the origin of a branch trained on; likewise for the two times below."""
+    shared_wall_time_s: float = 0.0
+    shared_train_time_s: float = 0.0
+
+    def branch(self, stage: str) -> "Progress":
+        """Return the progress of a branch that begins here."""
+        return replace(
+            self,
+            stage=stage,
+            best_val_loss=None,
+            shared_tokens=self.tokens,
+            shared_wall_time_s=self.wall_time_s,
+            shared_train_time_s=self.train_time_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +181,7 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
 
 
 def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
-    """Read a checkpoint given by itself, or the last stage's `kind` (last or best) of a run directory."""
+    """Read a checkpoint given by itself, or `kind` (last or best) of a run's last stage that is no branch."""
     if has_checkpoint(path):
         return read_checkpoint(path)
     if not path.is_dir():
@@ -178,14 +193,15 @@ def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
 
 
 def _stage_folders(run_dir: Path) -> list[Path]:
-    """List the folders of a run's stages in the order of the stages: times of files do not survive a copy."""
+    """List the folders of a run's stages, without branches, in their order: times of files do not survive a copy."""
     config, folder = run_dir / "config.yaml", run_dir / "checkpoints"
     if not config.exists():
         return sorted(folder.glob("*"))
     stages = read_yaml(config, "stage")["stage"].get("stages")
     if not isinstance(stages, dict):
         raise UserError(f"{config}: stage.stages: are no stages; the file is damaged or not of this program")
-    return [child_path(folder, stage) for stage in stages]
+    whole = [name for name, stage in stages.items() if not (isinstance(stage, dict) and stage.get("branch_of"))]
+    return [child_path(folder, name) for name in whole]
 
 
 def has_checkpoint(folder: Path) -> bool:

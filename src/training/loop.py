@@ -88,6 +88,8 @@ class Hooks:
     log: Callable[[dict[str, Any]], None]
     save: Callable[[str], None]
     """Save a checkpoint as `best` or as `last`."""
+    begin_branch: Callable[[str], None]
+    """Save the first checkpoint of a branch."""
 
 
 class Diverged(Exception):
@@ -144,7 +146,7 @@ def fit(
     watch = Stopwatch(progress, device)
     state.model.train()
     with _progress_bar(progress, plan, device) as bar:
-        if progress.step == 0:
+        if progress.step == plan.first_step:
             _evaluate(state, plan, device, hooks)
             watch.go()
         while progress.step < plan.steps:
@@ -187,6 +189,11 @@ def fit(
                 watch.pause()
                 _evaluate(state, plan, device, hooks)
                 watch.go()
+            for branch, first in plan.branches.items():
+                if progress.step == first:
+                    watch.pause()
+                    hooks.begin_branch(branch)
+                    watch.go()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
             asked = device.world.agree(stop.number)  # once: who asks after this line is heard after the next step
             if last or asked or due:

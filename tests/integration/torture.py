@@ -55,7 +55,7 @@ def content(file: Path) -> Any:
     if file.name == "state.pt":
         state = _bits(torch.load(file, weights_only=True))
         for key in ("wall_time_s", "train_time_s"):
-            del state["progress"][key]
+            del state["progress"][key], state["progress"][f"shared_{key}"]
         return state
     if file.name == "meta.json":
         return {key: value for key, value in read_json(file).items() if key in ("run", "spec", "tokenizer_sha256")}
@@ -66,6 +66,8 @@ def content(file: Path) -> Any:
         for values in (summary["final"], *summary["stages"].values()):
             for key in SUMMARY_TIMES:
                 del values[key]
+            for key in ("wall_time_s", "train_time_s"):
+                values.get("shared", {}).pop(key, None)
         return summary
     return None if file.name == "train.log" else file.read_bytes()
 

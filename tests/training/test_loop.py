@@ -37,7 +37,7 @@ class Recorder:
     evaluations: int = 0
 
     def hooks(self) -> Hooks:
-        return Hooks(self.evaluate, self.log, self.save)
+        return Hooks(self.evaluate, self.log, self.save, self.begin_branch)
 
     def evaluate(self) -> tuple[float, float]:
         self.calls.append(("evaluate", self.state.progress.step))
@@ -50,6 +50,9 @@ class Recorder:
         self.rows.append(row)
         if self.stop_after == row["step"] and "train/loss" in row:
             self.stop.note(signal.SIGTERM, None)
+
+    def begin_branch(self, name: str) -> None:
+        self.calls.append((f"begin {name}", self.state.progress.step))
 
     def save(self, kind: str) -> None:
         self.calls.append((kind, self.state.progress.step))
@@ -66,12 +69,13 @@ def train(
     rhythm: tuple[int, int, int] = (1, 2, 3),
     dropout: float = 0.0,
     seed: int = 0,
+    **more: Any,
 ) -> Recorder:
     log, evaluate, checkpoint = rhythm
     training = TrainingConfig(
         seq_len=SEQ_LEN, global_batch_size=BATCH, micro_batch_size=2, max_tokens=10**9, log_every=log, dropout=dropout
     )
-    plan = StagePlan("language", steps, 1e-3, evaluate, checkpoint, flops_per_token=7.0)
+    plan = StagePlan("language", steps, 1e-3, evaluate, checkpoint, flops_per_token=7.0, **more)
     hooks = recorder.hooks()
     fit(recorder.state, plan, loader, training, SCHEDULE, 1.0, CPU, hooks, recorder.stop, seed=seed)
     return recorder
@@ -105,6 +109,19 @@ def test_the_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader:
         *[("evaluate", 0), ("log val", 0), ("best", 0)],
         *[("log train", 3), ("evaluate", 3), ("log val", 3), ("best", 3), ("last", 3)],
     ]
+
+
+def test_a_branch_begins_before_the_checkpoint_of_its_step_and_is_evaluated_at_its_first(
+    recorder: Recorder, loader: TrainLoader
+) -> None:
+    train(recorder, loader, steps=4, branches={"quarter": 3, "half": 3})
+    at = recorder.calls.index(("begin quarter", 3))
+    assert recorder.calls[at : at + 3] == [("begin quarter", 3), ("begin half", 3), ("last", 3)]
+    assert sum(name.startswith("begin") for name, _ in recorder.calls) == 2
+
+    recorder.calls.clear()
+    train(recorder, loader, steps=6, rhythm=(100, 100, 100), first_step=4)
+    assert recorder.calls[:2] == [("evaluate", 4), ("log val", 4)]
 
 
 def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader) -> None:

@@ -1,0 +1,224 @@
+"""A branch ends as a run of its own budget ends, bit for bit, and costs its decay alone."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.compose import register
+from src.config import TrainConfig
+from src.runtime.files import read_json
+from src.stages import Run
+from src.summary import rules_of
+from src.sweep.plan import plan_runs
+from src.training.checkpoint import find_checkpoint, read_checkpoint
+from src.training.stage import plan_stage, stage_schedule, stage_tokens
+from tests.integration import tiny
+from tests.integration.torture import differences
+
+STEPS, QUARTER, WARMUP = 48, 12, 3
+PART = "language_quarter"
+BRANCHES = ("stage=language_budgets", "stage.stages.language_sixteenth.budget_share=0.125")
+COMMON = ("training.checkpoint_every=3", "training.eval_every=4", "schedule=wsd", "schedule.decay_fraction=0.5")
+SETTINGS = (*COMMON, f"training.max_steps={STEPS}", f"schedule.warmup_steps={WARMUP}", "evaluation.enabled=false")
+
+
+def trained(data: Path, root: Path, *more: str) -> Path:
+    assert tiny.run(data, root, *SETTINGS, *more) == 0
+    return tiny.only_run(root)
+
+
+def fail_at(data: Path, root: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run with branches until a training step fails: the one after so many others."""
+    with monkeypatch.context() as patch:
+        tiny.break_step(patch, steps)
+        with pytest.raises(RuntimeError, match="on fire"):
+            tiny.run(data, root, *SETTINGS, *BRANCHES)
+
+
+def state_of(run: Path, stage: str) -> dict[str, Any]:
+    """Read the optimizer's state and the load shares of a stage's last checkpoint."""
+    state = torch.load(run / "checkpoints" / stage / "last" / "state.pt", weights_only=True)
+    return {key: state[key] for key in ("optimizer", "load_shares")}
+
+
+def weights_of(run: Path, stage: str) -> str:
+    return read_checkpoint(run / "checkpoints" / stage / "last").sha256["model.safetensors"]
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Compare nested values, tensors by each element."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    return len(one) == len(other) and all(map(equal, one, other)) if isinstance(one, list) else one == other
+
+
+@pytest.fixture(scope="module", params=["dense", "moe"])
+def runs(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with a branch, the same without, and one of the branch's budget."""
+    root, architecture = tmp_path_factory.mktemp("branches"), f"architecture={request.param}"
+    if request.param == "moe":
+        architecture += "  architecture.router_bias_rate=0.01"
+    return {
+        "branched": trained(data, root / "branched", *BRANCHES, *architecture.split()),
+        "plain": trained(data, root / "plain", *architecture.split()),
+        "short": trained(data, root / "short", f"training.max_steps={QUARTER}", *architecture.split()),
+    }
+
+
+def test_a_branch_ends_as_a_run_of_its_budget_bit_for_bit(runs: dict[str, Path]) -> None:
+    assert weights_of(runs["branched"], PART) == weights_of(runs["short"], "language")
+    assert equal(state_of(runs["branched"], PART), state_of(runs["short"], "language"))
+    part, short = (read_json(runs[name] / "summary.json")["stages"] for name in ("branched", "short"))
+    for key in ("steps", "tokens", "train_flops", "val_loss", "val_bits_per_byte", "skipped_steps"):
+        assert part[PART][key] == short["language"][key], key
+
+
+def test_the_origin_is_as_without_branches(runs: dict[str, Path]) -> None:
+    assert weights_of(runs["branched"], "language") == weights_of(runs["plain"], "language")
+    branched, plain = tiny.settled(runs["branched"]), tiny.settled(runs["plain"])
+    assert branched[: len(plain)] == plain
+
+
+def test_rows_of_a_branch_are_its_own_from_its_first_step_on(runs: dict[str, Path]) -> None:
+    rows = [row for row in tiny.rows(runs["branched"]) if row["stage"] == PART]
+    first = rows[0]["step"]
+    assert WARMUP < first < QUARTER and "val/loss" in rows[0]
+    trained_at = [row["step"] for row in rows if "train/loss" in row]
+    assert trained_at == list(range(first + 1, QUARTER + 1))
+    assert all(row["tokens"] == row["step"] * 4 * 32 for row in rows)
+    at = {row["step"]: row["train/loss"] for row in tiny.rows(runs["short"]) if "train/loss" in row}
+    assert {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}.items() <= at.items()
+
+
+def test_the_totals_count_each_token_once_and_the_result_is_that_of_the_whole_budget(runs: dict[str, Path]) -> None:
+    summary, plain = (read_json(runs[name] / "summary.json") for name in ("branched", "plain"))
+    part, language, final = summary["stages"][PART], summary["stages"]["language"], summary["final"]
+    other = summary["stages"]["language_sixteenth"]
+    own = part["tokens"] - part["shared"]["tokens"]
+    rows = [row for row in tiny.rows(runs["branched"]) if row["stage"] == PART]
+    assert own == (QUARTER - rows[0]["step"]) * 4 * 32 and part["branch_of"] == "language"
+    assert final["tokens"] == language["tokens"] + own + other["tokens"] - other["shared"]["tokens"]
+    assert final["train_flops"] == final["tokens"] * summary["accounting"]["train_flops_per_token"]
+    assert (final["val_loss"], final["val_bits_per_byte"]) == (language["val_loss"], language["val_bits_per_byte"])
+    assert final["val_loss"] == plain["final"]["val_loss"]
+    assert 0 < part["shared"]["wall_time_s"] < part["wall_time_s"]
+    wall = language["wall_time_s"] + sum(each["wall_time_s"] - each["shared"]["wall_time_s"] for each in (part, other))
+    assert final["wall_time_s"] == pytest.approx(wall)
+    assert 0 < final["tokens"] / final["tokens_per_second"] < final["wall_time_s"]
+
+
+def test_the_last_weights_of_a_run_are_not_those_of_a_branch(runs: dict[str, Path]) -> None:
+    assert find_checkpoint(runs["branched"], "last").progress.stage == "language"
+
+
+@pytest.mark.parametrize("stops", [(8, 44), (STEPS,)])
+def test_a_run_that_fails_around_a_branch_ends_as_one_that_does_not(
+    stops: Sequence[int], runs: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the branch is saved by a step that is repeated; in the branch after a checkpoint of its own, and before."""
+    if runs["branched"].name.startswith("moe"):
+        pytest.skip("the same code: once is enough")
+    for steps in stops:
+        fail_at(data, tmp_path, steps, monkeypatch)
+    assert tiny.run(data, tmp_path, *SETTINGS, *BRANCHES) == 0
+    assert differences(runs["branched"], tiny.only_run(tmp_path)) == []
+
+
+def test_a_branch_without_its_first_checkpoint_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_at(data, tmp_path, STEPS, monkeypatch)
+    last = tiny.only_run(tmp_path) / "checkpoints" / PART / "last"
+    last.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert tiny.run(data, tmp_path, *SETTINGS, *BRANCHES) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: stage.stages.language_quarter.branch_of=language: ") and said.count("\n") == 1
+    assert said.endswith("train again with rerun=true\n")
+
+
+def planned(*overrides: str) -> TrainConfig:
+    from src.compose import compose_config
+
+    register(TrainConfig, "train")
+    return compose_config(TrainConfig, "train", ["schedule=wsd", *overrides])
+
+
+def test_a_branch_has_the_warm_up_of_its_origin_and_begins_where_the_rate_first_falls() -> None:
+    from src.training.schedule import learning_rate_factor, warmup_steps
+
+    config = planned("stage=language_budgets", "training.max_steps=1600", "training.max_tokens=1000000000")
+    stages = config.stage.stages
+    quarter = plan_stage(config, "language_quarter", stages["language_quarter"], 0)
+    schedule = stage_schedule(config, stages["language_quarter"])
+    assert quarter.steps == 400 and schedule.warmup_steps == warmup_steps(1600, config.schedule)
+    factors = [learning_rate_factor(step, 400, schedule) for step in range(400)]
+    whole = [learning_rate_factor(step, 1600, config.schedule) for step in range(400)]
+    first = quarter.first_step
+    assert factors[:first] == whole[:first] and factors[first] < 1 == whole[first]
+    assert plan_stage(config, "language", stages["language"], 0).branches["language_quarter"] == first
+    per_step = 8 * 256
+    assert stage_tokens(config)["language_quarter"] == (400 - first) * per_step
+
+
+def test_the_contract_has_the_budget_of_each_branch() -> None:
+    rules = rules_of(planned("stage=language_budgets", "training.max_tokens=3276800"), None, None)
+    assert "language_quarter: language 400 steps and 819200 tokens, of dense" in str(rules["stages"])
+    assert rules["stage.stages.language_quarter.branch_of"] == "language"
+    assert rules["stage.stages.language_quarter.budget_share"] == 0.25
+    warmups = [part.split(": ")[1].split(" of")[0] for part in str(rules["warmup"]).split(", ")]
+    assert len(warmups) == 3 and len(set(warmups)) == 1
+
+
+def test_steps_of_trackers_increase_over_branches() -> None:
+    config = planned("stage=language_budgets")
+    run = Run(config, *[None] * 12)  # pyright: ignore[reportArgumentType]
+    counted: list[int] = []
+    for name, stage in config.stage.stages.items():
+        plan = plan_stage(config, name, stage, 0)
+        counted += [run.global_step(name, step) for step in range(plan.first_step, plan.steps + 1)]
+    assert all(later == earlier + 1 for earlier, later in itertools.pairwise(counted)) and counted[0] == 0
+
+
+def test_a_dry_run_and_an_estimate_price_a_branch_at_its_decay(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from src.config import EstimateConfig
+    from src.estimate import main as estimate
+
+    settings = ["training.max_tokens=3276800", "schedule=wsd"]
+    tokens = sum(stage_tokens(planned("stage=language_budgets", *settings)).values())
+    assert 3276800 < tokens < 1.15 * 3276800
+    register(EstimateConfig, "estimate")
+    assert estimate(["stage=language_budgets", "format=json", *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == tokens
+    assert tiny.train_main(["stage=language_budgets", "dry_run=true", f"output_root={tmp_path}", *settings]) == 0
+    assert f" {tokens / 1e6:.2f}M |" in capsys.readouterr().out
+
+
+def test_equal_time_prices_a_branch_at_its_share() -> None:
+    from src.training.stage import trained_budgets
+
+    config = planned("stage=language_budgets", "training.budget=time", "training.max_seconds=100")
+    assert 1 < trained_budgets(config) < 1.2
+    assert "language_quarter: language 25 s" in str(rules_of(config, None, None)["stages"])
+
+
+def test_branches_of_a_second_stage_run_and_are_evaluated_without_probes(data: Path, tmp_path: Path) -> None:
+    register(TrainConfig, "train")
+    more = [*COMMON, f"training.max_steps={STEPS}", "schedule.warmup_steps=1", "stage=full_budgets"]
+    line = tiny.command_line(data, tmp_path, *more, "stage.stages.code_sixteenth.budget_share=0.125")
+    assert plan_runs([line])[0].config.stage.name == "full_budgets"
+    assert tiny.train_main(line) == 0
+    found = read_json(tiny.only_run(tmp_path) / "evaluation.json")["stages"]
+    assert len(found) == 6
+    assert "probes" in found["code"] and "scripts" in found["code"]
+    assert "probes" not in found["code_quarter"] and "scripts" not in found["code_quarter"]
+    assert found["code_quarter"]["test"]["code"]["loss"] > 0
