@@ -101,3 +101,49 @@ def test_every_pair_is_told_where_there_is_a_verdict(tested):
 
 def test_nothing_evaluated_makes_no_further_table(four):
     assert [table.title for table in further_tables(load_runs(four.sweep))] == ["Size and cost"]
+
+
+@pytest.fixture
+def branched(builder):
+    """Three seeds of dense and of mamba with a branch: mamba is behind on the small budget and ahead on the whole."""
+    for seed in range(3):
+        for name, small, whole in (("dense", 2.0, 1.5), ("mamba", 2.5, 1.25)):
+            run_dir = builder.add(name, seed, stages=("language", "part"))
+            summary = json.loads((run_dir / "summary.json").read_text())
+            summary["stages"]["part"] |= {"corpus": "language", "branch_of": "language", "tokens": 76_800}
+            (run_dir / "summary.json").write_text(json.dumps(summary))
+            bits = {"language": whole + seed / 100, "part": small + seed / 100}
+            stages = {
+                stage: {
+                    "corpus": "language",
+                    "test": {"language": {"loss": value, "bits_per_byte": value, "tokens": 9}},
+                }
+                for stage, value in bits.items()
+            }
+            (run_dir / "evaluation.json").write_text(json.dumps({"format_version": 1, "stages": stages}))
+    return builder
+
+
+def test_gaps_are_told_by_budget_the_smallest_first(branched):
+    (titled,) = (each for each in further_tables(load_runs(branched.sweep)) if each.title == "Gap by budget: language")
+    assert [column.group for column in titled.table.columns] == ["", *["76.8k tokens"] * 2, *["307k tokens"] * 2]
+    dense, mamba = titled.table.rows
+    assert [cell.partition("±")[0] for cell in dense] == ["dense", "2.010", "0.000", "1.510", "0.250"]
+    assert [cell.partition("±")[0] for cell in mamba] == ["mamba", "2.510", "0.500", "1.260", "0.000"]
+    assert "Gap by budget: language" in write_report(branched.sweep).read_text()
+
+
+def test_a_branch_is_neither_the_result_of_a_run_nor_what_makes_it_forget(branched):
+    runs = load_runs(branched.sweep)
+    assert sorted(set(runs["test_bits_per_byte"].round(2))) == [1.25, 1.26, 1.27, 1.5, 1.51, 1.52]
+    assert "Forgetting" not in [each.title for each in further_tables(runs)]
+    assert [column for column in runs.columns if column.endswith("branch_of")] == ["part/branch_of"]
+
+
+def test_budgets_that_differ_between_architectures_are_named_by_their_stage(branched):
+    for file in branched.root.glob("runs/mamba-*/summary.json"):
+        summary = json.loads(file.read_text())
+        summary["stages"]["part"]["tokens"] = 80_000
+        file.write_text(json.dumps(summary))
+    (titled,) = (each for each in further_tables(load_runs(branched.sweep)) if each.title == "Gap by budget: language")
+    assert [column.group for column in titled.table.columns][1:3] == ["part"] * 2

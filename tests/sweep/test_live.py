@@ -41,6 +41,16 @@ def line_of(ledger: Ledger, number: int) -> list[str]:
     return [cell.strip() for cell in line.strip("│┃ ").split("│")]
 
 
+def test_a_branch_counts_the_tokens_that_it_trains_itself(tmp_path: Path) -> None:
+    stages, shared = {"language": 1000, "part": 250}, {"language": 0, "part": 200}
+    branched = Job("r0", "../../runs/r0", [], "dense", "nano", "modern", "b", "local", 0, stages, shared)
+    opened = Ledger(tmp_path / "sweeps" / "sweep")
+    opened.open("s", [branched])
+    opened.record(branched, "running")
+    write_metrics(opened, 0, {"stage": "part", "step": 9, "tokens": 325, "perf/tokens_per_second": 25.0})
+    assert line_of(opened, 0) == ["r0", "running", "part", "90%", "-", "25", "5.0 s"]
+
+
 def test_every_state_is_told(ledger: Ledger) -> None:
     ledger.record(job(0), "running")
     write_metrics(
