@@ -1,0 +1,263 @@
+"""Error rates and power of the verdicts, by simulation:  python -m tests.reporting.statistics.simulation
+
+Writes the tables of docs/dev/STATISTICS.md. Seeds are normal with standard deviation 1, unless the design says
+otherwise. The rules are those of src/reporting/statistics/comparison.py, for arrays; test_simulation.py compares both.
+
+R: reports. M: headlines in a report. K: architectures. N: seeds.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtr
+
+from src.reporting.statistics.comparison import LEVEL, UNSTABLE_LEVEL, tukey_critical
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "dev" / "STATISTICS.md"
+BEGIN, END = "<!-- tables:begin -->\n", "<!-- tables:end -->\n"
+N_ARCHITECTURES, N_SEEDS, N_HEADLINES = (4, 6), (3, 5, 10), (1, 6)
+SAMPLES = 24_000
+"""Headlines for each cell: with one in a report 24,000 reports, with six 4,000."""
+FALL, FALL_SHARE = 20.0, 1 / 3
+"""How far above its level a seed ends that falls off the cliff, and the share of seeds that do."""
+FAR = 60.0
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is true of the architectures."""
+
+    name: str
+    n_top: int | None = None
+    """How many are equally good; the others are FAR behind. None: all are."""
+    lead: float = 0.0
+    """How far the first is ahead of the others."""
+    spread: float = 1.0
+    """Standard deviation of the last of the equally good ones."""
+    has_cliff: bool = False
+    """Whether seeds of the last one fall off a cliff."""
+
+    def means(self, k: int) -> np.ndarray:
+        """Return the true means, [K]."""
+        top = self.n_top or k
+        means = np.where(np.arange(k) < top, 0.0, FAR)
+        means[0] -= self.lead
+        means[-1] += FALL * FALL_SHARE * self.has_cliff
+        return means
+
+    def draw(self, rng: np.random.Generator, reports: int, headlines: int, k: int, n: int) -> np.ndarray:
+        """Draw bits per byte, [R, M, K, N]."""
+        spreads, means = np.ones(k), self.means(k)
+        spreads[(self.n_top or k) - 1] = self.spread
+        means[-1] -= FALL * FALL_SHARE * self.has_cliff
+        values = rng.standard_normal((reports, headlines, k, n)) * spreads[:, None] + means[:, None]
+        if self.has_cliff:
+            values[:, :, -1] += FALL * (rng.random((reports, headlines, n)) < FALL_SHARE)
+        return values
+
+
+EQUAL = Design("all equal")
+LEAD = Design("first ahead by 5 sd", lead=5)
+LEAD_BESIDE_CLIFF = Design("first ahead by 5 sd, one falls off a cliff", lead=5, has_cliff=True)
+CLIFF = Design("all equal, one falls off a cliff", has_cliff=True)
+NULLS = (
+    EQUAL,
+    Design("all equal, one with spread 5", spread=5),
+    Design("all equal, one with spread 10", spread=10),
+    Design("two equal at the top", n_top=2),
+    Design("two equal at the top, one with spread 5", n_top=2, spread=5),
+    Design("two equal at the top, one with spread 10", n_top=2, spread=10),
+    CLIFF,
+)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the rules say of each headline; i and j are the architectures of the P pairs."""
+
+    unstable: np.ndarray
+    """[R, M, K]"""
+    leader: np.ndarray
+    """[R, M]"""
+    is_best: np.ndarray
+    """[R, M]"""
+    i: np.ndarray
+    j: np.ndarray
+    difference: np.ndarray
+    """[R, M, P], the mean of j less that of i."""
+    half_width: np.ndarray
+    """[R, M, P], infinite where one of the two is unstable."""
+
+
+def judge(values: np.ndarray) -> Verdicts:
+    """Apply the rules to `values`, [R, M, K, N]."""
+    _, m, k, n = values.shape
+    means, variances = values.mean(-1), values.var(-1, ddof=1)
+    unstable = find_unstable(values, variances)
+    n_stable = k - unstable.sum(-1)
+    leader = np.where(unstable, np.inf, means).argmin(-1)
+    p = np.where(unstable, 0.0, p_ahead(means, variances, leader, n)).max(-1)
+    i, j = np.triu_indices(k, 1)
+    error, freedom = welch(variances[..., i], variances[..., j], n)
+    pooled = np.where(unstable, 0.0, variances).sum(-1) / n_stable
+    level = LEVEL / m
+    tukey = critical(level, n_stable, n_stable * (n - 1.0)) * np.sqrt(2 * pooled / n)
+    games_howell = critical(level, np.broadcast_to(n_stable[..., None], freedom.shape), freedom) * error
+    half = np.maximum(tukey[..., None], games_howell)
+    half = np.where(unstable[..., i] | unstable[..., j], np.inf, half)
+    return Verdicts(unstable, leader, correct(p, n_stable < k) < LEVEL, i, j, means[..., j] - means[..., i], half)
+
+
+def find_unstable(values: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Mark the unstable architectures, [R, M, K]."""
+    *_, k, n = values.shape
+    ordered = np.sort(values, -1)
+    gaps = np.diff(ordered).max(-1)
+    gaps = np.where(gaps > (ordered[..., -1] - ordered[..., 0]) / 2, gaps, 0.0)
+    order = np.argsort(-gaps, axis=-1, kind="stable")
+    gaps, variances = np.take_along_axis(gaps, order, -1), np.take_along_axis(variances, order, -1)
+    count = np.zeros(gaps.shape[:-1], int)
+    for found in range(1, k - 1):
+        rest = k - found
+        limit = tukey_critical(UNSTABLE_LEVEL / (rest + 1), n, rest * (n - 1)) * math.sqrt(2)
+        count = np.where(gaps[..., found - 1] > limit * np.sqrt(variances[..., found:].mean(-1)), found, count)
+    marks = np.zeros(gaps.shape, bool)
+    np.put_along_axis(marks, order, np.arange(k) < count[..., None], -1)
+    return marks
+
+
+def welch(first: np.ndarray, second: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return standard errors of differences and degrees of freedom, from variances of n seeds each."""
+    total = first + second
+    return np.sqrt(total / n), (n - 1) / ((first / total) ** 2 + (second / total) ** 2)
+
+
+def p_ahead(means: np.ndarray, variances: np.ndarray, leader: np.ndarray, n: int) -> np.ndarray:
+    """Return p of the leader's Welch test against each, [R, M, K]; 0 for itself."""
+    at = leader[..., None]
+    error, freedom = welch(variances, np.take_along_axis(variances, at, -1), n)
+    p = 2 * stdtr(freedom, -(means - np.take_along_axis(means, at, -1)) / error)
+    np.put_along_axis(p, at, 0.0, -1)
+    return p
+
+
+def critical(level: float, n_stable: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+    """Look up `tukey_critical` for arrays of the same shape."""
+    rounded = np.where(freedom < 5, np.floor(4 * freedom) / 4, np.floor(freedom))
+    code, where = np.unique(n_stable * 1000 + rounded, return_inverse=True)
+    table = [tukey_critical(level, int(value // 1000), value % 1000) for value in code.tolist()]
+    return np.array(table)[where].reshape(freedom.shape)
+
+
+def correct(p: np.ndarray, leaves_out: np.ndarray) -> np.ndarray:
+    """Correct p over the headlines of each report, [R, M]; `leaves_out` marks those with an unstable architecture."""
+    m = p.shape[-1]
+    order = np.argsort(np.where(leaves_out, -np.inf, -p), axis=-1, kind="stable")
+    counted = np.where(leaves_out, 1.0, p)
+    stepped = np.minimum.accumulate(np.take_along_axis(counted, order, -1) * np.arange(1, m + 1), -1)
+    result = np.empty_like(p)
+    np.put_along_axis(result, order, stepped, -1)
+    return np.where(leaves_out, np.minimum(m * p, 1.0), np.minimum(result, 1.0))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares in percent; of reports, unless it is said."""
+
+    false_best: float
+    """Some headline says "best" although another stable architecture is as good or better."""
+    false_statement: float
+    """The same, or some pair is significant that has no such difference."""
+    power: float
+    """Of headlines: the first is called best."""
+    coverage: float
+    """All intervals hold; those with the cliff, whose mean no seed is like, are not counted."""
+    unstable: float
+    """Of headlines: an architecture without a cliff is called unstable."""
+    cliff: float
+    """Of headlines: the one with a cliff is called unstable."""
+
+
+def measure(design: Design, k: int, n: int, headlines: int, samples: int = SAMPLES, seed: int = 0) -> Rates:
+    """Simulate reports of one design."""
+    rng = np.random.default_rng([seed, k, n, headlines, *design.name.encode()])
+    found = judge(design.draw(rng, samples // headlines, headlines, k, n))
+    means = design.means(k)
+    as_good = (means[None] <= means[:, None]) & ~np.eye(k, dtype=bool)  # [leader, other]
+    false_best = found.is_best & (as_good[found.leader] & ~found.unstable).any(-1)
+    true = means[found.j] - means[found.i]
+    significant = np.abs(found.difference) > found.half_width
+    false_pair = (significant & (found.difference * true <= 0)).any(-1)
+    covered = np.abs(found.difference - true) <= found.half_width
+    last = k - 1
+    if design.has_cliff:
+        covered |= found.j == last
+    ordinary = found.unstable[..., :last] if design.has_cliff else found.unstable
+    return Rates(
+        false_best=100 * float(false_best.any(-1).mean()),
+        false_statement=100 * float((false_best | false_pair).any(-1).mean()),
+        power=100 * float((found.is_best & (found.leader == 0)).mean()),
+        coverage=100 * float(covered.all((-2, -1)).mean()),
+        unstable=100 * float(ordinary.any(-1).mean()),
+        cliff=100 * float(found.unstable[..., last].mean()) if design.has_cliff else 0.0,
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    sides = [":--", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, sides, *rows)) + "\n"
+
+
+def tables(samples: int = SAMPLES) -> str:
+    """Write all tables in Markdown."""
+    cells = [(k, m) for k in N_ARCHITECTURES for m in N_HEADLINES]
+
+    def row(design: Design, k: int, m: int, *names: str) -> list[str]:
+        rates = [measure(design, k, n, m, samples) for n in N_SEEDS]
+        return [f"{getattr(each, name):.1f}" for name in names for each in rates]
+
+    def head(*names: str) -> list[str]:
+        return [f"{name}, {n} seeds" for name in names for n in N_SEEDS]
+
+    errors = [
+        [design.name, str(k), str(m), *row(design, k, m, "false_best", "false_statement", "coverage")]
+        for design in NULLS
+        for k, m in cells
+    ]
+    powers = [
+        [design.name, str(k), str(m), *row(design, k, m, "power")]
+        for design in (LEAD, LEAD_BESIDE_CLIFF)
+        for k, m in cells
+    ]
+    names = {True: ("unstable", "cliff"), False: ("unstable",)}
+    found = [
+        [design.name, str(k), *row(design, k, 1, *names[design.has_cliff]), *["-"] * (3 - 3 * design.has_cliff)]
+        for design in (*NULLS[:3], CLIFF)
+        for k in N_ARCHITECTURES
+    ]
+    return "\n".join(
+        [
+            "Errors, in % of reports:\n",
+            _table(
+                ["design", "architectures", "headlines", *head("false best", "false statement", "coverage")], errors
+            ),
+            "Power, in % of headlines in which the first is called best:\n",
+            _table(["design", "architectures", "headlines", *head("power")], powers),
+            "Called unstable, in % of headlines with one in a report:\n",
+            _table(["design", "architectures", *head("without a cliff", "with the cliff")], found),
+        ]
+    )
+
+
+def main() -> int:
+    text = DOCUMENT.read_text("utf-8")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    DOCUMENT.write_text(f"{before}\n{tables()}\n{after}", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
