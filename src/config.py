@@ -420,6 +420,14 @@ class EvaluationConfig:
 
 
 @dataclass
+class VerdictConfig:
+    """What a report says of the results; it changes no run."""
+
+    margin: float | None = None
+    """Bits per byte within which two architectures count as equivalent; null: none are called so."""
+
+
+@dataclass
 class TrainConfig:
     """`python -m src.train`."""
 
@@ -439,6 +447,7 @@ class TrainConfig:
     samples: SamplingConfig = field(default_factory=SamplingConfig)
     """The texts that a run writes after each stage."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
     match: str = "active"
     """What is made equal to dense of the same size, embeddings and head aside: active (parameters at work for a token),
     total (all parameters), flops (needed per token at the training context); none: as written."""
@@ -521,6 +530,7 @@ class ReportConfig:
     """A folder to copy to what the report is made of: small, and enough to make it again."""
     against: str | None = None
     """The same runs made again: the report says which of them have the same weights."""
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
 
 @dataclass

@@ -122,6 +122,7 @@ LIMITS: dict[str, Limit] = {
     "evaluation.probe_sequences": Limit(1, 4096),
     "evaluation.scripts": Limit(0, 4096),
     "evaluation.script_tokens": Limit(1, 10**6),
+    "verdict.margin": Limit(0, 1000, above=True),
     "seed": SEED,
     "data_order_seed": SEED,
     "documents": Limit(0, 10**6),

@@ -18,13 +18,13 @@ def report(config: ReportConfig) -> int:
     folder = Path(config.dir).expanduser()
     runs = load_runs(folder)
     repeated = repeated_lines(runs, load_runs(Path(config.against).expanduser())) if config.against else []
-    print("\n".join([comparison_text(runs), *repeated]))
+    print("\n".join([comparison_text(runs, config.verdict.margin), *repeated]))
     if config.keep:
         out = Path(config.keep).expanduser()
         n_bytes = keep_runs(folder, runs, out)
         command = f"python -m src.report {shlex.quote(f'dir={out}')}"
         print(f"Kept: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
-    print(f"Report: {write_report(folder, repeated=repeated)}")
+    print(f"Report: {write_report(folder, repeated=repeated, margin=config.verdict.margin)}")
     return 0
 
 

@@ -15,7 +15,7 @@ from src.reporting.load import BRANCH_OF, branches_of, load_evaluation, split_of
 from src.reporting.problems import Problems
 from src.reporting.tables import Column, Table, Titled, mean_value
 from src.reporting.values import Record
-from src.reporting.verdicts import SPLITS, ranked_pairs, ranking_groups, show_mean
+from src.reporting.verdicts import SPLITS, compare_headlines, ranking_groups, show_mean
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
 
 SCRIPTS = {
@@ -32,12 +32,17 @@ Evaluations = list[dict[str, Record]]
 """Of each seed: stage -> what stands in its evaluation.json."""
 
 
-def further_tables(runs: pd.DataFrame, problems: Problems | None = None) -> list[Titled]:
-    """Build the tables for which any finished run has something; `problems` as for `build_charts`."""
+def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin: float | None = None) -> list[Titled]:
+    """Build the tables for which any finished run has something; `problems` as for `build_charts`, `margin` as for
+    `verdict_lines`."""
     builders: dict[str, Callable[[pd.DataFrame], Titled]] = {"size and cost": _cost, "forgetting": _forgetting}
     for origin, branches in branches_of(runs).items():
         builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
-    builders |= {"generated scripts": _scripts, "pairs": _pairs, "differences over documents": _documents}
+    builders |= {
+        "generated scripts": _scripts,
+        "pairs": partial(_pairs, margin=margin),
+        "differences over documents": _documents,
+    }
     found: list[Titled] = []
     for name, build in builders.items():
         table = build(runs) if problems is None else problems.attempt(f"table of {name}", partial(build, runs), None)
@@ -181,25 +186,30 @@ def _scripts(runs: pd.DataFrame) -> Titled:
     return Titled("Generated scripts", _table(runs, columns, rows), note)
 
 
-def _pairs(runs: pd.DataFrame) -> Titled:
-    """Give the difference of each pair of architectures that a verdict compares."""
-    found = ranked_pairs(runs)
-    several = len({group.title for group, *_ in found}) > 1
+def _pairs(runs: pd.DataFrame, margin: float | None) -> Titled:
+    """Give the difference of each pair of stable architectures in every headline."""
+    found = compare_headlines(runs)
+    several = len({headline.group.title for headline in found}) > 1
     rows = [
         [
-            *([group.title] if several else []),
-            stage,
+            *([headline.group.title] if several else []),
+            headline.stage,
             pair.better,
             pair.other,
-            f"{pair.difference.mean:.3f}±{pair.difference.half_width:.3f}",
-            f"{pair.p:.2g}",
-            f"{pair.difference.effect:.1f}",
-            "yes" if pair.is_apart else "no",
+            f"{pair.difference:.3f}±{pair.half_width:.3f}",
+            headline.result(pair, margin),
         ]
-        for group, stage, pair in found
+        for headline in found
+        for pair in headline.comparison.pairs
     ]
-    names = [*(["size"] if several else []), "stage", "better", "other", "bits/byte", "p", "d", "apart"]
-    note = "How far each pair is apart, in the terms of the verdict. better: by the mean. apart: p is below 0.05."
+    names = [*(["size"] if several else []), "stage", "better", "other", "bits/byte", "result"]
+    note = (
+        "How much worse the other is, with its simultaneous 95% interval over all pairs and headlines of this report. "
+        "better: by the mean. significant: the interval excludes 0. significant as best: the verdict that the first is "
+        "best tests its own pairs alone and so needs less. Unstable architectures are left out."
+    )
+    if margin is not None:
+        note += f" equivalent: the interval lies within ±{margin:g} bits per byte."
     return Titled("Pairs", Table([Column("", name) for name in names], rows, []), note)
 
 

@@ -56,11 +56,14 @@ FIGURE_NOTE = (
 )
 
 
-def write_report(directory: str | Path, out: str | Path | None = None, repeated: Sequence[str] = ()) -> Path:
+def write_report(
+    directory: str | Path, out: str | Path | None = None, repeated: Sequence[str] = (), margin: float | None = None
+) -> Path:
     """Write summary.csv, summary.md, report.html and figures/*.png; return the path of report.html.
 
     directory: as for `load_runs`. out: the folder to write to; `<directory>/report` unless given. repeated: as
-    `repeated_lines` gives them. A part that fails is left out and named in the report. Raises: UserError.
+    `repeated_lines` gives them. margin: as for `verdict_lines`. A part that fails is left out and named in the report.
+    Raises: UserError.
     """
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
@@ -78,13 +81,13 @@ def write_report(directory: str | Path, out: str | Path | None = None, repeated:
         axis=axis_line(runs),
         table=comparison_table(runs),
         note=table_note(runs),
-        verdict=attempt("verdict", lambda: verdict_lines(runs), []),
+        verdict=attempt("verdict", lambda: verdict_lines(runs, margin), []),
         unfinished=unfinished_lines(runs),
         course=attempt("course of training", lambda: course_lines(metrics), []),
         repeated=list(repeated),
         more=[
             *attempt("table of learning rates", lambda: learning_rate_tables(directory), []),
-            *further_tables(runs, problems),
+            *further_tables(runs, problems, margin),
         ],
         figure_note=FIGURE_NOTE,
         samples=attempt("samples", lambda: _arrange_samples(runs), {}),

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from src.reporting.drawing import DPI, empty_figure, style_of, style_panel
 from src.reporting.load import split_of, stage_names, to_records
+from src.reporting.statistics.comparison import LEVEL
 from src.reporting.values import Record
-from src.reporting.verdicts import LEVEL
 
 AXES = {
     "active_non_embedding_params": "active parameters, without embeddings",

@@ -15,7 +15,15 @@ import pandas as pd
 
 from src.reporting.load import ABOVE_FLOOR, split_of, stage_names, to_records
 from src.reporting.values import Record
-from src.reporting.verdicts import BUDGETS, SPLITS, Group, ranking_groups, show_mean, verdict_lines
+from src.reporting.verdicts import (
+    BUDGETS,
+    SPLITS,
+    Group,
+    compare_headlines,
+    ranking_groups,
+    show_mean,
+    verdict_lines,
+)
 from src.units import NOTHING, show_bytes, show_count, show_time
 
 WIDTH = 110
@@ -24,7 +32,7 @@ _DROPPABLE = ("loss", "time", "memory", "tokens/s", "above floor", "params")
 """Columns that a terminal does without, the first of them first, where the table is too wide."""
 
 
-WORDS = frozenset("architecture size contract run status corpus after edge cliff stage better other apart".split())
+WORDS = frozenset("architecture size contract run status corpus after edge cliff stage better other result".split())
 """Columns whose cells are words, set to the left; numbers are set to the right."""
 
 
@@ -68,7 +76,12 @@ def comparison_table(runs: pd.DataFrame) -> Table:
     records, stages = to_records(runs), stage_names(runs)
     groups = ranking_groups(records)
     if has_replicates(groups):
-        columns, rows = _mean_rows(records, groups, stages)
+        unstable = {
+            (headline.group.title, headline.stage, name): values
+            for headline in compare_headlines(runs)
+            for name, values in headline.comparison.unstable.items()
+        }
+        columns, rows = _mean_rows(records, groups, stages, unstable)
     else:
         columns, rows = _run_rows(records, groups, stages)
     references = [
@@ -78,8 +91,8 @@ def comparison_table(runs: pd.DataFrame) -> Table:
     return Table(columns, rows, references)
 
 
-def comparison_text(runs: pd.DataFrame) -> str:
-    """Write the whole comparison for a terminal: table, reference rows, failed runs, verdict."""
+def comparison_text(runs: pd.DataFrame, margin: float | None = None) -> str:
+    """Write the whole comparison for a terminal: table, reference rows, failed runs, verdict (see `verdict_lines`)."""
     table = comparison_table(runs)
     dropped: list[str] = []
     for name in _DROPPABLE:
@@ -88,7 +101,7 @@ def comparison_text(runs: pd.DataFrame) -> str:
             dropped.append(name)
     notes = [table_note(runs), *([f"Left out for width: {', '.join(dropped)}."] if dropped else [])]
     parts = [_fill(axis_line(runs)), *_draw(table), "", *map(_fill, notes)]
-    for title, lines in (("Not finished", unfinished_lines(runs)), ("Verdict", verdict_lines(runs))):
+    for title, lines in (("Not finished", unfinished_lines(runs)), ("Verdict", verdict_lines(runs, margin))):
         if lines:
             parts += ["", title, *(_fill(line, "  ") for line in lines)]
     return "\n".join(parts)
@@ -125,7 +138,12 @@ def table_note(runs: pd.DataFrame) -> str:
         note += " above floor: bits per byte above the exact entropy of the windows evaluated; who sees a window alone,"
         note += " without what its first document began with, cannot reach it."
     if has_replicates(ranking_groups(records)):
-        note += " Means over seeds; ±: half a 95% interval (Student's t), from three seeds on."
+        note += (
+            " Means over seeds; ±: half a 95% interval of that mean alone (Student's t), from three seeds on; the table"
+        )
+        note += " Pairs, not this interval, tells whether two means differ."
+        if any(headline.comparison.unstable for headline in compare_headlines(runs)):
+            note += " unstable: seeds fall into two clusters, of which the lowest and the highest are given."
     return note
 
 
@@ -196,7 +214,10 @@ def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> 
     return [*columns, *results.values(), *_MEASURES], rows
 
 
-def _mean_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
+def _mean_rows(
+    records: list[Record], groups: list[Group], stages: list[str], unstable: dict[tuple[str, str, str], list[float]]
+) -> tuple[list[Column], list[list[str]]]:
+    """Build a row an architecture; where it is unstable, its lowest and highest seed stand in place of the mean."""
     several_sizes = len({record["size"] for record in records}) > 1
     lettered = any(group.mark for group in groups)
     results = _stage_columns(records, stages)
@@ -205,7 +226,11 @@ def _mean_rows(records: list[Record], groups: list[Group], stages: list[str]) ->
         for architecture, members in group.by_architecture().items():
             row = [architecture, *([group.size] if several_sizes else []), str(len(members))]
             row += [group.short] if lettered else []
-            row += [_mean(members, key, interval=not key.endswith("_loss")) for key in results]
+            for key, column in results.items():
+                if (seeds := unstable.get((group.title, column.group, architecture))) is None:
+                    row.append(_mean(members, key, interval=not key.endswith("_loss")))
+                else:
+                    row.append(f"{seeds[0]:.3f}–{seeds[-1]:.3f}" if column.name == "bits/byte" else "unstable")
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
             rows.append([*row, *_measures({key: mean_value(members, key) for key in keys})])
     head = ["architecture", *(["size"] if several_sizes else []), "seeds", *(["contract"] if lettered else [])]

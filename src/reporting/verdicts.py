@@ -1,17 +1,12 @@
 """Say which architecture came out best, and above all when nothing can be said.
 
-A verdict needs equal contracts (src/contract.py) and at least three seeds. Seeds are paired, since runs of the same
-seed see the same batches: each pair of architectures is compared by the t test on the differences between their
-runs (scipy), corrected for the number of pairs (Holm, 1979).
+A verdict needs equal contracts (src/contract.py) and at least three seeds of each architecture. A *headline* is a stage
+of a group of such runs. One correction covers all headlines of a report (src/reporting/statistics).
 """
 
-# scipy brings no types of its own.
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -19,17 +14,26 @@ import pandas as pd
 
 from src.contract import SPEED_KEYS, comparable_groups, differences
 from src.reporting.load import split_of, stage_names, to_records
+from src.reporting.statistics.comparison import (
+    LEVEL,
+    MIN_SEEDS,
+    Comparison,
+    Pair,
+    compare_stages,
+    correct_for_headlines,
+    mean_and_half_width,
+)
+from src.reporting.statistics.sample_size import POWER, seeds_needed
 from src.reporting.values import Record
 from src.units import NOTHING
 
-MIN_SEEDS = 3
-LEVEL = 0.05
-"""Chance of calling equals different, over all pairs of a verdict together."""
-
+DIFFERENCE = 0.02
+"""Bits per byte for which the number of seeds is given, unless the user states a margin."""
 METHOD = (
-    "Verdicts are on bits per byte of the {split} text: paired t tests over seeds, p corrected for all pairs (Holm), "
-    "5% level; ±: half a 95% interval, of a difference over paired seeds; d: mean difference over its standard "
-    "deviation."
+    "Verdicts are on bits per byte of the {split} text; seeds are independent replicates; sd: standard deviation over "
+    "seeds. best: ahead of every other by Welch's t test, {correction}5% level over the whole report. significantly "
+    "worse, and the intervals of the table Pairs: simultaneous over all pairs{headlines}, the wider of Tukey-Kramer's "
+    "and Games-Howell's, 95%."
 )
 TRIAL = "trial"
 """What the contract of a run says that is part of a search for learning rates."""
@@ -109,14 +113,69 @@ def _mark(rules: tuple[str, str]) -> str:
     return f"match {rules[0]}, {BUDGETS.get(rules[1], rules[1])}"
 
 
-def verdict_lines(runs: pd.DataFrame) -> list[str]:
-    """Write the verdict on these runs: a line a group and stage, then what limits it."""
+class Headline(NamedTuple):
+    """One stage of a group, compared."""
+
+    group: Group
+    stage: str
+    comparison: Comparison
+    p: float
+    """That the leader is not the best, corrected for all headlines of the report."""
+
+    @property
+    def has_best(self) -> bool:
+        """Whether the leader is significantly better than every other stable architecture."""
+        return self.p < LEVEL
+
+    def result(self, pair: Pair, margin: float | None = None) -> str:
+        """Say in a word or two what became of a pair."""
+        if pair.is_significant:
+            return "significant"
+        if self.has_best and pair.better == self.comparison.leader:
+            return "significant as best"
+        return "equivalent" if margin is not None and pair.is_equivalent(margin) else "not significant"
+
+
+def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
+    """Compare the architectures of every group and stage that can have a verdict."""
+    records, stages = to_records(runs), stage_names(runs)
+    split = split_of(records, stages)
+    found = [
+        (group, {stage: values for stage in stages if (values := _values(group, stage, split)) is not None})
+        for group in ranking_groups(records)
+        if _refusal(group) is None
+    ]
+    n = sum(len(values) for _, values in found)
+    compared = [
+        (group, stage, comparison)
+        for group, values in found
+        for stage, comparison in zip(values, compare_stages(list(values.values()), n), strict=True)
+    ]
+    corrected = correct_for_headlines([comparison for *_, comparison in compared])
+    return [Headline(*each, p) for each, p in zip(compared, corrected, strict=True)]
+
+
+def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
+    """Write the verdict on these runs: lines for each group and stage, then what limits it.
+
+    margin: the difference, in bits per byte, within which architectures count as equivalent (`verdict.margin`).
+    """
     records, lines = to_records(runs), list[str]()
     if any(record["contract"].get("learning_rate_search") == TRIAL for record in records):
         return ["no verdict: these runs are trials of learning rates, on seeds that no comparison uses"]
-    groups, split = ranking_groups(records), split_of(records, stage_names(runs))
+    groups, stages, split = ranking_groups(records), stage_names(runs), split_of(records, stage_names(runs))
+    headlines = compare_headlines(runs)
+    compared = {(each.group.title, each.stage): each for each in headlines}
     for group in groups:
-        lines += [f"{group.title}: {line}" for line in _group_lines(group, stage_names(runs), split)]
+        if (problem := _refusal(group)) is not None:
+            lines.append(f"{group.title}: {problem}")
+            continue
+        for stage in stages:
+            if (headline := compared.get((group.title, stage))) is None:
+                found = [f"no verdict: some runs have no {SPLITS[split]} loss"]
+            else:
+                found = _headline_lines(headline, margin, len(headlines))
+            lines += [f"{group.title}: {stage}: {line}" for line in found]
     if not groups:
         lines.append("no verdict: no run is finished")
     for size in dict.fromkeys(group.size for group in groups):
@@ -125,8 +184,10 @@ def verdict_lines(runs: pd.DataFrame) -> list[str]:
         if names := [name for name in missing if name not in ranked]:
             lines.append(f"{size}: no finished run of {', '.join(names)}: not ranked")
     lines += _contract_lines(groups)
-    if any("±" in line for line in lines):
-        lines.append(METHOD.format(split=SPLITS[split]))
+    if n := len(headlines):
+        correction = f"corrected for {n} headlines (Hochberg), " if n > 1 else ""
+        both = f" and {n} headlines (Bonferroni)" if n > 1 else ""
+        lines.append(METHOD.format(split=SPLITS[split], correction=correction, headlines=both))
     return lines
 
 
@@ -136,112 +197,30 @@ def breach_lines(records: Sequence[Record]) -> list[str]:
     records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.
     """
     groups = ranking_groups(records)
-    lines = [f"{group.title}: {line}" for group in groups for line in _group_lines(group, [])]
+    lines = [f"{group.title}: {problem}" for group in groups if (problem := _refusal(group)) is not None]
     return lines + _contract_lines(groups)
-
-
-def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and half the width of its 95% confidence interval; None with fewer than three values."""
-    if len(values) < MIN_SEEDS:
-        return fmean(values), None
-    return fmean(values), _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-
-
-class Difference(NamedTuple):
-    """How far the first of two is above the second, over paired seeds."""
-
-    mean: float
-    half_width: float
-    """Of the 95% confidence interval."""
-    effect: float
-    """The mean over the standard deviation of the differences (Cohen's d_z)."""
-    p: float
-    """Two-sided, of the paired t test; not corrected."""
-
-
-def compare_paired(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Compare values of the same seeds, three at least."""
-    gaps = [a - b for a, b in zip(first, second, strict=True)]
-    mean, spread = fmean(gaps), stdev(gaps)
-    if spread == 0:
-        return Difference(mean, 0.0, math.copysign(math.inf, mean) if mean else 0.0, 0.0 if mean else 1.0)
-    freedom, error = len(gaps) - 1, spread / math.sqrt(len(gaps))
-    return Difference(mean, _t_quantile(freedom) * error, mean / spread, 2 * _t_tail(abs(mean) / error, freedom))
-
-
-def _t_quantile(freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - LEVEL / 2))
-
-
-def _t_tail(t: float, freedom: int) -> float:
-    from scipy.special import stdtr
-
-    return float(stdtr(freedom, -t))
-
-
-def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """Correct p-values for their number (Holm, 1979)."""
-    corrected, largest = dict[tuple[str, str], float](), 0.0
-    for index, (pair, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, p * (len(p_values) - index)))
-        corrected[pair] = largest
-    return corrected
-
-
-def ranked_pairs(runs: pd.DataFrame) -> list[tuple[Group, str, "Pair"]]:
-    """Compare every pair of architectures wherever there is a verdict: (group, stage, pair)."""
-    records, stages = to_records(runs), stage_names(runs)
-    split = split_of(records, stages)
-    return [
-        (group, stage, pair)
-        for group in ranking_groups(records)
-        if _refusal(group) is None
-        for stage in stages
-        if (values := _paired_values(group, stage, split)) is not None
-        for pair in compare_all(values)
-    ]
-
-
-def _group_lines(group: Group, stages: list[str], split: str = "val") -> list[str]:
-    if (problem := _refusal(group)) is not None:
-        return [problem]
-    lines: list[str] = []
-    for stage in stages:
-        if (values := _paired_values(group, stage, split)) is None:
-            lines.append(f"{stage}: no verdict: some runs have no {SPLITS[split]} loss")
-        else:
-            lines += [f"{stage}: {line}" for line in _ranking_lines(values)]
-    return lines
 
 
 def _refusal(group: Group) -> str | None:
     """Say why nothing can be said of a group, whatever came out."""
-    members, seeds = group.by_architecture(), _shared_seeds(group)
+    members = group.by_architecture()
     if len(members) < 2:
         return f"not ranked: no other architecture than {next(iter(members))} has this contract"
     if group.has_twins():
         return "no verdict: an architecture has several runs of one seed, which differ by more than the seed"
-    if len(seeds) < MIN_SEEDS:
-        shared = "" if all(len(runs) == len(seeds) for runs in members.values()) else " in common"
-        return f"no verdict: {len(seeds)} seed{'s' * (len(seeds) != 1)}{shared}; at least {MIN_SEEDS} are needed"
+    fewest = min(members, key=lambda name: len(members[name]))
+    if (n := len(members[fewest])) < MIN_SEEDS:
+        owner = "" if all(len(runs) == n for runs in members.values()) else f" of {fewest}"
+        return f"no verdict: {n} seed{'s' * (n != 1)}{owner}; at least {MIN_SEEDS} are needed"
     if group.budget == "time" and (problem := _unequal_times(group)):
         return f"no verdict: {problem}"
     return None
 
 
-def _shared_seeds(group: Group) -> set[object]:
-    """Return the seeds that all architectures have."""
-    return set[object].intersection(*({run["seed"] for run in runs} for runs in group.by_architecture().values()))
-
-
-def _paired_values(group: Group, stage: str, split: str) -> dict[str, list[float]] | None:
-    """Return bits per byte of each architecture, seeds in the same order; None where a run has none."""
-    seeds, values = _shared_seeds(group), dict[str, list[Any]]()
-    for name, runs in group.by_architecture().items():
-        paired = sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
-        values[name] = [run[f"{stage}/{split}_bits_per_byte"] for run in paired]
+def _values(group: Group, stage: str, split: str) -> dict[str, list[float]] | None:
+    """Return bits per byte of each architecture's seeds; None where a run has none."""
+    key = f"{stage}/{split}_bits_per_byte"
+    values: dict[str, list[Any]] = {name: [run[key] for run in runs] for name, runs in group.by_architecture().items()}
     return None if any(value is None for row in values.values() for value in row) else values
 
 
@@ -261,57 +240,62 @@ def _unequal_times(group: Group) -> str | None:
     return None
 
 
-class Pair(NamedTuple):
-    """Two architectures over the same seeds."""
+def _headline_lines(headline: Headline, margin: float | None, n_headlines: int) -> list[str]:
+    """Write the ranking, then what is equivalent and how many seeds would decide what is not significant."""
+    comparison = headline.comparison
+    stable, pairs = comparison.stable, comparison.behind_leader()
 
-    better: str
-    """By the mean."""
-    other: str
-    difference: Difference
-    p: float
-    """Corrected for all pairs of the verdict."""
+    def show(names: Sequence[str]) -> str:
+        return ", ".join(f"{name} {fmean(stable[name]):.3f} (sd {stdev(stable[name]):.3f})" for name in names)
 
-    @property
-    def is_apart(self) -> bool:
-        return self.p < LEVEL
-
-
-def compare_all(values: dict[str, list[float]]) -> list[Pair]:
-    """Compare each pair of architectures, the best by their means first.
-
-    values: bits per byte of every architecture, seeds in the same order.
-    """
-    order = sorted(values, key=lambda name: fmean(values[name]))
-    found = {pair: compare_paired(values[pair[1]], values[pair[0]]) for pair in combinations(order, 2)}
-    corrected = holm({pair: difference.p for pair, difference in found.items()})
-    return [Pair(*pair, difference, corrected[pair]) for pair, difference in found.items()]
-
-
-def _ranking_lines(values: dict[str, list[float]]) -> list[str]:
-    """Name the best, then the pairs that are told apart, then how many are not; `values` as for `compare_all`."""
-    pairs, first = compare_all(values), min(values, key=lambda name: fmean(values[name]))
-    with_first = [pair for pair in pairs if pair.better == first]
-    behind, level = ([pair.other for pair in with_first if pair.is_apart is apart] for apart in (True, False))
-
-    def show(names: list[str]) -> str:
-        return ", ".join(f"{name} {show_mean(values[name])}" for name in names)
-
-    seeds = f"{len(values[first])} seeds"
-    if not level:
-        line = f"best is {show([first])}; behind it {show(behind)} ({seeds})"
+    if headline.has_best:
+        of = " of the stable" if comparison.unstable else ""
+        parts = [f"best{of} is {show([comparison.leader])}", f"significantly worse {show([p.other for p in pairs])}"]
+        open_pairs: list[Pair] = []
     else:
-        rest = f"; behind the first {show(behind)}" if behind else ""
-        line = f"indistinguishable at the top: {show([first, *level])}{rest} ({seeds})"
-    apart = [pair for pair in pairs if pair.is_apart]
-    lines = [line, *(f"{pair.better} beats {pair.other} by {_size_of(pair, seeds)}" for pair in apart)]
-    if len(pairs) > 1 and (together := len(pairs) - len(apart)):
-        lines.append(f"{together} of {len(pairs)} pairs {'is' if together == 1 else 'are'} indistinguishable")
-    return lines
+        # A worse mean is never placed above a better one that is significantly worse, however noisy it is.
+        first = [pair.other for pair in takewhile(lambda pair: not pair.is_significant, pairs)]
+        worse = [pair.other for pair in pairs if pair.is_significant]
+        open_pairs = [pair for pair in pairs if not pair.is_significant]
+        noisy = [pair.other for pair in open_pairs if pair.other not in first]
+        parts = [f"no significant best; lowest mean {show([comparison.leader])}"]
+        for words, names in (
+            ("not significantly worse", first),
+            ("significantly worse", worse),
+            ("worse in the mean, but too noisy to be significantly worse", noisy),
+        ):
+            parts += [f"{words} {show(names)}"] if names else []
+    if comparison.unstable:
+        seeds = [f"{name} ({', '.join(f'{v:.3f}' for v in values)})" for name, values in comparison.unstable.items()]
+        parts.append(f"unstable at this learning rate, so neither averaged nor ranked: {', '.join(seeds)}")
+    return [
+        f"{'; '.join(parts)} ({_count_seeds(comparison)})",
+        *_undecided(comparison, open_pairs, margin, n_headlines),
+    ]
 
 
-def _size_of(pair: Pair, seeds: str) -> str:
-    mean, half, effect, _ = pair.difference
-    return f"{mean:.3f} ± {half:.3f} bits per byte ({seeds}, p={pair.p:.2g}, d={effect:.1f})"
+def _count_seeds(comparison: Comparison) -> str:
+    counts = {len(values) for values in (*comparison.stable.values(), *comparison.unstable.values())}
+    return f"{min(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
+
+
+def _undecided(comparison: Comparison, pairs: list[Pair], margin: float | None, n_headlines: int) -> list[str]:
+    """Say which of these pairs are equivalent within the margin, and how many seeds would decide the others."""
+    lines: list[str] = []
+    if margin is not None and (equal := [pair.other for pair in pairs if pair.is_equivalent(margin)]):
+        lines.append(f"equivalent to {comparison.leader} within {margin:g} bits per byte: {', '.join(equal)}")
+        pairs = [pair for pair in pairs if pair.other not in equal]
+    if not pairs:
+        return lines
+    difference, needs = margin or DIFFERENCE, list[str]()
+    for pair in pairs:
+        values = [comparison.stable[name] for name in (pair.better, pair.other)]
+        spread = (sum(stdev(seeds) ** 2 for seeds in values) / 2) ** 0.5
+        needed, fewest = seeds_needed(difference, spread, n_headlines), min(map(len, values))
+        more = "too many" if needed is None else str(max(1, needed - fewest))
+        needs.append(f"{pair.other} {more}")
+    start = f"no significant difference from {comparison.leader}; more seeds that would decide a difference of"
+    return [*lines, f"{start} {difference:g} bits per byte (power {POWER:g}): {', '.join(needs)}"]
 
 
 def show_mean(values: Sequence[float], spec: str = ".3f") -> str:

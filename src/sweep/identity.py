@@ -15,6 +15,7 @@ NOT_DECIDING = (
     "launcher",
     "sweep",
     "evaluation",
+    "verdict",
     "data",
     "tokenizer",
     "init_from",

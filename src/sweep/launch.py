@@ -41,8 +41,8 @@ def run_sweep(sweep: Sweep) -> int:
             write_searches(folder, load_searches(config.learning_rates))
         exit_code = launch(sweep, config, ledger)
         states = ledger.states()
-        report = write_report(folder)
-        print(comparison_text(load_runs(folder)))
+        report = write_report(folder, margin=config.verdict.margin)
+        print(comparison_text(load_runs(folder), config.verdict.margin))
         unfinished = [run for run, state in states.items() if state != "done"]
         if unfinished:
             print(f"{len(unfinished)} of {len(states)} jobs not done; the same command goes on with them")

@@ -43,7 +43,7 @@ def rows(runs, title):
 
 def test_the_verdict_is_on_the_test_split(tested):
     told = " ".join(comparison_text(load_runs(tested.sweep)).split())
-    assert "code: best is mamba 1.910" in told and "mamba beats dense by 0.100 ± 0.000" in told
+    assert "code: best is mamba 1.910" in told and "significantly worse dense 2.010" in told
     assert "bits per byte of the test text" in told and "Test loss after equal tokens" in told
 
 
@@ -88,15 +88,25 @@ def test_size_and_cost_are_told_of_every_architecture(tested):
     assert mamba["all"] == "2.05M" and mamba["time"] == "2m 34s"
 
 
-def test_every_pair_is_told_where_there_is_a_verdict(tested):
+def test_every_pair_has_its_interval_and_what_became_of_it(tested):
     language, code = rows(load_runs(tested.sweep), "Pairs")
-    assert (code["stage"], code["better"], code["other"], code["bits/byte"]) == (
-        "code",
-        "mamba",
-        "dense",
-        "0.100±0.000",
+    assert [code[name] for name in ("stage", "better", "other")] == ["code", "mamba", "dense"]
+    assert code["bits/byte"] == "0.100±0.029", "2.5% of Tukey's range of two is Student's t: 3.495 * 0.01 * (2 / 3)^0.5"
+    assert code["result"] == language["result"] == "significant"
+
+
+def test_a_pair_of_the_best_may_be_significant_by_that_alone_or_equivalent(builder):
+    for seed, noise in enumerate((-0.002, 0, 0.002)):
+        for name, level in {"dense": 2.028, "moe": 2.0, "mamba": 2.029, "hybrid": 3.0}.items():
+            builder.add(name, seed, level=level + noise * (4 if name == "moe" else 1) - 0.01 * seed, stages=("code",))
+    (pairs,) = (
+        each.table.rows for each in further_tables(load_runs(builder.sweep), margin=0.01) if each.title == "Pairs"
     )
-    assert code["apart"] == language["apart"] == "yes"
+    assert {(better, other): result for _, better, other, _, result in pairs} == {
+        ("moe", "dense"): "significant as best", ("moe", "mamba"): "significant as best",
+        ("moe", "hybrid"): "significant", ("dense", "mamba"): "equivalent",
+        ("dense", "hybrid"): "significant", ("mamba", "hybrid"): "significant",
+    }  # fmt: skip
 
 
 def test_nothing_evaluated_makes_no_further_table(four):

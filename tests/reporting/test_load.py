@@ -208,7 +208,7 @@ def test_what_a_sweep_varies_of_an_architecture_makes_architectures_to_compare(b
     (builder.sweep / "sweep.json").write_text(json.dumps({"jobs": builder.jobs}))
     runs = load_runs(builder.sweep)
     assert list(runs["architecture"]) == ["hybrid window=64"] * 3 + ["hybrid window=128"] * 3
-    assert any("hybrid window=64 beats hybrid window=128" in line for line in verdict_lines(runs))
+    assert any("best is hybrid window=64" in line and "worse hybrid window=128" in line for line in verdict_lines(runs))
 
 
 def test_a_setting_that_all_jobs_share_names_none():

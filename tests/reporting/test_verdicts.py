@@ -1,72 +1,13 @@
 import json
-import math
-import random
-from statistics import fmean, stdev
 
-import pytest
-
-from src.reporting import load_runs, verdict_lines, verdicts
-from src.reporting.verdicts import compare_paired, holm, mean_and_half_width, ranked_pairs
+from src.config import ReportConfig, VerdictConfig
+from src.report import report
+from src.reporting import comparison_text, load_runs, verdict_lines
+from src.reporting.verdicts import compare_headlines
 
 
-def verdict(builder) -> str:
-    return "\n".join(verdict_lines(load_runs(builder.sweep)))
-
-
-def test_the_paired_test_is_that_of_scipy():
-    stats = pytest.importorskip("scipy.stats")
-    draw = random.Random(2)
-    for n in (3, 4, 9):
-        first, second = ([draw.gauss(mean, 1) for _ in range(n)] for mean in (0.5, 0))
-        result = stats.ttest_rel(first, second)
-        found, interval = compare_paired(first, second), result.confidence_interval(0.95)
-        assert found.p == pytest.approx(result.pvalue)
-        assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(tuple(interval))
-        assert found.effect == pytest.approx(result.statistic / n**0.5)
-
-
-@pytest.mark.parametrize("n_seeds", [3, 5])
-def test_without_a_true_difference_a_win_is_declared_in_5_of_100_at_most(n_seeds: int):
-    """Four architectures alike, whose seeds share something: any win at all is a false one."""
-    draw = random.Random(n_seeds)
-    false = 0
-    for _ in range(1000):
-        shared = [draw.gauss(0, 1) for _ in range(n_seeds)]
-        values = {name: [common + draw.gauss(0, 0.3) for common in shared] for name in "abcd"}
-        false += any("beats" in line for line in verdicts._ranking_lines(values))
-    assert 10 <= false <= 50 + 2 * (1000 * 0.05 * 0.95) ** 0.5, "no more, and not never: it would see nothing"
-
-
-def test_the_interval_needs_three_values():
-    assert mean_and_half_width([1.0, 3.0]) == (2.0, None)
-    mean, half = mean_and_half_width([1.0, 2.0, 3.0])
-    assert mean == 2.0 and half == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
-
-
-def test_the_interval_covers_the_mean_in_about_95_of_100():
-    draw = random.Random(0)
-    hits = 0
-    for _ in range(400):
-        mean, half = mean_and_half_width([draw.gauss(5, 2) for _ in range(3)])
-        assert half is not None
-        hits += abs(mean - 5) <= half
-    assert 365 <= hits <= 395
-
-
-def test_the_paired_test_sees_through_what_seeds_share():
-    draw = random.Random(1)
-    base = [draw.gauss(0, 1) for _ in range(5)]
-    better = [value - 0.1 + draw.gauss(0, 0.01) for value in base]
-    found = compare_paired(base, better)
-    assert (
-        found.p < 0.001 and 0.05 < found.mean < stdev(base) and found.mean == pytest.approx(fmean(base) - fmean(better))
-    )
-    assert compare_paired(base, base) == (0, 0, 0, 1) and compare_paired([1, 2, 3], [2, 3, 4])[1:] == (0, -math.inf, 0)
-
-
-def test_holm_corrects_in_order():
-    corrected = holm({("a", "b"): 0.01, ("a", "c"): 0.04, ("b", "c"): 0.03})
-    assert corrected == pytest.approx({("a", "b"): 0.03, ("b", "c"): 0.06, ("a", "c"): 0.06})
+def verdict(builder, margin: float | None = None) -> str:
+    return "\n".join(verdict_lines(load_runs(builder.sweep), margin))
 
 
 def test_one_seed_gives_no_verdict(four):
@@ -82,34 +23,82 @@ def test_two_seeds_give_no_verdict(builder):
     assert "no verdict: 2 seeds; at least 3 are needed" in verdict(builder)
 
 
-def test_seeds_count_only_where_all_have_them(builder):
+def test_seeds_need_not_be_the_same_nor_equally_many(builder):
+    for seed in range(3):
+        builder.add("dense", seed, level=2.2)
+        builder.add("moe", seed + 1, level=2.0)
+    builder.add("dense", 9, level=2.1)
+    assert "best is moe" in verdict(builder) and "(3 to 4 seeds)" in verdict(builder)
+
+
+def test_the_architecture_with_too_few_seeds_is_named(builder):
     for seed in range(3):
         builder.add("dense", seed)
-        builder.add("moe", seed + 1)
-    assert "no verdict: 2 seeds in common; at least 3" in verdict(builder)
+    builder.add("moe", 0)
+    assert "no verdict: 1 seed of moe; at least 3 are needed" in verdict(builder)
 
 
-def test_three_seeds_name_the_best_and_those_behind(builder):
-    for seed in range(3):
-        builder.add("dense", seed, level=2.2 + 0.003 * seed)
-        builder.add("moe", seed, level=2.0)
+def add_levels(builder, levels: dict[str, tuple[float, ...]]) -> None:
+    """Add runs with these losses; the level less what `builder.add` adds for the seed."""
+    for architecture, values in levels.items():
+        for seed, value in enumerate(values):
+            builder.add(architecture, seed, level=value - 0.01 * seed)
+
+
+def test_three_seeds_name_the_best_and_those_significantly_worse(builder):
+    add_levels(builder, {"dense": (2.2, 2.213, 2.226), "moe": (2.0, 2.01, 2.02)})
     text = verdict(builder)
-    assert "nano: language: best is moe 0." in text and "behind it dense 0." in text and "(3 seeds)" in text
-    assert "nano: code: best is moe" in text and "Holm" in text
-    (line,) = [line for line in text.splitlines() if line.startswith("nano: language: moe beats dense by 0.")]
-    assert "bits per byte (3 seeds, p=" in line
+    assert "nano: language: best is moe 0.906 (sd 0.005); significantly worse dense 0.998 (sd 0.006) (3 seeds)" in text
+    assert "nano: code: best is moe" in text and "corrected for 2 headlines" in text and "Holm" not in text
 
 
-def test_differences_within_the_noise_are_indistinguishable(builder):
-    for seed, wobble in enumerate((0.05, -0.06, 0.02)):
-        builder.add("dense", seed, level=2.2 + wobble)
-        builder.add("moe", seed, level=2.2 - wobble)
-        builder.add("mamba", seed, level=3.0 + wobble)
+def test_differences_within_the_noise_name_no_best_and_the_seeds_that_decide(builder):
+    noisy = {"dense": (2.25, 2.14, 2.22), "moe": (2.15, 2.26, 2.18), "mamba": (3.05, 2.94, 3.02)}
+    add_levels(builder, noisy)
     text = verdict(builder)
-    assert "indistinguishable at the top" in text and "behind the first mamba" in text and "best is" not in text
-    assert "nano: language: 1 of 3 pairs is indistinguishable" in text
-    pairs = ranked_pairs(load_runs(builder.sweep))
-    assert [pair.is_apart for _, stage, pair in pairs if stage == "language"] == [False, True, True]
+    assert "language: no significant best; lowest mean moe" in text or "lowest mean dense" in text
+    assert "not significantly worse" in text and "; significantly worse mamba" in text and "best is" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("nano: language: no significant difference")]
+    assert "would decide a difference of 0.02 bits per byte (power 0.8): " in line and int(line.split()[-1]) > 10
+    pairs = compare_headlines(load_runs(builder.sweep))[0].comparison.pairs
+    assert [pair.is_significant for pair in pairs] == [False, True, True]
+
+
+def test_a_noisy_worse_mean_is_not_placed_above_a_steady_better_one(builder):
+    """Only its noise keeps the last from being significantly worse."""
+    levels = {"moe": 2.0, "dense": 2.5, "hybrid": 3.0}
+    steady = {name: tuple(level + step for step in (0, 0.01, 0.02, 0.03)) for name, level in levels.items()}
+    add_levels(builder, {**steady, "mamba": (2.1, 2.4, 2.7, 3.0)})
+    text = verdict(builder)
+    line = next(line for line in text.splitlines() if line.startswith("nano: language: no significant best"))
+    first, second, third = line.split("; ")[1:4]
+    assert first.startswith("lowest mean moe") and second.startswith("significantly worse dense")
+    assert third.startswith("worse in the mean, but too noisy to be significantly worse mamba")
+
+
+def test_unstable_architectures_are_named_with_their_seeds_and_not_averaged(builder):
+    names = {"dense": 2.2, "moe": 2.0, "hybrid": 2.4}
+    add_levels(builder, {name: tuple(level + step for step in (0, 0.01, 0.02)) for name, level in names.items()})
+    for seed, level in enumerate((1.9, 1.91, 2.9)):
+        builder.add("mamba", seed, level=level - 0.01 * seed)
+    text = verdict(builder)
+    assert "language: best of the stable is moe" in text
+    assert "unstable at this learning rate, so neither averaged nor ranked: mamba (0.857, 0.861, 1.307)" in text
+    row = next(line for line in comparison_text(load_runs(builder.sweep)).splitlines() if line.startswith("mamba"))
+    assert "unstable" in row and "0.857–1.307" in row and "±" not in row
+
+
+def test_equivalence_needs_a_margin_that_the_user_states(builder):
+    close = {name: tuple(2.0 + 0.001 * step for step in steps) for name, steps in (("a", (0, 1, 2)), ("b", (1, 0, 2)))}
+    add_levels(builder, close)
+    assert "equivalent" not in verdict(builder)
+    lines = verdict(builder, 0.02).splitlines()
+    assert report(ReportConfig(dir=str(builder.sweep), verdict=VerdictConfig(margin=0.02))) == 0
+    assert "within ±0.02 bits per byte" in (builder.sweep / "report" / "report.html").read_text("utf-8")
+    assert any("language: equivalent to a within 0.02 bits per byte: b" in line for line in lines)
+    assert not any("more seeds" in line for line in lines)
+    (line,) = [line for line in verdict(builder, 0.0001).splitlines() if "language: no significant difference" in line]
+    assert "a difference of 0.0001 bits per byte" in line
 
 
 def test_differing_contracts_are_listed_and_not_ranked(builder):
@@ -185,7 +174,7 @@ def add_all(builder, marks, levels, **contract):
 def test_each_budget_and_matching_rule_has_a_verdict_of_its_own(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "f", {"dense": 2.2, "mamba": 2.0}, budget="flops", stages="language 150 steps of dense in FLOPs")
-    add_all(builder, "m", {"dense": 2.0, "mamba": 2.0005}, match="total")
+    add_all(builder, "m", {"dense": 2.0, "mamba": 2.1}, match="total")
     lines = verdict(builder).split("\n")
     told = [line for line in lines if "code: best is" in line]
     assert [line.split(": ")[0] for line in told] == [

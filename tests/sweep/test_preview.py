@@ -71,3 +71,12 @@ def test_a_dry_run_has_the_name_of_the_run_itself() -> None:
     register(TrainConfig, "train")
     names = {run_name(compose_config(TrainConfig, "train", [f"dry_run={dry}"]), "f", None) for dry in (True, False)}
     assert len(names) == 1
+
+
+def test_what_a_report_says_of_a_run_does_not_change_its_name() -> None:
+    register(TrainConfig, "train")
+    names = {
+        run_name(compose_config(TrainConfig, "train", overrides), "f", None)
+        for overrides in ([], ["verdict.margin=0.02"])
+    }
+    assert len(names) == 1
