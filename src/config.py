@@ -453,6 +453,9 @@ class TrainConfig:
     total (all parameters), flops (needed per token at the training context); none: as written."""
     seed: int = 0
     """Initial weights, and the order of the data unless data_order_seed is given."""
+    seeds: str | None = None
+    """auto, for a sweep: seeds 0, 1 and 2 first, then more at looks that are fixed beforehand, until every headline of
+    the report is decided (src/reporting/statistics/sequential.py)."""
     data_order_seed: int | None = None
     """Order of the data alone; null: `seed`. With both, the two sources of variance can be told apart."""
     init_from: str | None = None

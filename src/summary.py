@@ -93,6 +93,7 @@ class Summary(TypedDict):
     stage: str
     data: str
     seed: int
+    data_order_seed: NotRequired[int | None]
     match: str
     match_residual: float
     solved: dict[str, Any]
@@ -190,6 +191,7 @@ def start_summary(
         "stage": config.stage.name,
         "data": config.data.name,
         "seed": config.seed,
+        "data_order_seed": config.data_order_seed,
         "match": config.match,
         "match_residual": match.residual,
         "solved": match.solved,

@@ -2,7 +2,7 @@
 
 import sys
 
-from src.compose import compose_config, expand_sweep, guarded, register, show
+from src.compose import Sweep, compose_config, expand_sweep, guarded, register, show
 from src.config import TrainConfig, UserError
 from src.overrides import SINGLE_RUN, as_argument, comma_hint, given_keys, hydra_flag, parse_arguments, quote_paths
 from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
@@ -23,17 +23,34 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{several}: several values make a sweep; add -m{comma_hint(several)}")
     if not is_sweep:
         check_single_run(arguments.overrides)
-    if compose_config(TrainConfig, "train", sweep.jobs[0]).dry_run:
+    config = compose_config(TrainConfig, "train", sweep.jobs[0])
+    is_job = SINGLE_RUN in arguments.overrides
+    looks = None if is_job or config.seeds is None else sweeps_of_looks(arguments.overrides, config.seeds, is_sweep)
+    sweeps = looks or [sweep]
+    if config.dry_run:
         from src.sweep.preview import preview
 
-        print(preview(sweep.jobs))
+        print(preview([each.jobs for each in sweeps]))
         return 0
     if is_sweep:
         refuse_torchrun("a sweep has a process of its own for each job")
         from src.sweep.launch import run_sweep
 
-        return run_sweep(sweep)
+        return run_sweep(sweeps)
     return train(arguments.overrides)
+
+
+def sweeps_of_looks(overrides: list[str], seeds: str, is_sweep: bool) -> list[Sweep]:
+    """Return the sweep as it is at each look of `seeds=auto`. Raises UserError where that cannot be."""
+    from src.reporting.statistics.sequential import LOOKS
+
+    if seeds != "auto":
+        raise UserError(f"seeds={seeds}: must be auto; for seeds of your choice give seed=0,1,2")
+    if not is_sweep:
+        raise UserError("seeds=auto: is for sweeps; add -m")
+    if "seed" in given_keys(overrides):
+        raise UserError("seeds=auto: chooses the seeds; leave out seed")
+    return [expand_sweep("train", TrainConfig, [*overrides, f"seed={','.join(map(str, range(n)))}"]) for n in LOOKS]
 
 
 def check_single_run(overrides: list[str]) -> None:

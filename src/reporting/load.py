@@ -36,9 +36,11 @@ ABOVE_FLOOR = "above_floor_bits_per_byte"
 
 BRANCH_OF = "branch_of"
 """The stage that a stage is a branch of: it has the result of a smaller budget. Only branches have the column."""
+REPLICATES = ("data_order_seed", "look")
+"""Besides the seed: that of the order of the data where it is another, and the look of `seeds=auto`, counted from 0."""
 ACCOUNTED = ("active_non_embedding_params", "train_flops_per_token", "state_bytes")
-MORE_COLUMNS = (*ACCOUNTED, "match", "match_residual", "solved", "device", "threads", "precision")
-INTEGERS = ("seed", "tokens", "peak_memory_bytes", "skipped_steps", "threads")
+MORE_COLUMNS = (*ACCOUNTED, "match", "match_residual", "solved", "device", "threads", "precision", *REPLICATES)
+INTEGERS = ("seed", *REPLICATES, "tokens", "peak_memory_bytes", "skipped_steps", "threads")
 NUMBERS = (*RESULTS, *ACCOUNTED[1:], *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
 POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 
@@ -64,6 +66,8 @@ class _Found:
     """What jobs/<run>.json says; None outside a sweep and for a job that never started."""
     variant: str = ""
     """What the sweep varies of its architecture."""
+    look: Any = None
+    """What sweep.json says of a look of `seeds=auto`."""
 
 
 def load_runs(directory: str | Path) -> pd.DataFrame:
@@ -216,7 +220,7 @@ def _sweep_runs(directory: Path) -> list[_Found]:
         place = run_path(directory, job.get("run"), job.get("run_dir"))
         ledger_file = directory / "jobs" / f"{place.name}.json"
         ledger = as_dict(read_or_none(ledger_file)) if ledger_file.exists() else None
-        found.append(_Found(place.name, place, job, ledger, label))
+        found.append(_Found(place.name, place, job, ledger, label, as_dict(sweep).get("look")))
     if not found:
         raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
     return found
@@ -229,6 +233,7 @@ def _row(found: _Found) -> Record:
     if found.variant:
         row["architecture"] = f"{row['architecture']} {found.variant}"
     row["seed"] = as_number(summary.get("seed", found.planned.get("seed")))
+    row["data_order_seed"], row["look"] = as_number(summary.get("data_order_seed")), as_number(found.look)
     row["status"], row["error"] = _status(found, summary, problem)
     accounting, final = as_dict(summary.get("accounting")), as_dict(summary.get("final"))
     row.update({key: as_number(accounting.get(key)) for key in (*PARAMETERS, *ACCOUNTED)})

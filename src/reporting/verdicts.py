@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from src.contract import SPEED_KEYS, comparable_groups, differences
+from src.reporting.costs import cost_line
 from src.reporting.load import split_of, stage_names, to_records
 from src.reporting.statistics.comparison import (
     LEVEL,
@@ -24,6 +25,7 @@ from src.reporting.statistics.comparison import (
     mean_and_half_width,
 )
 from src.reporting.statistics.sample_size import POWER, seeds_needed
+from src.reporting.statistics.sequential import LOOKS, share_of_look
 from src.reporting.values import Record
 from src.units import NOTHING
 
@@ -77,8 +79,16 @@ class Group:
         return members
 
     def has_twins(self) -> bool:
-        """Whether an architecture has two runs of the same seed: then they differ by more than the seed."""
-        return any(len({run["seed"] for run in members}) < len(members) for members in self.by_architecture().values())
+        """Whether an architecture has two runs of the same seeds: then they differ by more than the seeds."""
+        seeds = [
+            [(run["seed"], run.get("data_order_seed")) for run in runs] for runs in self.by_architecture().values()
+        ]
+        return any(len(set(pairs)) < len(pairs) for pairs in seeds)
+
+    @property
+    def search_differences(self) -> str:
+        """What its learning rates were searched for, where that is not these runs."""
+        return str(self.runs[0]["contract"].get("search_differences") or "")
 
 
 def ranking_groups(records: Sequence[Record]) -> list[Group]:
@@ -145,14 +155,33 @@ def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
         for group in ranking_groups(records)
         if _refusal(group) is None
     ]
-    n = sum(len(values) for _, values in found)
+    n, share = sum(len(values) for _, values in found), _level_share(records)
     compared = [
         (group, stage, comparison)
         for group, values in found
-        for stage, comparison in zip(values, compare_stages(list(values.values()), n), strict=True)
+        for stage, comparison in zip(values, compare_stages(list(values.values()), n / share), strict=True)
     ]
     corrected = correct_for_headlines([comparison for *_, comparison in compared])
-    return [Headline(*each, p) for each, p in zip(compared, corrected, strict=True)]
+    return [Headline(*each, min(1.0, p / share)) for each, p in zip(compared, corrected, strict=True)]
+
+
+def is_decided(runs: pd.DataFrame, margin: float | None = None) -> bool:
+    """Whether each headline names a best, or finds all that is not significant equivalent within the margin."""
+    headlines = compare_headlines(runs)
+    return bool(headlines) and all(
+        headline.has_best
+        or all(
+            pair.is_significant or (margin is not None and pair.is_equivalent(margin))
+            for pair in headline.comparison.behind_leader()
+        )
+        for headline in headlines
+    )
+
+
+def _level_share(records: Sequence[Record]) -> float:
+    """Return the share of the level that this report may spend: less than all at a look of `seeds=auto`."""
+    looks = {int(record["look"]) for record in records if record.get("look") is not None}
+    return min((share_of_look(look) for look in looks if look < len(LOOKS)), default=1.0)
 
 
 def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
@@ -175,7 +204,11 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
                 found = [f"no verdict: some runs have no {SPLITS[split]} loss"]
             else:
                 found = _headline_lines(headline, margin, len(headlines))
+                if group.search_differences:
+                    found[0] += " (rates searched for other settings)"
             lines += [f"{group.title}: {stage}: {line}" for line in found]
+        if cost := cost_line(group.by_architecture()):
+            lines.append(f"{group.title}: {cost}")
     if not groups:
         lines.append("no verdict: no run is finished")
     for size in dict.fromkeys(group.size for group in groups):
@@ -188,6 +221,9 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
         correction = f"corrected for {n} headlines (Hochberg), " if n > 1 else ""
         both = f" and {n} headlines (Bonferroni)" if n > 1 else ""
         lines.append(METHOD.format(split=SPLITS[split], correction=correction, headlines=both))
+        if (share := _level_share(records)) < 1:
+            looks = ", ".join(map(str, LOOKS))
+            lines.append(f"seeds=auto: looks at {looks} seeds share the 5%; this one is tested at {LEVEL * share:.2%}.")
     return lines
 
 

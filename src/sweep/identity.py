@@ -14,6 +14,7 @@ NOT_DECIDING = (
     "tracking",
     "launcher",
     "sweep",
+    "seeds",
     "evaluation",
     "verdict",
     "data",

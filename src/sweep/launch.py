@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from src.compose import Sweep
 from src.config import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.overrides import SINGLE_RUN, explain, quote
 from src.reporting import comparison_text, load_runs, write_report
+from src.reporting.statistics.sequential import LOOKS
+from src.reporting.verdicts import is_decided
 from src.runtime.errors import first_line
 from src.runtime.files import file_lock, refuse_links
 from src.runtime.signals import stop_signal
@@ -28,15 +30,29 @@ from src.sweep.rates import load_searches, write_searches
 from src.training.stage import shared_tokens, stage_tokens
 
 
-def run_sweep(sweep: Sweep) -> int:
+def run_sweep(sweeps: Sequence[Sweep]) -> int:
     """Run the jobs of a sweep that are not done, write the report, and return 0 only if every job is done.
+
+    sweeps: the sweep at each look of `seeds=auto`, of which the later ones run only as long as the report decides
+    nothing; else the only one.
 
     Raises:
         UserError: a job's configuration is wrong, or the same sweep is running already; nothing has been started then.
     """
-    plans = plan_runs(sweep.jobs)
-    folder, config = _sweep_folder(plans), plans[0].config
-    with opened(folder, config.sweep_name, plans, sweep.jobs) as ledger:
+    folder: Path | None = None
+    for look, sweep in enumerate(sweeps):
+        plans = plan_runs(sweep.jobs)
+        folder = folder or _sweep_folder(plans)  # further looks belong to the same sweep
+        exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None)
+        if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
+            return exit_code
+        print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
+    raise AssertionError("the last look returns")
+
+
+def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -> int:
+    config = plans[0].config
+    with opened(folder, config.sweep_name, plans, sweep.jobs, look) as ledger:
         if config.learning_rates:
             write_searches(folder, load_searches(config.learning_rates))
         exit_code = launch(sweep, config, ledger)
@@ -51,12 +67,17 @@ def run_sweep(sweep: Sweep) -> int:
 
 
 @contextmanager
-def opened(folder: Path, name: str, plans: list[Plan], jobs: list[list[str]]) -> Iterator[Ledger]:
-    """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does."""
+def opened(
+    folder: Path, name: str, plans: list[Plan], jobs: list[list[str]], look: int | None = None
+) -> Iterator[Ledger]:
+    """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does.
+
+    look: of `seeds=auto`, from 0.
+    """
     ledger = Ledger(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
         refuse_links(folder, ".submitit")  # what the Slurm launcher writes
-        ledger.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)])
+        ledger.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
         print(f"Sweep: {len(plans)} jobs, {folder}")
         yield ledger
 

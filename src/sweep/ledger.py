@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from src.config import UserError
 from src.runtime.records import child_path, read_record, run_path, write_record
@@ -46,6 +46,8 @@ class SweepRecord(TypedDict):
     format_version: Literal[1]
     name: str
     started: float
+    look: NotRequired[int]
+    """Of `seeds=auto`, from 0: the report is tested at the level of this look."""
     jobs: list[Job]
 
 
@@ -65,11 +67,10 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def open(self, name: str, jobs: list[Job]) -> None:
-        write_record(
-            self.folder / "sweep.json",
-            {"format_version": 1, "name": name, "started": time.time(), "jobs": [asdict(job) for job in jobs]},
-        )
+    def open(self, name: str, jobs: list[Job], look: int | None = None) -> None:
+        record: dict[str, Any] = {"format_version": 1, "name": name, "started": time.time()}
+        record |= {} if look is None else {"look": look}
+        write_record(self.folder / "sweep.json", record | {"jobs": [asdict(job) for job in jobs]})
         (self.folder / "jobs").mkdir(exist_ok=True)
 
     def jobs(self) -> list[Job]:

@@ -49,14 +49,22 @@ class _Job:
         return None if self.tokens_per_second is None else self.tokens / self.tokens_per_second
 
 
-def preview(jobs: list[list[str]]) -> str:
-    """Describe the jobs of a command line. Raises: UserError for what the command itself would refuse."""
+def preview(looks: list[list[list[str]]]) -> str:
+    """Describe the jobs of a command line: those of each look of `seeds=auto`, else of the only one.
+
+    Raises: UserError for what the command itself would refuse.
+    """
+    jobs = looks[-1]
     checked = check_jobs(jobs)
     finished = list(_finished_runs({Path(config.output_root).expanduser() for config, _ in checked}))
     found = [_look(config, init, finished) for config, init in show_progress(checked, "Looking at jobs")]
     names = varying(jobs) if len(jobs) > 1 else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
     refuse_twins([job.run or name for job, name in zip(found, names, strict=True)])
-    return "\n".join([*_table(found, names), "", *_total(found), "", *_fairness(found, names, jobs)])
+    total = _total(found)
+    if len(looks) > 1:
+        first = [job for job, overrides in zip(found, jobs, strict=True) if overrides in looks[0]]
+        total = [f"At the first look: {_total(first)[0].removeprefix('Total: ')}", f"At most: {total[0]}", *total[1:]]
+    return "\n".join([*_table(found, names), "", *total, "", *_fairness(found, names, jobs)])
 
 
 def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Summary]) -> _Job:

@@ -92,7 +92,7 @@ def tune(overrides: list[str]) -> int:
 
 def _check(settings: TuneSettings, given: set[str]) -> None:
     """Raise UserError for what cannot be."""
-    for key in ("optimizer.learning_rate", "seed", "learning_rates"):
+    for key in ("optimizer.learning_rate", "seed", "seeds", "learning_rates"):
         if key in given:
             raise UserError(f"{key}: is what tune chooses (tune.seeds are its seeds); leave it out")
     if settings.warmup and "schedule.warmup_steps" in given:

@@ -80,7 +80,7 @@ class Comparison:
 
 
 def compare_architectures(
-    values: Values, n_headlines: int = 1, level: float = LEVEL, unstable: Collection[str] | None = None
+    values: Values, n_headlines: float = 1, level: float = LEVEL, unstable: Collection[str] | None = None
 ) -> Comparison:
     """Compare two architectures or more in one of the headlines of a report, each with at least MIN_SEEDS seeds.
 
@@ -94,7 +94,7 @@ def compare_architectures(
     return Comparison(stable, left_out, _p_best(stable), _simultaneous(stable, level / n_headlines))
 
 
-def compare_stages(stages: Sequence[Values], n_headlines: int) -> list[Comparison]:
+def compare_stages(stages: Sequence[Values], n_headlines: float) -> list[Comparison]:
     """Compare the same runs after each of their stages: a run that is unstable in one stage is so in all.
 
     If that would leave fewer than two architectures, each stage is judged by itself.

@@ -1,0 +1,60 @@
+"""`seeds=auto`: looks and levels that are fixed beforehand, and a sweep that adds seeds until its report is decided."""
+
+from pathlib import Path
+
+import pytest
+
+from src.reporting.statistics.sequential import LOOKS, share_of_look
+from src.runtime.files import read_json
+from src.sweep import launch
+from tests.integration import tiny
+
+FAST = ("training.max_steps=1", "stage.stages.language.prompts=[]", "evaluation.enabled=false", "seeds=auto")
+
+
+def sweep(data: Path, root: Path, *more: str) -> int:
+    return tiny.train_main(["-m", *tiny.command_line(data, root, "architecture=dense,mamba", *FAST, *more)])
+
+
+def test_the_looks_together_spend_the_level_of_one_report() -> None:
+    shares = [share_of_look(look) for look in range(len(LOOKS))]
+    assert sum(shares) == pytest.approx(1.0) and all(share > 0 for share in shares)
+    assert shares[0] == pytest.approx(0.497, abs=1e-3), "ln(1 + (e - 1) 3/8)"
+    assert list(LOOKS) == sorted(set(LOOKS)) and LOOKS[0] >= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["seeds=auto"], "seeds=auto: is for sweeps; add -m"),
+        (["-m", "seeds=auto", "seed=0,1"], "seeds=auto: chooses the seeds; leave out seed"),
+        (["-m", "seeds=4"], "seeds=4: must be auto; for seeds of your choice give seed=0,1,2"),
+    ],
+)
+def test_mistakes(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.train_main(arguments) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_the_dry_run_prices_the_first_look_and_the_last(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(data, tmp_path, "dry_run=true") == 0
+    out = capsys.readouterr().out
+    assert f"At the first look: {2 * LOOKS[0]} jobs" in out and f"At most: Total: {2 * LOOKS[-1]} jobs" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_are_added_until_the_report_is_decided(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Decided at the second look: the third is not begun; the same command finds all done."""
+    answers = [False, True, False, True]
+    monkeypatch.setattr(launch, "is_decided", lambda runs, margin: answers.pop(0))
+    assert sweep(data, tmp_path) == 0
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * LOOKS[1] and read_json(folder / "sweep.json")["look"] == 1
+    assert f"Not decided with {LOOKS[0]} seeds; going on to {LOOKS[1]}" in capfd.readouterr().out
+    assert sweep(data, tmp_path) == 0 and not answers
+    assert "Stage language" not in capfd.readouterr().out
+    assert [folder] == list((tmp_path / "sweeps").iterdir())
