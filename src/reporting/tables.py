@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
@@ -286,7 +287,12 @@ def reference_losses(record: Record, stage: str) -> dict[str, tuple[float, float
 
 def _widths(table: Table) -> list[int]:
     cells = zip(*([column.name for column in table.columns], *table.rows, *table.references), strict=True)
-    return [max(map(len, column)) for column in cells]
+    widths = [max(map(len, column)) for column in cells]
+    for group, members in groupby(range(len(widths)), key=lambda index: table.columns[index].group):
+        first, *others = members
+        span = sum(widths[first : first + 1 + len(others)]) + 2 * len(others)
+        widths[first] += max(0, len(group) + 2 * bool(others) - span)  # the heading needs room over its columns
+    return widths
 
 
 def _width(table: Table) -> int:

@@ -132,3 +132,12 @@ def test_a_table_of_nothing_yet(builder):
     builder.plan("dense-nano-full-s0-0000abcd", "dense")
     text = comparison_text(load_runs(builder.sweep))
     assert "pending" in text and "no verdict: no run is finished" in text and "unigram" not in text
+
+
+def test_a_heading_over_a_single_column_is_shown_whole(builder):
+    builder.add("dense", stages=("language", "language_sixteenth_of_the_budget"))
+    text = comparison_text(load_runs(builder.sweep))
+    heads, body = text.splitlines()[2:4]
+    name = " language_sixteenth_of_the_budget "
+    assert name in heads and body.startswith("architecture")
+    assert body[: heads.index(name) + len(name)].endswith("bits/byte")
