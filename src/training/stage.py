@@ -28,6 +28,12 @@ class StagePlan:
     """Steps that the origin of a branch has trained before the branch begins; 0 for every other stage."""
     branches: Mapping[str, int] = field(default_factory=dict[str, int])
     """The branches of this stage, and the step after which each begins."""
+    branch_of: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The stage whose random numbers this one draws: a branch those of the stage that it is a branch of."""
+        return self.branch_of or self.name
 
 
 def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
@@ -51,6 +57,7 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
             for other, branch in config.stage.stages.items()
             if branch.branch_of == name
         },
+        branch_of=stage.branch_of,
     )
 
 

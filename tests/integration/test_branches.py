@@ -24,7 +24,10 @@ STEPS, QUARTER, WARMUP = 48, 12, 3
 PART = "language_quarter"
 BRANCHES = ("stage=language_budgets", "stage.stages.language_sixteenth.budget_share=0.125")
 COMMON = ("training.checkpoint_every=3", "training.eval_every=4", "schedule=wsd", "schedule.decay_fraction=0.5")
-SETTINGS = (*COMMON, f"training.max_steps={STEPS}", f"schedule.warmup_steps={WARMUP}", "evaluation.enabled=false")
+SETTINGS = (
+    *(*COMMON, "training.dropout=0.1", "evaluation.enabled=false"),
+    *(f"training.max_steps={STEPS}", f"schedule.warmup_steps={WARMUP}"),
+)
 
 
 def trained(data: Path, root: Path, *more: str) -> Path:
@@ -62,13 +65,13 @@ def equal(one: Any, other: Any) -> bool:
 @pytest.fixture(scope="module", params=["dense", "moe"])
 def runs(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run with a branch, the same without, and one of the branch's budget."""
-    root, architecture = tmp_path_factory.mktemp("branches"), f"architecture={request.param}"
+    root, architecture = tmp_path_factory.mktemp("branches"), [f"architecture={request.param}"]
     if request.param == "moe":
-        architecture += "  architecture.router_bias_rate=0.01"
+        architecture.append("architecture.router_bias_rate=0.01")
     return {
-        "branched": trained(data, root / "branched", *BRANCHES, *architecture.split()),
-        "plain": trained(data, root / "plain", *architecture.split()),
-        "short": trained(data, root / "short", f"training.max_steps={QUARTER}", *architecture.split()),
+        "branched": trained(data, root / "branched", *BRANCHES, *architecture),
+        "plain": trained(data, root / "plain", *architecture),
+        "short": trained(data, root / "short", f"training.max_steps={QUARTER}", *architecture),
     }
 
 
