@@ -269,7 +269,7 @@ class ScheduleConfig:
     name: str = MISSING
     """cosine, linear (both decay from the warm-up on), or wsd (warm-up, stable, linear decay)."""
     warmup_steps: int | None = None
-    """null: a twentieth of the stage."""
+    """null: a twentieth of the stage, but at least 100 steps, and at most a third of the stage."""
     searched: bool = False
     """Whether `learning_rates` has chosen the warm-up; set by it."""
     min_ratio: float = 0.1

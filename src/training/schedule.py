@@ -22,8 +22,15 @@ def _wsd(progress: float, config: ScheduleConfig) -> float:
 SCHEDULES: dict[str, Callable[[float, ScheduleConfig], float]] = {"cosine": _cosine, "linear": _linear, "wsd": _wsd}
 
 
+LEAST_WARMUP = 100
+"""Steps: attention that is warmed up for fewer ends well above what its learning rate allows (docs/RESULTS.md)."""
+
+
 def warmup_steps(total: int, config: ScheduleConfig) -> int:
-    return config.warmup_steps if config.warmup_steps is not None else total // 20
+    """Return the steps of the warm-up of a stage: as given, or a twentieth, at least 100, at most a third of it."""
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    return max(total // 20, min(LEAST_WARMUP, total // 3))
 
 
 def learning_rate_factor(step: int, total: int, config: ScheduleConfig) -> float:

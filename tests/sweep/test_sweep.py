@@ -213,4 +213,4 @@ def test_a_job_takes_the_threads_that_it_is_given(data: Path, tmp_path: Path, mo
     folder = tmp_path / "sweeps" / "by-hand"
     with opened(folder, "by-hand", [plan], [open_threads]) as ledger:
         assert isolation.run_job(ledger, ledger.jobs()[0], plan.config.sweep, threads=1) == 0
-    assert read_json(plan.folder / "summary.json")["contract"]["threads"] == 1
+    assert read_json(plan.folder / "summary.json")["contract"]["runtime.threads"] == 1

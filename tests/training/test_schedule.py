@@ -50,8 +50,9 @@ def test_wsd_is_level_and_then_straight() -> None:
 
 
 def test_the_warm_up_is_a_twentieth_unless_told_otherwise() -> None:
-    assert warmup_steps(400, ScheduleConfig(name="cosine")) == 20
-    assert warmup_steps(19, ScheduleConfig(name="cosine")) == 0
+    steps = (2, 30, 195, 300, 1000, 2000, 4000)
+    found = [warmup_steps(total, ScheduleConfig(name="cosine")) for total in steps]
+    assert found == [0, 10, 65, 100, 100, 100, 200]
     assert warmup_steps(400, ScheduleConfig(name="cosine", warmup_steps=0)) == 0
     assert warmup_steps(400, ScheduleConfig(name="cosine", warmup_steps=7)) == 7
 
