@@ -63,7 +63,8 @@ def preview(looks: list[list[list[str]]]) -> str:
     total = _total(found)
     if len(looks) > 1:
         first = [job for job, overrides in zip(found, jobs, strict=True) if overrides in looks[0]]
-        total = [f"At the first look: {_total(first)[0].removeprefix('Total: ')}", f"At most: {total[0]}", *total[1:]]
+        least, most = (lines[0].removeprefix("Total: ") for lines in (_total(first), total))
+        total = [f"At the first look: {least}", f"At most: {most}", *total[1:]]
     return "\n".join([*_table(found, names), "", *total, "", *_fairness(found, names, jobs)])
 
 

@@ -41,7 +41,7 @@ def test_the_dry_run_prices_the_first_look_and_the_last(
 ) -> None:
     assert sweep(data, tmp_path, "dry_run=true") == 0
     out = capsys.readouterr().out
-    assert f"At the first look: {2 * LOOKS[0]} jobs" in out and f"At most: Total: {2 * LOOKS[-1]} jobs" in out
+    assert f"At the first look: {2 * LOOKS[0]} jobs" in out and f"At most: {2 * LOOKS[-1]} jobs" in out
     assert not (tmp_path / "runs").exists()
 
 
