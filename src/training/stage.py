@@ -62,9 +62,15 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
 
 
 def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:
-    """Return the schedule of a stage with its warm-up in steps; a branch has the warm-up of its origin."""
-    origin = stage if stage.branch_of is None else config.stage.stages[stage.branch_of]
-    return replace(config.schedule, warmup_steps=warmup_steps(_whole_steps(config, origin), config.schedule))
+    """Return the schedule of a stage with its warm-up in steps.
+
+    A stage and its branches have one warm-up: by default that of the smallest of their budgets.
+    """
+    stages = config.stage.stages
+    origin = stage if stage.branch_of is None else stages[stage.branch_of]
+    branches = [other for other in stages.values() if other.branch_of and stages[other.branch_of] is origin]
+    least = min(_count_steps(config, each) for each in (origin, *branches))
+    return replace(config.schedule, warmup_steps=warmup_steps(least, config.schedule))
 
 
 def stage_tokens(config: TrainConfig) -> dict[str, int]:

@@ -161,9 +161,10 @@ def test_a_branch_has_the_warm_up_of_its_origin_and_begins_where_the_rate_first_
     stages = config.stage.stages
     quarter = plan_stage(config, "language_quarter", stages["language_quarter"], 0)
     schedule = stage_schedule(config, stages["language_quarter"])
-    assert quarter.steps == 400 and schedule.warmup_steps == warmup_steps(1600, config.schedule)
+    assert quarter.steps == 400 and schedule.warmup_steps == warmup_steps(100, config.schedule), "of the sixteenth"
+    assert stage_schedule(config, stages["language"]) == schedule
     factors = [learning_rate_factor(step, 400, schedule) for step in range(400)]
-    whole = [learning_rate_factor(step, 1600, config.schedule) for step in range(400)]
+    whole = [learning_rate_factor(step, 1600, schedule) for step in range(400)]
     first = quarter.first_step
     assert factors[:first] == whole[:first] and factors[first] < 1 == whole[first]
     assert plan_stage(config, "language", stages["language"], 0).branches["language_quarter"] == first

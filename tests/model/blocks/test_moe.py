@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from src.model.blocks.base import BlockOutput
 from src.model.blocks.moe import MoE
 from src.model.build import build_model
 from tests.contract.small import random_tokens, small_spec
@@ -86,8 +85,8 @@ def steer(block: MoE, experts: list[list[int]]) -> torch.Tensor:
     return x
 
 
-def once_balanced(block: MoE, x: torch.Tensor) -> BlockOutput:
-    """Return what the block gives back once it knows how it has chosen for x."""
+def once_balanced(block: MoE, x: torch.Tensor) -> Any:
+    """Return what the block gives back (BlockOutput) once it knows how it has chosen for x."""
     load = block(x).expert_load
     block.update_balance(load, torch.tensor(1.0))
     return block(x)
