@@ -44,7 +44,10 @@ def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[
     return said.err.removeprefix("error: ").strip()
 
 
-ARCHITECTURES = "dense, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe, moe_hybrid"
+ARCHITECTURES = (
+    "dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe, "
+    "moe_hybrid, window_attention"
+)
 TRAIN = [
     ("training.seqlen=64", "training.seqlen: no such setting; did you mean training.seq_len?"),
     ("seed=abc", "seed=abc: must be of type integer"),

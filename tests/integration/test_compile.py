@@ -15,7 +15,7 @@ from tests.integration.torture import differences
 def decided(folder: Path) -> bool:
     """Return what the run says of compiling, everywhere the same."""
     found = read_yaml(folder / "config.yaml", "runtime")["runtime"]["compile"]
-    assert read_json(folder / "summary.json")["contract"]["compile"] == found
+    assert read_json(folder / "summary.json")["contract"]["runtime.compile"] == found
     return found
 
 

@@ -108,7 +108,7 @@ def test_the_recipe_in_small(prepared: Path, tmp_path: Path, capsys: pytest.Capt
     assert "does not fill a window: only its validation loss is reported" in capsys.readouterr().out
     summary = read_json(run / "summary.json")
     assert summary["stages"]["language"]["val_bits_per_byte"] is not None
-    assert summary["contract"]["dropout"] == 0.1
+    assert summary["contract"]["training.dropout"] == 0.1
     spec = read_checkpoint(run / "checkpoints" / "language" / "last").spec
     assert spec.tie_embeddings and spec.vocab_size < 80
     assert guarded(lambda: evaluate.main([f"run={run}", "device=cpu", "rerun=true"])) == 0

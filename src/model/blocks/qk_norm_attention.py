@@ -45,9 +45,10 @@ def cost(spec: ModelSpec, context_len: int) -> Cost:
 
 
 def kept_activations(spec: ModelSpec, context_len: int) -> Activations:
-    """Add what the norms keep of queries and keys to attention."""
+    """Add what the norms keep of queries and keys to attention; without rotary positions both input and output."""
     plain = activations.attention(spec, context_len)
-    return replace(plain, kept=plain.kept + 4 * spec.d_model + 2 * spec.n_heads)
+    copies = 2 if spec.position == "rope" else 4
+    return replace(plain, kept=plain.kept + copies * spec.d_model + 2 * spec.n_heads)
 
 
 KIND = Kind("qk_norm_attention.QKNormAttention", cost, (), kept_activations)
