@@ -208,7 +208,7 @@ def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> Non
         ("training=5", "training=5: is a section; set one of its keys, as in training.KEY=VALUE"),
         (
             "architecture=mixtral",
-            "no such choice; there are dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe",
+            "no such choice; there are dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba",
         ),
         ("size=huge", "size=huge: no such choice; there are large, medium, micro, mini, nano, tiny, xlarge"),
         ("+experiment=nope", "experiment=nope: no such choice; there are compare_active"),
