@@ -81,7 +81,7 @@ def test_greedy_text_is_that_of_transformers(case: str, use_cache: bool, transfo
     if use_cache and not any("attention" in kind for kind in BLOCKS[case][1]):
         pytest.skip("transformers cannot do this; the exported configuration says use_cache false")
     spec = spec_of(case)
-    model = model_of(spec, seed=2)
+    model = model_of(spec, seed=3)
     theirs = load(transformers, exported(tmp_path / "out", model))
     prompt = tokens_of(spec, 1, 30, seed=1)
     ours = list(generate(model, prompt[0].tolist(), SamplingConfig(max_new_tokens=45, temperature=0)))
