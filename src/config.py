@@ -457,7 +457,7 @@ class TrainConfig:
     """auto, for a sweep: seeds 0, 1 and 2 first, then more at looks that are fixed beforehand, until every headline of
     the report is decided (src/reporting/statistics/sequential.py)."""
     data_order_seed: int | None = None
-    """Order of the data alone; null: `seed`. With both, the two sources of variance can be told apart."""
+    """Order of the data alone; null: `seed`. With both, the two sources of variance can be separated."""
     init_from: str | None = None
     """A finished run (or one of its checkpoints) to start from; it decides the architecture, size and recipe."""
     learning_rates: list[str] = field(default_factory=list[str])

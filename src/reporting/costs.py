@@ -1,9 +1,8 @@
 """What each architecture of a comparison costs beside the reference: no matching rule makes all of it equal."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
-from src.reporting.values import Record
+from src.reporting.values import Record, mean_value
 
 REFERENCE = "dense"
 COSTS = {
@@ -22,19 +21,14 @@ def cost_line(members: Mapping[str, Sequence[Record]]) -> str | None:
     state per sequence at the training context; memory at its peak in training, so that it needs equal micro batches.
     """
     reference = REFERENCE if REFERENCE in members else next(iter(members))
-    before = {key: _mean(members[reference], key) for key in COSTS}
+    before = {key: mean_value(members[reference], key) for key in COSTS}
     parts: list[str] = []
     for name, runs in members.items():
         ratios = [
             f"{word} x{value / base:.2f}"
             for key, word in COSTS.items()
-            if (base := before[key]) and (value := _mean(runs, key)) is not None
+            if (base := before[key]) and (value := mean_value(runs, key)) is not None
         ]
         if name != reference and ratios:
             parts.append(f"{name} {', '.join(ratios)}")
     return f"cost against {reference}: {'; '.join(parts)}" if parts else None
-
-
-def _mean(runs: Sequence[Record], key: str) -> float | None:
-    values = [run[key] for run in runs if run.get(key) is not None]
-    return fmean(values) if values else None

@@ -13,8 +13,8 @@ import pandas as pd
 from src.reporting.documents import DocumentLosses, difference_over_documents, losses_of
 from src.reporting.load import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
 from src.reporting.problems import Problems
-from src.reporting.tables import Column, Table, Titled, mean_value
-from src.reporting.values import Record
+from src.reporting.tables import Column, Table, Titled
+from src.reporting.values import Record, known_values, mean_value
 from src.reporting.verdicts import SPLITS, compare_headlines, ranking_groups, show_mean
 from src.units import NOTHING, show_bytes, show_count, show_flops, show_time
 
@@ -140,7 +140,7 @@ def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> 
     rows: list[list[str]] = []
     for group in groups:
         found = {
-            architecture: [_known(members, f"{stage}/{split}_bits_per_byte") for stage in stages]
+            architecture: [known_values(members, f"{stage}/{split}_bits_per_byte") for stage in stages]
             for architecture, members in group.by_architecture().items()
         }
         best = [min((fmean(own) for own in column if own), default=0.0) for column in zip(*found.values(), strict=True)]
@@ -157,10 +157,6 @@ def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> 
         "least mean of the same budget."
     )
     return Titled(f"Gap by budget: {origin}", Table(columns, rows, []), note)
-
-
-def _known(members: Sequence[Record], key: str) -> list[float]:
-    return [run[key] for run in members if run.get(key) is not None]
 
 
 def _scripts(runs: pd.DataFrame) -> Titled:

@@ -9,13 +9,12 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
 
 from src.reporting.load import ABOVE_FLOOR, split_of, stage_names, to_records
-from src.reporting.values import Record
+from src.reporting.values import Record, known_values, mean_value
 from src.reporting.verdicts import (
     BUDGETS,
     SPLITS,
@@ -238,16 +237,10 @@ def _mean_rows(
     return [*(Column("", name) for name in head), *results.values(), *_MEASURES], rows
 
 
-def mean_value(members: list[Record], key: str) -> float | None:
-    """Return the mean over the runs that have a value."""
-    values = [run[key] for run in members if run[key] is not None]
-    return fmean(values) if values else None
-
-
 def _mean(members: list[Record], key: str, interval: bool) -> str:
     if not interval:
         return _number(mean_value(members, key))
-    return show_mean([run[key] for run in members if run[key] is not None])
+    return show_mean(known_values(members, key))
 
 
 def _references(records: list[Record], stages: list[str]) -> list[tuple[str, dict[tuple[str, str], str]]]:

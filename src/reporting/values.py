@@ -1,7 +1,9 @@
 """Values from files that anybody may have written, half written or edited: what is not as it should be is nothing."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 from src.config import UserError
@@ -37,6 +39,17 @@ def as_list(value: Any) -> list[Any]:
 
 def as_numbers(value: Any) -> dict[str, float | None]:
     return {key: as_number(item) for key, item in as_dict(value).items()}
+
+
+def known_values(runs: Sequence[Record], key: str) -> list[float]:
+    """Return the values of the runs that have one."""
+    return [run[key] for run in runs if run.get(key) is not None]
+
+
+def mean_value(runs: Sequence[Record], key: str) -> float | None:
+    """Return the mean over the runs that have a value."""
+    values = known_values(runs, key)
+    return fmean(values) if values else None
 
 
 def as_floats(value: Any) -> list[float]:

@@ -22,7 +22,6 @@ from src.model.matching import match_of
 from src.overrides import SINGLE_RUN, as_argument, given_keys
 from src.preflight import check_disk, check_memory
 from src.runtime.files import read_json, read_yaml, sha256_of
-from src.summary import rules_of
 from src.sweep.identity import NOT_DECIDING, run_name
 from src.sweep.rates import with_found_rate, with_search_differences
 from src.validation import validate
@@ -140,7 +139,7 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
         data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),
         tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
     )
-    config = with_search_differences(config, rules_of(config, data, init))
+    config = with_search_differences(config, data, init)
     weights = sha256_of(init.folder / "model.safetensors") if init else None
     folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
     check_machine(config, folder)

@@ -20,7 +20,7 @@ from src.preflight import memory_needed, reckon_micro_batch
 from src.reporting.load import variants
 from src.reporting.verdicts import breach_lines
 from src.runtime.machine import PROCESS_BYTES, machine_bytes
-from src.summary import Summary, read_summary, rules_of
+from src.summary import Summary, read_summary
 from src.sweep.plan import check_jobs, check_machine, make_plan, refuse_twins, show_progress
 from src.sweep.rates import with_search_differences
 from src.training.stage import stage_tokens, trained_budgets
@@ -87,7 +87,7 @@ def _name(
     """Return the configuration as it will be, the run's name and what has become of it so far."""
     if data is None:
         check_machine(config, Path(config.output_root).expanduser())
-        return with_search_differences(config, rules_of(config, data, init)), None, "new"
+        return with_search_differences(config, data, init), None, "new"
     plan = make_plan(config, init, data)
     summary = None if config.rerun else read_summary(plan.folder)
     status = "new" if summary is None else "done" if summary["status"] == "done" else "goes on"

@@ -3,14 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
 from src.config import TrainConfig, UserError
 from src.contract import Scalar, search_differences
+from src.data.prepared import PreparedData
 from src.overrides import given_keys
 from src.runtime.records import read_record, write_record
+from src.summary import rules_of
+
+if TYPE_CHECKING:
+    from src.training.checkpoint import CheckpointInfo
 
 FILE = "learning_rates.json"
 REMEDY = "search again with python -m src.tune"
@@ -93,15 +98,21 @@ def with_found_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
     return replace(config, optimizer=optimizer, schedule=schedule)
 
 
-def with_search_differences(config: TrainConfig, rules: Mapping[str, Scalar]) -> TrainConfig:
+def with_search_differences(
+    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
+) -> TrainConfig:
     """Record what the search that a job takes its rate from was made for, where that is not the job.
 
-    rules: of the job, from `src.summary.rules_of`.
+    data, init: as for `src.summary.rules_of`.
     """
     if not config.learning_rates:
         return config
     made_for = _search_for(config).get("contract")
-    lines = ["made by an earlier version"] if made_for is None else search_differences(made_for, rules)
+    lines = (
+        ["made by an earlier version"]
+        if made_for is None
+        else search_differences(made_for, rules_of(config, data, init))
+    )
     return replace(config, optimizer=replace(config.optimizer, search_differences=lines))
 
 

@@ -40,9 +40,11 @@ def _by_blocks(spec: ModelSpec) -> Twin | None:
     if set(spec.blocks) == {"mamba1"}:
         return MAMBA1
     mixers, feed_forward = set(spec.blocks[::2]), set(spec.blocks[1::2])
-    if len(spec.blocks) % 2 == 0 and mixers == {"qk_norm_attention"} and feed_forward == {"mlp"}:
+    if len(spec.blocks) % 2:
+        return None
+    if mixers == {"qk_norm_attention"} and feed_forward == {"mlp"}:
         return QK_NORM_DENSE
-    if len(spec.blocks) % 2 or not mixers <= MIXERS.keys() or not feed_forward <= {*FEED_FORWARD}:
+    if not mixers <= MIXERS.keys() or not feed_forward <= {*FEED_FORWARD}:
         return None
     if mixers == {"attention"} and feed_forward == {"moe"}:
         return MOE

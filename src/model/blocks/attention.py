@@ -176,9 +176,8 @@ class Attention(Block):
         batch, length, width = x.shape
         qkv = self.project(x, cache, documents)
         qk, v = qkv.split((2 * width, width), dim=-1)  # one split: a slice has zeros for the rest as gradient
-        qk = self.normalize(qk.unflatten(-1, (2, self.n_heads, self.head_dim))).permute(
-            2, 0, 3, 1, 4
-        )  # (2, B, H, T, P)
+        qk = self.normalize(qk.unflatten(-1, (2, self.n_heads, self.head_dim)))
+        qk = qk.permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
         v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
         offset = cache.offset if cache else 0
         q, k = (rotate(qk, offset) if self.rope else qk).unbind(0)
