@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all torture check format notebook clean
+.PHONY: help setup demo test test-all torture check format notebook docs clean
 
 PY := .venv/bin/python
 NOTEBOOKS := $(wildcard analysis/*.ipynb)
@@ -114,6 +114,11 @@ notebook: setup ## open analysis/ in JupyterLab (installs it the first time)
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet -c constraints.txt -e ".[notebook]"
 	@$(PY) -m jupyterlab analysis
 
-clean: ## remove .venv and caches; outputs/ stays
-	@rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+docs: setup ## build the documentation into site/ (installs mkdocs the first time)
+	@$(PY) -c 'import material' 2>/dev/null || $(PY) -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean: ## remove .venv, site/ and caches; outputs/ stays
+	@rm -rf .venv site .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	@find src tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -93,6 +93,14 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_the_site_lists_every_page_once() -> None:
+    docs = ROOT / "docs"
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = re.findall(r"[\w/-]+\.md", str(navigation))
+    pages = {str(path.relative_to(docs)) for path in docs.glob("**/*.md") if "results" not in path.parts}
+    assert len(listed) == len(set(listed)) and pages <= set(listed), sorted(pages - set(listed))
+
+
 def test_every_make_target_of_the_documents_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for path in DOCUMENTS:

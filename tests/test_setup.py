@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = ["help", "setup", "demo", "test", "test-all", "torture", "check", "format", "notebook", "clean"]
+TARGETS = ["help", "setup", "demo", "test", "test-all", "torture", "check", "format", "notebook", "docs", "clean"]
 
 # A Python of the given version: answers the three questions of the set-up, and makes an environment whose pip does
 # what PIP says.
