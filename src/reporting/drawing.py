@@ -12,9 +12,13 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 
 from src.reporting.load import ARCHITECTURES
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800", "#7B3FA0")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "d")
-OTHER_MARKERS = ("*", "<", ">", "p")
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800", "#7B3FA0", "#8C564B",
+    "#004D40", "#999999",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "d", "8", "H", "p")
+"""One colour and one marker for each of ARCHITECTURES."""
+OTHER_MARKERS = ("*", "<", ">", "+")
 INK, FAINT = "#222222", "#777777"
 DPI = 130
 

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from src.reporting.drawing import add_legend
+from src.reporting.drawing import add_legend, style_of
 from src.reporting.load import ARCHITECTURES
 
 
@@ -19,3 +19,9 @@ def test_a_legend_is_as_wide_as_its_figure_at_most(width: float) -> None:
     assert whole.x0 <= extent.x0 and extent.x1 <= whole.x1
     columns = {round(text.get_window_extent().x0) for text in legend.get_texts()}
     assert len(columns) > 1 or width == 4
+
+
+def test_every_architecture_has_a_colour_and_a_marker_of_its_own() -> None:
+    styles = [style_of(name) for name in ARCHITECTURES]
+    assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == len(ARCHITECTURES)
+    assert style_of("of our own") == style_of("of our own")
