@@ -27,6 +27,7 @@ from src.reporting.report import Report
 from src.reporting.results import PROBES, load_samples
 from src.reporting.tables import Table, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.values import Record
+from src.reporting.verdict_plot import verdict_figures
 from src.reporting.verdicts import verdict_lines
 from src.runtime.files import refuse_links, remove_abandoned, write_bytes, write_text
 
@@ -34,6 +35,8 @@ MAX_POINTS = 40_000
 """Points that the figures draw over all runs together: more than they have pixels."""
 
 CAPTIONS = {
+    "verdict.png": "The verdict: bits per byte of every seed, means with their own 95% intervals. Whether two means "
+    "differ is in the words and in the table Pairs, not in these intervals.",
     "loss_vs_tokens.png": "Loss against tokens: what each architecture learns from the same text.",
     "loss_vs_flops.png": "Loss against training FLOPs: what it learns from the same arithmetic.",
     "loss_vs_time.png": "Loss against time on this machine.",
@@ -74,7 +77,7 @@ def write_report(
     problems = Problems()
     attempt = problems.attempt
     metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))
-    figures = _build_figures(runs, metrics, directory, problems)
+    figures = _build_figures(runs, metrics, directory, problems, margin)
     charts = build_charts(runs, metrics, directory, problems)
     report = Report(
         title=directory.resolve().name,
@@ -102,9 +105,12 @@ def write_report(
     return folder / "report.html"
 
 
-def _build_figures(runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path, problems: Problems) -> dict[str, bytes]:
+def _build_figures(
+    runs: pd.DataFrame, metrics: pd.DataFrame, directory: Path, problems: Problems, margin: float | None
+) -> dict[str, bytes]:
     """Render every figure as PNG, by file name; what fails is left out and noted."""
     sources: dict[str, Callable[[], dict[str, Callable[[], Figure]]]] = {
+        "figure of the verdict": lambda: verdict_figures(runs, margin),
         "figures": lambda: figure_builders(runs, metrics),
         "figure of learning rates": lambda: learning_rate_figures(directory),
         "figures of the benchmark": lambda: newest_benchmark_figures(directory),
