@@ -1,12 +1,19 @@
 """What is published in docs/results makes the same report again, and the documentation says what that report says."""
 
 import re
+from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 from src.reporting import load_runs, verdict_lines, write_report
+from src.reporting.verdict_plot import NOT_RANKED, verdict_words
+from src.reporting.verdicts import Headline, compare_headlines
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/sweep.json"))
@@ -15,13 +22,16 @@ ARCHITECTURE_ROW = re.compile(r"^\| \*{0,2}(?:dense|mamba1?|moe|hybrid|gated\\?_
 
 
 @pytest.fixture(scope="module")
-def summaries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """summary.md of each published sweep, made again."""
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of the report of each published sweep, made again."""
     out = {folder: tmp_path_factory.mktemp(folder.name) for folder in PUBLISHED}
-    return {
-        folder.name: write_report(folder, path).with_name("summary.md").read_text("utf-8")
-        for folder, path in out.items()
-    }
+    return {folder.name: write_report(folder, path).parent for folder, path in out.items()}
+
+
+@pytest.fixture(scope="module")
+def summaries(reports: dict[str, Path]) -> dict[str, str]:
+    """summary.md of each published sweep, made again."""
+    return {name: (folder / "summary.md").read_text("utf-8") for name, folder in reports.items()}
 
 
 def test_there_is_something_published() -> None:
@@ -52,13 +62,10 @@ def test_the_page_that_is_published_says_what_would_be_said_today() -> None:
     assert repeated in page
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/RESULTS.md"])
-def test_documents_give_the_rows_and_the_sentences_of_the_reports(page: str, summaries: dict[str, str]) -> None:
+def test_the_results_give_the_rows_and_the_sentences_of_the_reports(summaries: dict[str, str]) -> None:
     """Some columns may be left out; none may be changed."""
     made = [cells(row) for summary in summaries.values() for row in ARCHITECTURE_ROW.findall(summary)]
-    text = (ROOT / page).read_text("utf-8")
-    if page == "README.md":
-        text = text[text.index("<!-- result:begin -->") : text.index("<!-- result:end -->")]
+    text = RESULTS.read_text("utf-8")
     rows = ARCHITECTURE_ROW.findall(text)
     assert rows
     for row in rows:
@@ -66,6 +73,73 @@ def test_documents_give_the_rows_and_the_sentences_of_the_reports(page: str, sum
     said = {line for folder in PUBLISHED for line in verdict_lines(load_runs(folder))}
     quoted = re.findall(r"^> ((?:nano|micro): .*)$", text, re.MULTILINE)
     assert quoted and set(quoted) <= said, set(quoted) - said
+
+
+def test_the_readme_gives_the_verdict_of_the_published_comparison() -> None:
+    """Its sentences are composed here from the runs, and it has no other results."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    text = text[text.index("<!-- result:begin -->") : text.index("<!-- result:end -->")]
+    text = " ".join(text.replace("**", "").split())
+    assert not ARCHITECTURE_ROW.search(text)
+    runs = load_runs(ROOT / "docs" / "results" / "nano-active")
+    stories, scripts = compare_headlines(runs)
+    assert (stories.stage, scripts.stage) == ("language", "code")
+    answer = answer_of(stories, scripts)
+    assert answer in text and settings_of(runs) in text
+    assert set(re.findall(r"\d\.\d{3}", text)) <= set(re.findall(r"\d\.\d{3}", answer))
+    one_rate = compare_headlines(load_runs(ROOT / "docs" / "results" / "nano-one-rate"))
+    assert {(each.stage, each.comparison.leader, each.has_best) for each in one_rate} == {
+        ("language", "hybrid", True),
+        ("code", "hybrid", True),
+    }
+    names = one_rate[0].group.by_architecture()
+    at_one_rate = f"At one learning rate for all of {listed(list(names))}, hybrid is significantly best on stories and"
+    assert at_one_rate in text
+
+
+def answer_of(stories: Headline, scripts: Headline) -> str:
+    """Write the answer of two headlines that have no significant best, and the same unstable architectures."""
+    assert not stories.has_best and not scripts.has_best
+    unstable = [name for name, words in verdict_words(stories).items() if words == NOT_RANKED]
+    assert set(unstable) == set(scripts.comparison.unstable) and len(unstable) > 1
+
+    def mean(headline: Headline, name: str) -> str:
+        return f"{fmean(headline.comparison.stable[name]):.3f}"
+
+    def close(headline: Headline) -> str:
+        names = [name for name, words in verdict_words(headline).items() if words == "not significantly worse"]
+        verb = "is" if len(names) == 1 else "are"
+        return f"{listed([f'{name} {mean(headline, name)}' for name in names])} {verb} not significantly worse"
+
+    first, second = stories.comparison.leader, scripts.comparison.leader
+    return (
+        f"No architecture is significantly best: {first} has the lowest mean on stories ({mean(stories, first)} bits "
+        f"per byte; {close(stories)}), {second} on scripts ({mean(scripts, second)}; {close(scripts)}), and "
+        f"{listed(unstable)} are unstable at their learning rates, so they are not ranked."
+    )
+
+
+def settings_of(runs: pd.DataFrame) -> str:
+    """Write size, tokens and seeds of a comparison."""
+    (size,), (tokens,), (code_tokens,) = (set(runs[key]) for key in ("size", "language/tokens", "code/tokens"))
+    active = {f"{count / 1e6:.1f}M" for count in runs["active_non_embedding_params"]}
+    (seeds,) = set(runs.groupby("architecture")["seed"].nunique())
+    return (
+        f"Size {size} ({active.pop()} active parameters without embeddings), {tokens / 1e6:.1f}M tokens of stories "
+        f"(stage `language`), then {code_tokens / 1e6:.1f}M of shell scripts (stage `code`), {seeds} seeds,"
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def test_the_figure_of_the_verdict_is_drawn_from_the_published_runs(reports: dict[str, Path]) -> None:
+    """Some pixels may differ, since fonts and libraries do."""
+    published = imread(ROOT / "docs" / "results" / "nano-active" / "report" / "figures" / "verdict.png")
+    drawn = imread(reports["nano-active"] / "figures" / "verdict.png")
+    assert published.shape == drawn.shape
+    assert (np.abs(published - drawn).max(axis=-1) > 0.25).mean() < 0.002
 
 
 def cells(row: str) -> list[str]:
