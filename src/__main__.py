@@ -3,8 +3,8 @@
 import sys
 
 from src import __version__
-from src.compose import guarded, report_error
-from src.config import CONF
+from src.cli.compose import guarded, report_error
+from src.config.schema import CONF
 
 COMMANDS = ("prepare", "train", "tune", "report", "evaluate", "generate", "export", "estimate", "benchmark", "doctor")
 """In the order in which they are met."""

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.compose import compose_config, expand_sweep, guarded, register, show
-from src.config import BenchmarkConfig, UserError
-from src.model.accounting import model_cost
-from src.model.matching import match_of
-from src.overrides import hydra_flag, parse_arguments, quote_paths
-from src.reporting.benchmark import describe, describe_profile, write_benchmark
+from src.cli.command_line import hydra_flag, parse_arguments, quote_paths
+from src.cli.compose import compose_config, expand_sweep, guarded, register, show
+from src.cli.validation import check_choice, validate
+from src.config.schema import BenchmarkConfig, UserError
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import match_of
+from src.reporting.plots.benchmark import describe, describe_profile, write_benchmark
+from src.runs.run_id import short_hash
 from src.runtime.log import Say
-from src.sweep.identity import short_hash
-from src.validation import check_choice, validate
 
 
 def main(argv: list[str]) -> int:
@@ -56,7 +56,7 @@ def _check(config: BenchmarkConfig) -> None:
     if not config.context_lens:
         raise UserError(f"context_lens={config.context_lens}: give lengths in tokens, as in [256,1024]")
     if config.peers:
-        from src.profiling.peers import check_installed, peers_of
+        from src.profiling.baselines import check_installed, peers_of
 
         check_installed()
         peers_of(match_of(config).spec)
@@ -85,7 +85,7 @@ def _measure(configs: list[BenchmarkConfig], say: Say) -> Iterator[dict[str, Any
 
 
 def _profile(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:
-    from src.profiling.where import where_time_goes
+    from src.profiling.step_profile import where_time_goes
 
     profiles: list[dict[str, Any]] = []
     for config in configs:

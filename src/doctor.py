@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from src.compose import compose_config, guarded, register, run_command
-from src.config import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
-from src.limits import check_settings
-from src.model.matching import solve
-from src.runtime.machine import machine_bytes
-from src.units import NOTHING, show_bytes, show_flops
-from src.validation import CHOICES, check_choice
+from src.cli.compose import compose_config, guarded, register, run_command
+from src.cli.validation import CHOICES, check_choice
+from src.config.formatting import NOTHING, show_bytes, show_flops
+from src.config.limits import check_settings
+from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
+from src.model.size_matching import solve
+from src.runtime.host import machine_bytes
 
 if TYPE_CHECKING:
     from src.profiling.doctor import Comparison

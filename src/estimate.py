@@ -7,19 +7,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.compose import compose_config, expand_sweep, guarded, register, show
-from src.config import EstimateConfig, ModelSpec, UserError
-from src.model.accounting import ModelCost, model_cost
-from src.model.blocks import kind_of, no_activations
-from src.model.matching import match_of
-from src.model.memory import Memory, checkpoint_bytes, inference_memory
-from src.overrides import hydra_flag, parse_arguments, quote_paths, varying
-from src.preflight import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
-from src.runtime.machine import PROCESS_BYTES, machine_bytes
-from src.summary import read_summary
-from src.training.stage import stage_tokens
-from src.units import NOTHING, show_bytes, show_count, show_flops, show_time, table
-from src.validation import check_choice, validate
+from src.cli.command_line import hydra_flag, parse_arguments, quote_paths, varying
+from src.cli.compose import compose_config, expand_sweep, guarded, register, show
+from src.cli.validation import check_choice, validate
+from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
+from src.config.schema import EstimateConfig, ModelSpec, UserError
+from src.model.blocks import kind_of
+from src.model.blocks.kind import no_activations
+from src.model.cost.memory_estimate import Memory, checkpoint_bytes, inference_memory
+from src.model.cost.model_cost import ModelCost, model_cost
+from src.model.size_matching import match_of
+from src.runs.resource_check import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
+from src.runs.summary import read_summary
+from src.runtime.host import PROCESS_BYTES, machine_bytes
+from src.training.stage_budget import stage_tokens
 
 GIB = 1 << 30
 MACS = (16, 32, 48)

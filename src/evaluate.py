@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.compose import guarded, read_run_config, run_command
-from src.config import EvaluateConfig, RuntimeConfig, UserError
-from src.limits import check_settings
-from src.units import NOTHING, table
-from src.validation import CHOICES, check_choice
+from src.cli.compose import guarded, read_run_config, run_command
+from src.cli.validation import CHOICES, check_choice
+from src.config.formatting import NOTHING, table
+from src.config.limits import check_settings
+from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -24,11 +24,11 @@ def evaluate(config: EvaluateConfig) -> int:
     check_choice("device", config.device, CHOICES["runtime.device"])
     check_choice("format", config.format, ("text", "json"))
 
-    from src.assessment import EVALUATION, assess, finished_stages
-    from src.data.prepared import MANIFEST, load_prepared
-    from src.runtime.claim import claim
+    from src.data.dataset import MANIFEST, load_prepared
+    from src.runs.final_evaluation import EVALUATION, assess, finished_stages
+    from src.runs.summary import read_summary
     from src.runtime.device import open_device
-    from src.summary import read_summary
+    from src.runtime.run_lock import claim
 
     folder = Path(config.run).expanduser().resolve()
     if not (folder / "config.yaml").is_file():

@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from src.compose import guarded, run_command
-from src.config import ExportConfig, UserError
-from src.limits import check_settings
-from src.validation import check_choice
+from src.cli.compose import guarded, run_command
+from src.cli.validation import check_choice
+from src.config.limits import check_settings
+from src.config.schema import ExportConfig, UserError
 
 RAW = ("run", "source", "out")
 FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours": ("source", "run", "checkpoints")}
@@ -25,7 +25,7 @@ def export(config: ExportConfig) -> int:
         raise UserError(f"{senseless}: has no part in format={config.format}, which reads {needed}=DIR; leave it out")
     out = check_out(config.out, held)
 
-    from src.exchange import to_huggingface, to_ours
+    from src.huggingface.convert_run import to_huggingface, to_ours
 
     given = Path(getattr(config, needed)).expanduser().resolve()
     try:

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from src.compose import guarded, run_command
-from src.config import GenerateConfig, RuntimeConfig, UserError
-from src.limits import check_settings
+from src.cli.compose import guarded, run_command
+from src.cli.validation import CHOICES, check_choice
+from src.config.limits import check_settings
+from src.config.schema import GenerateConfig, RuntimeConfig, UserError
 from src.runtime.log import printable
-from src.validation import CHOICES, check_choice
 
 RAW = ("run", "prompt", "prompt_file")
 """Values that Hydra's grammar must never see: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` arrive unchanged."""
@@ -21,8 +21,8 @@ def generate_text(config: GenerateConfig) -> int:
 
     from tokenizers.decoders import DecodeStream
 
-    from src.data.tokenizer import encode, eot_id_of, load_tokenizer
-    from src.inference.decode import generate
+    from src.data.tokenizer.bpe import encode, eot_id_of, load_tokenizer
+    from src.inference.generation import generate
     from src.model.build import build_model
     from src.runtime.device import open_device
     from src.training.checkpoint import find_checkpoint, load_weights

@@ -6,26 +6,26 @@ With `mode=inspect` and the same settings it shows what is in data that was prep
 import sys
 from pathlib import Path
 
-from src.compose import guarded, run_command
-from src.config import PrepareConfig, UserError
-from src.limits import check_settings
-from src.overrides import quote_paths
+from src.cli.command_line import quote_paths
+from src.cli.compose import guarded, run_command
+from src.cli.validation import check_choice, check_data, check_writable
+from src.config.limits import check_settings
+from src.config.schema import PrepareConfig, UserError
 from src.runtime.log import printable
-from src.validation import check_choice, check_data, check_writable
 
 SHOWN_EXAMPLES = 3
 
 
 def prepare(config: PrepareConfig) -> int:
     """Prepare the data, and say what is in it."""
-    from src.data.packing import find_prepared, prepare_data
+    from src.data.preparation.prepare import find_prepared, prepare_data
 
     check_choice("mode", config.mode, ("prepare", "inspect"))
     check_settings(config)
     check_data(config.data, config.tokenizer)
     root = Path(config.output_root).expanduser()
     if config.mode == "inspect":
-        from src.data.inspect import inspect_data
+        from src.data.preparation.inspection import inspect_data
 
         if (found := find_prepared(config.data, config.tokenizer, root)) is None:
             raise UserError(f"mode=inspect: data={config.data.name} is not prepared in {root}; leave mode out to do it")

@@ -4,10 +4,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from src.compose import guarded, run_command
-from src.config import ReportConfig
-from src.limits import check_settings
-from src.units import show_bytes
+from src.cli.compose import guarded, run_command
+from src.config.formatting import show_bytes
+from src.config.limits import check_settings
+from src.config.schema import ReportConfig
 
 
 def report(config: ReportConfig) -> int:

@@ -2,9 +2,17 @@
 
 import sys
 
-from src.compose import Sweep, compose_config, expand_sweep, guarded, register, show
-from src.config import TrainConfig, UserError
-from src.overrides import SINGLE_RUN, as_argument, comma_hint, given_keys, hydra_flag, parse_arguments, quote_paths
+from src.cli.command_line import (
+    SINGLE_RUN,
+    as_argument,
+    comma_hint,
+    given_keys,
+    hydra_flag,
+    parse_arguments,
+    quote_paths,
+)
+from src.cli.compose import Sweep, compose_config, expand_sweep, guarded, register, show
+from src.config.schema import TrainConfig, UserError
 from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
 
 
@@ -28,7 +36,7 @@ def main(argv: list[str]) -> int:
     looks = None if is_job or config.seeds is None else sweeps_of_looks(arguments.overrides, config.seeds, is_sweep)
     sweeps = looks or [sweep]
     if config.dry_run:
-        from src.sweep.preview import preview
+        from src.sweep.dry_run import preview
 
         print(preview([each.jobs for each in sweeps]))
         return 0
@@ -76,11 +84,11 @@ def train(overrides: list[str]) -> int:
 
 
 def _train(overrides: list[str], world: World) -> int:
-    from src.sweep.plan import plan_runs, run_of_other_length
+    from src.runs.planning import plan_runs, run_of_other_length
 
     plan = world.first_then_all(lambda: plan_runs([overrides])[0])
-    from src.run import execute, is_done
-    from src.runtime.claim import start_over
+    from src.runs.runner import execute, is_done
+    from src.runtime.run_lock import start_over
     from src.runtime.signals import Interrupted
 
     say = print if world.is_first else lambda *_, **__: None

@@ -2,9 +2,9 @@
 
 import sys
 
-from src.compose import guarded, register, show
-from src.config import TrainConfig, TuneConfig
-from src.overrides import hydra_flag, parse_arguments, quote_paths
+from src.cli.command_line import hydra_flag, parse_arguments, quote_paths
+from src.cli.compose import guarded, register, show
+from src.config.schema import TrainConfig, TuneConfig
 from src.runtime.distributed import refuse_torchrun
 
 
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
         show("tune", argv, arguments.overrides)
         return 0
     refuse_torchrun("each trial has a process of its own")
-    from src.sweep.tuning import tune
+    from src.sweep.learning_rate_search import tune
 
     return tune(arguments.overrides)
 

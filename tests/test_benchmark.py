@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from src import benchmark
-from src.compose import compose_config, guarded, register
-from src.config import BenchmarkConfig
-from src.profiling import peers
-from src.reporting.benchmark import describe, newest_benchmark_figures
+from src.cli.compose import compose_config, guarded, register
+from src.config.schema import BenchmarkConfig
+from src.profiling import baselines
+from src.reporting.plots.benchmark import describe, newest_benchmark_figures
 
 SMALL = (
     "size.d_model=64 size.n_layers=2 tokenizer.vocab_size=260 training.seq_len=32 training.global_batch_size=2 "
@@ -82,6 +82,6 @@ def test_wrong_input_is_one_line(argument: str, line: str, tmp_path: Path, capsy
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
     assert run("peers=true") == 2
     assert "transformers and mambapy not installed; pip install" in capsys.readouterr().err

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from src import __main__, evaluate, generate, prepare, report, train
-from src.compose import guarded
-from src.config import ROOT
+from src.cli.compose import guarded
+from src.config.schema import ROOT
 from tests.integration import tiny
 
 Main = Callable[[list[str]], int]
@@ -93,7 +93,7 @@ def test_mistakes_in_train(
     def refuse(*_: object) -> None:
         raise AssertionError("started although the command is wrong")
 
-    for target in ("src.run.execute", "src.sweep.launch.launch", "src.sweep.plan.prepare_data"):
+    for target in ("src.runs.runner.execute", "src.sweep.launch.launch", "src.runs.planning.prepare_data"):
         monkeypatch.setattr(target, refuse)
     own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
     split = [line] if line.endswith("no data") else line.split()

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from src import export, generate, report
-from src.compose import compose_config, expand_sweep, keys_of, register, run_command, to_config
-from src.config import (
+from src.cli.command_line import parse_arguments, quote_paths
+from src.cli.compose import compose_config, expand_sweep, keys_of, register, run_command, to_config
+from src.config.schema import (
     ROOT,
     BenchmarkConfig,
     DoctorConfig,
@@ -28,7 +29,6 @@ from src.config import (
     TrainConfig,
     TuneConfig,
 )
-from src.overrides import parse_arguments, quote_paths
 
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/dev/*.md"), *ROOT.glob("experiments/*.md")]

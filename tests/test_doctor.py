@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src import doctor
-from src.config import CONF, ModelSpec
+from src.config.schema import CONF, ModelSpec
 from src.profiling import doctor as body
 from src.profiling.doctor import Comparison, Option
 from src.runtime.device import Device

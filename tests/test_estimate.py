@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from src import estimate
-from src.compose import guarded
-from src.config import ROOT
-from src.model.accounting import model_cost
-from src.model.matching import solve
-from src.model.memory import training_memory
+from src.cli.compose import guarded
+from src.config.schema import ROOT
+from src.model.cost.memory_estimate import training_memory
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import solve
 from tests.contract.small import composed
 from tests.summaries import final, write_summary
 

@@ -14,22 +14,13 @@ import yaml
 from safetensors import SafetensorError
 
 from src import export, generate
-from src.compose import guarded
-from src.config import ROOT, SamplingConfig
-from src.runtime.claim import claim
-from src.runtime.files import read_json
+from src.cli.compose import guarded
+from src.config.schema import ROOT, SamplingConfig
+from src.runtime.atomic_files import read_json
 from src.runtime.records import write_record
+from src.runtime.run_lock import claim
 from src.training.checkpoint import Progress, save_checkpoint
-from tests.inference.huggingface.cases import (
-    BLOCKS,
-    CLASSIC,
-    exported,
-    load,
-    model_of,
-    open_transformers,
-    spec_of,
-    tokenizer_of,
-)
+from tests.huggingface.cases import BLOCKS, CLASSIC, exported, load, model_of, open_transformers, spec_of, tokenizer_of
 from tests.integration import tiny
 
 RECORD = "advanced_code_model.json"
@@ -271,7 +262,7 @@ KILL_AT = """
 import os, sys
 from src.runtime import files
 from src import export
-from src.compose import guarded
+from src.cli.compose import guarded
 
 count, last = 0, int(sys.argv[1])
 
@@ -313,7 +304,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     def fill(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("src.inference.huggingface.write.save_file", fill)
+    monkeypatch.setattr("src.huggingface.export_model.save_file", fill)
     line = refused(capsys, "format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}")
     assert line == "disk: No space left on device; make room"
 
@@ -395,6 +386,6 @@ def test_a_record_that_lies_is_refused(
 
 
 def test_every_twin_is_known_to_the_cases() -> None:
-    from src.inference.huggingface.twins import TWINS
+    from src.huggingface.mappings import TWINS
 
     assert {twin.class_name for twin in TWINS.values()} == {name for name, _, _ in BLOCKS.values()}

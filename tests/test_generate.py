@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from src import generate
-from src.compose import guarded
-from src.config import ROOT
+from src.cli.compose import guarded
+from src.config.schema import ROOT
 from tests.integration import tiny
 
 PROMPTS = [

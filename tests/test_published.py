@@ -12,8 +12,8 @@ import pytest
 from matplotlib.image import imread
 
 from src.reporting import load_runs, verdict_lines, write_report
-from src.reporting.verdict_plot import NOT_RANKED, verdict_words
-from src.reporting.verdicts import Headline, compare_headlines
+from src.reporting.plots.verdict import NOT_RANKED, verdict_words
+from src.reporting.statistics.verdicts import Headline, compare_headlines
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/sweep.json"))

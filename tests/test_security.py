@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src import generate, report
-from src.compose import guarded
+from src.cli.compose import guarded
 from tests.integration import tiny
 from tests.training.test_checkpoint import Bomb, seal
 

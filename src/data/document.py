@@ -4,9 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from src.data.licences import UNKNOWN
 from src.runtime.log import printable
 
+UNKNOWN = "unknown"
+"""The license of a document that names none."""
+GENERATED = ("stories", "scripts")
+"""The sources that generate text instead of reading it."""
 FIRST = 3
 """Names that are kept of each reason."""
 

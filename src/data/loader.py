@@ -4,9 +4,7 @@ An epoch cuts the stream into windows of `seq_len` targets from an offset of its
 its own. Sequence s = step * global_batch_size + i of the run is window s % n_windows of epoch s // n_windows: so the
 order depends neither on the micro batch nor on the number of processes, which only choose rows of the batch.
 
-Orders come from SplitMix64 (Steele et al., 2014, Fast splittable pseudorandom number generators): windows are sorted
-by a hash of (seed, epoch, window). Plain integer arithmetic gives the same order on every machine and version, which
-numpy does not promise of `Generator.permutation`.
+Windows are sorted by a hash of (seed, epoch, window): `data/hashing.py`.
 
 Or sequences are drawn with replacement, as nanoGPT does: sequence s begins at position hash(seed, s) mod the number of
 positions, whatever the others are.
@@ -21,21 +19,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from src.config import StageConfig, UserError
-from src.data.prepared import PreparedData
+from src.config.schema import StageConfig, UserError
+from src.data.dataset import PreparedData
+from src.data.hashing import splitmix64
 
 ORDER_VERSION = 1
 """Raise it when the order changes: runs on different orders are different runs."""
 REPLACEMENT = "replacement"
 """The value of training.sampling that draws windows with replacement."""
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Hash uint64 values to uint64 (the finalizer of SplitMix64: a bijection that scatters neighbours)."""
-    z = values + np.uint64(0x9E3779B97F4A7C15)  # wraps around, as intended
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 class TrainLoader:
@@ -96,15 +87,15 @@ class TrainLoader:
 
     def _random_start(self, number: int) -> int:
         """Return where a sequence starts that is drawn with replacement: every start of a whole window is as likely."""
-        key = mix(np.array([self.seed % 2**64], dtype=np.uint64))
-        return int(mix(mix(key ^ np.uint64(number)))[0] % np.uint64(len(self.tokens) - self.seq_len))
+        key = splitmix64(np.array([self.seed % 2**64], dtype=np.uint64))
+        return int(splitmix64(splitmix64(key ^ np.uint64(number)))[0] % np.uint64(len(self.tokens) - self.seq_len))
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
         """Return where the windows of an epoch start, in the order of their visit; the last epoch asked for is kept."""
         if epoch != self._epoch:
-            key = mix(mix(np.array([self.seed % 2**64], dtype=np.uint64)) ^ np.uint64(epoch))
-            offset = int(mix(key)[0] % np.uint64(self._n_offsets))
-            order = np.argsort(mix(mix(np.arange(self.n_windows, dtype=np.uint64)) ^ key), kind="stable")
+            key = splitmix64(splitmix64(np.array([self.seed % 2**64], dtype=np.uint64)) ^ np.uint64(epoch))
+            offset = int(splitmix64(key)[0] % np.uint64(self._n_offsets))
+            order = np.argsort(splitmix64(splitmix64(np.arange(self.n_windows, dtype=np.uint64)) ^ key), kind="stable")
             self._epoch, self._starts = epoch, offset + self.seq_len * order.astype(np.int64)
         return self._starts
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.loader import mix
-from src.evaluation.context import predict_targets
+from src.data.hashing import splitmix64
+from src.evaluation.position_loss import predict_targets
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 
@@ -71,7 +71,7 @@ def recall(draw: "Draw", distance: int) -> Probe:
     keys, values, others, between = np.split(
         draw(3 * PAIRS + distance - LEAST_DISTANCE), [PAIRS, 2 * PAIRS, 3 * PAIRS], 1
     )
-    order = np.argsort(mix(np.arange(PAIRS, dtype=np.uint64)))
+    order = np.argsort(splitmix64(np.arange(PAIRS, dtype=np.uint64)))
 
     def interleave(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.stack([first, second], axis=2).reshape(len(first), -1)
@@ -93,14 +93,14 @@ class Draw:
 
     def __init__(self, alphabet: np.ndarray, eot_id: int, n: int, seed: int = 0) -> None:
         self.alphabet, self.eot_id, self.n = alphabet, eot_id, n
-        self._key = mix(np.array([seed], dtype=np.uint64))
+        self._key = splitmix64(np.array([seed], dtype=np.uint64))
 
     def __call__(self, length: int) -> np.ndarray:
         """Draw (n, length) ids, others at each call."""
-        self._key = mix(self._key)
+        self._key = splitmix64(self._key)
         size = len(self.alphabet)
         cells = np.arange(self.n * -(-length // size) * size, dtype=np.uint64)
-        order = np.argsort(mix(cells ^ self._key).reshape(self.n, -1, size), axis=2)
+        order = np.argsort(splitmix64(cells ^ self._key).reshape(self.n, -1, size), axis=2)
         return self.alphabet[order].reshape(self.n, -1)[:, :length]
 
     def probe(self, tokens: list[np.ndarray], control: list[np.ndarray], targets: np.ndarray) -> Probe:

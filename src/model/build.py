@@ -2,7 +2,7 @@
 
 import torch
 
-from src.config import ModelSpec
+from src.config.schema import ModelSpec
 from src.model.language_model import LanguageModel
 
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from src.config import ModelSpec
+from src.config.schema import ModelSpec
 from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
-from src.model.blocks.linear import Linear, linear
-from src.model.blocks.moe import MoE
+from src.model.blocks.cpu_linear import Linear, linear
+from src.model.blocks.moe.module import MoE
 from src.model.blocks.norm import build_norm
+from src.model.cost.memory_estimate import loss_chunk
 from src.model.dropout import Dropout
-from src.model.memory import loss_chunk
 
 
 class ModelOutput(NamedTuple):

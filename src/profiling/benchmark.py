@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.config import BenchmarkConfig, ModelSpec
-from src.model.accounting import ModelCost, model_cost
-from src.model.blocks.costs import BYTES_PER_FLOAT
+from src.config.schema import BenchmarkConfig, ModelSpec
+from src.model.blocks.kind import BYTES_PER_FLOAT
 from src.model.build import build_model
+from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.language_model import LanguageModel
-from src.profiling.memory import peak_growth
-from src.profiling.peers import Peer, build_peer, peers_of
-from src.runtime.apart import apart
+from src.profiling.baselines import Peer, build_peer, peers_of
+from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memory, open_device
+from src.runtime.host import available_bytes
 from src.runtime.log import Say
-from src.runtime.machine import available_bytes
-from src.training.compiled import compile_blocks
+from src.runtime.subprocess_pool import apart
+from src.training.compilation import compile_blocks
 from src.training.loop import TrainState
-from src.training.optimizer import build_optimizer
-from src.training.step import train_step
+from src.training.optimizers import build_optimizer
+from src.training.train_step import train_step
 
 PHASES = ("train", "prefill", "decode")
 TURNS = 5

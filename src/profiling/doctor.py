@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from src.config import ModelSpec, OptimizerConfig
+from src.cli.validation import CHOICES
+from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
+from src.runtime.precision import matmul_speed
 from src.runtime.timing import median_times
-from src.training.compiled import compile_blocks
-from src.training.optimizer import build_optimizer
-from src.training.step import train_step
-from src.validation import CHOICES
+from src.training.compilation import compile_blocks
+from src.training.optimizers import build_optimizer
+from src.training.train_step import train_step
 
 PROMPT = 9
 """Tokens that decoding is given before it goes on one by one."""
@@ -36,9 +37,6 @@ MOST = {
     "update": {"update": 0.1},  # Muon iterates in bf16 where that is fast
 }
 """The largest relative differences that rounding explains, with room; what a wrong kernel computes is off by more."""
-SLOW = 3
-"""A precision is called slow where products take so many times as long as in fp32: with instructions it is half the
-time, without them 50 times."""
 PAYS = 1.05
 """An option pays where it is at least this much faster."""
 
@@ -208,28 +206,10 @@ def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | Non
     found: dict[str, float | None] = {}
     for precision in DTYPES:
         try:
-            found[precision] = _matmul_speed(device, precision, 512 if device.kind == "cpu" else 4096, seconds)
+            found[precision] = matmul_speed(device, precision, 512 if device.kind == "cpu" else 4096, seconds)
         except RuntimeError:
             found[precision] = None
     return found
-
-
-def slow_precision(device: Device) -> str | None:
-    """Tell in one line where a CPU has no instructions for its precision, by small products of 20 ms in each."""
-    if device.kind != "cpu" or device.precision == "fp32":
-        return None
-    plain, chosen = (_matmul_speed(device, precision, 128, 0.02) for precision in ("fp32", device.precision))
-    if plain < SLOW * chosen:
-        return None
-    return (
-        f"runtime.precision={device.precision}: products take {plain / chosen:.0f} times as long as in fp32 on "
-        "this CPU, which has no instructions for them; runtime.precision=fp32 is faster here"
-    )
-
-
-def _matmul_speed(device: Device, precision: str, size: int, seconds: float) -> float:
-    matrix = torch.ones(size, size, device=device.kind, dtype=DTYPES[precision])
-    return 2 * size**3 / median_times([partial(torch.mm, matrix, matrix)], device, seconds)[0]
 
 
 def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds: float = 4.0) -> Iterator[Option]:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.config import RuntimeConfig, UserError
+from src.config.schema import RuntimeConfig, UserError
 from src.runtime.distributed import ALONE, World
-from src.runtime.machine import machine_bytes, peak_rss
+from src.runtime.host import machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LONGEST_REDUCTION = 32767
@@ -134,11 +134,6 @@ def _take_own_device(kind: str, world: World) -> None:
 def _cores_each(world: World) -> int:
     """Divide the cores of this host among its processes; torchrun would give each of them one."""
     return max(1, (os.cpu_count() or 1) // world.local_size)
-
-
-def collective_backend() -> str:
-    """Name what processes talk through: NCCL for tensors on GPUs, gloo for those on the CPU."""
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def check_reductions(device: Device, positions: int) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from src.config import UserError
+from src.config.schema import UserError
 from src.runtime.errors import first_line
-from src.runtime.machine import Processes, launched_processes
+from src.runtime.host import Processes, launched_processes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,12 +138,12 @@ def open_world() -> Iterator[World]:
     if world.size == 1:
         yield ALONE
         return
+    import torch
     from torch import distributed
 
-    from src.runtime.device import collective_backend
-
     try:
-        distributed.init_process_group(collective_backend())
+        # NCCL for tensors on GPUs, gloo for those on the CPU.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except RuntimeError as error:
         raise UserError(f"torchrun: the processes do not reach each other ({first_line(error)})") from error
     yield world

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from src.config import UserError
-from src.runtime.files import decode_json, read_bytes, write_json
+from src.config.schema import UserError
+from src.runtime.atomic_files import decode_json, read_bytes, write_json
 
 DIGEST = "record_sha256"
 PLAIN_NAME = re.compile(r"\w[\w.+-]{0,199}")

@@ -12,22 +12,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.compose import Sweep
-from src.config import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
-from src.overrides import SINGLE_RUN, explain, quote
+from src.cli.command_line import SINGLE_RUN, explain, quote
+from src.cli.compose import Sweep
+from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.reporting import comparison_text, load_runs, write_report
 from src.reporting.statistics.sequential import LOOKS
-from src.reporting.verdicts import is_decided
+from src.reporting.statistics.verdicts import is_decided
+from src.runs.planning import Plan, plan_runs, refuse_twins
+from src.runs.run_id import short_hash
+from src.runs.tuned_learning_rates import load_searches, write_searches
+from src.runtime.atomic_files import file_lock, refuse_links
 from src.runtime.errors import first_line
-from src.runtime.files import file_lock, refuse_links
 from src.runtime.signals import stop_signal
-from src.sweep.identity import short_hash
-from src.sweep.isolation import run_job
-from src.sweep.ledger import Job, Ledger
-from src.sweep.live import show_jobs
-from src.sweep.plan import Plan, plan_runs, refuse_twins
-from src.sweep.rates import load_searches, write_searches
-from src.training.stage import shared_tokens, stage_tokens
+from src.sweep.job_process import run_job
+from src.sweep.job_store import Job, Ledger
+from src.sweep.progress_table import show_jobs
+from src.training.stage_budget import shared_tokens, stage_tokens
 
 
 def run_sweep(sweeps: Sequence[Sweep]) -> int:
@@ -117,7 +117,7 @@ def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
     try:
         with show_jobs(ledger) if live else nullcontext():
             if config.launcher.name == "ray":
-                from src.sweep.ray import launch_on_ray
+                from src.sweep.ray_launcher import launch_on_ray
 
                 threads = threads_each(config.launcher)
                 return launch_on_ray(ledger, config.launcher, config.sweep, config.rerun, threads)

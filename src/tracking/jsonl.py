@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from src.runtime.files import append_text, read_bytes, write_text
+from src.runtime.atomic_files import append_text, read_bytes, write_text
 from src.runtime.records import Mark, mark_of
 
 

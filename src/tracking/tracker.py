@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from src.config import TrackingConfig
+from src.config.schema import TrackingConfig
 
 Row = dict[str, Any]
 

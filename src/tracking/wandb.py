@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
-from src.config import TrackingConfig
+from src.config.schema import TrackingConfig
 from src.runtime.errors import first_line
 
 INIT_TIMEOUT_S = 5

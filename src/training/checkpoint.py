@@ -15,13 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from src.config import ModelSpec, UserError
-from src.model.accounting import model_cost
+from src.config.schema import ModelSpec, UserError
 from src.model.blocks import kind_names
-from src.model.blocks.costs import BYTES_PER_FLOAT
+from src.model.blocks.kind import BYTES_PER_FLOAT
+from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
-from src.runtime.errors import errors_of_the_system, first_line
-from src.runtime.files import (
+from src.runtime.atomic_files import (
     find_folder,
     finite,
     follow_umask,
@@ -31,6 +30,7 @@ from src.runtime.files import (
     sha256_of,
     write_json,
 )
+from src.runtime.errors import errors_of_the_system, first_line
 from src.runtime.records import Mark, child_path, convert, digest_of
 
 FORMAT_VERSION = 3

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.config import ScheduleConfig, TrainingConfig
+from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
+from src.runtime.atomic_files import finite
 from src.runtime.device import Device
-from src.runtime.files import finite
 from src.runtime.signals import Interrupted, StopRequest
 from src.training.checkpoint import Progress
-from src.training.expert_balance import describe_balance
+from src.training.moe_metrics import describe_balance
 from src.training.schedule import learning_rate_factor
-from src.training.stage import StagePlan
-from src.training.step import StepOutput, train_step
+from src.training.stage_budget import StagePlan
+from src.training.train_step import StepOutput, train_step
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from src.config import ScheduleConfig
+from src.config.schema import ScheduleConfig
 
 
 def _cosine(progress: float, config: ScheduleConfig) -> float:

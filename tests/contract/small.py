@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.compose import compose_config, register
-from src.config import CONF, ModelSpec, TrainConfig
+from src.cli.compose import compose_config, register
+from src.config.schema import CONF, ModelSpec, TrainConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput
-from src.model.matching import solve
+from src.model.size_matching import solve
 from src.runtime.device import Device
 
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))

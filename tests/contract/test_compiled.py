@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from src.config import ModelSpec
-from src.model.blocks import KINDS
-from src.model.blocks.mamba import Mamba
-from src.model.blocks.moe import MoE
+from src.config.schema import ModelSpec
+from src.model.blocks import kind_names
+from src.model.blocks.mamba.module import Mamba
+from src.model.blocks.moe.module import MoE
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
-from src.training.compiled import compile_blocks
+from src.training.compilation import compile_blocks
 from tests.contract.small import ARCHITECTURES, as_if_compiled, random_tokens, small_spec
 from tests.reference.documents import numbers
 
@@ -56,7 +56,7 @@ def leave_experts_idle(model: LanguageModel) -> None:
 @pytest.mark.usefixtures("as_elsewhere")
 def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
     """Without a break: there would be an error. The graphs run in eager mode here, so they are equal to the bit."""
-    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(KINDS)))
+    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kind_names())))
     model, counter = build_model(spec, seed=0), CompileCounterWithBackend("eager")
     with torch.compiler.set_stance("default", force_backend=counter):
         forward = compile_blocks(model)
@@ -64,11 +64,11 @@ def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
             tokens = random_tokens(2, 33, seed)
             found, wanted = (loss_and_gradients(model, each, tokens) for each in (forward, as_if_compiled(model)))
             assert_close(found, wanted, 0, 0)
-            assert counter.frame_count == len(KINDS)
+            assert counter.frame_count == len(kind_names())
         leave_experts_idle(model)
         output = forward(tokens[:, :-1])
         assert output.expert_load is not None and (output.expert_load == 0).any(dim=1).all()
-        assert counter.frame_count == len(KINDS)
+        assert counter.frame_count == len(kind_names())
 
 
 def test_a_graph_does_not_depend_on_what_was_compiled_before() -> None:

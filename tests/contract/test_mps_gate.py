@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.config import CONF, ModelSpec, OptimizerConfig, SamplingConfig, ScheduleConfig, TrainingConfig
+from src.config.schema import CONF, ModelSpec, OptimizerConfig, SamplingConfig, ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
-from src.inference.decode import generate
+from src.inference.generation import generate
 from src.model.blocks.base import BlockOutput
-from src.model.blocks.mlp import MLP
+from src.model.blocks.mlp.module import MLP
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
-from src.profiling.dispatch import Watch, kernels, runs_on_mps
+from src.profiling.operator_trace import Watch, kernels, runs_on_mps
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training.loop import Hooks, TrainState, fit
-from src.training.optimizer import build_optimizer
-from src.training.stage import StagePlan
-from src.training.step import train_step
+from src.training.optimizers import build_optimizer
+from src.training.stage_budget import StagePlan
+from src.training.train_step import train_step
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, VOCAB_SIZE, random_tokens, small_spec
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -36,13 +36,13 @@ OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 MOE_WAITS = frozenset(
     {
         # Each expert is one product over just its tokens, and how many those are has to be known to cut them out.
-        "src/model/blocks/moe.py: tolist",
+        "src/model/blocks/moe/module.py: tolist",
         # one_hot checks its numbers, on the CPU alone: on other devices the kernel does.
-        "src/model/blocks/moe.py: _local_scalar_dense",
+        "src/model/blocks/moe/module.py: _local_scalar_dense",
     }
 )
 """The one kind of block that waits for the device within a training step."""
-DECODING_WAITS = frozenset({"src/inference/decode.py: __int__"})
+DECODING_WAITS = frozenset({"src/inference/generation.py: __int__"})
 """Whoever shows a token has to know it."""
 BATCH = {"src/runtime/device.py: to"}
 """The batch on its way to the device, which is the CPU here."""

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.config import OptimizerConfig
+from src.config.schema import OptimizerConfig
 from src.model.build import build_model
 from src.model.language_model import token_loss
 from src.runtime.device import Device
-from src.training.optimizer import build_optimizer
-from src.training.step import train_step
+from src.training.optimizers import build_optimizer
+from src.training.train_step import train_step
 from tests.contract.small import ARCHITECTURES, RECIPES, SEQ_LEN, random_tokens, small_model, small_spec
 
 BF16 = Device("cpu", "bf16", 1)

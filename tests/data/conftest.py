@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import CorpusConfig, DataConfig, TokenizerConfig
+from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
 
 WORDS = ["the", "cat", "saw", "a", "red", "ball", "and", "ran", "home", "to", "its", "friend", "then", "it", "slept"]
 VOCAB_SIZE = 300

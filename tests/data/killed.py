@@ -3,15 +3,15 @@
 import sys
 from pathlib import Path
 
-from src.config import CorpusConfig, DataConfig, TokenizerConfig
-from src.data import ahead, token_files
-from src.data.packing import prepare_data
+from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
+from src.data.preparation import packing, parallel_map
+from src.data.preparation.prepare import prepare_data
 
 
 def prepare(root: Path, batch_bytes: int) -> None:
     """Prepare stories.txt and scripts.txt of a folder, in small batches, and with processes."""
-    token_files.BATCH_BYTES, token_files.BATCHES_A_NOTE = batch_bytes, 3
-    ahead.ALONE_S = 0
+    packing.BATCH_BYTES, packing.BATCHES_A_NOTE = batch_bytes, 3
+    parallel_map.ALONE_S = 0
     language, code = (CorpusConfig("local", [str(root / file)], [".txt"]) for file in ("stories.txt", "scripts.txt"))
     data = DataConfig(name="local", language=language, code=code)
     prepare_data(data, TokenizerConfig("bpe", 500), root / "outputs", say=lambda line: print(line, flush=True))

@@ -10,9 +10,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from src.data import near_duplicates, token_files
-from src.data.packing import prepare_data
-from src.data.prepared import VERIFIED
+from src.data.dataset import VERIFIED
+from src.data.filters import near_duplicates
+from src.data.preparation import packing
+from src.data.preparation.prepare import prepare_data
 from tests.data.conftest import VOCAB_SIZE, write_corpus
 from tests.torture import operations
 
@@ -24,7 +25,7 @@ def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = 
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = 1
     try:
-        from src.config import CorpusConfig, DataConfig, TokenizerConfig
+        from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
 
         language = CorpusConfig("local", [str(root / "text" / "stories.txt")], [".txt"])
         code = CorpusConfig("local", [str(root / "text" / "scripts.jsonl")], [".sh"])
@@ -53,7 +54,7 @@ def contents(root: Path, outputs: str) -> dict[str, bytes | None]:
 def main(root: Path, every: int, first: int) -> None:
     """Kill before each `every`-th operation, from `first` on."""
     write_corpus(root)
-    token_files.BATCH_BYTES, token_files.BATCHES_A_NOTE = 5_000, 2
+    packing.BATCH_BYTES, packing.BATCHES_A_NOTE = 5_000, 2
     assert near_duplicates.SEED == 1, "loaded before the forks"
     assert prepare(root, "whole") == 0
     whole, n_operations = contents(root, "whole"), int((root / "operations").read_text())

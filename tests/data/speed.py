@@ -22,16 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
-from src.config import ROOT, CorpusConfig
-from src.data import embedded
-from src.data.clean import clean
-from src.data.sources import Document, read_documents
-from src.data.splits import TRAIN
-from src.data.spool import Spool
-from src.data.token_files import pack
-from src.data.tokenizer import train_tokenizer
+from src.config.schema import ROOT, CorpusConfig
+from src.data.filters.text_cleaning import clean
+from src.data.preparation.document_store import Spool
+from src.data.preparation.packing import pack
+from src.data.preparation.splits import TRAIN
+from src.data.sources import generated
+from src.data.sources.registry import Document, read_documents
+from src.data.tokenizer.bpe import train_tokenizer
 
-GENERATORS = {"stories": embedded.generate_stories, "scripts": embedded.generate_scripts}
+GENERATORS = {"stories": generated.generate_stories, "scripts": generated.generate_scripts}
 EXCHANGES = ("kj", "bp", "mn", "dt", "vf", "gc", "lr")
 PIECE_BYTES = 10_000_000
 ROUNDS = 7

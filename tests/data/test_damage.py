@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from src.config import DataConfig, TokenizerConfig, UserError
-from src.data import steps, token_files
-from src.data.packing import find_prepared, load_prepared, prepare_data
-from src.data.prepared import MANIFEST, VERIFIED
+from src.config.schema import DataConfig, TokenizerConfig, UserError
+from src.data.dataset import MANIFEST, VERIFIED
+from src.data.preparation import packing, pipeline
+from src.data.preparation.prepare import find_prepared, load_prepared, prepare_data
 from src.runtime.records import DIGEST
-from tests.data.test_packing import Killed, contents, interrupt
+from tests.data.preparation.test_prepare import Killed, contents, interrupt
 
 
 def flip(path: Path) -> None:
@@ -63,10 +63,10 @@ def prepare(local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path:
 @pytest.fixture
 def begun(prepare: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work that was killed when nearly all was done."""
-    monkeypatch.setattr(token_files, "BATCH_BYTES", 2000)
-    monkeypatch.setattr(token_files, "BATCHES_A_NOTE", 2)
+    monkeypatch.setattr(packing, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(packing, "BATCHES_A_NOTE", 2)
     with monkeypatch.context() as patch:
-        interrupt(patch, steps, "describe_corpus", 1)
+        interrupt(patch, pipeline, "describe_corpus", 1)
         with pytest.raises(Killed):
             prepare("killed")
     return next((tmp_path / "killed" / "data").glob(".*.work"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from src.config import ROOT
-from src.data import embedded
-from src.data.prepared import VERIFIED
+from src.config.schema import ROOT
+from src.data.dataset import VERIFIED
+from src.data.sources import generated
 
 
 def start(root: Path, batch_bytes: int, threads: int) -> "subprocess.Popen[str]":
@@ -32,8 +32,8 @@ def contents(root: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     texts = {
-        "stories.txt": [document.text for document in embedded.generate_stories(1, 400_000)],
-        "scripts.txt": [document.text for document in embedded.generate_scripts(1, 400_000)],
+        "stories.txt": [document.text for document in generated.generate_stories(1, 400_000)],
+        "scripts.txt": [document.text for document in generated.generate_scripts(1, 400_000)],
     }
     for name, documents in texts.items():
         (tmp_path / name).write_text("\n<|endoftext|>\n".join(documents))

@@ -5,8 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from src.config import UserError
-from src.data.loader import TrainLoader, eval_windows, mix
+from src.config.schema import UserError
+from src.data.hashing import splitmix64
+from src.data.loader import TrainLoader, eval_windows
 
 
 def stream(n: int) -> np.ndarray:
@@ -60,12 +61,12 @@ def test_order_is_independent_of_micro_batch_and_world_size() -> None:
 
 def test_order_never_changes() -> None:
     """Known answers: an order that differs between versions would make runs incomparable unseen."""
-    assert mix(np.array([0, 1], dtype=np.uint64)).tolist() == [0xE220A8397B1DCDAF, 0x910A2DEC89025CC1]
+    assert splitmix64(np.array([0, 1], dtype=np.uint64)).tolist() == [0xE220A8397B1DCDAF, 0x910A2DEC89025CC1]
     loader = TrainLoader(stream(100), seq_len=8, seed=7)
     assert [loader.batch(step, 11)[:, 0].tolist() for step in range(3)] == [naive_starts(7, e, 11, 8) for e in range(3)]
 
 
-def naive_mix(value: int) -> int:
+def naive_splitmix64(value: int) -> int:
     z = (value + 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
@@ -73,9 +74,9 @@ def naive_mix(value: int) -> int:
 
 
 def naive_starts(seed: int, epoch: int, n_windows: int, seq_len: int) -> list[int]:
-    key = naive_mix(naive_mix(seed) ^ epoch)
-    windows = sorted(range(n_windows), key=lambda window: naive_mix(naive_mix(window) ^ key))
-    return [naive_mix(key) % seq_len + seq_len * window for window in windows]
+    key = naive_splitmix64(naive_splitmix64(seed) ^ epoch)
+    windows = sorted(range(n_windows), key=lambda window: naive_splitmix64(naive_splitmix64(window) ^ key))
+    return [naive_splitmix64(key) % seq_len + seq_len * window for window in windows]
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63, 2**70])
@@ -194,7 +195,7 @@ def replacing(length: int, seed: int = 7) -> TrainLoader:
 
 
 def test_random_starts_never_change() -> None:
-    starts = [naive_mix(naive_mix(naive_mix(7) ^ number)) % 92 for number in range(24)]
+    starts = [naive_splitmix64(naive_splitmix64(naive_splitmix64(7) ^ number)) % 92 for number in range(24)]
     assert replacing(100).batch(0, 24)[:, 0].tolist() == starts
     assert replacing(100).batch(5, 4, rows=slice(1, 3))[:, 0].tolist() == starts[21:23], "whatever the batch"
     assert replacing(100, seed=8).batch(0, 24)[:, 0].tolist() != starts

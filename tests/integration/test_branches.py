@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from src.compose import register
-from src.config import TrainConfig
-from src.runtime.files import read_json
-from src.stages import Run
-from src.summary import rules_of
-from src.sweep.plan import plan_runs
+from src.cli.compose import register
+from src.config.schema import TrainConfig
+from src.runs.planning import plan_runs
+from src.runs.stage_runner import Run
+from src.runs.summary import rules_of
+from src.runtime.atomic_files import read_json
 from src.training.checkpoint import find_checkpoint, read_checkpoint
-from src.training.stage import plan_stage, stage_schedule, stage_tokens
+from src.training.stage_budget import plan_stage, stage_schedule, stage_tokens
 from tests.integration import tiny
 from tests.integration.torture import differences
 
@@ -148,7 +148,7 @@ def test_a_branch_without_its_first_checkpoint_is_one_line(
 
 
 def planned(*overrides: str) -> TrainConfig:
-    from src.compose import compose_config
+    from src.cli.compose import compose_config
 
     register(TrainConfig, "train")
     return compose_config(TrainConfig, "train", ["schedule=wsd", *overrides])
@@ -194,7 +194,7 @@ def test_steps_of_trackers_increase_over_branches() -> None:
 def test_a_dry_run_and_an_estimate_price_a_branch_at_its_decay(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from src.config import EstimateConfig
+    from src.config.schema import EstimateConfig
     from src.estimate import main as estimate
 
     settings = ["training.max_tokens=3276800", "schedule=wsd"]
@@ -208,7 +208,7 @@ def test_a_dry_run_and_an_estimate_price_a_branch_at_its_decay(
 
 
 def test_equal_time_prices_a_branch_at_its_share() -> None:
-    from src.training.stage import trained_budgets
+    from src.training.stage_budget import trained_budgets
 
     config = planned("stage=language_budgets", "training.budget=time", "training.max_seconds=100")
     assert 1 < trained_budgets(config) < 1.2

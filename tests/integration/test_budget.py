@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from src import stages
-from src.runtime.files import read_json
+from src.runs import stage_runner
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 
 
@@ -35,8 +35,8 @@ def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A budget of 8 steps, by a clock that says so, ends as 8 steps asked for do."""
-    true = stages.median_times
-    monkeypatch.setattr(stages, "median_times", lambda *given: [true(*given)[0] * 0 + 0.5])
+    true = stage_runner.median_times
+    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [true(*given)[0] * 0 + 0.5])
     settings = ("training.budget=time", "training.max_seconds=4.2")
     timed, rates = trained(data, tmp_path / "timed", *settings)
     counted, wanted = trained(data, tmp_path / "counted", "training.max_steps=8")
@@ -53,14 +53,14 @@ def test_a_run_that_goes_on_keeps_the_steps_that_were_measured(
 ) -> None:
     """Also where another number of processes began it."""
     settings = ("training.budget=time", "training.max_seconds=4", "evaluation.enabled=false")
-    monkeypatch.setattr(stages, "median_times", lambda *given: [0.5])
+    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [0.5])
     with monkeypatch.context() as patch:
         tiny.stop_after_a_save(patch)
         assert tiny.run(data, tmp_path, *settings) == 130
     folder = tiny.only_run(tmp_path)
     environment = read_json(folder / "summary.json")["environment"]
     tiny.change_summary(folder, environment=environment | {"processes": processes})
-    monkeypatch.setattr(stages, "median_times", None)  # nothing is to be measured again
+    monkeypatch.setattr(stage_runner, "median_times", None)  # nothing is to be measured again
     assert tiny.run(data, tmp_path, *settings) == 0
     assert read_json(folder / "summary.json")["stages"]["language"]["steps"] == 8
 
@@ -69,10 +69,10 @@ def test_a_stage_that_starts_from_a_timed_run_measures_for_itself(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("training.budget=time", "training.max_seconds=4")
-    monkeypatch.setattr(stages, "median_times", lambda *given: [0.5])
+    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [0.5])
     trained(data, tmp_path / "first", *settings)
     first = tiny.only_run(tmp_path / "first")
-    monkeypatch.setattr(stages, "median_times", lambda *given: [1.0])
+    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [1.0])
     own = ["runtime.device=cpu", "runtime.threads=1", "tracking=none", "evaluation.enabled=false"]
     root = tmp_path / "second"
     assert tiny.train_main(["stage=code", f"init_from={first}", f"output_root={root}", *own]) == 0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src import run
-from src.runtime.files import read_json, read_yaml
-from src.training import compiled
+from src.runs import runner
+from src.runtime.atomic_files import read_json, read_yaml
+from src.training import compilation
 from tests.integration import tiny
 from tests.integration.torture import differences
 
@@ -39,7 +39,7 @@ def test_a_compiled_run_goes_on_compiled_and_ends_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    monkeypatch.setattr(compiled, "median_times", lambda actions, device, seconds: [2.0, 1.0])
+    monkeypatch.setattr(compilation, "median_times", lambda actions, device, seconds: [2.0, 1.0])
     assert tiny.run(data, whole, "runtime.compile=true") == 0
     assert "torch.compile: 2.00 times as fast" in capsys.readouterr().out
     assert decided(tiny.only_run(whole))
@@ -47,13 +47,13 @@ def test_a_compiled_run_goes_on_compiled_and_ends_the_same(
     with monkeypatch.context() as patch:
         tiny.stop_after_a_save(patch)
         assert tiny.run(data, broken, "runtime.compile=true") == 130
-    monkeypatch.setattr(run, "compile_if_it_pays", None)  # there is no second trial
+    monkeypatch.setattr(runner, "compile_if_it_pays", None)  # there is no second trial
 
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "_pass", fail)
+        patch.setattr(compilation, "_pass", fail)
         assert tiny.run(data, broken, "runtime.compile=true") == 2
     assert "begun with runtime.compile=true, which fails here (no compiler)" in capsys.readouterr().err
     assert tiny.run(data, broken, "runtime.compile=true") == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 from tests.integration.torture import ARCHITECTURES, differences, layers_of
 

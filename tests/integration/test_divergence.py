@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from src.training import loop
 from tests.integration import tiny
 

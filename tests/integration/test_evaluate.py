@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src import assessment, evaluate
-from src.compose import guarded
-from src.data.prepared import load_prepared
-from src.data.tokenizer import load_tokenizer
+from src import evaluate
+from src.cli.compose import guarded
+from src.data.dataset import load_prepared
+from src.data.tokenizer.bpe import load_tokenizer
 from src.reporting import load_runs
-from src.runtime.files import read_json
+from src.runs import final_evaluation
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 
 
@@ -84,7 +85,7 @@ def test_the_command_says_what_stands_there_and_does_nothing_twice(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_json(run / "evaluation.json")
-    monkeypatch.setattr(assessment, "build_model", None)  # nothing is to be loaded
+    monkeypatch.setattr(final_evaluation, "build_model", None)  # nothing is to be loaded
     found = told(capsys, f"run={run}", *SAME)
     own = before["stages"]["code"]["test"]["code"]
     assert {key: found[key] for key in ("loss", "bits_per_byte", "tokens")} == own
@@ -115,7 +116,7 @@ def test_a_run_whose_evaluation_was_broken_off_goes_on_with_it(
     wanted = read_json(run / "evaluation.json")
     (run / "evaluation.json").unlink()
     tiny.change_summary(run, status="running")
-    probes = assessment.measure_probes
+    probes = final_evaluation.measure_probes
 
     def stop(*arguments: Any, **settings: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
@@ -123,7 +124,7 @@ def test_a_run_whose_evaluation_was_broken_off_goes_on_with_it(
 
     arguments = ("stage=full", "architecture=mamba", "evaluation.scripts=3")
     with monkeypatch.context() as patch:
-        patch.setattr(assessment, "measure_probes", stop)
+        patch.setattr(final_evaluation, "measure_probes", stop)
         assert tiny.run(data, tmp_path, *arguments) == 128 + signal.SIGTERM
     assert "the same command goes on" in capsys.readouterr().err
     assert list(read_json(run / "evaluation.json")["stages"]) == ["language"]

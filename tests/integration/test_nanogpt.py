@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from src import evaluate, export, generate
-from src.compose import guarded
-from src.config import CONF, ROOT, CorpusConfig, DataConfig, TokenizerConfig, UserError
-from src.data.packing import find_prepared, prepare_data
-from src.runtime.files import read_json, sha256_of
+from src.cli.compose import guarded
+from src.config.schema import CONF, ROOT, CorpusConfig, DataConfig, TokenizerConfig, UserError
+from src.data.preparation.prepare import find_prepared, prepare_data
+from src.runtime.atomic_files import read_json, sha256_of
 from src.training.checkpoint import read_checkpoint
 from tests.integration import tiny
 

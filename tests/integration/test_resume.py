@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 from tests.integration.torture import differences
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from src import train
-from src.compose import compose_config, guarded, register
-from src.config import TrainConfig
+from src.cli.compose import compose_config, guarded, register
+from src.config.schema import TrainConfig
 from src.reporting import write_report
-from src.runtime.files import file_lock, read_json
+from src.runtime.atomic_files import file_lock, read_json
 from src.runtime.signals import Interrupted
 from tests.integration import tiny
 
@@ -380,7 +380,7 @@ def test_a_run_goes_on_with_the_micro_batch_that_it_found(
 
     auto = ("training.max_steps=2", "training.micro_batch_size=auto")
     with monkeypatch.context() as patch:
-        patch.setattr("src.profiling.micro_batch.apart", interrupted)
+        patch.setattr("src.runs.batch_size_finder.apart", interrupted)
         assert tiny.run(data, tmp_path, *auto) == 128 + signal.SIGTERM
     folder = tiny.only_run(tmp_path)
     assert not (folder / "config.yaml").exists(), "stopped while it tries, it has decided nothing"

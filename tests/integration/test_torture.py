@@ -118,7 +118,8 @@ def test_a_disk_that_refuses(
 
 
 @pytest.mark.parametrize(
-    "function", ["src.training.loop.train_step", "src.stages.evaluate_windows", "src.stages.generate"]
+    "function",
+    ["src.training.loop.train_step", "src.runs.stage_runner.evaluate_windows", "src.runs.stage_runner.generate"],
 )
 def test_a_folder_that_vanishes_is_not_made_again(
     function: str,

@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from src import stages, train
-from src.compose import guarded, register
-from src.config import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
-from src.data.packing import prepare_data
-from src.overrides import quote_paths
-from src.runtime.files import read_json
+from src import train
+from src.cli.command_line import quote_paths
+from src.cli.compose import guarded, register
+from src.config.schema import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
+from src.data.preparation.prepare import prepare_data
+from src.runs import stage_runner
+from src.runs.planning import Plan, plan_runs
+from src.runtime.atomic_files import read_json
 from src.runtime.records import write_record
-from src.sweep.plan import Plan, plan_runs
 from src.training import loop
 from src.training.checkpoint import read_checkpoint
 
@@ -192,11 +193,11 @@ def break_step(patch: pytest.MonkeyPatch, number: int, words: str = "the device 
 
 def stop_after_a_save(patch: pytest.MonkeyPatch) -> None:
     """Have this process stopped by Ctrl-C, twice, once it has saved a checkpoint to go on from: exit status 130."""
-    true = stages.save_checkpoint
+    true = stage_runner.save_checkpoint
 
     def stop(folder: Path, *arguments: Any, **options: Any) -> None:
         true(folder, *arguments, **options)
         if folder.name == "last":
             raise KeyboardInterrupt
 
-    patch.setattr(stages, "save_checkpoint", stop)
+    patch.setattr(stage_runner, "save_checkpoint", stop)

@@ -26,11 +26,11 @@ import torch._dynamo  # the first optimizer loads it, for a second in every fork
 import yaml
 from safetensors.torch import load_file
 
-import src.run
-import src.stages
-from src.config import CONF
+import src.runs.runner
+import src.runs.stage_runner
+from src.config.schema import CONF
 from src.model.language_model import LanguageModel
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from src.training.checkpoint import Progress
 from tests.integration import tiny
 from tests.torture.forked import prepare_in_a_fork
@@ -138,14 +138,14 @@ class Torturer:
 
     def _note_saves(self) -> None:
         """Have this process write down each checkpoint that it has saved."""
-        save = src.stages.save_checkpoint
+        save = src.runs.stage_runner.save_checkpoint
 
         def save_and_note(folder: Path, model: LanguageModel, progress: Progress, **more: Any) -> None:
             save(folder, model, progress, **more)
             if folder.name == "last":
                 self.noted.write_text(f"{progress.stage} {progress.step}", encoding="utf-8")
 
-        src.stages.save_checkpoint = save_and_note
+        src.runs.stage_runner.save_checkpoint = save_and_note
 
     def _sit_and_die(self, course: str) -> int:
         if self.draw.random() < 0.5:
@@ -171,8 +171,8 @@ class Torturer:
             os.dup2(out, 2)
             self._note_saves()
             done = kill_before(before_operation)
-            if not src.run.is_done(folder):
-                src.run.execute(self.plan.config, self.plan.data, folder, self.plan.init)
+            if not src.runs.runner.is_done(folder):
+                src.runs.runner.execute(self.plan.config, self.plan.data, folder, self.plan.init)
             self.count.write_text(str(done[0]))
             status = 0
         except BaseException:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.config import SamplingConfig
-from src.inference.decode import generate
+from src.config.schema import SamplingConfig
+from src.inference.generation import generate
 from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel
 from tests.contract.small import ARCHITECTURES, SEQ_LEN, random_tokens, small_model

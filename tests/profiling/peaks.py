@@ -1,4 +1,4 @@
-"""What training and inference take in memory on the CPU: the witness of what `src/model/memory.py` expects.
+"""What training and inference take in memory on the CPU: compared with `src/model/cost/memory_estimate.py`.
 
 The resident set (RSS) is the whole process: interpreter, libraries and the allocator's reserve as well. Its peak only
 ever grows, so it means something in a process of its own. State spaces are computed as other devices do: a CPU's own
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from src.config import ModelSpec, OptimizerConfig, RuntimeConfig
+from src.config.schema import ModelSpec, OptimizerConfig, RuntimeConfig
 from src.model.blocks.base import blind
 from src.model.build import build_model
-from src.profiling.memory import begin_training, peak_growth, random_step
-from src.runtime.apart import apart
+from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import open_device
-from src.runtime.machine import peak_rss
+from src.runtime.host import peak_rss
+from src.runtime.subprocess_pool import apart
+from src.training.trial_step import begin_training, random_step
 
 
 class Measured(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from src.config import ModelSpec
-from src.model.accounting import model_cost
-from src.model.matching import match_of
+from src.config.schema import ModelSpec
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import match_of
 from src.profiling import benchmark
+from src.profiling.baselines import Peer, build_peer, peers_of
 from src.profiling.benchmark import bytes_read, growth, measure_point, measure_series, ratios, take_turns
-from src.profiling.peers import Peer, build_peer, peers_of
-from src.profiling.where import where_time_goes
+from src.profiling.step_profile import where_time_goes
 from tests.contract.small import CPU
 from tests.test_benchmark import composed
 
@@ -220,4 +220,4 @@ def test_where_time_goes_counts_blocks_operators_and_waits() -> None:
     assert counts == {kind: spec.blocks.count(kind) for kind in set(spec.blocks)}
     assert {"head and loss", "clipping and optimizer"} <= found["parts"].keys()
     assert sum(operator["share"] for operator in found["operators"]) <= 1 and found["operator_calls"] > 200
-    assert {place.partition(":")[0] for place in found["waits"]} == {"src/model/blocks/moe.py"}
+    assert {place.partition(":")[0] for place in found["waits"]} == {"src/model/blocks/moe/module.py"}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.config import ModelSpec
-from src.model.blocks.attention import KeyValueCache
+from src.config.schema import ModelSpec
+from src.model.blocks.attention.module import KeyValueCache
 from src.model.blocks.base import BlockOutput
-from src.model.blocks.mlp import MLP
+from src.model.blocks.mlp.module import MLP
 from src.profiling import doctor
 from src.profiling.doctor import Comparison, Computed, Option, compare, compare_long_reduction, differences, judge
 from src.runtime.device import LONGEST_REDUCTION, Device
@@ -160,16 +160,3 @@ def test_options_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bf16.speedup and fused.speedup and min(bf16.speedup, fused.speedup) > 0
     assert compiled == Option("runtime.compile=true", None, "no compiler here")
     assert [Option("x", speedup).pays for speedup in (None, 0.5, 1.04, 1.06)] == [False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("times", "said"), [(46.2, "products take 46 times as long as in fp32 on this CPU,"), (0.5, None)]
-)
-def test_a_precision_without_instructions_is_told(
-    times: float, said: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    speeds = {"fp32": 1e11, "bf16": 1e11 / times}
-    monkeypatch.setattr(doctor, "_matmul_speed", lambda device, precision, size, seconds: speeds[precision])
-    found = doctor.slow_precision(Device("cpu", "bf16", 1))
-    assert found is None if said is None else found and said in found
-    assert doctor.slow_precision(CPU) is None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from src.data.embedded.grammar import Odds, Writer
+from src.data.sources.generated.grammar import Odds, Writer
 
 Compose = Callable[[Writer], str]
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.model.blocks.mamba import Mamba
+from src.model.blocks.mamba.module import Mamba
 from src.model.blocks.norm import EPS
 from tests.reference.ssd import sequential_ssd
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.model.blocks.mamba1 import Mamba1
+from src.model.blocks.mamba1.module import Mamba1
 
 
 def sequential_scan(

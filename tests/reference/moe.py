@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from src.model.blocks.moe import MoE
+from src.model.blocks.moe.module import MoE
 
 
 def _expert(x: Tensor, w_in: Tensor, w_out: Tensor, kind: str) -> Tensor:

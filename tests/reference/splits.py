@@ -2,7 +2,7 @@
 
 import hashlib
 
-from src.data.sources import Document
+from src.data.sources.registry import Document
 
 
 def naive_fates(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from src.config import UserError
+from src.config.schema import UserError
 from src.reporting import comparison_text, keep_runs, load_runs, load_samples, write_report
-from src.reporting.load import load_evaluation
+from src.reporting.data.runs import load_evaluation
 from tests.reporting.conftest import SweepBuilder
 
 
@@ -118,9 +118,9 @@ def test_one_figure_that_fails_costs_a_line(four: SweepBuilder, monkeypatch: pyt
     def fail(*_: Any) -> Any:
         raise ValueError("Data cannot be log-scaled")
 
-    monkeypatch.setattr("src.reporting.plots.plot_speed", fail)
-    monkeypatch.setattr("src.reporting.charts._speeds", fail)
-    monkeypatch.setattr("src.reporting.further._cost", fail)
+    monkeypatch.setattr("src.reporting.plots.figures.plot_speed", fail)
+    monkeypatch.setattr("src.reporting.plots.interactive._speeds", fail)
+    monkeypatch.setattr("src.reporting.tables.secondary._cost", fail)
     page = write_report(four.sweep)
     text = page.with_name("summary.md").read_text().replace("\\", "")
     for what in ("figure speed.png", "charts of speed", "table of size and cost"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.config import UserError
+from src.config.schema import UserError
 from src.runtime import distributed
 from src.runtime.distributed import ALONE, World, _pieces, refuse_torchrun
 

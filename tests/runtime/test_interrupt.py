@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.__main__ import COMMANDS
-from src.config import ROOT
+from src.config.schema import ROOT
 
 ARGUMENTS = {"train": ["dry_run=true"], "tune": [], "estimate": ["-m", "seed=range(1000)"], "doctor": []}
 

@@ -8,8 +8,8 @@ from typing import TypedDict
 
 import pytest
 
-from src.config import UserError
-from src.runtime.files import (
+from src.config.schema import UserError
+from src.runtime.atomic_files import (
     Busy,
     file_lock,
     find_folder,

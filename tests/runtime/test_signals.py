@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from src.config import ROOT
+from src.config.schema import ROOT
 from src.runtime.signals import STOP_SIGNALS, Interrupted, listen_for_stop, stop_signal
 
 

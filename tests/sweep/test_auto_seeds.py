@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from src.reporting.statistics.sequential import LOOKS, share_of_look
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from src.sweep import launch
 from tests.integration import tiny
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from src.config import ROOT
+from src.config.schema import ROOT
 from src.reporting import load_runs
 from tests.integration import tiny
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 from tests.sweep import slurm
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from src.config import LauncherConfig
-from src.runtime.files import file_lock, read_json
-from src.sweep import isolation
+from src.config.schema import LauncherConfig
+from src.runs.planning import plan_runs
+from src.runtime.atomic_files import file_lock, read_json
+from src.sweep import job_process
 from src.sweep.launch import opened, threads_each
-from src.sweep.plan import plan_runs
 from tests.integration import tiny
 
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
@@ -29,7 +29,7 @@ def watch_jobs(monkeypatch: pytest.MonkeyPatch, stand_in: str | None = None, onl
         seeds.append(next(item for item in command if item.startswith("seed=")))
         return true_popen(["sh", "-c", stand_in] if stand_in and only in seeds[-1] else command, **options)
 
-    monkeypatch.setattr(isolation.subprocess, "Popen", start)
+    monkeypatch.setattr(job_process.subprocess, "Popen", start)
     return seeds
 
 
@@ -212,5 +212,5 @@ def test_a_job_takes_the_threads_that_it_is_given(data: Path, tmp_path: Path, mo
     (plan,) = plan_runs([open_threads])
     folder = tmp_path / "sweeps" / "by-hand"
     with opened(folder, "by-hand", [plan], [open_threads]) as ledger:
-        assert isolation.run_job(ledger, ledger.jobs()[0], plan.config.sweep, threads=1) == 0
+        assert job_process.run_job(ledger, ledger.jobs()[0], plan.config.sweep, threads=1) == 0
     assert read_json(plan.folder / "summary.json")["contract"]["runtime.threads"] == 1

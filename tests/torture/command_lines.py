@@ -26,11 +26,12 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src import benchmark, compose, doctor, estimate, evaluate, export, generate, prepare, report, train, tune
-from src import config as schemas
-from src.config import CONF, EXPERIMENTS, UserError
-from src.limits import LIMITS
-from src.overrides import given_keys, quote_paths
+from src import benchmark, doctor, estimate, evaluate, export, generate, prepare, report, train, tune
+from src.cli import compose
+from src.cli.command_line import given_keys, quote_paths
+from src.config import schema as schemas
+from src.config.limits import LIMITS
+from src.config.schema import CONF, EXPERIMENTS, UserError
 
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "train": train.main,
@@ -176,24 +177,25 @@ class CutOff(BaseException):
 
 def cut_off() -> None:
     """Have commands end where they would begin to compute: everything before is what is tested."""
-    import src.assessment
-    import src.data.packing
-    import src.exchange
-    import src.inference.decode
+    import src.data.preparation.prepare
+    import src.huggingface.convert_run
+    import src.inference.generation
     import src.reporting
-    import src.run
+    import src.runs.final_evaluation
+    import src.runs.planning
+    import src.runs.runner
     import src.sweep.launch
-    import src.sweep.plan
-    import src.sweep.tuning
+    import src.sweep.learning_rate_search
 
     def stop(*_: Any, **__: Any) -> Any:
         raise CutOff
 
     for module, name in (
-        (src.run, "execute"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
-        (src.sweep.tuning, "opened"),
-        (src.sweep.plan, "prepare_data"), (src.data.packing, "prepare_data"), (src.assessment, "assess"),
-        (src.exchange, "to_huggingface"), (src.exchange, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
+        (src.runs.runner, "execute"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
+        (src.sweep.learning_rate_search, "opened"),
+        (src.runs.planning, "prepare_data"), (src.data.preparation.prepare, "prepare_data"),
+        (src.runs.final_evaluation, "assess"), (src.huggingface.convert_run, "to_huggingface"),
+        (src.huggingface.convert_run, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
         (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"),
         (src.sweep.launch, "opened"),
     ):  # fmt: skip
@@ -205,10 +207,6 @@ def warm() -> None:
     """Import in the parent what every fork needs, and compute nothing."""
     import pandas
     import torch
-
-    import src.inference.decode
-    import src.profiling.doctor
-    import src.reporting.render  # noqa: F401
 
     for command in MAINS:
         schema = getattr(schemas, f"{command.title()}Config")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 from tests.torture import forked
 

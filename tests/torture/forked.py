@@ -17,9 +17,9 @@ import torch
 import torch._dynamo  # the first optimizer loads it, for a second in every fork
 
 from src import estimate, evaluate, export, generate, prepare, report, tune
-from src.compose import guarded
-from src.reporting import render
-from src.sweep import isolation
+from src.cli.compose import guarded
+from src.reporting.output import write
+from src.sweep import job_process
 from tests.integration import tiny
 from tests.torture import operations
 
@@ -105,8 +105,8 @@ def _be_the_command(
         os.dup2(out, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         sys.stdin = open(os.devnull)  # noqa: SIM115 (for as long as the process lives)
-        isolation.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProcess})  # pyright: ignore
-        render.to_png = lambda figure: b"drawn elsewhere"  # most of the time of a report
+        job_process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProcess})  # pyright: ignore
+        write.to_png = lambda figure: b"drawn elsewhere"  # most of the time of a report
         torch.set_num_threads(1)
         opened = _watch_opened(watch or folder)
         count = operations.kill_before(kill_before)

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from src.runtime.files import read_json
+from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 from tests.torture import forked
 from tests.torture.damage import Site, copy_of

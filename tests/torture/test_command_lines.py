@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from src.config import ROOT
+from src.config.schema import ROOT
 from tests.integration import tiny
 from tests.torture.command_lines import Line, fault_of, run_line
 

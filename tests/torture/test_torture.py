@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from src.config import ROOT
+from src.config.schema import ROOT
 
 
 def test_damaged_files_and_killed_commands() -> None:

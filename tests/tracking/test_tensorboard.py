@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from src import stages
-from src.runtime.files import read_json
+from src.runs import stage_runner
+from src.runtime.atomic_files import read_json
 from src.tracking.tensorboard import TensorboardTracker
 from tests.integration import tiny
 
@@ -41,7 +41,7 @@ def test_everything_is_shown(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, arguments = stages._Witness.log, ("tracking=tensorboard", "evaluation.enabled=false")
+    true, arguments = stage_runner._Witness.log, ("tracking=tensorboard", "evaluation.enabled=false")
 
     def stop(self: Any, row: dict[str, Any]) -> None:
         true(self, row)
@@ -49,7 +49,7 @@ def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Witness, "log", stop)
+        patch.setattr(stage_runner._Witness, "log", stop)
         assert tiny.run(data, tmp_path, *arguments) == 130
     assert tiny.run(data, tmp_path, *arguments) == 0
     folder = tiny.only_run(tmp_path)
@@ -71,7 +71,7 @@ def test_what_lies_after_a_rewind_is_hidden(tmp_path: Path) -> None:
 def test_without_the_extra_one_line_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from src import validation
+    from src.cli import validation
 
     true = validation.importlib.util.find_spec
     monkeypatch.setattr(

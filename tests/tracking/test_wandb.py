@@ -15,8 +15,8 @@ import pytest
 import wandb
 from wandb.errors import CommError, UsageError
 
-from src.config import ROOT, TrackingConfig
-from src.runtime.files import read_json
+from src.config.schema import ROOT, TrackingConfig
+from src.runtime.atomic_files import read_json
 from src.tracking import tracker
 from src.tracking import wandb as ours
 from src.tracking.wandb import find_home, start_wandb

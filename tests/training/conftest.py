@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from src.config import OptimizerConfig
+from src.config.schema import OptimizerConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
 from src.training.loop import TrainState
-from src.training.optimizer import build_optimizer
-from src.training.step import StepOutput, train_step
+from src.training.optimizers import build_optimizer
+from src.training.train_step import StepOutput, train_step
 from tests.contract.small import CPU, VOCAB_SIZE, small_model
 
 StateBuilder = Callable[..., TrainState]

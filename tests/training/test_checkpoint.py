@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from src.config import UserError
+from src.config.schema import UserError
 from src.data.loader import TrainLoader
-from src.runtime.files import sha256_of
+from src.runtime.atomic_files import sha256_of
 from src.training.checkpoint import (
     FORMAT_VERSION,
     Progress,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from src.config import ScheduleConfig, TrainingConfig
+from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.runtime.signals import Interrupted, StopRequest
 from src.training.loop import Hooks, TrainState, fit
-from src.training.stage import StagePlan
+from src.training.stage_budget import StagePlan
 from tests.contract.small import ARCHITECTURES, CPU
 from tests.integration import tiny
 from tests.training.conftest import StateBuilder, poison

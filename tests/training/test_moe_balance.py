@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.config import ScheduleConfig, TrainingConfig
+from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
-from src.model.blocks.moe import MoE
+from src.model.blocks.moe.module import MoE
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
-from src.training.compiled import compile_blocks
-from src.training.expert_balance import describe_balance
+from src.training.compilation import compile_blocks
 from src.training.loop import Hooks, TrainState, fit
-from src.training.stage import StagePlan
+from src.training.moe_metrics import describe_balance
+from src.training.stage_budget import StagePlan
 from tests.contract.small import CPU, random_tokens, small_spec
 from tests.integration import tiny
 from tests.training.conftest import StateBuilder, poison, step

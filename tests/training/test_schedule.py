@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from src.config import ScheduleConfig
+from src.config.schema import ScheduleConfig
 from src.training.schedule import learning_rate_factor, warmup_steps
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.config import ModelSpec
+from src.config.schema import ModelSpec
 from src.model.blocks.base import on_cpu
 
 EPS = 1e-5

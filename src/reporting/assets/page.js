@@ -1,4 +1,4 @@
-// Draws the charts of a report (src/reporting/charts.py says what they hold), and hides the architectures that are
+// Draws the charts of a report (src/reporting/plots/interactive.py says what they hold), and hides the architectures that are
 // switched off, in charts, tables and samples alike. Text goes in by textContent alone.
 "use strict";
 (() => {

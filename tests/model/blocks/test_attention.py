@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.model.blocks.attention import Attention, KeyValueCache, SlidingAttention, rotate, sliding_attention
+from src.model.blocks.attention.module import Attention, KeyValueCache, rotate
+from src.model.blocks.sliding_attention.module import SlidingAttention, sliding_attention
 from tests.contract.small import small_spec
 from tests.reference.attention import complex_rotate, masked_attention, naive_attention
 from tests.reference.documents import numbers

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.config import UserError
-from src.inference.huggingface import twin_of
-from src.model.blocks.gated_deltanet import GatedDeltaNet, chunked_delta_rule, heads_of
-from src.model.matching import match_of
+from src.config.schema import UserError
+from src.huggingface import twin_of
+from src.model.blocks.gated_deltanet.cost import heads_of
+from src.model.blocks.gated_deltanet.module import GatedDeltaNet, chunked_delta_rule
+from src.model.size_matching import match_of
 from tests.contract.small import composed, small_spec
 from tests.reference.delta_rule import sequential_delta_rule
 from tests.reference.documents import numbers

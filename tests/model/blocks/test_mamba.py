@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.model.blocks import mamba
+from src.model.blocks import convolution
 from src.model.blocks.base import blind, inverse_softplus, log_uniform
-from src.model.blocks.mamba import Mamba, chunked_ssd, factorised_ssd, ssd
+from src.model.blocks.mamba import ssd as ssd_module
+from src.model.blocks.mamba.cpu_ssd import LARGEST_EXPONENT, factorized_ssd
+from src.model.blocks.mamba.module import Mamba
+from src.model.blocks.mamba.ssd import chunked_ssd, ssd
 from tests.contract.small import small_spec
 from tests.reference.documents import numbers, one_by_one
 from tests.reference.mamba import naive_mamba
@@ -50,7 +53,7 @@ def chunked(size: int, form: Callable[..., Any] = chunked_ssd) -> Callable[..., 
     return lambda x, dt, a, b, c, state: form(x, dt, a, b, c, size, state)
 
 
-@pytest.mark.parametrize("form", [chunked_ssd, factorised_ssd])
+@pytest.mark.parametrize("form", [chunked_ssd, factorized_ssd])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 64, 100])
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 64, 100])
 def test_chunks_equal_the_recurrence(length: int, chunk: int, form: Callable[..., Any]) -> None:
@@ -90,22 +93,22 @@ def test_decay_that_forgets_everything() -> None:
 def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
     """Large inputs just below the limit: exact to fp32. Beyond it, and for what is no number: the other form."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
-    steps = torch.full((2, 64, HEADS), margin * mamba.LARGEST_EXPONENT / 17)  # of a chunk's first 17 steps
+    steps = torch.full((2, 64, HEADS), margin * LARGEST_EXPONENT / 17)  # of a chunk's first 17 steps
     x, a, b, c = 1000 * x, -torch.tensor([1.0, 0.5, 0.01]), 30 * b, 30 * c
     inputs = [x, steps, a, b, c, state]
-    assert (factorised_ssd(x, steps, a, b, c, 32) is None) == (margin > 1)
+    assert (factorized_ssd(x, steps, a, b, c, 32) is None) == (margin > 1)
     found, wanted = with_gradients(chunked(64, ssd), inputs), with_gradients(sequential_ssd, inputs)
     errors = {name: worst_error(found[name], wanted[name]) for name in wanted.keys() - {"da"}}
     assert max(errors.values()) < 2e-5, errors
     steps[0, 5, 1] = torch.nan
-    assert factorised_ssd(x, steps, a, b, c, 32) is None
+    assert factorized_ssd(x, steps, a, b, c, 32) is None
 
 
 @pytest.mark.parametrize("first", [15.0, 20.0, 24.0])
 def test_the_first_step_of_a_chunk_counts(first: float) -> None:
     """It weakens what a state of large numbers carries on, beside steps that already reach the limit."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
-    steps = torch.full((2, 64, HEADS), 0.99 * mamba.LARGEST_EXPONENT / 16)
+    steps = torch.full((2, 64, HEADS), 0.99 * LARGEST_EXPONENT / 16)
     steps[:, 0], steps[:, 32], x[:, 31], a = 0.1, first, 1e10 * x[:, 31], -torch.ones(HEADS)
     (found, _), (wanted, _) = ssd(x, steps, a, b, c, 64, state), sequential_ssd(x, steps, a, b, c, state)
     assert worst_error(found[:, 32], wanted[:, 32]) < 1e-6
@@ -114,14 +117,14 @@ def test_the_first_step_of_a_chunk_counts(first: float) -> None:
 def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     x, dt, a, b, c, _ = ssd_inputs(64, 1e-3, 1e-1)
     taken: list[str] = []
-    for name in ("factorised_ssd", "chunked_ssd"):
-        monkeypatch.setattr(mamba, name, lambda *_, name=name: taken.append(name))
+    for name in ("factorized_ssd", "chunked_ssd"):
+        monkeypatch.setattr(ssd_module, name, lambda *_, name=name: taken.append(name))
     documents = numbers((30, 34), 2)
     ssd(x, dt, a, b, c, 64)
     ssd(x, dt, a, b, c, 64, None, documents)
     with blind():
         ssd(x, dt, a, b, c, 64)
-    assert taken == ["factorised_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
+    assert taken == ["factorized_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
 
 
 @pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 4), (30, 4), (30, 1)])
@@ -132,9 +135,9 @@ def test_taps_are_the_convolution(length: int, taps: int) -> None:
     weights = torch.randn(2, length, 6, generator=draw)
 
     def by_taps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return mamba._convolve_taps(torch.nn.functional.pad(x, (0, 0, taps - 1, 0)), weight, bias, None)
+        return convolution._convolve_taps(torch.nn.functional.pad(x, (0, 0, taps - 1, 0)), weight, bias, None)
 
-    found, wanted = by_taps(*inputs), mamba.convolve(*inputs, cache=None)
+    found, wanted = by_taps(*inputs), convolution.convolve(*inputs, cache=None)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     pairs = (torch.autograd.grad((y * weights).sum(), inputs) for y in (found, wanted))
     for one, other in zip(*pairs, strict=True):
@@ -147,13 +150,15 @@ def test_a_long_text_is_convolved_in_rows(taps: int, length: int, monkeypatch: p
     draw = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, length, 6), (6, taps), (6,))]
     weights, shapes = torch.randn(2, length, 6, generator=draw), []
-    by_image = mamba._convolve_image
-    monkeypatch.setattr(mamba, "_convolve_image", lambda x, *rest: (shapes.append(x.shape), by_image(x, *rest))[1])
-    monkeypatch.setattr(mamba, "ROW", 8)
+    by_image = convolution._convolve_image
+    monkeypatch.setattr(
+        convolution, "_convolve_image", lambda x, *rest: (shapes.append(x.shape), by_image(x, *rest))[1]
+    )
+    monkeypatch.setattr(convolution, "ROW", 8)
     results = []
     for long in (length, length + 1):
-        monkeypatch.setattr(mamba, "LONG", long)
-        y = mamba.convolve(*inputs, cache=None)
+        monkeypatch.setattr(convolution, "LONG", long)
+        y = convolution.convolve(*inputs, cache=None)
         results.append((y.detach(), *torch.autograd.grad((y * weights).sum(), inputs)))
     assert shapes == [(8, taps - 1 + 8, 6), (2, taps - 1 + length, 6)]
     for one, other in zip(*results, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.model.blocks.mamba1 import Mamba1, scan, selective_scan
+from src.model.blocks.mamba1.module import Mamba1, scan, selective_scan
 from tests.contract.small import small_spec
 from tests.reference.documents import numbers, one_by_one
 from tests.reference.mamba1 import naive_mamba1, sequential_scan

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from src.model.blocks.mlp import activation
+from src.model.blocks.mlp.module import activation
 
 
 def test_swiglu_gates_with_the_first_half() -> None:

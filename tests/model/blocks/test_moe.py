@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.model.blocks.moe import MoE
+from src.model.blocks.moe.module import MoE
 from src.model.build import build_model
 from tests.contract.small import random_tokens, small_spec
 from tests.reference.moe import naive_moe

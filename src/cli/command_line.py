@@ -1,0 +1,242 @@
+"""The command line as text: its flags, quoting for Hydra's grammar, and what Hydra says of a mistake, in one line."""
+
+import argparse
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from src.config.limits import shorten
+from src.config.schema import UserError
+
+PATHS = (
+    *("init_from", "output_root", "data.dir", "data.code.repositories"),
+    *("tokenizer.path", "tokenizer.compare", "tokenizer.eot"),
+)
+"""And the name of a token, such as `<|endoftext|>`, which is no less grammar."""
+PATH_LISTS = ("data.language.paths", "data.code.paths", "learning_rates")
+
+SINGLE_RUN = "hydra.mode=RUN"
+"""Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
+HYDRA_KEYS = ("hydra.mode", "hydra.sweeper.params", "hydra.launcher")
+"""The settings of Hydra that do something here."""
+UNUSED_FLAGS = {
+    "config_path": "not used here; put your settings in experiments/*.yaml",
+    "config_name": "not used here; put your settings in experiments/*.yaml",
+    "config_dir": "not used here; put your settings in experiments/*.yaml",
+    "experimental_rerun": "not used here; repeat the command itself",
+    "shell_completion": "not used here; --help lists the settings",
+}
+"""Flags of Hydra, and what serves in their place."""
+
+FLAGS_OF_THE_ORIGINAL = {
+    "architecture": "architecture=moe",
+    "stage": "stage=code",
+    "model-size": "size=tiny",
+    "num-experts": "architecture.n_experts=8",
+    "batch-size": "training.micro_batch_size=4",
+    "gradient-accumulation-steps": "training.global_batch_size=16 (micro_batch_size times accumulation steps)",
+    "num-epochs": "training.max_steps=3000 (epochs times steps per epoch)",
+    "steps-per-epoch": "training.max_steps=3000 (epochs times steps per epoch)",
+    "learning-rate": "optimizer.learning_rate=3e-4",
+    "warmup-steps": "schedule.warmup_steps=300",
+    "checkpoint": "init_from=outputs/runs/NAME",
+    "use-compile": "runtime.compile=true",
+    "use-rmsnorm": "recipe.norm=rmsnorm",
+    "use-rope": "recipe.position=rope",
+    "use-amp": "runtime.precision=bf16",
+    "use-gradient-checkpointing": "runtime.activation_checkpointing=true",
+}
+"""What the script that this program succeeds called its options."""
+
+WRONG_VALUES = {
+    "not a valid bool": "must be true or false",
+    "is not Optional": "needs a value, it cannot be null",
+    "Ambiguous value": "several values make a sweep, as only src.train -m does; a list is written {key}=[a,b]",
+    "is not a ListConfig": "must be a list, as in {key}=[a,b]",
+    "NoneType is not a subclass of": "needs a value, it cannot be null",
+    "is not a subclass of": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "Cannot merge DictConfig with": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "to Dict[": "is a section; set one of its keys, as in {key}.KEY=VALUE",
+    "type hint 'Union[int, str]'": "must be a whole number, or auto",
+    "An item is already at": "is there already; leave out the +",
+}
+"""What is wrong with an override, by a part of what Hydra says of it."""
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Split a command line into Hydra's own flags and overrides, in any order.
+
+    Raises UserError for a flag that Hydra lacks or that would change nothing, and for what is not key=value.
+    """
+    for argument in argv:
+        name = argument.removeprefix("--").split("=")[0]
+        if argument.startswith("--") and name.replace("_", "-") in FLAGS_OF_THE_ORIGINAL:
+            raise UserError(
+                f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[name.replace('_', '-')]}"
+            )
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        arguments, unknown = parser.parse_known_intermixed_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --help lists the settings") from None
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such flag; settings have no dashes, as in architecture=moe; see --help")
+    for flag, remedy in UNUSED_FLAGS.items():
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')}: {remedy}")
+    if not arguments.cfg and (arguments.package or arguments.resolve):
+        raise UserError(f"--{'package' if arguments.package else 'resolve'}: is for --cfg job; leave it out")
+    if arguments.run and arguments.multirun:
+        raise UserError("--run: contradicts --multirun (-m); leave one out")
+    for override in arguments.overrides:
+        if not re.match(r"[^~=]+=", override):
+            raise UserError(f"{shorten(override)}: settings are written key=value, for example architecture=moe")
+        check_hydra_key(override)
+    return arguments
+
+
+def check_hydra_key(override: str) -> None:
+    """Refuse settings of Hydra that change nothing here. Raises UserError."""
+    (key,) = given_keys([override])
+    if key.startswith("hydra/"):
+        raise UserError(f"{override}: is chosen by launcher=NAME; leave it out")
+    if not key.startswith("hydra."):
+        return
+    if key == "hydra.mode" and override != SINGLE_RUN:
+        raise UserError(f"{override}: write -m for a sweep, and nothing for a run")
+    if not key.startswith(HYDRA_KEYS):
+        remedy = "output_root says where runs go" if key.endswith(".dir") else "leave it out"
+        raise UserError(f"{override}: changes nothing here; {remedy}")
+
+
+def comma_hint(override: str) -> str:
+    """Say how a path with a comma is written, where an override with several values may be one."""
+    key, _, value = override.partition("=")
+    if key not in (*PATHS, *PATH_LISTS):
+        return ""
+    return f"; a path with a comma is quoted twice: {as_argument(key, value, is_list=key in PATH_LISTS)}"
+
+
+def hydra_flag(arguments: argparse.Namespace) -> bool:
+    """Tell whether a flag asks Hydra to show something (--help, --cfg, --info) instead of running."""
+    names = ("help", "hydra_help", "version", "cfg", "info")
+    return any(getattr(arguments, name, None) for name in names)
+
+
+def quote(value: str) -> str:
+    """Write a value so that Hydra's grammar and interpolation leave it as it is."""
+    escaped = value.replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def as_argument(key: str, value: str, is_list: bool = False) -> str:
+    """Write `key=value` of a path for a person to copy: through the shell and Hydra's grammar it arrives unchanged."""
+    plain = not re.search(r"[,'\"\[\]]|^null$|^$", value)
+    simple = not re.search(r"[\"\\]|\$\{", value)  # double quotes need no escape in the shell's single ones
+    written = value if plain else f'"{value}"' if simple else quote(value)
+    return shlex.quote(f"{key}=[{written}]" if is_list else f"{key}={written}")
+
+
+def quote_paths(argv: Sequence[str]) -> list[str]:
+    """Quote paths, since `~` and much else are grammar to Hydra; the lists of a sweep and hand-made quotes stay."""
+
+    def quoted(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        if key in PATHS and value != "null" and not re.search(r"[,'\"]|^$", value):
+            return f"{key}={quote(value)}"
+        if key in PATH_LISTS and (found := re.fullmatch(r"\[([^\[\]'\"]+)\]", value)):
+            return f"{key}=[{','.join(quote(path.strip()) for path in found[1].split(','))}]"
+        return argument
+
+    return [quoted(argument) for argument in argv]
+
+
+def given_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys that overrides touch, without their operators."""
+    return {re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides}
+
+
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """Suggest choices: what has this last part, then what it shortens, then the nearest in spelling."""
+    section, _, last = word.rpartition(".")
+    tails = {choice: choice.rsplit(".", 1)[-1] for choice in [*choices, *(name.split(".")[0] for name in choices)]}
+    near = [choice for choice, tail in tails.items() if tail == last and choice.startswith(section)]
+    if not near:
+        near = [choice for choice, tail in tails.items() if _shortens(last, tail) and choice.startswith(section)]
+        near = difflib.get_close_matches(word, near, 1, 0) if section else near
+    if not near and section:
+        near = difflib.get_close_matches(word, [choice for choice in choices if "." in choice], 1, 0.75)
+    if not near:
+        nearest = difflib.get_close_matches(last, tails.values(), 1, 0.75)
+        near = [choice for choice, tail in tails.items() if tail in nearest]
+    return f"; did you mean {' or '.join(near)}?" if near else "; --help lists them all"
+
+
+def _shortens(word: str, name: str) -> bool:
+    """Tell whether `word` is how people write `name` when in a hurry: some of its words, or their initials."""
+    return len(word) > 1 and (f"_{word}" in f"_{name}" or word == "".join(part[:1] for part in name.split("_")))
+
+
+def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """Turn an error of Hydra or OmegaConf into one line with key, value and remedy."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        if found[1] in keys:
+            return f"{found[1]}: new names in a mapping need a + before the key, as in +{found[1]}={{name: value}}"
+        return f"{found[1]}: no such setting{did_you_mean(found[1], [*keys, '+experiment'])}"
+    if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
+        key, full = found[1] or found[2], _full_key(text) or ""
+        key = full if full.endswith(key) else f"{full}.{key}".lstrip(".")
+        return f"{key}: no such setting{did_you_mean(key, keys)}"
+    if found := re.search(r"[Mm]issing mandatory value: (\S+)", text):
+        return f"{found[1]}: is needed; write {found[1]}=..."
+    if found := re.search(r"(?:Value '(.*?)'|value).*could not be converted to (\w+)", text):
+        return f"{_culprit(text, overrides)}: must be of type {found[2].lower()}"
+    for fragment, remedy in WRONG_VALUES.items():
+        if fragment in text:
+            culprit = _culprit(text, overrides)
+            hint = comma_hint(culprit) if fragment == "Ambiguous value" else ""
+            return f"{culprit}: {remedy.format(key=culprit.partition('=')[0])}{hint}"
+    if "override_grammar" in text or "LexerNoViableAlt" in text:
+        return (
+            f"{_unreadable(overrides)}: cannot be read; write key=value without spaces, and a value with special "
+            "characters in quotes of its own, as in 'key=\"a, b\"'"
+        )
+    return f"{_culprit(text, overrides)}: cannot be taken ({' '.join(text.split()) or type(error).__name__})"
+
+
+def _full_key(text: str) -> str | None:
+    found = re.search(r"full_key: (\S+)", text)
+    return found[1] if found else None
+
+
+def _culprit(text: str, overrides: Sequence[str]) -> str:
+    """Find the override that an error is about."""
+    named = [item for item in overrides if item in text]
+    key = _full_key(text)
+    overrides = [re.sub(r"\\([^\w\s'\"\\])", r"\1", item) for item in overrides]  # as it was before Hydra escaped it
+    matching = [item for item in overrides if key and given_keys([item]) == {key}]
+    return shorten(next(iter([*matching, *named, *([key] if key else []), " ".join(overrides)])) or "configuration")
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """Find the override that is no Hydra grammar; its errors do not always tell."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parser.parse_override(override)
+        except HydraException:
+            return shorten(override)
+    return shorten(" ".join(overrides))
+
+
+def varying(jobs: list[list[str]]) -> list[str]:
+    """Write each job by the overrides that not all of them have."""
+    common = set[str].intersection(*map(set, jobs))
+    return [" ".join(item for item in job if item not in common) or " ".join(job) for job in jobs]

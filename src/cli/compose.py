@@ -1,0 +1,352 @@
+"""From a command line to plain dataclasses: Hydra composes, everything below the commands sees typed values.
+
+Keys that Hydra's `+` lets past the schema are refused.
+"""
+
+import dataclasses
+import os
+import re
+import signal
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from src import quit_at_once
+from src.cli.command_line import SINGLE_RUN, did_you_mean, explain, given_keys, hydra_flag, parse_arguments
+from src.cli.config_loader import CachedConfigLoader, parse
+from src.config.limits import check_settings, shorten
+from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
+from src.runtime.atomic_files import read_yaml, storage_remedy
+from src.runtime.host import spin_briefly
+from src.runtime.log import printable
+from src.runtime.records import child_path
+
+MAX_JOBS = 10_000
+"""Of one sweep: more would take longer to plan than anyone waits."""
+T = TypeVar("T")
+
+_registered: dict[str, object] = {}
+"""What each command was registered with: that is composed once."""
+
+
+def register(schema: type, command: str) -> None:
+    """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
+    paths = sorted(EXPERIMENTS.glob("*.yaml"))
+    content = (schema, [(path, path.stat().st_mtime_ns) for path in paths])
+    if _registered.get(command) == content:
+        return
+    CachedConfigLoader.clear()
+    store = ConfigStore.instance()
+    store.store(name=f"{command}_schema", node=schema)
+    for path in paths:
+        try:
+            node = OmegaConf.load(path)
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+        store.store(group="experiment", name=path.stem, node=node, package="_global_")
+    _registered[command] = content
+
+
+@contextmanager
+def hydra_session(overrides: Sequence[str], keys: Sequence[str]) -> Iterator[CachedConfigLoader]:
+    """Open Hydra on our conf folder; its errors leave as UserError, told in terms of `overrides` and known `keys`."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield typing.cast(CachedConfigLoader, GlobalHydra.instance().config_loader())
+    except UserError:
+        raise
+    except Exception as error:  # what Hydra and OmegaConf make of a strange value is not only their own errors
+        raise UserError(explain(error, overrides, keys)) from None
+
+
+def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T:
+    """Compose one job. Raises UserError for anything wrong with the overrides."""
+    with hydra_session(overrides, keys_of(schema)) as loader:
+        check_choices(loader, overrides)
+        check_booleans(schema, overrides)
+
+        def composed(overrides: Sequence[str]) -> T:
+            with loader.lend(command, overrides) as config:
+                return _to_object(config, schema)
+
+        try:
+            return composed(overrides)
+        except UserError:
+            raise
+        except Exception as error:
+            culprit = find_culprit(overrides, composed, str(error))
+            raise UserError(explain(error, culprit, keys_of(schema))) from None
+
+
+def check_choices(loader: CachedConfigLoader, overrides: Sequence[str]) -> None:
+    """Check that what is chosen of each group of conf/ is there. Raises UserError."""
+    for override in overrides:
+        item = parse(override)
+        if not loader.is_choice(item) or item.is_sweep_override() or item.is_delete():
+            continue
+        value, group = item.value(), item.key_or_group
+        for choice in value if isinstance(value, list) else [value]:
+            if not isinstance(choice, str) or not loader.repository.config_exists(f"{group}/{choice}"):
+                known = ", ".join(sorted(loader.get_group_options(group)))
+                shown = re.sub(r"\\([^\w\s'\"\\])", r"\1", override.partition("=")[2])
+                raise UserError(f"{group}={shorten(shown)}: no such choice; there are {known}")
+
+
+def check_booleans(schema: type, overrides: Sequence[str]) -> None:
+    """Refuse numbers for what is true or false, all of which OmegaConf takes. Raises UserError."""
+    for override in overrides:
+        item = parse(override)
+        value: Any = item.value()
+        if type(value) is int and value not in (0, 1) and type_of(schema, item.key_or_group) in (bool, bool | None):
+            raise UserError(f"{shorten(override)}: must be true or false")
+
+
+def type_of(schema: type, key: str) -> Any:
+    """Return the type of a dotted key of a schema; None where there is no such key."""
+    kind: Any = schema
+    for part in key.split("."):
+        kind = _types_of(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return kind
+
+
+def find_culprit(overrides: Sequence[str], composed: Callable[[Sequence[str]], object], said: str) -> Sequence[str]:
+    """Find the override that cannot be taken: alone it fails in the same words, or without it all others can be."""
+
+    def fails(chosen: Sequence[str]) -> str | None:
+        try:
+            composed(chosen)
+        except Exception as error:
+            return str(error)
+        return None
+
+    if len(overrides) < 2:
+        return overrides
+    alone = [item for item in overrides if fails([item]) == said]
+    others = [item for item in overrides if fails([other for other in overrides if other != item]) is None]
+    return alone[:1] or others[:1] or [" ".join(overrides)]
+
+
+class Sweep(NamedTuple):
+    """What a command line sweeps over."""
+
+    overrides: list[str]
+    """The whole of it, what an experiment sweeps over included."""
+    jobs: list[list[str]]
+    """The overrides of each job: `a=1,2 b=3` are two."""
+    asked_by_experiment: bool
+
+
+def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
+    """Expand a command line into jobs; a key on it takes the place of the same key in `hydra.sweeper.params`."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    with hydra_session(overrides, keys_of(schema)) as loader:
+        parser = OverridesParser.create(config_loader=loader)
+        parsed: list[Override] = parser.parse_overrides(list(overrides))
+        check_choices(loader, overrides)
+        check_sweeps(parsed)
+        plain = [item.input_line or "" for item in parsed if not item.is_sweep_override()]
+        base = compose(command, overrides=plain, return_hydra_config=True)
+        params = {} if SINGLE_RUN in overrides else (base.hydra.sweeper.params or {})
+        added = [f"{key}={value}" for key, value in params.items() if key not in given_keys(overrides)]
+        swept = parser.parse_overrides([*added, *overrides])
+        check_sweeps(swept)
+        jobs = BasicSweeper.split_arguments(swept, None)[0]
+        return Sweep([*added, *overrides], [list(job) for job in jobs], bool(params))
+
+
+def check_sweeps(overrides: Sequence[Override]) -> None:
+    """Check that a sweep has values that can be listed, and not too many. Raises UserError."""
+    n = 1
+    for item in overrides:
+        if not item.is_sweep_override():
+            continue
+        line = shorten(item.input_line)
+        if not item.is_discrete_sweep():
+            raise UserError(f"{line}: an interval has no end of values; list some, as in a,b or range(1,4)")
+        try:
+            n *= sum(1 for _ in islice(item.sweep_string_iterator(), MAX_JOBS + 1))
+        except (HydraException, ValueError, ArithmeticError) as error:
+            raise UserError(f"{line}: stands for no values ({error})") from None
+        if n > MAX_JOBS:
+            raise UserError(f"{line}: more than {MAX_JOBS} jobs in one sweep; give fewer values")
+        if n == 0:
+            raise UserError(f"{line}: stands for no value")
+
+
+@cache
+def keys_of(schema: type, prefix: str = "") -> list[str]:
+    """List every key of a schema, sections included."""
+    found = []
+    hints = _types_of(schema)
+    for item in dataclasses.fields(schema):
+        name = f"{prefix}{item.name}"
+        found.append(name)
+        if dataclasses.is_dataclass(hints[item.name]):
+            found += keys_of(typing.cast(type, hints[item.name]), f"{name}.")
+    return found
+
+
+def to_config(schema: type[T], values: dict[str, Any]) -> T:
+    """Build a typed configuration from plain values; `${` in a text is no interpolation any more."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value.replace("${", "\\${") if isinstance(value, str) else value
+
+    return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain(values))))
+
+
+def read_run_config(path: Path) -> TrainConfig:
+    """Read the config.yaml of a run. Raises: UserError where it is none."""
+    return run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
+
+
+def run_config(values: Any, path: Path) -> TrainConfig:
+    """Build the configuration of a run from the values of a file. Raises: UserError naming the file."""
+    try:
+        config = to_config(TrainConfig, values)
+        check_settings(config)
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]})") from None
+    for name in config.stage.stages:
+        child_path(path, name)
+    return config
+
+
+@cache
+def _types_of(schema: type) -> dict[str, Any]:
+    """Return the type of each field of a schema."""
+    return typing.get_type_hints(schema)
+
+
+def _to_object(config: DictConfig, schema: type[T]) -> T:
+    _refuse_unknown(config, schema, "")
+    return typing.cast(T, OmegaConf.to_object(config))
+
+
+def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
+    hints = _types_of(schema)
+    for key in config:
+        name = f"{prefix}{key}"
+        if key not in hints:
+            raise UserError(f"{name}: no such setting{did_you_mean(name, keys_of(schema, prefix))}")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(config._get_node(key), DictConfig):
+            _refuse_unknown(config[key], typing.cast(type, hints[key]), f"{name}.")
+
+
+def run_command(
+    command: str, schema: type[T], body: Callable[[T], int], argv: list[str], raw: Sequence[str] = ()
+) -> int:
+    """Run a command without sweeps: compose, call `body`, return the exit status.
+
+    The values of `raw` keys are taken to the letter: Hydra's grammar never sees them.
+    """
+
+    def go() -> int:
+        register(schema, command)
+        taken, rest = {}, []
+        for argument in argv:
+            key, sign, value = argument.partition("=")
+            if sign and key in raw:
+                taken[key] = value
+            else:
+                rest.append(argument)
+        arguments = parse_arguments(rest)
+        if hydra_flag(arguments):
+            show(command, rest, arguments.overrides)
+            return 0
+        if arguments.multirun:
+            raise UserError(f"--multirun: {command} has no sweeps; train has, and estimate")
+        # A placeholder keeps the mandatory keys from being missed; the true value follows untouched.
+        config = compose_config(schema, command, [*arguments.overrides, *(f"{key}=raw" for key in taken)])
+        return body(dataclasses.replace(typing.cast(Any, config), **taken))
+
+    return guarded(go)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Run a command; what the user can put right becomes one line on standard error and status 2."""
+    spin_briefly()
+    try:
+        with interruptible():
+            return action()
+    except UserError as error:
+        report_error(str(error))
+        return 2
+    except BrokenPipeError:  # the reader of our output, `head` for one, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if (remedy := storage_remedy(error)) is None:
+            raise
+        report_error(f"{error.filename or 'disk'}: {error.strerror}; {remedy}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt in a command, which until then and afterwards ends at once."""
+    if signal.getsignal(signal.SIGINT) is not quit_at_once:  # not a process of our own, or a command within a command
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, quit_at_once)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but quit during an import: libraries catch errors there, or report others instead."""
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            quit_at_once(number, None)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def report_error(line: str) -> None:
+    """Write an error to standard error, in one line whatever it quotes."""
+    print(printable(f"error: {line}".replace("\n", "\\n")), file=sys.stderr)
+
+
+def show(command: str, argv: list[str], overrides: list[str]) -> None:
+    """Let Hydra answer --help, --cfg and their like; it wants the overrides in one piece."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    def nothing(config: DictConfig) -> None:
+        """Never called: the flags above end before."""
+
+    # --help asks for each of a hundred groups by itself, and each time Hydra would copy all schemas: 1.5 seconds.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"src.{command}", *overrides, *(item for item in argv if item not in overrides)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
+    except Exception as error:
+        raise UserError(explain(error, overrides, [])) from None

@@ -1,0 +1,392 @@
+"""Whatever can be wrong with a configuration, found before anything is allocated or written. No torch."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from src.config.limits import check_name, check_settings
+from src.config.schema import (
+    ArchitectureConfig,
+    CorpusConfig,
+    DataConfig,
+    StageConfig,
+    TokenizerConfig,
+    TrainConfig,
+    UserError,
+)
+from src.data.document import GENERATED
+from src.data.sources.file_formats import RECORDS, ending_of, refusal_of
+from src.data.sources.registry import SOURCES
+from src.data.sources.repository_list import load_repositories
+from src.data.tokenizer.bpe import SMALLEST_VOCAB_SIZE
+from src.model.blocks import kind_names, kind_of
+from src.model.cost.memory_estimate import divisors
+from src.model.size_matching import KNOBS, QUANTITIES, match_of
+from src.runtime.host import launched_processes
+from src.runtime.log import printable
+from src.training.stage_budget import plan_stage
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "training.sampling": ("epochs", "replacement"),
+    "training.budget": ("tokens", "flops", "time"),
+    "match": (*QUANTITIES, "none"),
+    "recipe.norm": ("rmsnorm", "layernorm"),
+    "recipe.position": ("rope", "learned"),
+    "recipe.mlp": ("swiglu", "gelu"),
+    "optimizer.name": ("adamw", "muon"),
+    "schedule.name": ("cosine", "linear", "wsd"),
+    "runtime.device": ("auto", "mps", "cuda", "cpu"),
+    "runtime.precision": ("auto", "fp32", "bf16", "fp16"),
+    "tracking.mode": ("auto", "online", "offline"),
+    "launcher.name": ("serial", "joblib", "slurm", "ray"),
+}
+MAX_GENERATED_BYTES = 10**10
+TRACKERS = ("wandb", "tensorboard")
+EXTRAS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+    "ray": "ray",
+    "tensorboard": "tensorboard",
+}
+"""What is not installed by default: a launcher or a tracker, and the module that it needs."""
+
+
+def validate(config: TrainConfig) -> None:
+    """Check a whole training configuration. Raises UserError, one line with key, value and remedy."""
+    check_settings(config)
+    for key, choices in CHOICES.items():
+        check_choice(key, lookup(config, key), choices)
+    check_data(config.data, config.tokenizer)
+    check_writable(config.output_root)
+    _check_batches(config)
+    _check_widths(config)
+    _check_stages(config)
+    _check_samples(config)
+    _check_settings_have_effect(config.architecture)
+    if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
+        raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
+    if config.optimizer.momentum >= 1:
+        raise UserError(f"optimizer.momentum={config.optimizer.momentum}: must be below 1")
+    for name in config.tracking.trackers:
+        check_choice("tracking.trackers", name, TRACKERS)
+    for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
+        if module := EXTRAS.get(name):
+            check_installed(f"{key}={name}", module, name)
+    match_of(config)
+
+
+def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Check the settings of the text and its tokenizer. Raises UserError."""
+    for name in ("language", "code"):
+        corpus: CorpusConfig = getattr(data, name)
+        check_choice(f"data.{name}.source", corpus.source, SOURCES)
+        _check_format(f"data.{name}", corpus)
+        _check_sha256(f"data.{name}", corpus)
+        _check_hub(f"data.{name}", corpus)
+        _check_git(name, corpus)
+        _check_hygiene(name, corpus)
+        check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
+        if corpus.source in GENERATED and (corpus.max_bytes or 0) > MAX_GENERATED_BYTES:
+            raise UserError(
+                f"data.{name}.max_bytes={corpus.max_bytes}: generated text is at most {MAX_GENERATED_BYTES} bytes"
+            )
+    check_choice("data.split", data.split, ("group", "position"))
+    val, test = data.val_fraction, data.test_fraction
+    tests = test > 0 or data.split == "position"  # where nothing is drawn, there can be no test text
+    if not (val > 0 and tests and val + test < 1):
+        raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
+    check_choice("tokenizer.kind", tokenizer.kind, ("bpe", "characters"))
+    characters = tokenizer.kind == "characters"
+    if not characters and tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
+        raise UserError(
+            f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}, every byte and "
+            "the end of text; tokenizer=characters has fewer"
+        )
+    if characters and tokenizer.path is not None:
+        raise UserError(
+            f"tokenizer.path={tokenizer.path}: is not made from the text; leave out tokenizer.kind=characters"
+        )
+    if characters and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(
+            f"tokenizer.code_share={tokenizer.code_share}: tokenizer.kind=characters reads all text; leave it out"
+        )
+    if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
+    if tokenizer.path is None and tokenizer.eot is not None:
+        raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
+
+
+def _check_format(key: str, corpus: CorpusConfig) -> None:
+    """Check how files are to be read. Raises UserError."""
+    for item in ("separator", "text_field"):
+        if (value := getattr(corpus, item)) is None:
+            continue
+        if corpus.source not in ("local", "hub"):
+            raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        if not value.strip() or not value.isprintable() or value != value.strip():
+            raise UserError(f"{key}.{item}={value!r}: must be printable characters without blanks around them")
+
+
+def _check_sha256(key: str, corpus: CorpusConfig) -> None:
+    """Check the hash of a local file. Raises UserError."""
+    if corpus.sha256 is None:
+        return
+    if corpus.source != "local":
+        raise UserError(f"{key}.sha256={corpus.sha256}: source={corpus.source} does not read it; leave it out")
+    if not re.fullmatch(r"[0-9a-f]{64}", corpus.sha256):
+        raise UserError(f"{key}.sha256={corpus.sha256}: must be the SHA-256 of the file, 64 hex digits")
+
+
+def _check_hub(key: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the hub source, which no other reads."""
+    if corpus.source != "hub":
+        for item in ("repo", "revision", "files", "file_bytes", "licence"):
+            if value := getattr(corpus, item):
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=hub does not read it; leave it out")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", corpus.repo or ""):
+        raise UserError(f"{key}.repo={corpus.repo}: must be a data set of the hub, such as roneneldan/TinyStories")
+    if not re.fullmatch(r"[0-9a-f]{40}", corpus.revision or ""):
+        raise UserError(f"{key}.revision={corpus.revision}: must be a whole commit, 40 hex digits: a branch can move")
+    if not corpus.files:
+        raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
+    for name, sha256 in corpus.files.items():
+        is_path = all(re.fullmatch(r"\w[\w .+@=,-]*", part) for part in name.split("/"))
+        refusal = refusal_of(name, (), "language")
+        if not is_path or refusal or ending_of(name) not in (".txt", *RECORDS):
+            more = f": {refusal}" if refusal else ", .json, .parquet or .arrow in the data set, compressed or not"
+            raise UserError(f"{key}.files.{printable(name)}: must be the path of a .txt or .jsonl{more}")
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
+    if unknown := next((name for name in corpus.file_bytes if name not in corpus.files), None):
+        raise UserError(f"{key}.file_bytes.{unknown}: no such file in {key}.files; leave it out")
+
+
+def _check_git(name: str, corpus: CorpusConfig) -> None:
+    """Check the settings of the git source, which no other reads."""
+    key = f"data.{name}"
+    if corpus.source != "git":
+        for item in ("repositories", "max_documents_per_group"):
+            if (value := getattr(corpus, item)) is not None:
+                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
+        return
+    if name != "code":
+        raise UserError(f"{key}.source=git: repositories are a source of code; choose another")
+    if corpus.paths:
+        raise UserError(f"{key}.paths={corpus.paths}: source=git does not read it; leave it out, or source=local")
+    if not corpus.extensions:
+        raise UserError(f"{key}.extensions is empty: say what to take of the repositories, such as [.sh,.bash]")
+    load_repositories(corpus, name)
+
+
+def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
+    """Check what is asked of code, which is asked of no other text. Raises UserError."""
+    key, hygiene = f"data.{name}", corpus.hygiene
+    changed = [item.name for item in fields(hygiene) if getattr(hygiene, item.name) != item.default]
+    if (name != "code" or corpus.source in GENERATED) and (changed or corpus.licences is not None):
+        item = f"hygiene.{changed[0]}" if changed else "licences"
+        reason = "is no code" if name != "code" else f"source={corpus.source} is generated"
+        raise UserError(f"{key}.{item}: {reason}, so it would change nothing; leave it out")
+    names = corpus.licences
+    if names is not None and (not names or ("any" in names and len(names) > 1)):
+        raise UserError(f"{key}.licences={names}: must be [any], or name licences, such as [permissive,MPL-2.0]")
+
+
+def check_writable(output_root: str) -> None:
+    """Check that a folder can be written to, or made. Raises UserError."""
+    root = Path(output_root).expanduser().absolute()
+    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"output_root={output_root}: {nearest} is no folder that you can write to; give another")
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    """Check that a value is one of those there are. Raises UserError."""
+    if value not in choices:
+        raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")
+
+
+def check_installed(setting: str, module: str, extra: str) -> None:
+    """Raise UserError where a module that a setting needs is not there; `extra` brings it."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{setting}: not installed; pip install -c constraints.txt -e '.[{extra}]'")
+
+
+def lookup(config: object, key: str) -> Any:
+    """Follow a dotted key."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _check_stages(config: TrainConfig) -> None:
+    if not config.stage.stages:
+        raise UserError("stage.stages: empty; name at least one stage, as conf/stage/language.yaml does")
+    for name, stage in config.stage.stages.items():
+        key = f"stage.stages.{name}"
+        check_name(key, name)
+        if stage.corpus not in ("language", "code"):
+            raise UserError(f"{key}.corpus={stage.corpus}: must be language or code")
+        _check_mix(key, stage)
+        _check_branch(config, name, stage)
+    for name, stage in config.stage.stages.items():
+        steps, warmup = plan_stage(config, name, stage, 0).steps, config.schedule.warmup_steps or 0
+        if warmup >= steps > 1:
+            raise UserError(
+                f"schedule.warmup_steps={warmup}: stage {name} has {steps} steps, so its rate would never come down; "
+                f"for example {steps // 20}"
+            )
+
+
+def _check_branch(config: TrainConfig, name: str, stage: StageConfig) -> None:
+    """Check what makes a stage a branch. Raises UserError."""
+    key, share = f"stage.stages.{name}", stage.budget_share
+    if (stage.branch_of is None) != (share is None):
+        raise UserError(
+            f"{key}.branch_of={stage.branch_of}, {key}.budget_share={share}: a branch needs both; give both or neither"
+        )
+    names = list(config.stage.stages)
+    if stage.branch_of is None or share is None:
+        branches = [other for other in names[: names.index(name)] if config.stage.stages[other].branch_of is not None]
+        if branches:
+            raise UserError(
+                f"{key}: comes after {branches[0]}, a branch, and would start from its weights; put branches last"
+            )
+        return
+    origin = config.stage.stages.get(stage.branch_of)
+    if origin is None or origin.branch_of is not None or stage.branch_of not in names[: names.index(name)]:
+        whole = ", ".join(other for other in names if config.stage.stages[other].branch_of is None) or "none"
+        raise UserError(f"{key}.branch_of={stage.branch_of}: must be an earlier stage that is no branch, of {whole}")
+    for item in ("corpus", "mix", "learning_rate_scale"):
+        own, wanted = getattr(stage, item), getattr(origin, item)
+        if own != wanted:
+            raise UserError(f"{key}.{item}={own}: a branch of {stage.branch_of} shares its steps; give {wanted}")
+    if config.schedule.name != "wsd":
+        raise UserError(
+            f"schedule.name={config.schedule.name}: has no stable phase for the branch {name}; give schedule=wsd, or a "
+            "stage without branches"
+        )
+    if config.schedule.min_ratio == 1:
+        raise UserError(f"schedule.min_ratio=1: the branch {name} begins with the decay; give less, or no branches")
+    if share >= 1:
+        raise UserError(f"{key}.budget_share={share}: must be below 1, the budget of {stage.branch_of}")
+    if stage.max_tokens is not None:
+        raise UserError(f"{key}.max_tokens={stage.max_tokens}: {key}.budget_share={share} says it; leave it out")
+
+
+def _check_mix(key: str, stage: StageConfig) -> None:
+    for corpus, share in stage.mix.items():
+        if corpus not in ("language", "code"):
+            raise UserError(f"{key}.mix.{corpus}={share}: no such corpus; there are language and code")
+        if corpus == stage.corpus:
+            raise UserError(f"{key}.mix.{corpus}={share}: is the stage's own corpus, which has the rest; leave it out")
+    if not sum(stage.mix.values()) < 1:
+        raise UserError(f"{key}.mix={stage.mix}: must add up to less than 1, so that {stage.corpus} has the rest")
+
+
+def _check_batches(config: TrainConfig) -> None:
+    training = config.training
+    if training.measured_steps is not None:
+        raise UserError(f"training.measured_steps={training.measured_steps}: is measured by the run; leave it out")
+    if (training.budget == "time") != (training.max_seconds is not None):
+        raise UserError(
+            f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
+            "needs max_seconds, and nothing else uses it"
+        )
+    if training.dropout >= 1:
+        raise UserError(f"training.dropout={training.dropout}: must be below 1, or nothing is left")
+    micro = training.micro_batch_size
+    if isinstance(micro, str) and micro != "auto":
+        raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")
+    size = 1 if isinstance(micro, str) else micro
+    if training.global_batch_size % size:
+        near = max(n for n in divisors(training.global_batch_size) if n <= size)
+        raise UserError(
+            f"training.micro_batch_size={micro}: must divide training.global_batch_size="
+            f"{training.global_batch_size}; for example {near}"
+        )
+    processes = launched_processes().size
+    at_once = processes * size
+    if training.global_batch_size % at_once:
+        raise UserError(
+            f"training.global_batch_size={training.global_batch_size}: must be a multiple of the {processes} processes "
+            f"of torchrun times training.micro_batch_size={micro}; for example "
+            f"{max(1, training.global_batch_size // at_once) * at_once}"
+        )
+    if config.recipe.position == "learned" and training.seq_len > config.recipe.max_seq_len:
+        raise UserError(
+            f"training.seq_len={training.seq_len}: beyond the {config.recipe.max_seq_len} learned positions; "
+            f"set recipe.max_seq_len={training.seq_len} or recipe.position=rope"
+        )
+
+
+def _check_samples(config: TrainConfig) -> None:
+    if config.recipe.position != "learned":
+        return
+    for stage in config.stage.stages.values():
+        for prompt in stage.prompts:
+            longest = 1 + len(prompt.encode()) + config.samples.max_new_tokens  # a token is at least a byte
+            if longest > config.recipe.max_seq_len:
+                raise UserError(
+                    f"samples.max_new_tokens={config.samples.max_new_tokens}: with its prompt beyond the "
+                    f"{config.recipe.max_seq_len} learned positions; make it smaller or set recipe.position=rope"
+                )
+
+
+def _check_widths(config: TrainConfig) -> None:
+    architecture, size = config.architecture, config.size
+    if size.d_model % size.head_dim:
+        raise UserError(
+            f"size.d_model={size.d_model}: must be a multiple of size.head_dim={size.head_dim}; "
+            f"for example {max(1, size.d_model // size.head_dim) * size.head_dim}"
+        )
+    if size.head_dim % 2 and config.recipe.position == "rope":
+        raise UserError(
+            f"size.head_dim={size.head_dim}: must be even, since rope turns pairs; or recipe.position=learned"
+        )
+    if architecture.d_inner and "mamba" in architecture.pattern and architecture.d_inner % size.head_dim:
+        raise UserError(
+            f"architecture.d_inner={architecture.d_inner}: must be a multiple of size.head_dim={size.head_dim}; "
+            f"for example {max(1, architecture.d_inner // size.head_dim) * size.head_dim}"
+        )
+    if architecture.top_k > architecture.n_experts:
+        raise UserError(
+            f"architecture.top_k={architecture.top_k}: more than architecture.n_experts={architecture.n_experts}"
+        )
+    window, seq_len = architecture.window, config.training.seq_len
+    if "sliding_attention" in architecture.pattern and window is not None and window >= seq_len:
+        raise UserError(
+            f"architecture.window={window}: not below training.seq_len={seq_len}, so it is just full attention; "
+            f"for example {max(1, seq_len // 4)}"
+        )
+
+
+def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
+    """Refuse a setting of a block kind that the pattern does not have: it would change nothing."""
+    if not architecture.pattern:
+        raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(kind_names())}")
+    settings = {name: kind_of(name).settings for name in dict.fromkeys((*architecture.pattern, *kind_names()))}
+    live = {setting for kind in architecture.pattern for setting in settings[kind]}
+    defaults = ArchitectureConfig()
+    for item in fields(ArchitectureConfig):
+        kinds = [kind for kind, names in settings.items() if item.name in names]
+        value = getattr(architecture, item.name)
+        if kinds and item.name not in live and value != getattr(defaults, item.name):
+            raise UserError(
+                f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} "
+                "block, so it would change nothing; leave it out"
+            )
+    for name in architecture.settings:
+        if name not in live:
+            raise UserError(
+                f"architecture.settings.{name}: no block of architecture {architecture.name} reads it; leave it out"
+            )
+    for knob in architecture.match_knobs:
+        if knob not in KNOBS:
+            raise UserError(f"architecture.match_knobs: {knob!r} is no knob; there are {', '.join(KNOBS)}")

@@ -1,0 +1,228 @@
+"""The fairness contract: everything in a run's resolved configuration and environment that can change its result.
+
+Every run writes its contract, a flat dict of scalars, into `summary.json`. Runs with equal contracts may be ranked
+against each other; a report shows all others and does not rank them. A contract is built by exclusion: every setting
+is in it under its own key, except those that `MAY_DIFFER` lists with the reason, and those that `COUNTED_AS` replaces
+by what they come to. A new setting is in the contract until somebody lists it here.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from src.config.schema import TrainConfig
+
+Scalar = str | int | float | bool | None
+Contract = Mapping[str, Scalar]
+T = TypeVar("T")
+
+MAY_DIFFER: dict[str, str] = {
+    "architecture": "is what is compared",
+    "seed": "runs that differ by it alone are replicates",
+    "data_order_seed": "runs that differ by it alone are replicates",
+    "seeds": "says how many seeds a sweep has",
+    "size.name": "is a label; the sizes count",
+    "size.seq_len": "is a default; training.seq_len counts",
+    "size.global_batch_size": "is a default; training.global_batch_size counts",
+    "size.micro_batch_size": "is a default; training.micro_batch_size counts",
+    "size.max_tokens": "is a default; training.max_tokens counts",
+    "size.learning_rate": "is a default; optimizer.learning_rate counts",
+    "recipe.name": "is a label; the parts of the recipe count",
+    "runtime.name": "is a label; the settings of the runtime count",
+    "stage.name": "is a label; the stages count",
+    "stage.stages.*.prompts": "are continued by the finished stage; nothing is measured on the texts",
+    "training.log_every": "says how often metrics are written",
+    "training.eval_every": "says how often the validation loss is measured; results are those of the last step",
+    "training.checkpoint_every": "says how often checkpoints are saved",
+    "training.measured_steps": "is what training.max_seconds came to on this machine",
+    "samples": "draw texts from the finished stage",
+    "evaluation": "measures the finished stages; evaluation.json holds its settings",
+    "verdict": "says how the report judges, alike for all of its runs",
+    "tracking": "says where metrics are shown",
+    "sweep": "says what happens to jobs that fail",
+    "output_root": "is a place",
+    "sweep_name": "is a label",
+    "rerun": "starts a run again",
+    "dry_run": "starts nothing",
+}
+"""Settings and whole sections that runs of one comparison may differ by, and why."""
+
+COUNTED_AS: dict[str, tuple[str, ...]] = {
+    "data": ("data_hash", "data_order_hash", "tokenizer_hash"),
+    "tokenizer": ("data_hash", "data_order_hash", "tokenizer_hash", "reference", "stages"),
+    "init_from": ("init_from",),
+    "learning_rates": ("learning_rate_search", "search_differences"),
+    "optimizer.search": ("learning_rate_search", "optimizer.learning_rate"),
+    "optimizer.search_differences": ("search_differences",),
+    "optimizer.learning_rate": ("optimizer.learning_rate",),
+    "schedule.warmup_steps": ("schedule.warmup_steps", "warmup"),
+    "schedule.searched": ("schedule.warmup_steps", "warmup"),
+    "stage.stages.*.max_tokens": ("stages", "warmup"),
+    "training.max_tokens": ("stages", "warmup"),
+    "training.max_steps": ("stages", "warmup"),
+    "launcher": ("host_shared",),
+}
+"""Settings and whole sections that count by what they come to: the keys that hold it."""
+
+DERIVED: dict[str, str] = {
+    "reference": "the dense model that all others are matched to: its parameters, FLOPs and vocabulary",
+    "stages": "text: each stage's corpus, mixture and budget in steps, tokens and FLOPs of the reference, in order",
+    "warmup": "text: steps of each stage's warm-up and their share; null where the budget is time",
+    "optimizer.learning_rate": "the peak learning rate; null where each architecture has its own, as searched",
+    "schedule.warmup_steps": "null: by default; searched: each architecture has its own",
+    "learning_rate_search": "how the learning rate was found; none: not searched; trial: part of a search",
+    "search_differences": "what the search for learning rates was made for, where that is not this run; empty: this",
+    "tokenizer_hash": "SHA-256 of the tokenizer: loss per token means nothing across tokenizers",
+    "data_hash": "fingerprint of the prepared data, every split of every corpus",
+    "data_order_hash": "how batches are drawn from the data, seed left out (equal seeds then see equal batches)",
+    "init_from": "the checkpoint that training started from and its own lineage; null: new weights",
+    "torch": "version: kernels and their bugs change results",
+    "git_commit": "version of this program: other code may train differently",
+    "processes": "that shared each batch (torchrun)",
+    "host_shared": "whether other jobs ran on the machine at the same time",
+}
+"""The keys of a contract that are no setting, or not as it is given, and their meaning."""
+
+SPEED_KEYS: tuple[str, ...] = (
+    "runtime.compile",
+    "runtime.activation_checkpointing",
+    "training.micro_batch_size",
+    "runtime.device",
+    "processes",
+    "runtime.threads",
+    "host_shared",
+)
+"""Keys that change how long a run takes or its memory but, up to rounding, not what it learns.
+
+Runs that differ in these alone keep their place in the ranking by loss; their times, tokens per second and memory
+are not comparable. Every other key decides both.
+"""
+
+SEARCHED = "searched"
+"""In the place of a warm-up that each architecture has for itself."""
+
+VERSION_KEYS = ("torch", "git_commit")
+"""Versions: they decide whether runs are ranked, but not whether learning rates were searched for the same settings."""
+
+_EARLIER_NAMES = {
+    "budget": "training.budget",
+    "seq_len": "training.seq_len",
+    "document_masking": "training.document_masking",
+    "eval_sequences": "training.eval_sequences",
+    "precision": "runtime.precision",
+    "compile": "runtime.compile",
+    "device": "runtime.device",
+    "threads": "runtime.threads",
+}
+
+
+def settings_of(config: TrainConfig) -> dict[str, Scalar]:
+    """Return every setting that counts under its own key, by exclusion."""
+    left_out: dict[str, object] = {**MAY_DIFFER, **COUNTED_AS}
+    return {key: value for key, value in flatten(asdict(config)).items() if is_listed(key, left_out) is None}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Return nested settings as dotted keys; a list becomes JSON."""
+    flat: dict[str, Scalar] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def is_listed(key: str, table: Mapping[str, T]) -> T | None:
+    """Return what a table says of a key, or of a section that it is in; None where it is in neither.
+
+    A `*` in the table stands for any name of a stage.
+    """
+    parts = key.split(".")
+    if parts[:2] == ["stage", "stages"]:
+        parts[2:3] = ["*"]
+    sections = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return next((table[section] for section in sections if section in table), None)
+
+
+def with_current_names(contract: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return a contract of any version under the names of today."""
+    return {_EARLIER_NAMES.get(key, key): value for key, value in contract.items()}
+
+
+def search_differences(search: Contract, run: Contract) -> list[str]:
+    """Name what a search for learning rates was made for and a run that uses it is not, a line a key."""
+    ignored = {
+        *SPEED_KEYS,
+        *VERSION_KEYS,
+        "runtime.precision",
+        *COUNTED_AS["learning_rates"],
+        "optimizer.learning_rate",
+    }
+    if SEARCHED in (search.get("schedule.warmup_steps"), run.get("schedule.warmup_steps")):
+        ignored |= {"schedule.warmup_steps", "warmup"}
+    sides = {
+        name: {key: value for key, value in contract.items() if key not in ignored}
+        for name, contract in (("search", search), ("run", run))
+    }
+    return differences(sides)
+
+
+_MISSING = "(missing)"
+
+
+def differences(contracts: Mapping[str, Contract]) -> list[str]:
+    """Name, a line a key, what differs between which runs: `seq_len: 128 (run-a) | 256 (run-b, run-c)`."""
+    lines: list[str] = []
+    for key in _keys(contracts.values()):
+        holders: dict[str, list[str]] = {}
+        for run, contract in contracts.items():
+            holders.setdefault(_value(contract, key), []).append(run)
+        if len(holders) > 1:
+            values = _unlike_parts(list(holders))
+            sides = " | ".join(f"{value} ({_some(runs)})" for value, runs in zip(values, holders.values(), strict=True))
+            lines.append(f"{key}: {sides}" + (" (matters for speed only)" if key in SPEED_KEYS else ""))
+    return lines
+
+
+def comparable_groups(contracts: Mapping[str, Contract], speed: bool = False) -> list[list[str]]:
+    """Group the runs whose contracts are equal, in the order of first appearance.
+
+    speed: whether `SPEED_KEYS` have to be equal too, as a comparison of times needs; without it they may differ.
+    """
+    keys = [key for key in _keys(contracts.values()) if speed or key not in SPEED_KEYS]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for run, contract in contracts.items():
+        groups.setdefault(tuple(_value(contract, key) for key in keys), []).append(run)
+    return list(groups.values())
+
+
+def _keys(contracts: Iterable[Contract]) -> list[str]:
+    """All keys, in order of appearance."""
+    return list(dict.fromkeys(key for contract in contracts for key in contract))
+
+
+def _value(contract: Contract, key: str) -> str:
+    """The value as text, with a missing key unlike any value."""
+    return json.dumps(contract[key], sort_keys=True, default=str) if key in contract else _MISSING
+
+
+def _unlike_parts(values: list[str]) -> list[str]:
+    """Leave out what texts such as `name: adamw, learning_rate: 0.003` have in common, and shorten hashes."""
+    parts = [re.split(r", (?=[\w ]+: )", value.strip('"')) for value in values]
+    if len({len(split) for split in parts}) > 1:
+        return [_short(", ".join(split)) for split in parts]
+    unlike = [index for index, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
+    return [", ".join(_short(split[index]) for index in unlike) for split in parts]
+
+
+def _short(text: str) -> str:
+    is_hash = len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text)
+    return text[:12] if is_hash else text
+
+
+def _some(runs: list[str]) -> str:
+    return ", ".join(runs) if len(runs) <= 3 else f"{runs[0]}, {runs[1]} and {len(runs) - 2} more"

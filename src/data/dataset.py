@@ -1,0 +1,329 @@
+"""Prepared data as the rest of the program sees it: a folder that is checked when it is opened, then only read."""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from src.config.schema import DataConfig, TokenizerConfig, UserError
+from src.data.document import GENERATED
+from src.data.tokenizer.bpe import eot_id_of, id_count, load_tokenizer
+from src.data.tokenizer.external import tokenizer_file
+from src.runtime.atomic_files import find_folder, sha256_of
+from src.runtime.errors import first_line
+from src.runtime.log import printable
+from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
+
+FORMAT_VERSION = 2
+GENERATED_TEXT = "4767751325290df5"
+"""Hash of the first 300 KB of stories and of scripts of seed 0; a test computes it. A new one prepares new data."""
+CORPORA = ("language", "code")
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+CARD = "DATA_CARD.md"
+ADDED = ("separator", "text_field", "sha256")
+"""Settings of a corpus that there were not from the beginning."""
+PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
+"""Endings of files that say more of the same tokens."""
+VERIFIED = ".verified.json"
+"""Beside the manifest: size, times and number of each file when its content was last found to be the manifest's."""
+REMEDY = "prepare it again with python -m src.prepare rerun=true"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A folder of token files, their tokenizer, and the manifest that describes them."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the contents: equal fingerprints, equal tokens."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def tokenizer_kind(self) -> str:
+        """Whether the tokenizer is a bpe or one of characters, as `tokenizer.kind` has it."""
+        return self.manifest["settings"].get("tokenizer", {}).get("kind", TokenizerConfig.kind)
+
+    @property
+    def eot_id(self) -> int:
+        return self.manifest["tokenizer"]["eot_id"]
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+    def tokens(self, corpus: str, split: str) -> np.ndarray:
+        """Open a split: 1-D token ids, read from disk as they are used."""
+        return _open_array(self.folder / f"{corpus}_{split}.npy", "<u2 <u4")
+
+    def offsets(self, corpus: str, split: str) -> np.ndarray:
+        """Open where the end of text before each document of a split stands: (n_documents,) uint64."""
+        return _open_array(self.folder / f"{corpus}_{split}.offsets.npy", "<u8")
+
+    def references(self, corpus: str, split: str) -> dict[str, float | None]:
+        """Return what a loss is compared with: uniform and unigram loss (nats a token), floor, bytes per token."""
+        entry = self.manifest["corpora"][corpus]["splits"][split]
+        return {
+            "uniform_loss": float(np.log(self.vocab_size)),
+            "unigram_loss": entry["unigram_loss"],
+            "floor_bits_per_byte": entry["floor_bits_per_byte"],
+            "bytes_per_token": entry["bytes_per_token"],
+        }
+
+
+def fingerprint_of(files: dict[str, dict[str, Any]]) -> str:
+    """Hash the files that decide what a model learns: the tokenizer and the tokens."""
+    deciding = [(name, files[name]["sha256"]) for name in sorted(files) if not name.endswith(PROVENANCE)]
+    return hashlib.sha256(repr(deciding).encode()).hexdigest()
+
+
+class FileEntry(TypedDict):
+    """A file that a manifest lists."""
+
+    bytes: int
+    sha256: str
+
+
+class TokenizerEntry(TypedDict):
+    """What a manifest says of the tokenizer."""
+
+    vocab_size: int
+    eot_id: int
+    sha256: str
+
+
+class SplitEntry(TypedDict):
+    """What a manifest says of a split."""
+
+    documents: int
+    bytes: int
+    tokens: int
+    unigram_loss: float
+    bytes_per_token: float
+    tokens_per_word: float
+    floor_bits_per_byte: float | None
+
+
+class CorpusEntry(TypedDict):
+    """What a manifest says of a corpus."""
+
+    source: str
+    documents: int
+    bytes: int
+    splits: dict[str, SplitEntry]
+    near_duplicates: dict[str, Any] | None
+
+
+class DataSettings(TypedDict):
+    """The settings of the text in a manifest."""
+
+    language: dict[str, Any]
+    code: dict[str, Any]
+
+
+class AllSettings(TypedDict):
+    """The settings in a manifest."""
+
+    data: DataSettings
+
+
+class Settings(TypedDict):
+    """What is read of the manifests of other folders."""
+
+    settings: AllSettings
+
+
+class Manifest(TypedDict):
+    """What is read of a manifest; it holds more."""
+
+    name: str
+    fingerprint: str
+    format_version: int
+    tokenizer: TokenizerEntry
+    corpora: dict[str, CorpusEntry]
+    files: dict[str, FileEntry]
+    settings: AllSettings
+
+
+def load_prepared(folder: Path) -> PreparedData:
+    """Open a prepared folder. Raises: UserError naming the file that is missing, damaged or of another version."""
+    path = folder / MANIFEST
+    content = read_record(path, dict[str, Any], REMEDY)
+    if "fingerprint" not in content:
+        raise UserError(f"{path}: not the manifest of prepared data; {REMEDY}")
+    if (version := content.get("format_version")) != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {REMEDY}")
+    manifest: Any = convert(path, content, Manifest, REMEDY)
+    wanted = {f"{name}_{split}{kind}" for name in CORPORA for split in SPLITS for kind in (".npy", ".offsets.npy")}
+    if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
+        raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
+    if not is_plain_name(manifest["name"]):
+        raise UserError(f"{path}: name={printable(manifest['name'])[:60]!r}: no name of a folder; {REMEDY}")
+    if fingerprint_of(manifest["files"]) != manifest["fingerprint"]:
+        raise UserError(f"{path}: its fingerprint is not that of the files it lists; {REMEDY}")
+    _verify(folder, manifest)
+    data = PreparedData(folder, manifest)
+    _compare_with_files(data)
+    return data
+
+
+def _verify(folder: Path, manifest: dict[str, Any]) -> None:
+    """Check the content of all files; those that are as they were when last checked are not read.
+
+    Raises: UserError naming the file that is missing or another.
+    """
+    known = _read_verified(folder)
+    stamps: dict[str, list[Any]] = {}
+    for name, expected in manifest["files"].items():
+        path = child_path(folder, name)
+        if not path.is_file():
+            raise UserError(f"{path}: missing; {REMEDY}")
+        stamps[name] = [*_stamp(path), expected["sha256"]]
+        if known.get(name) == stamps[name]:
+            continue
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise UserError(f"{path}: has {size:,} bytes where {expected['bytes']:,} were written; {REMEDY}")
+        if sha256_of(path) != expected["sha256"]:
+            raise UserError(f"{path}: its content has changed since it was written; {REMEDY}")
+    if known != stamps:
+        with suppress(OSError):  # a folder that cannot be written to is checked each time
+            write_record(folder / VERIFIED, stamps)
+
+
+def _read_verified(folder: Path) -> dict[str, Any]:
+    try:
+        return read_record(folder / VERIFIED, dict[str, Any], "")
+    except UserError:
+        return {}
+
+
+def _compare_with_files(data: PreparedData) -> None:
+    """Check what the manifest says against the files, whose content is what was written.
+
+    A manifest with a digest cannot differ; those of earlier versions have none. Raises: UserError.
+    """
+    path, said = data.folder / MANIFEST, data.manifest["tokenizer"]
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    there = {
+        "sha256": data.manifest["files"]["tokenizer.json"]["sha256"],
+        "vocab_size": id_count(tokenizer),
+        "eot_id": eot_id_of(tokenizer, data.tokenizer_path),
+    }
+    for key, value in there.items():
+        if said[key] != value:
+            raise UserError(f"{path}: tokenizer.{key}={said[key]}, but that of its tokenizer.json is {value}; {REMEDY}")
+    for name in CORPORA:
+        if name not in data.manifest["corpora"]:
+            raise UserError(f"{path}: has no corpus {name}; {REMEDY}")
+        for split in SPLITS:
+            entry = data.manifest["corpora"][name]["splits"].get(split)
+            if entry is None:
+                raise UserError(f"{path}: corpora.{name} has no split {split}; {REMEDY}")
+            there = {"tokens": len(data.tokens(name, split)), "documents": len(data.offsets(name, split))}
+            for key, value in there.items():
+                if entry[key] != value:
+                    place = f"corpora.{name}.splits.{split}.{key}"
+                    raise UserError(f"{path}: {place}={entry[key]}, but its file has {value}; {REMEDY}")
+
+
+def _open_array(path: Path, kinds: str) -> np.ndarray:
+    """Open a file of numbers, read from disk as they are used. Raises: UserError where it is none."""
+    try:
+        values = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}: not a file of numbers ({first_line(error)}); {REMEDY}") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.str not in kinds.split():
+        raise UserError(f"{path}: not a list of numbers of type {kinds}; {REMEDY}")
+    return values
+
+
+def _stamp(path: Path) -> list[int]:
+    """Tell a file from what it becomes when it is written to: the system alone sets the second time."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> PreparedData | None:
+    """Find what `prepare_data` wrote for these settings, or the folder that `data.dir` names; None: not prepared yet.
+
+    Local data without any paths means the newest folder of which all other settings agree.
+    Raises: UserError for a `data.dir` without prepared data, or a damaged folder.
+    """
+    if data.dir is not None:
+        return load_given(data.dir)
+    folder = find_folder(folder_of(data, tokenizer, output_root))
+    if (folder / MANIFEST).exists():
+        return load_prepared(folder)
+    local = [corpus for corpus in (data.language, data.code) if corpus.source == "local"]
+    if not local or any(corpus.paths for corpus in local):
+        return None
+    wanted = _without_paths(settings_of(data, tokenizer))
+    manifests = [path for path in folder.parent.glob("[!.]*/manifest.json") if not path.parent.name.endswith(".old")]
+    for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            settings = read_record(path, Settings, "")["settings"]
+        except UserError:  # some other folder is damaged: not what was asked for
+            continue
+        if _without_paths(settings) == wanted:
+            return load_prepared(path.parent)
+    return None
+
+
+def load_given(name: str) -> PreparedData:
+    """Open the folder that `data.dir` names. Raises: UserError if it is none."""
+    folder = find_folder(Path(name).expanduser())
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"data.dir={name}: no prepared data there; write some with python -m src.prepare")
+    return load_prepared(folder)
+
+
+def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
+    """Gather what decides the tokens.
+
+    Other tokenizers count by content, and generated text by `GENERATED_TEXT`.
+    """
+    values = asdict(data)
+    del values["dir"]
+    if data.split == DataConfig.split:
+        del values["split"]  # so that earlier data are found
+    for name in CORPORA:
+        del values[name]["file_bytes"]  # the sha256 of each file decides
+        for key in ADDED:  # left out where they change nothing, so that earlier data are found
+            if values[name][key] is None:
+                del values[name][key]
+        values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
+    generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
+    words = asdict(tokenizer)
+    if tokenizer.kind == TokenizerConfig.kind:
+        del words["kind"]  # so that earlier data are found
+    else:
+        del words["vocab_size"]  # the text decides it
+    for key in ("path", "compare"):
+        if words[key] is not None:
+            words[key] = sha256_of(tokenizer_file(f"tokenizer.{key}", words[key]))
+    return {"data": values, "tokenizer": words, "generator": GENERATED_TEXT if generated else None}
+
+
+def _without_paths(settings: Any) -> dict[str, Any]:
+    settings = json.loads(json.dumps(settings))
+    for name in CORPORA:
+        settings["data"].get(name, {}).pop("paths", None)
+    return settings
+
+
+def folder_of(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> Path:
+    """Name the folder of these settings."""
+    text = json.dumps([FORMAT_VERSION, settings_of(data, tokenizer)], sort_keys=True)
+    return output_root / "data" / f"{data.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

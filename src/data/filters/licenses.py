@@ -1,0 +1,229 @@
+"""Tell under which licence a file of code is: from its own header, or from the nearest licence file above it.
+
+Licences are named as SPDX does (spdx.org/licenses). A licence file is recognised by sentences that this licence alone
+has, whatever else stands around them (a copyright line, a preamble, another licence: then both count). What has none
+of them is "unknown", and no filter lets that pass.
+"""
+
+import posixpath
+import re
+from collections.abc import Callable, Collection
+from functools import lru_cache
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+from src.data.document import UNKNOWN
+
+PERMISSIVE = frozenset(
+    "0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 BlueOak-1.0.0 CC0-1.0 ISC MIT MIT-0 Unlicense WTFPL Zlib".split()
+)
+"""Licences that ask for no more than that their notice is kept."""
+
+MIT_GRANT = "permission is hereby granted free of charge to any person obtaining a copy of this software and associated"
+ISC_GRANT = (
+    "permission to use copy modify and or distribute this software for any purpose with or without fee is hereby"
+)
+BSD_GRANT = "redistribution and use in source and binary forms with or without modification are permitted provided that"
+BSD_NAMES = "used to endorse or promote products derived from this software without specific"
+
+SENTENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("MIT", (MIT_GRANT, "this permission notice shall be included in all copies or substantial portions"), ()),
+    ("MIT-0", (MIT_GRANT,), ("this permission notice shall be included",)),
+    ("Apache-2.0", ("apache license version 2 0 january 2004",), ()),
+    ("Apache-2.0", ("licensed under the apache license version 2 0",), ("apache license version 2 0 january 2004",)),
+    ("BSD-4-Clause", (BSD_GRANT, "all advertising materials mentioning features or use of this software must"), ()),
+    ("BSD-3-Clause", (BSD_GRANT, BSD_NAMES), ("all advertising materials mentioning",)),
+    ("BSD-2-Clause", (BSD_GRANT,), (BSD_NAMES, "all advertising materials mentioning")),
+    ("ISC", (ISC_GRANT + " granted provided that the above copyright notice",), ()),
+    ("ISC", (ISC_GRANT.replace("and or", "and") + " granted provided that the above copyright notice",), ()),
+    ("0BSD", (ISC_GRANT + " granted the software is provided as is",), ()),
+    ("Zlib", ("altered source versions must be plainly marked as such",), ()),
+    ("BSL-1.0", ("boost software license version 1 0 august 17th 2003",), ()),
+    ("Unlicense", ("this is free and unencumbered software released into the public domain",), ()),
+    ("CC0-1.0", ("cc0 1 0 universal",), ()),
+    ("WTFPL", ("do what the fuck you want to public license",), ()),
+    ("BlueOak-1.0.0", ("blue oak model license version 1 0 0",), ()),
+    ("GPL-2.0", ("gnu general public license version 2 june 1991",), ()),
+    ("GPL-3.0", ("gnu general public license version 3 29 june 2007",), ()),
+    ("LGPL-2.0", ("gnu library general public license version 2 june 1991",), ()),
+    ("LGPL-2.1", ("gnu lesser general public license version 2 1 february 1999",), ()),
+    ("LGPL-3.0", ("gnu lesser general public license version 3 29 june 2007",), ()),
+    ("AGPL-3.0", ("gnu affero general public license version 3 19 november 2007",), ()),
+    ("MPL-1.1", ("mozilla public license version 1 1",), ()),
+    ("MPL-2.0", ("mozilla public license version 2 0",), ()),
+    ("MPL-2.0", ("subject to the terms of the mozilla public license v 2 0",), ("license version 2 0",)),
+    ("EPL-1.0", ("eclipse public license v 1 0",), ()),
+    ("EPL-2.0", ("eclipse public license v 2 0",), ()),
+    ("EUPL-1.2", ("european union public licence v 1 2",), ()),
+    ("CDDL-1.0", ("common development and distribution license cddl version 1 0",), ()),
+    ("Artistic-2.0", ("the artistic license 2 0",), ()),
+    ("CC-BY-4.0", ("attribution 4 0 international",), ("sharealike 4 0 international", "noncommercial")),
+    ("CC-BY-SA-4.0", ("attribution sharealike 4 0 international",), ()),
+)
+"""Name, words that are in it, words that are not; in lower case, with a space for whatever is no letter or digit."""
+
+LICENCE_FILE = re.compile(
+    r"(?i)(?!.*\.(?:sh|bash|py|js|go|rb|c|h|html|ya?ml|json|in)$)"
+    r"(?:(?:(?:un)?licen[cs]es?|copying)(?:[-_.].*)?|[\w.+-]+[-_.]licen[cs]e(?:\.(?:md|txt|rst))?)"
+)
+HEADER = re.compile(
+    r"(?i)SPDX-License-Identifier:[ \t]*(\(*[\w.+-]+(?:\)*[ \t]+(?:OR|AND|WITH)[ \t]+\(*[\w.+-]+)*)(\)*)"
+)
+HEADER_CHARACTERS = 4096
+LICENCE_BYTES = 200_000
+"""So much of a licence file is read."""
+
+
+def identify_licence(text: str) -> str:
+    """Name the licence of a licence file; several are joined by AND."""
+    words = " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+    found = {
+        name
+        for name, present, absent in SENTENCES
+        if all(sentence in words for sentence in present) and not any(sentence in words for sentence in absent)
+    }
+    return " AND ".join(sorted(found)) or UNKNOWN
+
+
+def header_licence(text: str) -> str | None:
+    """Return what a file's own SPDX-License-Identifier says, if it has one near its beginning."""
+    match = HEADER.search(text, 0, HEADER_CHARACTERS)
+    if match is None:
+        return None
+    open_ones = match[1].count("(") - match[1].count(")")
+    return normalise_licence(match[1] + ")" * min(open_ones, len(match[2])))
+
+
+def is_licence_file(name: str) -> bool:
+    """Tell by its name whether a file holds a licence."""
+    return LICENCE_FILE.fullmatch(name) is not None
+
+
+def licence_of_folder(names: Collection[str], read: Callable[[str], str]) -> str:
+    """Name the licence that the licence files among `names` give; several are joined by AND."""
+    found = {identify_licence(read(name)) for name in sorted(names) if is_licence_file(name)} - {UNKNOWN}
+    return " AND ".join(sorted({part for licence in found for part in licence.split(" AND ")})) or UNKNOWN
+
+
+class NearestLicence:
+    """Licences of folders, each looked up once: that of the nearest folder upwards with a licence file.
+
+    names_in: the names in a folder; read: the text of a file; is_top: whether to look no further up.
+    """
+
+    def __init__(
+        self, names_in: Callable[[str], Collection[str]], read: Callable[[str], str], is_top: Callable[[str], bool]
+    ) -> None:
+        self._names_in, self._read, self._is_top = names_in, read, is_top
+        self._known: dict[str, str] = {}
+
+    def of(self, folder: str) -> str:
+        """Name the licence of what lies in a folder."""
+        if folder not in self._known:
+            licence = licence_of_folder(self._names_in(folder), lambda name: self._read(posixpath.join(folder, name)))
+            if licence == UNKNOWN and not self._is_top(folder):
+                licence = self.of(posixpath.dirname(folder))
+            self._known[folder] = licence
+        return self._known[folder]
+
+
+SPELLINGS = {
+    "apache": "Apache-2.0",
+    "apache 2": "Apache-2.0",
+    "apache2": "Apache-2.0",
+    "bsd 2 clause": "BSD-2-Clause",
+    "bsd 3 clause": "BSD-3-Clause",
+    "new bsd": "BSD-3-Clause",
+    "simplified bsd": "BSD-2-Clause",
+    "boost": "BSL-1.0",
+    "cc0": "CC0-1.0",
+    "expat": "MIT",
+    **{f"{name}v{v}": f"{name.upper()}-{v}.0" for name in ("gpl", "agpl", "lgpl") for v in (2, 3)},
+    "mpl 2": "MPL-2.0",
+}
+"""What licences are called besides their names in SPDX; in lower case, without `the` and `licence`."""
+LONGEST_EXPRESSION = 500
+TERM = re.compile(r"\(|\)|[^\s()]+")
+
+
+def normalise_licence(value: object) -> str:
+    """Write what is said of a licence as SPDX does: names in any case, expressions, lists (all of them hold).
+
+    What is no SPDX expression stays as it is; nothing at all is UNKNOWN.
+    """
+    if isinstance(value, list | tuple):
+        found = [name for name in map(normalise_licence, value) if name != UNKNOWN]
+        parts = [f"({name})" if " OR " in name and len(found) > 1 else name for name in dict.fromkeys(found)]
+        return " AND ".join(parts) or UNKNOWN
+    return _normalise(value) if isinstance(value, str) else UNKNOWN if value is None else str(value)
+
+
+@lru_cache(maxsize=4096)
+def _normalise(text: str) -> str:
+    text = " ".join(text.split())
+    either = text.replace("/", " OR ")  # as the packages of Rust once had it
+    for candidate in (text, _respelled(text), either, " ".join(_respelled(term) for term in TERM.findall(either))):
+        if len(candidate) > LONGEST_EXPRESSION:
+            continue
+        try:
+            return str(canonicalize_license_expression(candidate))
+        except (InvalidLicenseExpression, MemoryError, RecursionError, SyntaxError, ValueError):
+            continue
+    return text or UNKNOWN
+
+
+def _respelled(text: str) -> str:
+    """Return the SPDX name of a licence that is called otherwise."""
+    words = re.split(r"[\s,_-]+", text.lower())
+    words = [word for word in words if word and word not in ("the", "license", "licence", "version")]
+    name = " ".join(word.removeprefix("v").removeprefix(".").removesuffix(".0") for word in words)
+    return SPELLINGS.get(name, "-".join(words) if 0 < len(words) < 4 else text)
+
+
+def is_allowed(licence: str, allowed: Collection[str]) -> bool:
+    """Tell whether an SPDX expression is met by licences of `allowed`: one side of an OR, both of an AND."""
+    terms = [term.upper() if term.upper() in ("AND", "OR", "WITH") else term for term in TERM.findall(licence)]
+    names = {name.lower() for name in allowed}
+    if licence.lower() in names:
+        return True
+
+    def either(at: int) -> tuple[bool, int]:
+        met, at = both(at)
+        while at < len(terms) and terms[at] == "OR":
+            other, at = both(at + 1)
+            met = met or other
+        return met, at
+
+    def both(at: int) -> tuple[bool, int]:
+        met, at = one(at)
+        while at < len(terms) and terms[at] in ("AND", "WITH"):
+            other, at = one(at + 1)
+            met = met and other
+        return met, at
+
+    def one(at: int) -> tuple[bool, int]:
+        if at < len(terms) and terms[at] == "(":
+            met, at = either(at + 1)
+            return met and at < len(terms) and terms[at] == ")", at + 1
+        return at < len(terms) and _is_named(terms[at], names), at + 1
+
+    try:
+        met, end = either(0)
+    except RecursionError:
+        return False
+    return met and end == len(terms)
+
+
+def _is_named(licence: str, names: Collection[str]) -> bool:
+    """Tell whether a licence is among names in lower case; GPL-2.0 is GPL-2.0-only, and one choice of -or-later."""
+    name = licence.lower()
+    base = name.removesuffix("+").removesuffix("-or-later").removesuffix("-only")
+    same = {name, base, f"{base}-only"} if name.endswith(("+", "-or-later")) else {base, f"{base}-only"}
+    return not same.isdisjoint(names) or (name.endswith(("+", "-or-later")) and f"{base}-or-later" in names)
+
+
+def names_of(licences: Collection[str]) -> frozenset[str]:
+    """List the licences that are named, alone or in expressions, as SPDX writes them."""
+    expressions = {normalise_licence(licence) for licence in licences}
+    parts = (TERM.findall(expression) for expression in expressions if " WITH " not in expression)
+    return frozenset(expressions | {term for part in parts for term in part} - {"(", ")", "AND", "OR"})

@@ -1,0 +1,205 @@
+"""Find documents that share most of their text with another: forks, copies with a new header, a story told twice.
+
+Two documents are near duplicates if their sets of word 5-grams (*shingles*) have a Jaccard similarity of at least 0.7,
+as in BigCode's practice (Kocetkov et al., 2022, The Stack, arXiv 2211.15533). Comparing all pairs is out of question:
+
+    MinHash (Broder, 1997)  256 numbers a document; two documents agree in one with a probability equal to their Jaccard
+    bands (LSH)             32 bands of 8 numbers; documents that agree in one whole band are candidates:
+                            99.7% of the pairs at 0.8, 85% at 0.7, 2% at 0.4
+    verification            candidates are compared by their true shingles, so that nothing is dropped by chance
+
+In memory an index has the bands alone, 384 bytes a document; shingles wait in a nameless file on the disk.
+"""
+
+import hashlib
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
+
+from src.data.document import Document, lose
+from src.data.hashing import splitmix64
+
+THRESHOLD = 0.7
+SHINGLE_WORDS = 5
+N_PERMUTATIONS = 256
+N_BANDS = 32
+SEED = 1
+LARGEST_BUCKET = 64
+"""Of the documents that share a band, so many are looked at: a crowd has others in common."""
+WORD = re.compile(r"\w+")
+PLACES = splitmix64(np.arange(SHINGLE_WORDS, dtype=np.uint64)) | np.uint64(1)
+"""A factor for each place in a shingle: sums of products by odd numbers tell orders apart."""
+
+
+class _WordHashes(dict[str, int]):
+    """Hashes of words, the same in every process, and each computed once."""
+
+    LIMIT = 1_000_000
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= self.LIMIT:
+            self.clear()
+        self[word] = value = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+        return value
+
+
+_WORD_HASHES = _WordHashes()
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What is compared of some documents."""
+
+    shingles: list[np.ndarray]
+    """The shingles of each as sorted uint32 hashes."""
+    bands: np.ndarray
+    """(n_documents, N_BANDS) uint64."""
+
+
+def sketch(texts: Sequence[str]) -> Sketch:
+    """Hash the shingles of each text, and the bands of its MinHash. A text below 5 words is one shingle."""
+    hashes, ends = _shingles(texts)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=N_PERMUTATIONS, seed=SEED)
+    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(texts), N_BANDS, N_PERMUTATIONS // N_BANDS)
+    bands = np.broadcast_to(np.arange(N_BANDS, dtype=np.uint64), digests.shape[:2])
+    for column in range(digests.shape[2]):
+        bands = splitmix64(bands ^ digests[:, :, column])
+    short = (hashes >> np.uint64(32)).astype(np.uint32)
+    return Sketch([np.unique(short[start:end]) for start, end in pairwise(ends)], bands)
+
+
+def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """Hash each run of 5 words of each text: all hashes (uint64), and where each text begins and ends among them."""
+    codes: list[int] = []
+    ends = [0]
+    for text in texts:
+        if words := WORD.findall(text):
+            codes += map(_WORD_HASHES.__getitem__, words)
+            codes += [0] * (SHINGLE_WORDS - len(words))
+        ends.append(len(codes))
+    sums = np.array([*codes, *[0] * SHINGLE_WORDS], dtype=np.uint64)
+    sums = sum(sums[place : place + len(codes)] * factor for place, factor in enumerate(PLACES))
+    # The last runs of a text reach into the next one: they are none of its shingles.
+    whole = np.ones(len(codes), dtype=bool)
+    for end in set(ends[1:]):
+        whole[end - SHINGLE_WORDS + 1 : end] = False
+    return splitmix64(np.asarray(sums)[whole]), np.concatenate([[0], np.cumsum(whole)])[ends].tolist()
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the share of common shingles of two sorted sets; texts without words are like nothing."""
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / (len(a) + len(b) - common) if common else 0.0
+
+
+class NearDuplicateIndex:
+    """Documents by number, in the order in which they were added, to be found by what is like them.
+
+    folder: where the nameless file of shingles is, if not with other temporary files; it ends with the process.
+    """
+
+    def __init__(self, folder: Path | None = None, threshold: float = THRESHOLD) -> None:
+        self.threshold = threshold
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the index is)
+        self._ends = [0]
+        self._runs: list[tuple[np.ndarray, np.ndarray]] = []
+        """Sorted bands and the numbers of their documents, each run more than twice the next one."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Add documents, a few hundred at a time: each call costs a sort."""
+        self.add_sketch(sketch(texts))
+
+    def find(self, texts: Sequence[str]) -> list[tuple[int, float] | None]:
+        """Find for each text the first document that it is a near duplicate of: its number and their similarity."""
+        return self.find_sketch(sketch(texts))
+
+    def add_sketch(self, new: Sketch) -> None:
+        """Add documents that have been sketched."""
+        numbers = np.repeat(np.arange(len(self), len(self) + len(new.shingles), dtype=np.uint32), N_BANDS)
+        self._file.seek(4 * self._ends[-1])
+        for shingles in new.shingles:
+            self._file.write(shingles.tobytes())
+            self._ends.append(self._ends[-1] + len(shingles))
+        keys = new.bands.ravel()
+        if not len(keys):
+            return
+        while True:
+            order = np.argsort(keys, kind="stable")
+            keys, numbers = keys[order], numbers[order]
+            if not self._runs or len(self._runs[-1][0]) > 2 * len(keys):
+                break
+            older, their_numbers = self._runs.pop()
+            keys, numbers = np.concatenate([older, keys]), np.concatenate([their_numbers, numbers])
+        self._runs.append((keys, numbers))
+
+    def find_sketch(self, wanted: Sketch) -> list[tuple[int, float] | None]:
+        """Find near duplicates of documents that have been sketched."""
+        candidates: list[set[int]] = [set() for _ in wanted.shingles]
+        order = np.argsort(wanted.bands.ravel())  # sorted, they are found several times faster
+        bands = wanted.bands.ravel()[order]
+        for keys, numbers in self._runs:
+            places = np.searchsorted(keys, bands)
+            places[places == len(keys)] = 0  # beyond the largest: any place that has another key
+            for hit in np.flatnonzero(keys[places] == bands).tolist():
+                first = places[hit]
+                bucket = keys[first : first + LARGEST_BUCKET] == bands[hit]
+                candidates[order[hit] // N_BANDS].update(numbers[first : first + LARGEST_BUCKET][bucket].tolist())
+        return [self._verify(wanted.shingles[row], found) for row, found in enumerate(candidates)]
+
+    def _verify(self, shingles: np.ndarray, candidates: set[int]) -> tuple[int, float] | None:
+        for number in sorted(candidates):
+            start, end = self._ends[number : number + 2]
+            self._file.seek(4 * start)
+            theirs = np.frombuffer(self._file.read(4 * (end - start)), dtype=np.uint32)
+            if (similarity := jaccard(shingles, theirs)) >= self.threshold:
+                return number, similarity
+        return None
+
+
+def drop_near_duplicates(
+    sketched: Iterable[tuple[list[Document], Sketch]], dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield, of batches that have been sketched, what is no near duplicate of a document before it."""
+    with NearDuplicateIndex() as index:
+        for batch, sketches in sketched:
+            yield from _drop_from(batch, sketches, index, dropped)
+
+
+def _drop_from(
+    batch: list[Document], sketches: Sketch, index: NearDuplicateIndex, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Compare a batch with what is in the index, then within itself; add to the index what stays."""
+    known = index.find_sketch(sketches)
+    buckets: dict[int, list[int]] = {}
+    kept: list[int] = []
+    for row, document in enumerate(batch):
+        bands = sketches.bands[row].tolist()
+        near = known[row] is not None or any(
+            jaccard(sketches.shingles[row], sketches.shingles[other]) >= index.threshold
+            for other in {other for band in bands for other in buckets.get(band, ())}
+        )
+        if near:
+            lose(dropped, "near duplicate", document)
+            continue
+        kept.append(row)
+        for band in bands:
+            buckets.setdefault(band, []).append(row)
+        yield document
+    index.add_sketch(Sketch([sketches.shingles[row] for row in kept], sketches.bands[kept]))

@@ -1,0 +1,183 @@
+"""A data card in Markdown, written from the manifest alone: what is in the data, where from, and what was left out."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from src.data.document import GENERATED, size_text
+from src.runtime.log import printable
+
+MOST_ROWS = 60
+NEAR_COLUMNS = ("where", "held-out: where", "begins", "held-out: begins")
+
+
+def data_card(manifest: dict[str, Any]) -> str:
+    """Write the card of prepared data."""
+    settings, tokenizer = manifest["settings"], manifest["tokenizer"]
+    data = settings["data"]
+    trained = tokenizer["trained_on"]
+    made = (
+        "byte-level BPE, trained on " + " and ".join(f"{size:,} bytes of {name}" for name, size in trained.items())
+        if trained
+        else "one for each character of the text"
+        if settings["tokenizer"].get("kind") == "characters"
+        else "given, not trained on this text"
+    )
+    lines = [
+        f"# Data: {manifest['name']}",
+        "",
+        f"Fingerprint `{manifest['fingerprint']}`; written by `python -m src.prepare` "
+        f"({', '.join(f'{name} {version}' for name, version in manifest['versions'].items())}).",
+        "",
+        f"- Split by {data.get('split', 'group')}: {data['val_fraction']:.0%} validation, "
+        f"{data['test_fraction']:.0%} test; seed {data['seed']}.",
+        f"- Tokenizer: {tokenizer['vocab_size']:,} tokens, {made}; `{tokenizer['eot']}` (id {tokenizer['eot_id']}) "
+        "stands before and after each document.",
+        "",
+    ]
+    for name, corpus in manifest["corpora"].items():
+        lines += [*_corpus(name, corpus, data[name]), *_compared(tokenizer.get("compared", {}).get(name))]
+    files = manifest["files"].items()
+    lines += [
+        "## Files",
+        "",
+        *_table(
+            ("file", "bytes", "sha256"),
+            ((f"`{name}`", f"{entry['bytes']:,}", f"`{entry['sha256']}`") for name, entry in files),
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Describe one corpus."""
+    hygiene = settings["hygiene"] if name == "code" and settings["source"] not in GENERATED else {}
+    flat = {**settings, "hygiene": None, **{f"hygiene.{key}": value for key, value in hygiene.items()}}
+    used = {key: value for key, value in flat.items() if value not in (None, [], {}, "")}
+    rows = [
+        (
+            split,
+            *(f"{entry[key]:,}" for key in ("groups", "documents", "bytes", "tokens")),
+            f"{entry['bytes_per_token']:.3f}",
+            f"{entry['tokens_per_word']:.3f}",
+            "" if entry["floor_bits_per_byte"] is None else f"{entry['floor_bits_per_byte']:.4f}",
+        )
+        for split, entry in corpus["splits"].items()
+    ]
+    head = (
+        "split",
+        "groups",
+        "documents",
+        "bytes",
+        "tokens",
+        "bytes per token",
+        "tokens per word",
+        "floor, bits per byte",
+    )
+    lines = [
+        f"## {name.capitalize()}",
+        "",
+        "; ".join(f"`{key}`: {value}" for key, value in used.items()),
+        "",
+        *_table(head, rows),
+        *_left_out("Left out", "documents", corpus["dropped"], corpus["left_out"]),
+        *_left_out(
+            "Passed over",
+            "files",
+            {reason: entry["files"] for reason, entry in corpus["passed_over"].items()},
+            corpus["passed_over"],
+        ),
+        *_counts("Replaced by placeholders", "kind", corpus["replaced"], "times"),
+        *_counts("Licences", "licence", corpus["licences"]),
+        *_near(corpus["near_duplicates"]),
+    ]
+    if groups := corpus["groups"]:
+        lines += ["### Groups", ""]
+        cells = (
+            (
+                group,
+                entry["split"],
+                f"{entry['documents']:,}",
+                f"{entry['bytes']:,}",
+                ", ".join(entry["licences"]),
+                entry.get("revision", ""),
+            )
+            for group, entry in groups.items()
+        )
+        lines += _table(("group", "split", "documents", "bytes", "licences", "revision"), cells)
+    return lines
+
+
+def _left_out(title: str, what: str, counts: dict[str, int], details: dict[str, dict[str, Any]]) -> list[str]:
+    """Tell what was left out, with sizes and first names where they are known."""
+    rows = []
+    for reason, count in counts.items():
+        entry = details.get(reason, {"bytes": 0, "first": []})
+        size = size_text(entry["bytes"]) if entry["bytes"] else ""
+        rows.append((reason, f"{count:,}", size, ", ".join(entry["first"])))
+    table = _table(("reason", what, "size", "such as"), rows) if rows else ["Nothing.", ""]
+    return [f"### {title}", "", *table]
+
+
+def _near(near: dict[str, Any] | None) -> list[str]:
+    """Tell of near duplicates across the splits."""
+    lines = ["### Near duplicates across splits", ""]
+    if near is None:
+        return [*lines, "Not looked for.", ""]
+    became = "dropped from training" if near["dropped"] else "kept"
+    lines += [
+        f"{near['found']:,} training documents have a Jaccard similarity of word 5-grams of {near['jaccard']} or "
+        f"more with one of the {near['held_out']:,} held-out documents; they were {became}.",
+        "",
+    ]
+    rows = (
+        (
+            example["train"],
+            *next((split, example[split]) for split in ("val", "test") if split in example),
+            str(example["jaccard"]),
+            *example["where"],
+            *example["excerpts"],
+        )
+        for example in near["examples"]
+    )
+    return lines + (
+        _table(("training document", "split", "held-out document", "Jaccard", *NEAR_COLUMNS), rows)
+        if near["examples"]
+        else []
+    )
+
+
+def _compared(compared: dict[str, Any] | None) -> list[str]:
+    """Tell how another tokenizer does on held-out text."""
+    if compared is None:
+        return []
+    names = {"this": "this", "other": "compared"}
+    rows = (
+        (title, *(f"{compared[key][rate]:.3f}" for rate in ("bytes_per_token", "tokens_per_word")))
+        for key, title in names.items()
+    )
+    return [
+        f"### Tokenizers on {compared['bytes']:,} bytes of validation text",
+        "",
+        *_table(("tokenizer", "bytes per token", "tokens per word"), rows),
+    ]
+
+
+def _counts(title: str, what: str, counts: dict[str, int], of: str = "documents") -> list[str]:
+    return [
+        f"### {title}",
+        "",
+        *(_table((what, of), ((key, f"{n:,}") for key, n in counts.items())) if counts else ["Nothing.", ""]),
+    ]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Write a table, cut where it is long; cells are text of others, so nothing in them is Markdown."""
+    head = list(head)
+    rows = [[cell if cell.startswith("`") else _plain(cell) for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows[:MOST_ROWS])]
+    more = [f"… and {len(rows) - MOST_ROWS:,} more: `manifest.json` has all."] if len(rows) > MOST_ROWS else []
+    return [*lines, "", *more, *([""] if more else [])]
+
+
+def _plain(cell: str) -> str:
+    return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in printable(" ".join(cell.split())))

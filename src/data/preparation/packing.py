@@ -1,0 +1,307 @@
+"""Encode the documents of a spool into the token files of its splits; killed and repeated, it goes on.
+
+    <corpus>_<split>.npy            EOT doc EOT doc ... EOT: token ids, uint16 or uint32 by the size of the vocabulary
+    <corpus>_<split>.offsets.npy    where the EOT before each document stands: (n_documents,) uint64
+    <corpus>_<split>.documents.npy  a hash of each document's text, and its line in the next file: `DOCUMENT`
+    <corpus>.origins.jsonl          group, path, licence and revision of all that was read, where it has them
+
+One thread encodes a batch, on all cores, while another writes the one before. Files only grow; now and then their
+lengths are noted beside the number of the next document, and what a killed process wrote after that is cut off.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from src.config.schema import UserError
+from src.data.preparation.document_store import Spool
+from src.data.preparation.splits import BEYOND, SPLITS, TRAIN
+from src.data.tokenizer.bpe import encode_batch
+from src.runtime.atomic_files import remove_path, sync
+from src.runtime.records import read_record, write_record
+
+BATCH_BYTES = 1_000_000
+BATCHES_A_NOTE = 32
+"""How often the lengths of the files are noted."""
+DOCUMENT = np.dtype([("digest", "<u8", (2,)), ("origin", "<u4")])
+CUT = re.compile(r"(?<=[A-Za-z])\n")
+"""Where a long text can be cut and encodes to the same tokens: no pattern known to us joins a letter and a line end."""
+
+
+def token_dtype(n_ids: int) -> np.dtype[Any]:
+    """Return the smaller of uint16 and uint32 that holds all ids."""
+    return np.dtype("<u2" if n_ids <= 2**16 else "<u4")
+
+
+class NpyFile:
+    """A 1-D .npy file that grows: its header keeps room for the length, which is known at the end."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], length: int = 0) -> None:
+        """Open a file, new or cut to `length`."""
+        self.path, self.dtype, self.length = path, dtype, length
+        self._handle = path.open("r+b" if path.exists() else "w+b")
+        self._start = self._write_header()
+        end = self._start + length * dtype.itemsize
+        self._handle.truncate(end)
+        self._handle.seek(self._start)
+        self._hash = hashlib.sha256()
+        while piece := self._handle.read(1 << 20):
+            self._hash.update(piece)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all values."""
+        return self._hash.hexdigest()
+
+    def _write_header(self) -> int:
+        description = np.lib.format.dtype_to_descr(self.dtype)
+        self._handle.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self._handle, {"descr": description, "fortran_order": False, "shape": (self.length,)}
+        )
+        return self._handle.tell()
+
+    def append(self, values: Any) -> None:
+        array = np.asarray(values, dtype=self.dtype)
+        data = array.tobytes()
+        self._handle.write(data)
+        self._hash.update(data)
+        self.length += len(array)
+
+    def flush(self) -> None:
+        """Have all that was appended on the disk."""
+        self._handle.flush()
+        sync(self.path)
+
+    def complete(self) -> None:
+        """Write the length into the header, and close the file."""
+        start = self._write_header()
+        assert start == self._start, "numpy keeps the header's room"
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, complete or not."""
+        self._handle.close()
+
+
+class _Piece(NamedTuple):
+    """A document, or a part of one that is too long to be encoded at once."""
+
+    number: int
+    text: str
+    first: bool
+    last: bool
+
+
+def pack(
+    spool: Spool,
+    fate: np.ndarray,
+    tokenizer: Tokenizer,
+    special: tuple[int, int],
+    stem: Path,
+    note: Path,
+    max_tokens: int | None,
+) -> None:
+    """Write the token files of a corpus, going on where an earlier process stopped.
+
+    special: id of the end of text, and number of ids. stem: folder and name of the corpus. note: where lengths are
+    noted. max_tokens: training documents after the one that reaches it are left out, and marked BEYOND in `fate`;
+    held-out ones stay, so that what is measured does not depend on how much is trained on.
+    """
+    known, writer = _go_on(note, stem, special, fate, max_tokens)
+    with (
+        closing(writer),
+        tqdm(
+            desc=f"packing {stem.name}",
+            total=len(spool),
+            initial=known["next"],
+            unit=" documents",
+            disable=None,
+            leave=False,
+        ) as progress,
+    ):
+        batches = _batches(spool, writer.wanted, known["next"])
+        for number, (pieces, encoded) in enumerate(_encode_ahead(batches, tokenizer), start=1):
+            writer.write(pieces, encoded)
+            done = pieces[-1].number + 1
+            progress.update(done - progress.n)
+            if number % BATCHES_A_NOTE == 0 and pieces[-1].last:
+                writer.flush()
+                write_record(note, {"next": done, "lengths": writer.lengths, "digests": writer.digests})
+        writer.complete()
+    train = np.flatnonzero(fate == TRAIN)
+    fate[train[writer.lengths[TRAIN][1] :]] = BEYOND
+
+
+class Note(TypedDict):
+    """How far the packing of a corpus has come."""
+
+    next: int
+    """Number of the first document that is not packed."""
+    lengths: list[tuple[int, int]]
+    """Tokens and documents of each split."""
+    digests: list[list[str]]
+    """SHA-256 of the files of each split."""
+
+
+def _go_on(
+    note: Path, stem: Path, special: tuple[int, int], fate: np.ndarray, max_tokens: int | None
+) -> "tuple[Note, _Writer]":
+    """Return where to go on and the files; at the beginning where what was noted is not what is there."""
+    if note.exists():
+        with suppress(UserError, OSError):
+            known = read_record(note, Note, "")
+            writer = _Writer(stem, special, known["lengths"], fate, max_tokens)
+            if writer.digests == known["digests"]:
+                return known, writer
+            writer.close()
+    remove_path(note)
+    for path in _files(stem):
+        remove_path(path)
+    writer = _Writer(stem, special, [(0, 0) for _ in SPLITS], fate, max_tokens)
+    return {"next": 0, "lengths": [], "digests": []}, writer
+
+
+def _files(stem: Path) -> list[Path]:
+    return [stem.with_name(f"{stem.name}_{name}{kind}") for name in SPLITS for kind in (".npy", ".offsets.npy")]
+
+
+def write_documents(spool: Spool, fate: np.ndarray, stem: Path) -> None:
+    """Write what is known of the documents that are packed."""
+    for number, name in enumerate(SPLITS):
+        path = stem.with_name(f"{stem.name}_{name}.documents.npy")
+        remove_path(path)
+        file = NpyFile(path, DOCUMENT)
+        for first, records, _ in spool.blocks():
+            file.append(records[["digest", "origin"]][fate[first : first + len(records)] == number])
+        file.complete()
+    origins = stem.with_name(f"{stem.name}.origins.jsonl")
+    remove_path(origins)
+    shutil.copyfile(spool.origins_path, origins)
+
+
+def _batches(spool: Spool, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
+    """Yield the wanted documents from one on, in batches of about `BATCH_BYTES`."""
+    batch: list[_Piece] = []
+    size = 0
+    for number, text in spool.texts(wanted, start):
+        for piece in _pieces(number, text):
+            batch.append(piece)
+            size += len(piece.text)
+            if size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(number: int, text: str) -> Iterator[_Piece]:
+    """Cut a text that is longer than a batch where that does not change its tokens."""
+    start = 0
+    while cut := CUT.search(text, start + BATCH_BYTES):
+        yield _Piece(number, text[start : cut.start()], start == 0, False)
+        start = cut.start()
+    yield _Piece(number, text[start:], start == 0, True)
+
+
+def _encode_ahead(
+    batches: Iterator[list[_Piece]], tokenizer: Tokenizer
+) -> Iterator[tuple[list[_Piece], list[list[int]]]]:
+    """Encode each batch while the one before is used."""
+    with ThreadPoolExecutor(1) as encoder:
+        ahead = None
+        for pieces in batches:
+            encoding = pieces, encoder.submit(encode_batch, tokenizer, [piece.text for piece in pieces])
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = encoding
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
+
+
+class _Writer:
+    """The token files of all splits of a corpus."""
+
+    def __init__(
+        self,
+        stem: Path,
+        special: tuple[int, int],
+        lengths: list[tuple[int, int]],
+        fate: np.ndarray,
+        max_tokens: int | None,
+    ) -> None:
+        self.eot_id, n_ids = special
+        self.fate, self.max_tokens = fate, max_tokens
+        self.wanted = fate >= 0
+        """The documents to encode: no more of training, once it is full."""
+        dtype = token_dtype(n_ids)
+        self.files: list[tuple[NpyFile, NpyFile]] = []
+        with ExitStack() as opened:
+            for name, (n_tokens, n_documents) in zip(SPLITS, lengths, strict=True):
+                path = stem.with_name(f"{stem.name}_{name}.npy")
+                offsets = opened.enter_context(
+                    closing(NpyFile(path.with_suffix(".offsets.npy"), np.dtype("<u8"), n_documents))
+                )
+                tokens = opened.enter_context(closing(NpyFile(path, dtype, n_tokens)))
+                self.files.append((tokens, offsets))
+                if not n_tokens:
+                    tokens.append([self.eot_id])
+            opened.pop_all()  # all are open: from here on `close` is for them
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Tokens and documents of each split so far."""
+        return [(tokens.length, offsets.length) for tokens, offsets in self.files]
+
+    @property
+    def digests(self) -> list[list[str]]:
+        """The SHA-256 of each file so far."""
+        return [[file.digest for file in files] for files in self.files]
+
+    def write(self, pieces: list[_Piece], encoded: list[list[int]]) -> None:
+        """Append a batch."""
+        ids: list[list[int]] = [[] for _ in SPLITS]
+        starts: list[list[int]] = [[] for _ in SPLITS]
+        before = [tokens.length for tokens, _ in self.files]
+        for piece, tokens in zip(pieces, encoded, strict=True):
+            split = self.fate[piece.number]
+            length = before[split] + len(ids[split])
+            if piece.first and split == TRAIN and self.max_tokens is not None and length >= self.max_tokens:
+                self.wanted[self.fate == TRAIN] = False
+            if not self.wanted[piece.number]:
+                continue
+            if piece.first:
+                starts[split].append(length - 1)
+            ids[split] += tokens
+            if piece.last:
+                ids[split].append(self.eot_id)
+        for (tokens, offsets), more_ids, more_starts in zip(self.files, ids, starts, strict=True):
+            tokens.append(more_ids)
+            offsets.append(more_starts)
+
+    def flush(self) -> None:
+        """Have all that was written on the disk."""
+        for files in self.files:
+            for file in files:
+                file.flush()
+
+    def complete(self) -> None:
+        """Write the headers."""
+        for files in self.files:
+            for file in files:
+                file.complete()
+
+    def close(self) -> None:
+        """Close the files, complete or not."""
+        for files in self.files:
+            for file in files:
+                file.close()

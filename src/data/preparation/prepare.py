@@ -1,0 +1,145 @@
+"""Prepare data: read -> clean -> split by group -> train the tokenizer -> pack tokens, once, into a folder.
+
+    manifest.json  DATA_CARD.md  tokenizer.json  tokenizer_config.json
+    <corpus>_<split>.npy  .offsets.npy  .documents.npy  <corpus>.origins.jsonl    (language, code; train, val, test)
+
+The folder's name holds a hash of all settings that decide its contents, and its manifest a fingerprint of the contents
+themselves; it appears whole or not at all. Until then the work lies beside it, each step whole or not done: what a
+killed process has finished is used by the next one, unless the input has changed.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from src.config.schema import DataConfig, TokenizerConfig, UserError
+from src.data.dataset import (
+    CARD,
+    CORPORA,
+    FORMAT_VERSION,
+    MANIFEST,
+    PreparedData,
+    find_prepared,
+    folder_of,
+    load_given,
+    load_prepared,
+    settings_of,
+)
+from src.data.preparation.data_card import data_card
+from src.data.preparation.pipeline import Say, Steps
+from src.data.sources.local import check_sha256, local_files
+from src.data.sources.repository_list import load_repositories
+from src.data.tokenizer.external import check_tokenizer
+from src.runtime.atomic_files import (
+    file_lock,
+    move_folder,
+    refuse_links,
+    remove_abandoned,
+    remove_leftovers,
+    remove_path,
+    settle_folder,
+    write_text,
+)
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
+
+WORK_VERSION = 2
+"""Raise it when the files of the work change: what an earlier version has begun is not gone on with."""
+
+__all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
+
+
+def prepare_data(
+    data: DataConfig, tokenizer: TokenizerConfig, output_root: Path, rerun: bool = False, say: Say = print
+) -> PreparedData:
+    """Write the folder of these settings under `output_root/data`, or open it if it is there and up to date.
+
+    Raises: UserError for whatever is wrong with settings or text; no folder is written then.
+    """
+    if data.dir is not None:
+        return load_given(data.dir)
+    say = printing(say)
+    folder = folder_of(data, tokenizer, output_root)
+    if rerun or not (folder / MANIFEST).exists():
+        check_tokenizer(tokenizer)
+    inputs = {name: _inputs(data, name) for name in CORPORA}
+    with file_lock(folder.with_name(f".lock-{folder.name}")):  # so what a killed process left is ours to use
+        settle_folder(folder)
+        remove_path(folder.with_name(f"{folder.name}.old"))  # what a process left that was killed at the last instant
+        work = folder.with_name(f".{folder.name}.work")
+        if not rerun and (prepared := _load_if_current(folder, inputs, say)):
+            remove_path(work)
+            say(f"prepared already: {folder}")
+            return prepared
+        begun = {"format_version": FORMAT_VERSION, "inputs": inputs, "settings": settings_of(data, tokenizer)}
+        _begin(work, begun, say)
+        try:
+            contents = Steps(data, tokenizer, work, output_root / "sources", say).run()
+        except UserError:  # whatever is corrected, this work is not what is wanted
+            shutil.rmtree(work)
+            raise
+        manifest = {"name": data.name, **contents, **begun}
+        write_record(work / "out" / MANIFEST, manifest)
+        write_text(work / "out" / CARD, data_card(manifest))
+        if folder.is_symlink() or not folder.is_dir():
+            remove_path(folder)
+        move_folder(work / "out", folder)
+        shutil.rmtree(work)
+        return load_prepared(folder)
+
+
+def _begin(work: Path, begun: dict[str, Any], say: Say) -> None:
+    """Have a folder for the work, with what an earlier process has done if it had the same settings and input."""
+    path = work / "begun.json"
+    wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **begun}))
+    if (work / "out").is_dir() and path.exists():
+        try:
+            refuse_links(work)
+            if read_record(path, dict[str, Any], "") == wanted:
+                say(f"going on with what an earlier attempt has done: {work}")
+                for place in (work, work / "out"):
+                    remove_leftovers(place)
+                return
+        except UserError as error:
+            say(f"beginning again: {error}")
+    remove_path(work)
+    (work / "out").mkdir(parents=True)
+    write_record(path, wanted)
+
+
+def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
+    """List path, size and time of change of the files that a local corpus reads, or the repositories of one of git."""
+    corpus = getattr(data, name)
+    if corpus.source == "git":
+        return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
+    if corpus.source != "local":
+        return []
+    paths = local_files(corpus, name, Counter())
+    check_sha256(corpus, name, paths)
+    files = [(file, file.stat()) for file in paths]
+    return [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in files]
+
+
+def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> PreparedData | None:
+    if not folder.exists():
+        return None
+    if not folder.is_symlink():
+        remove_abandoned(folder)
+    try:
+        prepared = load_prepared(folder)
+    except UserError as error:
+        say(f"preparing again: {error}")
+        return None
+    if prepared.manifest.get("inputs") != inputs:
+        say(f"preparing again: the files behind {folder} have changed")
+        return None
+    return prepared
+
+
+def printing(say: Say) -> Say:
+    """Return a function that writes a line without what a terminal would obey."""
+    return lambda line: say(printable(line))

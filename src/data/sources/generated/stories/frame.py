@@ -1,0 +1,188 @@
+"""What every story has around its plot: a hero with one fact to remember, small encounters, and an ending."""
+
+from src.data.sources.generated.grammar import Teller, make_odds
+from src.data.sources.generated.stories.scenes import prose, tell, vary, vary_tail
+
+OPENINGS = (
+    "Once upon a time, there was a «trait=TRAITS» «kid=KIDS» named «hero=PEOPLE/kid». «hero.He» lived near the "
+    "«home=HOMES».",
+    "In a little house near the «home=HOMES»« lived| there lived|, there was once» a «trait=TRAITS» «kid=KIDS» "
+    "«named|called» «hero=PEOPLE/kid».",
+    "Long ago, near the «home=HOMES», «lived|there lived» a «trait=TRAITS» «kid=KIDS» «named|called» "
+    "«hero=PEOPLE/kid».",
+    "Once there lived a «trait=TRAITS» «kid=KIDS» near the «home=HOMES». «kid.He» was called «hero=PEOPLE/kid».",
+    "This is a story about «hero=PEOPLE», a «trait=TRAITS» «hero.child» «from the house|who lived|from» near the "
+    "«home=HOMES».",
+    "Do you know «hero=PEOPLE»? «hero.He» was a «trait=TRAITS» «hero.child» and lived near the «home=HOMES».",
+)
+FACTS = {
+    "food": (
+        "«He» loved «food=FOODS» «more than any other food|best of all|so much that «he» even dreamed about it»"
+        "«.| and could eat it every day.| and ate it whenever there was some.|, hot or cold.»",
+        "«That evening|For dinner|At home|When it got dark», there «was a big plate of|was a whole bowl of|was plenty "
+        "of» «food» on the table«, and nobody ate more than «hero».|, because everybody knew what «hero» loved.|. What "
+        "a feast!»",
+    ),
+    "pet": (
+        "«He» had a «petcolor=COLORS» «pet=PETS» «named|called» «petname=PETNAMES», and «the two were always together|"
+        "«petname» followed «him» everywhere|they did everything together|«he» took good care of it».",
+        "«At home,|Back at home,|At the door,|When «hero» came home,» «petname» «pet.sound» and «pet.move». "
+        '«The «pet» had waited all day.|"I missed you too," said «hero» to the «pet».|«hero» told the «petcolor» «pet» '
+        "all about it.»",
+    ),
+    "wear": (
+        "«He» never went out without «his» «wearcolor=COLORS» «wear=CLOTHES»«. It had been a present from Grandma.|, "
+        "not even in summer.|, and people knew «him» by it.|, day or night.»",
+        "«That night|At bedtime|Before bed|In the evening», «hero» hung the «wearcolor» «wear» «on its hook|over the "
+        "chair|next to the bed|on the door» and «fell asleep at once|smiled|thought about the day|yawned».",
+    ),
+    "skill": (
+        "All that week, «he» had tried to learn how to «skill=SKILLS», but «it never worked|it was too hard|it always "
+        "went wrong|everybody laughed».",
+        "«And guess what?|And the best thing?|Then something funny happened.|And that same evening,» «hero» "
+        "«skill.did»«! It worked at last.|! Nobody laughed now.|, just like that.|. It was not so hard after all.»",
+    ),
+    "wish": (
+        "Every night, «he» wished for a «wish=GIFTS», «but it cost too much|but «he» told nobody|and looked up at the "
+        "stars|but it never came».",
+        "«When «hero» came home,|The next morning,|On the kitchen table|Under the pillow» there was a «wish»! "
+        '«"You have earned it," said Mom.|"My wish came true!" cried «hero».|Nobody ever said who had put it there.»',
+    ),
+    "age": (
+        "«hero» was only «age=NUMBERS» years old«, but wanted to know everything.|, and very proud of it.|, but tall "
+        "already.|, the youngest in the street.»",
+        '«"Not bad for|"That is a lot for|"Quite a day for|"You are very wise for» somebody who is only «age»," '
+        "«said Dad.|said Mom.|laughed Grandma.|said the neighbors.»",
+    ),
+    "day": (
+        "It was a «day=DAYS», and «he» had «nothing to do|a whole free day|no plans at all|been awake since sunrise».",
+        "«Ever since,|From then on,|Years later,|And so» «day» was the day that «hero» liked best«.|, and now you know "
+        "why.|, rain or shine.| of all the days in the week.»",
+    ),
+}
+"""What the opening tells about the hero, and how the ending comes back to it."""
+
+ENCOUNTERS: tuple[tuple[str, str | tuple[str, ...]], ...] = (
+    (
+        "For a while it was quiet, and «nobody was about|a soft wind was blowing|far away a bell rang|a clock was ticking».",
+        "",
+    ),
+    (
+        "Suddenly a «creature=ANIMALS» «creature.move» «out of the grass|across the "
+        'path|right up to «him»». "I am so hungry," it said. «hero» gave it «all|half|some» of «his» «lunch=FOODS», and '
+        "the «creature» said it would never forget that.",
+        "And what «waited|stood|sat» «at the gate|on the doorstep|by the door»? It was the «creature» that had eaten "
+        "the «lunch»! It «creature.sound» «softly|twice|with joy|a little» and gave «hero» a «return=TREASURES» «as a thank-you|"
+        "to keep|from its home».",
+    ),
+    (
+        "Along the way, «hero» found a «size=SIZES» «found=TREASURES» and put it in «his» bag.",
+        "Then «hero» remembered the «size» «found» in «his» bag. It belonged to «owner=NEIGHBOURS», who "
+        "«had looked for it everywhere|nearly cried for joy|laughed out loud».",
+    ),
+    (
+        "It began to «rain|snow|drizzle», so «hero» waited under a «roof|tree|bridge» with a «wet|cold|shivering» "
+        "«creature=ANIMALS». They told each other stories «until it was over|for an hour|and became friends».",
+        "In the evening the «creature» «came|called» by, because it wanted to hear one more story.",
+    ),
+    (
+        "Behind a window stood «neighbor=NEIGHBOURS» with a sad face, for «neighbor.his» «lostpet=PETS» had run away. "
+        '"I will keep my eyes open," said «hero». ',
+        "And there, «by the well|under the hedge|on the steps|behind the fence», sat the «lostpet»! «hero» «carried|"
+        "took|brought» it home to «neighbor», and «neighbor.he» was «overjoyed|so grateful|happy again».",
+    ),
+    (
+        "To pass the time, «hero» «sang|hummed|whistled» a «song about|little song about|tune about» a «singer=ANIMALS» that loved "
+        "«meal=FOODS».",
+        "All the way home, «hero» «sang|hummed|whistled» the song about the «singer» and the «meal» again.",
+    ),
+    (
+        '"The «color_a=COLORS» «thing_a=TOYS» is for «one=PEOPLE-hero», the «color_b=COLORS» «thing_b=TOYS-thing_a» for «two=PEOPLE-hero-one» and the '
+        '«color_c=COLORS» «thing_c=TOYS-thing_a-thing_b» for «three=PEOPLE-hero-one-two»," said «keeper=NEIGHBOURS», who was packing gifts.',
+        (
+            'Then «keeper» asked, "Who gets the «color_a» «thing_a»?" "«one»," «hero» «answered|said» «at once|without thinking».',
+            'Then «keeper» asked, "Who gets the «color_b» «thing_b»?" "«two»," «hero» «answered|said» «at once|without thinking».',
+            'Then «keeper» asked, "Who gets the «color_c» «thing_c»?" "«three»," «hero» «answered|said» «at once|without thinking».',
+        ),
+    ),
+    (
+        "A little wind came and «took|stole|blew away» «his» «glove|hat|cap|handkerchief». It landed «drop=LANDMARKS_AT», "
+        "too far away to reach.",
+        "On the way back, the wind had turned: what had landed «drop» now lay «right at «his» feet|in the grass|in "
+        "front of the house».",
+    ),
+)
+"""Something on the way, and what comes of it before the story ends."""
+
+MUSINGS = (
+    "The «q1=QUALITIES» «n1=NATURE» «move=MOVES».",
+    "Was the «n1=NATURE» «q1=QUALITIES»? No, it was «q2=QUALITIES-q1».",
+    "A «n1=NATURE» «move=MOVES» «side=SIDES» the «n2=NATURE-n1».",
+    "It smelled of «smell1=SMELLS» and «smell2=SMELLS-smell1».",
+    "Somewhere a «q1=QUALITIES» «animal1=ANIMALS» was «doing1=DOINGS».",
+    "There was a «color1=COLORS» «n1=NATURE» and a «q1=QUALITIES» «n2=NATURE-n1».",
+    "What a «q1=QUALITIES», «q2=QUALITIES-q1» «n1=NATURE»!",
+    "Two «q1=QUALITIES» «fruit1=FRUITS» lay «side=SIDES» the «n1=NATURE».",
+    "Could a «n1=NATURE» be «doing1=DOINGS»?",
+    "Here it was «q1=QUALITIES», and the «n1=NATURE» «move=MOVES».",
+    "Even the «q1=QUALITIES» «animal1=ANIMALS» was «doing1=DOINGS» «side=SIDES» the «n1=NATURE».",
+    "Once, the «n1=NATURE» had been «q1=QUALITIES», «q2=QUALITIES-q1» and full of «smell1=SMELLS».",
+    "If only the «n1=NATURE» were a «animal1=ANIMALS», thought «hero», and the «n2=NATURE-n1» a «q1=QUALITIES» "
+    "«n3=NATURE-n1-n2»!",
+)
+"""What the hero notices or thinks meanwhile: rich in words, and without consequences."""
+
+MUSING_ENDS = (
+    "But that is another story.",
+    "«hero» shook «his» head and went on.",
+    "So the time went by.",
+    "«He» «yawned|smiled|stretched|sighed» and thought no more of it.",
+)
+LESSONS = (
+    "«hero» «felt|went to bed|walked home|was|fell asleep» «happy|proud|glad|tired but happy|warm inside».",
+    "It had been «a good day|a long day|quite a day|the best day of the year».",
+    "Back in the little house near the «home», «everything was quiet|the lamp was lit|the fire was warm|the kitchen "
+    "smelled good».",
+    "Everyone said that «hero» was a «trait» «hero.child».",
+)
+
+
+def introduce(story: Teller) -> str:
+    """Present the hero, bind `hero` and the pronouns, and return which fact was told."""
+    story.pick(*map(prose, OPENINGS))
+    for form in ("he", "him", "his", "He", "His", "self"):
+        story.bind(form, story.slots[f"hero.{form}"])
+    story.writer.write(" ")
+    return list(FACTS)[story.pick(*(vary_tail(prose(fact)) for fact, _ in FACTS.values()))]
+
+
+def meet(story: Teller) -> None:
+    """Tell of an encounter on the way; `close` comes back to it."""
+    story.writer.write(" ")
+    story.bind("encounter", str(story.pick(*(vary_tail(prose(encounter)) for encounter, _ in ENCOUNTERS))))
+
+
+def muse(story: Teller) -> None:
+    """Tell what the hero notices, in one sentence or several."""
+    n_sentences = 0
+    while True:
+        ends = MUSING_ENDS if n_sentences else ()
+        weights = (1.0,) * len(MUSINGS) + (0.8,) * len(ends)
+        story.writer.write(" ")
+        if story.pick(*MUSINGS, *ends, odds=make_odds(weights)) >= len(MUSINGS):
+            return
+        n_sentences += 1
+
+
+def close(story: Teller, fact: str) -> None:
+    """End the story: what came of the encounter, how the hero feels, and the fact of the opening again."""
+    story.writer.write(" ")
+    _, outcome = ENCOUNTERS[int(story.slots["encounter"])]
+    if isinstance(outcome, tuple):
+        story.pick(*map(prose, outcome))
+    elif outcome:
+        story.say(vary(prose(outcome)))
+    if outcome:
+        story.say(" ")
+    story.pick(*map(prose, LESSONS))
+    tell(story, FACTS[fact][1])

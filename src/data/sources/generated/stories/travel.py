@@ -1,0 +1,60 @@
+"""What makes some stories long: a journey of a number of days that is told at its start and kept to its end.
+
+Whatever the story has told before the journey is needed after it, up to about two thousand tokens later: the hero's
+fact, the encounter on the way, the number of days itself, which decides when the counting of days stops.
+"""
+
+from src.data.sources.generated.grammar import Teller, make_odds
+from src.data.sources.generated.stories.frame import muse
+from src.data.sources.generated.stories.scenes import vary
+
+STAYS = (
+    "So the day went by.",
+    "It grew late.",
+    "The sun was low now.",
+    "Much had happened since the morning.",
+)
+LEAVES = "The next morning, «hero» left with «guide=RELATIVES» for a journey of"
+LEAVES_ODDS = make_odds((1.0, 1.6, 1.2, 1.1, 1.1))
+"""One story in six has a journey."""
+
+N_DAYS = {"three": 3, "five": 5, "eight": 8, "twelve": 12, "sixteen": 16, "twenty": 20}
+ORDINALS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
+    "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth",
+    "twentieth",
+)  # fmt: skip
+
+DAYS = (
+    "they «passed|reached|slept beside|rested near» a «q1=QUALITIES» «n1=NATURE».",
+    "it rained, and they «stayed|waited|played games» in a «q1=QUALITIES» barn.",
+    "a «q1=QUALITIES» «animal1=ANIMALS» followed them «for a mile|until noon|for hours».",
+    "the road was «steep|muddy|long|empty».",
+)
+DAY_ODDS = make_odds((3.0, 2.0, 2.0, 2.0, 1.0))
+"""The last one is that the hero thinks of the fact."""
+
+REMINDERS = {
+    "food": "«hero» wished for some «food».",
+    "pet": "«hero» missed «petname».",
+    "wear": "«hero» was glad of the «wearcolor» «wear».",
+    "skill": "«hero» tried again to «skill», but it was no use.",
+    "wish": "«hero» saw a «wish» in a dream.",
+    "age": '«hero» said, "I am «age» years old, I can walk that far."',
+    "day": '«hero» asked, "Will we be back on «day»?"',
+}
+"""How the fact of the opening comes to mind on the way."""
+
+
+def travel(story: Teller, fact: str) -> None:
+    """Begin the last part of a story: mostly in a sentence, sometimes with a journey before it."""
+    story.writer.write("\n\n")
+    if story.pick(LEAVES, *STAYS, odds=LEAVES_ODDS) > 0:
+        return
+    length = story.draw("length", tuple(N_DAYS), before=" ", after=" days.")
+    for day in range(N_DAYS[length]):
+        story.writer.write(f"\n\nOn the {ORDINALS[day]} day, ")
+        story.pick(*map(vary, DAYS), REMINDERS[fact], odds=DAY_ODDS)
+        muse(story)
+    story.writer.write("\n\n")
+    story.say("Then the «length» days were over, and «guide» «brought «hero» home|said goodbye|went home, too».")

@@ -1,0 +1,323 @@
+"""Fetch repositories and read code from them, with the commit and licence of every file.
+
+A repository is fetched once, without its history and its large files (`--depth 1 --filter=blob:limit`), and never
+checked out: files are read from git's own store. So nothing of a stranger's repository comes to lie on the disk under a
+name of its choice: symbolic links, submodules, hooks and filters have no effect. What is fetched is complete or not
+there; a repository that cannot be had is reported, counted and left out.
+
+    <cache>/git/<name>-<hash of its address>@<commit>     a bare repository; @newest where no commit is pinned
+    <cache>/git/<list>.pinned.yaml                        the list with the commits that were used
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
+
+import yaml
+from tqdm import tqdm
+
+from src.config.schema import CorpusConfig, UserError
+from src.data.document import UNKNOWN, Document, record_loss
+from src.data.filters.licenses import LICENCE_BYTES, NearestLicence, header_licence, normalise_licence
+from src.data.sources.local import normalise_extensions
+from src.data.sources.repository_list import COMMIT, Repository, load_repositories
+from src.data.sources.shell_detection import belongs, may_belong
+from src.data.sources.text_files import decode
+from src.runtime.atomic_files import (
+    file_lock,
+    refuse_links,
+    remove_leftovers,
+    remove_path,
+    replace_folder,
+    sha256_of,
+    write_text,
+)
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
+
+CONTENTS = "fetched.json"
+"""In a repository: what it held when it had been fetched."""
+MISSING = re.compile(r"\s*(?:broken link from +tree|to +blob|missing blob) [0-9a-f]+")
+"""What git says of a file that was not fetched."""
+PARALLEL = 4
+TIMEOUT_SECONDS = 900
+ENVIRONMENT = {
+    "GIT_TERMINAL_PROMPT": "0",  # asking for a password would wait for ever
+    "GIT_ASKPASS": "true",
+    "SSH_ASKPASS": "true",
+    "GCM_INTERACTIVE": "never",
+    "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=30",
+    "GIT_ALLOW_PROTOCOL": "https:ssh:git:http:file",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "LC_ALL": "C",
+}
+SETTINGS = {
+    "core.hooksPath": os.devnull,
+    "credential.helper": "",
+    "fetch.recurseSubmodules": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "http.lowSpeedLimit": "1000",  # bytes a second, for a minute: the server has gone to sleep
+    "http.lowSpeedTime": "60",
+}
+
+
+def read_git(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Fetch all repositories, then yield their files of code in the order of the list. The seed plays no part.
+
+    Raises: UserError if git is missing, or if no repository can be had.
+    """
+    repositories = load_repositories(corpus, corpus_name)
+    key = f"data.{corpus_name}.repositories={corpus.repositories}"
+    folders = fetch_repositories(repositories, cache / "git", corpus.hygiene.max_document_bytes, key, dropped)
+    used = [replace(item, commit=_head(folder)) for item, folder in folders.items()]
+    if any(item.commit is None for item in repositories):
+        pinned = cache / "git" / f"{Path(corpus.repositories or '').stem}.pinned.yaml"
+        write_text(pinned, yaml.safe_dump([asdict(item) for item in used], sort_keys=False, width=1000))
+    extensions = normalise_extensions(corpus.extensions)
+    for repository, folder in zip(used, folders.values(), strict=True):
+        yield from _read_repository(repository, folder, extensions, dropped)
+
+
+def fetch_repositories(
+    repositories: list[Repository], folder: Path, limit: int, key: str, dropped: Counter[str]
+) -> dict[Repository, Path]:
+    """Fetch what is not there yet, some at a time; return the bare repositories.
+
+    limit: the largest file, in bytes. Raises: UserError, beginning with `key`, if there is none.
+    """
+    found: dict[Repository, Path] = {}
+    failed: list[str] = []
+    with file_lock(folder / ".lock"), ThreadPoolExecutor(PARALLEL) as pool:
+        remove_leftovers(folder)
+        jobs = [pool.submit(fetch, repository, folder, limit) for repository in repositories]
+        try:
+            progress = tqdm(jobs, desc="fetching", unit=" repositories", disable=None, leave=False)
+            for repository, job in zip(repositories, progress, strict=True):
+                result = job.result()
+                if isinstance(result, Path):
+                    found[repository] = result
+                else:
+                    failed.append(f"{repository.name}: {result}")
+                    tqdm.write(printable(f"left out {failed[-1]}"))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if not found:
+        raise UserError(f"{key}: no repository could be fetched; {failed[0]}; see to the network and the list")
+    for failure in failed:
+        record_loss(dropped, "repository that could not be fetched", 0, failure)
+    return found
+
+
+def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
+    """Fetch one repository unless it is there; return where it is, or why it cannot be had."""
+    target = folder_of(repository, folder, limit)
+    newest = folder_of(replace(repository, commit=None), folder, limit)
+    for there in (target, newest):
+        if os.path.lexists(there) and is_whole(there):
+            if there == target or _head(there) == repository.commit:
+                return there
+        elif os.path.lexists(there) and there == target:
+            tqdm.write(printable(f"{repository.name}: what was fetched is damaged; it is fetched again"))
+            remove_path(there)
+    wanted = repository.commit or "HEAD"
+    try:
+        with replace_folder(target) as temporary:
+            _git(temporary, "init", "--quiet", "--bare", "--template=")
+            limits = ["--depth=1", f"--filter=blob:limit={limit + 1}", "--no-tags", "--no-recurse-submodules"]
+            _git(temporary, "fetch", "--quiet", *limits, "--", repository.url, wanted)
+            # What was left out would else be fetched one by one, as soon as it is looked at.
+            _git(temporary, "config", "--remove-section", f"remote.{repository.url}", allowed=(0, 128))
+            (temporary / "HEAD").write_text(_git(temporary, "rev-parse", "FETCH_HEAD^{commit}"), encoding="ascii")
+            (temporary / "FETCH_HEAD").unlink()
+            _note_contents(temporary)
+    except _GitError as error:
+        return str(error)
+    return target
+
+
+class Contents(TypedDict):
+    """What a repository holds that was fetched: the SHA-256 of each file."""
+
+    files: dict[str, str]
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Hash the files of a bare repository. Raises: UserError for a link among them."""
+    refuse_links(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+
+
+def _note_contents(folder: Path) -> None:
+    write_record(folder / CONTENTS, {"files": _contents(folder)})
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a repository is as it was fetched; one of an earlier version is looked through by git, once."""
+    try:
+        if not COMMIT.fullmatch(_head(folder)):
+            return False
+        if (folder / CONTENTS).exists():
+            return read_record(folder / CONTENTS, Contents, "")["files"] == _contents(folder)
+        # What was too large to be fetched is missing (status 2), and nothing else.
+        found = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", allowed=(0, 2)).splitlines()
+        if not all(map(MISSING.match, found)) or not _list_files(folder, _head(folder)):
+            return False
+        _note_contents(folder)
+    except (UserError, OSError, ValueError, _GitError):
+        return False
+    return True
+
+
+def folder_of(repository: Repository, folder: Path, limit: int) -> Path:
+    """Name the folder of a repository: by its address, commit and the largest file that was fetched."""
+    address = hashlib.sha256(repository.url.encode()).hexdigest()[:8]
+    short = re.sub(r"[^\w.-]+", "-", "/".join(repository.name.split("/")[-2:]))
+    return folder / f"{short}-{address}@{repository.commit or 'newest'}-{limit}"
+
+
+class _GitError(Exception):
+    """What git said when it failed, in one line."""
+
+
+def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
+    """Run git in a bare repository. Raises: _GitError, with the line of its message that tells most.
+
+    allowed: exit statuses that are no failure.
+    """
+    with tempfile.TemporaryFile() as said:  # a pipe would be held open by git's own children after a timeout
+        try:
+            done = subprocess.run(
+                _command(folder, *arguments),
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise UserError("git: not found; install it, it fetches the repositories (data.code.source=git)") from None
+        except subprocess.TimeoutExpired:
+            raise _GitError(f"not fetched within {TIMEOUT_SECONDS} s") from None
+        if done.returncode not in allowed:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").splitlines()
+            errors = (
+                [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines or ["?"]
+            )
+            if "could not read Username" in errors[0]:
+                raise _GitError("it is not there, or private")
+            raise _GitError(printable(errors[0].removeprefix("fatal: ")[:200]))
+        return done.stdout.decode(errors="replace").strip()
+
+
+def _command(folder: Path, *arguments: str) -> list[str]:
+    settings = [item for key, value in SETTINGS.items() for item in ("-c", f"{key}={value}")]
+    return ["git", f"--git-dir={folder}", *settings, *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without what ties git to another repository, as it does where we run within a hook."""
+    tied = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES")
+    return {key: value for key, value in os.environ.items() if key not in tied} | ENVIRONMENT
+
+
+def _head(folder: Path) -> str:
+    return (folder / "HEAD").read_text(encoding="ascii").strip()
+
+
+def _read_repository(
+    repository: Repository, folder: Path, extensions: set[str], dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield the code of a repository, sorted by path."""
+    commit = repository.commit or ""
+    try:
+        files = _list_files(folder, commit)
+    except _GitError as error:
+        raise UserError(f"{folder}: cannot be read ({error}); remove it, and repeat the command") from None
+    below = f"{repository.subfolder}/" if repository.subfolder else ""
+    with _Blobs(folder) as blobs:
+        licences = _licences(files, blobs)
+        _compare_licence(repository, licences.of(""))
+        for path in (path for path in files if path.startswith(below) and may_belong(path, extensions)):
+            raw = blobs.read(files[path])
+            if raw is None:
+                if PurePosixPath(path).suffix.lower() in extensions:  # else it need not be code
+                    record_loss(dropped, "too large", 0, f"{repository.name}/{path}")
+            elif (
+                belongs(path, raw, extensions)
+                and (text := decode(raw, dropped, f"{repository.name}/{path}")) is not None
+            ):
+                licence = header_licence(text) or licences.of(os.path.dirname(path))
+                if licence == UNKNOWN and repository.licence:
+                    licence = normalise_licence(repository.licence)
+                yield Document(text, repository.name, path, licence, commit)
+
+
+def _compare_licence(repository: Repository, found: str) -> None:
+    if repository.licence and found not in (UNKNOWN, normalise_licence(repository.licence)):
+        said = f"the list says {repository.licence}; what it says itself counts"
+        tqdm.write(printable(f"{repository.name}: is under {found}, {said}"))
+
+
+def _list_files(folder: Path, commit: str) -> dict[str, str]:
+    """List the plain files of a commit, path and blob, sorted by path: neither symbolic links nor submodules."""
+    listed = _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit)
+    entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
+    return {path: mode.split()[2] for mode, _, path in entries if mode.startswith("100")}
+
+
+def _licences(files: dict[str, str], blobs: "_Blobs") -> NearestLicence:
+    names: dict[str, list[str]] = {}
+    for path in files:
+        names.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+
+    def read(path: str) -> str:
+        return (blobs.read(files[path]) or b"")[:LICENCE_BYTES].decode(errors="replace")
+
+    return NearestLicence(lambda folder: names.get(folder, []), read, lambda folder: folder == "")
+
+
+class _Blobs:
+    """Contents of files by their hash, from one process of git."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            _command(folder, "cat-file", "--batch"),
+            env=_environment() | {"GIT_ALLOW_PROTOCOL": "none"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> "_Blobs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait()
+
+    def read(self, blob: str) -> bytes | None:
+        """Return the content; None if it was too large to be fetched."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{blob}\n".encode())
+        self._process.stdin.flush()
+        header = self._process.stdout.readline().split()
+        if len(header) != 3:  # "<hash> missing"
+            return None
+        content = self._process.stdout.read(int(header[2]) + 1)
+        return content[:-1]

@@ -1,0 +1,185 @@
+"""Fetch pinned files of a data set from the Hugging Face hub: whole and verified, or not there.
+
+    <cache>/hub/<repo>/<revision>/<file>                 verified against its sha256
+                                  .<file>.incomplete     what has come of it so far
+                                  .<file>.verified.json  size, time of change and hash of what was verified
+
+A verified file is used without any request, so that a second run needs no network. `hf_hub_download` throws away what
+has come when it fails (seen in huggingface_hub 2.4), which is much for 2 GB. So we keep the incomplete file ourselves
+and hand it to the library's own `http_get`, which asks for the rest of it. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+proxy settings hold as always. `hf_xet` plays no part: it would download past this file.
+"""
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils.logging import set_verbosity_error
+
+from src.config.schema import CorpusConfig, UserError
+from src.runtime.atomic_files import file_lock, remove_abandoned, sha256_of, storage_remedy
+from src.runtime.errors import first_line
+from src.runtime.log import printable
+from src.runtime.records import read_record, write_record
+
+constants.HF_HUB_DISABLE_TELEMETRY = True  # or the library asks the hub for a list of agents, and caches it at home
+
+
+def fetch_files(corpus: CorpusConfig, corpus_name: str, cache: Path) -> dict[str, Path]:
+    """Return the files of a corpus by name, verified and sorted; download what is missing.
+
+    Raises: UserError for a file that cannot be had or is not the one that is pinned.
+    """
+    assert corpus.repo is not None and corpus.revision is not None, "validation has seen to it"
+    files = {name: cache / "hub" / corpus.repo / corpus.revision / name for name in sorted(corpus.files)}
+    for name, path in files.items():
+        sha256 = corpus.files[name]
+        with file_lock(path.with_name(f".{path.name}.lock")):
+            if not os.path.lexists(path):
+                _download(corpus.repo, corpus.revision, path, name, corpus, f"data.{corpus_name}")
+            elif not _is_verified(path, sha256):  # put there by hand, or changed since
+                _admit(path, path, sha256, f"data.{corpus_name}.files.{name}")
+    return files
+
+
+def _download(repo: str, revision: str, path: Path, name: str, corpus: CorpusConfig, key: str) -> None:
+    """Complete a file from where it stopped, and put it in its place."""
+    sha256, pinned = corpus.files[name], corpus.file_bytes.get(name)
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    url = hf_hub_url(repo, name, repo_type="dataset", revision=revision)
+    set_verbosity_error()  # warnings of every try would hide our line
+    try:
+        metadata = get_hf_file_metadata(url)
+        if metadata.commit_hash is None or metadata.size is None or metadata.size < 0:
+            raise errors.FileMetadataError
+        if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != sha256:
+            raise UserError(
+                f"{key}.files.{name}={sha256}: the hub has sha256 {metadata.etag}; correct it or the revision"
+            )
+        if pinned is not None and metadata.size != pinned:
+            raise UserError(
+                f"{key}.file_bytes.{name}={pinned}: the hub has {metadata.size} bytes; correct it or the revision"
+            )
+        _check_room(incomplete, metadata.size, f"{key}.files.{name}")
+        _complete(incomplete, url, metadata.size)
+    except Exception as error:  # of several libraries, which change with the version of the first
+        if isinstance(error, UserError) or storage_remedy(error):
+            raise
+        raise UserError(f"{key}.{_explain(error, repo, revision, name, url, path)}") from None
+    _admit(incomplete, path, sha256, f"{key}.files.{name}")
+
+
+def _check_room(incomplete: Path, size: int, key: str) -> None:
+    """Check that what is to come has room on the disk. Raises: UserError."""
+    missing = size - (incomplete.stat().st_size if incomplete.exists() else 0)
+    if missing > (free := shutil.disk_usage(incomplete.parent).free):
+        raise UserError(f"{key}: has {size:,} bytes, and the disk has room for {free:,}; make room")
+
+
+class _BoundedFile:
+    """A file that takes no more than so many bytes in all, however much a server sends."""
+
+    def __init__(self, handle: IO[bytes], size: int) -> None:
+        self._handle, self._size = handle, size
+
+    def write(self, data: bytes) -> int:
+        """Write, or raise FileMetadataError where it would be too much."""
+        if self._handle.tell() + len(data) > self._size:
+            raise errors.FileMetadataError
+        return self._handle.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
+def _complete(incomplete: Path, url: str, size: int) -> None:
+    """Append to a file what it lacks of a URL, to the size that was announced."""
+    if incomplete.is_symlink():
+        incomplete.unlink()
+    with incomplete.open("ab") as handle:
+        if handle.tell() > size:
+            handle.seek(0)
+            handle.truncate()
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # half of a compressed stream is no use
+        try:
+            http_get(
+                url,
+                cast(BinaryIO, _BoundedFile(handle, size)),
+                resume_size=handle.tell(),
+                headers=headers,
+                expected_size=size,
+                displayed_filename=url.rsplit("/", 1)[1],
+            )
+        except errors.FileMetadataError:  # more has come than the hub said
+            incomplete.unlink()
+            raise
+        except OSError as error:
+            if type(error) is OSError and error.errno is None:  # all has come, and is not as long as the hub said
+                incomplete.unlink()
+                raise errors.FileMetadataError from None
+            raise
+        os.fsync(handle.fileno())
+
+
+def _stamp(path: Path, sha256: str) -> dict[str, object]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.verified.json")
+
+
+def _is_verified(path: Path, sha256: str) -> bool:
+    with suppress(OSError, UserError):
+        return read_record(_stamp_path(path), dict[str, Any], "") == _stamp(path, sha256)
+    return False
+
+
+def _admit(file: Path, path: Path, sha256: str, key: str) -> None:
+    """Verify a file and move it to its path, or remove it. Raises: UserError if it is another one."""
+    if not file.is_file():
+        raise UserError(f"{key}: {file} is no file; move it away")
+    found = sha256_of(file)
+    if found != sha256:
+        file.unlink()
+        raise UserError(
+            f"{key}={sha256}: what came has sha256 {found} and was removed; repeat the command, "
+            "and if it is the same again, see to HF_ENDPOINT and your proxy"
+        )
+    os.replace(file, path)
+    remove_abandoned(path.parent, _stamp_path(path).name)
+    write_record(_stamp_path(path), _stamp(path, sha256))
+
+
+def _explain(error: Exception, repo: str, revision: str, name: str, url: str, path: Path) -> str:
+    """Turn what the library says into key, value and remedy."""
+    hub = constants.ENDPOINT
+    by_hand = f"or fetch {url} elsewhere and put it at {path}"
+    match error:
+        case errors.GatedRepoError():
+            return f"repo={repo}: its terms are not accepted yet; do so on {hub} and set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            return f"repo={repo}: no such data set on {hub}, unless it is private; correct it or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"revision={revision}: {repo} has no such commit; correct it"
+        case errors.RemoteEntryNotFoundError():
+            return f"files.{name}: {repo} has no such file at revision {revision}; correct the name"
+        case errors.OfflineModeIsEnabled():
+            return f"files.{name}: not here yet, and HF_HUB_OFFLINE is set; unset it, {by_hand}"
+        case errors.FileMetadataError():
+            return f"files.{name}: {hub} answers, but not as a hub does; see to HF_ENDPOINT and your proxy, {by_hand}"
+        case errors.HfHubHTTPError():
+            status = error.response.status_code
+            remedy = {401: "set HF_TOKEN", 403: "set HF_TOKEN", 404: "see to HF_ENDPOINT"}.get(
+                status, "try again later"
+            )
+            return f"files.{name}: {hub} answers with status {status}; {remedy}, {by_hand}"
+    reason = printable(first_line(error))
+    return f"files.{name}: {hub}: {reason}; repeat the command to go on where it stopped, {by_hand}"

@@ -1,0 +1,235 @@
+"""Find the files of the user that a corpus is made of.
+
+A file that is named, or that a glob finds, is always taken. Of a folder, those are taken that belong to the corpus and
+that git would not ignore: what a project ignores was not written by hand, or was not meant to be shown. The .gitignore
+files are read by pathspec, and git is not asked, since a folder may be no work tree and a machine may have no git.
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from src.config.schema import CorpusConfig, UserError
+from src.data.document import Losses, add_note, pass_over, record_loss
+from src.data.filters.licenses import LICENCE_BYTES, NearestLicence
+from src.data.sources.compression import inner_name, read_head
+from src.data.sources.file_formats import ABOUT, RECORDS, ending_of, refusal_of
+from src.data.sources.shell_detection import HEAD_BYTES, belongs, may_belong
+from src.runtime.atomic_files import sha256_of
+
+LARGEST_RULES = 1_000_000
+"""Characters of a .gitignore that are read."""
+
+Rules = list[tuple[str, GitIgnoreSpec]]
+"""Folders with a .gitignore and what it says, from the outermost to the innermost; the innermost has its way."""
+
+
+def local_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> list[Path]:
+    """List the files that the paths of a local corpus stand for, each once. Raises: UserError naming the path."""
+    return list(find_files(corpus, corpus_name, dropped))
+
+
+def find_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> dict[Path, bool]:
+    """Find those files, and tell of each whether it is named, by itself or by a glob. Raises: UserError."""
+    key = f"data.{corpus_name}.paths"
+    if not corpus.paths:
+        example = "[~/stories,more/*.txt]" if corpus_name == "language" else "[~/scripts,more/**/*.sh]"
+        raise UserError(f"{key} is empty: the local source needs files, folders or globs, such as {key}={example}")
+    files: dict[str, tuple[Path, bool]] = {}
+    for entry in corpus.paths:
+        for file, named in _resolve(entry, corpus, corpus_name, dropped):
+            files.setdefault(os.path.realpath(file), (file, named))
+    return dict(files.values())
+
+
+def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> None:
+    """Check that the text is the one that `sha256` names. Raises: UserError."""
+    if corpus.sha256 is None:
+        return
+    if len(files) != 1:
+        raise UserError(f"data.{corpus_name}.paths={corpus.paths}: data.{corpus_name}.sha256 is of one file; name it")
+    if (found := sha256_of(files[0])) != corpus.sha256:
+        raise UserError(
+            f"data.{corpus_name}.paths=[{files[0]}]: has SHA-256 {found}, not data.{corpus_name}.sha256="
+            f"{corpus.sha256}; give that file"
+        )
+
+
+def _resolve(entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> Iterator[tuple[Path, bool]]:
+    """Yield the files of one path. A file that is named, or that a glob finds, is taken if it is text or records."""
+    key = f"data.{corpus_name}.paths=[{entry}]"
+    path = os.path.expanduser(entry)
+    found = [path]
+    if not os.path.exists(path) and glob.has_magic(path):
+        found = sorted(glob.glob(path, recursive=True))
+        if "**" in path:  # it descends by itself, so that a folder it finds is no order to take all that is inside
+            found = [match for match in found if os.path.isfile(match)]
+        if not found:
+            raise UserError(f"{key}: this glob finds nothing; correct it or leave it out")
+    extensions = normalise_extensions(corpus.extensions)
+    for match in found:
+        if os.path.isfile(match):
+            if (refusal := refusal_of(match, extensions, corpus_name)) is not None:
+                raise UserError(f"{key}: {match} is not read: {refusal}; or leave it out")
+            yield Path(match), True
+        elif os.path.isdir(match):
+            for file in _walk(match, extensions, corpus_name, dropped):
+                yield file, False
+        else:
+            reason = "is neither a file nor a folder" if os.path.exists(match) else "does not exist"
+            raise UserError(f"{key}: it {reason}; correct it or leave it out")
+
+
+def _walk(root: str, extensions: set[str], corpus_name: str, dropped: Counter[str]) -> Iterator[Path]:
+    """Yield the files of a folder that belong to the corpus, sorted; hidden and ignored folders are passed over."""
+    rules = {root: _rules_above(root)}
+    visited: set[str] = set()
+
+    def count_error(error: OSError) -> None:
+        record_loss(dropped, "unreadable folder", 0, str(error.filename or ""))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=count_error):
+        real = os.path.realpath(folder)
+        if real in visited:  # a symbolic link back to a folder above
+            subfolders.clear()
+            continue
+        visited.add(real)
+        here = rules.pop(folder) + _rules_in(folder, dropped)
+        taken: list[str] = []
+        for name in sorted(subfolders):
+            path = os.path.join(folder, name)
+            reason = "hidden folder" if name.startswith(".") else "ignored folder"
+            if reason == "ignored folder" and not _is_ignored(os.path.join(path, ""), here):
+                taken.append(name)
+            elif isinstance(dropped, Losses):  # sizes are for people, and cost a walk
+                pass_over(dropped, reason, _folder_size(path), path, is_loss=False)
+        subfolders[:] = taken
+        rules |= {os.path.join(folder, name): here for name in subfolders}
+        for file in (os.path.join(folder, name) for name in sorted(names)):
+            relative = os.path.relpath(file, root).replace(os.sep, "/")
+            reason, is_loss = _why_not(file, relative, extensions, corpus_name)
+            if reason is None and _is_ignored(file, here):
+                reason, is_loss = "ignored file", False
+            if reason is None:
+                yield Path(file)
+            elif reason:
+                pass_over(dropped, reason, _size_of(file), file, is_loss)
+
+
+def _folder_size(folder: str) -> int:
+    return sum(_size_of(os.path.join(inner, name)) for inner, _, names in os.walk(folder) for name in names)
+
+
+def _size_of(file: str) -> int:
+    try:
+        return os.lstat(file).st_size
+    except OSError:
+        return 0
+
+
+def normalise_extensions(extensions: list[str]) -> set[str]:
+    """Write extensions in lower case, with their dot."""
+    return {"." + extension.lower().lstrip(".") for extension in extensions}
+
+
+def _why_not(file: str, relative: str, extensions: set[str], corpus_name: str) -> tuple[str | None, bool]:
+    """Say why a file of a folder is not read, None if it is, and whether that may be a loss of text."""
+    name = os.path.basename(file)
+    ending = ending_of(name)
+    if not os.path.isfile(file):  # opening a pipe would wait for ever
+        return ("broken link" if os.path.islink(file) else "no plain file"), False
+    is_language = corpus_name == "language"
+    if is_language and ABOUT.fullmatch(inner_name(name)):
+        return "file about the others", False
+    records = RECORDS if is_language else tuple(kind for kind in RECORDS if kind != ".json")
+    if ending in records or (is_language and ending in extensions):
+        refusal = refusal_of(name, extensions, corpus_name)
+        return refusal and f"{ending} file: {refusal}", True
+    if not is_language:
+        inner = inner_name(relative)
+        if may_belong(inner, extensions) and belongs(inner, _head_of(file), extensions):
+            refusal = refusal_of(name, extensions, corpus_name)
+            return refusal and f"{ending} file: {refusal}", True
+    kind = f"{ending} file" if ending else "file without an ending"
+    return kind, is_language and not name.startswith(".")
+
+
+def _head_of(file: str, n_bytes: int = HEAD_BYTES) -> bytes:
+    return read_head(Path(file), n_bytes)
+
+
+def _rules_above(root: str) -> Rules:
+    """Read what the work tree around a folder ignores in it; nothing, if it ignores the folder itself."""
+    folder = os.path.abspath(root)
+    above: list[str] = []
+    while not os.path.exists(os.path.join(folder, ".git")):
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return []  # no work tree
+        folder = parent
+        above.insert(0, folder)
+    exclude = _read_rules(os.path.join(folder, ".git", "info", "exclude"), folder, Counter())
+    rules = exclude + [rule for folder in above for rule in _rules_in(folder, Counter())]
+    return [] if _is_ignored(os.path.join(os.path.abspath(root), ""), rules) else rules
+
+
+def _rules_in(folder: str, dropped: Counter[str]) -> Rules:
+    return _read_rules(os.path.join(folder, ".gitignore"), os.path.abspath(folder), dropped)
+
+
+def _read_rules(file: str, folder: str, dropped: Counter[str]) -> Rules:
+    """Read a list of patterns; what is none of it holds no pattern, and a pattern that is none does not hold."""
+    if not os.path.isfile(file):
+        return []
+    try:
+        with open(file, encoding="utf-8", errors="replace") as handle:
+            lines = handle.read(LARGEST_RULES).splitlines()
+    except OSError:
+        add_note(dropped, f"{file} cannot be read: what it ignores is taken")
+        return []
+    good = [line for line in lines if _is_pattern(line)]
+    if len(good) < len(lines):
+        add_note(dropped, f"{file}: {len(lines) - len(good)} lines are no patterns, and ignore nothing")
+    return [(folder, GitIgnoreSpec.from_lines(good))]
+
+
+def _is_pattern(line: str) -> bool:
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except (ValueError, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _is_ignored(path: str, rules: Rules) -> bool:
+    """Tell whether rules ignore a path, which ends in a slash if it is a folder."""
+    path = os.path.abspath(path) + ("/" if path.endswith(os.sep) else "")
+    for folder, spec in reversed(rules):
+        verdict = spec.check_file(path[len(folder.rstrip("/")) + 1 :]).include
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def nearest_licence() -> NearestLicence:
+    """Look for licences upwards from a folder, to where its work tree, the user's home or the disk begins."""
+
+    def names_in(folder: str) -> list[str]:
+        try:
+            return os.listdir(folder)
+        except OSError:
+            return []
+
+    def read(file: str) -> str:
+        return _head_of(file, LICENCE_BYTES).decode(errors="replace") if os.path.isfile(file) else ""
+
+    home = os.path.expanduser("~")
+
+    def is_top(folder: str) -> bool:
+        return folder == home or os.path.dirname(folder) == folder or os.path.exists(os.path.join(folder, ".git"))
+
+    return NearestLicence(names_in, read, is_top)

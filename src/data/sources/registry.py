@@ -1,0 +1,219 @@
+"""Read documents from where they are: generated on the spot, files of the user or of the Hugging Face hub,
+or repositories of git.
+
+A source kind is an entry of `SOURCES`. Documents come in a fixed order (folders sorted), so that the same files
+give the same data on every machine, and they stream: a corpus may be larger than memory. How files are read is in
+`file_formats.py`.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from src.config.schema import CorpusConfig, UserError
+from src.data.document import GENERATED, UNKNOWN, Document, add_note, lose, pass_over, record_loss
+from src.data.filters.licenses import header_licence, normalise_licence
+from src.data.filters.mojibake import flaw_of, repair_mojibake
+from src.data.sources.compression import DamagedFile
+from src.data.sources.file_formats import read_file
+from src.data.sources.local import find_files, local_files, nearest_licence, normalise_extensions
+from src.data.sources.record_files import NotRecords
+from src.data.sources.text_files import OFTEN, count_marks
+
+__all__ = ["SOURCES", "Document", "local_files", "read_documents"]
+
+MARKS_TOLD = 3
+"""At most so many kinds of marks are named in a message, the most frequent ones."""
+MOST_MARKS = 1000
+"""Kinds of marks that are counted."""
+
+
+def read_documents(
+    corpus: CorpusConfig,
+    corpus_name: str,
+    seed: int,
+    dropped: Counter[str],
+    cache: Path,
+    replaced: Counter[str] | None = None,
+) -> Iterator[Document]:
+    """Yield the documents of a corpus; what is not taken is counted in `dropped` by reason.
+
+    cache: the folder where what came over the network is kept. replaced: counts secrets in code, by kind.
+    Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line, a failed download.
+    """
+    if corpus.source not in SOURCES:
+        raise UserError(
+            f"data.{corpus_name}.source={corpus.source}: no such source; choose one of {', '.join(SOURCES)}"
+        )
+    if corpus.max_bytes is not None and corpus.max_bytes < 1:
+        raise UserError(f"data.{corpus_name}.max_bytes={corpus.max_bytes}: must be at least 1, or null for no limit")
+    documents = SOURCES[corpus.source](corpus, corpus_name, seed, dropped, cache)
+    if corpus.source in GENERATED:
+        return documents
+    if corpus_name == "code":
+        from src.data.filters.code_filters import clean_code  # it brings libraries that stories do not need
+
+        documents = clean_code(documents, corpus, dropped, Counter() if replaced is None else replaced)
+    return _cut(_look_for_marks(documents, corpus, corpus_name, dropped), corpus.max_bytes, f"data.{corpus_name}")
+
+
+def _read_local(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Yield the documents of the user's files. Seed and cache play no part."""
+    licences = nearest_licence()
+    extensions = normalise_extensions(corpus.extensions)
+    for file, named in find_files(corpus, corpus_name, dropped).items():
+        for document in _read_or_count(file, corpus, corpus_name, extensions, named, dropped):
+            if corpus_name != "code" or document.licence != UNKNOWN:
+                yield document
+                continue
+            licence = header_licence(document.text) or licences.of(os.path.dirname(os.path.abspath(file)))
+            yield replace(document, licence=licence)
+
+
+def _read_or_count(
+    file: Path, corpus: CorpusConfig, corpus_name: str, extensions: set[str], named: bool, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield the documents of a file; refuse a damaged one that the user has named, and count others."""
+    try:
+        yield from read_file(file, corpus, corpus_name, extensions, named, dropped)
+    except (DamagedFile, NotRecords) as error:
+        if named:
+            remedy = "replace it" if isinstance(error, DamagedFile) else f"or name its field: {_key(corpus_name)}=NAME"
+            raise UserError(f"data.{corpus_name}.paths=[{file}]: {error}; leave it out, {remedy}") from None
+        if isinstance(error, DamagedFile):
+            record_loss(dropped, str(error), _size_of(file), str(file))
+        else:
+            pass_over(dropped, ".json file without records of text", _size_of(file), str(file))
+    except OSError:
+        record_loss(dropped, "unreadable file", _size_of(file), str(file))
+
+
+def _key(corpus_name: str) -> str:
+    return f"data.{corpus_name}.text_field"
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _read_hub(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Fetch all files at once, then yield their documents. The seed plays no part."""
+    from src.data.sources.huggingface import fetch_files  # not needed by who downloads nothing
+
+    files = fetch_files(corpus, corpus_name, cache)
+
+    def documents() -> Iterator[Document]:
+        for name, file in files.items():
+            for document in _read_hub_file(file, name, corpus, corpus_name, dropped):
+                yield replace(
+                    document,
+                    path=f"{corpus.repo}/{name}",
+                    licence=normalise_licence(corpus.licence) if corpus.licence else document.licence,
+                    revision=corpus.revision or "",
+                    file="",
+                )
+
+    return _whole_stories(documents(), dropped) if corpus_name == "language" else documents()
+
+
+def _read_hub_file(
+    file: Path, name: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
+) -> Iterator[Document]:
+    try:
+        yield from read_file(file, corpus, corpus_name, (), True, dropped)
+    except (DamagedFile, NotRecords) as error:
+        raise UserError(f"data.{corpus_name}.files.{name}: {error}; leave it out") from None
+
+
+def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
+    """Repair what can be repaired and leave broken stories out, counting both by reason."""
+    for document in documents:
+        text = repair_mojibake(document.text)
+        if (flaw := flaw_of(text)) is not None:
+            lose(dropped, flaw, document)
+        elif text != document.text:
+            record_loss(dropped, "mojibake (repaired and kept)", 0, document.name)
+            yield replace(document, text=text)
+        else:
+            yield document
+
+
+def _cut(documents: Iterable[Document], max_bytes: int | None, key: str) -> Iterator[Document]:
+    """Yield documents up to `max_bytes` of text. Raises: UserError if the first has more."""
+    size = 0
+    for document in documents:
+        before, size = size, size + len(document.text.encode())
+        if max_bytes is not None and size > max_bytes:
+            if not before and document.text.strip():
+                raise UserError(
+                    f"{key}.max_bytes={max_bytes}: the first document has {size:,} bytes ({document.name}); raise it"
+                )
+            return
+        yield document
+
+
+def _look_for_marks(
+    documents: Iterable[Document], corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield documents; tell of what stands often in them and looks like a mark between documents."""
+    marks: Counter[str] = Counter()
+    where: dict[str, str] = {}
+    for document in documents:
+        known = len(marks)
+        is_prose = corpus_name == "language" and not document.path.lower().endswith(".md")
+        count_marks(document.text, marks, is_prose)
+        if len(marks) > known:
+            for mark in list(marks)[known:]:
+                where[mark] = document.name
+        if len(marks) > MOST_MARKS:
+            marks = Counter(dict(marks.most_common(MOST_MARKS // 2)))
+            where = {mark: where[mark] for mark in marks}
+        yield document
+    for mark, count in marks.most_common(MARKS_TOLD):
+        if count >= OFTEN:
+            add_note(
+                dropped,
+                f"{mark} stands {count:,} times in the text (first in {where[mark]}) and is read as text; "
+                f"data.{corpus_name}.separator='{mark}' separates documents there",
+            )
+
+
+def _generate(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Yield `max_bytes` of generated text. Each document is a group: they are independent draws."""
+    from src.data.sources import generated  # not needed by who brings text
+
+    if corpus.max_bytes is None:
+        raise UserError(f"data.{corpus_name}.max_bytes=null: say how much to generate, such as 2500000")
+    generate = {"stories": generated.generate_stories, "scripts": generated.generate_scripts}[corpus.source]
+    for document in generate(seed, corpus.max_bytes):
+        yield Document(document.text, path=document.kind, licence="generated", bits=document.bits)
+
+
+def _read_git(
+    corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
+) -> Iterator[Document]:
+    """Yield the code of repositories."""
+    from src.data.sources.git import read_git  # not needed by who fetches nothing
+
+    return read_git(corpus, corpus_name, seed, dropped, cache)
+
+
+Source = Callable[[CorpusConfig, str, int, Counter[str], Path], Iterator[Document]]
+SOURCES: dict[str, Source] = {
+    "stories": _generate,
+    "scripts": _generate,
+    "local": _read_local,
+    "hub": _read_hub,
+    "git": _read_git,
+}

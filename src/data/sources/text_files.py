@@ -1,0 +1,155 @@
+"""Cut plain text into documents, and decode them.
+
+Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Documents are cut at a mark: one with a letter in it, such as
+`<|endoftext|>` and `</s>`, cuts wherever it stands, with the blanks beside it; one without, such as `---`, cuts where
+it is a line of its own.
+"""
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from src.data.document import record_loss
+from src.data.sources.compression import DamagedFile
+
+SEPARATOR = "<|endoftext|>"
+LARGEST_DOCUMENT = 32_000_000
+"""Bytes of a file, or of a text in a file, that are read at once; larger ones are passed over, so that memory lasts."""
+MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, ""),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""What a file begins with, and its encoding; nothing to be done for UTF-8."""
+BOMS = tuple(mark for mark, _ in MARKS)
+TOKEN = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?(?:s|eo[sdt]|bos|sep|pad|endoftext)>|\[(?:EO[SDT]|BOS|SEP|CLS)\]", re.I)
+"""What tokenizers and data sets write between documents."""
+TAG = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?[A-Za-z][\w-]{0,30}>|\[/?[A-Z_]{2,20}\]")
+"""What has no place in prose; in code it is common."""
+MARK_LINE = re.compile(r"(?m)^[ \t]*(?P<mark>([-=*_#~%@+])(?: ?\2){2,39}|%)[ \t\r]*$")
+MARK_BEGINS = re.compile(r"\n[ \t]*[-=*_#~%@+]")
+MARK_END = re.compile(rb"[ \t]*(?:\r?\n)?")
+OFTEN = 5
+"""So many marks in a corpus are no accident."""
+
+
+class Part(NamedTuple):
+    """A document as it stands in a file."""
+
+    data: bytes
+    """Not whole where `n_bytes` is more than is read at once."""
+    n_bytes: int
+    line: int
+
+
+def to_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Turn text that begins with a byte order mark into UTF-8 without one. Raises: DamagedFile."""
+    chunks = iter(chunks)
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 4:
+            break
+    mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", ""))
+    head = head[len(mark) :]
+    if not encoding:
+        yield head
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        yield decoder.decode(head).encode()
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeError:
+        raise DamagedFile(f"not {encoding[:6].upper()}, as its byte order mark says") from None
+
+
+def read_whole(chunks: Iterable[bytes]) -> Part:
+    """Return a file as one document."""
+    data, n_bytes = bytearray(), 0
+    for chunk in chunks:
+        n_bytes += len(chunk)
+        if n_bytes <= LARGEST_DOCUMENT:
+            data += chunk
+    return Part(bytes(data), n_bytes, 0)
+
+
+def is_inline(separator: str) -> bool:
+    """Tell whether a mark cuts within a line."""
+    return any(map(str.isalnum, separator))
+
+
+def split_documents(chunks: Iterable[bytes], separator: str) -> Iterator[Part]:
+    """Yield the documents of a file. A file without a mark is one document, without a line."""
+    mark, inline = separator.encode(), is_inline(separator)
+    pattern = re.compile(re.escape(mark)) if inline else re.compile(rb"(?m)^[ \t]*" + re.escape(mark) + rb"[ \t\r]*$")
+    rest, n_bytes, separated = b"", 0, False
+    start = line = 1  # of the document, and of what is left to be looked at
+
+    def part(data: bytes, is_last: bool = False) -> Part:
+        whole = n_bytes + len(data)
+        first = start if separated or not is_last else 0
+        if separated and (ended := MARK_END.match(data)):  # what is left of the mark's line
+            data = data[ended.end() :]
+            first += ended[0].count(b"\n")
+        return Part(data if is_last else data.rstrip(b" \t"), whole, first)
+
+    for chunk in chain(chunks, [None]):  # None: all has been read
+        rest += chunk or b""
+        end = len(rest) if inline or chunk is None else rest.rfind(b"\n") + 1
+        *parts, left = pattern.split(rest[:end])
+        for data in parts:
+            yield part(data)
+            line += data.count(b"\n")
+            start, n_bytes, separated = line, 0, True
+        rest = left + rest[end:]
+        if len(rest) > LARGEST_DOCUMENT + 2 * len(mark) and chunk is not None:  # it is left out: keep half a mark
+            cut = len(rest) - 2 * len(mark)
+            line += rest.count(b"\n", 0, cut)
+            n_bytes += cut
+            rest = rest[cut:]
+    if rest.strip() or n_bytes or not separated:  # nothing follows the last mark, or one stands at the end
+        yield part(rest, is_last=True)
+
+
+def split_text(text: str, separator: str) -> list[str]:
+    """Cut a text that is in memory."""
+    whole = (part.data.decode("utf-8", "surrogatepass") for part in split_documents([text.encode()], separator))
+    return [piece for piece in whole if piece.strip()]
+
+
+def decode(raw: bytes, dropped: Counter[str], name: str = "", n_bytes: int | None = None) -> str | None:
+    """Decode a text, or count why that fails. n_bytes: its size, where `raw` is not all of it."""
+    size = len(raw) if n_bytes is None else n_bytes
+    if size > LARGEST_DOCUMENT:
+        record_loss(dropped, f"larger than {LARGEST_DOCUMENT / 1e6:g} MB", size, name)
+        return None
+    if raw.startswith(BOMS):
+        try:
+            raw = b"".join(to_utf8([raw]))
+        except DamagedFile as error:
+            record_loss(dropped, str(error), size, name)
+            return None
+    if b"\0" in raw:
+        record_loss(dropped, "binary", size, name)
+        return None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        record_loss(dropped, "not UTF-8", size, name)
+        return None
+
+
+def count_marks(text: str, marks: Counter[str], is_prose: bool) -> None:
+    """Count what looks like a mark between documents."""
+    if "<" in text or "[" in text:
+        marks.update((TAG if is_prose else TOKEN).findall(text))
+    if is_prose and MARK_BEGINS.search(text):  # for speed: nearly all documents have none
+        marks.update(match["mark"] for match in MARK_LINE.finditer(text))

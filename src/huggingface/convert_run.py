@@ -1,0 +1,159 @@
+"""Runs out to Hugging Face's transformers, and back.
+
+What comes back is what the other commands take for a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, where
+the folder tells of the run that it came from, that run's config.yaml and summary.json. It can be generated from and
+trained on (`init_from`), but not resumed: the optimizer's state is not exported.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.cli.compose import read_run_config, run_config
+from src.config.comparability import with_current_names
+from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
+from src.data.tokenizer.bpe import CONFIG, end_of_text, load_tokenizer, tokenizer_config
+from src.huggingface import RECORD, read_folder, twin_of, write_folder
+from src.huggingface.model_card import model_card
+from src.model.build import build_model
+from src.runs.summary import read_summary
+from src.runtime.atomic_files import create_folder, write_bytes, write_json, write_yaml
+from src.runtime.log import printable
+from src.runtime.records import is_plain_name, write_record
+from src.runtime.run_lock import is_claimed
+from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
+
+LARGEST = 2**63
+"""No counter of a run is larger."""
+LONGEST_NAME = 255
+IMPORTED = "imported"
+"""The stage of weights that come from elsewhere."""
+
+
+def to_huggingface(run: Path, out: Path) -> None:
+    """Write the best checkpoint of a run's last stage as a folder that transformers loads.
+
+    Raises: UserError where the run cannot be read or has no twin; FileExistsError as `create_folder`.
+    """
+    info = find_checkpoint(run, "best")
+    try:
+        twin = twin_of(info.spec)
+    except UserError as error:
+        raise UserError(f"{run}: has no exact twin in transformers; {error}") from None
+    folder = info.folder.parents[2]
+    load_tokenizer(folder / "tokenizer.json")
+    tokenizer, eot = (folder / "tokenizer.json").read_bytes(), end_of_text(folder / "tokenizer.json")
+    model = build_model(info.spec, seed=0)
+    load_weights(info, model)
+    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder)
+    record = {
+        "run": info.run,
+        "progress": asdict(info.progress),
+        "tokenizer_sha256": info.tokenizer_sha256,
+        "config": asdict(config) if config else None,
+        "summary": summary,
+    }
+    shown = summary
+    if summary is not None and summary.get("status") == "running" and not _is_training(folder):
+        shown = summary | {"status": "interrupted (its process was killed)"}
+    card = model_card(info.spec, twin, out.name, record | {"summary": shown})
+    sampling = config.samples if config else SamplingConfig()
+    with create_folder(out) as temporary:
+        write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
+
+
+def _is_training(folder: Path) -> bool:
+    try:
+        return is_claimed(folder)
+    except OSError:  # a folder that cannot be written to: nothing trains there
+        return False
+
+
+def _read_config(path: Path) -> TrainConfig | None:
+    """Read a run's config.yaml, leaving out the paths of this machine."""
+    if not path.exists():
+        return None
+    config = read_run_config(path)
+    config.data.dir = Path(config.data.dir).name if config.data.dir else None
+    config.data.language.paths, config.data.code.paths = [], []
+    config.output_root, config.init_from = TrainConfig.output_root, None
+    config.tokenizer.path = config.tokenizer.compare = None
+    return config
+
+
+def _read_summary(run: Path) -> dict[str, Any] | None:
+    """Read a run's summary.json; its error may name paths of this machine, so it is left out."""
+    summary = read_summary(run)
+    return summary and {**summary, "error": None}
+
+
+def to_ours(source: Path, out: Path) -> None:
+    """Write a folder of transformers as a run of ours.
+
+    Raises: UserError naming the file and what is wrong with it; FileExistsError as `create_folder`.
+    """
+    found = read_folder(source)
+    sha256 = hashlib.sha256(found.tokenizer).hexdigest()
+    record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
+    recorded = read_record(record, found.spec, source / RECORD)
+    if record.get("tokenizer_sha256") != sha256:
+        raise UserError(f"{source / 'tokenizer.json'}: is not the tokenizer that these weights were trained with")
+    model = build_model(found.spec, seed=0)
+    model.load_state_dict(found.weights)
+    with create_folder(out) as temporary:
+        for kind in ("best", "last"):
+            folder = temporary / "checkpoints" / recorded.progress.stage / kind
+            save_checkpoint(folder, model, recorded.progress, tokenizer_sha256=sha256, run=record["run"])
+        write_bytes(temporary / "tokenizer.json", found.tokenizer)
+        write_json(temporary / CONFIG, tokenizer_config(found.eot))
+        if recorded.config is not None:
+            write_yaml(temporary / "config.yaml", asdict(recorded.config))
+        if recorded.summary is not None:
+            write_record(temporary / "summary.json", recorded.summary)
+
+
+class Recorded(NamedTuple):
+    """What an export says of the run that it came from."""
+
+    progress: Progress
+    config: TrainConfig | None
+    summary: dict[str, Any] | None
+
+
+def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded:
+    """Check what an export has recorded. Raises UserError naming the file."""
+    config, summary = record.get("config"), record.get("summary")
+    try:
+        json.dumps(record, allow_nan=False, indent=2)  # as it is written
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: holds numbers that are not finite, or is nested too deeply") from None
+    run = record.get("run")
+    if not isinstance(run, str) or printable(run) != run or len(run) > LONGEST_NAME or "\n" in run:
+        raise UserError(f"{path}: run: must be a name")
+    if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("contract"), dict)):
+        raise UserError(f"{path}: summary: is not that of a run")
+    if summary is not None:
+        summary["contract"] = with_current_names(summary["contract"])
+    progress = _read_progress(record.get("progress"), path)
+    if config is None:
+        return Recorded(progress, None, summary)
+    typed = run_config(config, path)
+    if progress.stage not in typed.stage.stages:
+        raise UserError(f"{path}: stage={progress.stage}: is none of its config, {list(typed.stage.stages)!r:.200}")
+    if typed.tokenizer.vocab_size != spec.vocab_size:
+        raise UserError(f"{path}: tokenizer.vocab_size={typed.tokenizer.vocab_size}: is not that of the model")
+    return Recorded(progress, typed, summary)
+
+
+def _read_progress(values: Any, path: Path) -> Progress:
+    known = {item.name for item in fields(Progress)}
+    if not isinstance(values, dict) or not isinstance(values.get("stage"), str) or not values.keys() <= known:
+        raise UserError(f"{path}: progress: is not that of a stage")
+    for name, value in values.items():
+        if name != "stage" and value is not None and not (type(value) in (int, float) and abs(value) <= LARGEST):
+            raise UserError(f"{path}: progress.{name}={value!r:.40}: must be a number")
+    if not is_plain_name(values["stage"]):
+        raise UserError(f"{path}: stage={values['stage']!r:.60}: names a folder, and cannot")
+    return Progress(**values)

@@ -1,0 +1,177 @@
+"""GraniteMoeHybrid for pairs of any mixer (Mamba-2, gated DeltaNet, attention) and feed-forward block (mlp, experts).
+
+The class of transformers has no window, no delta rule, no layer that has experts without a shared mlp, and fails
+without attention; where one of those is needed, a subclass of it goes along with the model (`modeling_hybrid.py`).
+"""
+
+from src.config.schema import ModelSpec, UserError
+from src.huggingface import weight_mapping
+from src.huggingface.defaults import NEWER_NAMES
+from src.huggingface.mapping import (
+    LAYER_NORMS,
+    LLAMA,
+    TIME_STEP_LIMIT,
+    Given,
+    Settings,
+    Twin,
+    attention_settings,
+    attention_sizes,
+)
+from src.huggingface.weight_mapping import Tie, tie
+from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, heads_of
+
+MODULE = "modeling_hybrid"
+MIXERS = {
+    "mamba": "linear_attention",
+    "sliding_attention": "sliding_attention",
+    "attention": "full_attention",
+    "gated_deltanet": "linear_attention",
+}
+"""What transformers calls the type of a layer; where two kinds have one type, `mixer_types` tells them apart."""
+OLDER_NAMES = {newer: older for older, newer in NEWER_NAMES.items()}
+FEED_FORWARD = ("mlp", "moe")
+
+
+def _feed_forward_settings(spec: ModelSpec) -> Settings:
+    """Write both widths, although only that of a kind which the pattern has is ever used."""
+    experts = "moe" in spec.blocks
+    return {
+        "shared_intermediate_size": spec.d_ff if "mlp" in spec.blocks else spec.expert_d_ff,
+        "intermediate_size": spec.expert_d_ff if experts else spec.d_ff,
+        "num_local_experts": spec.n_experts if experts else 0,
+        "num_experts_per_tok": spec.top_k if experts else 0,
+    }
+
+
+def _mamba_settings(spec: ModelSpec) -> Settings:
+    """Write sizes that fit, although the pattern may have no mamba: the class checks them all the same."""
+    has_mamba = "mamba" in spec.blocks
+    return {
+        "mamba_n_heads": spec.n_ssm_heads if has_mamba else spec.n_heads,
+        "mamba_d_head": spec.head_dim,
+        "mamba_expand": spec.d_inner // spec.d_model if has_mamba else 1,
+        "mamba_n_groups": 1,
+        "mamba_d_state": spec.d_state,
+        "mamba_d_conv": spec.d_conv,
+        "mamba_chunk_size": spec.chunk_size,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+        "time_step_limit": TIME_STEP_LIMIT,
+    }
+
+
+def _layer_types(spec: ModelSpec) -> list[str]:
+    return [MIXERS[kind] for kind in spec.blocks[::2]]
+
+
+def _granite_settings(spec: ModelSpec) -> Settings:
+    return {
+        **attention_settings(spec),
+        "num_hidden_layers": len(spec.blocks) // 2,
+        "layer_types": [OLDER_NAMES.get(name, name) for name in _layer_types(spec)],
+        **_feed_forward_settings(spec),
+        "attention_bias": False,
+        "attention_multiplier": spec.head_dim**-0.5,
+        "embedding_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "residual_multiplier": 1.0,
+        "position_embedding_type": "rope",
+        **_mamba_settings(spec),
+    }
+
+
+def _delta_settings(spec: ModelSpec) -> Settings:
+    if "gated_deltanet" not in spec.blocks:
+        return {}
+    return {
+        "mixer_types": list(spec.blocks[::2]),
+        "linear_num_heads": heads_of(spec),
+        "linear_key_head_dim": spec.head_dim,
+        "linear_value_head_dim": VALUE_PER_KEY * spec.head_dim,
+    }
+
+
+def _hybrid_settings(spec: ModelSpec) -> Settings:
+    return {
+        **_granite_settings(spec),
+        "layer_types": _layer_types(spec),
+        # `generate` asks the cache for its length, which recurrent states alone cannot tell: it has to do without.
+        "use_cache": any("attention" in kind for kind in spec.blocks),
+        "auto_map": {"AutoConfig": f"{MODULE}.HybridConfig", "AutoModelForCausalLM": f"{MODULE}.HybridForCausalLM"},
+        "feed_forward_types": list(spec.blocks[1::2]),
+        "sliding_window": spec.window if "sliding_attention" in spec.blocks else None,
+        **_delta_settings(spec),
+    }
+
+
+def _sizes(given: Given, feed_forward: list[str]) -> Settings:
+    layer_types = given.words("layer_types")
+    if given.values.get("mixer_types") is not None:  # transformers writes null where it is absent
+        ours, mixers = {kind: kind for kind in MIXERS}, given.words("mixer_types")
+    else:
+        ours, mixers = {theirs: kind for kind, theirs in reversed(MIXERS.items())}, layer_types
+    if unknown := sorted({*mixers} - ours.keys() | {*feed_forward} - {*FEED_FORWARD}):
+        raise UserError(f"{unknown[0]!r:.40}: no such type of layer")
+    count = given.count("num_hidden_layers")
+    if not len(layer_types) == len(mixers) == len(feed_forward) == count:
+        raise UserError(f"num_hidden_layers={count}: not as many types of layers are listed")
+    blocks = tuple(kind for pair in zip(mixers, feed_forward, strict=True) for kind in (ours.get(pair[0], ""), pair[1]))
+    found: Settings = {**attention_sizes(given), "blocks": blocks}
+    found |= {"d_state": given.whole("mamba_d_state"), "d_conv": given.whole("mamba_d_conv")}
+    found["chunk_size"] = given.whole("mamba_chunk_size")
+    if "mamba" in blocks:
+        found["d_inner"] = given.whole("mamba_expand") * given.whole("hidden_size")
+    if "sliding_attention" in blocks:
+        found["window"] = given.whole("sliding_window")
+    if "mlp" in blocks:
+        found["d_ff"] = given.whole("shared_intermediate_size")
+    if "moe" in blocks:
+        found |= {"expert_d_ff": given.whole("intermediate_size"), "n_experts": given.whole("num_local_experts")}
+        found["top_k"] = given.whole("num_experts_per_tok")
+    return found
+
+
+def _granite_sizes(given: Given) -> Settings:
+    return _sizes(given, ["mlp"] * len(given.words("layer_types")))
+
+
+def _hybrid_sizes(given: Given) -> Settings:
+    return _sizes(given, given.words("feed_forward_types"))
+
+
+def _block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+    if kind == "mamba":
+        return weight_mapping.mamba2(ours, f"{layer}.mamba")
+    if kind == "gated_deltanet":
+        return weight_mapping.gated_deltanet(ours, f"{layer}.mamba")
+    if kind == "mlp":
+        names = {"w_in.weight": "input_linear.weight", "w_out.weight": "output_linear.weight"}
+        return [tie(f"{ours}.{left}", f"{layer}.shared_mlp.{right}") for left, right in names.items()]
+    if kind == "moe":
+        names = {"router.weight": "router.weight", "w_in": "experts.gate_up_proj", "w_out": "experts.down_proj"}
+        return [tie(f"{ours}.{left}", f"{layer}.block_sparse_moe.{right}") for left, right in names.items()]
+    return weight_mapping.attention(ours, f"{layer}.self_attn")
+
+
+GRANITE = Twin(
+    "GraniteMoeHybridForCausalLM",
+    "granitemoehybrid",
+    LLAMA,
+    LAYER_NORMS,
+    _block,
+    _granite_settings,
+    _granite_sizes,
+    # llama.cpp's converter gives the attention of a hybrid rotary positions only where Bamba, which has the same
+    # layers, is named. Everything else takes the first name, or the model_type.
+    also=("BambaForCausalLM",),
+)
+HYBRID = Twin(
+    "HybridForCausalLM",
+    "advanced_code_model_hybrid",
+    LLAMA,
+    LAYER_NORMS,
+    _block,
+    _hybrid_settings,
+    _hybrid_sizes,
+    code=True,
+)

@@ -1,0 +1,270 @@
+"""Read a folder of transformers as a model of ours, believing nothing in it.
+
+JSON and safetensors only: no pickle is opened, no `modeling_*.py` imported. The names and shapes of the tensors are
+compared with those that config.json implies before any memory is taken for them.
+"""
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from src.config.schema import ArchitectureConfig, ModelSpec, SizeConfig, UserError
+from src.data.tokenizer.bpe import EOT, EOT_ID, end_of_text, id_count
+from src.huggingface.defaults import complete_config
+from src.huggingface.export_model import RECORD, RECORD_VERSION
+from src.huggingface.mapping import HEAD, MODERN, Given, Settings, Twin
+from src.huggingface.mappings import TWINS, twin_of
+from src.huggingface.post_processor import remove_post_processor
+from src.huggingface.weight_mapping import Shape, Tie
+from src.model.language_model import LanguageModel
+from src.runtime.atomic_files import read_bytes
+from src.runtime.errors import first_line
+
+DTYPES = ("F32", "BF16", "F16")
+"""What fits into fp32 without loss."""
+UNREAD = {
+    *("architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "use_cache", "n_ctx"),
+    *("transformers_version", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
+}
+"""Settings that we write, and that change nothing of what a model computes in transformers."""
+WITHOUT_EFFECT = {
+    *UNREAD,
+    *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
+    *("max_window_layers",),  # of Qwen3, without use_sliding_window
+    *("router_jitter_noise", "pretraining_tp", "reorder_and_upcast_attn", "use_mambapy", "use_associative_scan"),
+    *("time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme"),
+    *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
+    # Of every configuration, in some version.
+    *("return_dict", "chunk_size_feed_forward", "id2label", "label2id", "_name_or_path", "is_encoder_decoder"),
+    *("is_decoder", "add_cross_attention", "output_attentions", "output_hidden_states", "output_scores", "torchscript"),
+    *("pruned_heads", "tie_encoder_decoder", "use_bfloat16", "tf_legacy_loss", "task_specific_params"),
+    *("gradient_checkpointing", "_attn_implementation_autoset", "return_dict_in_generate", "remove_invalid_values"),
+    # Of generation, which version 4 kept here.
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "num_return_sequences"),
+    # In the first Mamba checkpoints, from the library that they were trained with.
+    *("d_model", "d_inner", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "pad_vocab_size_multiple"),
+}
+"""Settings that do not either where we write nothing."""
+
+
+class Imported(NamedTuple):
+    """What a folder holds."""
+
+    spec: ModelSpec
+    twin: Twin
+    weights: dict[str, Tensor]
+    """A `state_dict` of `LanguageModel`, in fp32."""
+    tokenizer: bytes
+    """tokenizer.json, without the post-processor that an export adds."""
+    eot: str
+    """Its token that begins and ends a text."""
+    record: Settings | None
+    """What `write_folder` was given, unchecked but for being a dict; None where the folder is not of our making."""
+
+
+def read_folder(folder: Path) -> Imported:
+    """Read a model. Raises UserError naming the file and what is wrong with it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    shapes = _read_shapes(folder / "model.safetensors")
+    config = read_object(folder / "config.json")
+    path = folder / RECORD
+    record = read_object(path) if os.path.lexists(path) else None
+    try:
+        spec, twin = _read_spec(config, len(shapes))
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+    if record is not None:
+        try:
+            spec = _complete(spec, record)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record)
+    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes)
+    return Imported(spec, twin, weights, tokenizer, eot, record)
+
+
+def read_object(path: Path) -> Settings:
+    """Read a JSON object. Raises UserError."""
+    content = read_bytes(path, allow_links=True)
+    try:
+        value = json.loads(content.decode("utf-8"))  # not msgspec: transformers writes Infinity
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file ({first_line(error)})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return value
+
+
+def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin]:
+    """Take the sizes out of config.json, and compare it with what these sizes would have written."""
+    model_type = config.get("model_type")
+    twin = TWINS.get(model_type) if isinstance(model_type, str) else None
+    if twin is None:
+        raise UserError(
+            f"model_type={model_type!r:.40}: there is no counterpart; it has to be one of {', '.join(TWINS)}"
+        )
+    if not twin.code and config.get("auto_map") is not None:
+        raise UserError(f"auto_map: this program runs no code of others; {twin.class_name} needs none")
+    found = complete_config(twin.model_type, config)
+    given = Given(found, n_tensors)
+    sizes = {"vocab_size": given.whole("vocab_size"), **twin.sizes(given)}
+    sizes["tie_embeddings"] = found["tie_word_embeddings"] is True
+    spec = ModelSpec.from_dict({**_unsaid(), **MODERN, **twin.requires, **sizes})
+    _check_sizes(spec)
+    if twin_of(spec) is not twin:
+        raise UserError(f"model_type={model_type}: its layers are those of a {twin_of(spec).model_type}")
+    wanted = complete_config(twin.model_type, twin.config(spec))
+    for key, value in wanted.items():
+        if key not in UNREAD:
+            _compare(found, key, value, is_default=config.get(key) is None)
+    for key, value in config.items():
+        if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
+            shown = key if key.isidentifier() else f"{key!r:.60}"
+            raise UserError(f"{shown}={value!r:.40}: this program knows no such setting of {twin.class_name}")
+    return spec, twin
+
+
+def _unsaid() -> Settings:
+    """Fill the fields of `ModelSpec` that a model without such blocks has no use for."""
+    defaults = ArchitectureConfig()
+    values = {item.name: getattr(defaults, item.name, None) for item in fields(ModelSpec)}
+    known = {name: 1 if value is None else value for name, value in values.items()}
+    return {**known, "architecture": "imported", "head_dim": SizeConfig().head_dim, "max_seq_len": 4096}
+
+
+def _check_sizes(spec: ModelSpec) -> None:
+    attends = any("attention" in kind for kind in spec.blocks)
+    if attends and spec.d_model % spec.head_dim:
+        raise UserError(f"hidden size {spec.d_model}: must be a multiple of the size of a head, {spec.head_dim}")
+    if attends and spec.position == "rope" and spec.head_dim % 2:
+        raise UserError(f"head_dim={spec.head_dim}: must be even, since rope turns pairs")
+    if "mamba" in spec.blocks and spec.d_inner % spec.head_dim:
+        raise UserError(f"expand: {spec.d_inner} channels are no multiple of the size of a head, {spec.head_dim}")
+    if "moe" in spec.blocks and spec.top_k > spec.n_experts:
+        raise UserError(f"num_experts_per_tok={spec.top_k}: more than the {spec.n_experts} experts there are")
+
+
+def _compare(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
+    value, origin = found.get(key), " (the default of transformers)" if is_default else ""
+    if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
+        raise UserError(f"{key}={value!r:.60}{origin}: does not fit, only {wanted!r} does")
+
+
+def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
+    """Take from our own file what config.json cannot say, and nothing that contradicts it."""
+    if record.get("format_version") != RECORD_VERSION:
+        raise UserError(f"format_version={record.get('format_version')!r:.40}: this program reads {RECORD_VERSION}")
+    try:
+        whole = ModelSpec.from_dict(record["spec"])
+        if not all(isinstance(kind, str) for kind in whole.blocks):
+            raise TypeError("blocks: must be names")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"spec: not the description of a model ({error})") from None
+    if _twin_config(whole) != _twin_config(spec):
+        raise UserError("spec: describes another model than config.json")
+    return whole
+
+
+def _twin_config(spec: ModelSpec) -> Settings | None:
+    """Write what decides what a model computes; None where it has no twin."""
+    try:
+        return twin_of(spec).config(spec)
+    except (UserError, ArithmeticError):  # numbers of JSON may be too large for a float
+        return None
+
+
+def _read_shapes(path: Path) -> dict[str, Shape]:
+    """Read the names and shapes of all tensors."""
+    if not os.path.lexists(path) and path.with_name("model.safetensors.index.json").exists():
+        raise UserError(f"{path}: no such file; weights in several files are not read, save them in one")
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
+    if not path.is_file():
+        raise UserError(f"{path}: is no regular file; put the file itself there")
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            for name, part in slices.items():
+                if part.get_dtype() not in DTYPES:
+                    raise UserError(
+                        f"{path}: {name!r:.80} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}"
+                    )
+            return {name: tuple(part.get_shape()) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
+
+
+def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape]) -> dict[str, Tensor]:
+    """Read the weights once their names and shapes are right. A tied head may be there, equal to the embedding."""
+    ties = twin.ties(spec)
+    embedding = f"{twin.outer.embedding}.weight"
+    copied = spec.tie_embeddings and HEAD in shapes
+    if copied:
+        shapes = {name: shape for name, shape in shapes.items() if name != HEAD}
+    _compare_names(path, {name for tie in ties for name in tie.theirs}, shapes.keys())
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(part.shape) for name, part in LanguageModel(spec).state_dict().items()}
+    except RuntimeError as error:  # sizes whose product no integer holds
+        raise UserError(f"{path}: does not fit config.json ({first_line(error)})") from None
+    for tie in ties:
+        _compare_shapes(path, tie, tie.shape(wanted[tie.ours]), shapes)
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
+    if copied and not torch.equal(found.pop(HEAD), found[embedding]):
+        raise UserError(f"{path}: {HEAD} is not {embedding}, but config.json says tie_word_embeddings=true")
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite")
+    return {tie.ours: tie.to_ours([found[name].float() for name in tie.theirs], wanted[tie.ours]) for tie in ties}
+
+
+def _compare_names(path: Path, wanted: set[str], found: Any) -> None:
+    if missing := sorted(wanted - found):
+        raise UserError(f"{path}: {missing[0]} is missing ({len(missing)} tensors in all)")
+    if extra := sorted(found - wanted):
+        raise UserError(f"{path}: {extra[0]!r:.80} does not belong to the model of config.json ({len(extra)} in all)")
+
+
+def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape]) -> None:
+    for name in tie.theirs:
+        if shapes[name] != wanted:
+            raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
+
+
+def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tuple[bytes, str]:
+    """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
+    content = read_bytes(path, allow_links=True)
+    tokenizer = _open_tokenizer(path, content)
+    eot = EOT if record is None else end_of_text(path)
+    eot_id = tokenizer.token_to_id(eot)
+    if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
+        raise UserError(f"{path}: {eot[:60]!r} has to be token {EOT_ID}; tokenizers of other makes are not read")
+    if id_count(tokenizer) != vocab_size:
+        raise UserError(f"{path}: has {id_count(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
+    try:
+        restored = remove_post_processor(content, eot, eot_id, (record or {}).get("post_processor", "null"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.with_name(RECORD)}: post_processor: not that of a tokenizer ({error})") from None
+    _open_tokenizer(path, restored)
+    return restored, eot
+
+
+def _open_tokenizer(path: Path, content: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: not a tokenizer ({first_line(error)})") from None

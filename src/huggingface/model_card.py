@@ -1,0 +1,139 @@
+"""The README of an exported model: what it is, what the run measured, how to use it. No figure that the run lacks."""
+
+import json
+import shlex
+from typing import Any
+
+from src.config.schema import ModelSpec, SamplingConfig
+from src.huggingface.mapping import TESTED_WITH, Twin
+from src.model.cost.model_cost import model_cost
+
+USE = """\
+## Use
+
+With transformers (checked with {version}):
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder}{trust})
+model = AutoModelForCausalLM.from_pretrained({folder}{trust})
+prompt = {prompt}
+tokens = tokenizer(prompt, return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(tokens, max_new_tokens={length})[0], skip_special_tokens=True))
+```
+
+Every document of the training data began with the end-of-text token. The tokenizer adds it, unless you pass
+`add_special_tokens=False`. Written out within a text, it is plain text.
+
+Back to a model of Advanced Code Model, bit for bit:
+
+```sh
+python -m src.export format=ours source={shell_folder} out=OUT
+python -m src.generate run=OUT prompt={shell_prompt}
+```
+"""
+
+
+def model_card(spec: ModelSpec, twin: Twin, folder: str, record: dict[str, Any]) -> str:
+    """Write the README of a model that goes to `folder`.
+
+    record: run (its name), progress (of the checkpoint), summary and config (of the run, or None).
+    """
+    summary = record["summary"] or {}
+    stage = record["progress"]["stage"]
+    prompts = _get(record["config"], "stage", "stages", stage, "prompts") or []
+    lines = prompts[0].strip().splitlines() if prompts else []
+    prompt = lines[0] if lines else "Once upon a time"
+    parts = [
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_tags(spec, twin)}\n---\n",
+        f"# {record['run']}\n\n{_introduction(spec, summary)}\n",
+        f"## Figures\n\n{_figures(spec, record)}\n",
+        USE.format(
+            version=TESTED_WITH,
+            folder=json.dumps(folder),
+            trust=", trust_remote_code=True" if twin.code else "",
+            length=_get(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens,
+            prompt=json.dumps(prompt),
+            shell_folder=shlex.quote(folder),
+            shell_prompt=shlex.quote(prompt),
+        ),
+        f"## Limits\n\n{_limits(spec, twin, summary)}\n",
+    ]
+    return "\n".join(parts)
+
+
+def _get(values: Any, *path: str) -> Any:
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _tags(spec: ModelSpec, twin: Twin) -> str:
+    return "\n".join(f"- {tag}" for tag in (twin.model_type, "advanced-code-model", *dict.fromkeys(spec.blocks)))
+
+
+def _introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
+    names = [f"{key} {summary[key]}" for key in ("size", "recipe") if summary.get(key)]
+    kinds = ", ".join(f"{spec.blocks.count(kind)} {kind}" for kind in dict.fromkeys(spec.blocks))
+    described = f" ({', '.join(names)})" if names else ""
+    data = f" It was trained on the data `{summary['data']}`." if summary.get("data") else ""
+    return (
+        f"A language model of architecture `{spec.architecture}`{described}: {len(spec.blocks)} residual blocks "
+        f"({kinds}) of width {spec.d_model}, with a vocabulary of {spec.vocab_size:,} tokens.{data} "
+        "Made by Advanced Code Model, which trains small models of several architectures to compare them fairly."
+    )
+
+
+def _figures(spec: ModelSpec, record: dict[str, Any]) -> str:
+    """List what is known: of these weights first, then of the whole run."""
+    progress, summary = record["progress"], record["summary"]
+    cost = model_cost(spec, context_len=1)
+    rows = [
+        ("parameters", _number(cost.total_params)),
+        ("of these at work for a token", _number(cost.active_params)),
+        ("without embeddings and head", _number(cost.non_embedding_params)),
+        ("these weights", f"stage {progress['stage']}, step {_number(progress['step'])}"),
+        ("tokens seen in this stage", _number(progress["tokens"])),
+        ("validation loss (nats per token)", _number(progress["val_loss"])),
+        ("validation bits per byte", _number(progress["val_bits_per_byte"])),
+    ]
+    if summary is not None:
+        rows += [
+            ("seed", _number(summary.get("seed"))),
+            ("status of the run", str(summary.get("status"))),
+            ("training context (tokens)", _number(_get(summary, "contract", "training.seq_len"))),
+            ("tokens, all stages", _number(_get(summary, "final", "tokens"))),
+            ("last validation loss", _number(_get(summary, "final", "val_loss"))),
+            ("last validation bits per byte", _number(_get(summary, "final", "val_bits_per_byte"))),
+            (
+                "device, precision",
+                ", ".join(str(_get(summary, "contract", f"runtime.{key}")) for key in ("device", "precision")),
+            ),
+        ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows if value is not None)
+    missing = "" if summary is not None else "\n\nThe run of this checkpoint has left no summary: no more is known."
+    return f"| | |\n|---|---|\n{table}{missing}"
+
+
+def _number(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _limits(spec: ModelSpec, twin: Twin, summary: dict[str, Any]) -> str:
+    """Say what follows from how the model was made."""
+    lines = [
+        "A small model, trained from scratch on the text named above to compare architectures: what it writes may be "
+        "wrong, scripts may do harm, and it has been given no other training to be helpful or safe.",
+        "The figures are those of one run on the validation windows of its own data; no other benchmark was run.",
+    ]
+    if spec.learned_positions:
+        lines.append(f"It has {spec.learned_positions} learned positions and cannot read or write beyond them.")
+    elif seq_len := _get(summary, "contract", "training.seq_len"):
+        lines.append(f"It was trained on {seq_len} tokens at a time; beyond them it has not been evaluated here.")
+    if twin.code:
+        lines.append("transformers has no such class: `modeling_hybrid.py` of this folder is run on loading.")
+    lines.append("No license is stated here: ask who made the run.")
+    return "\n".join(f"- {line}" for line in lines)

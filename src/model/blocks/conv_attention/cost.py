@@ -1,0 +1,26 @@
+"""What a block of conv_attention costs, in closed form and without torch; `kind.py` says how it is counted."""
+
+from dataclasses import replace
+
+from src.config.schema import ModelSpec
+from src.model.blocks.attention import cost as attention
+from src.model.blocks.kind import BYTES_PER_FLOAT, Activations, Cost
+
+
+def block_cost(spec: ModelSpec, context_len: int) -> Cost:
+    """Add the convolution of 3 D channels to attention."""
+    plain, weights = attention.block_cost(spec, context_len), 3 * spec.d_model * spec.d_conv
+    return Cost(
+        plain.params + weights,
+        plain.active_params + weights,
+        plain.flops + 2 * weights,
+        plain.executed_flops + 2 * weights,
+        plain.state_bytes + 3 * spec.d_model * (spec.d_conv - 1) * BYTES_PER_FLOAT,
+    )
+
+
+def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
+    """Add to attention: the convolution keeps its input, with the K - 1 positions before it."""
+    plain, width = attention.activation_memory(spec, context_len), 3 * spec.d_model
+    padded = width * (context_len + spec.d_conv - 1) / context_len
+    return replace(plain, kept=plain.kept + padded, forward=plain.forward + padded)

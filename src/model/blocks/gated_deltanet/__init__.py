@@ -1,0 +1,6 @@
+"""Gated DeltaNet: a linear recurrence that overwrites what it holds under a key (Yang, Kautz and Hatamizadeh, 2024)."""
+
+from src.model.blocks.gated_deltanet import cost
+from src.model.blocks.kind import Kind
+
+KIND = Kind("GatedDeltaNet", cost.block_cost, ("d_conv", "chunk_size"), cost.activation_memory)

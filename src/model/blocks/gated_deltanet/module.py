@@ -1,0 +1,154 @@
+"""Gated DeltaNet: a linear recurrence that overwrites what it holds under a key (Yang, Kautz and Hatamizadeh, 2024).
+
+    S_t = a_t (S_{t-1} - b_t k_t (k_t^T S_{t-1})) + b_t k_t v_t^T        (per head; a_t, b_t from 0 to 1, |k_t| = 1)
+    o_t = S_t^T q_t / sqrt(N)
+
+Where Mamba-2 only adds to its state and lets all of it fade, the delta rule first takes away what is stored under the
+key that it is about to write. In a chunk, what each position really writes depends on what those before it wrote: a
+triangular system (section 3.3 of the paper), solved for all chunks at once; between chunks only the states are carried.
+Decoding is the recurrence itself. The chunk size never changes the result, and `tests/reference/delta_rule.py` holds
+the step-by-step twin. Where documents are numbered, each begins with a state of zeros.
+
+This folder and `conf/architecture/gated_deltanet.yaml` are all that the architecture takes.
+
+B, T: batch, position; c, Q: chunks, chunk size; H: heads; N, P: head widths of keys and values; K: d_conv.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.config.schema import ModelSpec
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.convolution import convolve
+from src.model.blocks.cpu_linear import Linear
+from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, heads_of
+from src.model.blocks.mamba.module import A_RANGE, MambaCache, draw_dt_bias
+from src.model.blocks.mamba.ssd import decay_in_chunks
+from src.model.blocks.norm import rms_norm
+
+KEY_EPS = 1e-6
+
+
+def chunked_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    chunk: int,
+    state: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence above, with q as it is, from `state` (zeros if None).
+
+    q, k: (B, T, H, N), k of length 1; v: (B, T, H, P); log_decay <= 0 and beta from 0 to 1: (B, T, H);
+    state: (B, H, N, P); all fp32. documents: (B, T), whose first goes on from `state`.
+    Returns o (B, T, H, P) and the state after position T.
+    """
+    batch, length, heads, n_key = q.shape
+    if more := -length % chunk:  # beta = 0 writes nothing and log_decay = 0 decays nothing: the state stays as it is
+        q, k, v = (F.pad(part, (0, 0, 0, 0, 0, more)) for part in (q, k, v))
+        log_decay, beta = (F.pad(part, (0, 0, 0, more)) for part in (log_decay, beta))
+        if documents is not None:
+            documents = torch.cat((documents, documents[:, -1:].expand(-1, more)), dim=1)
+    n_chunks = (length + more) // chunk
+    q, k, v = (part.view(batch, n_chunks, chunk, heads, -1).transpose(2, 3) for part in (q, k, v))
+    beta = beta.view(batch, n_chunks, chunk, heads, 1).transpose(2, 3)  # (B, c, H, Q, 1)
+    decay = decay_in_chunks(log_decay.view(batch, n_chunks, chunk, heads), documents)
+
+    # What a position writes is what it was given less what is read under its key: of earlier ones in the chunk (the
+    # system), and of the state that the chunk starts from (`reads`).
+    written = beta * k
+    system = (written @ k.mT) * decay.between
+    solved = torch.linalg.solve_triangular(
+        system, torch.cat((beta * v, written * decay.from_start[..., None]), dim=-1), upper=False, unitriangular=True
+    )
+    values, reads = solved.split((v.shape[-1], n_key), dim=-1)
+    kept = (k * decay.to_end[..., None]).mT
+    through = decay.through[..., None]  # (B, c, H, 1, 1)
+    state = q.new_zeros(batch, heads, n_key, v.shape[-1]) if state is None else state
+    starts: list[Tensor] = []
+    writes: list[Tensor] = []
+    for i in range(n_chunks):
+        starts.append(state)
+        writes.append(values[:, i] - reads[:, i] @ state)
+        state = state * through[:, i] + kept[:, i] @ writes[-1]
+    from_start = (q * decay.from_start[..., None]) @ torch.stack(starts, dim=1)
+    o = from_start + ((q @ k.mT) * decay.between) @ torch.stack(writes, dim=1)
+    return o.transpose(2, 3).reshape(batch, n_chunks * chunk, heads, -1)[:, :length], state
+
+
+class GatedDeltaNet(Block):
+    """The block: projections, causal convolution of q, k and v, the delta rule, gated norm, output projection."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim, self.chunk_size = heads_of(spec), spec.head_dim, spec.chunk_size
+        self.d_key, self.d_value = self.n_heads * spec.head_dim, VALUE_PER_KEY * self.n_heads * spec.head_dim
+        self.d_conv = spec.d_conv
+        self.qk = Linear(spec.d_model, 2 * self.d_key, bias=False)
+        self.value_gate = Linear(spec.d_model, 2 * self.d_value, bias=False)
+        self.dt_beta = Linear(spec.d_model, 2 * self.n_heads, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(2 * self.d_key + self.d_value, spec.d_conv))
+        self.A_log = nn.Parameter(torch.empty(self.n_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
+        self.norm_weight = nn.Parameter(torch.empty(VALUE_PER_KEY * spec.head_dim))
+        self.out_proj = Linear(self.d_value, spec.d_model, bias=False)
+
+    def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
+        value, gate = self.value_gate(x).chunk(2, dim=-1)
+        dt, beta = self.dt_beta(x).chunk(2, dim=-1)
+        hidden = convolve(torch.cat((self.qk(x), value), dim=-1), self.conv_weight, None, cache, documents)
+        with torch.autocast(x.device.type, enabled=False):
+            o = self._recur(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
+            o = rms_norm(o, self.norm_weight).flatten(-2)
+            o = o * F.silu(gate.float())  # the norm, of each head, comes before the gate
+        if cache is not None:
+            cache.offset += x.shape[1]
+        return BlockOutput(self.out_proj(o.to(x.dtype)))
+
+    def _recur(
+        self, hidden: Tensor, dt: Tensor, beta: Tensor, cache: MambaCache | None, documents: Tensor | None
+    ) -> Tensor:
+        """Map the convolved q, k, v (B, T, C), raw dt and beta (B, T, H) to o (B, T, H, P), in fp32."""
+        q, k, v = hidden.split((self.d_key, self.d_key, self.d_value), dim=-1)
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)) for part in (q, k, v))
+        q, k = (part * (part.square().sum(-1, keepdim=True) + KEY_EPS).rsqrt() for part in (q, k))
+        q = q * self.head_dim**-0.5
+        log_decay = -self.A_log.exp() * F.softplus(dt + self.dt_bias)
+        if cache is None:
+            return chunked_delta_rule(q, k, v, log_decay, beta, self.chunk_size, documents=documents)[0]
+        if q.shape[1] == 1:
+            q, k, v = (part[:, 0, :, None] for part in (q, k, v))  # (B, H, 1, N or P)
+            state = cache.state * log_decay.exp().mT[..., None]
+            state = state + k.mT @ ((v - k @ state) * beta.mT[..., None])
+            o = (q @ state).transpose(1, 2)
+        else:
+            o, state = chunked_delta_rule(q, k, v, log_decay, beta, self.chunk_size, cache.state)
+        cache.state = state
+        return o
+
+    def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
+        conv = like.new_zeros(batch_size, self.d_conv - 1, self.conv_weight.shape[0])
+        state = like.new_zeros(
+            batch_size, self.n_heads, self.head_dim, VALUE_PER_KEY * self.head_dim, dtype=torch.float32
+        )
+        return MambaCache(conv, state)
+
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        parts = {"qk": self.d_key, "value_gate": self.d_value, "dt_beta": self.n_heads}
+        return {f"{name}.weight": (rows, rows) for name, rows in parts.items()}
+
+    def init_weights(self, residual_scale: float) -> None:
+        for layer in (self.qk, self.value_gate, self.dt_beta):
+            init_linear(layer)
+        init_linear(self.out_proj, INIT_STD * residual_scale)
+        nn.init.uniform_(self.conv_weight, -(self.d_conv**-0.5), self.d_conv**-0.5)
+        nn.init.ones_(self.norm_weight)
+        with torch.no_grad():
+            self.A_log.uniform_(*A_RANGE).log_()
+            self.dt_bias.copy_(draw_dt_bias(self.n_heads))
+
+    def no_decay(self) -> set[str]:
+        return {"A_log", "dt_bias", "norm_weight"}

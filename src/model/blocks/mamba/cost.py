@@ -1,0 +1,54 @@
+"""What a block of mamba costs, in closed form and without torch; `kind.py` says how it is counted.
+
+D: d_model; N: d_state; H: heads; K: d_conv; Q: chunk.
+"""
+
+from src.config.schema import ModelSpec
+from src.model.blocks.kind import (
+    BYTES_PER_FLOAT,
+    Activations,
+    Cost,
+    mean_keys_in_chunk,
+    norm_kept,
+    norm_params,
+    padding,
+)
+
+
+def block_cost(spec: ModelSpec, context_len: int) -> Cost:
+    """Mamba-2: inside a chunk a masked product of C B^T (one for all heads) with x, between chunks the states."""
+    inner, state, heads, chunk = spec.d_inner, spec.d_state, spec.n_ssm_heads, spec.chunk_size
+    conv_channels = inner + 2 * state
+    matrices = spec.d_model * (2 * inner + 2 * state + heads) + inner * spec.d_model
+    params = matrices + conv_channels * (spec.d_conv + 1) + 3 * heads + inner + norm_params(spec)
+    outside = 2 * matrices + 2 * spec.d_conv * conv_channels
+    per_key, states = 2 * (state + inner), 4 * state * inner
+    flops = outside + per_key * mean_keys_in_chunk(context_len, chunk) + states
+    executed = outside + (per_key * chunk + states) * padding(context_len, chunk)
+    state_bytes = (conv_channels * (spec.d_conv - 1) + inner * state) * BYTES_PER_FLOAT
+    return Cost(params, params, flops, executed, state_bytes)
+
+
+def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
+    """Decay matrices of Q x Q a head, and the states between chunks, are what grows with the chunk size.
+
+    So it is on other devices and in compiled models; a CPU's own form (`FactorizedSSD`) keeps about a quarter less.
+    """
+    inner, state, heads, chunk = spec.d_inner, spec.d_state, spec.n_ssm_heads, spec.chunk_size
+    channels, projected = inner + 2 * state, 2 * inner + 2 * state + heads
+    filled = padding(context_len, chunk)
+    squares = 2 * chunk * heads * filled
+    states = state * inner * filled / chunk
+    if context_len == 1:
+        return Activations(0, 0, spec.d_model + projected + channels + 2 * state * inner)
+    convolved = (2 + (context_len + spec.d_conv - 1) / context_len) * channels
+    in_chunks = (4 * inner + (2 + 1 / chunk) * heads + chunk) * filled + squares
+    copies = 0.0
+    if filled > 1:  # x, dt, b and c are copied
+        copies = inner * filled
+        in_chunks += copies + heads * (filled - 1) + 2 * state * filled
+    kept = norm_kept(spec) + projected + convolved + 2 * heads + in_chunks
+    kept += 2 * states - state * inner / context_len + 5 * inner + 1
+    forward = spec.d_model + projected + channels + (3 * inner + 3 * heads) * filled + squares
+    forward += copies + 2 * states + max(2 * inner * filled, states)
+    return Activations(kept, 3 * inner, forward, 2 * inner * spec.d_model)

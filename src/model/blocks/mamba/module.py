@@ -1,0 +1,111 @@
+"""Mamba-2: a gated state-space layer computed by state-space duality (Dao and Gu, 2024).
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per head; A a negative scalar)
+    y_t = C_t h_t + D x_t
+
+Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. Where
+documents are numbered, each begins with a state of zeros.
+
+B, T: batch, position; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.config.schema import ModelSpec
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
+from src.model.blocks.convolution import convolve
+from src.model.blocks.cpu_linear import Linear
+from src.model.blocks.mamba.ssd import ssd
+from src.model.blocks.norm import rms_norm
+
+DT_RANGE = (1e-3, 1e-1)
+DT_FLOOR = 1e-4
+A_RANGE = (1.0, 16.0)
+
+
+class MambaCache:
+    """The last K - 1 inputs of the convolution, and the state of the recurrence; for Mamba-1 as well."""
+
+    def __init__(self, conv: Tensor, state: Tensor) -> None:
+        self.conv = conv  # (B, K - 1, C): C channels go through the convolution
+        self.state = state  # (B, N, H, P) here and (B, D_inner, N) for Mamba-1, fp32
+        self.offset = 0
+
+
+def draw_dt_bias(count: int) -> Tensor:
+    """Draw what softplus turns into a dt that is log-uniform over `DT_RANGE`."""
+    return inverse_softplus(log_uniform(count, *DT_RANGE).clamp(min=DT_FLOOR))
+
+
+class Mamba(Block):
+    """The Mamba-2 block: one input projection, causal convolution, state-space layer, gated norm, output projection."""
+
+    memory_budget = 0.5  # between its products lie a dozen tensors, which cost no more to compute again than to read
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
+        self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
+        channels = spec.d_inner + 2 * spec.d_state
+        self.in_proj = Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
+        self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(channels))
+        self.A_log = nn.Parameter(torch.empty(self.n_heads))
+        self.D = nn.Parameter(torch.empty(self.n_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
+        self.norm_weight = nn.Parameter(torch.empty(spec.d_inner))
+        self.out_proj = Linear(spec.d_inner, spec.d_model, bias=False)
+
+    def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
+        channels = self.d_inner + 2 * self.d_state
+        gate, conv_in, dt = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
+        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._state_space(hidden.float(), dt.float(), cache, documents)
+            y = y * F.silu(gate.float())  # the norm comes after the gate
+            y = rms_norm(y, self.norm_weight)
+        if cache is not None:
+            cache.offset += x.shape[1]
+        return BlockOutput(self.out_proj(y.to(x.dtype)))
+
+    def _state_space(self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None) -> Tensor:
+        """Map the convolved x, B, C (B, T, C) and raw dt (B, T, H) to y (B, T, D_inner), in fp32."""
+        x, b, c = hidden.split((self.d_inner, self.d_state, self.d_state), dim=-1)
+        x = x.unflatten(-1, (self.n_heads, self.head_dim))
+        dt = F.softplus(dt + self.dt_bias)
+        a = -self.A_log.exp()
+        if cache is not None and x.shape[1] == 1:  # (B, 1, H, 1) and (B, N, 1, 1) against the state (B, N, H, P)
+            decay = (dt * a).exp().unsqueeze(-1)
+            cache.state = torch.addcmul(cache.state * decay, b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
+            y = (c @ cache.state.flatten(2)).view_as(x)
+        else:
+            state = cache.state if cache else None
+            y, state = ssd(x, dt, a, b, c, self.chunk_size, state, documents)
+            if cache is not None:
+                cache.state = state
+        return torch.addcmul(y, x, self.D[:, None]).flatten(-2)
+
+    def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
+        conv = like.new_zeros(batch_size, self.d_conv - 1, self.conv_weight.shape[0])
+        state = like.new_zeros(batch_size, self.d_state, self.n_heads, self.head_dim, dtype=torch.float32)
+        return MambaCache(conv, state)
+
+    def fused(self) -> dict[str, tuple[int, ...]]:
+        return {"in_proj.weight": (self.d_inner, self.d_inner, self.d_state, self.d_state, self.n_heads)}
+
+    def init_weights(self, residual_scale: float) -> None:
+        init_linear(self.in_proj)
+        init_linear(self.out_proj, INIT_STD * residual_scale)
+        bound = self.d_conv**-0.5
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        nn.init.uniform_(self.conv_bias, -bound, bound)
+        nn.init.ones_(self.D)
+        nn.init.ones_(self.norm_weight)
+        with torch.no_grad():
+            self.A_log.uniform_(*A_RANGE).log_()
+            self.dt_bias.copy_(draw_dt_bias(self.n_heads))
+
+    def no_decay(self) -> set[str]:
+        return {"A_log", "D", "dt_bias", "conv_bias", "norm_weight"}

@@ -1,0 +1,135 @@
+"""Mixture of experts: softmax router, top-k, weights renormalised, no token ever dropped (Mixtral; MegaBlocks).
+
+With k = 1 the weight is the probability itself, as in the Switch Transformer.
+
+Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
+eq. 5). An expert's share of the load is that of the whole global batch of the optimizer step before (equal shares in
+the first step), as the share of this step is known only after its last micro batch. So the gradient does not depend on
+how a batch is cut into micro batches or spread over processes, which it would with a share of each micro batch.
+
+Where `router_bias_rate` is above 0, a bias an expert joins the choice as well (Wang et al., 2024, arXiv 2408.15664): it
+is added to the softmax probabilities for top-k alone, never to the weights, and moves by a fixed step after each
+optimizer step. To balance by the bias alone, set `aux_loss_weight` to 0: it stays as configured.
+Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
+
+M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts a token.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from src.config.schema import ModelSpec
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.cpu_linear import Linear, linear
+from src.model.blocks.mlp.module import activation
+
+
+class Gather(torch.autograd.Function):
+    """Take `copies` of each row of x (M, D), in the order of `index` (M copies); inverse: where each copy went.
+
+    The gradient is gathered as well. Autograd's own is scattered: a graph takes atomic additions for it, number by
+    number, and GPUs add in another order every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.copies = copies
+        return x.index_select(0, index // copies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        gathered = gradients[0].index_select(0, inverse)
+        if ctx.copies > 1:
+            gathered = gathered.unflatten(0, (-1, ctx.copies)).sum(dim=1)
+        return gathered, None, None, None
+
+
+class MoE(Block):
+    """y = sum over the chosen experts of weight * expert(x)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.kind, self.n_experts, self.top_k = spec.mlp, spec.n_experts, spec.top_k
+        self.aux_loss_weight, self.router_z_loss_weight = spec.aux_loss_weight, spec.router_z_loss_weight
+        inputs = 2 if spec.mlp == "swiglu" else 1
+        self.router = Linear(spec.d_model, spec.n_experts, bias=False)
+        self.bias_rate = spec.router_bias_rate
+        self.router_bias: Tensor | None
+        # No gradient moves it, yet it decides what is computed, so it is saved with the weights.
+        self.register_buffer("router_bias", torch.zeros(spec.n_experts) if spec.router_bias_rate else None)
+        # Of no use but for training: not saved with the weights, but with the state of the optimizer.
+        self.load_share: Tensor
+        self.register_buffer("load_share", torch.full((spec.n_experts,), 1 / spec.n_experts), persistent=False)
+        self.w_in = nn.Parameter(torch.empty(spec.n_experts, inputs * spec.expert_d_ff, spec.d_model))
+        self.w_out = nn.Parameter(torch.empty(spec.n_experts, spec.d_model, spec.expert_d_ff))
+
+    def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
+        tokens = x.reshape(-1, x.shape[-1])  # (M, D)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)
+        probabilities = logits.softmax(dim=-1)
+        weights, experts = self._choose(probabilities)  # (M, k)
+        if self.top_k > 1:  # one weight alone would always be 1, and the router would learn nothing from the task
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        if len(tokens) == 1 and not torch.is_grad_enabled():
+            return BlockOutput(self._decode(tokens, weights, experts).view_as(x))
+
+        order = experts.flatten().argsort(stable=True)  # (M k): the assignments, grouped by expert
+        load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
+        place = order.argsort()  # (M k): of each assignment among them
+        groups = Gather.apply(tokens, order, place, self.top_k).split(load.tolist())
+        outputs = [
+            self._expert(group, w_in, w_out)
+            for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
+            if torch.compiler.is_compiling() or len(group)  # of few tokens, most experts get none
+        ]
+        outputs = torch.cat(outputs).view(len(order), -1)  # a graph cannot know that the loads add up to M k
+        y = Gather.apply(outputs, place, order, 1).view(-1, self.top_k, x.shape[-1])
+        y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
+        if not torch.is_grad_enabled():  # nothing to balance
+            return BlockOutput(y)
+        z_loss = logits.logsumexp(dim=-1).square().mean()
+        aux_loss = self.aux_loss_weight * self._balance_loss(probabilities) + self.router_z_loss_weight * z_loss
+        return BlockOutput(y, aux_loss, load, z_loss.detach())
+
+    def _expert(self, tokens: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+        return linear(activation(linear(tokens, w_in), self.kind), w_out)
+
+    def _decode(self, token: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Do for one token (1, D) what it takes, with nothing to sort and no loss to balance."""
+        answers = [self._expert(token, self.w_in[expert], self.w_out[expert]) for expert in experts[0].tolist()]
+        return weights.to(token.dtype) @ torch.cat(answers)
+
+    def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probabilities and the numbers of the chosen experts, both (M, k)."""
+        if self.router_bias is None:
+            return probabilities.topk(self.top_k, dim=-1)
+        experts = (probabilities + self.router_bias).topk(self.top_k, dim=-1).indices
+        return probabilities.gather(-1, experts), experts
+
+    def _balance_loss(self, probabilities: Tensor) -> Tensor:
+        # A share of the assignments, so it is already divided by k.
+        return self.n_experts * (self.load_share * probabilities.mean(dim=0)).sum()
+
+    @torch.no_grad()
+    def update_balance(self, load: Tensor, taken: Tensor) -> None:
+        """Take the load (E,) of a whole global batch into account; with a bias, raise that of experts below the mean.
+
+        taken: 1.0, or 0.0 for an optimizer step that was skipped.
+        """
+        self.load_share.lerp_(load / load.sum(), taken)
+        if self.router_bias is not None:
+            missing = load.sum() - self.n_experts * load  # mean load - load, in whole numbers
+            self.router_bias += self.bias_rate * taken * missing.sign()
+
+    def init_weights(self, residual_scale: float) -> None:
+        init_linear(self.router)
+        nn.init.normal_(self.w_in, std=INIT_STD)
+        nn.init.normal_(self.w_out, std=INIT_STD * residual_scale)

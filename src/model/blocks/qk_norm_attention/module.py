@@ -1,0 +1,33 @@
+"""Causal attention whose queries and keys are normalized in each head (QK-norm: Henry et al., 2020, arXiv 2010.04245).
+
+RMSNorm with one weight a channel of a head, before the rotary positions, as in Qwen3 and OLMo 2. It bounds the scores,
+so that attention bears higher learning rates: a control that tells how much of another architecture's lead is the rate.
+
+B, T: batch, position; H, P: heads, head_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from src.config.schema import ModelSpec
+from src.model.blocks.attention.module import Attention
+from src.model.blocks.norm import rms_norm
+
+
+class QKNormAttention(Attention):
+    """Attention over normalized queries and keys."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.q_norm = nn.Parameter(torch.ones(spec.head_dim))
+        self.k_norm = nn.Parameter(torch.ones(spec.head_dim))
+
+    def normalize(self, qk: Tensor) -> Tensor:
+        ones = self.q_norm.new_ones(self.head_dim)
+        weights = torch.stack((self.q_norm, self.k_norm))[:, None]  # (2, 1, P)
+        return (rms_norm(qk.float(), ones) * weights).to(qk.dtype)
+
+    def init_weights(self, residual_scale: float) -> None:
+        super().init_weights(residual_scale)
+        nn.init.ones_(self.q_norm)
+        nn.init.ones_(self.k_norm)

@@ -1,0 +1,6 @@
+"""Causal attention over a sliding window of the past."""
+
+from src.model.blocks.kind import Kind
+from src.model.blocks.sliding_attention import cost
+
+KIND = Kind("SlidingAttention", cost.block_cost, ("window",), cost.activation_memory)

@@ -1,0 +1,127 @@
+"""Where the time of a training step goes, and of a token that is decoded: by part of the model, by operator, and what
+each asks of a device.
+
+Parts are measured alone, forward and backward, on random input of the step's size; their sum is not exactly the step.
+Operators are those of one whole step, or of one token after a context. Their number, and the places that wait for the
+device, are what a GPU's speed depends on at small sizes; they are counted on the CPU from the dispatcher, in the form
+that other devices compute.
+"""
+
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.config.schema import BenchmarkConfig, ModelSpec
+from src.model.blocks.base import blind
+from src.model.build import build_model
+from src.model.language_model import LanguageModel, ModelOutput, token_loss
+from src.profiling.benchmark import MOST_CALLS, decoding, take_turns
+from src.profiling.operator_trace import Watch
+from src.runtime.device import Device, open_device
+from src.training.loop import TrainState
+from src.training.optimizers import build_optimizer
+from src.training.trial_step import random_step
+
+MOST_OPERATORS = 15
+
+
+def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
+    """Profile a training step of one micro batch, and one token after a context as long as those of training."""
+    device = open_device(config.runtime)
+    model = build_model(spec, seed=0).to(device.kind).train()
+    state = TrainState.begin("measured", model, build_optimizer(model, config.optimizer), device)
+    rows, length = config.training.micro_batch, config.training.seq_len
+    step = partial(
+        random_step,
+        state,
+        device,
+        seq_len=length,
+        micro_batch_size=rows,
+        accumulate=False,
+        document_masking=config.training.document_masking,
+    )
+    step()
+    parts = {**_parts(model, rows, length, device), "clipping and optimizer": partial(_update, state)}
+    seconds = {
+        name: statistics.median(times)
+        for name, times in take_turns({"whole step": step, **parts}, device, float("inf")).items()
+    }
+    counts = Counter(spec.blocks)
+    return {
+        "tokens": rows * length,
+        "step_s": seconds.pop("whole step"),
+        "parts": {
+            name: {"count": counts.get(name, 1), "seconds": time, "total_s": time * counts.get(name, 1)}
+            for name, time in seconds.items()
+        },
+        "operators": _operators(step),
+        **_asked_of_a_device(step),
+        "decoding": _decoding(model, length, device),
+    }
+
+
+def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
+    """Profile one token after `length` others, or as many as learned positions leave room for."""
+    if learned := model.spec.learned_positions:
+        length = min(length, learned - MOST_CALLS)
+    tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
+    decode = decoding(model.eval(), tokens, n_tokens=1).action
+    (times,) = take_turns({"token": decode}, device, float("inf")).values()
+    return {"token_s": statistics.median(times), "operators": _operators(decode), **_asked_of_a_device(decode)}
+
+
+def _parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict[str, Callable[[], object]]:
+    """Return what measures one block of each kind with its norm, and what all models share."""
+    width = model.spec.d_model
+    hidden = torch.randn(rows, length, width, device=device.kind)
+    targets = torch.randint(model.spec.vocab_size, (rows, length), device=device.kind)
+    first = {kind: i for i, kind in reversed(list(enumerate(model.spec.blocks)))}
+    return {
+        **{kind: partial(_block, model.norms[i], model.blocks[i], hidden, device) for kind, i in sorted(first.items())},
+        "head and loss": partial(_head, model, hidden, targets, device),
+    }
+
+
+def _block(norm: nn.Module, block: nn.Module, hidden: Tensor, device: Device) -> None:
+    x = hidden.detach().requires_grad_()
+    with device.autocast():
+        y = block(norm(x)).y
+    y.backward(hidden.to(y.dtype))
+
+
+def _head(model: LanguageModel, hidden: Tensor, targets: Tensor, device: Device) -> None:
+    x = hidden.detach().requires_grad_()
+    with device.autocast():
+        loss = token_loss(model, ModelOutput(model.final_norm(x), None, None), targets)
+    loss.backward()
+
+
+def _update(state: TrainState) -> None:
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    state.optimizer.step()
+
+
+def _operators(step: Callable[[], object]) -> list[dict[str, Any]]:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would announce itself on standard error
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return [
+        {"name": event.key, "calls": event.count, "share": event.self_cpu_time_total / total}
+        for event in events[:MOST_OPERATORS]
+    ]
+
+
+def _asked_of_a_device(step: Callable[[], object]) -> dict[str, Any]:
+    with blind(), Watch() as watch:
+        step()
+    return {"operator_calls": watch.ops.total(), "operator_kinds": len(watch.ops), "waits": dict(watch.waits)}

@@ -1,0 +1,123 @@
+"""Load what stands beside the runs' metrics: samples, evaluations, searches for learning rates, commands, logs."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from src.reporting.data.json_values import (
+    Record,
+    as_dict,
+    as_floats,
+    as_list,
+    as_number,
+    as_text,
+    clean_text,
+    read_or_none,
+)
+from src.reporting.data.runs import load_evaluation, stage_names, to_records
+
+PROBES = {
+    "copying": "A stretch of random tokens, then the same again: nats that the first saves a token of the second.",
+    "induction": "Two tokens that stood side by side once: nats saved at the second when the first comes again.",
+    "recall": "Eight keys with their values, asked for in another order: nats saved at a value.",
+}
+"""What is measured by distance on random tokens."""
+
+
+def load_samples(runs: pd.DataFrame) -> list[Record]:
+    """Load the generated texts: run, architecture, size, seed, stage, prompt, text (without the prompt)."""
+    samples: list[Record] = []
+    for row in to_records(runs):
+        for stage in stage_names(runs):
+            content = read_or_none(Path(row["run_dir"]) / "samples" / f"{stage}.json")
+            for sample in as_list(content):
+                prompt, text = clean_text(as_dict(sample).get("prompt")), clean_text(as_dict(sample).get("text"))
+                owner = {key: row[key] for key in ("run", "architecture", "size", "seed")}
+                samples.append({**owner, "stage": stage, "prompt": prompt, "text": text.removeprefix(prompt)})
+    return samples
+
+
+def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
+
+    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and
+    `probe/<name>` for each of PROBES.
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for stage, entry in load_evaluation(run_dir).items():
+        measures = {name: entry["context"].get(name) for name in ("positions", "recall", "hidden")}
+        measures |= {"beyond": entry["beyond"], **{f"probe/{name}": entry["probes"].get(name) for name in PROBES}}
+        found[stage] = {
+            measure: {name: as_floats(numbers) for name, numbers in as_dict(values).items()}
+            for measure, values in measures.items()
+        }
+    return found
+
+
+class Search(NamedTuple):
+    """How the learning rates of a size were looked for, and what came of it."""
+
+    size: str
+    text: str
+    tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
+    """Of each architecture: (rate, validation bits per byte or None where it diverged), and the edge that is best."""
+
+    def points(self, architecture: str) -> list[tuple[float, float]]:
+        """Return the rates that did not diverge, and their bits per byte."""
+        return [(rate, loss) for rate, loss in self.tried[architecture][0] if loss is not None]
+
+
+CLIFF = 1.1
+"""A rate that loses so much against the best, one step below it, is where learning fails: a tenth. In our first
+comparison the next rates up lost 14% and 19% where seeds came out far apart afterwards, and at most 6% elsewhere."""
+
+
+def beside_cliff(tried: Sequence[tuple[float, float | None]]) -> bool:
+    """Tell whether the best of the rates tried (None: diverged) has a failing one next above it."""
+    points = sorted(tried, key=lambda point: point[0])
+    known = [loss for _, loss in points if loss is not None]
+    above = points[[loss for _, loss in points].index(min(known)) + 1 :] if known else []
+    return bool(above) and (above[0][1] is None or above[0][1] >= CLIFF * min(known))
+
+
+def load_searches(directory: str | Path) -> list[Search]:
+    """Load the searches whose rates a sweep uses, or that a folder of `src.tune` holds; damaged ones are left out."""
+    content = as_dict(read_or_none(Path(directory) / "learning_rates.json"))
+    found: list[Search] = []
+    for search in map(as_dict, as_list(content.get("searches"))):
+        tried: dict[str, tuple[list[tuple[float, float | None]], str | None]] = {}
+        for name, entry in as_dict(search.get("rates")).items():
+            trials = map(as_dict, as_list(as_dict(entry).get("trials")))
+            warmup = as_dict(entry).get("warmup_steps")  # the others that were tried stand in the file alone
+            own = [trial for trial in trials if trial.get("warmup_steps") == warmup]
+            pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in own]
+            points = [(rate, loss) for rate, loss in pairs if rate is not None]
+            tried[name] = sorted(points, key=lambda point: point[0]), as_text(as_dict(entry).get("edge"))
+        found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), tried))
+    return found
+
+
+def load_commands(directory: str | Path) -> dict[str, str]:
+    """Load the command of each job of a sweep, as far as a person would write it: run -> command."""
+    found: dict[str, str] = {}
+    for job in map(as_dict, as_list(as_dict(read_or_none(Path(directory) / "sweep.json")).get("jobs"))):
+        words = [str(as_text(item)) for item in as_list(job.get("overrides"))]
+        own = words[: words.index("hydra.mode=RUN")] if "hydra.mode=RUN" in words else words
+        found[str(job.get("run"))] = shlex.join(["python", "-m", "src.train", *own])
+    return found
+
+
+def load_log_ends(directory: str | Path, lines: int = 15) -> dict[str, str]:
+    """Load the last lines that each failed job of a sweep wrote: run -> text."""
+    found: dict[str, str] = {}
+    for file in sorted((Path(directory) / "jobs").glob("*.json")):
+        log = file.with_suffix(".log")
+        if as_dict(read_or_none(file)).get("status") == "failed" and log.is_file():
+            with log.open("rb") as handle:
+                handle.seek(max(0, log.stat().st_size - 20_000))
+                text = handle.read().decode(errors="replace")
+            found[file.stem] = "\n".join(clean_text(text.rstrip()).split("\n")[-lines:])
+    return found

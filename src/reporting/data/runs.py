@@ -1,0 +1,379 @@
+"""Read a directory of runs into DataFrames, whatever state the runs are in.
+
+A report may be asked for at any moment: jobs that never started, still run, failed or were killed all get a row
+that says so, and a file that cannot be read becomes the row's error instead of an exception.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from src.config.comparability import with_current_names
+from src.config.schema import UserError
+from src.reporting.data.json_values import (
+    Record,
+    as_dict,
+    as_list,
+    as_number,
+    as_numbers,
+    as_text,
+    clean_text,
+    read_or_none,
+)
+from src.runtime.atomic_files import read_bytes
+from src.runtime.records import is_plain_name, read_checked, run_path
+
+DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
+PARAMETERS = ("total_params", "active_params", "non_embedding_params")
+TESTED = ("test_loss", "test_bits_per_byte")
+LEARNED = ("tokens", "train_flops", "val_loss", "val_bits_per_byte", *TESTED)
+SPENT = ("tokens_per_second", "peak_memory_bytes", "wall_time_s")
+RESULTS = (*LEARNED, *SPENT)
+COLUMNS = (*DESCRIPTION, *PARAMETERS, *RESULTS, "error")
+"""The columns that come first, in this order, and are always there."""
+
+STAGE_RESULTS = (*(key for key in RESULTS if key not in TESTED), "best_val_loss", "skipped_steps")
+REFERENCES = ("uniform_loss", "unigram_loss", "floor_bits_per_byte", "bytes_per_token")
+"""What a loss is read against; written beside each stage's results."""
+FLOOR = "entropy floor"
+ABOVE_FLOOR = "above_floor_bits_per_byte"
+"""On the windows of the test loss, whose own exact entropy is known where the text is generated."""
+
+BRANCH_OF = "branch_of"
+"""The stage that a stage is a branch of: it has the result of a smaller budget. Only branches have the column."""
+REPLICATES = ("data_order_seed", "look")
+"""Besides the seed: that of the order of the data where it is another, and the look of `seeds=auto`, counted from 0."""
+ACCOUNTED = ("active_non_embedding_params", "train_flops_per_token", "state_bytes")
+MORE_COLUMNS = (*ACCOUNTED, "match", "match_residual", "solved", "device", "threads", "precision", *REPLICATES)
+INTEGERS = ("seed", *REPLICATES, "tokens", "peak_memory_bytes", "skipped_steps", "threads")
+NUMBERS = (*RESULTS, *ACCOUNTED[1:], *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
+POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
+
+ARCHITECTURES = (
+    "dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid", "gated_deltanet", "dense_conv",
+    "dense_qk_norm", "window_attention",
+)  # fmt: skip
+"""The order in which they are shown; others follow."""
+
+_NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}
+FINAL_STATUSES = ("done", "failed", "interrupted")
+
+
+@dataclass
+class _Found:
+    """A run as the directory knows it, before its own files are read."""
+
+    run: str
+    run_dir: Path
+    planned: Record = field(default_factory=dict[str, Any])
+    """What sweep.json says of it."""
+    ledger: Record | None = None
+    """What jobs/<run>.json says; None outside a sweep and for a job that never started."""
+    variant: str = ""
+    """What the sweep varies of its architecture."""
+    look: Any = None
+    """What sweep.json says of a look of `seeds=auto`."""
+
+
+def load_runs(directory: str | Path) -> pd.DataFrame:
+    """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
+
+    Sorted by size (smallest model first), architecture and seed: never by result, as the order is no verdict.
+    Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES, TESTED, ABOVE_FLOOR
+    (and BRANCH_OF of a branch), `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises:
+    UserError without any run.
+    """
+    rows = _in_order([_row(found) for found in _find_runs(Path(directory))])
+    per_stage = dict.fromkeys(key for row in rows for key in row if "/" in key)
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *MORE_COLUMNS, *per_stage, "run_dir", "contract"])
+    for column in frame.columns:
+        name = str(column).rpartition("/")[2]
+        values = [row.get(str(column)) for row in rows]
+        if name in INTEGERS or name.endswith("_params"):
+            frame[column] = pd.array([_as_int64(value) for value in values], dtype="Int64")
+        elif name in NUMBERS:
+            frame[column] = [math.nan if value is None else float(value) for value in values]
+    return frame
+
+
+def _as_int64(value: float | None) -> int | None:
+    """Return a whole number that the column can hold; None for any other."""
+    return None if value is None or abs(value) >= 2**63 else round(value)
+
+
+def load_metrics(directory: str | Path) -> pd.DataFrame:
+    """Load all rows of every metrics.jsonl: run, architecture, size, seed, POINT_COLUMNS, then one column a metric."""
+    return read_metrics(load_runs(directory))
+
+
+def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFrame:
+    """Read the metrics of these runs, as `load_metrics` does.
+
+    max_rows: keep about so many rows a run, those of the validation first; a plot needs no more.
+    """
+    owners = to_records(runs[["run", "architecture", "size", "seed"]])
+    points = [read_points(Path(folder) / "metrics.jsonl", max_rows) for folder in runs["run_dir"]]
+    columns = dict.fromkeys([*POINT_COLUMNS, *sorted({key for rows in points for row in rows for key in row})])
+    values: dict[str, Any] = {
+        key: [owner[key] for owner, rows in zip(owners, points, strict=True) for _ in rows] for key in owners[0]
+    }
+    for column in columns:
+        series = pd.Series([row.get(column) for rows in points for row in rows], dtype=object)
+        values[column] = series if column == "stage" else pd.to_numeric(series, errors="coerce").astype("float64")
+    return pd.DataFrame(values)
+
+
+def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
+    """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
+
+    Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), documents (corpus -> first, nats and
+    bytes of each), scripts, references, context, beyond, probes, and samples (of each, the share that stands in the
+    training text).
+    """
+    content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
+    found: dict[str, Record] = {}
+    for stage, entry in _stages(content):
+        values = as_dict(entry)
+        parts = {name: as_dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
+        test = {corpus: as_numbers(each) for corpus, each in as_dict(values.get("test")).items()}
+        found[stage] = {
+            "corpus": as_text(values.get("corpus")),
+            "test": test,
+            "scripts": as_numbers(values.get("scripts")),
+            "documents": {corpus: as_dict(each) for corpus, each in as_dict(values.get("documents")).items()},
+        }
+        samples = [as_number(share) for share in as_list(values.get("samples"))]
+        found[stage] |= parts | {"weights": as_text(values.get("weights_sha256")) or "", "samples": samples}
+    return found
+
+
+def _stages(content: Record) -> list[tuple[str, Any]]:
+    """List what a file has of each stage; what is no name of a stage is left out, as names of files come of them."""
+    return [(stage, entry) for stage, entry in as_dict(content.get("stages")).items() if is_plain_name(stage)]
+
+
+def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
+    """Tell which split the finished runs are compared on: test if each was evaluated on it, else val."""
+    done = [record for record in records if record["status"] == "done"]
+    reached = [(record, stage) for record in done for stage in stages if record.get(f"{stage}/val_loss") is not None]
+    tested = [record.get(f"{stage}/test_bits_per_byte") is not None for record, stage in reached]
+    return "test" if tested and all(tested) else "val"
+
+
+def stage_names(runs: pd.DataFrame) -> list[str]:
+    """Name the stages that any run has reached, in order."""
+    return [str(column).rpartition("/")[0] for column in runs.columns if str(column).endswith("/val_loss")]
+
+
+def branches_of(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Name the branches of each stage that has any, in order: of budgets smaller than that of the stage itself."""
+    found: dict[str, list[str]] = {}
+    for column in runs.columns:
+        stage, _, name = str(column).rpartition("/")
+        if name == BRANCH_OF:
+            for origin in runs[column].dropna().unique():
+                found.setdefault(str(origin), []).append(stage)
+    return found
+
+
+def to_records(frame: pd.DataFrame) -> list[Record]:
+    """Turn rows into dicts, with None for every missing value."""
+    values = frame.astype(object)
+    return cast(list[Record], values.where(frame.notna(), None).to_dict("records"))
+
+
+def _find_runs(directory: Path) -> list[_Found]:
+    if not directory.is_dir():
+        raise UserError(f"dir={directory}: no such folder; give a sweep, a run or a folder of runs")
+    if (directory / "sweep.json").exists():
+        return _sweep_runs(directory)
+    if _is_run(directory):
+        return [_Found(directory.resolve().name, directory)]
+    folder = directory / "runs" if (directory / "runs").is_dir() else directory
+    found = [_Found(child.name, child) for child in sorted(folder.iterdir()) if _is_run(child)]
+    if not found:
+        sweeps = sorted(str(path.parent) for path in directory.glob("*/sweep.json"))
+        remedy = f"give one of its sweeps, such as {sweeps[-1]}" if sweeps else "train first: python -m src.train"
+        raise UserError(f"dir={directory}: no run in this folder; {remedy}")
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    if folder.name.startswith(".") or folder.name.endswith(".old"):  # a folder on its way in or out
+        return False
+    return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl", "config.yaml"))
+
+
+def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Name what jobs vary of their architecture, from the overrides of each: `window=64`; empty where nothing is."""
+    settings = [dict(item.split("=", 1) for item in job if item.startswith("architecture.")) for job in jobs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    varied = [key for key in keys if len({each.get(key) for each in settings}) > 1]
+    return [
+        " ".join(f"{key.removeprefix('architecture.')}={each[key]}" for key in varied if key in each)
+        for each in settings
+    ]
+
+
+def _sweep_runs(directory: Path) -> list[_Found]:
+    sweep = read_checked(directory / "sweep.json", "repeat the command of the sweep, which writes it again")
+    jobs = as_dict(sweep).get("jobs")
+    found: list[_Found] = []
+    listed = [as_dict(job) for job in as_list(jobs)]
+    labels = variants([[str(item) for item in as_list(job.get("overrides"))] for job in listed])
+    for job, label in zip(listed, labels, strict=True):
+        place = run_path(directory, job.get("run"), job.get("run_dir"))
+        ledger_file = directory / "jobs" / f"{place.name}.json"
+        ledger = as_dict(read_or_none(ledger_file)) if ledger_file.exists() else None
+        found.append(_Found(place.name, place, job, ledger, label, as_dict(sweep).get("look")))
+    if not found:
+        raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
+    return found
+
+
+def _row(found: _Found) -> Record:
+    summary, problem = _read_summary(found)
+    row: Record = {key: as_text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}
+    row["run"], row["run_dir"] = found.run, str(found.run_dir.resolve())
+    if found.variant:
+        row["architecture"] = f"{row['architecture']} {found.variant}"
+    row["seed"] = as_number(summary.get("seed", found.planned.get("seed")))
+    row["data_order_seed"], row["look"] = as_number(summary.get("data_order_seed")), as_number(found.look)
+    row["status"], row["error"] = _status(found, summary, problem)
+    accounting, final = as_dict(summary.get("accounting")), as_dict(summary.get("final"))
+    row.update({key: as_number(accounting.get(key)) for key in (*PARAMETERS, *ACCOUNTED)})
+    row.update({key: as_number(final.get(key)) for key in RESULTS})
+    environment, solved = as_dict(summary.get("environment")), as_dict(summary.get("solved"))
+    row.update(match=as_text(summary.get("match")), match_residual=as_number(summary.get("match_residual")))
+    row.update(solved=" ".join(f"{key}={value}" for key, value in solved.items()) or None)
+    row.update(device=as_text(environment.get("device")), threads=as_number(environment.get("threads")))
+    row.update(precision=as_text(environment.get("precision")), contract=_contract(summary))
+    assessed = load_evaluation(found.run_dir)
+    for stage, entry in _stages(summary):
+        values, evaluation = as_dict(entry), assessed.get(stage) or _NOT_EVALUATED
+        references = evaluation["references"] or as_dict(values.get("references"))
+        tested = evaluation["test"].get(values.get("corpus"), {})
+        origin = as_text(values.get("branch_of"))
+        if origin is not None:
+            row[f"{stage}/{BRANCH_OF}"] = origin
+        for key in TESTED:
+            row[f"{stage}/{key}"] = tested.get(key.removeprefix("test_"))
+            if origin is None:  # of the last stage that is no branch, as all results of a run
+                row[key] = row[f"{stage}/{key}"]
+        row.update({f"{stage}/{key}": as_number(values.get(key)) for key in STAGE_RESULTS})
+        row.update({f"{stage}/{key}": as_number(references.get(key)) for key in REFERENCES})
+        row[f"{stage}/{ABOVE_FLOOR}"] = as_number(evaluation["context"].get(ABOVE_FLOOR))
+    return row
+
+
+def _contract(summary: Record) -> Record:
+    """Return the contract in printable text: the file may come from somebody else."""
+    values = with_current_names(as_dict(summary.get("contract"))).items()
+    return {clean_text(key): clean_text(value) if isinstance(value, str) else value for key, value in values}
+
+
+def _in_order(rows: list[Record]) -> list[Record]:
+    amounts: dict[Any, list[float]] = {}
+    for row in rows:
+        amounts.setdefault(row["size"], []).append(row["total_params"] or math.inf)
+    known = {name: index for index, name in enumerate(ARCHITECTURES)}
+
+    asked = {name: index for index, name in enumerate(dict.fromkeys(str(row["architecture"]) for row in rows))}
+
+    def place(row: Record) -> tuple[Any, ...]:
+        whole, size = str(row["architecture"]), str(row["size"])
+        name, _, varied = whole.partition(" ")  # what the sweep varies of it stays in the order of the sweep
+        order = asked[whole] if varied else 0
+        return min(amounts[row["size"]]), size, known.get(name, len(known)), name, order, row["seed"] or 0
+
+    return sorted(rows, key=place)
+
+
+def _read_summary(found: _Found) -> tuple[Record, str | None]:
+    """Return the summary, or an empty one and why it cannot be read."""
+    path = found.run_dir / "summary.json"
+    if not path.is_file():
+        return {}, "summary.json is missing"
+    try:
+        content = read_checked(path, "train the run again with rerun=true")
+    except UserError as error:
+        return {}, str(error).removeprefix(f"{found.run_dir}/")
+    return (as_dict(content), None) if isinstance(content, dict) else ({}, "summary.json holds no summary")
+
+
+def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, str | None]:
+    """Decide status and error. The parent that saw a job end knows better than what a killed child left behind;
+    where the parent itself was killed, its "running" yields to the end that the child wrote down."""
+    own, error = as_text(summary.get("status")), as_text(summary.get("error"))
+    ledger = found.ledger or {}
+    known = as_text(ledger.get("status"))
+    if known in FINAL_STATUSES and not (known == "done" and problem):
+        return str(known), None if known == "done" else as_text(ledger.get("error")) or error
+    if own:
+        return own, error
+    if known == "running":
+        return known, None
+    never_started = found.planned and found.ledger is None and not found.run_dir.exists()
+    return ("pending", None) if never_started else ("unknown", problem)
+
+
+def read_points(path: Path, max_rows: int | None) -> list[Record]:
+    """Read the rows of a metrics.jsonl, about `max_rows` of them; see `read_metrics`."""
+    try:
+        lines = read_bytes(path).splitlines()
+    except UserError:
+        return []
+    if max_rows and len(lines) > max_rows:
+        stride = math.ceil(len(lines) / max_rows)
+        validation = {index for index, line in enumerate(lines) if b'"val/' in line}
+        spared = validation if len(validation) <= max_rows else set[int]()
+        lines = [line for index, line in enumerate(lines) if index % stride == 0 or index in spared]
+    try:
+        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is several times faster
+    except (ValueError, RecursionError):
+        rows = [row for line in lines if (row := _parse(line)) is not None]
+    return _drop_replayed(map(as_dict, cast(list[Any], rows)))
+
+
+def _drop_replayed(rows: Iterable[Record]) -> list[Record]:
+    """Keep the newest account of every step: a resumed run goes back to its checkpoint and logs on from there."""
+    kept: list[Record] = []
+    for row in rows:
+        stage, step = row.get("stage"), as_number(row.get("step"))
+        if not isinstance(stage, str) or step is None:
+            continue
+        if kept and kept[-1]["stage"] == stage and kept[-1]["step"] > step:
+            while kept and kept[-1]["stage"] == stage and kept[-1]["step"] >= step:
+                kept.pop()
+        kept.append(row)
+    return kept
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # the half line of a run that was killed
+        return None
+
+
+def reference_losses(record: Record, stage: str) -> dict[str, tuple[float, float | None]]:
+    """Return (nats per token, bits per byte) of what a loss is read against, as far as it is known.
+
+    uniform: every token equally likely. unigram: entropy of the token frequencies. entropy floor: the
+    exact entropy of the generated corpus.
+    """
+    size = record.get(f"{stage}/bytes_per_token")
+    found: dict[str, tuple[float, float | None]] = {}
+    for name in ("uniform", "unigram"):
+        loss = record.get(f"{stage}/{name}_loss")
+        if loss is not None:
+            found[name] = (loss, loss / math.log(2) / size if size else None)
+    floor = record.get(f"{stage}/floor_bits_per_byte")
+    if floor is not None and size:
+        found[FLOOR] = (floor * math.log(2) * size, floor)
+    return found

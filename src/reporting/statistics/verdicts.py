@@ -1,0 +1,374 @@
+"""Say which architecture came out best, and above all when nothing can be said.
+
+A verdict needs equal contracts (src/config/comparability.py) and at least three seeds of each architecture. A
+*headline* is a stage
+of a group of such runs. One correction covers all headlines of a report (src/reporting/statistics).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from src.config.comparability import SPEED_KEYS, comparable_groups, differences
+from src.config.formatting import NOTHING
+from src.reporting.data.json_values import Record
+from src.reporting.data.runs import split_of, stage_names, to_records
+from src.reporting.statistics.comparison import (
+    LEVEL,
+    MIN_SEEDS,
+    Comparison,
+    Pair,
+    compare_stages,
+    correct_for_headlines,
+    mean_and_half_width,
+)
+from src.reporting.statistics.costs import cost_line
+from src.reporting.statistics.sample_size import POWER, seeds_needed
+from src.reporting.statistics.sequential import LOOKS, share_of_look
+
+DIFFERENCE = 0.02
+"""Bits per byte for which the number of seeds is given, unless the user states a margin."""
+METHOD = (
+    "Verdicts are on bits per byte of the {split} text; seeds are independent replicates; sd: standard deviation over "
+    "seeds. best: ahead of every other by Welch's t test, {correction}5% level over the whole report. significantly "
+    "worse, and the intervals of the table Pairs: simultaneous over all pairs{headlines}, the wider of Tukey-Kramer's "
+    "and Games-Howell's, 95%."
+)
+TRIAL = "trial"
+"""What the contract of a run says that is part of a search for learning rates."""
+LETTERED = "contract "
+SPLITS = {"test": "test", "val": "validation"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of one size with equal contracts: these, and only these, are ranked against each other."""
+
+    size: str
+    mark: str
+    """Tells apart groups of the same size: by matching rule and budget, else by a letter; empty where there is one."""
+    runs: list[Record]
+
+    @property
+    def is_lettered(self) -> bool:
+        """Whether the matching rule and the budget do not tell it apart."""
+        return self.mark.startswith(LETTERED)
+
+    @property
+    def short(self) -> str:
+        """The mark where there is little room."""
+        return self.mark.removeprefix(LETTERED)
+
+    @property
+    def title(self) -> str:
+        return f"{self.size}, {self.mark}" if self.mark else self.size
+
+    @property
+    def budget(self) -> str:
+        """What each run was given alike: tokens, flops or time."""
+        return str(self.runs[0]["contract"].get("training.budget", "tokens"))
+
+    def by_architecture(self) -> dict[str, list[Record]]:
+        """Return the runs of each architecture."""
+        members: dict[str, list[Record]] = {}
+        for run in self.runs:
+            members.setdefault(str(run["architecture"]), []).append(run)
+        return members
+
+    def has_twins(self) -> bool:
+        """Whether an architecture has two runs of the same seeds: then they differ by more than the seeds."""
+        seeds = [
+            [(run["seed"], run.get("data_order_seed")) for run in runs] for runs in self.by_architecture().values()
+        ]
+        return any(len(set(pairs)) < len(pairs) for pairs in seeds)
+
+    @property
+    def search_differences(self) -> str:
+        """What its learning rates were searched for, where that is not these runs."""
+        return str(self.runs[0]["contract"].get("search_differences") or "")
+
+
+def ranking_groups(records: Sequence[Record]) -> list[Group]:
+    """Group the finished runs by size and contract, in order of appearance."""
+    sizes: dict[str, dict[str, Record]] = {}
+    for record in records:
+        if record["status"] == "done":
+            sizes.setdefault(str(record["size"]), {})[record["run"]] = record
+    split = {
+        size: comparable_groups({name: run["contract"] for name, run in runs.items()}) for size, runs in sizes.items()
+    }
+    members = [(size, [sizes[size][name] for name in names]) for size, groups in split.items() for names in groups]
+    if any(len(groups) > 1 for groups in split.values()):
+        rules = [(size, *_rules(runs[0])) for size, runs in members]
+        told = len(set(rules)) == len(rules)
+        marks = [_mark(rule[1:]) if told else f"{LETTERED}{_letter(index)}" for index, rule in enumerate(rules)]
+    else:
+        marks = [""] * len(members)
+    return [Group(size, mark, runs) for (size, runs), mark in zip(members, marks, strict=True)]
+
+
+RULES = ("match", "training.budget", "stages")
+"""Keys of a contract that name a comparison: others than these make runs that no comparison is about."""
+BUDGETS = {"tokens": "equal tokens", "flops": "equal FLOPs", "time": "equal time"}
+
+
+def _rules(run: Record) -> tuple[str, str]:
+    return str(run["contract"].get("match")), str(run["contract"].get("training.budget", "tokens"))
+
+
+def _mark(rules: tuple[str, str]) -> str:
+    return f"match {rules[0]}, {BUDGETS.get(rules[1], rules[1])}"
+
+
+class Headline(NamedTuple):
+    """One stage of a group, compared."""
+
+    group: Group
+    stage: str
+    comparison: Comparison
+    p: float
+    """That the leader is not the best, corrected for all headlines of the report."""
+
+    @property
+    def has_best(self) -> bool:
+        """Whether the leader is significantly better than every other stable architecture."""
+        return self.p < LEVEL
+
+    def result(self, pair: Pair, margin: float | None = None) -> str:
+        """Say in a word or two what became of a pair."""
+        if pair.is_significant:
+            return "significant"
+        if self.has_best and pair.better == self.comparison.leader:
+            return "significant as best"
+        return "equivalent" if margin is not None and pair.is_equivalent(margin) else "not significant"
+
+
+def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
+    """Compare the architectures of every group and stage that can have a verdict."""
+    records, stages = to_records(runs), stage_names(runs)
+    split = split_of(records, stages)
+    found = [
+        (group, {stage: values for stage in stages if (values := _values(group, stage, split)) is not None})
+        for group in ranking_groups(records)
+        if _refusal(group) is None
+    ]
+    n, share = sum(len(values) for _, values in found), _level_share(records)
+    compared = [
+        (group, stage, comparison)
+        for group, values in found
+        for stage, comparison in zip(values, compare_stages(list(values.values()), n / share), strict=True)
+    ]
+    corrected = correct_for_headlines([comparison for *_, comparison in compared])
+    return [Headline(*each, min(1.0, p / share)) for each, p in zip(compared, corrected, strict=True)]
+
+
+def is_decided(runs: pd.DataFrame, margin: float | None = None) -> bool:
+    """Whether each headline names a best, or finds all that is not significant equivalent within the margin."""
+    headlines = compare_headlines(runs)
+    return bool(headlines) and all(
+        headline.has_best
+        or all(
+            pair.is_significant or (margin is not None and pair.is_equivalent(margin))
+            for pair in headline.comparison.behind_leader()
+        )
+        for headline in headlines
+    )
+
+
+def _level_share(records: Sequence[Record]) -> float:
+    """Return the share of the level that this report may spend: less than all at a look of `seeds=auto`."""
+    looks = {int(record["look"]) for record in records if record.get("look") is not None}
+    return min((share_of_look(look) for look in looks if look < len(LOOKS)), default=1.0)
+
+
+def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
+    """Write the verdict on these runs: lines for each group and stage, then what limits it.
+
+    margin: the difference, in bits per byte, within which architectures count as equivalent (`verdict.margin`).
+    """
+    records, lines = to_records(runs), list[str]()
+    if any(record["contract"].get("learning_rate_search") == TRIAL for record in records):
+        return ["no verdict: these runs are trials of learning rates, on seeds that no comparison uses"]
+    groups, stages, split = ranking_groups(records), stage_names(runs), split_of(records, stage_names(runs))
+    headlines = compare_headlines(runs)
+    compared = {(each.group.title, each.stage): each for each in headlines}
+    for group in groups:
+        if (problem := _refusal(group)) is not None:
+            lines.append(f"{group.title}: {problem}")
+            continue
+        for stage in stages:
+            if (headline := compared.get((group.title, stage))) is None:
+                found = [f"no verdict: some runs have no {SPLITS[split]} loss"]
+            else:
+                found = _headline_lines(headline, margin, len(headlines))
+                if group.search_differences:
+                    found[0] += " (rates searched for other settings)"
+            lines += [f"{group.title}: {stage}: {line}" for line in found]
+        if cost := cost_line(group.by_architecture()):
+            lines.append(f"{group.title}: {cost}")
+    if not groups:
+        lines.append("no verdict: no run is finished")
+    for size in dict.fromkeys(group.size for group in groups):
+        ranked = {run["architecture"] for group in groups if group.size == size for run in group.runs}
+        missing = dict.fromkeys(str(run["architecture"]) for run in records if run["size"] == size)
+        if names := [name for name in missing if name not in ranked]:
+            lines.append(f"{size}: no finished run of {', '.join(names)}: not ranked")
+    lines += _contract_lines(groups)
+    if n := len(headlines):
+        correction = f"corrected for {n} headlines (Hochberg), " if n > 1 else ""
+        both = f" and {n} headlines (Bonferroni)" if n > 1 else ""
+        lines.append(METHOD.format(split=SPLITS[split], correction=correction, headlines=both))
+        if (share := _level_share(records)) < 1:
+            looks = ", ".join(map(str, LOOKS))
+            lines.append(f"seeds=auto: looks at {looks} seeds share the 5%; this one is tested at {LEVEL * share:.2%}.")
+    return lines
+
+
+def breach_lines(records: Sequence[Record]) -> list[str]:
+    """Say what would keep runs with these contracts from a verdict, whatever comes of them.
+
+    records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.
+    """
+    groups = ranking_groups(records)
+    lines = [f"{group.title}: {problem}" for group in groups if (problem := _refusal(group)) is not None]
+    return lines + _contract_lines(groups)
+
+
+def _refusal(group: Group) -> str | None:
+    """Say why nothing can be said of a group, whatever came out."""
+    members = group.by_architecture()
+    if len(members) < 2:
+        return f"not ranked: no other architecture than {next(iter(members))} has this contract"
+    if group.has_twins():
+        return "no verdict: an architecture has several runs of one seed, which differ by more than the seed"
+    fewest = min(members, key=lambda name: len(members[name]))
+    if (n := len(members[fewest])) < MIN_SEEDS:
+        owner = "" if all(len(runs) == n for runs in members.values()) else f" of {fewest}"
+        return f"no verdict: {n} seed{'s' * (n != 1)}{owner}; at least {MIN_SEEDS} are needed"
+    if group.budget == "time" and (problem := _unequal_times(group)):
+        return f"no verdict: {problem}"
+    return None
+
+
+def _values(group: Group, stage: str, split: str) -> dict[str, list[float]] | None:
+    """Return bits per byte of each architecture's seeds; None where a run has none."""
+    key = f"{stage}/{split}_bits_per_byte"
+    values: dict[str, list[Any]] = {name: [run[key] for run in runs] for name, runs in group.by_architecture().items()}
+    return None if any(value is None for row in values.values() for value in row) else values
+
+
+TIME_TOLERANCE = 0.1
+"""The longest of runs with equal time may have trained so much longer than the shortest."""
+
+
+def _unequal_times(group: Group) -> str | None:
+    """Say why runs that were to train equally long did not."""
+    if any(run["contract"].get("host_shared") for run in group.runs):
+        return "jobs shared the machine, so that equal time gave unequal work"
+    if len(comparable_groups({run["run"]: run["contract"] for run in group.runs}, speed=True)) > 1:
+        return "the runs had other devices, threads or versions, so that equal time gave unequal work"
+    times = [run["tokens"] / run["tokens_per_second"] for run in group.runs if run.get("tokens_per_second")]
+    if times and max(times) > (1 + TIME_TOLERANCE) * min(times):
+        return f"the runs trained from {min(times):.0f} to {max(times):.0f} s, so the budget was not equal time"
+    return None
+
+
+def _headline_lines(headline: Headline, margin: float | None, n_headlines: int) -> list[str]:
+    """Write the ranking, then what is equivalent and how many seeds would decide what is not significant."""
+    comparison = headline.comparison
+    stable, pairs = comparison.stable, comparison.behind_leader()
+
+    def show(names: Sequence[str]) -> str:
+        return ", ".join(f"{name} {fmean(stable[name]):.3f} (sd {stdev(stable[name]):.3f})" for name in names)
+
+    if headline.has_best:
+        of = " of the stable" if comparison.unstable else ""
+        parts = [f"best{of} is {show([comparison.leader])}", f"significantly worse {show([p.other for p in pairs])}"]
+        open_pairs: list[Pair] = []
+    else:
+        # A worse mean is never placed above a better one that is significantly worse, however noisy it is.
+        first = [pair.other for pair in takewhile(lambda pair: not pair.is_significant, pairs)]
+        worse = [pair.other for pair in pairs if pair.is_significant]
+        open_pairs = [pair for pair in pairs if not pair.is_significant]
+        noisy = [pair.other for pair in open_pairs if pair.other not in first]
+        parts = [f"no significant best; lowest mean {show([comparison.leader])}"]
+        for words, names in (
+            ("not significantly worse", first),
+            ("significantly worse", worse),
+            ("worse in the mean, but too noisy to be significantly worse", noisy),
+        ):
+            parts += [f"{words} {show(names)}"] if names else []
+    if comparison.unstable:
+        seeds = [f"{name} ({', '.join(f'{v:.3f}' for v in values)})" for name, values in comparison.unstable.items()]
+        parts.append(f"unstable at this learning rate, so neither averaged nor ranked: {', '.join(seeds)}")
+    return [
+        f"{'; '.join(parts)} ({_count_seeds(comparison)})",
+        *_undecided(comparison, open_pairs, margin, n_headlines),
+    ]
+
+
+def _count_seeds(comparison: Comparison) -> str:
+    counts = {len(values) for values in (*comparison.stable.values(), *comparison.unstable.values())}
+    return f"{min(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
+
+
+def _undecided(comparison: Comparison, pairs: list[Pair], margin: float | None, n_headlines: int) -> list[str]:
+    """Say which of these pairs are equivalent within the margin, and how many seeds would decide the others."""
+    lines: list[str] = []
+    if margin is not None and (equal := [pair.other for pair in pairs if pair.is_equivalent(margin)]):
+        lines.append(f"equivalent to {comparison.leader} within {margin:g} bits per byte: {', '.join(equal)}")
+        pairs = [pair for pair in pairs if pair.other not in equal]
+    if not pairs:
+        return lines
+    difference, needs = margin or DIFFERENCE, list[str]()
+    for pair in pairs:
+        values = [comparison.stable[name] for name in (pair.better, pair.other)]
+        spread = (sum(stdev(seeds) ** 2 for seeds in values) / 2) ** 0.5
+        needed, fewest = seeds_needed(difference, spread, n_headlines), min(map(len, values))
+        more = "too many" if needed is None else str(max(1, needed - fewest))
+        needs.append(f"{pair.other} {more}")
+    start = f"no significant difference from {comparison.leader}; more seeds that would decide a difference of"
+    return [*lines, f"{start} {difference:g} bits per byte (power {POWER:g}): {', '.join(needs)}"]
+
+
+def show_mean(values: Sequence[float], spec: str = ".3f") -> str:
+    """Write a mean, with half its 95% interval where there are three values or more; a dash where there is none."""
+    if not values:
+        return NOTHING
+    mean, half = mean_and_half_width(values)
+    return f"{mean:{spec}}" + (f"±{half:.3f}" if half is not None else "")
+
+
+def _contract_lines(groups: list[Group]) -> list[str]:
+    lines: list[str] = []
+    shared_host = False
+    for size in dict.fromkeys(group.size for group in groups):
+        contracts = {run["run"]: run["contract"] for group in groups if group.size == size for run in group.runs}
+        found = {line.split(":")[0]: line for line in differences(contracts)}
+        if not any(group.is_lettered for group in groups if group.size == size):  # the marks tell the rest
+            found = {key: line for key, line in found.items() if key not in RULES}
+        why = "; ".join(found.values())
+        if found.keys() - set(SPEED_KEYS):
+            lines.append(f"{size}: not comparable where contracts differ, so ranked only within the same one: {why}")
+        elif found:
+            lines.append(f"{size}: the loss may be compared, speed, memory and time may not: {why}")
+        shared_host = shared_host or any(contract.get("host_shared") for contract in contracts.values())
+    if shared_host:
+        lines.append("Jobs shared the machine: speed and time say nothing about the architectures.")
+    if len({group.size for group in groups}) > 1:
+        lines.append("Runs of different sizes are not ranked against each other.")
+    contracts = [run["contract"] for group in groups for run in group.runs]
+    for differences_of_search in dict.fromkeys(str(one.get("search_differences") or "") for one in contracts):
+        if differences_of_search:
+            lines.append(f"Learning rates were searched for other settings: {differences_of_search}")
+    if any(contract.get("learning_rate_search") == "none" for contract in contracts):
+        lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
+    return lines
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"#{index + 1}"

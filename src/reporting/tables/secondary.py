@@ -1,0 +1,230 @@
+"""Tables besides the comparison: costs, forgetting, gaps by budget, generated scripts, pairs, and documents.
+
+A row an architecture (or a pair), the mean over the seeds of comparable runs (± half a 95% interval, from three seeds
+on).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
+
+import pandas as pd
+
+from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time
+from src.reporting.data.json_values import Record, known_values, mean_value
+from src.reporting.data.problems import Problems
+from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
+from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
+from src.reporting.statistics.verdicts import SPLITS, compare_headlines, ranking_groups, show_mean
+from src.reporting.tables.comparison import Column, Table, Titled
+
+SCRIPTS = {
+    "finished": "finished",
+    "valid": "valid",
+    "findings_per_line": "findings/line",
+    "memorised": "memorised",
+    "distinct_4": "distinct",
+}
+"""What was found of generated scripts, and how its columns are called."""
+
+
+Evaluations = list[dict[str, Record]]
+"""Of each seed: stage -> what stands in its evaluation.json."""
+
+
+def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin: float | None = None) -> list[Titled]:
+    """Build the tables for which any finished run has something; `problems` as for `build_charts`, `margin` as for
+    `verdict_lines`."""
+    builders: dict[str, Callable[[pd.DataFrame], Titled]] = {"size and cost": _cost, "forgetting": _forgetting}
+    for origin, branches in branches_of(runs).items():
+        builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
+    builders |= {
+        "generated scripts": _scripts,
+        "pairs": partial(_pairs, margin=margin),
+        "differences over documents": _documents,
+    }
+    found: list[Titled] = []
+    for name, build in builders.items():
+        table = build(runs) if problems is None else problems.attempt(f"table of {name}", partial(build, runs), None)
+        found += [table] if table and table.table.rows else []
+    return found
+
+
+def _cost(runs: pd.DataFrame) -> Titled:
+    """Say what each architecture has and took, the mean over seeds."""
+    columns = {
+        "total_params": (Column("parameters", "all"), show_count),
+        "non_embedding_params": (Column("parameters", "no embeddings"), show_count),
+        "active_non_embedding_params": (Column("parameters", "active"), show_count),
+        "train_flops_per_token": (Column("", "FLOPs/token"), show_flops),
+        "state_bytes": (Column("", "state"), show_bytes),
+        "tokens": (Column("", "tokens"), show_count),
+        "train_flops": (Column("", "FLOPs"), show_flops),
+        "peak_memory_bytes": (Column("", "memory"), show_bytes),
+        "wall_time_s": (Column("", "time"), show_time),
+    }
+
+    def row(members: list[Record]) -> list[list[str]]:
+        return [[str(len(members)), *(show(mean_value(members, key)) for key, (_, show) in columns.items())]]
+
+    note = (
+        "Means over seeds. active: at work for a token, without embeddings. FLOPs: of training, by formula. state: of "
+        "a sequence while decoding, at the training context."
+    )
+    heads = [Column("", "seeds"), *(column for column, _ in columns.values())]
+    return Titled("Size and cost", _table(runs, heads, row), note)
+
+
+def _forgetting(runs: pd.DataFrame) -> Titled:
+    """Compare, for each corpus, bits per byte after the stage that learned it and after the last."""
+
+    def rows(members: list[Record]) -> list[list[str]]:
+        seeds = _evaluations(members)
+        stages = [stage for stage in seeds[0] if not members[0].get(f"{stage}/{BRANCH_OF}")] if seeds else []
+        found: list[list[str]] = []
+        for stage in stages[:-1]:
+            corpus = str(seeds[0][stage]["corpus"])
+            pairs = [(_bits(seed, stage, corpus), _bits(seed, stages[-1], corpus)) for seed in seeds]
+            whole = [(before, after) for before, after in pairs if before is not None and after is not None]
+            if whole:
+                before, after = ([pair[side] for pair in whole] for side in (0, 1))
+                change = [b - a for a, b in whole]
+                found.append([corpus, stages[-1], show_mean(before), show_mean(after), show_mean(change, "+.3f")])
+        return found
+
+    columns = [Column("", "corpus"), Column("", "after"), Column("bits/byte", "before"), Column("bits/byte", "then")]
+    note = "Test bits per byte of a corpus after the stage that learned it, and after the last one: what was forgotten."
+    return Titled("Forgetting", _table(runs, [*columns, Column("", "change")], rows), note)
+
+
+def _documents(runs: pd.DataFrame) -> Titled:
+    """Say how far the differences from the best architecture depend on the documents of the test text."""
+    groups, rows = ranking_groups(to_records(runs)), list[list[str]]()
+    for group in groups:
+        seeds = {name: _evaluations(members) for name, members in group.by_architecture().items()}
+        for stage in dict.fromkeys(stage for found in seeds.values() for seed in found for stage in seed):
+            losses = {name: _document_losses(found, stage) for name, found in seeds.items()}
+            known = {name: each for name, each in losses.items() if each is not None}
+            best = min(known, key=lambda name: known[name].nats.sum(), default="")
+            for name in known.keys() - {best}:
+                if found := difference_over_documents(known[name], known[best]):
+                    cells = f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}", str(found.n_documents)
+                    rows.append([*([group.title] if len(groups) > 1 else []), stage, best, name, *cells])
+    names = [*(["size"] if len(groups) > 1 else []), "stage", "best", "other", "behind by", "95% interval", "documents"]
+    note = (
+        "Bits per byte of the test text, means over seeds. The interval is over documents (bootstrap): what other "
+        "documents of the same kind might give. Seeds and chance in training are not in it; the verdict is on them. "
+        "Scripts of one package are alike, so that the interval of code is too short rather than too long."
+    )
+    return Titled("Differences over documents", Table([Column("", name) for name in names], sorted(rows), []), note)
+
+
+def _document_losses(seeds: Evaluations, stage: str) -> DocumentLosses | None:
+    if not seeds or any(stage not in seed for seed in seeds):
+        return None
+    corpus = str(seeds[0][stage]["corpus"])
+    return losses_of([seed[stage]["documents"].get(corpus, {}) for seed in seeds])
+
+
+def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> Titled:
+    """Compare the distance of each architecture to the best at each budget of a stage, the smallest budget first."""
+    records = to_records(runs)
+    budgets = {
+        stage: sorted({record[f"{stage}/tokens"] for record in records if record.get(f"{stage}/tokens") is not None})
+        for stage in (*branches, origin)
+    }
+    stages = sorted(budgets, key=lambda stage: max(budgets[stage], default=0))
+    split = split_of(records, stages)
+    groups = ranking_groups(records)
+    several = len(groups) > 1
+    rows: list[list[str]] = []
+    for group in groups:
+        found = {
+            architecture: [known_values(members, f"{stage}/{split}_bits_per_byte") for stage in stages]
+            for architecture, members in group.by_architecture().items()
+        }
+        best = [min((fmean(own) for own in column if own), default=0.0) for column in zip(*found.values(), strict=True)]
+        for architecture, values in found.items():
+            pairs = zip(values, best, strict=True)
+            cells = [[show_mean(own), f"{fmean(own) - least:.3f}" if own else NOTHING] for own, least in pairs]
+            rows.append([architecture, *([group.title] if several else []), *(cell for pair in cells for cell in pair)])
+    columns = [Column("", "architecture"), *([Column("", "size")] if several else [])]
+    for stage in stages:
+        head = f"{show_count(budgets[stage][0])} tokens" if len(budgets[stage]) == 1 else stage
+        columns += [Column(head, "bits/byte"), Column(head, "gap")]
+    note = (
+        f"{SPLITS[split].capitalize()} bits per byte after each budget of stage {origin}. gap: the distance to the "
+        "least mean of the same budget."
+    )
+    return Titled(f"Gap by budget: {origin}", Table(columns, rows, []), note)
+
+
+def _scripts(runs: pd.DataFrame) -> Titled:
+    """Sum up the generated scripts of each architecture."""
+
+    def rows(members: list[Record]) -> list[list[str]]:
+        found: list[list[str]] = []
+        seeds = _evaluations(members)
+        for stage in seeds[0] if seeds else ():
+            told = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
+            if told:
+                cells = [show_mean([values[key] for values in told if values.get(key) is not None]) for key in SCRIPTS]
+                found.append([stage, str(sum(values["n"] for values in told)), *cells])
+        return found
+
+    columns = [Column("", "after"), Column("", "scripts"), *(Column("", name) for name in SCRIPTS.values())]
+    note = (
+        "Scripts drawn at fixed seeds; none is ever run. finished: ended by the model, not at the limit of tokens "
+        "(then cut after the last whole line). valid: bash -n takes it. findings: of shellcheck. memorised: share of "
+        "tokens in stretches of 24 that stand in the training text. distinct: share of runs of four tokens that are "
+        "unlike."
+    )
+    return Titled("Generated scripts", _table(runs, columns, rows), note)
+
+
+def _pairs(runs: pd.DataFrame, margin: float | None) -> Titled:
+    """Give the difference of each pair of stable architectures in every headline."""
+    found = compare_headlines(runs)
+    several = len({headline.group.title for headline in found}) > 1
+    rows = [
+        [
+            *([headline.group.title] if several else []),
+            headline.stage,
+            pair.better,
+            pair.other,
+            f"{pair.difference:.3f}±{pair.half_width:.3f}",
+            headline.result(pair, margin),
+        ]
+        for headline in found
+        for pair in headline.comparison.pairs
+    ]
+    names = [*(["size"] if several else []), "stage", "better", "other", "bits/byte", "result"]
+    note = (
+        "How much worse the other is, with its simultaneous 95% interval over all pairs and headlines of this report. "
+        "better: by the mean. significant: the interval excludes 0. significant as best: the verdict that the first is "
+        "best tests its own pairs alone and so needs less. Unstable architectures are left out."
+    )
+    if margin is not None:
+        note += f" equivalent: the interval lies within ±{margin:g} bits per byte."
+    return Titled("Pairs", Table([Column("", name) for name in names], rows, []), note)
+
+
+def _table(runs: pd.DataFrame, columns: Sequence[Column], rows: Callable[[list[Record]], list[list[str]]]) -> Table:
+    """Put the rows of each architecture of each group below each other."""
+    groups = ranking_groups(to_records(runs))
+    several = len(groups) > 1
+    body: list[list[str]] = []
+    for group in groups:
+        for architecture, members in group.by_architecture().items():
+            head = [architecture, *([group.title] if several else [])]
+            body += [[*head, *row] for row in rows(members)]
+    head = [Column("", "architecture"), *([Column("", "size")] if several else [])]
+    return Table([*head, *columns], body, [])
+
+
+def _evaluations(members: Sequence[Record]) -> Evaluations:
+    return [found for run in members if (found := load_evaluation(run["run_dir"]))]
+
+
+def _bits(seed: dict[str, Record], stage: str, corpus: str) -> float | None:
+    return seed[stage]["test"].get(corpus, {}).get("bits_per_byte") if stage in seed else None

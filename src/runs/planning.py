@@ -1,0 +1,203 @@
+"""From overrides to a run that can start: composed, checked, its data at hand, its folder named."""
+
+import glob
+import json
+import sys
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from src.cli.command_line import SINGLE_RUN, as_argument, given_keys
+from src.cli.compose import compose_config
+from src.cli.validation import validate
+from src.config.limits import check_settings
+from src.config.schema import TrainConfig, UserError
+from src.data.document import GENERATED
+from src.data.loader import build_loader, eval_windows
+from src.data.preparation.prepare import PreparedData, find_prepared, prepare_data
+from src.data.tokenizer.bpe import encode, load_tokenizer
+from src.model.size_matching import match_of
+from src.runs.resource_check import check_disk, check_memory
+from src.runs.run_id import NOT_DECIDING, run_name
+from src.runs.tuned_learning_rates import with_found_rate, with_search_differences
+from src.runtime.atomic_files import read_json, read_yaml, sha256_of
+
+if TYPE_CHECKING:
+    from src.training.checkpoint import CheckpointInfo
+
+T = TypeVar("T")
+LENGTH = ("max_tokens", "max_steps", "max_seconds", "measured_steps", "micro_batch_size")
+"""How long a run trains, and in which pieces."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start."""
+
+    config: TrainConfig
+    data: PreparedData
+    init: "CheckpointInfo | None"
+    folder: Path
+
+
+def plan_runs(jobs: list[list[str]]) -> list[Plan]:
+    """Plan a run for each list of overrides; all are checked before data is prepared for any.
+
+    Raises:
+        UserError: a configuration is wrong, or its data is not prepared.
+    """
+    checked = check_jobs(jobs)
+    return [_plan(config, init) for config, init in show_progress(checked, "Planning jobs")]
+
+
+def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":
+    """Compose all jobs of a command line and check what needs no data. Raises: UserError."""
+    return [check_job(overrides) for overrides in show_progress(jobs, "Checking jobs")]
+
+
+def show_progress(items: Collection[T], what: str) -> Iterable[T]:
+    """Show on standard error how far a loop over jobs has come, where it takes more than a second."""
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(items, what, unit="job", delay=1.0, mininterval=interval, leave=False)
+
+
+def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
+    """Compose a job and check all that needs no data. Raises: UserError."""
+    config, init = compose_config(TrainConfig, "train", overrides), None
+    check_settings(config)
+    check_data_keys(overrides)
+    if config.init_from is not None and config.learning_rates:
+        raise UserError(f"learning_rates={config.learning_rates}: init_from brings the rate of its run; leave one out")
+    if config.init_from is not None:
+        from src.runs.warm_start import inherit  # reads checkpoints, so it needs torch
+
+        config, init = inherit(config, overrides)
+    elif config.learning_rates:
+        config = with_found_rate(config, overrides)
+    validate(config)
+    if config.data.dir is None:  # else the data decide the vocabulary
+        check_memory(config, match_of(config).spec)
+    if init is not None:
+        check_other_text(config, init.folder.parents[2], overrides)
+    if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
+        from src.runtime.device import open_device  # asks torch what there is
+
+        open_device(config.runtime)
+    return config, init
+
+
+def check_data_keys(overrides: list[str]) -> None:
+    """Refuse settings of the data beside `data.dir`, whose data are prepared already. Raises: UserError."""
+    given = given_keys(overrides)
+    if "data.dir" not in given or SINGLE_RUN in overrides:  # a job of a sweep has the folder of what its settings say
+        return
+    for override in overrides:
+        (key,) = given_keys([override])
+        if key != "data.dir" and key.split(".")[0] in ("data", "tokenizer"):
+            raise UserError(f"{override}: would change nothing, since data.dir names prepared data; leave one out")
+
+
+def check_other_text(config: TrainConfig, run: Path, overrides: list[str]) -> None:
+    """Refuse text that would be prepared anew, with a tokenizer that the weights do not know. Raises: UserError."""
+    root, tokenizer = Path(config.output_root).expanduser(), config.tokenizer
+    changed = [item for item in overrides if next(iter(given_keys([item]))).startswith("data.")]
+    if not changed or tokenizer.path is not None or find_prepared(config.data, tokenizer, root) is not None:
+        return
+    if {config.data.language.source, config.data.code.source} <= set(GENERATED):
+        raise UserError(
+            f"{changed[0]}: this text would get another tokenizer than init_from={config.init_from} has; prepare it "
+            f"with python -m src.prepare {as_argument('tokenizer.path', str(run))} "
+            f"tokenizer.vocab_size={tokenizer.vocab_size} "
+            "and these settings, and give data.dir"
+        )
+
+
+def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
+    root = Path(config.output_root).expanduser()
+    return make_plan(config, init, _find_data(config, root))
+
+
+def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:
+    """Name a job's run, and see that its data and this machine serve it. Raises: UserError."""
+    if init is not None and init.tokenizer_sha256 != data.manifest["tokenizer"]["sha256"]:
+        raise UserError(
+            f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
+            "use the data that the run was trained on (data.dir=...)"
+        )
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    for name, stage in config.stage.stages.items():
+        check_prompts(f"stage.stages.{name}.prompts", stage.prompts, tokenizer)
+        build_loader(data, stage, config.training.seq_len, 0)
+        for corpus in stage.corpora:
+            eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
+    config = replace(
+        config,
+        data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),
+        tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
+    )
+    config = with_search_differences(config, data, init)
+    weights = sha256_of(init.folder / "model.safetensors") if init else None
+    folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
+    check_machine(config, folder)
+    return Plan(config, data, init, folder)
+
+
+def check_prompts(key: str, prompts: list[str], tokenizer: Tokenizer) -> None:
+    """Check that a tokenizer can encode the prompts of a stage. Raises: UserError."""
+    for prompt in prompts:
+        try:
+            encode(tokenizer, prompt)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+
+
+def check_machine(config: TrainConfig, folder: Path) -> None:
+    """See that memory and disk will do. Raises: UserError."""
+    spec = match_of(config).spec
+    check_memory(config, spec)
+    check_disk(config, spec, folder)
+
+
+def run_of_other_length(plan: Plan) -> Path | None:
+    """Find a finished run that differs from a planned one in nothing but its length."""
+    name = plan.folder.name
+    for folder in sorted(plan.folder.parent.glob(f"{glob.escape(name.rpartition('-')[0])}-*")):
+        try:
+            summary, theirs = read_json(folder / "summary.json"), read_yaml(folder / "config.yaml")
+            is_other = summary["status"] == "done" and summary["contract"]["data_hash"] == plan.data.fingerprint
+            if is_other and _apart_from_length(theirs) == _apart_from_length(asdict(plan.config)):
+                return folder
+        except (UserError, OSError, KeyError, TypeError):  # damaged, or of another version: no run to point to
+            continue
+    return None
+
+
+def _apart_from_length(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides a run's result, but for its length and for what it settles by itself."""
+    deciding = {key: value for key, value in values.items() if key not in (*NOT_DECIDING, "runtime")}
+    training = {key: value for key, value in deciding["training"].items() if key not in LENGTH}
+    return json.loads(json.dumps(deciding | {"training": training}))
+
+
+def refuse_twins(names: list[str]) -> None:
+    """Raise UserError where two jobs of a sweep are one run."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice}: two jobs of the sweep are the same run; drop one of the values")
+
+
+def _find_data(config: TrainConfig, root: Path) -> PreparedData:
+    if prepared := find_prepared(config.data, config.tokenizer, root):
+        return prepared
+    if {config.data.language.source, config.data.code.source} <= set(GENERATED):
+        return prepare_data(config.data, config.tokenizer, root)
+    corpora = {"language": config.data.language, "code": config.data.code}
+    paths = " ".join(f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local")
+    raise UserError(
+        f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare "
+        f"data={config.data.name} with the same settings{paths and f' ({paths})'}"
+    )

@@ -1,0 +1,134 @@
+"""Whether a run fits this machine: asked before anything is built or written, and again where memory has run out."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from src.config.formatting import show_bytes
+from src.config.schema import ModelSpec, TrainConfig, UserError
+from src.model.cost.memory_estimate import Memory, checkpoint_bytes, largest_micro_batch, training_memory
+from src.runtime.host import PROCESS_BYTES, has_memory_of_its_own, launched_processes, machine_bytes
+
+
+def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
+    """Check that training fits the memory of this machine. Raises UserError with settings that would.
+
+    A device with memory of its own is left to say so itself.
+    """
+    if has_memory_of_its_own(config.runtime.device):
+        return
+    sharing = launched_processes().local_size
+    available = machine_bytes() // sharing - PROCESS_BYTES
+    config = reckon_micro_batch(config, spec, available)
+    needed = memory_needed(config, spec).total
+    if needed > available:
+        each = f" for each of {sharing} processes" if sharing > 1 else ""
+        raise UserError(
+            f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
+            f"this machine has {show_bytes(available)}{each}{remedies(config, spec, available)}"
+        )
+
+
+def reckon_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
+    """Put the most that fits by the estimate, at least 1, where `training.micro_batch_size` is still auto."""
+    if config.training.micro_batch_size != "auto":
+        return config
+    return with_micro_batch(config, max(1, largest_by_estimate(config, spec, available_bytes)))
+
+
+def with_micro_batch(config: TrainConfig, size: int | str) -> TrainConfig:
+    """Return the same settings with another micro batch."""
+    return replace(config, training=replace(config.training, micro_batch_size=size))
+
+
+def largest_by_estimate(
+    config: TrainConfig,
+    spec: ModelSpec,
+    available_bytes: int,
+    *,
+    seq_len: int | None = None,
+    activation_checkpointing: bool | None = None,
+) -> int:
+    """Return the largest micro batch whose step should fit, with other settings where given; 0 if none does."""
+    training, recompute = config.training, config.runtime.activation_checkpointing
+    return largest_micro_batch(
+        spec,
+        seq_len=seq_len or training.seq_len,
+        global_batch_size=training.global_batch_size // launched_processes().size,
+        available_bytes=available_bytes,
+        activation_checkpointing=recompute if activation_checkpointing is None else activation_checkpointing,
+        precision=precision_of(config),
+        document_masking=training.document_masking,
+        dropout=training.dropout,
+    )
+
+
+def precision_of(config: TrainConfig) -> str:
+    """Return the precision to reckon with: what `auto` becomes is not known before the device is open."""
+    return "fp32" if config.runtime.precision == "auto" else config.runtime.precision
+
+
+def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
+    """Estimate the memory of a training step."""
+    training, runtime = config.training, config.runtime
+    return training_memory(
+        spec,
+        seq_len=training.seq_len,
+        micro_batch_size=training.micro_batch,
+        accumulate=training.global_batch_size // launched_processes().size > training.micro_batch,
+        activation_checkpointing=runtime.activation_checkpointing,
+        precision=precision_of(config),
+        document_masking=training.document_masking,
+        dropout=training.dropout,
+    )
+
+
+def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
+    """Name up to three changes after which training would fit, the least first."""
+    training, runtime = config.training, config.runtime
+    found: list[str] = []
+    shorter = [length for length in (training.seq_len >> shift for shift in range(1, 8)) if length >= 64]
+    for seq_len, recompute in [(training.seq_len, runtime.activation_checkpointing), (training.seq_len, True)] + [
+        (length, True) for length in shorter
+    ]:
+        largest = largest_by_estimate(
+            config, spec, available_bytes, seq_len=seq_len, activation_checkpointing=recompute
+        )
+        batch = min(largest, training.micro_batch)
+        changes = [
+            *([f"training.micro_batch_size={batch}"] if batch < training.micro_batch else []),
+            *(["runtime.activation_checkpointing=true"] if recompute and not runtime.activation_checkpointing else []),
+            *([f"training.seq_len={seq_len}"] if seq_len < training.seq_len else []),
+        ]
+        if batch and changes and (text := " ".join(changes)) not in found:
+            found.append(text)
+    if not found:
+        return "; not even one sequence would fit: choose a smaller size"
+    return f"; for example {', or '.join(found[:3])}"
+
+
+def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
+    """Check that the checkpoints of all stages fit the disk. Raises UserError."""
+    sizes, stages = checkpoint_bytes(spec), len(config.stage.stages)
+    there = sum(file.stat().st_size for file in run_dir.glob("checkpoints/*/*/*"))
+    # A checkpoint is written whole before it takes the place of the one before it.
+    needed = max(0, stages * (sizes.best + sizes.last) - there) + sizes.last
+    nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
+    free = shutil.disk_usage(nearest).free
+    if needed > free:
+        raise UserError(
+            f"output_root={config.output_root}: the checkpoints of this run take up to {show_bytes(needed)}, and "
+            f"{show_bytes(free)} are free; make room or give another output_root"
+        )
+
+
+def out_of_memory(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
+    """Tell in one line what was asked, what there is, and what would fit; `said` is the device's own word."""
+    # What did not fit is evidence: whatever is proposed has to need clearly less.
+    needed = memory_needed(config, spec).total
+    available = min(capacity_bytes - PROCESS_BYTES, int(0.9 * needed))
+    return (
+        f"training.micro_batch_size={config.training.micro_batch_size}: out of memory; training needs about "
+        f"{show_bytes(needed)}, the device has {show_bytes(capacity_bytes)} ({said})"
+        f"{remedies(config, spec, available)}"
+    )

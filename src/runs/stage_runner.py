@@ -1,0 +1,324 @@
+"""One stage of a run: fit from wherever its last checkpoint is, evaluate now and then, write samples at the end."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from src.config.schema import StageConfig, TrainConfig, UserError
+from src.data.loader import build_loader, eval_windows
+from src.data.preparation.prepare import PreparedData
+from src.data.tokenizer.bpe import byte_lengths, encode
+from src.evaluation.loss import evaluate_windows
+from src.inference.generation import generate
+from src.model.cost.model_cost import ModelCost
+from src.model.language_model import LanguageModel
+from src.model.size_matching import Match
+from src.runs.summary import FILE, Summary
+from src.runtime.atomic_files import finite, sha256_of, write_json
+from src.runtime.device import Device
+from src.runtime.log import Say
+from src.runtime.records import Mark, write_record
+from src.runtime.run_lock import removed
+from src.runtime.signals import StopRequest
+from src.runtime.timing import median_times
+from src.tracking.jsonl import JsonlLog
+from src.tracking.tracker import Tracker
+from src.training.checkpoint import (
+    CheckpointInfo,
+    Progress,
+    has_checkpoint,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.training.compilation import Forward
+from src.training.loop import Diverged, Hooks, TrainState, fit
+from src.training.optimizers import build_optimizer
+from src.training.stage_budget import StagePlan, plan_stage, stage_schedule
+from src.training.train_step import train_step
+
+
+@dataclass
+class Run:
+    """What all parts of one run share."""
+
+    config: TrainConfig
+    data: PreparedData
+    folder: Path
+    device: Device
+    match: Match
+    cost: ModelCost
+    tokenizer: Tokenizer
+    summary: Summary
+    metrics: JsonlLog | None
+    """None in all processes but the first, as is the tracker."""
+    tracker: Tracker | None
+    stop: StopRequest
+    say: Say
+    held: Callable[[], bool]
+    """Tells whether the lock is still on what lies at `folder`."""
+    metrics_lost: bool = False
+    """Whether rows of metrics were found missing or changed."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes, if there are several."""
+        return self.device.world.is_first
+
+    def global_step(self, stage: str, step: int) -> int:
+        """Count a step over the stages; each has a first step of its own, since trackers merge rows of equal steps."""
+        stages = self.config.stage.stages
+        before = list(stages)[: list(stages).index(stage)]
+        *earlier, own = (plan_stage(self.config, name, stages[name], 0) for name in [*before, stage])
+        return step - own.first_step + sum(plan.steps - plan.first_step + 1 for plan in earlier)
+
+    def rewind_metrics(self, stage: str, step: int) -> None:
+        """Drop the rows after `step` of `stage`."""
+        if self.metrics is not None:
+            self.metrics.rewind(list(self.config.stage.stages), stage, step)
+        if self.tracker is not None:
+            self.tracker.rewind(self.global_step(stage, step))
+
+    @property
+    def masking_eot(self) -> int | None:
+        """The token that begins a document, where documents are masked."""
+        return self.data.eot_id if self.config.training.document_masking else None
+
+    def require_folder(self) -> None:
+        """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
+        if not self.held():
+            raise removed(self.folder)
+
+    def mark_metrics(self, stage: str, step: int) -> Mark | None:
+        """Describe the rows of metrics up to a step, for a checkpoint."""
+        return self.metrics and self.metrics.mark(list(self.config.stage.stages), stage, step)
+
+    def check_metrics(self, info: CheckpointInfo) -> None:
+        """Say so where the rows of metrics up to a checkpoint are no longer those that were written."""
+        known, found = info.metrics, self.mark_metrics(info.progress.stage, info.progress.step)
+        if known is None or found is None or known == found:
+            return
+        self.metrics_lost = True
+        rows = f"{found.rows} of {known.rows} rows" if found.rows != known.rows else f"the {known.rows} rows"
+        what = "are left" if found.rows != known.rows else "have changed"
+        self.say(
+            f"metrics.jsonl: {rows} up to step {info.progress.step} of stage {info.progress.stage} {what}; the results "
+            "do not depend on them, the curves of the report do: rerun=true makes all again"
+        )
+
+    def write_summary(self) -> None:
+        if self.is_first:
+            self.require_folder()
+            if self.metrics is not None:
+                stages = list(self.config.stage.stages)
+                mark = asdict(self.metrics.mark(stages, stages[-1], sys.maxsize))
+                lost = self.metrics_lost or self.summary.get("metrics", {}).get("lost", False)
+                self.summary["metrics"] = {"rows": mark["rows"], "sha256": mark["sha256"], "lost": lost}
+            write_record(self.folder / FILE, self.summary)
+
+
+def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, forward: Forward) -> Progress:
+    """Train one stage to its end; `forward` is the model, or its compiled form.
+
+    A branch goes on from the checkpoint that its origin has saved as the branch's first.
+
+    Raises: what `fit` raises, and UserError where training diverges for good or a branch has no first checkpoint.
+    """
+    config = run.config
+    plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
+    loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
+    state = TrainState.begin(name, model, build_optimizer(model, config.optimizer), run.device, forward)
+    if has_checkpoint(run.folder / "checkpoints" / name / "last"):
+        _go_back(run, plan, state)
+    elif stage.branch_of is None:
+        run.rewind_metrics(name, plan.first_step - 1)  # the stage begins with the evaluation at its first step
+    else:
+        raise UserError(
+            f"stage.stages.{name}.branch_of={stage.branch_of}: {run.folder} has no checkpoint of step "
+            f"{plan.first_step} of that stage, where the branch begins; train again with rerun=true"
+        )
+    if state.progress.step == plan.first_step:
+        tokens_per_step = config.training.global_batch_size * config.training.seq_len
+        part = f", from step {plan.first_step} of stage {stage.branch_of} on" if stage.branch_of else ""
+        run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens{part}")
+    else:
+        run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
+    witness = _Witness(run, stage, plan, state)
+    hooks = Hooks(witness.evaluate, witness.log, witness.save, witness.begin_branch)
+    schedule, clip = stage_schedule(config, stage), config.optimizer.grad_clip
+    while state.progress.step < plan.steps:
+        try:
+            fit(
+                state,
+                plan,
+                loader,
+                config.training,
+                schedule,
+                clip,
+                run.device,
+                hooks,
+                run.stop,
+                run.masking_eot,
+                config.seed,
+            )
+        except Diverged:
+            _roll_back(run, plan, state)
+    return state.progress
+
+
+def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: float) -> float:
+    """Return the seconds of a training step, the median over `budget_s` of them; the model is afterwards as before."""
+    config = run.config
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = next(iter(config.stage.stages.values()))
+    loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
+    state = TrainState.begin("measuring", model, build_optimizer(model, config.optimizer), run.device, forward)
+    size, rows = config.training.global_batch_size, run.device.world.rows(config.training.global_batch_size)
+    model.train()
+
+    def step() -> None:
+        train_step(
+            model,
+            forward,
+            state.optimizer,
+            state.scaler,
+            run.device.tensor(loader.batch(0, size, rows)),
+            micro_batch_size=config.training.micro_batch,
+            grad_clip=config.optimizer.grad_clip,
+            device=run.device,
+            eot_id=run.masking_eot,
+            dropout=config.training.dropout,
+        )
+
+    alone = run.device.world.size == 1  # several have to take as many steps as each other
+    (seconds,) = median_times([step], run.device, budget_s if alone else 0.0)
+    model.load_state_dict(before)
+    return seconds
+
+
+class _Witness:
+    """What the loop calls and does not know: held-out windows, metrics, checkpoints."""
+
+    def __init__(self, run: Run, stage: StageConfig, plan: StagePlan, state: TrainState) -> None:
+        self.run, self.stage, self.plan, self.state = run, stage, plan, state
+        training = run.config.training
+        self.windows = {
+            corpus: eval_windows(run.data.tokens(corpus, "val"), training.seq_len, training.eval_sequences)
+            for corpus in stage.corpora
+        }
+        self.byte_lengths = byte_lengths(run.tokenizer)
+        self.of_the_mix: dict[str, float | None] = {}
+        """The last losses on corpora that are not the stage's own, of which the loop does not know."""
+        self.steps_before = run.global_step(plan.name, 0)
+
+    def evaluate(self) -> tuple[float, float]:
+        """Return loss and bits per byte on the stage's own corpus."""
+        batch_size = self.run.config.training.micro_batch
+        results = {
+            corpus: evaluate_windows(
+                self.state.model,
+                windows,
+                self.byte_lengths,
+                batch_size=batch_size,
+                device=self.run.device,
+                eot_id=self.run.masking_eot,
+            )
+            for corpus, windows in self.windows.items()
+        }
+        own = results.pop(self.stage.corpus)
+        self.run.say(
+            f"{self.run.config.architecture.name} {self.plan.name} step {self.state.progress.step}/{self.plan.steps}: "
+            f"val loss {own.loss:.4f}, {own.bits_per_byte:.4f} bits per byte"
+            + "".join(f"; {corpus} {other.loss:.4f}, {other.bits_per_byte:.4f}" for corpus, other in results.items())
+        )
+        for corpus, other in results.items():
+            self.of_the_mix[f"val/{corpus}/loss"] = finite(other.loss)
+            self.of_the_mix[f"val/{corpus}/bits_per_byte"] = finite(other.bits_per_byte)
+        return own.loss, own.bits_per_byte
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Write a row of metrics."""
+        if self.run.metrics is None:
+            return
+        self.run.require_folder()
+        if "val/loss" in row:
+            row = row | self.of_the_mix
+        self.run.metrics.log(row)
+        if self.run.tracker is not None:
+            self.run.tracker.log(row, self.steps_before + row["step"])
+
+    def save(self, kind: str) -> None:
+        """Save a checkpoint, `best` or `last`."""
+        if self.run.is_first:
+            state = self.state.to_save() if kind == "last" else None
+            self._save(
+                kind, self.state.progress, state, self.run.mark_metrics(self.plan.name, self.state.progress.step)
+            )
+
+    def begin_branch(self, name: str) -> None:
+        """Save this moment as the checkpoint `last` of a branch, which resumes from it when its turn comes.
+
+        It holds no mark of metrics.jsonl: the rows of other stages come before those of the branch.
+        """
+        if self.run.is_first:
+            state, progress = self.state.to_save(), self.state.progress.branch(name)
+            self._save("last", progress, state | {"progress": asdict(progress)}, None)
+
+    def _save(self, kind: str, progress: Progress, state: dict[str, Any] | None, metrics: Mark | None) -> None:
+        self.run.require_folder()
+        save_checkpoint(
+            self.run.folder / "checkpoints" / progress.stage / kind,
+            self.state.model,
+            progress,
+            tokenizer_sha256=self.run.data.manifest["tokenizer"]["sha256"],
+            run=self.run.folder.name,
+            state=state,
+            metrics=metrics,
+        )
+
+
+def _go_back(run: Run, plan: StagePlan, state: TrainState) -> None:
+    """Put the weights, the state and the metrics where the stage's last checkpoint is."""
+    info = read_checkpoint(run.folder / "checkpoints" / plan.name / "last")
+    load_weights(info, state.model)
+    state.restore(load_state(info))
+    step = state.progress.step
+    run.rewind_metrics(plan.name, step if step > plan.first_step else step - 1)  # the first step is evaluated again
+    run.check_metrics(info)
+
+
+def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
+    """Go back with half the learning rate after a divergence. Raises UserError where that has been done already."""
+    name, step, bad = plan.name, state.progress.step, int(state.bad_steps)
+    line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
+    if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):
+        again = ", at half the learning rate too" if state.progress.rollbacks else ""
+        raise UserError(
+            f"optimizer.learning_rate={plan.learning_rate}: {line}{again}; try a smaller one with rerun=true, a longer "
+            "schedule.warmup_steps, or runtime.precision=fp32"
+        )
+    _go_back(run, plan, state)
+    state.progress.rollbacks += 1
+    state.progress.rate_scale *= 0.5
+    run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
+
+
+def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> str:
+    """Continue the stage's prompts, and return the SHA-256 of the file with the texts."""
+    samples = []
+    for prompt in stage.prompts:
+        tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
+        drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
+        samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
+    run.require_folder()
+    file = run.folder / "samples" / f"{name}.json"
+    write_json(file, samples)
+    if run.tracker is not None:
+        last = plan_stage(run.config, name, stage, 0).steps
+        run.tracker.show_samples(name, samples, run.global_step(name, last))
+    return sha256_of(file)

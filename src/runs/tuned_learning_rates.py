@@ -1,0 +1,129 @@
+"""Learning rates that `python -m src.tune` has found, and how a job takes its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from src.cli.command_line import given_keys
+from src.config.comparability import Scalar, search_differences
+from src.config.schema import TrainConfig, UserError
+from src.data.dataset import PreparedData
+from src.runs.summary import rules_of
+from src.runtime.records import read_record, write_record
+
+if TYPE_CHECKING:
+    from src.training.checkpoint import CheckpointInfo
+
+FILE = "learning_rates.json"
+REMEDY = "search again with python -m src.tune"
+
+
+class Tried(TypedDict):
+    """A learning rate and what came of it; None where it diverged."""
+
+    learning_rate: float
+    bits_per_byte: float | None
+    warmup_steps: NotRequired[int | None]
+
+
+class Found(TypedDict):
+    """What was found for one architecture."""
+
+    learning_rate: Annotated[float, Meta(gt=0)]
+    warmup_steps: NotRequired[int | None]
+    """None: by default, as the warm-up was not searched."""
+    edge: str | None
+    trials: list[Tried]
+
+
+class Search(TypedDict):
+    """The search for one size."""
+
+    size: str
+    optimizer: str
+    text: str
+    seeds: list[int]
+    contract: NotRequired[dict[str, Scalar]]
+    """What the trials were trained on and by; searches of earlier versions have none."""
+    rates: dict[str, Found]
+
+
+class Searches(TypedDict):
+    """The content of learning_rates.json."""
+
+    format_version: Literal[1]
+    searches: list[Search]
+
+
+def load_searches(folders: Sequence[str]) -> list[Search]:
+    """Read what was found. Raises UserError where a folder has nothing."""
+    found: list[Search] = []
+    for name in folders:
+        path = Path(name).expanduser() / FILE
+        if not path.is_file():
+            raise UserError(
+                f"learning_rates=[{name}]: no {FILE} there; give a folder that python -m src.tune has finished"
+            )
+        found += read_record(path, Searches, REMEDY)["searches"]
+    return found
+
+
+def write_searches(folder: Path, searches: Sequence[Mapping[str, Any]]) -> None:
+    """Write what was found, for reports and for `learning_rates`."""
+    write_record(folder / FILE, {"format_version": 1, "searches": searches})
+
+
+def with_found_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """Give a job the rate that was found for its architecture and size. Raises UserError where there is none."""
+    if "optimizer.learning_rate" in given_keys(overrides):
+        raise UserError(
+            f"learning_rates={config.learning_rates}: has a rate for every job already; leave out "
+            "optimizer.learning_rate"
+        )
+    search = _search_for(config)
+    if config.seed in search["seeds"]:
+        raise UserError(f"seed={config.seed}: the learning rates were chosen by it; compare with other seeds")
+    found, schedule = search["rates"][config.architecture.name], config.schedule
+    if (warmup := found.get("warmup_steps")) is not None:
+        if "schedule.warmup_steps" in given_keys(overrides):
+            raise UserError(
+                f"learning_rates={config.learning_rates}: has a warm-up for every job already; leave out "
+                "schedule.warmup_steps"
+            )
+        schedule = replace(schedule, warmup_steps=warmup, searched=True)
+    optimizer = replace(config.optimizer, learning_rate=found["learning_rate"], search=search["text"])
+    return replace(config, optimizer=optimizer, schedule=schedule)
+
+
+def with_search_differences(
+    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
+) -> TrainConfig:
+    """Record what the search that a job takes its rate from was made for, where that is not the job.
+
+    data, init: as for `src.runs.summary.rules_of`.
+    """
+    if not config.learning_rates:
+        return config
+    made_for = _search_for(config).get("contract")
+    lines = (
+        ["made by an earlier version"]
+        if made_for is None
+        else search_differences(made_for, rules_of(config, data, init))
+    )
+    return replace(config, optimizer=replace(config.optimizer, search_differences=lines))
+
+
+def _search_for(config: TrainConfig) -> Search:
+    """Find the search for the architecture, size and optimizer of a job. Raises UserError where there is none."""
+    architecture, size, optimizer = config.architecture.name, config.size.name, config.optimizer.name
+    for search in load_searches(config.learning_rates):
+        if architecture in search["rates"] and (size, optimizer) == (search["size"], search["optimizer"]):
+            return search
+    raise UserError(
+        f"learning_rates={config.learning_rates}: nothing found for architecture={architecture} size={size} "
+        f"optimizer={optimizer}; search with "
+        f"python -m src.tune architecture={architecture} size={size} optimizer={optimizer}"
+    )

@@ -1,0 +1,65 @@
+"""Do something in processes of their own, which may run out of memory without taking this one along."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from typing import TypeVar
+
+from src.runtime.host import peak_rss
+from src.runtime.signals import Interrupted, StopRequest
+
+POLL_S = 0.02
+T = TypeVar("T")
+
+
+def apart(action: Callable[[], T], *, most_bytes: int | None = None, stop: StopRequest | None = None) -> T:
+    """Return what `action` returns in a new process, which ends as soon as it holds more than `most_bytes`.
+
+    Raises:
+        BrokenProcessPool: the process was ended, by that or by the kernel.
+        Interrupted: a stop was asked for meanwhile.
+        BaseException: what `action` raises.
+    """
+    with guarded_pool(1, most_bytes) as pool:
+        future = pool.submit(action)
+        try:
+            while stop is not None and not wait([future], POLL_S).done:
+                if stop.number is not None:
+                    _end_children()
+            if stop is not None and stop.number is not None:
+                raise Interrupted(stop.number)
+            return future.result()
+        except KeyboardInterrupt:  # else the pool would wait until the action is done
+            _end_children()
+            raise
+
+
+def _end_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def guarded_pool(workers: int, most_bytes: int | None = None) -> ProcessPoolExecutor:
+    """Make a pool whose processes end with this one, even if it is killed, or when they hold more than `most_bytes`.
+
+    They are spawned, since a fork of a process with threads may hang; so __main__ has to be importable.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_guard, initargs=(os.getpid(), most_bytes))
+
+
+def _guard(parent: int, most_bytes: int | None) -> None:
+    """Begin the new process: Ctrl-C is its parent's to answer, and somebody watches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent, most_bytes), daemon=True).start()
+
+
+def _watch(parent: int, most_bytes: int | None) -> None:
+    """End this process before the kernel has to choose whom to end, or when nobody waits for it any more."""
+    while os.getppid() == parent and (most_bytes is None or peak_rss() <= most_bytes):
+        time.sleep(POLL_S)
+    os._exit(1)

@@ -1,0 +1,165 @@
+"""What became of each job of a sweep: a file a job, so that jobs of any launcher can write without waiting.
+
+sweep.json            the jobs, in order
+jobs/<run>.json       status, exit code and last error of a job that was started
+jobs/<run>.log        what its process said, in its last attempt
+"""
+
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from src.config.schema import UserError
+from src.runs.summary import Summary, read_summary
+from src.runtime.records import child_path, read_record, run_path, write_record
+from src.runtime.signals import stop_signal
+
+REMEDY = "repeat the command of the sweep, which writes it again"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep, known by the run that it makes."""
+
+    run: str
+    run_dir: str
+    """Relative to the sweep directory."""
+    overrides: list[str]
+    architecture: str
+    size: str
+    recipe: str
+    stage: str
+    data: str
+    seed: int
+    stage_tokens: dict[str, int] = field(default_factory=dict[str, int])
+    """How many tokens each stage trains on, in order."""
+    shared_tokens: dict[str, int] = field(default_factory=dict[str, int])
+    """How many tokens of a stage's budget another stage has trained on: 0 but for branches."""
+
+
+class SweepRecord(TypedDict):
+    """The content of sweep.json."""
+
+    format_version: Literal[1]
+    name: str
+    started: float
+    look: NotRequired[int]
+    """Of `seeds=auto`, from 0: the report is tested at the level of this look."""
+    jobs: list[Job]
+
+
+class JobRecord(TypedDict):
+    """The content of jobs/<run>.json."""
+
+    status: Literal["running", "done", "failed", "interrupted"]
+    exit_code: int | None
+    error: str | None
+    pid: int
+    time: float
+
+
+class Ledger:
+    """The record of a sweep."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, name: str, jobs: list[Job], look: int | None = None) -> None:
+        record: dict[str, Any] = {"format_version": 1, "name": name, "started": time.time()}
+        record |= {} if look is None else {"look": look}
+        write_record(self.folder / "sweep.json", record | {"jobs": [asdict(job) for job in jobs]})
+        (self.folder / "jobs").mkdir(exist_ok=True)
+
+    def jobs(self) -> list[Job]:
+        return [Job(**cast(dict[str, Any], job)) for job in self._record()["jobs"]]
+
+    def _record(self) -> SweepRecord:
+        return read_record(self.folder / "sweep.json", SweepRecord, REMEDY)
+
+    def run_dir(self, job: Job) -> Path:
+        """Return the run directory of a job. Raises: UserError where the record names another place."""
+        return run_path(self.folder, job.run, job.run_dir)
+
+    def is_done(self, job: Job) -> bool:
+        """Tell by the run itself, which may have been finished outside of this sweep."""
+        summary = self._summary(job)
+        return summary is not None and summary["status"] == "done"
+
+    def has_diverged(self, job: Job) -> bool:
+        """Tell whether a run has failed because of its learning rate: with the same settings it will again."""
+        summary = self._summary(job)
+        return summary is not None and summary["status"] == "failed" and "has diverged" in str(summary["error"])
+
+    def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
+        write_record(
+            child_path(self.folder / "jobs", job.run, ".json"),
+            {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": time.time()},
+        )
+
+    def record_exit(self, job: Job, exit_code: int, timeout: float | None = None) -> None:
+        """Note how a job's process ended; a negative exit code is the signal that killed it.
+
+        timeout: the seconds after which it was stopped, if it was.
+        """
+        if exit_code == 0 and self.is_done(job):
+            self.record(job, "done", 0)
+        elif timeout is not None:
+            self.record(job, "failed", exit_code, f"took more than sweep.timeout={timeout:g} s")
+        elif number := stop_signal(exit_code):
+            self.record(job, "interrupted", exit_code, f"stopped by {signal.Signals(number).name}")
+        elif exit_code < 0:
+            name = signal.Signals(-exit_code).name
+            hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""
+            self.record(job, "failed", exit_code, f"killed by {name}{hint}")
+        else:
+            self.record(job, "failed", exit_code, self._last_error(job) or f"exit status {exit_code}")
+
+    def log_of(self, job: Job) -> Path:
+        return child_path(self.folder / "jobs", job.run, ".log")
+
+    def _last_error(self, job: Job) -> str | None:
+        """Return what the run says of its failure, or the last line of its process."""
+        summary = self._summary(job)
+        if summary is not None and summary["status"] == "failed":
+            return summary["error"]
+        log = self.log_of(job)
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), None)
+
+    def states(self) -> dict[str, str]:
+        """Return the status of every job: done, failed, interrupted, running or pending (its run removed, too)."""
+        return {job.run: self.status(job) for job in self.jobs()}
+
+    def status(self, job: Job) -> str:
+        if self.is_done(job):
+            return "done"
+        entry = self._entry(job)
+        return "pending" if entry is None or entry["status"] == "done" else entry["status"]
+
+    def error(self, job: Job) -> str | None:
+        entry = self._entry(job)
+        return entry and entry["error"]
+
+    def has_failed(self) -> bool:
+        """Tell whether a job has failed since the sweep was started or went on."""
+        started = self._record()["started"]
+        entries = [self._entry(job) for job in self.jobs()]
+        return any(entry and entry["status"] == "failed" and entry["time"] >= started for entry in entries)
+
+    def _entry(self, job: Job) -> JobRecord | None:
+        """Read what was recorded of a job; None where nothing was, or it is damaged: then the job counts as pending."""
+        path = child_path(self.folder / "jobs", job.run, ".json")
+        try:
+            return read_record(path, JobRecord, REMEDY) if path.exists() else None
+        except UserError:
+            return None
+
+    def _summary(self, job: Job) -> Summary | None:
+        """Read the summary of a job's run; None where it is damaged: the job itself says so, and the others go on."""
+        try:
+            return read_summary(self.run_dir(job))
+        except UserError:
+            return None

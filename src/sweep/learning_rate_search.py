@@ -1,0 +1,336 @@
+"""The learning rate of each architecture of a size, found with equal budgets on seeds that no comparison uses.
+
+Every architecture is tried with the same number of rates, each rate with the same seeds, and judged by bits per byte
+of validation text, as a mean over stages and seeds. A best rate at the edge of the range proves nothing, so then the
+range is extended, for all architectures alike. A trial is a run as any other: what is killed goes on, what is done
+stays done.
+
+    tuning/<size>-<hash>/  sweep.json  jobs/  learning_rates.json  report/  (optuna.db, with method=tpe)
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from src.cli.command_line import as_argument, given_keys
+from src.cli.compose import Sweep, compose_config, expand_sweep
+from src.cli.validation import check_choice, check_installed
+from src.config.formatting import NOTHING, table
+from src.config.limits import check_settings
+from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
+from src.reporting import write_report
+from src.reporting.data.artifacts import beside_cliff
+from src.runs.planning import Plan, check_jobs, plan_runs
+from src.runs.run_id import short_hash
+from src.runs.summary import read_summary, rules_of
+from src.runs.tuned_learning_rates import FILE, write_searches
+from src.runtime.errors import first_line
+from src.sweep.job_process import run_job
+from src.sweep.job_store import Ledger
+from src.sweep.launch import launch, opened
+from src.training.stage_budget import stage_tokens
+
+LARGEST_SPAN = 1e30
+"""From the middle of the grid to its ends, extensions included: what a number of single precision holds."""
+MIDDLE = 2.0
+"""With method=tpe the first range goes so many factors to either side, as a grid of five does."""
+
+
+OF_A_TRIAL = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_diverged=true")
+
+
+class Trial(NamedTuple):
+    """One learning rate and warm-up, tried with every seed."""
+
+    learning_rate: float
+    loss: float
+    """Validation bits per byte, the mean over stages and seeds; infinite where it diverged."""
+    warmup_steps: int | None = None
+    """None: by default, as the warm-up is not searched."""
+
+
+Trials = dict[str, list[Trial]]
+"""Of each architecture."""
+
+
+class Unfinished(Exception):
+    """A trial has failed for another reason than its learning rate, or the search was stopped: the exit status."""
+
+    def __init__(self, exit_code: int, line: str) -> None:
+        super().__init__(line)
+        self.exit_code = exit_code
+
+
+def tune(overrides: list[str]) -> int:
+    """Search for every size on the command line, and return the exit status: 0 if all was found.
+
+    Raises: UserError for settings that are wrong, or others than architecture and size with several values.
+    """
+    config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
+    settings = config.tune
+    _check(settings, given_keys(overrides))
+    check_settings(config)
+    base = [item for item in overrides if not item.startswith("tune.")]
+    sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
+    configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
+    names = [(config.architecture.name, config.size.name) for config in configs]
+    if len(set(names)) < len(names):
+        raise UserError("tune: one rate is found for each architecture and size; give no other setting several values")
+    check_jobs(sweep.jobs)  # of every size, before the search for the first
+    for size in dict.fromkeys(size for _, size in names):
+        centre = next(config.size.learning_rate for config in configs if config.size.name == size)
+        own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
+        try:
+            _search([*own, f"size={size}", *OF_A_TRIAL], size, centre, settings)
+        except Unfinished as unfinished:
+            print(f"Not finished: {unfinished}; the same command goes on with it")
+            return unfinished.exit_code
+    return 0
+
+
+def _check(settings: TuneSettings, given: set[str]) -> None:
+    """Raise UserError for what cannot be."""
+    for key in ("optimizer.learning_rate", "seed", "seeds", "learning_rates"):
+        if key in given:
+            raise UserError(f"{key}: is what tune chooses (tune.seeds are its seeds); leave it out")
+    if settings.warmup and "schedule.warmup_steps" in given:
+        raise UserError("schedule.warmup_steps: is what tune chooses among tune.warmup; leave one out")
+    if len(set(settings.warmup)) < len(settings.warmup):
+        raise UserError(f"tune.warmup={settings.warmup}: give numbers of steps that are unlike each other")
+    check_choice("tune.method", settings.method, ("grid", "tpe"))
+    if settings.trials < 3:
+        raise UserError(f"tune.trials={settings.trials}: at least 3, or the best is always at an edge")
+    if settings.factor <= 1:
+        raise UserError(f"tune.factor={settings.factor}: must be greater than 1")
+    if settings.extensions < 0:
+        raise UserError(f"tune.extensions={settings.extensions}: must not be negative")
+    reach = settings.trials // 2 + settings.extensions
+    if reach * math.log(settings.factor) > math.log(LARGEST_SPAN):
+        raise UserError(
+            f"tune.factor={settings.factor}: too large for tune.trials={settings.trials} and "
+            f"tune.extensions={settings.extensions}, with which the rates span {reach} factors to either side"
+        )
+    if not settings.seeds or min(settings.seeds) < 0 or len(set(settings.seeds)) < len(settings.seeds):
+        raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other and not negative")
+    if settings.method == "tpe":
+        check_installed("tune.method=tpe", "optuna", "tune")
+
+
+def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -> None:
+    """Search for the architectures of one size. Raises: Unfinished, UserError."""
+    seeds = f"seed={','.join(map(str, settings.seeds))}"
+    plans = plan_runs(expand_sweep("train", TrainConfig, [*base, f"seed={settings.seeds[0]}"]).jobs)
+    config = plans[0].config
+    about: list[Any] = [[plan.folder.name for plan in plans], settings.method, settings.factor, settings.seeds]
+    about += [settings.trials, settings.warmup]
+    folder = Path(config.output_root).expanduser() / "tuning" / f"{size}-{short_hash(about)}"
+    architectures = [plan.config.architecture.name for plan in plans]
+    method = _grid if settings.method == "grid" else _tpe
+    trials = method(_Search(folder, base, seeds, architectures, centre, settings))
+    n = {len(tried) for tried in trials.values()}
+    assert len(n) == 1, "equal budgets"
+    rates = {name: _found(tried) for name, tried in trials.items()}
+    budget = f"{sum(stage_tokens(config).values()):,} tokens each"
+    tried = f"{n.pop() // max(1, len(settings.warmup))} rates"
+    if settings.warmup:
+        tried += f" x {len(settings.warmup)} warm-ups"
+    text = f"{settings.method}, {tried}, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
+    found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
+    contract = rules_of(config, plans[0].data, plans[0].init)
+    write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
+    print("\n".join(_describe(rates, size)))
+    print(f"Report: {write_report(folder)}")
+    print(f"Learning rates: {folder / FILE}; compare with {as_argument('learning_rates', str(folder), is_list=True)}")
+
+
+class _Search(NamedTuple):
+    """One size, and how it is searched."""
+
+    folder: Path
+    base: list[str]
+    seeds: str
+    architectures: list[str]
+    centre: float
+    settings: TuneSettings
+
+    def warmup_override(self) -> list[str]:
+        """Return the override that tries every warm-up; none where the warm-up is not searched."""
+        return [f"schedule.warmup_steps={','.join(map(str, self.settings.warmup))}"] if self.settings.warmup else []
+
+    def run(self, overrides: list[str]) -> list[Plan]:
+        """Run the jobs of these overrides, in processes of their own. Raises Unfinished if one is not done."""
+        sweep = expand_sweep("train", TrainConfig, [*self.base, *overrides, self.seeds])
+        plans = plan_runs(sweep.jobs)
+        with opened(self.folder, "tuning", plans, sweep.jobs) as ledger:
+            if self.settings.method == "grid":
+                exit_code = launch(sweep, plans[0].config, ledger)
+            else:
+                exit_code = _run_one_by_one(ledger, plans, sweep)
+            if exit_code:
+                raise Unfinished(exit_code, "stopped")
+            for job in ledger.jobs():
+                if ledger.status(job) != "done" and not ledger.has_diverged(job):
+                    raise Unfinished(1, f"{job.run} has {ledger.status(job)}: {ledger.error(job)}")
+        return plans
+
+
+def _run_one_by_one(ledger: Ledger, plans: list[Plan], sweep: Sweep) -> int:
+    for job in ledger.jobs():
+        code = run_job(ledger, job, plans[0].config.sweep)
+        if code > 128:
+            return code
+    return 0
+
+
+def _grid(search: _Search) -> Trials:
+    """Try the points of a grid, and further ones where the best of any architecture is at the edge."""
+    n, low = search.settings.trials, -(search.settings.trials // 2)
+    exponents = list(range(low, low + n))
+    for _ in range(1 + search.settings.extensions):
+        rates = [_rounded(search.centre * search.settings.factor**exponent) for exponent in exponents]
+        plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}", *search.warmup_override()])
+        points = [(rate, warmup) for rate in rates for warmup in search.settings.warmup or [None]]
+        trials = {
+            name: [Trial(rate, _loss(plans, name, rate, warmup), warmup) for rate, warmup in points]
+            for name in search.architectures
+        }
+        edges = {_edge(tried) for tried in trials.values()} - {None}
+        if not edges or len(exponents) == n + search.settings.extensions:
+            break
+        exponents = [
+            *([exponents[0] - 1] if "low" in edges else []),
+            *exponents,
+            *([exponents[-1] + 1] if "high" in edges else []),
+        ]
+    return trials
+
+
+def _open_study(name: str, file: Path) -> Any:
+    """Open the study of an architecture, with what it was told before. Raises UserError where the file is damaged."""
+    import optuna
+
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=3)
+    try:
+        return optuna.create_study(study_name=name, storage=f"sqlite:///{file}", sampler=sampler, load_if_exists=True)
+    except Exception as error:  # of SQLAlchemy and Alembic, whose classes are no part of Optuna's interface
+        raise UserError(f"{file}: not a study of Optuna ({first_line(error)}); remove it to ask anew") from None
+
+
+def _tpe(search: _Search) -> Trials:
+    """Ask Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), one study an architecture."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search.folder.mkdir(parents=True, exist_ok=True)
+    factor = search.settings.factor
+    low, high = search.centre / factor**MIDDLE, search.centre * factor**MIDDLE
+    n, trials = search.settings.trials, Trials()
+    for extension in range(1 + search.settings.extensions):
+        for name in search.architectures:
+            study = _open_study(name, search.folder / "optuna.db")
+            trials[name] = _ask_and_tell(study, search, name, n, (low, high))
+        edges = {_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
+        if not edges or extension == search.settings.extensions:
+            break
+        low, high = (low / factor if "low" in edges else low), (high * factor if "high" in edges else high)
+        n += 2
+    return trials
+
+
+def _ask_and_tell(study: Any, search: _Search, name: str, n: int, span: tuple[float, float]) -> list[Trial]:
+    """Bring a study to n trials; one that an earlier sitting asked for and did not end comes first."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.trial import TrialState
+
+    space: dict[str, Any] = {"learning_rate": FloatDistribution(*span, log=True)}
+    if search.settings.warmup:
+        space["warmup_steps"] = CategoricalDistribution(search.settings.warmup)
+
+    while len(told := study.get_trials(states=(TrialState.COMPLETE,))) < n:
+        open_trials = study.get_trials(states=(TrialState.RUNNING,))
+        if open_trials:
+            number, values = open_trials[0].number, open_trials[0].params
+        else:
+            asked = study.ask(space)
+            number, values = asked.number, asked.params
+        rate, warmup = _rounded(values["learning_rate"]), values.get("warmup_steps")
+        overrides = [f"architecture={name}", f"optimizer.learning_rate={rate!r}"]
+        plans = search.run([*overrides, *([] if warmup is None else [f"schedule.warmup_steps={warmup}"])])
+        study.tell(number, min(_loss(plans, name, rate, warmup), 1e6))
+    found = [Trial(_rounded(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in told]
+    return sorted(found, key=lambda trial: trial.learning_rate)
+
+
+def _rounded(rate: float) -> float:
+    """Three digits: what a person would write."""
+    return float(f"{rate:.3g}")
+
+
+def _loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: int | None) -> float:
+    """Return the mean over seeds and stages of the trials of a rate and warm-up; infinite where one has diverged."""
+    losses: list[float] = []
+    for plan in plans:
+        config = plan.config
+        found = config.architecture.name, config.optimizer.learning_rate, config.schedule.warmup_steps
+        if found[:2] == (architecture, rate) and warmup in (None, found[2]):
+            summary = read_summary(plan.folder)
+            stages = summary["stages"] if summary else {}
+            found = [stage["val_bits_per_byte"] for stage in stages.values()]
+            known = [loss for loss in found if loss is not None]
+            losses.append(fmean(known) if len(known) == len(plan.config.stage.stages) else math.inf)
+    return fmean(losses)
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=lambda trial: trial.loss)
+
+
+def _edge(trials: Sequence[Trial], low: float | None = None, high: float | None = None) -> str | None:
+    """Tell whether the best rate is at the edge of what was tried: at most `low`, at least `high`."""
+    rate, rates = _best(trials).learning_rate, [trial.learning_rate for trial in trials]
+    if rate <= (min(rates) if low is None else low):
+        return "low"
+    return "high" if rate >= (max(rates) if high is None else high) else None
+
+
+def _found(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Say what was found for an architecture, in JSON's terms."""
+    best = _best(trials)
+    return {
+        "learning_rate": best.learning_rate,
+        "warmup_steps": best.warmup_steps,
+        "edge": _edge(trials),
+        "trials": [
+            {
+                "learning_rate": trial.learning_rate,
+                "warmup_steps": trial.warmup_steps,
+                "bits_per_byte": trial.loss if math.isfinite(trial.loss) else None,
+            }
+            for trial in trials
+        ],
+    }
+
+
+def _describe(rates: dict[str, Any], size: str) -> list[str]:
+    """Write what was found as a table: a row an architecture, a column a rate."""
+    tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
+    rows: list[list[str]] = []
+    for name, found in rates.items():
+        for warmup in dict.fromkeys(trial["warmup_steps"] for trial in found["trials"]):
+            own = [trial for trial in found["trials"] if trial["warmup_steps"] == warmup]
+            losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in own}
+            cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
+            best = NOTHING, NOTHING, NOTHING
+            if warmup == found["warmup_steps"]:
+                cliff = "yes" if beside_cliff(list(losses.items())) else NOTHING
+                best = f"{found['learning_rate']:g}", found["edge"] or NOTHING, cliff
+            name_of_row = f"{name} {size}" if warmup is None else f"{name} {size}, warm-up {warmup}"
+            rows.append([name_of_row, *best, *cells])
+    header = ["validation bits per byte at", "best rate", "at the edge", "at a cliff", *(f"{rate:g}" for rate in tried)]
+    return ["", *table(header, rows), ""]
+
+
+def _cell(loss: float | None) -> str:
+    return "diverged" if loss is None else f"{loss:.4f}"

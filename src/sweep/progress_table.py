@@ -1,0 +1,116 @@
+"""A table of all jobs of a sweep in the terminal, kept up to date from the files that they write.
+
+It reads what any launcher's jobs leave in the ledger and in metrics.jsonl, and so can never disturb one.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from src.config.formatting import NOTHING, show_time
+from src.sweep.job_store import Job, Ledger
+
+REFRESH_S = 1.0
+TAIL_BYTES = 20_000
+COLOURS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow", "pending": "dim"}
+
+
+class Course(NamedTuple):
+    """How far a job has come."""
+
+    stage: str
+    share: float
+    """Of the tokens of all its stages."""
+    val_loss: float | None
+    tokens_per_second: float | None
+    left_s: float | None
+
+
+@contextmanager
+def show_jobs(ledger: Ledger) -> Iterator[None]:
+    """Show the table while the block runs; what the block prints appears above it."""
+    ended = threading.Event()
+    with Live(jobs_table(ledger), console=Console(file=sys.stdout), auto_refresh=False) as live:
+
+        def refresh() -> None:
+            while not ended.wait(REFRESH_S):
+                live.update(jobs_table(ledger), refresh=True)
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            live.update(jobs_table(ledger), refresh=True)
+
+
+def jobs_table(ledger: Ledger) -> Table:
+    """Build the table as things stand."""
+    jobs = ledger.jobs()
+    states = [ledger.status(job) for job in jobs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in COLOURS if state in states)
+    table = Table(title=f"{len(jobs)} jobs: {counts}", title_justify="left", caption="Ctrl-C saves and stops")
+    for name, justify in zip(
+        ("run", "status", "stage", "done", "val loss", "tokens/s", "left"), "lllrrrr", strict=True
+    ):
+        table.add_column(name, justify={"l": "left", "r": "right"}[justify], overflow="fold")  # pyright: ignore
+    for job, state in zip(jobs, states, strict=True):
+        course = course_of(ledger, job) if state != "pending" else None
+        error = f": {ledger.error(job)}" if state == "failed" else ""
+        cells = [NOTHING] * 5 if course is None else _cells(course, state)
+        table.add_row(job.run, Text(f"{state}{error}", style=COLOURS[state]), *cells)
+    return table
+
+
+def _cells(course: Course, state: str) -> list[str]:
+    return [
+        course.stage,
+        f"{course.share:.0%}",
+        NOTHING if course.val_loss is None else f"{course.val_loss:.3f}",
+        NOTHING if course.tokens_per_second is None else f"{course.tokens_per_second:,.0f}",
+        show_time(course.left_s) if state == "running" else NOTHING,
+    ]
+
+
+def course_of(ledger: Ledger, job: Job) -> Course | None:
+    """Read how far a job has come from the end of its metrics; None: it has not begun."""
+    rows = _last_rows(ledger, job)
+    if not rows or rows[-1].get("stage") not in job.stage_tokens:
+        return None
+    stage, names = str(rows[-1]["stage"]), list(job.stage_tokens)
+    before = sum(job.stage_tokens[name] for name in names[: names.index(stage)])
+    done, total = before + rows[-1]["tokens"] - job.shared_tokens.get(stage, 0), sum(job.stage_tokens.values())
+    speed = _last(rows, "perf/tokens_per_second")
+    return Course(stage, done / total, _last(rows, "val/loss"), speed, (total - done) / speed if speed else None)
+
+
+def _last_rows(ledger: Ledger, job: Job) -> list[dict[str, Any]]:
+    try:
+        with (ledger.run_dir(job) / "metrics.jsonl").open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, 2) - TAIL_BYTES))
+            lines = handle.read().splitlines()
+    except OSError:
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # cut off at the beginning of what was read, or not yet written to its end
+            continue
+        if isinstance(row, dict) and isinstance(row.get("tokens"), int):
+            rows.append(row)
+    return rows
+
+
+def _last(rows: list[dict[str, Any]], key: str) -> float | None:
+    return next((row[key] for row in reversed(rows) if row.get(key) is not None), None)

@@ -1,0 +1,64 @@
+"""Jobs as tasks of a Ray cluster. Extra [ray].
+
+Hydra's plugin for Ray asks for libraries of clouds and for old versions of what others need, so the few calls that it
+takes are made here: a task waits for a job's process, as the parent does elsewhere.
+"""
+
+import socket
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from src.config.schema import LauncherConfig, SweepConfig, UserError
+from src.runtime.errors import first_line
+from src.sweep.job_process import run_job
+from src.sweep.job_store import Ledger
+
+
+def launch_on_ray(
+    ledger: Ledger, launcher: LauncherConfig, config: SweepConfig, start_over: bool, threads: int | None
+) -> int:
+    """Run the jobs that are not done on the cluster, and return 0, or the status of one that was told to stop.
+
+    Raises:
+        UserError: there is no cluster at `launcher.address`.
+    """
+    ray: Any = import_module("ray")  # an extra, so its types may not be there
+    try:
+        _knock(str(launcher.address))
+        ray.init(address=launcher.address, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # ConnectionError, ValueError, RuntimeError, as it has looked
+        raise UserError(
+            f"launcher.address={launcher.address}: no Ray cluster there ({first_line(error)}); start one, as with "
+            "ray start --head"
+        ) from None
+    try:
+        task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run)
+        folder, n = str(ledger.folder.resolve()), len(ledger.jobs())
+        waiting = [task.remote(folder, index, config, start_over, threads) for index in range(n)]
+        codes = [_result(ray, job) for job in waiting]
+    finally:
+        ray.shutdown()
+    return next((code for code in codes if code > 128), 0)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def _result(ray: Any, job: Any) -> int:
+    try:
+        return int(ray.get(job))
+    except ray.exceptions.RayError as error:  # the worker died: the ledger has the job as running, which is not done
+        print(f"Ray: a task ended without a result ({first_line(error)})")
+        return 1
+
+
+def _run(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int | None) -> int:
+    ledger = Ledger(Path(folder))
+    if config.fail_fast and ledger.has_failed():
+        return 0
+    return run_job(ledger, ledger.jobs()[index], config, start_over, threads)

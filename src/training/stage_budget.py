@@ -1,0 +1,139 @@
+"""A stage's budget, turned into optimizer steps.
+
+A branch is a stage that gives the result of a smaller budget. Under a schedule with a stable phase (warm-up, stable,
+decay; Hu et al., 2024, arXiv 2404.06395; Hägele et al., 2024, arXiv 2405.18392) runs of different budgets are the same
+run until the decay of the shorter one begins. A branch begins there, from a checkpoint of the longer run, its origin.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from src.config.schema import ScheduleConfig, StageConfig, TrainConfig, UserError
+from src.model.size_matching import tokens_at_equal_flops
+from src.training.schedule import learning_rate_factor, warmup_steps
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage sets out to do."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    eval_every: int
+    checkpoint_every: int
+    flops_per_token: float
+    first_step: int = 0
+    """Steps that the origin of a branch has trained before the branch begins; 0 for every other stage."""
+    branches: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The branches of this stage, and the step after which each begins."""
+    branch_of: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The stage whose random numbers this one draws: a branch those of the stage that it is a branch of."""
+        return self.branch_of or self.name
+
+
+def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
+    """Turn a stage's budget into optimizer steps, and its rhythm from there.
+
+    Raises: UserError where the budget of a branch leaves no step for the decay of its learning rate.
+    """
+    training = config.training
+    steps, first = _count_steps(config, stage), _first_step(config, name, stage)
+    tenth = max(1, (steps - first) // 10)
+    return StagePlan(
+        name=name,
+        steps=steps,
+        learning_rate=config.optimizer.learning_rate * stage.learning_rate_scale,
+        eval_every=training.eval_every or tenth,
+        checkpoint_every=training.checkpoint_every or tenth,
+        flops_per_token=flops_per_token,
+        first_step=first,
+        branches={
+            other: _first_step(config, other, branch)
+            for other, branch in config.stage.stages.items()
+            if branch.branch_of == name
+        },
+        branch_of=stage.branch_of,
+    )
+
+
+def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:
+    """Return the schedule of a stage with its warm-up in steps.
+
+    A stage and its branches have one warm-up: by default that of the smallest of their budgets.
+    """
+    stages = config.stage.stages
+    origin = stage if stage.branch_of is None else stages[stage.branch_of]
+    branches = [other for other in stages.values() if other.branch_of and stages[other.branch_of] is origin]
+    least = min(_count_steps(config, each) for each in (origin, *branches))
+    return replace(config.schedule, warmup_steps=warmup_steps(least, config.schedule))
+
+
+def stage_tokens(config: TrainConfig) -> dict[str, int]:
+    """Return how many tokens each stage trains on; for a branch, those after its first step alone."""
+    plans = _plans(config)
+    return {name: _tokens_per_step(config) * (plan.steps - plan.first_step) for name, plan in plans.items()}
+
+
+def shared_tokens(config: TrainConfig) -> dict[str, int]:
+    """Return how many tokens of each stage's budget another stage has trained on: 0 but for branches."""
+    return {name: _tokens_per_step(config) * plan.first_step for name, plan in _plans(config).items()}
+
+
+def trained_budgets(config: TrainConfig) -> float:
+    """Return how many whole budgets a run trains: 1 for each stage, less for each branch."""
+    total = 0.0
+    for name, plan in _plans(config).items():
+        origin = config.stage.stages[name].branch_of
+        whole = plan.steps if origin is None else _whole_steps(config, config.stage.stages[origin])
+        total += (plan.steps - plan.first_step) / whole
+    return total
+
+
+def _plans(config: TrainConfig) -> dict[str, StagePlan]:
+    return {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
+
+
+def _tokens_per_step(config: TrainConfig) -> int:
+    return config.training.global_batch_size * config.training.seq_len
+
+
+def _whole_steps(config: TrainConfig, stage: StageConfig) -> int:
+    """Return the steps of a stage that is no branch."""
+    training, per_step = config.training, _tokens_per_step(config)
+    tokens = stage.max_tokens or training.max_tokens
+    tokens = min(tokens, per_step * (training.max_steps or tokens))
+    if training.budget == "flops":
+        tokens = tokens_at_equal_flops(config, tokens)
+    return training.measured_steps or max(1, tokens // per_step)
+
+
+def _count_steps(config: TrainConfig, stage: StageConfig) -> int:
+    """Return the step at which a stage ends; that of a branch counts the steps of its origin too."""
+    if stage.branch_of is None or stage.budget_share is None:
+        return _whole_steps(config, stage)
+    return max(1, round(stage.budget_share * _whole_steps(config, config.stage.stages[stage.branch_of])))
+
+
+def _first_step(config: TrainConfig, name: str, stage: StageConfig) -> int:
+    """Return the first step of a branch with a learning rate below the peak. Raises: UserError if there is none."""
+    if stage.branch_of is None:
+        return 0
+    steps, schedule = _count_steps(config, stage), stage_schedule(config, stage)
+    warmup, whole = schedule.warmup_steps or 0, _whole_steps(config, config.stage.stages[stage.branch_of])
+
+    def decays(step: int) -> bool:
+        return learning_rate_factor(step, steps, schedule) < 1
+
+    first = bisect_left(range(steps), True, lo=min(warmup, steps), key=decays)
+    if first >= steps or steps >= whole:
+        raise UserError(
+            f"stage.stages.{name}.budget_share={stage.budget_share}: is {steps} of the {whole} steps of stage "
+            f"{stage.branch_of}; a branch needs the {warmup} steps of warm-up, one at the peak and one of decay at "
+            "least, and fewer than all; choose another share or a larger budget"
+        )
+    return first

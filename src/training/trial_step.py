@@ -1,0 +1,45 @@
+"""A training step on random tokens, by which memory and speed are measured and micro batches are tried."""
+
+import torch
+
+from src.config.schema import ModelSpec, OptimizerConfig
+from src.model.build import build_model
+from src.runtime.device import Device
+from src.training.loop import TrainState
+from src.training.optimizers import build_optimizer
+from src.training.train_step import train_step
+
+
+def begin_training(
+    spec: ModelSpec, optimizer: OptimizerConfig, device: Device, activation_checkpointing: bool
+) -> TrainState:
+    """Build what a run trains."""
+    model = build_model(spec, seed=0).to(device.kind).train()
+    model.activation_checkpointing = activation_checkpointing
+    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device)
+
+
+def random_step(
+    state: TrainState,
+    device: Device,
+    *,
+    seq_len: int,
+    micro_batch_size: int,
+    accumulate: bool,
+    document_masking: bool,
+    dropout: float = 0.0,
+) -> None:
+    """Train one step on random tokens: one micro batch, or two whose gradients are summed."""
+    rows = micro_batch_size * (1 + accumulate)
+    train_step(
+        state.model,
+        state.forward,
+        state.optimizer,
+        state.scaler,
+        torch.randint(state.model.spec.vocab_size, (rows, seq_len + 1), device=device.kind),
+        micro_batch_size=micro_batch_size,
+        grad_clip=1.0,
+        device=device,
+        eot_id=0 if document_masking else None,
+        dropout=dropout,
+    )

@@ -1,0 +1,362 @@
+"""Composition: every YAML, from anywhere, without torch; and Hydra's errors as one line that tells what to do."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from src.cli.command_line import FLAGS_OF_THE_ORIGINAL, given_keys, parse_arguments, quote, quote_paths
+from src.cli.compose import compose_config, expand_sweep, guarded, register, to_config
+from src.cli.validation import validate
+from src.config.schema import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfig, UserError
+
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "repositories"  # lists that data names, no settings
+}
+EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    register(TrainConfig, "train")
+
+
+def compose_train(*overrides: str) -> TrainConfig:
+    return compose_config(TrainConfig, "train", overrides)
+
+
+def complaint(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        compose_train(*overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def python(code: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run code in a fresh interpreter whose working directory is not the repository."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # whether ray is installed is another matter
+    for turn in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once
+        chosen = {group: names[turn % len(names)] for group, names in GROUPS.items()}
+        if chosen["stage"].endswith("_budgets"):
+            chosen["schedule"] = "wsd"  # branches need a stable phase
+        chosen["size"] = "tiny"  # the longest pattern needs eight layers; other sizes have a test of their own
+        config = compose_train(*(f"{group}={name}" for group, name in chosen.items()))
+        assert {group: getattr(config, group).name for group in chosen} == chosen
+        validate(config)
+
+
+@pytest.mark.parametrize("name", EXPERIMENT_NAMES)
+def test_every_experiment_composes_into_valid_jobs(name: str) -> None:
+    sweep = expand_sweep("train", TrainConfig, [f"+experiment={name}"])
+    assert sweep.asked_by_experiment == (len(sweep.jobs) > 1)
+    for job in sweep.jobs:
+        validate(compose_train(*job))
+
+
+def test_every_architecture_in_every_size_is_valid() -> None:
+    sizes = [compose_train(f"size={path.stem}") for path in (CONF / "size").glob("*.yaml")]
+    for path in (CONF / "architecture").glob("*.yaml"):
+        architecture = compose_train(f"architecture={path.stem}").architecture
+        for config in sizes:
+            if len(architecture.pattern) <= 2 * config.size.n_layers:  # the rest says so: test_validation.py
+                validate(replace(config, architecture=architecture))
+
+
+def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> None:
+    config = compose_train("size=micro", "training.seq_len=128")
+    assert (config.training.seq_len, config.training.max_tokens) == (128, 10_000_000)
+    assert config.optimizer.learning_rate == config.size.learning_rate
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_the_data_of_the_original_take_the_large_vocabulary_unless_another_is_asked_for(command: str) -> None:
+    schema: type[PrepareConfig | TrainConfig] = {"prepare": PrepareConfig, "train": TrainConfig}[command]
+    register(schema, command)
+    for overrides, wanted in (
+        ("data=tinystories_bash", 32000),
+        ("data=tinystories_v2_bash", 32000),
+        ("data=tinystories_bash tokenizer=bpe_4k", 4096),
+        ("data=tinystories_bash tokenizer.vocab_size=8000", 8000),
+        ("data=embedded", 4096),
+    ):
+        assert compose_config(schema, command, overrides.split()).tokenizer.vocab_size == wanted
+
+
+FLAGS = (["--cfg", "job"], ["--help"], ["--info", "defaults"], ["--hydra-help"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_that_show_something_work_from_any_directory_without_torch(command: str, tmp_path: Path) -> None:
+    code = (
+        "import io, sys; from contextlib import redirect_stdout\n"
+        f"from src.{command} import main\n"
+        f"for flags in {FLAGS!r}:\n"
+        "    with redirect_stdout(io.StringIO()) as shown:\n"
+        "        try: status = main(list(flags))\n"
+        "        except SystemExit as stop: status = stop.code or 0\n"
+        "    assert status == 0, (flags, status)\n"
+        "    assert len(shown.getvalue()) > 8, (flags, shown.getvalue())\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    result = python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    from src.train import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for wanted in (
+        "architecture: dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe",
+        "max_steps",
+        "-m",
+        "src/config/schema.py",
+    ):
+        assert wanted in shown
+    assert "schema" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [["architecture=moe", "--cfg", "job", "seed=7"], ["--cfg", "job", "architecture=moe", "seed=7"]]
+)
+def test_flags_and_settings_come_in_any_order(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from src.train import main
+
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "name: moe" in shown and "seed: 7" in shown
+
+
+def test_a_setting_may_follow_the_flag_for_a_sweep() -> None:
+    arguments = parse_arguments(["seed=0,1", "-m", "architecture=dense,moe"])
+    assert arguments.multirun and arguments.overrides == ["seed=0,1", "architecture=dense,moe"]
+
+
+def test_an_experiment_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compose_train("+experiment=demo").sweep_name == "demo"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs"),
+    [
+        (["architecture=dense,moe", "seed=0,1"], 4),
+        (["seed=range(0,3)"], 3),
+        (["seed=choice(1,2)"], 2),
+        (["+experiment=demo"], 4),
+        (["+experiment=demo", "seed=0,1"], 8),
+        (["+experiment=demo", "architecture=moe"], 1),
+        (["+experiment=demo", "architecture=moe,dense", "training.max_steps=2"], 2),
+        (["+experiment=demo", "hydra.mode=RUN"], 1),
+        (["seed=3"], 1),
+    ],
+)
+def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> None:
+    sweep = expand_sweep("train", TrainConfig, overrides)
+    assert len(sweep.jobs) == jobs
+    given = given_keys(overrides)
+    assert all(given <= given_keys(job) for job in sweep.jobs)
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("trainig.seq_len=64", "trainig.seq_len: no such setting; did you mean training.seq_len?"),
+        ("training.seqlen=64", "did you mean training.seq_len?"),
+        ("architectur=moe", "did you mean architecture?"),
+        ("init_form=x", "did you mean init_from?"),
+        ("learning_rate=3", "did you mean size.learning_rate or optimizer.learning_rate?"),
+        ("experiment=demo", "did you mean +experiment?"),
+        ("arch=moe", "did you mean architecture?"),
+        ("lr=1e-3", "did you mean size.learning_rate or optimizer.learning_rate or learning_rates?"),
+        ("optimizer.lr=1e-3", "did you mean optimizer.learning_rate?"),
+        ("device=cpu", "did you mean runtime.device?"),
+        ("foo=1", "foo: no such setting; --help lists them all"),
+        ("data.language.files={a.txt: x}", "data.language.files: new names in a mapping need a + before the key"),
+        ("+unknown.key=1", "unknown: no such setting"),
+        ("+training.foo=1", "training.foo: no such setting"),
+        ("++training.max_step=1", "training.max_step: no such setting; did you mean training.max_steps?"),
+        ("+seed=3", "+seed=3: is there already; leave out the +"),
+        ("hydra.nope=1", "hydra.nope: no such setting"),
+        ("seed=abc", "seed=abc: must be of type integer"),
+        ("seed=1.5", "seed=1.5: must be of type integer"),
+        ("seed=", "seed=: must be of type integer"),
+        ("seed=null", "seed=null: needs a value, it cannot be null"),
+        ("runtime.compile=7", "runtime.compile=7: must be true or false"),
+        ("sweep.live=18446744073709551616", "sweep.live=18446744073709551616: must be true or false"),
+        ("runtime.compile=maybe", "runtime.compile=maybe: must be true or false"),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast: must be of type float"),
+        ("optimizer.betas=3", "optimizer.betas=3: must be a list, as in optimizer.betas=[a,b]"),
+        ("architecture.pattern=mlp", "must be a list"),
+        ("training=5", "training=5: is a section; set one of its keys, as in training.KEY=VALUE"),
+        (
+            "architecture=mixtral",
+            "no such choice; there are dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba",
+        ),
+        ("size=huge", "size=huge: no such choice; there are large, medium, micro, mini, nano, tiny, xlarge"),
+        ("+experiment=nope", "experiment=nope: no such choice; there are compare_active"),
+        ("seed=0,1", "seed=0,1: several values make a sweep"),
+        ("architecture==moe", "architecture==moe: cannot be read; write key=value without spaces"),
+        ("seed =3", "seed =3: cannot be read; write key=value without spaces"),
+        ("architecture.pattern=[mlp", "architecture.pattern=[mlp: cannot be read"),
+        ("recipe=[-1]", "recipe=[-1]: no such choice; there are classic, modern"),
+        ("tokenizer=[null]", "tokenizer=[null]: no such choice; there are bpe_32k, bpe_4k, characters"),
+        ("tokenizer=/etc/passwd", "tokenizer=/etc/passwd: no such choice; there are bpe_32k, bpe_4k, characters"),
+        ("data=/path", "data=/path: no such choice; there are embedded, local"),
+        ("launcher=-0", "launcher=-0: no such choice; there are joblib"),
+        ("stage=${nope:1}", "stage=${nope:1}: no such choice; there are code"),
+        ("sweep_name=${nope:1}", "sweep_name=${nope:1}: cannot be taken (Unsupported interpolation type nope"),
+        ("seed=${seed}", "seed=${seed}: cannot be taken (Recursive interpolation detected"),
+        ("training=[1]", "training=[1]: is a section; set one of its keys"),
+        ("stage.stages=1", "stage.stages=1: is a section; set one of its keys"),
+        ("stage.stages.language.prompts=[null]", "prompts=[null]: needs a value, it cannot be null"),
+    ],
+)
+def test_errors_name_key_value_and_remedy(override: str, wanted: str) -> None:
+    assert wanted in complaint("size=nano", override, "tracking=none")
+
+
+@pytest.mark.parametrize("argument", ["moe", "=3", "~seed", "~training", "~/data"])
+def test_whatever_is_not_key_value_is_refused(argument: str) -> None:
+    with pytest.raises(UserError, match="settings are written key=value"):
+        parse_arguments([argument])
+
+
+@pytest.mark.parametrize("flag", FLAGS_OF_THE_ORIGINAL)
+@pytest.mark.parametrize("form", ["--{}", "--{}=3"])
+def test_flags_of_the_original_script_name_the_setting_of_today(flag: str, form: str) -> None:
+    for spelling in (flag, flag.replace("-", "_")):
+        argument = form.format(spelling)
+        with pytest.raises(UserError) as caught:
+            parse_arguments([argument, "3"])
+        assert str(caught.value).startswith(f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[flag]}")
+
+
+def test_the_settings_that_old_flags_became_compose() -> None:
+    compose_train(*(remedy.partition(" (")[0] for remedy in FLAGS_OF_THE_ORIGINAL.values()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--seed", "3"], "--seed: no such flag; settings have no dashes"),
+        (["-x"], "-x: no such flag"),
+        (["--cfg=jobs"], "--cfg.*'job', 'hydra', 'all'"),
+        (["--cfg"], "--cfg"),
+        (["--config-name=foo"], "--config-name: not used here"),
+        (["--config-dir", "foo"], "--config-dir: not used here"),
+    ],
+)
+def test_flags_that_are_none_of_ours_are_refused(arguments: list[str], wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted) as caught:
+        parse_arguments([*arguments, "seed=3"])
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_reach_the_configuration_as_they_are() -> None:
+    for first, second, third in (
+        ("~/some data", "/a b/c", "x (1)/y"),
+        ("a=b", "#1", "${HOME}/x"),
+        ("[a]", "a;b!", "é"),
+    ):
+        config = compose_train(*quote_paths([f"output_root={first}", f"init_from={second}", f"data.dir={third}"]))
+        assert (config.output_root, config.init_from, config.data.dir) == (first, second, third)
+
+
+def test_lists_of_paths_reach_the_configuration_as_they_are() -> None:
+    register(PrepareConfig, "prepare")
+    given = quote_paths(["data.language.paths=[~/my stories, b/*.txt]", "data.code.paths=['a, b', \"c\"]"])
+    config = compose_config(PrepareConfig, "prepare", given)
+    assert config.data.language.paths == ["~/my stories", "b/*.txt"]
+    assert config.data.code.paths == ["a, b", "c"]
+
+
+def test_paths_that_are_swept_or_quoted_are_left_alone() -> None:
+    arguments = ["init_from=a,b", "init_from='a b'", "init_from=null", "init_from=", "seed=~", "output_root"]
+    assert quote_paths(arguments) == arguments
+
+
+def test_quoted_text_passes_the_grammar_unchanged() -> None:
+    texts = ["it's", "${HOME}", "a, b", "#!/bin/bash", "f() {", "~", 'say "x"', "a\\b"]
+    assert compose_train(f"tracking.tags=[{','.join(map(quote, texts))}]").tracking.tags == texts
+
+
+def test_plain_values_keep_what_looks_like_an_interpolation() -> None:
+    config = compose_train("stage=code")
+    config.stage.stages["code"].prompts = ["echo ${1}", "${seed}"]
+    assert to_config(TrainConfig, asdict(config)) == config
+
+
+def test_an_experiment_that_is_no_yaml_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("a: [1", encoding="utf-8")
+    monkeypatch.setattr("src.cli.compose.EXPERIMENTS", tmp_path)
+    with pytest.raises(UserError, match=r"mine\.yaml: not a readable YAML file"):
+        register(TrainConfig, "train")
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make it writable")])
+def test_a_disk_that_refuses_is_one_line(number: int, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> int:
+        raise OSError(number, os.strerror(number), "/data/file")
+
+    assert guarded(refuse) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and said.count("\n") == 1
+
+
+def test_other_errors_of_the_system_are_ours_and_keep_their_trace() -> None:
+    def fail() -> int:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file"):
+        guarded(fail)
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("seed=interval(0,1)", "seed=interval(0,1): an interval has no end of values; list some"),
+        ("seed=range(0,1000000000)", "seed=range(0,1000000000): more than 10000 jobs in one sweep"),
+        ("seed=range(0,3,0)", "seed=range(0,3,0): stands for no values"),
+        ("seed=range(3,3)", "seed=range(3,3): stands for no value"),
+    ],
+)
+def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        expand_sweep("train", TrainConfig, ["size=nano", override, "match=none"])
+    assert str(caught.value).startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("hydra.run.dir=x", "hydra.run.dir=x: changes nothing here; output_root says where runs go"),
+        ("hydra.verbose=true", "hydra.verbose=true: changes nothing here; leave it out"),
+        ("hydra.mode=MULTIRUN", "hydra.mode=MULTIRUN: write -m for a sweep"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: is chosen by launcher=NAME"),
+        ("--shell-completion", "--shell-completion: not used here"),
+        ("--package=x", "--package: is for --cfg job"),
+        ("--resolve", "--resolve: is for --cfg job"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(argument: str, wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_arguments(["seed=1", argument])
+    assert str(caught.value).startswith(wanted)

@@ -1,0 +1,34 @@
+"""Commands that are printed to be copied arrive unchanged, through the shell and Hydra's grammar."""
+
+import shlex
+
+import pytest
+
+from src.cli.command_line import as_argument, quote_paths
+from src.cli.compose import compose_config, register
+from src.config.schema import TrainConfig
+
+PATHS = [
+    "/a/b",
+    "~/my runs/x",
+    "/a,b",
+    "it's",
+    'say "so"',
+    "[x]",
+    "$HOME",
+    "${HOME}",
+    "a=b",
+    "null",
+    "x;rm -rf",
+    "a\\b",
+    "ä",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_printed_argument_arrives_unchanged(path: str) -> None:
+    register(TrainConfig, "train")
+    (argument,) = shlex.split(as_argument("init_from", path))
+    assert compose_config(TrainConfig, "train", quote_paths([argument])).init_from == path
+    (argument,) = shlex.split(as_argument("learning_rates", path, is_list=True))
+    assert compose_config(TrainConfig, "train", quote_paths([argument])).learning_rates == [path]

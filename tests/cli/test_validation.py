@@ -1,0 +1,256 @@
+"""Validation: whatever is wrong with a configuration, in one line that names key, value and remedy."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.cli.compose import compose_config, register
+from src.cli.validation import check_writable, validate
+from src.config.schema import CorpusConfig, HygieneConfig, StageConfig, TrainConfig, UserError
+
+
+@cache
+def base(architecture: str) -> TrainConfig:
+    register(TrainConfig, "train")
+    return compose_config(TrainConfig, "train", [f"architecture={architecture}"])
+
+
+def changed(architecture: str = "dense", **values: Any) -> TrainConfig:
+    """Replace values by dotted key, written with __ for the dot."""
+    config = base(architecture)
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        new = replace(getattr(config, section), **{name: value}) if name else value
+        config = replace(config, **{section: new})
+    return config
+
+
+def complaint(config: TrainConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "samples.temperature"])
+def test_numbers_are_finite(key: str, value: float) -> None:
+    assert complaint(changed("dense", **{key.replace(".", "__"): value})) == f"{key}={value}: must be a finite number"
+
+
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("dense", {"match": "time"}, "match=time: must be one of active, total, flops, none"),
+    ("dense", {"recipe__norm": "batchnorm"}, "recipe.norm=batchnorm: must be one of rmsnorm, layernorm"),
+    ("dense", {"schedule__name": "step"}, "schedule.name=step: must be one of cosine, linear, wsd"),
+    ("dense", {"runtime__device": "gpu"}, "runtime.device=gpu: must be one of auto, mps, cuda, cpu"),
+    ("dense", {"tracking__mode": "never"}, "tracking.mode=never: must be one of auto, online, offline"),
+    ("dense", {"training__micro_batch_size": 3}, "must divide training.global_batch_size=8; for example 2"),
+    ("dense", {"training__micro_batch_size": 16}, "for example 8"),
+    ("dense", {"training__micro_batch_size": 0}, "must be greater than 0"),
+    ("dense", {"training__micro_batch_size": "many"}, "must be a number, or auto"),
+    ("dense", {"size__d_model": 100}, "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
+    ("dense", {"size__head_dim": 1, "size__d_model": 8}, "size.head_dim=1: must be even"),
+    ("dense", {"architecture__top_k": 3}, "architecture.top_k=3: architecture dense has no moe block"),
+    ("mamba", {"architecture__window": 16}, "architecture mamba has no sliding_attention block"),
+    ("moe", {"architecture__d_state": 64}, "architecture.d_state=64: architecture moe has no mamba or mamba1 block"),
+    ("moe", {"architecture__top_k": 9}, "architecture.top_k=9: more than architecture.n_experts=8"),
+    ("hybrid", {"architecture__window": 256}, "architecture.window=256: not below training.seq_len=256"),
+    ("hybrid", {"size__n_layers": 1}, "architecture.n_blocks=2: too few for the pattern"),
+    ("dense", {"architecture__pattern": []}, "architecture.pattern: empty; name the blocks"),
+    ("dense", {"architecture__pattern": ["attention", "mamba2"]}, "unknown block 'mamba2'; there are attention"),
+    ("dense", {"architecture__match_knobs": ["depth"]}, "architecture.match_knobs: 'depth' is no knob; there are"),
+    ("dense", {"architecture__d_ff": 8}, "match=active: dense has -"),
+    ("dense", {"optimizer__betas": [0.9]}, "optimizer.betas=[0.9]: needs two numbers"),
+    ("dense", {"optimizer__betas": [0.9, 1.0]}, "needs two numbers"),
+    ("dense", {"schedule__min_ratio": 2.0}, "schedule.min_ratio=2.0: is a share, at most 1"),
+    ("dense", {"schedule__decay_fraction": 1.5}, "schedule.decay_fraction=1.5: is a share, at most 1"),
+    ("dense", {"stage__stages": {}}, "stage.stages: empty"),
+    ("dense", {"stage__stages": {"a": StageConfig("python")}}, "stages.a.corpus=python: must be language or code"),
+    ("dense", {"stage__stages": {"a": StageConfig("code", 0)}}, "stage.stages.a.max_tokens=0: must be greater than 0"),
+    ("dense", {"stage__stages": {"a": StageConfig("code", learning_rate_scale=0)}}, "a.learning_rate_scale=0"),
+    *(("dense", {"stage__stages": {"a": StageConfig("code", mix=mix)}}, wanted) for mix, wanted in (
+        ({"python": 0.1}, "stage.stages.a.mix.python=0.1: no such corpus; there are language and code"),
+        ({"code": 0.1}, "stage.stages.a.mix.code=0.1: is the stage's own corpus, which has the rest; leave it out"),
+        ({"language": 0.0}, "stage.stages.a.mix.language=0.0: must be greater than 0"),
+        ({"language": -0.1}, "stage.stages.a.mix.language=-0.1: must be greater than 0"),
+        ({"language": float("nan")}, "stage.stages.a.mix.language=nan: must be a finite number"),
+        ({"language": 1.0}, "a.mix={'language': 1.0}: must add up to less than 1, so that code has the rest"),
+        ({"language": float("inf")}, "mix.language=inf: must be a finite number"),
+    )),
+    ("dense", {"data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05: both must be above 0"),
+    ("dense", {"data__test_fraction": 0.96}, "data.val_fraction=0.05, data.test_fraction=0.96: both must be above 0"),
+    ("dense", {"tokenizer__vocab_size": 256}, "tokenizer.vocab_size=256: must be at least 257"),
+    ("dense", {"data__test_fraction": 0}, "data.val_fraction=0.05, data.test_fraction=0: both must be above 0"),
+    ("dense", {"data__split": "position", "data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05"),
+    ("dense", {"training__dropout": 1.0}, "training.dropout=1.0: must be below 1"),
+    ("dense", {"training__dropout": -0.1}, "training.dropout=-0.1: must not be negative"),
+    ("dense", {"training__sampling": "random"}, "training.sampling=random: must be one of epochs, replacement"),
+    ("dense", {"data__split": "line"}, "data.split=line: must be one of group, position"),
+    ("dense", {"tokenizer__kind": "words"}, "tokenizer.kind=words: must be one of bpe, characters"),
+    ("dense", {"tokenizer__kind": "characters", "tokenizer__path": "x"}, "tokenizer.path=x: is not made from the text"),
+    ("dense", {"tokenizer__kind": "characters", "tokenizer__code_share": 0.2}, "tokenizer.code_share=0.2: tokenizer.k"),
+    ("dense", {"architecture__name": "a/b"}, "architecture.name=a/b: names a folder"),
+    ("dense", {"sweep_name": "../x"}, "sweep_name=../x: names a folder"),
+    ("dense", {"stage__stages": {"a/b": StageConfig("code")}}, "stage.stages.a/b: names a folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "values", "wanted"), CASES, ids=[case[2][:50] for case in CASES])
+def test_what_cannot_be(architecture: str, values: dict[str, Any], wanted: str) -> None:
+    assert wanted in complaint(changed(architecture, **values))
+
+
+BRANCH = StageConfig("language", branch_of="a", budget_share=0.25)
+
+
+@pytest.mark.parametrize(
+    ("branch", "more", "wanted"),
+    [
+        (replace(BRANCH, budget_share=None), {}, "branch_of=a, stage.stages.b.budget_share=None: a branch needs both"),
+        (replace(BRANCH, branch_of=None), {}, "branch_of=None, stage.stages.b.budget_share=0.25: a branch needs both"),
+        (replace(BRANCH, branch_of="b"), {}, "b.branch_of=b: must be an earlier stage that is no branch, of a"),
+        (replace(BRANCH, branch_of="c"), {}, "b.branch_of=c: must be an earlier stage that is no branch, of a"),
+        (replace(BRANCH, corpus="code"), {}, "b.corpus=code: a branch of a shares its steps; give language"),
+        (replace(BRANCH, mix={"code": 0.5}), {}, "b.mix={'code': 0.5}: a branch of a shares its steps; give {}"),
+        (replace(BRANCH, learning_rate_scale=0.5), {}, "b.learning_rate_scale=0.5: a branch of a shares its steps"),
+        (replace(BRANCH, budget_share=1.0), {}, "b.budget_share=1.0: must be below 1, the budget of a"),
+        (replace(BRANCH, budget_share=1.5), {}, "b.budget_share=1.5: is a share, at most 1"),
+        (replace(BRANCH, budget_share=0.0), {}, "b.budget_share=0.0: must be greater than 0"),
+        (replace(BRANCH, max_tokens=1000), {}, "b.max_tokens=1000: stage.stages.b.budget_share=0.25 says it; leave it"),
+        (BRANCH, {"schedule__name": "cosine"}, "schedule.name=cosine: has no stable phase for the branch b; give"),
+        (BRANCH, {"schedule__min_ratio": 1.0}, "schedule.min_ratio=1: the branch b begins with the decay; give less"),
+        (BRANCH, {"schedule__warmup_steps": 48}, "b.budget_share=0.25: is 49 of the 195 steps of stage a; a branch"),
+        (BRANCH, {"training__max_steps": 2}, "b.budget_share=0.25: is 1 of the 2 steps of stage a; a branch"),
+        (replace(BRANCH, budget_share=0.999), {}, "is 195 of the 195 steps of stage a; a branch needs"),
+    ],
+)  # fmt: skip
+def test_a_branch_that_cannot_be(branch: StageConfig, more: dict[str, Any], wanted: str) -> None:
+    validate(changed(stage__stages={"a": StageConfig("language"), "b": BRANCH}))
+    stages = {"a": StageConfig("language"), "b": branch}
+    assert wanted in complaint(changed(stage__stages=stages, **more))
+
+
+def test_branches_come_last_and_have_none_themselves() -> None:
+    stages = {"a": StageConfig("language"), "b": BRANCH, "c": StageConfig("code")}
+    assert complaint(changed(stage__stages=stages)) == (
+        "stage.stages.c: comes after b, a branch, and would start from its weights; put branches last"
+    )
+    stages["c"] = replace(BRANCH, branch_of="b", budget_share=0.5)
+    assert complaint(changed(stage__stages=stages)).startswith("stage.stages.c.branch_of=b: must be an earlier stage")
+
+
+def test_learned_positions_end() -> None:
+    config = changed(training__seq_len=8192, recipe__position="learned")
+    assert "recipe.max_seq_len=8192 or recipe.position=rope" in complaint(config)
+
+
+def test_a_source_that_is_not_there() -> None:
+    language = replace(base("dense").data.language, source="wikipedia")
+    assert complaint(changed(data__language=language)) == (
+        "data.language.source=wikipedia: must be one of stories, scripts, local, hub, git"
+    )
+
+
+HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": "f" * 64, "b/c.jsonl": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"source": "local"}, "repo=a/b: source=local does not read it; leave it out"),
+        ({"source": "stories", "repo": None, "revision": None}, "files={"),
+        ({"paths": ["x"]}, "paths=['x']: source=hub does not read it; leave it out"),
+        ({"repo": None}, "repo=None: must be a data set of the hub, such as roneneldan/TinyStories"),
+        ({"repo": "../x"}, "repo=../x: must be a data set of the hub"),
+        ({"revision": "main"}, "revision=main: must be a whole commit, 40 hex digits"),
+        ({"files": {}}, "files is empty: name the files and their sha256"),
+        ({"files": {"../a.txt": "f" * 64}}, "files.../a.txt: must be the path of a .txt or .jsonl"),
+        ({"files": {"a.csv": "f" * 64}}, "files.a.csv: must be the path of a .txt or .jsonl: a table"),
+        ({"files": {"\x1b[31m.txt": "f" * 64}}, "files.\ufffd[31m.txt: must be the path of a .txt"),
+        ({"sha256": "0" * 64}, "sha256=0000"),
+        (
+            {"source": "local", "repo": None, "revision": None, "files": {}, "sha256": "0"},
+            "sha256=0: must be the SHA-256",
+        ),
+        ({"separator": " "}, "separator=' ': must be printable characters without blanks around them"),
+        ({"separator": "\x1b"}, "separator='\\x1b': must be printable"),
+        ({"text_field": ""}, "text_field='': must be printable"),
+        (
+            {"source": "stories", "repo": None, "revision": None, "files": {}, "licence": None, "separator": "x"},
+            "separator=x: source=stories does not read it; leave it out",
+        ),
+        ({"files": {"a.txt": "F" * 64}}, f"files.a.txt={'F' * 64}: must be its sha256, 64 hex digits"),
+    ],
+)
+def test_settings_of_the_hub(values: dict[str, Any], wanted: str) -> None:
+    validate(changed(data__language=HUB))
+    assert complaint(changed(data__language=replace(HUB, **values))).startswith(f"data.language.{wanted}")
+
+
+GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "wanted"),
+    [
+        (replace(GIT, repositories="perl"), "repositories=perl: no such list; choose one of bash"),
+        (replace(GIT, repositories=None), "repositories=None: no such list"),
+        (replace(GIT, paths=["x"]), "paths=['x']: source=git does not read it; leave it out"),
+        (replace(GIT, extensions=[]), "extensions is empty: say what to take of the repositories"),
+        (replace(GIT, max_documents_per_group=0), "max_documents_per_group=0: must be greater than 0"),
+        (replace(GIT, licences=[]), "licences=[]: must be [any], or name licences"),
+        (replace(GIT, licences=["any", "MIT"]), "licences=['any', 'MIT']: must be [any], or name licences"),
+        (replace(GIT, hygiene=HygieneConfig(max_line_length=0)), "hygiene.max_line_length=0: must be greater than 0"),
+        (replace(GIT, hygiene=HygieneConfig(min_alphanumeric_share=2)), "hygiene.min_alphanumeric_share=2: is a share"),
+        (replace(GIT, source="local"), "repositories=bash: source=local does not read it; leave it out"),
+        (CorpusConfig("local", max_documents_per_group=5), "max_documents_per_group=5: source=local does not read it"),
+        (
+            CorpusConfig("scripts", licences=["MIT"]),
+            "licences: source=scripts is generated, so it would change nothing",
+        ),
+        (
+            CorpusConfig("scripts", hygiene=HygieneConfig(replace_secrets=False)),
+            "hygiene.replace_secrets: source=scripts is generated, so it would change nothing",
+        ),
+    ],
+)
+def test_settings_of_code(corpus: CorpusConfig, wanted: str) -> None:
+    validate(changed(data__code=GIT))
+    assert complaint(changed(data__code=corpus)).startswith(f"data.code.{wanted}")
+
+
+def test_stories_have_no_hygiene_and_no_repositories() -> None:
+    assert complaint(changed(data__language=GIT)) == (
+        "data.language.source=git: repositories are a source of code; choose another"
+    )
+    stories = CorpusConfig("local", hygiene=HygieneConfig(drop_generated=False))
+    assert complaint(changed(data__language=stories)).startswith("data.language.hygiene.drop_generated: is no code")
+
+
+def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find: Callable[..., Any] = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "joblib" in name else find(name))
+    assert complaint(changed(launcher__name="joblib")) == (
+        "launcher=joblib: not installed; pip install -c constraints.txt -e '.[joblib]'"
+    )
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
+def test_what_is_right_passes(architecture: str) -> None:
+    validate(base(architecture))
+    validate(changed(architecture, match="none"))
+    validate(changed(architecture, size__d_model=192, size__n_layers=3, training__seq_len=37))
+
+
+def test_an_output_root_is_a_folder_or_can_become_one(tmp_path: Path) -> None:
+    check_writable(str(tmp_path / "new" / "deep"))
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(UserError, match=f"output_root={root}: {tmp_path / 'file'} is no folder that you can write"):
+            check_writable(str(root))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,31 @@
+"""Numbers as people read them."""
+
+import pytest
+
+from src.config.formatting import show_bytes, show_count, show_flops, show_time
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (999, "999"),
+        (999_949_000, "1.00B"),
+        (1_000_000, "1.00M"),
+        (12_345_678, "12.3M"),
+        (137_000_000, "137M"),
+        (1.5e9, "1.50B"),
+    ],
+)
+def test_counts(value: float | None, shown: str) -> None:
+    assert show_count(value) == shown
+
+
+def test_flops() -> None:
+    assert [show_flops(value) for value in (None, 0, 2e6, 6.53e9, 6.53e18)] == ["-", "0", "2.00M", "6.53G", "6.53E"]
+
+
+def test_bytes_and_times() -> None:
+    assert [show_bytes(value) for value in (None, 4e4, 7e8, 2.345e9)] == ["-", "40 kB", "700 MB", "2.35 GB"]
+    times = [show_time(value) for value in (None, 0.04, 9.96, 59.7, 61, 3725, 555.45 * 3600)]
+    assert times == ["-", "0.0 s", "10 s", "1m 00s", "1m 01s", "1h 02m", "23d 03h"]

@@ -1,0 +1,72 @@
+"""Mojibake is repaired exactly or not at all, honest text is left alone, and broken stories are named."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.data.filters.mojibake import flaw_of, repair_mojibake
+
+LEADS = "ÂÃâïð"
+HONEST = st.characters(codec="utf-8", exclude_characters=LEADS)
+REPAIRABLE = st.one_of(
+    st.characters(max_codepoint=0xFF, exclude_characters=LEADS),
+    st.characters(min_codepoint=0x2000, max_codepoint=0x2FFF),
+    st.characters(min_codepoint=0xF000, max_codepoint=0xFFFF),
+    st.characters(min_codepoint=0x10000, max_codepoint=0x3FFFF),
+)
+
+
+def read_as_windows_1252(text: str) -> str:
+    """Read UTF-8 wrongly, as browsers do: the bytes that Windows-1252 does not have, as Latin-1 has them."""
+    return "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in text.encode())
+
+
+@given(st.text(REPAIRABLE), st.integers(1, 3))
+def test_what_was_read_wrongly_comes_back(text: str, times: int) -> None:
+    wrong = text
+    for _ in range(times):
+        wrong = read_as_windows_1252(wrong)
+    assert repair_mojibake(wrong) == text
+    assert repair_mojibake(text.encode().decode("latin-1")) == text
+
+
+@given(st.text(HONEST))
+def test_honest_text_stays(text: str) -> None:
+    assert repair_mojibake(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["CAFÉ”", "MARQUÉ…", "«SÖ»", "naïve…", "SÃO PAULO, à la carte", "¡Âme!", "don’t — “no”"]
+)
+def test_sights_that_look_like_it(text: str) -> None:
+    assert repair_mojibake(text) == text
+    assert flaw_of(f"So: {text}.") is None
+
+
+@pytest.mark.parametrize(
+    ("story", "flaw"),
+    [
+        ("Tim ran home.", None),
+        ('  \n"Go!" said Tim. "I will"', None),
+        ("They lived happily.\nThe End", None),
+        ("«Él» is he… 🙂", None),
+        ("", None),
+        ("u don't have to.", "cut off"),
+        ("“and then,” she said.", "cut off"),
+        ("They went to the", "cut off"),
+        ("He had 3", "cut off"),
+        ("The lesson is:\n", "cut off"),
+        ("The friend", "cut off"),
+        ("Tim \ufffd ran.", "replacement character"),
+        (repair_mojibake("Tim ï¿½ ran."), "replacement character"),
+        ("Tim â€œran home", "mojibake"),
+        ("â€œRun!â€ said Tim.", "mojibake"),
+        ("Tim Ã ran.", "mojibake"),
+        ("It costs Â 5.", "mojibake"),
+        ("Tim\x07 ran.", "control character"),
+        ("Tim\x85 ran.", "control character"),
+        ("Tim\tran\r\nhome.", None),
+    ],
+)
+def test_broken_stories(story: str, flaw: str | None) -> None:
+    assert flaw_of(story) == flaw

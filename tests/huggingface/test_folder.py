@@ -1,0 +1,198 @@
+"""The folder itself: read back bit for bit, as it is or saved again by transformers; tokenizer, defaults and card."""
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from src.config.schema import ROOT, ModelSpec, SamplingConfig
+from src.data.tokenizer.bpe import EOT, encode, load_tokenizer
+from src.huggingface import read_folder, twin_of
+from src.huggingface.export_model import generation_config
+from src.huggingface.import_model import Imported
+from src.huggingface.model_card import model_card
+from src.huggingface.post_processor import add_post_processor, remove_post_processor
+from src.model.language_model import LanguageModel
+from tests.huggingface.cases import BLOCKS, SIZES, exported, load, model_of, spec_of, tokenizer_of, tokens_of
+
+TEXTS = [
+    "", " ", "  leading", "trailing  ", "\n", "\n\n  indented\n\tx", "a\r\nb", "naïve 🐢 日本 \u200d", "don't 'tis",
+    EOT, f"a{EOT}b", f"{EOT}{EOT}", f" {EOT} ", "<|endoftext", "#!/bin/bash\nset -e\nx=${y[1]}", "123 4.5e6",
+    "<s>", "</s>", "<unk>", "[PAD]", "\x00\x7f", "e\u0301", "ﬁ", "\u00a0x", "▁x", "Ġx", "a ,b . c !", "don 't",
+]  # fmt: skip
+
+
+def same_weights(model: LanguageModel, found: Imported) -> bool:
+    weights = model.state_dict()
+    return weights.keys() == found.weights.keys() and all(
+        torch.equal(weights[name], tensor) and tensor.dtype == torch.float32 for name, tensor in found.weights.items()
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("case", BLOCKS)
+def test_a_folder_is_read_back_bit_for_bit(case: str, size: str, tmp_path: Path) -> None:
+    model = model_of(spec_of(case, size, aux_loss_weight=0.02, n_experts=7, max_seq_len=77))
+    found = read_folder(exported(tmp_path / "out", model, run="name", more=[1, None]))
+    assert found.spec == model.spec
+    assert same_weights(model, found)
+    assert found.record is not None and (found.record["run"], found.record["more"]) == ("name", [1, None])
+    assert found.tokenizer == tokenizer_of(model.spec.vocab_size).to_str().encode()
+    assert found.tokenizer != (tmp_path / "out" / "tokenizer.json").read_bytes()
+
+
+def relevant(spec: ModelSpec) -> dict[str, Any]:
+    """Keep what the twin's configuration holds."""
+    return {"blocks": spec.blocks, **twin_of(spec).config(spec)}
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_what_transformers_saves_again_is_read_as_well(case: str, transformers: Any, tmp_path: Path) -> None:
+    """A folder without our own file: its config.json says enough."""
+    model = model_of(spec_of(case))
+    load(transformers, exported(tmp_path / "out", model)).save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "advanced_code_model.json").exists()
+    (tmp_path / "again" / "tokenizer.json").write_bytes((tmp_path / "out" / "tokenizer.json").read_bytes())
+    found = read_folder(tmp_path / "again")
+    assert relevant(found.spec) == relevant(model.spec)
+    assert found.spec.architecture == "imported" and found.record is None
+    assert same_weights(model, found)
+
+
+def test_a_model_of_another_make_is_read(transformers: Any, tmp_path: Path) -> None:
+    """A Llama that transformers has made, in bf16, whose configuration is written as before transformers 5."""
+    config = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=48,
+        intermediate_size=72,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        rms_norm_eps=1e-5,
+    )
+    theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("rope_parameters", "head_dim", "attention_bias", "mlp_bias"):
+        values.pop(key, None)
+    file.write_text(json.dumps(values | {"rope_theta": 10000.0, "rope_scaling": None}), encoding="utf-8")
+    other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
+    (tmp_path / "theirs" / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
+    found = read_folder(tmp_path / "theirs")
+    ours = LanguageModel(found.spec)
+    ours.load_state_dict(found.weights)
+    tokens = tokens_of(found.spec, 1, 20)
+    with torch.no_grad():
+        assert torch.allclose(ours.logits(tokens), theirs.float()(tokens).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["dense", "dense, classic", "mamba", "moe", "hybrid", "jamba"])
+def test_the_tokenizer_gives_our_ids(case: str, transformers: Any, tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", model_of(spec_of(case)))
+    theirs = transformers.AutoTokenizer.from_pretrained(out, trust_remote_code=True)
+    ours = load_tokenizer(out / "tokenizer.json")
+    for text in TEXTS:
+        ids = encode(ours, text)
+        assert theirs(text).input_ids == [0, *ids] and theirs.encode(text, add_special_tokens=False) == ids, text
+        assert theirs.decode(ids) == text
+        assert theirs.decode([0, *ids, 0], skip_special_tokens=True) == text
+    assert theirs(TEXTS[1:], padding=False).input_ids == [[0, *encode(ours, text)] for text in TEXTS[1:]]
+    assert theirs("a").keys() == {"input_ids", "attention_mask"}  # what `generate` takes
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, len(theirs)) == (0, 0, 0, 512)
+
+
+def test_text_is_drawn_as_the_run_draws_it(transformers: Any, tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", model_of(spec_of("dense")))
+    given = transformers.GenerationConfig.from_pretrained(out)
+    drawn = (given.do_sample, given.temperature, given.top_k, given.top_p, given.use_cache)
+    assert drawn == (True, 0.8, 50, 1.0, True)
+    assert (given.bos_token_id, given.eos_token_id, given.pad_token_id) == (0, 0, 0)
+    greedy = generation_config(SamplingConfig(temperature=0), use_cache=True)
+    assert greedy["do_sample"] is False and "temperature" not in greedy
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["pad_token_id"] is None
+
+
+@pytest.mark.parametrize("case", ["dense", "dense, classic"])
+def test_a_length_that_the_caller_gives_is_kept(case: str, transformers: Any, tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", model_of(spec_of(case)))
+    model, tokens = load(transformers, out), torch.tensor([[0, 5, 7]])
+    assert model.generate(tokens, max_length=10, eos_token_id=None).shape == (1, 10)
+    assert model.generate(tokens, max_new_tokens=10, eos_token_id=None).shape == (1, 13)
+
+
+@pytest.mark.parametrize(
+    "given", ["null", ' {"type": "ByteLevel",\n "add_prefix_space": true, "trim_offsets": false} ']
+)
+def test_only_the_post_processor_of_a_tokenizer_changes_and_comes_back(given: str) -> None:
+    plain = tokenizer_of(300).to_str().replace('"post_processor":null', f'"post_processor" : {given}')
+    changed, before = add_post_processor(plain.encode(), EOT, 0)
+    assert before == given.strip(" ")
+    assert Tokenizer.from_buffer(changed).encode("x").ids[0] == 0
+    assert remove_post_processor(changed, EOT, 0, before) == plain.encode()
+    assert remove_post_processor(plain.encode(), EOT, 0) == plain.encode()
+    other = b'{ "post_processor\\"": {"post_processor": 1}, "a":[] ,\n"post_processor":2}'
+    assert add_post_processor(other, EOT, 0)[0].startswith(other[:-2] + b'{"type": "TemplateProcessing"')
+
+
+def test_a_folder_whose_record_is_gone_gives_our_tokenizer_too(tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", model_of(spec_of("dense")))
+    (out / "advanced_code_model.json").unlink()
+    assert read_folder(out).tokenizer == tokenizer_of(512).to_str().encode()
+
+
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        out = exported(tmp_path / "out", model_of(spec_of("hybrid")))
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in out.iterdir()} == {"0o640"}
+
+
+RECORD = {
+    "run": "dense-nano-language-s3-0a1b2c3d",
+    "progress": {"stage": "language", "step": 1234, "tokens": 56789, "val_loss": 1.23456, "val_bits_per_byte": 0.9876},
+    "config": {"stage": {"stages": {"language": {"prompts": ["It's a prompt"]}}}},
+    "summary": {
+        "size": "nano", "recipe": "modern", "data": "embedded", "seed": 3, "status": "done",
+        "contract": {"training.seq_len": 256, "runtime.device": "cpu", "runtime.precision": "fp32"},
+        "final": {"tokens": 99999, "val_loss": 1.5, "val_bits_per_byte": 1.1},
+    },
+}  # fmt: skip
+
+
+def test_the_card_has_the_figures_of_the_run() -> None:
+    spec = spec_of("dense")
+    card = model_card(spec, twin_of(spec), "out", RECORD)
+    count = sum(parameter.numel() for parameter in model_of(spec).parameters())
+    for wanted in (f"{count:,}", "step 1,234", "56,789", "1.2346", "0.9876", "99,999", "1.5000", "`embedded`", "256"):
+        assert wanted in card, wanted
+    assert card.startswith("---\nlibrary_name: transformers\n") and "license:" not in card
+    assert """prompt='It'"'"'s a prompt'\n""" in card and 'prompt = "It\'s a prompt"\n' in card
+    assert "None" not in card and "trust_remote_code" not in card
+
+
+def test_the_card_of_a_bare_checkpoint_says_so() -> None:
+    spec = spec_of("hybrid")
+    progress = {"stage": "language", "step": 5, "tokens": 70, "val_loss": None, "val_bits_per_byte": None}
+    card = model_card(spec, twin_of(spec), "out", {**RECORD, "progress": progress, "config": None, "summary": None})
+    assert "left no summary" in card and "validation loss" not in card and "None" not in card
+    assert "trust_remote_code=True" in card and "`modeling_hybrid.py` of this folder is run" in card
+
+
+def test_only_the_file_that_goes_along_needs_transformers() -> None:
+    """And nothing imports that file, but for the benchmark's peers: what we write and read back works without it."""
+    for path in (ROOT / "src").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {
+            f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+        }
+        found = [name for name in imported if re.search(r"^transformers|modeling_hybrid", name)]
+        assert bool(found) == (path.name in ("modeling_hybrid.py", "peers.py")), path

@@ -1,0 +1,315 @@
+"""Folders that are broken or mean harm: nothing is executed, and one line names the file and what is wrong."""
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from src.config.schema import UserError
+from src.huggingface import read_folder
+from tests.conftest import Bomb
+from tests.huggingface.cases import exported, model_of, spec_of
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "advanced_code_model.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return exported(tmp_path / "out", model_of(spec_of("moe", repeat=1)))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_folder(folder)
+    line = str(error.value)
+    assert "\n" not in line and len(line) < 600
+    return line.replace(f"{folder}/", "")
+
+
+def edit(file: Path, **changes: Any) -> None:
+    values = json.loads(file.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in (values | changes).items() if value is not ...}
+    file.write_text(json.dumps(kept), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("saved", [pickle.dumps, None])
+def test_a_pickle_in_any_place_is_not_opened(
+    name: str, saved: Callable[[object], bytes] | None, folder: Path, tmp_path: Path
+) -> None:
+    bomb = Bomb(tmp_path / "executed")
+    if saved is None:
+        torch.save(bomb, folder / name)
+    else:
+        (folder / name).write_bytes(saved(bomb))
+    assert refused(folder).startswith(f"{name}: ")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_code_and_pickles_beside_the_model_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    for name in ("modeling_hybrid.py", "modeling_mixtral.py", "configuration_mixtral.py", "__init__.py"):
+        (folder / name).write_text(f"import os\nos.mkdir({str(mark)!r})\n", encoding="utf-8")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
+    read_folder(folder)
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_mixtral.Mixtral"})
+    assert refused(folder).startswith("config.json: auto_map: this program runs no code of others")
+    (folder / "model.safetensors").unlink()
+    assert refused(folder) == "model.safetensors: no such file; weights in pickled files (.bin, .pt) are not read"
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_file_is_named(name: str, share: float, folder: Path) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(len(content) * share)])
+    assert refused(folder).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", ["config.json", "advanced_code_model.json"])
+@pytest.mark.parametrize(
+    "content", ["[1]", "null", '"x"', "[" * 99999, '{"a":' * 99999, f'{{"a": {"9" * 9999}}}', "{}"]
+)
+def test_json_that_is_none_or_another_is_named(name: str, content: str, folder: Path) -> None:
+    (folder / name).write_text(content, encoding="utf-8")
+    assert refused(folder).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_file_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert refused(folder).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", [*FILES, "tokenizer_config.json"])
+def test_a_dangling_link_or_a_pipe_in_the_place_of_a_file_is_named(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "nowhere")
+    assert refused(folder).startswith(f"{name}: ")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert refused(folder).startswith(f"{name}: is no ")
+
+
+def test_a_folder_of_links_is_read_as_the_cache_of_the_hub_has_them(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    for name in [*FILES, "tokenizer_config.json"]:
+        (folder / name).rename(tmp_path / "blobs" / name)
+        (folder / name).symlink_to(tmp_path / "blobs" / name)
+    assert read_folder(folder).weights
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"eos_token": ' + b"9" * 5000, b"\xff"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_other_content_are_named(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    assert refused(folder).startswith(f"{name}: ")
+
+
+ODD = [None, [], {}, "x", "a\x1b[31m\nb", -1, 7, 10**4000, 1e308, float("nan"), True, [1], {"a": 1}, [None], "\ud800"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "advanced_code_model.json", "tokenizer_config.json"])
+def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> None:
+    whole = json.loads((folder / name).read_text(encoding="utf-8"))
+    places = [(key,) for key in whole] + [("spec", key) for key in whole.get("spec", ())] + [("spec", "blocks", 0)]
+    for place in places:
+        for value in ODD:
+            content = json.loads(json.dumps(whole))
+            try:
+                *outer, last = place
+                reduce(lambda part, key: part[key], outer, content)[last] = value
+            except KeyError:  # this file has no such part
+                continue
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+            with suppress(UserError):
+                read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (
+            {"model_type": "qwen2"},
+            "model_type='qwen2': there is no counterpart; it has to be one of llama, qwen3, gpt2",
+        ),
+        ({"model_type": ["mixtral"]}, "model_type=['mixtral']: there is no counterpart"),
+        ({"model_type": ...}, "model_type=None: there is no counterpart"),
+        ({"model_type": "llama"}, "num_local_experts=4: this program knows no such setting of LlamaForCausalLM"),
+        ({"hidden_size": ...}, "head_dim=16: does not fit, only 1024 does"),
+        ({"hidden_size": 64.0}, "hidden_size=64.0: must be a whole number"),
+        ({"hidden_size": True}, "hidden_size=True: must be a whole number"),
+        ({"hidden_size": 0}, "hidden_size=0: must be a whole number"),
+        ({"hidden_size": 10**30}, "must be a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: must be a whole number from 1 to"),
+        ({"num_local_experts": 10**9}, "num_local_experts=1000000000: must be a whole number from 1 to"),
+        ({"num_attention_heads": 200}, "head_dim=1: must be even, since rope turns pairs"),
+        ({"num_attention_heads": 3}, "hidden size 64: must be a multiple of the size of a head, 21"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads=2: does not fit, only 4 does"),
+        (
+            {"num_key_value_heads": ...},
+            "num_key_value_heads=8 (the default of transformers): does not fit, only 4 does",
+        ),
+        ({"num_experts_per_tok": 1}, "top_k=1: MixtralForCausalLM"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok=5: more than the 4 experts there are"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu': does not fit, only 'silu' does"),
+        ({"rms_norm_eps": 1e-6}, "rms_norm_eps=1e-06: does not fit, only 1e-05 does"),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+            "rope_theta=10000.0: contradicts rope_param",
+        ),
+        ({"rope_parameters": ..., "rope_theta": ...}, "'rope_theta': 1000000.0} (the default of transformers)"),
+        (
+            {"rope_parameters": ..., "rope_theta": 1e6},
+            "rope_parameters={'rope_type': 'default', 'rope_theta': 1000000.0",
+        ),
+        ({"rope_parameters": [1]}, "rope_parameters=[1]: must be a JSON object"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters={'rope_type': 'linear', "),
+        ({"is_causal": False}, "is_causal=False: this program knows no such setting"),
+        ({"sliding_window": 16}, "sliding_window=16: does not fit, only None does"),
+        ({"tie_word_embeddings": True}, "model.safetensors: lm_head.weight is not model.embed_tokens.weight, but"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}: this program knows no such setting"),
+        ({"vocab_size": 511}, "tokenizer.json: has 512 tokens, config.json says vocab_size=511"),
+        ({"intermediate_size": 41}, "has shape [40, 64], config.json needs [41, 64]"),
+        ({"num_hidden_layers": 2}, "model.layers.1.block_sparse_moe.experts.0.w1.weight is missing (19 tensors"),
+        ({"hidden_size": 2**20, "head_dim": None}, "has shape [512, 64], config.json needs [512, 1048576]"),
+        (
+            {"intermediate_size": 2**31 - 1, "hidden_size": 2**31 - 8, "head_dim": None},
+            "model.safetensors: does not fit config.json",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
+    (folder / "advanced_code_model.json").unlink()
+    edit(folder / "config.json", **changes)
+    assert wanted in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "wanted"),
+    [
+        ("mamba", {"expand": 3}, "num_heads=8: does not fit, only 12 does"),
+        ("mamba", {"n_groups": 8}, "n_groups=8: does not fit"),
+        ("mamba", {"head_dim": 24, "num_heads": 5}, "128 channels are no multiple of the size of a head, 24"),
+        (
+            "mamba",
+            {"time_step_limit": [0.001, 0.1]},
+            "time_step_limit=[0.001, 0.1]: does not fit, only [0.0, 65504.0] does",
+        ),
+        ("mamba1", {"time_step_rank": 5}, "time_step_rank=5: does not fit, only 4 does"),
+        ("dense", {"head_dim": 8}, "head_dim=8: does not fit, only 16 does"),
+        ("dense", {"attention_bias": True}, "attention_bias=True: does not fit"),
+        ("dense", {"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=1: must be even"),
+        ("dense, classic", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True: does not"),
+        ("dense, classic", {"n_inner": None}, "has shape [64, 88], config.json needs [64, 256]"),
+        ("hybrid", {"layer_types": ["linear_attention"] * 3}, "num_hidden_layers=4: not as many types of layers"),
+        ("hybrid", {"layer_types": ["conv"] * 4}, "'conv': no such type of layer"),
+        ("hybrid", {"layer_types": [1, 2, 3, 4]}, "layer_types=[1, 2, 3, 4]: must be a list of names"),
+        ("hybrid", {"layer_types": ["full_attention"] * 4}, "model_type=advanced_code_model_hybrid: its layers are"),
+        ("hybrid", {"feed_forward_types": ["mlp"] * 3 + ["../x"]}, "'../x': no such type of layer"),
+        ("hybrid", {"sliding_window": None}, "sliding_window=None: must be a whole number"),
+        ("hybrid", {"attention_multiplier": 1.0}, "attention_multiplier=1.0: does not fit, only 0.25 does"),
+        ("jamba", {"model_type": "advanced_code_model_hybrid"}, "feed_forward_types=None: must be a list"),
+        ("jamba", {"num_local_experts": 2}, "num_local_experts=2: does not fit, only 0 does"),
+    ],
+)
+def test_settings_of_other_classes_that_do_not_fit_are_named(
+    case: str, changes: dict[str, Any], wanted: str, tmp_path: Path
+) -> None:
+    folder = exported(tmp_path / "out", model_of(spec_of(case)))
+    (folder / "advanced_code_model.json").unlink()
+    edit(folder / "config.json", **changes)
+    assert wanted in refused(folder)
+
+
+def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    gate = "model.layers.0.block_sparse_moe.gate.weight"
+
+    def changed(**tensors: torch.Tensor | None) -> str:
+        new = {name: tensor for name, tensor in {**weights, **tensors}.items() if tensor is not None}
+        save_file({name: tensor.contiguous() for name, tensor in new.items()}, file)
+        return refused(folder)
+
+    assert changed(**{gate: None}) == f"model.safetensors: {gate} is missing (1 tensors in all)"
+    assert "'more' does not belong to the model of config.json" in changed(more=torch.zeros(1))
+    assert changed(**{gate: weights[gate].T}) == (
+        f"model.safetensors: {gate} has shape [64, 4], config.json needs [4, 64]"
+    )
+    assert f"{gate!r} is of type I64" in changed(**{gate: weights[gate].long()})
+    for bad in (float("nan"), float("inf")):
+        broken = weights[gate].clone()
+        broken[1, 2] = bad
+        assert changed(**{gate: broken}) == f"model.safetensors: {gate} holds numbers that are not finite"
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    assert refused(folder).startswith("model.safetensors: cannot be read as safetensors")
+    file.write_bytes(struct.pack("<Q", 2**62) + header)
+    assert refused(folder).startswith("model.safetensors: cannot be read as safetensors")
+
+
+def test_weights_in_several_files_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+    assert refused(folder) == "model.safetensors: no such file; weights in several files are not read, save them in one"
+
+
+def test_tokenizers_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
+    other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
+    (folder / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
+    assert refused(folder) == "tokenizer.json: has 300 tokens, config.json says vocab_size=512"
+    text = (other / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<eos>")
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    assert refused(folder).startswith("tokenizer.json: '<|endoftext|>' has to be token 0")
+    (folder / "tokenizer.json").unlink()
+    assert refused(folder) == "tokenizer.json: no such file"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"format_version": 99}, "format_version=99: this program reads 1"),
+        ({"spec": ...}, "spec: not the description of a model"),
+        ({"spec": []}, "spec: not the description of a model"),
+        ({"spec": {"blocks": ["attention"]}}, "spec: not the description of a model"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
+    edit(folder / "advanced_code_model.json", **changes)
+    assert wanted in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"d_model": 128},
+        {"top_k": 3},
+        {"blocks": ["attention", "mlp"]},
+        {"blocks": ["os", "sys"]},
+        {"norm": "layernorm"},
+    ],
+)
+def test_a_record_of_another_model_is_refused(changes: dict[str, Any], folder: Path) -> None:
+    file = folder / "advanced_code_model.json"
+    spec = json.loads(file.read_text(encoding="utf-8"))["spec"]
+    edit(file, spec=spec | changes)
+    assert refused(folder) == "advanced_code_model.json: spec: describes another model than config.json"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        read_folder(tmp_path / "none")

@@ -1,0 +1,146 @@
+"""Products of few rows as each make of CPU does them best: the same numbers, and only where that may be done."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.config.schema import SamplingConfig
+from src.inference.generation import generate
+from src.model.blocks import cpu_linear as module
+from src.model.blocks.base import blind
+from src.model.blocks.cpu_linear import FEW_ROWS, Linear, linear
+from src.model.language_model import LanguageModel
+from tests.contract.small import ARCHITECTURES, RECIPES, random_tokens, small_model
+
+needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="products are divided for MKL alone")
+
+
+@pytest.fixture
+def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Have two threads of a CPU that is not Intel's, divide small weights too, and note into how many parts."""
+    before, parts = torch.get_num_threads(), list[int]()
+    plain = module._by_parts
+
+    def noted(x: Tensor, weight: Tensor, n: int) -> Tensor:
+        parts.append(n)
+        return plain(x, weight, n)
+
+    monkeypatch.setattr(module, "INTEL", False)
+    monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(module, "_by_parts", noted)
+    torch.set_num_threads(2)
+    yield parts
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def turned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have a CPU of Intel's, which turns products with small weights round too, and note of how many rows."""
+    rows, plain = list[int](), module._weight_first
+
+    def noted(x: Tensor, weight: Tensor) -> Tensor:
+        rows.append(len(x))
+        return plain(x, weight)
+
+    monkeypatch.setattr(module, "INTEL", True)
+    monkeypatch.setattr(module, "LEAST_LEFT_WEIGHT", 1)
+    monkeypatch.setattr(module, "_weight_first", noted)
+    return rows
+
+
+def check_product(shape: tuple[int, ...], bias: bool) -> None:
+    """Hold a layer against its product in twice the precision."""
+    layer, x = Linear(96, 32, bias=bias), torch.randn(*shape, 96)
+    y, wanted = layer(x), F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert y.is_contiguous()
+
+
+@needs_mkl
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 5), (FEW_ROWS, 1), (7,), ()])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_the_parts_are_the_whole(shape: tuple[int, ...], bias: bool, threads: int, divided: list[int]) -> None:
+    torch.set_num_threads(threads)
+    check_product(shape, bias)
+    assert divided == {1: [], 2: [2], 3: [2], 4: [4]}[threads], "32 rows of weight are no multiple of 3"
+
+
+@needs_mkl
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (6, 1), (7,), (2, 5), (48, 1), (7, 7), ()])
+def test_a_product_that_is_turned_round_is_the_same(shape: tuple[int, ...], bias: bool, turned: list[int]) -> None:
+    check_product(shape, bias)
+    rows = math.prod(shape)
+    assert turned == ([rows] if 7 <= rows <= 48 else [])
+
+
+def check_what_is_left_as_it_is(x: Tensor, one_row_more: Tensor, done: list[int]) -> None:
+    """Hold that of these products of x and one row more just the first is done otherwise, and noted."""
+    weight = torch.randn(64, 96)
+    with torch.no_grad():
+        linear(x, weight)
+        assert len(done) == 1
+        linear(one_row_more, weight)
+        with blind():
+            linear(x, weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert linear(x, weight).dtype == torch.bfloat16
+        assert linear(x[:0], weight).shape == (0, 64)
+    linear(x, weight)
+    assert len(done) == 1
+
+
+@needs_mkl
+def test_only_few_rows_without_gradients_are_divided(divided: list[int]) -> None:
+    x = torch.randn(FEW_ROWS + 1, 96)
+    check_what_is_left_as_it_is(x[1:], x, divided)
+    assert divided == [2]
+
+
+@needs_mkl
+def test_only_few_rows_without_gradients_are_turned_round(turned: list[int]) -> None:
+    x = torch.randn(49, 96)
+    check_what_is_left_as_it_is(x[1:], x, turned)
+    assert turned == [48]
+
+
+def check_decoding(model: LanguageModel, rows: int, done: list[int]) -> None:
+    """Hold the logits of texts that are decoded against those of the texts as a whole, of which nothing is done so."""
+    tokens = random_tokens(rows, 40)
+    whole = model.logits(tokens).detach()
+    assert not done
+    with torch.no_grad():
+        cache = model.make_cache(rows, 40)
+        parts = [model.logits(part, cache) for part in (tokens[:, :30], *tokens[:, 30:].split(1, dim=1))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+@needs_mkl
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_by_parts_gives_the_logits_of_the_whole(architecture: str, recipe: str, divided: list[int]) -> None:
+    check_decoding(small_model(architecture, recipe), 2, divided)
+    assert set(divided) >= {2}
+
+
+@needs_mkl
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_many_texts_gives_the_logits_of_the_whole(architecture: str, turned: list[int]) -> None:
+    check_decoding(small_model(architecture), 8, turned)
+    assert 8 in turned
+
+
+@needs_mkl
+def test_a_text_is_the_same_by_parts(divided: list[int]) -> None:
+    model, sampling = small_model("dense"), SamplingConfig(max_new_tokens=20)
+    text = list(generate(model, [1, 2, 3], sampling))
+    assert divided
+    torch.set_num_threads(1)
+    assert list(generate(model, [1, 2, 3], sampling)) == text

@@ -1,0 +1,179 @@
+"""Closed forms of memory against what autograd keeps, the files on the disk, and cases worked out by hand."""
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.config.schema import ModelSpec, OptimizerConfig
+from src.model.blocks import kind_names, kind_of
+from src.model.blocks.kind import Activations, Kind, norm_kept
+from src.model.build import build_model
+from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory, largest_micro_batch, training_memory
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import solve
+from src.training.checkpoint import Progress, save_checkpoint
+from src.training.optimizers import build_optimizer
+from tests.contract.small import ARCHITECTURES, RECIPES, composed, small_spec
+from tests.reference.documents import numbers
+
+
+class Kept:
+    """Stands for one tensor that autograd keeps, as long as its node of the graph is there."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | None = None) -> float:
+    """Count the floats that autograd holds after the forward pass of the spec's first block, weights aside."""
+    model = build_model(spec, seed=0)
+    x = torch.randn(batch, length, spec.d_model).requires_grad_()
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> Kept:
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        y = model.blocks[0](model.norms[0](x), None, documents).y
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    storages = {(part := kept.tensor.untyped_storage()).data_ptr(): part.nbytes() for kept in alive}
+    assert y.requires_grad
+    return sum(n_bytes for place, n_bytes in storages.items() if place not in weights) / 4
+
+
+@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.parametrize("length", [48, 40])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", kind_names())
+def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int) -> None:
+    """By the difference of two batch sizes, so that tables of one size drop out; no two widths are equal."""
+    spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)
+    per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
+    assert kind_of(kind).activations(spec, length).kept == pytest.approx(per_token, rel=5e-3)
+
+
+@pytest.mark.parametrize("length", [48, 40, 16])
+@pytest.mark.parametrize("kind", ["attention", "sliding_attention"])
+def test_a_mask_of_documents_is_kept_once_for_all_heads(kind: str, length: int) -> None:
+    spec = replace(small_spec("dense"), blocks=(kind,))
+    plain = kept_floats(spec, 4, length) - kept_floats(spec, 2, length)
+    few, many = (kept_floats(spec, batch, length, numbers((7, length - 7), batch)) for batch in (2, 4))
+    masks = (many - few - plain) / (2 * length)
+    assert kind_of(kind).activations(spec, length).masks == pytest.approx(masks, rel=1e-3)
+
+
+@pytest.fixture
+def mlp_only(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """D = 64, V = 260: two mlp blocks of 1,000 floats kept, 10 more going back and 30 without gradients."""
+    kind = replace(kind_of("mlp"), activations=lambda spec, context_len: Activations(1000, 10, 30))
+    monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", {"mlp": kind}.__getitem__)
+    return replace(small_spec("dense"), blocks=("mlp", "mlp"))
+
+
+@pytest.fixture(autouse=True)
+def clear_kinds() -> Iterator[None]:
+    yield
+    kind_of.cache_clear()
+
+
+def test_a_step_by_hand(mlp_only: ModelSpec) -> None:
+    """T = 1000, B = 2: the worst moment is the loss."""
+    tokens, params, head = 2000, model_cost(mlp_only, 1000).total_params, 260 * 64
+    whole = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=False)
+    assert norm_kept(mlp_only) == 3 * 64 + 1
+    assert whole.parts() == {
+        "weights": 4 * params,
+        "gradients": 4 * head,
+        "optimizer": 8 * params,
+        "state": 0,
+        "activations": 4 * tokens * (2 * 1000 + 193),
+        "workspace": 4 * tokens * (64 + 260 + 64),
+    }
+    assert whole.total == sum(whole.parts().values())
+    summed = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=True)
+    assert summed.gradients == 4 * (params + head)
+    assert summed.total - summed.gradients == whole.total - whole.gradients
+    half = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=False, precision="bf16")
+    assert half.total == whole.total + 2 * params
+
+
+def test_a_step_with_activation_checkpointing_by_hand(mlp_only: ModelSpec) -> None:
+    tokens, mlp = 2000, kind_of("mlp").cost(mlp_only, 1000).params
+    found = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=False, activation_checkpointing=True)
+    assert found.activations == 4 * tokens * (64 + 1000), "one block's input, and the whole of the other"
+    assert found.workspace == 4 * tokens * (10 + 2 * 64)
+    assert found.gradients == 4 * (260 * 64 + mlp)
+
+
+def test_the_logits_never_exist_at_once(mlp_only: ModelSpec) -> None:
+    wide = replace(mlp_only, vocab_size=1 << 16)
+    small, large = (training_memory(wide, seq_len=64, micro_batch_size=n, accumulate=False) for n in (1, 8))
+    per_token = 4 * (2000 + 193 + 64)
+    assert large.total - small.total == per_token * 7 * 64, "64 rows of logits, however many tokens there are"
+
+
+def test_inference_by_hand(mlp_only: ModelSpec) -> None:
+    prefill, decode = inference_memory(replace(mlp_only, blocks=("mlp", "attention")), context_len=10, batch_size=3)
+    attention = 9 * 64
+    assert prefill.state == decode.state == 4 * 3 * 2 * 10 * 64
+    assert prefill.workspace == 4 * 3 * (10 * (attention + 2 * 64) + 260)
+    assert decode.workspace == 4 * 3 * (attention + 2 * 64 + 260)
+
+
+def test_a_kind_that_says_nothing_still_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(small_spec("dense"), blocks=("mlp",))
+    silent_kind = Kind("MLP", kind_of("mlp").cost)
+    monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", {"mlp": silent_kind}.__getitem__)
+    silent = training_memory(spec, seq_len=8, micro_batch_size=1, accumulate=False)
+    assert silent.weights == 4 * model_cost(spec, 8).total_params
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
+    spec = small_spec("hybrid")
+    needed = {
+        size: training_memory(spec, seq_len=64, micro_batch_size=size, accumulate=size < 12).total
+        for size in (1, 2, 3, 4, 6, 12)
+    }
+
+    def largest(available_bytes: int, again: bool = False) -> int:
+        return largest_micro_batch(
+            spec, seq_len=64, global_batch_size=12, available_bytes=available_bytes, activation_checkpointing=again
+        )
+
+    assert {size: largest(n_bytes) for size, n_bytes in needed.items()} == {size: size for size in needed}
+    assert largest(needed[4] - 1) == 3
+    assert largest(needed[1] - 1) == 0
+    assert largest(needed[3], again=True) > 3
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "moe"])
+def test_checkpoints_are_as_large_as_foretold(architecture: str, tmp_path: Path) -> None:
+    config = composed(architecture, "modern", "size=nano")
+    spec = solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=256, match="active").spec
+    model = build_model(spec, seed=0)
+    optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=0.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for kind, state in (("best", None), ("last", {"optimizer": optimizer.state_dict()})):
+        save_checkpoint(tmp_path / kind, model, Progress("language"), tokenizer_sha256="", run="", state=state)
+        n_bytes = sum(path.stat().st_size for path in (tmp_path / kind).iterdir())
+        assert n_bytes == pytest.approx(getattr(checkpoint_bytes(spec), kind), rel=0.01)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_an_estimate(architecture: str) -> None:
+    spec = small_spec(architecture)
+    plain, recomputed = (
+        training_memory(spec, seq_len=64, micro_batch_size=8, accumulate=False, activation_checkpointing=again)
+        for again in (False, True)
+    )
+    assert all(kind_of(kind).activations(spec, 64).kept > 3 * spec.d_model for kind in spec.blocks)
+    assert recomputed.total < plain.total

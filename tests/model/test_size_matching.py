@@ -1,0 +1,184 @@
+"""Every architecture at every size has the parameters of dense at work; what the user gives is kept."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.config.schema import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import (
+    CLOSE,
+    QUANTITIES,
+    Match,
+    dense_d_ff,
+    match_of,
+    repeat_pattern,
+    solve,
+    tokens_at_equal_flops,
+)
+from tests.contract.small import ARCHITECTURES, RECIPES, SIZES, composed
+
+VOCAB_SIZE = 32000
+
+
+def architecture_of(name: str, **changes: Any) -> ArchitectureConfig:
+    return replace(composed(name, "modern").architecture, **changes)
+
+
+def size_of(name: str) -> SizeConfig:
+    return composed("dense", "modern", f"size={name}").size
+
+
+def recipe_of(name: str) -> RecipeConfig:
+    return composed("dense", name).recipe
+
+
+def matched(
+    architecture: ArchitectureConfig | str, size: str = "nano", recipe: str = "modern", match: str = "active"
+) -> Match:
+    written = architecture_of(architecture) if isinstance(architecture, str) else architecture
+    seq_len = size_of(size).seq_len
+    return solve(written, size_of(size), recipe_of(recipe), vocab_size=VOCAB_SIZE, seq_len=seq_len, match=match)
+
+
+def counted(spec: ModelSpec, rule: str, seq_len: int) -> float:
+    """What a rule makes equal, from the definitions: embeddings, positions and head aside."""
+    cost = model_cost(spec, seq_len)
+    if rule == "flops":
+        return cost.train_flops_per_token - 3 * 2 * spec.vocab_size * spec.d_model
+    outside = (2 * spec.vocab_size + spec.learned_positions) * spec.d_model
+    return (cost.active_params if rule == "active" else cost.total_params) - outside
+
+
+@pytest.mark.parametrize("rule", QUANTITIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_is_matched(size: str, recipe: str, architecture: str, rule: str) -> None:
+    if len(architecture_of(architecture).pattern) > 2 * size_of(size).n_layers:
+        pytest.skip("the pattern is longer than the model")
+    match = matched(architecture, size, recipe, rule)
+    dense = counted(matched("dense", size, recipe, match="none").spec, rule, size_of(size).seq_len)
+    assert match.residual == pytest.approx(counted(match.spec, rule, size_of(size).seq_len) / dense - 1, abs=1e-9)
+    assert abs(match.residual) <= CLOSE, "2% is the rule, 1% what the conf reaches"
+    assert set(match.solved) <= set(architecture_of(architecture).match_knobs)
+    for knob, value in match.solved.items():
+        assert (len(match.spec.blocks) if knob == "n_blocks" else getattr(match.spec, knob)) == value
+
+
+@pytest.mark.parametrize("rule", QUANTITIES)
+@pytest.mark.parametrize("architecture", ["mamba", "mamba1", "moe", "hybrid"])
+@given(
+    heads=st.integers(1, 40), layers=st.integers(2, 48), head_dim=st.sampled_from([16, 32, 64, 96, 128]), d_ff=st.none()
+)
+@settings(max_examples=60, deadline=None)
+def test_any_size_is_matched(
+    architecture: str, rule: str, heads: int, layers: int, head_dim: int, d_ff: int | None
+) -> None:
+    size = replace(size_of("nano"), d_model=heads * head_dim, n_layers=layers, head_dim=head_dim, d_ff=d_ff)
+    if size.d_model < 64:
+        return
+    solve(architecture_of(architecture), size, recipe_of("modern"), vocab_size=VOCAB_SIZE, seq_len=512, match=rule)
+
+
+def test_known_answers() -> None:
+    """What matching has solved so far: a change here changes every run's name and results."""
+    solved = {
+        (size, name): matched(name, size).solved for size in ("nano", "tiny") for name in ("mamba", "moe", "hybrid")
+    }
+    assert solved == {
+        ("nano", "mamba"): {"n_blocks": 7, "d_state": 48},
+        ("nano", "moe"): {"expert_d_ff": 172},
+        ("nano", "hybrid"): {"d_ff": 280},
+        ("tiny", "mamba"): {"n_blocks": 23},
+        ("tiny", "moe"): {"expert_d_ff": 1024},
+        ("tiny", "hybrid"): {"d_ff": 1768},
+    }
+    assert matched("dense").solved == {} and matched("dense").residual == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "total"), [("tiny", 137_353_728), ("medium", 372_041_728), ("large", 1_092_662_400), ("xlarge", 0)]
+)
+def test_the_sizes_of_the_original(size: str, total: int) -> None:
+    """137M, 372M, 1.09B and 1.51B: GPT-2's parts with its biases, an untied head and 4096 positions."""
+    found = model_cost(matched("dense", size, "classic").spec, 1024).total_params
+    assert found == (total or 1_510_136_320)
+    width, layers = size_of(size).d_model, size_of(size).n_layers
+    layer = 4 * (width * width + width) + (8 * width * width + 5 * width) + 2 * 2 * width
+    assert found == 2 * VOCAB_SIZE * width + 4096 * width + layers * layer + 2 * width
+
+
+def test_the_narrower_swiglu_weighs_as_much_as_gelu() -> None:
+    for size in SIZES:
+        gelu, swiglu = (dense_d_ff(size_of(size), recipe_of(name)) for name in ("classic", "modern"))
+        assert gelu == 4 * size_of(size).d_model
+        assert swiglu % 8 == 0 and 0 <= 3 * swiglu - 2 * gelu <= 3 * 8
+    assert dense_d_ff(replace(size_of("nano"), d_ff=300), recipe_of("modern")) == 200
+    assert dense_d_ff(replace(size_of("nano"), d_ff=300), recipe_of("classic")) == 300
+
+
+def test_what_the_user_gives_stays() -> None:
+    mamba = matched(architecture_of("mamba", d_state=128), "large")
+    assert mamba.spec.d_state == 128 and set(mamba.solved) == {"n_blocks"}
+    mamba = matched(architecture_of("mamba", n_blocks=7))
+    assert len(mamba.spec.blocks) == 7 and set(mamba.solved) == {"d_state"}
+    hybrid = matched(architecture_of("hybrid", d_state=128, window=32, n_blocks=8))
+    assert (hybrid.spec.d_state, hybrid.spec.window, len(hybrid.spec.blocks)) == (128, 32, 8)
+    moe = matched(architecture_of("moe", n_experts=16, top_k=4), "micro")
+    assert (moe.spec.n_experts, moe.spec.top_k) == (16, 4)
+    assert moe.spec.expert_d_ff < matched("moe", "micro").spec.expert_d_ff
+
+
+def test_without_matching_all_is_as_written() -> None:
+    for name in ARCHITECTURES:
+        match = matched(name, "micro", match="none")
+        assert match.solved == {}
+        assert len(match.spec.blocks) == 16
+        assert match.spec.d_ff == match.spec.expert_d_ff == dense_d_ff(size_of("micro"), recipe_of("modern"))
+        assert match.spec.d_state == (16 if name == "mamba1" else 64)
+        assert match.spec.window == size_of("micro").seq_len // 4
+    assert matched("mamba", match="none").residual > 0.02
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        (lambda: architecture_of("dense", d_ff=100), "name a knob in architecture.match_knobs"),
+        (lambda: architecture_of("hybrid", d_ff=64), "leave architecture.d_ff to matching"),
+        (lambda: architecture_of("mamba", n_blocks=2), "leave architecture.n_blocks to matching"),
+        (lambda: architecture_of("moe", expert_d_ff=8), "leave architecture.expert_d_ff to matching"),
+        (lambda: architecture_of("moe", top_k=8, n_experts=20000), "match=none"),
+        (lambda: architecture_of("dense", pattern=["attention", "mpl"]), "unknown block 'mpl'"),
+        (lambda: architecture_of("hybrid", n_blocks=2), "architecture.n_blocks=2: too few for the pattern"),
+        (lambda: architecture_of("jamba"), "attention would be cut away; give at least 16"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(architecture: Any, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        matched(architecture())
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pattern_is_repeated_and_cut() -> None:
+    assert repeat_pattern(["mamba"], 3) == ("mamba",) * 3
+    assert repeat_pattern(["attention", "mlp"], 4) == ("attention", "mlp", "attention", "mlp")
+    pattern = ["mamba", "mlp", "sliding_attention", "mlp"]
+    assert repeat_pattern(pattern, 6) == (*pattern, "mamba", "mlp")
+    assert repeat_pattern(pattern, 3) == tuple(pattern[:3]), "the second mlp is no kind of its own"
+    with pytest.raises(UserError, match="sliding_attention would be cut away; give at least 4"):
+        repeat_pattern(pattern, 2)
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
+def test_equal_flops_are_those_of_dense(architecture: str) -> None:
+    config = composed(architecture, "modern", "size=micro")
+    dense = composed("dense", "modern", "size=micro")
+    flops = [model_cost(match_of(each).spec, config.training.seq_len).train_flops_per_token for each in (config, dense)]
+    tokens = tokens_at_equal_flops(config, 10**9)
+    assert tokens * flops[0] == pytest.approx(10**9 * flops[1], rel=1e-6)
+    assert (tokens == 10**9) == (architecture == "dense")

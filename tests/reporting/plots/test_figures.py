@@ -1,0 +1,180 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from matplotlib.text import Annotation
+
+from src.reporting import load_metrics, load_runs, plot_loss, plot_speed
+from src.reporting.output.write import CAPTIONS
+from src.reporting.plots.figures import AXES, BALANCE, _loss_range, build_figures, plot_expert_balance, to_png
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def dashed(axes) -> list[float]:
+    return [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+
+
+def write_balance(run_dir, layers, stages=("language",), steps=3):
+    """Append rows of experts: layer n has the value step * (n + 1) / 10 of every measure."""
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        for stage in stages:
+            for step in range(1, steps + 1):
+                row = {"stage": stage, "step": step, "tokens": 100 * step, "flops": 1, "wall_time_s": step}
+                values = {f"moe/layer_{n:02}/{name}": step * (n + 1) / 10 for n in range(layers) for name in BALANCE}
+                file.write(json.dumps(row | values) + "\n")
+
+
+def test_a_panel_a_stage_with_training_and_validation(four):
+    """The validation before the first step is left out: tokens start at 0, which a log axis has not."""
+    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["language", "code"]
+    lengths = sorted(np.size(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-")
+    assert lengths == [10] * 4 + [150] * 4
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_axis(four, axis):
+    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), axis)
+    assert AXES[axis] in figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_xscale() == ("linear" if axis == "wall_time_s" else "log")
+
+
+def test_references_are_dashed_and_labelled(four):
+    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    language, code = figure.axes
+    floor = 0.62 * math.log(2) * 3.2
+    assert [pytest.approx(level) for level in dashed(language)] == [math.log(4096), 6.1, floor]
+    assert len(dashed(code)) == 2
+    shown = texts(figure)
+    assert {"unigram 6.10", "uniform 8.32", f"entropy floor {floor:.2f}"} <= set(shown)
+    assert language.get_ylim()[0] < floor and language.get_ylim()[1] > math.log(4096)
+
+
+def test_a_reference_far_from_the_curves_does_not_squash_them():
+    low, high = _loss_range([1.0, 1.1], [math.log(4096), 1.2])
+    assert low < 1.0 and 1.2 < high < 1.5
+
+
+def test_final_losses_are_labelled_and_never_averaged_over_contracts(builder):
+    builder.add("dense", level=2.0)
+    builder.add("dense", seed=5, level=3.0, contract={"seq_len": 64})
+    shown = texts(plot_loss(load_runs(builder.sweep), load_metrics(builder.sweep), "tokens"))
+    assert "dense (A) 2.01" in shown and "dense (B) 3.06" in shown
+
+
+def test_labels_keep_their_distance(four):
+    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    heights = sorted(text.xy[1] for text in figure.axes[0].texts if isinstance(text, Annotation))
+    assert len(heights) == 7 and np.diff(heights).min() > 0.05 and heights[0] >= 0
+
+
+def test_a_row_a_size(builder):
+    builder.add("dense")
+    builder.add("dense", size="micro")
+    runs = load_runs(builder.sweep)
+    figure = plot_loss(runs, load_metrics(builder.sweep))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["language, micro", "code, micro", "language, nano", "code, nano"]
+
+
+def test_unfinished_runs_are_drawn_and_marked(four):
+    four.ledger(next((four.root / "runs").glob("moe-*")).name, "failed", "boom")
+    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    (legend,) = figure.legends
+    assert "did not finish" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_an_architecture_has_one_colour_everywhere(four):
+    runs = load_runs(four.sweep)
+    curve = plot_loss(runs, load_metrics(four.sweep)).axes[0].lines[1].get_color()
+    assert plot_speed(runs).axes[0].patches[0].get_facecolor() == pytest.approx((0, 0x72 / 255, 0xB2 / 255, 1))
+    assert curve == "#0072B2"
+
+
+def test_speed_and_memory_with_their_values(four):
+    figure = plot_speed(load_runs(four.sweep))
+    assert "9,000" in texts(figure) and "700 MB" in texts(figure)
+    assert figure.get_suptitle() == "Speed and memory on cpu, 2 threads"
+
+
+def test_speed_says_what_was_not_measured_and_what_is_not_comparable(builder):
+    stages = {"final": {"tokens_per_second": 10.0, "peak_memory_bytes": None}}
+    builder.add("dense", summary=stages)
+    builder.add("moe", summary={"environment": {"device": "cuda"}})
+    figure = plot_speed(load_runs(builder.sweep))
+    assert "not measured" in texts(figure) and "not comparable" in figure.get_suptitle()
+
+
+def test_figures_of_nothing_yet(builder):
+    builder.plan("dense-x", "dense")
+    figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert list(figures) == ["loss_vs_tokens.png", "loss_vs_flops.png", "loss_vs_time.png", "speed.png"]
+    assert all(to_png(figure).startswith(b"\x89PNG") for figure in figures.values())
+
+
+def test_training_without_any_validation_yet(builder):
+    run_dir = builder.add("dense", status="running", stages=())
+    (run_dir / "metrics.jsonl").write_text(
+        '{"stage": "language", "step": 1, "tokens": 5, "flops": 5, "wall_time_s": 1, "train/loss": 8}\n'
+    )
+    figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert all(to_png(figure) for figure in figures.values())
+
+
+def test_a_run_that_diverged_is_no_obstacle(builder):
+    run_dir = builder.add("dense", status="failed", stages=())
+    row = '{"stage": "language", "step": %d, "tokens": %d, "flops": 5, "wall_time_s": 1, "val/loss": NaN}\n'
+    (run_dir / "metrics.jsonl").write_text(row % (1, 5) + row % (2, 9))
+    figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert all(to_png(figure) for figure in figures.values())
+
+
+def test_balance_is_a_mean_over_layers_in_a_band_of_all(builder):
+    """Layers of 0.1, 0.2 and 0.3 times the step: a mean of 0.2, in a band from 0.1 to 0.3."""
+    builder.add("dense", stages=("language",))
+    run_dir = builder.add("moe", stages=("language",))
+    (run_dir / "metrics.jsonl").write_text("")
+    write_balance(run_dir, layers=3)
+    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(BALANCE.values())
+    assert figure.axes[0].get_ylabel() == "language"
+    for axes in figure.axes:
+        (line,) = axes.lines
+        assert line.get_xdata() == pytest.approx([100, 200, 300])
+        assert line.get_ydata() == pytest.approx([0.2, 0.4, 0.6])
+        (band,) = axes.collections
+        low_and_high = {(x, y) for x, y in np.asarray(band.get_paths()[0].vertices).round(6).tolist()}
+        assert {(100, 0.1), (100, 0.3), (300, 0.3), (300, 0.9)} <= low_and_high
+        assert axes.get_ylim()[0] == 0
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(1.04), "entropies of all reports have one scale"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["moe", "mean over layers", "lowest to highest layer"]
+
+
+def test_balance_has_a_row_a_size_and_stage_and_knows_runs_of_other_depths(builder):
+    for size, layers in (("nano", 2), ("micro", 4)):
+        write_balance(builder.add("moe", size=size), layers, ("language", "code"))
+    write_balance(builder.add("moe", seed=1), 2, ("language", "code"))
+    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == ["language, micro", "code, micro", "language, nano", "code, nano"]
+    assert [len(axes.lines) for axes in figure.axes] == [1] * 8 + [2] * 8
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.25, 0.5, 0.75])
+    assert figure.axes[-1].lines[0].get_ydata() == pytest.approx([0.15, 0.3, 0.45])
+
+
+def test_the_figure_of_the_experts_is_there_where_a_run_has_some(four):
+    write_balance(next((four.root / "runs").glob("moe-*")), layers=2)
+    figures = build_figures(load_runs(four.sweep), load_metrics(four.sweep))
+    assert list(figures)[-1] == "expert_balance.png" and set(figures) < set(CAPTIONS)
+    assert to_png(figures["expert_balance.png"]).startswith(b"\x89PNG")
+
+
+def test_balance_of_nothing_yet(builder):
+    builder.add("dense")
+    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    assert "nothing measured yet" in figure.texts[0].get_text()

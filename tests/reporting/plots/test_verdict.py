@@ -1,0 +1,101 @@
+"""The figure of the verdict shows what the verdict says."""
+
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from src.reporting import load_runs, verdict_lines, write_report
+from src.reporting.plots.figures import to_png
+from src.reporting.plots.verdict import plot_verdict, verdict_figures
+from src.reporting.statistics.comparison import mean_and_half_width
+from src.reporting.statistics.verdicts import compare_headlines
+
+SEEDS = {"dense": (2.50, 2.51, 2.52), "mamba": (2.31, 2.30, 2.32), "hybrid": (2.30, 2.305, 2.295)}
+
+
+def add_seeds(builder, seeds, **changes):
+    """Add a run for each level; the builder adds 0.01 a seed, which is taken off here."""
+    for architecture, levels in seeds.items():
+        for seed, level in enumerate(levels):
+            builder.add(architecture, seed, level=level - 0.01 * seed, **changes)
+    return load_runs(builder.sweep)
+
+
+def words(panel) -> dict[str, str]:
+    """Return the words beside each architecture of the first panel of a row."""
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    return dict(zip(names, [text.get_text() for text in panel.texts], strict=True))
+
+
+def drawn_seeds(panel) -> list[list[float]]:
+    """Return the seeds of each architecture as they are drawn: points without a line, three of each."""
+    points = [np.asarray(line.get_xdata()) for line in panel.lines if line.get_linestyle() == "None"]
+    return [x.tolist() for x in points if len(x) == 3]
+
+
+def test_seeds_means_intervals_and_words(builder):
+    runs = add_seeds(builder, SEEDS)
+    figure = plot_verdict(runs)
+    language, code = figure.axes
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["language", "code"]
+    stable = compare_headlines(runs)[0].comparison.stable
+    assert words(language) == {
+        "dense": f"{fmean(stable['dense']):.3f} significantly worse",
+        "mamba": f"{fmean(stable['mamba']):.3f} not significantly worse",
+        "hybrid": f"{fmean(stable['hybrid']):.3f} lowest mean",
+    }
+    assert len(language.containers) == len(SEEDS)
+    for container, seeds, name in zip(language.containers, drawn_seeds(language), SEEDS, strict=True):
+        mean, half = mean_and_half_width(stable[name])
+        assert half is not None
+        assert container[0].get_xdata() == pytest.approx([mean])
+        ((start, end),) = container[2][0].get_segments()
+        assert (start[0], end[0]) == pytest.approx((mean - half, mean + half))
+        assert sorted(seeds) == pytest.approx(sorted(stable[name]))
+    assert not any(label.get_text() for label in code.get_yticklabels())
+
+
+def test_a_best_architecture_is_called_best(builder):
+    runs = add_seeds(builder, SEEDS | {"hybrid": (2.1, 2.105, 2.095)})
+    assert "best is hybrid" in verdict_lines(runs)[0]
+    shown = words(plot_verdict(runs).axes[0])
+    assert shown["hybrid"].endswith(" best")
+    assert shown["mamba"].endswith(" significantly worse") and "not" not in shown["mamba"]
+
+
+def test_an_unstable_architecture_is_shown_by_its_seeds_alone(builder):
+    runs = add_seeds(builder, SEEDS | {"moe": (2.4, 2.41, 3.4)})
+    panel = plot_verdict(runs).axes[0]
+    assert words(panel)["moe"] == "unstable, not ranked"
+    assert len(panel.containers) == 3
+    assert len(drawn_seeds(panel)) == 4
+
+
+def test_equivalence_is_said_within_the_margin_that_is_given(builder):
+    runs = add_seeds(builder, SEEDS)
+    assert words(plot_verdict(runs, margin=1.0).axes[0])["mamba"].endswith(" equivalent")
+
+
+def test_a_row_a_group_of_comparable_runs(builder):
+    add_seeds(builder, SEEDS)
+    runs = add_seeds(builder, {name: SEEDS[name] for name in ("dense", "mamba")}, size="micro", stages=("language",))
+    figure = plot_verdict(runs)
+    titles = [panel.get_title(loc="left") for panel in figure.axes]
+    assert titles == ["language, nano", "code, nano", "language, micro", ""]
+    assert len(words(figure.axes[0])) == 3 and len(words(figure.axes[2])) == 2 and not figure.axes[3].axison
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_there_is_no_figure_without_a_verdict(four):
+    runs = load_runs(four.sweep)
+    assert verdict_figures(runs) == {}
+    assert "none" in plot_verdict(runs).texts[0].get_text()
+
+
+def test_the_report_has_the_figure_first(builder):
+    add_seeds(builder, SEEDS)
+    folder = write_report(builder.sweep).parent
+    assert (folder / "figures" / "verdict.png").read_bytes().startswith(b"\x89PNG")
+    figures = (folder / "summary.md").read_text(encoding="utf-8").partition("## Figures")[2]
+    assert figures.index("(figures/verdict.png)") < figures.index("(figures/loss_vs_tokens.png)")

@@ -1,0 +1,160 @@
+"""What `auto` becomes: the largest micro batch that fits, whatever way memory runs out in a trial."""
+
+import math
+import resource
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from src.config.schema import ModelSpec, TrainConfig, UserError
+from src.runs import batch_size_finder
+from src.runs.batch_size_finder import find_micro_batch_size, largest_that, trial
+from src.runs.resource_check import with_micro_batch
+from src.runtime.device import Device
+from src.runtime.distributed import World
+from src.runtime.signals import Interrupted, StopRequest
+from src.runtime.subprocess_pool import apart
+from tests.contract.small import CPU, composed, small_spec
+
+GIB = 1 << 30
+SMALL: tuple[str, ...] = (
+    "runtime=cpu",
+    "runtime.threads=1",
+    "runtime.precision=fp32",
+    "training.micro_batch_size=auto",
+)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 12, 60, 64, 1024])
+def test_the_largest_is_found_in_few_trials(rows: int) -> None:
+    sizes = [size for size in range(1, rows + 1) if rows % size == 0]
+    for most in (0, *sizes):
+        tried: list[int] = []
+
+        def fits(size: int, most: int = most, tried: list[int] = tried) -> bool:
+            tried.append(size)
+            return size <= most
+
+        assert largest_that(fits, sizes) == most
+        assert tried[0] == rows and len(tried) == len(set(tried)) <= 1 + math.ceil(math.log2(len(sizes) + 1))
+
+
+class Trials:
+    """Stands for the processes: a trial takes `each` bytes a sequence, and is killed above `dies_at`."""
+
+    def __init__(self, each: int, dies_at: int = 1 << 60) -> None:
+        self.each, self.dies_at, self.tried = each, dies_at, []
+
+    def apart(self, action: Any, *, most_bytes: int, stop: StopRequest) -> int | None:
+        size = action.args[0].training.micro_batch_size
+        self.tried.append((size, action.keywords["accumulate"]))
+        if size >= self.dies_at:
+            raise BrokenProcessPool
+        return size * self.each if size * self.each <= most_bytes else None
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return composed("dense", "modern", "size=micro", *SMALL, "training.global_batch_size=24")
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    return small_spec("dense")
+
+
+def find(config: TrainConfig, spec: ModelSpec, device: Device = CPU) -> tuple[int, list[str]]:
+    said: list[str] = []
+    return find_micro_batch_size(config, spec, device, StopRequest(), said.append), said
+
+
+@pytest.mark.parametrize("dies_at", [9, 1 << 60])
+def test_a_trial_that_is_killed_or_out_of_memory_does_not_fit(
+    dies_at: int, config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(GIB, dies_at)
+    monkeypatch.setattr(batch_size_finder, "apart", trials.apart)
+    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 10 * GIB)
+    assert find(config, spec) == (
+        8,
+        [
+            "training.micro_batch_size=auto: 8 of 24 sequences at a time take 8.59 GB of 9.66 GB to use (tried 24, 12: "
+            "out of memory)"
+        ],
+    )
+    assert trials.tried == [(24, False), (4, True), (8, True), (12, True)]
+
+
+def test_processes_divide_batch_and_memory(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    trials = Trials(GIB)
+    monkeypatch.setattr(batch_size_finder, "apart", trials.apart)
+    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 8 * GIB)
+    found, _ = find(config, spec, replace(CPU, world=World(0, 4, 0, 2)))
+    assert (found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
+
+
+def test_what_the_estimate_excludes_is_not_tried(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision, where it is an upper bound, up to twice of what it is sure of."""
+    largest = {}
+    for precision in ("fp32", "bf16"):
+        trials, runtime = Trials(1), replace(config.runtime, precision=precision)
+        monkeypatch.setattr(batch_size_finder, "apart", trials.apart)
+        monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 6 * GIB // 10)
+        largest[precision], said = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
+        assert len(trials.tried) == 1
+        assert ("more would not fit by the estimate" in said[0]) == (largest[precision] < 24)
+    assert 1 <= largest["fp32"] < largest["bf16"]
+
+
+def test_where_nothing_fits_the_line_names_what_would(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size_finder, "apart", Trials(GIB).apart)
+    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
+    with pytest.raises(UserError) as error:
+        find(config, spec)
+    said = str(error.value)
+    assert said.startswith("training.micro_batch_size=1: out of memory; training needs about ") and "\n" not in said
+    assert "at a time)" in said and "for example runtime.activation_checkpointing=true" in said
+
+
+def test_a_request_to_stop_is_no_lack_of_memory(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **settings: Any) -> int:
+        raise Interrupted(15)
+
+    monkeypatch.setattr(batch_size_finder, "apart", stopped)
+    with pytest.raises(Interrupted):
+        find(config, spec)
+
+
+def limited(config: TrainConfig, spec: ModelSpec, most_bytes: int) -> int | None:
+    """Try with no more memory than that to be had, so that the allocator refuses."""
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    return trial(config, spec, accumulate=True)
+
+
+@pytest.mark.slow
+def test_real_trials_run_out_of_memory_in_both_ways(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes too much is ended, one that is refused memory says so, and the search ends below both."""
+    config = composed("dense", "modern", "size=nano", *SMALL, "training.global_batch_size=256")
+    large, small = (partial(trial, with_micro_batch(config, size), spec, accumulate=True) for size in (256, 1))
+    with pytest.raises(BrokenProcessPool):
+        apart(large, most_bytes=GIB)
+    assert apart(partial(limited, with_micro_batch(config, 256), spec, 2 * GIB)) is None
+    peak = apart(small, most_bytes=GIB)
+    assert peak is not None and peak < GIB
+    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
+    found, said = find(config, spec)
+    assert 1 < found < 256 and len(said) == 1

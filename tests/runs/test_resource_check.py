@@ -1,0 +1,149 @@
+"""Memory and disk are asked before anything is built; where memory runs out all the same, what would fit is named."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.config.schema import TrainConfig, UserError
+from src.model.cost.memory_estimate import checkpoint_bytes
+from src.model.size_matching import match_of
+from src.runs import resource_check
+from src.runs.resource_check import check_disk, check_memory, memory_needed, remedies, with_micro_batch
+from src.runtime import host
+from src.runtime.device import is_out_of_memory
+from src.runtime.host import PROCESS_BYTES
+from tests.contract.small import composed
+from tests.integration import tiny
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return composed(
+        "dense", "modern", "size=medium", "tokenizer=bpe_32k", "training.micro_batch_size=16", "runtime=cpu"
+    )
+
+
+def applied(config: TrainConfig, text: str) -> TrainConfig:
+    """Make the changes that a remedy proposes."""
+    for item in text.split():
+        key, _, value = item.partition("=")
+        section, _, name = key.partition(".")
+        changed = replace(getattr(config, section), **{name: json.loads(value)})
+        config = replace(config, **{section: changed})
+    return config
+
+
+@pytest.mark.parametrize("gib", [8, 16, 24, 32])
+def test_what_does_not_fit_is_refused_and_every_remedy_fits(
+    gib: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = match_of(config).spec
+    monkeypatch.setattr(resource_check, "machine_bytes", lambda: gib * GIB)
+    with pytest.raises(UserError) as error:
+        check_memory(config, spec)
+    said = str(error.value)
+    assert said.startswith("training.micro_batch_size=16: training needs about ") and "\n" not in said
+    proposals = said.partition("for example ")[2].split(", or ")
+    assert 1 <= len(proposals) <= 3 and len(set(proposals)) == len(proposals)
+    for proposal in proposals:
+        changed = applied(config, proposal)
+        assert memory_needed(changed, match_of(changed).spec).total <= gib * GIB - PROCESS_BYTES
+        check_memory(changed, match_of(changed).spec)
+
+
+def test_where_nothing_fits_a_smaller_size_is_proposed(config: TrainConfig) -> None:
+    assert remedies(config, match_of(config).spec, 1 << 20) == (
+        "; not even one sequence would fit: choose a smaller size"
+    )
+
+
+def test_auto_is_refused_where_not_even_one_sequence_would_fit(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = match_of(config).spec
+    auto = replace(config, training=replace(config.training, micro_batch_size="auto"))
+    one = memory_needed(with_micro_batch(config, 1), spec).total + PROCESS_BYTES
+    monkeypatch.setattr(resource_check, "machine_bytes", lambda: one)
+    check_memory(auto, spec)
+    monkeypatch.setattr(resource_check, "machine_bytes", lambda: one - 1)
+    with pytest.raises(UserError, match=r"^training\.micro_batch_size=1: training needs .*; for example runtime\.act"):
+        check_memory(auto, spec)
+
+
+def test_a_device_with_memory_of_its_own_is_not_judged_by_the_machines(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource_check, "machine_bytes", lambda: 1)
+    check_memory(replace(config, runtime=replace(config.runtime, device="cuda")), match_of(config).spec)
+    monkeypatch.setattr(host, "NVIDIA_DRIVER", Path("/"))
+    check_memory(replace(config, runtime=replace(config.runtime, device="auto")), match_of(config).spec)
+
+
+def test_a_full_disk_is_found_before(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, sizes = match_of(config).spec, checkpoint_bytes(match_of(config).spec)
+
+    def disk(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 50, 0, free))  # pyright: ignore
+
+    disk(sizes.best + 2 * sizes.last)
+    check_disk(config, spec, tmp_path / "runs" / "a")
+    disk(sizes.best + 2 * sizes.last - 1)
+    with pytest.raises(UserError, match=re.escape("output_root=outputs: the checkpoints of this run take up to ")):
+        check_disk(config, spec, tmp_path / "runs" / "a")
+    written = tmp_path / "runs" / "a" / "checkpoints" / "language" / "best"
+    written.mkdir(parents=True)
+    (written / "model.safetensors").write_bytes(b"x")
+    check_disk(config, spec, tmp_path / "runs" / "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "meant"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GiB)"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_known_by_what_each_device_says(error: Exception, meant: bool) -> None:
+    assert is_out_of_memory(error) == meant
+
+
+def test_memory_that_runs_out_is_one_line_with_what_would_fit(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And the same command goes on from the last checkpoint once there is memory."""
+    from src.training import loop
+
+    data, real, steps = tiny.data_dir(tmp_path_factory), loop.train_step, iter(range(100))
+
+    def fail(*arguments: Any, **settings: Any) -> Any:
+        if next(steps) == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.\nDetails")
+        return real(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", fail)
+        assert tiny.run(data, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: training.micro_batch_size=2: out of memory; training needs about ")
+    assert (
+        "can't allocate memory" in said and "for example training.micro_batch_size=1" in said and said.count("\n") == 1
+    )
+    summary = json.loads((tiny.only_run(tmp_path) / "summary.json").read_text())
+    assert summary["status"] == "failed" and summary["error"].startswith("training.micro_batch_size=2: out of memory")
+    assert tiny.run(data, tmp_path) == 0
+    assert "Resuming stage language after step 2" in capsys.readouterr().out

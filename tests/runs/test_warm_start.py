@@ -1,0 +1,193 @@
+"""A stage that starts from a finished run: what it takes over, what may not contradict it, what it is compared by."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from src.runtime.atomic_files import read_json
+from tests.integration import tiny
+from tests.training.test_checkpoint import seal
+
+SOURCE = ("size.d_model=128", "training.seq_len=48", "optimizer.weight_decay=0.05", "seed=3", "recipe=classic")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Path]:
+    """Language runs of two architectures, with settings that are no defaults; read only."""
+    found = {}
+    for architecture in ("dense", "moe"):
+        root = tmp_path_factory.mktemp(architecture)
+        assert tiny.run(data, root, *SOURCE, "training.max_steps=2", f"architecture={architecture}") == 0
+        found[architecture] = tiny.only_run(root)
+    return found
+
+
+def go_on(source: Path, root: Path, *more: str) -> int:
+    """Train stage code from a run, saying nothing of what it has decided."""
+    command = [f"init_from={source}", "stage=code", f"output_root={root}", "tracking=none", "samples.max_new_tokens=4"]
+    return tiny.train_main([*command, *more])
+
+
+def config_of(root: Path) -> dict[str, Any]:
+    return yaml.safe_load((tiny.only_run(root) / "config.yaml").read_text(encoding="utf-8"))
+
+
+def test_a_stage_takes_over_what_the_run_decided(sources: dict[str, Path], tmp_path: Path) -> None:
+    assert go_on(sources["moe"], tmp_path) == 0
+    folder = tiny.only_run(tmp_path)
+    assert folder.name.startswith("moe-nano-code-s0-")
+    ours, theirs = config_of(tmp_path), yaml.safe_load((sources["moe"] / "config.yaml").read_text(encoding="utf-8"))
+    for section in "architecture size recipe tokenizer match data training optimizer schedule".split():
+        assert ours[section] == theirs[section], section
+    assert (ours["stage"]["name"], ours["seed"]) == ("code", 0)
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    assert "after 2 steps of stage language" in log and sources["moe"].name in log
+
+
+def test_a_run_from_before_a_setting_was_there_had_its_default(sources: dict[str, Path], tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(sources["dense"], older)
+    config = yaml.safe_load((older / "config.yaml").read_text(encoding="utf-8"))
+    del config["training"]["document_masking"]
+    (older / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert go_on(older, tmp_path, "training.max_steps=1") == 0
+    assert config_of(tmp_path)["training"]["document_masking"] is False
+
+
+def test_the_weights_are_those_of_the_run(sources: dict[str, Path], tmp_path: Path) -> None:
+    more = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", "training.max_steps=1")
+    assert go_on(sources["dense"], tmp_path, *more) == 0
+    file = Path("checkpoints", "{}", "last", "model.safetensors")
+    before = load_file(sources["dense"] / str(file).format("language"))
+    after = load_file(tiny.only_run(tmp_path) / str(file).format("code"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["training.max_steps=1", "optimizer.weight_decay=0.2", "schedule=wsd", "training.seq_len=24"],
+        ["architecture=moe", "recipe=classic", "size.d_model=128", "training.max_steps=1"],
+        ["training.log_every=10", "training.eval_every=null", "training.max_steps=1"],
+    ],
+)
+def test_what_the_command_line_says_counts_where_it_may(
+    given: list[str], sources: dict[str, Path], tmp_path: Path
+) -> None:
+    assert go_on(sources["moe"], tmp_path, *given) == 0
+    config = config_of(tmp_path)
+    for item in given:
+        key, value = item.split("=")
+        found: Any = config
+        for part in key.split("."):
+            found = found[part]
+        assert (found["name"] if isinstance(found, dict) else found) == yaml.safe_load(value)
+    assert config["training"]["global_batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("architecture=mamba", "architecture.name=mamba: contradicts init_from="),
+        ("architecture=dense", "architecture.name=dense: contradicts init_from="),
+        ("architecture.n_experts=4", "architecture.n_experts=4: contradicts init_from="),
+        ("size=micro", "size.name=micro: contradicts init_from="),
+        ("size.d_model=192", "size.d_model=192: contradicts init_from="),
+        ("recipe=modern", "recipe.name=modern: contradicts init_from="),
+        ("tokenizer.vocab_size=600", "tokenizer.vocab_size=600: contradicts init_from="),
+        ("match=none", "match=none: contradicts init_from="),
+    ],
+)
+def test_contradictions_are_refused(
+    override: str, wanted: str, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go_on(sources["moe"], tmp_path / "new", override) == 2
+    err = capsys.readouterr().err
+    assert wanted in err and err.strip().endswith("leave it out") and err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_data_with_another_tokenizer_is_refused(
+    sources: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = tiny.data_dir(tmp_path_factory, seed=1)
+    assert go_on(sources["dense"], tmp_path / "new", f"data.dir={other}") == 2
+    err = capsys.readouterr().err
+    assert "its weights speak another tokenizer than" in err and "data.dir=" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_text_is_not_that_of_the_run(
+    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is looked for by its settings, and not passed over for the folder that the run was trained on."""
+    assert go_on(sources["dense"], tmp_path / "new", "data.seed=1", "data.language.source=local") == 2
+    assert "not prepared in" in capsys.readouterr().err
+
+
+def test_a_checkpoint_folder_serves_as_well_as_its_run(sources: dict[str, Path], tmp_path: Path) -> None:
+    last = sources["dense"] / "checkpoints" / "language" / "last"
+    assert go_on(last, tmp_path, "training.max_steps=1") == 0
+    assert go_on(sources["dense"], tmp_path, "training.max_steps=1") == 0
+    tiny.only_run(tmp_path)  # the same weights: the same run
+
+
+def test_other_weights_are_another_run(sources: dict[str, Path], tmp_path: Path) -> None:
+    best = sources["dense"] / "checkpoints" / "language" / "best"
+    other = tmp_path / "other"
+    shutil.copytree(sources["dense"], other)
+    weights = other / "checkpoints" / "language" / "last" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    seal(weights.parent)
+    for source in (sources["dense"], other):
+        assert go_on(source, tmp_path / "out", "training.max_steps=1") == 0
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
+    assert best.exists()
+
+
+def test_a_run_that_has_been_moved_still_serves(sources: dict[str, Path], tmp_path: Path, data: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(sources["dense"], moved)
+    config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
+    config["data"]["dir"] = "/nowhere/data"
+    (moved / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert go_on(moved, tmp_path / "out", f"data.dir={data}", "training.max_steps=1") == 0
+
+
+def test_the_contract_names_the_same_lineage_whatever_the_architecture(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    lineages = set()
+    for architecture, source in sources.items():
+        assert go_on(source, tmp_path / architecture, "training.max_steps=1") == 0
+        contract = read_json(tiny.only_run(tmp_path / architecture) / "summary.json")["contract"]
+        lineages.add(contract["init_from"])
+    assert len(lineages) == 1
+    assert lineages.pop().startswith("language step 2 of contract ")
+
+
+def test_a_run_without_its_config_is_refused(
+    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sources["dense"] / "checkpoints", tmp_path / "bare" / "checkpoints")
+    assert go_on(tmp_path / "bare", tmp_path / "new") == 2
+    assert "config.yaml is missing; give a run directory of src.train" in capsys.readouterr().err
+
+
+def test_a_text_that_would_get_another_tokenizer_is_refused_before_it_is_prepared(
+    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go_on(sources["dense"], tmp_path / "new", "data.seed=1") == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: data.seed=1: this text would get another tokenizer than init_from=")
+    assert f"python -m src.prepare tokenizer.path={sources['dense']} tokenizer.vocab_size=512 and" in line
+    assert not (tmp_path / "new").exists()

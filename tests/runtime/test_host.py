@@ -1,0 +1,57 @@
+"""What torch finds in the environment when it is imported, and of which make a CPU is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config.schema import ROOT
+from src.runtime import host
+from src.runtime.host import SPINS, is_intel
+
+CODE = """
+import os, runpy, sys
+
+class Torch:
+    def find_spec(self, name, *more):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            sys.stdout.flush()
+            os._exit(0)
+
+sys.meta_path.insert(0, Torch())
+sys.argv = ["doctor"]
+runpy.run_module("src.doctor", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, str(SPINS)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    ids=["nothing", "another count", "a policy"],
+)
+def test_threads_spin_briefly_unless_the_user_says_otherwise(given: dict[str, str], found: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=ROOT, env=environment | given, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, found), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", True),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\n", False),
+        (None, False),
+    ],
+)
+def test_an_intel_says_so(text: str | None, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is said, as on a Mac, none is taken for one."""
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(host, "CPUS", path)
+    assert is_intel() == wanted

@@ -1,0 +1,83 @@
+"""A process of its own: it may take too much, be stopped or lose its parent, and this one goes on."""
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from src.config.schema import ROOT
+from src.runtime.signals import Interrupted, StopRequest
+from src.runtime.subprocess_pool import apart
+
+
+def test_what_it_returns_and_raises_arrives() -> None:
+    assert apart(os.getpid) != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        apart(partial(operator.truediv, 1, 0), stop=StopRequest())
+
+
+def test_it_ends_where_it_takes_too_much() -> None:
+    with pytest.raises(BrokenProcessPool):
+        apart(partial(operator.mul, b"x", 400 << 20), most_bytes=200 << 20)
+    assert len(apart(partial(operator.mul, b"x", 1 << 20), most_bytes=200 << 20)) == 1 << 20
+
+
+def test_a_stop_ends_it_at_once() -> None:
+    stop = StopRequest()
+    threading.Timer(0.5, lambda: stop.note(signal.SIGTERM, None)).start()
+    start = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        apart(partial(time.sleep, 60), stop=stop)
+    assert time.monotonic() - start < 30
+
+
+def test_ctrl_c_does_not_wait_for_it() -> None:
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        apart(partial(time.sleep, 60))
+    assert time.monotonic() - start < 30
+
+
+BUSY = """
+import time
+from functools import partial
+from src.runtime.subprocess_pool import apart
+if __name__ == "__main__":
+    apart(partial(time.sleep, 60))
+"""
+IDLE = """
+import time
+from src.runtime.subprocess_pool import guarded_pool
+if __name__ == "__main__":
+    with guarded_pool(2) as pool:
+        list(pool.map(abs, range(9)))
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("script", [BUSY, IDLE])
+def test_it_does_not_outlive_who_made_it(script: str, tmp_path: Path) -> None:
+    file = tmp_path / "wait.py"
+    file.write_text(script)
+    parent = subprocess.Popen([sys.executable, file], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    deadline, sleepers = time.monotonic() + 30, []
+    while not sleepers and time.monotonic() < deadline:
+        time.sleep(0.05)
+        children = psutil.Process(parent.pid).children()
+        sleepers = [
+            child for child in children if "spawn_main" in " ".join(child.cmdline()) and child.num_threads() > 1
+        ]
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(sleepers, timeout=30)
+    assert sleepers and not alive

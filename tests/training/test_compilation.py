@@ -1,0 +1,77 @@
+"""The trial of torch.compile: what it decides, what it says, and that it leaves nothing behind."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from src.model.dropout import Dropout
+from src.runtime.device import Device
+from src.runtime.distributed import ALONE, World
+from src.training import compilation
+from src.training.compilation import Batch, Forward
+from tests.contract.small import CPU, as_if_compiled, random_tokens, small_model
+
+BATCH = Batch(2, 16)
+
+
+class OneOfTwo(World):
+    """One of two processes, of which the other cannot compile."""
+
+    def agree(self, number: int | None) -> int | None:
+        return 1
+
+
+def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+    raise RuntimeError("no compiler\nhere")
+
+
+@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_graphs_of_the_trial_serve_training(masked: bool, dropout: float) -> None:
+    model, tokens = small_model("hybrid"), random_tokens(BATCH.size, BATCH.length, seed=1)
+    documents = (tokens < 9).cumsum(dim=1) if masked else None
+    counter = CompileCounterWithBackend("eager")
+
+    def hidden(forward: Forward) -> Tensor:
+        model.dropout = Dropout(dropout, ("step",), range(BATCH.size), "cpu") if dropout else None
+        return forward(tokens, documents=documents).hidden
+
+    with torch.compiler.set_stance("default", force_backend=counter):
+        forward = compilation.compile_now(model, BATCH._replace(masked=masked, dropout=dropout), CPU)
+        made = counter.frame_count
+        found, wanted = (hidden(each) for each in (forward, as_if_compiled(model)))
+        assert torch.equal(found, wanted)
+    assert counter.frame_count == made == len(set(model.spec.blocks))
+
+
+@pytest.mark.parametrize(
+    ("backend", "speedup", "world", "taken", "said"),
+    [
+        ("eager", 1.5, ALONE, True, r"1\.50 times as fast \(\d+ s of compiling\)"),
+        ("eager", 0.9, ALONE, False, r"0\.90 times as fast \(\d+ s of compiling\); going on without"),
+        ("eager", 1.5, OneOfTwo(), False, r"1\.50 .*, but not in every process; going on without"),
+        (broken, 1.5, ALONE, False, r"it fails here \(.*broken.*\); going on without"),
+    ],
+)
+def test_it_is_taken_where_it_works_and_is_faster(
+    backend: Any, speedup: float, world: World, taken: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, lines, tokens = small_model("dense"), list[str](), random_tokens(BATCH.size, BATCH.length)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    monkeypatch.setattr(compilation, "median_times", lambda actions, device, seconds: [speedup, 1.0])
+    with torch.compiler.set_stance("default", force_backend=backend):
+        forward = compilation.compile_if_it_pays(model, BATCH, Device("cpu", "fp32", 1, world), lines.append)
+        assert (forward is not None) == taken
+        if forward is not None:
+            assert torch.equal(forward(tokens).hidden, model(tokens).hidden)
+    (line,) = lines
+    assert re.fullmatch(f"torch.compile: {said}", line)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert all(weight.grad is None for weight in model.parameters())
+    assert torch.equal(torch.get_rng_state(), generator)
