@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
-from src.data.preparation import packing, parallel_map
+from src.data import parallel_map
+from src.data.preparation import packing
 from src.data.preparation.prepare import prepare_data
 
 

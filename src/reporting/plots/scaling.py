@@ -1,5 +1,7 @@
 """Loss against size or budget, with the fitted scaling laws."""
 
+# pyright: reportUnknownMemberType=false
+
 import pandas as pd
 from matplotlib.figure import Figure
 
