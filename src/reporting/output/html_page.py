@@ -1,6 +1,7 @@
 """The report as one page that needs nothing else: no request leaves it, and no text in it can become code.
 
-The script and the style are in assets/, with Plotly's basic bundle (MIT licence), which draws the charts of `plots/interactive.py`.
+The script and the style are in assets/, with Plotly's basic bundle (MIT license), which draws the charts of
+`plots/interactive.py`.
 """
 
 import json
