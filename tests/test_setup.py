@@ -1,4 +1,4 @@
-"""The set-up: what the Makefile does before anything is installed, and that the files it rests on agree."""
+"""The set-up: what scripts/setup.sh does with each interpreter and installer, and that the lists of packages agree."""
 
 import os
 import re
@@ -6,16 +6,27 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = ["help", "setup", "demo", "test", "test-all", "torture", "check", "format", "notebook", "docs", "clean"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+TARGETS = ["help", "setup", "demo", "test", "test-all", "torture", "check", "format", "notebook", "docs", "lock", "clean"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+OWN_PINS = "torch$|triton$|nvidia-|cuda-"  # PyTorch is pinned by constraints.txt, and pins its CUDA libraries itself
+DEMO, TEST = "-r requirements/demo.txt", "-r requirements/demo.txt -r requirements/test.txt"
 
-# A Python of the given version: answers the three questions of the set-up, and makes an environment whose pip does
-# what PIP says.
+# A Python of the given version: answers the questions of the set-up, and makes an environment whose pip does what PIP
+# says and has the settings PIP_CONFIG.
 PYTHON = """#!/bin/sh
 echo "{name} $*" >> "$CALLS"
 case "$*" in
@@ -26,6 +37,16 @@ case "$*" in
     *platform*) exit {platform_status} ;;
     "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m pip install"*) eval "${{PIP:-:}}" ;;
+    "-m pip config list") echo "${{PIP_CONFIG:-}}" ;;
+esac
+"""
+
+# Finds the interpreter that FOUND names, and makes environments of the one that it is given.
+UV = """#!/bin/sh
+echo "uv $*" >> "$CALLS"
+case "$*" in
+    "python find"*) echo "${FOUND:-}" ;;
+    "venv"*" --python "*) mkdir -p .venv/bin && cp "$6" .venv/bin/python ;;
 esac
 """
 
@@ -37,6 +58,8 @@ def tree(tmp_path: Path) -> Path:
     work.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, work)
+    for name in ("scripts", "requirements"):
+        shutil.copytree(ROOT / name, work / name)
     (tmp_path / "bin").mkdir()
     for tool in ("make", "sh", "awk", "cat", "cksum", "cp", "echo", "mkdir", "mv", "rm", "uname", "find"):
         found = shutil.which(tool)
@@ -94,10 +117,10 @@ def test_no_python_is_one_line(tree: Path) -> None:
     for name in ("python3.11", "python3.12"):
         add_tool(tree, name, "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n")
     add_python(tree, "python3.13", "3.10.1")
-    add_python(tree, "python3", "3.14.0")
+    add_python(tree, "python3", "3.15.0")
     result = make(tree, "test")
     (line,) = error_lines(result)
-    assert line.startswith("No Python 3.11, 3.12 or 3.13 found: ")
+    assert line.startswith("No Python 3.11 to 3.14 found: ")
     assert all(word in line for word in ("brew install", "apt install", "python.org"))
     assert result.stdout == ""
     assert not (tree / ".venv").exists()
@@ -111,7 +134,64 @@ def test_first_python_that_runs_is_taken(tree: Path) -> None:
     result = make(tree, "setup")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("\n") == 1 and "Python 3.13.2" in result.stdout
-    assert "python3.13 -m pip install --quiet -c constraints.txt -e .[dev]" in calls(tree)
+    said = calls(tree)
+    assert f"python3.13 -m pip install --quiet --no-compile --no-deps --require-hashes {TEST}\n" in said
+    assert "python3.13 -m pip install --quiet --no-compile --no-build-isolation -c constraints.txt -e .\n" in said
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_every_supported_python_is_found(tree: Path, version: str) -> None:
+    add_python(tree, f"python{version}", f"{version}.1")
+    assert f"Python {version}.1" in make(tree, "setup").stdout
+
+
+def test_demo_installs_what_runs_and_test_adds_the_rest(tree: Path) -> None:
+    add_python(tree, "python3.11", "3.11.9")
+    assert make(tree, "demo").returncode == 0
+    said = calls(tree)
+    assert f"--require-hashes {DEMO}\n" in said and "src.train -m +experiment=demo" in said
+    assert make(tree, "setup").stdout.startswith("Updating .venv")
+    said = calls(tree)
+    assert f"--require-hashes {TEST}\n" in said and "-m venv" not in said
+    assert make(tree, "demo").stdout == "", "what is installed includes what the demo needs"
+    assert "pip" not in calls(tree)
+
+
+def test_uv_makes_the_environment_and_installs_the_same_lists(tree: Path) -> None:
+    add_python(tree, "python3.11", "3.11.9", venv_status=1)
+    add_tool(tree, "uv", UV)
+    assert make(tree, "setup").returncode == 0
+    said = calls(tree)
+    assert "uv venv --quiet --allow-existing --seed --python" in said
+    assert f"uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes {TEST}\n" in said
+    assert "uv pip install --quiet --python .venv/bin/python --no-build-isolation -c constraints.txt -e .\n" in said
+    assert "-m pip install" not in said and "-m venv" not in said
+    assert make(tree, "setup").stdout == ""
+
+
+def test_uv_finds_an_interpreter_that_is_not_on_path(tree: Path) -> None:
+    add_tool(tree, "uv", UV)
+    assert error_lines(make(tree, "setup"))[0].startswith("No Python 3.11 to 3.14 found: ")
+    python = add_python(tree, "own python", "3.12.7")
+    assert "Python 3.12.7" in make(tree, "setup", FOUND=str(python)).stdout
+
+
+@pytest.mark.parametrize("setting", ["global.index-url='x'", ":env:.extra-index-url='x'", "user.find-links='x'"])
+def test_pip_installs_where_its_settings_name_other_places(tree: Path, setting: str) -> None:
+    add_python(tree, "python3.11", "3.11.9")
+    add_tool(tree, "uv", UV)
+    assert make(tree, "setup", PIP_CONFIG=setting).returncode == 0
+    said = calls(tree)
+    assert "-m venv .venv" in said and f"--require-hashes {TEST}\n" in said
+    assert "uv pip" not in said and "uv venv" not in said
+
+
+def test_pip_installs_where_uv_is_declined(tree: Path) -> None:
+    add_python(tree, "python3.11", "3.11.9")
+    add_tool(tree, "uv", UV)
+    assert make(tree, "setup", "UV=").returncode == 0
+    said = calls(tree)
+    assert "-m pip install" in said and "uv " not in said
 
 
 def test_python_without_venv_is_one_line(tree: Path) -> None:
@@ -131,7 +211,7 @@ def test_python_that_cannot_run_torch_on_a_mac_is_one_line(tree: Path) -> None:
 def test_chosen_python_is_used_and_no_other(tree: Path) -> None:
     add_python(tree, "python3.11", "3.11.9")
     (line,) = error_lines(make(tree, "setup", "PYTHON=/no/python"))
-    assert line.startswith("PYTHON=/no/python is no Python 3.11, 3.12 or 3.13 that runs here")
+    assert line.startswith("PYTHON=/no/python is no Python 3.11 to 3.14 that runs here")
     add_python(tree, "mine", "3.12.1")
     assert "Python 3.12.1" in make(tree, "setup", "PYTHON=mine").stdout
     assert make(tree, "setup").stdout == "", "kept, though python3.11 would be the first choice"
@@ -145,7 +225,7 @@ def test_second_call_starts_at_once_and_a_changed_pin_updates(tree: Path) -> Non
     assert make(tree, "setup").stdout == ""
     assert "pip" not in calls(tree)
     (tree / "constraints.txt").write_text("torch==2.13.0\n", encoding="utf-8")
-    assert "up to date" in make(tree, "setup").stdout
+    assert make(tree, "setup").stdout.startswith("Updating .venv")
     said = calls(tree)
     assert "pip install" in said and "-m venv" not in said
     assert make(tree, "setup").stdout == ""
@@ -168,7 +248,7 @@ def test_moved_tree_is_set_up_anew_and_an_environment_made_by_hand_is_kept(tree:
     assert make(moved, "setup").stdout.startswith("Setting up .venv"), "scripts in .venv hold the old path"
     (moved / ".venv" / ".installed").unlink()
     (moved / ".venv" / "mine").touch()
-    assert make(moved, "setup").stdout.startswith("Bringing .venv")
+    assert make(moved, "setup").stdout.startswith("Updating .venv")
     assert (moved / ".venv" / "mine").exists()
 
 
@@ -176,7 +256,9 @@ def test_clean_leaves_outputs(tree: Path) -> None:
     for name in (".venv", ".ruff_cache", "outputs/runs", "src/__pycache__", "tests"):
         (tree / name).mkdir(parents=True)
     assert make(tree, "clean").returncode == 0
-    assert sorted(path.name for path in tree.iterdir() if path.is_dir()) == ["outputs", "src", "tests"]
+    assert sorted(path.name for path in tree.iterdir() if path.is_dir()) == [
+        "outputs", "requirements", "scripts", "src", "tests"
+    ]  # fmt: skip
     assert (tree / "outputs" / "runs").exists() and not (tree / "src" / "__pycache__").exists()
 
 
@@ -187,25 +269,20 @@ GNU_ONLY = [
 
 
 @pytest.mark.parametrize("construct", GNU_ONLY)
-def test_makefile_needs_nothing_that_a_mac_lacks(construct: str) -> None:
-    lines = [line for line in MAKEFILE.splitlines() if not line.startswith("#")]
+def test_makefile_and_scripts_need_nothing_that_a_mac_lacks(construct: str) -> None:
+    text = "\n".join([MAKEFILE, *(script.read_text(encoding="utf-8") for script in SCRIPTS)])
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert not [line for line in lines if re.search(construct, line)]
 
 
-def test_setup_script_is_clean_posix_shell(tmp_path: Path) -> None:
-    show = tmp_path / "show.mk"
-    show.write_text(f"{MAKEFILE}\nshow:\n\t@printf '%s\\n' '#!/bin/sh' \"$$SETUP\"\n", encoding="utf-8")
-    result = subprocess.run(
-        ["make", "-s", "-f", str(show), "show"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    script = tmp_path / "setup.sh"
-    script.write_text(result.stdout, encoding="utf-8")
+def test_scripts_are_clean_posix_shell() -> None:
     checked = subprocess.run(
-        [str(Path(sys.executable).with_name("shellcheck")), str(script), str(ROOT / ".ci" / "run")],
+        [str(Path(sys.executable).with_name("shellcheck")), *map(str, SCRIPTS), str(ROOT / ".ci" / "run")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert checked.stdout == ""
     assert checked.returncode == 0
+    assert {script.read_text(encoding="utf-8").splitlines()[0] for script in SCRIPTS} == {"#!/bin/sh"}
 
 
 def test_constraints_pin_every_direct_dependency_and_name_no_index() -> None:
@@ -217,7 +294,7 @@ def test_constraints_pin_every_direct_dependency_and_name_no_index() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; .+)?", line) for line in pins), "a pin is a name and a public version"
     pinned = {re.split("==", line)[0].lower().replace("_", "-") for line in pins}
     assert names <= pinned
-    assert not pinned & {"triton", "setuptools", "pip"}
+    assert not pinned & {"triton", "pip"}
     assert not [name for name in pinned if name.startswith(("nvidia", "cuda"))]
 
 
@@ -226,3 +303,112 @@ def test_continuous_integration_calls_make_test() -> None:
     assert os.access(script, os.X_OK)
     commands = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert commands[-1] == "make test" and len(commands) == 3
+
+
+def read_pins(*names: str) -> list[Requirement]:
+    """Return the requirements of the lists, each `NAME==VERSION` with an optional marker, without their hashes."""
+    lines = [line for name in names for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    return [Requirement(line.rstrip("\\ ")) for line in lines if line and not line.startswith((" ", "#"))]
+
+
+def applies(marker: Marker | None, python: str, platform: str, extra: str = "") -> bool:
+    """Return whether a requirement with this marker counts for that Python, `linux` or `darwin`, and extra."""
+    machine, system = {"linux": ("x86_64", "Linux"), "darwin": ("arm64", "Darwin")}[platform]
+    environment = {
+        "python_version": python, "python_full_version": f"{python}.0", "sys_platform": platform, "os_name": "posix",
+        "platform_machine": machine, "platform_system": system, "extra": extra,
+    }  # fmt: skip
+    return marker is None or marker.evaluate(environment)
+
+
+def expand(requirements: Iterable[str]) -> list[Requirement]:
+    """Parse requirements, with those of the project's own extras in the place of `advanced-code-model[EXTRA]`."""
+    found: list[Requirement] = []
+    for requirement in map(Requirement, requirements):
+        if requirement.name == PROJECT["project"]["name"]:
+            for extra in requirement.extras:
+                found += expand(PROJECT["project"]["optional-dependencies"][extra])
+        else:
+            found.append(requirement)
+    return found
+
+
+RUNTIME = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+LISTS = {
+    "demo": (["requirements/demo.txt"], RUNTIME),
+    "test": (["requirements/demo.txt", "requirements/test.txt"], [*RUNTIME, *EXTRAS["dev"]]),
+    "all": (["constraints.txt"], [*RUNTIME, *(requirement for extra in EXTRAS.values() for requirement in extra)]),
+}
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("level", LISTS)
+def test_lists_pin_every_requirement_within_its_range(level: str, python: str, platform: str) -> None:
+    files, requirements = LISTS[level]
+    pins = {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in read_pins(*files)
+        if applies(pin.marker, python, platform)
+    }
+    wrong = [
+        f"{requirement} but {pins.get(canonicalize_name(requirement.name))}"
+        for requirement in expand(requirements)
+        if applies(requirement.marker, python, platform)
+        and not (requirement.name == "torch" and level != "all")
+        and not requirement.specifier.contains(pins.get(canonicalize_name(requirement.name), "0"))
+    ]
+    assert not wrong, f"{' and '.join(files)}: run make lock"
+
+
+def test_lists_have_the_versions_of_the_constraints_with_hashes() -> None:
+    constraints = {canonicalize_name(pin.name): pin.specifier for pin in read_pins("constraints.txt")}
+    for name in ("requirements/demo.txt", "requirements/test.txt"):
+        pins = read_pins(name)
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not [pin for pin in pins if constraints.get(canonicalize_name(pin.name), pin.specifier) != pin.specifier]
+        assert not [pin.name for pin in pins if re.match(OWN_PINS, pin.name)]
+        assert len(re.findall(r"^[^ #].* \\\n    --hash=sha256:[0-9a-f]{64}", text, flags=re.MULTILINE)) == len(pins)
+        unpinned = [pin for pin in pins if canonicalize_name(pin.name) not in constraints]
+        assert not [
+            pin for pin in unpinned for platform in ("linux", "darwin") if applies(pin.marker, "3.14", platform)
+        ]
+    both = {pin.name for pin in read_pins("requirements/demo.txt")}
+    assert not both & {pin.name for pin in read_pins("requirements/test.txt")}
+
+
+def needed(requirements: list[Requirement]) -> set[str]:
+    """Return the names of all that the requirements need here, directly or not, by what is installed."""
+    names: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    open_requirements = [(requirement, "") for requirement in requirements]
+    while open_requirements:
+        requirement, parent_extra = open_requirements.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": parent_extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        names.add(name)
+        for extra in {"", *requirement.extras}:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                open_requirements += [(Requirement(text), extra) for text in distribution(name).requires or []]
+    return names
+
+
+@pytest.mark.parametrize("level", ["demo", "test"])
+def test_lists_hold_every_package_that_is_needed(level: str) -> None:
+    files, requirements = LISTS[level]
+    try:
+        missing = needed(expand(requirements)) - {canonicalize_name(pin.name) for pin in read_pins(*files)}
+    except PackageNotFoundError as error:
+        pytest.fail(f"{error} is required by an installed package, but is not installed")
+    assert not [name for name in missing if not re.match(OWN_PINS, name)], "run make lock"
+
+
+def test_supported_pythons_are_the_same_everywhere() -> None:
+    supported = SpecifierSet(PROJECT["project"]["requires-python"])
+    assert [f"3.{minor}" for minor in range(8, 20) if f"3.{minor}" in supported] == PYTHONS
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert f"python: {PYTHONS}".replace("'", '"') in workflow
+    assert f"'{PROJECT['project']['requires-python']}'" in (ROOT / "scripts" / "setup.sh").read_text(encoding="utf-8")
