@@ -4,6 +4,7 @@
 #
 # The lists leave out PyTorch and its CUDA libraries (see scripts/setup.sh). test.txt holds what `dev` adds to demo.txt.
 set -eu
+command -v uv >/dev/null || { echo "uv is not installed: brew install uv (Mac), or pip install uv" >&2; exit 1; }
 lists=$(mktemp -d)
 trap 'rm -rf "$lists"' EXIT
 

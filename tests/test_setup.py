@@ -252,6 +252,10 @@ def test_moved_tree_is_set_up_anew_and_an_environment_made_by_hand_is_kept(tree:
     assert (moved / ".venv" / "mine").exists()
 
 
+def test_lock_without_uv_is_one_line(tree: Path) -> None:
+    assert error_lines(make(tree, "lock")) == ["uv is not installed: brew install uv (Mac), or pip install uv"]
+
+
 def test_clean_leaves_outputs(tree: Path) -> None:
     for name in (".venv", ".ruff_cache", "outputs/runs", "src/__pycache__", "tests"):
         (tree / name).mkdir(parents=True)
