@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
-TARGETS = ["help", "setup", "demo", "test", "test-all", "torture", "check", "format", "notebook", "docs", "lock", "clean"]
+TARGETS = "help setup demo test test-all torture check format notebook docs lock clean".split()
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OWN_PINS = "torch$|triton$|nvidia-|cuda-"  # PyTorch is pinned by constraints.txt, and pins its CUDA libraries itself
 DEMO, TEST = "-r requirements/demo.txt", "-r requirements/demo.txt -r requirements/test.txt"
