@@ -1,25 +1,26 @@
-"""What a report needs of its runs, small enough to stand under version control; and whether others repeat them.
+"""Publish what a report is made of, and compare the weights of runs that were made twice.
 
-    KEPT/  sweep.json  learning_rates.json  runs/<run>/{summary.json, evaluation.json, metrics.jsonl, samples/}
+    PUBLISHED/  sweep.json  learning_rates.json  runs.json  metrics.csv.gz
 
-A folder like any other for `src.report`, which makes the same report of it: metrics are thinned, checkpoints, logs and
-configurations stay behind, and so does what names a place on this machine. Of generated texts, those stay behind that
-have a long stretch of the training text in them, or were never compared with it.
+`src.report` makes the same report of such a folder. Metrics are thinned. Checkpoints, logs, configurations and paths of
+this machine are left out, as are generated texts that contain a long stretch of the training text or were never
+compared with it.
 """
 
-import json
 import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from src.config.schema import UserError
+from src.reporting.data.archive import METRICS, OTHERS, RUNS, PublishedRun, metrics_lines, write_archive
 from src.reporting.data.json_values import Record, as_dict, as_list, as_text, read_or_none
 from src.reporting.data.runs import load_evaluation, read_points, to_records
-from src.runtime.atomic_files import refuse_links, replace_folder, write_json, write_text
-from src.runtime.records import child_path, mark_of, write_record
+from src.runtime.atomic_files import refuse_links, replace_folder
+from src.runtime.records import mark_of, write_record
 
 ROWS = 100
 """Of metrics that are kept of a run, those of the validation among them."""
@@ -28,17 +29,21 @@ OF_THIS_MACHINE = ("output_root=", "data.dir=", "tracking.", "launcher.", "launc
 
 
 def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
-    """Copy what a report is made of, and return how many bytes that is.
+    """Publish what a report is made of, and return the size of the folder in bytes.
 
-    The folder is replaced as a whole, so that a kill leaves the one before; what else was added to it stays.
+    The folder is replaced as a whole, so that a kill leaves the earlier one; files that were added to it stay.
 
     runs: those of `directory`, as `load_runs` gives them. Raises: UserError where `out` holds something else.
     """
-    real = any(out.glob("runs/*/config.yaml"))  # what is kept of runs has none
-    kept_before = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or (out / "runs").is_dir())
-    if real or (os.path.lexists(out) and not kept_before):
+    earlier = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or _is_published(out))
+    if os.path.lexists(out) and not earlier:
         raise UserError(f"keep={out}: is a folder with something else in it; name a new one")
     refuse_links(out)
+    published: dict[str, PublishedRun] = {}
+    metrics: dict[str, list[Record]] = {}
+    for record in to_records(runs):
+        if Path(record["run_dir"]).is_dir():  # else it never started
+            published[record["run"]], metrics[record["run"]] = _published_run(Path(record["run_dir"]))
     with replace_folder(out) as folder:
         sweep = as_dict(read_or_none(directory / "sweep.json"))
         if sweep:
@@ -46,13 +51,17 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
             write_record(folder / "sweep.json", {**sweep, "jobs": jobs})
         if searches := as_dict(read_or_none(directory / "learning_rates.json")):
             write_record(folder / "learning_rates.json", searches)
-        (folder / "runs").mkdir()
-        for record in to_records(runs):
-            _keep_run(Path(record["run_dir"]), child_path(folder / "runs", record["run"]))
+        write_archive(folder, published, metrics)
         for path in out.iterdir() if out.is_dir() else ():
-            if path.name not in ("runs", "sweep.json", "learning_rates.json"):
+            if path.name not in (RUNS, METRICS, "runs", *OTHERS):
                 shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy2(path, folder)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def _is_published(folder: Path) -> bool:
+    """Return whether a folder holds a published comparison, of today's form or with a folder for each run."""
+    earlier = (folder / "runs").is_dir() and not any(folder.glob("runs/*/config.yaml"))  # which runs themselves have
+    return (folder / RUNS).is_file() or earlier
 
 
 def _job(job: Record) -> Record:
@@ -62,27 +71,21 @@ def _job(job: Record) -> Record:
     return {**job, "run_dir": f"runs/{job.get('run')}", "overrides": own}
 
 
-def _keep_run(folder: Path, out: Path) -> None:
-    if not folder.is_dir():  # never started
-        return
+def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
     summary, evaluation = (read_or_none(folder / f"{name}.json") for name in ("summary", "evaluation"))
-    lines = [json.dumps(row) + "\n" for row in read_points(folder / "metrics.jsonl", ROWS)]
-    write_text(out / "metrics.jsonl", "".join(lines))
-    if isinstance(summary, dict):  # its error may name a path
-        kept = {**as_dict(summary), "error": None}
-        for entry in map(as_dict, as_dict(kept.get("stages")).values()):
-            entry.pop("samples_sha256", None)  # not all of them are kept
-        if metrics := as_dict(kept.get("metrics")):
-            kept["metrics"] = {**metrics, **asdict(mark_of(lines))}
-        write_record(out / "summary.json", kept)
-    if isinstance(evaluation, dict):
-        write_record(out / "evaluation.json", as_dict(evaluation))
+    rows = read_points(folder / "metrics.jsonl", ROWS)
+    kept = {**as_dict(summary), "error": None} if isinstance(summary, dict) else None  # an error may name a path
+    for entry in map(as_dict, as_dict((kept or {}).get("stages")).values()):
+        entry.pop("samples_sha256", None)  # not all of them are published
+    if kept and (mark := as_dict(kept.get("metrics"))):
+        kept["metrics"] = {**mark, **asdict(mark_of(metrics_lines(rows)))}
+    samples: dict[str, list[Any]] = {}
     for stage, found in load_evaluation(folder).items():
         texts = as_list(read_or_none(folder / "samples" / f"{stage}.json"))
-        shares = found["samples"]
-        fresh = [text for text, share in zip(texts, shares, strict=False) if share == 0]
-        if fresh:
-            write_json(child_path(out / "samples", stage, ".json"), fresh)
+        if fresh := [text for text, share in zip(texts, found["samples"], strict=False) if share == 0]:
+            samples[stage] = fresh
+    evaluated = as_dict(evaluation) if isinstance(evaluation, dict) else None
+    return PublishedRun(summary=kept, evaluation=evaluated, samples=samples), rows
 
 
 def repeated_lines(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from src.config.comparability import with_current_names
 from src.config.schema import UserError
+from src.reporting.data.archive import run_folders
 from src.reporting.data.json_values import (
     Record,
     as_dict,
@@ -88,7 +89,7 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     (and BRANCH_OF of a branch), `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises:
     UserError without any run.
     """
-    rows = _in_order([_row(found) for found in _find_runs(Path(directory))])
+    rows = _in_order([_row(found) for found in _find_runs(run_folders(Path(directory)))])
     per_stage = dict.fromkeys(key for row in rows for key in row if "/" in key)
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *MORE_COLUMNS, *per_stage, "run_dir", "contract"])
     for column in frame.columns:

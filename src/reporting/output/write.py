@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from src.reporting.data.archive import run_folders
 from src.reporting.data.artifacts import PROBES, load_samples
 from src.reporting.data.json_values import Record
 from src.reporting.data.problems import Problems, damage_lines
@@ -133,7 +134,9 @@ def markdown_table(table: Table) -> str:
 
 def _csv(runs: pd.DataFrame, directory: Path) -> str:
     table = runs.copy()
-    table["run_dir"] = [Path(os.path.relpath(path, directory.resolve())).as_posix() for path in runs["run_dir"]]
+    table["run_dir"] = [
+        Path(os.path.relpath(path, run_folders(directory).resolve())).as_posix() for path in runs["run_dir"]
+    ]
     table["contract"] = [json.dumps(contract, sort_keys=True) for contract in runs["contract"]]
     for column in table.columns:
         if table[column].dtype == object or str(table[column].dtype) == "str":

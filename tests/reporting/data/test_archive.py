@@ -1,0 +1,91 @@
+"""A published comparison reads like the run folders that it was made of, and damage to it is one line."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src.config.schema import UserError
+from src.reporting import keep_runs, load_metrics, load_runs
+from src.reporting.data import archive
+from src.reporting.data.archive import METRICS, RUNS, run_folders
+from src.runtime.records import DIGEST
+from tests.reporting.conftest import SweepBuilder
+
+
+@pytest.fixture
+def published(builder: SweepBuilder, tmp_path: Path) -> Path:
+    builder.add("dense")
+    builder.add("mamba")
+    keep_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "published")
+    return tmp_path / "published"
+
+
+def test_it_is_two_files_beside_the_sweep(published: Path) -> None:
+    assert sorted(path.name for path in published.iterdir()) == [METRICS, RUNS, "sweep.json"]
+
+
+def test_every_number_is_that_of_the_runs(builder: SweepBuilder, published: Path) -> None:
+    before, after = load_metrics(builder.sweep), load_metrics(published)
+    place = ["run", "stage", "step"]
+    pairs = after.merge(before, on=place, suffixes=("", " before"), validate="one_to_one")
+    assert len(pairs) == len(after) > 20
+    for column in set(after.columns) - {*place}:
+        pd.testing.assert_series_equal(pairs[column], pairs[f"{column} before"], check_names=False)
+
+
+def test_publishing_twice_gives_the_same_bytes(builder: SweepBuilder, published: Path, tmp_path: Path) -> None:
+    keep_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "again")
+    for name in (RUNS, METRICS):
+        assert (published / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_published_folder_can_be_published_again(published: Path, tmp_path: Path) -> None:
+    keep_runs(published, load_runs(published), tmp_path / "again")
+    assert (published / METRICS).read_bytes() == (tmp_path / "again" / METRICS).read_bytes()
+
+
+def test_other_folders_are_read_in_place(builder: SweepBuilder) -> None:
+    assert run_folders(builder.sweep) == builder.sweep
+
+
+def shortened(folder: Path) -> None:
+    (folder / METRICS).write_bytes((folder / METRICS).read_bytes()[:-20])
+
+
+def absent(folder: Path) -> None:
+    (folder / METRICS).unlink()
+
+
+def not_a_table(folder: Path) -> None:
+    (folder / METRICS).write_bytes(gzip.compress(b"run,stage\nno json,1\n"))
+
+
+def changed(folder: Path) -> None:
+    text = (folder / RUNS).read_text().replace('"seed": 0', '"seed": 7')
+    (folder / RUNS).write_text(text)
+
+
+def naming_a_path(folder: Path) -> None:
+    content = json.loads((folder / RUNS).read_text())
+    del content[DIGEST]
+    (folder / RUNS).write_text(json.dumps({"runs": {"../../elsewhere": {}}}))
+
+
+@pytest.mark.parametrize("damage", [shortened, absent, not_a_table, changed, naming_a_path])
+def test_damage_is_one_line(published: Path, damage: Callable[[Path], None]) -> None:
+    damage(published)
+    with pytest.raises(UserError) as caught:
+        load_runs(published)
+    assert "\n" not in str(caught.value) and (
+        RUNS in str(caught.value) or METRICS in str(caught.value) or "runs" in str(caught.value)
+    )
+
+
+def test_a_file_that_grows_without_bound_is_refused(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "LARGEST_FILE", 1000)
+    with pytest.raises(UserError, match="when decompressed"):
+        load_runs(published)
