@@ -130,7 +130,7 @@ def test_help_names_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> 
         "src/config/schema.py",
     ):
         assert wanted in shown
-    assert "schema" not in shown
+    assert "_schema" not in shown, "Hydra's own names of the schemas"
 
 
 @pytest.mark.parametrize(

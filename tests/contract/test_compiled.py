@@ -53,10 +53,17 @@ def leave_experts_idle(model: LanguageModel) -> None:
                 block.router.weight[:4] *= 50
 
 
+SIX_KINDS = ["attention", "sliding_attention", "mlp", "moe", "mamba", "mamba1"]
+
+
 @pytest.mark.usefixtures("as_elsewhere")
-def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
-    """Without a break: there would be an error. The graphs run in eager mode here, so they are equal to the bit."""
-    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kind_names())))
+@pytest.mark.parametrize("kinds", [SIX_KINDS, [name for name in kind_names() if name not in SIX_KINDS]], ids=" ".join)
+def test_every_kind_compiles_once_for_all_batches(kinds: list[str]) -> None:
+    """Without a break: there would be an error. The graphs run in eager mode here, so they are equal to the bit.
+
+    Torch compiles at most 8 forms of one function, which is more kinds than a model has.
+    """
+    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kinds)))
     model, counter = build_model(spec, seed=0), CompileCounterWithBackend("eager")
     with torch.compiler.set_stance("default", force_backend=counter):
         forward = compile_blocks(model)
@@ -64,11 +71,13 @@ def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
             tokens = random_tokens(2, 33, seed)
             found, wanted = (loss_and_gradients(model, each, tokens) for each in (forward, as_if_compiled(model)))
             assert_close(found, wanted, 0, 0)
-            assert counter.frame_count == len(kind_names())
+            assert counter.frame_count == len(kinds)
+        if "moe" not in kinds:
+            return
         leave_experts_idle(model)
         output = forward(tokens[:, :-1])
         assert output.expert_load is not None and (output.expert_load == 0).any(dim=1).all()
-        assert counter.frame_count == len(kind_names())
+        assert counter.frame_count == len(kinds)
 
 
 def test_a_graph_does_not_depend_on_what_was_compiled_before() -> None:

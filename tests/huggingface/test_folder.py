@@ -187,7 +187,7 @@ def test_the_card_of_a_bare_checkpoint_says_so() -> None:
 
 
 def test_only_the_file_that_goes_along_needs_transformers() -> None:
-    """And nothing imports that file, but for the benchmark's peers: what we write and read back works without it."""
+    """Only the benchmark's baselines import that file: what we write and read back works without it."""
     for path in (ROOT / "src").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -195,4 +195,4 @@ def test_only_the_file_that_goes_along_needs_transformers() -> None:
             f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
         }
         found = [name for name in imported if re.search(r"^transformers|modeling_hybrid", name)]
-        assert bool(found) == (path.name in ("modeling_hybrid.py", "peers.py")), path
+        assert bool(found) == (path.name in ("modeling_hybrid.py", "baselines.py")), path

@@ -9,6 +9,7 @@ import pytest
 
 from src.config.schema import UserError
 from src.reporting import comparison_text, keep_runs, load_runs, load_samples, write_report
+from src.reporting.data.archive import run_folders
 from src.reporting.data.runs import load_evaluation
 from tests.reporting.conftest import SweepBuilder
 
@@ -61,7 +62,9 @@ def test_a_stage_names_no_file_elsewhere(stage: str, four: SweepBuilder, tmp_pat
     page = write_report(four.sweep).read_text()
     assert "a secret of this disk" not in page
     names = {path.name for path in (tmp_path / "out").rglob("*.json")}
-    assert names <= {"sweep.json", "summary.json", "evaluation.json", "code.json", "language.json"}
+    assert names <= {"sweep.json", "runs.json"}
+    unpacked = {path.name for path in run_folders(kept).rglob("*.json")}
+    assert unpacked <= {"sweep.json", "summary.json", "evaluation.json", "code.json", "language.json"}
     assert not list(tmp_path.glob("x*")) and not list((tmp_path / "out").glob("x*"))
 
 

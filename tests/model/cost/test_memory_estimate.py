@@ -73,7 +73,7 @@ def test_a_mask_of_documents_is_kept_once_for_all_heads(kind: str, length: int) 
 def mlp_only(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     """D = 64, V = 260: two mlp blocks of 1,000 floats kept, 10 more going back and 30 without gradients."""
     kind = replace(kind_of("mlp"), activations=lambda spec, context_len: Activations(1000, 10, 30))
-    monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", {"mlp": kind}.__getitem__)
+    monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", lambda name: kind if name == "mlp" else kind_of(name))
     return replace(small_spec("dense"), blocks=("mlp", "mlp"))
 
 
