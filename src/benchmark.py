@@ -11,7 +11,7 @@ from typing import Any
 
 from src.cli.command_line import hydra_flag, parse_arguments, quote_paths
 from src.cli.compose import compose_config, expand_sweep, guarded, register, show
-from src.cli.validation import check_choice, validate
+from src.cli.validation import validate
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_of
@@ -52,7 +52,6 @@ def _check(config: BenchmarkConfig) -> None:
     if config.training.micro_batch_size == "auto":
         raise UserError("training.micro_batch_size=auto: a benchmark needs a number, such as 8")
     validate(config)
-    check_choice("format", config.format, ("text", "json"))
     if not config.context_lens:
         raise UserError(f"context_lens={config.context_lens}: give lengths in tokens, as in [256,1024]")
     if config.peers:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from src.cli.compose import compose_config, guarded, register, run_command
-from src.cli.validation import CHOICES, check_choice
+from src.config.checks import check_settings
 from src.config.formatting import NOTHING, show_bytes, show_flops
-from src.config.limits import check_settings
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
 from src.model.size_matching import solve
 from src.runtime.host import machine_bytes
@@ -28,8 +27,6 @@ def doctor(config: DoctorConfig) -> int:
     Raises:
         UserError: a setting is wrong, or the device is not there.
     """
-    check_choice("device", config.device, CHOICES["runtime.device"])
-    check_choice("format", config.format, ("text", "json"))
     check_settings(config)
 
     from src.runtime.device import open_device

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.cli.command_line import hydra_flag, parse_arguments, quote_paths, varying
 from src.cli.compose import compose_config, expand_sweep, guarded, register, show
-from src.cli.validation import check_choice, validate
+from src.cli.validation import validate
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.config.schema import EstimateConfig, ModelSpec, UserError
 from src.model.blocks import kind_of
@@ -44,7 +44,6 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         UserError: a setting is wrong, or there is no match.
     """
     validate(config)
-    check_choice("format", config.format, ("text", "json"))
     if not config.context_lens:
         raise UserError("context_lens: empty; give at least one length in tokens, as in [1024]")
     training, runtime = config.training, config.runtime

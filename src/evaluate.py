@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from src.cli.compose import guarded, read_run_config, run_command
-from src.cli.validation import CHOICES, check_choice
+from src.config.checks import check_settings
 from src.config.formatting import NOTHING, table
-from src.config.limits import check_settings
 from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
 
 
@@ -21,8 +20,6 @@ def evaluate(config: EvaluateConfig) -> int:
         UserError: a setting is wrong, there is no such run, or its data are not there or others.
     """
     check_settings(config)
-    check_choice("device", config.device, CHOICES["runtime.device"])
-    check_choice("format", config.format, ("text", "json"))
 
     from src.data.dataset import MANIFEST, load_prepared
     from src.runs.final_evaluation import EVALUATION, assess, finished_stages

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from src.cli.compose import guarded, run_command
-from src.cli.validation import check_choice
-from src.config.limits import check_settings
+from src.config.checks import check_settings
 from src.config.schema import ExportConfig, UserError
 
 RAW = ("run", "source", "out")
@@ -17,7 +16,6 @@ FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours":
 def export(config: ExportConfig) -> int:
     """Write the folder, and say where it is."""
     check_settings(config)
-    check_choice("format", config.format, FORMATS)
     needed, senseless, held = FORMATS[config.format]
     if not getattr(config, needed):
         raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")

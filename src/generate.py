@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 from src.cli.compose import guarded, run_command
-from src.cli.validation import CHOICES, check_choice
-from src.config.limits import check_settings
+from src.config.checks import check_settings
 from src.config.schema import GenerateConfig, RuntimeConfig, UserError
 from src.runtime.log import printable
 
@@ -16,7 +15,6 @@ RAW = ("run", "prompt", "prompt_file")
 def generate_text(config: GenerateConfig) -> int:
     """Stream the prompt and its continuation to standard output."""
     check_settings(config)
-    check_choice("device", config.device, CHOICES["runtime.device"])
     prompt = read_prompt(config)
 
     from tokenizers.decoders import DecodeStream

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from src.cli.command_line import quote_paths
 from src.cli.compose import guarded, run_command
-from src.cli.validation import check_choice, check_data, check_writable
-from src.config.limits import check_settings
+from src.cli.validation import check_data, check_writable
+from src.config.checks import check_settings
 from src.config.schema import PrepareConfig, UserError
 from src.runtime.log import printable
 
@@ -20,7 +20,6 @@ def prepare(config: PrepareConfig) -> int:
     """Prepare the data, and say what is in it."""
     from src.data.preparation.prepare import find_prepared, prepare_data
 
-    check_choice("mode", config.mode, ("prepare", "inspect"))
     check_settings(config)
     check_data(config.data, config.tokenizer)
     root = Path(config.output_root).expanduser()

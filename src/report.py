@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from src.cli.compose import guarded, run_command
+from src.config.checks import check_settings
 from src.config.formatting import show_bytes
-from src.config.limits import check_settings
 from src.config.schema import ReportConfig
 
 

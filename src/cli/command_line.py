@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from src.config.limits import shorten
+from src.config.checks import shorten
 from src.config.schema import UserError
 
 PATHS = (

@@ -30,7 +30,7 @@ from yaml import YAMLError
 from src import quit_at_once
 from src.cli.command_line import SINGLE_RUN, did_you_mean, explain, given_keys, hydra_flag, parse_arguments
 from src.cli.config_loader import CachedConfigLoader, parse
-from src.config.limits import check_settings, shorten
+from src.config.checks import check_settings, shorten
 from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
 from src.runtime.atomic_files import read_yaml, storage_remedy
 from src.runtime.host import spin_briefly

@@ -1,14 +1,15 @@
-"""Whatever can be wrong with a configuration, found before anything is allocated or written. No torch."""
+"""Checks that concern several settings, files or the machine, before anything is allocated or written. No torch.
+
+What concerns one setting stands beside its field in `src.config.schema` and is checked by `check_settings`.
+"""
 
 import importlib.util
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from src.config.limits import check_name, check_settings
+from src.config.checks import check_name, check_settings
 from src.config.schema import (
     ArchitectureConfig,
     CorpusConfig,
@@ -20,32 +21,16 @@ from src.config.schema import (
 )
 from src.data.document import GENERATED
 from src.data.sources.file_formats import RECORDS, ending_of, refusal_of
-from src.data.sources.registry import SOURCES
 from src.data.sources.repository_list import load_repositories
 from src.data.tokenizer.bpe import SMALLEST_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
-from src.model.size_matching import KNOBS, QUANTITIES, match_of
+from src.model.size_matching import match_of
 from src.runtime.host import launched_processes
 from src.runtime.log import printable
 from src.training.stage_budget import plan_stage
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "training.sampling": ("epochs", "replacement"),
-    "training.budget": ("tokens", "flops", "time"),
-    "match": (*QUANTITIES, "none"),
-    "recipe.norm": ("rmsnorm", "layernorm"),
-    "recipe.position": ("rope", "learned"),
-    "recipe.mlp": ("swiglu", "gelu"),
-    "optimizer.name": ("adamw", "muon"),
-    "schedule.name": ("cosine", "linear", "wsd"),
-    "runtime.device": ("auto", "mps", "cuda", "cpu"),
-    "runtime.precision": ("auto", "fp32", "bf16", "fp16"),
-    "tracking.mode": ("auto", "online", "offline"),
-    "launcher.name": ("serial", "joblib", "slurm", "ray"),
-}
 MAX_GENERATED_BYTES = 10**10
-TRACKERS = ("wandb", "tensorboard")
 EXTRAS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
     "slurm": "hydra_plugins.hydra_submitit_launcher",
@@ -58,8 +43,6 @@ EXTRAS = {
 def validate(config: TrainConfig) -> None:
     """Check a whole training configuration. Raises UserError, one line with key, value and remedy."""
     check_settings(config)
-    for key, choices in CHOICES.items():
-        check_choice(key, lookup(config, key), choices)
     check_data(config.data, config.tokenizer)
     check_writable(config.output_root)
     _check_batches(config)
@@ -69,10 +52,6 @@ def validate(config: TrainConfig) -> None:
     _check_settings_have_effect(config.architecture)
     if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
-    if config.optimizer.momentum >= 1:
-        raise UserError(f"optimizer.momentum={config.optimizer.momentum}: must be below 1")
-    for name in config.tracking.trackers:
-        check_choice("tracking.trackers", name, TRACKERS)
     for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
         if module := EXTRAS.get(name):
             check_installed(f"{key}={name}", module, name)
@@ -83,23 +62,19 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Check the settings of the text and its tokenizer. Raises UserError."""
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
-        check_choice(f"data.{name}.source", corpus.source, SOURCES)
         _check_format(f"data.{name}", corpus)
         _check_sha256(f"data.{name}", corpus)
         _check_hub(f"data.{name}", corpus)
         _check_git(name, corpus)
         _check_hygiene(name, corpus)
-        check_choice(f"data.{name}.near_duplicates", corpus.near_duplicates, ("drop", "report", "off"))
         if corpus.source in GENERATED and (corpus.max_bytes or 0) > MAX_GENERATED_BYTES:
             raise UserError(
                 f"data.{name}.max_bytes={corpus.max_bytes}: generated text is at most {MAX_GENERATED_BYTES} bytes"
             )
-    check_choice("data.split", data.split, ("group", "position"))
     val, test = data.val_fraction, data.test_fraction
     tests = test > 0 or data.split == "position"  # where nothing is drawn, there can be no test text
     if not (val > 0 and tests and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
-    check_choice("tokenizer.kind", tokenizer.kind, ("bpe", "characters"))
     characters = tokenizer.kind == "characters"
     if not characters and tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
         raise UserError(
@@ -206,23 +181,10 @@ def check_writable(output_root: str) -> None:
         raise UserError(f"output_root={output_root}: {nearest} is no folder that you can write to; give another")
 
 
-def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    """Check that a value is one of those there are. Raises UserError."""
-    if value not in choices:
-        raise UserError(f"{key}={value}: must be one of {', '.join(choices)}")
-
-
 def check_installed(setting: str, module: str, extra: str) -> None:
     """Raise UserError where a module that a setting needs is not there; `extra` brings it."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{setting}: not installed; pip install -c constraints.txt -e '.[{extra}]'")
-
-
-def lookup(config: object, key: str) -> Any:
-    """Follow a dotted key."""
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def _check_stages(config: TrainConfig) -> None:
@@ -231,8 +193,6 @@ def _check_stages(config: TrainConfig) -> None:
     for name, stage in config.stage.stages.items():
         key = f"stage.stages.{name}"
         check_name(key, name)
-        if stage.corpus not in ("language", "code"):
-            raise UserError(f"{key}.corpus={stage.corpus}: must be language or code")
         _check_mix(key, stage)
         _check_branch(config, name, stage)
     for name, stage in config.stage.stages.items():
@@ -299,11 +259,7 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
             "needs max_seconds, and nothing else uses it"
         )
-    if training.dropout >= 1:
-        raise UserError(f"training.dropout={training.dropout}: must be below 1, or nothing is left")
     micro = training.micro_batch_size
-    if isinstance(micro, str) and micro != "auto":
-        raise UserError(f"training.micro_batch_size={micro}: must be a number, or auto")
     size = 1 if isinstance(micro, str) else micro
     if training.global_batch_size % size:
         near = max(n for n in divisors(training.global_batch_size) if n <= size)
@@ -387,6 +343,3 @@ def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
             raise UserError(
                 f"architecture.settings.{name}: no block of architecture {architecture.name} reads it; leave it out"
             )
-    for knob in architecture.match_knobs:
-        if knob not in KNOBS:
-            raise UserError(f"architecture.match_knobs: {knob!r} is no knob; there are {', '.join(KNOBS)}")

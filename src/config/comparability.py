@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from src.config.schema import TrainConfig
 
@@ -130,7 +130,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            flat |= flatten(value, f"{name}.")
+            flat |= flatten(cast("dict[str, Any]", value), f"{name}.")
         else:
             flat[name] = json.dumps(value) if isinstance(value, list) else value
     return flat

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from src.cli.validation import CHOICES
 from src.config.schema import ModelSpec, OptimizerConfig
+from src.config.setting import choices_of
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
@@ -165,7 +165,7 @@ def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
 def compare_optimizers(spec: ModelSpec, tokens: Tensor, device: Device) -> Iterator[Comparison]:
     """Compare what each optimizer makes of the same gradients on an accelerator and on the CPU."""
     gradients = compute(spec, tokens, Device("cpu", "fp32", device.threads)).gradients
-    for name in CHOICES["optimizer.name"]:
+    for name in choices_of(OptimizerConfig, "name"):
 
         def action(name: str = name) -> dict[str, float]:
             found, expected = (update(spec, name, gradients, kind) for kind in (device.kind, "cpu"))

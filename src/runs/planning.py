@@ -14,7 +14,7 @@ from tqdm import tqdm
 from src.cli.command_line import SINGLE_RUN, as_argument, given_keys
 from src.cli.compose import compose_config
 from src.cli.validation import validate
-from src.config.limits import check_settings
+from src.config.checks import check_settings
 from src.config.schema import TrainConfig, UserError
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from src.cli.command_line import as_argument, given_keys
 from src.cli.compose import Sweep, compose_config, expand_sweep
-from src.cli.validation import check_choice, check_installed
+from src.cli.validation import check_installed
+from src.config.checks import check_settings
 from src.config.formatting import NOTHING, table
-from src.config.limits import check_settings
 from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.reporting import write_report
 from src.reporting.data.artifacts import beside_cliff
@@ -70,8 +70,8 @@ def tune(overrides: list[str]) -> int:
     """
     config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
     settings = config.tune
-    _check(settings, given_keys(overrides))
     check_settings(config)
+    _check(settings, given_keys(overrides))
     base = [item for item in overrides if not item.startswith("tune.")]
     sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
     configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
@@ -99,21 +99,14 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
         raise UserError("schedule.warmup_steps: is what tune chooses among tune.warmup; leave one out")
     if len(set(settings.warmup)) < len(settings.warmup):
         raise UserError(f"tune.warmup={settings.warmup}: give numbers of steps that are unlike each other")
-    check_choice("tune.method", settings.method, ("grid", "tpe"))
-    if settings.trials < 3:
-        raise UserError(f"tune.trials={settings.trials}: at least 3, or the best is always at an edge")
-    if settings.factor <= 1:
-        raise UserError(f"tune.factor={settings.factor}: must be greater than 1")
-    if settings.extensions < 0:
-        raise UserError(f"tune.extensions={settings.extensions}: must not be negative")
     reach = settings.trials // 2 + settings.extensions
     if reach * math.log(settings.factor) > math.log(LARGEST_SPAN):
         raise UserError(
             f"tune.factor={settings.factor}: too large for tune.trials={settings.trials} and "
             f"tune.extensions={settings.extensions}, with which the rates span {reach} factors to either side"
         )
-    if not settings.seeds or min(settings.seeds) < 0 or len(set(settings.seeds)) < len(settings.seeds):
-        raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other and not negative")
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other")
     if settings.method == "tpe":
         check_installed("tune.method=tpe", "optuna", "tune")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.cli.validation import CHOICES
 from src.config.schema import ROOT, RuntimeConfig, UserError
+from src.config.setting import choices_of
 from src.runtime.device import LONGEST_REDUCTION, Device, check_reductions, find_device, open_device
 
 CPU = RuntimeConfig(name="cpu", device="cpu", precision="auto")
@@ -136,11 +136,11 @@ def test_one_file_knows_the_devices_by_name() -> None:
         "src/runtime/device.py",
         "src/runtime/distributed.py",
         "src/runtime/host.py",
-        "src/cli/validation.py",
+        "src/config/schema/runtime.py",
         "src/config/comparability.py",
     }
     telling.add("src/profiling/operator_trace.py")
     files = [path for path in (ROOT / "src").rglob("*.py") if str(path.relative_to(ROOT)) not in telling]
     assert [line for path in files for line in _named_in_code(path)] == []
-    in_validation = {line.split(": ")[1] for line in _named_in_code(ROOT / "src" / "cli" / "validation.py")}
-    assert in_validation <= set(CHOICES["runtime.device"])
+    in_schema = {line.split(": ")[1] for line in _named_in_code(ROOT / "src/config/schema/runtime.py")}
+    assert in_schema <= set(choices_of(RuntimeConfig, "device"))

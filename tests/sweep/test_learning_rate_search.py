@@ -162,7 +162,7 @@ MISTAKES = {
     "optimizer.learning_rate=1e-3": "optimizer.learning_rate: is what tune chooses",
     "seed=3": "seed: is what tune chooses",
     "tune.method=random": "tune.method=random: must be one of grid, tpe",
-    "tune.trials=2": "tune.trials=2: at least 3",
+    "tune.trials=2": "tune.trials=2: must be at least 3",
     "tune.factor=1": "tune.factor=1.0: must be greater than 1",
     "tune.seeds=[]": "tune.seeds=[]: give one or more",
     "tune.seeds=[1,1]": "unlike each other",

@@ -30,8 +30,8 @@ from src import benchmark, doctor, estimate, evaluate, export, generate, prepare
 from src.cli import compose
 from src.cli.command_line import given_keys, quote_paths
 from src.config import schema as schemas
-from src.config.limits import LIMITS
 from src.config.schema import CONF, EXPERIMENTS, UserError
+from src.config.setting import entries_of
 
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "train": train.main,
@@ -145,7 +145,11 @@ def draw_setting(draw: random.Random, keys: Sequence[str], command: str, places:
         key = draw.choice(
             [f"+{key}", f"++{key}", f"~{key}", f"{key}.x", f"+{key}.x", key[:-1], key.upper(), f"{key}[0]", f"{key}@x"]
         )
-    if (limit := LIMITS.get(key)) and draw.random() < 0.3:
+    if (
+        (entry := entries_of(getattr(schemas, f"{command.title()}Config")).get(key))
+        and (limit := entry.setting.range)
+        and draw.random() < 0.3
+    ):
         whole = not any(isinstance(end, float) for end in limit[:2])
         return f"{key}={draw.choice([limit.least, limit.most, limit.most + whole])}"
     return f"{key}={draw_value(draw, places)}"

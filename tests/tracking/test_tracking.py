@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from src.config.schema import TrackingConfig
+from src.config.setting import choices_of
 from src.tracking import wandb as ours
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tensorboard import TensorboardTracker
@@ -77,9 +78,7 @@ def test_a_rewind_of_nothing_is_nothing(log: JsonlLog) -> None:
 
 
 def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.cli.validation import TRACKERS as CHOICES
-
-    assert set(TRACKERS) == set(CHOICES)
+    assert set(TRACKERS) == set(choices_of(TrackingConfig, "trackers"))
     assert build_tracker(TrackingConfig("none"), tmp_path, {}, say).trackers == []
     asked: list[Any] = []
     monkeypatch.setattr(ours, "start_wandb", lambda *arguments: asked.append(arguments))

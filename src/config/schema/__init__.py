@@ -1,0 +1,37 @@
+"""Every setting of the program: type, default, range, choices and meaning, one file for each section.
+
+`conf/*.yaml` has the values. Hydra composes the YAML, `src.cli.compose` turns the result into these plain dataclasses,
+and nothing below the commands sees a `DictConfig`. A new setting is a field here and a line in its YAML.
+"""
+
+from src.config.errors import UserError
+from src.config.paths import CONF, EXPERIMENTS, ROOT
+from src.config.schema.architecture import ArchitectureConfig
+from src.config.schema.commands import (
+    DoctorConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PrepareConfig,
+    ReportConfig,
+)
+from src.config.schema.data import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
+from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
+from src.config.schema.model_spec import ModelSpec
+from src.config.schema.optimizer import OptimizerConfig, ScheduleConfig
+from src.config.schema.recipe import RecipeConfig
+from src.config.schema.runtime import LauncherConfig, RuntimeConfig, SweepConfig, TrackingConfig
+from src.config.schema.size import SizeConfig
+from src.config.schema.stage import PlanConfig, StageConfig
+from src.config.schema.train import BenchmarkConfig, EstimateConfig, TrainConfig, TuneConfig, TuneSettings
+from src.config.schema.training import TrainingConfig
+from src.config.setting import MISSING
+
+__all__ = [
+    "CONF", "EXPERIMENTS", "MISSING", "ROOT", "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
+    "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
+    "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
+    "ReportConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig", "SweepConfig",
+    "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig", "TuneSettings", "UserError",
+    "VerdictConfig",
+]  # fmt: skip

@@ -1,0 +1,99 @@
+"""The settings of the commands that train nothing."""
+
+from dataclasses import dataclass, field
+
+from src.config.schema.data import DataConfig, TokenizerConfig
+from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
+from src.config.schema.runtime import DEVICES
+from src.config.schema.train import FORMATS
+from src.config.setting import MISSING, THREADS, Range, setting
+
+
+@dataclass
+class PrepareConfig:
+    """`python -m src.prepare`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    mode: str = setting(
+        "prepare",
+        "What to do. inspect: show what is in data prepared with the same settings.",
+        choices=("prepare", "inspect"),
+    )
+    documents: int = setting(2, "Documents of each split to show with mode=inspect.", Range(0, 10**6, unit="documents"))
+    output_root: str = setting("outputs", "Folder for prepared data.", form="path")
+    rerun: bool = setting(False, "Prepare again although it is done.")
+
+
+@dataclass
+class GenerateConfig(SamplingConfig):
+    """`python -m src.generate`."""
+
+    max_new_tokens: int = setting(200, "Tokens to generate.", Range(1, 10**9, unit="tokens"))
+    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
+    prompt: str | None = setting(
+        None, "Text to continue, taken literally. null without prompt_file: read from standard input where that is no "
+        "terminal.",
+    )  # fmt: skip
+    prompt_file: str | None = setting(None, "File with the prompt.", form="path")
+    cache: bool = setting(True, "Keep states and keys of earlier tokens. false: slow, with the same text.")
+    device: str = setting(
+        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
+    )
+    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
+
+
+@dataclass
+class EvaluateConfig:
+    """`python -m src.evaluate`."""
+
+    run: str = setting(MISSING, "Run directory with a finished stage.", form="path")
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    data_dir: str | None = setting(
+        None, "Prepared data of the run. null: where they were when it was trained.", form="path"
+    )
+    device: str = setting(
+        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
+    )
+    threads: int | None = setting(None, "CPU threads. null: as many as the run had.", THREADS)
+    format: str = setting("text", "Form of the output. json: one object and nothing else.", choices=FORMATS)
+    rerun: bool = setting(False, "Evaluate again although it is done.")
+
+
+@dataclass
+class ReportConfig:
+    """`python -m src.report`."""
+
+    dir: str = setting(MISSING, "A sweep, a run, or a folder of runs.", form="path")
+    keep: str | None = setting(
+        None, "Folder to copy the report's inputs to. They are small, and enough to make it again.", form="path"
+    )
+    against: str | None = setting(
+        None, "Folder of a repetition of the same runs. The report says which have the same weights.", form="path"
+    )
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
+
+
+@dataclass
+class ExportConfig:
+    """`python -m src.export`."""
+
+    format: str = setting(
+        MISSING,
+        "Format to write. huggingface: a folder that transformers loads, made of `run`. ours: a run directory, made of "
+        "such a folder (`source`).",
+        choices=("huggingface", "ours"),
+    )
+    run: str | None = setting(None, "Run directory, or one of its checkpoints.", form="path")
+    source: str | None = setting(None, "Folder with config.json, model.safetensors and tokenizer.json.", form="path")
+    out: str = setting(MISSING, "Folder to write. It must not exist, or be empty.", form="path")
+
+
+@dataclass
+class DoctorConfig:
+    """`python -m src.doctor`."""
+
+    device: str = setting("auto", "Device to examine. auto: the first that is available.", choices=DEVICES)
+    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
+    compile: bool = setting(False, "Measure torch.compile as well. It takes a minute or two more.")
+    format: str = setting("text", "Form of the output. json: one object and nothing else.", choices=FORMATS)

@@ -1,0 +1,67 @@
+"""The description of one model."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_origin
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model, every number decided: what matching solved, what a checkpoint records, what `build` reads."""
+
+    architecture: str
+    blocks: tuple[str, ...]
+    vocab_size: int
+    d_model: int
+    head_dim: int
+    d_ff: int
+    """Width of the mlp blocks as built."""
+    expert_d_ff: int
+    n_experts: int
+    top_k: int
+    aux_loss_weight: float
+    router_z_loss_weight: float
+    window: int
+    router_bias_rate: float
+    d_state: int
+    d_conv: int
+    d_inner: int
+    chunk_size: int
+    norm: str
+    position: str
+    mlp: str
+    bias: bool
+    max_seq_len: int
+    settings: dict[str, Any]
+    """What blocks of your own read."""
+    tie_embeddings: bool = False
+    """Whether the head has the weights of the embedding; models of earlier versions do not say it."""
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_model // self.head_dim
+
+    @property
+    def n_ssm_heads(self) -> int:
+        return self.d_inner // self.head_dim
+
+    @property
+    def learned_positions(self) -> int:
+        """Rows of the position table: none where no block attends, since a recurrence knows the order by itself."""
+        attends = any("attention" in kind for kind in self.blocks)
+        return self.max_seq_len if attends and self.position == "learned" else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
+        """Read what `to_dict` wrote. Raises KeyError or TypeError where a value is missing or cannot be."""
+        typed: dict[str, Any] = {**values, "blocks": tuple(values["blocks"])}
+        spec = cls(**typed)
+        for item in fields(cls):
+            value: Any = getattr(spec, item.name)
+            kind: Any = get_origin(item.type) or item.type
+            fits = type(value) in ((int, float) if kind is float else (kind,))
+            if not fits or (kind is int and value < 1):
+                raise TypeError(f"{item.name}: {value!r}")
+        return spec

@@ -1,0 +1,74 @@
+"""Where a run computes, what tracks it, and what starts the jobs of a sweep."""
+
+from dataclasses import dataclass
+
+from src.config.setting import MISSING, SECONDS, THREADS, Range, setting
+
+DEVICES = ("auto", "mps", "cuda", "cpu")
+
+
+@dataclass
+class RuntimeConfig:
+    """Device, precision and speed."""
+
+    name: str = setting(MISSING, "Name of the runtime.")
+    device: str = setting(
+        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
+    )
+    precision: str = setting(
+        "auto",
+        "Arithmetic. bf16 and fp16 are by autocast, weights stay fp32. auto: bf16 on NVIDIA GPUs that have it, "
+        "otherwise fp32.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    compile: bool = setting(
+        False,
+        "Train through torch.compile, one graph for each kind of block. It is tried before the first step: where it "
+        "fails or is not faster, the run says so and continues without.",
+    )
+    activation_checkpointing: bool = setting(
+        False, "Recompute each block in the backward pass. Less memory, about a third more arithmetic."
+    )
+    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics are shown; metrics.jsonl in the run directory is always written."""
+
+    name: str = setting(MISSING, "Name of the tracking.")
+    trackers: list[str] = setting([], "Trackers to use.", choices=("wandb", "tensorboard"))
+    project: str = setting("advanced-code-model", "Project, for wandb.")
+    entity: str | None = setting(None, "Account or team, for wandb. null: the default of the account.")
+    mode: str = setting(
+        "auto", "Mode of wandb. auto: online with a key, otherwise offline.", choices=("auto", "online", "offline")
+    )
+    group: str | None = setting(None, "Sweep that the run belongs to. Set by the sweep.")
+    tags: list[str] = setting([], "Tags of the run, for wandb.")
+
+
+@dataclass
+class LauncherConfig:
+    """How the jobs of a sweep are started."""
+
+    name: str = setting(MISSING, "Launcher.", choices=("serial", "joblib", "slurm", "ray"))
+    jobs_at_once: int = setting(1, "Jobs at the same time, for joblib.", Range(1, 1024, unit="jobs"))
+    address: str | None = setting(None, "Address of the Ray cluster. auto: the one on this machine.")
+    cpus_per_job: int = setting(1, "CPU threads for each job, for ray.", THREADS)
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep does when a job goes wrong."""
+
+    timeout: float | None = setting(
+        None, "Time limit of an attempt at a job. It is then asked to save and stop, and counts as failed.", SECONDS
+    )
+    retries: int = setting(
+        0, "Further attempts at a failed job, each from its last checkpoint.", Range(0, 1000, unit="attempts")
+    )
+    skip_diverged: bool = setting(False, "Do not repeat jobs whose training has diverged.")
+    fail_fast: bool = setting(False, "Start no further job once one has failed.")
+    live: bool | None = setting(
+        None, "Show a table of all jobs instead of their output. null: where the output is a terminal."
+    )
