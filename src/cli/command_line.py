@@ -94,6 +94,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--{'package' if arguments.package else 'resolve'}: is for --cfg job; leave it out")
     if arguments.run and arguments.multirun:
         raise UserError("--run: contradicts --multirun (-m); leave one out")
+    if arguments.help:
+        arguments.overrides = [item for item in arguments.overrides if "=" in item]  # the others name settings
     for override in arguments.overrides:
         if not re.match(r"[^~=]+=", override):
             raise UserError(f"{shorten(override)}: settings are written key=value, for example architecture=moe")

@@ -23,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -30,8 +31,10 @@ from yaml import YAMLError
 from src import quit_at_once
 from src.cli.command_line import SINGLE_RUN, did_you_mean, explain, given_keys, hydra_flag, parse_arguments
 from src.cli.config_loader import CachedConfigLoader, parse
+from src.cli.settings_help import Default, describe, help_text
 from src.config.checks import check_settings, shorten
 from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
+from src.config.setting import entries_of
 from src.runtime.atomic_files import read_yaml, storage_remedy
 from src.runtime.host import spin_briefly
 from src.runtime.log import printable
@@ -41,14 +44,23 @@ MAX_JOBS = 10_000
 """Of one sweep: more would take longer to plan than anyone waits."""
 T = TypeVar("T")
 
-_registered: dict[str, object] = {}
-"""What each command was registered with: that is composed once."""
+
+class Registered(NamedTuple):
+    """What a command was registered with."""
+
+    schema: type
+    experiments: list[tuple[Path, int]]
+    """Each file of experiments/ and when it was changed."""
+
+
+_registered: dict[str, Registered] = {}
+"""By command: what has not changed is composed once."""
 
 
 def register(schema: type, command: str) -> None:
     """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
     paths = sorted(EXPERIMENTS.glob("*.yaml"))
-    content = (schema, [(path, path.stat().st_mtime_ns) for path in paths])
+    content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in paths])
     if _registered.get(command) == content:
         return
     CachedConfigLoader.clear()
@@ -328,21 +340,65 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def command_help(command: str, overrides: Sequence[str], patterns: Sequence[str]) -> str:
+    """Return the help of a command, or of the settings that patterns name. Raises UserError for an unknown one."""
+    schema = _registered[command].schema
+    with hydra_session(overrides, keys_of(schema)):
+        config = compose(command, overrides=list(overrides), return_hydra_config=True)
+    if patterns:
+        return describe(schema, patterns, defaults_of(schema, command, overrides))
+    groups = [item.name for item in dataclasses.fields(schema) if item.name in config.hydra.runtime.choices]
+    return help_text(config.hydra.help.header, groups, schema)
+
+
+def defaults_of(schema: type, command: str, overrides: Sequence[str] = ()) -> dict[str, Default]:
+    """Return the value of each setting with these choices, and the YAML file that gives it."""
+    with hydra_session(overrides, keys_of(schema)) as loader:
+        config = compose(command, overrides=list(overrides))
+        values = _leaves(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
+        found = {key: Default(values[key]) for key in entries_of(schema) if key in values}
+        for item in loader.compute_defaults_list(command, list(overrides), RunMode.RUN).defaults:
+            path = CONF / f"{item.config_path}.yaml"
+            if not path.is_file():
+                continue
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            for key, written in _leaves(
+                content, "" if item.package in (None, "", "_global_") else f"{item.package}."
+            ).items():
+                if key in found:
+                    refers = written if isinstance(written, str) and "${" in written else None
+                    found[key] = Default(found[key].value, refers, f"conf/{item.config_path}.yaml")
+    return found | {key: Default(found[key].value, "on the command line") for key in given_keys(overrides) & {*found}}
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every part of nested values by its dotted key, mappings included."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found[f"{prefix}{name}"] = value
+        if isinstance(value, dict):
+            found |= _leaves(value, f"{prefix}{name}.")
+    return found
+
+
 def report_error(line: str) -> None:
     """Write an error to standard error, in one line whatever it quotes."""
     print(printable(f"error: {line}".replace("\n", "\\n")), file=sys.stderr)
 
 
 def show(command: str, argv: list[str], overrides: list[str]) -> None:
-    """Let Hydra answer --help, --cfg and their like; it wants the overrides in one piece."""
+    """Print --help, and let Hydra answer --cfg and the other flags; it needs the overrides in one piece."""
+    if {"--help", "-h"} & {*argv}:
+        print(command_help(command, overrides, [item for item in argv if "=" not in item and not item.startswith("-")]))
+        return
     import hydra
     from hydra.core.config_store import ConfigStore
 
+    # --hydra-help asks for each of a hundred groups, and Hydra would copy all schemas each time: 5 seconds.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
+
     def nothing(config: DictConfig) -> None:
         """Never called: the flags above end before."""
-
-    # --help asks for each of a hundred groups by itself, and each time Hydra would copy all schemas: 1.5 seconds.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"src.{command}", *overrides, *(item for item in argv if item not in overrides)]

@@ -5,12 +5,14 @@ plain dataclass field, which OmegaConf accepts. `check_settings` (checks.py), `-
 """
 
 import copy
+import dataclasses
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 MISSING: Any = "???"
 """OmegaConf's mark for a value that the YAML has to give."""
@@ -30,7 +32,9 @@ class Range(NamedTuple):
     unit: str = ""
 
     def __str__(self) -> str:
-        return f"{'above ' if self.above else ''}{self.least:,} {'to below' if self.below else 'to'} {self.most:,}"
+        exponent = round(math.log10(self.most)) if self.most else 0
+        most = f"10^{exponent}" if exponent > 6 and self.most == float(f"1e{exponent}") else f"{self.most:,}"
+        return f"{'above ' if self.above else ''}{self.least:,} {'to below' if self.below else 'to'} {most}"
 
 
 SEED = Range(0, 2**53 - 1)
@@ -88,27 +92,39 @@ class Entry(NamedTuple):
     """Dotted; `*` stands for a name that the user chooses."""
     type: Any
     setting: Setting
+    default: Any
+    """Of the schema; the YAML of a command may have another."""
+
+    @property
+    def name(self) -> str:
+        return self.key.removeprefix(f"{self.section}.")
+
+    @property
+    def allowed(self) -> str:
+        """The range and the choices; empty where the type says all."""
+        parts = [str(self.setting.range) if self.setting.range else "", ", ".join(self.setting.choices)]
+        return ", or ".join(part for part in parts if part)
 
     @property
     def type_in_words(self) -> str:
         """The type and unit: `whole number of tokens, or null`."""
         kinds = typing.get_args(self.type) or (self.type,)
-        words = [self._words(kind) for kind in kinds if kind is not NoneType]
-        collection = {list: "list of ", dict: "by name, "}.get(typing.get_origin(self.type))
-        if collection:
-            words = [collection + words[-1]]
-        return ", or ".join([*words, *(["null"] if NoneType in kinds else [])])
+        collection = {list: "list of {}s", dict: "mapping of names to {}s"}.get(typing.get_origin(self.type), "{}")
+        if collection != "{}":
+            kinds = kinds[-1:]
+        words = [collection.format(self._words(kind)) for kind in kinds if kind is not NoneType]
+        unit = f" of {self.setting.range.unit}" if self.setting.range and self.setting.range.unit else ""
+        return ", or ".join([words[0] + unit, *words[1:], *(["null"] if NoneType in kinds else [])])
 
     def _words(self, kind: Any) -> str:
-        if typing.get_origin(kind) is list:
-            return f"list of {self._words(typing.get_args(kind)[0])}"
+        if typing.get_origin(kind) is list:  # list[str] | None
+            return f"list of {self._words(typing.get_args(kind)[0])}s"
         if is_dataclass(kind):
             return "section"
-        unit = self.setting.range.unit if self.setting.range else ""
-        number = {int: "whole number", float: "number"}.get(kind)
-        if number:
-            return f"{number} of {unit}" if unit else number
-        return "true or false" if kind is bool else self.setting.form or "text"
+        if kind is str and self.setting.range:
+            return " or ".join(self.setting.choices)
+        words = {int: "whole number", float: "number", bool: "true or false", str: self.setting.form or "text"}
+        return words.get(kind, "value")
 
 
 def sections_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type]]:
@@ -119,7 +135,7 @@ def sections_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type]]:
         kind = typing.get_args(hint)[1] if is_mapping else hint
         if is_dataclass(kind):
             key = f"{prefix}.{name}{'.*' if is_mapping else ''}".lstrip(".")
-            yield from sections_of(typing.cast(type, kind), key)
+            yield from sections_of(cast(type, kind), key)
 
 
 @cache
@@ -131,7 +147,8 @@ def entries_of(schema: type) -> dict[str, Entry]:
         for item in fields(kind):
             if described := item.metadata.get("setting"):
                 key = f"{section}.{item.name}".lstrip(".")
-                found[key] = Entry(section, key, hints[item.name], described)
+                default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+                found[key] = Entry(section, key, hints[item.name], described, default)
     return found
 
 
@@ -144,10 +161,13 @@ def values_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Setting, Any
     """Yield each single value of a configuration with its full key and description; a list has a key for all."""
     for item in fields(config):
         value: Any = getattr(config, item.name)
-        key, is_mapping = f"{prefix}{item.name}", type(value) is dict
-        parts: Any = value.items() if is_mapping else enumerate(value) if type(value) is list else [(None, value)]
-        for name, part in parts:
-            full = f"{key}.{name}" if is_mapping else key
+        key = f"{prefix}{item.name}"
+        parts: list[tuple[str, Any]] = [(key, value)]
+        if isinstance(value, dict):
+            parts = [(f"{key}.{name}", part) for name, part in cast("dict[str, Any]", value).items()]
+        elif isinstance(value, list):
+            parts = [(key, part) for part in cast("list[Any]", value)]
+        for full, part in parts:
             if is_dataclass(part):
                 yield from values_of(part, f"{full}.")
             else:

@@ -119,15 +119,13 @@ def test_flags_that_show_something_work_from_any_directory_without_torch(command
 def test_help_names_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     from src.train import main
 
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert not stop.value.code
-    shown = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
     for wanted in (
         "architecture: dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe",
         "max_steps",
         "-m",
-        "src/config/schema.py",
+        "--help KEY",
     ):
         assert wanted in shown
     assert "_schema" not in shown, "Hydra's own names of the schemas"

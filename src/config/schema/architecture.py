@@ -33,10 +33,10 @@ class ArchitectureConfig:
     )
     aux_loss_weight: float = setting(
         0.01,
-        "Weight of the load-balancing loss. As in Switch Transformer, eq. 4, but per layer and divided by top_k.",
+        "Weight of the load-balancing loss. As in Switch Transformer, equation 4, but per layer and divided by top_k.",
         WEIGHT,
     )
-    router_z_loss_weight: float = setting(0.001, "Weight of the router z-loss (ST-MoE, eq. 5).", WEIGHT)
+    router_z_loss_weight: float = setting(0.001, "Weight of the router z-loss (ST-MoE, equation 5).", WEIGHT)
     router_bias_rate: float = setting(
         0.0,
         "Step of the bias that balances experts, for example 0.001. 0: no bias. Source: Wang et al., 2024, arXiv "

@@ -1,0 +1,110 @@
+"""What `--help` prints, from the descriptions beside the fields of the schema."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.cli.command_line import did_you_mean
+from src.config.schema import CONF, EXPERIMENTS, MISSING, TrainConfig, UserError
+from src.config.setting import Entry, entries_of, sections_of
+
+WIDTH = 100
+"""Columns of the help."""
+
+
+class Default(NamedTuple):
+    """The value of a setting unless a command line gives another."""
+
+    value: Any
+    written: str | None = None
+    """As its YAML file writes it, where that refers to another setting."""
+    file: str | None = None
+    """The YAML file that gives it; None where the schema does."""
+
+
+def help_text(header: str, groups: Iterable[str], schema: type) -> str:
+    """Return the help of a command: its forms, the choices of groups, and one line for each setting."""
+    lines = [header, ""]
+    choices = [f"{group}: {', '.join(files_of(CONF / group))}" for group in groups]
+    if issubclass(schema, TrainConfig):
+        choices.append(f"+experiment: {', '.join(files_of(EXPERIMENTS))}")
+    if choices:
+        lines += ["== Choices, written group=choice ==", "", *(_wrap(line, 2) for line in choices), ""]
+    lines += [
+        "== Settings, written key=value ==",
+        "--help KEY, or a pattern such as --help 'optimizer.*', prints type, range, choices and default.",
+    ]
+    for section, entries in by_section(entries_of(schema).values()).items():
+        lines += ["", *([_wrap(f"{section}: {title_of(schema, section)}", 2)] if section else [])]
+        width = max(len(entry.name) for entry in entries) + 4
+        lines += [_wrap(f"{'  ' + entry.name:<{width}}{entry.setting.summary}", width) for entry in entries]
+    return "\n".join(lines)
+
+
+def describe(schema: type, patterns: Sequence[str], defaults: Mapping[str, Default]) -> str:
+    """Return all that is known about the settings that the patterns name. Raises UserError where one names none."""
+    entries = entries_of(schema)
+    found: dict[str, Entry] = {}
+    for pattern in patterns:
+        named = {key: entry for key, entry in entries.items() if is_match(key, pattern)}
+        if not named:
+            raise UserError(f"{pattern}: no such setting{did_you_mean(pattern, list(entries))}")
+        found |= named
+    return "\n\n".join(_describe(entry, defaults) for entry in found.values())
+
+
+def is_match(key: str, pattern: str) -> bool:
+    """Tell whether a pattern names a key or a section above it; a `*` of the key stands for any name."""
+    return fnmatchcase(key, pattern) or fnmatchcase(pattern, key) or key.startswith(f"{pattern}.")
+
+
+def _describe(entry: Entry, defaults: Mapping[str, Default]) -> str:
+    default = defaults.get(entry.key, Default(entry.default))
+    origin = [default.written] if default.written else []
+    origin += [f"in {default.file}"] if default.file else []
+    rows = {
+        "type": entry.type_in_words,
+        "range": str(entry.setting.range or ""),
+        "choices": ", ".join(entry.setting.choices),
+        "default": show_value(default.value) + (f" ({' '.join(origin)})" if origin else ""),
+    }
+    lines = [_wrap(f"  {name:<9}{text}", 11) for name, text in rows.items() if text]
+    return "\n".join([entry.key, _wrap(f"  {entry.setting.meaning}", 2), *lines])
+
+
+def show_value(value: Any) -> str:
+    """Write a value as a command line has it."""
+    if value == MISSING:
+        return "required"
+    if isinstance(value, list):
+        return f"[{', '.join(map(show_value, value))}]"
+    if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+        return ", ".join(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {show_value(part)}' for name, part in value.items())}}}"
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def by_section(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Group settings by their section, in order; those in no section come last."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.section, []).append(entry)
+    return {section: found[section] for section in sorted(found, key=lambda section: section == "")}
+
+
+def title_of(schema: type, section: str) -> str:
+    """Return what a section is for: the first line of its class."""
+    return (dict(sections_of(schema))[section].__doc__ or "").split("\n")[0].rstrip(".")
+
+
+def files_of(folder: Path) -> list[str]:
+    """List the names of the YAML files in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _wrap(line: str, indent: int) -> str:
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,103 @@
+"""`--help` of every command, `--help KEY`, and the tables of docs/SETTINGS.md."""
+
+import re
+from importlib import import_module
+
+import pytest
+import yaml
+
+from src.cli.compose import command_help, guarded, register
+from src.cli.settings_page import COMMANDS, PAGE, current_page
+from src.config import schema as schemas
+from src.config.schema import CONF, TrainConfig
+from src.config.setting import entries_of
+
+SCHEMAS = {command: getattr(schemas, f"{command.title()}Config") for command in COMMANDS}
+
+
+def details(*words: str) -> str:
+    register(TrainConfig, "train")
+    overrides = [word for word in words if "=" in word]
+    return command_help("train", overrides, [word for word in words if "=" not in word])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_setting_in_one_line_of_its_section(command: str) -> None:
+    register(SCHEMAS[command], command)
+    text = command_help(command, [], [])
+    assert max(map(len, text.splitlines())) <= 100
+    blocks = text.partition("== Settings")[2].split("\n\n")
+    for entry in entries_of(SCHEMAS[command]).values():
+        [block] = [one for one in blocks if one.startswith(f"{entry.section}: ")] if entry.section else blocks[-1:]
+        line = rf"^  {entry.name} +{re.escape(entry.setting.summary)}$"
+        assert re.search(line, block, re.MULTILINE), f"{entry.key}: not in one line"
+
+
+def test_a_key_shows_all_that_is_known_of_it() -> None:
+    assert (
+        details("training.max_tokens", "training.budget")
+        == """\
+training.max_tokens
+  Tokens of each stage.
+  type     whole number of tokens
+  range    1 to 10^15
+  default  400000 (${size.max_tokens} in conf/settings.yaml)
+
+training.budget
+  What every architecture gets alike in each stage. tokens: max_tokens. flops: those that dense of
+  the size takes for max_tokens. time: max_seconds. The schedule ends where the budget ends.
+  type     text
+  choices  tokens, flops, time
+  default  tokens"""
+    )
+
+
+def test_defaults_follow_the_choices_of_the_command_line() -> None:
+    assert "default  10000000 (${size.max_tokens} in conf/settings.yaml)" in details(
+        "training.max_tokens", "size=micro"
+    )
+    assert "default  muon (in conf/optimizer/muon.yaml)" in details("optimizer.name", "optimizer=muon")
+    assert "default  7 (on the command line)" in details("seed", "seed=7")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "keys"),
+    [
+        (
+            "schedule.*",
+            "schedule.name schedule.warmup_steps schedule.searched schedule.min_ratio schedule.decay_fraction",
+        ),
+        ("verdict", "verdict.margin"),
+        ("*warmup*", "schedule.warmup_steps"),
+        ("stage.stages.code.budget_share", "stage.stages.*.budget_share"),
+    ],
+)
+def test_a_pattern_a_section_and_a_stage_name_settings(pattern: str, keys: str) -> None:
+    assert [line for line in details(pattern).splitlines() if line and line[0] != " "] == keys.split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_key_is_one_line_and_status_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = import_module(f"src.{command}").main
+    assert guarded(lambda: main(["--help", "no.such_key"])) == 2
+    shown = capsys.readouterr()
+    assert (
+        shown.out == "" and shown.err.startswith("error: no.such_key: no such setting") and shown.err.count("\n") == 1
+    )
+
+
+def test_an_unknown_key_names_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: import_module("src.train").main(["training.max_tokns", "--help"])) == 2
+    assert capsys.readouterr().err == (
+        "error: training.max_tokns: no such setting; did you mean training.max_tokens?\n"
+    )
+
+
+def test_the_page_of_settings_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == current_page(), "write it again: python -m src.cli.settings_page"
+
+
+def test_only_train_has_defaults_in_yaml() -> None:
+    for command in COMMANDS:
+        content = yaml.safe_load((CONF / f"{command}.yaml").read_text(encoding="utf-8"))
+        assert set(content) <= {"defaults", "hydra"}, command
