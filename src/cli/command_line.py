@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from src.config.checks import shorten
+from src.config.renamed import current_key
 from src.config.schema import UserError
 
 PATHS = (
@@ -100,6 +101,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         if not re.match(r"[^~=]+=", override):
             raise UserError(f"{shorten(override)}: settings are written key=value, for example architecture=moe")
         check_hydra_key(override)
+        (key,) = given_keys([override])
+        if current_key(key) != key:
+            raise UserError(f"{shorten(override)}: {no_such_setting(key, [])}")
     return arguments
 
 
@@ -164,6 +168,12 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
     return {re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides}
 
 
+def no_such_setting(key: str, choices: Sequence[str]) -> str:
+    """Say that a key is unknown, and which one was meant: its name of today, or one of the choices."""
+    new = current_key(key)
+    return f"is now called {new}" if new != key else f"no such setting{did_you_mean(key, choices)}"
+
+
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """Suggest choices: what has this last part, then what it shortens, then the nearest in spelling."""
     section, _, last = word.rpartition(".")
@@ -191,11 +201,11 @@ def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> 
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in keys:
             return f"{found[1]}: new names in a mapping need a + before the key, as in +{found[1]}={{name: value}}"
-        return f"{found[1]}: no such setting{did_you_mean(found[1], [*keys, '+experiment'])}"
+        return f"{found[1]}: {no_such_setting(found[1], [*keys, '+experiment'])}"
     if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
         key, full = found[1] or found[2], _full_key(text) or ""
         key = full if full.endswith(key) else f"{full}.{key}".lstrip(".")
-        return f"{key}: no such setting{did_you_mean(key, keys)}"
+        return f"{key}: {no_such_setting(key, keys)}"
     if found := re.search(r"[Mm]issing mandatory value: (\S+)", text):
         return f"{found[1]}: is needed; write {found[1]}=..."
     if found := re.search(r"(?:Value '(.*?)'|value).*could not be converted to (\w+)", text):

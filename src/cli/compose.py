@@ -29,10 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src import quit_at_once
-from src.cli.command_line import SINGLE_RUN, did_you_mean, explain, given_keys, hydra_flag, parse_arguments
+from src.cli.command_line import SINGLE_RUN, explain, given_keys, hydra_flag, no_such_setting, parse_arguments
 from src.cli.config_loader import CachedConfigLoader, parse
 from src.cli.settings_help import Default, describe, help_text
 from src.config.checks import check_settings, shorten
+from src.config.renamed import current_key, rename_keys
 from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
 from src.config.setting import entries_of
 from src.runtime.atomic_files import read_yaml, storage_remedy
@@ -235,9 +236,9 @@ def read_run_config(path: Path) -> TrainConfig:
 
 
 def run_config(values: Any, path: Path) -> TrainConfig:
-    """Build the configuration of a run from the values of a file. Raises: UserError naming the file."""
+    """Build the configuration of a run of any version from the values of a file. Raises: UserError naming the file."""
     try:
-        config = to_config(TrainConfig, values)
+        config = to_config(TrainConfig, rename_keys(values, current_key))
         check_settings(config)
     except (OmegaConfBaseException, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]})") from None
@@ -262,7 +263,7 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
     for key in config:
         name = f"{prefix}{key}"
         if key not in hints:
-            raise UserError(f"{name}: no such setting{did_you_mean(name, keys_of(schema, prefix))}")
+            raise UserError(f"{name}: {no_such_setting(name, keys_of(schema, prefix))}")
         if dataclasses.is_dataclass(hints[key]) and isinstance(config._get_node(key), DictConfig):
             _refuse_unknown(config[key], typing.cast(type, hints[key]), f"{name}.")
 

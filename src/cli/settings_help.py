@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.cli.command_line import did_you_mean
+from src.cli.command_line import no_such_setting
 from src.config.schema import CONF, EXPERIMENTS, MISSING, TrainConfig, UserError
 from src.config.setting import Entry, entries_of, sections_of
 
@@ -51,7 +51,7 @@ def describe(schema: type, patterns: Sequence[str], defaults: Mapping[str, Defau
     for pattern in patterns:
         named = {key: entry for key, entry in entries.items() if is_match(key, pattern)}
         if not named:
-            raise UserError(f"{pattern}: no such setting{did_you_mean(pattern, list(entries))}")
+            raise UserError(f"{pattern}: {no_such_setting(pattern, list(entries))}")
         found |= named
     return "\n\n".join(_describe(entry, defaults) for entry in found.values())
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
+from src.config.renamed import current_key
 from src.config.schema import TrainConfig
 
 Scalar = str | int | float | bool | None
@@ -150,7 +151,7 @@ def is_listed(key: str, table: Mapping[str, T]) -> T | None:
 
 def with_current_names(contract: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return a contract of any version under the names of today."""
-    return {_EARLIER_NAMES.get(key, key): value for key, value in contract.items()}
+    return {_EARLIER_NAMES.get(key, current_key(key)): value for key, value in contract.items()}
 
 
 def search_differences(search: Contract, run: Contract) -> list[str]:

@@ -15,6 +15,7 @@ from src.cli.command_line import SINGLE_RUN, as_argument, given_keys
 from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
+from src.config.renamed import current_key, rename_keys
 from src.config.schema import TrainConfig, UserError
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
@@ -167,7 +168,8 @@ def run_of_other_length(plan: Plan) -> Path | None:
     name = plan.folder.name
     for folder in sorted(plan.folder.parent.glob(f"{glob.escape(name.rpartition('-')[0])}-*")):
         try:
-            summary, theirs = read_json(folder / "summary.json"), read_yaml(folder / "config.yaml")
+            summary = read_json(folder / "summary.json")
+            theirs = rename_keys(read_yaml(folder / "config.yaml"), current_key)
             is_other = summary["status"] == "done" and summary["contract"]["data_hash"] == plan.data.fingerprint
             if is_other and _apart_from_length(theirs) == _apart_from_length(asdict(plan.config)):
                 return folder

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from src.config.comparability import SEARCHED, SPEED_KEYS, Scalar, settings_of, with_current_names
+from src.config.renamed import earlier_key
 from src.config.schema import ROOT, StageConfig, TrainConfig
 from src.data.dataset import folder_of
 from src.data.loader import build_loader
@@ -260,7 +261,7 @@ def lineage_of(info: "CheckpointInfo") -> str:
     """Name what weights come from, whatever the architecture: their stage, step, and the contract of their run."""
     summary = read_summary(info.folder.parents[2])
     contract = summary["contract"] if summary else {"run": info.run}
-    rules = {key: value for key, value in contract.items() if key not in SPEED_KEYS}
+    rules = {earlier_key(key): value for key, value in contract.items() if key not in SPEED_KEYS}
     digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
     return f"{info.progress.stage} step {info.progress.step} of contract {digest}"
 

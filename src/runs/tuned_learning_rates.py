@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDic
 from msgspec import Meta
 
 from src.cli.command_line import given_keys
-from src.config.comparability import Scalar, search_differences
+from src.config.comparability import Scalar, search_differences, with_current_names
 from src.config.schema import TrainConfig, UserError
 from src.data.dataset import PreparedData
 from src.runs.summary import rules_of
@@ -111,7 +111,7 @@ def with_search_differences(
     lines = (
         ["made by an earlier version"]
         if made_for is None
-        else search_differences(made_for, rules_of(config, data, init))
+        else search_differences(with_current_names(made_for), rules_of(config, data, init))
     )
     return replace(config, optimizer=replace(config.optimizer, search_differences=lines))
 

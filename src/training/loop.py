@@ -140,7 +140,7 @@ def fit(
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint `last` is saved.
-        Diverged: `training.max_bad_steps` steps in a row were skipped, as far as is known when a step is logged.
+        Diverged: `training.max_nonfinite_steps` steps in a row were skipped, as far as is known when a step is logged.
     """
     progress, size = state.progress, training.global_batch_size
     watch = Stopwatch(progress, device)
@@ -183,7 +183,7 @@ def fit(
                     | losses(output, state)
                 )
                 bar.set_postfix(loss=float(output.loss), tokens_per_s=round(speed))
-                if state.bad_steps >= training.max_bad_steps:
+                if state.bad_steps >= training.max_nonfinite_steps:
                     raise Diverged
             if last or progress.step % plan.eval_every == 0:
                 watch.pause()

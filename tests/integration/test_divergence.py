@@ -11,7 +11,7 @@ from src.runtime.atomic_files import read_json
 from src.training import loop
 from tests.integration import tiny
 
-SETTINGS = ("training.max_steps=12", "training.max_bad_steps=3", "optimizer.learning_rate=0.01")
+SETTINGS = ("training.max_steps=12", "training.max_nonfinite_steps=3", "optimizer.learning_rate=0.01")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, float], bool]) -> list[int]:

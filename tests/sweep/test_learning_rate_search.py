@@ -264,7 +264,7 @@ def test_rates_that_cannot_be_taken(
 def test_a_search_from_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One rate diverges; the search goes on without it, and the same command starts nothing again."""
     arguments = ("tune.trials=3", "tune.factor=1e22", "tune.extensions=0", "optimizer.grad_clip=0")
-    arguments += ("training.max_steps=6", "training.max_bad_steps=1")
+    arguments += ("training.max_steps=6", "training.max_nonfinite_steps=1")
     assert command(data, tmp_path, *arguments) == 0
     search = found(tmp_path)
     losses = [trial["bits_per_byte"] for trial in search["rates"]["dense"]["trials"]]

@@ -58,7 +58,7 @@ class TrainingConfig:
         256, "Test windows, read once when the run is over. The more, the more documents a verdict rests on.", WINDOWS
     )
     checkpoint_every: int | None = setting(None, "Steps between checkpoints. null: ten times a stage.", STEPS)
-    max_bad_steps: int = setting(
+    max_nonfinite_steps: int = setting(
         20,
         "Steps in a row with a gradient that is not finite, before a rollback. The run then continues from its last "
         "checkpoint with half the rate, once; the second time it gives up.",

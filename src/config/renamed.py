@@ -1,0 +1,41 @@
+"""Settings that had another name in earlier versions: records of then are read, and a command line is corrected."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+RENAMED: dict[str, str] = {
+    "training.max_bad_steps": "training.max_nonfinite_steps",
+}
+"""Earlier key: key of today, in the same section. A `*` stands for any name."""
+
+
+def current_key(key: str) -> str:
+    """Return the name of today of a setting, or of a part of it."""
+    return _rename(key, RENAMED)
+
+
+def earlier_key(key: str) -> str:
+    """Return the name that a setting had at first: hashes of settings are made with it, so that they stay."""
+    return _rename(key, {new: old for old, new in RENAMED.items()})
+
+
+def rename_keys(values: dict[str, Any], rename: Callable[[str], str], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with each key renamed by its dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        full = f"{prefix}{key}"
+        new = key if rename(full) == full else rename(full).rpartition(".")[2]
+        found[new] = value
+        if isinstance(value, dict):
+            found[new] = rename_keys(cast("dict[str, Any]", value), rename, f"{full}.")
+    return found
+
+
+def _rename(key: str, table: dict[str, str]) -> str:
+    parts = key.split(".")
+    for old, new in table.items():
+        pattern = old.split(".")
+        own, rest = parts[: len(pattern)], parts[len(pattern) :]
+        if len(own) == len(pattern) and all(name in ("*", part) for name, part in zip(pattern, own, strict=True)):
+            return ".".join([*own[:-1], new.rpartition(".")[2], *rest])
+    return key
