@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 RENAMED: dict[str, str] = {
+    "launcher.jobs_at_once": "launcher.n_jobs",
     "training.max_bad_steps": "training.max_nonfinite_steps",
 }
 """Earlier key: key of today, in the same section. A `*` stands for any name."""

@@ -141,7 +141,7 @@ def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
 def threads_each(launcher: LauncherConfig) -> int | None:
     """Return how many CPU threads a job has where runtime.threads leaves it open; None: as many as there are cores."""
     if launcher.name == "joblib":
-        return max(1, (os.cpu_count() or 1) // launcher.jobs_at_once)
+        return max(1, (os.cpu_count() or 1) // launcher.n_jobs)
     if launcher.name == "slurm":
         return int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or None
     return launcher.cpus_per_job if launcher.name == "ray" else None

@@ -192,8 +192,8 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
     ("launcher", "wanted"),
     [
         (LauncherConfig("serial"), None),
-        (LauncherConfig("joblib", jobs_at_once=3), 2),
-        (LauncherConfig("joblib", jobs_at_once=99), 1),
+        (LauncherConfig("joblib", n_jobs=3), 2),
+        (LauncherConfig("joblib", n_jobs=99), 1),
         (LauncherConfig("slurm"), 5),
         (LauncherConfig("ray", cpus_per_job=4), 4),
     ],

@@ -52,7 +52,7 @@ class LauncherConfig:
     """How the jobs of a sweep are started."""
 
     name: str = setting(MISSING, "Launcher.", choices=("serial", "joblib", "slurm", "ray"))
-    jobs_at_once: int = setting(1, "Jobs at the same time, for joblib.", Range(1, 1024, unit="jobs"))
+    n_jobs: int = setting(1, "Jobs at the same time, for joblib.", Range(1, 1024, unit="jobs"))
     address: str | None = setting(None, "Address of the Ray cluster. auto: the one on this machine.")
     cpus_per_job: int = setting(1, "CPU threads for each job, for ray.", THREADS)
 
