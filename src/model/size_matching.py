@@ -1,7 +1,7 @@
 """Decide every number of a model so that the comparison is fair: the same size, by one of three rules.
 
 The reference is the dense model of the same size and recipe. An architecture names the settings that may give way
-(`match_knobs`); they are turned in their order, each in its own grain, until what the rule counts is as near to the
+(`free_parameters`); they are turned in their order, each in its own grain, until what the rule counts is as near to the
 reference's as it gets. All in closed form: nothing is built, torch is not needed.
 """
 
@@ -145,10 +145,10 @@ def _written_spec(
 def _remedy(architecture: ArchitectureConfig, solved: dict[str, int]) -> str:
     """Say what stands in the way of a match."""
     nearest = f", the nearest that {' and '.join(solved)} can come" if solved else ""
-    given = [knob for knob in architecture.match_knobs if knob not in solved]
+    given = [knob for knob in architecture.free_parameters if knob not in solved]
     if given:
         return f"{nearest}; leave architecture.{given[0]} to matching"
-    return f"{nearest}; {'choose other settings' if solved else 'name a knob in architecture.match_knobs'}"
+    return f"{nearest}; {'choose other settings' if solved else 'name one in architecture.free_parameters'}"
 
 
 def match_of(config: TrainConfig) -> Match:
@@ -210,7 +210,7 @@ def solve(
 
     solved: dict[str, int] = {}
     if match != "none":
-        knobs = [knob for knob in architecture.match_knobs if getattr(architecture, knob) is None]
+        knobs = [knob for knob in architecture.free_parameters if getattr(architecture, knob) is None]
         spec, solved = _search(spec, architecture.pattern, knobs, residual)
         if abs(residual(spec)) > TOLERANCE:
             raise UserError(

@@ -63,7 +63,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("hybrid", {"size__n_layers": 1}, "architecture.n_blocks=2: too few for the pattern"),
     ("dense", {"architecture__pattern": []}, "architecture.pattern: empty; name the blocks"),
     ("dense", {"architecture__pattern": ["attention", "mamba2"]}, "unknown block 'mamba2'; there are attention"),
-    ("dense", {"architecture__match_knobs": ["depth"]}, "architecture.match_knobs=depth: must be one of n_blocks"),
+    ("dense", {"architecture__free_parameters": ["depth"]}, "architecture.free_parameters=depth: must be one of n_blocks"),
     ("dense", {"architecture__d_ff": 8}, "match=active: dense has -"),
     ("dense", {"optimizer__betas": [0.9]}, "optimizer.betas=[0.9]: needs two numbers"),
     ("dense", {"optimizer__betas": [0.9, 1.0]}, "needs two numbers"),

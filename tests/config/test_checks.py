@@ -46,7 +46,7 @@ def test_ranges_are_finite_and_forms_are_known() -> None:
 
 def test_choices_are_those_of_the_code_that_reads_them() -> None:
     assert choices_of(TrainConfig, "match") == (*QUANTITIES, "none")
-    assert choices_of(TrainConfig, "architecture.match_knobs") == KNOBS
+    assert choices_of(TrainConfig, "architecture.free_parameters") == KNOBS
     for corpus in ("language", "code"):
         assert choices_of(TrainConfig, f"data.{corpus}.source") == tuple(SOURCES)
     assert set(choices_of(ExportConfig, "format")) == set(FORMATS)

@@ -64,7 +64,7 @@ def test_every_size_is_matched(size: str, recipe: str, architecture: str, rule: 
     dense = counted(matched("dense", size, recipe, match="none").spec, rule, size_of(size).seq_len)
     assert match.residual == pytest.approx(counted(match.spec, rule, size_of(size).seq_len) / dense - 1, abs=1e-9)
     assert abs(match.residual) <= CLOSE, "2% is the rule, 1% what the conf reaches"
-    assert set(match.solved) <= set(architecture_of(architecture).match_knobs)
+    assert set(match.solved) <= set(architecture_of(architecture).free_parameters)
     for knob, value in match.solved.items():
         assert (len(match.spec.blocks) if knob == "n_blocks" else getattr(match.spec, knob)) == value
 
@@ -147,7 +147,7 @@ def test_without_matching_all_is_as_written() -> None:
 @pytest.mark.parametrize(
     ("architecture", "said"),
     [
-        (lambda: architecture_of("dense", d_ff=100), "name a knob in architecture.match_knobs"),
+        (lambda: architecture_of("dense", d_ff=100), "name one in architecture.free_parameters"),
         (lambda: architecture_of("hybrid", d_ff=64), "leave architecture.d_ff to matching"),
         (lambda: architecture_of("mamba", n_blocks=2), "leave architecture.n_blocks to matching"),
         (lambda: architecture_of("moe", expert_d_ff=8), "leave architecture.expert_d_ff to matching"),

@@ -12,7 +12,7 @@ class ArchitectureConfig:
 
     name: str = setting(MISSING, "Name of the architecture, a part of the names of its runs.", form="name")
     pattern: list[str] = setting([], "Block kinds, repeated and cut at n_blocks.")
-    match_knobs: list[str] = setting(
+    free_parameters: list[str] = setting(
         [],
         "Settings that size matching may change, in the order of trial. Empty for the reference (dense).",
         choices=("n_blocks", "d_ff", "expert_d_ff", "d_state", "d_inner"),
