@@ -17,19 +17,19 @@ def report(config: ReportConfig) -> int:
     check_settings(config)
     folder = Path(config.dir).expanduser()
     runs = load_runs(folder)
-    repeated = repeated_lines(runs, load_runs(Path(config.against).expanduser())) if config.against else []
+    repeated = repeated_lines(runs, load_runs(Path(config.compare_with).expanduser())) if config.compare_with else []
     print("\n".join([comparison_text(runs, config.verdict.margin), *repeated]))
-    if config.keep:
-        out = Path(config.keep).expanduser()
+    if config.publish_to:
+        out = Path(config.publish_to).expanduser()
         n_bytes = keep_runs(folder, runs, out)
         command = f"python -m src.report {shlex.quote(f'dir={out}')}"
-        print(f"Kept: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
+        print(f"Published: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
     print(f"Report: {write_report(folder, repeated=repeated, margin=config.verdict.margin)}")
     return 0
 
 
 def main(argv: list[str]) -> int:
-    return run_command("report", ReportConfig, report, argv, ("dir", "keep", "against"))
+    return run_command("report", ReportConfig, report, argv, ("dir", "publish_to", "compare_with"))
 
 
 if __name__ == "__main__":

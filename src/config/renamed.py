@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 RENAMED: dict[str, str] = {
+    "keep": "publish_to",
+    "against": "compare_with",
     "architecture.match_knobs": "architecture.free_parameters",
     "launcher.jobs_at_once": "launcher.n_jobs",
     "training.max_bad_steps": "training.max_nonfinite_steps",

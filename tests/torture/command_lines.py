@@ -313,7 +313,12 @@ def is_silent(line: Line) -> str | None:
     assert line.single is not None
     others = [item for item in line.arguments if item != line.single]
     schema = getattr(schemas, f"{line.command.title()}Config")
-    raw = {"generate": generate.RAW, "export": export.RAW, "evaluate": ("run",), "report": ("dir", "keep", "against")}
+    raw = {
+        "generate": generate.RAW,
+        "export": export.RAW,
+        "evaluate": ("run",),
+        "report": ("dir", "publish_to", "compare_with"),
+    }
     key, _, value = line.single.partition("=")
     if key in raw.get(line.command, ()):
         return None

@@ -163,7 +163,7 @@ class Site:
             "report runs": ("report", [f"dir={self.outputs}"]),
             "report run": ("report", [f"dir={done}"]),
             "report tuning": ("report", [f"dir={self.tuning}"]),
-            "keep": ("report", [f"dir={self.sweep}", f"keep={made / 'kept'}"]),
+            "keep": ("report", [f"dir={self.sweep}", f"publish_to={made / 'kept'}"]),
             "report kept": ("report", [f"dir={self.root / 'kept'}"]),
             "export": ("export", [f"run={done}", "format=huggingface", f"out={made / 'export'}"]),
             "import": ("export", [f"source={self.root / 'export'}", "format=ours", f"out={made / 'import'}"]),
@@ -200,7 +200,7 @@ def build(root: Path) -> Site:
     do("train", site.train("seed=9", "training.max_steps=2"))
     _stop(site.run_of(9))
     do("tune", site.train("tune.trials=3", "tune.extensions=0", "sweep.live=false", "stage=language"))
-    do("report", [f"dir={site.sweep}", f"keep={root / 'kept'}"])
+    do("report", [f"dir={site.sweep}", f"publish_to={root / 'kept'}"])
     do("export", [f"run={site.run_of(0)}", "format=huggingface", f"out={root / 'export'}"])
     return site
 

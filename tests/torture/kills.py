@@ -35,7 +35,7 @@ def commands(site: Site) -> dict[str, tuple[str, list[str]]]:
         "start over": ("train", site.train("seed=0", "rerun=true")),
         "evaluate": ("evaluate", [f"run={done}", "threads=1", "rerun=true", *tiny.EVALUATION]),
         "report": ("report", [f"dir={site.sweep}"]),
-        "keep": ("report", [f"dir={site.sweep}", f"keep={site.root / 'kept'}"]),
+        "keep": ("report", [f"dir={site.sweep}", f"publish_to={site.root / 'kept'}"]),
         "export": ("export", [f"run={done}", "format=huggingface", f"out={out / 'export'}"]),
         "import": ("export", [f"source={site.root / 'export'}", "format=ours", f"out={out / 'import'}"]),
         "sweep": ("train", site.train("seed=0,2", "-m", "sweep.live=false")),

@@ -65,10 +65,10 @@ class ReportConfig:
     """`python -m src.report`."""
 
     dir: str = setting(MISSING, "A sweep, a run, or a folder of runs.", form="path")
-    keep: str | None = setting(
+    publish_to: str | None = setting(
         None, "Folder to copy the report's inputs to. They are small, and enough to make it again.", form="path"
     )
-    against: str | None = setting(
+    compare_with: str | None = setting(
         None, "Folder of a repetition of the same runs. The report says which have the same weights.", form="path"
     )
     verdict: VerdictConfig = field(default_factory=VerdictConfig)

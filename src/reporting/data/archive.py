@@ -25,7 +25,7 @@ from src.runtime.records import child_path, read_record, write_record
 RUNS = "runs.json"
 METRICS = "metrics.csv.gz"
 OTHERS = ("sweep.json", "learning_rates.json")
-REMEDY = "publish the comparison again with python -m src.report dir=SWEEP keep=DIR"
+REMEDY = "publish the comparison again with python -m src.report dir=SWEEP publish_to=DIR"
 _unpacked: list["TemporaryDirectory[str]"] = []  # removed when the process ends
 
 

@@ -37,7 +37,7 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
     """
     earlier = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or _is_published(out))
     if os.path.lexists(out) and not earlier:
-        raise UserError(f"keep={out}: is a folder with something else in it; name a new one")
+        raise UserError(f"publish_to={out}: is a folder with something else in it; name a new one")
     refuse_links(out)
     published: dict[str, PublishedRun] = {}
     metrics: dict[str, list[Record]] = {}

@@ -134,9 +134,9 @@ def test_runs_without_weights_repeat_nothing(builder: SweepBuilder) -> None:
 
 def test_the_command(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = tmp_path / "kept"
-    assert main([f"dir={sweep}", f"keep={kept}"]) == 0
-    assert f"Kept: {kept}, " in capsys.readouterr().out
-    assert main([f"dir={kept}", f"against={sweep}"]) == 0
+    assert main([f"dir={sweep}", f"publish_to={kept}"]) == 0
+    assert f"Published: {kept}, " in capsys.readouterr().out
+    assert main([f"dir={kept}", f"compare_with={sweep}"]) == 0
     said = "6 of 6 runs that were made twice ended with the same weights"
     assert said in capsys.readouterr().out
     for name in ("summary.md", "report.html"):
