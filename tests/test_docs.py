@@ -117,7 +117,7 @@ def test_the_guide_names_every_setting_of_training() -> None:
 
 def test_every_setting_that_the_guide_gives_a_value_exists() -> None:
     known = {key for schema in SCHEMAS for key in keys_of(schema)} | STAGE_KEYS
-    known |= {"stage.stages.code.mix.language", "key"}  # of a mapping, and the word that stands for all of them
+    known |= {"stage.stages.code.mixture.language", "key"}  # of a mapping, and the word that stands for all of them
     given = set(re.findall(r"(?<=[` ])\+?([a-z_.]+)=", "".join(re.findall(r"`[^`]+`", GUIDE))))
     assert given and given <= known, f"no such setting: {sorted(given - known)}"
 

@@ -193,7 +193,7 @@ def _check_stages(config: TrainConfig) -> None:
     for name, stage in config.stage.stages.items():
         key = f"stage.stages.{name}"
         check_name(key, name)
-        _check_mix(key, stage)
+        _check_mixture(key, stage)
         _check_branch(config, name, stage)
     for name, stage in config.stage.stages.items():
         steps, warmup = plan_stage(config, name, stage, 0).steps, config.schedule.warmup_steps or 0
@@ -223,7 +223,7 @@ def _check_branch(config: TrainConfig, name: str, stage: StageConfig) -> None:
     if origin is None or origin.branch_of is not None or stage.branch_of not in names[: names.index(name)]:
         whole = ", ".join(other for other in names if config.stage.stages[other].branch_of is None) or "none"
         raise UserError(f"{key}.branch_of={stage.branch_of}: must be an earlier stage that is no branch, of {whole}")
-    for item in ("corpus", "mix", "learning_rate_scale"):
+    for item in ("corpus", "mixture", "learning_rate_scale"):
         own, wanted = getattr(stage, item), getattr(origin, item)
         if own != wanted:
             raise UserError(f"{key}.{item}={own}: a branch of {stage.branch_of} shares its steps; give {wanted}")
@@ -240,14 +240,18 @@ def _check_branch(config: TrainConfig, name: str, stage: StageConfig) -> None:
         raise UserError(f"{key}.max_tokens={stage.max_tokens}: {key}.budget_share={share} says it; leave it out")
 
 
-def _check_mix(key: str, stage: StageConfig) -> None:
-    for corpus, share in stage.mix.items():
+def _check_mixture(key: str, stage: StageConfig) -> None:
+    for corpus, share in stage.mixture.items():
         if corpus not in ("language", "code"):
-            raise UserError(f"{key}.mix.{corpus}={share}: no such corpus; there are language and code")
+            raise UserError(f"{key}.mixture.{corpus}={share}: no such corpus; there are language and code")
         if corpus == stage.corpus:
-            raise UserError(f"{key}.mix.{corpus}={share}: is the stage's own corpus, which has the rest; leave it out")
-    if not sum(stage.mix.values()) < 1:
-        raise UserError(f"{key}.mix={stage.mix}: must add up to less than 1, so that {stage.corpus} has the rest")
+            raise UserError(
+                f"{key}.mixture.{corpus}={share}: is the stage's own corpus, which has the rest; leave it out"
+            )
+    if not sum(stage.mixture.values()) < 1:
+        raise UserError(
+            f"{key}.mixture={stage.mixture}: must add up to less than 1, so that {stage.corpus} has the rest"
+        )
 
 
 def _check_batches(config: TrainConfig) -> None:

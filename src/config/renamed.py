@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 RENAMED: dict[str, str] = {
+    "stage.stages.*.mix": "stage.stages.*.mixture",
     "keep": "publish_to",
     "against": "compare_with",
     "architecture.match_knobs": "architecture.free_parameters",

@@ -116,7 +116,7 @@ def build_loader(
         tokens, name = data.tokens(corpus, "train"), f"the {corpus} text"
         return TrainLoader(tokens, seq_len, seed, name, mix, replacement=sampling == REPLACEMENT)
 
-    return open_corpus(stage.corpus, [(open_corpus(other), share) for other, share in stage.mix.items()])
+    return open_corpus(stage.corpus, [(open_corpus(other), share) for other, share in stage.mixture.items()])
 
 
 def eval_windows(tokens: np.ndarray, seq_len: int, n: int, name: str = "the held-out text") -> np.ndarray:

@@ -322,7 +322,7 @@ def _reference(config: TrainConfig) -> TrainConfig:
 
 
 def _corpora(stage: StageConfig) -> str:
-    shares = " and ".join(f"{share} {corpus}" for corpus, share in stage.mix.items())
+    shares = " and ".join(f"{share} {corpus}" for corpus, share in stage.mixture.items())
     return f"{stage.corpus} with {shares} for" if shares else stage.corpus
 
 

@@ -24,7 +24,7 @@ CHOICES = (
 ).split() + [f"+experiment={path.stem}" for path in sorted(EXPERIMENTS.glob("*.yaml"))]
 VALUES = (
     "seed=3 seed=4 seed=abc training.max_steps=7 training.max_steps=null size.seq_len=32 size.learning_rate=0.5 "
-    "training.micro_batch_size=auto optimizer.betas=[0.1,0.2] data.dir=/tmp/x +stage.stages.code.mix.language=0.25 "
+    "training.micro_batch_size=auto optimizer.betas=[0.1,0.2] data.dir=/tmp/x +stage.stages.code.mixture.language=0.25 "
     "++training.log_every=3 ++training.nope=3 +new.key=1 +new={a:1,b:[1,2]} ~training.max_steps ~runtime.threads "
     "~hydra.nope hydra.mode=RUN hydra.sweeper.params=null sweep_name=${architecture.name} output_root=${seed} "
     "training.seq_len=${optimizer.name} architecture={n_experts:3} architecture.pattern=[mlp] optimizer.betas[0]=0.3 "

@@ -82,7 +82,10 @@ def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
     register(TrainConfig, "train")
     for overrides, wanted in (
         (["optimizer.betas=[0.9,7]"], "optimizer.betas=7.0: is a share, at most 1"),
-        (["stage=code", "+stage.stages.code.mix.language=1.5"], "stage.stages.code.mix.language=1.5: is a share"),
+        (
+            ["stage=code", "+stage.stages.code.mixture.language=1.5"],
+            "stage.stages.code.mixture.language=1.5: is a share",
+        ),
         (["stage=code", "stage.stages.code.max_tokens=0"], "stage.stages.code.max_tokens=0: must be greater than 0"),
         (["data.language.paths=[a,'~nosuchuser/b']"], "data.language.paths=~nosuchuser/b: there is no such user"),
         (["seed=18446744073709551616"], "seed=18446744073709551616: must be at most 9007199254740991"),

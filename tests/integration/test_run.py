@@ -291,13 +291,13 @@ def test_the_contract_tells_the_mix(replayed: Path, finished: Path) -> None:
     orders, plain_orders = (contract["data_order_hash"].split(", ") for contract in (ours, plain))
     assert orders[0] == plain_orders[0] and orders[1] != plain_orders[1]
     differing = {key for key in ours | plain if ours.get(key) != plain.get(key)}
-    assert differing == {"stages", "data_order_hash", "stage.stages.code.mix.language"}
+    assert differing == {"stages", "data_order_hash", "stage.stages.code.mixture.language"}
 
 
 def test_a_mix_is_asked_for_on_the_command_line_and_goes_on_where_it_stopped(
     replayed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ("stage=full", "architecture=hybrid", "+stage.stages.code.mix.language=0.25")
+    more = ("stage=full", "architecture=hybrid", "+stage.stages.code.mixture.language=0.25")
     with monkeypatch.context() as patch:
         tiny.break_step(patch, 6 + 5)  # in the sixth step of stage code, whose last checkpoint is after the fourth
         with pytest.raises(RuntimeError, match="on fire"):
@@ -330,7 +330,7 @@ def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory:
     deciding = (
         "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=cosine "
         "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
-        "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mix.code=0.5 runtime.threads=2 "
+        "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mixture.code=0.5 runtime.threads=2 "
         "training.document_masking=true recipe.tie_embeddings=true training.dropout=0.1 training.sampling=replacement"
     ).split()
     found = [names(item) for item in deciding]

@@ -13,7 +13,7 @@ class StageConfig:
     max_tokens: int | None = setting(None, "Budget of the stage. null: training.max_tokens.", TOKENS)
     prompts: list[str] = setting([], "Prompts to continue after the stage, as samples for the report.")
     learning_rate_scale: float = setting(1.0, "Factor on optimizer.learning_rate in this stage.", FACTOR)
-    mix: dict[str, float] = setting(
+    mixture: dict[str, float] = setting(
         {},
         "Shares of other corpora among the sequences, such as {language: 0.25}. The rest is of the stage's own corpus. "
         "Each corpus is evaluated, which shows what the stage makes the model forget.",
@@ -30,7 +30,7 @@ class StageConfig:
     @property
     def corpora(self) -> list[str]:
         """All that the stage reads, its own corpus first."""
-        return [self.corpus, *self.mix]
+        return [self.corpus, *self.mixture]
 
 
 @dataclass
