@@ -19,7 +19,7 @@ def generate_text(config: GenerateConfig) -> int:
 
     from tokenizers.decoders import DecodeStream
 
-    from src.data.tokenizer.bpe import encode, eot_id_of, load_tokenizer
+    from src.data.tokenizer.bpe import encode, get_eot_id, load_tokenizer
     from src.inference.generation import generate
     from src.model.build import build_model
     from src.runtime.device import open_device
@@ -31,7 +31,7 @@ def generate_text(config: GenerateConfig) -> int:
         raise UserError(f"run={error}") from None
     path = info.folder.parents[2] / "tokenizer.json"
     tokenizer = load_tokenizer(path)
-    eot_id = eot_id_of(tokenizer, path)
+    eot_id = get_eot_id(tokenizer, path)
     tokens = [eot_id, *encode(tokenizer, prompt)]
     limit = info.spec.learned_positions
     if limit and len(tokens) + config.max_new_tokens > limit:

@@ -20,9 +20,9 @@ from src.config.schema import (
     UserError,
 )
 from src.data.document import GENERATED
-from src.data.sources.file_formats import RECORDS, ending_of, refusal_of
+from src.data.sources.file_formats import RECORDS, file_extension, unsupported_reason
 from src.data.sources.repository_list import load_repositories
-from src.data.tokenizer.bpe import SMALLEST_VOCAB_SIZE
+from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_of
@@ -76,9 +76,9 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     if not (val > 0 and tests and val + test < 1):
         raise UserError(f"data.val_fraction={val}, data.test_fraction={test}: both must be above 0, their sum below 1")
     characters = tokenizer.kind == "characters"
-    if not characters and tokenizer.vocab_size < SMALLEST_VOCAB_SIZE:
+    if not characters and tokenizer.vocab_size < MIN_VOCAB_SIZE:
         raise UserError(
-            f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {SMALLEST_VOCAB_SIZE}, every byte and "
+            f"tokenizer.vocab_size={tokenizer.vocab_size}: must be at least {MIN_VOCAB_SIZE}, every byte and "
             "the end of text; tokenizer=characters has fewer"
         )
     if characters and tokenizer.path is not None:
@@ -133,8 +133,8 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
         raise UserError(f"{key}.files is empty: name the files and their sha256, as conf/data does for TinyStories")
     for name, sha256 in corpus.files.items():
         is_path = all(re.fullmatch(r"\w[\w .+@=,-]*", part) for part in name.split("/"))
-        refusal = refusal_of(name, (), "language")
-        if not is_path or refusal or ending_of(name) not in (".txt", *RECORDS):
+        refusal = unsupported_reason(name, (), "language")
+        if not is_path or refusal or file_extension(name) not in (".txt", *RECORDS):
             more = f": {refusal}" if refusal else ", .json, .parquet or .arrow in the data set, compressed or not"
             raise UserError(f"{key}.files.{printable(name)}: must be the path of a .txt or .jsonl{more}")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):

@@ -1,4 +1,4 @@
-"""Prepared data as the rest of the program sees it: a folder that is checked when it is opened, then only read."""
+"""Open prepared data: a folder whose files are verified when it is opened and then only read."""
 
 import hashlib
 import json
@@ -12,26 +12,26 @@ import numpy as np
 
 from src.config.schema import DataConfig, TokenizerConfig, UserError
 from src.data.document import GENERATED
-from src.data.tokenizer.bpe import eot_id_of, id_count, load_tokenizer
-from src.data.tokenizer.external import tokenizer_file
+from src.data.tokenizer.bpe import count_ids, get_eot_id, load_tokenizer
+from src.data.tokenizer.external import find_tokenizer_file
 from src.runtime.atomic_files import find_folder, sha256_of
 from src.runtime.errors import first_line
 from src.runtime.log import printable
 from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
 
 FORMAT_VERSION = 2
-GENERATED_TEXT = "4767751325290df5"
-"""Hash of the first 300 KB of stories and of scripts of seed 0; a test computes it. A new one prepares new data."""
+GENERATED_TEXT_HASH = "4767751325290df5"
+"""Hash of the first 300 KB of stories and of scripts of seed 0; a test computes it. A changed hash means new data."""
 CORPORA = ("language", "code")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 CARD = "DATA_CARD.md"
-ADDED = ("separator", "text_field", "sha256")
-"""Settings of a corpus that there were not from the beginning."""
+LATER_SETTINGS = ("separator", "text_field", "sha256")
+"""Settings of a corpus that earlier versions did not have; left out of the hash while unset."""
 PROVENANCE = (".offsets.npy", ".documents.npy", ".origins.jsonl")
-"""Endings of files that say more of the same tokens."""
+"""Endings of files that describe the tokens and do not decide them."""
 VERIFIED = ".verified.json"
-"""Beside the manifest: size, times and number of each file when its content was last found to be the manifest's."""
+"""File beside the manifest: size, times and inode of each file when its hash was last checked."""
 REMEDY = "prepare it again with python -m src.prepare rerun=true"
 
 
@@ -44,7 +44,7 @@ class PreparedData:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the contents: equal fingerprints, equal tokens."""
+        """Hash of the contents; equal fingerprints mean equal tokens."""
         return self.manifest["fingerprint"]
 
     @property
@@ -53,7 +53,7 @@ class PreparedData:
 
     @property
     def tokenizer_kind(self) -> str:
-        """Whether the tokenizer is a bpe or one of characters, as `tokenizer.kind` has it."""
+        """The value of `tokenizer.kind`: bpe or characters."""
         return self.manifest["settings"].get("tokenizer", {}).get("kind", TokenizerConfig.kind)
 
     @property
@@ -65,15 +65,15 @@ class PreparedData:
         return self.folder / "tokenizer.json"
 
     def tokens(self, corpus: str, split: str) -> np.ndarray:
-        """Open a split: 1-D token ids, read from disk as they are used."""
+        """Open the token ids of a split: (n_tokens,), memory-mapped."""
         return _open_array(self.folder / f"{corpus}_{split}.npy", "<u2 <u4")
 
     def offsets(self, corpus: str, split: str) -> np.ndarray:
-        """Open where the end of text before each document of a split stands: (n_documents,) uint64."""
+        """Open the positions of the end-of-text token before each document of a split: (n_documents,) uint64."""
         return _open_array(self.folder / f"{corpus}_{split}.offsets.npy", "<u8")
 
     def references(self, corpus: str, split: str) -> dict[str, float | None]:
-        """Return what a loss is compared with: uniform and unigram loss (nats a token), floor, bytes per token."""
+        """Return reference values for a loss: uniform and unigram loss (nats per token), floor, bytes per token."""
         entry = self.manifest["corpora"][corpus]["splits"][split]
         return {
             "uniform_loss": float(np.log(self.vocab_size)),
@@ -83,8 +83,8 @@ class PreparedData:
         }
 
 
-def fingerprint_of(files: dict[str, dict[str, Any]]) -> str:
-    """Hash the files that decide what a model learns: the tokenizer and the tokens."""
+def compute_fingerprint(files: dict[str, dict[str, Any]]) -> str:
+    """Hash the files that a model is trained on: the tokenizer and the tokens."""
     deciding = [(name, files[name]["sha256"]) for name in sorted(files) if not name.endswith(PROVENANCE)]
     return hashlib.sha256(repr(deciding).encode()).hexdigest()
 
@@ -97,7 +97,7 @@ class FileEntry(TypedDict):
 
 
 class TokenizerEntry(TypedDict):
-    """What a manifest says of the tokenizer."""
+    """The tokenizer in a manifest."""
 
     vocab_size: int
     eot_id: int
@@ -105,7 +105,7 @@ class TokenizerEntry(TypedDict):
 
 
 class SplitEntry(TypedDict):
-    """What a manifest says of a split."""
+    """A split in a manifest."""
 
     documents: int
     bytes: int
@@ -117,7 +117,7 @@ class SplitEntry(TypedDict):
 
 
 class CorpusEntry(TypedDict):
-    """What a manifest says of a corpus."""
+    """A corpus in a manifest."""
 
     source: str
     documents: int
@@ -127,7 +127,7 @@ class CorpusEntry(TypedDict):
 
 
 class DataSettings(TypedDict):
-    """The settings of the text in a manifest."""
+    """The settings of the corpora in a manifest."""
 
     language: dict[str, Any]
     code: dict[str, Any]
@@ -140,13 +140,13 @@ class AllSettings(TypedDict):
 
 
 class Settings(TypedDict):
-    """What is read of the manifests of other folders."""
+    """The part of a manifest that is compared with other settings."""
 
     settings: AllSettings
 
 
 class Manifest(TypedDict):
-    """What is read of a manifest; it holds more."""
+    """The keys of a manifest that are checked when it is opened."""
 
     name: str
     fingerprint: str
@@ -158,7 +158,7 @@ class Manifest(TypedDict):
 
 
 def load_prepared(folder: Path) -> PreparedData:
-    """Open a prepared folder. Raises: UserError naming the file that is missing, damaged or of another version."""
+    """Open a prepared folder. Raises: UserError for a missing or damaged file, or another format version."""
     path = folder / MANIFEST
     content = read_record(path, dict[str, Any], REMEDY)
     if "fingerprint" not in content:
@@ -171,7 +171,7 @@ def load_prepared(folder: Path) -> PreparedData:
         raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
     if not is_plain_name(manifest["name"]):
         raise UserError(f"{path}: name={printable(manifest['name'])[:60]!r}: no name of a folder; {REMEDY}")
-    if fingerprint_of(manifest["files"]) != manifest["fingerprint"]:
+    if compute_fingerprint(manifest["files"]) != manifest["fingerprint"]:
         raise UserError(f"{path}: its fingerprint is not that of the files it lists; {REMEDY}")
     _verify(folder, manifest)
     data = PreparedData(folder, manifest)
@@ -180,10 +180,7 @@ def load_prepared(folder: Path) -> PreparedData:
 
 
 def _verify(folder: Path, manifest: dict[str, Any]) -> None:
-    """Check the content of all files; those that are as they were when last checked are not read.
-
-    Raises: UserError naming the file that is missing or another.
-    """
+    """Check the hash of all files that have changed since the last check. Raises: UserError naming the file."""
     known = _read_verified(folder)
     stamps: dict[str, list[Any]] = {}
     for name, expected in manifest["files"].items():
@@ -198,7 +195,7 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> None:
         if sha256_of(path) != expected["sha256"]:
             raise UserError(f"{path}: its content has changed since it was written; {REMEDY}")
     if known != stamps:
-        with suppress(OSError):  # a folder that cannot be written to is checked each time
+        with suppress(OSError):  # a read-only folder is checked each time
             write_record(folder / VERIFIED, stamps)
 
 
@@ -210,16 +207,16 @@ def _read_verified(folder: Path) -> dict[str, Any]:
 
 
 def _compare_with_files(data: PreparedData) -> None:
-    """Check what the manifest says against the files, whose content is what was written.
+    """Compare the figures of the manifest with the files, for manifests of earlier versions without a digest.
 
-    A manifest with a digest cannot differ; those of earlier versions have none. Raises: UserError.
+    Raises: UserError.
     """
     path, said = data.folder / MANIFEST, data.manifest["tokenizer"]
     tokenizer = load_tokenizer(data.tokenizer_path)
     there = {
         "sha256": data.manifest["files"]["tokenizer.json"]["sha256"],
-        "vocab_size": id_count(tokenizer),
-        "eot_id": eot_id_of(tokenizer, data.tokenizer_path),
+        "vocab_size": count_ids(tokenizer),
+        "eot_id": get_eot_id(tokenizer, data.tokenizer_path),
     }
     for key, value in there.items():
         if said[key] != value:
@@ -239,7 +236,7 @@ def _compare_with_files(data: PreparedData) -> None:
 
 
 def _open_array(path: Path, kinds: str) -> np.ndarray:
-    """Open a file of numbers, read from disk as they are used. Raises: UserError where it is none."""
+    """Memory-map a 1-D .npy file. kinds: allowed dtypes, separated by spaces. Raises: UserError."""
     try:
         values = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
@@ -250,57 +247,54 @@ def _open_array(path: Path, kinds: str) -> np.ndarray:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Tell a file from what it becomes when it is written to: the system alone sets the second time."""
+    """Return what changes when a file is written to; programs can set the mtime, but not the ctime."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> PreparedData | None:
-    """Find what `prepare_data` wrote for these settings, or the folder that `data.dir` names; None: not prepared yet.
+    """Find the prepared data of these settings or of `data.dir`; None if there is none.
 
-    Local data without any paths means the newest folder of which all other settings agree.
+    Local data without paths means the newest folder whose other settings are equal.
     Raises: UserError for a `data.dir` without prepared data, or a damaged folder.
     """
     if data.dir is not None:
-        return load_given(data.dir)
-    folder = find_folder(folder_of(data, tokenizer, output_root))
+        return load_data_dir(data.dir)
+    folder = find_folder(prepared_folder(data, tokenizer, output_root))
     if (folder / MANIFEST).exists():
         return load_prepared(folder)
     local = [corpus for corpus in (data.language, data.code) if corpus.source == "local"]
     if not local or any(corpus.paths for corpus in local):
         return None
-    wanted = _without_paths(settings_of(data, tokenizer))
+    wanted = _without_paths(hashed_settings(data, tokenizer))
     manifests = [path for path in folder.parent.glob("[!.]*/manifest.json") if not path.parent.name.endswith(".old")]
     for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             settings = read_record(path, Settings, "")["settings"]
-        except UserError:  # some other folder is damaged: not what was asked for
+        except UserError:  # another folder is damaged, which does not concern this one
             continue
         if _without_paths(settings) == wanted:
             return load_prepared(path.parent)
     return None
 
 
-def load_given(name: str) -> PreparedData:
-    """Open the folder that `data.dir` names. Raises: UserError if it is none."""
+def load_data_dir(name: str) -> PreparedData:
+    """Open the folder of `data.dir`. Raises: UserError if it has no prepared data."""
     folder = find_folder(Path(name).expanduser())
     if not (folder / MANIFEST).is_file():
         raise UserError(f"data.dir={name}: no prepared data there; write some with python -m src.prepare")
     return load_prepared(folder)
 
 
-def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
-    """Gather what decides the tokens.
-
-    Other tokenizers count by content, and generated text by `GENERATED_TEXT`.
-    """
+def hashed_settings(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
+    """Collect the settings that decide the tokens; external tokenizers and generated text are included by hash."""
     values = asdict(data)
     del values["dir"]
     if data.split == DataConfig.split:
         del values["split"]  # so that earlier data are found
     for name in CORPORA:
         del values[name]["file_bytes"]  # the sha256 of each file decides
-        for key in ADDED:  # left out where they change nothing, so that earlier data are found
+        for key in LATER_SETTINGS:  # left out where they change nothing, so that earlier data are found
             if values[name][key] is None:
                 del values[name][key]
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
@@ -312,8 +306,8 @@ def settings_of(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
         del words["vocab_size"]  # the text decides it
     for key in ("path", "compare"):
         if words[key] is not None:
-            words[key] = sha256_of(tokenizer_file(f"tokenizer.{key}", words[key]))
-    return {"data": values, "tokenizer": words, "generator": GENERATED_TEXT if generated else None}
+            words[key] = sha256_of(find_tokenizer_file(f"tokenizer.{key}", words[key]))
+    return {"data": values, "tokenizer": words, "generator": GENERATED_TEXT_HASH if generated else None}
 
 
 def _without_paths(settings: Any) -> dict[str, Any]:
@@ -323,7 +317,7 @@ def _without_paths(settings: Any) -> dict[str, Any]:
     return settings
 
 
-def folder_of(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> Path:
-    """Name the folder of these settings."""
-    text = json.dumps([FORMAT_VERSION, settings_of(data, tokenizer)], sort_keys=True)
+def prepared_folder(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> Path:
+    """Return the folder of these settings; its name holds their hash."""
+    text = json.dumps([FORMAT_VERSION, hashed_settings(data, tokenizer)], sort_keys=True)
     return output_root / "data" / f"{data.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,16 +1,14 @@
-"""Batches as a pure function of (tokens, seed, step): nothing to save for a resume, nothing to replay.
+"""Batches as a pure function of (tokens, seed, step), so that a resume needs no saved loader state.
 
-An epoch cuts the stream into windows of `seq_len` targets from an offset of its own, and visits them in an order of
-its own. Sequence s = step * global_batch_size + i of the run is window s % n_windows of epoch s // n_windows: so the
-order depends neither on the micro batch nor on the number of processes, which only choose rows of the batch.
+Each epoch cuts the stream into windows of `seq_len` targets from its own offset and visits them in its own order.
+Sequence s = step * global_batch_size + i of the run is window s % n_windows of epoch s // n_windows. The order does not
+depend on the micro batch or the number of processes; these only select rows of the batch. Windows are sorted by a hash
+of (seed, epoch, window): `data/hashing.py`.
 
-Windows are sorted by a hash of (seed, epoch, window): `data/hashing.py`.
+With sampling=replacement (as in nanoGPT), sequence s begins at position hash(seed, s) mod the number of positions.
 
-Or sequences are drawn with replacement, as nanoGPT does: sequence s begins at position hash(seed, s) mod the number of
-positions, whatever the others are.
-
-A mix spreads its corpora evenly, by their shares alone: at no time is a corpus a whole sequence off its share. The
-number of a sequence tells its corpus and its number there, so that each corpus goes through epochs of its own.
+A mixture interleaves its corpora evenly: at every sequence, each corpus is less than one sequence away from its share.
+The number of a sequence determines its corpus and its number within that corpus, so each corpus has its own epochs.
 """
 
 import hashlib
@@ -24,15 +22,15 @@ from src.data.dataset import PreparedData
 from src.data.hashing import splitmix64
 
 ORDER_VERSION = 1
-"""Raise it when the order changes: runs on different orders are different runs."""
+"""Increase when the order changes; it is part of the order hash of a run."""
 REPLACEMENT = "replacement"
 """The value of training.sampling that draws windows with replacement."""
 
 
 class TrainLoader:
-    """Training windows over a 1-D array of token ids (a memmap will do: only the rows asked for are read).
+    """Training windows over a 1-D array of token ids, which may be a memmap.
 
-    mix: other loaders and their shares of the sequences, above 0 and with a sum below 1; the rest is of `tokens`.
+    mix: other loaders and their shares of the sequences, above 0 and with a sum below 1; `tokens` gets the rest.
     Raises: UserError if the tokens do not fill one window.
     """
 
@@ -51,20 +49,20 @@ class TrainLoader:
         self.seed = seed
         self.replacement = replacement
         self._mix: list[tuple[TrainLoader, Fraction]] = []
-        """Loaders, and their shares of what those before them leave over."""
+        """Loaders, each with its share of the sequences that the loaders before it leave."""
         left = Fraction(1)
         for other, share in mix:
-            exact = Fraction(str(share))  # 0.1 is a tenth; a float would drift off
+            exact = Fraction(str(share))  # a float share would drift in a long run
             self._mix.append((other, exact / left))
             left -= exact
-        # One window fewer than fit, so that every offset below seq_len leaves as many.
+        # One window fewer than fit, so that every offset below seq_len leaves the same number.
         self.n_windows = max(1, len(tokens) // seq_len - 1)
         self._n_offsets = min(seq_len, len(tokens) - self.n_windows * seq_len)
         self._epoch = -1
         self._starts = np.empty(0, dtype=np.int64)
 
     def batch(self, step: int, global_batch_size: int, rows: slice | range = slice(None)) -> np.ndarray:
-        """Return rows of the batch of a step: (rows, seq_len + 1) int64, inputs [:, :-1] and targets [:, 1:]."""
+        """Return rows of the batch of a step: (n_rows, seq_len + 1) int64, inputs [:, :-1] and targets [:, 1:]."""
         numbers = np.arange(global_batch_size)[rows] + step * global_batch_size
         result = np.empty((len(numbers), self.seq_len + 1), dtype=np.int64)
         for row, number in enumerate(numbers.tolist()):
@@ -86,12 +84,12 @@ class TrainLoader:
         return self.tokens[start : start + self.seq_len + 1]
 
     def _random_start(self, number: int) -> int:
-        """Return where a sequence starts that is drawn with replacement: every start of a whole window is as likely."""
+        """Return the start of a sequence that is drawn with replacement, uniform over all whole windows."""
         key = splitmix64(np.array([self.seed % 2**64], dtype=np.uint64))
         return int(splitmix64(splitmix64(key ^ np.uint64(number)))[0] % np.uint64(len(self.tokens) - self.seq_len))
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
-        """Return where the windows of an epoch start, in the order of their visit; the last epoch asked for is kept."""
+        """Return the starts of the windows of an epoch in visiting order; the last epoch is cached."""
         if epoch != self._epoch:
             key = splitmix64(splitmix64(np.array([self.seed % 2**64], dtype=np.uint64)) ^ np.uint64(epoch))
             offset = int(splitmix64(key)[0] % np.uint64(self._n_offsets))
@@ -100,7 +98,7 @@ class TrainLoader:
         return self._starts
 
     def order_hash(self, fingerprint: str) -> str:
-        """Identify the data order by 16 hex digits: equal for two runs that see the same batches of a given size."""
+        """Return 16 hex digits that are equal for two runs with the same batches at a given batch size."""
         parts = (ORDER_VERSION, self.seed, self.n_windows, self.seq_len, fingerprint)
         parts += (REPLACEMENT, len(self.tokens)) if self.replacement else ()
         parts += tuple((str(share), other.order_hash(fingerprint)) for other, share in self._mix)
@@ -110,7 +108,7 @@ class TrainLoader:
 def build_loader(
     data: PreparedData, stage: StageConfig, seq_len: int, seed: int, sampling: str = "epochs"
 ) -> TrainLoader:
-    """Open the training text of a stage, with what its mix adds. Raises: UserError if one does not fill one window."""
+    """Open the training text of a stage and of its mixture. Raises: UserError if a text does not fill one window."""
 
     def open_corpus(corpus: str, mix: Sequence[tuple[TrainLoader, float]] = ()) -> TrainLoader:
         tokens, name = data.tokens(corpus, "train"), f"the {corpus} text"
@@ -120,7 +118,7 @@ def build_loader(
 
 
 def eval_windows(tokens: np.ndarray, seq_len: int, n: int, name: str = "the held-out text") -> np.ndarray:
-    """Return up to n windows, evenly spaced and sharing no target: (n', seq_len + 1) int64; always the same ones.
+    """Return up to n evenly spaced windows without common targets: (n', seq_len + 1) int64.
 
     Raises: UserError if the tokens do not fill one window.
     """
@@ -132,7 +130,7 @@ def eval_windows(tokens: np.ndarray, seq_len: int, n: int, name: str = "the held
 
 
 def eval_starts(n_tokens: int, seq_len: int, n: int) -> list[int]:
-    """Return where those windows start."""
+    """Return the starts of the windows of `eval_windows`."""
     available = (n_tokens - 1) // seq_len
     n = min(n, available)
     return [i * available // n * seq_len for i in range(n)]

@@ -1,4 +1,4 @@
-"""Work on batches of documents on all cores, in order and a few batches ahead, so that memory stays bounded."""
+"""Map a function over batches of documents on all cores, in order and with bounded memory."""
 
 import os
 import time
@@ -14,14 +14,14 @@ R = TypeVar("R")
 
 BATCH_ITEMS = 512
 BATCH_CHARACTERS = 1_000_000
-ALONE_S = 2.0
-"""Work of so many seconds is done before processes are started: for less, starting them costs more than it gains."""
-MOST_WORKERS = 4
-"""Each has about 100 MB."""
+SERIAL_SECONDS = 2.0
+"""Seconds of work in this process before others are started; for less work, starting them does not pay."""
+MAX_WORKERS = 4
+"""Each needs about 100 MB."""
 
 
-def in_batches(items: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
-    """Group items into batches of at most so many, or of so much text."""
+def group_into_batches(items: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
+    """Group items into batches, limited by number of items and of characters."""
     batch: list[T] = []
     size = 0
     for item in items:
@@ -34,11 +34,11 @@ def in_batches(items: Iterable[T], characters: Callable[[T], int]) -> Iterator[l
         yield batch
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield what a function of nothing but its argument returns for each item, in their order."""
+def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield the result of a pure function for each item, in order; at most a few items are read ahead."""
     items, spent = iter(items), 0.0
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
-    while workers == 1 or spent <= ALONE_S:
+    workers = min(os.cpu_count() or 1, MAX_WORKERS)
+    while workers == 1 or spent <= SERIAL_SECONDS:
         for item in items:
             start = time.monotonic()
             result = function(item)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from src.cli.compose import read_run_config, run_config
 from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
-from src.data.tokenizer.bpe import CONFIG, end_of_text, load_tokenizer, tokenizer_config
+from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
 from src.huggingface import RECORD, read_folder, twin_of, write_folder
 from src.huggingface.model_card import model_card
 from src.model.build import build_model
@@ -44,7 +44,7 @@ def to_huggingface(run: Path, out: Path) -> None:
         raise UserError(f"{run}: has no exact twin in transformers; {error}") from None
     folder = info.folder.parents[2]
     load_tokenizer(folder / "tokenizer.json")
-    tokenizer, eot = (folder / "tokenizer.json").read_bytes(), end_of_text(folder / "tokenizer.json")
+    tokenizer, eot = (folder / "tokenizer.json").read_bytes(), read_eos_token(folder / "tokenizer.json")
     model = build_model(info.spec, seed=0)
     load_weights(info, model)
     config, summary = _read_config(folder / "config.yaml"), _read_summary(folder)
@@ -107,7 +107,7 @@ def to_ours(source: Path, out: Path) -> None:
             folder = temporary / "checkpoints" / recorded.progress.stage / kind
             save_checkpoint(folder, model, recorded.progress, tokenizer_sha256=sha256, run=record["run"])
         write_bytes(temporary / "tokenizer.json", found.tokenizer)
-        write_json(temporary / CONFIG, tokenizer_config(found.eot))
+        write_json(temporary / TOKENIZER_CONFIG, tokenizer_config(found.eot))
         if recorded.config is not None:
             write_yaml(temporary / "config.yaml", asdict(recorded.config))
         if recorded.summary is not None:

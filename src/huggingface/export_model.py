@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config.schema import ModelSpec, SamplingConfig
-from src.data.tokenizer.bpe import CONFIG, EOT, EOT_ID, tokenizer_config
+from src.data.tokenizer.bpe import EOT, EOT_ID, TOKENIZER_CONFIG, tokenizer_config
 from src.huggingface.hybrid_mappings import MODULE
 from src.huggingface.mapping import WRITTEN_FOR, Settings
 from src.huggingface.mappings import twin_of
@@ -56,7 +56,7 @@ def write_folder(
     longest = {"model_max_length": spec.learned_positions} if spec.learned_positions else {}
     # Without the list, transformers 4 gives `generate` token types, which it refuses.
     clients = {"add_bos_token": True, "model_input_names": ["input_ids", "attention_mask"]}
-    write_json(folder / CONFIG, {**tokenizer_config(eot), **clients, **longest})
+    write_json(folder / TOKENIZER_CONFIG, {**tokenizer_config(eot), **clients, **longest})
     said = {"format_version": RECORD_VERSION, "spec": spec.to_dict(), "post_processor": replaced, **record}
     write_json(folder / RECORD, said)
     write_text(folder / "README.md", card)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config.schema import ArchitectureConfig, ModelSpec, SizeConfig, UserError
-from src.data.tokenizer.bpe import EOT, EOT_ID, end_of_text, id_count
+from src.data.tokenizer.bpe import EOT, EOT_ID, count_ids, read_eos_token
 from src.huggingface.defaults import complete_config
 from src.huggingface.export_model import RECORD, RECORD_VERSION
 from src.huggingface.mapping import HEAD, MODERN, Given, Settings, Twin
@@ -249,12 +249,12 @@ def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tup
     """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
     content = read_bytes(path, allow_links=True)
     tokenizer = _open_tokenizer(path, content)
-    eot = EOT if record is None else end_of_text(path)
+    eot = EOT if record is None else read_eos_token(path)
     eot_id = tokenizer.token_to_id(eot)
     if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
         raise UserError(f"{path}: {eot[:60]!r} has to be token {EOT_ID}; tokenizers of other makes are not read")
-    if id_count(tokenizer) != vocab_size:
-        raise UserError(f"{path}: has {id_count(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
+    if count_ids(tokenizer) != vocab_size:
+        raise UserError(f"{path}: has {count_ids(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
     try:
         restored = remove_post_processor(content, eot, eot_id, (record or {}).get("post_processor", "null"))
     except (TypeError, ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from src.cli.compose import read_run_config
 from src.config.schema import TrainConfig, UserError
 from src.data.preparation.prepare import PreparedData
-from src.data.tokenizer.bpe import CONFIG, load_tokenizer
+from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer
 from src.model.build import build_model
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
@@ -123,7 +123,7 @@ def _open(
         _refuse_other_data(folder, data)
         config, device = _decide(config, folder, world, stop, say)
         _write_config(config, folder)
-        for name in ("tokenizer.json", CONFIG):
+        for name in ("tokenizer.json", TOKENIZER_CONFIG):
             if not (folder / name).exists():
                 write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
         world.share(config)

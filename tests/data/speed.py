@@ -24,7 +24,7 @@ import numpy as np
 
 from src.config.schema import ROOT, CorpusConfig
 from src.data.filters.text_cleaning import clean
-from src.data.preparation.document_store import Spool
+from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.packing import pack
 from src.data.preparation.splits import TRAIN
 from src.data.sources import generated
@@ -87,9 +87,9 @@ def pieces(path: Path, folder: Path) -> list[list[Document]]:
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Return seconds, and seconds of processor time."""
-    begun, begun_cpu = time.perf_counter(), time.process_time()
+    started, begun_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begun, time.process_time() - begun_cpu
+    return time.perf_counter() - started, time.process_time() - begun_cpu
 
 
 def compare(path: Path, folder: Path) -> None:
@@ -99,17 +99,19 @@ def compare(path: Path, folder: Path) -> None:
     ratios = []
     for number, piece in enumerate(found):
         stem = folder / f"{path.stem}-{number}"
-        spool = Spool(stem)
-        spool.fill(piece, 0)
+        store = DocumentStore(stem)
+        store.write(piece, 0)
         texts = [document.text for document in piece]
-        fate = np.full(len(spool), TRAIN, dtype=np.int8)
+        split_assignment = np.full(len(store), TRAIN, dtype=np.int8)
         works = {
             "alone": partial(tokenizer.encode_batch, texts),
-            "packing": partial(pack, spool, fate, tokenizer, (0, VOCAB_SIZE), stem, stem.with_suffix(".json"), None),
+            "packing": partial(
+                pack, store, split_assignment, tokenizer, (0, VOCAB_SIZE), stem, stem.with_suffix(".json"), None
+            ),
         }
         times = {name: timed(works[name]) for name in (works if number % 2 else reversed(works))}
         ratios.append([alone / packing for alone, packing in zip(*(times[name] for name in works), strict=True)])
-        rate = spool.n_bytes / 1e6 / times["packing"][0]
+        rate = store.n_bytes / 1e6 / times["packing"][0]
         print(f"{stem.name}: packed {rate:.2f} MB/s, {ratios[-1][0]:.0%} of encode_batch alone", flush=True)
     wall, processor = (statistics.median(values) for values in zip(*ratios, strict=True))
     print(f"{path.stem}: packing is as fast as {wall:.0%} of encode_batch alone, {processor:.0%} by processor time")
@@ -124,14 +126,14 @@ def resident_kib(group: int) -> int:
 def prepare(texts: Path, folder: Path) -> None:
     """Prepare all of it as a user does."""
     paths = [f"data.{name}.paths=[{texts / kind}.txt]" for name, kind in (("language", "stories"), ("code", "scripts"))]
-    begun, peak = time.perf_counter(), 0
+    started, peak = time.perf_counter(), 0
     command = [sys.executable, "-m", "src.prepare", "data=local", *paths, f"output_root={folder}"]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     while process.poll() is None:
         peak = max(peak, resident_kib(process.pid))
         time.sleep(0.2)
     assert process.returncode == 0
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     n_bytes = sum((texts / f"{kind}.txt").stat().st_size for kind in GENERATORS)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(

@@ -26,7 +26,7 @@ def test_each_window_once_an_epoch(length: int) -> None:
     assert loader.n_windows >= max(1, length // 8 - 1)
 
 
-def test_rows_are_shifted_views_of_the_stream() -> None:
+def test_targets_are_shifted_inputs() -> None:
     batch = TrainLoader(stream(200), seq_len=16, seed=0).batch(5, 4)
     assert batch.shape == (4, 17)
     assert batch.dtype == np.int64
@@ -48,7 +48,7 @@ def test_resume_gives_the_same_batches() -> None:
         assert (resumed.batch(step, 7) == batches[step]).all()
 
 
-def test_order_is_independent_of_micro_batch_and_world_size() -> None:
+def test_order_does_not_depend_on_micro_batch_or_world_size() -> None:
     loader = TrainLoader(stream(300), seq_len=8, seed=1)
     whole = loader.batch(11, 12)
     micro = [loader.batch(11, 12, rows=slice(i, i + 3)) for i in range(0, 12, 3)]
@@ -59,7 +59,7 @@ def test_order_is_independent_of_micro_batch_and_world_size() -> None:
     assert (np.concatenate(flat) == whole).all(), "the sequence goes on, whatever the batch size"
 
 
-def test_order_never_changes() -> None:
+def test_order_equals_recorded_values() -> None:
     """Known answers: an order that differs between versions would make runs incomparable unseen."""
     assert splitmix64(np.array([0, 1], dtype=np.uint64)).tolist() == [0xE220A8397B1DCDAF, 0x910A2DEC89025CC1]
     loader = TrainLoader(stream(100), seq_len=8, seed=7)
@@ -80,11 +80,11 @@ def naive_starts(seed: int, epoch: int, n_windows: int, seq_len: int) -> list[in
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63, 2**70])
-def test_any_seed(seed: int) -> None:
+def test_any_integer_is_a_seed(seed: int) -> None:
     TrainLoader(stream(100), 8, seed).batch(10**9, 2)
 
 
-def test_order_hash_tells_orders_apart() -> None:
+def test_order_hash_differs_between_orders() -> None:
     def order_hash(n: int = 100, seq_len: int = 8, seed: int = 0, fingerprint: str = "f") -> str:
         return TrainLoader(stream(n), seq_len, seed).order_hash(fingerprint)
 
@@ -116,7 +116,7 @@ def corpus_loader(name: str, **shares: float) -> TrainLoader:
         {"poems": 0.6, "language": 0.1},
     ],
 )
-def test_a_mix_meets_its_shares_and_takes_each_corpus_in_its_own_order(shares: dict[str, float]) -> None:
+def test_a_mixture_meets_its_shares_and_keeps_each_corpus_order(shares: dict[str, float]) -> None:
     n = 700
     batches = corpus_loader("code", **shares).batch(0, n)
     corpora = batches[:, 0] // 10_000
@@ -133,7 +133,7 @@ def test_a_mix_meets_its_shares_and_takes_each_corpus_in_its_own_order(shares: d
         assert (corpora == 1).sum() == int(n * exact["language"])
 
 
-def test_a_mix_has_no_state() -> None:
+def test_a_mixture_has_no_state() -> None:
     def loader() -> TrainLoader:
         return corpus_loader("code", language=0.3)
 
@@ -152,7 +152,7 @@ def test_a_share_does_not_drift_in_a_long_run() -> None:
     assert np.flatnonzero(batch[:, 0] >= 10_000).tolist() == list(range(9, 100, 10))
 
 
-def test_order_hash_covers_the_mix() -> None:
+def test_order_hash_covers_the_mixture() -> None:
     loaders = [
         corpus_loader("code"),
         corpus_loader("code", language=0.25),
@@ -165,7 +165,7 @@ def test_order_hash_covers_the_mix() -> None:
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (5, 5), (12, 12), (100, 12)])
-def test_eval_windows(n: int, expected: int) -> None:
+def test_eval_windows_are_evenly_spaced(n: int, expected: int) -> None:
     windows = eval_windows(stream(100), seq_len=8, n=n)
     assert windows.shape == (expected, 9)
     assert windows.dtype == np.int64
@@ -176,14 +176,14 @@ def test_eval_windows(n: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 8])
-def test_too_short(length: int) -> None:
+def test_text_shorter_than_a_window_is_an_error(length: int) -> None:
     with pytest.raises(UserError, match=rf"training\.seq_len=8: the val split has {length} tokens, fewer than .* 9"):
         eval_windows(stream(length), 8, 4, name="the val split")
     with pytest.raises(UserError, match=r"training\.seq_len=8"):
         TrainLoader(stream(length), 8, 0)
 
 
-def test_bad_numbers() -> None:
+def test_invalid_numbers_are_an_error() -> None:
     with pytest.raises(UserError, match=r"training\.eval_sequences=0"):
         eval_windows(stream(100), 8, 0)
     with pytest.raises(UserError, match=r"training\.seq_len=0"):
@@ -194,7 +194,7 @@ def replacing(length: int, seed: int = 7) -> TrainLoader:
     return TrainLoader(stream(length), seq_len=8, seed=seed, replacement=True)
 
 
-def test_random_starts_never_change() -> None:
+def test_random_starts_equal_recorded_values() -> None:
     starts = [naive_splitmix64(naive_splitmix64(naive_splitmix64(7) ^ number)) % 92 for number in range(24)]
     assert replacing(100).batch(0, 24)[:, 0].tolist() == starts
     assert replacing(100).batch(5, 4, rows=slice(1, 3))[:, 0].tolist() == starts[21:23], "whatever the batch"
@@ -202,7 +202,7 @@ def test_random_starts_never_change() -> None:
 
 
 @pytest.mark.parametrize("length", [9, 10, 17, 40])
-def test_every_start_is_as_likely(length: int) -> None:
+def test_random_starts_are_uniform(length: int) -> None:
     n = 1000 * (length - 8)
     rows = replacing(length).batch(0, n)
     assert (np.diff(rows) == 1).all()
@@ -211,7 +211,7 @@ def test_every_start_is_as_likely(length: int) -> None:
     assert (abs(counts - 1000) < 5 * 1000**0.5).all()
 
 
-def test_sampling_is_in_the_hash_of_the_order() -> None:
+def test_order_hash_covers_the_sampling() -> None:
     epochs = TrainLoader(stream(100), seq_len=8, seed=7)
     assert epochs.order_hash("data") != replacing(100).order_hash("data")
     assert replacing(100).order_hash("data") != replacing(101).order_hash("data")

@@ -66,7 +66,7 @@ CHARACTERS = TokenizerConfig("characters", 256, kind="characters")
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    return prepare_data(shakespeare(text_of(tmp_path)), CHARACTERS, tmp_path, say=lambda line: None).folder
+    return prepare_data(shakespeare(text_of(tmp_path)), CHARACTERS, tmp_path, log=lambda line: None).folder
 
 
 def test_another_text_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def data_dir(factory: pytest.TempPathFactory, seed: int = 0) -> Path:
 @cache
 def _prepare(root: Path, seed: int) -> Path:
     data = write_corpus(root / "text", seed)
-    return prepare_data(data, TokenizerConfig("bpe", 512), root / "outputs", say=lambda line: None).folder
+    return prepare_data(data, TokenizerConfig("bpe", 512), root / "outputs", log=lambda line: None).folder
 
 
 def command_line(data: Path, output_root: Path, *more: str) -> list[str]:

@@ -5,7 +5,7 @@ import hashlib
 from src.data.sources.registry import Document
 
 
-def naive_fates(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:
+def naive_assignments(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:
     """Return train, val, test or duplicate for each document."""
     seen: set[str] = set()
     groups: list[str | None] = []

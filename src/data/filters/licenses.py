@@ -62,7 +62,7 @@ SENTENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 """Name, words that are in it, words that are not; in lower case, with a space for whatever is no letter or digit."""
 
-LICENCE_FILE = re.compile(
+LICENSE_FILE = re.compile(
     r"(?i)(?!.*\.(?:sh|bash|py|js|go|rb|c|h|html|ya?ml|json|in)$)"
     r"(?:(?:(?:un)?licen[cs]es?|copying)(?:[-_.].*)?|[\w.+-]+[-_.]licen[cs]e(?:\.(?:md|txt|rst))?)"
 )
@@ -70,11 +70,11 @@ HEADER = re.compile(
     r"(?i)SPDX-License-Identifier:[ \t]*(\(*[\w.+-]+(?:\)*[ \t]+(?:OR|AND|WITH)[ \t]+\(*[\w.+-]+)*)(\)*)"
 )
 HEADER_CHARACTERS = 4096
-LICENCE_BYTES = 200_000
+MAX_LICENSE_BYTES = 200_000
 """So much of a licence file is read."""
 
 
-def identify_licence(text: str) -> str:
+def identify_license(text: str) -> str:
     """Name the licence of a licence file; several are joined by AND."""
     words = " ".join(re.findall(r"[a-z0-9]+", text.lower()))
     found = {
@@ -85,27 +85,27 @@ def identify_licence(text: str) -> str:
     return " AND ".join(sorted(found)) or UNKNOWN
 
 
-def header_licence(text: str) -> str | None:
+def header_license(text: str) -> str | None:
     """Return what a file's own SPDX-License-Identifier says, if it has one near its beginning."""
     match = HEADER.search(text, 0, HEADER_CHARACTERS)
     if match is None:
         return None
     open_ones = match[1].count("(") - match[1].count(")")
-    return normalise_licence(match[1] + ")" * min(open_ones, len(match[2])))
+    return normalize_license(match[1] + ")" * min(open_ones, len(match[2])))
 
 
-def is_licence_file(name: str) -> bool:
+def is_license_file(name: str) -> bool:
     """Tell by its name whether a file holds a licence."""
-    return LICENCE_FILE.fullmatch(name) is not None
+    return LICENSE_FILE.fullmatch(name) is not None
 
 
-def licence_of_folder(names: Collection[str], read: Callable[[str], str]) -> str:
+def identify_folder_license(names: Collection[str], read: Callable[[str], str]) -> str:
     """Name the licence that the licence files among `names` give; several are joined by AND."""
-    found = {identify_licence(read(name)) for name in sorted(names) if is_licence_file(name)} - {UNKNOWN}
-    return " AND ".join(sorted({part for licence in found for part in licence.split(" AND ")})) or UNKNOWN
+    found = {identify_license(read(name)) for name in sorted(names) if is_license_file(name)} - {UNKNOWN}
+    return " AND ".join(sorted({part for license_name in found for part in license_name.split(" AND ")})) or UNKNOWN
 
 
-class NearestLicence:
+class LicenseFinder:
     """Licences of folders, each looked up once: that of the nearest folder upwards with a licence file.
 
     names_in: the names in a folder; read: the text of a file; is_top: whether to look no further up.
@@ -117,13 +117,15 @@ class NearestLicence:
         self._names_in, self._read, self._is_top = names_in, read, is_top
         self._known: dict[str, str] = {}
 
-    def of(self, folder: str) -> str:
+    def find(self, folder: str) -> str:
         """Name the licence of what lies in a folder."""
         if folder not in self._known:
-            licence = licence_of_folder(self._names_in(folder), lambda name: self._read(posixpath.join(folder, name)))
-            if licence == UNKNOWN and not self._is_top(folder):
-                licence = self.of(posixpath.dirname(folder))
-            self._known[folder] = licence
+            license_name = identify_folder_license(
+                self._names_in(folder), lambda name: self._read(posixpath.join(folder, name))
+            )
+            if license_name == UNKNOWN and not self._is_top(folder):
+                license_name = self.find(posixpath.dirname(folder))
+            self._known[folder] = license_name
         return self._known[folder]
 
 
@@ -142,28 +144,33 @@ SPELLINGS = {
     "mpl 2": "MPL-2.0",
 }
 """What licences are called besides their names in SPDX; in lower case, without `the` and `licence`."""
-LONGEST_EXPRESSION = 500
+MAX_EXPRESSION_CHARACTERS = 500
 TERM = re.compile(r"\(|\)|[^\s()]+")
 
 
-def normalise_licence(value: object) -> str:
+def normalize_license(value: object) -> str:
     """Write what is said of a licence as SPDX does: names in any case, expressions, lists (all of them hold).
 
     What is no SPDX expression stays as it is; nothing at all is UNKNOWN.
     """
     if isinstance(value, list | tuple):
-        found = [name for name in map(normalise_licence, value) if name != UNKNOWN]
+        found = [name for name in map(normalize_license, value) if name != UNKNOWN]
         parts = [f"({name})" if " OR " in name and len(found) > 1 else name for name in dict.fromkeys(found)]
         return " AND ".join(parts) or UNKNOWN
-    return _normalise(value) if isinstance(value, str) else UNKNOWN if value is None else str(value)
+    return _normalize(value) if isinstance(value, str) else UNKNOWN if value is None else str(value)
 
 
 @lru_cache(maxsize=4096)
-def _normalise(text: str) -> str:
+def _normalize(text: str) -> str:
     text = " ".join(text.split())
     either = text.replace("/", " OR ")  # as the packages of Rust once had it
-    for candidate in (text, _respelled(text), either, " ".join(_respelled(term) for term in TERM.findall(either))):
-        if len(candidate) > LONGEST_EXPRESSION:
+    for candidate in (
+        text,
+        _to_spdx_name(text),
+        either,
+        " ".join(_to_spdx_name(term) for term in TERM.findall(either)),
+    ):
+        if len(candidate) > MAX_EXPRESSION_CHARACTERS:
             continue
         try:
             return str(canonicalize_license_expression(candidate))
@@ -172,7 +179,7 @@ def _normalise(text: str) -> str:
     return text or UNKNOWN
 
 
-def _respelled(text: str) -> str:
+def _to_spdx_name(text: str) -> str:
     """Return the SPDX name of a licence that is called otherwise."""
     words = re.split(r"[\s,_-]+", text.lower())
     words = [word for word in words if word and word not in ("the", "license", "licence", "version")]
@@ -180,11 +187,11 @@ def _respelled(text: str) -> str:
     return SPELLINGS.get(name, "-".join(words) if 0 < len(words) < 4 else text)
 
 
-def is_allowed(licence: str, allowed: Collection[str]) -> bool:
+def is_allowed(license_name: str, allowed: Collection[str]) -> bool:
     """Tell whether an SPDX expression is met by licences of `allowed`: one side of an OR, both of an AND."""
-    terms = [term.upper() if term.upper() in ("AND", "OR", "WITH") else term for term in TERM.findall(licence)]
+    terms = [term.upper() if term.upper() in ("AND", "OR", "WITH") else term for term in TERM.findall(license_name)]
     names = {name.lower() for name in allowed}
-    if licence.lower() in names:
+    if license_name.lower() in names:
         return True
 
     def either(at: int) -> tuple[bool, int]:
@@ -214,16 +221,16 @@ def is_allowed(licence: str, allowed: Collection[str]) -> bool:
     return met and end == len(terms)
 
 
-def _is_named(licence: str, names: Collection[str]) -> bool:
+def _is_named(license_name: str, names: Collection[str]) -> bool:
     """Tell whether a licence is among names in lower case; GPL-2.0 is GPL-2.0-only, and one choice of -or-later."""
-    name = licence.lower()
+    name = license_name.lower()
     base = name.removesuffix("+").removesuffix("-or-later").removesuffix("-only")
     same = {name, base, f"{base}-only"} if name.endswith(("+", "-or-later")) else {base, f"{base}-only"}
     return not same.isdisjoint(names) or (name.endswith(("+", "-or-later")) and f"{base}-or-later" in names)
 
 
-def names_of(licences: Collection[str]) -> frozenset[str]:
+def spdx_names(license_names: Collection[str]) -> frozenset[str]:
     """List the licences that are named, alone or in expressions, as SPDX writes them."""
-    expressions = {normalise_licence(licence) for licence in licences}
+    expressions = {normalize_license(license_name) for license_name in license_names}
     parts = (TERM.findall(expression) for expression in expressions if " WITH " not in expression)
     return frozenset(expressions | {term for part in parts for term in part} - {"(", ")", "AND", "OR"})

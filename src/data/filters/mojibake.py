@@ -40,7 +40,7 @@ def repair_mojibake(text: str) -> str:
         text = repaired
 
 
-def flaw_of(story: str) -> str | None:
+def rejection_reason(story: str) -> str | None:
     """Name what is broken in a story, or return None.
 
     A story is cut off if it begins with a small letter, or if it ends with a letter, a digit or a sign that asks for

@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
-from src.data.document import Document, lose
+from src.data.document import Document, drop_document
 from src.data.hashing import splitmix64
 
 THRESHOLD = 0.7
@@ -32,10 +32,10 @@ SHINGLE_WORDS = 5
 N_PERMUTATIONS = 256
 N_BANDS = 32
 SEED = 1
-LARGEST_BUCKET = 64
+MAX_BUCKET_SIZE = 64
 """Of the documents that share a band, so many are looked at: a crowd has others in common."""
 WORD = re.compile(r"\w+")
-PLACES = splitmix64(np.arange(SHINGLE_WORDS, dtype=np.uint64)) | np.uint64(1)
+POSITION_FACTORS = splitmix64(np.arange(SHINGLE_WORDS, dtype=np.uint64)) | np.uint64(1)
 """A factor for each place in a shingle: sums of products by odd numbers tell orders apart."""
 
 
@@ -64,7 +64,7 @@ class Sketch:
     """(n_documents, N_BANDS) uint64."""
 
 
-def sketch(texts: Sequence[str]) -> Sketch:
+def sketch_texts(texts: Sequence[str]) -> Sketch:
     """Hash the shingles of each text, and the bands of its MinHash. A text below 5 words is one shingle."""
     hashes, ends = _shingles(texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=N_PERMUTATIONS, seed=SEED)
@@ -86,7 +86,7 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
             codes += [0] * (SHINGLE_WORDS - len(words))
         ends.append(len(codes))
     sums = np.array([*codes, *[0] * SHINGLE_WORDS], dtype=np.uint64)
-    sums = sum(sums[place : place + len(codes)] * factor for place, factor in enumerate(PLACES))
+    sums = sum(sums[place : place + len(codes)] * factor for place, factor in enumerate(POSITION_FACTORS))
     # The last runs of a text reach into the next one: they are none of its shingles.
     whole = np.ones(len(codes), dtype=bool)
     for end in set(ends[1:]):
@@ -124,11 +124,11 @@ class NearDuplicateIndex:
 
     def add(self, texts: Sequence[str]) -> None:
         """Add documents, a few hundred at a time: each call costs a sort."""
-        self.add_sketch(sketch(texts))
+        self.add_sketch(sketch_texts(texts))
 
     def find(self, texts: Sequence[str]) -> list[tuple[int, float] | None]:
         """Find for each text the first document that it is a near duplicate of: its number and their similarity."""
-        return self.find_sketch(sketch(texts))
+        return self.find_sketch(sketch_texts(texts))
 
     def add_sketch(self, new: Sketch) -> None:
         """Add documents that have been sketched."""
@@ -159,8 +159,8 @@ class NearDuplicateIndex:
             places[places == len(keys)] = 0  # beyond the largest: any place that has another key
             for hit in np.flatnonzero(keys[places] == bands).tolist():
                 first = places[hit]
-                bucket = keys[first : first + LARGEST_BUCKET] == bands[hit]
-                candidates[order[hit] // N_BANDS].update(numbers[first : first + LARGEST_BUCKET][bucket].tolist())
+                bucket = keys[first : first + MAX_BUCKET_SIZE] == bands[hit]
+                candidates[order[hit] // N_BANDS].update(numbers[first : first + MAX_BUCKET_SIZE][bucket].tolist())
         return [self._verify(wanted.shingles[row], found) for row, found in enumerate(candidates)]
 
     def _verify(self, shingles: np.ndarray, candidates: set[int]) -> tuple[int, float] | None:
@@ -196,7 +196,7 @@ def _drop_from(
             for other in {other for band in bands for other in buckets.get(band, ())}
         )
         if near:
-            lose(dropped, "near duplicate", document)
+            drop_document(dropped, "near duplicate", document)
             continue
         kept.append(row)
         for band in bands:

@@ -34,7 +34,7 @@ LEFT_OUT = {"base", "basic_auth", "keyword", "private_key", "ip_public", "high_e
 """Plugins that find too much in code, and those whose findings are looked at twice (below)."""
 PREFIX_GROUP = {"GitHub Token", "GitLab Token"}
 """Plugins whose group is how a token begins; elsewhere a group is the secret."""
-LONG_RUNS = {"Cloudant Credentials", "IBM Cloud IAM Key", "IBM COS HMAC Credentials", "SoftLayer Credentials"}
+LONG_SECRET_PLUGINS = {"Cloudant Credentials", "IBM Cloud IAM Key", "IBM COS HMAC Credentials", "SoftLayer Credentials"}
 """Slow expressions for secrets of 44 characters or more: texts without such a run are spared them."""
 
 LONG_RUN = re.compile(r"[A-Za-z0-9_-]{44}")
@@ -55,7 +55,7 @@ NO_EMAIL = re.compile(
 )
 IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w.-])")
 IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-fA-F]{3}:[0-9a-fA-F:]{2,}(?![\w:.])")
-RESOLVERS = {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"}
+PUBLIC_RESOLVERS = {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"}
 """Everybody's; to change them would change what a script does."""
 VERSION = re.compile(r"(?i)version|release|\$Id|\bv\d")
 DIGEST = re.compile(r"(?i)sum|sha\d|sha_|md5|hash|digest|commit|rev|fingerprint|integrity|nonce|uuid")
@@ -98,7 +98,12 @@ def replace_secrets(text: str, replaced: Counter[str]) -> str:
 
 def find_secrets(text: str) -> list[Finding]:
     """Find all that is to be replaced, in order and without overlap; of what overlaps, the first and longest stays."""
-    findings = [*_keys(text), *_secrets(text), *_strings(text), *_addresses(text)]
+    findings = [
+        *_find_private_keys(text),
+        *_find_tokens(text),
+        *_find_high_entropy_strings(text),
+        *_find_addresses(text),
+    ]
     chosen: list[Finding] = []
     for finding in sorted(findings, key=lambda item: (item.start, -item.end)):
         if not chosen or finding.start >= chosen[-1].end:
@@ -106,7 +111,7 @@ def find_secrets(text: str) -> list[Finding]:
     return chosen
 
 
-def _keys(text: str) -> Iterator[Finding]:
+def _find_private_keys(text: str) -> Iterator[Finding]:
     if "PRIVATE KEY" in text:
         for match in PRIVATE_KEY.finditer(text):
             start, end = match.span(2)
@@ -116,10 +121,10 @@ def _keys(text: str) -> Iterator[Finding]:
             yield Finding(start, end, "private key")
 
 
-def _secrets(text: str) -> Iterator[Finding]:
+def _find_tokens(text: str) -> Iterator[Finding]:
     has_long_run = LONG_RUN.search(text) is not None
     for plugin in PLUGINS:
-        if plugin.secret_type in LONG_RUNS and not has_long_run:
+        if plugin.secret_type in LONG_SECRET_PLUGINS and not has_long_run:
             continue
         for match in (match for expression in plugin.denylist for match in expression.finditer(text)):
             start, end = _span_of_secret(match, plugin)
@@ -138,7 +143,7 @@ def _span_of_secret(match: re.Match[str], plugin: RegexBasedDetector) -> tuple[i
     return word.span()
 
 
-def _strings(text: str) -> Iterator[Finding]:
+def _find_high_entropy_strings(text: str) -> Iterator[Finding]:
     """Find quoted strings of high entropy that are no digest, no id and no path."""
     for plugin, shortest in zip(ENTROPY_PLUGINS, (23, 16), strict=True):  # shorter ones are names and numbers
         for match in plugin.regex.finditer(text):
@@ -161,7 +166,7 @@ def _line_of(text: str, place: int) -> str:
     return text[text.rfind("\n", 0, place) + 1 : end if end >= 0 else len(text)]
 
 
-def _addresses(text: str) -> Iterator[Finding]:
+def _find_addresses(text: str) -> Iterator[Finding]:
     """Find e-mail addresses, and IP addresses that belong to someone; versions look like the latter."""
     if "@" in text:
         for match in EMAIL.finditer(text):
@@ -169,13 +174,15 @@ def _addresses(text: str) -> Iterator[Finding]:
                 yield Finding(*match.span(), "e-mail address")
     for expression, kind in ((IPV4, "IPv4 address"), (IPV6, "IPv6 address")):
         for match in expression.finditer(text):
-            if _is_someones(match.group()) and not VERSION.search(_line_of(text, match.start())):
+            if _is_public_address(match.group()) and not VERSION.search(_line_of(text, match.start())):
                 yield Finding(*match.span(), kind)
 
 
-def _is_someones(address: str) -> bool:
+def _is_public_address(address: str) -> bool:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return parsed.is_global and not parsed.is_multicast and address not in RESOLVERS and not address.endswith(".0")
+    return (
+        parsed.is_global and not parsed.is_multicast and address not in PUBLIC_RESOLVERS and not address.endswith(".0")
+    )

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from src.data.document import Document, lose
+from src.data.document import Document, drop_document
 
 
-def normalise(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Turn CRLF into LF and strip blank lines before and after the text, keeping the first line's indentation."""
     text = text.replace("\r\n", "\n")
     if not text.strip():
@@ -22,12 +22,12 @@ def normalise(text: str) -> str:
     return text[start:] if end < 0 else text[start:end]
 
 
-def clean(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
+def clean_documents(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
     """Yield normalised documents; count empty ones in `dropped`."""
     for document in documents:
         if document.bits is not None:
             yield document
-        elif text := normalise(document.text):
+        elif text := normalize_text(document.text):
             yield replace(document, text=text)
         else:
-            lose(dropped, "empty", document)
+            drop_document(dropped, "empty", document)

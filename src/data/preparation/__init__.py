@@ -1,4 +1,4 @@
 """From documents to token files: filters, splits, tokenizer, packing, manifest and data card.
 
-Documents come from `data.sources`; the prepared folder goes to `data.dataset`, which opens and checks it for training.
+Documents come from `data.sources`; `data.dataset` opens and checks the prepared folder for training.
 """

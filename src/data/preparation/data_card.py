@@ -1,17 +1,17 @@
-"""A data card in Markdown, written from the manifest alone: what is in the data, where from, and what was left out."""
+"""Render the data card in Markdown from the manifest: contents, origins, and what was left out."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from src.data.document import GENERATED, size_text
+from src.data.document import GENERATED, format_size
 from src.runtime.log import printable
 
-MOST_ROWS = 60
+MAX_TABLE_ROWS = 60
 NEAR_COLUMNS = ("where", "held-out: where", "begins", "held-out: begins")
 
 
-def data_card(manifest: dict[str, Any]) -> str:
-    """Write the card of prepared data."""
+def render_data_card(manifest: dict[str, Any]) -> str:
+    """Return the data card of prepared data."""
     settings, tokenizer = manifest["settings"], manifest["tokenizer"]
     data = settings["data"]
     trained = tokenizer["trained_on"]
@@ -35,12 +35,15 @@ def data_card(manifest: dict[str, Any]) -> str:
         "",
     ]
     for name, corpus in manifest["corpora"].items():
-        lines += [*_corpus(name, corpus, data[name]), *_compared(tokenizer.get("compared", {}).get(name))]
+        lines += [
+            *_corpus_section(name, corpus, data[name]),
+            *_tokenizer_section(tokenizer.get("compared", {}).get(name)),
+        ]
     files = manifest["files"].items()
     lines += [
         "## Files",
         "",
-        *_table(
+        *_markdown_table(
             ("file", "bytes", "sha256"),
             ((f"`{name}`", f"{entry['bytes']:,}", f"`{entry['sha256']}`") for name, entry in files),
         ),
@@ -48,7 +51,7 @@ def data_card(manifest: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _corpus_section(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Describe one corpus."""
     hygiene = settings["hygiene"] if name == "code" and settings["source"] not in GENERATED else {}
     flat = {**settings, "hygiene": None, **{f"hygiene.{key}": value for key, value in hygiene.items()}}
@@ -78,17 +81,17 @@ def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list
         "",
         "; ".join(f"`{key}`: {value}" for key, value in used.items()),
         "",
-        *_table(head, rows),
-        *_left_out("Left out", "documents", corpus["dropped"], corpus["left_out"]),
-        *_left_out(
+        *_markdown_table(head, rows),
+        *_dropped_section("Left out", "documents", corpus["dropped"], corpus["left_out"]),
+        *_dropped_section(
             "Passed over",
             "files",
             {reason: entry["files"] for reason, entry in corpus["passed_over"].items()},
             corpus["passed_over"],
         ),
-        *_counts("Replaced by placeholders", "kind", corpus["replaced"], "times"),
-        *_counts("Licences", "licence", corpus["licences"]),
-        *_near(corpus["near_duplicates"]),
+        *_counts_section("Replaced by placeholders", "kind", corpus["replaced"], "times"),
+        *_counts_section("Licenses", "license", corpus["licences"]),
+        *_near_duplicates_section(corpus["near_duplicates"]),
     ]
     if groups := corpus["groups"]:
         lines += ["### Groups", ""]
@@ -103,23 +106,23 @@ def _corpus(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list
             )
             for group, entry in groups.items()
         )
-        lines += _table(("group", "split", "documents", "bytes", "licences", "revision"), cells)
+        lines += _markdown_table(("group", "split", "documents", "bytes", "licences", "revision"), cells)
     return lines
 
 
-def _left_out(title: str, what: str, counts: dict[str, int], details: dict[str, dict[str, Any]]) -> list[str]:
-    """Tell what was left out, with sizes and first names where they are known."""
+def _dropped_section(title: str, what: str, counts: dict[str, int], details: dict[str, dict[str, Any]]) -> list[str]:
+    """Describe what was left out, with sizes and first examples where they are known."""
     rows = []
     for reason, count in counts.items():
         entry = details.get(reason, {"bytes": 0, "first": []})
-        size = size_text(entry["bytes"]) if entry["bytes"] else ""
+        size = format_size(entry["bytes"]) if entry["bytes"] else ""
         rows.append((reason, f"{count:,}", size, ", ".join(entry["first"])))
-    table = _table(("reason", what, "size", "such as"), rows) if rows else ["Nothing.", ""]
+    table = _markdown_table(("reason", what, "size", "such as"), rows) if rows else ["Nothing.", ""]
     return [f"### {title}", "", *table]
 
 
-def _near(near: dict[str, Any] | None) -> list[str]:
-    """Tell of near duplicates across the splits."""
+def _near_duplicates_section(near: dict[str, Any] | None) -> list[str]:
+    """Describe near duplicates across the splits."""
     lines = ["### Near duplicates across splits", ""]
     if near is None:
         return [*lines, "Not looked for.", ""]
@@ -140,14 +143,14 @@ def _near(near: dict[str, Any] | None) -> list[str]:
         for example in near["examples"]
     )
     return lines + (
-        _table(("training document", "split", "held-out document", "Jaccard", *NEAR_COLUMNS), rows)
+        _markdown_table(("training document", "split", "held-out document", "Jaccard", *NEAR_COLUMNS), rows)
         if near["examples"]
         else []
     )
 
 
-def _compared(compared: dict[str, Any] | None) -> list[str]:
-    """Tell how another tokenizer does on held-out text."""
+def _tokenizer_section(compared: dict[str, Any] | None) -> list[str]:
+    """Compare with another tokenizer on held-out text."""
     if compared is None:
         return []
     names = {"this": "this", "other": "compared"}
@@ -158,26 +161,28 @@ def _compared(compared: dict[str, Any] | None) -> list[str]:
     return [
         f"### Tokenizers on {compared['bytes']:,} bytes of validation text",
         "",
-        *_table(("tokenizer", "bytes per token", "tokens per word"), rows),
+        *_markdown_table(("tokenizer", "bytes per token", "tokens per word"), rows),
     ]
 
 
-def _counts(title: str, what: str, counts: dict[str, int], of: str = "documents") -> list[str]:
+def _counts_section(title: str, what: str, counts: dict[str, int], of: str = "documents") -> list[str]:
     return [
         f"### {title}",
         "",
-        *(_table((what, of), ((key, f"{n:,}") for key, n in counts.items())) if counts else ["Nothing.", ""]),
+        *(_markdown_table((what, of), ((key, f"{n:,}") for key, n in counts.items())) if counts else ["Nothing.", ""]),
     ]
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Write a table, cut where it is long; cells are text of others, so nothing in them is Markdown."""
+def _markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Format a table, cut after `MAX_TABLE_ROWS`; cells hold foreign text, so Markdown in them is escaped."""
     head = list(head)
-    rows = [[cell if cell.startswith("`") else _plain(cell) for cell in row] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows[:MOST_ROWS])]
-    more = [f"… and {len(rows) - MOST_ROWS:,} more: `manifest.json` has all."] if len(rows) > MOST_ROWS else []
+    rows = [[cell if cell.startswith("`") else _escape_markdown(cell) for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows[:MAX_TABLE_ROWS])]
+    more = (
+        [f"… and {len(rows) - MAX_TABLE_ROWS:,} more: `manifest.json` has all."] if len(rows) > MAX_TABLE_ROWS else []
+    )
     return [*lines, "", *more, *([""] if more else [])]
 
 
-def _plain(cell: str) -> str:
+def _escape_markdown(cell: str) -> str:
     return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in printable(" ".join(cell.split())))

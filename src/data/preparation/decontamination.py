@@ -1,10 +1,11 @@
-"""Find training documents that are near duplicates of held-out ones: val and test in an index, train streamed past it.
+"""Find training documents that are near duplicates of held-out ones.
 
-A split by repository does not part forks, nor copies of a file with another header, and a model would be tested on what
-it has learned by heart. Only training documents are ever dropped: nothing is selected on val or test.
+A split by repository does not separate forks, or copies of a file with another header, so a model could be tested on
+text that it was trained on. Val and test are indexed, and the training documents are looked up. Only training documents
+are dropped; val and test stay as they are.
 
-Memory holds the index, 384 bytes a held-out document, and a few batches. Documents are sketched, which is nearly all of
-the work, by as many processes as there are cores; processes, because it is done in Python.
+Memory holds the index (384 bytes per held-out document) and a few batches. Nearly all time goes into sketching, which
+runs in parallel processes.
 """
 
 from array import array
@@ -15,54 +16,56 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from src.data.filters.near_duplicates import THRESHOLD, NearDuplicateIndex, Sketch, sketch
-from src.data.parallel_map import in_batches, map_ahead
-from src.data.preparation.document_store import Spool
+from src.data.filters.near_duplicates import THRESHOLD, NearDuplicateIndex, Sketch, sketch_texts
+from src.data.parallel_map import group_into_batches, parallel_map
+from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import SPLITS, TRAIN
 
-MOST_EXAMPLES = 10
+MAX_EXAMPLES = 10
 
 
-def find_leaks(spool: Spool, fate: np.ndarray, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the numbers of the training documents that are near duplicates of held-out ones, and a summary.
+def find_leaks(store: DocumentStore, split_assignment: np.ndarray, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the numbers of training documents that are near duplicates of held-out ones, and a summary.
 
-    folder: where the index may keep a temporary file.
+    folder: for a temporary file of the index.
     """
     held_out, leaking = array("Q"), array("Q")
     examples: list[tuple[int, int, float]] = []
     with NearDuplicateIndex(folder) as index:
-        for numbers, sketches in _sketches(spool, fate > TRAIN):
+        for numbers, sketches in _sketches(store, split_assignment > TRAIN):
             held_out.extend(numbers)
             index.add_sketch(sketches)
-        for numbers, sketches in _sketches(spool, fate == TRAIN):
+        for numbers, sketches in _sketches(store, split_assignment == TRAIN):
             for number, near in zip(numbers, index.find_sketch(sketches), strict=True):
                 if near is not None:
                     leaking.append(number)
                     examples.append((number, held_out[near[0]], near[1]))
-            examples = sorted(examples, key=lambda example: -example[2])[:MOST_EXAMPLES]
+            examples = sorted(examples, key=lambda example: -example[2])[:MAX_EXAMPLES]
     return np.array(leaking, dtype=np.int64), {
         "jaccard": THRESHOLD,
         "held_out": len(held_out),
         "found": len(leaking),
-        "examples": _named(spool, fate, examples),
+        "examples": _describe_examples(store, split_assignment, examples),
     }
 
 
-def _sketches(spool: Spool, chosen: np.ndarray) -> Iterator[tuple[list[int], Sketch]]:
-    """Sketch the documents of a choice; yield them in batches, with their numbers."""
+def _sketches(store: DocumentStore, chosen: np.ndarray) -> Iterator[tuple[list[int], Sketch]]:
+    """Yield the sketches of the chosen documents in batches, with their numbers."""
     progress = tqdm(
-        spool.texts(chosen), f"near duplicates, {spool.name}", int(chosen.sum()), False, unit=" documents", disable=None
+        store.texts(chosen), f"near duplicates, {store.name}", int(chosen.sum()), False, unit=" documents", disable=None
     )
-    return map_ahead(_sketch, in_batches(progress, characters=lambda document: len(document[1])))
+    return parallel_map(_sketch, group_into_batches(progress, characters=lambda document: len(document[1])))
 
 
 def _sketch(batch: list[tuple[int, str]]) -> tuple[list[int], Sketch]:
-    return [number for number, _ in batch], sketch([text for _, text in batch])
+    return [number for number, _ in batch], sketch_texts([text for _, text in batch])
 
 
-def _named(spool: Spool, fate: np.ndarray, examples: list[tuple[int, int, float]]) -> list[dict[str, Any]]:
-    """Tell where the documents of each example come from, and how their texts begin."""
-    found = spool.where({number for example in examples for number in example[:2]})
+def _describe_examples(
+    store: DocumentStore, split_assignment: np.ndarray, examples: list[tuple[int, int, float]]
+) -> list[dict[str, Any]]:
+    """Describe the origin and the beginning of the documents of each example."""
+    found = store.locate({number for example in examples for number in example[:2]})
 
     def name(number: int) -> str:
         origin = found[number][0]
@@ -71,7 +74,7 @@ def _named(spool: Spool, fate: np.ndarray, examples: list[tuple[int, int, float]
     return [
         {
             "train": name(train),
-            SPLITS[fate[held_out]]: name(held_out),
+            SPLITS[split_assignment[held_out]]: name(held_out),
             "jaccard": round(similarity, 3),
             "where": [found[train][1], found[held_out][1]],
             "excerpts": [found[train][2], found[held_out][2]],

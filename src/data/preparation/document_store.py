@@ -1,12 +1,12 @@
-"""Cleaned documents on disk, between the one reading of a corpus and its packing.
+"""Cleaned documents on disk, between reading a corpus and packing it.
 
-The split needs the size of every group before the first token is written, and the tokenizer needs a sample of the
-training text before that. Reading the source twice would be slower, and wrong if a file changed in between.
+The split needs the size of every group, and the tokenizer a sample of the training text, before the first token is
+written. Reading the source twice would be slower, and wrong if a file changed in between.
 
-    <corpus>.text     all texts, end to end         <corpus>.index    a `RECORD` a document
-    <corpus>.origins  where they come from, as JSON, a line for each run of documents of one origin
+    <corpus>.text     all texts, concatenated       <corpus>.index    one `RECORD` per document
+    <corpus>.origins  their origins as JSON, one line for each run of documents of the same origin
 
-Texts, index and origins are only ever streamed, so that memory does not grow with the corpus.
+Texts, index and origins are streamed, so memory does not grow with the corpus.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from src.data.document import Document, place_name
+from src.data.document import Document, format_location
 from src.data.hashing import splitmix64
 
 RECORD = np.dtype(
@@ -33,18 +33,18 @@ RECORD = np.dtype(
         ("place", "<u8"),
     ]
 )
-"""Where the text ends; hash of the text; hash of the group's name and the seed; line of the origins; words, as white
-space parts them; -log2 p, or nan where it is not known; line or number of its record in its file."""
+"""End of the text in bytes; hash of the text; hash of group name and seed; line of the origins; words, separated by
+white space; -log2 p, or nan if unknown; line or record number in its file."""
 PACK = struct.Struct("<Q16sQIIdQ").pack
 ORIGIN = ("group", "path", "licence", "revision", "file")
 EXCERPT = 60
-"""Characters of a text that are shown."""
+"""Characters of an excerpt."""
 BLOCK = 1 << 16
-"""Records of the index that are read at once."""
+"""Records of the index that are read at a time."""
 
 
-class Spool:
-    """The documents of one corpus, in the order in which they were read."""
+class DocumentStore:
+    """The documents of one corpus in reading order."""
 
     def __init__(self, stem: Path) -> None:
         self.name = stem.name
@@ -54,11 +54,11 @@ class Spool:
 
     @property
     def paths(self) -> tuple[Path, Path, Path]:
-        """The files."""
+        """The files of the store."""
         return self.text_path, self.index_path, self.origins_path
 
-    def fill(self, documents: Iterable[Document], seed: int) -> None:
-        """Write all documents; the seed decides how groups are spread over the split."""
+    def write(self, documents: Iterable[Document], seed: int) -> None:
+        """Write all documents; the seed goes into the hash of each group, by which groups are split."""
         end, n_origins, last = 0, 0, None
         with (
             self.text_path.open("wb") as texts,
@@ -69,10 +69,10 @@ class Spool:
                 data = document.text.encode()
                 digest = hashlib.blake2b(data, digest_size=16).digest()
                 name = document.group
-                if name is None:  # a group of its own; generated ones may be equal, and are drawn apart
+                if name is None:  # its own group; generated documents may be equal, but are independent draws
                     name = digest.hex() if document.bits is None else str(number)
                 group = hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-                origin = (document.group, document.path, document.licence, document.revision, document.file)
+                origin = (document.group, document.path, document.license, document.revision, document.file)
                 if origin != last:
                     last, n_origins = origin, n_origins + 1
                     row = dict(zip(ORIGIN, origin, strict=True))
@@ -92,11 +92,11 @@ class Spool:
                     )
                 )
 
-    def cut_places(self, positions: Sequence[int]) -> list[int]:
-        """Return where the text can be cut at or near ascending positions in bytes.
+    def cut_positions(self, positions: Sequence[int]) -> list[int]:
+        """Return the possible cuts of the text nearest to ascending positions in bytes.
 
-        A position within a character moves to where the character begins. One within a generated document moves to its
-        end, since its exact entropy is that of the whole document.
+        A position within a character moves to the start of the character. A position within a generated document moves
+        to the end of the document, because its exact entropy is that of the whole document.
         """
         places = list(positions)
         with self.text_path.open("rb") as texts:
@@ -115,7 +115,7 @@ class Spool:
         return places
 
     def cut(self, places: Sequence[int]) -> None:
-        """Make two documents of each one that a place, from `cut_places`, lies within."""
+        """Divide each document at the positions, from `cut_positions`, that lie within it."""
         cut = self.index_path.with_name(f"{self.index_path.name}.cut")
         with self.text_path.open("rb") as texts, cut.open("wb") as index:
             for _, records, sizes in self.blocks():
@@ -143,7 +143,7 @@ class Spool:
         return self.text_path.stat().st_size
 
     def blocks(self, start: int = 0) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Stream the index from a document on, as (number of the first, records, bytes of each)."""
+        """Stream the index from document `start` on, as (number of the first document, records, bytes of each)."""
         with self.index_path.open("rb") as handle:
             before = 0
             if start:
@@ -154,34 +154,34 @@ class Spool:
                 start, before = start + len(records), int(records["end"][-1])
 
     def origins(self) -> Iterator[dict[str, Any]]:
-        """Stream the origins: `path` and `licence`; `group`, `revision` and `file` where there is one."""
+        """Stream the origins: `path` and `licence`; `group`, `revision` and `file` if present."""
         with self.origins_path.open(encoding="utf-8") as handle:
             yield from map(json.loads, handle)
 
     def texts(self, chosen: np.ndarray, start: int = 0) -> Iterator[tuple[int, str]]:
-        """Stream the documents where `chosen` (bool, one a document) holds, from a document on, with their numbers."""
+        """Stream (number, text) of the documents from `start` on where `chosen`, (n_documents,) bool, is true."""
         with self.text_path.open("rb") as handle:
             for first, records, sizes in self.blocks(start):
                 ends = records["end"].tolist()
                 for row in np.flatnonzero(chosen[first : first + len(records)]).tolist():
                     size = int(sizes[row])
-                    handle.seek(ends[row] - size)  # within the buffer, unless much is left out
+                    handle.seek(ends[row] - size)  # usually within the buffer
                     yield first + row, handle.read(size).decode()
 
     def sample(self, chosen: np.ndarray, n_bytes: int) -> Iterator[str]:
-        """Yield `n_bytes` of text of documents where `chosen` (bool) holds, in the order of a hash of their numbers."""
+        """Yield `n_bytes` of text of the documents where `chosen` is true, in the order of a hash of their numbers."""
         with self.text_path.open("rb") as handle:
             for end, size in self._sampled(chosen, n_bytes):
                 handle.seek(end - size)
                 data = handle.read(min(size, n_bytes))
                 n_bytes -= len(data)
-                yield data.decode(errors="ignore")  # the last one may be cut within a character
+                yield data.decode(errors="ignore")  # the last text may be cut within a character
                 if n_bytes <= 0:
                     return
 
     def _sampled(self, chosen: np.ndarray, n_bytes: int) -> list[tuple[int, int]]:
-        """List (end, bytes) of the documents of lowest hash that have `n_bytes` together, if all have."""
-        for bits in range(44, 65):  # no more than about twice what is asked for is ever held
+        """List (end, bytes) of the documents of lowest hash that have `n_bytes` together, or of all documents."""
+        for bits in range(44, 65):  # doubles the number of candidates, so memory holds at most about twice n_bytes
             found = []
             for first, records, sizes in self.blocks():
                 hashes = splitmix64(np.arange(first, first + len(records), dtype=np.uint64))
@@ -193,8 +193,8 @@ class Spool:
         by_hash = np.argsort(order, kind="stable")
         return list(zip(ends[by_hash].tolist(), sizes[by_hash].tolist(), strict=True))
 
-    def where(self, numbers: Collection[int]) -> dict[int, tuple[dict[str, Any], str, str]]:
-        """Tell of some documents where each comes from: its origin, its place in words, how its text begins."""
+    def locate(self, numbers: Collection[int]) -> dict[int, tuple[dict[str, Any], str, str]]:
+        """Return origin, location for messages, and excerpt of some documents."""
         found: dict[int, tuple[int, int, str]] = {}
         with self.text_path.open("rb") as handle:
             for first, records, sizes in self.blocks():
@@ -207,7 +207,7 @@ class Spool:
         lines = {line for line, _, _ in found.values()}
         origins = {line: origin for line, origin in enumerate(self.origins()) if line in lines} if lines else {}
         return {
-            number: (origin, place_name(origin.get("path", ""), origin.get("file", ""), place), text)
+            number: (origin, format_location(origin.get("path", ""), origin.get("file", ""), place), text)
             for number, (line, place, text) in found.items()
             for origin in [origins[line]]
         }
@@ -219,13 +219,13 @@ class Spool:
 
 
 def _is_within_character(texts: BinaryIO, place: int) -> bool:
-    """Tell whether a byte of UTF-8 goes on with the character before it."""
+    """Return whether a byte is a continuation byte of UTF-8."""
     texts.seek(place)
     return texts.read(1)[0] & 0b1100_0000 == 0b1000_0000
 
 
 def _part_of(record: np.ndarray, data: bytes, end: int) -> np.ndarray:
-    """Return the record, (1,), of a part of a document, which ends at `end`."""
+    """Return the record, (1,), of a part of a document that ends at `end`."""
     part = record.copy()
     part["end"], part["words"] = end, len(data.decode().split())
     part["digest"] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), "<u8")
@@ -233,6 +233,6 @@ def _part_of(record: np.ndarray, data: bytes, end: int) -> np.ndarray:
 
 
 def excerpt(text: str) -> str:
-    """Return how a text begins, in printable characters of one line."""
+    """Return the beginning of a text in one printable line."""
     words = " ".join(text.split())
     return "".join(char if char.isprintable() else "?" for char in words[:EXCERPT])

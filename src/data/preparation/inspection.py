@@ -1,6 +1,6 @@
-"""Look into prepared data: how long its documents are, what characters they are made of, how they are cut into tokens.
+"""Show prepared data: lengths of documents, kinds of characters, and documents with their tokens marked.
 
-Documents are text from anywhere, so control characters are shown as escapes and never sent to the terminal.
+Documents are untrusted text, so control characters are printed as escapes.
 """
 
 import json
@@ -21,18 +21,18 @@ SAMPLE_DOCUMENTS = 300
 """Documents of a split whose characters are counted, evenly spaced."""
 SHOWN_TOKENS = 300
 """Of each document."""
-COLOURS = ("\x1b[30;47m{}\x1b[0m", "\x1b[30;46m{}\x1b[0m")
-"""Black on white and black on cyan, in turn."""
+COLORS = ("\x1b[30;47m{}\x1b[0m", "\x1b[30;46m{}\x1b[0m")
+"""Black on white and black on cyan, alternating."""
 BRACKETS = ("[{}]", "[{}]")
 QUANTILES = {"shortest": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "longest": 1.0}
 KINDS = {"L": "letters", "N": "digits", "Z": "white space", "C": "white space", "P": "punctuation", "S": "symbols"}
-"""By the first letter of the category in Unicode; line ends and tabs count as control characters there."""
+"""By the first letter of the Unicode category; line ends and tabs are control characters there."""
 
 
 def inspect_data(data: PreparedData, n_documents: int, out: TextIO) -> None:
-    """Write statistics of each split, and some of its documents with their tokens marked."""
+    """Print statistics of each split and some of its documents with their tokens marked."""
     tokenizer = load_tokenizer(data.tokenizer_path)
-    marks = COLOURS if out.isatty() and not os.environ.get("NO_COLOR") else BRACKETS
+    marks = COLORS if out.isatty() and not os.environ.get("NO_COLOR") else BRACKETS
     for corpus in CORPORA:
         for split in SPLITS:
             documents = _Documents(data, corpus, split)
@@ -40,21 +40,21 @@ def inspect_data(data: PreparedData, n_documents: int, out: TextIO) -> None:
             out.write(f"\n== {corpus} {split}: {len(documents):,} documents, {entry['tokens']:,} tokens\n")
             if not len(documents):  # with data.test_fraction=0
                 continue
-            sample = [tokenizer.decode(documents[i].tolist()) for i in _spaced(len(documents), SAMPLE_DOCUMENTS)]
+            sample = [tokenizer.decode(documents[i].tolist()) for i in _evenly_spaced(len(documents), SAMPLE_DOCUMENTS)]
             for title, line in _statistics(documents.lengths(), sample, entry):
                 out.write(f"   {title:<10} {line}\n")
-            shown = _spaced(len(documents), n_documents)
+            shown = _evenly_spaced(len(documents), n_documents)
             for number, origin in zip(shown, documents.origins(shown), strict=True):
-                out.write(f"\n-- {corpus} {split} document {number}: {_about(origin)}\n")
+                out.write(f"\n-- {corpus} {split} document {number}: {_format_origin(origin)}\n")
                 tokens = documents[number]
-                out.write("".join(_marked(tokenizer, tokens[:SHOWN_TOKENS].tolist(), marks)))
+                out.write("".join(_mark_tokens(tokenizer, tokens[:SHOWN_TOKENS].tolist(), marks)))
                 out.write(
                     f"\n   ... {len(tokens) - SHOWN_TOKENS:,} tokens more\n" if len(tokens) > SHOWN_TOKENS else "\n"
                 )
 
 
 class _Documents:
-    """The documents of a split, as tokens without the ends of text."""
+    """The documents of a split as tokens, without end-of-text tokens."""
 
     def __init__(self, data: PreparedData, corpus: str, split: str) -> None:
         self._tokens, self._starts = data.tokens(corpus, split), data.offsets(corpus, split)
@@ -69,11 +69,11 @@ class _Documents:
         return self._tokens[int(self._starts[number]) + 1 : int(end)]
 
     def lengths(self) -> np.ndarray:
-        """Return the tokens of each document."""
+        """Return the number of tokens of each document: (n_documents,) int64."""
         return np.diff(self._starts, append=np.uint64(len(self._tokens) - 1)).astype(np.int64) - 1
 
     def origins(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Find where some documents come from."""
+        """Read the origins of some documents."""
         lines = [int(self._table["origin"][number]) for number in numbers]
         wanted = set(lines)
         with self._origins_path.open(encoding="utf-8") as handle:
@@ -81,18 +81,18 @@ class _Documents:
         return [found[line] for line in lines]
 
 
-def _spaced(n: int, wanted: int) -> list[int]:
+def _evenly_spaced(n: int, wanted: int) -> list[int]:
     """Return up to `wanted` numbers below n, evenly spaced."""
     wanted = min(n, wanted)
     return [i * n // wanted for i in range(wanted)]
 
 
-def _about(origin: dict[str, Any]) -> str:
-    return escaped(", ".join(str(origin[key]) for key in ("group", "path", "licence", "revision") if key in origin))
+def _format_origin(origin: dict[str, Any]) -> str:
+    return escape_text(", ".join(str(origin[key]) for key in ("group", "path", "licence", "revision") if key in origin))
 
 
 def _statistics(lengths: np.ndarray, sample: list[str], entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say of a split."""
+    """Yield the statistics of a split as (title, line)."""
     values = np.quantile(lengths, list(QUANTILES.values()), method="nearest").tolist()
     yield "tokens", ", ".join(f"{name} {value:,}" for name, value in zip(QUANTILES, values, strict=True))
     yield "rates", f"{entry['bytes_per_token']:.3f} bytes per token, {entry['tokens_per_word']:.3f} tokens per word"
@@ -114,8 +114,8 @@ def _statistics(lengths: np.ndarray, sample: list[str], entry: dict[str, Any]) -
     )
 
 
-def _marked(tokenizer: Tokenizer, ids: list[int], marks: tuple[str, str]) -> Iterator[str]:
-    """Yield the text of each token, marked; those that share a character are shown as one."""
+def _mark_tokens(tokenizer: Tokenizer, ids: list[int], marks: tuple[str, str]) -> Iterator[str]:
+    """Yield the text of each token, marked; tokens that share a character are shown as one."""
     held: list[int] = []
     number = 0
     for index in ids:
@@ -123,14 +123,14 @@ def _marked(tokenizer: Tokenizer, ids: list[int], marks: tuple[str, str]) -> Ite
         text = tokenizer.decode(held, skip_special_tokens=False)
         if text.endswith("\ufffd") and len(held) < 4:  # a character of UTF-8 has at most four bytes
             continue
-        yield marks[number % 2].format(escaped(text)) + "\n" * text.count("\n")
+        yield marks[number % 2].format(escape_text(text)) + "\n" * text.count("\n")
         held, number = [], number + 1
     if held:
-        yield marks[number % 2].format(escaped(tokenizer.decode(held, skip_special_tokens=False)))
+        yield marks[number % 2].format(escape_text(tokenizer.decode(held, skip_special_tokens=False)))
 
 
-def escaped(text: str) -> str:
-    """Show control characters, and those that turn or hide text, as escapes."""
+def escape_text(text: str) -> str:
+    """Replace control characters, and those that reorder or hide text, by escapes."""
     return "".join(
         char if char == " " or char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

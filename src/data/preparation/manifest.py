@@ -1,4 +1,4 @@
-"""What the manifest says of a corpus, counted from the spool and the token files once they are complete."""
+"""The manifest's entries, counted from the complete document store and token files."""
 
 import importlib.metadata
 import platform
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from src.data.dataset import CARD, MANIFEST
-from src.data.preparation.document_store import Spool
+from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import SPLITS
 from src.runtime.atomic_files import sha256_of
 
-MOST_GROUPS = 1000
-"""Groups with a name that are listed; where there are more, <corpus>.origins.jsonl has them alone."""
+MAX_GROUPS = 1000
+"""Named groups that are listed; if there are more, only <corpus>.origins.jsonl has them."""
 CHUNK = 1 << 22
 
 
-def describe_corpus(spool: Spool, fate: np.ndarray, stem: Path, n_ids: int) -> dict[str, Any]:
-    """Count what is in the token files of a corpus: by split, by licence, by group."""
-    totals = _totals(spool, fate)
+def describe_corpus(store: DocumentStore, split_assignment: np.ndarray, stem: Path, n_ids: int) -> dict[str, Any]:
+    """Count the contents of the token files of a corpus, by split, license and group."""
+    totals = _sum_by_split(store, split_assignment)
     splits = {}
     for number, name in enumerate(SPLITS):
         documents, n_bytes, words = (int(totals[key][number]) for key in ("documents", "bytes", "words"))
@@ -39,21 +39,21 @@ def describe_corpus(spool: Spool, fate: np.ndarray, stem: Path, n_ids: int) -> d
             "tokens_per_word": n_tokens / max(1, words),
             "floor_bits_per_byte": None if np.isnan(bits) or not n_bytes else bits / n_bytes,
         }
-    licences, groups = _origins(spool, fate)
+    licenses, groups = _describe_origins(store, split_assignment)
     return {
         "documents": int(totals["documents"].sum()),
         "bytes": int(totals["bytes"].sum()),
         "splits": splits,
-        "licences": licences,
+        "licences": licenses,
         "groups": groups,
     }
 
 
-def _totals(spool: Spool, fate: np.ndarray) -> dict[str, np.ndarray]:
+def _sum_by_split(store: DocumentStore, split_assignment: np.ndarray) -> dict[str, np.ndarray]:
     """Sum up documents, bytes, words and bits of each split."""
     totals = {key: np.zeros(len(SPLITS)) for key in ("documents", "bytes", "words", "bits")}
-    for first, records, sizes in spool.blocks():
-        split = fate[first : first + len(records)]
+    for first, records, sizes in store.blocks():
+        split = split_assignment[first : first + len(records)]
         left = split >= 0
         weights = {
             "documents": None,
@@ -67,22 +67,24 @@ def _totals(spool: Spool, fate: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _token_counts(path: Path, n_ids: int) -> np.ndarray:
-    """Count each token of a file: (n_ids,) int64."""
+    """Count each token id of a file: (n_ids,) int64."""
     tokens = np.load(path, mmap_mode="r")
     counts = np.zeros(n_ids, dtype=np.int64)
-    with path.open("rb") as handle:  # pages of a memmap would count as memory of the process
+    with path.open("rb") as handle:  # pages of a memmap would count as the process's memory
         handle.seek(tokens.offset)
         while len(chunk := np.fromfile(handle, tokens.dtype, CHUNK)):
             counts += np.bincount(chunk, minlength=n_ids)
     return counts
 
 
-def _origins(spool: Spool, fate: np.ndarray) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """Count documents by licence, and describe each group that has a name, if they are not too many."""
-    licences: Counter[str] = Counter()
+def _describe_origins(
+    store: DocumentStore, split_assignment: np.ndarray
+) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """Count documents by license, and describe each named group, or None if there are too many."""
+    licenses: Counter[str] = Counter()
     groups: dict[str, Any] | None = {}
-    for origin, documents, n_bytes in _left_of_origins(spool, fate):
-        licences[origin["licence"]] += int(documents.sum())
+    for origin, documents, n_bytes in _count_by_origin(store, split_assignment):
+        licenses[origin["licence"]] += int(documents.sum())
         if groups is None or "group" not in origin:
             continue
         found = [SPLITS[number] for number in np.flatnonzero(documents).tolist()]  # one, unless split by position
@@ -95,18 +97,20 @@ def _origins(spool: Spool, fate: np.ndarray) -> tuple[dict[str, int], dict[str, 
             entry["licences"].append(origin["licence"])
         if "revision" in origin:
             entry["revision"] = origin["revision"]
-        if len(groups) > MOST_GROUPS:
+        if len(groups) > MAX_GROUPS:
             groups = None
-    return dict(sorted(licences.items())), groups and dict(sorted(groups.items()))
+    return dict(sorted(licenses.items())), groups and dict(sorted(groups.items()))
 
 
-def _left_of_origins(spool: Spool, fate: np.ndarray) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
-    """Yield each origin with how many documents, and bytes, of it are in each split; an origin may come in parts."""
-    lines = spool.origins()
+def _count_by_origin(
+    store: DocumentStore, split_assignment: np.ndarray
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
+    """Yield each origin with its documents and bytes in each split; an origin may be yielded in several parts."""
+    lines = store.origins()
     number, origin = -1, {}
-    for first, records, sizes in spool.blocks():
+    for first, records, sizes in store.blocks():
         lowest = int(records["origin"][0])
-        split = fate[first : first + len(records)]
+        split = split_assignment[first : first + len(records)]
         left = split >= 0
         cells = (records["origin"][left].astype(np.int64) - lowest) * len(SPLITS) + split[left]
         shape = int(records["origin"][-1]) - lowest + 1, len(SPLITS)
@@ -119,12 +123,12 @@ def _left_of_origins(spool: Spool, fate: np.ndarray) -> Iterator[tuple[dict[str,
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """List the files of the data with size and hash; what is written from this list is no part of it."""
+    """List the files of the data with size and hash; the manifest and the card are written from this list."""
     paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, CARD))
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
 
 
 def versions() -> dict[str, str]:
-    """Name the versions of what made the data."""
+    """Return the versions of Python and the packages that prepared the data."""
     packages = ("advanced-code-model", "numpy", "rensa", "tokenizers")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -1,4 +1,4 @@
-"""Encode the documents of a spool into the token files of its splits; killed and repeated, it goes on.
+"""Encode the documents of a store into the token files of its splits; killed and repeated, it goes on.
 
     <corpus>_<split>.npy            EOT doc EOT doc ... EOT: token ids, uint16 or uint32 by the size of the vocabulary
     <corpus>_<split>.offsets.npy    where the EOT before each document stands: (n_documents,) uint64
@@ -23,14 +23,14 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from src.config.schema import UserError
-from src.data.preparation.document_store import Spool
-from src.data.preparation.splits import BEYOND, SPLITS, TRAIN
+from src.data.preparation.document_store import DocumentStore
+from src.data.preparation.splits import BEYOND_MAX_TOKENS, SPLITS, TRAIN
 from src.data.tokenizer.bpe import encode_batch
 from src.runtime.atomic_files import remove_path, sync
 from src.runtime.records import read_record, write_record
 
 BATCH_BYTES = 1_000_000
-BATCHES_A_NOTE = 32
+BATCHES_PER_RECORD = 32
 """How often the lengths of the files are noted."""
 DOCUMENT = np.dtype([("digest", "<u8", (2,)), ("origin", "<u4")])
 CUT = re.compile(r"(?<=[A-Za-z])\n")
@@ -103,46 +103,46 @@ class _Piece(NamedTuple):
 
 
 def pack(
-    spool: Spool,
-    fate: np.ndarray,
+    store: DocumentStore,
+    split_assignment: np.ndarray,
     tokenizer: Tokenizer,
     special: tuple[int, int],
     stem: Path,
-    note: Path,
+    progress_path: Path,
     max_tokens: int | None,
 ) -> None:
     """Write the token files of a corpus, going on where an earlier process stopped.
 
-    special: id of the end of text, and number of ids. stem: folder and name of the corpus. note: where lengths are
-    noted. max_tokens: training documents after the one that reaches it are left out, and marked BEYOND in `fate`;
-    held-out ones stay, so that what is measured does not depend on how much is trained on.
+    special: id of the end-of-text token, and number of ids. stem: folder and name of the corpus. progress_path: file of
+    the `PackingProgress`. max_tokens: training documents after the one that reaches it are left out and marked
+    BEYOND_MAX_TOKENS in `split_assignment`; held-out documents stay, so that evaluation does not depend on the limit.
     """
-    known, writer = _go_on(note, stem, special, fate, max_tokens)
+    known, writer = _resume(progress_path, stem, special, split_assignment, max_tokens)
     with (
         closing(writer),
         tqdm(
             desc=f"packing {stem.name}",
-            total=len(spool),
+            total=len(store),
             initial=known["next"],
             unit=" documents",
             disable=None,
             leave=False,
         ) as progress,
     ):
-        batches = _batches(spool, writer.wanted, known["next"])
-        for number, (pieces, encoded) in enumerate(_encode_ahead(batches, tokenizer), start=1):
+        batches = _batches(store, writer.wanted, known["next"])
+        for number, (pieces, encoded) in enumerate(_encode_batches(batches, tokenizer), start=1):
             writer.write(pieces, encoded)
             done = pieces[-1].number + 1
             progress.update(done - progress.n)
-            if number % BATCHES_A_NOTE == 0 and pieces[-1].last:
+            if number % BATCHES_PER_RECORD == 0 and pieces[-1].last:
                 writer.flush()
-                write_record(note, {"next": done, "lengths": writer.lengths, "digests": writer.digests})
+                write_record(progress_path, {"next": done, "lengths": writer.lengths, "digests": writer.digests})
         writer.complete()
-    train = np.flatnonzero(fate == TRAIN)
-    fate[train[writer.lengths[TRAIN][1] :]] = BEYOND
+    train = np.flatnonzero(split_assignment == TRAIN)
+    split_assignment[train[writer.lengths[TRAIN][1] :]] = BEYOND_MAX_TOKENS
 
 
-class Note(TypedDict):
+class PackingProgress(TypedDict):
     """How far the packing of a corpus has come."""
 
     next: int
@@ -153,21 +153,21 @@ class Note(TypedDict):
     """SHA-256 of the files of each split."""
 
 
-def _go_on(
-    note: Path, stem: Path, special: tuple[int, int], fate: np.ndarray, max_tokens: int | None
-) -> "tuple[Note, _Writer]":
+def _resume(
+    progress_path: Path, stem: Path, special: tuple[int, int], split_assignment: np.ndarray, max_tokens: int | None
+) -> "tuple[PackingProgress, _Writer]":
     """Return where to go on and the files; at the beginning where what was noted is not what is there."""
-    if note.exists():
+    if progress_path.exists():
         with suppress(UserError, OSError):
-            known = read_record(note, Note, "")
-            writer = _Writer(stem, special, known["lengths"], fate, max_tokens)
+            known = read_record(progress_path, PackingProgress, "")
+            writer = _Writer(stem, special, known["lengths"], split_assignment, max_tokens)
             if writer.digests == known["digests"]:
                 return known, writer
             writer.close()
-    remove_path(note)
+    remove_path(progress_path)
     for path in _files(stem):
         remove_path(path)
-    writer = _Writer(stem, special, [(0, 0) for _ in SPLITS], fate, max_tokens)
+    writer = _Writer(stem, special, [(0, 0) for _ in SPLITS], split_assignment, max_tokens)
     return {"next": 0, "lengths": [], "digests": []}, writer
 
 
@@ -175,25 +175,25 @@ def _files(stem: Path) -> list[Path]:
     return [stem.with_name(f"{stem.name}_{name}{kind}") for name in SPLITS for kind in (".npy", ".offsets.npy")]
 
 
-def write_documents(spool: Spool, fate: np.ndarray, stem: Path) -> None:
+def write_documents(store: DocumentStore, split_assignment: np.ndarray, stem: Path) -> None:
     """Write what is known of the documents that are packed."""
     for number, name in enumerate(SPLITS):
         path = stem.with_name(f"{stem.name}_{name}.documents.npy")
         remove_path(path)
         file = NpyFile(path, DOCUMENT)
-        for first, records, _ in spool.blocks():
-            file.append(records[["digest", "origin"]][fate[first : first + len(records)] == number])
+        for first, records, _ in store.blocks():
+            file.append(records[["digest", "origin"]][split_assignment[first : first + len(records)] == number])
         file.complete()
     origins = stem.with_name(f"{stem.name}.origins.jsonl")
     remove_path(origins)
-    shutil.copyfile(spool.origins_path, origins)
+    shutil.copyfile(store.origins_path, origins)
 
 
-def _batches(spool: Spool, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
+def _batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
     """Yield the wanted documents from one on, in batches of about `BATCH_BYTES`."""
     batch: list[_Piece] = []
     size = 0
-    for number, text in spool.texts(wanted, start):
+    for number, text in store.texts(wanted, start):
         for piece in _pieces(number, text):
             batch.append(piece)
             size += len(piece.text)
@@ -213,7 +213,7 @@ def _pieces(number: int, text: str) -> Iterator[_Piece]:
     yield _Piece(number, text[start:], start == 0, True)
 
 
-def _encode_ahead(
+def _encode_batches(
     batches: Iterator[list[_Piece]], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[_Piece], list[list[int]]]]:
     """Encode each batch while the one before is used."""
@@ -236,12 +236,12 @@ class _Writer:
         stem: Path,
         special: tuple[int, int],
         lengths: list[tuple[int, int]],
-        fate: np.ndarray,
+        split_assignment: np.ndarray,
         max_tokens: int | None,
     ) -> None:
         self.eot_id, n_ids = special
-        self.fate, self.max_tokens = fate, max_tokens
-        self.wanted = fate >= 0
+        self.split_assignment, self.max_tokens = split_assignment, max_tokens
+        self.wanted = split_assignment >= 0
         """The documents to encode: no more of training, once it is full."""
         dtype = token_dtype(n_ids)
         self.files: list[tuple[NpyFile, NpyFile]] = []
@@ -273,10 +273,10 @@ class _Writer:
         starts: list[list[int]] = [[] for _ in SPLITS]
         before = [tokens.length for tokens, _ in self.files]
         for piece, tokens in zip(pieces, encoded, strict=True):
-            split = self.fate[piece.number]
+            split = self.split_assignment[piece.number]
             length = before[split] + len(ids[split])
             if piece.first and split == TRAIN and self.max_tokens is not None and length >= self.max_tokens:
-                self.wanted[self.fate == TRAIN] = False
+                self.wanted[self.split_assignment == TRAIN] = False
             if not self.wanted[piece.number]:
                 continue
             if piece.first:

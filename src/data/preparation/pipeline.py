@@ -10,40 +10,40 @@ import numpy as np
 from tqdm import tqdm
 
 from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
-from src.data.dataset import CORPORA, fingerprint_of
-from src.data.document import FIRST, GENERATED, Losses, Tally, size_text
-from src.data.filters.text_cleaning import clean
+from src.data.dataset import CORPORA, compute_fingerprint
+from src.data.document import GENERATED, N_EXAMPLES, ReadTally, Tally, format_size
+from src.data.filters.text_cleaning import clean_documents
 from src.data.preparation.decontamination import find_leaks
-from src.data.preparation.document_store import Spool
+from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.manifest import describe_corpus, describe_files, versions
 from src.data.preparation.packing import pack, write_documents
 from src.data.preparation.splits import (
-    BEYOND,
+    BEYOND_MAX_TOKENS,
     DUPLICATE,
     NEAR_DUPLICATE,
     SPLITS,
     TRAIN,
     VAL,
-    assign,
     assign_by_position,
+    assign_groups,
     count_groups,
     find_duplicates,
-    groups_of,
+    iterate_groups,
     split_groups,
     split_positions,
 )
 from src.data.sources.registry import read_documents
 from src.data.tokenizer.bpe import (
-    CONFIG,
     EOT,
+    TOKENIZER_CONFIG,
     build_character_tokenizer,
-    eot_id_of,
-    id_count,
+    count_ids,
+    get_eot_id,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
 )
-from src.data.tokenizer.external import compare, open_tokenizer, take_tokenizer
+from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer, open_tokenizer
 from src.runtime.atomic_files import remove_path, sha256_of, sync
 from src.runtime.records import DIGEST, read_record, write_record
 
@@ -54,10 +54,10 @@ COMPARED_BYTES = 2_000_000
 
 LEFT_OUT = {"duplicate": DUPLICATE, "near duplicate of held-out text": NEAR_DUPLICATE}
 """What the split leaves out."""
-MOST_LOST = 0.1
+MAX_UNEXPECTED_SHARE = 0.1
 """Share of the bytes of a corpus that is left out without a warning."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class ReadRecord(TypedDict):
@@ -95,30 +95,32 @@ class TokenizerRecord(TypedDict):
 T = TypeVar("T", ReadRecord, SplitRecord, TokenizerRecord)
 
 
-class Steps:
+class Pipeline:
     """The steps; each leaves files, and at last a small JSON that says that it is done."""
 
-    def __init__(self, data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, say: Say) -> None:
-        self.data, self.tokenizer, self.folder, self.cache, self.say = data, tokenizer, folder, cache, say
+    def __init__(self, data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, log: Log) -> None:
+        self.data, self.tokenizer, self.folder, self.cache, self.log = data, tokenizer, folder, cache, log
         self.out = folder / "out"
-        self.spools = {name: Spool(folder / name) for name in CORPORA}
+        self.stores = {name: DocumentStore(folder / name) for name in CORPORA}
 
     def run(self) -> dict[str, Any]:
         """Do what is not done yet, and return the manifest's part on the contents."""
         read = {
-            name: self._step(f"read.{name}", ReadRecord, list(self.spools[name].paths), self._read, name)
+            name: self._run_step(f"read.{name}", ReadRecord, list(self.stores[name].paths), self._read, name)
             for name in CORPORA
         }
         split = {
-            name: self._step(f"split.{name}", SplitRecord, [self.folder / f"{name}.fate.npy"], self._split, name)
+            name: self._run_step(
+                f"split.{name}", SplitRecord, [self.folder / f"{name}.split_assignment.npy"], self._split, name
+            )
             for name in CORPORA
         }
-        files = [self.out / name for name in ("tokenizer.json", CONFIG)]
-        made = self._step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
+        files = [self.out / name for name in ("tokenizer.json", TOKENIZER_CONFIG)]
+        made = self._run_step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
         tokenizer = {key: value for key, value in made.items() if key not in ("files", DIGEST)}
         corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in CORPORA}
         files = describe_files(self.out)
-        fingerprint = fingerprint_of(files)
+        fingerprint = compute_fingerprint(files)
         return {
             "fingerprint": fingerprint,
             "tokenizer": {**tokenizer, "sha256": files["tokenizer.json"]["sha256"]},
@@ -127,13 +129,13 @@ class Steps:
             "versions": versions(),
         }
 
-    def _step(self, name: str, kind: type[T], left: list[Path], do: Callable[..., T], *args: Any) -> T:
+    def _run_step(self, name: str, kind: type[T], left: list[Path], do: Callable[..., T], *args: Any) -> T:
         """Return what a step found, doing it if no earlier process has, or if what it left is damaged.
 
         kind: the schema of what it finds. left: the files that it writes.
         """
         path = self.folder / f"{name}.json"
-        if path.exists() and (known := self._known(path, kind, left)) is not None:
+        if path.exists() and (known := self._load_finished(path, kind, left)) is not None:
             return known
         for file in (path, *left):
             remove_path(file)
@@ -144,7 +146,7 @@ class Steps:
         write_record(path, {**found, "files": {file.name: sha256_of(file) for file in left}})
         return found
 
-    def _known(self, path: Path, kind: type[T], left: list[Path]) -> T | None:
+    def _load_finished(self, path: Path, kind: type[T], left: list[Path]) -> T | None:
         """Return what an earlier process found, if all that it left is as it was."""
         try:
             found = read_record(path, kind, "")
@@ -153,21 +155,23 @@ class Steps:
                 return found
         except (UserError, OSError):
             pass
-        self.say(f"{path.stem}: what an earlier attempt left is damaged; it is done again")
+        self.log(f"{path.stem}: what an earlier attempt left is damaged; it is done again")
         return None
 
     def _read(self, name: str) -> "ReadRecord":
         """Read and clean a corpus. Raises: UserError if no document is left."""
         corpus: CorpusConfig = getattr(self.data, name)
         started = time.monotonic()
-        dropped = Losses()
+        dropped = ReadTally()
         replaced: Counter[str] = Counter()
-        spool = self.spools[name]
-        documents = clean(read_documents(corpus, name, self.data.seed, dropped, self.cache, replaced), dropped)
-        spool.fill(
+        store = self.stores[name]
+        documents = clean_documents(
+            read_documents(corpus, name, self.data.seed, dropped, self.cache, replaced), dropped
+        )
+        store.write(
             tqdm(documents, desc=f"reading {name}", unit=" documents", disable=None, leave=False), self.data.seed
         )
-        if not len(spool):
+        if not len(store):
             reasons = dropped.describe()
             if dropped.passed_over:
                 reasons += f"; passed over: {dropped.passed_over.describe()}"
@@ -178,13 +182,13 @@ class Steps:
                 f"give files with text, or folders with files{extensions}"
             )
         if self.data.split == "position":
-            spool.cut(self._cut_places(name))
-        self.say(
-            f"{name}: read {len(spool):,} documents, {spool.n_bytes / 1e6:.1f} MB; dropped: {dropped.describe()} "
+            store.cut(self._cut_positions(name))
+        self.log(
+            f"{name}: read {len(store):,} documents, {store.n_bytes / 1e6:.1f} MB; dropped: {dropped.describe()} "
             f"({time.monotonic() - started:.1f} s)"
         )
-        for line in loss_lines(name, dropped, spool.n_bytes):
-            self.say(line)
+        for line in drop_warnings(name, dropped, store.n_bytes):
+            self.log(line)
         return {
             "dropped": dict(dropped),
             "left_out": dropped.details(),
@@ -198,24 +202,28 @@ class Steps:
 
     def _split(self, name: str) -> "SplitRecord":
         """Drop duplicates, split by group, and see that nothing held out is known in training."""
-        spool, corpus = self.spools[name], getattr(self.data, name)
+        store, corpus = self.stores[name], getattr(self.data, name)
         started = time.monotonic()
-        fate = find_duplicates(spool)
-        duplicates = int((fate == DUPLICATE).sum())
+        split_assignment = find_duplicates(store)
+        duplicates = int((split_assignment == DUPLICATE).sum())
         val, test = self.data.val_fraction, self.data.test_fraction
         if self.data.split == "position":
-            assign_by_position(spool, fate, self._cut_places(name), f"data.{name}", test > 0)
+            assign_by_position(store, split_assignment, self._cut_positions(name), f"data.{name}", test > 0)
         else:
-            assign(spool, fate, split_groups(lambda: groups_of(spool, fate), val, test, f"data.{name}"))
-        groups = count_groups(spool, fate)
+            assign_groups(
+                store,
+                split_assignment,
+                split_groups(lambda: iterate_groups(store, split_assignment), val, test, f"data.{name}"),
+            )
+        groups = count_groups(store, split_assignment)
         near = None
         if corpus.near_duplicates != "off" and corpus.source not in GENERATED:
-            numbers, near = find_leaks(spool, fate, self.folder)
+            numbers, near = find_leaks(store, split_assignment, self.folder)
             near["dropped"] = corpus.near_duplicates == "drop"
             if near["dropped"]:
-                fate[numbers] = NEAR_DUPLICATE
-        tally = _tally(spool, fate)
-        np.save(self.folder / f"{name}.fate.npy", fate)
+                split_assignment[numbers] = NEAR_DUPLICATE
+        tally = _count_split_drops(store, split_assignment)
+        np.save(self.folder / f"{name}.split_assignment.npy", split_assignment)
         became = (
             ""
             if near is None
@@ -224,14 +232,14 @@ class Steps:
                 f"{'dropped' if near['dropped'] else 'kept'}"
             )
         )
-        self.say(
+        self.log(
             f"{name}: {duplicates:,} duplicates dropped, {sum(groups.values()):,} groups split{became} "
             f"({time.monotonic() - started:.1f} s)"
         )
         if tally:
-            self.say(f"{name}: dropped: {tally.describe()}")
-        for line in loss_lines(name, tally, spool.n_bytes - tally.lost_bytes):
-            self.say(line)
+            self.log(f"{name}: dropped: {tally.describe()}")
+        for line in drop_warnings(name, tally, store.n_bytes - tally.unexpected_bytes):
+            self.log(line)
         return {
             "duplicates": duplicates,
             "left_out": tally.details(),
@@ -240,13 +248,13 @@ class Steps:
             "files": {},
         }
 
-    def _cut_places(self, name: str) -> list[int]:
+    def _cut_positions(self, name: str) -> list[int]:
         """Return where a corpus is cut that is split by position."""
-        spool = self.spools[name]
-        return spool.cut_places(split_positions(spool.n_bytes, self.data.val_fraction, self.data.test_fraction))
+        store = self.stores[name]
+        return store.cut_positions(split_positions(store.n_bytes, self.data.val_fraction, self.data.test_fraction))
 
-    def _fate(self, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.fate.npy")
+    def _load_assignment(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.split_assignment.npy")
 
     def _make_tokenizer(self) -> "TokenizerRecord":
         """Make a tokenizer, or take the one that is given, and compare it with another if that is asked for."""
@@ -254,32 +262,34 @@ class Steps:
         settings = self.tokenizer
         trained_on = None
         if settings.path is not None:
-            tokenizer, eot = take_tokenizer(settings)
+            tokenizer, eot = load_external_tokenizer(settings)
         elif settings.kind == "characters":
-            kept = (text for name, spool in self.spools.items() for _, text in spool.texts(self._fate(name) >= 0))
+            kept = (
+                text for name, store in self.stores.items() for _, text in store.texts(self._load_assignment(name) >= 0)
+            )
             tokenizer, eot = build_character_tokenizer(kept, settings.vocab_size), EOT
-            self.say(f"tokenizer: {id_count(tokenizer)} tokens, one for each character of the text")
+            self.log(f"tokenizer: {count_ids(tokenizer)} tokens, one for each character of the text")
         else:
             trained_on = self._sample_bytes()
             texts = (
                 text
                 for name, size in trained_on.items()
-                for text in self.spools[name].sample(self._fate(name) == TRAIN, size)
+                for text in self.stores[name].sample(self._load_assignment(name) == TRAIN, size)
             )
             tokenizer, eot = train_tokenizer(texts, settings.vocab_size), EOT
             sizes = " and ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in trained_on.items())
-            self.say(f"tokenizer: {settings.vocab_size} tokens from {sizes} ({time.monotonic() - started:.1f} s)")
+            self.log(f"tokenizer: {settings.vocab_size} tokens from {sizes} ({time.monotonic() - started:.1f} s)")
         save_tokenizer(tokenizer, eot, self.out)
         compared = {}
         if settings.compare is not None:
             other = open_tokenizer("tokenizer.compare", settings.compare)
             for name in CORPORA:
-                texts = list(self.spools[name].sample(self._fate(name) == VAL, COMPARED_BYTES))
-                compared[name] = compare(tokenizer, other, texts)
+                texts = list(self.stores[name].sample(self._load_assignment(name) == VAL, COMPARED_BYTES))
+                compared[name] = compare_tokenizers(tokenizer, other, texts)
         return {
-            "vocab_size": id_count(tokenizer),
+            "vocab_size": count_ids(tokenizer),
             "eot": eot,
-            "eot_id": eot_id_of(tokenizer, self.out / "tokenizer.json"),
+            "eot_id": get_eot_id(tokenizer, self.out / "tokenizer.json"),
             "trained_on": trained_on,
             "compared": compared,
             "files": {},
@@ -292,10 +302,10 @@ class Steps:
         shares = {"language": 1 - code_share, "code": code_share}
         for name, share in shares.items():
             if share:
-                chosen = self._fate(name) == TRAIN
+                chosen = self._load_assignment(name) == TRAIN
                 there = sum(
                     int(sizes[chosen[first : first + len(sizes)]].sum())
-                    for first, _, sizes in self.spools[name].blocks()
+                    for first, _, sizes in self.stores[name].blocks()
                 )
                 total = min(total, int(there / share))
         return {name: round(share * total) for name, share in shares.items() if share}
@@ -303,25 +313,33 @@ class Steps:
     def _pack(self, name: str, read: "ReadRecord", split: "SplitRecord", tokenizer: dict[str, Any]) -> dict[str, Any]:
         """Write the token files of a corpus, and return the manifest's entry of it."""
         started = time.monotonic()
-        spool, fate, stem = self.spools[name], self._fate(name), self.out / name
+        store, split_assignment, stem = self.stores[name], self._load_assignment(name), self.out / name
         corpus: CorpusConfig = getattr(self.data, name)
         path = self.out / "tokenizer.json"
         special = tokenizer["eot_id"], tokenizer["vocab_size"]
-        pack(spool, fate, load_tokenizer(path), special, stem, self.folder / f"{name}.packed.json", corpus.max_tokens)
-        write_documents(spool, fate, stem)
-        entry = describe_corpus(spool, fate, stem, tokenizer["vocab_size"])
+        pack(
+            store,
+            split_assignment,
+            load_tokenizer(path),
+            special,
+            stem,
+            self.folder / f"{name}.packed.json",
+            corpus.max_tokens,
+        )
+        write_documents(store, split_assignment, stem)
+        entry = describe_corpus(store, split_assignment, stem, tokenizer["vocab_size"])
         for part, count in split["groups"].items():
             entry["splits"][part]["groups"] = count
-        reasons = {**LEFT_OUT, "beyond max_tokens": BEYOND}
+        reasons = {**LEFT_OUT, "beyond max_tokens": BEYOND_MAX_TOKENS}
         dropped = Counter(read["dropped"])
-        dropped.update({reason: int((fate == number).sum()) for reason, number in reasons.items()})
+        dropped.update({reason: int((split_assignment == number).sum()) for reason, number in reasons.items()})
         left_out = dict(read["left_out"])
         for reason, more in split["left_out"].items():
             known = left_out.get(reason, {"bytes": 0, "first": []})
-            first = [*known["first"], *more["first"]][:FIRST]
+            first = [*known["first"], *more["first"]][:N_EXAMPLES]
             left_out[reason] = {"bytes": known["bytes"] + more["bytes"], "first": first}
         counts = ", ".join(f"{part} {entry['splits'][part]['tokens']:,}" for part in SPLITS)
-        self.say(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
+        self.log(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
         return {
             "source": corpus.source,
             **entry,
@@ -333,34 +351,35 @@ class Steps:
         }
 
 
-def loss_lines(name: str, dropped: Tally, n_bytes: int) -> list[str]:
+def drop_warnings(name: str, dropped: Tally, n_bytes: int) -> list[str]:
     """Tell what was passed over, what a user should know, and of a large loss. n_bytes: of the text that is left."""
     lines = []
-    lost = dropped.lost_bytes
-    if isinstance(dropped, Losses):
+    lost = dropped.unexpected_bytes
+    if isinstance(dropped, ReadTally):
         if dropped.passed_over:
             lines.append(f"{name}: passed over: {dropped.passed_over.describe()}")
         lines += [f"{name}: {note}" for note in dropped.notes]
-        lost += dropped.passed_over.lost_bytes
-    if lost > MOST_LOST * (lost + n_bytes):
+        lost += dropped.passed_over.unexpected_bytes
+    if lost > MAX_UNEXPECTED_SHARE * (lost + n_bytes):
         lines.append(
-            f"warning: {name}: {size_text(lost)} of {size_text(lost + n_bytes)} are left out "
+            f"warning: {name}: {format_size(lost)} of {format_size(lost + n_bytes)} are left out "
             f"({lost / (lost + n_bytes):.0%}), for the reasons above"
         )
     return lines
 
 
-def _tally(spool: Spool, fate: np.ndarray) -> Tally:
+def _count_split_drops(store: DocumentStore, split_assignment: np.ndarray) -> Tally:
     """Count what the split leaves out, with its bytes and first places."""
     tally = Tally()
     for reason, number in LEFT_OUT.items():
-        chosen = np.flatnonzero(fate == number)
+        chosen = np.flatnonzero(split_assignment == number)
         if not len(chosen):
             continue
         n_bytes = sum(
-            int(sizes[fate[first : first + len(sizes)] == number].sum()) for first, _, sizes in spool.blocks()
+            int(sizes[split_assignment[first : first + len(sizes)] == number].sum())
+            for first, _, sizes in store.blocks()
         )
-        names = [where for _, where, _ in spool.where(chosen[:FIRST].tolist()).values()]
+        names = [where for _, where, _ in store.locate(chosen[:N_EXAMPLES].tolist()).values()]
         tally.record(reason, n_bytes, "", len(chosen))
         tally.first[reason] = names
     return tally

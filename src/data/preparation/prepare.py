@@ -24,13 +24,13 @@ from src.data.dataset import (
     MANIFEST,
     PreparedData,
     find_prepared,
-    folder_of,
-    load_given,
+    hashed_settings,
+    load_data_dir,
     load_prepared,
-    settings_of,
+    prepared_folder,
 )
-from src.data.preparation.data_card import data_card
-from src.data.preparation.pipeline import Say, Steps
+from src.data.preparation.data_card import render_data_card
+from src.data.preparation.pipeline import Log, Pipeline
 from src.data.sources.local import check_sha256, local_files
 from src.data.sources.repository_list import load_repositories
 from src.data.tokenizer.external import check_tokenizer
@@ -47,23 +47,23 @@ from src.runtime.atomic_files import (
 from src.runtime.log import printable
 from src.runtime.records import read_record, write_record
 
-WORK_VERSION = 2
+WORK_VERSION = 3
 """Raise it when the files of the work change: what an earlier version has begun is not gone on with."""
 
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 
 
 def prepare_data(
-    data: DataConfig, tokenizer: TokenizerConfig, output_root: Path, rerun: bool = False, say: Say = print
+    data: DataConfig, tokenizer: TokenizerConfig, output_root: Path, rerun: bool = False, log: Log = print
 ) -> PreparedData:
     """Write the folder of these settings under `output_root/data`, or open it if it is there and up to date.
 
     Raises: UserError for whatever is wrong with settings or text; no folder is written then.
     """
     if data.dir is not None:
-        return load_given(data.dir)
-    say = printing(say)
-    folder = folder_of(data, tokenizer, output_root)
+        return load_data_dir(data.dir)
+    log = printable_log(log)
+    folder = prepared_folder(data, tokenizer, output_root)
     if rerun or not (folder / MANIFEST).exists():
         check_tokenizer(tokenizer)
     inputs = {name: _inputs(data, name) for name in CORPORA}
@@ -71,20 +71,20 @@ def prepare_data(
         settle_folder(folder)
         remove_path(folder.with_name(f"{folder.name}.old"))  # what a process left that was killed at the last instant
         work = folder.with_name(f".{folder.name}.work")
-        if not rerun and (prepared := _load_if_current(folder, inputs, say)):
+        if not rerun and (prepared := _load_if_current(folder, inputs, log)):
             remove_path(work)
-            say(f"prepared already: {folder}")
+            log(f"prepared already: {folder}")
             return prepared
-        begun = {"format_version": FORMAT_VERSION, "inputs": inputs, "settings": settings_of(data, tokenizer)}
-        _begin(work, begun, say)
+        begun = {"format_version": FORMAT_VERSION, "inputs": inputs, "settings": hashed_settings(data, tokenizer)}
+        _open_work_folder(work, begun, log)
         try:
-            contents = Steps(data, tokenizer, work, output_root / "sources", say).run()
+            contents = Pipeline(data, tokenizer, work, output_root / "sources", log).run()
         except UserError:  # whatever is corrected, this work is not what is wanted
             shutil.rmtree(work)
             raise
         manifest = {"name": data.name, **contents, **begun}
         write_record(work / "out" / MANIFEST, manifest)
-        write_text(work / "out" / CARD, data_card(manifest))
+        write_text(work / "out" / CARD, render_data_card(manifest))
         if folder.is_symlink() or not folder.is_dir():
             remove_path(folder)
         move_folder(work / "out", folder)
@@ -92,7 +92,7 @@ def prepare_data(
         return load_prepared(folder)
 
 
-def _begin(work: Path, begun: dict[str, Any], say: Say) -> None:
+def _open_work_folder(work: Path, begun: dict[str, Any], log: Log) -> None:
     """Have a folder for the work, with what an earlier process has done if it had the same settings and input."""
     path = work / "begun.json"
     wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **begun}))
@@ -100,12 +100,12 @@ def _begin(work: Path, begun: dict[str, Any], say: Say) -> None:
         try:
             refuse_links(work)
             if read_record(path, dict[str, Any], "") == wanted:
-                say(f"going on with what an earlier attempt has done: {work}")
+                log(f"going on with what an earlier attempt has done: {work}")
                 for place in (work, work / "out"):
                     remove_leftovers(place)
                 return
         except UserError as error:
-            say(f"beginning again: {error}")
+            log(f"beginning again: {error}")
     remove_path(work)
     (work / "out").mkdir(parents=True)
     write_record(path, wanted)
@@ -124,7 +124,7 @@ def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
     return [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in files]
 
 
-def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> PreparedData | None:
+def _load_if_current(folder: Path, inputs: dict[str, Any], log: Log) -> PreparedData | None:
     if not folder.exists():
         return None
     if not folder.is_symlink():
@@ -132,14 +132,14 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], say: Say) -> Prepared
     try:
         prepared = load_prepared(folder)
     except UserError as error:
-        say(f"preparing again: {error}")
+        log(f"preparing again: {error}")
         return None
     if prepared.manifest.get("inputs") != inputs:
-        say(f"preparing again: the files behind {folder} have changed")
+        log(f"preparing again: the files behind {folder} have changed")
         return None
     return prepared
 
 
-def printing(say: Say) -> Say:
+def printable_log(log: Log) -> Log:
     """Return a function that writes a line without what a terminal would obey."""
-    return lambda line: say(printable(line))
+    return lambda line: log(printable(line))

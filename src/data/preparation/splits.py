@@ -18,10 +18,10 @@ import numpy as np
 
 from src.config.schema import UserError
 from src.data.dataset import SPLITS
-from src.data.preparation.document_store import Spool
+from src.data.preparation.document_store import DocumentStore
 
 TRAIN, VAL, TEST = range(3)
-DUPLICATE, NEAR_DUPLICATE, BEYOND = -1, -2, -3
+DUPLICATE, NEAR_DUPLICATE, BEYOND_MAX_TOKENS = -1, -2, -3
 """Left out: said before; too near to a held-out document; read after `max_tokens` were reached."""
 PARTITION = 1 << 20
 """Documents or groups that are sorted at once, about."""
@@ -35,25 +35,27 @@ class Groups(NamedTuple):
     """Bytes of each."""
 
 
-def find_duplicates(spool: Spool) -> np.ndarray:
+def find_duplicates(store: DocumentStore) -> np.ndarray:
     """Return what becomes of each document, (n_documents,) int8: DUPLICATE where an earlier one says the same.
 
     Generated documents are never duplicates: their exact entropy holds for the text as drawn.
     """
-    fate = np.zeros(len(spool), dtype=np.int8)
-    for part, shift in _partitions(len(spool)):
+    split_assignment = np.zeros(len(store), dtype=np.int8)
+    for part, shift in _partitions(len(store)):
         numbers, digests = [], []
-        for first, records, _ in spool.blocks():
-            rows = np.flatnonzero(np.isnan(records["bits"]) & _within(records["digest"][:, 0], part, shift))
-            again = _repeated(records["digest"][rows])  # within the block, so that one text cannot fill the partition
-            fate[first + rows[again]] = DUPLICATE
+        for first, records, _ in store.blocks():
+            rows = np.flatnonzero(np.isnan(records["bits"]) & _in_partition(records["digest"][:, 0], part, shift))
+            again = _find_repeated(
+                records["digest"][rows]
+            )  # within the block, so that one text cannot fill the partition
+            split_assignment[first + rows[again]] = DUPLICATE
             numbers.append(first + rows[~again])
             digests.append(records["digest"][rows[~again]])
-        fate[np.concatenate(numbers)[_repeated(np.concatenate(digests))]] = DUPLICATE
-    return fate
+        split_assignment[np.concatenate(numbers)[_find_repeated(np.concatenate(digests))]] = DUPLICATE
+    return split_assignment
 
 
-def _repeated(digests: np.ndarray) -> np.ndarray:
+def _find_repeated(digests: np.ndarray) -> np.ndarray:
     """Tell of each digest, (n, 2), whether it is there earlier: (n,) bool."""
     order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones stay in their order
     ordered = digests[order]
@@ -69,23 +71,23 @@ def _partitions(n: int) -> Iterator[tuple[int, int]]:
         yield part, 64 - bits
 
 
-def _within(hashes: np.ndarray, part: int, shift: int) -> np.ndarray | bool:
+def _in_partition(hashes: np.ndarray, part: int, shift: int) -> np.ndarray | bool:
     return shift == 64 or hashes >> np.uint64(shift) == part
 
 
-def groups_of(spool: Spool, fate: np.ndarray) -> Iterator[Groups]:
+def iterate_groups(store: DocumentStore, split_assignment: np.ndarray) -> Iterator[Groups]:
     """Yield all groups of the documents that are left, in the order of their hashes, a partition at a time."""
-    for part, shift in _partitions(len(spool)):
+    for part, shift in _partitions(len(store)):
         hashes, sizes = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
-        for first, records, n_bytes in spool.blocks():
-            rows = (fate[first : first + len(records)] >= 0) & _within(records["group"], part, shift)
-            some = _summed(records["group"][rows], n_bytes[rows])  # a group may have more documents than memory
+        for first, records, n_bytes in store.blocks():
+            rows = (split_assignment[first : first + len(records)] >= 0) & _in_partition(records["group"], part, shift)
+            some = _sum_by_group(records["group"][rows], n_bytes[rows])  # a group may have more documents than memory
             hashes.append(some.hashes)
             sizes.append(some.sizes)
-        yield _summed(np.concatenate(hashes), np.concatenate(sizes))
+        yield _sum_by_group(np.concatenate(hashes), np.concatenate(sizes))
 
 
-def _summed(hashes: np.ndarray, sizes: np.ndarray) -> Groups:
+def _sum_by_group(hashes: np.ndarray, sizes: np.ndarray) -> Groups:
     unique, inverse = np.unique(hashes, return_inverse=True)
     totals = np.zeros(len(unique), dtype=np.int64)
     np.add.at(totals, inverse, sizes)
@@ -123,19 +125,19 @@ def split_groups(
     chosen = {VAL: array("Q"), TEST: array("Q")}
     for share in (0.5, 1.0):
         for some in groups():
-            _walk(some, share, room, chosen)
+            _fill_splits(some, share, room, chosen)
     for target in room:
         if not chosen[target]:
-            split, group = _smallest_movable(groups, n_groups, chosen)
+            split, group = _find_smallest_movable(groups, n_groups, chosen)
             if split != TRAIN:
                 chosen[split].remove(group)
             chosen[target].append(group)
     return {target: np.sort(np.array(chosen[target], dtype=np.uint64)) for target in room}
 
 
-def _walk(some: Groups, share: float, room: dict[int, float], chosen: "dict[int, array[int]]") -> None:
+def _fill_splits(some: Groups, share: float, room: dict[int, float], chosen: "dict[int, array[int]]") -> None:
     """Put the groups that fit into the held-out split with more room left, counting down `room`."""
-    fitting = np.flatnonzero((_split_of(some, chosen) == TRAIN) & (some.sizes <= share * max(room.values())))
+    fitting = np.flatnonzero((_assigned_splits(some, chosen) == TRAIN) & (some.sizes <= share * max(room.values())))
     for group, size in zip(some.hashes[fitting].tolist(), some.sizes[fitting].tolist(), strict=True):
         target = max(room, key=lambda name: room[name])
         if size <= share * room[target]:
@@ -143,14 +145,14 @@ def _walk(some: Groups, share: float, room: dict[int, float], chosen: "dict[int,
             room[target] -= size
 
 
-def _split_of(some: Groups, chosen: "dict[int, array[int]]") -> np.ndarray:
+def _assigned_splits(some: Groups, chosen: "dict[int, array[int]]") -> np.ndarray:
     split = np.full(len(some.hashes), TRAIN)
     for target, hashes in chosen.items():
         split[np.isin(some.hashes, np.array(hashes, dtype=np.uint64))] = target
     return split
 
 
-def _smallest_movable(
+def _find_smallest_movable(
     groups: Callable[[], Iterator[Groups]], n_groups: int, chosen: "dict[int, array[int]]"
 ) -> tuple[int, int]:
     """Find (split, hash) of the smallest group that is not the only one of its split."""
@@ -159,7 +161,7 @@ def _smallest_movable(
 
     def candidates() -> Iterator[tuple[int, int, int]]:
         for some in groups():
-            split = _split_of(some, chosen)
+            split = _assigned_splits(some, chosen)
             for row in np.flatnonzero([counts[number] > 1 for number in split.tolist()]).tolist():
                 yield int(some.sizes[row]), int(some.hashes[row]), int(split[row])
 
@@ -173,33 +175,37 @@ def split_positions(n_bytes: int, val_fraction: float, test_fraction: float) -> 
     return [int(part * n_bytes) for part in (1 - val - test, 1 - test)]
 
 
-def assign_by_position(spool: Spool, fate: np.ndarray, places: list[int], key: str, with_test: bool) -> None:
-    """Write the split of each document that is left into `fate`: train, val and test follow each other at `places`.
+def assign_by_position(
+    store: DocumentStore, split_assignment: np.ndarray, places: list[int], key: str, with_test: bool
+) -> None:
+    """Write the split of each remaining document into `split_assignment`; val and test begin at `places`.
 
     Raises: UserError where a split has no text.
     """
-    for first, records, _ in spool.blocks():
-        some = fate[first : first + len(records)]
+    for first, records, _ in store.blocks():
+        some = split_assignment[first : first + len(records)]
         some[some >= 0] = np.searchsorted(places, records["end"])[some >= 0]
     for number, name in enumerate(SPLITS):
-        if not (fate == number).any() and (number != TEST or with_test):
+        if not (split_assignment == number).any() and (number != TEST or with_test):
             raise UserError(
                 f"data.split=position: no text of {key} falls into {name}; give more text, or a larger "
                 f"{'data.test_fraction' if number == TEST else 'data.val_fraction'}"
             )
 
 
-def count_groups(spool: Spool, fate: np.ndarray) -> dict[str, int]:
+def count_groups(store: DocumentStore, split_assignment: np.ndarray) -> dict[str, int]:
     """Count the groups that each split has documents of."""
     return {
-        name: sum(len(some.hashes) for some in groups_of(spool, np.where(fate == number, 0, DUPLICATE)))
+        name: sum(
+            len(some.hashes) for some in iterate_groups(store, np.where(split_assignment == number, 0, DUPLICATE))
+        )
         for number, name in enumerate(SPLITS)
     }
 
 
-def assign(spool: Spool, fate: np.ndarray, held_out: dict[int, np.ndarray]) -> None:
-    """Write the split of each document that is left into `fate`."""
-    for first, records, _ in spool.blocks():
-        some = fate[first : first + len(records)]
+def assign_groups(store: DocumentStore, split_assignment: np.ndarray, held_out: dict[int, np.ndarray]) -> None:
+    """Write the split of each remaining document into `split_assignment`."""
+    for first, records, _ in store.blocks():
+        some = split_assignment[first : first + len(records)]
         for target, hashes in held_out.items():
             some[(some >= 0) & np.isin(records["group"], hashes)] = target

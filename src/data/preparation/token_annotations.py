@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from tokenizers import Tokenizer
 
-from src.data.sources.generated.parser import COMPOSERS, NotGenerated, parse
+from src.data.sources.generated.parser import DOCUMENT_WRITERS, NotGenerated, parse
 from src.data.tokenizer.bpe import byte_lengths
 
 
@@ -77,7 +77,7 @@ def _annotate(ids: np.ndarray, source: str, tokenizer: Tokenizer, lengths: np.nd
     characters = np.cumsum([0, *(len(letter.encode()) for letter in text)])
     starts = np.cumsum(lengths[ids]) - lengths[ids]
     try:
-        derivation = parse(COMPOSERS[source], text)
+        derivation = parse(DOCUMENT_WRITERS[source], text)
     except NotGenerated:
         return None
     token_of = np.searchsorted(starts, characters[:-1], "right") - 1

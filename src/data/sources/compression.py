@@ -1,7 +1,7 @@
 """Read a file in pieces of bounded size, decompressed where its name says that it is compressed.
 
 A damaged file raises `DamagedFile`, whatever its library raises. What is decompressed is bounded: neither more than
-`MOST_RATIO` times the size of the file, beyond a size that is no harm, nor more memory than `MOST_MEMORY`.
+`MAX_RATIO` times the size of the file, beyond a size that is no harm, nor more memory than `MAX_WINDOW_BYTES`.
 """
 
 import bz2
@@ -16,16 +16,16 @@ from typing import IO, Any
 from src.runtime.errors import first_line
 
 CHUNK = 1 << 20
-MOST_RATIO = 200
+MAX_RATIO = 200
 """Text shrinks to a fifth or a tenth; a file that grows beyond this is built to fill a disk."""
-HARMLESS = 256_000_000
+RATIO_FREE_BYTES = 256_000_000
 """Bytes up to which the ratio is not looked at: small files of repeated text shrink without limit."""
-MOST_MEMORY = 1 << 27
+MAX_WINDOW_BYTES = 1 << 27
 """Bytes of the window that a decompressor may ask for."""
 ZSTD_INPUT = 1 << 12
 """Bytes that are given to zstd at once: each block of four may become 128 KiB."""
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-EXTRA = 'pip install -e ".[formats]"'
+INSTALL_FORMATS = 'pip install -e ".[formats]"'
 
 
 class DamagedFile(Exception):
@@ -34,24 +34,24 @@ class DamagedFile(Exception):
 
 def check_size(name: str, n_bytes: int, file_bytes: int) -> None:
     """Raise DamagedFile where a file has grown beyond what text does."""
-    if n_bytes > HARMLESS and n_bytes > MOST_RATIO * file_bytes:
-        raise DamagedFile(f"{name} that grows beyond {MOST_RATIO} times its size")
+    if n_bytes > RATIO_FREE_BYTES and n_bytes > MAX_RATIO * file_bytes:
+        raise DamagedFile(f"{name} that grows beyond {MAX_RATIO} times its size")
 
 
 def inner_name(name: str) -> str:
     """Return a file's name without the ending that says how it is compressed."""
-    ending = compression_of(name)
+    ending = compression_extension(name)
     return name[: -len(ending)] if ending else name
 
 
-def compression_of(name: str) -> str:
+def compression_extension(name: str) -> str:
     """Return the ending that says how a file is compressed, or nothing."""
     return next((ending for ending in COMPRESSIONS if name.lower().endswith(ending)), "")
 
 
 def missing_library(name: str) -> str | None:
     """Name the library that this file needs and that is not installed; None if it can be read."""
-    needed = {".zst": "zstandard"}.get(compression_of(name))
+    needed = {".zst": "zstandard"}.get(compression_extension(name))
     needed = "pyarrow" if Path(name).suffix.lower() in (".parquet", ".arrow", ".feather") else needed
     return needed if needed and find_spec(needed) is None else None
 
@@ -59,7 +59,7 @@ def missing_library(name: str) -> str | None:
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yield the bytes of a file, decompressed. Raises: DamagedFile; OSError where it cannot be read at all."""
     with path.open("rb") as handle:
-        compression = compression_of(path.name)
+        compression = compression_extension(path.name)
         if not compression:
             yield from _pieces(handle)
             return
@@ -111,7 +111,7 @@ def _read_xz(handle: IO[bytes]) -> Iterator[bytes]:
     """Decompress by hand: `lzma.open` lets a file ask for any amount of memory."""
     data = b""
     while data := data.lstrip(b"\0") or handle.read(CHUNK):  # between streams there may be zero bytes
-        decompressor = lzma.LZMADecompressor(memlimit=MOST_MEMORY)
+        decompressor = lzma.LZMADecompressor(memlimit=MAX_WINDOW_BYTES)
         while True:
             if piece := decompressor.decompress(data, CHUNK):
                 yield piece
@@ -130,7 +130,7 @@ def _read_zst(handle: IO[bytes]) -> Iterator[bytes]:
     data = b""
     try:
         while data := data or handle.read(ZSTD_INPUT):
-            decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY).decompressobj()
+            decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
             while True:
                 if piece := decompressor.decompress(data):
                     yield piece

@@ -16,11 +16,17 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from src.config.schema import CorpusConfig, UserError
-from src.data.document import UNKNOWN, Document, add_note, record_loss
-from src.data.filters.licenses import normalise_licence
-from src.data.sources.compression import EXTRA, compression_of, inner_name, missing_library, read_chunks
+from src.data.document import UNKNOWN, Document, add_note, count_dropped
+from src.data.filters.licenses import normalize_license
+from src.data.sources.compression import (
+    INSTALL_FORMATS,
+    compression_extension,
+    inner_name,
+    missing_library,
+    read_chunks,
+)
 from src.data.sources.record_files import (
-    LICENCE_FIELDS,
+    LICENSE_FIELDS,
     BadRecord,
     NotRecords,
     Row,
@@ -34,7 +40,7 @@ from src.data.sources.text_files import SEPARATOR, Part, decode, read_whole, spl
 LINES, TABLES = (".jsonl", ".ndjson"), (".parquet", ".arrow", ".feather")
 RECORDS = (*LINES, ".json", *TABLES)
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar")
-NO_TEXT: dict[str, str] = {
+UNSUPPORTED_FORMATS: dict[str, str] = {
     **dict.fromkeys((".csv", ".tsv"), "a table: convert it to .jsonl or .parquet with a column `text`"),
     **dict.fromkeys((".xml", ".html", ".htm", ".xhtml", ".svg"), "markup: take its text out, into .txt or .jsonl"),
     **dict.fromkeys((".yaml", ".yml", ".toml", ".ini", ".cfg"), "settings: put its texts into .txt or .jsonl"),
@@ -48,27 +54,31 @@ NO_TEXT: dict[str, str] = {
 """What holds text within a structure that is not read, and the remedy."""
 SOURCE_CODE = (".xml", ".html", ".htm", ".xhtml", ".svg", ".yaml", ".yml", ".toml", ".ini", ".cfg")
 """What is code of its own kind, and read as such where it is named for the corpus of code."""
-ABOUT = re.compile(
+PROJECT_FILES = re.compile(
     r"(?i:readme|licen[cs]e|unlicense|copying|changelog|contributing|code_of_conduct|citation|data_?card|requirements)"
     r"(?:[-_.].*)?|(?:NOTICE|AUTHORS|SECURITY|CHANGES)(?:\..*)?"
 )
 """Files of a folder that tell of what is in it."""
 
 
-def ending_of(name: str) -> str:
+def file_extension(name: str) -> str:
     """Return the ending that says what is in a file, however it is compressed, in lower case."""
     return PurePath(inner_name(name)).suffix.lower()
 
 
-def refusal_of(name: str, extensions: Collection[str], corpus_name: str) -> str | None:
+def unsupported_reason(name: str, extensions: Collection[str], corpus_name: str) -> str | None:
     """Say why a file is not read, with the remedy; None if it is."""
-    ending = ending_of(name)
-    if ending in TABLES and compression_of(name):
+    ending = file_extension(name)
+    if ending in TABLES and compression_extension(name):
         return f"a compressed {ending}: decompress it, it is compressed within"
-    if ending in NO_TEXT and ending not in extensions and not (corpus_name == "code" and ending in SOURCE_CODE):
-        return NO_TEXT[ending]
+    if (
+        ending in UNSUPPORTED_FORMATS
+        and ending not in extensions
+        and not (corpus_name == "code" and ending in SOURCE_CODE)
+    ):
+        return UNSUPPORTED_FORMATS[ending]
     if library := missing_library(inner_name(name)) or missing_library(name):
-        return f"it needs {library}, which is not installed: {EXTRA}"
+        return f"it needs {library}, which is not installed: {INSTALL_FORMATS}"
     return None
 
 
@@ -79,7 +89,7 @@ def read_file(
 
     Raises: UserError for a record that cannot be read; NotRecords, DamagedFile, OSError.
     """
-    ending = ending_of(file.name)
+    ending = file_extension(file.name)
     if ending in LINES or (ending == ".json" and ending not in extensions) or ending in TABLES:
         yield from _read_records(file, ending, corpus, corpus_name, named, dropped)
         return
@@ -126,7 +136,7 @@ def _read_records(
                 if field is not None:
                     raise NotRecords(f"no text under {field}, as the records before it have")
                 field = found
-            yield from _from_row(row, field, file, place, corpus, dropped)
+            yield from _row_documents(row, field, file, place, corpus, dropped)
     except BadRecord as error:
         raise UserError(f"{key} {unit} {error.place}: {error}; {remedy}") from None
     except NotRecords as error:
@@ -135,15 +145,15 @@ def _read_records(
         more = "" if field is not None else f"; or name its field: data.{corpus_name}.text_field=NAME"
         raise UserError(f"{key} {unit} {place}: {error}; {remedy}{more}") from None
     if not place and ending in TABLES:
-        record_loss(dropped, "file without records", file.stat().st_size, str(file))
+        count_dropped(dropped, "file without records", file.stat().st_size, str(file))
 
 
-def _from_row(
+def _row_documents(
     row: dict[str, Any], field: str, file: Path, place: int, corpus: CorpusConfig, dropped: Counter[str]
 ) -> Iterator[Document]:
     value, name = row[field], f"{file}:{place}"
     if value is None:
-        record_loss(dropped, "record without text", 0, name)
+        count_dropped(dropped, "record without text", 0, name)
         return
     if not isinstance(value, str | bytes):
         raise BadRecord(place, f'no text; "{field}" must be a text, such as {{"text": "..."}}')
@@ -153,13 +163,15 @@ def _from_row(
     if text is None:
         return
     group, path = row.get("source"), str(row.get("path") or "")
-    licence = next((found for key in LICENCE_FIELDS if (found := normalise_licence(row.get(key))) != UNKNOWN), UNKNOWN)
+    license_name = next(
+        (found for key in LICENSE_FIELDS if (found := normalize_license(row.get(key))) != UNKNOWN), UNKNOWN
+    )
     for piece in [text] if corpus.separator is None else split_text(text, corpus.separator):
         yield Document(
             piece,
             group=None if group is None else str(group),
             path=path or str(file),
-            licence=licence,
+            license=license_name,
             file=str(file) if path else "",
             place=place,
         )

@@ -25,11 +25,11 @@ import yaml
 from tqdm import tqdm
 
 from src.config.schema import CorpusConfig, UserError
-from src.data.document import UNKNOWN, Document, record_loss
-from src.data.filters.licenses import LICENCE_BYTES, NearestLicence, header_licence, normalise_licence
-from src.data.sources.local import normalise_extensions
+from src.data.document import UNKNOWN, Document, count_dropped
+from src.data.filters.licenses import MAX_LICENSE_BYTES, LicenseFinder, header_license, normalize_license
+from src.data.sources.local import normalize_extensions
 from src.data.sources.repository_list import COMMIT, Repository, load_repositories
-from src.data.sources.shell_detection import belongs, may_belong
+from src.data.sources.shell_detection import is_code_file, may_be_code
 from src.data.sources.text_files import decode
 from src.runtime.atomic_files import (
     file_lock,
@@ -47,7 +47,7 @@ CONTENTS = "fetched.json"
 """In a repository: what it held when it had been fetched."""
 MISSING = re.compile(r"\s*(?:broken link from +tree|to +blob|missing blob) [0-9a-f]+")
 """What git says of a file that was not fetched."""
-PARALLEL = 4
+MAX_PARALLEL_FETCHES = 4
 TIMEOUT_SECONDS = 900
 ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",  # asking for a password would wait for ever
@@ -84,7 +84,7 @@ def read_git(
     if any(item.commit is None for item in repositories):
         pinned = cache / "git" / f"{Path(corpus.repositories or '').stem}.pinned.yaml"
         write_text(pinned, yaml.safe_dump([asdict(item) for item in used], sort_keys=False, width=1000))
-    extensions = normalise_extensions(corpus.extensions)
+    extensions = normalize_extensions(corpus.extensions)
     for repository, folder in zip(used, folders.values(), strict=True):
         yield from _read_repository(repository, folder, extensions, dropped)
 
@@ -98,9 +98,9 @@ def fetch_repositories(
     """
     found: dict[Repository, Path] = {}
     failed: list[str] = []
-    with file_lock(folder / ".lock"), ThreadPoolExecutor(PARALLEL) as pool:
+    with file_lock(folder / ".lock"), ThreadPoolExecutor(MAX_PARALLEL_FETCHES) as pool:
         remove_leftovers(folder)
-        jobs = [pool.submit(fetch, repository, folder, limit) for repository in repositories]
+        jobs = [pool.submit(fetch_repository, repository, folder, limit) for repository in repositories]
         try:
             progress = tqdm(jobs, desc="fetching", unit=" repositories", disable=None, leave=False)
             for repository, job in zip(repositories, progress, strict=True):
@@ -116,16 +116,16 @@ def fetch_repositories(
     if not found:
         raise UserError(f"{key}: no repository could be fetched; {failed[0]}; see to the network and the list")
     for failure in failed:
-        record_loss(dropped, "repository that could not be fetched", 0, failure)
+        count_dropped(dropped, "repository that could not be fetched", 0, failure)
     return found
 
 
-def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
+def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path | str:
     """Fetch one repository unless it is there; return where it is, or why it cannot be had."""
-    target = folder_of(repository, folder, limit)
-    newest = folder_of(replace(repository, commit=None), folder, limit)
+    target = repository_folder(repository, folder, limit)
+    newest = repository_folder(replace(repository, commit=None), folder, limit)
     for there in (target, newest):
-        if os.path.lexists(there) and is_whole(there):
+        if os.path.lexists(there) and is_intact(there):
             if there == target or _head(there) == repository.commit:
                 return there
         elif os.path.lexists(there) and there == target:
@@ -141,7 +141,7 @@ def fetch(repository: Repository, folder: Path, limit: int) -> Path | str:
             _git(temporary, "config", "--remove-section", f"remote.{repository.url}", allowed=(0, 128))
             (temporary / "HEAD").write_text(_git(temporary, "rev-parse", "FETCH_HEAD^{commit}"), encoding="ascii")
             (temporary / "FETCH_HEAD").unlink()
-            _note_contents(temporary)
+            _write_contents(temporary)
     except _GitError as error:
         return str(error)
     return target
@@ -153,35 +153,35 @@ class Contents(TypedDict):
     files: dict[str, str]
 
 
-def _contents(folder: Path) -> dict[str, str]:
+def _hash_files(folder: Path) -> dict[str, str]:
     """Hash the files of a bare repository. Raises: UserError for a link among them."""
     refuse_links(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS)
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
 
 
-def _note_contents(folder: Path) -> None:
-    write_record(folder / CONTENTS, {"files": _contents(folder)})
+def _write_contents(folder: Path) -> None:
+    write_record(folder / CONTENTS, {"files": _hash_files(folder)})
 
 
-def is_whole(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Tell whether a repository is as it was fetched; one of an earlier version is looked through by git, once."""
     try:
         if not COMMIT.fullmatch(_head(folder)):
             return False
         if (folder / CONTENTS).exists():
-            return read_record(folder / CONTENTS, Contents, "")["files"] == _contents(folder)
+            return read_record(folder / CONTENTS, Contents, "")["files"] == _hash_files(folder)
         # What was too large to be fetched is missing (status 2), and nothing else.
         found = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", allowed=(0, 2)).splitlines()
         if not all(map(MISSING.match, found)) or not _list_files(folder, _head(folder)):
             return False
-        _note_contents(folder)
+        _write_contents(folder)
     except (UserError, OSError, ValueError, _GitError):
         return False
     return True
 
 
-def folder_of(repository: Repository, folder: Path, limit: int) -> Path:
+def repository_folder(repository: Repository, folder: Path, limit: int) -> Path:
     """Name the folder of a repository: by its address, commit and the largest file that was fetched."""
     address = hashlib.sha256(repository.url.encode()).hexdigest()[:8]
     short = re.sub(r"[^\w.-]+", "-", "/".join(repository.name.split("/")[-2:]))
@@ -200,8 +200,8 @@ def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
     with tempfile.TemporaryFile() as said:  # a pipe would be held open by git's own children after a timeout
         try:
             done = subprocess.run(
-                _command(folder, *arguments),
-                env=_environment(),
+                _git_command(folder, *arguments),
+                env=_git_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
@@ -224,12 +224,12 @@ def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
         return done.stdout.decode(errors="replace").strip()
 
 
-def _command(folder: Path, *arguments: str) -> list[str]:
+def _git_command(folder: Path, *arguments: str) -> list[str]:
     settings = [item for key, value in SETTINGS.items() for item in ("-c", f"{key}={value}")]
     return ["git", f"--git-dir={folder}", *settings, *arguments]
 
 
-def _environment() -> dict[str, str]:
+def _git_environment() -> dict[str, str]:
     """Return the environment without what ties git to another repository, as it does where we run within a hook."""
     tied = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES")
     return {key: value for key, value in os.environ.items() if key not in tied} | ENVIRONMENT
@@ -250,25 +250,25 @@ def _read_repository(
         raise UserError(f"{folder}: cannot be read ({error}); remove it, and repeat the command") from None
     below = f"{repository.subfolder}/" if repository.subfolder else ""
     with _Blobs(folder) as blobs:
-        licences = _licences(files, blobs)
-        _compare_licence(repository, licences.of(""))
-        for path in (path for path in files if path.startswith(below) and may_belong(path, extensions)):
+        license_finder = _license_finder(files, blobs)
+        _warn_if_license_differs(repository, license_finder.find(""))
+        for path in (path for path in files if path.startswith(below) and may_be_code(path, extensions)):
             raw = blobs.read(files[path])
             if raw is None:
                 if PurePosixPath(path).suffix.lower() in extensions:  # else it need not be code
-                    record_loss(dropped, "too large", 0, f"{repository.name}/{path}")
+                    count_dropped(dropped, "too large", 0, f"{repository.name}/{path}")
             elif (
-                belongs(path, raw, extensions)
+                is_code_file(path, raw, extensions)
                 and (text := decode(raw, dropped, f"{repository.name}/{path}")) is not None
             ):
-                licence = header_licence(text) or licences.of(os.path.dirname(path))
-                if licence == UNKNOWN and repository.licence:
-                    licence = normalise_licence(repository.licence)
-                yield Document(text, repository.name, path, licence, commit)
+                license_name = header_license(text) or license_finder.find(os.path.dirname(path))
+                if license_name == UNKNOWN and repository.licence:
+                    license_name = normalize_license(repository.licence)
+                yield Document(text, repository.name, path, license_name, commit)
 
 
-def _compare_licence(repository: Repository, found: str) -> None:
-    if repository.licence and found not in (UNKNOWN, normalise_licence(repository.licence)):
+def _warn_if_license_differs(repository: Repository, found: str) -> None:
+    if repository.licence and found not in (UNKNOWN, normalize_license(repository.licence)):
         said = f"the list says {repository.licence}; what it says itself counts"
         tqdm.write(printable(f"{repository.name}: is under {found}, {said}"))
 
@@ -280,15 +280,15 @@ def _list_files(folder: Path, commit: str) -> dict[str, str]:
     return {path: mode.split()[2] for mode, _, path in entries if mode.startswith("100")}
 
 
-def _licences(files: dict[str, str], blobs: "_Blobs") -> NearestLicence:
+def _license_finder(files: dict[str, str], blobs: "_Blobs") -> LicenseFinder:
     names: dict[str, list[str]] = {}
     for path in files:
         names.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
 
     def read(path: str) -> str:
-        return (blobs.read(files[path]) or b"")[:LICENCE_BYTES].decode(errors="replace")
+        return (blobs.read(files[path]) or b"")[:MAX_LICENSE_BYTES].decode(errors="replace")
 
-    return NearestLicence(lambda folder: names.get(folder, []), read, lambda folder: folder == "")
+    return LicenseFinder(lambda folder: names.get(folder, []), read, lambda folder: folder == "")
 
 
 class _Blobs:
@@ -296,8 +296,8 @@ class _Blobs:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            _command(folder, "cat-file", "--batch"),
-            env=_environment() | {"GIT_ALLOW_PROTOCOL": "none"},
+            _git_command(folder, "cat-file", "--batch"),
+            env=_git_environment() | {"GIT_ALLOW_PROTOCOL": "none"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -44,7 +44,7 @@ def fetch_files(corpus: CorpusConfig, corpus_name: str, cache: Path) -> dict[str
             if not os.path.lexists(path):
                 _download(corpus.repo, corpus.revision, path, name, corpus, f"data.{corpus_name}")
             elif not _is_verified(path, sha256):  # put there by hand, or changed since
-                _admit(path, path, sha256, f"data.{corpus_name}.files.{name}")
+                _verify_and_move(path, path, sha256, f"data.{corpus_name}.files.{name}")
     return files
 
 
@@ -66,16 +66,16 @@ def _download(repo: str, revision: str, path: Path, name: str, corpus: CorpusCon
             raise UserError(
                 f"{key}.file_bytes.{name}={pinned}: the hub has {metadata.size} bytes; correct it or the revision"
             )
-        _check_room(incomplete, metadata.size, f"{key}.files.{name}")
-        _complete(incomplete, url, metadata.size)
+        _check_free_space(incomplete, metadata.size, f"{key}.files.{name}")
+        _download_rest(incomplete, url, metadata.size)
     except Exception as error:  # of several libraries, which change with the version of the first
         if isinstance(error, UserError) or storage_remedy(error):
             raise
-        raise UserError(f"{key}.{_explain(error, repo, revision, name, url, path)}") from None
-    _admit(incomplete, path, sha256, f"{key}.files.{name}")
+        raise UserError(f"{key}.{_describe_error(error, repo, revision, name, url, path)}") from None
+    _verify_and_move(incomplete, path, sha256, f"{key}.files.{name}")
 
 
-def _check_room(incomplete: Path, size: int, key: str) -> None:
+def _check_free_space(incomplete: Path, size: int, key: str) -> None:
     """Check that what is to come has room on the disk. Raises: UserError."""
     missing = size - (incomplete.stat().st_size if incomplete.exists() else 0)
     if missing > (free := shutil.disk_usage(incomplete.parent).free):
@@ -98,7 +98,7 @@ class _BoundedFile:
         return getattr(self._handle, name)
 
 
-def _complete(incomplete: Path, url: str, size: int) -> None:
+def _download_rest(incomplete: Path, url: str, size: int) -> None:
     """Append to a file what it lacks of a URL, to the size that was announced."""
     if incomplete.is_symlink():
         incomplete.unlink()
@@ -142,7 +142,7 @@ def _is_verified(path: Path, sha256: str) -> bool:
     return False
 
 
-def _admit(file: Path, path: Path, sha256: str, key: str) -> None:
+def _verify_and_move(file: Path, path: Path, sha256: str, key: str) -> None:
     """Verify a file and move it to its path, or remove it. Raises: UserError if it is another one."""
     if not file.is_file():
         raise UserError(f"{key}: {file} is no file; move it away")
@@ -158,7 +158,7 @@ def _admit(file: Path, path: Path, sha256: str, key: str) -> None:
     write_record(_stamp_path(path), _stamp(path, sha256))
 
 
-def _explain(error: Exception, repo: str, revision: str, name: str, url: str, path: Path) -> str:
+def _describe_error(error: Exception, repo: str, revision: str, name: str, url: str, path: Path) -> str:
     """Turn what the library says into key, value and remedy."""
     hub = constants.ENDPOINT
     by_hand = f"or fetch {url} elsewhere and put it at {path}"

@@ -14,14 +14,14 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from src.config.schema import CorpusConfig, UserError
-from src.data.document import Losses, add_note, pass_over, record_loss
-from src.data.filters.licenses import LICENCE_BYTES, NearestLicence
+from src.data.document import ReadTally, add_note, count_dropped, count_skipped
+from src.data.filters.licenses import MAX_LICENSE_BYTES, LicenseFinder
 from src.data.sources.compression import inner_name, read_head
-from src.data.sources.file_formats import ABOUT, RECORDS, ending_of, refusal_of
-from src.data.sources.shell_detection import HEAD_BYTES, belongs, may_belong
+from src.data.sources.file_formats import PROJECT_FILES, RECORDS, file_extension, unsupported_reason
+from src.data.sources.shell_detection import HEAD_BYTES, is_code_file, may_be_code
 from src.runtime.atomic_files import sha256_of
 
-LARGEST_RULES = 1_000_000
+MAX_GITIGNORE_CHARACTERS = 1_000_000
 """Characters of a .gitignore that are read."""
 
 Rules = list[tuple[str, GitIgnoreSpec]]
@@ -41,7 +41,7 @@ def find_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) ->
         raise UserError(f"{key} is empty: the local source needs files, folders or globs, such as {key}={example}")
     files: dict[str, tuple[Path, bool]] = {}
     for entry in corpus.paths:
-        for file, named in _resolve(entry, corpus, corpus_name, dropped):
+        for file, named in _resolve_path(entry, corpus, corpus_name, dropped):
             files.setdefault(os.path.realpath(file), (file, named))
     return dict(files.values())
 
@@ -59,7 +59,9 @@ def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> N
         )
 
 
-def _resolve(entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> Iterator[tuple[Path, bool]]:
+def _resolve_path(
+    entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
+) -> Iterator[tuple[Path, bool]]:
     """Yield the files of one path. A file that is named, or that a glob finds, is taken if it is text or records."""
     key = f"data.{corpus_name}.paths=[{entry}]"
     path = os.path.expanduser(entry)
@@ -70,27 +72,27 @@ def _resolve(entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counte
             found = [match for match in found if os.path.isfile(match)]
         if not found:
             raise UserError(f"{key}: this glob finds nothing; correct it or leave it out")
-    extensions = normalise_extensions(corpus.extensions)
+    extensions = normalize_extensions(corpus.extensions)
     for match in found:
         if os.path.isfile(match):
-            if (refusal := refusal_of(match, extensions, corpus_name)) is not None:
+            if (refusal := unsupported_reason(match, extensions, corpus_name)) is not None:
                 raise UserError(f"{key}: {match} is not read: {refusal}; or leave it out")
             yield Path(match), True
         elif os.path.isdir(match):
-            for file in _walk(match, extensions, corpus_name, dropped):
+            for file in _walk_folder(match, extensions, corpus_name, dropped):
                 yield file, False
         else:
             reason = "is neither a file nor a folder" if os.path.exists(match) else "does not exist"
             raise UserError(f"{key}: it {reason}; correct it or leave it out")
 
 
-def _walk(root: str, extensions: set[str], corpus_name: str, dropped: Counter[str]) -> Iterator[Path]:
+def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Counter[str]) -> Iterator[Path]:
     """Yield the files of a folder that belong to the corpus, sorted; hidden and ignored folders are passed over."""
     rules = {root: _rules_above(root)}
     visited: set[str] = set()
 
     def count_error(error: OSError) -> None:
-        record_loss(dropped, "unreadable folder", 0, str(error.filename or ""))
+        count_dropped(dropped, "unreadable folder", 0, str(error.filename or ""))
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=count_error):
         real = os.path.realpath(folder)
@@ -105,19 +107,19 @@ def _walk(root: str, extensions: set[str], corpus_name: str, dropped: Counter[st
             reason = "hidden folder" if name.startswith(".") else "ignored folder"
             if reason == "ignored folder" and not _is_ignored(os.path.join(path, ""), here):
                 taken.append(name)
-            elif isinstance(dropped, Losses):  # sizes are for people, and cost a walk
-                pass_over(dropped, reason, _folder_size(path), path, is_loss=False)
+            elif isinstance(dropped, ReadTally):  # sizes are for people, and cost a walk
+                count_skipped(dropped, reason, _folder_size(path), path, is_unexpected=False)
         subfolders[:] = taken
         rules |= {os.path.join(folder, name): here for name in subfolders}
         for file in (os.path.join(folder, name) for name in sorted(names)):
             relative = os.path.relpath(file, root).replace(os.sep, "/")
-            reason, is_loss = _why_not(file, relative, extensions, corpus_name)
+            reason, is_unexpected = _skip_reason(file, relative, extensions, corpus_name)
             if reason is None and _is_ignored(file, here):
-                reason, is_loss = "ignored file", False
+                reason, is_unexpected = "ignored file", False
             if reason is None:
                 yield Path(file)
             elif reason:
-                pass_over(dropped, reason, _size_of(file), file, is_loss)
+                count_skipped(dropped, reason, _size_of(file), file, is_unexpected)
 
 
 def _folder_size(folder: str) -> int:
@@ -131,34 +133,34 @@ def _size_of(file: str) -> int:
         return 0
 
 
-def normalise_extensions(extensions: list[str]) -> set[str]:
+def normalize_extensions(extensions: list[str]) -> set[str]:
     """Write extensions in lower case, with their dot."""
     return {"." + extension.lower().lstrip(".") for extension in extensions}
 
 
-def _why_not(file: str, relative: str, extensions: set[str], corpus_name: str) -> tuple[str | None, bool]:
+def _skip_reason(file: str, relative: str, extensions: set[str], corpus_name: str) -> tuple[str | None, bool]:
     """Say why a file of a folder is not read, None if it is, and whether that may be a loss of text."""
     name = os.path.basename(file)
-    ending = ending_of(name)
+    ending = file_extension(name)
     if not os.path.isfile(file):  # opening a pipe would wait for ever
         return ("broken link" if os.path.islink(file) else "no plain file"), False
     is_language = corpus_name == "language"
-    if is_language and ABOUT.fullmatch(inner_name(name)):
+    if is_language and PROJECT_FILES.fullmatch(inner_name(name)):
         return "file about the others", False
     records = RECORDS if is_language else tuple(kind for kind in RECORDS if kind != ".json")
     if ending in records or (is_language and ending in extensions):
-        refusal = refusal_of(name, extensions, corpus_name)
+        refusal = unsupported_reason(name, extensions, corpus_name)
         return refusal and f"{ending} file: {refusal}", True
     if not is_language:
         inner = inner_name(relative)
-        if may_belong(inner, extensions) and belongs(inner, _head_of(file), extensions):
-            refusal = refusal_of(name, extensions, corpus_name)
+        if may_be_code(inner, extensions) and is_code_file(inner, _read_head(file), extensions):
+            refusal = unsupported_reason(name, extensions, corpus_name)
             return refusal and f"{ending} file: {refusal}", True
     kind = f"{ending} file" if ending else "file without an ending"
     return kind, is_language and not name.startswith(".")
 
 
-def _head_of(file: str, n_bytes: int = HEAD_BYTES) -> bytes:
+def _read_head(file: str, n_bytes: int = HEAD_BYTES) -> bytes:
     return read_head(Path(file), n_bytes)
 
 
@@ -187,7 +189,7 @@ def _read_rules(file: str, folder: str, dropped: Counter[str]) -> Rules:
         return []
     try:
         with open(file, encoding="utf-8", errors="replace") as handle:
-            lines = handle.read(LARGEST_RULES).splitlines()
+            lines = handle.read(MAX_GITIGNORE_CHARACTERS).splitlines()
     except OSError:
         add_note(dropped, f"{file} cannot be read: what it ignores is taken")
         return []
@@ -215,7 +217,7 @@ def _is_ignored(path: str, rules: Rules) -> bool:
     return False
 
 
-def nearest_licence() -> NearestLicence:
+def local_license_finder() -> LicenseFinder:
     """Look for licences upwards from a folder, to where its work tree, the user's home or the disk begins."""
 
     def names_in(folder: str) -> list[str]:
@@ -225,11 +227,11 @@ def nearest_licence() -> NearestLicence:
             return []
 
     def read(file: str) -> str:
-        return _head_of(file, LICENCE_BYTES).decode(errors="replace") if os.path.isfile(file) else ""
+        return _read_head(file, MAX_LICENSE_BYTES).decode(errors="replace") if os.path.isfile(file) else ""
 
     home = os.path.expanduser("~")
 
     def is_top(folder: str) -> bool:
         return folder == home or os.path.dirname(folder) == folder or os.path.exists(os.path.join(folder, ".git"))
 
-    return NearestLicence(names_in, read, is_top)
+    return LicenseFinder(names_in, read, is_top)

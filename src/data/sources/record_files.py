@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.data.sources.compression import DamagedFile, check_size, read_chunks
-from src.data.sources.text_files import LARGEST_DOCUMENT, to_utf8
+from src.data.sources.text_files import MAX_DOCUMENT_BYTES, to_utf8
 from src.runtime.errors import first_line
 
 TEXT_FIELDS = {
@@ -19,10 +19,10 @@ TEXT_FIELDS = {
     "code": ("text", "content", "code", "script"),
 }
 """What data sets call a text; `text` before any other."""
-LICENCE_FIELDS = ("licence", "license", "licences", "licenses", "detected_licenses", "max_stars_repo_licenses")
-OTHER_FIELDS = ("source", "path", "id", "url", "title", "name", "lang", "language", "date", "author", *LICENCE_FIELDS)
+LICENSE_FIELDS = ("licence", "license", "licences", "licenses", "detected_licenses", "max_stars_repo_licenses")
+OTHER_FIELDS = ("source", "path", "id", "url", "title", "name", "lang", "language", "date", "author", *LICENSE_FIELDS)
 """What is said of a text, and is none."""
-LARGEST_RECORD = 2 * LARGEST_DOCUMENT
+MAX_RECORD_BYTES = 2 * MAX_DOCUMENT_BYTES
 
 Row = tuple[int, dict[str, Any]]
 """Line or number of a record, from 1, and its fields."""
@@ -47,7 +47,7 @@ def text_field(row: dict[str, Any], corpus_name: str, wanted: str | None, only_u
     """
     if wanted is not None:
         if wanted not in row:
-            raise NotRecords(f'no text under "{wanted}", its fields are {_listed(row)}')
+            raise NotRecords(f'no text under "{wanted}", its fields are {_format_names(row)}')
         return wanted
     if "text" in row:
         return "text"
@@ -58,11 +58,11 @@ def text_field(row: dict[str, Any], corpus_name: str, wanted: str | None, only_u
         if len(found) == 1:
             return found[0]
         if found:
-            raise NotRecords(f"no text that can be told, its fields are {_listed(found)}")
-    raise NotRecords("no text" + (f", its fields are {_listed(row)}" if row else ""))
+            raise NotRecords(f"no text that can be told, its fields are {_format_names(found)}")
+    raise NotRecords("no text" + (f", its fields are {_format_names(row)}" if row else ""))
 
 
-def _listed(keys: Iterable[str]) -> str:
+def _format_names(keys: Iterable[str]) -> str:
     names = list(keys)
     return ", ".join(json.dumps(name)[:40] for name in names[:6]) + (", ..." if len(names) > 6 else "")
 
@@ -78,8 +78,8 @@ def parse_json(text: str) -> Any:
 def read_lines(file: Path) -> Iterator[Row]:
     """Yield the records of a file with an object a line. Raises: BadRecord, DamagedFile, OSError."""
     for number, line in enumerate(_lines(to_utf8(read_chunks(file))), start=1):
-        if len(line) > LARGEST_RECORD:
-            raise BadRecord(number, f"longer than {LARGEST_RECORD / 1e6:g} MB")
+        if len(line) > MAX_RECORD_BYTES:
+            raise BadRecord(number, f"longer than {MAX_RECORD_BYTES / 1e6:g} MB")
         if not line.strip():
             continue
         try:
@@ -107,7 +107,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(rest)
             yield from more[:-1]
             rest, size = [more[-1]], len(more[-1])
-        if size > LARGEST_RECORD:
+        if size > MAX_RECORD_BYTES:
             break
     if size:
         yield b"".join(rest)
@@ -205,8 +205,8 @@ class _JsonReader:
                 raise ValueError("nested too deeply") from None
             except ValueError:
                 pending = len(self._text) - self._at
-                if pending > LARGEST_RECORD:
-                    raise ValueError(f"or longer than {LARGEST_RECORD / 1e6:g} MB") from None
+                if pending > MAX_RECORD_BYTES:
+                    raise ValueError(f"or longer than {MAX_RECORD_BYTES / 1e6:g} MB") from None
                 if not self._read(max(1, pending)):
                     raise
         self._at = end
@@ -246,7 +246,7 @@ def read_table(file: Path, choose: Callable[[dict[str, Any]], str]) -> Iterator[
             texts = [item.name for item in schema if _is_text(pa, item.type)]
             others = [item.name for item in schema if item.name in OTHER_FIELDS and item.name not in texts]
             text = choose(dict.fromkeys(texts, ""))
-            wanted = [text, *(name for name in ("source", "path", *LICENCE_FIELDS) if name in texts + others)]
+            wanted = [text, *(name for name in ("source", "path", *LICENSE_FIELDS) if name in texts + others)]
             number = 0
             for columns in batches(list(dict.fromkeys(wanted))):
                 for index in range(min(map(len, columns.values()))):

@@ -13,20 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.config.schema import CorpusConfig, UserError
-from src.data.document import GENERATED, UNKNOWN, Document, add_note, lose, pass_over, record_loss
-from src.data.filters.licenses import header_licence, normalise_licence
-from src.data.filters.mojibake import flaw_of, repair_mojibake
+from src.data.document import GENERATED, UNKNOWN, Document, add_note, count_dropped, count_skipped, drop_document
+from src.data.filters.licenses import header_license, normalize_license
+from src.data.filters.mojibake import rejection_reason, repair_mojibake
 from src.data.sources.compression import DamagedFile
 from src.data.sources.file_formats import read_file
-from src.data.sources.local import find_files, local_files, nearest_licence, normalise_extensions
+from src.data.sources.local import find_files, local_files, local_license_finder, normalize_extensions
 from src.data.sources.record_files import NotRecords
-from src.data.sources.text_files import OFTEN, count_marks
+from src.data.sources.text_files import FREQUENT_MARK_COUNT, count_marks
 
 __all__ = ["SOURCES", "Document", "local_files", "read_documents"]
 
-MARKS_TOLD = 3
+MAX_REPORTED_MARKS = 3
 """At most so many kinds of marks are named in a message, the most frequent ones."""
-MOST_MARKS = 1000
+MAX_MARKS = 1000
 """Kinds of marks that are counted."""
 
 
@@ -56,22 +56,22 @@ def read_documents(
         from src.data.filters.code_filters import clean_code  # it brings libraries that stories do not need
 
         documents = clean_code(documents, corpus, dropped, Counter() if replaced is None else replaced)
-    return _cut(_look_for_marks(documents, corpus, corpus_name, dropped), corpus.max_bytes, f"data.{corpus_name}")
+    return _limit_bytes(_note_marks(documents, corpus, corpus_name, dropped), corpus.max_bytes, f"data.{corpus_name}")
 
 
 def _read_local(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
     """Yield the documents of the user's files. Seed and cache play no part."""
-    licences = nearest_licence()
-    extensions = normalise_extensions(corpus.extensions)
+    license_finder = local_license_finder()
+    extensions = normalize_extensions(corpus.extensions)
     for file, named in find_files(corpus, corpus_name, dropped).items():
         for document in _read_or_count(file, corpus, corpus_name, extensions, named, dropped):
-            if corpus_name != "code" or document.licence != UNKNOWN:
+            if corpus_name != "code" or document.license != UNKNOWN:
                 yield document
                 continue
-            licence = header_licence(document.text) or licences.of(os.path.dirname(os.path.abspath(file)))
-            yield replace(document, licence=licence)
+            license_name = header_license(document.text) or license_finder.find(os.path.dirname(os.path.abspath(file)))
+            yield replace(document, license=license_name)
 
 
 def _read_or_count(
@@ -85,11 +85,11 @@ def _read_or_count(
             remedy = "replace it" if isinstance(error, DamagedFile) else f"or name its field: {_key(corpus_name)}=NAME"
             raise UserError(f"data.{corpus_name}.paths=[{file}]: {error}; leave it out, {remedy}") from None
         if isinstance(error, DamagedFile):
-            record_loss(dropped, str(error), _size_of(file), str(file))
+            count_dropped(dropped, str(error), _size_of(file), str(file))
         else:
-            pass_over(dropped, ".json file without records of text", _size_of(file), str(file))
+            count_skipped(dropped, ".json file without records of text", _size_of(file), str(file))
     except OSError:
-        record_loss(dropped, "unreadable file", _size_of(file), str(file))
+        count_dropped(dropped, "unreadable file", _size_of(file), str(file))
 
 
 def _key(corpus_name: str) -> str:
@@ -117,12 +117,12 @@ def _read_hub(
                 yield replace(
                     document,
                     path=f"{corpus.repo}/{name}",
-                    licence=normalise_licence(corpus.licence) if corpus.licence else document.licence,
+                    license=normalize_license(corpus.licence) if corpus.licence else document.license,
                     revision=corpus.revision or "",
                     file="",
                 )
 
-    return _whole_stories(documents(), dropped) if corpus_name == "language" else documents()
+    return _repair_stories(documents(), dropped) if corpus_name == "language" else documents()
 
 
 def _read_hub_file(
@@ -134,20 +134,20 @@ def _read_hub_file(
         raise UserError(f"data.{corpus_name}.files.{name}: {error}; leave it out") from None
 
 
-def _whole_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
+def _repair_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
     """Repair what can be repaired and leave broken stories out, counting both by reason."""
     for document in documents:
         text = repair_mojibake(document.text)
-        if (flaw := flaw_of(text)) is not None:
-            lose(dropped, flaw, document)
+        if (flaw := rejection_reason(text)) is not None:
+            drop_document(dropped, flaw, document)
         elif text != document.text:
-            record_loss(dropped, "mojibake (repaired and kept)", 0, document.name)
+            count_dropped(dropped, "mojibake (repaired and kept)", 0, document.name)
             yield replace(document, text=text)
         else:
             yield document
 
 
-def _cut(documents: Iterable[Document], max_bytes: int | None, key: str) -> Iterator[Document]:
+def _limit_bytes(documents: Iterable[Document], max_bytes: int | None, key: str) -> Iterator[Document]:
     """Yield documents up to `max_bytes` of text. Raises: UserError if the first has more."""
     size = 0
     for document in documents:
@@ -161,7 +161,7 @@ def _cut(documents: Iterable[Document], max_bytes: int | None, key: str) -> Iter
         yield document
 
 
-def _look_for_marks(
+def _note_marks(
     documents: Iterable[Document], corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
 ) -> Iterator[Document]:
     """Yield documents; tell of what stands often in them and looks like a mark between documents."""
@@ -174,12 +174,12 @@ def _look_for_marks(
         if len(marks) > known:
             for mark in list(marks)[known:]:
                 where[mark] = document.name
-        if len(marks) > MOST_MARKS:
-            marks = Counter(dict(marks.most_common(MOST_MARKS // 2)))
+        if len(marks) > MAX_MARKS:
+            marks = Counter(dict(marks.most_common(MAX_MARKS // 2)))
             where = {mark: where[mark] for mark in marks}
         yield document
-    for mark, count in marks.most_common(MARKS_TOLD):
-        if count >= OFTEN:
+    for mark, count in marks.most_common(MAX_REPORTED_MARKS):
+        if count >= FREQUENT_MARK_COUNT:
             add_note(
                 dropped,
                 f"{mark} stands {count:,} times in the text (first in {where[mark]}) and is read as text; "
@@ -197,7 +197,7 @@ def _generate(
         raise UserError(f"data.{corpus_name}.max_bytes=null: say how much to generate, such as 2500000")
     generate = {"stories": generated.generate_stories, "scripts": generated.generate_scripts}[corpus.source]
     for document in generate(seed, corpus.max_bytes):
-        yield Document(document.text, path=document.kind, licence="generated", bits=document.bits)
+        yield Document(document.text, path=document.kind, license="generated", bits=document.bits)
 
 
 def _read_git(

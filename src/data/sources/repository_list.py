@@ -65,11 +65,11 @@ def _to_repository(entry: object, where: str) -> Repository:
         raise UserError(f"{where}: must have a url, such as `- url: https://github.com/tj/n`")
     for item, value in entry.items():
         if item not in known:
-            raise UserError(f"{where}: {_shown(item)}: no such key; there are {', '.join(known)}")
+            raise UserError(f"{where}: {_to_printable(item)}: no such key; there are {', '.join(known)}")
         if not (isinstance(value, str) or (value is None and item != "url")):
-            raise UserError(f"{where}: {item}={_shown(value)}: must be a text in quotes, or null")
+            raise UserError(f"{where}: {item}={_to_printable(value)}: must be a text in quotes, or null")
         if value is not None and not value.isprintable():
-            raise UserError(f"{where}: {item}={_shown(value)}: has characters that cannot be shown; correct it")
+            raise UserError(f"{where}: {item}={_to_printable(value)}: has characters that cannot be shown; correct it")
     repository = Repository(**entry)
     if not ADDRESS.fullmatch(repository.url):
         raise UserError(
@@ -83,5 +83,5 @@ def _to_repository(entry: object, where: str) -> Repository:
     return replace(repository, subfolder=subfolder or None)
 
 
-def _shown(value: object) -> str:
+def _to_printable(value: object) -> str:
     return printable(str(value)[:200]).replace("\n", " ")

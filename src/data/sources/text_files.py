@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from src.data.document import record_loss
+from src.data.document import count_dropped
 from src.data.sources.compression import DamagedFile
 
 SEPARATOR = "<|endoftext|>"
-LARGEST_DOCUMENT = 32_000_000
+MAX_DOCUMENT_BYTES = 32_000_000
 """Bytes of a file, or of a text in a file, that are read at once; larger ones are passed over, so that memory lasts."""
 MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -34,7 +34,7 @@ TAG = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?[A-Za-z][\w-]{0,30}>|\[/?[A-Z_]{2,20}
 MARK_LINE = re.compile(r"(?m)^[ \t]*(?P<mark>([-=*_#~%@+])(?: ?\2){2,39}|%)[ \t\r]*$")
 MARK_BEGINS = re.compile(r"\n[ \t]*[-=*_#~%@+]")
 MARK_END = re.compile(rb"[ \t]*(?:\r?\n)?")
-OFTEN = 5
+FREQUENT_MARK_COUNT = 5
 """So many marks in a corpus are no accident."""
 
 
@@ -76,7 +76,7 @@ def read_whole(chunks: Iterable[bytes]) -> Part:
     data, n_bytes = bytearray(), 0
     for chunk in chunks:
         n_bytes += len(chunk)
-        if n_bytes <= LARGEST_DOCUMENT:
+        if n_bytes <= MAX_DOCUMENT_BYTES:
             data += chunk
     return Part(bytes(data), n_bytes, 0)
 
@@ -110,7 +110,7 @@ def split_documents(chunks: Iterable[bytes], separator: str) -> Iterator[Part]:
             line += data.count(b"\n")
             start, n_bytes, separated = line, 0, True
         rest = left + rest[end:]
-        if len(rest) > LARGEST_DOCUMENT + 2 * len(mark) and chunk is not None:  # it is left out: keep half a mark
+        if len(rest) > MAX_DOCUMENT_BYTES + 2 * len(mark) and chunk is not None:  # it is left out: keep half a mark
             cut = len(rest) - 2 * len(mark)
             line += rest.count(b"\n", 0, cut)
             n_bytes += cut
@@ -128,22 +128,22 @@ def split_text(text: str, separator: str) -> list[str]:
 def decode(raw: bytes, dropped: Counter[str], name: str = "", n_bytes: int | None = None) -> str | None:
     """Decode a text, or count why that fails. n_bytes: its size, where `raw` is not all of it."""
     size = len(raw) if n_bytes is None else n_bytes
-    if size > LARGEST_DOCUMENT:
-        record_loss(dropped, f"larger than {LARGEST_DOCUMENT / 1e6:g} MB", size, name)
+    if size > MAX_DOCUMENT_BYTES:
+        count_dropped(dropped, f"larger than {MAX_DOCUMENT_BYTES / 1e6:g} MB", size, name)
         return None
     if raw.startswith(BOMS):
         try:
             raw = b"".join(to_utf8([raw]))
         except DamagedFile as error:
-            record_loss(dropped, str(error), size, name)
+            count_dropped(dropped, str(error), size, name)
             return None
     if b"\0" in raw:
-        record_loss(dropped, "binary", size, name)
+        count_dropped(dropped, "binary", size, name)
         return None
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        record_loss(dropped, "not UTF-8", size, name)
+        count_dropped(dropped, "not UTF-8", size, name)
         return None
 
 

@@ -35,8 +35,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 EOT = "<|endoftext|>"
 EOT_ID = 0
-"""Of the tokenizers that we train; `eot_id_of` tells that of any."""
-CONFIG = "tokenizer_config.json"
+"""Of the tokenizers that we train; `get_eot_id` tells that of any."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
 PATTERN = (
     r"[^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
     r"| ?\p{N}"
@@ -44,8 +44,8 @@ PATTERN = (
     r"|\n+[^\S\n]*"
     r"|\s+(?!\S)|\s+"
 )
-SMALLEST_VOCAB_SIZE = 256 + 1
-LARGEST_VOCAB_SIZE = 2**20
+MIN_VOCAB_SIZE = 256 + 1
+MAX_VOCAB_SIZE = 2**20
 UNKNOWN = "<|unknown|>"
 """What the library would put for an unknown character. It is in no vocabulary, so such a text is an error instead."""
 
@@ -55,10 +55,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Raises: UserError if the size is out of range, or if the texts have too few repeated pieces to reach it.
     """
-    if not SMALLEST_VOCAB_SIZE <= vocab_size <= LARGEST_VOCAB_SIZE:
+    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
         raise UserError(
-            f"tokenizer.vocab_size={vocab_size}: must be {SMALLEST_VOCAB_SIZE} (every byte and {EOT}) "
-            f"to {LARGEST_VOCAB_SIZE}"
+            f"tokenizer.vocab_size={vocab_size}: must be {MIN_VOCAB_SIZE} (every byte and {EOT}) to {MAX_VOCAB_SIZE}"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
@@ -82,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"tokenizer.vocab_size={vocab_size}: the text gives {reached} tokens only; "
             f"set tokenizer.vocab_size={reached} or less, or give more text (the smaller corpus decides)"
         )
-    return without_special_text(tokenizer)
+    return disable_special_tokens(tokenizer)
 
 
 def build_character_tokenizer(texts: Iterable[str], largest: int) -> Tokenizer:
@@ -103,13 +102,13 @@ def build_character_tokenizer(texts: Iterable[str], largest: int) -> Tokenizer:
     tokenizer.pre_tokenizer = split  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.add_special_tokens([EOT])
-    return without_special_text(tokenizer)
+    return disable_special_tokens(tokenizer)
 
 
 def save_tokenizer(tokenizer: Tokenizer, eot: str, folder: Path) -> None:
     """Write a tokenizer as Hugging Face does, so that transformers opens the folder too."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / CONFIG, tokenizer_config(eot))
+    write_json(folder / TOKENIZER_CONFIG, tokenizer_config(eot))
 
 
 def tokenizer_config(eot: str) -> dict[str, Any]:
@@ -134,18 +133,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(
             f"{path}: not a tokenizer ({first_line(error)}); run python -m src.prepare rerun=true"
         ) from None
-    name = end_of_text(path)
+    name = read_eos_token(path)
     if tokenizer.token_to_id(name) is None:
         raise UserError(f"{path}: has no token {name}; run python -m src.prepare rerun=true")
-    return without_special_text(tokenizer)
+    return disable_special_tokens(tokenizer)
 
 
-def end_of_text(path: Path) -> str:
+def read_eos_token(path: Path) -> str:
     """Return the name of the token that ends a text, for the tokenizer.json at `path`.
 
     Raises: UserError where the file beside it cannot be read, or holds half a surrogate pair.
     """
-    beside = path.with_name(CONFIG)
+    beside = path.with_name(TOKENIZER_CONFIG)
     remedy = "correct it, or prepare the data again"
     config = decode_json(beside, read_bytes(beside, allow_links=True), remedy) if os.path.lexists(beside) else {}
     name = config.get("eos_token") if isinstance(config, dict) else None
@@ -157,19 +156,19 @@ def end_of_text(path: Path) -> str:
     return name
 
 
-def eot_id_of(tokenizer: Tokenizer, path: Path) -> int:
+def get_eot_id(tokenizer: Tokenizer, path: Path) -> int:
     """Return the id of that token, for a tokenizer that was loaded from `path`."""
-    index = tokenizer.token_to_id(end_of_text(path))
+    index = tokenizer.token_to_id(read_eos_token(path))
     assert index is not None, "load_tokenizer has seen to it"
     return index
 
 
-def id_count(tokenizer: Tokenizer) -> int:
+def count_ids(tokenizer: Tokenizer) -> int:
     """Return how many ids a model of this tokenizer has to know; some tokenizers leave gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def without_special_text(tokenizer: Tokenizer) -> Tokenizer:
+def disable_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Have `<|endoftext|>` within a text encoded as the characters it is; so too any other special token.
 
     The library does not save this setting.
@@ -212,7 +211,7 @@ def _unknown_character(tokenizer: Tokenizer, text: str) -> str | None:
 def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
     """Count the bytes of text that each token stands for: (n_ids,) int64, 0 for special ones."""
     of_characters = isinstance(tokenizer.model, models.WordLevel)
-    lengths = np.zeros(id_count(tokenizer), dtype=np.int64)
+    lengths = np.zeros(count_ids(tokenizer), dtype=np.int64)
     for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
         # In the byte-level alphabet a character is a byte.
         lengths[index] = len(token.encode()) if of_characters else len(token)

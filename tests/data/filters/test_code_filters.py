@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from src.config.schema import CorpusConfig, HygieneConfig
-from src.data.filters.code_filters import allowed_licences, cap_groups, clean_code, flaw_of_code
+from src.data.filters.code_filters import allowed_licenses, cap_groups, clean_code, code_rejection_reason
 from src.data.sources.registry import Document
 
 LINE = "echo one line of forty characters or so.\n"
@@ -37,11 +37,11 @@ LINE = "echo one line of forty characters or so.\n"
         ("# Edit this list; do not modify the order.\n", None),
     ],
 )
-def test_flaws(text: str, flaw: str | None) -> None:
-    assert flaw_of_code(text, HygieneConfig()) == flaw
+def test_code_rejection_reasons(text: str, flaw: str | None) -> None:
+    assert code_rejection_reason(text, HygieneConfig()) == flaw
 
 
-def test_duplicates_are_counted_apart_from_near_ones() -> None:
+def test_exact_and_near_duplicates_are_counted_separately() -> None:
     words = " ".join(f"word{number}" for number in range(90))
     documents = [Document(words), Document(words + "\n"), Document(words + " more"), Document("echo other words")]
     dropped: Counter[str] = Counter()
@@ -50,16 +50,16 @@ def test_duplicates_are_counted_apart_from_near_ones() -> None:
     assert dropped == {"duplicate": 1, "near duplicate": 1}
 
 
-def test_licences_by_source() -> None:
-    assert allowed_licences(CorpusConfig(source="local")) is None
-    assert allowed_licences(CorpusConfig(source="git", licences=["any"])) is None
-    permissive = allowed_licences(CorpusConfig(source="git"))
+def test_allowed_licenses_depend_on_the_source() -> None:
+    assert allowed_licenses(CorpusConfig(source="local")) is None
+    assert allowed_licenses(CorpusConfig(source="git", licences=["any"])) is None
+    permissive = allowed_licenses(CorpusConfig(source="git"))
     assert permissive is not None and "MIT" in permissive and "GPL-2.0" not in permissive
-    assert allowed_licences(CorpusConfig(source="git", licences=["permissive", "GPL-2.0"])) == permissive | {"GPL-2.0"}
-    assert allowed_licences(CorpusConfig(source="local", licences=["MIT"])) == {"MIT"}
+    assert allowed_licenses(CorpusConfig(source="git", licences=["permissive", "GPL-2.0"])) == permissive | {"GPL-2.0"}
+    assert allowed_licenses(CorpusConfig(source="local", licences=["MIT"])) == {"MIT"}
 
 
-def test_cap_does_not_depend_on_the_order() -> None:
+def test_group_limit_does_not_depend_on_the_order() -> None:
     documents = [Document(f"text {number}", group="g", path=str(number)) for number in range(50)]
     forward, backward = (list(cap_groups(order, 7, Counter())) for order in (documents, documents[::-1]))
     assert forward == backward[::-1] and len(forward) == 7

@@ -9,13 +9,13 @@ from src.data.filters.licenses import (
     PERMISSIVE,
     SENTENCES,
     UNKNOWN,
-    header_licence,
-    identify_licence,
+    header_license,
+    identify_folder_license,
+    identify_license,
     is_allowed,
-    is_licence_file,
-    licence_of_folder,
-    names_of,
-    normalise_licence,
+    is_license_file,
+    normalize_license,
+    spdx_names,
 )
 
 MIT = """The MIT License (MIT)
@@ -51,27 +51,27 @@ DEBIAN = Path("/usr/share/common-licenses")
         ("", UNKNOWN),
     ],
 )
-def test_licences_by_their_words(text: str, name: str) -> None:
-    assert identify_licence(text) == name
+def test_licenses_are_identified_by_sentences(text: str, name: str) -> None:
+    assert identify_license(text) == name
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="no Debian")
 @pytest.mark.parametrize(
     "name", ["Apache-2.0", "CC0-1.0", "GPL-2", "GPL-3", "LGPL-2.1", "LGPL-3", "MPL-2.0", "MPL-1.1"]
 )
-def test_whole_licences(name: str) -> None:
-    assert identify_licence((DEBIAN / name).read_text()).startswith(name)
+def test_full_license_texts_are_identified(name: str) -> None:
+    assert identify_license((DEBIAN / name).read_text()).startswith(name)
 
 
-def test_licences_of_the_packages_at_hand() -> None:
+def test_licenses_of_installed_packages() -> None:
     """What packages declare in SPDX terms is what we read in their licence files."""
     known = {name for name, _, _ in SENTENCES}
     right, wrong = 0, {}
     for package in distributions():
         declared = package.metadata.json.get("license_expression")
-        files = [file for file in package.files or [] if "licenses" in file.parts and is_licence_file(file.name)]
+        files = [file for file in package.files or [] if "licenses" in file.parts and is_license_file(file.name)]
         if declared in known and files:
-            found = " AND ".join(identify_licence(file.read_text(encoding="utf-8")) for file in files)
+            found = " AND ".join(identify_license(file.read_text(encoding="utf-8")) for file in files)
             right += declared in found.split(" AND ")
             wrong |= {} if declared in found.split(" AND ") else {package.name: (declared, found)}
     assert right > 10 * len(wrong), wrong
@@ -80,27 +80,27 @@ def test_licences_of_the_packages_at_hand() -> None:
 @pytest.mark.parametrize(
     "name", ["LICENSE", "licence.md", "COPYING.LESSER", "UNLICENSE", "LICENSE-MIT", "mit-license.txt"]
 )
-def test_names_of_licence_files(name: str) -> None:
-    assert is_licence_file(name)
+def test_license_file_names(name: str) -> None:
+    assert is_license_file(name)
 
 
 @pytest.mark.parametrize("name", ["check-license.sh", "license.py", "README.md", "licensed", "copyingmachine"])
-def test_names_of_other_files(name: str) -> None:
-    assert not is_licence_file(name)
+def test_other_file_names_are_not_licenses(name: str) -> None:
+    assert not is_license_file(name)
 
 
-def test_licence_of_a_folder() -> None:
+def test_license_of_a_folder() -> None:
     files = {"LICENSE": MIT, "COPYING": GPL, "LICENSE.other": "ask me", "main.sh": BSD}
-    assert licence_of_folder(files, files.__getitem__) == "GPL-2.0 AND MIT"
-    assert licence_of_folder(["main.sh"], files.__getitem__) == UNKNOWN
+    assert identify_folder_license(files, files.__getitem__) == "GPL-2.0 AND MIT"
+    assert identify_folder_license(["main.sh"], files.__getitem__) == UNKNOWN
 
 
-def test_header_of_a_file() -> None:
-    assert header_licence("#!/bin/sh\n# SPDX-License-Identifier: GPL-2.0-only OR\tMIT\necho") == "GPL-2.0-only OR MIT"
-    assert header_licence("/* SPDX-License-Identifier: MIT */") == "MIT"
-    assert header_licence("# (spdx-license-identifier: mit)") == "MIT"
-    assert header_licence("# SPDX-License-Identifier: (MIT OR gpl-2.0) AND ISC") == "(MIT OR GPL-2.0) AND ISC"
-    assert header_licence("x" * 5000 + "SPDX-License-Identifier: MIT") is None
+def test_license_header_of_a_file() -> None:
+    assert header_license("#!/bin/sh\n# SPDX-License-Identifier: GPL-2.0-only OR\tMIT\necho") == "GPL-2.0-only OR MIT"
+    assert header_license("/* SPDX-License-Identifier: MIT */") == "MIT"
+    assert header_license("# (spdx-license-identifier: mit)") == "MIT"
+    assert header_license("# SPDX-License-Identifier: (MIT OR gpl-2.0) AND ISC") == "(MIT OR GPL-2.0) AND ISC"
+    assert header_license("x" * 5000 + "SPDX-License-Identifier: MIT") is None
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_header_of_a_file() -> None:
         ("(" * 100_000, False),
     ],
 )
-def test_permissive(licence: str, allowed: bool) -> None:
+def test_allowed_expressions(licence: str, allowed: bool) -> None:
     assert is_allowed(licence, PERMISSIVE) is allowed
 
 
@@ -154,8 +154,8 @@ def test_permissive(licence: str, allowed: bool) -> None:
         ("x" * 100_000, "x" * 100_000),
     ],
 )
-def test_licences_as_data_sets_write_them(value: object, name: str) -> None:
-    assert normalise_licence(value) == name
+def test_license_spellings_are_normalized(value: object, name: str) -> None:
+    assert normalize_license(value) == name
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,5 @@ def test_licences_as_data_sets_write_them(value: object, name: str) -> None:
         (UNKNOWN, ["mit"], False),
     ],
 )
-def test_names_of_licences_in_any_case(licence: str, named: list[str], allowed: bool) -> None:
-    assert is_allowed(licence, names_of(named)) is allowed
+def test_license_names_ignore_case(licence: str, named: list[str], allowed: bool) -> None:
+    assert is_allowed(licence, spdx_names(named)) is allowed

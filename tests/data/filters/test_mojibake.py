@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.filters.mojibake import flaw_of, repair_mojibake
+from src.data.filters.mojibake import rejection_reason, repair_mojibake
 
 LEADS = "ÂÃâïð"
 HONEST = st.characters(codec="utf-8", exclude_characters=LEADS)
@@ -22,7 +22,7 @@ def read_as_windows_1252(text: str) -> str:
 
 
 @given(st.text(REPAIRABLE), st.integers(1, 3))
-def test_what_was_read_wrongly_comes_back(text: str, times: int) -> None:
+def test_mojibake_is_repaired_exactly(text: str, times: int) -> None:
     wrong = text
     for _ in range(times):
         wrong = read_as_windows_1252(wrong)
@@ -31,16 +31,16 @@ def test_what_was_read_wrongly_comes_back(text: str, times: int) -> None:
 
 
 @given(st.text(HONEST))
-def test_honest_text_stays(text: str) -> None:
+def test_correct_text_is_unchanged(text: str) -> None:
     assert repair_mojibake(text) == text
 
 
 @pytest.mark.parametrize(
     "text", ["CAFÉ”", "MARQUÉ…", "«SÖ»", "naïve…", "SÃO PAULO, à la carte", "¡Âme!", "don’t — “no”"]
 )
-def test_sights_that_look_like_it(text: str) -> None:
+def test_text_similar_to_mojibake_is_unchanged(text: str) -> None:
     assert repair_mojibake(text) == text
-    assert flaw_of(f"So: {text}.") is None
+    assert rejection_reason(f"So: {text}.") is None
 
 
 @pytest.mark.parametrize(
@@ -68,5 +68,5 @@ def test_sights_that_look_like_it(text: str) -> None:
         ("Tim\tran\r\nhome.", None),
     ],
 )
-def test_broken_stories(story: str, flaw: str | None) -> None:
-    assert flaw_of(story) == flaw
+def test_broken_stories_are_rejected(story: str, flaw: str | None) -> None:
+    assert rejection_reason(story) == flaw

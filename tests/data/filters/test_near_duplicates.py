@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from src.data import parallel_map
 from src.data.filters import near_duplicates
 from src.data.filters.near_duplicates import (
-    LARGEST_BUCKET,
+    MAX_BUCKET_SIZE,
     NearDuplicateIndex,
     Sketch,
     drop_near_duplicates,
     jaccard,
-    sketch,
+    sketch_texts,
 )
-from src.data.parallel_map import in_batches
+from src.data.parallel_map import group_into_batches
 from src.data.sources.registry import Document
 from tests.reference.near_duplicates import naive_jaccard, naive_keep
 
@@ -45,20 +45,22 @@ def keep(texts: list[str]) -> tuple[list[str], Counter[str]]:
 
 
 def sketched(documents: Iterable[Document]) -> Iterator[tuple[list[Document], Sketch]]:
-    for batch in in_batches(documents, characters=lambda document: len(document.text)):
-        yield batch, sketch([document.text for document in batch])
+    for batch in group_into_batches(documents, characters=lambda document: len(document.text)):
+        yield batch, sketch_texts([document.text for document in batch])
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "é", "-", "\n"])), min_size=2, max_size=2))
-def test_similarity_is_that_of_all_words(words: list[list[str]]) -> None:
+def test_similarity_equals_the_jaccard_of_all_shingles(words: list[list[str]]) -> None:
     a, b = (" ".join(part) for part in words)
-    assert jaccard(*sketch([a, b]).shingles) == naive_jaccard(a, b)
-    assert jaccard(*reversed(sketch(["", b, a, "x"]).shingles[1:3])) == naive_jaccard(a, b), "whatever is beside it"
+    assert jaccard(*sketch_texts([a, b]).shingles) == naive_jaccard(a, b)
+    assert jaccard(*reversed(sketch_texts(["", b, a, "x"]).shingles[1:3])) == naive_jaccard(a, b), (
+        "whatever is beside it"
+    )
 
 
 @pytest.mark.parametrize("n_edits", [2, 30])  # similarities of about 0.87, and of 0.37
 @pytest.mark.parametrize("batch", [1, 7, parallel_map.BATCH_ITEMS])
-def test_all_pairs_say_the_same(monkeypatch: pytest.MonkeyPatch, n_edits: int, batch: int) -> None:
+def test_result_equals_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPatch, n_edits: int, batch: int) -> None:
     monkeypatch.setattr(parallel_map, "BATCH_ITEMS", batch)
     texts = families(n_families=10, n_members=4, n_edits=n_edits)
     kept, dropped = keep(texts)
@@ -78,7 +80,7 @@ def test_most_pairs_at_the_threshold_are_found(tmp_path: Path) -> None:
     assert right >= 0.9 * len(near)
 
 
-def test_held_out_documents_meet_training_ones(tmp_path: Path) -> None:
+def test_index_finds_near_duplicates_across_sets(tmp_path: Path) -> None:
     held_out = families(40, 1, 0)
     with NearDuplicateIndex(tmp_path) as index:
         for start in range(0, 40, 3):  # many sorted runs, merged as they grow
@@ -92,19 +94,19 @@ def test_held_out_documents_meet_training_ones(tmp_path: Path) -> None:
         assert len(index) == 40
 
 
-def test_a_crowd_costs_a_bounded_number_of_comparisons(tmp_path: Path) -> None:
+def test_large_buckets_cost_a_bounded_number_of_comparisons(tmp_path: Path) -> None:
     with NearDuplicateIndex(tmp_path) as index:
-        index.add(["the same words over and over"] * (3 * LARGEST_BUCKET))
+        index.add(["the same words over and over"] * (3 * MAX_BUCKET_SIZE))
         assert index.find(["the same words over and over"]) == [(0, 1.0)]
 
 
-def test_wordless_texts_stay() -> None:
+def test_texts_without_words_are_kept() -> None:
     words = "one text of five words"
     assert keep([words, words, "... !", "??", ""])[0] == [words, "... !", "??", ""]
 
 
-def test_every_process_hashes_alike() -> None:
+def test_hashes_equal_recorded_values() -> None:
     """Known answers: hashes that differ between processes, machines or versions would drop other documents."""
-    one = sketch(["a b c d e f"])
+    one = sketch_texts(["a b c d e f"])
     assert one.shingles[0].tolist() == [3336016827, 3569684126]
     assert one.bands[0, :2].tolist() == [18265345828721052643, 6163263980054320552]

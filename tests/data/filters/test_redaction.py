@@ -60,13 +60,13 @@ def replaced(text: str) -> tuple[str, Counter[str]]:
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_secrets(name: str) -> None:
+def test_secrets_are_replaced(name: str) -> None:
     line = "before\n" + LINES.get(name, 'export TOKEN="{}"') + "\nafter"
     assert replaced(line.format(SECRETS[name])) == (line.format("REDACTED_SECRET"), {"secret": 1})
 
 
 @pytest.mark.parametrize("key", [KEY, KEY.replace("\n", "\\n"), KEY.replace("OPENSSH ", "")])
-def test_private_keys(key: str) -> None:
+def test_private_keys_are_replaced(key: str) -> None:
     text, counts = replaced(f"cat <<EOF\n{key}\nEOF\n")
     assert counts == {"private key": 1}
     assert RANDOM not in text
@@ -81,17 +81,17 @@ def test_private_keys(key: str) -> None:
         ("ping6 2606:2800:220:1:248:1893:25c8:1946;", "ping6 2001:db8::1;", "IPv6 address"),
     ],
 )
-def test_addresses(text: str, expected: str, kind: str) -> None:
+def test_addresses_are_replaced(text: str, expected: str, kind: str) -> None:
     assert replaced(text) == (expected, {kind: 1})
 
 
 @pytest.mark.parametrize("text", STAYS)
-def test_what_only_looks_like_it_stays(text: str) -> None:
+def test_similar_harmless_text_is_kept(text: str) -> None:
     assert replaced(text) == (text, {})
 
 
 @given(st.lists(st.sampled_from([*SECRETS.values(), KEY, "jo@mail.org", "93.184.216.34", *STAYS, *" \n\"'=#aé/@.:-"])))
-def test_text_outside_of_the_findings_is_unchanged(parts: list[str]) -> None:
+def test_text_outside_findings_is_unchanged(parts: list[str]) -> None:
     text = "".join(parts)
     findings = find_secrets(text)
     result, counts = replaced(text)
@@ -112,7 +112,7 @@ def test_placeholders_are_stable_and_valid_in_shell(placeholder: str, line: str)
     subprocess.run(["bash", "-n", "-c", script], check=True)
 
 
-def test_long_lines_take_no_longer_than_their_length() -> None:
+def test_long_lines_take_linear_time() -> None:
     """Neither runs without an end nor many beginnings may cost more than a scan: this would take hours."""
     for text in (
         "a" * 10**6,

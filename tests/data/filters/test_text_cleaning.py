@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.filters.text_cleaning import clean, normalise
+from src.data.filters.text_cleaning import clean_documents, normalize_text
 from src.data.sources.registry import Document
 
 
@@ -21,27 +21,27 @@ from src.data.sources.registry import Document
         ("x", "x"),
     ],
 )
-def test_normalise(text: str, expected: str) -> None:
-    assert normalise(text) == expected
+def test_normalize_text(text: str, expected: str) -> None:
+    assert normalize_text(text) == expected
 
 
 @given(st.text(alphabet=" \t\nab"))
-def test_normalise_strips_blank_lines_only(text: str) -> None:
+def test_only_blank_lines_are_stripped(text: str) -> None:
     lines = text.split("\n")
     while lines and not lines[0].strip():
         lines.pop(0)
     while lines and not lines[-1].strip():
         lines.pop()
-    assert normalise(text) == "\n".join(lines)
+    assert normalize_text(text) == "\n".join(lines)
 
 
-def test_empty_documents_go() -> None:
+def test_empty_documents_are_dropped() -> None:
     dropped: Counter[str] = Counter()
     documents = [Document("a\n"), Document(" \n"), Document("\r\na"), Document("b", group="g")]
-    assert list(clean(documents, dropped)) == [Document("a"), Document("a"), Document("b", group="g")]
+    assert list(clean_documents(documents, dropped)) == [Document("a"), Document("a"), Document("b", group="g")]
     assert dropped == {"empty": 1}
 
 
-def test_generated_documents_pass_untouched() -> None:
+def test_generated_documents_are_unchanged() -> None:
     documents = [Document("\na\n", bits=3.0) for _ in range(3)]
-    assert list(clean(documents, Counter())) == documents
+    assert list(clean_documents(documents, Counter())) == documents

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.config.schema import DataConfig, TokenizerConfig
-from src.data.preparation.inspection import _marked, escaped, inspect_data
+from src.data.preparation.inspection import _mark_tokens, escape_text, inspect_data
 from src.data.preparation.prepare import prepare_data
 from src.data.tokenizer.bpe import encode, train_tokenizer
 
@@ -20,11 +20,11 @@ class Terminal(io.StringIO):
 
 
 def shown(data: DataConfig, tokenizer: TokenizerConfig, root: Path, out: io.StringIO, documents: int = 1) -> str:
-    inspect_data(prepare_data(data, tokenizer, root, say=lambda _: None), documents, out)
+    inspect_data(prepare_data(data, tokenizer, root, log=lambda _: None), documents, out)
     return out.getvalue()
 
 
-def test_documents_and_figures(
+def test_inspection_shows_statistics_and_documents(
     local_data: DataConfig,
     small_vocabulary: TokenizerConfig,
     corpus_files: tuple[Path, Path],
@@ -50,13 +50,13 @@ def test_documents_and_figures(
     assert "\x1b" not in shown(data, small_vocabulary, tmp_path / "outputs", Terminal())
 
 
-def test_every_token_is_marked_and_whole_characters_are_shown() -> None:
+def test_tokens_are_marked_without_splitting_characters() -> None:
     tokenizer = train_tokenizer(["a b\n" * 20], 258)
     text = "a 日b\n\n🐢"
-    pieces = list(_marked(tokenizer, encode(tokenizer, text), ("<{}>", "<{}>")))
+    pieces = list(_mark_tokens(tokenizer, encode(tokenizer, text), ("<{}>", "<{}>")))
     assert "".join(pieces) == "<a>< ><日><b><\\n>\n<\\n>\n<🐢>"
-    assert "".join(_marked(tokenizer, encode(tokenizer, "日")[:2], ("<{}>", "<{}>"))) == "<\ufffd>"
+    assert "".join(_mark_tokens(tokenizer, encode(tokenizer, "日")[:2], ("<{}>", "<{}>"))) == "<\ufffd>"
 
 
-def test_escapes() -> None:
-    assert escaped("a b\té\r\x9b\u200f") == "a b\\té\\r\\x9b\\u200f"
+def test_control_characters_are_escaped() -> None:
+    assert escape_text("a b\té\r\x9b\u200f") == "a b\\té\\r\\x9b\\u200f"

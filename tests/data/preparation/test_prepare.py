@@ -34,7 +34,7 @@ Prepare = Callable[..., PreparedData]
 @pytest.fixture
 def prepare(local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path) -> Prepare:
     def run(root: str = "outputs", data: DataConfig = local_data, rerun: bool = False) -> PreparedData:
-        return prepare_data(data, small_vocabulary, tmp_path / root, rerun=rerun, say=lambda _: None)
+        return prepare_data(data, small_vocabulary, tmp_path / root, rerun=rerun, log=lambda _: None)
 
     return run
 
@@ -71,10 +71,12 @@ def test_every_document_is_in_one_split(prepare: Prepare, corpus_files: tuple[Pa
     assert prepared.manifest["corpora"]["language"]["groups"] == {}
 
 
-def test_characters_are_the_vocabulary(local_data: DataConfig, corpus_files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_character_vocabulary_covers_all_characters(
+    local_data: DataConfig, corpus_files: tuple[Path, Path], tmp_path: Path
+) -> None:
     """Those of held-out text too, and no number that a user gives decides where the data are."""
     settings = TokenizerConfig("characters", 256, kind="characters")
-    prepared = prepare_data(local_data, settings, tmp_path / "outputs", say=lambda _: None)
+    prepared = prepare_data(local_data, settings, tmp_path / "outputs", log=lambda _: None)
     texts = [text for corpus in CORPORA for split in SPLITS for text in documents_of(prepared, corpus, split)]
     assert prepared.vocab_size == 1 + len(set("".join(texts))) < 64
     assert set("".join(texts)) > set("#/"), "of both corpora"
@@ -86,7 +88,7 @@ def test_characters_are_the_vocabulary(local_data: DataConfig, corpus_files: tup
     assert found is not None and found.folder == prepared.folder
 
 
-def test_one_text_is_split_by_position(local_data: DataConfig, tmp_path: Path) -> None:
+def test_a_single_text_is_split_by_position(local_data: DataConfig, tmp_path: Path) -> None:
     """The parts follow each other, and together are the text; with test_fraction=0 there is no test text."""
     text = "\n".join(f"{number} green bottles" for number in range(1000))
     (tmp_path / "song.txt").write_text(text)
@@ -95,7 +97,7 @@ def test_one_text_is_split_by_position(local_data: DataConfig, tmp_path: Path) -
     characters = TokenizerConfig("characters", 256, kind="characters")
 
     def parts(settings: DataConfig) -> tuple[str, ...]:
-        prepared = prepare_data(settings, characters, tmp_path / "outputs", say=lambda _: None)
+        prepared = prepare_data(settings, characters, tmp_path / "outputs", log=lambda _: None)
         inspect_data(prepared, 1, io.StringIO())
         return tuple("".join(documents_of(prepared, "language", split)) for split in SPLITS)
 
@@ -106,7 +108,7 @@ def test_one_text_is_split_by_position(local_data: DataConfig, tmp_path: Path) -
     assert parts(settings)[0] == train, "the folders are apart"
 
 
-def test_manifest_figures(prepare: Prepare) -> None:
+def test_manifest_counts_equal_the_data(prepare: Prepare) -> None:
     prepared = prepare()
     assert prepared.folder.name.startswith("local-")
     assert prepared.vocab_size == 300
@@ -135,7 +137,7 @@ def test_manifest_figures(prepare: Prepare) -> None:
             assert references["floor_bits_per_byte"] is None
 
 
-def test_same_contents_wherever_it_is_written(prepare: Prepare) -> None:
+def test_contents_do_not_depend_on_the_output_folder(prepare: Prepare) -> None:
     one, two = prepare("one"), prepare("two/deeper")
     assert one.fingerprint == two.fingerprint
     assert one.folder.name == two.folder.name
@@ -148,9 +150,9 @@ def test_batches_do_not_change_the_result(prepare: Prepare, monkeypatch: pytest.
     assert contents(prepare("two").folder) == contents(one.folder)
 
 
-def test_done_already_is_returned_at_once(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_data_is_returned_without_work(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare()
-    monkeypatch.setattr(prepare_module, "Steps", None)
+    monkeypatch.setattr(prepare_module, "Pipeline", None)
     assert prepare().fingerprint == first.fingerprint
     with pytest.raises(TypeError):
         prepare(rerun=True)
@@ -191,9 +193,11 @@ def interrupt(patch: pytest.MonkeyPatch, module: object, name: str, calls: int) 
     patch.setattr(module, name, stop)
 
 
-def test_killed_anywhere_it_goes_on(prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_preparation_resumes_after_a_kill_at_any_step(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(packing, "BATCH_BYTES", 2000)
-    monkeypatch.setattr(packing, "BATCHES_A_NOTE", 2)
+    monkeypatch.setattr(packing, "BATCHES_PER_RECORD", 2)
     whole = contents(prepare("whole").folder)
     root = tmp_path / "outputs" / "data"
     places = [
@@ -214,7 +218,7 @@ def test_killed_anywhere_it_goes_on(prepare: Prepare, monkeypatch: pytest.Monkey
     assert {path.name for path in root.iterdir()} == {prepared.folder.name, f".lock-{prepared.folder.name}"}
 
 
-def test_finished_steps_are_not_done_again(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_steps_are_not_repeated(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, pipeline, "train_tokenizer", 0)
         with pytest.raises(Killed):
@@ -225,7 +229,7 @@ def test_finished_steps_are_not_done_again(prepare: Prepare, monkeypatch: pytest
         prepare()
 
 
-def test_work_on_changed_input_begins_anew(
+def test_changed_input_restarts_unfinished_work(
     prepare: Prepare, corpus_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -237,7 +241,7 @@ def test_work_on_changed_input_begins_anew(
     assert prepare().manifest["corpora"]["language"]["documents"] == 201
 
 
-def test_what_is_wrong_leaves_nothing(prepare: Prepare, corpus_files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_invalid_input_leaves_no_files(prepare: Prepare, corpus_files: tuple[Path, Path], tmp_path: Path) -> None:
     with corpus_files[1].open("a") as handle:
         handle.write("{")
     with pytest.raises(UserError, match="not JSON"):
@@ -245,7 +249,7 @@ def test_what_is_wrong_leaves_nothing(prepare: Prepare, corpus_files: tuple[Path
     assert [path.name for path in (tmp_path / "outputs" / "data").iterdir() if not path.name.startswith(".lock")] == []
 
 
-def test_max_tokens_stops_training_text_alone(prepare: Prepare, local_data: DataConfig) -> None:
+def test_max_tokens_limits_only_training_text(prepare: Prepare, local_data: DataConfig) -> None:
     whole = prepare()
     cut = prepare(data=replace(local_data, code=replace(local_data.code, max_tokens=3000)))
     assert cut.folder != whole.folder
@@ -260,7 +264,7 @@ def test_max_tokens_stops_training_text_alone(prepare: Prepare, local_data: Data
     assert sum(entry["licences"].values()) == entry["documents"]
 
 
-def test_near_duplicates_of_held_out_text_leave_training(
+def test_near_duplicates_of_held_out_text_are_dropped_from_training(
     prepare: Prepare, local_data: DataConfig, corpus_files: tuple[Path, Path]
 ) -> None:
     before = prepare()
@@ -300,7 +304,7 @@ def before_held_out(prepared: PreparedData) -> int:
     return splits["val"]["documents"] + splits["test"]["documents"]
 
 
-def test_provenance_of_every_document(prepare: Prepare, corpus_files: tuple[Path, Path]) -> None:
+def test_every_document_has_its_origin(prepare: Prepare, corpus_files: tuple[Path, Path]) -> None:
     prepared = prepare()
     rows = {row["text"].strip("\n"): row for row in map(json.loads, corpus_files[1].read_text().splitlines())}
     origins = [json.loads(line) for line in (prepared.folder / "code.origins.jsonl").read_text().splitlines()]
@@ -312,7 +316,7 @@ def test_provenance_of_every_document(prepare: Prepare, corpus_files: tuple[Path
             assert record["digest"].tobytes() == hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def test_the_card_says_what_the_manifest_does(prepare: Prepare) -> None:
+def test_the_data_card_agrees_with_the_manifest(prepare: Prepare) -> None:
     prepared = prepare()
     card = (prepared.folder / "DATA_CARD.md").read_text()
     for corpus in CORPORA:
@@ -322,7 +326,7 @@ def test_the_card_says_what_the_manifest_does(prepare: Prepare) -> None:
     assert card.count("`hygiene.max_line_length`: 1000") == 1, "of the code alone"
 
 
-def test_generated_text_has_its_floor(
+def test_generated_text_has_an_entropy_floor(
     prepare: Prepare, local_data: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def generate(corpus: CorpusConfig, name: str, seed: int, dropped: Counter[str], cache: Path) -> Iterator[Document]:
@@ -392,7 +396,7 @@ def flip_a_byte(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_files_that_have_not_changed_are_not_read_again(
+def test_unchanged_files_are_not_hashed_again(
     prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = prepare().folder
@@ -426,7 +430,7 @@ def test_files_that_have_not_changed_are_not_read_again(
         ("tokenizer.json", lambda path: path.write_text("{}")),
     ],
 )
-def test_damage_is_named_and_repaired(prepare: Prepare, file: str, damage: Callable[[Path], object]) -> None:
+def test_damage_is_reported_and_repaired(prepare: Prepare, file: str, damage: Callable[[Path], object]) -> None:
     prepared = prepare()
     damage(prepared.folder / file)
     with pytest.raises(UserError, match=file) as error:
@@ -435,7 +439,7 @@ def test_damage_is_named_and_repaired(prepare: Prepare, file: str, damage: Calla
     assert prepare().fingerprint == prepared.fingerprint
 
 
-def test_no_document_left(prepare: Prepare, local_data: DataConfig, tmp_path: Path) -> None:
+def test_no_remaining_document_is_an_error(prepare: Prepare, local_data: DataConfig, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.sh").write_bytes(b"\0")
@@ -447,21 +451,21 @@ def test_no_document_left(prepare: Prepare, local_data: DataConfig, tmp_path: Pa
         prepare(data=data)
 
 
-def test_one_file_cannot_be_split(prepare: Prepare, local_data: DataConfig, tmp_path: Path) -> None:
+def test_a_single_document_cannot_be_split_by_group(prepare: Prepare, local_data: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("It was a dark night.\n" * 100)
     data = replace(local_data, language=replace(local_data.language, paths=[str(tmp_path / "book.txt")]))
     with pytest.raises(UserError, match=r"data\.language: 1 group.*<\|endoftext\|>"):
         prepare(data=data)
 
 
-def test_prompts_and_documents_share_their_tokens(prepare: Prepare) -> None:
+def test_prompts_are_encoded_as_documents_are(prepare: Prepare) -> None:
     prepared = prepare()
     tokenizer = load_tokenizer(prepared.tokenizer_path)
     first = documents_of(prepared, "code", "train")[0]
     assert prepared.tokens("code", "train")[1 : 1 + len(encode(tokenizer, first))].tolist() == encode(tokenizer, first)
 
 
-def test_large_vocabulary_takes_four_bytes(tmp_path: Path) -> None:
+def test_large_vocabularies_use_four_bytes_per_token(tmp_path: Path) -> None:
     file = packing.NpyFile(tmp_path / "a.npy", packing.token_dtype(2**16 + 1))
     file.append([2**16, 3])
     file.complete()

@@ -1,4 +1,4 @@
-"""Each document has one fate, the same as with all in memory; the split is fair to its fractions and leaks nothing."""
+"""The split of documents: equal to a simple reference in memory, close to its fractions, without shared groups."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src.config.schema import UserError
 from src.data.preparation import document_store, splits
-from src.data.preparation.document_store import Spool
+from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import (
     DUPLICATE,
     SPLITS,
@@ -19,33 +19,35 @@ from src.data.preparation.splits import (
     TRAIN,
     VAL,
     Groups,
-    assign,
     assign_by_position,
+    assign_groups,
     count_groups,
     find_duplicates,
-    groups_of,
+    iterate_groups,
     split_groups,
     split_positions,
 )
 from src.data.sources.registry import Document
-from tests.reference.splits import naive_fates
+from tests.reference.splits import naive_assignments
 
 
-def filled(folder: Path, documents: list[Document], seed: int = 0) -> Spool:
-    found = Spool(folder / "code")
-    found.fill(documents, seed)
+def filled(folder: Path, documents: list[Document], seed: int = 0) -> DocumentStore:
+    found = DocumentStore(folder / "code")
+    found.write(documents, seed)
     return found
 
 
-def fates(found: Spool, val: float, test: float) -> list[str]:
-    fate = find_duplicates(found)
-    assign(found, fate, split_groups(lambda: groups_of(found, fate), val, test, "data.code"))
-    return ["duplicate" if number == DUPLICATE else SPLITS[number] for number in fate.tolist()]
+def assignments(found: DocumentStore, val: float, test: float) -> list[str]:
+    split_assignment = find_duplicates(found)
+    assign_groups(
+        found, split_assignment, split_groups(lambda: iterate_groups(found, split_assignment), val, test, "data.code")
+    )
+    return ["duplicate" if number == DUPLICATE else SPLITS[number] for number in split_assignment.tolist()]
 
 
 @pytest.mark.parametrize(("block", "partition"), [(1 << 16, 1 << 20), (50, 20), (64, 40)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_same_as_with_all_in_memory(
+def test_assignment_equals_the_reference_in_memory(
     block: int, partition: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(document_store, "BLOCK", block)
@@ -60,8 +62,8 @@ def test_the_same_as_with_all_in_memory(
         )
         for _ in range(300)
     ]
-    got = fates(filled(tmp_path, documents, seed), 0.1, 0.2)
-    assert got == naive_fates(documents, 0.1, 0.2, seed)
+    got = assignments(filled(tmp_path, documents, seed), 0.1, 0.2)
+    assert got == naive_assignments(documents, 0.1, 0.2, seed)
     assert set(got) == {"train", "val", "test", "duplicate"}
 
 
@@ -87,7 +89,7 @@ def parts(groups: Groups, val: float, test: float) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_few_unequal_groups(seed: int) -> None:
+def test_unequal_groups_come_close_to_the_fractions(seed: int) -> None:
     """32 packages, sizes falling as 1/rank, the largest a quarter of all: near the fractions, several groups each."""
     got = parts(given_groups([2_000_000 // rank for rank in range(1, 33)], seed), 0.05, 0.05)
     total = sum(sizes.sum() for sizes in got.values())
@@ -106,33 +108,33 @@ def test_many_small_groups_fill_their_fraction() -> None:
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=3, max_size=30), st.floats(0.01, 0.6), st.floats(0.01, 0.39))
-def test_no_split_is_ever_empty(sizes: list[int], val: float, test: float) -> None:
+def test_no_split_is_empty(sizes: list[int], val: float, test: float) -> None:
     got = parts(given_groups(sizes), val, test)
     assert all(len(found) for found in got.values())
     assert sorted(np.concatenate(list(got.values())).tolist()) == sorted(sizes)
 
 
-def test_split_depends_on_names_and_seed_alone(tmp_path: Path) -> None:
+def test_split_depends_only_on_group_names_and_seed(tmp_path: Path) -> None:
     documents = [Document(f"text {i}", group=f"g{i % 40}") for i in range(200)]
     (tmp_path / "turned").mkdir()
     (tmp_path / "other").mkdir()
-    got = fates(filled(tmp_path, documents), 0.1, 0.1)
-    assert fates(filled(tmp_path / "turned", documents[::-1]), 0.1, 0.1) == got[::-1]
-    assert fates(filled(tmp_path / "other", documents, seed=1), 0.1, 0.1) != got
+    got = assignments(filled(tmp_path, documents), 0.1, 0.1)
+    assert assignments(filled(tmp_path / "turned", documents[::-1]), 0.1, 0.1) == got[::-1]
+    assert assignments(filled(tmp_path / "other", documents, seed=1), 0.1, 0.1) != got
 
 
-def test_too_few_groups() -> None:
+def test_fewer_than_three_groups_are_an_error() -> None:
     with pytest.raises(UserError, match=r"data\.code: 2 group\(s\)"):
         parts(given_groups([1, 1]), 0.1, 0.1)
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.1), (0.1, -0.1), (0.6, 0.4)])
-def test_impossible_fractions(val: float, test: float) -> None:
+def test_fractions_out_of_range_are_an_error(val: float, test: float) -> None:
     with pytest.raises(UserError, match=r"data\.val_fraction=.*data\.test_fraction="):
         parts(given_groups([1, 1, 1]), val, test)
 
 
-def test_a_sample_is_of_all_the_corpus_and_no_larger_than_asked(tmp_path: Path) -> None:
+def test_a_sample_covers_the_corpus_and_respects_its_size(tmp_path: Path) -> None:
     documents = [Document(f"document {i:04} é\n" * 3) for i in range(2000)]
     found = filled(tmp_path, documents)
     chosen = np.arange(2000) % 2 == 0
@@ -144,21 +146,21 @@ def test_a_sample_is_of_all_the_corpus_and_no_larger_than_asked(tmp_path: Path) 
     assert sorted(found.sample(chosen, 10**9)) == sorted(document.text for document in documents[::2])
 
 
-def read_back(found: Spool) -> list[str]:
+def read_back(found: DocumentStore) -> list[str]:
     return [text for _, text in found.texts(np.ones(len(found), dtype=bool))]
 
 
-def test_one_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At characters, also where both places lie in one document, and each part is a document as if read by itself."""
     monkeypatch.setattr(document_store, "BLOCK", 2)
     text = "é" * 10 + "one two"  # 27 bytes
     found = filled(tmp_path, [Document("ab"), Document("cd"), Document(text), Document("ef")])
-    places = found.cut_places([13, 30])
+    places = found.cut_positions([13, 30])
     assert places == [12, 30], "13 lies within a character"
     found.cut(places)
     parts = ["ab", "cd", "é" * 4, "é" * 6 + "one tw", "o", "ef"]
     assert read_back(found) == parts
-    assert found.cut_places([13, 30]) == places
+    assert found.cut_positions([13, 30]) == places
     (tmp_path / "parts").mkdir()
     alone = filled(tmp_path / "parts", [Document(part) for part in parts])
     for (_, ours, sizes), (_, theirs, others) in zip(found.blocks(), alone.blocks(), strict=True):
@@ -167,9 +169,9 @@ def test_one_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.Mon
             assert (ours[key] == theirs[key]).all(), key
 
 
-def test_a_generated_document_stays_whole(tmp_path: Path) -> None:
+def test_a_generated_document_is_not_cut(tmp_path: Path) -> None:
     found = filled(tmp_path, [Document("abc", bits=1.0), Document("defg", bits=1.0), Document("hi", bits=1.0)])
-    assert found.cut_places([0, 3, 4, 9]) == [0, 3, 7, 9]
+    assert found.cut_positions([0, 3, 4, 9]) == [0, 3, 7, 9]
 
 
 @pytest.mark.parametrize(("val", "test", "wanted"), [(0.1, 0, [90, 100]), (0.1, 0.05, [85, 95]), (0.3, 0.1, [60, 90])])
@@ -177,13 +179,13 @@ def test_positions_are_exact(val: float, test: float, wanted: list[int]) -> None
     assert split_positions(100, val, test) == wanted
 
 
-def test_splits_by_position_follow_each_other(tmp_path: Path) -> None:
+def test_splits_by_position_are_consecutive(tmp_path: Path) -> None:
     found = filled(tmp_path, [Document(text) for text in ("aaaa", "bbbb", "aaaa", "cc", "dd")])
-    fate = find_duplicates(found)
-    assign_by_position(found, fate, found.cut_places([8, 14]), "data.code", with_test=True)
-    assert fate.tolist() == [TRAIN, TRAIN, DUPLICATE, VAL, TEST]
-    assert count_groups(found, fate) == {"train": 2, "val": 1, "test": 1}
+    split_assignment = find_duplicates(found)
+    assign_by_position(found, split_assignment, found.cut_positions([8, 14]), "data.code", with_test=True)
+    assert split_assignment.tolist() == [TRAIN, TRAIN, DUPLICATE, VAL, TEST]
+    assert count_groups(found, split_assignment) == {"train": 2, "val": 1, "test": 1}
     with pytest.raises(UserError, match=r"data\.split=position: no text of data\.code falls into test; give more text"):
-        assign_by_position(found, fate, [8, 16], "data.code", with_test=True)
+        assign_by_position(found, split_assignment, [8, 16], "data.code", with_test=True)
     with pytest.raises(UserError, match=r"falls into val; .* a larger data\.val_fraction"):
-        assign_by_position(found, fate, [12, 12], "data.code", with_test=False)
+        assign_by_position(found, split_assignment, [12, 12], "data.code", with_test=False)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from src.data.preparation.token_annotations import annotate_windows
 from src.data.sources.generated import GeneratedDocument, generate_scripts, generate_stories
-from src.data.sources.generated.parser import COMPOSERS, parse
+from src.data.sources.generated.parser import DOCUMENT_WRITERS, parse
 from src.data.tokenizer.bpe import EOT_ID, encode, train_tokenizer
 
 GENERATORS = {"stories": generate_stories, "scripts": generate_scripts}
@@ -27,12 +27,12 @@ def corpus(request: pytest.FixtureRequest) -> Corpus:
     return request.param, documents, tokenizer, stream(tokenizer, texts)
 
 
-def test_bits_of_tokens_are_those_of_their_characters(corpus: Corpus) -> None:
+def test_token_bits_are_the_sum_of_their_characters(corpus: Corpus) -> None:
     source, documents, tokenizer, tokens = corpus
     found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     wanted: list[float] = []
     for document in documents:
-        bits = parse(COMPOSERS[source], document.text).bits_by_character
+        bits = parse(DOCUMENT_WRITERS[source], document.text).bits_by_character
         offsets = tokenizer.encode(document.text, add_special_tokens=False).offsets
         wanted += [*(bits[start:end].sum() for start, end in offsets), 0.0]
     assert found.unparsed == 0
@@ -40,7 +40,7 @@ def test_bits_of_tokens_are_those_of_their_characters(corpus: Corpus) -> None:
     assert found.bits.sum() == pytest.approx(sum(document.bits for document in documents), abs=1e-6)
 
 
-def test_recalled_tokens_say_what_stands_at_the_mention(corpus: Corpus) -> None:
+def test_recalled_tokens_equal_the_tokens_of_the_mention(corpus: Corpus) -> None:
     source, documents, tokenizer, tokens = corpus
     found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     assert len(found.recalls) > 5 * len(documents)
@@ -55,7 +55,7 @@ def test_recalled_tokens_say_what_stands_at_the_mention(corpus: Corpus) -> None:
         assert found.bits[0, first:end].sum() == 0
 
 
-def test_windows_are_cut_from_the_whole(corpus: Corpus) -> None:
+def test_annotations_of_windows_equal_those_of_the_stream(corpus: Corpus) -> None:
     source, _, tokenizer, tokens = corpus
     whole = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     starts, seq_len = [0, 100, 1000, 2500, len(tokens) - 301], 300
@@ -71,7 +71,7 @@ def test_windows_are_cut_from_the_whole(corpus: Corpus) -> None:
     assert (distances > 0).any() and (distances == 0).any()
 
 
-def test_text_of_other_origin_is_unknown_and_counted(corpus: Corpus) -> None:
+def test_other_text_is_unannotated_and_counted(corpus: Corpus) -> None:
     source, documents, tokenizer, _ = corpus
     texts = [documents[0].text, documents[1].text + " é", documents[2].text]
     lengths = [len(encode(tokenizer, text)) + 1 for text in texts]

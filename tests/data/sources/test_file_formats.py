@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from src.config.schema import CorpusConfig, UserError
-from src.data.document import Document, Losses
-from src.data.preparation.pipeline import loss_lines
+from src.data.document import Document, ReadTally
+from src.data.preparation.pipeline import drop_warnings
 from src.data.sources import compression, record_files, text_files
 from src.data.sources.compression import DamagedFile, read_chunks
 from src.data.sources.registry import read_documents
@@ -20,12 +20,12 @@ from src.data.sources.registry import read_documents
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
-def read(name: str, *paths: object, **settings: object) -> tuple[list[Document], Losses]:
+def read(name: str, *paths: object, **settings: object) -> tuple[list[Document], ReadTally]:
     extensions = [".txt", ".md"] if name == "language" else [".sh"]
     corpus = CorpusConfig(source="local", paths=[str(path) for path in paths], extensions=extensions)
     for key, value in settings.items():
         setattr(corpus, key, value)
-    dropped = Losses()
+    dropped = ReadTally()
     return list(read_documents(corpus, name, 0, dropped, Path("cache"))), dropped
 
 
@@ -56,14 +56,14 @@ def write(path: Path, content: str | bytes) -> Path:
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 20])
-def test_a_mark_separates_wherever_it_stands(
+def test_an_inline_separator_splits_anywhere(
     separator: str | None, text: str, wanted: list[str], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compression, "CHUNK", chunk)
     assert texts("language", write(tmp_path / "a.txt", text), separator=separator) == wanted
 
 
-def test_other_marks_that_stand_often_are_named(tmp_path: Path) -> None:
+def test_frequent_unknown_separators_are_reported(tmp_path: Path) -> None:
     for mark in ("</s>", "<|end|>", "<EOS>", "[EOS]", "===", "---", "* * *", "%", "<|end of text|>"):
         file = write(tmp_path / "a.txt", f"\n{mark}\n".join(f"Story {i}." for i in range(9)))
         (note,) = read("language", file)[1].notes
@@ -74,14 +74,14 @@ def test_other_marks_that_stand_often_are_named(tmp_path: Path) -> None:
     assert read("code", write(tmp_path / "b.sh", "usage: x <file>\n" * 9))[1].notes == [], "common in code"
 
 
-def test_a_mark_within_records_is_named(tmp_path: Path) -> None:
+def test_a_separator_within_records_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", json.dumps({"text": "<|endoftext|>".join("abcdefgh")}) + "\n")
     assert texts("language", file) == ["<|endoftext|>".join("abcdefgh")]
     assert "<|endoftext|> stands 7 times" in read("language", file)[1].notes[0]
     assert texts("language", file, separator="<|endoftext|>") == list("abcdefgh")
 
 
-def test_lines_of_documents_are_known(tmp_path: Path) -> None:
+def test_documents_have_line_numbers(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "\none\n<|endoftext|>\n\n\ntwo<|endoftext|>three\n<|endoftext|>\nfour\n")
     assert [document.place for document in read("language", file)[0]] == [2, 6, 6, 8]
     assert read("language", write(tmp_path / "b.txt", "one\n"))[0][0].name == str(tmp_path / "b.txt")
@@ -113,7 +113,7 @@ def test_json_is_read_as_records(
         assert dropped.notes == [] if field == "text" else f'in its field "{field}"' in dropped.notes[0]
 
 
-def test_json_by_name_may_call_its_text_anything(tmp_path: Path) -> None:
+def test_named_json_may_use_any_text_field(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", '[{"tale": "a", "title": "x"}]')
     assert texts("language", file) == ["a"]
     assert texts("language", write(tmp_path / "b.json", '["a", "b"]')) == ["a", "b"]
@@ -126,7 +126,7 @@ def test_json_by_name_may_call_its_text_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ['[{"text": "a"}]', '[\n {"text": "a"}\n]'])
-def test_a_list_that_is_named_as_lines_says_so(content: str, tmp_path: Path) -> None:
+def test_a_json_list_named_jsonl_is_an_error(content: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.jsonl\] line 1: .*a list of records has to be named \.json; correct it"):
         read("language", write(tmp_path / "a.jsonl", content))
 
@@ -147,7 +147,7 @@ def test_a_list_that_is_named_as_lines_says_so(content: str, tmp_path: Path) -> 
         '[{"name": "one"}]',
     ],
 )
-def test_json_of_something_else_is_no_story(content: str | bytes, tmp_path: Path) -> None:
+def test_json_without_records_is_not_read(content: str | bytes, tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", content)
     write(tmp_path / "b.txt", "A story.")
     documents, dropped = read("language", tmp_path)
@@ -171,14 +171,14 @@ def test_json_of_something_else_is_no_story(content: str | bytes, tmp_path: Path
         ('[{"text": "a"}] x', "record 2: not JSON"),
     ],
 )
-def test_a_damaged_list_names_its_record(content: str, reason: str, tmp_path: Path) -> None:
+def test_a_damaged_list_reports_the_record(content: str, reason: str, tmp_path: Path) -> None:
     write(tmp_path / "a.json", content)
     with pytest.raises(UserError, match=rf"a\.json\] {reason}"):
         read("language", tmp_path)
 
 
-def test_a_record_that_is_too_long_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_files, "LARGEST_RECORD", 1000)
+def test_a_too_long_record_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "MAX_RECORD_BYTES", 1000)
     monkeypatch.setattr(compression, "CHUNK", 100)
     with pytest.raises(UserError, match="longer than"):
         read("language", write(tmp_path / "a.json", '[{"text": "a"}, {"text": "' + "b" * 10_000 + '"}]'))
@@ -201,7 +201,7 @@ def test_compressed_files_are_read(ending: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [*PACKERS, ".zst"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "short"])
-def test_damaged_compressed_files_are_counted_or_refused(ending: str, damage: str, tmp_path: Path) -> None:
+def test_damaged_compressed_files_are_counted_or_an_error(ending: str, damage: str, tmp_path: Path) -> None:
     pack = PACKERS.get(ending) or pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress
     whole = pack(b"".join(b"line %d\n" % (i * i) for i in range(5000)))
     middle = len(whole) // 2
@@ -211,14 +211,18 @@ def test_damaged_compressed_files_are_counted_or_refused(ending: str, damage: st
     write(tmp_path / "b.txt", "A story.")
     documents, dropped = read("language", tmp_path)
     assert [document.text for document in documents] == ["A story."]
-    assert dropped.total() == 1 and f"damaged {ending} (" in next(iter(dropped)) and dropped.lost_bytes == len(content)
+    assert (
+        dropped.total() == 1
+        and f"damaged {ending} (" in next(iter(dropped))
+        and dropped.unexpected_bytes == len(content)
+    )
     with pytest.raises(UserError, match=rf"paths=\[{file}\]: damaged \{ending} .*leave it out, replace it$"):
         read("language", file)
 
 
 @pytest.mark.parametrize("ending", [*PACKERS, ".zst"])
-def test_what_grows_without_limit_ends(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "HARMLESS", 5_000_000)
+def test_decompression_is_bounded(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "RATIO_FREE_BYTES", 5_000_000)
     pack = PACKERS.get(ending) or pytest.importorskip("zstandard").compress
     file = write(tmp_path / f"a.txt{ending}", pack(b"\0" * 50_000_000))
     sizes: list[int] = []
@@ -227,7 +231,7 @@ def test_what_grows_without_limit_ends(ending: str, tmp_path: Path, monkeypatch:
     assert sum(sizes) <= max(5_000_000, 200 * file.stat().st_size) + compression.CHUNK
 
 
-def test_what_needs_a_library_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression, "find_spec", lambda name: None)
     write(tmp_path / "a.txt", "A story.")
     for name, library in (("b.jsonl.zst", "zstandard"), ("c.parquet", "pyarrow"), ("d.arrow", "pyarrow")):
@@ -235,15 +239,15 @@ def test_what_needs_a_library_says_which(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(UserError, match=rf'{name} is not read: it needs {library}, .*install -e "\.\[formats\]"'):
             read("language", file)
     documents, dropped = read("language", tmp_path)
-    assert len(documents) == 1 and dropped.passed_over.total() == 3 and dropped.passed_over.lost_bytes == 300
+    assert len(documents) == 1 and dropped.passed_over.total() == 3 and dropped.passed_over.unexpected_bytes == 300
     assert any(
         "warning: language: 300 bytes of 308 bytes are left out (97%)" in line
-        for line in loss_lines("language", dropped, 8)
+        for line in drop_warnings("language", dropped, 8)
     )
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".arrow", ".feather", ".stream.arrow"])
-def test_columns_are_read(ending: str, tmp_path: Path) -> None:
+def test_parquet_and_arrow_columns_are_read(ending: str, tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     columns = {"story": ["One.", None, "Three."], "n": [1, 2, 3], "license": ["mit", "mit", None]}
     table = pa.table(columns | {"source": ["x", "y", "z"]})
@@ -257,7 +261,7 @@ def test_columns_are_read(ending: str, tmp_path: Path) -> None:
     for place in (file, tmp_path):
         documents, dropped = read("language", place)
         assert [document.text for document in documents] == ["One.", "Three."]
-        assert [(document.group, document.licence, document.place) for document in documents] == [
+        assert [(document.group, document.license, document.place) for document in documents] == [
             ("x", "MIT", 1),
             ("z", "unknown", 3),
         ]
@@ -269,7 +273,7 @@ def test_columns_are_read(ending: str, tmp_path: Path) -> None:
             read("language", file)
 
 
-def test_parquet_without_text_names_its_columns(tmp_path: Path) -> None:
+def test_parquet_without_text_lists_its_columns(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     file = tmp_path / "a.parquet"
     pytest.importorskip("pyarrow.parquet").write_table(pa.table({"a": ["x"], "b": ["y"]}), file)
@@ -278,9 +282,9 @@ def test_parquet_without_text_names_its_columns(tmp_path: Path) -> None:
     assert texts("language", file, text_field="b") == ["y"]
 
 
-def test_a_text_that_a_dictionary_repeats_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_dictionary_texts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pa = pytest.importorskip("pyarrow")
-    monkeypatch.setattr(compression, "HARMLESS", 1_000_000)
+    monkeypatch.setattr(compression, "RATIO_FREE_BYTES", 1_000_000)
     file = tmp_path / "a.parquet"
     pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": ["ab" * 5000] * 1000}), file)
     with pytest.raises(UserError, match=r"grows beyond 200 times"):
@@ -289,7 +293,7 @@ def test_a_text_that_a_dictionary_repeats_is_bounded(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8"])
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
-def test_a_byte_order_mark_tells_the_encoding(
+def test_a_byte_order_mark_sets_the_encoding(
     encoding: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compression, "CHUNK", chunk)
@@ -308,7 +312,7 @@ def test_broken_utf16_is_counted(tmp_path: Path) -> None:
     assert len(documents) == 1
     assert dropped == {"not UTF-16, as its byte order mark says": 1, "binary": 1, "not UTF-8": 1}
     assert dropped.first["binary"] == [str(tmp_path / "b.txt")] and dropped.n_bytes["binary"] == 16
-    (warning,) = [line for line in loss_lines("language", dropped, 140) if line.startswith("warning")]
+    (warning,) = [line for line in drop_warnings("language", dropped, 140) if line.startswith("warning")]
     assert f"{file.stat().st_size + 16 + 6} bytes of" in warning
 
 
@@ -328,7 +332,7 @@ def test_broken_utf16_is_counted(tmp_path: Path) -> None:
         "a.parquet.gz",
     ],
 )
-def test_what_is_no_plain_text_is_refused_by_name_and_passed_over_in_a_folder(name: str, tmp_path: Path) -> None:
+def test_other_formats_are_an_error_by_name_and_skipped_in_a_folder(name: str, tmp_path: Path) -> None:
     file = write(tmp_path / name, "some,text\n")
     with pytest.raises(UserError, match=rf"data\.language\.paths=\[{file}\]: {file} is not read: .*; or leave it out"):
         read("language", file)
@@ -337,11 +341,11 @@ def test_what_is_no_plain_text_is_refused_by_name_and_passed_over_in_a_folder(na
     write(tmp_path / "b.txt", "A story.")
     documents, dropped = read("language", tmp_path)
     assert [document.text for document in documents] == ["A story."]
-    assert dropped.passed_over.total() == 1 and dropped.passed_over.lost_bytes == 10
-    assert str(file) in loss_lines("language", dropped, 8)[0]
+    assert dropped.passed_over.total() == 1 and dropped.passed_over.unexpected_bytes == 10
+    assert str(file) in drop_warnings("language", dropped, 8)[0]
 
 
-def test_what_is_passed_over_is_named_and_sized(tmp_path: Path) -> None:
+def test_skipped_files_are_listed_with_sizes(tmp_path: Path) -> None:
     write(tmp_path / "README.md", "# A data set\n")
     write(tmp_path / "LICENSE.txt", "MIT")
     write(tmp_path / "license", "MIT")
@@ -367,11 +371,11 @@ def test_what_is_passed_over_is_named_and_sized(tmp_path: Path) -> None:
         5,
         3,
     )
-    assert passed.lost_bytes == 10
+    assert passed.unexpected_bytes == 10
     assert texts("language", tmp_path / "README.md") == ["# A data set\n"], "named: taken"
 
 
-def test_names_never_reach_a_terminal_as_they_are(tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
     write(tmp_path / "\x1b[31mred\x07.txt", b"\0")
     write(tmp_path / "b.txt", "A story.")
     dropped = read("language", tmp_path)[1]
@@ -380,14 +384,14 @@ def test_names_never_reach_a_terminal_as_they_are(tmp_path: Path) -> None:
     )
 
 
-def test_max_bytes_below_the_first_document_blames_itself(tmp_path: Path) -> None:
+def test_max_bytes_below_the_first_document_is_an_error(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "x" * 50)
     with pytest.raises(UserError, match=rf"data\.language\.max_bytes=49: the first document has 50 bytes \({file}\)"):
         read("language", file, max_bytes=49)
 
 
-def test_large_parts_keep_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 100)
+def test_too_large_parts_are_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_DOCUMENT_BYTES", 100)
     chunks = [b"one<|endof", b"text|>", *[b"x\n" * 50] * 1000, b"<|endo", b"ftext|>three"]
     parts = list(text_files.split_documents(chunks, "<|endoftext|>"))
     assert [(part.n_bytes, part.line) for part in parts] == [(3, 1), (100_000, 1), (5, 50_001)]

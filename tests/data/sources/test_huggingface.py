@@ -17,21 +17,21 @@ from src.cli.compose import guarded
 from src.config.schema import ROOT, CorpusConfig, UserError
 from src.data.sources.huggingface import fetch_files
 from tests.data.conftest import make_texts
-from tests.data.stand_in_hub import REPO, REVISION, StandInHub, stand_in_hub
+from tests.data.fake_hub import REPO, REVISION, FakeHub, fake_hub
 
 STORIES = "\n<|endoftext|>\n".join(f"\n\n{text}." for text in make_texts(1, 300)).encode()
 CHUNK = 4096
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub that HF_ENDPOINT would name, had the library not read it already; small chunks, no pause before retries."""
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
-    with stand_in_hub() as served:
+    with fake_hub() as served:
         point_to(served.endpoint, monkeypatch)
         yield served
         close_session()
@@ -75,8 +75,8 @@ def complaint(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str], *mo
     return said.err
 
 
-def test_files_come_once_and_the_token_goes_to_the_hub_alone(
-    hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_are_fetched_once_and_the_token_is_sent_only_to_the_hub(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     pins = {"b": hub.add("b.txt", STORIES), "a": hub.add("a.txt", b"short")}
@@ -93,7 +93,7 @@ def test_files_come_once_and_the_token_goes_to_the_hub_alone(
     assert hub.requests == []
 
 
-def test_a_file_put_there_by_hand_is_verified(hub: StandInHub, tmp_path: Path) -> None:
+def test_a_manually_placed_file_is_verified(hub: FakeHub, tmp_path: Path) -> None:
     pin = hub.add("a.txt", b"right")
     path = tmp_path / "hub" / REPO / REVISION / "a.txt"
     path.parent.mkdir(parents=True)
@@ -106,15 +106,15 @@ def test_a_file_put_there_by_hand_is_verified(hub: StandInHub, tmp_path: Path) -
     assert hub.requests == []
 
 
-def test_a_connection_that_is_cut_goes_on_at_once(hub: StandInHub, tmp_path: Path) -> None:
+def test_a_cut_connection_resumes_immediately(hub: FakeHub, tmp_path: Path) -> None:
     pin = hub.add("a.txt", STORIES)
     hub.cuts = [2 * CHUNK + 100, CHUNK]
     assert fetch(tmp_path, a=pin) == [STORIES]
     assert hub.ranges() == [None, f"bytes={2 * CHUNK}-", f"bytes={3 * CHUNK}-"], "whole chunks are kept"
 
 
-def test_a_download_that_failed_goes_on_with_the_same_command(
-    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_failed_download_resumes_with_the_same_command(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.cuts = [3 * CHUNK, *[0] * 20]
@@ -128,10 +128,10 @@ def test_a_download_that_failed_goes_on_with_the_same_command(
     assert next(tmp_path.rglob("stories.txt")).read_bytes() == STORIES
 
 
-def test_a_killed_download_goes_on_with_the_same_command(tmp_path: Path) -> None:
+def test_a_killed_download_resumes_with_the_same_command(tmp_path: Path) -> None:
     """In processes of their own, which find the hub by HF_ENDPOINT; the library writes 10 MiB at a time."""
     content = STORIES * (24 * 2**20 // len(STORIES))
-    with stand_in_hub() as hub:
+    with fake_hub() as hub:
         hub.stall_after = 13 * 2**20
         line = command(tmp_path, hub.add("stories.txt", content), "data.language.max_bytes=50_000")
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
@@ -156,7 +156,7 @@ def test_a_killed_download_goes_on_with_the_same_command(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [5, CHUNK, len(STORIES), len(STORIES) + 5])
-def test_a_wrong_beginning_is_found_and_removed(hub: StandInHub, tmp_path: Path, size: int) -> None:
+def test_a_wrong_partial_file_is_detected_and_removed(hub: FakeHub, tmp_path: Path, size: int) -> None:
     """Such as what another program left: longer than the file, it is overwritten; else the sha256 tells."""
     pin = hub.add("a.txt", STORIES)
     incomplete = tmp_path / "hub" / REPO / REVISION / ".a.txt.incomplete"
@@ -169,7 +169,7 @@ def test_a_wrong_beginning_is_found_and_removed(hub: StandInHub, tmp_path: Path,
     assert fetch(tmp_path, a=pin) == [STORIES]
 
 
-def test_another_file_than_the_pinned_one(hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_another_hash_is_an_error(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub.add("stories.txt", STORIES)
     line = complaint(tmp_path, "f" * 64, capsys)
     assert f"data.language.files.stories.txt={'f' * 64}: the hub has sha256 " in line
@@ -179,8 +179,8 @@ def test_another_file_than_the_pinned_one(hub: StandInHub, tmp_path: Path, capsy
     assert list(tmp_path.rglob("*.incomplete")) == []
 
 
-def test_an_endless_answer_ends_at_the_announced_size(
-    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_endless_response_stops_at_the_announced_size(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.endless = True
@@ -189,8 +189,8 @@ def test_an_endless_answer_ends_at_the_announced_size(
     assert list(tmp_path.rglob("*.incomplete")) == []
 
 
-def test_a_download_of_another_size_than_the_pinned_one_is_not_begun(
-    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_with_another_size_is_not_downloaded(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     line = complaint(tmp_path, pin, capsys, "+data.language.file_bytes={stories.txt: 5}")
@@ -200,7 +200,9 @@ def test_a_download_of_another_size_than_the_pinned_one_is_not_begun(
     assert "data.language.file_bytes.other.txt: no such file in data.language.files" in line
 
 
-def test_what_has_no_room_is_not_begun(hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_larger_than_the_free_space_is_not_downloaded(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.announced = 10**18
     assert "has 1,000,000,000,000,000,000 bytes, and the disk has room for" in complaint(tmp_path, pin, capsys)
@@ -208,7 +210,7 @@ def test_what_has_no_room_is_not_begun(hub: StandInHub, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("stamp", [b"{", b"[" * 100_000, b"{}", b"null", b"\xff", b'{"size": ' + b"9" * 5000 + b"}"])
-def test_a_damaged_stamp_is_no_proof(hub: StandInHub, tmp_path: Path, stamp: bytes) -> None:
+def test_a_damaged_verification_record_is_ignored(hub: FakeHub, tmp_path: Path, stamp: bytes) -> None:
     pin = hub.add("a.txt", b"right")
     assert fetch(tmp_path, a=pin) == [b"right"]
     path = tmp_path / "hub" / REPO / REVISION / ".a.txt.verified.json"
@@ -218,8 +220,8 @@ def test_a_damaged_stamp_is_no_proof(hub: StandInHub, tmp_path: Path, stamp: byt
     assert hub.requests == [] and path.read_bytes() != stamp, "verified by its content, and noted again"
 
 
-def test_something_else_in_the_place_of_what_has_come(
-    hub: StandInHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_links_and_folders_at_the_partial_path_are_handled(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     cache = tmp_path / "outputs" / "sources" / "hub" / REPO / REVISION
@@ -256,10 +258,10 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("failure", "wanted"), FAILURES, ids=[str(failure)[:40] for failure, _ in FAILURES])
-def test_failures(
+def test_failures_are_one_error_line(
     failure: dict[str, object],
     wanted: str,
-    hub: StandInHub,
+    hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -275,9 +277,9 @@ def test_failures(
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_no_network(
+def test_offline_use_names_the_file_and_its_address(
     offline: bool,
-    hub: StandInHub,
+    hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

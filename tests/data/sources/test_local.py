@@ -38,7 +38,7 @@ NAMES = """
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
-def test_gitignore_means_what_it_means_to_git(tmp_path: Path) -> None:
+def test_gitignore_agrees_with_git(tmp_path: Path) -> None:
     write(tmp_path, RULES | dict.fromkeys(NAMES, "x"))
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / ".git" / "info" / "exclude").write_text("b.py\n")
@@ -68,7 +68,7 @@ def test_gitignore_means_what_it_means_to_git(tmp_path: Path) -> None:
     assert within == {name for name in taken if name.startswith("sub/")}, "rules from above hold in a folder below"
 
 
-def test_gitignore_without_git_and_what_is_named(tmp_path: Path) -> None:
+def test_gitignore_applies_without_git_but_not_to_named_files(tmp_path: Path) -> None:
     write(tmp_path, {".gitignore": "out/\nb.py\n", "a.py": "a", "b.py": "b", "out/c.py": "c"})
     assert files_of(tmp_path) == ["a.py"]
     assert files_of(tmp_path, tmp_path / "b.py", tmp_path / "out") == ["a.py", "b.py", "c.py"], "named: taken"
@@ -77,13 +77,13 @@ def test_gitignore_without_git_and_what_is_named(tmp_path: Path) -> None:
     assert files_of(tmp_path / "out") == ["c.py"], "an ignored folder that is named is not empty"
 
 
-def test_one_language_and_no_shell_with_it(tmp_path: Path) -> None:
+def test_extensions_select_one_language(tmp_path: Path) -> None:
     write(tmp_path, {"a.py": "a", "tool": "#!/bin/sh\n", "b.sh": "b", "c.sh": "#!/usr/bin/env python3\n", "d.zsh": "d"})
     assert files_of(tmp_path, extensions=(".py",)) == ["a.py"]
     assert files_of(tmp_path, extensions=(".sh", ".bash")) == ["b.sh", "tool"]
 
 
-def test_licences_are_recorded_and_not_filtered(tmp_path: Path) -> None:
+def test_local_licenses_are_recorded_but_not_filtered(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -99,7 +99,7 @@ def test_licences_are_recorded_and_not_filtered(tmp_path: Path) -> None:
     )
     corpus = CorpusConfig(source="local", paths=[str(tmp_path)], extensions=[".py"])
     documents = read_documents(corpus, "code", 0, Counter(), tmp_path)
-    assert {Path(document.path).name: document.licence for document in documents} == {
+    assert {Path(document.path).name: document.license for document in documents} == {
         "a.py": "MIT",
         "b.py": "BSD-2-Clause",
         "c.py": "unknown",  # no licence is looked for above a work tree
@@ -107,7 +107,7 @@ def test_licences_are_recorded_and_not_filtered(tmp_path: Path) -> None:
     }
 
 
-def test_secrets_of_your_own_are_replaced(tmp_path: Path) -> None:
+def test_secrets_in_local_files_are_replaced(tmp_path: Path) -> None:
     write(tmp_path, {"a.py": "mail = 'jo@mail.org'\n"})
     replaced: Counter[str] = Counter()
     corpus = CorpusConfig(source="local", paths=[str(tmp_path)], extensions=[".py"])

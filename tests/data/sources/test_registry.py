@@ -31,7 +31,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_txt_is_split_wherever_the_mark_stands(tmp_path: Path) -> None:
+def test_txt_is_split_at_every_separator(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "one\ntwo\n<|endoftext|>\r\nthree <|endoftext|> four\n<|endoftext|>\n")
     assert texts("language", file) == ["one\ntwo\n", "three", "four\n"]
 
@@ -54,7 +54,7 @@ def test_jsonl_keys(tmp_path: Path) -> None:
     ]
 
 
-def test_folder_holds_what_belongs_to_the_corpus(tmp_path: Path) -> None:
+def test_only_files_of_the_corpus_are_read_from_a_folder(tmp_path: Path) -> None:
     write(tmp_path / "b.sh", "echo b")
     write(tmp_path / "sub" / "a.BASH", "echo a")
     write(tmp_path / "tool", "#!/usr/bin/env -S bash -e\necho tool")
@@ -69,7 +69,7 @@ def test_folder_holds_what_belongs_to_the_corpus(tmp_path: Path) -> None:
     assert texts("language", tmp_path) == ["notes", "echo z"]
 
 
-def test_named_files_and_globs_are_read_whatever_they_are_called(tmp_path: Path) -> None:
+def test_named_files_and_globs_are_read_with_any_extension(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.py", "a"), write(tmp_path / "deep" / "er" / "b.cfg", "b")
     assert texts("code", a, b) == ["a", "b"]
     assert texts("code", tmp_path / "**") == ["a", "b"]
@@ -77,7 +77,7 @@ def test_named_files_and_globs_are_read_whatever_they_are_called(tmp_path: Path)
     assert texts("code", tmp_path / "*.py", tmp_path / "a*") == ["a"], "once, however often it is found"
 
 
-def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "mine.sh", "true")
     assert texts("code", "~/mine.sh") == texts("code", "~/*.sh") == ["true"]
@@ -101,9 +101,9 @@ def test_unreadable_texts_are_counted(tmp_path: Path) -> None:
     assert dropped == {"binary": 2, "not UTF-8": 2}
 
 
-def test_what_is_too_large_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 20)
-    monkeypatch.setattr(record_files, "LARGEST_RECORD", 40)
+def test_too_large_documents_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_DOCUMENT_BYTES", 20)
+    monkeypatch.setattr(record_files, "MAX_RECORD_BYTES", 40)
     write(
         tmp_path / "a.txt",
         "one\n<|endoftext|>\n" + "two\n" * 6 + "<|endoftext|>\n" + "3" * 100 + "\n<|endoftext|>\nfour",
@@ -117,7 +117,7 @@ def test_what_is_too_large_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mo
         texts("code", write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "' + "a" * 40 + '"}'))
 
 
-def test_max_bytes(tmp_path: Path) -> None:
+def test_max_bytes_limits_the_corpus(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "\n<|endoftext|>\n".join(["éé"] * 5))
     assert len(texts("language", file, max_bytes=14)) == 2
     assert len(texts("language", file)) == 5
@@ -144,7 +144,7 @@ def test_malformed_jsonl_names_the_line(tmp_path: Path, line: str | bytes, reaso
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "missing/*.txt", "", "x" * 5000])
-def test_missing_path(tmp_path: Path, name: str) -> None:
+def test_a_missing_path_is_an_error(tmp_path: Path, name: str) -> None:
     path = f"{tmp_path}/{name}" if name else ""
     with pytest.raises(
         UserError, match=r"^data\.language\.paths=\[.*\]: .*(does not exist|finds nothing).*leave it out"
@@ -152,7 +152,7 @@ def test_missing_path(tmp_path: Path, name: str) -> None:
         texts("language", path)
 
 
-def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_files_are_read_and_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As TinyStories has them: blank lines before a story, half a story at the beginning of a file, empty stories."""
     separator = "\n<|endoftext|>\n"
     stories = [
@@ -181,7 +181,7 @@ def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "somebody/stories/train.txt",
         "somebody/stories/valid.jsonl",
     ]
-    assert {document.licence for document in documents} == {"CDLA-Sharing-1.0"}
+    assert {document.license for document in documents} == {"CDLA-Sharing-1.0"}
     assert dropped == {"cut off": 2, "mojibake (repaired and kept)": 1, "mojibake": 1}
     code = [document.text for document in read_documents(corpus, "code", 0, Counter(), Path("cache"))]
     assert len(code) == 6 and code[0] == "u don't have to be scared.", "what is no story is no story cut off"
@@ -189,23 +189,23 @@ def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(list(read_documents(corpus, "language", 0, Counter(), Path("cache")))) == 2
 
 
-def test_no_paths_shows_an_example() -> None:
+def test_missing_paths_show_an_example() -> None:
     with pytest.raises(UserError, match=r"data\.code\.paths is empty.*data\.code\.paths=\["):
         local_files(CorpusConfig(source="local"), "code", Counter())
 
 
-def test_unknown_source_lists_the_known() -> None:
+def test_an_unknown_source_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"data\.code\.source=web: .*stories, scripts, local"):
         read_documents(CorpusConfig(source="web"), "code", 0, Counter(), Path("cache"))
 
 
-def test_max_bytes_out_of_range() -> None:
+def test_max_bytes_out_of_range_is_an_error() -> None:
     with pytest.raises(UserError, match=r"data\.code\.max_bytes=0"):
         read_documents(CorpusConfig(source="local", max_bytes=0), "code", 0, Counter(), Path("cache"))
 
 
 @pytest.mark.parametrize("source", registry.GENERATED)
-def test_generated_documents_carry_their_bits(source: str) -> None:
+def test_generated_documents_have_their_bits(source: str) -> None:
     corpus = CorpusConfig(source=source, max_bytes=5000)
     documents = list(read_documents(corpus, "language", 3, Counter(), Path("cache")))
     assert all(document.bits is not None and document.bits > 0 for document in documents)

@@ -13,7 +13,7 @@ def load(name: str) -> list[Repository]:
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "repositories").glob("*.yaml")), ids=lambda path: path.stem)
-def test_our_lists(path: Path) -> None:
+def test_included_lists_are_valid(path: Path) -> None:
     repositories = load(path.stem)
     assert repositories == load(str(path))
     assert all(repository.url.startswith("https://github.com/") for repository in repositories)
@@ -30,7 +30,7 @@ def test_our_lists(path: Path) -> None:
         ("file:///some/where/x", "some/where/x"),
     ],
 )
-def test_names(url: str, name: str) -> None:
+def test_repository_names(url: str, name: str) -> None:
     assert Repository(url).name == name
 
 
@@ -56,7 +56,7 @@ def test_names(url: str, name: str) -> None:
         ("- !!python/object/apply:os.getcwd []", "not a readable YAML file"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_lists_are_one_error_line(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "list.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
@@ -66,6 +66,6 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, complaint: str) ->
 
 
 @pytest.mark.parametrize("name", ["rust", "missing/list.yaml", "list.yml"])
-def test_missing_lists_show_what_there_is(name: str) -> None:
+def test_missing_lists_show_the_existing_ones(name: str) -> None:
     with pytest.raises(UserError, match=rf"data\.code\.repositories={name}: no such list; choose one of bash"):
         load(name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.data.sources.shell_detection import belongs, is_shell, may_belong
+from src.data.sources.shell_detection import is_code_file, is_shell, may_be_code
 
 COMPLETION = "_tool() {\n    COMPREPLY=($(compgen -W 'a b' -- \"$2\"))\n}\ncomplete -F _tool tool\n"
 
@@ -27,7 +27,7 @@ COMPLETION = "_tool() {\n    COMPREPLY=($(compgen -W 'a b' -- \"$2\"))\n}\ncompl
         ("dot/profile", "export A=b\n"),
     ],
 )
-def test_shell(path: str, head: str) -> None:
+def test_shell_scripts_are_detected(path: str, head: str) -> None:
     assert is_shell(path, head.encode())
 
 
@@ -51,14 +51,18 @@ def test_shell(path: str, head: str) -> None:
         (".bash_history", "ls\n"),
     ],
 )
-def test_not_shell(path: str, head: str) -> None:
+def test_other_files_are_not_shell(path: str, head: str) -> None:
     assert not is_shell(path, head.encode())
 
 
-def test_what_belongs_to_a_language() -> None:
+def test_code_is_matched_by_extensions() -> None:
     shell, python = {".sh", ".bash"}, {".py"}
-    assert [path for path in ("a", "a.sh", "a.in", "a.GO", "b.png") if may_belong(path, shell)] == ["a", "a.sh", "a.in"]
-    assert [path for path in ("a", "a.sh", "a.PY") if may_belong(path, python)] == ["a.PY"]
-    assert belongs("a", b"#!/bin/sh", shell) and not belongs("a", b"#!/bin/sh", python)
-    assert belongs("a.py", b"#!/bin/sh", python) and not belongs("a.sh", b"#!/usr/bin/python", shell)
-    assert belongs("a.zsh", b"#!/bin/zsh", {".sh", ".zsh"}), "who names it gets it"
+    assert [path for path in ("a", "a.sh", "a.in", "a.GO", "b.png") if may_be_code(path, shell)] == [
+        "a",
+        "a.sh",
+        "a.in",
+    ]
+    assert [path for path in ("a", "a.sh", "a.PY") if may_be_code(path, python)] == ["a.PY"]
+    assert is_code_file("a", b"#!/bin/sh", shell) and not is_code_file("a", b"#!/bin/sh", python)
+    assert is_code_file("a.py", b"#!/bin/sh", python) and not is_code_file("a.sh", b"#!/usr/bin/python", shell)
+    assert is_code_file("a.zsh", b"#!/bin/zsh", {".sh", ".zsh"}), "who names it gets it"

@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
 
 
 @given(st.text())
-def test_round_trip(tokenizer: Tokenizer, text: str) -> None:
+def test_texts_round_trip(tokenizer: Tokenizer, text: str) -> None:
     ids = encode(tokenizer, text)
     assert tokenizer.decode(ids) == text
     assert EOT_ID not in ids
@@ -42,7 +42,7 @@ def test_round_trip(tokenizer: Tokenizer, text: str) -> None:
 @given(
     st.lists(st.sampled_from([EOT, "<|", "endoftext", "|>", " ", "\n", "\t", "é", "\u200d", "é", "  if", "\0", "'s"]))
 )
-def test_special_token_cannot_be_injected(tokenizer: Tokenizer, parts: list[str]) -> None:
+def test_text_cannot_produce_special_tokens(tokenizer: Tokenizer, parts: list[str]) -> None:
     text = "".join(parts)
     ids = encode(tokenizer, text)
     assert EOT_ID not in ids
@@ -59,7 +59,7 @@ def test_special_token_cannot_be_injected(tokenizer: Tokenizer, parts: list[str]
         ("don't file.sh", ["don", "'t", " file", ".sh"]),
     ],
 )
-def test_pieces_that_no_token_crosses(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
+def test_no_token_crosses_a_piece(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
     assert tokenizer.pre_tokenizer is not None
     assert [text[slice(*span)] for _, span in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == pieces
 
@@ -68,7 +68,7 @@ def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
     assert train_tokenizer(iter([*LINES, EOT * 50]), VOCAB_SIZE).to_str() == tokenizer.to_str()
 
 
-def test_load_keeps_the_rules(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_loaded_tokenizer_encodes_as_before(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
     assert loaded.get_vocab_size() == VOCAB_SIZE
@@ -85,22 +85,22 @@ def test_all_bytes_are_tokens(tokenizer: Tokenizer) -> None:
     assert lengths[EOT_ID] == 0
 
 
-def test_small_text_names_what_was_reached() -> None:
+def test_small_text_reports_the_reached_vocabulary() -> None:
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size=4096: .* gives \d+ tokens only; set"):
         train_tokenizer(LINES, 4096)
 
 
 @pytest.mark.parametrize("vocab_size", [0, 256, 2**21])
-def test_vocab_size_out_of_range(vocab_size: int) -> None:
+def test_vocab_size_out_of_range_is_an_error(vocab_size: int) -> None:
     with pytest.raises(UserError, match=f"tokenizer.vocab_size={vocab_size}"):
         train_tokenizer(LINES, vocab_size)
 
 
-def test_bytes_alone_are_a_vocabulary() -> None:
+def test_bytes_alone_form_a_vocabulary() -> None:
     assert train_tokenizer(LINES, 257).get_vocab_size() == 257
 
 
-def test_text_that_is_not_utf8(tokenizer: Tokenizer) -> None:
+def test_text_that_is_not_utf8_is_an_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="not valid UTF-8"):
         encode(tokenizer, "caf\udce9")
 
@@ -108,7 +108,7 @@ def test_text_that_is_not_utf8(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     "content", [None, "{", "{}", '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}']
 )
-def test_load_refuses_what_is_no_tokenizer(tmp_path: Path, content: str | None) -> None:
+def test_loading_another_file_is_an_error(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
@@ -134,7 +134,7 @@ def test_characters_round_trip(of_characters: Tokenizer, text: str) -> None:
     assert byte_lengths(of_characters)[ids].sum() == len(text.encode())
 
 
-def test_characters_are_saved_and_streamed(of_characters: Tokenizer, tmp_path: Path) -> None:
+def test_character_tokenizer_is_saved_and_streamed(of_characters: Tokenizer, tmp_path: Path) -> None:
     save_tokenizer(of_characters, EOT, tmp_path)
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
     assert loaded.to_str() == of_characters.to_str()
@@ -145,14 +145,14 @@ def test_characters_are_saved_and_streamed(of_characters: Tokenizer, tmp_path: P
     assert "".join(stream.step(loaded, token) or "" for token in encode(loaded, "a é😀\n\nb")) == "a é😀\n\nb"
 
 
-def test_an_unknown_character_is_named(of_characters: Tokenizer) -> None:
+def test_an_unknown_character_is_reported(of_characters: Tokenizer) -> None:
     with pytest.raises(UserError, match=r"'a cat': the tokenizer has no token for the character 't'"):
         encode(of_characters, "a cat")
     with pytest.raises(UserError, match="not valid UTF-8"):
         encode(of_characters, "caf\udce9")
 
 
-def test_too_many_characters() -> None:
+def test_too_many_characters_are_an_error() -> None:
     with pytest.raises(
         UserError, match=r"tokenizer\.vocab_size=3: the text has 3 different .*set tokenizer\.vocab_size=4"
     ):

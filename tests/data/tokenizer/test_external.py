@@ -1,4 +1,4 @@
-"""Tokenizers of other makes: those that keep every text are taken, the others are refused with what they lose."""
+"""External tokenizers: accepted if every text round-trips, otherwise rejected with an example of the difference."""
 
 import json
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from src.config.schema import DataConfig, TokenizerConfig, UserError
 from src.data.preparation.prepare import prepare_data
 from src.data.preparation.splits import SPLITS
 from src.data.tokenizer.bpe import (
-    CONFIG,
+    TOKENIZER_CONFIG,
     build_character_tokenizer,
     byte_lengths,
+    count_ids,
     encode,
-    eot_id_of,
-    id_count,
+    get_eot_id,
     load_tokenizer,
     train_tokenizer,
 )
-from src.data.tokenizer.external import compare, take_tokenizer
+from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer
 from tests.data.conftest import make_texts
 
 SIZE = 320
@@ -47,7 +47,7 @@ def saved(folder: Path, tokenizer: Tokenizer, config: object = None) -> Tokenize
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     if config is not None:
-        (folder / CONFIG).write_text(json.dumps(config))
+        (folder / TOKENIZER_CONFIG).write_text(json.dumps(config))
     return TokenizerConfig("given", SIZE, path=str(folder))
 
 
@@ -56,11 +56,11 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     tokenizer = gpt2()
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding()
-    return take_tokenizer(saved(tmp_path_factory.mktemp("gpt2"), tokenizer))[0]
+    return load_external_tokenizer(saved(tmp_path_factory.mktemp("gpt2"), tokenizer))[0]
 
 
 @given(st.text())
-def test_round_trip(taken: Tokenizer, text: str) -> None:
+def test_texts_round_trip(taken: Tokenizer, text: str) -> None:
     ids = encode(taken, text)
     assert taken.decode(ids, skip_special_tokens=False) == text
     assert SIZE - 1 not in ids
@@ -70,17 +70,17 @@ def test_round_trip(taken: Tokenizer, text: str) -> None:
 @pytest.mark.parametrize(
     "config", [{"eos_token": "</doc>"}, {"eos_token": {"content": "</doc>", "special": True}}], ids=["name", "object"]
 )
-def test_the_end_of_text_is_what_its_folder_says(config: object, tmp_path: Path) -> None:
-    assert take_tokenizer(saved(tmp_path / "given", gpt2(eot="</doc>"), config))[1] == "</doc>"
+def test_eos_token_is_read_from_the_folder(config: object, tmp_path: Path) -> None:
+    assert load_external_tokenizer(saved(tmp_path / "given", gpt2(eot="</doc>"), config))[1] == "</doc>"
 
 
-def test_the_end_of_text_can_be_named(tmp_path: Path) -> None:
+def test_eos_token_can_be_set(tmp_path: Path) -> None:
     settings = saved(tmp_path / "given", gpt2(eot="</doc>"))
-    assert take_tokenizer(replace(settings, eot="</doc>"))[1] == "</doc>"
+    assert load_external_tokenizer(replace(settings, eot="</doc>"))[1] == "</doc>"
     with pytest.raises(UserError, match=r"tokenizer\.eot=None: name the token .* ends a text, out of </doc>"):
-        take_tokenizer(settings)
+        load_external_tokenizer(settings)
     with pytest.raises(UserError, match=r"tokenizer\.eot=<s>: name the token"):
-        take_tokenizer(replace(settings, eot="<s>"))
+        load_external_tokenizer(replace(settings, eot="<s>"))
 
 
 def lowercasing() -> Tokenizer:
@@ -120,34 +120,34 @@ def of_characters() -> Tokenizer:
     ],
     ids=["lower case", "NFC", "words", "characters", "space before", "end of text in a text"],
 )
-def test_what_loses_text_is_refused(make: Callable[[], Tokenizer], reason: str, tmp_path: Path) -> None:
+def test_lossy_tokenizers_are_rejected(make: Callable[[], Tokenizer], reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^tokenizer\.path=.*{reason}") as error:
-        take_tokenizer(saved(tmp_path / "given", make()))
+        load_external_tokenizer(saved(tmp_path / "given", make()))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
 @pytest.mark.parametrize("content", ["cat", "<tag>"])
-def test_added_tokens_that_take_the_blanks_beside_them(content: str, flags: dict[str, bool], tmp_path: Path) -> None:
+def test_added_tokens_that_strip_spaces_are_rejected(content: str, flags: dict[str, bool], tmp_path: Path) -> None:
     def with_token(**flags: bool) -> TokenizerConfig:
         tokenizer = gpt2()
         tokenizer.add_tokens([AddedToken(content, normalized=False, **flags)])
-        return replace(saved(tmp_path / "given", tokenizer), vocab_size=id_count(tokenizer))
+        return replace(saved(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer))
 
-    assert take_tokenizer(with_token())[1] == "<|endoftext|>"
-    assert take_tokenizer(with_token(single_word=True))[1] == "<|endoftext|>"
+    assert load_external_tokenizer(with_token())[1] == "<|endoftext|>"
+    assert load_external_tokenizer(with_token(single_word=True))[1] == "<|endoftext|>"
     with pytest.raises(UserError, match=r"does not give back text that contains its added tokens: .* comes back as"):
-        take_tokenizer(with_token(**flags))
+        load_external_tokenizer(with_token(**flags))
 
 
-def test_an_added_token_that_is_decoded_as_bytes(tmp_path: Path) -> None:
+def test_added_tokens_that_decode_as_bytes_are_rejected(tmp_path: Path) -> None:
     tokenizer = gpt2()
     tokenizer.add_tokens([AddedToken("naïf", normalized=False)])  # the library takes its ï for a byte
     with pytest.raises(UserError, match=r"does not give back text that contains its added tokens: .*naï|na.u00ef"):
-        take_tokenizer(replace(saved(tmp_path / "given", tokenizer), vocab_size=id_count(tokenizer)))
+        load_external_tokenizer(replace(saved(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer)))
 
 
-def test_tokenizers_are_looked_at_before_anything_is_read(
+def test_tokenizers_are_checked_before_text_is_read(
     local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("src.data.preparation.pipeline.read_documents", None)
@@ -166,25 +166,25 @@ def test_tokenizers_are_looked_at_before_anything_is_read(
         assert not (tmp_path / "outputs").exists()
 
 
-def test_wrong_settings(tmp_path: Path) -> None:
+def test_invalid_settings_are_an_error(tmp_path: Path) -> None:
     settings = saved(tmp_path / "given", gpt2())
     with pytest.raises(UserError, match=rf"tokenizer\.vocab_size=300: .* has {SIZE}; set this number"):
-        take_tokenizer(replace(settings, vocab_size=300))
+        load_external_tokenizer(replace(settings, vocab_size=300))
     with pytest.raises(UserError, match=r"tokenizer\.path=.*nowhere: no tokenizer\.json there"):
-        take_tokenizer(replace(settings, path=str(tmp_path / "nowhere")))
+        load_external_tokenizer(replace(settings, path=str(tmp_path / "nowhere")))
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer\.path=.*broken\.json: not a tokenizer"):
-        take_tokenizer(replace(settings, path=str(tmp_path / "broken.json")))
+        load_external_tokenizer(replace(settings, path=str(tmp_path / "broken.json")))
 
 
-def test_data_of_another_tokenizer(
+def test_data_with_an_external_tokenizer(
     local_data: DataConfig, small_vocabulary: TokenizerConfig, corpus_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     settings = saved(tmp_path / "given", gpt2())
-    prepared = prepare_data(local_data, settings, tmp_path / "outputs", say=lambda _: None)
+    prepared = prepare_data(local_data, settings, tmp_path / "outputs", log=lambda _: None)
     assert (prepared.eot_id, prepared.vocab_size) == (SIZE - 1, SIZE)
     tokenizer = load_tokenizer(prepared.tokenizer_path)
-    assert eot_id_of(tokenizer, prepared.tokenizer_path) == SIZE - 1
+    assert get_eot_id(tokenizer, prepared.tokenizer_path) == SIZE - 1
     texts = []
     for split in SPLITS:
         tokens, starts = prepared.tokens("language", split), prepared.offsets("language", split)
@@ -194,9 +194,9 @@ def test_data_of_another_tokenizer(
     assert sorted(texts) == sorted(corpus_files[0].read_text().split("\n<|endoftext|>\n"))
 
     copy = saved(tmp_path / "copy", gpt2())
-    assert prepare_data(local_data, copy, tmp_path / "outputs", say=lambda _: None).folder == prepared.folder
+    assert prepare_data(local_data, copy, tmp_path / "outputs", log=lambda _: None).folder == prepared.folder
     compared = prepare_data(
-        local_data, replace(small_vocabulary, compare=str(tmp_path / "given")), tmp_path / "outputs", say=lambda _: None
+        local_data, replace(small_vocabulary, compare=str(tmp_path / "given")), tmp_path / "outputs", log=lambda _: None
     )
     for name, entry in compared.manifest["tokenizer"]["compared"].items():
         split = compared.manifest["corpora"][name]["splits"]["val"]
@@ -209,7 +209,7 @@ def test_data_of_another_tokenizer(
 
 def test_comparison_counts_bytes_and_words(taken: Tokenizer) -> None:
     ours = train_tokenizer(make_texts(1, 50), 300)
-    found = compare(ours, taken, ["é two", "three four five"])
+    found = compare_tokenizers(ours, taken, ["é two", "three four five"])
     assert found["bytes"] == 21
     assert found["this"]["bytes_per_token"] == 21 / sum(len(encode(ours, t)) for t in ("é two", "three four five"))
     assert found["other"]["tokens_per_word"] == sum(len(encode(taken, t)) for t in ("é two", "three four five")) / 5

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator
 
 from src.data.sources.generated.grammar import GeneratedDocument, Writer
 from src.data.sources.generated.scripts import write_script
-from src.data.sources.generated.stories import tell_story
+from src.data.sources.generated.stories import write_story
 
 __all__ = ["GeneratedDocument", "generate_scripts", "generate_stories"]
 
 
 def generate_stories(seed: int, max_bytes: int) -> Iterator[GeneratedDocument]:
     """Yield stories until at least `max_bytes` of UTF-8 text have been yielded; no newline at a story's end."""
-    return _generate(tell_story, "story", seed, max_bytes)
+    return _generate(write_story, "story", seed, max_bytes)
 
 
 def generate_scripts(seed: int, max_bytes: int) -> Iterator[GeneratedDocument]:

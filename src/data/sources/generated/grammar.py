@@ -176,7 +176,7 @@ def _certain(pieces: Iterable[Piece]) -> tuple[str | Slot, ...]:
     return tuple(piece for piece in pieces if isinstance(piece, str | Slot))
 
 
-class Teller:
+class TemplateWriter:
     """Writes templates, and remembers in slots what has been said."""
 
     def __init__(self, writer: Writer, lexicons: Mapping[str, Lexicon]):
@@ -196,7 +196,7 @@ class Teller:
         """Return a template that holds no draws as text."""
         return self._fill(_parse_option(template))
 
-    def say(self, *templates: str) -> None:
+    def write_template(self, *templates: str) -> None:
         """Write templates one after the other."""
         for template in templates:
             self._run(parse_template(template))

@@ -20,9 +20,9 @@ import numpy as np
 
 from src.data.sources.generated.grammar import Odds, Writer
 from src.data.sources.generated.scripts import write_script
-from src.data.sources.generated.stories import tell_story
+from src.data.sources.generated.stories import write_story
 
-COMPOSERS: dict[str, Callable[[Writer], str]] = {"stories": tell_story, "scripts": write_script}
+DOCUMENT_WRITERS: dict[str, Callable[[Writer], str]] = {"stories": write_story, "scripts": write_script}
 """What writes a document of each generated source; it returns the document's kind."""
 
 
@@ -59,7 +59,7 @@ class Derivation:
 
 
 def parse(compose: Callable[[Writer], str], text: str) -> Derivation:
-    """Return the derivation of a text that `compose` writes, such as `COMPOSERS["stories"]`. Raises: NotGenerated."""
+    """Return the derivation of a text that `compose` writes, such as `DOCUMENT_WRITERS["stories"]`. Raises: NotGenerated."""
     reader = _Reader(text)
     kind = compose(reader)
     if reader.position < len(text):
@@ -97,13 +97,13 @@ class _Reader(Writer):
         if index is None:
             raise NotGenerated(f"none of {len(options)} options at character {start}")
         self.choices.append(Choice(start, start + len(options[index]), index, odds.bits[index]))
-        for offset, bits in _narrow(tuple(options), odds, index):
+        for offset, bits in _bits_by_letter(tuple(options), odds, index):
             self.bits_by_character[start + offset] += bits
         return index
 
 
 @lru_cache(maxsize=100_000)
-def _narrow(options: tuple[str, ...], odds: Odds, index: int) -> list[tuple[int, float]]:
+def _bits_by_letter(options: tuple[str, ...], odds: Odds, index: int) -> list[tuple[int, float]]:
     """Return the letters of an option that rule others out, and the bits of each."""
     found: list[tuple[int, float]] = []
     left, mass = list(range(len(options))), 1.0

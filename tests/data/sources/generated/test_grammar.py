@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from src.data.sources.generated import generate_scripts, generate_stories
-from src.data.sources.generated.grammar import Lexicon, Teller, Writer, assert_prefix_free, make_odds
-from src.data.sources.generated.parser import COMPOSERS, NotGenerated, parse
+from src.data.sources.generated.grammar import Lexicon, TemplateWriter, Writer, assert_prefix_free, make_odds
+from src.data.sources.generated.parser import DOCUMENT_WRITERS, NotGenerated, parse
 from src.data.sources.generated.scripts import write_script
-from src.data.sources.generated.stories import tell_story
+from src.data.sources.generated.stories import write_story
 from tests.reference.derivations import Compose, derivations
 
 
@@ -21,14 +21,14 @@ def compose_small(writer: Writer) -> str:
         "FOODS/she": Lexicon(["figs", "nuts"]),
         "FOODS/he": Lexicon(["peas", "rice", "figs"]),
     }
-    teller = Teller(writer, lexicons)
-    teller.say("«a=NAMES» «very |»likes «b=NAMES-a». «^a.he» ")
+    teller = TemplateWriter(writer, lexicons)
+    teller.log("«a=NAMES» «very |»likes «b=NAMES-a». «^a.he» ")
     teller.bind("kind", teller.slots["b.he"])
     if teller.pick("sleeps", "eats «food=FOODS/kind»«, hot|, cold»") == 1:
         for _ in range(2):
             if teller.pick(".", " and «more=FOODS/kind»", odds=make_odds((2.0, 1.0))) == 0:
                 return "short"
-    teller.say("!")
+    teller.log("!")
     return "long"
 
 
@@ -44,7 +44,7 @@ def test_each_text_of_a_small_grammar_has_one_derivation() -> None:
         assert parse(compose_small, text).bits == bits
 
 
-def test_bits_by_character_are_those_of_a_reader_who_knows_all_texts() -> None:
+def test_bits_by_character_equal_conditional_probabilities() -> None:
     """-log2 of the probability of a letter after a beginning, from the sums over all texts that go on so."""
     probabilities = {text: 2.0**-bits for text, bits in derivations(compose_small)}
 
@@ -56,7 +56,7 @@ def test_bits_by_character_are_those_of_a_reader_who_knows_all_texts() -> None:
         assert parse(compose_small, text).bits_by_character == pytest.approx(wanted, abs=1e-9)
 
 
-@pytest.mark.parametrize(("generate", "compose"), [(generate_stories, tell_story), (generate_scripts, write_script)])
+@pytest.mark.parametrize(("generate", "compose"), [(generate_stories, write_story), (generate_scripts, write_script)])
 def test_each_document_has_one_derivation_with_the_recorded_bits(generate: Callable, compose: Compose) -> None:
     for document in generate(seed=11, max_bytes=60_000):
         ((text, bits),) = derivations(compose, document.text)
@@ -64,7 +64,7 @@ def test_each_document_has_one_derivation_with_the_recorded_bits(generate: Calla
         assert bits == document.bits
 
 
-@pytest.mark.parametrize("compose", COMPOSERS.values(), ids=COMPOSERS)
+@pytest.mark.parametrize("compose", DOCUMENT_WRITERS.values(), ids=DOCUMENT_WRITERS)
 def test_a_changed_document_has_no_derivation(compose: Compose) -> None:
     writer = Writer(Random(3).random)
     compose(writer)
@@ -88,15 +88,15 @@ def test_draws_follow_their_odds() -> None:
 
 
 @pytest.mark.parametrize("options", [("a", "ab"), ("same", "same"), ("", "a"), ("b", "a", "bc")])
-def test_ambiguous_draws_are_refused(options: tuple[str, ...]) -> None:
+def test_ambiguous_draws_are_an_error(options: tuple[str, ...]) -> None:
     with pytest.raises(AssertionError):
         assert_prefix_free(options)
 
 
-def test_templates_bind_fill_and_refuse_draws_inside_draws() -> None:
+def test_templates_bind_slots_and_reject_nested_draws() -> None:
     writer = Writer(random=lambda: 0.99)
-    teller = Teller(writer, {"COLORS": Lexicon(["red", "blue"])})
-    teller.say("«color=COLORS» and «x|«color»»; «^color»")
+    teller = TemplateWriter(writer, {"COLORS": Lexicon(["red", "blue"])})
+    teller.log("«color=COLORS» and «x|«color»»; «^color»")
     assert writer.text == "blue and blue; Blue"
     with pytest.raises(AssertionError, match="draw inside a draw"):
-        teller.say("«a|«b=COLORS»»")
+        teller.log("«a|«b=COLORS»»")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.data.sources.generated import GeneratedDocument, generate_scripts, generate_stories
-from src.data.sources.generated.parser import COMPOSERS, Derivation, parse
+from src.data.sources.generated.parser import DOCUMENT_WRITERS, Derivation, parse
 
 GENERATORS = {"stories": generate_stories, "scripts": generate_scripts}
 Parsed = list[tuple[GeneratedDocument, Derivation]]
@@ -16,10 +16,10 @@ Parsed = list[tuple[GeneratedDocument, Derivation]]
 @pytest.fixture(scope="module", params=GENERATORS)
 def parsed(request: pytest.FixtureRequest) -> Parsed:
     documents = GENERATORS[request.param](seed=21, max_bytes=250_000)
-    return [(document, parse(COMPOSERS[request.param], document.text)) for document in documents]
+    return [(document, parse(DOCUMENT_WRITERS[request.param], document.text)) for document in documents]
 
 
-def test_the_derivation_is_the_one_that_was_drawn(parsed: Parsed) -> None:
+def test_the_parsed_derivation_equals_the_drawn_one(parsed: Parsed) -> None:
     assert len({document.kind for document, _ in parsed}) >= 12
     for document, derivation in parsed:
         assert (derivation.kind, derivation.bits) == (document.kind, document.bits)
@@ -27,7 +27,7 @@ def test_the_derivation_is_the_one_that_was_drawn(parsed: Parsed) -> None:
         assert all(a.start < a.end <= b.start for a, b in pairwise(derivation.choices))
 
 
-def test_the_bits_of_each_choice_fall_on_its_own_characters(parsed: Parsed) -> None:
+def test_bits_of_a_choice_fall_on_its_characters(parsed: Parsed) -> None:
     for document, derivation in parsed:
         bits = derivation.bits_by_character
         assert len(bits) == len(document.text) and bits.min() >= 0
@@ -36,7 +36,7 @@ def test_the_bits_of_each_choice_fall_on_its_own_characters(parsed: Parsed) -> N
             assert bits[choice.start : choice.end].sum() == pytest.approx(choice.bits, abs=1e-9)
 
 
-def test_what_is_recalled_was_said_before_and_costs_nothing(parsed: Parsed) -> None:
+def test_recalls_repeat_earlier_text_at_zero_bits(parsed: Parsed) -> None:
     for document, derivation in parsed:
         text = document.text
         for start, end, source in derivation.recalls:
@@ -46,7 +46,7 @@ def test_what_is_recalled_was_said_before_and_costs_nothing(parsed: Parsed) -> N
             assert not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text[source + 1 : start]), "a nearer mention"
 
 
-def test_distances_reach_from_a_line_to_several_thousand_characters(parsed: Parsed) -> None:
+def test_recall_distances_range_from_a_line_to_thousands_of_characters(parsed: Parsed) -> None:
     distances = np.array([start - source for _, derivation in parsed for start, _, source in derivation.recalls])
     edges = [1, 64, 256, 1024, 4096, 16384]
     counts = np.histogram(distances, edges)[0]

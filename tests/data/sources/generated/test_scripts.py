@@ -36,7 +36,7 @@ def test_bash_parses_two_megabytes() -> None:
     assert_bash_accepts(list(generate_scripts(seed=0, max_bytes=2_000_000)))
 
 
-def test_shellcheck_has_nothing_to_say(scripts: list[GeneratedDocument], tmp_path: Path) -> None:
+def test_shellcheck_reports_nothing(scripts: list[GeneratedDocument], tmp_path: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     if shellcheck is None:
         pytest.skip("there is no shellcheck")
@@ -62,12 +62,12 @@ def test_scripts_are_varied_and_end_with_a_newline(scripts: list[GeneratedDocume
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in texts)
 
 
-def test_nothing_needs_a_bash_newer_than_that_of_a_mac(scripts: list[GeneratedDocument]) -> None:
+def test_scripts_run_in_bash_3_2(scripts: list[GeneratedDocument]) -> None:
     newer = r"declare -[gAn]|mapfile|readarray|,,\}|\^\^\}|\|&|&>>|coproc|local -n|\bwait -n|printf '%\("
     assert not [script.text for script in scripts if re.search(newer, script.text)]
 
 
-def test_no_mark_of_the_grammar_is_left(scripts: list[GeneratedDocument]) -> None:
+def test_no_template_mark_is_left(scripts: list[GeneratedDocument]) -> None:
     assert not [script.text for script in scripts if re.search(r"[«»\t]| \n|\n\n\n", script.text)]
 
 
@@ -114,13 +114,13 @@ def test_variables_are_assigned_before_use(scripts: list[GeneratedDocument]) -> 
             assert any(re.search(pattern, script.text) for pattern in assigned), (name, script.text)
 
 
-def test_entropy_is_that_of_a_language_with_something_to_learn(scripts: list[GeneratedDocument]) -> None:
+def test_entropy_is_in_the_expected_range(scripts: list[GeneratedDocument]) -> None:
     rate = sum(script.bits for script in scripts) / sum(len(script.text.encode()) for script in scripts)
     assert 0.05 < rate < 0.8
     assert min(script.bits for script in scripts) > 60
 
 
-def test_the_owner_named_at_the_end_is_the_one_in_the_table(scripts: list[GeneratedDocument]) -> None:
+def test_the_owner_at_the_end_is_the_one_in_the_table(scripts: list[GeneratedDocument]) -> None:
     asked = 0
     for script in scripts:
         if question := re.search(r'\$\(\w+ (\w+)\)"  # (?:now|today|at present) (\S+)\n', script.text):

@@ -10,11 +10,11 @@ from itertools import islice
 import pytest
 
 from src.config.schema import ROOT
-from src.data.dataset import GENERATED_TEXT
+from src.data.dataset import GENERATED_TEXT_HASH
 from src.data.sources.generated import GeneratedDocument, generate_scripts, generate_stories
 from src.data.sources.generated.stories import PLOTS
-from src.data.sources.generated.stories.journeys import COUNTS
-from src.data.sources.generated.stories.travel import N_DAYS, ORDINALS
+from src.data.sources.generated.stories.long_journeys import N_DAYS, ORDINALS
+from src.data.sources.generated.stories.plots_journeys import COUNTS
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_stories_are_varied(stories: list[GeneratedDocument]) -> None:
     assert 800 < len(words) < 2000
 
 
-def test_entropy_is_that_of_a_language_with_something_to_learn(stories: list[GeneratedDocument]) -> None:
+def test_entropy_is_in_the_expected_range(stories: list[GeneratedDocument]) -> None:
     rate = sum(story.bits for story in stories) / sum(len(story.text.encode()) for story in stories)
     assert 0.1 < rate < 1.0
     assert min(story.bits for story in stories) > 60
@@ -81,7 +81,7 @@ def test_pronouns_of_the_hero_agree(stories: list[GeneratedDocument]) -> None:
         assert first in (("she", "only") if kid == "girl" else ("he", "only")), story.text
 
 
-def test_what_was_promised_is_brought_on_the_day(stories: list[GeneratedDocument]) -> None:
+def test_promised_gifts_are_brought_on_the_promised_day(stories: list[GeneratedDocument]) -> None:
     for text in of_kind(stories, "promise"):
         promise = search(r'"I will bring you (.+?) and a (.+?) on (\w+day)', text)
         kept = search(r"They ate the (.+?), and \w+ held the (.+?) (?:with|very|up)", text)
@@ -97,7 +97,7 @@ def test_the_lost_toy_is_found_where_it_was_put_down(stories: list[GeneratedDocu
         assert re.search(rf"I have lost my \w+ {left[1]}!", text)
 
 
-def test_counting_adds_up(stories: list[GeneratedDocument]) -> None:
+def test_counts_of_fruit_are_consistent(stories: list[GeneratedDocument]) -> None:
     numbers: list[str] = [*"no one two three four five six seven eight nine ten eleven twelve".split()]
     for text in of_kind(stories, "counting"):
         total = search(r"there were (\w+) of them", text)[1]
@@ -107,7 +107,7 @@ def test_counting_adds_up(stories: list[GeneratedDocument]) -> None:
         assert numbers.index(left) == numbers.index(total) - numbers.index(first) - numbers.index(second)
 
 
-def test_the_end_comes_back_to_the_beginning(stories: list[GeneratedDocument]) -> None:
+def test_the_ending_repeats_the_fact_of_the_opening(stories: list[GeneratedDocument]) -> None:
     """The fact of the opening is named again in the last paragraph."""
     facts = (
         r" loved ([\w ]+?) (?:more than|best|so much)",
@@ -125,7 +125,7 @@ def test_the_end_comes_back_to_the_beginning(stories: list[GeneratedDocument]) -
     assert n_recalled > len(stories) / 2
 
 
-def test_who_gets_what_is_remembered(stories: list[GeneratedDocument]) -> None:
+def test_gifts_keep_their_recipients(stories: list[GeneratedDocument]) -> None:
     asked = 0
     for story in stories:
         if question := re.search(r'"Who gets the ([\w ]+)\?" "(\w+),"', story.text):
@@ -134,7 +134,7 @@ def test_who_gets_what_is_remembered(stories: list[GeneratedDocument]) -> None:
     assert asked > 10
 
 
-def test_parcels_reach_whom_they_are_for(stories: list[GeneratedDocument]) -> None:
+def test_parcels_reach_their_recipients(stories: list[GeneratedDocument]) -> None:
     for text in of_kind(stories, "parcels"):
         listed = search(r"There were (\w+) parcels: (.+?)\. ", text)
         wanted = set(re.findall(r"a ([\w ]+?) for (\w+)", listed[2]))
@@ -143,7 +143,7 @@ def test_parcels_reach_whom_they_are_for(stories: list[GeneratedDocument]) -> No
         assert len(given) == 3 + COUNTS.index(listed[1])
 
 
-def test_a_journey_has_the_days_that_were_announced(stories: list[GeneratedDocument]) -> None:
+def test_a_journey_has_the_announced_number_of_days(stories: list[GeneratedDocument]) -> None:
     lengths = []
     for story in stories:
         if announced := re.search(r"for a journey of (\w+) days\.", story.text):
@@ -160,7 +160,7 @@ def test_the_hash_of_generated_text_is_that_of_the_text() -> None:
     for generate in (generate_stories, generate_scripts):
         for document in generate(0, 300_000):
             digest.update(document.text.encode())
-    assert digest.hexdigest()[:16] == GENERATED_TEXT
+    assert digest.hexdigest()[:16] == GENERATED_TEXT_HASH
 
 
 def test_text_does_not_depend_on_the_hash_seed() -> None:

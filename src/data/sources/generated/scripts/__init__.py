@@ -4,8 +4,13 @@ They run in bash 3.2, the one on a Mac, and are written to please shellcheck, bu
 """
 
 from src.data.sources.generated.grammar import Writer, make_odds
-from src.data.sources.generated.scripts.frame import define_basics, define_extras, write_main, write_parser
 from src.data.sources.generated.scripts.header import write_header, write_settings
+from src.data.sources.generated.scripts.scaffold import (
+    define_basics,
+    define_optional_sections,
+    write_main,
+    write_parser,
+)
 from src.data.sources.generated.scripts.script import Script, Task
 from src.data.sources.generated.scripts.tasks_data import DATA_TASKS
 from src.data.sources.generated.scripts.tasks_files import FILE_TASKS
@@ -19,8 +24,8 @@ _NAME_ODDS = make_odds((1.0,) * len(_NAMES))
 def write_script(writer: Writer) -> str:
     """Write one script and return its kind of task."""
     script = Script(writer)
-    script.wide = script.pick("#!/usr/bin/env bash\n", "#!/bin/bash\n") == 1
-    script.say("#\n# ")
+    script.has_wide_indent = script.pick("#!/usr/bin/env bash\n", "#!/bin/bash\n") == 1
+    script.write_template("#\n# ")
     kind, name = _NAMES[script.pick(*(f"{name} - " for _, name in _NAMES), odds=_NAME_ODDS)]
     task = TASKS[kind]
     script.bind("program", name)
@@ -28,9 +33,9 @@ def write_script(writer: Writer) -> str:
     options = write_header(script, task)
     write_settings(script, task, options)
     define_basics(script, task, options)
-    extras = define_extras(script, task, options)
+    sections = define_optional_sections(script, task, options)
     for function in task.functions:
         script.define(function)
     write_parser(script, task, options)
-    write_main(script, task, options, extras)
+    write_main(script, task, options, sections)
     return kind

@@ -1,7 +1,7 @@
 """What stands above the functions of a script: header, history, constants and the defaults of the settings."""
 
 from src.data.sources.generated.grammar import make_odds
-from src.data.sources.generated.scripts.extras import GENERIC
+from src.data.sources.generated.scripts.optional_sections import GENERIC_OPTIONS
 from src.data.sources.generated.scripts.script import Script, Setting, Task
 
 MAX_ITEMS = 7
@@ -24,11 +24,14 @@ CHANGES = (
 
 def write_header(script: Script, task: Task) -> list[Setting]:
     """Write the comment on top, from the purpose on, and return the options that its usage line draws."""
-    script.say(task.purpose + "\n")
+    script.write_template(task.purpose + "\n")
     script.long = script.pick(USAGE, ALL_IN_ONE + USAGE, odds=LENGTH_ODDS) == 1
     options: list[Setting] = []
     usage: list[str] = []
-    possible = (*task.settings, *(setting for setting in GENERIC if task.can_rehearse or setting.slot != "dry_run"))
+    possible = (
+        *task.settings,
+        *(setting for setting in GENERIC_OPTIONS if task.has_dry_run or setting.slot != "dry_run"),
+    )
     end = f" {task.operand_label}\n" if task.operand_label else "\n"
     while len(options) < MAX_OPTIONS:
         letters = {option.letter for option in options}
@@ -46,7 +49,7 @@ def write_header(script: Script, task: Task) -> list[Setting]:
         script.bind("style", styles[index // len(candidates)])
         options.append(candidates[index % len(candidates)])
     else:
-        script.say(end)
+        script.write_template(end)
         usage.append(end)
     script.bind("options", "".join(usage).rstrip("\n"))
     _write_origin(script)
@@ -67,13 +70,13 @@ def _write_origin(script: Script) -> None:
         "# Copyright «year=YEAR» «first=FIRST» «last=LAST»\n",
         "# Cron: «minute=MINUTE» «hour=HOUR» * * «weekday=WEEKDAY»\n",
     )
-    script.say("# «Version|Release» «major=MAJOR».«minor=MINOR».«patch=MINOR»")
+    script.write_template("# «Version|Release» «major=MAJOR».«minor=MINOR».«patch=MINOR»")
 
 
 def _write_history(script: Script, options: list[Setting]) -> None:
     """Write what changed in which year, about the options among others; a blank line ends it."""
     years = list(reversed(script.lexicons["YEAR"].forms))
-    script.say(", «y=YEAR»-«m=MONTH»-«d=DAY»\n")
+    script.write_template(", «y=YEAR»-«m=MONTH»-«d=DAY»\n")
     years = [year for year in years if year < script.slots["y"]]
     while years:
         texts = ["\n", *(f"# {year}-" for year in reversed(years))]
@@ -81,9 +84,9 @@ def _write_history(script: Script, options: list[Setting]) -> None:
         if index == 0:
             return
         years = years[: len(years) - index]
-        script.say("«m=MONTH»-«d=DAY» «who=FIRST»: ")
-        script.choose(*CHANGES, *(f"option -{option.letter} «added|documented|fixed»\n" for option in options))
-    script.say("\n")
+        script.write_template("«m=MONTH»-«d=DAY» «who=FIRST»: ")
+        script.pick_code(*CHANGES, *(f"option -{option.letter} «added|documented|fixed»\n" for option in options))
+    script.write_template("\n")
 
 
 def write_settings(script: Script, task: Task, options: list[Setting]) -> None:
@@ -92,27 +95,29 @@ def write_settings(script: Script, task: Task, options: list[Setting]) -> None:
     script.name("VERSION", ("VERSION", "RELEASE"), "readonly ", "=«major».«minor».«patch»\n")
     if task.items:
         _write_items(script, task)
-    script.say("\n# «Defaults|Settings|Default values|Configuration»«, see usage|; options override them|»\n")
+    script.write_template(
+        "\n# «Defaults|Settings|Default values|Configuration»«, see usage|; options override them|»\n"
+    )
     if task.operand:
         script.name(task.operand, task.operand_names.split(), "", '=""\n')
-    for setting in (*task.settings, *(setting for setting in GENERIC if setting in options)):
+    for setting in (*task.settings, *(setting for setting in GENERIC_OPTIONS if setting in options)):
         script.name(setting.slot, setting.names.split(), "", "=")
         if setting.argument:
-            script.say(setting.value + "\n")
+            script.write_template(setting.value + "\n")
             continue
         elif "flags" in script.slots:
-            script.say("«off»")
+            script.write_template("«off»")
         else:
             script.bind("flags", ("words", "numbers")[script.pick("false", "0")])
             script.bind("on", ("true", "1")[script.slots["flags"] == "numbers"])
             script.bind("off", ("false", "0")[script.slots["flags"] == "numbers"])
-        script.say("\n")
+        script.write_template("\n")
 
 
 def _write_items(script: Script, task: Task) -> None:
     items = task.items
     assert items
-    script.say(f"\n# {items.comment}\n")
+    script.write_template(f"\n# {items.comment}\n")
     script.name(items.slot, items.names.split(), "readonly ", "=(")
     words: list[str] = []
     remaining = list(script.lexicons[items.lexicon].forms)
@@ -127,7 +132,7 @@ def _write_items(script: Script, task: Task) -> None:
             break
         words.append(remaining.pop(index))
     else:
-        script.say(")\n")
+        script.write_template(")\n")
     script.bind(f"{items.slot}.words", ", ".join(words))
     script.bind(f"{items.slot}.pattern", " | ".join(words))
     script.bind(f"{items.slot}.first", words[0])

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from src.data.sources.generated.grammar import Forms, Lexicon, Teller, WordDraw, Writer, make_odds
-from src.data.sources.generated.scripts.words import LEXICONS, VARIABLES
+from src.data.sources.generated.grammar import Forms, Lexicon, TemplateWriter, WordDraw, Writer, make_odds
+from src.data.sources.generated.scripts.lexicon import LEXICONS, VARIABLES
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Extra:
+class OptionalSection:
     """A function that a script may have, and how main calls it."""
 
     function: Function
     call: str
-    late: bool = False
+    is_late: bool = False
     """Called after the work rather than before it."""
-    rows: bool = False
+    has_rows: bool = False
     """Looks things up in a table that stands above it."""
 
     @property
@@ -88,7 +88,7 @@ class Task:
         return any("trap " in function.body for function in self.functions)
 
     @property
-    def can_rehearse(self) -> bool:
+    def has_dry_run(self) -> bool:
         """Tell whether some command of the task goes through the function that a dry run needs."""
         return any("«run»" in body for body in (self.main, *(function.body for function in self.functions)))
 
@@ -104,14 +104,14 @@ REMARKS = (
 """Second lines of the comment above a function."""
 
 
-class Script(Teller):
+class Script(TemplateWriter):
     """A teller for bash: templates are laid out in steps of two spaces, and written in the script's own indent."""
 
     def __init__(self, writer: Writer):
         super().__init__(writer, LEXICONS | VARIABLES)
         self._global_names: set[str] = set()
         self._local_names: set[str] = set()
-        self.wide = False
+        self.has_wide_indent = False
         self.long = False
         self.owners: dict[str, str] = {}
         self.bind("on", "true")
@@ -119,13 +119,13 @@ class Script(Teller):
 
     def layout(self, template: str) -> str:
         """Return a template in the script's own indent."""
-        return _widen(template) if self.wide else template
+        return _widen(template) if self.has_wide_indent else template
 
-    def code(self, template: str) -> None:
+    def write_code(self, template: str) -> None:
         """Write lines of code."""
-        self.say(self.layout(template))
+        self.write_template(self.layout(template))
 
-    def choose(self, *templates: str) -> int:
+    def pick_code(self, *templates: str) -> int:
         """Draw one of several pieces of code."""
         return self.pick(*map(self.layout, templates))
 
@@ -148,7 +148,7 @@ class Script(Teller):
 
     def define(self, function: Function) -> None:
         """Write a function below a blank line and its comment."""
-        self.code(f"\n# {function.comment}\n{function.before}")
+        self.write_code(f"\n# {function.comment}\n{function.before}")
         self.body(function)
 
     def body(self, function: Function) -> None:
@@ -162,7 +162,7 @@ class Script(Teller):
         self.drawn.add(function.slot)
         self._global_names.add(names[index])
         self._local_names.clear()
-        self.code(function.body.strip("\n") + "\n}\n")
+        self.write_code(function.body.strip("\n") + "\n}\n")
 
 
 @cache

@@ -1,27 +1,27 @@
 """Little stories: an opening that introduces a hero and one fact, a plot, sometimes a journey, and an ending that comes
 back to the fact."""
 
-from src.data.sources.generated.grammar import Teller, Writer, make_odds
-from src.data.sources.generated.stories.frame import close, introduce
-from src.data.sources.generated.stories.journeys import JOURNEYS
-from src.data.sources.generated.stories.people import FRIENDS
-from src.data.sources.generated.stories.scenes import prose, tell
-from src.data.sources.generated.stories.things import THINGS
-from src.data.sources.generated.stories.travel import travel
-from src.data.sources.generated.stories.world import LEXICONS
+from src.data.sources.generated.grammar import TemplateWriter, Writer, make_odds
+from src.data.sources.generated.stories.lexicon import LEXICONS
+from src.data.sources.generated.stories.long_journeys import write_journey
+from src.data.sources.generated.stories.plots_journeys import JOURNEY_PLOTS
+from src.data.sources.generated.stories.plots_people import PEOPLE_PLOTS
+from src.data.sources.generated.stories.plots_things import THING_PLOTS
+from src.data.sources.generated.stories.scaffold import write_ending, write_opening
+from src.data.sources.generated.stories.scenes import prose, write_scenes
 
-PLOTS = {**THINGS, **FRIENDS, **JOURNEYS}
+PLOTS = {**THING_PLOTS, **PEOPLE_PLOTS, **JOURNEY_PLOTS}
 _OPENINGS = [(name, prose(opening)) for name, plot in PLOTS.items() for opening in plot.openings]
 _OPENING_ODDS = make_odds((1.0,) * len(_OPENINGS))
 
 
-def tell_story(writer: Writer) -> str:
+def write_story(writer: Writer) -> str:
     """Write one story and return the name of its plot."""
-    story = Teller(writer, LEXICONS)
-    fact = introduce(story)
-    story.say("\n\n")
+    story = TemplateWriter(writer, LEXICONS)
+    fact = write_opening(story)
+    story.write_template("\n\n")
     name, _ = _OPENINGS[story.pick(*(opening for _, opening in _OPENINGS), odds=_OPENING_ODDS)]
-    tell(story, *PLOTS[name].scenes)
-    travel(story, fact)
-    close(story, fact)
+    write_scenes(story, *PLOTS[name].scenes)
+    write_journey(story, fact)
+    write_ending(story, fact)
     return name

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from src.data.sources.generated.grammar import Teller
+from src.data.sources.generated.grammar import TemplateWriter
 
-Scene = str | tuple[str, ...] | Callable[[Teller], None]
+Scene = str | tuple[str, ...] | Callable[[TemplateWriter], None]
 """A tuple is a draw among its members."""
 
 
@@ -23,12 +23,12 @@ class Plot:
     scenes: tuple[Scene, ...]
 
 
-def tell(story: Teller, *scenes: Scene) -> None:
+def write_scenes(story: TemplateWriter, *scenes: Scene) -> None:
     """Write scenes, each after a space or the break it begins with."""
     for scene in scenes:
         if isinstance(scene, str):
             template = vary(prose(scene))
-            story.say(template if template.startswith("\n") else " " + template)
+            story.write_template(template if template.startswith("\n") else " " + template)
         elif isinstance(scene, tuple):
             story.writer.write(" ")
             story.pick(*(vary_tail(prose(option)) for option in scene))

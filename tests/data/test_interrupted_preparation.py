@@ -17,7 +17,7 @@ from src.data.sources import generated
 
 
 def start(root: Path, batch_bytes: int, threads: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.data.killed", str(root), str(batch_bytes)]
+    command = [sys.executable, "-m", "tests.data.run_preparation", str(root), str(batch_bytes)]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -30,17 +30,17 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_at_random_instants(tmp_path: Path) -> None:
+def test_kills_at_random_times_leave_the_same_data(tmp_path: Path) -> None:
     texts = {
         "stories.txt": [document.text for document in generated.generate_stories(1, 400_000)],
         "scripts.txt": [document.text for document in generated.generate_scripts(1, 400_000)],
     }
     for name, documents in texts.items():
         (tmp_path / name).write_text("\n<|endoftext|>\n".join(documents))
-    begun = time.monotonic()
+    started = time.monotonic()
     first = start(tmp_path, 20_000, 2)
     assert "packed tokens" in first.communicate()[0]
-    duration = time.monotonic() - begun
+    duration = time.monotonic() - started
     whole = contents(tmp_path)
     rng = random.Random(0)
     kills = went_on = 0
@@ -65,16 +65,16 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
 
 
 def kill_before(root: Path, every: int, first: int) -> None:
-    command = [sys.executable, "-m", "tests.data.killed_before", str(root), str(every), str(first)]
+    command = [sys.executable, "-m", "tests.data.kill_before_operations", str(root), str(every), str(first)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_killed_before_some_operations_on_files(tmp_path: Path) -> None:
+def test_kills_before_some_file_operations_leave_the_same_data(tmp_path: Path) -> None:
     """It ends bit for bit alike, with nothing left beside it."""
     kill_before(tmp_path, 240, 37)
 
 
 @pytest.mark.slow
-def test_killed_before_any_operation_on_files(tmp_path: Path) -> None:
+def test_kills_before_any_file_operation_leave_the_same_data(tmp_path: Path) -> None:
     kill_before(tmp_path, 3, 0)

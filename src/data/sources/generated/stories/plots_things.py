@@ -1,26 +1,26 @@
 """Plots about things: lost, counted, broken, traded, grown, cooked."""
 
-from src.data.sources.generated.grammar import Teller
-from src.data.sources.generated.stories.frame import meet, muse
-from src.data.sources.generated.stories.scenes import Plot, tell
+from src.data.sources.generated.grammar import TemplateWriter
+from src.data.sources.generated.stories.scaffold import write_encounter, write_musing
+from src.data.sources.generated.stories.scenes import Plot, write_scenes
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
-def _count(story: Teller) -> None:
+def _count(story: TemplateWriter) -> None:
     """Give some of the fruits to two others; how many are left is a matter of arithmetic."""
     total = NUMBERS.index(story.draw("total", NUMBERS[7:], before=" ", after=" of them."))
-    meet(story)
-    muse(story)
-    tell(story, "¶ Then «friend=PEOPLE-hero» «came along|opened the door|called from a window|walked by».")
+    write_encounter(story)
+    write_musing(story)
+    write_scenes(story, "¶ Then «friend=PEOPLE-hero» «came along|opened the door|called from a window|walked by».")
     first = NUMBERS.index(story.draw("first", NUMBERS[2:5], before=' "You can have '))
     story.bind("rest", NUMBERS[total - first])
-    tell(story, """of my «fruit», if you like," said «hero». «friend» «smiled|was delighted|beamed|said thank you».
+    write_scenes(story, """of my «fruit», if you like," said «hero». «friend» «smiled|was delighted|beamed|said thank you».
         Then there were «rest» «fruit» in the basket. ¶ «Soon after|A bit later|Near the bridge», «hero» met
-        «second=NEIGHBOURS», who had a «toothache|bad day|hungry baby|long way to go».""")  # fmt: skip
+        «second=NEIGHBORS», who had a «toothache|bad day|hungry baby|long way to go».""")  # fmt: skip
     second = NUMBERS.index(story.draw("gift", NUMBERS[1:3], before=" «^hero» gave «second.him» ", after=" more."))
     story.bind("rest", NUMBERS[total - first - second])
-    tell(
+    write_scenes(
         story,
         "«At home|In the evening|Before supper», «hero» counted again: «rest» «fruit» were left.",
         (
@@ -31,7 +31,7 @@ def _count(story: Teller) -> None:
     )  # fmt: skip
 
 
-THINGS: dict[str, Plot] = {
+THING_PLOTS: dict[str, Plot] = {
     "lost toy": Plot(
         (
             "On a «sunny|windy|warm|cool|bright» «morning|afternoon|day», «he» took",
@@ -42,8 +42,8 @@ THINGS: dict[str, Plot] = {
             «friend=PEOPLE-hero» came and «called|shouted|asked», "Do you want to «play tag|climb a tree|dig a hole|look
             for bugs» with me?" So «hero» put the «toy» down «spot=SPOTS/place» and «ran off|went along|forgot all about
             it|followed «friend.him»».""",
-            meet,
-            muse,
+            write_encounter,
+            write_musing,
             """¶ «When it was time to go home|Much later|After a while|When the sun went down», «hero» looked around.
             «Where was|Oh no! Where was|But where was» the «toy»? «hero» «began to cry|felt sad|was worried|had tears in
             «his» eyes». "I have lost my «color» «toy»!" «he» «said|cried|sobbed|wailed».""",
@@ -84,8 +84,8 @@ THINGS: dict[str, Plot] = {
                 """"I do not know," said «hero», and looked at «his» «feet|shoes|hands». The «witness» «witness.sound».
                 ¶ With a heavy heart, «hero» went for a walk.""",
             ),
-            meet,
-            muse,
+            write_encounter,
+            write_musing,
             """But «he» could not «enjoy it|be happy|think of anything else». It was not right to let the «witness» take
             the blame. ¶ So «hero» went back to «elder» and «took|pulled|fetched» the pieces from «hide». "I «told a lie|
             was not honest|did a bad thing»," «he» said. "It was me who broke the «broken», and I am «sorry|very sorry|so
@@ -103,12 +103,12 @@ THINGS: dict[str, Plot] = {
             """«first=TOYS» and had nobody to play with. Then «friend=PEOPLE-hero» walked past with a «color=COLORS»
             «second=TOYS-first». "I like your «first»," said «friend». "Will you trade?" "«Yes|Why not|All right|Gladly»,"
             said «hero». Now «friend» had the «first» and «hero» had the «second».""",
-            meet,
-            muse,
+            write_encounter,
+            write_musing,
             """¶ «Later|Next|Soon|After that», «hero» met «other=PEOPLE-hero-friend», who had a «size=SIZES»
             «third=TREASURES». «other» looked at the «color» «second» and said, "I have always wanted to «second.use». Take
             my «third» for it!" So they traded, and «other.he» «second.used». ¶ Then there was a cry for help.
-            «trouble=NEIGHBOURS» was in trouble and needed a «third» to «third.use». "I have one!" called «hero». With the
+            «trouble=NEIGHBORS» was in trouble and needed a «third» to «third.use». "I have one!" called «hero». With the
             «third», «all was well again|it was easily done|they could help at once». "I have nothing but this «fourth=TOYS-first-second»," said «trouble». "It is yours." ¶ So in one day, the «first» had become a «color» «second», the
             «second» had become a «third», and the «third» had become a «fourth». "«What a good trade|I am rich now|And
             tomorrow, who knows»," said «hero».""",
@@ -131,8 +131,8 @@ THINGS: dict[str, Plot] = {
             """«friend=PEOPLE-hero» «laughed|shook «friend.his» head|did not believe in it». "Nothing will ever grow
             there," «friend.he» said. But every «morning|evening» «hero» «came|went» out with water «in a red can|in a cup|
             in a big pot».""",
-            muse,
-            meet,
+            write_musing,
+            write_encounter,
             """¶ After «weeks=NUMBERS» weeks, a green tip came out of the ground «spot». It grew and grew. And when
             «summer|the warm time|August» came, there stood a «seed.crop»! «friend» «came to look|could not believe it|was
             amazed». "I was wrong," «friend.he» «said|admitted». "How did you do it?" "«Water|I waited|Just water», and
@@ -146,11 +146,11 @@ THINGS: dict[str, Plot] = {
         ),
         (
             """some «one=VEGETABLES». "That makes no soup," «he» said, and went from house to house. ¶ At the first door,
-            «anne=NEIGHBOURS» «said|answered|told «him»», "All I have is «two=VEGETABLES-one»." "Bring it!" said «hero».""",
-            """At the «next|second» door, «bert=NEIGHBOURS-anne» «looked|peered» out. "There is just a bit of
+            «anne=NEIGHBORS» «said|answered|told «him»», "All I have is «two=VEGETABLES-one»." "Bring it!" said «hero».""",
+            """At the «next|second» door, «bert=NEIGHBORS-anne» «looked|peered» out. "There is just a bit of
             «three=VEGETABLES-one-two» left," «bert.he» said. "«Wonderful|Perfect|Come along»!" «said|cried» «hero».""",
-            meet,
-            muse,
+            write_encounter,
+            write_musing,
             """¶ Then «friend=PEOPLE-hero» came with a «color=COLORS» pot and some «four=VEGETABLES-one-two-three». They
             put it all in the pot: the «one» of «hero», the «two» of «anne», the «three» of «bert» and the «four» of
             «friend». «friend» stirred, and soon it «smelled wonderful|bubbled|was hot». Everybody had «two bowls|a full

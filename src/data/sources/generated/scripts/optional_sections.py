@@ -1,8 +1,8 @@
 """Options and functions that fit any task."""
 
-from src.data.sources.generated.scripts.script import Extra, Function, Setting
+from src.data.sources.generated.scripts.script import Function, OptionalSection, Setting
 
-GENERIC = (
+GENERIC_OPTIONS = (
     Setting("dry_run", "dry_run simulate preview", "off", "n", "dry-run", "", "«only show|print, but do not run» commands"),
     Setting("verbose", "verbose trace debug", "off", "v", "verbose", "", "«show every command|trace the commands»"),
     Setting("quiet", "quiet silent", "off", "q", "quiet", "", "«print errors only|say nothing|no messages»"),
@@ -36,8 +36,8 @@ CONFIRM = Function(
 """,
 )
 
-EXTRAS = (
-    Extra(
+OPTIONAL_SECTIONS = (
+    OptionalSection(
         Function(
             "owner",
             "owner_of who_keeps contact_for",
@@ -47,9 +47,9 @@ EXTRAS = (
 """,
         ),
         "",
-        rows=True,
+        has_rows=True,
     ),
-    Extra(
+    OptionalSection(
         Function(
             "require",
             "require need_commands check_tools require_commands",
@@ -63,7 +63,7 @@ EXTRAS = (
         ),
         "  «require» «tools»\n",
     ),
-    Extra(
+    OptionalSection(
         Function(
             "lock",
             "acquire_lock take_lock lock ensure_single",
@@ -78,7 +78,7 @@ EXTRAS = (
         ),
         "  «lock»\n",
     ),
-    Extra(
+    OptionalSection(
         Function(
             "settings",
             "print_settings show_config dump_settings",
@@ -90,7 +90,7 @@ EXTRAS = (
         ),
         "  «settings»\n",
     ),
-    Extra(
+    OptionalSection(
         Function(
             "elapsed",
             "report_time print_duration show_elapsed",
@@ -102,9 +102,9 @@ EXTRAS = (
             "readonly «STARTED=STARTVAR»=$SECONDS\n\n",
         ),
         "  «elapsed»\n",
-        late=True,
+        is_late=True,
     ),
-    Extra(
+    OptionalSection(
         Function(
             "not_root",
             "refuse_root check_user forbid_root",
@@ -117,7 +117,7 @@ EXTRAS = (
         ),
         "  «not_root»\n",
     ),
-    Extra(
+    OptionalSection(
         Function(
             "notify",
             "notify send_mail tell_admin",
@@ -131,9 +131,9 @@ EXTRAS = (
             "readonly «ADMIN=ADMINVAR»=«admin=FIRST»@«admin_domain=DOMAIN»\n\n",
         ),
         '  «notify» "«program»: «done|finished|all good|complete»"\n',
-        late=True,
+        is_late=True,
     ),
-    Extra(
+    OptionalSection(
         Function(
             "history",
             "record_run remember write_history",
@@ -144,9 +144,9 @@ EXTRAS = (
             "readonly «HISTORY=HISTORYVAR»=$HOME/.«program».history\n\n",
         ),
         "  «history» «ok|finished|success»\n",
-        late=True,
+        is_late=True,
     ),
-    Extra(
+    OptionalSection(
         Function(
             "space",
             "check_space need_space require_space",

@@ -29,7 +29,7 @@ _ELDERS = {
     "Mom": SHE, "Grandma": SHE, "Dad": HE, "Grandpa": HE, "Aunt Maggie": SHE, "Uncle Joe": HE, "Aunt Poppy": SHE,
     "Uncle Walter": HE,
 }  # fmt: skip
-_NEIGHBOURS = _gendered(SHE, "Mrs._Brown Mrs._Green Mrs._Hill Mrs._Field Mrs._Rivers") | _gendered(
+_NEIGHBORS = _gendered(SHE, "Mrs._Brown Mrs._Green Mrs._Hill Mrs._Field Mrs._Rivers") | _gendered(
     HE, "Mr._Baker Mr._Stone Mr._Woods Mr._Miller Mr._Kettle"
 )
 
@@ -40,7 +40,7 @@ LEXICONS: dict[str, Lexicon] = {
     "PEOPLE/boy": Lexicon(_BOYS),
     "ELDERS": Lexicon(_ELDERS),
     "RELATIVES": Lexicon({name: forms for name, forms in _ELDERS.items() if name not in ("Mom", "Dad")}),
-    "NEIGHBOURS": Lexicon(_NEIGHBOURS),
+    "NEIGHBORS": Lexicon(_NEIGHBORS),
     "TRAITS": _words("kind, brave, clever, cheerful, quiet, curious, gentle, funny, shy, busy, proud, dreamy"),
     "HOMES": _words("river, forest, sea, mill, market, lake, old bridge, windy hill, apple farm, castle, station"),
     "COLORS": _words("red, blue, yellow, green, white, purple, pink, brown, black, golden, silver, gray"),

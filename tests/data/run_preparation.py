@@ -1,4 +1,4 @@
-"""Prepare data in a process that may be killed: `python -m tests.data.killed ROOT BATCH_BYTES`."""
+"""Prepare data in a process that may be killed: `python -m tests.data.run_preparation ROOT BATCH_BYTES`."""
 
 import sys
 from pathlib import Path
@@ -11,11 +11,11 @@ from src.data.preparation.prepare import prepare_data
 
 def prepare(root: Path, batch_bytes: int) -> None:
     """Prepare stories.txt and scripts.txt of a folder, in small batches, and with processes."""
-    packing.BATCH_BYTES, packing.BATCHES_A_NOTE = batch_bytes, 3
-    parallel_map.ALONE_S = 0
+    packing.BATCH_BYTES, packing.BATCHES_PER_RECORD = batch_bytes, 3
+    parallel_map.SERIAL_SECONDS = 0
     language, code = (CorpusConfig("local", [str(root / file)], [".txt"]) for file in ("stories.txt", "scripts.txt"))
     data = DataConfig(name="local", language=language, code=code)
-    prepare_data(data, TokenizerConfig("bpe", 500), root / "outputs", say=lambda line: print(line, flush=True))
+    prepare_data(data, TokenizerConfig("bpe", 500), root / "outputs", log=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

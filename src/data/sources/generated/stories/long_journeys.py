@@ -4,8 +4,8 @@ Whatever the story has told before the journey is needed after it, up to about t
 fact, the encounter on the way, the number of days itself, which decides when the counting of days stops.
 """
 
-from src.data.sources.generated.grammar import Teller, make_odds
-from src.data.sources.generated.stories.frame import muse
+from src.data.sources.generated.grammar import TemplateWriter, make_odds
+from src.data.sources.generated.stories.scaffold import write_musing
 from src.data.sources.generated.stories.scenes import vary
 
 STAYS = (
@@ -46,7 +46,7 @@ REMINDERS = {
 """How the fact of the opening comes to mind on the way."""
 
 
-def travel(story: Teller, fact: str) -> None:
+def write_journey(story: TemplateWriter, fact: str) -> None:
     """Begin the last part of a story: mostly in a sentence, sometimes with a journey before it."""
     story.writer.write("\n\n")
     if story.pick(LEAVES, *STAYS, odds=LEAVES_ODDS) > 0:
@@ -55,6 +55,8 @@ def travel(story: Teller, fact: str) -> None:
     for day in range(N_DAYS[length]):
         story.writer.write(f"\n\nOn the {ORDINALS[day]} day, ")
         story.pick(*map(vary, DAYS), REMINDERS[fact], odds=DAY_ODDS)
-        muse(story)
+        write_musing(story)
     story.writer.write("\n\n")
-    story.say("Then the «length» days were over, and «guide» «brought «hero» home|said goodbye|went home, too».")
+    story.write_template(
+        "Then the «length» days were over, and «guide» «brought «hero» home|said goodbye|went home, too»."
+    )

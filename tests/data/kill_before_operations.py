@@ -31,7 +31,7 @@ def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = 
         code = CorpusConfig("local", [str(root / "text" / "scripts.jsonl")], [".sh"])
         data = DataConfig(name="local", language=language, code=code)
         done = operations.kill_before(kill_at)
-        prepare_data(data, TokenizerConfig("bpe", VOCAB_SIZE), root / outputs, rerun, say=lambda _: None)
+        prepare_data(data, TokenizerConfig("bpe", VOCAB_SIZE), root / outputs, rerun, log=lambda _: None)
         counted = done[0]
         (root / "operations").write_text(str(counted))
         status = 0
@@ -54,7 +54,7 @@ def contents(root: Path, outputs: str) -> dict[str, bytes | None]:
 def main(root: Path, every: int, first: int) -> None:
     """Kill before each `every`-th operation, from `first` on."""
     write_corpus(root)
-    packing.BATCH_BYTES, packing.BATCHES_A_NOTE = 5_000, 2
+    packing.BATCH_BYTES, packing.BATCHES_PER_RECORD = 5_000, 2
     assert near_duplicates.SEED == 1, "loaded before the forks"
     assert prepare(root, "whole") == 0
     whole, n_operations = contents(root, "whole"), int((root / "operations").read_text())

@@ -1,7 +1,7 @@
 """What every story has around its plot: a hero with one fact to remember, small encounters, and an ending."""
 
-from src.data.sources.generated.grammar import Teller, make_odds
-from src.data.sources.generated.stories.scenes import prose, tell, vary, vary_tail
+from src.data.sources.generated.grammar import TemplateWriter, make_odds
+from src.data.sources.generated.stories.scenes import prose, vary, vary_tail, write_scenes
 
 OPENINGS = (
     "Once upon a time, there was a «trait=TRAITS» «kid=KIDS» named «hero=PEOPLE/kid». «hero.He» lived near the "
@@ -77,7 +77,7 @@ ENCOUNTERS: tuple[tuple[str, str | tuple[str, ...]], ...] = (
     ),
     (
         "Along the way, «hero» found a «size=SIZES» «found=TREASURES» and put it in «his» bag.",
-        "Then «hero» remembered the «size» «found» in «his» bag. It belonged to «owner=NEIGHBOURS», who "
+        "Then «hero» remembered the «size» «found» in «his» bag. It belonged to «owner=NEIGHBORS», who "
         "«had looked for it everywhere|nearly cried for joy|laughed out loud».",
     ),
     (
@@ -86,7 +86,7 @@ ENCOUNTERS: tuple[tuple[str, str | tuple[str, ...]], ...] = (
         "In the evening the «creature» «came|called» by, because it wanted to hear one more story.",
     ),
     (
-        "Behind a window stood «neighbor=NEIGHBOURS» with a sad face, for «neighbor.his» «lostpet=PETS» had run away. "
+        "Behind a window stood «neighbor=NEIGHBORS» with a sad face, for «neighbor.his» «lostpet=PETS» had run away. "
         '"I will keep my eyes open," said «hero». ',
         "And there, «by the well|under the hedge|on the steps|behind the fence», sat the «lostpet»! «hero» «carried|"
         "took|brought» it home to «neighbor», and «neighbor.he» was «overjoyed|so grateful|happy again».",
@@ -98,7 +98,7 @@ ENCOUNTERS: tuple[tuple[str, str | tuple[str, ...]], ...] = (
     ),
     (
         '"The «color_a=COLORS» «thing_a=TOYS» is for «one=PEOPLE-hero», the «color_b=COLORS» «thing_b=TOYS-thing_a» for «two=PEOPLE-hero-one» and the '
-        '«color_c=COLORS» «thing_c=TOYS-thing_a-thing_b» for «three=PEOPLE-hero-one-two»," said «keeper=NEIGHBOURS», who was packing gifts.',
+        '«color_c=COLORS» «thing_c=TOYS-thing_a-thing_b» for «three=PEOPLE-hero-one-two»," said «keeper=NEIGHBORS», who was packing gifts.',
         (
             'Then «keeper» asked, "Who gets the «color_a» «thing_a»?" "«one»," «hero» «answered|said» «at once|without thinking».',
             'Then «keeper» asked, "Who gets the «color_b» «thing_b»?" "«two»," «hero» «answered|said» «at once|without thinking».',
@@ -147,7 +147,7 @@ LESSONS = (
 )
 
 
-def introduce(story: Teller) -> str:
+def write_opening(story: TemplateWriter) -> str:
     """Present the hero, bind `hero` and the pronouns, and return which fact was told."""
     story.pick(*map(prose, OPENINGS))
     for form in ("he", "him", "his", "He", "His", "self"):
@@ -156,13 +156,13 @@ def introduce(story: Teller) -> str:
     return list(FACTS)[story.pick(*(vary_tail(prose(fact)) for fact, _ in FACTS.values()))]
 
 
-def meet(story: Teller) -> None:
+def write_encounter(story: TemplateWriter) -> None:
     """Tell of an encounter on the way; `close` comes back to it."""
     story.writer.write(" ")
     story.bind("encounter", str(story.pick(*(vary_tail(prose(encounter)) for encounter, _ in ENCOUNTERS))))
 
 
-def muse(story: Teller) -> None:
+def write_musing(story: TemplateWriter) -> None:
     """Tell what the hero notices, in one sentence or several."""
     n_sentences = 0
     while True:
@@ -174,15 +174,15 @@ def muse(story: Teller) -> None:
         n_sentences += 1
 
 
-def close(story: Teller, fact: str) -> None:
+def write_ending(story: TemplateWriter, fact: str) -> None:
     """End the story: what came of the encounter, how the hero feels, and the fact of the opening again."""
     story.writer.write(" ")
     _, outcome = ENCOUNTERS[int(story.slots["encounter"])]
     if isinstance(outcome, tuple):
         story.pick(*map(prose, outcome))
     elif outcome:
-        story.say(vary(prose(outcome)))
+        story.write_template(vary(prose(outcome)))
     if outcome:
-        story.say(" ")
+        story.write_template(" ")
     story.pick(*map(prose, LESSONS))
-    tell(story, FACTS[fact][1])
+    write_scenes(story, FACTS[fact][1])

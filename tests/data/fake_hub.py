@@ -23,7 +23,7 @@ class Request(NamedTuple):
     authorization: str | None
 
 
-class StandInHub:
+class FakeHub:
     """What the hub holds, what it was asked, and how it fails."""
 
     def __init__(self, port: int) -> None:
@@ -61,7 +61,7 @@ class StandInHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: StandInHub
+    hub: FakeHub
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the terminal clean."""
@@ -126,14 +126,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def stand_in_hub() -> Iterator[StandInHub]:
+def fake_hub() -> Iterator[FakeHub]:
     """Serve a hub on loopback."""
 
     class Handler(_Handler):
         """Tied to this hub, so that two of them can serve at once."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Handler.hub = StandInHub(server.server_port)
+    Handler.hub = FakeHub(server.server_port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

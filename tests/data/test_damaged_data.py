@@ -55,16 +55,16 @@ def prepare(local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path:
     said: list[str] = []
 
     def run(root: str) -> Path:
-        return prepare_data(local_data, small_vocabulary, tmp_path / root, say=said.append).folder
+        return prepare_data(local_data, small_vocabulary, tmp_path / root, log=said.append).folder
 
     return run
 
 
 @pytest.fixture
-def begun(prepare: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def unfinished_work(prepare: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work that was killed when nearly all was done."""
     monkeypatch.setattr(packing, "BATCH_BYTES", 2000)
-    monkeypatch.setattr(packing, "BATCHES_A_NOTE", 2)
+    monkeypatch.setattr(packing, "BATCHES_PER_RECORD", 2)
     with monkeypatch.context() as patch:
         interrupt(patch, pipeline, "describe_corpus", 1)
         with pytest.raises(Killed):
@@ -72,34 +72,36 @@ def begun(prepare: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Mo
     return next((tmp_path / "killed" / "data").glob(".*.work"))
 
 
-def heals(begun: Path, file: str, damage: str, prepare: Callable[[str], Path], whole: dict[str, bytes]) -> None:
-    root = begun.parents[1].with_name("damaged")
+def check_damaged_work_is_redone(
+    unfinished_work: Path, file: str, damage: str, prepare: Callable[[str], Path], whole: dict[str, bytes]
+) -> None:
+    root = unfinished_work.parents[1].with_name("damaged")
     shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(begun.parents[1], root)
-    DAMAGES[damage](root / "data" / begun.name / file)
+    shutil.copytree(unfinished_work.parents[1], root)
+    DAMAGES[damage](root / "data" / unfinished_work.name / file)
     folder = prepare("damaged")
     assert contents(folder) == whole, (file, damage)
     left = {path.name for path in folder.parent.iterdir()}
     assert left == {folder.name, f".lock-{folder.name}"}, (file, damage)
 
 
-def test_damaged_work_heals(begun: Path, prepare: Callable[[str], Path]) -> None:
+def test_damaged_unfinished_work_is_redone(unfinished_work: Path, prepare: Callable[[str], Path]) -> None:
     whole = contents(prepare("whole"))
-    files = sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file())
+    files = sorted(str(path.relative_to(unfinished_work)) for path in unfinished_work.rglob("*") if path.is_file())
     assert {"begun.json", "read.code.json", "code.packed.json", "language.index", "out/code_train.npy"} <= set(files)
     for number, file in enumerate(files[::6]):
-        heals(begun, file, list(DAMAGES)[number % len(DAMAGES)], prepare, whole)
+        check_damaged_work_is_redone(unfinished_work, file, list(DAMAGES)[number % len(DAMAGES)], prepare, whole)
 
 
 @pytest.mark.slow
-def test_work_damaged_in_any_way_heals(begun: Path, prepare: Callable[[str], Path]) -> None:
+def test_any_damage_to_unfinished_work_is_redone(unfinished_work: Path, prepare: Callable[[str], Path]) -> None:
     whole = contents(prepare("whole"))
-    for file in sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file()):
+    for file in sorted(str(path.relative_to(unfinished_work)) for path in unfinished_work.rglob("*") if path.is_file()):
         for damage in DAMAGES:
-            heals(begun, file, damage, prepare, whole)
+            check_damaged_work_is_redone(unfinished_work, file, damage, prepare, whole)
 
 
-def test_a_damaged_prepared_folder_is_one_line(prepare: Callable[[str], Path]) -> None:
+def test_a_damaged_prepared_folder_is_one_error_line(prepare: Callable[[str], Path]) -> None:
     folder = prepare("outputs")
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     files = (MANIFEST, "tokenizer.json", "tokenizer_config.json", "code_val.npy", "code_test.offsets.npy")
@@ -140,7 +142,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
 ]
 
 
-def test_a_changed_manifest_is_found(prepare: Callable[[str], Path]) -> None:
+def test_a_changed_manifest_is_detected(prepare: Callable[[str], Path]) -> None:
     path = prepare("outputs") / MANIFEST
     whole = path.read_text()
     for reason, change in CHANGES:
@@ -171,7 +173,7 @@ def test_a_manifest_of_an_earlier_version_opens(
     assert found is not None and found.folder == folder
 
 
-def test_names_in_a_manifest_are_no_paths(prepare: Callable[[str], Path], tmp_path: Path) -> None:
+def test_manifest_names_cannot_be_paths(prepare: Callable[[str], Path], tmp_path: Path) -> None:
     folder = prepare("outputs")
     manifest = json.loads((folder / MANIFEST).read_text())
     del manifest[DIGEST]
@@ -182,7 +184,7 @@ def test_names_in_a_manifest_are_no_paths(prepare: Callable[[str], Path], tmp_pa
             load_prepared(folder)
 
 
-def test_damage_elsewhere_is_not_ours(
+def test_damage_in_another_folder_is_ignored(
     prepare: Callable[[str], Path], local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path
 ) -> None:
     """Local data without paths means the newest folder; a damaged one beside it does not matter."""
@@ -197,7 +199,7 @@ def test_damage_elsewhere_is_not_ours(
     assert found is not None and found.folder == folder
 
 
-def test_a_folder_in_the_place_of_a_lock_is_one_line(prepare: Callable[[str], Path]) -> None:
+def test_a_folder_at_the_lock_path_is_one_error_line(prepare: Callable[[str], Path]) -> None:
     folder = prepare("outputs")
     lock = folder.with_name(f".lock-{folder.name}")
     lock.unlink()
