@@ -211,7 +211,7 @@ def _compare_with_files(data: PreparedData) -> None:
 
     Raises: UserError.
     """
-    path, said = data.folder / MANIFEST, data.manifest["tokenizer"]
+    path, stated = data.folder / MANIFEST, data.manifest["tokenizer"]
     tokenizer = load_tokenizer(data.tokenizer_path)
     there = {
         "sha256": data.manifest["files"]["tokenizer.json"]["sha256"],
@@ -219,8 +219,8 @@ def _compare_with_files(data: PreparedData) -> None:
         "eot_id": get_eot_id(tokenizer, data.tokenizer_path),
     }
     for key, value in there.items():
-        if said[key] != value:
-            raise UserError(f"{path}: tokenizer.{key}={said[key]}, but that of its tokenizer.json is {value}; {REMEDY}")
+        if stated[key] != value:
+            raise UserError(f"{path}: tokenizer.{key}={stated[key]}, but its tokenizer.json has {value}; {REMEDY}")
     for name in CORPORA:
         if name not in data.manifest["corpora"]:
             raise UserError(f"{path}: has no corpus {name}; {REMEDY}")

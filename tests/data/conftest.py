@@ -1,4 +1,4 @@
-"""A small corpus of stories and scripts, made of a few words: enough repetition for a vocabulary of 300."""
+"""A small corpus of stories and scripts of few words, with enough repetition for a vocabulary of 300."""
 
 import json
 import random

@@ -1,7 +1,7 @@
-"""A Hugging Face hub on loopback, as far as a download sees it: answers of the real one, and every way to fail.
+"""A Hugging Face hub on loopback for tests of downloads, with the responses of the real hub and many failures.
 
-As there, the page of a file answers with its commit and hash and sends on to a store under another name, which
-understands ranges.
+As on the real hub, the URL of a file returns its commit and hash and redirects to a file store on another host, which
+supports ranges.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class Request(NamedTuple):
 
 
 class FakeHub:
-    """What the hub holds, what it was asked, and how it fails."""
+    """The files of the hub, the requests that it received, and its failures."""
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -32,31 +32,31 @@ class FakeHub:
         self.files: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.cuts: list[int] = []
-        """Bytes that each next answer of the store sends before the connection is closed."""
+        """Bytes that the next responses of the store send before the connection is closed."""
         self.stall_after: int | None = None
-        """Bytes after which the store sends nothing more, and keeps the connection."""
+        """Bytes after which the store stops sending but keeps the connection open."""
         self.error: tuple[int, str | None] | None = None
         """Status and X-Error-Code of every page."""
         self.hub_page: bytes | None = None
         self.store_page: bytes | None = None
-        """What a proxy in between answers instead, to everything or in place of the store alone."""
+        """Response of a proxy instead of the hub, or instead of the store alone."""
         self.endless = False
-        """Whether the store never ends an answer, and tells no length."""
+        """Whether the store sends endless responses without a length."""
         self.announced: int | None = None
-        """The size that the hub tells, if not the true one."""
+        """The size that the hub announces, if not the true one."""
         self.sent = 0
-        """Bytes of endless answers that the other side has taken."""
+        """Bytes of endless responses that were sent."""
         self.lfs = True
-        """Whether the hash that the hub tells is the sha256 of the file."""
+        """Whether the hash that the hub announces is the sha256 of the file."""
         self.released = threading.Event()
 
     def add(self, name: str, content: bytes) -> str:
-        """Put a file there, and return its sha256."""
+        """Add a file and return its sha256."""
         self.files[name] = content
         return hashlib.sha256(content).hexdigest()
 
     def ranges(self) -> list[str | None]:
-        """Return the ranges that the store was asked for."""
+        """Return the ranges that were requested from the store."""
         return [request.range for request in self.requests if request.method == "GET" and "/store/" in request.path]
 
 
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the terminal clean."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -115,13 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _send(self, status: int, headers: dict[str, str], body: bytes | None, length: int | None = None) -> None:
-        """Send an answer; one that is shorter than the length it tells is cut off by the close that follows."""
+        """Send a response; the connection closes afterwards, so one shorter than `length` is truncated."""
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body or b"") if length is None else length)}.items():
             self.send_header(name, value)
         self.end_headers()
         if body and self.command == "GET":
-            with suppress(ConnectionError):  # the other side was killed
+            with suppress(ConnectionError):  # the client was killed
                 self.wfile.write(body)
 
 
@@ -130,7 +130,7 @@ def fake_hub() -> Iterator[FakeHub]:
     """Serve a hub on loopback."""
 
     class Handler(_Handler):
-        """Tied to this hub, so that two of them can serve at once."""
+        """A handler for this hub alone, so that two hubs can run at the same time."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Handler.hub = FakeHub(server.server_port)

@@ -1,6 +1,6 @@
-"""Kill preparations just before an operation on files, repeat them, and compare: `... killed_before ROOT EVERY FIRST`.
+"""Kill preparations before a file operation, repeat them, and compare: `... kill_before_operations ROOT EVERY FIRST`.
 
-Each preparation is a fork of this process, which has all modules loaded and has encoded nothing, so that it costs a
+Each preparation is a fork of this process, which has loaded all modules and has not started threads, so that it takes a
 fraction of a second.
 """
 
@@ -19,7 +19,7 @@ from tests.torture import operations
 
 
 def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = False) -> int:
-    """Prepare in a fork that is killed before an operation; return its exit status."""
+    """Prepare in a fork that is killed before operation number `kill_at`; return its exit status."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -43,7 +43,7 @@ def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = 
 
 
 def contents(root: Path, outputs: str) -> dict[str, bytes | None]:
-    """Read all that lies below a folder of outputs; None for folders."""
+    """Read all files below a folder of outputs; None for folders."""
     files = sorted((root / outputs).rglob("*"))
     return {
         str(path.relative_to(root / outputs)): path.read_bytes() if path.is_file() and path.name != VERIFIED else None

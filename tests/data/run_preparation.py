@@ -10,7 +10,7 @@ from src.data.preparation.prepare import prepare_data
 
 
 def prepare(root: Path, batch_bytes: int) -> None:
-    """Prepare stories.txt and scripts.txt of a folder, in small batches, and with processes."""
+    """Prepare stories.txt and scripts.txt of a folder in small batches and in several processes."""
     packing.BATCH_BYTES, packing.BATCHES_PER_RECORD = batch_bytes, 3
     parallel_map.SERIAL_SECONDS = 0
     language, code = (CorpusConfig("local", [str(root / file)], [".txt"]) for file in ("stories.txt", "scripts.txt"))

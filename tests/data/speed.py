@@ -1,9 +1,9 @@
-"""How fast data is prepared, and in how much memory: `python -m tests.data.speed FOLDER [MEGABYTES [UNIQUE]]`.
+"""Measure the speed and memory of data preparation: `python -m tests.data.speed FOLDER [MEGABYTES [UNIQUE]]`.
 
-Text of our own grammar is written to FOLDER once, half stories and half scripts. The grammar makes about 1 MB a second,
-so of MEGABYTES (1000) only UNIQUE (250) are drawn, and the rest are these with letters exchanged: other words, and so
-other tokens. Then the packing of pieces of the text alternates with `encode_batch` of the library alone on the same
-piece, since other programs may come between; the medians are compared. At last all of it is prepared by the command.
+Generated text is written to FOLDER once, half stories and half scripts. The grammar generates about 1 MB per second, so
+only UNIQUE (250) of MEGABYTES (1000) are generated, and the rest are copies with letters exchanged, which give other
+words and tokens. Packing alternates with the library's `encode_batch` on the same pieces of text, so that other load
+affects both, and the medians are compared. Then the command prepares the whole text.
 """
 
 import os
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from src.config.schema import ROOT, CorpusConfig
-from src.data.filters.text_cleaning import clean
+from src.data.filters.text_cleaning import clean_documents
 from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.packing import pack
 from src.data.preparation.splits import TRAIN
@@ -39,7 +39,7 @@ VOCAB_SIZE = 2000
 
 
 def write_text(path: Path, kind: str, n_bytes: int, unique_bytes: int) -> None:
-    """Draw text, and repeat it with letters exchanged until there is as much as asked for."""
+    """Write generated text, followed by copies with letters exchanged, up to `n_bytes`."""
     texts = [document.text.strip("\n") for document in GENERATORS[kind](12345, unique_bytes)]
     size, round_number = 0, 0
     with path.with_suffix(".part").open("w", encoding="utf-8") as handle:
@@ -55,7 +55,7 @@ def write_text(path: Path, kind: str, n_bytes: int, unique_bytes: int) -> None:
 
 
 def write_texts(folder: Path, megabytes: int, unique: int) -> None:
-    """Write what is not there yet, both kinds at once."""
+    """Write the missing texts, both kinds in parallel."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [kind for kind in GENERATORS if not (folder / f"{kind}.txt").exists()]
     writers = [
@@ -69,9 +69,9 @@ def write_texts(folder: Path, megabytes: int, unique: int) -> None:
 
 
 def pieces(path: Path, folder: Path) -> list[list[Document]]:
-    """Read as many pieces of a text as there are rounds."""
+    """Read `ROUNDS` pieces of a text."""
     corpus = CorpusConfig(source="local", paths=[str(path)])
-    documents = iter(clean(read_documents(corpus, "language", 0, Counter(), folder), Counter()))
+    documents = iter(clean_documents(read_documents(corpus, "language", 0, Counter(), folder), Counter()))
     found: list[list[Document]] = []
     for _ in range(ROUNDS):
         piece: list[Document] = []
@@ -86,14 +86,14 @@ def pieces(path: Path, folder: Path) -> list[list[Document]]:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Return seconds, and seconds of processor time."""
-    started, begun_cpu = time.perf_counter(), time.process_time()
+    """Return (elapsed seconds, CPU seconds)."""
+    started, started_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started, time.process_time() - begun_cpu
+    return time.perf_counter() - started, time.process_time() - started_cpu
 
 
 def compare(path: Path, folder: Path) -> None:
-    """Alternate packing with the library alone."""
+    """Compare the speed of packing with that of the library."""
     found = pieces(path, folder)
     tokenizer = train_tokenizer((document.text for document in islice(found[0], 5000)), VOCAB_SIZE)
     ratios = []
@@ -118,13 +118,13 @@ def compare(path: Path, folder: Path) -> None:
 
 
 def resident_kib(group: int) -> int:
-    """Sum the resident memory of the processes of a group, in KiB; pages that they share count for each."""
+    """Return the resident memory of a process group in KiB; shared pages count for each process."""
     listed = subprocess.run(["ps", "-A", "-o", "pgid=,rss="], capture_output=True, text=True, check=True).stdout
     return sum(int(rss) for pgid, rss in map(str.split, listed.splitlines()) if int(pgid) == group)
 
 
 def prepare(texts: Path, folder: Path) -> None:
-    """Prepare all of it as a user does."""
+    """Prepare the whole text by the command."""
     paths = [f"data.{name}.paths=[{texts / kind}.txt]" for name, kind in (("language", "stories"), ("code", "scripts"))]
     started, peak = time.perf_counter(), 0
     command = [sys.executable, "-m", "src.prepare", "data=local", *paths, f"output_root={folder}"]

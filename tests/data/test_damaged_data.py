@@ -1,4 +1,4 @@
-"""Damaged files of a preparation heal or are one line; what a manifest says is checked; names in it are no paths."""
+"""Damaged files are repaired or give one error line; manifests are checked; names in a manifest cannot be paths."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def prepare(local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path:
 
 @pytest.fixture
 def unfinished_work(prepare: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work that was killed when nearly all was done."""
+    """Work that was interrupted shortly before its end."""
     monkeypatch.setattr(packing, "BATCH_BYTES", 2000)
     monkeypatch.setattr(packing, "BATCHES_PER_RECORD", 2)
     with monkeypatch.context() as patch:
@@ -108,7 +108,7 @@ def test_a_damaged_prepared_folder_is_one_error_line(prepare: Callable[[str], Pa
     for damage, do in DAMAGES.items():
         for file in files:
             if damage == "link" and file != MANIFEST:
-                continue  # its content is what was written, wherever it is
+                continue  # the link has the same content
             do(folder / file)
             with pytest.raises(UserError, match=file) as error:
                 load_prepared(folder)
@@ -151,7 +151,7 @@ def test_a_changed_manifest_is_detected(prepare: Callable[[str], Path]) -> None:
         path.write_text(json.dumps(manifest))
         with pytest.raises(UserError, match="damaged: its content is not what was written; prepare it again"):
             load_prepared(path.parent)
-        del manifest[DIGEST]  # of a version that wrote none
+        del manifest[DIGEST]  # earlier versions wrote none
         path.write_text(json.dumps(manifest))
         with pytest.raises(UserError, match=reason) as error:
             load_prepared(path.parent)
@@ -166,7 +166,9 @@ def test_a_manifest_of_an_earlier_version_opens(
     manifest = json.loads(path.read_text())
     for key in (DIGEST, *(key for key in manifest if key == "left_out")):
         manifest.pop(key, None)
-    assert not {"separator", "text_field"} & set(manifest["settings"]["data"]["code"]), "they rename no folder"
+    assert not {"separator", "text_field"} & set(manifest["settings"]["data"]["code"]), (
+        "unset settings do not change the folder's name"
+    )
     path.write_text(json.dumps(manifest))
     assert load_prepared(folder).eot_id == 0
     found = find_prepared(local_data, small_vocabulary, tmp_path / "outputs")
@@ -187,7 +189,7 @@ def test_manifest_names_cannot_be_paths(prepare: Callable[[str], Path], tmp_path
 def test_damage_in_another_folder_is_ignored(
     prepare: Callable[[str], Path], local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path
 ) -> None:
-    """Local data without paths means the newest folder; a damaged one beside it does not matter."""
+    """Local data without paths means the newest folder; another damaged folder is ignored."""
     folder = prepare("outputs")
     for number, content in enumerate(("{", "[]", '{"settings": []}', '{"settings": {"data": 3}}', "[" * 100_000)):
         other = folder.with_name(f"local-{number}")

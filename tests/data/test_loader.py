@@ -1,4 +1,4 @@
-"""Each window once an epoch, the same batches whenever and wherever they are asked for."""
+"""The loader visits each window once per epoch, and batches depend only on tokens, seed and step."""
 
 from fractions import Fraction
 
@@ -20,7 +20,7 @@ def test_each_window_once_an_epoch(length: int) -> None:
     offsets = set()
     for epoch in range(20):
         starts = np.sort(loader.batch(epoch, loader.n_windows)[:, 0])
-        assert (np.diff(starts) == 8).all(), "neighbouring windows meet and do not overlap"
+        assert (np.diff(starts) == 8).all(), "windows are adjacent and do not overlap"
         offsets.add(int(starts[0]))
     assert len(offsets) > 1 or length == 9
     assert loader.n_windows >= max(1, length // 8 - 1)
@@ -56,11 +56,11 @@ def test_order_does_not_depend_on_micro_batch_or_world_size() -> None:
     ranks = [loader.batch(11, 12, rows=range(rank, 12, 4)) for rank in range(4)]
     assert all((ranks[rank] == whole[rank::4]).all() for rank in range(4))
     flat = [loader.batch(step, 3) for step in range(44, 48)]
-    assert (np.concatenate(flat) == whole).all(), "the sequence goes on, whatever the batch size"
+    assert (np.concatenate(flat) == whole).all(), "the sequence does not depend on the batch size"
 
 
 def test_order_equals_recorded_values() -> None:
-    """Known answers: an order that differs between versions would make runs incomparable unseen."""
+    """Recorded values: runs with different orders would not be comparable."""
     assert splitmix64(np.array([0, 1], dtype=np.uint64)).tolist() == [0xE220A8397B1DCDAF, 0x910A2DEC89025CC1]
     loader = TrainLoader(stream(100), seq_len=8, seed=7)
     assert [loader.batch(step, 11)[:, 0].tolist() for step in range(3)] == [naive_starts(7, e, 11, 8) for e in range(3)]
@@ -91,11 +91,11 @@ def test_order_hash_differs_between_orders() -> None:
     hashes = [order_hash(), order_hash(n=200), order_hash(seq_len=4), order_hash(seed=1), order_hash(fingerprint="g")]
     assert len(set(hashes)) == 5
     assert order_hash() == hashes[0]
-    assert order_hash(seed=7) == "6e889dfeb965a495", "a known answer: without a mix it is what it was before mixes"
+    assert order_hash(seed=7) == "6e889dfeb965a495", "recorded before mixtures existed"
 
 
 STREAMS = {"code": (0, 500), "language": (10_000, 300), "poems": (20_000, 100)}
-"""Where the token ids of each corpus begin, and how many it has: every token tells its corpus."""
+"""First token id and number of ids of each corpus; the ids of the corpora do not overlap."""
 
 
 def corpus_loader(name: str, **shares: float) -> TrainLoader:
@@ -120,7 +120,7 @@ def test_a_mixture_meets_its_shares_and_keeps_each_corpus_order(shares: dict[str
     n = 700
     batches = corpus_loader("code", **shares).batch(0, n)
     corpora = batches[:, 0] // 10_000
-    assert (batches // 10_000 == corpora[:, None]).all(), "a sequence is of one corpus"
+    assert (batches // 10_000 == corpora[:, None]).all(), "each sequence is from one corpus"
     exact = {name: Fraction(str(share)) for name, share in shares.items()}
     exact["code"] = 1 - sum(exact.values(), Fraction(0))
     for index, name in enumerate(STREAMS):
@@ -147,7 +147,7 @@ def test_a_mixture_has_no_state() -> None:
 
 
 def test_a_share_does_not_drift_in_a_long_run() -> None:
-    """A tenth is a tenth after 10^17 sequences too, where floats tell neighbours apart no more."""
+    """A share of 0.1 is exact after 10^17 sequences, where adjacent integers are equal as floats."""
     batch = corpus_loader("code", language=0.1).batch(10**15, 100)
     assert np.flatnonzero(batch[:, 0] >= 10_000).tolist() == list(range(9, 100, 10))
 
@@ -197,7 +197,7 @@ def replacing(length: int, seed: int = 7) -> TrainLoader:
 def test_random_starts_equal_recorded_values() -> None:
     starts = [naive_splitmix64(naive_splitmix64(naive_splitmix64(7) ^ number)) % 92 for number in range(24)]
     assert replacing(100).batch(0, 24)[:, 0].tolist() == starts
-    assert replacing(100).batch(5, 4, rows=slice(1, 3))[:, 0].tolist() == starts[21:23], "whatever the batch"
+    assert replacing(100).batch(5, 4, rows=slice(1, 3))[:, 0].tolist() == starts[21:23], "for any batch size"
     assert replacing(100, seed=8).batch(0, 24)[:, 0].tolist() != starts
 
 
@@ -207,7 +207,7 @@ def test_random_starts_are_uniform(length: int) -> None:
     rows = replacing(length).batch(0, n)
     assert (np.diff(rows) == 1).all()
     counts = np.bincount(rows[:, 0], minlength=length - 8)
-    assert len(counts) == length - 8, "the last window is whole"
+    assert len(counts) == length - 8, "the last window is complete"
     assert (abs(counts - 1000) < 5 * 1000**0.5).all()
 
 

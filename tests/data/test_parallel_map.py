@@ -1,4 +1,4 @@
-"""Work done ahead: in order, on other processes once it takes long, and no further ahead than memory should hold."""
+"""The parallel map keeps the order, starts processes only for long work, and reads few items ahead."""
 
 import os
 

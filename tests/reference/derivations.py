@@ -1,4 +1,4 @@
-"""Every derivation of a grammar, or of a text, by exhaustive search: twin of the parser, which never looks back."""
+"""Reference implementation of the parser: every derivation of a grammar or of a text, by exhaustive search."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,13 +8,13 @@ Compose = Callable[[Writer], str]
 
 
 class DeadEnd(Exception):
-    """What has been written is no beginning of the text looked for."""
+    """The written text is not a prefix of the target."""
 
 
 class Replay(Writer):
-    """Takes the given decisions, then the first possible ones, and notes what else would have been possible.
+    """Takes the given decisions, then the first possible ones, and records the other possible ones.
 
-    With a target, an option is possible if the target goes on with it; without one, every option is.
+    With a target, an option is possible if the target continues with it; without one, every option is.
     """
 
     def __init__(self, decisions: Sequence[int], target: str | None = None):
@@ -44,7 +44,7 @@ class Replay(Writer):
 
 
 def derivations(compose: Compose, target: str | None = None) -> Iterator[tuple[str, float]]:
-    """Yield text and bits of every derivation (that yields the target), by exhaustive depth-first search."""
+    """Yield text and bits of every derivation (of the target), by exhaustive depth-first search."""
     stack: list[list[int]] = [[]]
     while stack:
         writer = Replay(stack.pop(), target)

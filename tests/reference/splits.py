@@ -1,4 +1,4 @@
-"""What becomes of each document, with a set and a dictionary of all there is."""
+"""Reference implementation of the split, with all documents in memory."""
 
 import hashlib
 

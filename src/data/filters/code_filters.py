@@ -1,9 +1,9 @@
-"""Keep of code what a person wrote to be read, each script once, without secrets (BigCode's practice).
+"""Filter code as BigCode does: permitted license, written by people, without duplicates and secrets.
 
-    documents -> licence -> size and lines -> exact duplicates -> secrets replaced -> near duplicates -> cap of a group
+    documents -> license -> size and lines -> exact duplicates -> secrets replaced -> near duplicates -> limit per group
 
-The thresholds are those of The Stack (Kocetkov et al., 2022, arXiv 2211.15533). Every document that goes is counted by
-its reason. Generated corpora and stories do not come here.
+The thresholds are those of The Stack (Kocetkov et al., 2022, arXiv 2211.15533). Dropped documents are counted by
+reason. Generated corpora and stories are not filtered here.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ GENERATED_COMMENT = re.compile(
     re.IGNORECASE,
 )
 MIN_CHARACTERS_FOR_MEAN = 1000
-"""Characters of a text whose mean line says nothing yet: a wrapper of two lines is not minified."""
+"""Shortest text whose mean line length is checked; a wrapper of two long lines is not minified code."""
 MAX_REASON_CHARACTERS = 80
 GENERATED_LINES = 20
-"""So many lines at the beginning of a file may say that it was generated."""
+"""Lines at the beginning of a file that are searched for a comment of a generator."""
 
 
 def clean_code(
     documents: Iterable[Document], corpus: CorpusConfig, dropped: Counter[str], replaced: Counter[str]
 ) -> Iterator[Document]:
-    """Yield the code that is fit for training; count what goes in `dropped`, and what is replaced in `replaced`."""
+    """Yield the code that passes all filters; count dropped documents in `dropped`, replacements in `replaced`."""
     hygiene = corpus.hygiene
     documents = clean_documents(_drop_unfit(documents, hygiene, allowed_licenses(corpus), dropped), dropped)
     documents = _drop_duplicates(documents, dropped)
@@ -57,7 +57,7 @@ def clean_code(
 def _redact_and_sketch(
     documents: Iterable[Document], hygiene: HygieneConfig, replaced: Counter[str]
 ) -> Iterator[tuple[list[Document], Sketch]]:
-    """Replace secrets and sketch what is left, which is nearly all of the work, on all cores."""
+    """Replace secrets and compute sketches, the slowest part, on all cores."""
     batches = group_into_batches(documents, characters=lambda document: len(document.text))
     for batch, sketches, found in parallel_map(partial(_redact_and_sketch_batch, hygiene=hygiene), batches):
         replaced.update(found)
@@ -78,7 +78,7 @@ def _digest(text: str) -> bytes:
 
 
 def _drop_duplicates(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
-    """Yield each text once, so that what near duplicates are counted does not hide exact ones."""
+    """Yield each text once, so that exact duplicates are not counted as near duplicates."""
     seen: set[bytes] = set()
     for document in documents:
         if (key := _digest(document.text)) in seen:
@@ -89,7 +89,7 @@ def _drop_duplicates(documents: Iterable[Document], dropped: Counter[str]) -> It
 
 
 def cap_groups(documents: Iterable[Document], limit: int, dropped: Counter[str]) -> Iterator[Document]:
-    """Yield at most `limit` documents of each run of one group: those of the smallest hashes, in their order."""
+    """Yield at most `limit` documents of each run of one group: those of the smallest hashes, in reading order."""
     for _, run in groupby(documents, key=lambda document: document.group):
         group = list(run)
         by_hash = sorted(range(len(group)), key=lambda index: _digest(f"{group[index].path}\0{group[index].text}"))
@@ -99,7 +99,7 @@ def cap_groups(documents: Iterable[Document], limit: int, dropped: Counter[str])
 
 
 def allowed_licenses(corpus: CorpusConfig) -> frozenset[str] | None:
-    """List the licences that may stay; None: whatever it is."""
+    """Return the allowed licenses; None: any."""
     names = corpus.licences if corpus.licences is not None else ["permissive" if corpus.source == "git" else "any"]
     if "any" in map(str.lower, names):
         return None
@@ -112,14 +112,14 @@ def _drop_unfit(
     for document in documents:
         if allowed is not None and not is_allowed(document.license, allowed):
             drop_document(dropped, f"licence {document.license}"[:MAX_REASON_CHARACTERS], document)
-        elif flaw := code_rejection_reason(document.text, hygiene):
-            drop_document(dropped, flaw, document)
+        elif reason := code_rejection_reason(document.text, hygiene):
+            drop_document(dropped, reason, document)
         else:
             yield document
 
 
 def code_rejection_reason(text: str, hygiene: HygieneConfig) -> str | None:
-    """Return why a text is not fit for training, as the manifest counts it; None: it is fit. An empty text is fit."""
+    """Return why a text is dropped, as counted in the manifest; None if it is kept, as an empty text is."""
     lines = text.splitlines()
     if len(text.encode()) > hygiene.max_document_bytes:
         return "too large"
@@ -135,6 +135,6 @@ def code_rejection_reason(text: str, hygiene: HygieneConfig) -> str | None:
 
 
 def is_generated(lines: list[str]) -> bool:
-    """Tell whether a comment in the first lines says that a program has written the file."""
+    """Return whether a comment in the first lines says that the file was generated."""
     comments = (match.group(1) for line in lines[:GENERATED_LINES] if (match := COMMENT.match(line)))
     return any(GENERATED_COMMENT.search(comment) for comment in comments)

@@ -1,8 +1,8 @@
-"""Tell under which licence a file of code is: from its own header, or from the nearest licence file above it.
+"""Identify the license of a code file from its own header or from the nearest license file above it.
 
-Licences are named as SPDX does (spdx.org/licenses). A licence file is recognised by sentences that this licence alone
-has, whatever else stands around them (a copyright line, a preamble, another licence: then both count). What has none
-of them is "unknown", and no filter lets that pass.
+Licenses have their SPDX names (spdx.org/licenses). A license file is identified by sentences that only this license
+has, whatever text is around them; with sentences of two licenses, both apply. A file without such sentences is
+"unknown", which no license filter accepts.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ from src.data.document import UNKNOWN
 PERMISSIVE = frozenset(
     "0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 BlueOak-1.0.0 CC0-1.0 ISC MIT MIT-0 Unlicense WTFPL Zlib".split()
 )
-"""Licences that ask for no more than that their notice is kept."""
+"""Licenses that only require that their notice is kept."""
 
 MIT_GRANT = "permission is hereby granted free of charge to any person obtaining a copy of this software and associated"
 ISC_GRANT = (
@@ -60,7 +60,7 @@ SENTENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("CC-BY-4.0", ("attribution 4 0 international",), ("sharealike 4 0 international", "noncommercial")),
     ("CC-BY-SA-4.0", ("attribution sharealike 4 0 international",), ()),
 )
-"""Name, words that are in it, words that are not; in lower case, with a space for whatever is no letter or digit."""
+"""SPDX name, sentences that are present, sentences that are absent; in lower case, only letters, digits and spaces."""
 
 LICENSE_FILE = re.compile(
     r"(?i)(?!.*\.(?:sh|bash|py|js|go|rb|c|h|html|ya?ml|json|in)$)"
@@ -71,11 +71,11 @@ HEADER = re.compile(
 )
 HEADER_CHARACTERS = 4096
 MAX_LICENSE_BYTES = 200_000
-"""So much of a licence file is read."""
+"""Bytes of a license file that are read."""
 
 
 def identify_license(text: str) -> str:
-    """Name the licence of a licence file; several are joined by AND."""
+    """Return the license in the text of a license file; several are joined by AND."""
     words = " ".join(re.findall(r"[a-z0-9]+", text.lower()))
     found = {
         name
@@ -86,7 +86,7 @@ def identify_license(text: str) -> str:
 
 
 def header_license(text: str) -> str | None:
-    """Return what a file's own SPDX-License-Identifier says, if it has one near its beginning."""
+    """Return the SPDX-License-Identifier near the beginning of a file, or None."""
     match = HEADER.search(text, 0, HEADER_CHARACTERS)
     if match is None:
         return None
@@ -95,20 +95,20 @@ def header_license(text: str) -> str | None:
 
 
 def is_license_file(name: str) -> bool:
-    """Tell by its name whether a file holds a licence."""
+    """Return whether a file name is that of a license file."""
     return LICENSE_FILE.fullmatch(name) is not None
 
 
 def identify_folder_license(names: Collection[str], read: Callable[[str], str]) -> str:
-    """Name the licence that the licence files among `names` give; several are joined by AND."""
+    """Return the license of the license files among `names`; several are joined by AND."""
     found = {identify_license(read(name)) for name in sorted(names) if is_license_file(name)} - {UNKNOWN}
     return " AND ".join(sorted({part for license_name in found for part in license_name.split(" AND ")})) or UNKNOWN
 
 
 class LicenseFinder:
-    """Licences of folders, each looked up once: that of the nearest folder upwards with a licence file.
+    """Finds the license of a folder: that of the nearest folder upwards with a license file, cached.
 
-    names_in: the names in a folder; read: the text of a file; is_top: whether to look no further up.
+    names_in: returns the names in a folder. read: returns the text of a file. is_top: whether to stop at a folder.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LicenseFinder:
         self._known: dict[str, str] = {}
 
     def find(self, folder: str) -> str:
-        """Name the licence of what lies in a folder."""
+        """Return the license of the files in a folder."""
         if folder not in self._known:
             license_name = identify_folder_license(
                 self._names_in(folder), lambda name: self._read(posixpath.join(folder, name))
@@ -143,15 +143,15 @@ SPELLINGS = {
     **{f"{name}v{v}": f"{name.upper()}-{v}.0" for name in ("gpl", "agpl", "lgpl") for v in (2, 3)},
     "mpl 2": "MPL-2.0",
 }
-"""What licences are called besides their names in SPDX; in lower case, without `the` and `licence`."""
+"""Other spellings of SPDX names; in lower case, without `the` and `license`."""
 MAX_EXPRESSION_CHARACTERS = 500
 TERM = re.compile(r"\(|\)|[^\s()]+")
 
 
 def normalize_license(value: object) -> str:
-    """Write what is said of a licence as SPDX does: names in any case, expressions, lists (all of them hold).
+    """Return a license as an SPDX expression: from a name in any case, an expression, or a list (joined by AND).
 
-    What is no SPDX expression stays as it is; nothing at all is UNKNOWN.
+    Other text is returned unchanged; None and empty text are UNKNOWN.
     """
     if isinstance(value, list | tuple):
         found = [name for name in map(normalize_license, value) if name != UNKNOWN]
@@ -163,7 +163,7 @@ def normalize_license(value: object) -> str:
 @lru_cache(maxsize=4096)
 def _normalize(text: str) -> str:
     text = " ".join(text.split())
-    either = text.replace("/", " OR ")  # as the packages of Rust once had it
+    either = text.replace("/", " OR ")  # the old form of Rust packages
     for candidate in (
         text,
         _to_spdx_name(text),
@@ -180,7 +180,7 @@ def _normalize(text: str) -> str:
 
 
 def _to_spdx_name(text: str) -> str:
-    """Return the SPDX name of a licence that is called otherwise."""
+    """Return the SPDX name for another spelling of a license."""
     words = re.split(r"[\s,_-]+", text.lower())
     words = [word for word in words if word and word not in ("the", "license", "licence", "version")]
     name = " ".join(word.removeprefix("v").removeprefix(".").removesuffix(".0") for word in words)
@@ -188,7 +188,7 @@ def _to_spdx_name(text: str) -> str:
 
 
 def is_allowed(license_name: str, allowed: Collection[str]) -> bool:
-    """Tell whether an SPDX expression is met by licences of `allowed`: one side of an OR, both of an AND."""
+    """Return whether the `allowed` licenses satisfy an SPDX expression: one side of an OR, both sides of an AND."""
     terms = [term.upper() if term.upper() in ("AND", "OR", "WITH") else term for term in TERM.findall(license_name)]
     names = {name.lower() for name in allowed}
     if license_name.lower() in names:
@@ -222,7 +222,7 @@ def is_allowed(license_name: str, allowed: Collection[str]) -> bool:
 
 
 def _is_named(license_name: str, names: Collection[str]) -> bool:
-    """Tell whether a licence is among names in lower case; GPL-2.0 is GPL-2.0-only, and one choice of -or-later."""
+    """Return whether a license is among lower-case names; GPL-2.0 means -only and satisfies -or-later."""
     name = license_name.lower()
     base = name.removesuffix("+").removesuffix("-or-later").removesuffix("-only")
     same = {name, base, f"{base}-only"} if name.endswith(("+", "-or-later")) else {base, f"{base}-only"}
@@ -230,7 +230,7 @@ def _is_named(license_name: str, names: Collection[str]) -> bool:
 
 
 def spdx_names(license_names: Collection[str]) -> frozenset[str]:
-    """List the licences that are named, alone or in expressions, as SPDX writes them."""
+    """Return the SPDX names of all licenses that are named, alone or in expressions."""
     expressions = {normalize_license(license_name) for license_name in license_names}
     parts = (TERM.findall(expression) for expression in expressions if " WITH " not in expression)
     return frozenset(expressions | {term for part in parts for term in part} - {"(", ")", "AND", "OR"})

@@ -1,27 +1,26 @@
-r"""Repair UTF-8 that was once read as Windows-1252 or Latin-1, and find what is broken in a story.
+r"""Repair UTF-8 that was decoded as Windows-1252 or Latin-1, and detect broken stories.
 
-`don’t` is `don\xe2\x80\x99t` in UTF-8; read as Windows-1252 and written again, it has become `donâ€™t`. The way back is
-to take such characters for the bytes they were, and we go it only where they make whole characters of UTF-8: so it is
-exact, and reading the result wrongly once more gives what was there. Where a byte was lost, as often that of the
-closing quote, for which Windows-1252 has no sign, the story is dropped. The library ftfy would guess there, and changes
-more than this; for the exact part it would be a dependency for ten lines.
+`don’t` is `don\xe2\x80\x99t` in UTF-8; decoded as Windows-1252, it becomes `donâ€™t`. The repair maps such characters
+back to their bytes where these form whole UTF-8 characters, so it is exact and reversible. If a byte is missing
+(Windows-1252 has no character for the last byte of a closing quote), the story is dropped. The library ftfy would guess
+there and changes more text.
 
-Only sequences that begin with Â, Ã, â, ï or ð are taken, as those of signs, accents and emoji in English text do; what
-follows at once may begin otherwise. With every letter that can begin one, honest text would suffer: the É” of `CAFÉ”`
-could be a ɔ.
+Only sequences that begin with Â, Ã, â, ï or ð are repaired: those of punctuation, accents and emoji in English text.
+Sequences directly after one may begin with other letters. With all possible first letters, correct text would change:
+the É” of `CAFÉ”` could be a ɔ.
 """
 
 import re
 
 
 def _misread(first: int, last: int) -> str:
-    """List what bytes have been read as: in Windows-1252 where it has a character, and in Latin-1."""
+    """Return the characters that bytes decode to, in Windows-1252 where it has one, and in Latin-1."""
     data = bytes(range(first, last + 1))
     return data.decode("cp1252", "ignore") + data.decode("latin-1")
 
 
 AS_BYTE = {ord(char): byte for byte in range(0x80, 0xA0) for char in bytes([byte]).decode("cp1252", "ignore")}
-"""Where Windows-1252 differs from Latin-1, whose characters have the numbers of their bytes."""
+"""Characters of Windows-1252 that differ from Latin-1, and their bytes."""
 NEXT = f"[{_misread(0x80, 0xBF)}]"
 FIRST = f"[ÂÃ]{NEXT}|[âï]{NEXT}{{2}}|ð[{_misread(0x90, 0xBF)}]{NEXT}{{2}}"
 MOJIBAKE = re.compile(f"(?:{FIRST})(?:{FIRST}|[\xc2-\xdf]{NEXT})*")
@@ -30,7 +29,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def repair_mojibake(text: str) -> str:
-    """Undo a wrong reading of UTF-8 wherever that is exact, however often it happened."""
+    """Undo wrong decoding of UTF-8 where the repair is exact, also if it happened several times."""
     if text.isascii():
         return text
     while True:
@@ -41,10 +40,10 @@ def repair_mojibake(text: str) -> str:
 
 
 def rejection_reason(story: str) -> str | None:
-    """Name what is broken in a story, or return None.
+    """Return why a story is rejected, or None.
 
-    A story is cut off if it begins with a small letter, or if it ends with a letter, a digit or a sign that asks for
-    more; `The End` is an end.
+    A story is cut off if it begins with a lower-case letter, or ends with a letter, a digit or a punctuation mark that
+    does not end a sentence; `The End` is accepted.
     """
     if "\ufffd" in story:
         return "replacement character"

@@ -1,14 +1,14 @@
-"""Find documents that share most of their text with another: forks, copies with a new header, a story told twice.
+"""Find near duplicates: documents that share most of their text, such as forks and copies with a new header.
 
 Two documents are near duplicates if their sets of word 5-grams (*shingles*) have a Jaccard similarity of at least 0.7,
-as in BigCode's practice (Kocetkov et al., 2022, The Stack, arXiv 2211.15533). Comparing all pairs is out of question:
+as in The Stack (Kocetkov et al., 2022, arXiv 2211.15533). Comparing all pairs would be too slow, so:
 
-    MinHash (Broder, 1997)  256 numbers a document; two documents agree in one with a probability equal to their Jaccard
-    bands (LSH)             32 bands of 8 numbers; documents that agree in one whole band are candidates:
+    MinHash (Broder, 1997)  256 numbers per document; two documents agree in one with probability = Jaccard similarity
+    bands (LSH)             32 bands of 8 numbers; documents that agree in a whole band are candidates:
                             99.7% of the pairs at 0.8, 85% at 0.7, 2% at 0.4
-    verification            candidates are compared by their true shingles, so that nothing is dropped by chance
+    verification            candidates are compared by their shingles, so that nothing is dropped by chance
 
-In memory an index has the bands alone, 384 bytes a document; shingles wait in a nameless file on the disk.
+An index holds only the bands in memory, 384 bytes per document; shingles are in a temporary file.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ N_PERMUTATIONS = 256
 N_BANDS = 32
 SEED = 1
 MAX_BUCKET_SIZE = 64
-"""Of the documents that share a band, so many are looked at: a crowd has others in common."""
+"""Documents of one band that are compared; documents in larger buckets share other bands too."""
 WORD = re.compile(r"\w+")
 POSITION_FACTORS = splitmix64(np.arange(SHINGLE_WORDS, dtype=np.uint64)) | np.uint64(1)
-"""A factor for each place in a shingle: sums of products by odd numbers tell orders apart."""
+"""An odd factor for each position in a shingle, so that the sum depends on the order of words."""
 
 
 class _WordHashes(dict[str, int]):
-    """Hashes of words, the same in every process, and each computed once."""
+    """Cached hashes of words, equal in every process."""
 
     LIMIT = 1_000_000
 
@@ -56,7 +56,7 @@ _WORD_HASHES = _WordHashes()
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is compared of some documents."""
+    """The shingles and MinHash bands of some documents."""
 
     shingles: list[np.ndarray]
     """The shingles of each as sorted uint32 hashes."""
@@ -65,7 +65,7 @@ class Sketch:
 
 
 def sketch_texts(texts: Sequence[str]) -> Sketch:
-    """Hash the shingles of each text, and the bands of its MinHash. A text below 5 words is one shingle."""
+    """Compute the shingles and MinHash bands of each text. A text of fewer than 5 words is one shingle."""
     hashes, ends = _shingles(texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=N_PERMUTATIONS, seed=SEED)
     digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(texts), N_BANDS, N_PERMUTATIONS // N_BANDS)
@@ -77,7 +77,7 @@ def sketch_texts(texts: Sequence[str]) -> Sketch:
 
 
 def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
-    """Hash each run of 5 words of each text: all hashes (uint64), and where each text begins and ends among them."""
+    """Hash each run of 5 words of each text. Returns all hashes, (n,) uint64, and the boundaries of the texts."""
     codes: list[int] = []
     ends = [0]
     for text in texts:
@@ -87,7 +87,7 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
         ends.append(len(codes))
     sums = np.array([*codes, *[0] * SHINGLE_WORDS], dtype=np.uint64)
     sums = sum(sums[place : place + len(codes)] * factor for place, factor in enumerate(POSITION_FACTORS))
-    # The last runs of a text reach into the next one: they are none of its shingles.
+    # The last runs of a text extend into the next text, so they are not shingles.
     whole = np.ones(len(codes), dtype=bool)
     for end in set(ends[1:]):
         whole[end - SHINGLE_WORDS + 1 : end] = False
@@ -95,15 +95,15 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of common shingles of two sorted sets; texts without words are like nothing."""
+    """Return the Jaccard similarity of two sorted sets; 0 if one is empty."""
     common = len(np.intersect1d(a, b, assume_unique=True))
     return common / (len(a) + len(b) - common) if common else 0.0
 
 
 class NearDuplicateIndex:
-    """Documents by number, in the order in which they were added, to be found by what is like them.
+    """An index of documents, numbered in the order of addition, for finding near duplicates.
 
-    folder: where the nameless file of shingles is, if not with other temporary files; it ends with the process.
+    folder: for the temporary file of shingles; None: the system's folder.
     """
 
     def __init__(self, folder: Path | None = None, threshold: float = THRESHOLD) -> None:
@@ -111,7 +111,7 @@ class NearDuplicateIndex:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the index is)
         self._ends = [0]
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
-        """Sorted bands and the numbers of their documents, each run more than twice the next one."""
+        """Sorted bands and the numbers of their documents; each run is more than twice as long as the next."""
 
     def __enter__(self) -> Self:
         return self
@@ -123,15 +123,15 @@ class NearDuplicateIndex:
         return len(self._ends) - 1
 
     def add(self, texts: Sequence[str]) -> None:
-        """Add documents, a few hundred at a time: each call costs a sort."""
+        """Add documents; best a few hundred at a time, because each call sorts."""
         self.add_sketch(sketch_texts(texts))
 
     def find(self, texts: Sequence[str]) -> list[tuple[int, float] | None]:
-        """Find for each text the first document that it is a near duplicate of: its number and their similarity."""
+        """Return for each text the first near duplicate in the index as (number, similarity), or None."""
         return self.find_sketch(sketch_texts(texts))
 
     def add_sketch(self, new: Sketch) -> None:
-        """Add documents that have been sketched."""
+        """Add documents by their sketches."""
         numbers = np.repeat(np.arange(len(self), len(self) + len(new.shingles), dtype=np.uint32), N_BANDS)
         self._file.seek(4 * self._ends[-1])
         for shingles in new.shingles:
@@ -150,13 +150,13 @@ class NearDuplicateIndex:
         self._runs.append((keys, numbers))
 
     def find_sketch(self, wanted: Sketch) -> list[tuple[int, float] | None]:
-        """Find near duplicates of documents that have been sketched."""
+        """Find near duplicates of documents by their sketches."""
         candidates: list[set[int]] = [set() for _ in wanted.shingles]
-        order = np.argsort(wanted.bands.ravel())  # sorted, they are found several times faster
+        order = np.argsort(wanted.bands.ravel())  # searchsorted is several times faster on sorted values
         bands = wanted.bands.ravel()[order]
         for keys, numbers in self._runs:
             places = np.searchsorted(keys, bands)
-            places[places == len(keys)] = 0  # beyond the largest: any place that has another key
+            places[places == len(keys)] = 0  # above the largest key: any index with another key
             for hit in np.flatnonzero(keys[places] == bands).tolist():
                 first = places[hit]
                 bucket = keys[first : first + MAX_BUCKET_SIZE] == bands[hit]
@@ -176,7 +176,7 @@ class NearDuplicateIndex:
 def drop_near_duplicates(
     sketched: Iterable[tuple[list[Document], Sketch]], dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Yield, of batches that have been sketched, what is no near duplicate of a document before it."""
+    """Yield the documents of sketched batches that are not near duplicates of an earlier document."""
     with NearDuplicateIndex() as index:
         for batch, sketches in sketched:
             yield from _drop_from(batch, sketches, index, dropped)
@@ -185,7 +185,7 @@ def drop_near_duplicates(
 def _drop_from(
     batch: list[Document], sketches: Sketch, index: NearDuplicateIndex, dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Compare a batch with what is in the index, then within itself; add to the index what stays."""
+    """Compare a batch with the index and within itself; add the remaining documents to the index."""
     known = index.find_sketch(sketches)
     buckets: dict[int, list[int]] = {}
     kept: list[int] = []

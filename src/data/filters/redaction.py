@@ -1,12 +1,12 @@
-"""Find secrets and personal addresses in code, and put placeholders in their place.
+"""Replace secrets and personal addresses in code by placeholders.
 
-Patterns are those of Yelp's detect-secrets without its BasicAuth, Keyword and PrivateKey plugins, as in BigCode's
-practice (bigcode-dataset, Apache-2.0), which adds e-mail and public IP addresses; private keys are found whole.
-Its plugins' expressions run over whole texts: its scanner goes line by line, which is slower, and would ask services on
-the network whether a secret is a true one. Nothing outside of what is found is altered.
+The patterns are those of Yelp's detect-secrets without the BasicAuth, Keyword and PrivateKey plugins, with e-mail and
+public IP addresses added, as in BigCode's pipeline (bigcode-dataset, Apache-2.0). Whole private keys are replaced.
+The plugins' expressions run over whole texts; the library's scanner reads line by line, which is slower, and would
+verify secrets over the network. Text outside of the findings is not changed.
 
-Placeholders are values set aside for documentation (RFC 2606, 3849, 5737) or plain words, so that a script or program
-stays valid whatever the quotes around them; and they are the same everywhere, so that a model learns no false variety.
+Placeholders are reserved for documentation (RFC 2606, 3849, 5737) or plain words, so that a script stays valid with any
+quotes around them. They are constant, so that a model does not learn random values.
 """
 
 import importlib
@@ -31,11 +31,11 @@ PLACEHOLDERS = {
     "IPv6 address": "2001:db8::1",
 }
 LEFT_OUT = {"base", "basic_auth", "keyword", "private_key", "ip_public", "high_entropy_strings"}
-"""Plugins that find too much in code, and those whose findings are looked at twice (below)."""
+"""Plugins with too many false positives in code, and those whose findings are filtered further (below)."""
 PREFIX_GROUP = {"GitHub Token", "GitLab Token"}
-"""Plugins whose group is how a token begins; elsewhere a group is the secret."""
+"""Plugins whose regex group is the prefix of a token; for the others, the group is the secret."""
 LONG_SECRET_PLUGINS = {"Cloudant Credentials", "IBM Cloud IAM Key", "IBM COS HMAC Credentials", "SoftLayer Credentials"}
-"""Slow expressions for secrets of 44 characters or more: texts without such a run are spared them."""
+"""Slow expressions for secrets of 44 characters or more; skipped for texts without such a run."""
 
 LONG_RUN = re.compile(r"[A-Za-z0-9_-]{44}")
 PRIVATE_KEY = re.compile(
@@ -48,7 +48,7 @@ EMAIL = re.compile(
     r"(?<![\w.+%-])[\w+%-](?:[\w.+%-]*[\w+%-])?@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}(?![\w-])"
 )
 NO_EMAIL = re.compile(
-    r"(?i)^(?:git|hg|svn|no-?reply|user|you|me|name|foo|test)@"  # logins of services, and nobody's names
+    r"(?i)^(?:git|hg|svn|no-?reply|user|you|me|name|foo|test)@"  # logins of services, and names without a person
     r"|@(?:.*\.)?example(?:\.\w+)?$|\.(?:example|invalid|test|local|localhost|localdomain|internal)$"
     r"|\d@(?:openssh|libssh)\.\w+$"  # algorithms of ssh
     r"|\.(?:service|socket|timer|target|mount|path|slice|device|scope)$"  # instances of systemd units
@@ -56,14 +56,14 @@ NO_EMAIL = re.compile(
 IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w.-])")
 IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-fA-F]{3}:[0-9a-fA-F:]{2,}(?![\w:.])")
 PUBLIC_RESOLVERS = {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"}
-"""Everybody's; to change them would change what a script does."""
+"""Public DNS servers; replacing them would change what a script does."""
 VERSION = re.compile(r"(?i)version|release|\$Id|\bv\d")
 DIGEST = re.compile(r"(?i)sum|sha\d|sha_|md5|hash|digest|commit|rev|fingerprint|integrity|nonce|uuid")
 ALPHABET = re.compile(r"(?i)abcdefgh|12345678")
 
 
 class Finding(NamedTuple):
-    """Where something stands that is to be replaced."""
+    """A range of the text to replace."""
 
     start: int
     end: int
@@ -97,7 +97,7 @@ def replace_secrets(text: str, replaced: Counter[str]) -> str:
 
 
 def find_secrets(text: str) -> list[Finding]:
-    """Find all that is to be replaced, in order and without overlap; of what overlaps, the first and longest stays."""
+    """Return all findings in order without overlap; of overlapping ones, the first and longest is kept."""
     findings = [
         *_find_private_keys(text),
         *_find_tokens(text),
@@ -129,12 +129,12 @@ def _find_tokens(text: str) -> Iterator[Finding]:
         for match in (match for expression in plugin.denylist for match in expression.finditer(text)):
             start, end = _span_of_secret(match, plugin)
             secret = text[start:end]
-            if any(map(str.isdigit, secret)):  # without one it is a long word
+            if any(map(str.isdigit, secret)):  # without a digit it is a long word
                 yield Finding(start, end, "secret")
 
 
 def _span_of_secret(match: re.Match[str], plugin: RegexBasedDetector) -> tuple[int, int]:
-    """Return where the secret of a match is: expressions begin before it, go on behind it, or end within it."""
+    """Return the range of the secret of a match, since expressions may begin or end at other positions."""
     spans = [match.span(index + 1) for index, group in enumerate(match.groups()) if group]
     start = match.start() if plugin.secret_type in PREFIX_GROUP or not spans else spans[0][0]
     word = WORD.search(match.string, start)
@@ -144,7 +144,7 @@ def _span_of_secret(match: re.Match[str], plugin: RegexBasedDetector) -> tuple[i
 
 
 def _find_high_entropy_strings(text: str) -> Iterator[Finding]:
-    """Find quoted strings of high entropy that are no digest, no id and no path."""
+    """Find quoted strings of high entropy that are not digests, ids or paths."""
     for plugin, shortest in zip(ENTROPY_PLUGINS, (23, 16), strict=True):  # shorter ones are names and numbers
         for match in plugin.regex.finditer(text):
             secret = match.group(2)
@@ -167,7 +167,7 @@ def _line_of(text: str, place: int) -> str:
 
 
 def _find_addresses(text: str) -> Iterator[Finding]:
-    """Find e-mail addresses, and IP addresses that belong to someone; versions look like the latter."""
+    """Find e-mail addresses and public IP addresses, except version numbers that look like one."""
     if "@" in text:
         for match in EMAIL.finditer(text):
             if not NO_EMAIL.search(match.group()):

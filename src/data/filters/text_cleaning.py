@@ -1,8 +1,7 @@
-"""Drop what teaches nothing.
+"""Normalize line ends and drop empty documents.
 
-Cleaning is little on purpose: empty documents go, line ends become LF, blank lines around a text go; exact duplicates
-are found once all is read (`splits.py`). Generated documents pass untouched: their exact entropy holds for the text as
-drawn.
+Line ends become LF, and blank lines around a text are removed. Exact duplicates are found after reading (`splits.py`).
+Generated documents are unchanged, because their exact entropy holds for the text as drawn.
 """
 
 from collections import Counter
@@ -23,7 +22,7 @@ def normalize_text(text: str) -> str:
 
 
 def clean_documents(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
-    """Yield normalised documents; count empty ones in `dropped`."""
+    """Yield normalized documents; count empty ones in `dropped`."""
     for document in documents:
         if document.bits is not None:
             yield document

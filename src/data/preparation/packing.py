@@ -1,12 +1,12 @@
-"""Encode the documents of a store into the token files of its splits; killed and repeated, it goes on.
+"""Encode the documents of a store into the token files of its splits; an interrupted run resumes.
 
     <corpus>_<split>.npy            EOT doc EOT doc ... EOT: token ids, uint16 or uint32 by the size of the vocabulary
-    <corpus>_<split>.offsets.npy    where the EOT before each document stands: (n_documents,) uint64
-    <corpus>_<split>.documents.npy  a hash of each document's text, and its line in the next file: `DOCUMENT`
-    <corpus>.origins.jsonl          group, path, licence and revision of all that was read, where it has them
+    <corpus>_<split>.offsets.npy    position of the EOT before each document: (n_documents,) uint64
+    <corpus>_<split>.documents.npy  hash of each document's text and its line in the next file: `DOCUMENT`
+    <corpus>.origins.jsonl          group, path, licence and revision of all documents that were read
 
-One thread encodes a batch, on all cores, while another writes the one before. Files only grow; now and then their
-lengths are noted beside the number of the next document, and what a killed process wrote after that is cut off.
+One thread encodes a batch on all cores while another writes the batch before. Files only grow. Their lengths are
+recorded regularly with the number of the next document; a resume truncates the files to the recorded lengths.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from src.runtime.records import read_record, write_record
 
 BATCH_BYTES = 1_000_000
 BATCHES_PER_RECORD = 32
-"""How often the lengths of the files are noted."""
+"""Batches between two records of the progress."""
 DOCUMENT = np.dtype([("digest", "<u8", (2,)), ("origin", "<u4")])
 CUT = re.compile(r"(?<=[A-Za-z])\n")
-"""Where a long text can be cut and encodes to the same tokens: no pattern known to us joins a letter and a line end."""
+"""Where a long text can be cut without changing its tokens: no known pre-tokenizer joins a letter and a line end."""
 
 
 def token_dtype(n_ids: int) -> np.dtype[Any]:
@@ -43,10 +43,10 @@ def token_dtype(n_ids: int) -> np.dtype[Any]:
 
 
 class NpyFile:
-    """A 1-D .npy file that grows: its header keeps room for the length, which is known at the end."""
+    """A growing 1-D .npy file; the header has room for the length, which is written at the end."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any], length: int = 0) -> None:
-        """Open a file, new or cut to `length`."""
+        """Open a new file, or truncate an existing one to `length` values."""
         self.path, self.dtype, self.length = path, dtype, length
         self._handle = path.open("r+b" if path.exists() else "w+b")
         self._start = self._write_header()
@@ -78,14 +78,14 @@ class NpyFile:
         self.length += len(array)
 
     def flush(self) -> None:
-        """Have all that was appended on the disk."""
+        """Write all appended values to the disk."""
         self._handle.flush()
         sync(self.path)
 
     def complete(self) -> None:
-        """Write the length into the header, and close the file."""
+        """Write the length into the header and close the file."""
         start = self._write_header()
-        assert start == self._start, "numpy keeps the header's room"
+        assert start == self._start, "numpy keeps the size of the header"
         self.close()
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class NpyFile:
 
 
 class _Piece(NamedTuple):
-    """A document, or a part of one that is too long to be encoded at once."""
+    """A document, or a part of a document that is longer than a batch."""
 
     number: int
     text: str
@@ -111,7 +111,7 @@ def pack(
     progress_path: Path,
     max_tokens: int | None,
 ) -> None:
-    """Write the token files of a corpus, going on where an earlier process stopped.
+    """Write the token files of a corpus; resume where an earlier process stopped.
 
     special: id of the end-of-text token, and number of ids. stem: folder and name of the corpus. progress_path: file of
     the `PackingProgress`. max_tokens: training documents after the one that reaches it are left out and marked
@@ -143,7 +143,7 @@ def pack(
 
 
 class PackingProgress(TypedDict):
-    """How far the packing of a corpus has come."""
+    """The progress of packing a corpus."""
 
     next: int
     """Number of the first document that is not packed."""
@@ -156,7 +156,7 @@ class PackingProgress(TypedDict):
 def _resume(
     progress_path: Path, stem: Path, special: tuple[int, int], split_assignment: np.ndarray, max_tokens: int | None
 ) -> "tuple[PackingProgress, _Writer]":
-    """Return where to go on and the files; at the beginning where what was noted is not what is there."""
+    """Return the progress and the files; start over if the files differ from the recorded progress."""
     if progress_path.exists():
         with suppress(UserError, OSError):
             known = read_record(progress_path, PackingProgress, "")
@@ -176,7 +176,7 @@ def _files(stem: Path) -> list[Path]:
 
 
 def write_documents(store: DocumentStore, split_assignment: np.ndarray, stem: Path) -> None:
-    """Write what is known of the documents that are packed."""
+    """Write hash and origin of the packed documents."""
     for number, name in enumerate(SPLITS):
         path = stem.with_name(f"{stem.name}_{name}.documents.npy")
         remove_path(path)
@@ -190,7 +190,7 @@ def write_documents(store: DocumentStore, split_assignment: np.ndarray, stem: Pa
 
 
 def _batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
-    """Yield the wanted documents from one on, in batches of about `BATCH_BYTES`."""
+    """Yield the wanted documents from `start` on in batches of about `BATCH_BYTES`."""
     batch: list[_Piece] = []
     size = 0
     for number, text in store.texts(wanted, start):
@@ -205,7 +205,7 @@ def _batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[l
 
 
 def _pieces(number: int, text: str) -> Iterator[_Piece]:
-    """Cut a text that is longer than a batch where that does not change its tokens."""
+    """Cut a text that is longer than a batch at places that do not change its tokens."""
     start = 0
     while cut := CUT.search(text, start + BATCH_BYTES):
         yield _Piece(number, text[start : cut.start()], start == 0, False)
@@ -216,7 +216,7 @@ def _pieces(number: int, text: str) -> Iterator[_Piece]:
 def _encode_batches(
     batches: Iterator[list[_Piece]], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[_Piece], list[list[int]]]]:
-    """Encode each batch while the one before is used."""
+    """Encode each batch while the caller uses the batch before."""
     with ThreadPoolExecutor(1) as encoder:
         ahead = None
         for pieces in batches:
@@ -242,7 +242,7 @@ class _Writer:
         self.eot_id, n_ids = special
         self.split_assignment, self.max_tokens = split_assignment, max_tokens
         self.wanted = split_assignment >= 0
-        """The documents to encode: no more of training, once it is full."""
+        """The documents to encode, (n_documents,) bool; training documents are cleared at `max_tokens`."""
         dtype = token_dtype(n_ids)
         self.files: list[tuple[NpyFile, NpyFile]] = []
         with ExitStack() as opened:
@@ -255,7 +255,7 @@ class _Writer:
                 self.files.append((tokens, offsets))
                 if not n_tokens:
                     tokens.append([self.eot_id])
-            opened.pop_all()  # all are open: from here on `close` is for them
+            opened.pop_all()  # all files are open; `close` closes them
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
@@ -289,13 +289,13 @@ class _Writer:
             offsets.append(more_starts)
 
     def flush(self) -> None:
-        """Have all that was written on the disk."""
+        """Write all appended values to the disk."""
         for files in self.files:
             for file in files:
                 file.flush()
 
     def complete(self) -> None:
-        """Write the headers."""
+        """Write the headers and close the files."""
         for files in self.files:
             for file in files:
                 file.complete()

@@ -1,4 +1,4 @@
-"""The steps of preparing data, from sources to token files; each is whole, or done again by the next process."""
+"""The steps of preparing data, from sources to token files; a step that did not finish is repeated."""
 
 import time
 from collections import Counter
@@ -48,31 +48,31 @@ from src.runtime.atomic_files import remove_path, sha256_of, sync
 from src.runtime.records import DIGEST, read_record, write_record
 
 TOKENIZER_SAMPLE_BYTES = 40_000_000
-"""Text that the tokenizer is trained on, at most; merges hardly change beyond."""
+"""Maximum text that the tokenizer is trained on; more text hardly changes the merges."""
 COMPARED_BYTES = 2_000_000
-"""Held-out text of each corpus that another tokenizer is compared on, at most."""
+"""Maximum held-out text of each corpus for the comparison of tokenizers."""
 
 LEFT_OUT = {"duplicate": DUPLICATE, "near duplicate of held-out text": NEAR_DUPLICATE}
-"""What the split leaves out."""
+"""Documents that the split leaves out, by reason."""
 MAX_UNEXPECTED_SHARE = 0.1
-"""Share of the bytes of a corpus that is left out without a warning."""
+"""Share of the bytes of a corpus that may be left out without a warning."""
 
 Log = Callable[[str], None]
 
 
 class ReadRecord(TypedDict):
-    """What reading a corpus found."""
+    """The result of reading a corpus."""
 
     dropped: dict[str, int]
     left_out: dict[str, dict[str, Any]]
     passed_over: dict[str, dict[str, Any]]
     replaced: dict[str, int]
     files: dict[str, str]
-    """What a step left, and the SHA-256 of each."""
+    """SHA-256 of each file that the step wrote."""
 
 
 class SplitRecord(TypedDict):
-    """What the split of a corpus found."""
+    """The result of splitting a corpus."""
 
     duplicates: int
     left_out: dict[str, dict[str, Any]]
@@ -82,7 +82,7 @@ class SplitRecord(TypedDict):
 
 
 class TokenizerRecord(TypedDict):
-    """What there is to say of the tokenizer."""
+    """The description of the tokenizer."""
 
     vocab_size: int
     eot: str
@@ -96,7 +96,7 @@ T = TypeVar("T", ReadRecord, SplitRecord, TokenizerRecord)
 
 
 class Pipeline:
-    """The steps; each leaves files, and at last a small JSON that says that it is done."""
+    """The steps; each writes its files, then a JSON record that marks it as finished."""
 
     def __init__(self, data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, log: Log) -> None:
         self.data, self.tokenizer, self.folder, self.cache, self.log = data, tokenizer, folder, cache, log
@@ -104,7 +104,7 @@ class Pipeline:
         self.stores = {name: DocumentStore(folder / name) for name in CORPORA}
 
     def run(self) -> dict[str, Any]:
-        """Do what is not done yet, and return the manifest's part on the contents."""
+        """Run the steps that are not finished, and return the manifest's entries on the contents."""
         read = {
             name: self._run_step(f"read.{name}", ReadRecord, list(self.stores[name].paths), self._read, name)
             for name in CORPORA
@@ -130,9 +130,9 @@ class Pipeline:
         }
 
     def _run_step(self, name: str, kind: type[T], left: list[Path], do: Callable[..., T], *args: Any) -> T:
-        """Return what a step found, doing it if no earlier process has, or if what it left is damaged.
+        """Return the record of a step; run the step if it is not finished or its files are damaged.
 
-        kind: the schema of what it finds. left: the files that it writes.
+        kind: the schema of the record. left: the files that the step writes.
         """
         path = self.folder / f"{name}.json"
         if path.exists() and (known := self._load_finished(path, kind, left)) is not None:
@@ -147,7 +147,7 @@ class Pipeline:
         return found
 
     def _load_finished(self, path: Path, kind: type[T], left: list[Path]) -> T | None:
-        """Return what an earlier process found, if all that it left is as it was."""
+        """Return the record of a step that an earlier process finished, if its files are unchanged."""
         try:
             found = read_record(path, kind, "")
             whole = not any(file.is_symlink() for file in left)
@@ -155,11 +155,11 @@ class Pipeline:
                 return found
         except (UserError, OSError):
             pass
-        self.log(f"{path.stem}: what an earlier attempt left is damaged; it is done again")
+        self.log(f"{path.stem}: the files of an earlier attempt are damaged; repeating this step")
         return None
 
     def _read(self, name: str) -> "ReadRecord":
-        """Read and clean a corpus. Raises: UserError if no document is left."""
+        """Read and clean a corpus. Raises: UserError if no document remains."""
         corpus: CorpusConfig = getattr(self.data, name)
         started = time.monotonic()
         dropped = ReadTally()
@@ -201,7 +201,7 @@ class Pipeline:
         }
 
     def _split(self, name: str) -> "SplitRecord":
-        """Drop duplicates, split by group, and see that nothing held out is known in training."""
+        """Drop duplicates, split the corpus, and drop training text that is near held-out text."""
         store, corpus = self.stores[name], getattr(self.data, name)
         started = time.monotonic()
         split_assignment = find_duplicates(store)
@@ -249,7 +249,7 @@ class Pipeline:
         }
 
     def _cut_positions(self, name: str) -> list[int]:
-        """Return where a corpus is cut that is split by position."""
+        """Return where val and test begin in a corpus that is split by position."""
         store = self.stores[name]
         return store.cut_positions(split_positions(store.n_bytes, self.data.val_fraction, self.data.test_fraction))
 
@@ -257,7 +257,7 @@ class Pipeline:
         return np.load(self.folder / f"{name}.split_assignment.npy")
 
     def _make_tokenizer(self) -> "TokenizerRecord":
-        """Make a tokenizer, or take the one that is given, and compare it with another if that is asked for."""
+        """Build or load the tokenizer, and compare it with `tokenizer.compare` if that is set."""
         started = time.monotonic()
         settings = self.tokenizer
         trained_on = None
@@ -296,7 +296,7 @@ class Pipeline:
         }
 
     def _sample_bytes(self) -> dict[str, int]:
-        """Return how many bytes of each corpus to train the tokenizer on: as many as their shares let there be."""
+        """Return the bytes of each corpus for training the tokenizer: the most that keep `code_share`."""
         code_share = self.tokenizer.code_share
         total = TOKENIZER_SAMPLE_BYTES
         shares = {"language": 1 - code_share, "code": code_share}
@@ -311,7 +311,7 @@ class Pipeline:
         return {name: round(share * total) for name, share in shares.items() if share}
 
     def _pack(self, name: str, read: "ReadRecord", split: "SplitRecord", tokenizer: dict[str, Any]) -> dict[str, Any]:
-        """Write the token files of a corpus, and return the manifest's entry of it."""
+        """Write the token files of a corpus and return its entry in the manifest."""
         started = time.monotonic()
         store, split_assignment, stem = self.stores[name], self._load_assignment(name), self.out / name
         corpus: CorpusConfig = getattr(self.data, name)
@@ -352,7 +352,7 @@ class Pipeline:
 
 
 def drop_warnings(name: str, dropped: Tally, n_bytes: int) -> list[str]:
-    """Tell what was passed over, what a user should know, and of a large loss. n_bytes: of the text that is left."""
+    """List skipped files, notes, and a warning if much text was left out. n_bytes: bytes of the remaining text."""
     lines = []
     lost = dropped.unexpected_bytes
     if isinstance(dropped, ReadTally):
@@ -369,7 +369,7 @@ def drop_warnings(name: str, dropped: Tally, n_bytes: int) -> list[str]:
 
 
 def _count_split_drops(store: DocumentStore, split_assignment: np.ndarray) -> Tally:
-    """Count what the split leaves out, with its bytes and first places."""
+    """Count what the split leaves out, with bytes and first locations."""
     tally = Tally()
     for reason, number in LEFT_OUT.items():
         chosen = np.flatnonzero(split_assignment == number)

@@ -3,9 +3,9 @@
     manifest.json  DATA_CARD.md  tokenizer.json  tokenizer_config.json
     <corpus>_<split>.npy  .offsets.npy  .documents.npy  <corpus>.origins.jsonl    (language, code; train, val, test)
 
-The folder's name holds a hash of all settings that decide its contents, and its manifest a fingerprint of the contents
-themselves; it appears whole or not at all. Until then the work lies beside it, each step whole or not done: what a
-killed process has finished is used by the next one, unless the input has changed.
+The folder's name holds a hash of all settings that decide its contents, and its manifest a fingerprint of the contents.
+The folder appears only when it is complete. Until then the work is in a folder beside it; finished steps of a killed
+process are reused by the next one, unless the input has changed.
 """
 
 import json
@@ -48,7 +48,7 @@ from src.runtime.log import printable
 from src.runtime.records import read_record, write_record
 
 WORK_VERSION = 3
-"""Raise it when the files of the work change: what an earlier version has begun is not gone on with."""
+"""Increase when the files of unfinished work change, so that work of an earlier version is restarted."""
 
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 
@@ -56,9 +56,9 @@ __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 def prepare_data(
     data: DataConfig, tokenizer: TokenizerConfig, output_root: Path, rerun: bool = False, log: Log = print
 ) -> PreparedData:
-    """Write the folder of these settings under `output_root/data`, or open it if it is there and up to date.
+    """Write the folder of these settings under `output_root/data`, or open it if it is up to date.
 
-    Raises: UserError for whatever is wrong with settings or text; no folder is written then.
+    Raises: UserError for wrong settings or text; no folder is written then.
     """
     if data.dir is not None:
         return load_data_dir(data.dir)
@@ -67,9 +67,9 @@ def prepare_data(
     if rerun or not (folder / MANIFEST).exists():
         check_tokenizer(tokenizer)
     inputs = {name: _inputs(data, name) for name in CORPORA}
-    with file_lock(folder.with_name(f".lock-{folder.name}")):  # so what a killed process left is ours to use
+    with file_lock(folder.with_name(f".lock-{folder.name}")):
         settle_folder(folder)
-        remove_path(folder.with_name(f"{folder.name}.old"))  # what a process left that was killed at the last instant
+        remove_path(folder.with_name(f"{folder.name}.old"))  # left by a process that was killed while moving folders
         work = folder.with_name(f".{folder.name}.work")
         if not rerun and (prepared := _load_if_current(folder, inputs, log)):
             remove_path(work)
@@ -79,7 +79,7 @@ def prepare_data(
         _open_work_folder(work, begun, log)
         try:
             contents = Pipeline(data, tokenizer, work, output_root / "sources", log).run()
-        except UserError:  # whatever is corrected, this work is not what is wanted
+        except UserError:  # after a correction, this work is out of date
             shutil.rmtree(work)
             raise
         manifest = {"name": data.name, **contents, **begun}
@@ -93,26 +93,26 @@ def prepare_data(
 
 
 def _open_work_folder(work: Path, begun: dict[str, Any], log: Log) -> None:
-    """Have a folder for the work, with what an earlier process has done if it had the same settings and input."""
+    """Create the work folder, or keep that of an earlier process with the same settings and input."""
     path = work / "begun.json"
     wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **begun}))
     if (work / "out").is_dir() and path.exists():
         try:
             refuse_links(work)
             if read_record(path, dict[str, Any], "") == wanted:
-                log(f"going on with what an earlier attempt has done: {work}")
+                log(f"resuming an earlier attempt: {work}")
                 for place in (work, work / "out"):
                     remove_leftovers(place)
                 return
         except UserError as error:
-            log(f"beginning again: {error}")
+            log(f"starting over: {error}")
     remove_path(work)
     (work / "out").mkdir(parents=True)
     write_record(path, wanted)
 
 
 def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
-    """List path, size and time of change of the files that a local corpus reads, or the repositories of one of git."""
+    """List path, size and modification time of the files of a local corpus, or the repositories of a git corpus."""
     corpus = getattr(data, name)
     if corpus.source == "git":
         return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
@@ -135,11 +135,11 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], log: Log) -> Prepared
         log(f"preparing again: {error}")
         return None
     if prepared.manifest.get("inputs") != inputs:
-        log(f"preparing again: the files behind {folder} have changed")
+        log(f"preparing again: the input files of {folder} have changed")
         return None
     return prepared
 
 
 def printable_log(log: Log) -> Log:
-    """Return a function that writes a line without what a terminal would obey."""
+    """Return a log function that escapes control characters."""
     return lambda line: log(printable(line))

@@ -1,12 +1,12 @@
-"""Decide what becomes of each document: which split it is in, or why it is left out.
+"""Assign each document to a split, or leave it out with a reason.
 
-The split is by group (a repository, a package; a story is a group of its own), never by line, so that no text of a
-held-out group is seen in training. Or, for a corpus that is one long text, it is by position: its first part is for
+The split is by group (a repository, a package; each story is its own group), never by line, so that no text of a
+held-out group is in training. A corpus that is one long text can be split by position instead; its first part is for
 training.
 
-A corpus may have more documents than memory has room for what a dictionary keeps of them. So documents and groups are
-known by hashes alone, and are taken in partitions by the leading bits of the hash: each is sorted by itself, and only a
-byte a document is kept throughout.
+A corpus may have too many documents for a dictionary in memory. So documents and groups are identified by hashes and
+processed in partitions by the leading bits of the hash. Each partition is sorted separately; only one byte per document
+is kept throughout: the split assignment.
 """
 
 from array import array
@@ -22,13 +22,13 @@ from src.data.preparation.document_store import DocumentStore
 
 TRAIN, VAL, TEST = range(3)
 DUPLICATE, NEAR_DUPLICATE, BEYOND_MAX_TOKENS = -1, -2, -3
-"""Left out: said before; too near to a held-out document; read after `max_tokens` were reached."""
+"""Reasons for leaving a document out: exact duplicate; near duplicate of held-out text; after `max_tokens`."""
 PARTITION = 1 << 20
-"""Documents or groups that are sorted at once, about."""
+"""Approximate number of documents or groups that are sorted at a time."""
 
 
 class Groups(NamedTuple):
-    """Some of the groups, by ascending hash."""
+    """Some of the groups, in ascending order of their hashes."""
 
     hashes: np.ndarray
     sizes: np.ndarray
@@ -36,9 +36,9 @@ class Groups(NamedTuple):
 
 
 def find_duplicates(store: DocumentStore) -> np.ndarray:
-    """Return what becomes of each document, (n_documents,) int8: DUPLICATE where an earlier one says the same.
+    """Return the initial split assignment, (n_documents,) int8: DUPLICATE where an earlier text is equal, else 0.
 
-    Generated documents are never duplicates: their exact entropy holds for the text as drawn.
+    Generated documents are never duplicates, because their exact entropy holds for independent draws.
     """
     split_assignment = np.zeros(len(store), dtype=np.int8)
     for part, shift in _partitions(len(store)):
@@ -56,8 +56,8 @@ def find_duplicates(store: DocumentStore) -> np.ndarray:
 
 
 def _find_repeated(digests: np.ndarray) -> np.ndarray:
-    """Tell of each digest, (n, 2), whether it is there earlier: (n,) bool."""
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones stay in their order
+    """Return for each digest, (n, 2), whether an earlier one is equal: (n,) bool."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable, so equal digests stay in their order
     ordered = digests[order]
     repeated = np.zeros(len(digests), dtype=bool)
     repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
@@ -65,7 +65,7 @@ def _find_repeated(digests: np.ndarray) -> np.ndarray:
 
 
 def _partitions(n: int) -> Iterator[tuple[int, int]]:
-    """Part n hashes into about `PARTITION` each, as (number, shift): a hash shifted right is its part's number."""
+    """Divide n hashes into partitions of about `PARTITION`, as (number, shift): hash >> shift is the number."""
     bits = max(0, (n - 1) // PARTITION).bit_length()
     for part in range(2**bits):
         yield part, 64 - bits
@@ -76,7 +76,7 @@ def _in_partition(hashes: np.ndarray, part: int, shift: int) -> np.ndarray | boo
 
 
 def iterate_groups(store: DocumentStore, split_assignment: np.ndarray) -> Iterator[Groups]:
-    """Yield all groups of the documents that are left, in the order of their hashes, a partition at a time."""
+    """Yield all groups of the remaining documents in the order of their hashes, one partition at a time."""
     for part, shift in _partitions(len(store)):
         hashes, sizes = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
         for first, records, n_bytes in store.blocks():
@@ -97,15 +97,14 @@ def _sum_by_group(hashes: np.ndarray, sizes: np.ndarray) -> Groups:
 def split_groups(
     groups: Callable[[], Iterator[Groups]], val_fraction: float, test_fraction: float, key: str
 ) -> dict[int, np.ndarray]:
-    """Choose the groups of val and test, as sorted hashes; all others are for training.
+    """Choose the groups of val and test, as sorted hashes; all other groups are for training.
 
-    Groups are walked in the order of their hash, and each goes to the held-out split with more room left, if it fits
-    there. So a split is filled close to its fraction and never beyond, and a group larger than that can only be
-    training text. A first walk takes groups of up to half the room, so that a split holds several of them rather than
-    one that happens to fit; the second fills what is left. Where all groups are too large, the smallest one is moved,
-    since a split may not be empty.
+    Groups are visited in the order of their hash. Each goes to the held-out split with more remaining capacity if it
+    fits, so a split comes close to its fraction and never exceeds it. A first pass takes groups of up to half the
+    remaining capacity, so that a split holds several groups; a second pass fills the rest. If no group fits, the
+    smallest one is moved, because a split may not be empty.
 
-    Raises: UserError for fewer than three groups, or fractions that leave no room.
+    Raises: UserError for fewer than three groups, or for fractions out of range.
     """
     n_groups = total = 0
     for some in groups():
@@ -136,7 +135,7 @@ def split_groups(
 
 
 def _fill_splits(some: Groups, share: float, room: dict[int, float], chosen: "dict[int, array[int]]") -> None:
-    """Put the groups that fit into the held-out split with more room left, counting down `room`."""
+    """Add each group that fits to the held-out split with more capacity, and reduce `room` by its size."""
     fitting = np.flatnonzero((_assigned_splits(some, chosen) == TRAIN) & (some.sizes <= share * max(room.values())))
     for group, size in zip(some.hashes[fitting].tolist(), some.sizes[fitting].tolist(), strict=True):
         target = max(room, key=lambda name: room[name])
@@ -155,7 +154,7 @@ def _assigned_splits(some: Groups, chosen: "dict[int, array[int]]") -> np.ndarra
 def _find_smallest_movable(
     groups: Callable[[], Iterator[Groups]], n_groups: int, chosen: "dict[int, array[int]]"
 ) -> tuple[int, int]:
-    """Find (split, hash) of the smallest group that is not the only one of its split."""
+    """Return (split, hash) of the smallest group that is not the only one of its split."""
     counts = {target: len(hashes) for target, hashes in chosen.items()}
     counts[TRAIN] = n_groups - sum(counts.values())
 
@@ -170,7 +169,7 @@ def _find_smallest_movable(
 
 
 def split_positions(n_bytes: int, val_fraction: float, test_fraction: float) -> list[int]:
-    """Return where val and test begin, in bytes of a corpus of `n_bytes`."""
+    """Return the positions at which val and test begin, in bytes of a corpus of `n_bytes`."""
     val, test = (Fraction(str(fraction)) for fraction in (val_fraction, test_fraction))
     return [int(part * n_bytes) for part in (1 - val - test, 1 - test)]
 
@@ -194,7 +193,7 @@ def assign_by_position(
 
 
 def count_groups(store: DocumentStore, split_assignment: np.ndarray) -> dict[str, int]:
-    """Count the groups that each split has documents of."""
+    """Count the groups of each split."""
     return {
         name: sum(
             len(some.hashes) for some in iterate_groups(store, np.where(split_assignment == number, 0, DUPLICATE))

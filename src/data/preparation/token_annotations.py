@@ -1,11 +1,10 @@
-"""What is known of each token of generated text: its exact bits, and whether it repeats what was said before.
+"""Exact bits of each token of generated text, and the tokens that repeat an earlier name.
 
-Nothing of it is stored with the prepared data: the stream of tokens is cut at its documents, these are decoded, and
-their derivations recovered by the parser. Text that the grammar does not write (edited by hand) is left unknown and
-counted.
+Annotations are not stored with the prepared data. The token stream is cut into documents, these are decoded, and the
+parser recovers their derivations. Text that the grammar does not generate (edited by hand) is counted, not annotated.
 
-The bits of a character go to the token in which it begins. So they are exact in sum over a document. Token by token a
-reader of tokens knows a little more than one of characters: a token tells that no longer one fits.
+The bits of a character go to the token in which it begins, so they are exact in sum over a document. For a single token
+they are slightly too high, because a token also implies that no longer token fits.
 """
 
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from src.data.tokenizer.bpe import byte_lengths
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is known of the targets of n windows of T tokens."""
+    """Annotations of the targets of n windows of T tokens."""
 
     bits: np.ndarray
-    """(n, T): -log2 of the probability of each target, given its document up to there; nan where it is unknown."""
+    """(n, T): -log2 of the probability of each target given its document so far; nan where unknown."""
     recalls: np.ndarray
-    """(m, 4) integers: window, first target, end, distance to the last mention; 0 where that is out of the window."""
+    """(m, 4) int64: window, first target, end, distance to the last mention; distance 0: outside of the window."""
     unparsed: int
-    """Documents in the windows that the grammar does not write."""
+    """Documents in the windows that the grammar does not generate."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def annotate_windows(
 
     for window, start in enumerate(starts):
         first, last = start + 1, start + seq_len  # targets, both included
-        bits[window, ends[(ends >= first) & (ends <= last)] - first] = 0.0  # where a document ends is certain
+        bits[window, ends[(ends >= first) & (ends <= last)] - first] = 0.0  # the end of a document is certain
         for number in range(int(np.searchsorted(ends, first, "right")) - 1, int(np.searchsorted(ends, last))):
             document = read(number)
             if document is None:
@@ -72,7 +71,7 @@ def annotate_windows(
 
 
 def _annotate(ids: np.ndarray, source: str, tokenizer: Tokenizer, lengths: np.ndarray) -> _Document | None:
-    """Annotate the tokens of a document; None if the grammar does not write it."""
+    """Annotate the tokens of a document; None if the grammar does not generate it."""
     text = tokenizer.decode(ids.tolist())
     characters = np.cumsum([0, *(len(letter.encode()) for letter in text)])
     starts = np.cumsum(lengths[ids]) - lengths[ids]
@@ -83,6 +82,6 @@ def _annotate(ids: np.ndarray, source: str, tokenizer: Tokenizer, lengths: np.nd
     token_of = np.searchsorted(starts, characters[:-1], "right") - 1
     bits = np.bincount(token_of, weights=derivation.bits_by_character, minlength=len(ids))
     recalls = [(token_of[use], token_of[end - 1] + 1, token_of[mention]) for use, end, mention in derivation.recalls]
-    # A token may hold a sign before the name that was still open: then it is no recall.
+    # A token may also hold an undetermined character before the name; then it is not a recall.
     certain = [recall for recall in recalls if not bits[recall[0] : recall[1]].any()]
     return _Document(bits, np.array(certain, dtype=np.int64).reshape(-1, 3))

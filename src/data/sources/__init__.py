@@ -1,4 +1,4 @@
-"""Where documents come from: local files, git repositories, the Hugging Face hub, and text that we generate.
+"""Sources of documents: local files, git repositories, the Hugging Face hub, and generated text.
 
-`registry` chooses the source that a corpus names; `data.preparation` reads the documents.
+`registry` selects the source of a corpus; `data.preparation` reads the documents.
 """

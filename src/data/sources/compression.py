@@ -1,7 +1,7 @@
-"""Read a file in pieces of bounded size, decompressed where its name says that it is compressed.
+"""Read a file in chunks of bounded size, decompressed by its extension.
 
-A damaged file raises `DamagedFile`, whatever its library raises. What is decompressed is bounded: neither more than
-`MAX_RATIO` times the size of the file, beyond a size that is no harm, nor more memory than `MAX_WINDOW_BYTES`.
+A damaged file raises `DamagedFile` for any error of its library. Decompression is limited to `MAX_RATIO` times the size
+of the file (above `RATIO_FREE_BYTES`), and to windows of `MAX_WINDOW_BYTES`.
 """
 
 import bz2
@@ -17,47 +17,47 @@ from src.runtime.errors import first_line
 
 CHUNK = 1 << 20
 MAX_RATIO = 200
-"""Text shrinks to a fifth or a tenth; a file that grows beyond this is built to fill a disk."""
+"""Text compresses five to ten times; a file with a higher ratio is probably a decompression bomb."""
 RATIO_FREE_BYTES = 256_000_000
-"""Bytes up to which the ratio is not looked at: small files of repeated text shrink without limit."""
+"""Bytes up to which the ratio is not checked, because small files of repeated text can have any ratio."""
 MAX_WINDOW_BYTES = 1 << 27
-"""Bytes of the window that a decompressor may ask for."""
+"""Largest window of a decompressor, in bytes."""
 ZSTD_INPUT = 1 << 12
-"""Bytes that are given to zstd at once: each block of four may become 128 KiB."""
+"""Bytes per call of zstd; four bytes can decompress to a block of 128 KiB."""
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 INSTALL_FORMATS = 'pip install -e ".[formats]"'
 
 
 class DamagedFile(Exception):
-    """A file that cannot be read as what its name says, in a few words."""
+    """A file cannot be read in the format of its extension; the message says why."""
 
 
 def check_size(name: str, n_bytes: int, file_bytes: int) -> None:
-    """Raise DamagedFile where a file has grown beyond what text does."""
+    """Raise DamagedFile if the decompressed size exceeds `MAX_RATIO` times the file size."""
     if n_bytes > RATIO_FREE_BYTES and n_bytes > MAX_RATIO * file_bytes:
         raise DamagedFile(f"{name} that grows beyond {MAX_RATIO} times its size")
 
 
 def inner_name(name: str) -> str:
-    """Return a file's name without the ending that says how it is compressed."""
+    """Return a file name without the extension of its compression."""
     ending = compression_extension(name)
     return name[: -len(ending)] if ending else name
 
 
 def compression_extension(name: str) -> str:
-    """Return the ending that says how a file is compressed, or nothing."""
+    """Return the extension of a file's compression, or an empty string."""
     return next((ending for ending in COMPRESSIONS if name.lower().endswith(ending)), "")
 
 
 def missing_library(name: str) -> str | None:
-    """Name the library that this file needs and that is not installed; None if it can be read."""
+    """Return the missing library that this file needs, or None."""
     needed = {".zst": "zstandard"}.get(compression_extension(name))
     needed = "pyarrow" if Path(name).suffix.lower() in (".parquet", ".arrow", ".feather") else needed
     return needed if needed and find_spec(needed) is None else None
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """Yield the bytes of a file, decompressed. Raises: DamagedFile; OSError where it cannot be read at all."""
+    """Yield the decompressed bytes of a file. Raises: DamagedFile; OSError if it cannot be read."""
     with path.open("rb") as handle:
         compression = compression_extension(path.name)
         if not compression:
@@ -72,13 +72,13 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise DamagedFile(f"damaged {compression} ({first_line(error)})") from None
         except OSError as error:
-            if error.errno is not None:  # of the system, not of the library
+            if error.errno is not None:  # from the system, not from the library
                 raise
             raise DamagedFile(f"damaged {compression} ({first_line(error)})") from None
 
 
 def read_head(path: Path, n_bytes: int) -> bytes:
-    """Return the first bytes of a file, decompressed; nothing where it cannot be read: who reads it will say so."""
+    """Return the first decompressed bytes of a file; empty if it cannot be read, which reading it reports later."""
     head = b""
     if missing_library(path.name):
         return head
@@ -108,9 +108,9 @@ def _read_bz2(handle: IO[bytes]) -> Iterator[bytes]:
 
 
 def _read_xz(handle: IO[bytes]) -> Iterator[bytes]:
-    """Decompress by hand: `lzma.open` lets a file ask for any amount of memory."""
+    """Decompress with a memory limit, which `lzma.open` does not have."""
     data = b""
-    while data := data.lstrip(b"\0") or handle.read(CHUNK):  # between streams there may be zero bytes
+    while data := data.lstrip(b"\0") or handle.read(CHUNK):  # streams may be padded with zero bytes
         decompressor = lzma.LZMADecompressor(memlimit=MAX_WINDOW_BYTES)
         while True:
             if piece := decompressor.decompress(data, CHUNK):
@@ -124,7 +124,7 @@ def _read_xz(handle: IO[bytes]) -> Iterator[bytes]:
 
 
 def _read_zst(handle: IO[bytes]) -> Iterator[bytes]:
-    """Decompress by hand: the library's own reader does not notice a file that ends within its data."""
+    """Decompress and detect truncated files, which the library's own reader does not."""
     import zstandard  # pyright: ignore[reportMissingImports]
 
     data = b""

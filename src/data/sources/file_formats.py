@@ -1,12 +1,12 @@
-"""Read the documents of a file by what its name says that it is.
+"""Read the documents of a file by its extension.
 
-    .txt, language        documents separated by `data.NAME.separator`, or else the whole file is one document
-    .jsonl .ndjson        an object a line: `text`; where present `source` (the group of the split), `path`, `licence`
-    .json                 a list of such objects or of texts, an object with such a list, or one object after another
+    .txt, language        documents separated by `data.NAME.separator`; without a separator, one document
+    .jsonl .ndjson        one object per line: `text`; optionally `source` (the group of the split), `path`, `licence`
+    .json                 a list of such objects or of strings, an object with such a list, or concatenated objects
     .parquet .arrow .feather   such records as columns (extra [formats])
-    other code            one document a file
+    other code            one document per file
 
-Any of them but the columns may be compressed: .gz, .bz2, .xz, .zst (extra [formats]).
+All formats except columns may be compressed: .gz, .bz2, .xz, .zst (extra [formats]).
 """
 
 import re
@@ -51,23 +51,23 @@ UNSUPPORTED_FORMATS: dict[str, str] = {
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".h5", ".hdf5"), "no text: convert it to .jsonl"),
     **dict.fromkeys((".db", ".sqlite", ".sqlite3"), "a database: write its texts to .jsonl"),
 }
-"""What holds text within a structure that is not read, and the remedy."""
+"""Formats that are not read, each with the remedy."""
 SOURCE_CODE = (".xml", ".html", ".htm", ".xhtml", ".svg", ".yaml", ".yml", ".toml", ".ini", ".cfg")
-"""What is code of its own kind, and read as such where it is named for the corpus of code."""
+"""Unsupported formats that the code corpus reads as code."""
 PROJECT_FILES = re.compile(
     r"(?i:readme|licen[cs]e|unlicense|copying|changelog|contributing|code_of_conduct|citation|data_?card|requirements)"
     r"(?:[-_.].*)?|(?:NOTICE|AUTHORS|SECURITY|CHANGES)(?:\..*)?"
 )
-"""Files of a folder that tell of what is in it."""
+"""Files about a project or data set, which are not part of its text."""
 
 
 def file_extension(name: str) -> str:
-    """Return the ending that says what is in a file, however it is compressed, in lower case."""
+    """Return the lower-case extension of a file without that of its compression."""
     return PurePath(inner_name(name)).suffix.lower()
 
 
 def unsupported_reason(name: str, extensions: Collection[str], corpus_name: str) -> str | None:
-    """Say why a file is not read, with the remedy; None if it is."""
+    """Return why a file is not read, with the remedy; None if it is read."""
     ending = file_extension(name)
     if ending in TABLES and compression_extension(name):
         return f"a compressed {ending}: decompress it, it is compressed within"
@@ -85,7 +85,7 @@ def unsupported_reason(name: str, extensions: Collection[str], corpus_name: str)
 def read_file(
     file: Path, corpus: CorpusConfig, corpus_name: str, extensions: Collection[str], named: bool, dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Yield the documents of a file. named: whether the user has named it; if not, it has to show what it is.
+    """Yield the documents of a file. named: whether the user named it; otherwise its format has to be unambiguous.
 
     Raises: UserError for a record that cannot be read; NotRecords, DamagedFile, OSError.
     """
@@ -157,7 +157,7 @@ def _row_documents(
         return
     if not isinstance(value, str | bytes):
         raise BadRecord(place, f'no text; "{field}" must be a text, such as {{"text": "..."}}')
-    # JSON can hold what UTF-8 cannot (half of a surrogate pair), and the zero byte of a binary file.
+    # JSON can hold half of a surrogate pair, which UTF-8 cannot, and the zero byte of a binary file.
     raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
     text = decode(raw, dropped, name)
     if text is None:

@@ -1,11 +1,11 @@
-"""Fetch repositories and read code from them, with the commit and licence of every file.
+"""Fetch repositories and read code from them, with the commit and license of every file.
 
-A repository is fetched once, without its history and its large files (`--depth 1 --filter=blob:limit`), and never
-checked out: files are read from git's own store. So nothing of a stranger's repository comes to lie on the disk under a
-name of its choice: symbolic links, submodules, hooks and filters have no effect. What is fetched is complete or not
-there; a repository that cannot be had is reported, counted and left out.
+A repository is fetched once, without history and large files (`--depth 1 --filter=blob:limit`), and never checked out:
+files are read from git's object database. So an untrusted repository cannot choose file names on the disk, and its
+symbolic links, submodules, hooks and filters have no effect. A fetched repository is complete. One that cannot be
+fetched is reported, counted and left out.
 
-    <cache>/git/<name>-<hash of its address>@<commit>     a bare repository; @newest where no commit is pinned
+    <cache>/git/<name>-<hash of its address>@<commit>     a bare repository; @newest if no commit is pinned
     <cache>/git/<list>.pinned.yaml                        the list with the commits that were used
 """
 
@@ -44,13 +44,13 @@ from src.runtime.log import printable
 from src.runtime.records import read_record, write_record
 
 CONTENTS = "fetched.json"
-"""In a repository: what it held when it had been fetched."""
+"""Record in each repository: the files that were fetched."""
 MISSING = re.compile(r"\s*(?:broken link from +tree|to +blob|missing blob) [0-9a-f]+")
-"""What git says of a file that was not fetched."""
+"""Output of git for a file that was not fetched."""
 MAX_PARALLEL_FETCHES = 4
 TIMEOUT_SECONDS = 900
 ENVIRONMENT = {
-    "GIT_TERMINAL_PROMPT": "0",  # asking for a password would wait for ever
+    "GIT_TERMINAL_PROMPT": "0",  # a password prompt would wait forever
     "GIT_ASKPASS": "true",
     "SSH_ASKPASS": "true",
     "GCM_INTERACTIVE": "never",
@@ -65,7 +65,7 @@ SETTINGS = {
     "fetch.recurseSubmodules": "false",
     "gc.auto": "0",
     "maintenance.auto": "false",
-    "http.lowSpeedLimit": "1000",  # bytes a second, for a minute: the server has gone to sleep
+    "http.lowSpeedLimit": "1000",  # bytes per second for a minute: the server does not respond
     "http.lowSpeedTime": "60",
 }
 
@@ -73,9 +73,9 @@ SETTINGS = {
 def read_git(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
-    """Fetch all repositories, then yield their files of code in the order of the list. The seed plays no part.
+    """Fetch all repositories, then yield their code files in the order of the list. The seed is not used.
 
-    Raises: UserError if git is missing, or if no repository can be had.
+    Raises: UserError if git is missing, or if no repository can be fetched.
     """
     repositories = load_repositories(corpus, corpus_name)
     key = f"data.{corpus_name}.repositories={corpus.repositories}"
@@ -92,9 +92,9 @@ def read_git(
 def fetch_repositories(
     repositories: list[Repository], folder: Path, limit: int, key: str, dropped: Counter[str]
 ) -> dict[Repository, Path]:
-    """Fetch what is not there yet, some at a time; return the bare repositories.
+    """Fetch missing repositories in parallel; return the bare repositories.
 
-    limit: the largest file, in bytes. Raises: UserError, beginning with `key`, if there is none.
+    limit: the largest file, in bytes. Raises: UserError, beginning with `key`, if none can be fetched.
     """
     found: dict[Repository, Path] = {}
     failed: list[str] = []
@@ -114,14 +114,14 @@ def fetch_repositories(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if not found:
-        raise UserError(f"{key}: no repository could be fetched; {failed[0]}; see to the network and the list")
+        raise UserError(f"{key}: no repository could be fetched; {failed[0]}; check the network and the list")
     for failure in failed:
         count_dropped(dropped, "repository that could not be fetched", 0, failure)
     return found
 
 
 def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path | str:
-    """Fetch one repository unless it is there; return where it is, or why it cannot be had."""
+    """Fetch one repository unless it is present; return its folder, or the reason of the failure."""
     target = repository_folder(repository, folder, limit)
     newest = repository_folder(replace(repository, commit=None), folder, limit)
     for there in (target, newest):
@@ -129,7 +129,7 @@ def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path |
             if there == target or _head(there) == repository.commit:
                 return there
         elif os.path.lexists(there) and there == target:
-            tqdm.write(printable(f"{repository.name}: what was fetched is damaged; it is fetched again"))
+            tqdm.write(printable(f"{repository.name}: the fetched repository is damaged; fetching it again"))
             remove_path(there)
     wanted = repository.commit or "HEAD"
     try:
@@ -137,7 +137,7 @@ def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path |
             _git(temporary, "init", "--quiet", "--bare", "--template=")
             limits = ["--depth=1", f"--filter=blob:limit={limit + 1}", "--no-tags", "--no-recurse-submodules"]
             _git(temporary, "fetch", "--quiet", *limits, "--", repository.url, wanted)
-            # What was left out would else be fetched one by one, as soon as it is looked at.
+            # With the remote, git would fetch each omitted file when it is read.
             _git(temporary, "config", "--remove-section", f"remote.{repository.url}", allowed=(0, 128))
             (temporary / "HEAD").write_text(_git(temporary, "rev-parse", "FETCH_HEAD^{commit}"), encoding="ascii")
             (temporary / "FETCH_HEAD").unlink()
@@ -148,7 +148,7 @@ def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path |
 
 
 class Contents(TypedDict):
-    """What a repository holds that was fetched: the SHA-256 of each file."""
+    """The SHA-256 of each file of a fetched repository."""
 
     files: dict[str, str]
 
@@ -165,13 +165,13 @@ def _write_contents(folder: Path) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Tell whether a repository is as it was fetched; one of an earlier version is looked through by git, once."""
+    """Return whether a repository is as fetched; git checks one of an earlier version, once."""
     try:
         if not COMMIT.fullmatch(_head(folder)):
             return False
         if (folder / CONTENTS).exists():
             return read_record(folder / CONTENTS, Contents, "")["files"] == _hash_files(folder)
-        # What was too large to be fetched is missing (status 2), and nothing else.
+        # Only files that were too large to fetch may be missing (status 2).
         found = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", allowed=(0, 2)).splitlines()
         if not all(map(MISSING.match, found)) or not _list_files(folder, _head(folder)):
             return False
@@ -182,29 +182,29 @@ def is_intact(folder: Path) -> bool:
 
 
 def repository_folder(repository: Repository, folder: Path, limit: int) -> Path:
-    """Name the folder of a repository: by its address, commit and the largest file that was fetched."""
+    """Return the folder of a repository; its name has the address, the commit and the size limit of files."""
     address = hashlib.sha256(repository.url.encode()).hexdigest()[:8]
     short = re.sub(r"[^\w.-]+", "-", "/".join(repository.name.split("/")[-2:]))
     return folder / f"{short}-{address}@{repository.commit or 'newest'}-{limit}"
 
 
 class _GitError(Exception):
-    """What git said when it failed, in one line."""
+    """git failed; the message is one line of its output."""
 
 
 def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
-    """Run git in a bare repository. Raises: _GitError, with the line of its message that tells most.
+    """Run git in a bare repository. Raises: _GitError with the most useful line of its output.
 
-    allowed: exit statuses that are no failure.
+    allowed: exit statuses that are not a failure.
     """
-    with tempfile.TemporaryFile() as said:  # a pipe would be held open by git's own children after a timeout
+    with tempfile.TemporaryFile() as stderr:  # git's child processes would keep a pipe open after a timeout
         try:
             done = subprocess.run(
                 _git_command(folder, *arguments),
                 env=_git_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=stderr,
                 timeout=TIMEOUT_SECONDS,
                 check=False,
             )
@@ -213,8 +213,8 @@ def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
         except subprocess.TimeoutExpired:
             raise _GitError(f"not fetched within {TIMEOUT_SECONDS} s") from None
         if done.returncode not in allowed:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines()
+            stderr.seek(0)
+            lines = stderr.read().decode(errors="replace").splitlines()
             errors = (
                 [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines or ["?"]
             )
@@ -230,7 +230,7 @@ def _git_command(folder: Path, *arguments: str) -> list[str]:
 
 
 def _git_environment() -> dict[str, str]:
-    """Return the environment without what ties git to another repository, as it does where we run within a hook."""
+    """Return the environment without variables that select another repository, as set within a git hook."""
     tied = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES")
     return {key: value for key, value in os.environ.items() if key not in tied} | ENVIRONMENT
 
@@ -255,7 +255,7 @@ def _read_repository(
         for path in (path for path in files if path.startswith(below) and may_be_code(path, extensions)):
             raw = blobs.read(files[path])
             if raw is None:
-                if PurePosixPath(path).suffix.lower() in extensions:  # else it need not be code
+                if PurePosixPath(path).suffix.lower() in extensions:  # other files may not be code
                     count_dropped(dropped, "too large", 0, f"{repository.name}/{path}")
             elif (
                 is_code_file(path, raw, extensions)
@@ -269,12 +269,12 @@ def _read_repository(
 
 def _warn_if_license_differs(repository: Repository, found: str) -> None:
     if repository.licence and found not in (UNKNOWN, normalize_license(repository.licence)):
-        said = f"the list says {repository.licence}; what it says itself counts"
-        tqdm.write(printable(f"{repository.name}: is under {found}, {said}"))
+        used = f"not {repository.licence} as in the list; using {found}"
+        tqdm.write(printable(f"{repository.name}: its license is {found}, {used}"))
 
 
 def _list_files(folder: Path, commit: str) -> dict[str, str]:
-    """List the plain files of a commit, path and blob, sorted by path: neither symbolic links nor submodules."""
+    """List the plain files of a commit as path -> blob, sorted by path, without symbolic links and submodules."""
     listed = _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit)
     entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
     return {path: mode.split()[2] for mode, _, path in entries if mode.startswith("100")}
@@ -292,7 +292,7 @@ def _license_finder(files: dict[str, str], blobs: "_Blobs") -> LicenseFinder:
 
 
 class _Blobs:
-    """Contents of files by their hash, from one process of git."""
+    """Reads file contents by their hash through one git process."""
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
@@ -312,7 +312,7 @@ class _Blobs:
         self._process.wait()
 
     def read(self, blob: str) -> bytes | None:
-        """Return the content; None if it was too large to be fetched."""
+        """Return the content, or None if it was too large to fetch."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{blob}\n".encode())
         self._process.stdin.flush()

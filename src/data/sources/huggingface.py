@@ -1,13 +1,13 @@
-"""Fetch pinned files of a data set from the Hugging Face hub: whole and verified, or not there.
+"""Fetch pinned files of a data set from the Hugging Face hub; a file is in place only when complete and verified.
 
     <cache>/hub/<repo>/<revision>/<file>                 verified against its sha256
-                                  .<file>.incomplete     what has come of it so far
-                                  .<file>.verified.json  size, time of change and hash of what was verified
+                                  .<file>.incomplete     the part that is downloaded
+                                  .<file>.verified.json  size, modification time and hash of the verified file
 
-A verified file is used without any request, so that a second run needs no network. `hf_hub_download` throws away what
-has come when it fails (seen in huggingface_hub 2.4), which is much for 2 GB. So we keep the incomplete file ourselves
-and hand it to the library's own `http_get`, which asks for the rest of it. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
-proxy settings hold as always. `hf_xet` plays no part: it would download past this file.
+A verified file is used without a request, so a second run needs no network. `hf_hub_download` discards a partial
+download when it fails (seen in huggingface_hub 2.4), which is costly for 2 GB. So the partial file is kept here, and
+the library's `http_get` requests the rest. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and proxy settings apply as usual.
+`hf_xet` is not used, because it does not write to this file.
 """
 
 import os
@@ -28,32 +28,32 @@ from src.runtime.errors import first_line
 from src.runtime.log import printable
 from src.runtime.records import read_record, write_record
 
-constants.HF_HUB_DISABLE_TELEMETRY = True  # or the library asks the hub for a list of agents, and caches it at home
+constants.HF_HUB_DISABLE_TELEMETRY = True  # otherwise the library requests a list of agents and caches it in ~
 
 
 def fetch_files(corpus: CorpusConfig, corpus_name: str, cache: Path) -> dict[str, Path]:
-    """Return the files of a corpus by name, verified and sorted; download what is missing.
+    """Return the verified files of a corpus, sorted by name; download missing ones.
 
-    Raises: UserError for a file that cannot be had or is not the one that is pinned.
+    Raises: UserError for a file that cannot be downloaded or has another hash.
     """
-    assert corpus.repo is not None and corpus.revision is not None, "validation has seen to it"
+    assert corpus.repo is not None and corpus.revision is not None, "checked by validation"
     files = {name: cache / "hub" / corpus.repo / corpus.revision / name for name in sorted(corpus.files)}
     for name, path in files.items():
         sha256 = corpus.files[name]
         with file_lock(path.with_name(f".{path.name}.lock")):
             if not os.path.lexists(path):
                 _download(corpus.repo, corpus.revision, path, name, corpus, f"data.{corpus_name}")
-            elif not _is_verified(path, sha256):  # put there by hand, or changed since
+            elif not _is_verified(path, sha256):  # placed manually, or changed since
                 _verify_and_move(path, path, sha256, f"data.{corpus_name}.files.{name}")
     return files
 
 
 def _download(repo: str, revision: str, path: Path, name: str, corpus: CorpusConfig, key: str) -> None:
-    """Complete a file from where it stopped, and put it in its place."""
+    """Download the rest of a file, verify it and move it into place."""
     sha256, pinned = corpus.files[name], corpus.file_bytes.get(name)
     incomplete = path.with_name(f".{path.name}.incomplete")
     url = hf_hub_url(repo, name, repo_type="dataset", revision=revision)
-    set_verbosity_error()  # warnings of every try would hide our line
+    set_verbosity_error()  # warnings of each retry would hide the error line
     try:
         metadata = get_hf_file_metadata(url)
         if metadata.commit_hash is None or metadata.size is None or metadata.size < 0:
@@ -68,7 +68,7 @@ def _download(repo: str, revision: str, path: Path, name: str, corpus: CorpusCon
             )
         _check_free_space(incomplete, metadata.size, f"{key}.files.{name}")
         _download_rest(incomplete, url, metadata.size)
-    except Exception as error:  # of several libraries, which change with the version of the first
+    except Exception as error:  # from several libraries, which depend on the version of huggingface_hub
         if isinstance(error, UserError) or storage_remedy(error):
             raise
         raise UserError(f"{key}.{_describe_error(error, repo, revision, name, url, path)}") from None
@@ -76,20 +76,20 @@ def _download(repo: str, revision: str, path: Path, name: str, corpus: CorpusCon
 
 
 def _check_free_space(incomplete: Path, size: int, key: str) -> None:
-    """Check that what is to come has room on the disk. Raises: UserError."""
+    """Check that the rest of the download fits on the disk. Raises: UserError."""
     missing = size - (incomplete.stat().st_size if incomplete.exists() else 0)
     if missing > (free := shutil.disk_usage(incomplete.parent).free):
-        raise UserError(f"{key}: has {size:,} bytes, and the disk has room for {free:,}; make room")
+        raise UserError(f"{key}: has {size:,} bytes, but only {free:,} are free on the disk; free some space")
 
 
 class _BoundedFile:
-    """A file that takes no more than so many bytes in all, however much a server sends."""
+    """A file with a maximum size, for servers that send too much."""
 
     def __init__(self, handle: IO[bytes], size: int) -> None:
         self._handle, self._size = handle, size
 
     def write(self, data: bytes) -> int:
-        """Write, or raise FileMetadataError where it would be too much."""
+        """Write data. Raises: FileMetadataError if the file would exceed its size."""
         if self._handle.tell() + len(data) > self._size:
             raise errors.FileMetadataError
         return self._handle.write(data)
@@ -99,14 +99,14 @@ class _BoundedFile:
 
 
 def _download_rest(incomplete: Path, url: str, size: int) -> None:
-    """Append to a file what it lacks of a URL, to the size that was announced."""
+    """Append the missing part of a URL's content to a file, up to the announced size."""
     if incomplete.is_symlink():
         incomplete.unlink()
     with incomplete.open("ab") as handle:
         if handle.tell() > size:
             handle.seek(0)
             handle.truncate()
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # half of a compressed stream is no use
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a compressed stream cannot be resumed
         try:
             http_get(
                 url,
@@ -116,11 +116,11 @@ def _download_rest(incomplete: Path, url: str, size: int) -> None:
                 expected_size=size,
                 displayed_filename=url.rsplit("/", 1)[1],
             )
-        except errors.FileMetadataError:  # more has come than the hub said
+        except errors.FileMetadataError:  # the server sent more than the announced size
             incomplete.unlink()
             raise
         except OSError as error:
-            if type(error) is OSError and error.errno is None:  # all has come, and is not as long as the hub said
+            if type(error) is OSError and error.errno is None:  # complete, but not of the announced size
                 incomplete.unlink()
                 raise errors.FileMetadataError from None
             raise
@@ -143,15 +143,15 @@ def _is_verified(path: Path, sha256: str) -> bool:
 
 
 def _verify_and_move(file: Path, path: Path, sha256: str, key: str) -> None:
-    """Verify a file and move it to its path, or remove it. Raises: UserError if it is another one."""
+    """Verify a file and move it to its path, or remove it. Raises: UserError if its hash differs."""
     if not file.is_file():
-        raise UserError(f"{key}: {file} is no file; move it away")
+        raise UserError(f"{key}: {file} is not a file; move it away")
     found = sha256_of(file)
     if found != sha256:
         file.unlink()
         raise UserError(
-            f"{key}={sha256}: what came has sha256 {found} and was removed; repeat the command, "
-            "and if it is the same again, see to HF_ENDPOINT and your proxy"
+            f"{key}={sha256}: the file has sha256 {found} and was removed; repeat the command, "
+            "and if that does not help, check HF_ENDPOINT and your proxy"
         )
     os.replace(file, path)
     remove_abandoned(path.parent, _stamp_path(path).name)
@@ -159,12 +159,12 @@ def _verify_and_move(file: Path, path: Path, sha256: str, key: str) -> None:
 
 
 def _describe_error(error: Exception, repo: str, revision: str, name: str, url: str, path: Path) -> str:
-    """Turn what the library says into key, value and remedy."""
+    """Describe an error of the library by key, value and remedy."""
     hub = constants.ENDPOINT
     by_hand = f"or fetch {url} elsewhere and put it at {path}"
     match error:
         case errors.GatedRepoError():
-            return f"repo={repo}: its terms are not accepted yet; do so on {hub} and set HF_TOKEN"
+            return f"repo={repo}: its terms are not accepted yet; accept them on {hub} and set HF_TOKEN"
         case errors.RepositoryNotFoundError():
             return f"repo={repo}: no such data set on {hub}, unless it is private; correct it or set HF_TOKEN"
         case errors.RevisionNotFoundError():
@@ -172,14 +172,12 @@ def _describe_error(error: Exception, repo: str, revision: str, name: str, url: 
         case errors.RemoteEntryNotFoundError():
             return f"files.{name}: {repo} has no such file at revision {revision}; correct the name"
         case errors.OfflineModeIsEnabled():
-            return f"files.{name}: not here yet, and HF_HUB_OFFLINE is set; unset it, {by_hand}"
+            return f"files.{name}: not downloaded yet, and HF_HUB_OFFLINE is set; unset it, {by_hand}"
         case errors.FileMetadataError():
-            return f"files.{name}: {hub} answers, but not as a hub does; see to HF_ENDPOINT and your proxy, {by_hand}"
+            return f"files.{name}: {hub} does not answer like a hub; check HF_ENDPOINT and your proxy, {by_hand}"
         case errors.HfHubHTTPError():
             status = error.response.status_code
-            remedy = {401: "set HF_TOKEN", 403: "set HF_TOKEN", 404: "see to HF_ENDPOINT"}.get(
-                status, "try again later"
-            )
+            remedy = {401: "set HF_TOKEN", 403: "set HF_TOKEN", 404: "check HF_ENDPOINT"}.get(status, "try again later")
             return f"files.{name}: {hub} answers with status {status}; {remedy}, {by_hand}"
     reason = printable(first_line(error))
-    return f"files.{name}: {hub}: {reason}; repeat the command to go on where it stopped, {by_hand}"
+    return f"files.{name}: {hub}: {reason}; repeat the command to resume the download, {by_hand}"

@@ -1,8 +1,8 @@
-"""Find the files of the user that a corpus is made of.
+"""Find the local files of a corpus.
 
-A file that is named, or that a glob finds, is always taken. Of a folder, those are taken that belong to the corpus and
-that git would not ignore: what a project ignores was not written by hand, or was not meant to be shown. The .gitignore
-files are read by pathspec, and git is not asked, since a folder may be no work tree and a machine may have no git.
+Files that are named, or that a glob matches, are always read. Of a folder, the files of the corpus are read that git
+does not ignore, because ignored files are often generated or private. pathspec evaluates .gitignore files, since a
+folder may not be a work tree and git may not be installed.
 """
 
 import glob
@@ -22,19 +22,19 @@ from src.data.sources.shell_detection import HEAD_BYTES, is_code_file, may_be_co
 from src.runtime.atomic_files import sha256_of
 
 MAX_GITIGNORE_CHARACTERS = 1_000_000
-"""Characters of a .gitignore that are read."""
+"""Characters of a .gitignore file that are read."""
 
 Rules = list[tuple[str, GitIgnoreSpec]]
-"""Folders with a .gitignore and what it says, from the outermost to the innermost; the innermost has its way."""
+"""Folders with their .gitignore patterns, from the outermost to the innermost, which takes precedence."""
 
 
 def local_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> list[Path]:
-    """List the files that the paths of a local corpus stand for, each once. Raises: UserError naming the path."""
+    """List the files of a local corpus, each once. Raises: UserError naming the path."""
     return list(find_files(corpus, corpus_name, dropped))
 
 
 def find_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> dict[Path, bool]:
-    """Find those files, and tell of each whether it is named, by itself or by a glob. Raises: UserError."""
+    """Map each file of a local corpus to whether the user named it, directly or by a glob. Raises: UserError."""
     key = f"data.{corpus_name}.paths"
     if not corpus.paths:
         example = "[~/stories,more/*.txt]" if corpus_name == "language" else "[~/scripts,more/**/*.sh]"
@@ -47,7 +47,7 @@ def find_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) ->
 
 
 def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> None:
-    """Check that the text is the one that `sha256` names. Raises: UserError."""
+    """Check the file of a corpus against `sha256`. Raises: UserError."""
     if corpus.sha256 is None:
         return
     if len(files) != 1:
@@ -62,13 +62,13 @@ def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> N
 def _resolve_path(
     entry: str, corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
 ) -> Iterator[tuple[Path, bool]]:
-    """Yield the files of one path. A file that is named, or that a glob finds, is taken if it is text or records."""
+    """Yield the files of one path, each with whether it is named directly or by a glob. Raises: UserError."""
     key = f"data.{corpus_name}.paths=[{entry}]"
     path = os.path.expanduser(entry)
     found = [path]
     if not os.path.exists(path) and glob.has_magic(path):
         found = sorted(glob.glob(path, recursive=True))
-        if "**" in path:  # it descends by itself, so that a folder it finds is no order to take all that is inside
+        if "**" in path:  # the glob descends itself, so folders that it matches are not read as a whole
             found = [match for match in found if os.path.isfile(match)]
         if not found:
             raise UserError(f"{key}: this glob finds nothing; correct it or leave it out")
@@ -87,7 +87,7 @@ def _resolve_path(
 
 
 def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Counter[str]) -> Iterator[Path]:
-    """Yield the files of a folder that belong to the corpus, sorted; hidden and ignored folders are passed over."""
+    """Yield the files of a folder that belong to the corpus, sorted; skip hidden and ignored folders."""
     rules = {root: _rules_above(root)}
     visited: set[str] = set()
 
@@ -96,7 +96,7 @@ def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Cou
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=count_error):
         real = os.path.realpath(folder)
-        if real in visited:  # a symbolic link back to a folder above
+        if real in visited:  # a symbolic link to a parent folder
             subfolders.clear()
             continue
         visited.add(real)
@@ -107,7 +107,7 @@ def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Cou
             reason = "hidden folder" if name.startswith(".") else "ignored folder"
             if reason == "ignored folder" and not _is_ignored(os.path.join(path, ""), here):
                 taken.append(name)
-            elif isinstance(dropped, ReadTally):  # sizes are for people, and cost a walk
+            elif isinstance(dropped, ReadTally):  # computing the size is only worthwhile for the report
                 count_skipped(dropped, reason, _folder_size(path), path, is_unexpected=False)
         subfolders[:] = taken
         rules |= {os.path.join(folder, name): here for name in subfolders}
@@ -134,15 +134,15 @@ def _size_of(file: str) -> int:
 
 
 def normalize_extensions(extensions: list[str]) -> set[str]:
-    """Write extensions in lower case, with their dot."""
+    """Return extensions in lower case with their dot."""
     return {"." + extension.lower().lstrip(".") for extension in extensions}
 
 
 def _skip_reason(file: str, relative: str, extensions: set[str], corpus_name: str) -> tuple[str | None, bool]:
-    """Say why a file of a folder is not read, None if it is, and whether that may be a loss of text."""
+    """Return why a file of a folder is skipped (None: it is read), and whether the user may have wanted its text."""
     name = os.path.basename(file)
     ending = file_extension(name)
-    if not os.path.isfile(file):  # opening a pipe would wait for ever
+    if not os.path.isfile(file):  # opening a pipe would block
         return ("broken link" if os.path.islink(file) else "no plain file"), False
     is_language = corpus_name == "language"
     if is_language and PROJECT_FILES.fullmatch(inner_name(name)):
@@ -165,7 +165,7 @@ def _read_head(file: str, n_bytes: int = HEAD_BYTES) -> bytes:
 
 
 def _rules_above(root: str) -> Rules:
-    """Read what the work tree around a folder ignores in it; nothing, if it ignores the folder itself."""
+    """Read the ignore rules of the work tree around a folder; none if they ignore the folder itself."""
     folder = os.path.abspath(root)
     above: list[str] = []
     while not os.path.exists(os.path.join(folder, ".git")):
@@ -184,18 +184,18 @@ def _rules_in(folder: str, dropped: Counter[str]) -> Rules:
 
 
 def _read_rules(file: str, folder: str, dropped: Counter[str]) -> Rules:
-    """Read a list of patterns; what is none of it holds no pattern, and a pattern that is none does not hold."""
+    """Read the patterns of a file; invalid patterns are noted and skipped."""
     if not os.path.isfile(file):
         return []
     try:
         with open(file, encoding="utf-8", errors="replace") as handle:
             lines = handle.read(MAX_GITIGNORE_CHARACTERS).splitlines()
     except OSError:
-        add_note(dropped, f"{file} cannot be read: what it ignores is taken")
+        add_note(dropped, f"{file} cannot be read: the files that it ignores are read")
         return []
     good = [line for line in lines if _is_pattern(line)]
     if len(good) < len(lines):
-        add_note(dropped, f"{file}: {len(lines) - len(good)} lines are no patterns, and ignore nothing")
+        add_note(dropped, f"{file}: {len(lines) - len(good)} lines are not valid patterns and are skipped")
     return [(folder, GitIgnoreSpec.from_lines(good))]
 
 
@@ -208,7 +208,7 @@ def _is_pattern(line: str) -> bool:
 
 
 def _is_ignored(path: str, rules: Rules) -> bool:
-    """Tell whether rules ignore a path, which ends in a slash if it is a folder."""
+    """Return whether rules ignore a path, which ends in a slash if it is a folder."""
     path = os.path.abspath(path) + ("/" if path.endswith(os.sep) else "")
     for folder, spec in reversed(rules):
         verdict = spec.check_file(path[len(folder.rstrip("/")) + 1 :]).include
@@ -218,7 +218,7 @@ def _is_ignored(path: str, rules: Rules) -> bool:
 
 
 def local_license_finder() -> LicenseFinder:
-    """Look for licences upwards from a folder, to where its work tree, the user's home or the disk begins."""
+    """Return a finder that looks upwards from a folder, up to its work tree, the user's home or the root."""
 
     def names_in(folder: str) -> list[str]:
         try:

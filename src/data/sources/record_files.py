@@ -1,7 +1,7 @@
 """Read documents from records: JSON Lines, JSON, Parquet and Arrow.
 
-A record has its text under `text`, or else under one field that is a text; that field is named to the user. Beside it a
-record may have `source` (the group of the split), `path` and `licence`.
+The text of a record is in its field `text`, otherwise in its only text field, which is reported to the user. A record
+may also have `source` (the group of the split), `path` and `licence`.
 """
 
 import codecs
@@ -18,10 +18,10 @@ TEXT_FIELDS = {
     "language": ("text", "story", "content", "body", "article", "document"),
     "code": ("text", "content", "code", "script"),
 }
-"""What data sets call a text; `text` before any other."""
+"""Field names of texts in common data sets; `text` has precedence."""
 LICENSE_FIELDS = ("licence", "license", "licences", "licenses", "detected_licenses", "max_stars_repo_licenses")
 OTHER_FIELDS = ("source", "path", "id", "url", "title", "name", "lang", "language", "date", "author", *LICENSE_FIELDS)
-"""What is said of a text, and is none."""
+"""Fields of metadata, which are never the text."""
 MAX_RECORD_BYTES = 2 * MAX_DOCUMENT_BYTES
 
 Row = tuple[int, dict[str, Any]]
@@ -29,11 +29,11 @@ Row = tuple[int, dict[str, Any]]
 
 
 class NotRecords(Exception):
-    """A file that holds no records, in a few words."""
+    """A file has no records; the message says why."""
 
 
 class BadRecord(Exception):
-    """A record that cannot be read: its place, what is wrong."""
+    """A record cannot be read. place: its line or number."""
 
     def __init__(self, place: int, reason: str) -> None:
         super().__init__(reason)
@@ -41,10 +41,7 @@ class BadRecord(Exception):
 
 
 def text_field(row: dict[str, Any], corpus_name: str, wanted: str | None, only_usual: bool = False) -> str:
-    """Name the field of a record that is its text. only_usual: take none that data sets do not use.
-
-    Raises: NotRecords.
-    """
+    """Return the text field of a record. only_usual: accept only the names in `TEXT_FIELDS`. Raises: NotRecords."""
     if wanted is not None:
         if wanted not in row:
             raise NotRecords(f'no text under "{wanted}", its fields are {_format_names(row)}')
@@ -58,7 +55,7 @@ def text_field(row: dict[str, Any], corpus_name: str, wanted: str | None, only_u
         if len(found) == 1:
             return found[0]
         if found:
-            raise NotRecords(f"no text that can be told, its fields are {_format_names(found)}")
+            raise NotRecords(f"its text is ambiguous, its fields are {_format_names(found)}")
     raise NotRecords("no text" + (f", its fields are {_format_names(row)}" if row else ""))
 
 
@@ -68,7 +65,7 @@ def _format_names(keys: Iterable[str]) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON. Raises: ValueError for whatever it is that is no JSON, or nested too deeply."""
+    """Parse JSON. Raises: ValueError if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -76,7 +73,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_lines(file: Path) -> Iterator[Row]:
-    """Yield the records of a file with an object a line. Raises: BadRecord, DamagedFile, OSError."""
+    """Yield the records of a file with one object per line. Raises: BadRecord, DamagedFile, OSError."""
     for number, line in enumerate(_lines(to_utf8(read_chunks(file))), start=1):
         if len(line) > MAX_RECORD_BYTES:
             raise BadRecord(number, f"longer than {MAX_RECORD_BYTES / 1e6:g} MB")
@@ -96,7 +93,7 @@ def read_lines(file: Path) -> Iterator[Row]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines; of one that is too long, no more than shows that."""
+    """Yield lines; stop at one that is longer than `MAX_RECORD_BYTES` and yield only its beginning."""
     rest: list[bytes] = []
     size = 0
     for chunk in chunks:
@@ -114,9 +111,9 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_json(file: Path, only_objects: bool) -> Iterator[Row]:
-    """Yield the records of a JSON file: a list, an object with lists, an object, or one object after another.
+    """Yield the records of a JSON file: a list, an object with lists, an object, or concatenated objects.
 
-    only_objects: whether a list of mere texts is none of records, such as one of words.
+    only_objects: whether to reject a list of strings, which may be a list of words.
 
     Raises: NotRecords before the first record; BadRecord, DamagedFile, OSError.
     """
@@ -150,7 +147,7 @@ def _to_row(value: Any, only_objects: bool) -> dict[str, Any]:
 
 
 def _rows_of(value: dict[str, Any], only_objects: bool) -> list[dict[str, Any]]:
-    """Return the records of an object: those of its lists, or itself."""
+    """Return the records in the lists of an object, or the object itself."""
     if isinstance(value.get("text"), str):
         return [value]
     lists = [item for item in value.values() if isinstance(item, list) and item]
@@ -162,17 +159,17 @@ def _rows_of(value: dict[str, Any], only_objects: bool) -> list[dict[str, Any]]:
 
 
 class _JsonReader:
-    """Values of a JSON text, one after another, without holding more than one."""
+    """Reads the values of a JSON text; only one value is in memory."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text, self._at = "", 0
         self.number = 0
-        """Values that were read."""
+        """Number of values that were read."""
 
     def _read(self, n_characters: int) -> bool:
-        """Read on; tell whether there was more."""
+        """Read at least `n_characters` more; return whether there were any."""
         pieces = [self._text[self._at :]]
         self._at = 0
         while n_characters > 0 and (chunk := next(self._chunks, None)) is not None:
@@ -182,7 +179,7 @@ class _JsonReader:
         return len(pieces) > 1
 
     def peek(self) -> str:
-        """Return the next character that is no blank, or nothing at the end."""
+        """Return the next character that is not white space, or an empty string at the end."""
         while True:
             rest = self._text
             while self._at < len(rest) and rest[self._at] in " \t\r\n\ufeff":
@@ -214,7 +211,7 @@ class _JsonReader:
         return value
 
     def values(self) -> Iterator[Any]:
-        """Yield all values that are left."""
+        """Yield all remaining values."""
         while self.peek():
             yield self.value()
 
@@ -233,7 +230,7 @@ class _JsonReader:
 
 
 def read_table(file: Path, choose: Callable[[dict[str, Any]], str]) -> Iterator[Row]:
-    """Yield the rows of a Parquet or Arrow file: what `choose` names of its columns of text, and what is said of it.
+    """Yield the rows of a Parquet or Arrow file: the text column that `choose` returns, and columns of metadata.
 
     Raises: NotRecords, DamagedFile, OSError.
     """
@@ -262,7 +259,7 @@ def read_table(file: Path, choose: Callable[[dict[str, Any]], str]) -> Iterator[
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value of Arrow into one of Python; a text that is no UTF-8 stays bytes."""
+    """Convert an Arrow value to Python; text that is not UTF-8 is returned as bytes."""
     try:
         return value.as_py()
     except UnicodeDecodeError:
@@ -284,7 +281,7 @@ def _parquet(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Ite
             check_size(".parquet", sizes.total_uncompressed_size, sizes.total_compressed_size)
 
     def batches(names: list[str]) -> Iterator[dict[str, Any]]:
-        # As a dictionary, a text that is repeated is held once.
+        # A dictionary column holds a repeated text once.
         texts = [name for name in names if _is_text(pa, file.schema_arrow.field(name).type)]
         reader = parquet.ParquetFile(handle, read_dictionary=texts)
         for batch in reader.iter_batches(batch_size=256, columns=names, use_threads=False):
@@ -309,7 +306,7 @@ def _arrow(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Itera
 
 
 class _Column:
-    """The values of a column, without making a text of each that it repeats."""
+    """The values of a column, without a copy of each repeated text."""
 
     def __init__(self, pa: Any, column: Any) -> None:
         self._column = column

@@ -1,9 +1,8 @@
-"""Read documents from where they are: generated on the spot, files of the user or of the Hugging Face hub,
-or repositories of git.
+"""Read the documents of a corpus from its source: generated text, local files, the Hugging Face hub or git.
 
-A source kind is an entry of `SOURCES`. Documents come in a fixed order (folders sorted), so that the same files
-give the same data on every machine, and they stream: a corpus may be larger than memory. How files are read is in
-`file_formats.py`.
+Each kind of source is an entry of `SOURCES`. Documents have a fixed order (folders are sorted), so that the same files
+give the same data on every machine. They are streamed, since a corpus may be larger than memory. `file_formats.py`
+reads the files.
 """
 
 import os
@@ -25,9 +24,9 @@ from src.data.sources.text_files import FREQUENT_MARK_COUNT, count_marks
 __all__ = ["SOURCES", "Document", "local_files", "read_documents"]
 
 MAX_REPORTED_MARKS = 3
-"""At most so many kinds of marks are named in a message, the most frequent ones."""
+"""Kinds of marks that are reported, the most frequent first."""
 MAX_MARKS = 1000
-"""Kinds of marks that are counted."""
+"""Kinds of marks that are counted at a time."""
 
 
 def read_documents(
@@ -38,10 +37,10 @@ def read_documents(
     cache: Path,
     replaced: Counter[str] | None = None,
 ) -> Iterator[Document]:
-    """Yield the documents of a corpus; what is not taken is counted in `dropped` by reason.
+    """Yield the documents of a corpus; count what is left out in `dropped` by reason.
 
-    cache: the folder where what came over the network is kept. replaced: counts secrets in code, by kind.
-    Raises: UserError for an unknown source, a path that is not there, a malformed .jsonl line, a failed download.
+    cache: folder for downloads. replaced: counts secrets in code by kind.
+    Raises: UserError for an unknown source, a missing path, a malformed record or a failed download.
     """
     if corpus.source not in SOURCES:
         raise UserError(
@@ -53,7 +52,7 @@ def read_documents(
     if corpus.source in GENERATED:
         return documents
     if corpus_name == "code":
-        from src.data.filters.code_filters import clean_code  # it brings libraries that stories do not need
+        from src.data.filters.code_filters import clean_code  # imports libraries that stories do not need
 
         documents = clean_code(documents, corpus, dropped, Counter() if replaced is None else replaced)
     return _limit_bytes(_note_marks(documents, corpus, corpus_name, dropped), corpus.max_bytes, f"data.{corpus_name}")
@@ -62,7 +61,7 @@ def read_documents(
 def _read_local(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
-    """Yield the documents of the user's files. Seed and cache play no part."""
+    """Yield the documents of local files. Seed and cache are not used."""
     license_finder = local_license_finder()
     extensions = normalize_extensions(corpus.extensions)
     for file, named in find_files(corpus, corpus_name, dropped).items():
@@ -77,7 +76,7 @@ def _read_local(
 def _read_or_count(
     file: Path, corpus: CorpusConfig, corpus_name: str, extensions: set[str], named: bool, dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Yield the documents of a file; refuse a damaged one that the user has named, and count others."""
+    """Yield the documents of a file; count damaged files. Raises: UserError for a damaged file that the user named."""
     try:
         yield from read_file(file, corpus, corpus_name, extensions, named, dropped)
     except (DamagedFile, NotRecords) as error:
@@ -106,8 +105,8 @@ def _size_of(file: Path) -> int:
 def _read_hub(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
-    """Fetch all files at once, then yield their documents. The seed plays no part."""
-    from src.data.sources.huggingface import fetch_files  # not needed by who downloads nothing
+    """Fetch all files, then yield their documents. The seed is not used."""
+    from src.data.sources.huggingface import fetch_files  # a slow import that other sources do not need
 
     files = fetch_files(corpus, corpus_name, cache)
 
@@ -135,11 +134,11 @@ def _read_hub_file(
 
 
 def _repair_stories(documents: Iterable[Document], dropped: Counter[str]) -> Iterator[Document]:
-    """Repair what can be repaired and leave broken stories out, counting both by reason."""
+    """Repair mojibake and drop broken stories; count both by reason."""
     for document in documents:
         text = repair_mojibake(document.text)
-        if (flaw := rejection_reason(text)) is not None:
-            drop_document(dropped, flaw, document)
+        if (reason := rejection_reason(text)) is not None:
+            drop_document(dropped, reason, document)
         elif text != document.text:
             count_dropped(dropped, "mojibake (repaired and kept)", 0, document.name)
             yield replace(document, text=text)
@@ -148,7 +147,7 @@ def _repair_stories(documents: Iterable[Document], dropped: Counter[str]) -> Ite
 
 
 def _limit_bytes(documents: Iterable[Document], max_bytes: int | None, key: str) -> Iterator[Document]:
-    """Yield documents up to `max_bytes` of text. Raises: UserError if the first has more."""
+    """Yield documents up to `max_bytes` of text. Raises: UserError if the first document is larger."""
     size = 0
     for document in documents:
         before, size = size, size + len(document.text.encode())
@@ -164,7 +163,7 @@ def _limit_bytes(documents: Iterable[Document], max_bytes: int | None, key: str)
 def _note_marks(
     documents: Iterable[Document], corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Yield documents; tell of what stands often in them and looks like a mark between documents."""
+    """Yield documents; note frequent marks in them that look like separators of documents."""
     marks: Counter[str] = Counter()
     where: dict[str, str] = {}
     for document in documents:
@@ -182,7 +181,7 @@ def _note_marks(
         if count >= FREQUENT_MARK_COUNT:
             add_note(
                 dropped,
-                f"{mark} stands {count:,} times in the text (first in {where[mark]}) and is read as text; "
+                f"{mark} occurs {count:,} times in the text (first in {where[mark]}) and is read as text; "
                 f"data.{corpus_name}.separator='{mark}' separates documents there",
             )
 
@@ -190,11 +189,11 @@ def _note_marks(
 def _generate(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
-    """Yield `max_bytes` of generated text. Each document is a group: they are independent draws."""
-    from src.data.sources import generated  # not needed by who brings text
+    """Yield `max_bytes` of generated text. Documents are independent draws, so each is its own group."""
+    from src.data.sources import generated  # a slow import that other sources do not need
 
     if corpus.max_bytes is None:
-        raise UserError(f"data.{corpus_name}.max_bytes=null: say how much to generate, such as 2500000")
+        raise UserError(f"data.{corpus_name}.max_bytes=null: set how much to generate, such as 2500000")
     generate = {"stories": generated.generate_stories, "scripts": generated.generate_scripts}[corpus.source]
     for document in generate(seed, corpus.max_bytes):
         yield Document(document.text, path=document.kind, license="generated", bits=document.bits)
@@ -204,7 +203,7 @@ def _read_git(
     corpus: CorpusConfig, corpus_name: str, seed: int, dropped: Counter[str], cache: Path
 ) -> Iterator[Document]:
     """Yield the code of repositories."""
-    from src.data.sources.git import read_git  # not needed by who fetches nothing
+    from src.data.sources.git import read_git  # a slow import that other sources do not need
 
     return read_git(corpus, corpus_name, seed, dropped, cache)
 

@@ -1,4 +1,4 @@
-"""Lists of repositories: which to fetch, at which commit, under which licence."""
+"""Lists of repositories to fetch, with their commits and licenses."""
 
 import os
 import re
@@ -20,23 +20,23 @@ class Repository:
 
     url: str
     commit: str | None = None
-    """null: the newest when it is fetched, which is recorded."""
+    """None: the newest commit at the time of fetching, which is recorded."""
     licence: str | None = None
-    """What files are under where the repository itself does not tell, by its SPDX name."""
+    """SPDX name of the license of files for which the repository has none."""
     subfolder: str | None = None
-    """Take only what is below it."""
+    """Only files below this folder are read."""
 
     @property
     def name(self) -> str:
-        """The address without its protocol and credentials, such as github.com/tj/n."""
+        """The address without protocol and credentials, such as github.com/tj/n."""
         host_and_path = self.url.partition("://")[2] or self.url.replace(":", "/", 1)
         return host_and_path.rpartition("@")[2].removesuffix("/").removesuffix(".git").strip("/")
 
 
 def load_repositories(corpus: CorpusConfig, corpus_name: str) -> list[Repository]:
-    """Read the list that a corpus names: conf/repositories/NAME.yaml, or a file of the user's.
+    """Read the list that a corpus names: conf/repositories/NAME.yaml, or a file of the user.
 
-    Raises: UserError for a list that is not there or an entry that cannot be right.
+    Raises: UserError for a missing list or an invalid entry.
     """
     folder, name = CONF / "repositories", corpus.repositories or ""
     key = f"data.{corpus_name}.repositories={corpus.repositories}"

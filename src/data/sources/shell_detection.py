@@ -1,9 +1,9 @@
-"""Tell a shell script from other files: by its first line, its name, or what is in it.
+"""Detect shell scripts by their first line, name or content.
 
-A shebang decides where there is one: a script may be called anything, and a `.sh` may be Python. What is sourced has
-none: that is known by its extension, by a comment for an editor or ShellCheck, by its place (completions, profiles), or
-by calling what only bash has. Shells of other grammars (zsh, fish, PowerShell, csh) are left out, and so are tests of
-Bats, which bash itself cannot read.
+A shebang decides if there is one: a script may have any name, and a `.sh` file may be Python. Sourced files have none;
+they are detected by extension, by a comment for an editor or ShellCheck, by path (completions, profiles), or by calls
+of bash builtins. Shells of other grammars (zsh, fish, PowerShell, csh) and Bats tests, which bash cannot parse, are
+excluded.
 """
 
 import re
@@ -18,7 +18,7 @@ OTHER_EXTENSIONS = frozenset(
     ".nix .diff .patch .png .jpg .gif .ico .pdf .gz .bz2 .xz .zip .tar .woff .woff2 .ttf .jar .class .so .o .a "
     ".exe .bin .dat .po .pot .mo .erb .j2".split()
 )
-"""Extensions of files that are not looked into."""
+"""Extensions of files whose content is not checked."""
 SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?(?:env[ \t]+(?:-\S+[ \t]+)*)?(?:\S*/)?(?:ba|da|a|k)?sh(?:\s|$)")
 EDITOR_COMMENT = re.compile(
     rb"(?m)^[ \t]*#[^\n]*(?:shellcheck (?:shell=(?:ba|da|k)?sh\b|disable=|source=)"
@@ -31,13 +31,13 @@ HEAD_BYTES = 4096
 
 
 def may_be_code(path: str, extensions: Collection[str]) -> bool:
-    """Tell by its name whether a file may be code with these extensions, so that it is worth looking into."""
+    """Return whether a file may be code with these extensions, judged by its name alone."""
     suffix = PurePosixPath(path).suffix.lower()
     return suffix in extensions or (suffix not in OTHER_EXTENSIONS and not EXTENSIONS.isdisjoint(extensions))
 
 
 def is_code_file(path: str, head: bytes, extensions: Collection[str]) -> bool:
-    """Tell whether a file is code with these extensions; where .sh or .bash is among them, that is any shell script."""
+    """Return whether a file is code with these extensions; .sh or .bash stands for any shell script."""
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in extensions and suffix not in EXTENSIONS:
         return True
@@ -45,7 +45,7 @@ def is_code_file(path: str, head: bytes, extensions: Collection[str]) -> bool:
 
 
 def is_shell(path: str, head: bytes) -> bool:
-    """Tell whether a file is a script of bash or sh. path: with `/`, as its repository has it; head: its beginning."""
+    """Return whether a file is a bash or sh script. path: its path in the repository. head: its first bytes."""
     head = head[:HEAD_BYTES]
     if head.startswith(b"#!"):
         return SHEBANG.match(head) is not None
@@ -53,7 +53,7 @@ def is_shell(path: str, head: bytes) -> bool:
     suffix = file.suffix.lower()
     if suffix in EXTENSIONS or PROFILE_NAMES.fullmatch(file.name):
         return True
-    if suffix in OTHER_EXTENSIONS or head.startswith(b"#compdef") or b"\0" in head:  # the second is a completion of zsh
+    if suffix in OTHER_EXTENSIONS or head.startswith(b"#compdef") or b"\0" in head:  # #compdef marks a zsh completion
         return False
     in_place = COMPLETIONS.search(path) is not None and BASH_BUILTINS.search(head) is not None
     return in_place or EDITOR_COMMENT.search(head) is not None

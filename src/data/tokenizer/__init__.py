@@ -1,4 +1,4 @@
-"""Tokenizers: byte-level BPE trained on the data, and tokenizers that a user brings.
+"""Tokenizers: byte-level BPE trained on the data, and external tokenizers.
 
-Text comes from `data.preparation`; tokens go to its token files, and `inference` decodes them.
+Text comes from `data.preparation`, which writes the token files; `inference` decodes tokens.
 """

@@ -1,21 +1,21 @@
 r"""A byte-level BPE (Sennrich et al., 2016; bytes as in GPT-2) trained on the prepared text of both corpora.
 
-`tokenizer_config.json` beside `tokenizer.json`, as Hugging Face has it, names the token that ends a text: it is another
-where a tokenizer of another make is used (`given_tokenizer.py`). A folder without it is of before there were any.
+`tokenizer_config.json` beside `tokenizer.json`, as in Hugging Face, names the end-of-text token, which differs for
+external tokenizers (`external.py`). Folders of earlier versions do not have it.
 
-The alphabet is all 256 bytes and nothing is normalised, so every text comes back exactly as it went in. Before BPE a
-pattern cuts the text into pieces that no token crosses (measured at vocab_size 4096 on stories and scripts):
+The alphabet is all 256 bytes and text is not normalized, so every text round-trips exactly. Before BPE, a pattern cuts
+the text into pieces that no token crosses (measured at vocab_size 4096 on stories and scripts):
 
-    [^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+  a word with the space or sign before it: ` the`, `$HOME`, `_name`, `'t`
-     ?\p{N}                             digits one by one: the vocabulary goes to words, and all numbers look alike
-     ?[^\s\p{L}\p{M}\p{N}]+             a run of signs: `&&`, `"${`, `]]`, ` --`
-    \n+[^\S\n]*                         line ends with the indentation after them: often one token a line of a script
-    \s+(?!\S)|\s+                       other white space, leaving the last space to the word after it
+    [^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+  a word with the space or symbol before it: ` the`, `$HOME`, `_name`, `'t`
+     ?\p{N}                             single digits, so that no vocabulary is spent on numbers
+     ?[^\s\p{L}\p{M}\p{N}]+             a run of symbols: `&&`, `"${`, `]]`, ` --`
+    \n+[^\S\n]*                         line ends with the indentation after them: often one token per line of a script
+    \s+(?!\S)|\s+                       other white space, without the last space, which belongs to the next word
 
-Signs before words save 2.4% of the tokens of scripts against letters alone, line ends with indentation 1.5%.
+Symbols before words save 2.4% of the tokens of scripts against letters alone; line ends with indentation save 1.5%.
 
-A tokenizer of characters (`build_character_tokenizer`) has one token for each character of all prepared text. It can
-encode no other character; `encode` then names the character.
+A character tokenizer (`build_character_tokenizer`) has one token for each character of the prepared text. `encode`
+reports any other character as an error.
 """
 
 import os
@@ -35,7 +35,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 EOT = "<|endoftext|>"
 EOT_ID = 0
-"""Of the tokenizers that we train; `get_eot_id` tells that of any."""
+"""Id in the tokenizers that are trained here; `get_eot_id` returns it for any tokenizer."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PATTERN = (
     r"[^\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
@@ -47,11 +47,11 @@ PATTERN = (
 MIN_VOCAB_SIZE = 256 + 1
 MAX_VOCAB_SIZE = 2**20
 UNKNOWN = "<|unknown|>"
-"""What the library would put for an unknown character. It is in no vocabulary, so such a text is an error instead."""
+"""Replacement of unknown characters in the library. No vocabulary has it, so such text is an error instead."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a tokenizer with exactly `vocab_size` tokens; the same texts give the same tokenizer.
+    """Train a tokenizer with exactly `vocab_size` tokens; training is deterministic.
 
     Raises: UserError if the size is out of range, or if the texts have too few repeated pieces to reach it.
     """
@@ -69,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,  # a token seen once in the training text would hardly be learned
+        min_frequency=2,  # a model would hardly learn a token that occurs once
         special_tokens=[EOT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -85,9 +85,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def build_character_tokenizer(texts: Iterable[str], largest: int) -> Tokenizer:
-    """Build a tokenizer with one token for each character of the texts, by code point, after the end of text (id 0).
+    """Build a tokenizer with one token per character of the texts, by code point, after the end of text (id 0).
 
-    Raises: UserError if that makes more than `largest` tokens.
+    Raises: UserError for more than `largest` tokens.
     """
     characters = sorted(set[str]().union(*texts))
     size = len(characters) + 1
@@ -106,13 +106,13 @@ def build_character_tokenizer(texts: Iterable[str], largest: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, eot: str, folder: Path) -> None:
-    """Write a tokenizer as Hugging Face does, so that transformers opens the folder too."""
+    """Write a tokenizer in the format of Hugging Face, so that transformers can open the folder."""
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / TOKENIZER_CONFIG, tokenizer_config(eot))
 
 
 def tokenizer_config(eot: str) -> dict[str, Any]:
-    """Write what tokenizer.json leaves open: which token ends a text, and that within a text it is plain text."""
+    """Return the content of tokenizer_config.json: the end-of-text token, and special tokens in text are plain text."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": eot,
@@ -124,7 +124,7 @@ def tokenizer_config(eot: str) -> dict[str, Any]:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer.json. Raises: UserError if it is missing, or is none that data was prepared with."""
+    """Load the tokenizer.json of prepared data. Raises: UserError if it is missing or not valid."""
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer; run python -m src.prepare")
     try:
@@ -140,9 +140,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def read_eos_token(path: Path) -> str:
-    """Return the name of the token that ends a text, for the tokenizer.json at `path`.
+    """Read the name of the end-of-text token for the tokenizer.json at `path`.
 
-    Raises: UserError where the file beside it cannot be read, or holds half a surrogate pair.
+    Raises: UserError if the tokenizer_config.json beside it cannot be read, or holds half a surrogate pair.
     """
     beside = path.with_name(TOKENIZER_CONFIG)
     remedy = "correct it, or prepare the data again"
@@ -157,31 +157,28 @@ def read_eos_token(path: Path) -> str:
 
 
 def get_eot_id(tokenizer: Tokenizer, path: Path) -> int:
-    """Return the id of that token, for a tokenizer that was loaded from `path`."""
+    """Return the id of the end-of-text token of a tokenizer that was loaded from `path`."""
     index = tokenizer.token_to_id(read_eos_token(path))
-    assert index is not None, "load_tokenizer has seen to it"
+    assert index is not None, "checked by load_tokenizer"
     return index
 
 
 def count_ids(tokenizer: Tokenizer) -> int:
-    """Return how many ids a model of this tokenizer has to know; some tokenizers leave gaps."""
+    """Return the number of ids that a model needs; more than the tokens if ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def disable_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Have `<|endoftext|>` within a text encoded as the characters it is; so too any other special token.
-
-    The library does not save this setting.
-    """
+    """Set the tokenizer to encode special tokens within a text as plain text; the library does not save this."""
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode a text as it stands: nothing added or stripped, and never the id of a special token.
+    """Encode a text without adding or stripping anything; special tokens are encoded as plain text.
 
-    Raises: UserError for half a surrogate pair, which is how Python holds bytes of a command line that are not UTF-8,
-        and for a character that a tokenizer of characters does not have.
+    Raises: UserError for half a surrogate pair (Python's form of command-line bytes that are not UTF-8), and for a
+        character that a character tokenizer does not have.
     """
     try:
         return tokenizer.encode(text, add_special_tokens=False).ids
@@ -197,23 +194,23 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Encode many texts at once, in threads; the same ids as `encode`."""
+    """Encode many texts in threads; the ids equal those of `encode`."""
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _unknown_character(tokenizer: Tokenizer, text: str) -> str | None:
-    """Return the first character that a tokenizer of characters does not have; None where there is none."""
+    """Return the first character that a character tokenizer does not have, or None."""
     if not isinstance(tokenizer.model, models.WordLevel):
         return None
     return next((character for character in text if tokenizer.token_to_id(character) is None), None)
 
 
 def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """Count the bytes of text that each token stands for: (n_ids,) int64, 0 for special ones."""
+    """Return the bytes of text of each token: (n_ids,) int64, 0 for special tokens."""
     of_characters = isinstance(tokenizer.model, models.WordLevel)
     lengths = np.zeros(count_ids(tokenizer), dtype=np.int64)
     for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
-        # In the byte-level alphabet a character is a byte.
+        # In the byte-level alphabet, each character stands for one byte.
         lengths[index] = len(token.encode()) if of_characters else len(token)
     for index, added in tokenizer.get_added_tokens_decoder().items():
         lengths[index] = 0 if added.special else len(added.content.encode())

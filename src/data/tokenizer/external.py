@@ -1,9 +1,8 @@
-"""Take a tokenizer of another make, after a proof that it serves; and compare one with ours on the same text.
+"""Load an external tokenizer after checking that it is lossless, and compare tokenizers on the same text.
 
-Bits per byte need to know how many bytes each token stands for, and a model is only as honest as its tokenizer is
-exact. So it has to be byte-level, such as those of GPT-2, Llama 3, Qwen and StarCoder, and to give back whatever went
-in. That is tried on every character of the first plane of Unicode, on some of the others, and on white space and
-combining characters in all positions: a normalizer, a lost space or an unknown character shows there.
+Bits per byte need the bytes of each token, so a tokenizer must be byte-level (as those of GPT-2, Llama 3, Qwen and
+StarCoder) and round-trip every text. The check covers every character of Unicode's first plane, some of the others, and
+white space and combining characters in all positions. It detects normalizers, dropped spaces and unknown characters.
 """
 
 import json
@@ -27,11 +26,11 @@ from src.data.tokenizer.bpe import (
 from src.runtime.errors import first_line
 
 COMMON_EOS_TOKENS = (EOT, "<|read_eos_token|>", "</s>", "<eos>", "<|eos|>")
-"""What ends a text by custom, where no tokenizer_config.json says so."""
+"""Common end-of-text tokens, tried if no tokenizer_config.json names one."""
 
 
 def find_tokenizer_file(key: str, name: str) -> Path:
-    """Find the tokenizer.json that a setting names, by itself or by its folder. Raises: UserError if there is none."""
+    """Find the tokenizer.json that a setting names, as a file or by its folder. Raises: UserError if there is none."""
     path = Path(name).expanduser()
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
@@ -40,7 +39,7 @@ def find_tokenizer_file(key: str, name: str) -> Path:
 
 
 def open_tokenizer(key: str, name: str) -> Tokenizer:
-    """Open a tokenizer of any make, without limits of length. Raises: UserError if it is none."""
+    """Open a Hugging Face tokenizer without truncation and padding. Raises: UserError if the file is not one."""
     path = find_tokenizer_file(key, name)
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -52,7 +51,7 @@ def open_tokenizer(key: str, name: str) -> Tokenizer:
 
 
 def load_external_tokenizer(settings: TokenizerConfig) -> tuple[Tokenizer, str]:
-    """Return the tokenizer that `tokenizer.path` names, and the token that ends a text. Raises: UserError."""
+    """Load and check the tokenizer of `tokenizer.path`. Returns it and its end-of-text token. Raises: UserError."""
     assert settings.path is not None
     key = f"tokenizer.path={settings.path}"
     tokenizer = open_tokenizer("tokenizer.path", settings.path)
@@ -62,18 +61,17 @@ def load_external_tokenizer(settings: TokenizerConfig) -> tuple[Tokenizer, str]:
     special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
     if eot not in special:
         raise UserError(
-            f"{key}: its {eot} is no special token, so that a text could produce it; take another tokenizer"
+            f"{key}: its {eot} is not a special token, so a text could produce it; choose another tokenizer"
         )
-    if (flaw := _find_defect(tokenizer)) is not None:
-        raise UserError(f"{key}: cannot serve: {flaw}; take a byte-level tokenizer without normalizer, such as GPT-2's")
+    if (defect := _find_defect(tokenizer)) is not None:
+        raise UserError(
+            f"{key}: not usable: {defect}; choose a byte-level tokenizer without normalizer, such as GPT-2's"
+        )
     return tokenizer, eot
 
 
 def check_tokenizer(settings: TokenizerConfig) -> None:
-    """Check what can be known before any text is read: the tokenizers that are named, and the size of ours.
-
-    Raises: UserError.
-    """
+    """Check the tokenizer settings before any text is read. Raises: UserError."""
     if settings.path is not None:
         load_external_tokenizer(settings)
     elif settings.vocab_size > MAX_VOCAB_SIZE:
@@ -94,7 +92,7 @@ def _find_eot(tokenizer: Tokenizer, settings: TokenizerConfig) -> str:
 
 
 def _find_defect(tokenizer: Tokenizer) -> str | None:
-    """Say what a tokenizer loses of a text, or return None."""
+    """Return why a tokenizer is not lossless, or None."""
     lengths = byte_lengths(tokenizer)
     texts = list(_probe_texts())
     try:
@@ -109,29 +107,29 @@ def _find_defect(tokenizer: Tokenizer) -> str | None:
         if special.intersection(ids):
             return "a text can produce its special tokens"
         if lengths[ids].sum() != len(text.encode()):
-            return "its tokens do not tell how many bytes they stand for"
+            return "the bytes of its tokens do not add up to those of the text"
     if (added := _find_mismatch(tokenizer, _added_token_probes(tokenizer))) is not None:
-        return f"it does not give back text that contains its added tokens: {added}"
+        return f"text with its added tokens does not round-trip: {added}"
     return None
 
 
 def _find_mismatch(tokenizer: Tokenizer, texts: Iterable[str]) -> str | None:
-    """Show the first text that does not come back, or return None."""
+    """Describe the first text that does not round-trip, or return None."""
     texts = list(texts)
     for text, ids in zip(texts, encode_batch(tokenizer, texts), strict=True):
         decoded = tokenizer.decode(ids, skip_special_tokens=False)
         if decoded != text:
-            return f"{json.dumps(text[:60])} comes back as {json.dumps(decoded[:60])}"
+            return f"{json.dumps(text[:60])} is decoded as {json.dumps(decoded[:60])}"
     return None
 
 
 def _difference(text: str, decoded: str, n: int) -> str:
     at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), len(decoded))
-    return f"{json.dumps(text[at : at + n])} comes back as {json.dumps(decoded[at : at + n])}"
+    return f"{json.dumps(text[at : at + n])} is decoded as {json.dumps(decoded[at : at + n])}"
 
 
 def _added_token_probes(tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield texts with each added token among words, blanks and others of its kind, and in other cases."""
+    """Yield texts with each added token beside words, spaces and itself, in several letter cases."""
     for added in tokenizer.get_added_tokens_decoder().values():
         for token in dict.fromkeys((added.content, added.content.upper(), added.content.lower(), f" {added.content} ")):
             yield f"a {token} b  {token}  c\n{token}\n\n{token}\t{token}{token}d{token}e{token}.{token}"
@@ -139,7 +137,7 @@ def _added_token_probes(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def _probe_texts() -> Iterator[str]:
-    """Yield texts that show what a tokenizer loses."""
+    """Yield texts that lossy tokenizers do not round-trip."""
     points = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 251)]
     yield from ("".join(map(chr, points[i : i + 256])) for i in range(0, len(points), 256))
     parts = [
@@ -165,10 +163,10 @@ def _probe_texts() -> Iterator[str]:
     yield from ("x" * 10_000, " " * 1000, "\n" * 1000, "0" * 1000)
 
 
-def compare_tokenizers(ours: Tokenizer, theirs: Tokenizer, texts: list[str]) -> dict[str, Any]:
-    """Measure two tokenizers on the same texts: bytes a token, and tokens a word of what white space parts."""
+def compare_tokenizers(first: Tokenizer, second: Tokenizer, texts: list[str]) -> dict[str, Any]:
+    """Measure two tokenizers on the same texts: bytes per token, and tokens per word (split at white space)."""
     n_bytes, n_words = sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts)
-    counts = {name: sum(map(len, encode_batch(one, texts))) for name, one in (("this", ours), ("other", theirs))}
+    counts = {name: sum(map(len, encode_batch(one, texts))) for name, one in (("this", first), ("other", second))}
     rates = {
         name: {"bytes_per_token": n_bytes / count, "tokens_per_word": count / max(1, n_words)}
         for name, count in counts.items()

@@ -1,4 +1,4 @@
-"""Which code is kept: by its lines, its letters, its first comments and its licence."""
+"""Code is filtered by its lines, letters, first comments and license."""
 
 from collections import Counter
 

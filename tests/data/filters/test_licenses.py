@@ -1,4 +1,4 @@
-"""Licences are told by their own words, wherever those stand, and filters let pass only what is known and allowed."""
+"""Licenses are identified by their sentences anywhere in a file, and filters accept only known and allowed ones."""
 
 from importlib.metadata import distributions
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_full_license_texts_are_identified(name: str) -> None:
 
 
 def test_licenses_of_installed_packages() -> None:
-    """What packages declare in SPDX terms is what we read in their licence files."""
+    """The license in the files of installed packages equals their declared SPDX license."""
     known = {name for name, _, _ in SENTENCES}
     right, wrong = 0, {}
     for package in distributions():

@@ -1,4 +1,4 @@
-"""Mojibake is repaired exactly or not at all, honest text is left alone, and broken stories are named."""
+"""Mojibake is repaired exactly or not at all, correct text is unchanged, and broken stories are rejected."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ REPAIRABLE = st.one_of(
 
 
 def read_as_windows_1252(text: str) -> str:
-    """Read UTF-8 wrongly, as browsers do: the bytes that Windows-1252 does not have, as Latin-1 has them."""
+    """Decode UTF-8 wrongly, as browsers do: as Windows-1252, and bytes that it does not have as Latin-1."""
     return "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in text.encode())
 
 

@@ -1,4 +1,4 @@
-"""What is dropped as a near duplicate is what a comparison of all pairs says, in one order, in little memory."""
+"""Near duplicates equal those of a comparison of all pairs."""
 
 import random
 from collections import Counter
@@ -25,7 +25,7 @@ from tests.reference.near_duplicates import naive_jaccard, naive_keep
 
 
 def families(n_families: int, n_members: int, n_edits: int, seed: int = 0) -> list[str]:
-    """Texts of 300 words, shuffled; of each there are members with some words replaced (5 shingles each)."""
+    """Return families of texts of 300 words, shuffled; members differ by replaced words (5 shingles each)."""
     rng = random.Random(seed)
     texts = []
     for family in range(n_families):
@@ -106,7 +106,7 @@ def test_texts_without_words_are_kept() -> None:
 
 
 def test_hashes_equal_recorded_values() -> None:
-    """Known answers: hashes that differ between processes, machines or versions would drop other documents."""
+    """Recorded values: other hashes on another machine or version would drop other documents."""
     one = sketch_texts(["a b c d e f"])
     assert one.shingles[0].tolist() == [3336016827, 3569684126]
     assert one.bands[0, :2].tolist() == [18265345828721052643, 6163263980054320552]

@@ -1,4 +1,4 @@
-"""Secrets and addresses go, look-alikes stay, nothing else is altered. No secret here is one: all are put together."""
+"""Secrets and addresses are replaced, and other text is unchanged. All secrets here are artificial."""
 
 import base64
 import json
@@ -113,7 +113,7 @@ def test_placeholders_are_stable_and_valid_in_shell(placeholder: str, line: str)
 
 
 def test_long_lines_take_linear_time() -> None:
-    """Neither runs without an end nor many beginnings may cost more than a scan: this would take hours."""
+    """Long runs and many partial matches take linear time; quadratic time would be hours."""
     for text in (
         "a" * 10**6,
         "a.b-" * 250_000,

@@ -1,4 +1,4 @@
-"""What is dropped of a text, and what of a corpus."""
+"""Text is normalized, and empty documents are dropped."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""What is shown of prepared data is its text, and nothing that a terminal would obey."""
+"""Inspection shows the text of prepared data, with control characters escaped."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def test_inspection_shows_statistics_and_documents(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with corpus_files[1].open("a") as handle:
-        for i in range(12):  # one of each package, so that one is in each split
+        for i in range(12):  # one document of each package, so that each split has one
             row = {"text": f"\x1b[31mred {i}\x07 \u202e", "source": f"package-{i}"}
             handle.write(json.dumps(row) + "\n")
     monkeypatch.delenv("NO_COLOR", raising=False)

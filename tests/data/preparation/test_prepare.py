@@ -1,4 +1,4 @@
-"""The prepared folder: the same bytes for the same settings, whole or not there, and honest figures in its manifest."""
+"""The prepared folder: reproducible, complete or absent, with correct figures in its manifest."""
 
 import hashlib
 import io
@@ -50,7 +50,7 @@ def documents_of(prepared: PreparedData, corpus: str, split: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Read all that is prepared; when it was last verified is no part of it."""
+    """Read all prepared files, except the record of their verification."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != VERIFIED}
 
 
@@ -74,12 +74,12 @@ def test_every_document_is_in_one_split(prepare: Prepare, corpus_files: tuple[Pa
 def test_character_vocabulary_covers_all_characters(
     local_data: DataConfig, corpus_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Those of held-out text too, and no number that a user gives decides where the data are."""
+    """The vocabulary includes held-out text, and `vocab_size` is not part of the folder's name."""
     settings = TokenizerConfig("characters", 256, kind="characters")
     prepared = prepare_data(local_data, settings, tmp_path / "outputs", log=lambda _: None)
     texts = [text for corpus in CORPORA for split in SPLITS for text in documents_of(prepared, corpus, split)]
     assert prepared.vocab_size == 1 + len(set("".join(texts))) < 64
-    assert set("".join(texts)) > set("#/"), "of both corpora"
+    assert set("".join(texts)) > set("#/"), "both corpora"
     for corpus in CORPORA:
         splits = prepared.manifest["corpora"][corpus]["splits"]
         assert all(splits[split]["bytes"] == len("".join(documents_of(prepared, corpus, split))) for split in SPLITS)
@@ -89,7 +89,7 @@ def test_character_vocabulary_covers_all_characters(
 
 
 def test_a_single_text_is_split_by_position(local_data: DataConfig, tmp_path: Path) -> None:
-    """The parts follow each other, and together are the text; with test_fraction=0 there is no test text."""
+    """The parts are consecutive and together the whole text; with test_fraction=0 there is no test text."""
     text = "\n".join(f"{number} green bottles" for number in range(1000))
     (tmp_path / "song.txt").write_text(text)
     language = replace(local_data.language, paths=[str(tmp_path / "song.txt")])
@@ -105,7 +105,7 @@ def test_a_single_text_is_split_by_position(local_data: DataConfig, tmp_path: Pa
     assert (train + val, test) == (text, "")
     assert len(train) == int(0.9 * len(text))
     assert "".join(parts(replace(settings, test_fraction=0.05))) == text
-    assert parts(settings)[0] == train, "the folders are apart"
+    assert parts(settings)[0] == train, "the folders are different"
 
 
 def test_manifest_counts_equal_the_data(prepare: Prepare) -> None:
@@ -146,7 +146,7 @@ def test_contents_do_not_depend_on_the_output_folder(prepare: Prepare) -> None:
 
 def test_batches_do_not_change_the_result(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     one = prepare("one")
-    monkeypatch.setattr(packing, "BATCH_BYTES", 50)  # of which a text is longer, and is cut
+    monkeypatch.setattr(packing, "BATCH_BYTES", 50)  # longer texts are cut
     assert contents(prepare("two").folder) == contents(one.folder)
 
 
@@ -177,11 +177,11 @@ def test_settings_decide_the_folder(prepare: Prepare, local_data: DataConfig) ->
 
 
 class Killed(BaseException):
-    """What no code of ours catches."""
+    """Stands for a kill; no code catches it."""
 
 
 def interrupt(patch: pytest.MonkeyPatch, module: object, name: str, calls: int) -> None:
-    """Have a function stop the process, so to speak, when it is called for the n-th time."""
+    """Replace a function by one that raises `Killed` after `calls` calls."""
     whole = getattr(module, name)
     left = iter(range(calls))
 
@@ -201,7 +201,7 @@ def test_preparation_resumes_after_a_kill_at_any_step(
     whole = contents(prepare("whole").folder)
     root = tmp_path / "outputs" / "data"
     places = [
-        *((pipeline, "write_record", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt comes a step further
+        *((pipeline, "write_record", calls) for calls in (0, 1, 1, 1, 1)),  # each attempt finishes one more step
         *((packing, "write_record", calls) for calls in (0, 1, 1)),
         *((packing, "encode_batch", calls) for calls in (2, 3)),
         (pipeline, "describe_corpus", 1),
@@ -212,7 +212,7 @@ def test_preparation_resumes_after_a_kill_at_any_step(
             interrupt(patch, module, name, calls)
             with pytest.raises(Killed):
                 prepare()
-        assert all(path.name.startswith(".") for path in root.iterdir()), "nothing that looks finished"
+        assert all(path.name.startswith(".") for path in root.iterdir()), "no finished folder"
     prepared = prepare()
     assert contents(prepared.folder) == whole
     assert {path.name for path in root.iterdir()} == {prepared.folder.name, f".lock-{prepared.folder.name}"}
@@ -254,7 +254,7 @@ def test_max_tokens_limits_only_training_text(prepare: Prepare, local_data: Data
     cut = prepare(data=replace(local_data, code=replace(local_data.code, max_tokens=3000)))
     assert cut.folder != whole.folder
     texts = documents_of(cut, "code", "train")
-    assert texts == documents_of(whole, "code", "train")[: len(texts)], "whole documents, in the order of reading"
+    assert texts == documents_of(whole, "code", "train")[: len(texts)], "whole documents in reading order"
     tokens, starts = cut.tokens("code", "train"), cut.offsets("code", "train")
     assert starts[-1] + 1 < 3000 <= len(tokens)
     for split in ("val", "test"):
@@ -277,7 +277,7 @@ def test_near_duplicates_of_held_out_text_are_dropped_from_training(
     def look(what: str) -> tuple[bool, dict[str, Any]]:
         code = replace(local_data.code, near_duplicates=what, hygiene=HygieneConfig(drop_near_duplicates=False))
         prepared = prepare(data=replace(local_data, code=code))
-        assert text in documents_of(prepared, "code", "test"), "nothing is selected on held-out text"
+        assert text in documents_of(prepared, "code", "test"), "held-out text is kept"
         return copy in documents_of(prepared, "code", "train"), prepared.manifest["corpora"]["code"]
 
     kept, entry = look("drop")
@@ -323,7 +323,7 @@ def test_the_data_card_agrees_with_the_manifest(prepare: Prepare) -> None:
         for entry in prepared.manifest["corpora"][corpus]["splits"].values():
             assert f"| {entry['documents']:,} | {entry['bytes']:,} | {entry['tokens']:,} |" in card
     assert prepared.fingerprint in card and "package-3" in card and "| MIT | 200 |" in card
-    assert card.count("`hygiene.max_line_length`: 1000") == 1, "of the code alone"
+    assert card.count("`hygiene.max_line_length`: 1000") == 1, "only for code"
 
 
 def test_generated_text_has_an_entropy_floor(
@@ -338,7 +338,7 @@ def test_generated_text_has_an_entropy_floor(
         monkeypatch.setattr(module, "GENERATED", ("made_up",))
     prepared = prepare(data=replace(local_data, code=CorpusConfig(source="made_up")))
     entry = prepared.manifest["corpora"]["code"]
-    assert entry["documents"] == 100, "a repeated draw is kept"
+    assert entry["documents"] == 100, "repeated generated documents are kept"
     assert entry["dropped"] == {}
     for split in SPLITS:
         texts = documents_of(prepared, "code", split)
@@ -386,7 +386,7 @@ def test_find_prepared(
 
 
 def flip_a_byte(path: Path) -> None:
-    """Change one byte, and have the file look as old as before."""
+    """Change one byte and keep the modification time."""
     before = path.stat()
     with path.open("r+b") as handle:
         handle.seek(-3, os.SEEK_END)

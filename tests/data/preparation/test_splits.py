@@ -68,7 +68,7 @@ def test_assignment_equals_the_reference_in_memory(
 
 
 def given_groups(sizes: list[int], seed: int = 0) -> Groups:
-    """Give each size a hash, and order them by it."""
+    """Give each group of a size a random hash, and sort the groups by it."""
     rng = random.Random(seed)
     hashes = np.array([rng.getrandbits(64) for _ in sizes], dtype=np.uint64)
     order = np.argsort(hashes)
@@ -76,7 +76,7 @@ def given_groups(sizes: list[int], seed: int = 0) -> Groups:
 
 
 def parts(groups: Groups, val: float, test: float) -> dict[str, np.ndarray]:
-    """Return the sizes of the groups of each split, walking three groups at a time."""
+    """Return the sizes of the groups of each split; groups are yielded three at a time."""
 
     def walk() -> Iterator[Groups]:
         for i in range(0, len(groups.hashes), 3):
@@ -90,7 +90,7 @@ def parts(groups: Groups, val: float, test: float) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_unequal_groups_come_close_to_the_fractions(seed: int) -> None:
-    """32 packages, sizes falling as 1/rank, the largest a quarter of all: near the fractions, several groups each."""
+    """For 32 packages with sizes of 1/rank, the splits are near their fractions and have several groups."""
     got = parts(given_groups([2_000_000 // rank for rank in range(1, 33)], seed), 0.05, 0.05)
     total = sum(sizes.sum() for sizes in got.values())
     assert 2_000_000 in got["train"]
@@ -139,7 +139,7 @@ def test_a_sample_covers_the_corpus_and_respects_its_size(tmp_path: Path) -> Non
     found = filled(tmp_path, documents)
     chosen = np.arange(2000) % 2 == 0
     texts = list(found.sample(chosen, 5_000))
-    assert sum(len(text.encode()) for text in texts) in (4_999, 5_000), "the last may be cut within a character"
+    assert sum(len(text.encode()) for text in texts) in (4_999, 5_000), "the last text may be cut within a character"
     numbers = [int(text[9:13]) for text in texts[:-1]]
     assert all(number % 2 == 0 for number in numbers) and len(set(numbers)) == len(numbers)
     assert min(numbers) < 200 and max(numbers) > 1800
@@ -151,12 +151,12 @@ def read_back(found: DocumentStore) -> list[str]:
 
 
 def test_a_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At characters, also where both places lie in one document, and each part is a document as if read by itself."""
+    """Cuts are between characters, two cuts may be in one document, and each part is a complete document."""
     monkeypatch.setattr(document_store, "BLOCK", 2)
     text = "é" * 10 + "one two"  # 27 bytes
     found = filled(tmp_path, [Document("ab"), Document("cd"), Document(text), Document("ef")])
     places = found.cut_positions([13, 30])
-    assert places == [12, 30], "13 lies within a character"
+    assert places == [12, 30], "13 is within a character"
     found.cut(places)
     parts = ["ab", "cd", "é" * 4, "é" * 6 + "one tw", "o", "ef"]
     assert read_back(found) == parts

@@ -1,4 +1,4 @@
-"""The bits and recalls of tokens, held against the offsets that the tokenizer itself reports."""
+"""The bits and recalls of tokens, compared with the offsets that the tokenizer reports."""
 
 import re
 

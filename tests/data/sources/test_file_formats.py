@@ -1,4 +1,4 @@
-"""Files of all kinds are read as what they are, or refused, or passed over; nothing is lost without a word."""
+"""Files of all formats are read, rejected or skipped; everything that is left out is reported."""
 
 import bz2
 import codecs
@@ -67,7 +67,7 @@ def test_frequent_unknown_separators_are_reported(tmp_path: Path) -> None:
     for mark in ("</s>", "<|end|>", "<EOS>", "[EOS]", "===", "---", "* * *", "%", "<|end of text|>"):
         file = write(tmp_path / "a.txt", f"\n{mark}\n".join(f"Story {i}." for i in range(9)))
         (note,) = read("language", file)[1].notes
-        assert note.startswith(f"{mark} stands 8 times in the text (first in {file})")
+        assert note.startswith(f"{mark} occurs 8 times in the text (first in {file})")
         assert f"data.language.separator='{mark}' separates documents there" in note
         assert len(texts("language", file, separator=mark)) == 9
     assert read("language", write(tmp_path / "b.txt", "A </s> B"))[1].notes == []
@@ -77,7 +77,7 @@ def test_frequent_unknown_separators_are_reported(tmp_path: Path) -> None:
 def test_a_separator_within_records_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", json.dumps({"text": "<|endoftext|>".join("abcdefgh")}) + "\n")
     assert texts("language", file) == ["<|endoftext|>".join("abcdefgh")]
-    assert "<|endoftext|> stands 7 times" in read("language", file)[1].notes[0]
+    assert "<|endoftext|> occurs 7 times" in read("language", file)[1].notes[0]
     assert texts("language", file, separator="<|endoftext|>") == list("abcdefgh")
 
 
@@ -118,7 +118,7 @@ def test_named_json_may_use_any_text_field(tmp_path: Path) -> None:
     assert texts("language", file) == ["a"]
     assert texts("language", write(tmp_path / "b.json", '["a", "b"]')) == ["a", "b"]
     two = write(tmp_path / "c.json", '[{"tale": "a", "moral": "b"}]')
-    with pytest.raises(UserError, match=r'c\.json\]: no text that can be told, .*"tale", "moral".*text_field=NAME$'):
+    with pytest.raises(UserError, match=r'c\.json\]: its text is ambiguous, .*"tale", "moral".*text_field=NAME$'):
         read("language", two)
     assert texts("language", two, text_field="moral") == ["b"]
     with pytest.raises(UserError, match='no text under "x"'):
@@ -194,7 +194,7 @@ def test_compressed_files_are_read(ending: str, tmp_path: Path) -> None:
     write(tmp_path / f"e.md{ending}", b"" if ending != ".bz2" else pack(b""))
     found = texts("language", *sorted(tmp_path.iterdir()))
     assert found == ["One.", "Two.", "Three.", "Four.", "Five.", "Six.", ""]
-    assert texts("language", tmp_path) == [text for text in found if text != "Five."], "a list by name alone"
+    assert texts("language", tmp_path) == [text for text in found if text != "Five."], "lists are read only if named"
     write(tmp_path / "code" / f"tool{ending}", pack(b"#!/bin/sh\necho 1\n"))
     assert texts("code", tmp_path / "code") == ["#!/bin/sh\necho 1"]
 
@@ -277,7 +277,7 @@ def test_parquet_without_text_lists_its_columns(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     file = tmp_path / "a.parquet"
     pytest.importorskip("pyarrow.parquet").write_table(pa.table({"a": ["x"], "b": ["y"]}), file)
-    with pytest.raises(UserError, match=r'no text that can be told, its fields are "a", "b"; .*text_field=NAME'):
+    with pytest.raises(UserError, match=r'its text is ambiguous, its fields are "a", "b"; .*text_field=NAME'):
         read("language", file)
     assert texts("language", file, text_field="b") == ["y"]
 
@@ -372,7 +372,7 @@ def test_skipped_files_are_listed_with_sizes(tmp_path: Path) -> None:
         3,
     )
     assert passed.unexpected_bytes == 10
-    assert texts("language", tmp_path / "README.md") == ["# A data set\n"], "named: taken"
+    assert texts("language", tmp_path / "README.md") == ["# A data set\n"], "named files are read"
 
 
 def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Repositories made here, each with a trap: what comes out of them, what is counted, and what is never touched."""
+"""Documents, counts and safety of fetched repositories, which the tests create with various problems."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Make a repository of files (path -> text, bytes, or a Path that becomes a symbolic link)."""
+    """Create a repository of files (path -> text, bytes, or a Path that becomes a symbolic link)."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "Somebody")
@@ -95,15 +95,15 @@ def test_documents_of_repositories(tmp_path: Path, make: Make) -> None:
     assert not dropped and not replaced
     pinned = tmp_path / "cache" / "git" / "list.pinned.yaml"
     corpus = CorpusConfig(source="git", repositories=str(pinned))
-    assert load_repositories(corpus, "code") == [replace(one, commit=head(one))], "a list to have the same again"
+    assert load_repositories(corpus, "code") == [replace(one, commit=head(one))], "the pinned list reproduces the data"
     shutil.rmtree(tmp_path / "upstream")
     corpus.extensions = [".sh"]
     again = list(read_documents(corpus, "code", 0, Counter(), tmp_path / "cache"))
-    assert again == documents, "which is there already"
+    assert again == documents, "already fetched"
 
 
 def test_problem_files_are_dropped_by_reason(tmp_path: Path, make: Make) -> None:
-    """Each trap is left out for its own reason, or repaired; none of them ends the reading."""
+    """Each problem is left out with its reason or repaired; reading continues."""
     secret = "ghp_" + "q8Zr3TnV0xLw7KpYc5Jd2MgHs9Fb1QuEa4No"
     copy = SCRIPT.format("pdf") * 9 + "# the end of a long script that is copied with a word changed\n"
     wide = "# " + " ".join(f"word{number}" for number in range(30)) + "\n"
@@ -204,7 +204,7 @@ def test_license_of_the_list_applies_where_none_is_found(
     two = make("two", {"LICENSE": GPL, "b.sh": SCRIPT.format("b")}, licence="MIT")
     documents, dropped, _ = read(tmp_path, one, two)
     assert paths(documents) == ["a.sh"] and dropped == {"licence GPL-2.0": 1}
-    assert f"{two.name}: is under GPL-2.0, the list says MIT" in capsys.readouterr().out
+    assert f"{two.name}: its license is GPL-2.0, not MIT as in the list" in capsys.readouterr().out
 
 
 def test_documents_per_repository_are_limited_by_hash(tmp_path: Path, make: Make) -> None:
@@ -228,11 +228,11 @@ def test_fetched_repositories_are_not_fetched_again(tmp_path: Path, make: Make) 
     first = read(tmp_path, one)
     old = head(one)
     make("one", {"b.sh": SCRIPT.format("b")})
-    assert read(tmp_path, one) == first, "the newest is that of the first time"
+    assert read(tmp_path, one) == first, "the newest commit of the first fetch is kept"
     pinned = replace(one, commit=old)
     assert read(tmp_path, pinned) == first, "a commit that is not the newest"
     shutil.rmtree(tmp_path / "upstream")
-    assert read(tmp_path, one) == read(tmp_path, pinned) == first, "nothing is asked of the server"
+    assert read(tmp_path, one) == read(tmp_path, pinned) == first, "no request to the server"
 
 
 def test_unavailable_repositories_are_left_out(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +249,7 @@ def test_unavailable_repositories_are_left_out(tmp_path: Path, make: Make, capsy
     for repository in (gone, unborn, other):
         assert f"left out {repository.name}: " in said
     assert sorted(path.name for path in (tmp_path / "cache" / "git").glob("*@*")) == [
-        git.folder_of(one, tmp_path / "cache" / "git", 200_000).name
+        git.repository_folder(one, tmp_path / "cache" / "git", 200_000).name
     ]
     with pytest.raises(
         UserError, match=r"^data\.code\.repositories=\S+: no repository could be fetched; \S+: \S"
@@ -266,7 +266,7 @@ def test_missing_git_is_an_error(tmp_path: Path, make: Make, monkeypatch: pytest
 
 
 def test_git_never_prompts_and_never_runs_hooks(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a template of the user's with hooks nor a repository around us has an effect."""
+    """Neither a template with hooks nor a surrounding repository has an effect."""
     mark, template = tmp_path / "mark", tmp_path / "template"
     for hook in ("post-checkout", "reference-transaction", "post-merge"):
         (template / "hooks").mkdir(parents=True, exist_ok=True)
@@ -282,12 +282,12 @@ def test_git_never_prompts_and_never_runs_hooks(tmp_path: Path, make: Make, monk
 def test_a_slow_server_times_out(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git, "TIMEOUT_SECONDS", 0.001)
     one = make("one", {"a.sh": SCRIPT.format("a")})
-    assert git.fetch(one, tmp_path / "cache", 1000) == "not fetched within 0.001 s"
+    assert git.fetch_repository(one, tmp_path / "cache", 1000) == "not fetched within 0.001 s"
 
 
 @pytest.mark.slow
 def test_a_killed_fetch_leaves_no_partial_repository(tmp_path: Path, make: Make) -> None:
-    """Killed at any time, the next attempt has the whole of it, and nothing else is left."""
+    """After a kill at any time, the next attempt has the complete repository, and no other files remain."""
     one = make("one", {"LICENSE": MIT, **{f"{n}.sh": SCRIPT.format(n) + os.urandom(4000).hex() for n in range(150)}})
     corpus = f"CorpusConfig(source='git', repositories={write_list(tmp_path, one)!r}, extensions=['.sh'])"
     code = (
@@ -342,7 +342,7 @@ def test_a_damaged_repository_is_fetched_again(earlier: bool, tmp_path: Path, ma
     documents = read(tmp_path, one)[0]
     (folder,) = (path for path in (tmp_path / "cache" / "git").iterdir() if path.is_dir())
     for name, damage in DAMAGES.items():
-        if earlier:  # of a version that has noted nothing
+        if earlier:  # an earlier version wrote no record
             if name in ("a hook", "a damaged record", "an empty record"):
                 continue
             (folder / git.CONTENTS).unlink()

@@ -1,4 +1,4 @@
-"""Downloads from a hub on loopback: whole, verified, gone on with after any interruption, or one line that says why."""
+"""Downloads from a hub on loopback are verified, resume after any interruption, or give one error line."""
 
 import os
 import re
@@ -25,7 +25,7 @@ CHUNK = 4096
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub that HF_ENDPOINT would name, had the library not read it already; small chunks, no pause before retries."""
+    """Set the endpoint, which the library reads from HF_ENDPOINT at import; small chunks, no pause before retries."""
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
@@ -48,7 +48,7 @@ def fetch(cache: Path, **files: str) -> list[bytes]:
 
 
 def command(folder: Path, sha256: str, *more: str) -> list[str]:
-    """Prepare the hub's stories with scripts of the user."""
+    """Return a command that prepares stories of the hub and local scripts."""
     scripts = folder / "scripts.jsonl"
     scripts.write_text("".join(f'{{"text": "echo {text}"}}\n' for text in make_texts(2, 100)))
     settings = {
@@ -65,13 +65,13 @@ def command(folder: Path, sha256: str, *more: str) -> list[str]:
 
 
 def complaint(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """Run the command, which has to fail with one line and without data; return the line."""
+    """Run the command, which has to fail with one line and write no data; return the line."""
     assert guarded(lambda: prepare.main([*command(folder, sha256), *more])) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: data.language.") and said.err.count("\n") == 1
     assert [path for path in (folder / "outputs" / "data").glob("*") if not path.name.startswith(".lock")] == []
-    assert list((folder / "outputs" / "sources").rglob("stories.txt")) == [], "nothing that looks like the file"
+    assert list((folder / "outputs" / "sources").rglob("stories.txt")) == [], "the file does not exist"
     return said.err
 
 
@@ -119,7 +119,7 @@ def test_a_failed_download_resumes_with_the_same_command(
     pin = hub.add("stories.txt", STORIES)
     hub.cuts = [3 * CHUNK, *[0] * 20]
     line = complaint(tmp_path, pin, capsys)
-    assert "closed connection" in line and "repeat the command to go on where it stopped" in line
+    assert "closed connection" in line and "repeat the command to resume the download" in line
     hub.cuts.clear()
     hub.requests.clear()
     assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 0
@@ -129,7 +129,7 @@ def test_a_failed_download_resumes_with_the_same_command(
 
 
 def test_a_killed_download_resumes_with_the_same_command(tmp_path: Path) -> None:
-    """In processes of their own, which find the hub by HF_ENDPOINT; the library writes 10 MiB at a time."""
+    """In subprocesses, which find the hub by HF_ENDPOINT; the library writes 10 MiB at a time."""
     content = STORIES * (24 * 2**20 // len(STORIES))
     with fake_hub() as hub:
         hub.stall_after = 13 * 2**20
@@ -152,12 +152,12 @@ def test_a_killed_download_resumes_with_the_same_command(tmp_path: Path) -> None
         assert hub.ranges() == [f"bytes={kept}-"]
         assert [request.method for request in hub.requests] == ["HEAD", "GET", "GET"]
     assert next(tmp_path.rglob("stories.txt")).read_bytes() == content
-    assert not (tmp_path / "home").exists(), "nothing is written outside"
+    assert not (tmp_path / "home").exists(), "no other files are written"
 
 
 @pytest.mark.parametrize("size", [5, CHUNK, len(STORIES), len(STORIES) + 5])
 def test_a_wrong_partial_file_is_detected_and_removed(hub: FakeHub, tmp_path: Path, size: int) -> None:
-    """Such as what another program left: longer than the file, it is overwritten; else the sha256 tells."""
+    """A partial file that is too long is overwritten; a wrong one is detected by its sha256."""
     pin = hub.add("a.txt", STORIES)
     incomplete = tmp_path / "hub" / REPO / REVISION / ".a.txt.incomplete"
     incomplete.parent.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_a_file_with_another_hash_is_an_error(hub: FakeHub, tmp_path: Path, caps
     hub.add("stories.txt", STORIES)
     line = complaint(tmp_path, "f" * 64, capsys)
     assert f"data.language.files.stories.txt={'f' * 64}: the hub has sha256 " in line
-    assert hub.ranges() == [], "the hub tells the hash before 2 GB have come"
+    assert hub.ranges() == [], "the hub announces the hash before the download"
     hub.lfs = False
     assert "was removed; repeat the command" in complaint(tmp_path, "f" * 64, capsys)
     assert list(tmp_path.rglob("*.incomplete")) == []
@@ -184,8 +184,8 @@ def test_an_endless_response_stops_at_the_announced_size(
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.endless = True
-    assert "answers, but not as a hub does" in complaint(tmp_path, pin, capsys)
-    assert hub.sent < 50_000_000, "what the buffers between hold, and no more"
+    assert "does not answer like a hub" in complaint(tmp_path, pin, capsys)
+    assert hub.sent < 50_000_000, "only the buffers are filled"
     assert list(tmp_path.rglob("*.incomplete")) == []
 
 
@@ -205,7 +205,7 @@ def test_a_file_larger_than_the_free_space_is_not_downloaded(
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.announced = 10**18
-    assert "has 1,000,000,000,000,000,000 bytes, and the disk has room for" in complaint(tmp_path, pin, capsys)
+    assert "has 1,000,000,000,000,000,000 bytes, but only" in complaint(tmp_path, pin, capsys)
     assert hub.ranges() == []
 
 
@@ -217,7 +217,7 @@ def test_a_damaged_verification_record_is_ignored(hub: FakeHub, tmp_path: Path, 
     path.write_bytes(stamp)
     hub.requests.clear()
     assert fetch(tmp_path, a=pin) == [b"right"]
-    assert hub.requests == [] and path.read_bytes() != stamp, "verified by its content, and noted again"
+    assert hub.requests == [] and path.read_bytes() != stamp, "verified by its content and recorded again"
 
 
 def test_links_and_folders_at_the_partial_path_are_handled(
@@ -239,21 +239,24 @@ def test_links_and_folders_at_the_partial_path_are_handled(
     (cache / "stories.txt").mkdir()
     assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
     said = capsys.readouterr().err
-    assert "is no file; move it away" in said and said.count("\n") == 1
+    assert "is not a file; move it away" in said and said.count("\n") == 1
 
 
 FAILURES = [
     ({"error": (401, "RepoNotFound")}, f"repo={REPO}: no such data set on {{hub}}"),
     ({"error": (404, "RevisionNotFound")}, f"revision={REVISION}: {REPO} has no such commit; correct it"),
     ({"error": (404, "EntryNotFound")}, f"files.stories.txt: {REPO} has no such file at revision {REVISION}"),
-    ({"error": (403, "GatedRepo")}, f"repo={REPO}: its terms are not accepted yet; do so on {{hub}} and set HF_TOKEN"),
+    (
+        {"error": (403, "GatedRepo")},
+        f"repo={REPO}: its terms are not accepted yet; accept them on {{hub}} and set HF_TOKEN",
+    ),
     ({"error": (403, None)}, "answers with status 403; set HF_TOKEN, or fetch"),
-    ({"error": (404, None)}, "answers with status 404; see to HF_ENDPOINT, or fetch"),
+    ({"error": (404, None)}, "answers with status 404; check HF_ENDPOINT, or fetch"),
     ({"error": (503, None)}, "answers with status 503; try again later, or fetch"),
-    ({"hub_page": b"<html>log in</html>"}, "answers, but not as a hub does; see to HF_ENDPOINT and your proxy"),
-    ({"store_page": b"<html>log in</html>"}, "answers, but not as a hub does; see to HF_ENDPOINT and your proxy"),
+    ({"hub_page": b"<html>log in</html>"}, "does not answer like a hub; check HF_ENDPOINT and your proxy"),
+    ({"store_page": b"<html>log in</html>"}, "does not answer like a hub; check HF_ENDPOINT and your proxy"),
     ({"store_page": b"x" * len(STORIES)}, "was removed; repeat the command"),
-    ({"stall_after": 100}, "timed out; repeat the command to go on where it stopped, or fetch"),
+    ({"stall_after": 100}, "timed out; repeat the command to resume the download, or fetch"),
 ]
 
 
@@ -273,7 +276,7 @@ def test_failures_are_one_error_line(
     assert wanted.format(hub=hub.endpoint) in complaint(tmp_path, pin, capsys)
     vars(hub).update(healthy)
     cache = tmp_path / "outputs" / "sources"
-    assert fetch(cache, stories=pin) == [STORIES], "the next time all is well"
+    assert fetch(cache, stories=pin) == [STORIES], "the next attempt succeeds"
 
 
 @pytest.mark.parametrize("offline", [False, True])
@@ -284,7 +287,7 @@ def test_offline_use_names_the_file_and_its_address(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The line names the address and the place where a file that is brought by hand is found."""
+    """The line names the URL, and the path for a file that is placed manually."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     point_to("http://127.0.0.1:9", monkeypatch)
     pin = hub.add("stories.txt", STORIES)

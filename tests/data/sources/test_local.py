@@ -1,4 +1,4 @@
-"""What is taken of folders: never what git ignores, whatever a named file is called; and under which licence it is."""
+"""Local files: ignored files are not read, named files always are, and licenses are recorded."""
 
 import shutil
 import subprocess
@@ -65,16 +65,16 @@ def test_gitignore_agrees_with_git(tmp_path: Path) -> None:
             CorpusConfig(source="local", paths=[str(tmp_path / "sub")], extensions=[".py"]), "code", Counter()
         )
     }
-    assert within == {name for name in taken if name.startswith("sub/")}, "rules from above hold in a folder below"
+    assert within == {name for name in taken if name.startswith("sub/")}, "rules of parent folders apply"
 
 
 def test_gitignore_applies_without_git_but_not_to_named_files(tmp_path: Path) -> None:
     write(tmp_path, {".gitignore": "out/\nb.py\n", "a.py": "a", "b.py": "b", "out/c.py": "c"})
     assert files_of(tmp_path) == ["a.py"]
-    assert files_of(tmp_path, tmp_path / "b.py", tmp_path / "out") == ["a.py", "b.py", "c.py"], "named: taken"
-    assert files_of(tmp_path / "*.py") == ["a.py", "b.py"], "found by a glob: taken"
+    assert files_of(tmp_path, tmp_path / "b.py", tmp_path / "out") == ["a.py", "b.py", "c.py"], "named files are read"
+    assert files_of(tmp_path / "*.py") == ["a.py", "b.py"], "files of a glob are read"
     (tmp_path / ".git").mkdir()
-    assert files_of(tmp_path / "out") == ["c.py"], "an ignored folder that is named is not empty"
+    assert files_of(tmp_path / "out") == ["c.py"], "a named folder is read although it is ignored"
 
 
 def test_extensions_select_one_language(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_local_licenses_are_recorded_but_not_filtered(tmp_path: Path) -> None:
     assert {Path(document.path).name: document.license for document in documents} == {
         "a.py": "MIT",
         "b.py": "BSD-2-Clause",
-        "c.py": "unknown",  # no licence is looked for above a work tree
+        "c.py": "unknown",  # licenses above a work tree do not apply
         "d.py": "GPL-2.0",
     }
 

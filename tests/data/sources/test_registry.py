@@ -1,4 +1,4 @@
-"""Which files are read, as which documents, and what is said of those that cannot be."""
+"""Which files are read as which documents, and how unreadable ones are reported."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_only_files_of_the_corpus_are_read_from_a_folder(tmp_path: Path) -> None
     write(tmp_path / "z.jsonl", '{"text": "echo z"}')
     os.mkfifo(tmp_path / "pipe")
     assert texts("code", tmp_path) == ["echo b", "#!/usr/bin/env -S bash -e\necho tool", "echo z", "echo a"]
-    assert texts("code", tmp_path, extensions=["sh"])[0] == "echo b", "a dot may be missing"
+    assert texts("code", tmp_path, extensions=["sh"])[0] == "echo b", "the dot is optional"
     assert texts("language", tmp_path) == ["notes", "echo z"]
 
 
@@ -74,7 +74,7 @@ def test_named_files_and_globs_are_read_with_any_extension(tmp_path: Path) -> No
     assert texts("code", a, b) == ["a", "b"]
     assert texts("code", tmp_path / "**") == ["a", "b"]
     assert texts("code", tmp_path / "*.py") == ["a"]
-    assert texts("code", tmp_path / "*.py", tmp_path / "a*") == ["a"], "once, however often it is found"
+    assert texts("code", tmp_path / "*.py", tmp_path / "a*") == ["a"], "each file once"
 
 
 def test_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_missing_path_is_an_error(tmp_path: Path, name: str) -> None:
 
 
 def test_hub_files_are_read_and_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As TinyStories has them: blank lines before a story, half a story at the beginning of a file, empty stories."""
+    """Cases of TinyStories: blank lines before a story, half a story at the beginning of a file, empty stories."""
     separator = "\n<|endoftext|>\n"
     stories = [
         "u don't have to be scared.",
@@ -184,7 +184,7 @@ def test_hub_files_are_read_and_repaired(tmp_path: Path, monkeypatch: pytest.Mon
     assert {document.license for document in documents} == {"CDLA-Sharing-1.0"}
     assert dropped == {"cut off": 2, "mojibake (repaired and kept)": 1, "mojibake": 1}
     code = [document.text for document in read_documents(corpus, "code", 0, Counter(), Path("cache"))]
-    assert len(code) == 6 and code[0] == "u don't have to be scared.", "what is no story is no story cut off"
+    assert len(code) == 6 and code[0] == "u don't have to be scared.", "code is not checked for cut-off stories"
     corpus.max_bytes = 30
     assert len(list(read_documents(corpus, "language", 0, Counter(), Path("cache")))) == 2
 

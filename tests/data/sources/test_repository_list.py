@@ -1,4 +1,4 @@
-"""Lists of repositories: ours are right, and what is wrong in a user's is one line."""
+"""Lists of repositories: the included ones are valid, and an invalid one gives one error line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which files are shell scripts, whatever they are called."""
+"""Shell scripts are detected independently of their names."""
 
 import pytest
 
@@ -65,4 +65,4 @@ def test_code_is_matched_by_extensions() -> None:
     assert [path for path in ("a", "a.sh", "a.PY") if may_be_code(path, python)] == ["a.PY"]
     assert is_code_file("a", b"#!/bin/sh", shell) and not is_code_file("a", b"#!/bin/sh", python)
     assert is_code_file("a.py", b"#!/bin/sh", python) and not is_code_file("a.sh", b"#!/usr/bin/python", shell)
-    assert is_code_file("a.zsh", b"#!/bin/zsh", {".sh", ".zsh"}), "who names it gets it"
+    assert is_code_file("a.zsh", b"#!/bin/zsh", {".sh", ".zsh"}), "extensions that the user names are code"

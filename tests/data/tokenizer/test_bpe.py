@@ -1,4 +1,4 @@
-"""Every text comes back exactly, and no text can make the special token."""
+"""Every text round-trips, and no text can produce the special token."""
 
 from pathlib import Path
 

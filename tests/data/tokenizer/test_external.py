@@ -30,7 +30,7 @@ SIZE = 320
 
 
 def gpt2(prefix_space: bool = False, eot: str = "<|endoftext|>", special: bool = True) -> Tokenizer:
-    """Train a tokenizer of GPT-2's make: another pattern than ours, and the end of text as the last id."""
+    """Train a tokenizer like GPT-2's, with its pattern and the end of text as the last id."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(prefix_space)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
@@ -104,18 +104,18 @@ def of_words() -> Tokenizer:
 
 
 def of_characters() -> Tokenizer:
-    """Build one of ours with as many tokens as the others here."""
+    """Build a character tokenizer with as many tokens as the other tokenizers here."""
     return build_character_tokenizer([chr(0x4E00 + i) for i in range(SIZE - 1)], SIZE)
 
 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lowercasing, r'"A.*" comes back as "a'),
-        (composing, "comes back as"),
-        (of_words, "comes back as"),
+        (lowercasing, r'"A.*" is decoded as "a'),
+        (composing, "is decoded as"),
+        (of_words, "is decoded as"),
         (of_characters, "it cannot encode every character"),
-        (lambda: gpt2(prefix_space=True), r'comes back as " '),
+        (lambda: gpt2(prefix_space=True), r'is decoded as " '),
         (lambda: gpt2(special=False), "no special token, so that a text could produce it"),
     ],
     ids=["lower case", "NFC", "words", "characters", "space before", "end of text in a text"],
@@ -136,14 +136,14 @@ def test_added_tokens_that_strip_spaces_are_rejected(content: str, flags: dict[s
 
     assert load_external_tokenizer(with_token())[1] == "<|endoftext|>"
     assert load_external_tokenizer(with_token(single_word=True))[1] == "<|endoftext|>"
-    with pytest.raises(UserError, match=r"does not give back text that contains its added tokens: .* comes back as"):
+    with pytest.raises(UserError, match=r"text with its added tokens does not round-trip: .* is decoded as"):
         load_external_tokenizer(with_token(**flags))
 
 
 def test_added_tokens_that_decode_as_bytes_are_rejected(tmp_path: Path) -> None:
     tokenizer = gpt2()
-    tokenizer.add_tokens([AddedToken("naïf", normalized=False)])  # the library takes its ï for a byte
-    with pytest.raises(UserError, match=r"does not give back text that contains its added tokens: .*naï|na.u00ef"):
+    tokenizer.add_tokens([AddedToken("naïf", normalized=False)])  # the library decodes its ï as a byte
+    with pytest.raises(UserError, match=r"text with its added tokens does not round-trip: .*naï|na.u00ef"):
         load_external_tokenizer(replace(saved(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer)))
 
 

@@ -1,14 +1,14 @@
-"""Text made by our own grammar: little stories and bash scripts whose exact entropy is known.
+"""Text from a probabilistic grammar: short stories and bash scripts whose exact entropy is known.
 
-What it is: an endless, reproducible corpus for tests, demonstrations and controlled comparisons. Every document has
-facts that are stated early and needed late (who owns what, how long a journey is, which options a script takes), a line
-to two thousand tokens later, so a model that remembers far back predicts better. Because the grammar is unambiguous the
-bits of each document are exact: no model can do better on average than the corpus's bits per byte. `parser.py` finds
-both in a text: the bits of each character, and what is said again how far from where it was said before.
+It is an unlimited, reproducible corpus for tests, demonstrations and controlled comparisons. Every document has facts
+that are stated early and needed later (owners, the length of a journey, the options of a script), from one line to two
+thousand tokens apart, so a model with a longer memory predicts better. The grammar is unambiguous, so the bits of each
+document are exact, and no model can be better on average than the corpus's bits per byte. `parser.py` recovers the bits
+of each character, and the distance of each repeated name to its last mention.
 
-What it is not: natural text. Its world is small and its sentences come from templates, so good results here say
-little about real stories or real code, and it is no substitute for them. Its entropy (about 0.24 bits per byte for
-stories and 0.12 for scripts) is several times lower than that of natural text.
+It is not natural text. Its vocabulary is small and its sentences come from templates, so good results here say little
+about real stories or real code. Its entropy (about 0.24 bits per byte for stories and 0.12 for scripts) is several
+times lower than that of natural text.
 """
 
 import hashlib
@@ -44,6 +44,6 @@ def _generate(compose: Callable[[Writer], str], corpus: str, seed: int, max_byte
 
 
 def _random_stream(corpus: str, seed: int, index: int) -> Callable[[], float]:
-    """Return a stream that depends on these three alone: Python promises `random()` to stay the same per integer."""
+    """Return a random stream of corpus, seed and index; Python guarantees a stable `random()` for integer seeds."""
     digest = hashlib.sha256(f"{corpus} {seed} {index}".encode()).digest()
     return random.Random(int.from_bytes(digest, "big")).random

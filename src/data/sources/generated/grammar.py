@@ -1,14 +1,13 @@
 """A probabilistic grammar whose texts have a known probability.
 
-A document is written from left to right by ordinary functions. Wherever it could go on in several ways, a draw
-picks one of a few texts and writes it at once. The texts of a draw are prefix-free (asserted on every draw: none
-begins with another), so whoever reads the document knows at every draw which one was taken: the text determines its
-derivation, and the sum of -log2 p over the draws is its exact information content, in bits.
+Ordinary functions write a document from left to right. Where several continuations are possible, a draw selects one of
+a few texts and writes it. The texts of a draw are prefix-free (asserted on every draw: none begins with another), so
+the text determines its derivation, and the sum of -log2 p over the draws is its exact information content, in bits.
 
-Templates keep the functions short. `«name»` writes what is bound to a slot, `«a|b|c»` draws one of the texts (the
-first is the likeliest), `«slot=WORDS»` draws a word of a lexicon and binds it. `«slot=WORDS/other»` takes the lexicon
-`WORDS/<value of other>`, `«slot=WORDS-a-b»` leaves out the words bound to a and b, and `«^name»` capitalises. The
-literal text after a draw counts as part of its options, which is why `«very |»big` is a lawful draw.
+Templates keep the functions short. `«name»` writes the value of a slot, `«a|b|c»` draws one of the texts (the first is
+the most likely), and `«slot=WORDS»` draws a word of a lexicon and binds it. `«slot=WORDS/other»` uses the lexicon
+`WORDS/<value of other>`, `«slot=WORDS-a-b»` excludes the words bound to a and b, and `«^name»` capitalizes. The literal
+text after a draw is part of its options, so `«very |»big` is a valid draw.
 """
 
 import math
@@ -20,14 +19,14 @@ from functools import cache, lru_cache
 from itertools import accumulate, pairwise, takewhile
 
 WORD_EXPONENT, CHOICE_EXPONENT = 0.4, 0.2
-"""The k-th word of a lexicon is drawn with a probability proportional to k ** -exponent; so is the k-th of some texts."""
+"""The k-th word of a lexicon, or the k-th text of a draw, has a probability proportional to k ** -exponent."""
 
 Forms = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class GeneratedDocument:
-    """A text, its information content -log2 p in bits, and the plot or task it was made from."""
+    """A text, its information content -log2 p in bits, and its plot or task."""
 
     text: str
     bits: float
@@ -36,7 +35,7 @@ class GeneratedDocument:
 
 @dataclass(frozen=True)
 class Odds:
-    """The probabilities of a draw: their running sums (the last one left out) and -log2 of each."""
+    """The probabilities of a draw: their cumulative sums (without the last one) and -log2 of each."""
 
     cumulative: tuple[float, ...]
     bits: tuple[float, ...]
@@ -44,7 +43,7 @@ class Odds:
 
 @cache
 def make_odds(weights: tuple[float, ...]) -> Odds:
-    """Normalise weights."""
+    """Normalize weights to odds."""
     total = sum(weights)
     probabilities = [weight / total for weight in weights]
     return Odds(tuple(accumulate(probabilities))[:-1], tuple(-math.log2(p) for p in probabilities))
@@ -52,12 +51,12 @@ def make_odds(weights: tuple[float, ...]) -> Odds:
 
 @cache
 def zipf_odds(n: int) -> Odds:
-    """Return the odds of n options in order of falling probability."""
+    """Return the odds of n options in order of decreasing probability."""
     return make_odds(tuple((rank + 1) ** -CHOICE_EXPONENT for rank in range(n)))
 
 
 class Lexicon:
-    """Words from the most to the least frequent, each with further forms that get bound along with it."""
+    """Words from the most to the least frequent, each with further forms that are bound with it."""
 
     def __init__(self, words: Mapping[str, Forms] | Iterable[str]):
         self.forms: dict[str, Forms] = dict(words) if isinstance(words, Mapping) else {word: {} for word in words}
@@ -65,7 +64,7 @@ class Lexicon:
         self._subsets: dict[tuple[str, ...], tuple[tuple[str, ...], Odds]] = {}
 
     def without(self, excluded: tuple[str, ...]) -> tuple[tuple[str, ...], Odds]:
-        """Return the other words and their odds; a word keeps its weight whatever is excluded."""
+        """Return the other words and their odds; the weight of a word does not depend on the exclusions."""
         if excluded not in self._subsets:
             kept = [(word, rank) for rank, word in enumerate(self._words) if word not in excluded]
             weights = tuple((rank + 1) ** -WORD_EXPONENT for _, rank in kept)
@@ -74,7 +73,7 @@ class Lexicon:
 
 
 class Writer:
-    """Where a document arrives, certain text through `write` and drawn text through `pick`."""
+    """Collects a document: certain text by `write`, drawn text by `pick`."""
 
     def __init__(self, random: Callable[[], float]):
         self._random = random
@@ -90,15 +89,15 @@ class Writer:
         self._parts.append(text)
 
     def recall(self, text: str) -> None:
-        """Append text that is certain because it names what was drawn before; who reads takes note of it."""
+        """Append text that is certain because it repeats a drawn value; the parser records it."""
         self.write(text)
 
     def decide(self, options: Sequence[str], odds: Odds) -> int:
-        """Return the index of the option to take."""
+        """Return the index of the drawn option."""
         return bisect_right(odds.cumulative, self._random())
 
     def pick(self, options: Sequence[str], odds: Odds) -> int:
-        """Draw one of prefix-free texts, write it, count its bits and return its index."""
+        """Draw one of prefix-free texts, write it, add its bits and return its index."""
         assert_prefix_free(tuple(options))
         index = self.decide(options, odds)
         self.bits += odds.bits[index]
@@ -108,7 +107,7 @@ class Writer:
 
 @lru_cache(maxsize=100_000)
 def assert_prefix_free(options: tuple[str, ...]) -> None:
-    """Assert that no option begins with another one: in sorted order such a pair would be neighbours."""
+    """Assert that no option begins with another; in sorted order, such a pair would be adjacent."""
     for shorter, longer in pairwise(sorted(options)):
         assert shorter and not longer.startswith(shorter), f"{shorter!r} begins {longer!r}"
 
@@ -128,7 +127,7 @@ class WordDraw:
     slot: str
     lexicon: str
     family: str
-    """The slot whose value completes the lexicon's name, or nothing."""
+    """The slot whose value completes the lexicon's name, or an empty string."""
     excluded: tuple[str, ...]
 
 
@@ -177,39 +176,39 @@ def _certain(pieces: Iterable[Piece]) -> tuple[str | Slot, ...]:
 
 
 class TemplateWriter:
-    """Writes templates, and remembers in slots what has been said."""
+    """Writes templates and keeps the values of slots."""
 
     def __init__(self, writer: Writer, lexicons: Mapping[str, Lexicon]):
         self.writer = writer
         self.lexicons = lexicons
         self.slots: dict[str, str] = {}
         self.drawn: set[str] = set()
-        """Slots whose values were drawn, rather than derived from those: using them again takes memory."""
+        """Slots whose values were drawn, not derived from others; repeating one is a recall."""
 
     def bind(self, slot: str, value: str, forms: Forms | None = None) -> None:
-        """Remember a value and its further forms, as `slot` and `slot.form`."""
+        """Set a slot to a value, and `slot.form` to each of its forms."""
         self.slots[slot] = value
         for form, text in (forms or {}).items():
             self.slots[f"{slot}.{form}"] = text
 
     def fill(self, template: str) -> str:
-        """Return a template that holds no draws as text."""
+        """Return the text of a template without draws."""
         return self._fill(_parse_option(template))
 
     def write_template(self, *templates: str) -> None:
-        """Write templates one after the other."""
+        """Write templates in sequence."""
         for template in templates:
             self._run(parse_template(template))
 
     def pick(self, *templates: str, odds: Odds | None = None) -> int:
-        """Draw one of several templates, write it and return its index; what stands before its first draw decides."""
+        """Draw one of several templates by the text before their first draws, write it and return its index."""
         heads, tails = zip(*map(_split_head, templates), strict=True)
         index = self.writer.pick([self._fill(head) for head in heads], odds or zipf_odds(len(templates)))
         self._run(tails[index])
         return index
 
     def draw(self, slot: str, words: Sequence[str], before: str = "", after: str = "") -> str:
-        """Draw a word among those given, bind it, and write it with certain text around it."""
+        """Draw one of the given words, bind it, and write it between two certain texts."""
         texts = [self.fill(before) + word + self.fill(after) for word in words]
         index = self.writer.pick(texts, zipf_odds(len(words)))
         self.bind(slot, words[index])
@@ -217,7 +216,7 @@ class TemplateWriter:
         return words[index]
 
     def excluded(self, piece: WordDraw, lexicon: Lexicon) -> tuple[str, ...]:
-        """Return the words that a draw leaves out."""
+        """Return the words that a draw excludes."""
         return tuple(self.slots[slot] for slot in piece.excluded)
 
     def _run(self, pieces: Sequence[Piece]) -> None:

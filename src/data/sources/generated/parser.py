@@ -1,12 +1,11 @@
 """Recover the derivation of a generated document from its text alone.
 
-The grammar's own functions do the reading: they run once more, and wherever they would draw, the text says which
-option was taken. Options are prefix-free, so at most one fits, and a document has one derivation or none; finding it
-takes as long as writing it did.
+The functions of the grammar run again; at each draw, the text determines the option. Options are prefix-free, so at
+most one fits, and a document has one derivation or none. Parsing takes as long as generating.
 
-Bits by character. Within the options of a draw, a reader goes on letter by letter, and each letter rules out some of
-those that were left: it costs log2 of the probability left before it over that left after it. By the chain rule these
-sum to -log2 p of the option, and each is exactly -log2 P(letter | the document so far) under the grammar.
+Bits by character: within the options of a draw, each letter excludes some of the remaining options. Its bits are log2 of
+the remaining probability before it over that after it. By the chain rule these sum to -log2 p of the option, and each
+is exactly -log2 P(letter | the document so far) under the grammar.
 """
 
 import math
@@ -23,15 +22,15 @@ from src.data.sources.generated.scripts import write_script
 from src.data.sources.generated.stories import write_story
 
 DOCUMENT_WRITERS: dict[str, Callable[[Writer], str]] = {"stories": write_story, "scripts": write_script}
-"""What writes a document of each generated source; it returns the document's kind."""
+"""The functions that write a document of each generated source; they return the document's kind."""
 
 
 class NotGenerated(ValueError):
-    """The grammar does not write such a text."""
+    """The grammar does not generate the text."""
 
 
 class Choice(NamedTuple):
-    """An option that was taken at a draw, and where it stands in the text."""
+    """A drawn option and its range in the text."""
 
     start: int
     end: int
@@ -40,7 +39,7 @@ class Choice(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Certain text that names something said before: a use, and the start of the nearest mention of the same."""
+    """Certain text that repeats a drawn value: its range, and the start of the nearest earlier mention."""
 
     start: int
     end: int
@@ -49,7 +48,7 @@ class Recall(NamedTuple):
 
 @dataclass(frozen=True)
 class Derivation:
-    """What a document was made of, in the order of its text; places are counted in characters."""
+    """The choices of a document in the order of its text; positions are in characters."""
 
     kind: str
     bits: float
@@ -59,7 +58,7 @@ class Derivation:
 
 
 def parse(compose: Callable[[Writer], str], text: str) -> Derivation:
-    """Return the derivation of a text that `compose` writes, such as `DOCUMENT_WRITERS["stories"]`. Raises: NotGenerated."""
+    """Parse a text of `compose`, which is one of `DOCUMENT_WRITERS`. Raises: NotGenerated."""
     reader = _Reader(text)
     kind = compose(reader)
     if reader.position < len(text):
@@ -68,7 +67,7 @@ def parse(compose: Callable[[Writer], str], text: str) -> Derivation:
 
 
 class _Reader(Writer):
-    """Takes the decisions that the text tells, and notes what they were."""
+    """Takes the options that the text determines, and records them."""
 
     def __init__(self, text: str) -> None:
         super().__init__(random=lambda: math.nan)
@@ -104,7 +103,7 @@ class _Reader(Writer):
 
 @lru_cache(maxsize=100_000)
 def _bits_by_letter(options: tuple[str, ...], odds: Odds, index: int) -> list[tuple[int, float]]:
-    """Return the letters of an option that rule others out, and the bits of each."""
+    """Return the offsets of an option's letters that exclude other options, with the bits of each."""
     found: list[tuple[int, float]] = []
     left, mass = list(range(len(options))), 1.0
     for offset, letter in enumerate(options[index]):
@@ -119,7 +118,7 @@ def _bits_by_letter(options: tuple[str, ...], odds: Odds, index: int) -> list[tu
 
 
 def _last_mention(text: str, name: str, before: int) -> int | None:
-    """Return where a name stands last, as a word of its own, before a place in the text."""
+    """Return the last position of a name, as a whole word, before a position in the text, or None."""
     place = text.rfind(name, 0, before)
     while place >= 0 and not _is_word(text, place, place + len(name)):
         place = text.rfind(name, 0, place + len(name) - 1)
@@ -127,7 +126,7 @@ def _last_mention(text: str, name: str, before: int) -> int | None:
 
 
 def _is_word(text: str, start: int, end: int) -> bool:
-    """Tell whether no letter, digit or underscore goes on before or after it."""
+    """Return whether a range is a whole word: no letter, digit or underscore directly before or after it."""
     return not (_JOINED.match(text, max(0, start - 1), start + 1) or _JOINED.match(text, end - 1, end + 1))
 
 

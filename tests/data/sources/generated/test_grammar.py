@@ -1,4 +1,4 @@
-"""The grammar is unambiguous and its probabilities are what it says: proven on small grammars and on real documents."""
+"""The grammar is unambiguous and its probabilities are exact, on small grammars and on generated documents."""
 
 import math
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from tests.reference.derivations import Compose, derivations
 
 
 def compose_small(writer: Writer) -> str:
-    """A grammar with every kind of draw: words with exclusion, families, branches, open lists."""
+    """Write a document of a grammar with every kind of draw: exclusions, families, branches, open lists."""
     lexicons = {
         "NAMES": Lexicon({"Ann": {"he": "she"}, "Ben": {"he": "he"}, "Eve": {"he": "she"}}),
         "FOODS/she": Lexicon(["figs", "nuts"]),
         "FOODS/he": Lexicon(["peas", "rice", "figs"]),
     }
-    teller = TemplateWriter(writer, lexicons)
-    teller.log("«a=NAMES» «very |»likes «b=NAMES-a». «^a.he» ")
-    teller.bind("kind", teller.slots["b.he"])
-    if teller.pick("sleeps", "eats «food=FOODS/kind»«, hot|, cold»") == 1:
+    templates = TemplateWriter(writer, lexicons)
+    templates.write_template("«a=NAMES» «very |»likes «b=NAMES-a». «^a.he» ")
+    templates.bind("kind", templates.slots["b.he"])
+    if templates.pick("sleeps", "eats «food=FOODS/kind»«, hot|, cold»") == 1:
         for _ in range(2):
-            if teller.pick(".", " and «more=FOODS/kind»", odds=make_odds((2.0, 1.0))) == 0:
+            if templates.pick(".", " and «more=FOODS/kind»", odds=make_odds((2.0, 1.0))) == 0:
                 return "short"
-    teller.log("!")
+    templates.write_template("!")
     return "long"
 
 
@@ -45,7 +45,7 @@ def test_each_text_of_a_small_grammar_has_one_derivation() -> None:
 
 
 def test_bits_by_character_equal_conditional_probabilities() -> None:
-    """-log2 of the probability of a letter after a beginning, from the sums over all texts that go on so."""
+    """Bits are -log2 P(letter | prefix), from sums over all texts with the prefix."""
     probabilities = {text: 2.0**-bits for text, bits in derivations(compose_small)}
 
     def mass(beginning: str) -> float:
@@ -95,8 +95,8 @@ def test_ambiguous_draws_are_an_error(options: tuple[str, ...]) -> None:
 
 def test_templates_bind_slots_and_reject_nested_draws() -> None:
     writer = Writer(random=lambda: 0.99)
-    teller = TemplateWriter(writer, {"COLORS": Lexicon(["red", "blue"])})
-    teller.log("«color=COLORS» and «x|«color»»; «^color»")
+    templates = TemplateWriter(writer, {"COLORS": Lexicon(["red", "blue"])})
+    templates.write_template("«color=COLORS» and «x|«color»»; «^color»")
     assert writer.text == "blue and blue; Blue"
     with pytest.raises(AssertionError, match="draw inside a draw"):
-        teller.log("«a|«b=COLORS»»")
+        templates.write_template("«a|«b=COLORS»»")

@@ -1,4 +1,4 @@
-"""The parser finds what the generator drew, and what is said again, how far from where it was said before."""
+"""The parser recovers the draws of the generator, and the distances of repeated names."""
 
 import re
 from itertools import pairwise
@@ -43,7 +43,9 @@ def test_recalls_repeat_earlier_text_at_zero_bits(parsed: Parsed) -> None:
             name = text[start:end]
             assert text.startswith(name, source) and source + len(name) <= start
             assert derivation.bits_by_character[start:end].sum() == 0
-            assert not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text[source + 1 : start]), "a nearer mention"
+            assert not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text[source + 1 : start]), (
+                "there is a nearer mention"
+            )
 
 
 def test_recall_distances_range_from_a_line_to_thousands_of_characters(parsed: Parsed) -> None:

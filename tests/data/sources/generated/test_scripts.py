@@ -1,4 +1,4 @@
-"""Scripts: reproducible, varied, valid bash, and true to their own header."""
+"""Scripts: reproducible, varied, valid bash, and consistent with their header."""
 
 import re
 import shutil
@@ -99,7 +99,7 @@ def test_functions_are_defined_once_and_called(scripts: list[GeneratedDocument])
 
 
 def test_variables_are_assigned_before_use(scripts: list[GeneratedDocument]) -> None:
-    """Every name that is expanded is assigned somewhere, and is no leftover of another script."""
+    """Every expanded variable is assigned in the same script."""
     given = {"HOME", "SECONDS", "OPTARG", "OPTIND", "TEXT", "LINE", "NF", "NR"}
     for script in scripts:
         text = re.sub(r"(?s)awk .*?\n(?=  \w|})|'[^'\n]*'", "", script.text)

@@ -108,7 +108,7 @@ def test_counts_of_fruit_are_consistent(stories: list[GeneratedDocument]) -> Non
 
 
 def test_the_ending_repeats_the_fact_of_the_opening(stories: list[GeneratedDocument]) -> None:
-    """The fact of the opening is named again in the last paragraph."""
+    """The last paragraph repeats the fact of the opening."""
     facts = (
         r" loved ([\w ]+?) (?:more than|best|so much)",
         r"wished for a ([\w -]+?)(?: about|,)",
@@ -155,7 +155,7 @@ def test_a_journey_has_the_announced_number_of_days(stories: list[GeneratedDocum
 
 
 def test_the_hash_of_generated_text_is_that_of_the_text() -> None:
-    """Else data that were prepared from another text would be taken for these."""
+    """With a stale hash, data of another generated text would be found for these settings."""
     digest = hashlib.sha256()
     for generate in (generate_stories, generate_scripts):
         for document in generate(0, 300_000):

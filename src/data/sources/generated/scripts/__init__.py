@@ -1,6 +1,6 @@
-"""Bash scripts: a header that lists the options, settings, functions in which they are used, and main, which calls them.
+"""Bash scripts: a header that lists the options, settings, functions that use them, and main, which calls the functions.
 
-They run in bash 3.2, the one on a Mac, and are written to please shellcheck, but are meant to be read, not run.
+They are valid in bash 3.2 (the version of macOS) and pass shellcheck, but are meant as text, not to be run.
 """
 
 from src.data.sources.generated.grammar import Writer, make_odds
@@ -22,7 +22,7 @@ _NAME_ODDS = make_odds((1.0,) * len(_NAMES))
 
 
 def write_script(writer: Writer) -> str:
-    """Write one script and return its kind of task."""
+    """Write one script and return the name of its task."""
     script = Script(writer)
     script.has_wide_indent = script.pick("#!/usr/bin/env bash\n", "#!/bin/bash\n") == 1
     script.write_template("#\n# ")

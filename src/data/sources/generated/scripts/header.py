@@ -1,4 +1,4 @@
-"""What stands above the functions of a script: header, history, constants and the defaults of the settings."""
+"""The part above the functions of a script: header, history, constants and the defaults of the settings."""
 
 from src.data.sources.generated.grammar import make_odds
 from src.data.sources.generated.scripts.optional_sections import GENERIC_OPTIONS
@@ -9,7 +9,7 @@ MAX_OPTIONS = 4
 USAGE = "#\n# Usage: «program»"
 ALL_IN_ONE = "# «All in one file|Self-contained»: nothing is sourced.\n"
 LENGTH_ODDS = make_odds((5.0, 1.0))
-"""One script in six has most of the functions that any script may have, and says that it is all in one file."""
+"""One script in six is long: it has most of the optional sections."""
 CHANGES = (
     "works on «host=HOST»«number=MEDIUM» «too|again|without root»\n",
     "faster with more than «large=LARGE» files\n",
@@ -23,7 +23,7 @@ CHANGES = (
 
 
 def write_header(script: Script, task: Task) -> list[Setting]:
-    """Write the comment on top, from the purpose on, and return the options that its usage line draws."""
+    """Write the comment at the top, from the purpose on, and return the options that its usage line draws."""
     script.write_template(task.purpose + "\n")
     script.long = script.pick(USAGE, ALL_IN_ONE + USAGE, odds=LENGTH_ODDS) == 1
     options: list[Setting] = []
@@ -74,7 +74,7 @@ def _write_origin(script: Script) -> None:
 
 
 def _write_history(script: Script, options: list[Setting]) -> None:
-    """Write what changed in which year, about the options among others; a blank line ends it."""
+    """Write the history of changes, some of them about the options; a blank line ends it."""
     years = list(reversed(script.lexicons["YEAR"].forms))
     script.write_template(", «y=YEAR»-«m=MONTH»-«d=DAY»\n")
     years = [year for year in years if year < script.slots["y"]]

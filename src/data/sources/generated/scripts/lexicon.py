@@ -1,4 +1,4 @@
-"""The words of the scripts: names, paths, hosts and numbers, the commonest first."""
+"""The words of the scripts: names, paths, hosts and numbers, the most frequent first."""
 
 from src.data.sources.generated.grammar import Lexicon
 
@@ -105,4 +105,4 @@ VARIABLES: dict[str, Lexicon] = {
     "EXPECTED": _words("expected want sum"),
     "ERRORS": _words("errors problems bad"),
 }
-"""Names of variables, one lexicon for each role: within a function no two are the same."""
+"""Names of variables, one lexicon per role; within a function, all names differ."""

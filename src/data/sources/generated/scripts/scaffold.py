@@ -1,4 +1,4 @@
-"""What every script has around its task: usage, messages, option parser and main."""
+"""The parts of every script around its task: usage, messages, option parser and main."""
 
 from src.data.sources.generated.grammar import make_odds
 from src.data.sources.generated.scripts.optional_sections import CONFIRM, OPTIONAL_SECTIONS, RUN
@@ -24,7 +24,7 @@ VALUES = {
     "KEY": "«x=CONFIGKEY»",
     "BRANCH": "«x=BRANCH»",
 }
-"""What an example says for the value of an option."""
+"""Example values of options, by label."""
 
 _PATH = "«o=BASE»/«o2=AREA»"
 OPERANDS = {
@@ -38,7 +38,7 @@ OPERANDS = {
     "BUILD": "«o=BASE»/builds/«o2=DIGIT»«o3=DIGIT»«o4=DIGIT»«o5=DIGIT»",
     "REPO": "~«o=FIRST»/«o2=AREA»",
 }
-"""What an example says for the operand."""
+"""Example operands, by label."""
 
 
 def define_basics(script: Script, task: Task, options: list[Setting]) -> None:
@@ -88,7 +88,7 @@ def define_basics(script: Script, task: Task, options: list[Setting]) -> None:
 
 
 def _write_examples(script: Script, task: Task, options: list[Setting]) -> None:
-    """Write command lines that use one option each, with fitting values."""
+    """Write example command lines with one option each."""
     script.write_template("\n«Examples|For example|Try|Typical calls»:\n")
     long = script.slots["style"] == "long"
     for option in options:
@@ -104,7 +104,7 @@ def _flags(script: Script, option: Setting) -> str:
 
 
 def define_optional_sections(script: Script, task: Task, options: list[Setting]) -> list[OptionalSection]:
-    """Define some functions that many scripts have, up to the line that announces the task's own; return them."""
+    """Define optional sections, up to the line before the functions of the task; return the sections."""
     chosen: list[OptionalSection] = []
     lines = [f'  «log» "{option.long}: $«{option.slot}»"' for option in options]
     script.bind("settings_lines", script.fill(script.layout("\n".join(lines))))
@@ -130,7 +130,7 @@ def define_optional_sections(script: Script, task: Task, options: list[Setting])
 
 
 def _write_table(script: Script) -> None:
-    """Define a function that prints machines and their owners; main will look one of them up."""
+    """Define a function that prints machines and their owners; main looks one of them up."""
     script.write_code("«table=TABLEFN»() {\n  cat <<'«rows=EOF-eof»'\n")
     hosts: list[str] = []
     owners: list[str] = []
@@ -189,7 +189,7 @@ def _parse_long(script: Script, options: list[Setting]) -> None:
 
 
 def write_main(script: Script, task: Task, options: list[Setting], sections: list[OptionalSection]) -> None:
-    """Define main, which calls what was defined, and call it."""
+    """Define main, which calls the functions, and call it."""
     script.write_code('\nmain() {\n  «parse» "$@"\n')
     if any(option.slot == "verbose" for option in options):
         script.write_code("  if [[ $«verbose» == «on» ]]; then\n    set -x\n  fi\n")

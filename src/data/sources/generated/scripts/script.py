@@ -15,20 +15,20 @@ class Setting:
 
     slot: str
     names: str
-    """Alternative variable names, from the likeliest on."""
+    """Alternative variable names, the most likely first."""
     value: str
     """A template of the default; `off` makes it a flag."""
     letter: str
     long: str
     argument: str
-    """What the usage text calls the option's value; nothing for a flag."""
+    """Label of the option's value in the usage text; empty for a flag."""
     help: str
     """A template of the usage text."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function: the alternative names, and templates of the comment above, the body, and what stands before it."""
+    """A function: alternative names, and templates of the comment above it, its body and the code before it."""
 
     slot: str
     names: str
@@ -39,18 +39,18 @@ class Function:
 
 @dataclass(frozen=True)
 class OptionalSection:
-    """A function that a script may have, and how main calls it."""
+    """An optional function of a script, and its call in main."""
 
     function: Function
     call: str
     is_late: bool = False
-    """Called after the work rather than before it."""
+    """Whether it is called after the work instead of before it."""
     has_rows: bool = False
-    """Looks things up in a table that stands above it."""
+    """Whether a table above it defines rows that it looks up."""
 
     @property
     def has_trap(self) -> bool:
-        """Tell whether it sets a trap on exit, of which there can be but one."""
+        """Whether it sets a trap on exit; a script can have only one."""
         return "trap " in self.function.body
 
 
@@ -72,24 +72,24 @@ class Task:
     """Alternative names of the script."""
     purpose: str
     operand: str
-    """The slot of the variable for the operand, or nothing."""
+    """The slot of the variable for the operand, or an empty string."""
     operand_names: str
     operand_label: str
     settings: tuple[Setting, ...]
     functions: tuple[Function, ...]
     main: str
     tools: str
-    """The commands that it needs."""
+    """The commands that the task needs."""
     items: Items | None = None
 
     @property
     def has_trap(self) -> bool:
-        """Tell whether a function of the task sets a trap."""
+        """Whether a function of the task sets a trap."""
         return any("trap " in function.body for function in self.functions)
 
     @property
     def has_dry_run(self) -> bool:
-        """Tell whether some command of the task goes through the function that a dry run needs."""
+        """Whether the task runs commands through the function that implements a dry run."""
         return any("«run»" in body for body in (self.main, *(function.body for function in self.functions)))
 
 
@@ -105,7 +105,7 @@ REMARKS = (
 
 
 class Script(TemplateWriter):
-    """A teller for bash: templates are laid out in steps of two spaces, and written in the script's own indent."""
+    """A template writer for bash: templates are indented by two spaces, and written in the script's own indent."""
 
     def __init__(self, writer: Writer):
         super().__init__(writer, LEXICONS | VARIABLES)
@@ -118,7 +118,7 @@ class Script(TemplateWriter):
         self.bind("off", "false")
 
     def layout(self, template: str) -> str:
-        """Return a template in the script's own indent."""
+        """Return a template in the script's indent."""
         return _widen(template) if self.has_wide_indent else template
 
     def write_code(self, template: str) -> None:
@@ -130,13 +130,13 @@ class Script(TemplateWriter):
         return self.pick(*map(self.layout, templates))
 
     def name(self, slot: str, names: Sequence[str], before: str, after: str) -> None:
-        """Draw the name of a global variable or a function where it is first mentioned."""
+        """Draw the name of a global variable or a function at its first mention."""
         free = [name for name in names if name not in self._global_names]
         self._global_names.add(self.draw(slot, free, before, after))
         self._local_names.clear()
 
     def excluded(self, piece: WordDraw, lexicon: Lexicon) -> tuple[str, ...]:
-        """Keep the variables of a function apart from each other and from the globals."""
+        """Exclude the names of global variables and of other variables of the function."""
         taken = {self.slots[slot] for slot in piece.excluded}
         if piece.lexicon in VARIABLES:
             taken |= self._global_names | self._local_names

@@ -1,5 +1,5 @@
-"""Little stories: an opening that introduces a hero and one fact, a plot, sometimes a journey, and an ending that comes
-back to the fact."""
+"""Short stories: an opening with a hero and one fact, a plot, sometimes a long journey, and an ending that repeats the
+fact."""
 
 from src.data.sources.generated.grammar import TemplateWriter, Writer, make_odds
 from src.data.sources.generated.stories.lexicon import LEXICONS

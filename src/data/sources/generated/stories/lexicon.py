@@ -1,4 +1,4 @@
-"""The words of the little world: who lives there, what they own, where they go. The first words are the commonest."""
+"""The words of the stories: people, animals, things and places, the most frequent first."""
 
 from src.data.sources.generated.grammar import Forms, Lexicon
 

@@ -1,7 +1,7 @@
-"""What makes some stories long: a journey of a number of days that is told at its start and kept to its end.
+"""Long journeys: a number of days is stated at the start and determines the end.
 
-Whatever the story has told before the journey is needed after it, up to about two thousand tokens later: the hero's
-fact, the encounter on the way, the number of days itself, which decides when the counting of days stops.
+Facts from before the journey are needed after it, up to about two thousand tokens later: the hero's fact, the
+encounter, and the number of days.
 """
 
 from src.data.sources.generated.grammar import TemplateWriter, make_odds
@@ -32,7 +32,7 @@ DAYS = (
     "the road was «steep|muddy|long|empty».",
 )
 DAY_ODDS = make_odds((3.0, 2.0, 2.0, 2.0, 1.0))
-"""The last one is that the hero thinks of the fact."""
+"""The odds of `DAYS`, then of the reminder of the fact."""
 
 REMINDERS = {
     "food": "«hero» wished for some «food».",
@@ -43,11 +43,11 @@ REMINDERS = {
     "age": '«hero» said, "I am «age» years old, I can walk that far."',
     "day": '«hero» asked, "Will we be back on «day»?"',
 }
-"""How the fact of the opening comes to mind on the way."""
+"""Reminders of the fact of the opening during the journey."""
 
 
 def write_journey(story: TemplateWriter, fact: str) -> None:
-    """Begin the last part of a story: mostly in a sentence, sometimes with a journey before it."""
+    """Write the transition to the ending: usually one sentence, sometimes a journey."""
     story.writer.write("\n\n")
     if story.pick(LEAVES, *STAYS, odds=LEAVES_ODDS) > 0:
         return

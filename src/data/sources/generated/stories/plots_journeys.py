@@ -1,4 +1,4 @@
-"""Plots about ways to go: errands, rescues, riddles, maps and fears."""
+"""Plots about journeys: errands, rescues, riddles, maps and fears."""
 
 from src.data.sources.generated.grammar import TemplateWriter
 from src.data.sources.generated.stories.scaffold import write_encounter, write_musing
@@ -8,7 +8,7 @@ COUNTS = ("three", "four", "five", "six")
 
 
 def _deliver(story: TemplateWriter) -> None:
-    """Name what is for whom, then hand it over in another order: who knows the list knows each thing by the person."""
+    """List things and their recipients, then hand them over in another order, so that the list predicts each thing."""
     count = 3 + COUNTS.index(story.draw("parcels", COUNTS, before=" There were ", after=" parcels:"))
     for i in range(count):
         things, people = ("".join(f"-{slot}{j}" for j in range(i)) for slot in ("thing", "person"))

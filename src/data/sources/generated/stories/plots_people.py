@@ -6,7 +6,7 @@ from src.data.sources.generated.stories.scenes import Plot, write_scenes
 
 
 def _hide_and_seek(story: TemplateWriter) -> None:
-    """Two children hide where the reader sees it; the seeker tries one wrong place before finding each."""
+    """Two children hide at stated places; the seeker tries one wrong place before finding each."""
     order = story.pick(
         "\n\n«hero» found «first» first: ",
         "\n\n«hero» found «second» first: ",

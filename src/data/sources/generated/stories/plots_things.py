@@ -8,7 +8,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def _count(story: TemplateWriter) -> None:
-    """Give some of the fruits to two others; how many are left is a matter of arithmetic."""
+    """Give some of the fruits to two others; subtraction gives the remaining number."""
     total = NUMBERS.index(story.draw("total", NUMBERS[7:], before=" ", after=" of them."))
     write_encounter(story)
     write_musing(story)

@@ -1,4 +1,4 @@
-"""What every story has around its plot: a hero with one fact to remember, small encounters, and an ending."""
+"""The parts of every story around its plot: a hero with one fact, encounters, and an ending."""
 
 from src.data.sources.generated.grammar import TemplateWriter, make_odds
 from src.data.sources.generated.stories.scenes import prose, vary, vary_tail, write_scenes
@@ -60,7 +60,7 @@ FACTS = {
         "why.|, rain or shine.| of all the days in the week.»",
     ),
 }
-"""What the opening tells about the hero, and how the ending comes back to it."""
+"""The fact of the opening about the hero, and the sentences of the ending that repeat it."""
 
 ENCOUNTERS: tuple[tuple[str, str | tuple[str, ...]], ...] = (
     (
@@ -112,7 +112,7 @@ ENCOUNTERS: tuple[tuple[str, str | tuple[str, ...]], ...] = (
         "front of the house».",
     ),
 )
-"""Something on the way, and what comes of it before the story ends."""
+"""An encounter on the way, and its outcome at the end of the story."""
 
 MUSINGS = (
     "The «q1=QUALITIES» «n1=NATURE» «move=MOVES».",
@@ -130,7 +130,7 @@ MUSINGS = (
     "If only the «n1=NATURE» were a «animal1=ANIMALS», thought «hero», and the «n2=NATURE-n1» a «q1=QUALITIES» "
     "«n3=NATURE-n1-n2»!",
 )
-"""What the hero notices or thinks meanwhile: rich in words, and without consequences."""
+"""Remarks with many different words that have no consequences in the story."""
 
 MUSING_ENDS = (
     "But that is another story.",
@@ -148,7 +148,7 @@ LESSONS = (
 
 
 def write_opening(story: TemplateWriter) -> str:
-    """Present the hero, bind `hero` and the pronouns, and return which fact was told."""
+    """Write the opening, bind `hero` and the pronouns, and return the fact that was drawn."""
     story.pick(*map(prose, OPENINGS))
     for form in ("he", "him", "his", "He", "His", "self"):
         story.bind(form, story.slots[f"hero.{form}"])
@@ -157,13 +157,13 @@ def write_opening(story: TemplateWriter) -> str:
 
 
 def write_encounter(story: TemplateWriter) -> None:
-    """Tell of an encounter on the way; `close` comes back to it."""
+    """Write an encounter on the way; `write_ending` writes its outcome."""
     story.writer.write(" ")
     story.bind("encounter", str(story.pick(*(vary_tail(prose(encounter)) for encounter, _ in ENCOUNTERS))))
 
 
 def write_musing(story: TemplateWriter) -> None:
-    """Tell what the hero notices, in one sentence or several."""
+    """Write one or more remarks."""
     n_sentences = 0
     while True:
         ends = MUSING_ENDS if n_sentences else ()
@@ -175,7 +175,7 @@ def write_musing(story: TemplateWriter) -> None:
 
 
 def write_ending(story: TemplateWriter, fact: str) -> None:
-    """End the story: what came of the encounter, how the hero feels, and the fact of the opening again."""
+    """Write the ending: the outcome of the encounter, a closing sentence, and the fact of the opening."""
     story.writer.write(" ")
     _, outcome = ENCOUNTERS[int(story.slots["encounter"])]
     if isinstance(outcome, tuple):

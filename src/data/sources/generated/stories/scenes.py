@@ -1,7 +1,7 @@
-"""How a plot is put together from scenes: certain prose, a choice of prose, or a function that tells more.
+"""Plots as sequences of scenes: prose, a choice of prose, or a function.
 
-Prose is a template in which line breaks count as spaces, scenes are joined by a space, and `¶` starts a paragraph.
-Where a plot uses a common phrase, `vary` makes a draw of it, so that plots stay short to write and vary when told.
+Prose is a template in which line breaks are spaces, scenes are joined by a space, and `¶` starts a paragraph. `vary`
+replaces common phrases by draws, so that short plots give varied text.
 """
 
 import re
@@ -17,14 +17,14 @@ Scene = str | tuple[str, ...] | Callable[[TemplateWriter], None]
 
 @dataclass(frozen=True)
 class Plot:
-    """The sentences it may begin with, by which plots are told apart, and what follows."""
+    """The opening sentences, which identify the plot, and the scenes after them."""
 
     openings: tuple[str, ...]
     scenes: tuple[Scene, ...]
 
 
 def write_scenes(story: TemplateWriter, *scenes: Scene) -> None:
-    """Write scenes, each after a space or the break it begins with."""
+    """Write scenes, each after a space or its own paragraph break."""
     for scene in scenes:
         if isinstance(scene, str):
             template = vary(prose(scene))
@@ -38,7 +38,7 @@ def write_scenes(story: TemplateWriter, *scenes: Scene) -> None:
 
 @cache
 def prose(text: str) -> str:
-    """Unwrap a template."""
+    """Remove the line breaks of a template."""
     text = re.sub(r"(?<=[|«])\n\s*", "", text.strip())
     return re.sub(r"\s*¶\s*", "\n\n", re.sub(r"\s*\n\s*", " ", text))
 
@@ -70,7 +70,7 @@ _PHRASES = {
     "must": "must|have to|should",
     "presents": "presents|gifts|little presents",
 }
-"""Phrases of which every occurrence is a draw among others that fit wherever the plots use it."""
+"""Phrases that are replaced by a draw among alternatives that fit everywhere in the plots."""
 
 _MARK = re.compile(r"(«(?:[^«»]|«[^«»]*»)*»)")
 _ALTERNATIVES = re.compile(r"(«(?:[^«»|]|«[^«»]*»)*\|(?:[^«»]|«[^«»]*»)*»)")
@@ -84,7 +84,7 @@ _NEW_SENTENCE = re.compile(r"(?<=[a-z»][.!] )«(hero|friend|\^he|He)» ")
 
 @cache
 def vary(template: str) -> str:
-    """Put draws into a template: other words for common phrases, how something is said, how sentences are joined."""
+    """Add draws to a template: alternatives for common phrases, for verbs of speech, and for starts of sentences."""
     parts = _ALTERNATIVES.split(template)
     verbs = " «said|replied|remarked|whispered» "
     parts[::2] = [_NEW_SENTENCE.sub(_add_start, _VERBS.sub(verbs, _SAID.sub(_add_aside, part))) for part in parts[::2]]
@@ -95,7 +95,7 @@ def vary(template: str) -> str:
 
 @cache
 def vary_tail(template: str) -> str:
-    """Do the same to what follows the first draw of a template, so that its head stays as it is."""
+    """Vary the part of a template after its first draw; the part before it is unchanged."""
     marks = [mark for mark in _MARK.finditer(template) if "|" in mark[0] or "=" in mark[0]]
     if not marks:
         return template
