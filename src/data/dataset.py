@@ -213,12 +213,12 @@ def _compare_with_files(data: PreparedData) -> None:
     """
     path, stated = data.folder / MANIFEST, data.manifest["tokenizer"]
     tokenizer = load_tokenizer(data.tokenizer_path)
-    there = {
+    actual = {
         "sha256": data.manifest["files"]["tokenizer.json"]["sha256"],
         "vocab_size": count_ids(tokenizer),
         "eot_id": get_eot_id(tokenizer, data.tokenizer_path),
     }
-    for key, value in there.items():
+    for key, value in actual.items():
         if stated[key] != value:
             raise UserError(f"{path}: tokenizer.{key}={stated[key]}, but its tokenizer.json has {value}; {REMEDY}")
     for name in CORPORA:
@@ -228,8 +228,8 @@ def _compare_with_files(data: PreparedData) -> None:
             entry = data.manifest["corpora"][name]["splits"].get(split)
             if entry is None:
                 raise UserError(f"{path}: corpora.{name} has no split {split}; {REMEDY}")
-            there = {"tokens": len(data.tokens(name, split)), "documents": len(data.offsets(name, split))}
-            for key, value in there.items():
+            actual = {"tokens": len(data.tokens(name, split)), "documents": len(data.offsets(name, split))}
+            for key, value in actual.items():
                 if entry[key] != value:
                     place = f"corpora.{name}.splits.{split}.{key}"
                     raise UserError(f"{path}: {place}={entry[key]}, but its file has {value}; {REMEDY}")
@@ -291,23 +291,23 @@ def hashed_settings(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, A
     values = asdict(data)
     del values["dir"]
     if data.split == DataConfig.split:
-        del values["split"]  # so that earlier data are found
+        del values["split"]  # so that data of earlier versions are found
     for name in CORPORA:
         del values[name]["file_bytes"]  # the sha256 of each file decides
-        for key in LATER_SETTINGS:  # left out where they change nothing, so that earlier data are found
+        for key in LATER_SETTINGS:  # left out while unset, so that data of earlier versions are found
             if values[name][key] is None:
                 del values[name][key]
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
     generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
-    words = asdict(tokenizer)
+    tokenizer_settings = asdict(tokenizer)
     if tokenizer.kind == TokenizerConfig.kind:
-        del words["kind"]  # so that earlier data are found
+        del tokenizer_settings["kind"]  # so that data of earlier versions are found
     else:
-        del words["vocab_size"]  # the text decides it
+        del tokenizer_settings["vocab_size"]  # the text decides it
     for key in ("path", "compare"):
-        if words[key] is not None:
-            words[key] = sha256_of(find_tokenizer_file(f"tokenizer.{key}", words[key]))
-    return {"data": values, "tokenizer": words, "generator": GENERATED_TEXT_HASH if generated else None}
+        if tokenizer_settings[key] is not None:
+            tokenizer_settings[key] = sha256_of(find_tokenizer_file(f"tokenizer.{key}", tokenizer_settings[key]))
+    return {"data": values, "tokenizer": tokenizer_settings, "generator": GENERATED_TEXT_HASH if generated else None}
 
 
 def _without_paths(settings: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Prepare data in a process that may be killed: `python -m tests.data.run_preparation ROOT BATCH_BYTES`."""
+"""Prepare data in a process that a test kills: `python -m tests.data.run_preparation ROOT BATCH_BYTES`."""
 
 import sys
 from pathlib import Path

@@ -17,25 +17,25 @@ from src.runtime.records import DIGEST
 from tests.data.preparation.test_prepare import Killed, contents, interrupt
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) * 2 // 3] ^= 0x40
     path.write_bytes(data)
 
 
-def with_folder(path: Path) -> None:
+def replace_by_folder(path: Path) -> None:
     path.unlink()
     (path / "inner").mkdir(parents=True)
 
 
-def with_link(path: Path) -> None:
+def replace_by_link(path: Path) -> None:
     moved = path.with_name(path.name + ".moved")
     path.rename(moved)
     path.symlink_to(moved)
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "flipped": flip,
+    "flipped": flip_bit,
     "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: path.write_bytes(b""),
     "{}": lambda path: path.write_text("{}"),
@@ -44,18 +44,18 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "nested": lambda path: path.write_text("[" * 100_000),
     "digits": lambda path: path.write_text('{"next": ' + "9" * 5000 + "}"),
     "not UTF-8": lambda path: path.write_bytes(b'{"a": "\xff"}'),
-    "folder": with_folder,
-    "link": with_link,
+    "folder": replace_by_folder,
+    "link": replace_by_link,
     "missing": lambda path: path.unlink(),
 }
 
 
 @pytest.fixture
 def prepare(local_data: DataConfig, small_vocabulary: TokenizerConfig, tmp_path: Path) -> Callable[[str], Path]:
-    said: list[str] = []
+    lines: list[str] = []
 
     def run(root: str) -> Path:
-        return prepare_data(local_data, small_vocabulary, tmp_path / root, log=said.append).folder
+        return prepare_data(local_data, small_vocabulary, tmp_path / root, log=lines.append).folder
 
     return run
 
@@ -120,8 +120,8 @@ def test_a_damaged_prepared_folder_is_one_error_line(prepare: Callable[[str], Pa
         if damage not in ("link", "folder"):
             do(folder / VERIFIED)
             assert load_prepared(folder).fingerprint
-    flip(folder / MANIFEST)
-    with_folder(folder / "code_val.npy")
+    flip_bit(folder / MANIFEST)
+    replace_by_folder(folder / "code_val.npy")
     again = prepare("outputs")
     assert contents(again) == {name: content for name, content in whole.items() if name != VERIFIED}
     assert {path.name for path in folder.iterdir()} == set(whole)

@@ -43,25 +43,25 @@ def test_kills_at_random_times_leave_the_same_data(tmp_path: Path) -> None:
     duration = time.monotonic() - started
     whole = contents(tmp_path)
     rng = random.Random(0)
-    kills = went_on = 0
+    n_kills = n_resumed = 0
     for _ in range(4):
         shutil.rmtree(tmp_path / "outputs")
         for attempt in range(7):
             process = start(tmp_path, rng.choice([5_000, 20_000, 300_000]), rng.choice([1, 2]))
             try:
                 # The last attempt is not killed, so that a slow machine can finish.
-                patience = rng.uniform(0.2, 1.0) * duration if attempt < 6 else None
-                said, _ = process.communicate(timeout=patience)
+                timeout_s = rng.uniform(0.2, 1.0) * duration if attempt < 6 else None
+                output, _ = process.communicate(timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                said, _ = process.communicate()
-            went_on += "resuming" in said
+                output, _ = process.communicate()
+            n_resumed += "resuming" in output
             if process.returncode == 0:
                 break
-            assert process.returncode == -signal.SIGKILL, said
-            kills += 1
+            assert process.returncode == -signal.SIGKILL, output
+            n_kills += 1
         assert contents(tmp_path) == whole
-    assert kills >= 4 and went_on >= 2, (kills, went_on)
+    assert n_kills >= 4 and n_resumed >= 2, (n_kills, n_resumed)
 
 
 def kill_before(root: Path, every: int, first: int) -> None:

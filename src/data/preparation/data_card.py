@@ -20,7 +20,7 @@ def render_data_card(manifest: dict[str, Any]) -> str:
         if trained
         else "one for each character of the text"
         if settings["tokenizer"].get("kind") == "characters"
-        else "given, not trained on this text"
+        else "external, not trained on this text"
     )
     lines = [
         f"# Data: {manifest['name']}",
@@ -31,7 +31,7 @@ def render_data_card(manifest: dict[str, Any]) -> str:
         f"- Split by {data.get('split', 'group')}: {data['val_fraction']:.0%} validation, "
         f"{data['test_fraction']:.0%} test; seed {data['seed']}.",
         f"- Tokenizer: {tokenizer['vocab_size']:,} tokens, {made}; `{tokenizer['eot']}` (id {tokenizer['eot_id']}) "
-        "stands before and after each document.",
+        "is before and after each document.",
         "",
     ]
     for name, corpus in manifest["corpora"].items():
@@ -125,7 +125,7 @@ def _near_duplicates_section(near: dict[str, Any] | None) -> list[str]:
     """Describe near duplicates across the splits."""
     lines = ["### Near duplicates across splits", ""]
     if near is None:
-        return [*lines, "Not looked for.", ""]
+        return [*lines, "Not searched.", ""]
     became = "dropped from training" if near["dropped"] else "kept"
     lines += [
         f"{near['found']:,} training documents have a Jaccard similarity of word 5-grams of {near['jaccard']} or "
@@ -178,9 +178,7 @@ def _markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[
     head = list(head)
     rows = [[cell if cell.startswith("`") else _escape_markdown(cell) for cell in row] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows[:MAX_TABLE_ROWS])]
-    more = (
-        [f"… and {len(rows) - MAX_TABLE_ROWS:,} more: `manifest.json` has all."] if len(rows) > MAX_TABLE_ROWS else []
-    )
+    more = [f"… and {len(rows) - MAX_TABLE_ROWS:,} more in `manifest.json`."] if len(rows) > MAX_TABLE_ROWS else []
     return [*lines, "", *more, *([""] if more else [])]
 
 

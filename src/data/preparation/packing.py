@@ -98,8 +98,8 @@ class _Piece(NamedTuple):
 
     number: int
     text: str
-    first: bool
-    last: bool
+    is_first: bool
+    is_last: bool
 
 
 def pack(
@@ -134,7 +134,7 @@ def pack(
             writer.write(pieces, encoded)
             done = pieces[-1].number + 1
             progress.update(done - progress.n)
-            if number % BATCHES_PER_RECORD == 0 and pieces[-1].last:
+            if number % BATCHES_PER_RECORD == 0 and pieces[-1].is_last:
                 writer.flush()
                 write_record(progress_path, {"next": done, "lengths": writer.lengths, "digests": writer.digests})
         writer.complete()
@@ -275,14 +275,14 @@ class _Writer:
         for piece, tokens in zip(pieces, encoded, strict=True):
             split = self.split_assignment[piece.number]
             length = before[split] + len(ids[split])
-            if piece.first and split == TRAIN and self.max_tokens is not None and length >= self.max_tokens:
+            if piece.is_first and split == TRAIN and self.max_tokens is not None and length >= self.max_tokens:
                 self.wanted[self.split_assignment == TRAIN] = False
             if not self.wanted[piece.number]:
                 continue
-            if piece.first:
+            if piece.is_first:
                 starts[split].append(length - 1)
             ids[split] += tokens
-            if piece.last:
+            if piece.is_last:
                 ids[split].append(self.eot_id)
         for (tokens, offsets), more_ids, more_starts in zip(self.files, ids, starts, strict=True):
             tokens.append(more_ids)

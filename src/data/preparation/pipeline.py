@@ -116,8 +116,8 @@ class Pipeline:
             for name in CORPORA
         }
         files = [self.out / name for name in ("tokenizer.json", TOKENIZER_CONFIG)]
-        made = self._run_step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
-        tokenizer = {key: value for key, value in made.items() if key not in ("files", DIGEST)}
+        record = self._run_step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
+        tokenizer = {key: value for key, value in record.items() if key not in ("files", DIGEST)}
         corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in CORPORA}
         files = describe_files(self.out)
         fingerprint = compute_fingerprint(files)
@@ -129,29 +129,29 @@ class Pipeline:
             "versions": versions(),
         }
 
-    def _run_step(self, name: str, kind: type[T], left: list[Path], do: Callable[..., T], *args: Any) -> T:
+    def _run_step(self, name: str, kind: type[T], paths: list[Path], function: Callable[..., T], *args: Any) -> T:
         """Return the record of a step; run the step if it is not finished or its files are damaged.
 
-        kind: the schema of the record. left: the files that the step writes.
+        kind: the schema of the record. paths: the files that the step writes.
         """
         path = self.folder / f"{name}.json"
-        if path.exists() and (known := self._load_finished(path, kind, left)) is not None:
+        if path.exists() and (known := self._load_finished(path, kind, paths)) is not None:
             return known
-        for file in (path, *left):
+        for file in (path, *paths):
             remove_path(file)
-        found = do(*args)
+        found = function(*args)
         for file in self.folder.rglob("*"):
             if file.is_file():
                 sync(file)
-        write_record(path, {**found, "files": {file.name: sha256_of(file) for file in left}})
+        write_record(path, {**found, "files": {file.name: sha256_of(file) for file in paths}})
         return found
 
-    def _load_finished(self, path: Path, kind: type[T], left: list[Path]) -> T | None:
+    def _load_finished(self, path: Path, kind: type[T], paths: list[Path]) -> T | None:
         """Return the record of a step that an earlier process finished, if its files are unchanged."""
         try:
             found = read_record(path, kind, "")
-            whole = not any(file.is_symlink() for file in left)
-            if whole and found["files"] == {file.name: sha256_of(file) for file in left}:
+            whole = not any(file.is_symlink() for file in paths)
+            if whole and found["files"] == {file.name: sha256_of(file) for file in paths}:
                 return found
         except (UserError, OSError):
             pass

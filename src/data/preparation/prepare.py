@@ -75,14 +75,18 @@ def prepare_data(
             remove_path(work)
             log(f"prepared already: {folder}")
             return prepared
-        begun = {"format_version": FORMAT_VERSION, "inputs": inputs, "settings": hashed_settings(data, tokenizer)}
-        _open_work_folder(work, begun, log)
+        settings_record = {
+            "format_version": FORMAT_VERSION,
+            "inputs": inputs,
+            "settings": hashed_settings(data, tokenizer),
+        }
+        _open_work_folder(work, settings_record, log)
         try:
             contents = Pipeline(data, tokenizer, work, output_root / "sources", log).run()
         except UserError:  # after a correction, this work is out of date
             shutil.rmtree(work)
             raise
-        manifest = {"name": data.name, **contents, **begun}
+        manifest = {"name": data.name, **contents, **settings_record}
         write_record(work / "out" / MANIFEST, manifest)
         write_text(work / "out" / CARD, render_data_card(manifest))
         if folder.is_symlink() or not folder.is_dir():
@@ -92,10 +96,10 @@ def prepare_data(
         return load_prepared(folder)
 
 
-def _open_work_folder(work: Path, begun: dict[str, Any], log: Log) -> None:
+def _open_work_folder(work: Path, settings_record: dict[str, Any], log: Log) -> None:
     """Create the work folder, or keep that of an earlier process with the same settings and input."""
     path = work / "begun.json"
-    wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **begun}))
+    wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **settings_record}))
     if (work / "out").is_dir() and path.exists():
         try:
             refuse_links(work)

@@ -83,15 +83,20 @@ def unsupported_reason(name: str, extensions: Collection[str], corpus_name: str)
 
 
 def read_file(
-    file: Path, corpus: CorpusConfig, corpus_name: str, extensions: Collection[str], named: bool, dropped: Counter[str]
+    file: Path,
+    corpus: CorpusConfig,
+    corpus_name: str,
+    extensions: Collection[str],
+    is_named: bool,
+    dropped: Counter[str],
 ) -> Iterator[Document]:
-    """Yield the documents of a file. named: whether the user named it; otherwise its format has to be unambiguous.
+    """Yield the documents of a file. is_named: whether the user named it; otherwise its format has to be unambiguous.
 
     Raises: UserError for a record that cannot be read; NotRecords, DamagedFile, OSError.
     """
     ending = file_extension(file.name)
     if ending in LINES or (ending == ".json" and ending not in extensions) or ending in TABLES:
-        yield from _read_records(file, ending, corpus, corpus_name, named, dropped)
+        yield from _read_records(file, ending, corpus, corpus_name, is_named, dropped)
         return
     chunks = to_utf8(read_chunks(file))
     separated = corpus_name == "language" or ending == ".txt"
@@ -109,10 +114,10 @@ def _to_document(part: Part, file: Path, dropped: Counter[str]) -> Iterator[Docu
 
 
 def _read_records(
-    file: Path, ending: str, corpus: CorpusConfig, corpus_name: str, named: bool, dropped: Counter[str]
+    file: Path, ending: str, corpus: CorpusConfig, corpus_name: str, is_named: bool, dropped: Counter[str]
 ) -> Iterator[Document]:
     def choose(row: dict[str, Any]) -> str:
-        field = text_field(row, corpus_name, corpus.text_field, only_usual=ending == ".json" and not named)
+        field = text_field(row, corpus_name, corpus.text_field, only_usual=ending == ".json" and not is_named)
         if field not in ("text", corpus.text_field):
             add_note(
                 dropped,
@@ -124,7 +129,7 @@ def _read_records(
     if ending in TABLES:
         rows = read_table(file, choose)
     else:
-        rows = read_lines(file) if ending in LINES else read_json(file, only_objects=not named)
+        rows = read_lines(file) if ending in LINES else read_json(file, only_objects=not is_named)
     unit, field = "line" if ending in LINES else "record", None
     key = f"data.{corpus_name}.paths=[{file}]" if corpus.source == "local" else f"data.{corpus_name}.files: {file.name}"
     remedy = "correct it or leave the file out"

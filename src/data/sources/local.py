@@ -41,8 +41,8 @@ def find_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) ->
         raise UserError(f"{key} is empty: the local source needs files, folders or globs, such as {key}={example}")
     files: dict[str, tuple[Path, bool]] = {}
     for entry in corpus.paths:
-        for file, named in _resolve_path(entry, corpus, corpus_name, dropped):
-            files.setdefault(os.path.realpath(file), (file, named))
+        for file, is_named in _resolve_path(entry, corpus, corpus_name, dropped):
+            files.setdefault(os.path.realpath(file), (file, is_named))
     return dict(files.values())
 
 

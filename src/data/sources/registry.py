@@ -64,8 +64,8 @@ def _read_local(
     """Yield the documents of local files. Seed and cache are not used."""
     license_finder = local_license_finder()
     extensions = normalize_extensions(corpus.extensions)
-    for file, named in find_files(corpus, corpus_name, dropped).items():
-        for document in _read_or_count(file, corpus, corpus_name, extensions, named, dropped):
+    for file, is_named in find_files(corpus, corpus_name, dropped).items():
+        for document in _read_or_count(file, corpus, corpus_name, extensions, is_named, dropped):
             if corpus_name != "code" or document.license != UNKNOWN:
                 yield document
                 continue
@@ -74,13 +74,13 @@ def _read_local(
 
 
 def _read_or_count(
-    file: Path, corpus: CorpusConfig, corpus_name: str, extensions: set[str], named: bool, dropped: Counter[str]
+    file: Path, corpus: CorpusConfig, corpus_name: str, extensions: set[str], is_named: bool, dropped: Counter[str]
 ) -> Iterator[Document]:
     """Yield the documents of a file; count damaged files. Raises: UserError for a damaged file that the user named."""
     try:
-        yield from read_file(file, corpus, corpus_name, extensions, named, dropped)
+        yield from read_file(file, corpus, corpus_name, extensions, is_named, dropped)
     except (DamagedFile, NotRecords) as error:
-        if named:
+        if is_named:
             remedy = "replace it" if isinstance(error, DamagedFile) else f"or name its field: {_key(corpus_name)}=NAME"
             raise UserError(f"data.{corpus_name}.paths=[{file}]: {error}; leave it out, {remedy}") from None
         if isinstance(error, DamagedFile):

@@ -18,7 +18,7 @@ from src.data.sources.compression import DamagedFile
 SEPARATOR = "<|endoftext|>"
 MAX_DOCUMENT_BYTES = 32_000_000
 """Maximum bytes of a document; larger ones are left out to limit memory."""
-MARKS = (  # longest first: the mark of UTF-32 begins with that of UTF-16
+BYTE_ORDER_MARKS = (  # longest first: the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, ""),
@@ -26,7 +26,7 @@ MARKS = (  # longest first: the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 """Byte order marks and their encodings; empty for UTF-8, which needs no conversion."""
-BOMS = tuple(mark for mark, _ in MARKS)
+BOMS = tuple(mark for mark, _ in BYTE_ORDER_MARKS)
 TOKEN = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?(?:s|eo[sdt]|bos|sep|pad|endoftext)>|\[(?:EO[SDT]|BOS|SEP|CLS)\]", re.I)
 """Separators that tokenizers and data sets use."""
 TAG = re.compile(r"<\|[^|<>\n]{1,30}\|>|</?[A-Za-z][\w-]{0,30}>|\[/?[A-Z_]{2,20}\]")
@@ -55,7 +55,7 @@ def to_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
         head += chunk
         if len(head) >= 4:
             break
-    mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", ""))
+    mark, encoding = next(((mark, name) for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), (b"", ""))
     head = head[len(mark) :]
     if not encoding:
         yield head

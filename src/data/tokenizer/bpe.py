@@ -207,11 +207,11 @@ def _unknown_character(tokenizer: Tokenizer, text: str) -> str | None:
 
 def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
     """Return the bytes of text of each token: (n_ids,) int64, 0 for special tokens."""
-    of_characters = isinstance(tokenizer.model, models.WordLevel)
+    is_character_tokenizer = isinstance(tokenizer.model, models.WordLevel)
     lengths = np.zeros(count_ids(tokenizer), dtype=np.int64)
     for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
         # In the byte-level alphabet, each character stands for one byte.
-        lengths[index] = len(token.encode()) if of_characters else len(token)
+        lengths[index] = len(token.encode()) if is_character_tokenizer else len(token)
     for index, added in tokenizer.get_added_tokens_decoder().items():
         lengths[index] = 0 if added.special else len(added.content.encode())
     return lengths

@@ -39,7 +39,7 @@ def families(n_families: int, n_members: int, n_edits: int, seed: int = 0) -> li
     return texts
 
 
-def keep(texts: list[str]) -> tuple[list[str], Counter[str]]:
+def filter_texts(texts: list[str]) -> tuple[list[str], Counter[str]]:
     dropped: Counter[str] = Counter()
     return [document.text for document in drop_near_duplicates(sketched(map(Document, texts)), dropped)], dropped
 
@@ -63,7 +63,7 @@ def test_similarity_equals_the_jaccard_of_all_shingles(words: list[list[str]]) -
 def test_result_equals_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPatch, n_edits: int, batch: int) -> None:
     monkeypatch.setattr(parallel_map, "BATCH_ITEMS", batch)
     texts = families(n_families=10, n_members=4, n_edits=n_edits)
-    kept, dropped = keep(texts)
+    kept, dropped = filter_texts(texts)
     assert kept == [texts[number] for number in naive_keep(texts, near_duplicates.THRESHOLD)]
     assert len(kept) == (10 if n_edits == 2 else 40)
     assert dropped["near duplicate"] == len(texts) - len(kept)
@@ -102,7 +102,7 @@ def test_large_buckets_cost_a_bounded_number_of_comparisons(tmp_path: Path) -> N
 
 def test_texts_without_words_are_kept() -> None:
     words = "one text of five words"
-    assert keep([words, words, "... !", "??", ""])[0] == [words, "... !", "??", ""]
+    assert filter_texts([words, words, "... !", "??", ""])[0] == [words, "... !", "??", ""]
 
 
 def test_hashes_equal_recorded_values() -> None:

@@ -31,7 +31,7 @@ from src.data.sources.registry import Document
 from tests.reference.splits import naive_assignments
 
 
-def filled(folder: Path, documents: list[Document], seed: int = 0) -> DocumentStore:
+def write_store(folder: Path, documents: list[Document], seed: int = 0) -> DocumentStore:
     found = DocumentStore(folder / "code")
     found.write(documents, seed)
     return found
@@ -62,7 +62,7 @@ def test_assignment_equals_the_reference_in_memory(
         )
         for _ in range(300)
     ]
-    got = assignments(filled(tmp_path, documents, seed), 0.1, 0.2)
+    got = assignments(write_store(tmp_path, documents, seed), 0.1, 0.2)
     assert got == naive_assignments(documents, 0.1, 0.2, seed)
     assert set(got) == {"train", "val", "test", "duplicate"}
 
@@ -118,9 +118,9 @@ def test_split_depends_only_on_group_names_and_seed(tmp_path: Path) -> None:
     documents = [Document(f"text {i}", group=f"g{i % 40}") for i in range(200)]
     (tmp_path / "turned").mkdir()
     (tmp_path / "other").mkdir()
-    got = assignments(filled(tmp_path, documents), 0.1, 0.1)
-    assert assignments(filled(tmp_path / "turned", documents[::-1]), 0.1, 0.1) == got[::-1]
-    assert assignments(filled(tmp_path / "other", documents, seed=1), 0.1, 0.1) != got
+    got = assignments(write_store(tmp_path, documents), 0.1, 0.1)
+    assert assignments(write_store(tmp_path / "turned", documents[::-1]), 0.1, 0.1) == got[::-1]
+    assert assignments(write_store(tmp_path / "other", documents, seed=1), 0.1, 0.1) != got
 
 
 def test_fewer_than_three_groups_are_an_error() -> None:
@@ -136,7 +136,7 @@ def test_fractions_out_of_range_are_an_error(val: float, test: float) -> None:
 
 def test_a_sample_covers_the_corpus_and_respects_its_size(tmp_path: Path) -> None:
     documents = [Document(f"document {i:04} é\n" * 3) for i in range(2000)]
-    found = filled(tmp_path, documents)
+    found = write_store(tmp_path, documents)
     chosen = np.arange(2000) % 2 == 0
     texts = list(found.sample(chosen, 5_000))
     assert sum(len(text.encode()) for text in texts) in (4_999, 5_000), "the last text may be cut within a character"
@@ -154,7 +154,7 @@ def test_a_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.Monke
     """Cuts are between characters, two cuts may be in one document, and each part is a complete document."""
     monkeypatch.setattr(document_store, "BLOCK", 2)
     text = "é" * 10 + "one two"  # 27 bytes
-    found = filled(tmp_path, [Document("ab"), Document("cd"), Document(text), Document("ef")])
+    found = write_store(tmp_path, [Document("ab"), Document("cd"), Document(text), Document("ef")])
     places = found.cut_positions([13, 30])
     assert places == [12, 30], "13 is within a character"
     found.cut(places)
@@ -162,7 +162,7 @@ def test_a_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_back(found) == parts
     assert found.cut_positions([13, 30]) == places
     (tmp_path / "parts").mkdir()
-    alone = filled(tmp_path / "parts", [Document(part) for part in parts])
+    alone = write_store(tmp_path / "parts", [Document(part) for part in parts])
     for (_, ours, sizes), (_, theirs, others) in zip(found.blocks(), alone.blocks(), strict=True):
         assert sizes.tolist() == others.tolist()
         for key in ("end", "digest", "words"):
@@ -170,7 +170,7 @@ def test_a_document_is_cut_by_position(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_generated_document_is_not_cut(tmp_path: Path) -> None:
-    found = filled(tmp_path, [Document("abc", bits=1.0), Document("defg", bits=1.0), Document("hi", bits=1.0)])
+    found = write_store(tmp_path, [Document("abc", bits=1.0), Document("defg", bits=1.0), Document("hi", bits=1.0)])
     assert found.cut_positions([0, 3, 4, 9]) == [0, 3, 7, 9]
 
 
@@ -180,7 +180,7 @@ def test_positions_are_exact(val: float, test: float, wanted: list[int]) -> None
 
 
 def test_splits_by_position_are_consecutive(tmp_path: Path) -> None:
-    found = filled(tmp_path, [Document(text) for text in ("aaaa", "bbbb", "aaaa", "cc", "dd")])
+    found = write_store(tmp_path, [Document(text) for text in ("aaaa", "bbbb", "aaaa", "cc", "dd")])
     split_assignment = find_duplicates(found)
     assign_by_position(found, split_assignment, found.cut_positions([8, 14]), "data.code", with_test=True)
     assert split_assignment.tolist() == [TRAIN, TRAIN, DUPLICATE, VAL, TEST]

@@ -245,9 +245,9 @@ def test_unavailable_repositories_are_left_out(tmp_path: Path, make: Make, capsy
     other = replace(make("other", {"b.sh": SCRIPT.format("b")}), commit="1" * 40)
     documents, dropped, _ = read(tmp_path, gone, unborn, one, other)
     assert paths(documents) == ["a.sh"] and dropped == {"repository that could not be fetched": 3}
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for repository in (gone, unborn, other):
-        assert f"left out {repository.name}: " in said
+        assert f"left out {repository.name}: " in output
     assert sorted(path.name for path in (tmp_path / "cache" / "git").glob("*@*")) == [
         git.repository_folder(one, tmp_path / "cache" / "git", 200_000).name
     ]
@@ -365,7 +365,7 @@ def test_control_characters_never_reach_the_terminal(
     with pytest.raises(UserError, match=r"url=file://.*has characters that cannot be shown") as error:
         read(tmp_path, one, replace(one, url="file:///\x1b[31mred"))
     assert "\x1b" not in str(error.value)
-    with pytest.raises(git._GitError) as said:
+    with pytest.raises(git._GitError) as output:
         git._git(tmp_path, "checkout", "\x1b[31m\x07")
-    assert "\x1b" not in str(said.value) and "\x07" not in str(said.value)
+    assert "\x1b" not in str(output.value) and "\x07" not in str(output.value)
     assert "\x1b" not in capsys.readouterr().err

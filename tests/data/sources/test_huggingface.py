@@ -64,15 +64,15 @@ def command(folder: Path, sha256: str, *more: str) -> list[str]:
     return ["data=local", *(f"{key}={value}" for key, value in settings.items()), *more]
 
 
-def complaint(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+def error_line(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """Run the command, which has to fail with one line and write no data; return the line."""
     assert guarded(lambda: prepare.main([*command(folder, sha256), *more])) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: data.language.") and said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: data.language.") and output.err.count("\n") == 1
     assert [path for path in (folder / "outputs" / "data").glob("*") if not path.name.startswith(".lock")] == []
     assert list((folder / "outputs" / "sources").rglob("stories.txt")) == [], "the file does not exist"
-    return said.err
+    return output.err
 
 
 def test_files_are_fetched_once_and_the_token_is_sent_only_to_the_hub(
@@ -118,7 +118,7 @@ def test_a_failed_download_resumes_with_the_same_command(
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.cuts = [3 * CHUNK, *[0] * 20]
-    line = complaint(tmp_path, pin, capsys)
+    line = error_line(tmp_path, pin, capsys)
     assert "closed connection" in line and "repeat the command to resume the download" in line
     hub.cuts.clear()
     hub.requests.clear()
@@ -171,11 +171,11 @@ def test_a_wrong_partial_file_is_detected_and_removed(hub: FakeHub, tmp_path: Pa
 
 def test_a_file_with_another_hash_is_an_error(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub.add("stories.txt", STORIES)
-    line = complaint(tmp_path, "f" * 64, capsys)
+    line = error_line(tmp_path, "f" * 64, capsys)
     assert f"data.language.files.stories.txt={'f' * 64}: the hub has sha256 " in line
     assert hub.ranges() == [], "the hub announces the hash before the download"
     hub.lfs = False
-    assert "was removed; repeat the command" in complaint(tmp_path, "f" * 64, capsys)
+    assert "was removed; repeat the command" in error_line(tmp_path, "f" * 64, capsys)
     assert list(tmp_path.rglob("*.incomplete")) == []
 
 
@@ -184,7 +184,7 @@ def test_an_endless_response_stops_at_the_announced_size(
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.endless = True
-    assert "does not answer like a hub" in complaint(tmp_path, pin, capsys)
+    assert "does not answer like a hub" in error_line(tmp_path, pin, capsys)
     assert hub.sent < 50_000_000, "only the buffers are filled"
     assert list(tmp_path.rglob("*.incomplete")) == []
 
@@ -193,10 +193,10 @@ def test_a_file_with_another_size_is_not_downloaded(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
-    line = complaint(tmp_path, pin, capsys, "+data.language.file_bytes={stories.txt: 5}")
+    line = error_line(tmp_path, pin, capsys, "+data.language.file_bytes={stories.txt: 5}")
     assert f"data.language.file_bytes.stories.txt=5: the hub has {len(STORIES)} bytes" in line
     assert hub.ranges() == []
-    line = complaint(tmp_path, pin, capsys, "+data.language.file_bytes={other.txt: 5}")
+    line = error_line(tmp_path, pin, capsys, "+data.language.file_bytes={other.txt: 5}")
     assert "data.language.file_bytes.other.txt: no such file in data.language.files" in line
 
 
@@ -205,7 +205,7 @@ def test_a_file_larger_than_the_free_space_is_not_downloaded(
 ) -> None:
     pin = hub.add("stories.txt", STORIES)
     hub.announced = 10**18
-    assert "has 1,000,000,000,000,000,000 bytes, but only" in complaint(tmp_path, pin, capsys)
+    assert "has 1,000,000,000,000,000,000 bytes, but only" in error_line(tmp_path, pin, capsys)
     assert hub.ranges() == []
 
 
@@ -228,8 +228,8 @@ def test_links_and_folders_at_the_partial_path_are_handled(
     incomplete, outside = cache / ".stories.txt.incomplete", tmp_path / "outside"
     incomplete.mkdir(parents=True)
     assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
-    said = capsys.readouterr().err
-    assert str(incomplete) in said and said.count("\n") == 1, said
+    output = capsys.readouterr().err
+    assert str(incomplete) in output and output.count("\n") == 1, output
     incomplete.rmdir()
     outside.write_bytes(b"mine")
     incomplete.symlink_to(outside)
@@ -238,8 +238,8 @@ def test_links_and_folders_at_the_partial_path_are_handled(
     (cache / "stories.txt").unlink()
     (cache / "stories.txt").mkdir()
     assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
-    said = capsys.readouterr().err
-    assert "is not a file; move it away" in said and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "is not a file; move it away" in output and output.count("\n") == 1
 
 
 FAILURES = [
@@ -273,7 +273,7 @@ def test_failures_are_one_error_line(
     pin = hub.add("stories.txt", STORIES)
     healthy = {key: getattr(hub, key) for key in failure}
     vars(hub).update(failure)
-    assert wanted.format(hub=hub.endpoint) in complaint(tmp_path, pin, capsys)
+    assert wanted.format(hub=hub.endpoint) in error_line(tmp_path, pin, capsys)
     vars(hub).update(healthy)
     cache = tmp_path / "outputs" / "sources"
     assert fetch(cache, stories=pin) == [STORIES], "the next attempt succeeds"
@@ -291,7 +291,7 @@ def test_offline_use_names_the_file_and_its_address(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     point_to("http://127.0.0.1:9", monkeypatch)
     pin = hub.add("stories.txt", STORIES)
-    line = complaint(tmp_path, pin, capsys)
+    line = error_line(tmp_path, pin, capsys)
     assert ("HF_HUB_OFFLINE is set; unset it" if offline else "refused; repeat the command") in line
     found = re.search(r"fetch (\S+) elsewhere and put it at (\S+)$", line)
     assert found and found[1] == f"http://127.0.0.1:9/datasets/{REPO}/resolve/{REVISION}/stories.txt"

@@ -120,24 +120,24 @@ ALPHABET = "abc é\n\r\t\u200d<|>😀"
 
 
 @pytest.fixture(scope="module")
-def of_characters() -> Tokenizer:
+def character_tokenizer() -> Tokenizer:
     return build_character_tokenizer([ALPHABET[:5], ALPHABET[5:], "abc"], 256)
 
 
 @given(st.text(alphabet=ALPHABET))
-def test_characters_round_trip(of_characters: Tokenizer, text: str) -> None:
-    ids = encode(of_characters, text)
-    assert of_characters.decode(ids) == text
+def test_characters_round_trip(character_tokenizer: Tokenizer, text: str) -> None:
+    ids = encode(character_tokenizer, text)
+    assert character_tokenizer.decode(ids) == text
     assert len(ids) == len(text)
     assert EOT_ID not in ids
-    assert encode_batch(of_characters, [text]) == [ids]
-    assert byte_lengths(of_characters)[ids].sum() == len(text.encode())
+    assert encode_batch(character_tokenizer, [text]) == [ids]
+    assert byte_lengths(character_tokenizer)[ids].sum() == len(text.encode())
 
 
-def test_character_tokenizer_is_saved_and_streamed(of_characters: Tokenizer, tmp_path: Path) -> None:
-    save_tokenizer(of_characters, EOT, tmp_path)
+def test_character_tokenizer_is_saved_and_streamed(character_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save_tokenizer(character_tokenizer, EOT, tmp_path)
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
-    assert loaded.to_str() == of_characters.to_str()
+    assert loaded.to_str() == character_tokenizer.to_str()
     assert loaded.get_vocab_size() == len(ALPHABET) + 1
     assert [loaded.token_to_id(character) for character in sorted(ALPHABET)] == list(range(1, len(ALPHABET) + 1))
     assert loaded.decode([EOT_ID], skip_special_tokens=False) == EOT
@@ -145,11 +145,11 @@ def test_character_tokenizer_is_saved_and_streamed(of_characters: Tokenizer, tmp
     assert "".join(stream.step(loaded, token) or "" for token in encode(loaded, "a é😀\n\nb")) == "a é😀\n\nb"
 
 
-def test_an_unknown_character_is_reported(of_characters: Tokenizer) -> None:
+def test_an_unknown_character_is_reported(character_tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match=r"'a cat': the tokenizer has no token for the character 't'"):
-        encode(of_characters, "a cat")
+        encode(character_tokenizer, "a cat")
     with pytest.raises(UserError, match="not valid UTF-8"):
-        encode(of_characters, "caf\udce9")
+        encode(character_tokenizer, "caf\udce9")
 
 
 def test_too_many_characters_are_an_error() -> None:

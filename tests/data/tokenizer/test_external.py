@@ -52,7 +52,7 @@ def saved(folder: Path, tokenizer: Tokenizer, config: object = None) -> Tokenize
 
 
 @pytest.fixture(scope="module")
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def external_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     tokenizer = gpt2()
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding()
@@ -60,11 +60,11 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @given(st.text())
-def test_texts_round_trip(taken: Tokenizer, text: str) -> None:
-    ids = encode(taken, text)
-    assert taken.decode(ids, skip_special_tokens=False) == text
+def test_texts_round_trip(external_tokenizer: Tokenizer, text: str) -> None:
+    ids = encode(external_tokenizer, text)
+    assert external_tokenizer.decode(ids, skip_special_tokens=False) == text
     assert SIZE - 1 not in ids
-    assert byte_lengths(taken)[ids].sum() == len(text.encode())
+    assert byte_lengths(external_tokenizer)[ids].sum() == len(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -83,19 +83,19 @@ def test_eos_token_can_be_set(tmp_path: Path) -> None:
         load_external_tokenizer(replace(settings, eot="<s>"))
 
 
-def lowercasing() -> Tokenizer:
+def lowercasing_tokenizer() -> Tokenizer:
     tokenizer = gpt2()
     tokenizer.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer
 
 
-def composing() -> Tokenizer:
+def composing_tokenizer() -> Tokenizer:
     tokenizer = gpt2()
     tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer
 
 
-def of_words() -> Tokenizer:
+def word_tokenizer() -> Tokenizer:
     words = {word: index for index, word in enumerate(["<unk>", "<|endoftext|>", *(f"w{i}" for i in range(SIZE - 2))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
@@ -103,7 +103,7 @@ def of_words() -> Tokenizer:
     return tokenizer
 
 
-def of_characters() -> Tokenizer:
+def character_tokenizer() -> Tokenizer:
     """Build a character tokenizer with as many tokens as the other tokenizers here."""
     return build_character_tokenizer([chr(0x4E00 + i) for i in range(SIZE - 1)], SIZE)
 
@@ -111,10 +111,10 @@ def of_characters() -> Tokenizer:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lowercasing, r'"A.*" is decoded as "a'),
-        (composing, "is decoded as"),
-        (of_words, "is decoded as"),
-        (of_characters, "it cannot encode every character"),
+        (lowercasing_tokenizer, r'"A.*" is decoded as "a'),
+        (composing_tokenizer, "is decoded as"),
+        (word_tokenizer, "is decoded as"),
+        (character_tokenizer, "it cannot encode every character"),
         (lambda: gpt2(prefix_space=True), r'is decoded as " '),
         (lambda: gpt2(special=False), "no special token, so that a text could produce it"),
     ],
@@ -207,9 +207,12 @@ def test_data_with_an_external_tokenizer(
     assert "| compared |" in (compared.folder / "DATA_CARD.md").read_text()
 
 
-def test_comparison_counts_bytes_and_words(taken: Tokenizer) -> None:
+def test_comparison_counts_bytes_and_words(external_tokenizer: Tokenizer) -> None:
     ours = train_tokenizer(make_texts(1, 50), 300)
-    found = compare_tokenizers(ours, taken, ["é two", "three four five"])
+    found = compare_tokenizers(ours, external_tokenizer, ["é two", "three four five"])
     assert found["bytes"] == 21
     assert found["this"]["bytes_per_token"] == 21 / sum(len(encode(ours, t)) for t in ("é two", "three four five"))
-    assert found["other"]["tokens_per_word"] == sum(len(encode(taken, t)) for t in ("é two", "three four five")) / 5
+    assert (
+        found["other"]["tokens_per_word"]
+        == sum(len(encode(external_tokenizer, t)) for t in ("é two", "three four five")) / 5
+    )
