@@ -170,9 +170,9 @@ def load_prepared(folder: Path) -> PreparedData:
     if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
         raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
     if not is_plain_name(manifest["name"]):
-        raise UserError(f"{path}: name={printable(manifest['name'])[:60]!r}: no name of a folder; {REMEDY}")
+        raise UserError(f"{path}: name={printable(manifest['name'])[:60]!r}: is not a folder name; {REMEDY}")
     if compute_fingerprint(manifest["files"]) != manifest["fingerprint"]:
-        raise UserError(f"{path}: its fingerprint is not that of the files it lists; {REMEDY}")
+        raise UserError(f"{path}: its fingerprint differs from that of the files that it lists; {REMEDY}")
     _verify(folder, manifest)
     data = PreparedData(folder, manifest)
     _compare_with_files(data)
@@ -240,9 +240,9 @@ def _open_array(path: Path, kinds: str) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path}: not a file of numbers ({first_line(error)}); {REMEDY}") from None
+        raise UserError(f"{path}: not a NumPy array ({first_line(error)}); {REMEDY}") from None
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.str not in kinds.split():
-        raise UserError(f"{path}: not a list of numbers of type {kinds}; {REMEDY}")
+        raise UserError(f"{path}: not a one-dimensional array of type {kinds}; {REMEDY}")
     return values
 
 

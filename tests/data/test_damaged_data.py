@@ -88,7 +88,7 @@ def check_damaged_work_is_redone(
 def test_damaged_unfinished_work_is_redone(unfinished_work: Path, prepare: Callable[[str], Path]) -> None:
     whole = contents(prepare("whole"))
     files = sorted(str(path.relative_to(unfinished_work)) for path in unfinished_work.rglob("*") if path.is_file())
-    assert {"begun.json", "read.code.json", "code.packed.json", "language.index", "out/code_train.npy"} <= set(files)
+    assert {"settings.json", "read.code.json", "code.packed.json", "language.index", "out/code_train.npy"} <= set(files)
     for number, file in enumerate(files[::6]):
         check_damaged_work_is_redone(unfinished_work, file, list(DAMAGES)[number % len(DAMAGES)], prepare, whole)
 

@@ -75,7 +75,7 @@ def test_another_text_is_refused(tmp_path: Path) -> None:
         prepare_data(shakespeare(file, "0" * 64), CHARACTERS, tmp_path / "outputs")
     several = shakespeare(file)
     several.language.paths.append(str(ROOT / "README.md"))
-    with pytest.raises(UserError, match=r"data\.language\.sha256 is of one file; name it"):
+    with pytest.raises(UserError, match=r"data\.language\.sha256 is for one file; name that file"):
         prepare_data(several, CHARACTERS, tmp_path / "outputs")
     assert not list((tmp_path / "outputs").rglob("manifest.json"))
 

@@ -178,7 +178,7 @@ class Pipeline:
             where = f"repositories={corpus.repositories}" if corpus.source == "git" else f"paths={corpus.paths}"
             extensions = f" of data.{name}.extensions={corpus.extensions}" if corpus.extensions else ""
             raise UserError(
-                f"data.{name}.{where}: no document in them (dropped: {reasons}); "
+                f"data.{name}.{where}: no documents in them (dropped: {reasons}); "
                 f"give files with text, or folders with files{extensions}"
             )
         if self.data.split == "position":

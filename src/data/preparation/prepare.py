@@ -98,7 +98,7 @@ def prepare_data(
 
 def _open_work_folder(work: Path, settings_record: dict[str, Any], log: Log) -> None:
     """Create the work folder, or keep that of an earlier process with the same settings and input."""
-    path = work / "begun.json"
+    path = work / "settings.json"
     wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **settings_record}))
     if (work / "out").is_dir() and path.exists():
         try:

@@ -219,7 +219,7 @@ def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
                 [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines or ["?"]
             )
             if "could not read Username" in errors[0]:
-                raise _GitError("it is not there, or private")
+                raise _GitError("it does not exist or is private")
             raise _GitError(printable(errors[0].removeprefix("fatal: ")[:200]))
         return done.stdout.decode(errors="replace").strip()
 

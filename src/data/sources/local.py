@@ -51,7 +51,9 @@ def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> N
     if corpus.sha256 is None:
         return
     if len(files) != 1:
-        raise UserError(f"data.{corpus_name}.paths={corpus.paths}: data.{corpus_name}.sha256 is of one file; name it")
+        raise UserError(
+            f"data.{corpus_name}.paths={corpus.paths}: data.{corpus_name}.sha256 is for one file; name that file"
+        )
     if (found := sha256_of(files[0])) != corpus.sha256:
         raise UserError(
             f"data.{corpus_name}.paths=[{files[0]}]: has SHA-256 {found}, not data.{corpus_name}.sha256="

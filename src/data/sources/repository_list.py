@@ -79,7 +79,7 @@ def _to_repository(entry: object, where: str) -> Repository:
         raise UserError(f"{where}: commit={repository.commit}: must be a whole commit, 40 hex digits, or null")
     subfolder = (repository.subfolder or "").strip("/")
     if ".." in subfolder.split("/"):
-        raise UserError(f"{where}: subfolder={repository.subfolder}: must lie within the repository")
+        raise UserError(f"{where}: subfolder={repository.subfolder}: must be within the repository")
     return replace(repository, subfolder=subfolder or None)
 
 

@@ -94,7 +94,7 @@ def build_character_tokenizer(texts: Iterable[str], largest: int) -> Tokenizer:
     if size > largest:
         raise UserError(
             f"tokenizer.vocab_size={largest}: the text has {len(characters)} different characters; "
-            f"set tokenizer.vocab_size={size} or more, or take tokenizer=bpe_4k"
+            f"set tokenizer.vocab_size={size} or more, or use tokenizer=bpe_4k"
         )
     vocabulary = {EOT: EOT_ID, **{character: index for index, character in enumerate(characters, EOT_ID + 1)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -152,7 +152,7 @@ def read_eos_token(path: Path) -> str:
     if not isinstance(name, str):
         return EOT
     if name.encode("utf-8", "ignore").decode("utf-8") != name:
-        raise UserError(f"{beside}: eos_token={name[:40]!a}: is no text; name the token that ends a text")
+        raise UserError(f"{beside}: eos_token={name[:40]!a}: is not valid text; give the end-of-text token")
     return name
 
 
@@ -188,8 +188,8 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
         if (unknown := _unknown_character(tokenizer, text)) is None:
             raise
         raise UserError(
-            f"{text[:40]!a}: the tokenizer has no token for the character {unknown!a}, which the text that it was made "
-            "from does not have; leave it out"
+            f"{text[:40]!a}: the tokenizer has no token for the character {unknown!a}, which its training "
+            "text does not have; leave it out"
         ) from None
 
 

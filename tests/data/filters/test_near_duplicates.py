@@ -54,7 +54,7 @@ def test_similarity_equals_the_jaccard_of_all_shingles(words: list[list[str]]) -
     a, b = (" ".join(part) for part in words)
     assert jaccard(*sketch_texts([a, b]).shingles) == naive_jaccard(a, b)
     assert jaccard(*reversed(sketch_texts(["", b, a, "x"]).shingles[1:3])) == naive_jaccard(a, b), (
-        "whatever is beside it"
+        "independent of the other texts"
     )
 
 

@@ -44,8 +44,8 @@ def test_inspection_shows_statistics_and_documents(
     for title in ("== language train: ", "== code test: ", "median", "letters", "a document, mean", "bytes per token"):
         assert title in text
     assert text.count("\n-- code") == 212 and "package-3, bin/3, MIT" in text
-    coloured = shown(data, small_vocabulary, tmp_path / "outputs", Terminal())
-    assert "\x1b[30;46m" in coloured and "\x1b[31m" not in coloured
+    colored = shown(data, small_vocabulary, tmp_path / "outputs", Terminal())
+    assert "\x1b[30;46m" in colored and "\x1b[31m" not in colored
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in shown(data, small_vocabulary, tmp_path / "outputs", Terminal())
 

@@ -446,7 +446,7 @@ def test_no_remaining_document_is_an_error(prepare: Prepare, local_data: DataCon
     data = replace(local_data, code=replace(local_data.code, paths=[str(empty)]))
     with pytest.raises(
         UserError,
-        match=r"data\.code\.paths=.*no document in them \(dropped: 1 binary \(1 bytes: .*a\.sh\)\).*extensions",
+        match=r"data\.code\.paths=.*no documents in them \(dropped: 1 binary \(1 bytes: .*a\.sh\)\).*extensions",
     ):
         prepare(data=data)
 

@@ -47,7 +47,7 @@ def test_repository_names(url: str, name: str) -> None:
         ),
         ("- url: https://a.b/c\n  commit: 1234567", "commit=1234567: must be a text in quotes, or null"),
         ("- url: https://a.b/c\n  commit: main", "commit=main: must be a whole commit, 40 hex digits, or null"),
-        ("- url: https://a.b/c\n  subfolder: a/../..", "subfolder=a/../..: must lie within the repository"),
+        ("- url: https://a.b/c\n  subfolder: a/../..", "subfolder=a/../..: must be within the repository"),
         ("- url: ext::sh -c true", "must begin with https://"),
         ("- url: --upload-pack=x", "must begin with https://"),
         ("- url: /local/path", "must begin with https://"),
