@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from src.config.schema import ROOT, CorpusConfig
+from src.data.document import Document
 from src.data.filters.text_cleaning import clean_documents
 from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.packing import pack
 from src.data.preparation.splits import TRAIN
 from src.data.sources import generated
-from src.data.sources.registry import Document, read_documents
+from src.data.sources.registry import read_documents
 from src.data.tokenizer.bpe import train_tokenizer
 
 GENERATORS = {"stories": generated.generate_stories, "scripts": generated.generate_scripts}
@@ -68,7 +69,7 @@ def write_texts(folder: Path, megabytes: int, unique: int) -> None:
         writer.join()
 
 
-def pieces(path: Path, folder: Path) -> list[list[Document]]:
+def read_pieces(path: Path, folder: Path) -> list[list[Document]]:
     """Read `ROUNDS` pieces of a text."""
     corpus = CorpusConfig(source="local", paths=[str(path)])
     documents = iter(clean_documents(read_documents(corpus, "language", 0, Counter(), folder), Counter()))
@@ -85,16 +86,16 @@ def pieces(path: Path, folder: Path) -> list[list[Document]]:
     return found
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
+def measure_time(work: Callable[[], object]) -> tuple[float, float]:
     """Return (elapsed seconds, CPU seconds)."""
     started, started_cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - started, time.process_time() - started_cpu
 
 
-def compare(path: Path, folder: Path) -> None:
+def compare_with_library(path: Path, folder: Path) -> None:
     """Compare the speed of packing with that of the library."""
-    found = pieces(path, folder)
+    found = read_pieces(path, folder)
     tokenizer = train_tokenizer((document.text for document in islice(found[0], 5000)), VOCAB_SIZE)
     ratios = []
     for number, piece in enumerate(found):
@@ -109,7 +110,7 @@ def compare(path: Path, folder: Path) -> None:
                 pack, store, split_assignment, tokenizer, (0, VOCAB_SIZE), stem, stem.with_suffix(".json"), None
             ),
         }
-        times = {name: timed(works[name]) for name in (works if number % 2 else reversed(works))}
+        times = {name: measure_time(works[name]) for name in (works if number % 2 else reversed(works))}
         ratios.append([alone / packing for alone, packing in zip(*(times[name] for name in works), strict=True)])
         rate = store.n_bytes / 1e6 / times["packing"][0]
         print(f"{stem.name}: packed {rate:.2f} MB/s, {ratios[-1][0]:.0%} of encode_batch alone", flush=True)
@@ -146,7 +147,7 @@ def main(folder: Path, megabytes: int = 1000, unique: int = 250) -> None:
     write_texts(folder, megabytes, unique)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         for kind in GENERATORS:
-            compare(folder / f"{kind}.txt", Path(place))
+            compare_with_library(folder / f"{kind}.txt", Path(place))
         prepare(folder, Path(place))
 
 

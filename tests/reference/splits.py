@@ -2,7 +2,7 @@
 
 import hashlib
 
-from src.data.sources.registry import Document
+from src.data.document import Document
 
 
 def naive_assignments(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:

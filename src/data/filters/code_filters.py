@@ -50,7 +50,7 @@ def clean_code(
     else:
         documents = chain.from_iterable(batch for batch, _ in searched)
     if corpus.max_documents_per_group is not None:
-        documents = cap_groups(documents, corpus.max_documents_per_group, dropped)
+        documents = limit_groups(documents, corpus.max_documents_per_group, dropped)
     yield from documents
 
 
@@ -88,7 +88,7 @@ def _drop_duplicates(documents: Iterable[Document], dropped: Counter[str]) -> It
             yield document
 
 
-def cap_groups(documents: Iterable[Document], limit: int, dropped: Counter[str]) -> Iterator[Document]:
+def limit_groups(documents: Iterable[Document], limit: int, dropped: Counter[str]) -> Iterator[Document]:
     """Yield at most `limit` documents of each run of one group: those of the smallest hashes, in reading order."""
     for _, run in groupby(documents, key=lambda document: document.group):
         group = list(run)

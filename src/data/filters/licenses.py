@@ -163,12 +163,12 @@ def normalize_license(value: object) -> str:
 @lru_cache(maxsize=4096)
 def _normalize(text: str) -> str:
     text = " ".join(text.split())
-    either = text.replace("/", " OR ")  # the old form of Rust packages
+    expression = text.replace("/", " OR ")  # the old form of Rust packages
     for candidate in (
         text,
         _to_spdx_name(text),
-        either,
-        " ".join(_to_spdx_name(term) for term in TERM.findall(either)),
+        expression,
+        " ".join(_to_spdx_name(term) for term in TERM.findall(expression)),
     ):
         if len(candidate) > MAX_EXPRESSION_CHARACTERS:
             continue
@@ -194,28 +194,28 @@ def is_allowed(license_name: str, allowed: Collection[str]) -> bool:
     if license_name.lower() in names:
         return True
 
-    def either(at: int) -> tuple[bool, int]:
-        met, at = both(at)
+    def parse_or(at: int) -> tuple[bool, int]:
+        met, at = parse_and(at)
         while at < len(terms) and terms[at] == "OR":
-            other, at = both(at + 1)
+            other, at = parse_and(at + 1)
             met = met or other
         return met, at
 
-    def both(at: int) -> tuple[bool, int]:
-        met, at = one(at)
+    def parse_and(at: int) -> tuple[bool, int]:
+        met, at = parse_term(at)
         while at < len(terms) and terms[at] in ("AND", "WITH"):
-            other, at = one(at + 1)
+            other, at = parse_term(at + 1)
             met = met and other
         return met, at
 
-    def one(at: int) -> tuple[bool, int]:
+    def parse_term(at: int) -> tuple[bool, int]:
         if at < len(terms) and terms[at] == "(":
-            met, at = either(at + 1)
+            met, at = parse_or(at + 1)
             return met and at < len(terms) and terms[at] == ")", at + 1
         return at < len(terms) and _is_named(terms[at], names), at + 1
 
     try:
-        met, end = either(0)
+        met, end = parse_or(0)
     except RecursionError:
         return False
     return met and end == len(terms)

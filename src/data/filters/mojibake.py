@@ -13,7 +13,7 @@ the É” of `CAFÉ”` could be a ɔ.
 import re
 
 
-def _misread(first: int, last: int) -> str:
+def _decode_wrongly(first: int, last: int) -> str:
     """Return the characters that bytes decode to, in Windows-1252 where it has one, and in Latin-1."""
     data = bytes(range(first, last + 1))
     return data.decode("cp1252", "ignore") + data.decode("latin-1")
@@ -21,8 +21,8 @@ def _misread(first: int, last: int) -> str:
 
 AS_BYTE = {ord(char): byte for byte in range(0x80, 0xA0) for char in bytes([byte]).decode("cp1252", "ignore")}
 """Characters of Windows-1252 that differ from Latin-1, and their bytes."""
-NEXT = f"[{_misread(0x80, 0xBF)}]"
-FIRST = f"[ÂÃ]{NEXT}|[âï]{NEXT}{{2}}|ð[{_misread(0x90, 0xBF)}]{NEXT}{{2}}"
+NEXT = f"[{_decode_wrongly(0x80, 0xBF)}]"
+FIRST = f"[ÂÃ]{NEXT}|[âï]{NEXT}{{2}}|ð[{_decode_wrongly(0x90, 0xBF)}]{NEXT}{{2}}"
 MOJIBAKE = re.compile(f"(?:{FIRST})(?:{FIRST}|[\xc2-\xdf]{NEXT})*")
 LOST = re.compile(r"â€|ðŸ|[ÂÃ](?![^\W\d_])")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

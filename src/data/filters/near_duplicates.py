@@ -66,7 +66,7 @@ class Sketch:
 
 def sketch_texts(texts: Sequence[str]) -> Sketch:
     """Compute the shingles and MinHash bands of each text. A text of fewer than 5 words is one shingle."""
-    hashes, ends = _shingles(texts)
+    hashes, ends = _hash_shingles(texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, ends, num_perm=N_PERMUTATIONS, seed=SEED)
     digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(texts), N_BANDS, N_PERMUTATIONS // N_BANDS)
     bands = np.broadcast_to(np.arange(N_BANDS, dtype=np.uint64), digests.shape[:2])
@@ -76,7 +76,7 @@ def sketch_texts(texts: Sequence[str]) -> Sketch:
     return Sketch([np.unique(short[start:end]) for start, end in pairwise(ends)], bands)
 
 
-def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+def _hash_shingles(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
     """Hash each run of 5 words of each text. Returns all hashes, (n,) uint64, and the boundaries of the texts."""
     codes: list[int] = []
     ends = [0]
@@ -179,10 +179,10 @@ def drop_near_duplicates(
     """Yield the documents of sketched batches that are not near duplicates of an earlier document."""
     with NearDuplicateIndex() as index:
         for batch, sketches in sketched:
-            yield from _drop_from(batch, sketches, index, dropped)
+            yield from _drop_from_batch(batch, sketches, index, dropped)
 
 
-def _drop_from(
+def _drop_from_batch(
     batch: list[Document], sketches: Sketch, index: NearDuplicateIndex, dropped: Counter[str]
 ) -> Iterator[Document]:
     """Compare a batch with the index and within itself; add the remaining documents to the index."""

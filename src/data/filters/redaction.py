@@ -127,13 +127,13 @@ def _find_tokens(text: str) -> Iterator[Finding]:
         if plugin.secret_type in LONG_SECRET_PLUGINS and not has_long_run:
             continue
         for match in (match for expression in plugin.denylist for match in expression.finditer(text)):
-            start, end = _span_of_secret(match, plugin)
+            start, end = _find_secret_span(match, plugin)
             secret = text[start:end]
             if any(map(str.isdigit, secret)):  # without a digit it is a long word
                 yield Finding(start, end, "secret")
 
 
-def _span_of_secret(match: re.Match[str], plugin: RegexBasedDetector) -> tuple[int, int]:
+def _find_secret_span(match: re.Match[str], plugin: RegexBasedDetector) -> tuple[int, int]:
     """Return the range of the secret of a match, since expressions may begin or end at other positions."""
     spans = [match.span(index + 1) for index, group in enumerate(match.groups()) if group]
     start = match.start() if plugin.secret_type in PREFIX_GROUP or not spans else spans[0][0]
@@ -148,7 +148,7 @@ def _find_high_entropy_strings(text: str) -> Iterator[Finding]:
     for plugin, shortest in zip(ENTROPY_PLUGINS, (23, 16), strict=True):  # shorter ones are names and numbers
         for match in plugin.regex.finditer(text):
             secret = match.group(2)
-            line = _line_of(text, match.start(2)) if len(secret) >= shortest else ""
+            line = _get_line(text, match.start(2)) if len(secret) >= shortest else ""
             if (
                 line
                 and any(map(str.isdigit, secret))
@@ -161,7 +161,7 @@ def _find_high_entropy_strings(text: str) -> Iterator[Finding]:
                 yield Finding(*match.span(2), "secret")
 
 
-def _line_of(text: str, place: int) -> str:
+def _get_line(text: str, place: int) -> str:
     end = text.find("\n", place)
     return text[text.rfind("\n", 0, place) + 1 : end if end >= 0 else len(text)]
 
@@ -174,7 +174,7 @@ def _find_addresses(text: str) -> Iterator[Finding]:
                 yield Finding(*match.span(), "e-mail address")
     for expression, kind in ((IPV4, "IPv4 address"), (IPV6, "IPv6 address")):
         for match in expression.finditer(text):
-            if _is_public_address(match.group()) and not VERSION.search(_line_of(text, match.start())):
+            if _is_public_address(match.group()) and not VERSION.search(_get_line(text, match.start())):
                 yield Finding(*match.span(), kind)
 
 

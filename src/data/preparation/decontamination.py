@@ -32,10 +32,10 @@ def find_leaks(store: DocumentStore, split_assignment: np.ndarray, folder: Path)
     held_out, leaking = array("Q"), array("Q")
     examples: list[tuple[int, int, float]] = []
     with NearDuplicateIndex(folder) as index:
-        for numbers, sketches in _sketches(store, split_assignment > TRAIN):
+        for numbers, sketches in _sketch_chosen(store, split_assignment > TRAIN):
             held_out.extend(numbers)
             index.add_sketch(sketches)
-        for numbers, sketches in _sketches(store, split_assignment == TRAIN):
+        for numbers, sketches in _sketch_chosen(store, split_assignment == TRAIN):
             for number, near in zip(numbers, index.find_sketch(sketches), strict=True):
                 if near is not None:
                     leaking.append(number)
@@ -49,15 +49,15 @@ def find_leaks(store: DocumentStore, split_assignment: np.ndarray, folder: Path)
     }
 
 
-def _sketches(store: DocumentStore, chosen: np.ndarray) -> Iterator[tuple[list[int], Sketch]]:
+def _sketch_chosen(store: DocumentStore, chosen: np.ndarray) -> Iterator[tuple[list[int], Sketch]]:
     """Yield the sketches of the chosen documents in batches, with their numbers."""
     progress = tqdm(
         store.texts(chosen), f"near duplicates, {store.name}", int(chosen.sum()), False, unit=" documents", disable=None
     )
-    return parallel_map(_sketch, group_into_batches(progress, characters=lambda document: len(document[1])))
+    return parallel_map(_sketch_batch, group_into_batches(progress, characters=lambda document: len(document[1])))
 
 
-def _sketch(batch: list[tuple[int, str]]) -> tuple[list[int], Sketch]:
+def _sketch_batch(batch: list[tuple[int, str]]) -> tuple[list[int], Sketch]:
     return [number for number, _ in batch], sketch_texts([text for _, text in batch])
 
 

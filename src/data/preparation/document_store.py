@@ -130,7 +130,7 @@ class DocumentStore:
                     begin = row + bool(inside)
                     for first, last in pairwise([start, *inside, end] if inside else []):
                         texts.seek(first)
-                        index.write(_part_of(records[row : row + 1], texts.read(last - first), last).tobytes())
+                        index.write(_make_part(records[row : row + 1], texts.read(last - first), last).tobytes())
                 index.write(records[begin:].tobytes())
         cut.replace(self.index_path)
 
@@ -203,7 +203,7 @@ class DocumentStore:
                         record, size = records[number - first], int(sizes[number - first])
                         handle.seek(int(record["end"]) - size)
                         text = handle.read(min(size, 8 * EXCERPT)).decode(errors="ignore")
-                        found[number] = int(record["origin"]), int(record["place"]), excerpt(text)
+                        found[number] = int(record["origin"]), int(record["place"]), make_excerpt(text)
         lines = {line for line, _, _ in found.values()}
         origins = {line: origin for line, origin in enumerate(self.origins()) if line in lines} if lines else {}
         return {
@@ -224,7 +224,7 @@ def _is_within_character(texts: BinaryIO, place: int) -> bool:
     return texts.read(1)[0] & 0b1100_0000 == 0b1000_0000
 
 
-def _part_of(record: np.ndarray, data: bytes, end: int) -> np.ndarray:
+def _make_part(record: np.ndarray, data: bytes, end: int) -> np.ndarray:
     """Return the record, (1,), of a part of a document that ends at `end`."""
     part = record.copy()
     part["end"], part["words"] = end, len(data.decode().split())
@@ -232,7 +232,7 @@ def _part_of(record: np.ndarray, data: bytes, end: int) -> np.ndarray:
     return part
 
 
-def excerpt(text: str) -> str:
+def make_excerpt(text: str) -> str:
     """Return the beginning of a text in one printable line."""
     words = " ".join(text.split())
     return "".join(char if char.isprintable() else "?" for char in words[:EXCERPT])

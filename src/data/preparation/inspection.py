@@ -41,7 +41,7 @@ def inspect_data(data: PreparedData, n_documents: int, out: TextIO) -> None:
             if not len(documents):  # with data.test_fraction=0
                 continue
             sample = [tokenizer.decode(documents[i].tolist()) for i in _evenly_spaced(len(documents), SAMPLE_DOCUMENTS)]
-            for title, line in _statistics(documents.lengths(), sample, entry):
+            for title, line in _compute_statistics(documents.lengths(), sample, entry):
                 out.write(f"   {title:<10} {line}\n")
             shown = _evenly_spaced(len(documents), n_documents)
             for number, origin in zip(shown, documents.origins(shown), strict=True):
@@ -91,7 +91,7 @@ def _format_origin(origin: dict[str, Any]) -> str:
     return escape_text(", ".join(str(origin[key]) for key in ("group", "path", "licence", "revision") if key in origin))
 
 
-def _statistics(lengths: np.ndarray, sample: list[str], entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _compute_statistics(lengths: np.ndarray, sample: list[str], entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the statistics of a split as (title, line)."""
     values = np.quantile(lengths, list(QUANTILES.values()), method="nearest").tolist()
     yield "tokens", ", ".join(f"{name} {value:,}" for name, value in zip(QUANTILES, values, strict=True))

@@ -26,7 +26,7 @@ def describe_corpus(store: DocumentStore, split_assignment: np.ndarray, stem: Pa
     for number, name in enumerate(SPLITS):
         documents, n_bytes, words = (int(totals[key][number]) for key in ("documents", "bytes", "words"))
         bits = float(totals["bits"][number])
-        counts = _token_counts(stem.with_name(f"{stem.name}_{name}.npy"), n_ids)
+        counts = _count_tokens(stem.with_name(f"{stem.name}_{name}.npy"), n_ids)
         n_tokens = int(counts.sum())
         p = counts[counts > 0] / n_tokens
         splits[name] = {
@@ -66,7 +66,7 @@ def _sum_by_split(store: DocumentStore, split_assignment: np.ndarray) -> dict[st
     return totals
 
 
-def _token_counts(path: Path, n_ids: int) -> np.ndarray:
+def _count_tokens(path: Path, n_ids: int) -> np.ndarray:
     """Count each token id of a file: (n_ids,) int64."""
     tokens = np.load(path, mmap_mode="r")
     counts = np.zeros(n_ids, dtype=np.int64)
@@ -128,7 +128,7 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
 
 
-def versions() -> dict[str, str]:
+def get_versions() -> dict[str, str]:
     """Return the versions of Python and the packages that prepared the data."""
     packages = ("advanced-code-model", "numpy", "rensa", "tokenizers")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

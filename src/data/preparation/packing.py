@@ -129,7 +129,7 @@ def pack(
             leave=False,
         ) as progress,
     ):
-        batches = _batches(store, writer.wanted, known["next"])
+        batches = _read_batches(store, writer.wanted, known["next"])
         for number, (pieces, encoded) in enumerate(_encode_batches(batches, tokenizer), start=1):
             writer.write(pieces, encoded)
             done = pieces[-1].number + 1
@@ -165,13 +165,13 @@ def _resume(
                 return known, writer
             writer.close()
     remove_path(progress_path)
-    for path in _files(stem):
+    for path in _token_files(stem):
         remove_path(path)
     writer = _Writer(stem, special, [(0, 0) for _ in SPLITS], split_assignment, max_tokens)
     return {"next": 0, "lengths": [], "digests": []}, writer
 
 
-def _files(stem: Path) -> list[Path]:
+def _token_files(stem: Path) -> list[Path]:
     return [stem.with_name(f"{stem.name}_{name}{kind}") for name in SPLITS for kind in (".npy", ".offsets.npy")]
 
 
@@ -189,12 +189,12 @@ def write_documents(store: DocumentStore, split_assignment: np.ndarray, stem: Pa
     shutil.copyfile(store.origins_path, origins)
 
 
-def _batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
+def _read_batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
     """Yield the wanted documents from `start` on in batches of about `BATCH_BYTES`."""
     batch: list[_Piece] = []
     size = 0
     for number, text in store.texts(wanted, start):
-        for piece in _pieces(number, text):
+        for piece in _cut_text(number, text):
             batch.append(piece)
             size += len(piece.text)
             if size >= BATCH_BYTES:
@@ -204,7 +204,7 @@ def _batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[l
         yield batch
 
 
-def _pieces(number: int, text: str) -> Iterator[_Piece]:
+def _cut_text(number: int, text: str) -> Iterator[_Piece]:
     """Cut a text that is longer than a batch at places that do not change its tokens."""
     start = 0
     while cut := CUT.search(text, start + BATCH_BYTES):

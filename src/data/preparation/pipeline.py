@@ -15,7 +15,7 @@ from src.data.document import GENERATED, N_EXAMPLES, ReadTally, Tally, format_si
 from src.data.filters.text_cleaning import clean_documents
 from src.data.preparation.decontamination import find_leaks
 from src.data.preparation.document_store import DocumentStore
-from src.data.preparation.manifest import describe_corpus, describe_files, versions
+from src.data.preparation.manifest import describe_corpus, describe_files, get_versions
 from src.data.preparation.packing import pack, write_documents
 from src.data.preparation.splits import (
     BEYOND_MAX_TOKENS,
@@ -126,7 +126,7 @@ class Pipeline:
             "tokenizer": {**tokenizer, "sha256": files["tokenizer.json"]["sha256"]},
             "corpora": corpora,
             "files": files,
-            "versions": versions(),
+            "versions": get_versions(),
         }
 
     def _run_step(self, name: str, kind: type[T], paths: list[Path], function: Callable[..., T], *args: Any) -> T:

@@ -31,7 +31,7 @@ from src.data.dataset import (
 )
 from src.data.preparation.data_card import render_data_card
 from src.data.preparation.pipeline import Log, Pipeline
-from src.data.sources.local import check_sha256, local_files
+from src.data.sources.local import check_sha256, list_local_files
 from src.data.sources.repository_list import load_repositories
 from src.data.tokenizer.external import check_tokenizer
 from src.runtime.atomic_files import (
@@ -122,7 +122,7 @@ def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
         return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
     if corpus.source != "local":
         return []
-    paths = local_files(corpus, name, Counter())
+    paths = list_local_files(corpus, name, Counter())
     check_sha256(corpus, name, paths)
     files = [(file, file.stat()) for file in paths]
     return [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in files]

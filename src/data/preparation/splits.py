@@ -41,7 +41,7 @@ def find_duplicates(store: DocumentStore) -> np.ndarray:
     Generated documents are never duplicates, because their exact entropy holds for independent draws.
     """
     split_assignment = np.zeros(len(store), dtype=np.int8)
-    for part, shift in _partitions(len(store)):
+    for part, shift in _iterate_partitions(len(store)):
         numbers, digests = [], []
         for first, records, _ in store.blocks():
             rows = np.flatnonzero(np.isnan(records["bits"]) & _in_partition(records["digest"][:, 0], part, shift))
@@ -64,7 +64,7 @@ def _find_repeated(digests: np.ndarray) -> np.ndarray:
     return repeated
 
 
-def _partitions(n: int) -> Iterator[tuple[int, int]]:
+def _iterate_partitions(n: int) -> Iterator[tuple[int, int]]:
     """Divide n hashes into partitions of about `PARTITION`, as (number, shift): hash >> shift is the number."""
     bits = max(0, (n - 1) // PARTITION).bit_length()
     for part in range(2**bits):
@@ -77,7 +77,7 @@ def _in_partition(hashes: np.ndarray, part: int, shift: int) -> np.ndarray | boo
 
 def iterate_groups(store: DocumentStore, split_assignment: np.ndarray) -> Iterator[Groups]:
     """Yield all groups of the remaining documents in the order of their hashes, one partition at a time."""
-    for part, shift in _partitions(len(store)):
+    for part, shift in _iterate_partitions(len(store)):
         hashes, sizes = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
         for first, records, n_bytes in store.blocks():
             rows = (split_assignment[first : first + len(records)] >= 0) & _in_partition(records["group"], part, shift)

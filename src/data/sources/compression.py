@@ -61,7 +61,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as handle:
         compression = compression_extension(path.name)
         if not compression:
-            yield from _pieces(handle)
+            yield from _read_pieces(handle)
             return
         n_bytes, file_bytes = 0, path.stat().st_size
         try:
@@ -92,19 +92,19 @@ def read_head(path: Path, n_bytes: int) -> bytes:
     return head[:n_bytes]
 
 
-def _pieces(handle: IO[bytes] | Any) -> Iterator[bytes]:
+def _read_pieces(handle: IO[bytes] | Any) -> Iterator[bytes]:
     while piece := handle.read(CHUNK):
         yield piece
 
 
 def _read_gz(handle: IO[bytes]) -> Iterator[bytes]:
     with gzip.GzipFile(fileobj=handle) as stream:
-        yield from _pieces(stream)
+        yield from _read_pieces(stream)
 
 
 def _read_bz2(handle: IO[bytes]) -> Iterator[bytes]:
     with bz2.BZ2File(handle) as stream:
-        yield from _pieces(stream)
+        yield from _read_pieces(stream)
 
 
 def _read_xz(handle: IO[bytes]) -> Iterator[bytes]:

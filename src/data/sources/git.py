@@ -80,7 +80,7 @@ def read_git(
     repositories = load_repositories(corpus, corpus_name)
     key = f"data.{corpus_name}.repositories={corpus.repositories}"
     folders = fetch_repositories(repositories, cache / "git", corpus.hygiene.max_document_bytes, key, dropped)
-    used = [replace(item, commit=_head(folder)) for item, folder in folders.items()]
+    used = [replace(item, commit=_read_head(folder)) for item, folder in folders.items()]
     if any(item.commit is None for item in repositories):
         pinned = cache / "git" / f"{Path(corpus.repositories or '').stem}.pinned.yaml"
         write_text(pinned, yaml.safe_dump([asdict(item) for item in used], sort_keys=False, width=1000))
@@ -126,7 +126,7 @@ def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path |
     newest = repository_folder(replace(repository, commit=None), folder, limit)
     for there in (target, newest):
         if os.path.lexists(there) and is_intact(there):
-            if there == target or _head(there) == repository.commit:
+            if there == target or _read_head(there) == repository.commit:
                 return there
         elif os.path.lexists(there) and there == target:
             tqdm.write(printable(f"{repository.name}: the fetched repository is damaged; fetching it again"))
@@ -167,13 +167,13 @@ def _write_contents(folder: Path) -> None:
 def is_intact(folder: Path) -> bool:
     """Return whether a repository is as fetched; git checks one of an earlier version, once."""
     try:
-        if not COMMIT.fullmatch(_head(folder)):
+        if not COMMIT.fullmatch(_read_head(folder)):
             return False
         if (folder / CONTENTS).exists():
             return read_record(folder / CONTENTS, Contents, "")["files"] == _hash_files(folder)
         # Only files that were too large to fetch may be missing (status 2).
         found = _git(folder, "fsck", "--full", "--no-dangling", "--no-progress", allowed=(0, 2)).splitlines()
-        if not all(map(MISSING.match, found)) or not _list_files(folder, _head(folder)):
+        if not all(map(MISSING.match, found)) or not _list_files(folder, _read_head(folder)):
             return False
         _write_contents(folder)
     except (UserError, OSError, ValueError, _GitError):
@@ -235,7 +235,7 @@ def _git_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in tied} | ENVIRONMENT
 
 
-def _head(folder: Path) -> str:
+def _read_head(folder: Path) -> str:
     return (folder / "HEAD").read_text(encoding="ascii").strip()
 
 

@@ -28,7 +28,7 @@ Rules = list[tuple[str, GitIgnoreSpec]]
 """Folders with their .gitignore patterns, from the outermost to the innermost, which takes precedence."""
 
 
-def local_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> list[Path]:
+def list_local_files(corpus: CorpusConfig, corpus_name: str, dropped: Counter[str]) -> list[Path]:
     """List the files of a local corpus, each once. Raises: UserError naming the path."""
     return list(find_files(corpus, corpus_name, dropped))
 
@@ -90,7 +90,7 @@ def _resolve_path(
 
 def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Counter[str]) -> Iterator[Path]:
     """Yield the files of a folder that belong to the corpus, sorted; skip hidden and ignored folders."""
-    rules = {root: _rules_above(root)}
+    rules = {root: _read_rules_above(root)}
     visited: set[str] = set()
 
     def count_error(error: OSError) -> None:
@@ -102,7 +102,7 @@ def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Cou
             subfolders.clear()
             continue
         visited.add(real)
-        here = rules.pop(folder) + _rules_in(folder, dropped)
+        here = rules.pop(folder) + _read_rules_in(folder, dropped)
         taken: list[str] = []
         for name in sorted(subfolders):
             path = os.path.join(folder, name)
@@ -121,14 +121,14 @@ def _walk_folder(root: str, extensions: set[str], corpus_name: str, dropped: Cou
             if reason is None:
                 yield Path(file)
             elif reason:
-                count_skipped(dropped, reason, _size_of(file), file, is_unexpected)
+                count_skipped(dropped, reason, _file_size(file), file, is_unexpected)
 
 
 def _folder_size(folder: str) -> int:
-    return sum(_size_of(os.path.join(inner, name)) for inner, _, names in os.walk(folder) for name in names)
+    return sum(_file_size(os.path.join(inner, name)) for inner, _, names in os.walk(folder) for name in names)
 
 
-def _size_of(file: str) -> int:
+def _file_size(file: str) -> int:
     try:
         return os.lstat(file).st_size
     except OSError:
@@ -166,7 +166,7 @@ def _read_head(file: str, n_bytes: int = HEAD_BYTES) -> bytes:
     return read_head(Path(file), n_bytes)
 
 
-def _rules_above(root: str) -> Rules:
+def _read_rules_above(root: str) -> Rules:
     """Read the ignore rules of the work tree around a folder; none if they ignore the folder itself."""
     folder = os.path.abspath(root)
     above: list[str] = []
@@ -177,11 +177,11 @@ def _rules_above(root: str) -> Rules:
         folder = parent
         above.insert(0, folder)
     exclude = _read_rules(os.path.join(folder, ".git", "info", "exclude"), folder, Counter())
-    rules = exclude + [rule for folder in above for rule in _rules_in(folder, Counter())]
+    rules = exclude + [rule for folder in above for rule in _read_rules_in(folder, Counter())]
     return [] if _is_ignored(os.path.join(os.path.abspath(root), ""), rules) else rules
 
 
-def _rules_in(folder: str, dropped: Counter[str]) -> Rules:
+def _read_rules_in(folder: str, dropped: Counter[str]) -> Rules:
     return _read_rules(os.path.join(folder, ".gitignore"), os.path.abspath(folder), dropped)
 
 

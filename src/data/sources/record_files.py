@@ -128,7 +128,7 @@ def read_json(file: Path, only_objects: bool) -> Iterator[Row]:
                 yield 1, _to_row(first, only_objects)
                 yield from enumerate((_to_row(item, only_objects) for item in reader.values()), start=2)
             else:
-                yield from enumerate(_rows_of(first, only_objects), start=1)
+                yield from enumerate(_to_records(first, only_objects), start=1)
         else:
             raise NotRecords("empty" if not begin else "no list of records")
     except ValueError as error:
@@ -146,7 +146,7 @@ def _to_row(value: Any, only_objects: bool) -> dict[str, Any]:
     raise NotRecords("no list of records")
 
 
-def _rows_of(value: dict[str, Any], only_objects: bool) -> list[dict[str, Any]]:
+def _to_records(value: dict[str, Any], only_objects: bool) -> list[dict[str, Any]]:
     """Return the records in the lists of an object, or the object itself."""
     if isinstance(value.get("text"), str):
         return [value]
@@ -239,7 +239,7 @@ def read_table(file: Path, choose: Callable[[dict[str, Any]], str]) -> Iterator[
     n_bytes, file_bytes = 0, file.stat().st_size
     try:
         with file.open("rb") as handle:
-            schema, batches = (_parquet if file.suffix.lower() == ".parquet" else _arrow)(pa, handle)
+            schema, batches = (_open_parquet if file.suffix.lower() == ".parquet" else _open_arrow)(pa, handle)
             texts = [item.name for item in schema if _is_text(pa, item.type)]
             others = [item.name for item in schema if item.name in OTHER_FIELDS and item.name not in texts]
             text = choose(dict.fromkeys(texts, ""))
@@ -251,14 +251,14 @@ def read_table(file: Path, choose: Callable[[dict[str, Any]], str]) -> Iterator[
                     row = {name: column[index] for name, column in columns.items()}
                     n_bytes += row[text].as_buffer().size if row[text].is_valid else 0
                     check_size(file.suffix, n_bytes, file_bytes)
-                    yield number, {name: _plain(value) for name, value in row.items()}
+                    yield number, {name: _to_python(value) for name, value in row.items()}
     except (pa.ArrowException, ValueError, OSError, MemoryError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DamagedFile(f"damaged {file.suffix.lower()} ({first_line(error)[:120]})") from None
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     """Convert an Arrow value to Python; text that is not UTF-8 is returned as bytes."""
     try:
         return value.as_py()
@@ -271,7 +271,7 @@ def _is_text(pa: Any, kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _parquet(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Iterator[dict[str, Any]]]]:
+def _open_parquet(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Iterator[dict[str, Any]]]]:
     from pyarrow import parquet  # pyright: ignore[reportMissingImports]
 
     file = parquet.ParquetFile(handle)
@@ -291,7 +291,7 @@ def _parquet(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Ite
     return file.schema_arrow, batches
 
 
-def _arrow(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Iterator[dict[str, Any]]]]:
+def _open_arrow(pa: Any, handle: IO[bytes]) -> tuple[Any, Callable[[list[str]], Iterator[dict[str, Any]]]]:
     magic = handle.read(6)
     handle.seek(0)
     reader = pa.ipc.open_file(handle) if magic == b"ARROW1" else pa.ipc.open_stream(handle)

@@ -17,11 +17,9 @@ from src.data.filters.licenses import header_license, normalize_license
 from src.data.filters.mojibake import rejection_reason, repair_mojibake
 from src.data.sources.compression import DamagedFile
 from src.data.sources.file_formats import read_file
-from src.data.sources.local import find_files, local_files, local_license_finder, normalize_extensions
+from src.data.sources.local import find_files, local_license_finder, normalize_extensions
 from src.data.sources.record_files import NotRecords
 from src.data.sources.text_files import FREQUENT_MARK_COUNT, count_marks
-
-__all__ = ["SOURCES", "Document", "local_files", "read_documents"]
 
 MAX_REPORTED_MARKS = 3
 """Kinds of marks that are reported, the most frequent first."""
@@ -84,18 +82,18 @@ def _read_or_count(
             remedy = "replace it" if isinstance(error, DamagedFile) else f"or name its field: {_key(corpus_name)}=NAME"
             raise UserError(f"data.{corpus_name}.paths=[{file}]: {error}; leave it out, {remedy}") from None
         if isinstance(error, DamagedFile):
-            count_dropped(dropped, str(error), _size_of(file), str(file))
+            count_dropped(dropped, str(error), _file_size(file), str(file))
         else:
-            count_skipped(dropped, ".json file without records of text", _size_of(file), str(file))
+            count_skipped(dropped, ".json file without records of text", _file_size(file), str(file))
     except OSError:
-        count_dropped(dropped, "unreadable file", _size_of(file), str(file))
+        count_dropped(dropped, "unreadable file", _file_size(file), str(file))
 
 
 def _key(corpus_name: str) -> str:
     return f"data.{corpus_name}.text_field"
 
 
-def _size_of(file: Path) -> int:
+def _file_size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError:

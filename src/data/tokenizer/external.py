@@ -103,7 +103,7 @@ def _find_defect(tokenizer: Tokenizer) -> str | None:
     for text, ids in zip(texts, encoded, strict=True):
         decoded = tokenizer.decode(ids, skip_special_tokens=False)
         if decoded != text:
-            return _difference(text, decoded, 4)
+            return _show_difference(text, decoded, 4)
         if special.intersection(ids):
             return "a text can produce its special tokens"
         if lengths[ids].sum() != len(text.encode()):
@@ -123,7 +123,7 @@ def _find_mismatch(tokenizer: Tokenizer, texts: Iterable[str]) -> str | None:
     return None
 
 
-def _difference(text: str, decoded: str, n: int) -> str:
+def _show_difference(text: str, decoded: str, n: int) -> str:
     at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), len(decoded))
     return f"{json.dumps(text[at : at + n])} is decoded as {json.dumps(decoded[at : at + n])}"
 

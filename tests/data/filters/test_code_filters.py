@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from src.config.schema import CorpusConfig, HygieneConfig
-from src.data.filters.code_filters import allowed_licenses, cap_groups, clean_code, code_rejection_reason
-from src.data.sources.registry import Document
+from src.data.document import Document
+from src.data.filters.code_filters import allowed_licenses, clean_code, code_rejection_reason, limit_groups
 
 LINE = "echo one line of forty characters or so.\n"
 
@@ -61,6 +61,6 @@ def test_allowed_licenses_depend_on_the_source() -> None:
 
 def test_group_limit_does_not_depend_on_the_order() -> None:
     documents = [Document(f"text {number}", group="g", path=str(number)) for number in range(50)]
-    forward, backward = (list(cap_groups(order, 7, Counter())) for order in (documents, documents[::-1]))
+    forward, backward = (list(limit_groups(order, 7, Counter())) for order in (documents, documents[::-1]))
     assert forward == backward[::-1] and len(forward) == 7
     assert forward != documents[:7]

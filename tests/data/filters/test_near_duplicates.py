@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data import parallel_map
+from src.data.document import Document
 from src.data.filters import near_duplicates
 from src.data.filters.near_duplicates import (
     MAX_BUCKET_SIZE,
@@ -20,7 +21,6 @@ from src.data.filters.near_duplicates import (
     sketch_texts,
 )
 from src.data.parallel_map import group_into_batches
-from src.data.sources.registry import Document
 from tests.reference.near_duplicates import naive_jaccard, naive_keep
 
 

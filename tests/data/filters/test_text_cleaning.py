@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.data.document import Document
 from src.data.filters.text_cleaning import clean_documents, normalize_text
-from src.data.sources.registry import Document
 
 
 @pytest.mark.parametrize(

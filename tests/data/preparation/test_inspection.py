@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(data: DataConfig, tokenizer: TokenizerConfig, root: Path, out: io.StringIO, documents: int = 1) -> str:
+def inspect(data: DataConfig, tokenizer: TokenizerConfig, root: Path, out: io.StringIO, documents: int = 1) -> str:
     inspect_data(prepare_data(data, tokenizer, root, log=lambda _: None), documents, out)
     return out.getvalue()
 
@@ -37,17 +37,17 @@ def test_inspection_shows_statistics_and_documents(
             handle.write(json.dumps(row) + "\n")
     monkeypatch.delenv("NO_COLOR", raising=False)
     data = replace(local_data, code=replace(local_data.code, near_duplicates="off"))
-    text = shown(data, small_vocabulary, tmp_path / "outputs", io.StringIO(), documents=1000)
+    text = inspect(data, small_vocabulary, tmp_path / "outputs", io.StringIO(), documents=1000)
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
     bare = re.sub(r"(?<!\\)[\[\]]", "", text)
     assert "\\x1b31mred 3\\x07 \\u202e" in bare
     for title in ("== language train: ", "== code test: ", "median", "letters", "a document, mean", "bytes per token"):
         assert title in text
     assert text.count("\n-- code") == 212 and "package-3, bin/3, MIT" in text
-    colored = shown(data, small_vocabulary, tmp_path / "outputs", Terminal())
+    colored = inspect(data, small_vocabulary, tmp_path / "outputs", Terminal())
     assert "\x1b[30;46m" in colored and "\x1b[31m" not in colored
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in shown(data, small_vocabulary, tmp_path / "outputs", Terminal())
+    assert "\x1b" not in inspect(data, small_vocabulary, tmp_path / "outputs", Terminal())
 
 
 def test_tokens_are_marked_without_splitting_characters() -> None:

@@ -19,13 +19,13 @@ import pytest
 from src.config.schema import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig, UserError
 from src.data import dataset as prepared_module
 from src.data.dataset import CORPORA, FORMAT_VERSION, VERIFIED
+from src.data.document import Document
 from src.data.preparation import packing, pipeline
 from src.data.preparation import prepare as prepare_module
 from src.data.preparation.inspection import inspect_data
 from src.data.preparation.prepare import PreparedData, find_prepared, load_prepared, prepare_data
 from src.data.preparation.splits import SPLITS
 from src.data.sources import registry
-from src.data.sources.registry import Document
 from src.data.tokenizer.bpe import EOT, EOT_ID, encode, load_tokenizer
 
 Prepare = Callable[..., PreparedData]

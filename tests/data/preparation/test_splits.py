@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config.schema import UserError
+from src.data.document import Document
 from src.data.preparation import document_store, splits
 from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import (
@@ -27,7 +28,6 @@ from src.data.preparation.splits import (
     split_groups,
     split_positions,
 )
-from src.data.sources.registry import Document
 from tests.reference.splits import naive_assignments
 
 

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from src.config.schema import ROOT, CorpusConfig, HygieneConfig, UserError
+from src.data.document import Document
 from src.data.sources import git
-from src.data.sources.registry import Document, read_documents
+from src.data.sources.registry import read_documents
 from src.data.sources.repository_list import Repository, load_repositories
 from tests.data.filters.test_licenses import BSD, GPL, MIT
 

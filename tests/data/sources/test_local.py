@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.config.schema import CorpusConfig
-from src.data.sources.local import local_files
+from src.data.sources.local import list_local_files
 from src.data.sources.registry import read_documents
 from tests.data.filters.test_licenses import GPL, MIT
 
@@ -22,7 +22,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 def files_of(*paths: Path, extensions: tuple[str, ...] = (".py",)) -> list[str]:
     corpus = CorpusConfig(source="local", paths=[str(path) for path in paths], extensions=list(extensions))
-    return sorted(file.name for file in local_files(corpus, "code", Counter()))
+    return sorted(file.name for file in list_local_files(corpus, "code", Counter()))
 
 
 RULES = {
@@ -54,14 +54,14 @@ def test_gitignore_agrees_with_git(tmp_path: Path) -> None:
     assert 8 < len(ignored) < len(NAMES)
     taken = {
         str(file.relative_to(tmp_path))
-        for file in local_files(
+        for file in list_local_files(
             CorpusConfig(source="local", paths=[str(tmp_path)], extensions=[".py"]), "code", Counter()
         )
     }
     assert taken == set(NAMES) - ignored
     within = {
         str(file.relative_to(tmp_path))
-        for file in local_files(
+        for file in list_local_files(
             CorpusConfig(source="local", paths=[str(tmp_path / "sub")], extensions=[".py"]), "code", Counter()
         )
     }

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from src.config.schema import CorpusConfig, UserError
+from src.data.document import Document
 from src.data.sources import huggingface, record_files, registry, text_files
-from src.data.sources.registry import Document, local_files, read_documents
+from src.data.sources.local import list_local_files
+from src.data.sources.registry import read_documents
 
 
 def read(name: str, *paths: object, **settings: object) -> tuple[list[Document], Counter[str]]:
@@ -191,7 +193,7 @@ def test_hub_files_are_read_and_repaired(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_missing_paths_show_an_example() -> None:
     with pytest.raises(UserError, match=r"data\.code\.paths is empty.*data\.code\.paths=\["):
-        local_files(CorpusConfig(source="local"), "code", Counter())
+        list_local_files(CorpusConfig(source="local"), "code", Counter())
 
 
 def test_an_unknown_source_lists_the_known_ones() -> None:

@@ -43,7 +43,7 @@ def gpt2(prefix_space: bool = False, eot: str = "<|endoftext|>", special: bool =
     return tokenizer
 
 
-def saved(folder: Path, tokenizer: Tokenizer, config: object = None) -> TokenizerConfig:
+def save_with_config(folder: Path, tokenizer: Tokenizer, config: object = None) -> TokenizerConfig:
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     if config is not None:
@@ -56,7 +56,7 @@ def external_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     tokenizer = gpt2()
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding()
-    return load_external_tokenizer(saved(tmp_path_factory.mktemp("gpt2"), tokenizer))[0]
+    return load_external_tokenizer(save_with_config(tmp_path_factory.mktemp("gpt2"), tokenizer))[0]
 
 
 @given(st.text())
@@ -71,11 +71,11 @@ def test_texts_round_trip(external_tokenizer: Tokenizer, text: str) -> None:
     "config", [{"eos_token": "</doc>"}, {"eos_token": {"content": "</doc>", "special": True}}], ids=["name", "object"]
 )
 def test_eos_token_is_read_from_the_folder(config: object, tmp_path: Path) -> None:
-    assert load_external_tokenizer(saved(tmp_path / "given", gpt2(eot="</doc>"), config))[1] == "</doc>"
+    assert load_external_tokenizer(save_with_config(tmp_path / "given", gpt2(eot="</doc>"), config))[1] == "</doc>"
 
 
 def test_eos_token_can_be_set(tmp_path: Path) -> None:
-    settings = saved(tmp_path / "given", gpt2(eot="</doc>"))
+    settings = save_with_config(tmp_path / "given", gpt2(eot="</doc>"))
     assert load_external_tokenizer(replace(settings, eot="</doc>"))[1] == "</doc>"
     with pytest.raises(UserError, match=r"tokenizer\.eot=None: name the token .* ends a text, out of </doc>"):
         load_external_tokenizer(settings)
@@ -116,13 +116,13 @@ def character_tokenizer() -> Tokenizer:
         (word_tokenizer, "is decoded as"),
         (character_tokenizer, "it cannot encode every character"),
         (lambda: gpt2(prefix_space=True), r'is decoded as " '),
-        (lambda: gpt2(special=False), "no special token, so that a text could produce it"),
+        (lambda: gpt2(special=False), "is not a special token, so a text could produce it"),
     ],
     ids=["lower case", "NFC", "words", "characters", "space before", "end of text in a text"],
 )
 def test_lossy_tokenizers_are_rejected(make: Callable[[], Tokenizer], reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^tokenizer\.path=.*{reason}") as error:
-        load_external_tokenizer(saved(tmp_path / "given", make()))
+        load_external_tokenizer(save_with_config(tmp_path / "given", make()))
     assert "\n" not in str(error.value)
 
 
@@ -132,7 +132,7 @@ def test_added_tokens_that_strip_spaces_are_rejected(content: str, flags: dict[s
     def with_token(**flags: bool) -> TokenizerConfig:
         tokenizer = gpt2()
         tokenizer.add_tokens([AddedToken(content, normalized=False, **flags)])
-        return replace(saved(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer))
+        return replace(save_with_config(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer))
 
     assert load_external_tokenizer(with_token())[1] == "<|endoftext|>"
     assert load_external_tokenizer(with_token(single_word=True))[1] == "<|endoftext|>"
@@ -144,7 +144,9 @@ def test_added_tokens_that_decode_as_bytes_are_rejected(tmp_path: Path) -> None:
     tokenizer = gpt2()
     tokenizer.add_tokens([AddedToken("naïf", normalized=False)])  # the library decodes its ï as a byte
     with pytest.raises(UserError, match=r"text with its added tokens does not round-trip: .*naï|na.u00ef"):
-        load_external_tokenizer(replace(saved(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer)))
+        load_external_tokenizer(
+            replace(save_with_config(tmp_path / "given", tokenizer), vocab_size=count_ids(tokenizer))
+        )
 
 
 def test_tokenizers_are_checked_before_text_is_read(
@@ -158,8 +160,8 @@ def test_tokenizers_are_checked_before_text_is_read(
         (replace(small_vocabulary, path=str(broken)), "tokenizer.path="),
         (replace(small_vocabulary, compare=str(broken)), "tokenizer.compare="),
         (replace(small_vocabulary, vocab_size=2**20 + 1), "tokenizer.vocab_size="),
-        (replace(saved(tmp_path / "given", lossy), vocab_size=SIZE + 1), "tokenizer.vocab_size="),
-        (saved(tmp_path / "given", lossy), "tokenizer.path="),
+        (replace(save_with_config(tmp_path / "given", lossy), vocab_size=SIZE + 1), "tokenizer.vocab_size="),
+        (save_with_config(tmp_path / "given", lossy), "tokenizer.path="),
     ):
         with pytest.raises(UserError, match=f"^{key}"):
             prepare_data(local_data, settings, tmp_path / "outputs")
@@ -167,7 +169,7 @@ def test_tokenizers_are_checked_before_text_is_read(
 
 
 def test_invalid_settings_are_an_error(tmp_path: Path) -> None:
-    settings = saved(tmp_path / "given", gpt2())
+    settings = save_with_config(tmp_path / "given", gpt2())
     with pytest.raises(UserError, match=rf"tokenizer\.vocab_size=300: .* has {SIZE}; set this number"):
         load_external_tokenizer(replace(settings, vocab_size=300))
     with pytest.raises(UserError, match=r"tokenizer\.path=.*nowhere: no tokenizer\.json there"):
@@ -180,7 +182,7 @@ def test_invalid_settings_are_an_error(tmp_path: Path) -> None:
 def test_data_with_an_external_tokenizer(
     local_data: DataConfig, small_vocabulary: TokenizerConfig, corpus_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    settings = saved(tmp_path / "given", gpt2())
+    settings = save_with_config(tmp_path / "given", gpt2())
     prepared = prepare_data(local_data, settings, tmp_path / "outputs", log=lambda _: None)
     assert (prepared.eot_id, prepared.vocab_size) == (SIZE - 1, SIZE)
     tokenizer = load_tokenizer(prepared.tokenizer_path)
@@ -193,7 +195,7 @@ def test_data_with_an_external_tokenizer(
         texts += [tokenizer.decode(part.tolist()) for part in parts]
     assert sorted(texts) == sorted(corpus_files[0].read_text().split("\n<|endoftext|>\n"))
 
-    copy = saved(tmp_path / "copy", gpt2())
+    copy = save_with_config(tmp_path / "copy", gpt2())
     assert prepare_data(local_data, copy, tmp_path / "outputs", log=lambda _: None).folder == prepared.folder
     compared = prepare_data(
         local_data, replace(small_vocabulary, compare=str(tmp_path / "given")), tmp_path / "outputs", log=lambda _: None

@@ -160,18 +160,18 @@ def parse_template(template: str) -> tuple[Piece, ...]:
 def _split_head(template: str) -> tuple[tuple[str | Slot, ...], tuple[Piece, ...]]:
     """Split a template before its first draw."""
     pieces = parse_template(template)
-    head = _certain(takewhile(lambda piece: isinstance(piece, str | Slot), pieces))
+    head = _select_certain(takewhile(lambda piece: isinstance(piece, str | Slot), pieces))
     return head, pieces[len(head) :]
 
 
 def _parse_option(option: str) -> tuple[str | Slot, ...]:
     pieces = parse_template(option)
-    certain = _certain(pieces)
+    certain = _select_certain(pieces)
     assert len(certain) == len(pieces), f"a draw inside a draw: {option}"
     return certain
 
 
-def _certain(pieces: Iterable[Piece]) -> tuple[str | Slot, ...]:
+def _select_certain(pieces: Iterable[Piece]) -> tuple[str | Slot, ...]:
     return tuple(piece for piece in pieces if isinstance(piece, str | Slot))
 
 
