@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 from src.config.comparability import SEARCHED, SPEED_KEYS, Scalar, settings_of, with_current_names
 from src.config.renamed import earlier_key
 from src.config.schema import ROOT, StageConfig, TrainConfig
-from src.data.dataset import folder_of
+from src.data.dataset import prepared_folder
 from src.data.loader import build_loader
 from src.data.preparation.prepare import PreparedData
 from src.model.cost.model_cost import ModelCost, model_cost
@@ -276,7 +276,7 @@ def _warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
 def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
     """Name the text that a run learns from, and the order of its batches."""
     if data is None:
-        settings = folder_of(config.data, config.tokenizer, Path()).name
+        settings = prepared_folder(config.data, config.tokenizer, Path()).name
         return dict.fromkeys(("tokenizer_hash", "data_hash", "data_order_hash"), f"{settings}, not prepared yet")
     training = config.training
     orders = {
