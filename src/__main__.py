@@ -3,7 +3,7 @@
 import sys
 
 from src import __version__
-from src.cli.compose import guarded, report_error
+from src.cli.compose import report_error, run_cli
 from src.config.schema import CONF
 
 COMMANDS = ("prepare", "train", "tune", "report", "evaluate", "generate", "export", "estimate", "benchmark", "doctor")
@@ -29,4 +29,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

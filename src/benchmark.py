@@ -9,31 +9,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.cli.command_line import hydra_flag, parse_arguments, quote_paths
-from src.cli.compose import compose_config, expand_sweep, guarded, register, show
+from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
+from src.cli.compose import compose_config, expand_sweep, run_cli, register_schema, show_hydra_help
 from src.cli.validation import validate
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_of
 from src.reporting.plots.benchmark import describe, describe_profile, write_benchmark
 from src.runs.run_id import short_hash
-from src.runtime.log import Say
+from src.runtime.log import LogFunction
 
 
 def main(argv: list[str]) -> int:
     """Measure every configuration that the command line stands for, and write what was found."""
     argv = quote_paths(argv)
-    register(BenchmarkConfig, "benchmark")
+    register_schema(BenchmarkConfig, "benchmark")
     arguments = parse_arguments(argv)
-    if hydra_flag(arguments):
-        show("benchmark", argv, arguments.overrides)
+    if has_hydra_flag(arguments):
+        show_hydra_help("benchmark", argv, arguments.overrides)
         return 0
     jobs = expand_sweep("benchmark", BenchmarkConfig, arguments.overrides).jobs
     configs = [compose_config(BenchmarkConfig, "benchmark", job) for job in jobs]
     for config in configs:
         _check(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler warns of memory that was there before it
-    first, progress = configs[0], _say if configs[0].format == "text" else _silent
+    first, progress = configs[0], _log_progress if configs[0].format == "text" else _discard
     if first.profile:
         found = _profile(configs, progress)
         print(json.dumps(found, indent=2) if first.format == "json" else describe_profile(found))
@@ -61,7 +61,7 @@ def _check(config: BenchmarkConfig) -> None:
         peers_of(match_of(config).spec)
 
 
-def _measure(configs: list[BenchmarkConfig], say: Say) -> Iterator[dict[str, Any]]:
+def _measure(configs: list[BenchmarkConfig], log_info: LogFunction) -> Iterator[dict[str, Any]]:
     """Yield all that is known after each point, so that a benchmark that is ended early is not lost."""
     from src.profiling.benchmark import measure_series, ratios
 
@@ -71,7 +71,7 @@ def _measure(configs: list[BenchmarkConfig], say: Say) -> Iterator[dict[str, Any
     for number, config in enumerate(configs):
         match = match_of(config)
         cost = model_cost(match.spec, config.training.seq_len)
-        for found in measure_series(config, match.spec, say):
+        for found in measure_series(config, match.spec, log_info):
             series[number] = {**found, "solved": match.solved, **cost.totals()}
             compared = ratios(list(series.values()), at)
             yield {
@@ -83,12 +83,12 @@ def _measure(configs: list[BenchmarkConfig], say: Say) -> Iterator[dict[str, Any
             }
 
 
-def _profile(configs: list[BenchmarkConfig], say: Say) -> dict[str, Any]:
+def _profile(configs: list[BenchmarkConfig], log_info: LogFunction) -> dict[str, Any]:
     from src.profiling.step_profile import where_time_goes
 
     profiles: list[dict[str, Any]] = []
     for config in configs:
-        say(f"{config.architecture.name} {config.size.name}")
+        log_info(f"{config.architecture.name} {config.size.name}")
         found = where_time_goes(config, match_of(config).spec)
         profiles.append({"architecture": config.architecture.name, "size": config.size.name, **found})
     return {**_environment(configs[0]), "profiles": profiles}
@@ -115,13 +115,13 @@ def _names(configs: list[BenchmarkConfig]) -> list[Any]:
     return [asdict(config) | {"output_root": None, "format": None} for config in configs]
 
 
-def _say(line: str) -> None:
+def _log_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _silent(line: str) -> None:
+def _discard(line: str) -> None:
     pass
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

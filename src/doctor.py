@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from src.cli.compose import compose_config, guarded, register, run_command
+from src.cli.compose import compose_config, run_cli, register_schema, run_command
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, show_bytes, show_flops
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
@@ -43,9 +43,9 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
 
     from src.profiling.doctor import matmul_speeds, measure_options
 
-    say(f"speed of products on {device.kind} ...")
+    log_info(f"speed of products on {device.kind} ...")
     speeds = matmul_speeds(device)
-    say(f"which options pay{', torch.compile among them' if compiled else ''} ...")
+    log_info(f"which options pay{', torch.compile among them' if compiled else ''} ...")
     size = "nano" if device.kind == "cpu" else "mini"
     options = list(measure_options(solved(composed("dense", "modern", f"size={size}")), device, compiled=compiled))
     comparisons = list(compare_all(device))
@@ -74,7 +74,7 @@ def compare_all(device: "Device") -> Iterator["Comparison"]:
 
     tokens = torch.randint(VOCAB_SIZE, (BATCH, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     for architecture in names("architecture"):
-        say(f"comparing {architecture} ...")
+        log_info(f"comparing {architecture} ...")
         for recipe in names("recipe"):
             yield from compare(f"{architecture} {recipe}", small_spec(architecture, recipe), tokens, device)
     yield compare_long_reduction(device)
@@ -101,7 +101,7 @@ def solved(config: TrainConfig) -> ModelSpec:
 
 
 def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
 
 
@@ -164,7 +164,7 @@ def verdict(found: dict[str, Any]) -> str:
     return f"NOT WELL: {found['failed']} of {total} comparisons failed; do not trust what is trained here."
 
 
-def say(line: str) -> None:
+def log_info(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -173,4 +173,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.cli.command_line import hydra_flag, parse_arguments, quote_paths, varying
-from src.cli.compose import compose_config, expand_sweep, guarded, register, show
+from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths, varying_overrides
+from src.cli.compose import compose_config, expand_sweep, run_cli, register_schema, show_hydra_help
 from src.cli.validation import validate
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.config.schema import EstimateConfig, ModelSpec, UserError
@@ -17,7 +17,7 @@ from src.model.blocks.kind import no_activations
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, inference_memory
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import match_of
-from src.runs.resource_check import largest_by_estimate, memory_needed, precision_of, reckon_micro_batch
+from src.runs.resource_check import largest_by_estimate, memory_needed, precision_of, resolve_micro_batch
 from src.runs.summary import read_summary
 from src.runtime.host import PROCESS_BYTES, machine_bytes
 from src.training.stage_budget import stage_tokens
@@ -49,7 +49,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     training, runtime = config.training, config.runtime
     match = match_of(config)
     spec, cost = match.spec, model_cost(match.spec, training.seq_len)
-    reckoned = reckon_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
+    reckoned = resolve_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
     memory = memory_needed(reckoned, spec)
     inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
     tokens = sum(stage_tokens(config).values())
@@ -226,7 +226,7 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
     names = list(devices())
     header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "storage", *names]
     rows, problems = [], []
-    for job, one in zip(varying(jobs), found, strict=True):
+    for job, one in zip(varying_overrides(jobs), found, strict=True):
         if isinstance(one, UserError):
             rows.append([job, *[NOTHING] * (len(header) - 1)])
             problems.append(f"{job}: {one}")
@@ -261,13 +261,13 @@ def _batches(device: dict[str, Any]) -> str:
 def main(argv: list[str]) -> int:
     """Print one estimate, or with -m a table over a grid; nothing is built or written."""
     argv = quote_paths(argv)
-    register(EstimateConfig, "estimate")
+    register_schema(EstimateConfig, "estimate")
     arguments = parse_arguments(argv)
-    if hydra_flag(arguments):
-        show("estimate", argv, arguments.overrides)
+    if has_hydra_flag(arguments):
+        show_hydra_help("estimate", argv, arguments.overrides)
         return 0
     sweep = expand_sweep("estimate", EstimateConfig, arguments.overrides)
-    if not arguments.multirun and not sweep.asked_by_experiment:
+    if not arguments.multirun and not sweep.is_from_experiment:
         if len(sweep.jobs) > 1:
             raise UserError("several values make a table over a grid; add -m")
         config = compose_config(EstimateConfig, "estimate", arguments.overrides)
@@ -275,7 +275,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps(found, indent=2) if config.format == "json" else describe(found))
         return 0
     configs = [compose_config(EstimateConfig, "estimate", job) for job in sweep.jobs]
-    results = [_estimate_or_say_why(config) for config in configs]
+    results = [_estimate_or_error(config) for config in configs]
     if configs[0].format == "json":
         values = [{"error": str(one)} if isinstance(one, UserError) else one for one in results]
         rows = [{"overrides": job, **value} for job, value in zip(sweep.jobs, values, strict=True)]
@@ -285,7 +285,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _estimate_or_say_why(config: EstimateConfig) -> dict[str, Any] | UserError:
+def _estimate_or_error(config: EstimateConfig) -> dict[str, Any] | UserError:
     try:
         return estimate(config)
     except UserError as error:
@@ -293,4 +293,4 @@ def _estimate_or_say_why(config: EstimateConfig) -> dict[str, Any] | UserError:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.cli.compose import guarded, read_run_config, run_command
+from src.cli.compose import run_cli, read_run_config, run_command
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, table
 from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
@@ -22,10 +22,10 @@ def evaluate(config: EvaluateConfig) -> int:
     check_settings(config)
 
     from src.data.dataset import MANIFEST, load_prepared
-    from src.runs.final_evaluation import EVALUATION, assess, finished_stages
+    from src.runs.final_evaluation import EVALUATION, evaluate_run, finished_stages
     from src.runs.summary import read_summary
     from src.runtime.device import open_device
-    from src.runtime.run_lock import claim
+    from src.runtime.run_lock import acquire_run_lock
 
     folder = Path(config.run).expanduser().resolve()
     if not (folder / "config.yaml").is_file():
@@ -43,9 +43,9 @@ def evaluate(config: EvaluateConfig) -> int:
     runtime = RuntimeConfig(
         "evaluate", config.device, known.runtime.precision, threads=config.threads or known.runtime.threads
     )
-    say = partial(print, file=sys.stderr)
-    with claim(folder):
-        found = assess(known, data, folder, open_device(runtime), say, again=config.rerun)
+    log_info = partial(print, file=sys.stderr)
+    with acquire_run_lock(folder):
+        found = evaluate_run(known, data, folder, open_device(runtime), log_info, again=config.rerun)
     last = [entry for name, entry in found["stages"].items() if known.stage.stages[name].branch_of is None][-1]
     if config.format == "json":
         own = last["test"][last["corpus"]] or dict.fromkeys(("loss", "bits_per_byte", "tokens"))
@@ -106,4 +106,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from src.cli.compose import guarded, run_command
+from src.cli.compose import run_cli, run_command
 from src.config.checks import check_settings
 from src.config.schema import GenerateConfig, RuntimeConfig, UserError
 from src.runtime.log import printable
@@ -81,4 +81,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from src.cli.command_line import quote_paths
-from src.cli.compose import guarded, run_command
+from src.cli.compose import run_cli, run_command
 from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
 from src.config.schema import PrepareConfig, UserError
@@ -50,4 +50,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

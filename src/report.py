@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from src.cli.compose import guarded, run_command
+from src.cli.compose import run_cli, run_command
 from src.config.checks import check_settings
 from src.config.formatting import show_bytes
 from src.config.schema import ReportConfig
@@ -33,4 +33,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -4,28 +4,28 @@ import sys
 
 from src.cli.command_line import (
     SINGLE_RUN,
-    as_argument,
     comma_hint,
+    format_argument,
     given_keys,
-    hydra_flag,
+    has_hydra_flag,
     parse_arguments,
     quote_paths,
 )
-from src.cli.compose import Sweep, compose_config, expand_sweep, guarded, register, show
+from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.config.schema import TrainConfig, UserError
-from src.runtime.distributed import FirstFailed, PeerLost, World, open_world, refuse_torchrun
+from src.runtime.distributed import ProcessGroup, RankFailure, RankZeroFailed, open_process_group, reject_torchrun
 
 
 def main(argv: list[str]) -> int:
     """Train, and return the exit status: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
     argv = quote_paths(argv)
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     arguments = parse_arguments(argv)
-    if hydra_flag(arguments):
-        show("train", argv, arguments.overrides)
+    if has_hydra_flag(arguments):
+        show_hydra_help("train", argv, arguments.overrides)
         return 0
     sweep = expand_sweep("train", TrainConfig, arguments.overrides)
-    is_sweep = arguments.multirun or sweep.asked_by_experiment
+    is_sweep = arguments.multirun or sweep.is_from_experiment
     if len(sweep.jobs) > 1 and not is_sweep:
         several = next(item for item in arguments.overrides if not any(item in job for job in sweep.jobs))
         raise UserError(f"{several}: several values make a sweep; add -m{comma_hint(several)}")
@@ -33,22 +33,22 @@ def main(argv: list[str]) -> int:
         check_single_run(arguments.overrides)
     config = compose_config(TrainConfig, "train", sweep.jobs[0])
     is_job = SINGLE_RUN in arguments.overrides
-    looks = None if is_job or config.seeds is None else sweeps_of_looks(arguments.overrides, config.seeds, is_sweep)
+    looks = None if is_job or config.seeds is None else expand_looks(arguments.overrides, config.seeds, is_sweep)
     sweeps = looks or [sweep]
     if config.dry_run:
-        from src.sweep.dry_run import preview
+        from src.sweep.dry_run import describe_dry_run
 
-        print(preview([each.jobs for each in sweeps]))
+        print(describe_dry_run([each.jobs for each in sweeps]))
         return 0
     if is_sweep:
-        refuse_torchrun("a sweep has a process of its own for each job")
+        reject_torchrun("a sweep has a process of its own for each job")
         from src.sweep.launch import run_sweep
 
         return run_sweep(sweeps)
     return train(arguments.overrides)
 
 
-def sweeps_of_looks(overrides: list[str], seeds: str, is_sweep: bool) -> list[Sweep]:
+def expand_looks(overrides: list[str], seeds: str, is_sweep: bool) -> list[Sweep]:
     """Return the sweep as it is at each look of `seeds=auto`. Raises UserError where that cannot be."""
     from src.reporting.statistics.sequential import LOOKS
 
@@ -73,46 +73,46 @@ def check_single_run(overrides: list[str]) -> None:
 
 def train(overrides: list[str]) -> int:
     """Do one run, or go on with it; under torchrun together with the other processes."""
-    with open_world() as world:
+    with open_process_group() as process_group:
         try:
-            return _train(overrides, world)
-        except FirstFailed:
+            return _train(overrides, process_group)
+        except RankZeroFailed:
             return 2
-        except PeerLost as lost:
+        except RankFailure as lost:
             print(f"error: {lost}", file=sys.stderr)
             return 1
 
 
-def _train(overrides: list[str], world: World) -> int:
-    from src.runs.planning import plan_runs, run_of_other_length
+def _train(overrides: list[str], process_group: ProcessGroup) -> int:
+    from src.runs.planning import find_run_of_other_length, plan_runs
 
-    plan = world.first_then_all(lambda: plan_runs([overrides])[0])
-    from src.runs.runner import execute, is_done
+    plan = process_group.rank_zero_first(lambda: plan_runs([overrides])[0])
+    from src.runs.runner import execute_run, is_done
     from src.runtime.run_lock import start_over
     from src.runtime.signals import Interrupted
 
-    say = print if world.is_first else lambda *_, **__: None
-    if world.share(is_done(plan.folder)) and not plan.config.rerun:
-        say(f"Done already (rerun=true starts over): {plan.folder}")
+    log_info = print if process_group.is_rank_zero else lambda *_, **__: None
+    if process_group.broadcast(is_done(plan.folder)) and not plan.config.rerun:
+        log_info(f"Done already (rerun=true starts over): {plan.folder}")
         return 0
-    if world.is_first and not plan.folder.exists() and (other := run_of_other_length(plan)):
-        say(
+    if process_group.is_rank_zero and not plan.folder.exists() and (other := find_run_of_other_length(plan)):
+        log_info(
             f"Another length of {other}, which is finished: this run begins anew, since its schedule is another. "
-            f"To train on from those weights instead: {as_argument('init_from', str(other))}"
+            f"To train on from those weights instead: {format_argument('init_from', str(other))}"
         )
-    if plan.config.rerun and world.is_first:
+    if plan.config.rerun and process_group.is_rank_zero:
         start_over(plan.folder)
     try:
-        summary = execute(plan.config, plan.data, plan.folder, plan.init, world)
+        summary = execute_run(plan.config, plan.data, plan.folder, plan.init, process_group)
     except Interrupted as interrupted:
         how = "the same command without rerun=true" if plan.config.rerun else "the same command"
-        say(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
+        log_info(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
         return interrupted.exit_code
     if summary["final"] and summary["final"]["val_loss"] is None:
-        say("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
-    say(f"Run: {plan.folder}")
+        log_info("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
+    log_info(f"Run: {plan.folder}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

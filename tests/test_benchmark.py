@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src import benchmark
-from src.cli.compose import compose_config, guarded, register
+from src.cli.compose import compose_config, register_schema, run_cli
 from src.config.schema import BenchmarkConfig
 from src.profiling import baselines
 from src.reporting.plots.benchmark import describe, newest_benchmark_figures
@@ -20,12 +20,12 @@ SMALL = (
 
 
 def composed(*overrides: str) -> BenchmarkConfig:
-    register(BenchmarkConfig, "benchmark")
+    register_schema(BenchmarkConfig, "benchmark")
     return compose_config(BenchmarkConfig, "benchmark", [*SMALL, *overrides])
 
 
 def run(*arguments: str) -> int:
-    return guarded(lambda: benchmark.main([*SMALL, *arguments]))
+    return run_cli(lambda: benchmark.main([*SMALL, *arguments]))
 
 
 def test_tables_points_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

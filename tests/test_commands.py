@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src import __main__, evaluate, generate, prepare, report, train
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import ROOT
 from tests.integration import tiny
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run a command that has to fail with one line and without a trace; return the line."""
-    assert guarded(lambda: COMMANDS[command](arguments)) == 2
+    assert run_cli(lambda: COMMANDS[command](arguments)) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ") and said.err.count("\n") == 1 and said.err.endswith("\n")
@@ -93,7 +93,7 @@ def test_mistakes_in_train(
     def refuse(*_: object) -> None:
         raise AssertionError("started although the command is wrong")
 
-    for target in ("src.runs.runner.execute", "src.sweep.launch.launch", "src.runs.planning.prepare_data"):
+    for target in ("src.runs.runner.execute_run", "src.sweep.launch.launch", "src.runs.planning.prepare_data"):
         monkeypatch.setattr(target, refuse)
     own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
     split = [line] if line.endswith("no data") else line.split()
@@ -235,15 +235,15 @@ def test_prepare_reads_paths_with_spaces_home_and_globs(folder: Path, capsys: py
         "tokenizer.vocab_size=300",
         "output_root=~/all outputs",
     ]
-    assert guarded(lambda: prepare.main(command)) == 0
+    assert run_cli(lambda: prepare.main(command)) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     prepared = Path(last.removeprefix("Data: "))
     assert prepared.parent == folder / "home" / "all outputs" / "data"
     assert (prepared / "manifest.json").exists()
-    assert guarded(lambda: prepare.main(command)) == 0
+    assert run_cli(lambda: prepare.main(command)) == 0
     said = capsys.readouterr().out
     assert "prepared already" in said and said.strip().splitlines()[-1] == last
-    assert guarded(lambda: prepare.main([*command, "mode=inspect", "documents=1"])) == 0
+    assert run_cli(lambda: prepare.main([*command, "mode=inspect", "documents=1"])) == 0
     said = capsys.readouterr().out
     assert "== code test: " in said and "-- language val document 0: " in said and "\n[#" in said
 
@@ -254,8 +254,8 @@ def test_train_finds_local_data_that_was_prepared_without_naming_its_paths(
     tiny.write_corpus(Path("text"))
     common = ["data=local", "data.val_fraction=0.2", "tokenizer.vocab_size=300"]
     paths = ["data.language.paths=[text/stories.txt]", "data.code.paths=[text/scripts]"]
-    assert guarded(lambda: prepare.main([*common, *paths])) == 0
-    assert guarded(lambda: train.main([*tiny.SETTINGS, *common, "training.max_steps=1"])) == 0
+    assert run_cli(lambda: prepare.main([*common, *paths])) == 0
+    assert run_cli(lambda: train.main([*tiny.SETTINGS, *common, "training.max_steps=1"])) == 0
     assert "Run: outputs/runs/dense-nano-language-s0-" in capsys.readouterr().out
 
 
@@ -289,7 +289,7 @@ def test_a_command_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: generate.main(["run=a\nb\x1b[31m"])) == 2
+    assert run_cli(lambda: generate.main(["run=a\nb\x1b[31m"])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "a\\nb\ufffd[31m: no such folder" in line
 

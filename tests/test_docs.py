@@ -13,7 +13,7 @@ import yaml
 
 from src import export, generate, report
 from src.cli.command_line import parse_arguments, quote_paths
-from src.cli.compose import compose_config, expand_sweep, keys_of, register, run_command, to_config
+from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_command, schema_keys
 from src.config.schema import (
     ROOT,
     BenchmarkConfig,
@@ -65,7 +65,7 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
     name = module.removeprefix("src.")
     sweeping = {"train": TrainConfig, "estimate": EstimateConfig, "benchmark": BenchmarkConfig, "tune": TuneConfig}
     if schema := sweeping.get(name):
-        register(schema, name)
+        register_schema(schema, name)
         seen: set[str] = set()
         for job in expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs:
             if not seen.issuperset(job):  # each value once, in place of each combination
@@ -110,13 +110,13 @@ def test_every_make_target_of_the_documents_exists() -> None:
 
 def test_the_guide_names_every_setting_of_training() -> None:
     groups = ("training.", "runtime.", "optimizer.", "schedule.")
-    settings = {key for key in keys_of(TrainConfig) if key.startswith(groups) and not key.endswith(".name")}
+    settings = {key for key in schema_keys(TrainConfig) if key.startswith(groups) and not key.endswith(".name")}
     in_code = set(re.findall(r"`\+?([a-z_.]+)", GUIDE))
     assert settings | STAGE_KEYS <= in_code, f"add to the guide: {sorted((settings | STAGE_KEYS) - in_code)}"
 
 
 def test_every_setting_that_the_guide_gives_a_value_exists() -> None:
-    known = {key for schema in SCHEMAS for key in keys_of(schema)} | STAGE_KEYS
+    known = {key for schema in SCHEMAS for key in schema_keys(schema)} | STAGE_KEYS
     known |= {"stage.stages.code.mixture.language", "key"}  # of a mapping, and the word that stands for all of them
     given = set(re.findall(r"(?<=[` ])\+?([a-z_.]+)=", "".join(re.findall(r"`[^`]+`", GUIDE))))
     assert given and given <= known, f"no such setting: {sorted(given - known)}"
@@ -124,5 +124,5 @@ def test_every_setting_that_the_guide_gives_a_value_exists() -> None:
 
 def test_the_stages_that_the_guide_defines_are_stages() -> None:
     [block] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
-    plan = to_config(PlanConfig, yaml.safe_load(block))
+    plan = build_config(PlanConfig, yaml.safe_load(block))
     assert [stage.corpus for stage in plan.stages.values()] == ["language", "code", "code"]

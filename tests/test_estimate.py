@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from src import estimate
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import ROOT
 from src.model.cost.memory_estimate import training_memory
 from src.model.cost.model_cost import model_cost
@@ -24,7 +24,7 @@ FIXED_KEYS = (
 
 
 def output(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
-    assert guarded(lambda: estimate.main(list(arguments))) == 0
+    assert run_cli(lambda: estimate.main(list(arguments))) == 0
     return capsys.readouterr().out
 
 
@@ -136,14 +136,14 @@ def test_people_are_told_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: estimate.main(arguments)) == 2
+    assert run_cli(lambda: estimate.main(arguments)) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
 
 
 def test_a_run_without_a_speed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_summary(tmp_path, final=None)
-    assert guarded(lambda: estimate.main([f"measured={tmp_path}"])) == 2
+    assert run_cli(lambda: estimate.main([f"measured={tmp_path}"])) == 2
     assert "no summary.json with a speed" in capsys.readouterr().err
 
 

@@ -14,11 +14,11 @@ import yaml
 from safetensors import SafetensorError
 
 from src import export, generate
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import ROOT, SamplingConfig
 from src.runtime.atomic_files import read_json
 from src.runtime.records import write_record
-from src.runtime.run_lock import claim
+from src.runtime.run_lock import acquire_run_lock
 from src.training.checkpoint import Progress, save_checkpoint
 from tests.huggingface.cases import BLOCKS, CLASSIC, exported, load, model_of, open_transformers, spec_of, tokenizer_of
 from tests.integration import tiny
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 
 
 def run(*arguments: str) -> int:
-    return guarded(lambda: export.main([*arguments]))
+    return run_cli(lambda: export.main([*arguments]))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -60,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def text(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     arguments = [f"run={place}", "prompt=Once upon", "max_new_tokens=45", "temperature=0", "threads=1", "device=cpu"]
     capsys.readouterr()
-    assert guarded(lambda: generate.main([*arguments, *more])) == 0
+    assert run_cli(lambda: generate.main([*arguments, *more])) == 0
     return capsys.readouterr().out
 
 
@@ -319,7 +319,7 @@ def test_the_card_of_a_killed_run_says_so(finished: Path, tmp_path: Path) -> Non
     readme = (tmp_path / "killed" / "README.md").read_text(encoding="utf-8")
     assert "| status of the run | interrupted (its process was killed) |" in readme
     assert read_json(tmp_path / "killed" / RECORD)["summary"]["status"] == "running"
-    with claim(place):
+    with acquire_run_lock(place):
         assert run(*command, f"out={tmp_path / 'alive'}") == 0
     readme = (tmp_path / "alive" / "README.md").read_text(encoding="utf-8")
     assert "| status of the run | running |" in readme

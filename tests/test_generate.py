@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src import generate
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import ROOT
 from tests.integration import tiny
 
@@ -51,7 +51,7 @@ class Terminal(io.StringIO):
 
 
 def text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    status = guarded(lambda: generate.main([*arguments, "threads=1", "device=cpu"]))
+    status = run_cli(lambda: generate.main([*arguments, "threads=1", "device=cpu"]))
     said = capsys.readouterr()
     assert (status, said.err) == (0, "")
     return said.out
@@ -110,7 +110,7 @@ def test_a_checkpoint_serves_as_well_as_its_run(
 
 def test_learned_positions_end(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"run={learned}", "prompt=", "max_new_tokens=40"]
-    assert guarded(lambda: generate.main(arguments)) == 2
+    assert run_cli(lambda: generate.main(arguments)) == 2
     assert capsys.readouterr().err == (
         "error: max_new_tokens=40: with the prompt's 1 tokens, more than the 40 learned positions of this model; "
         "at most 39\n"
@@ -121,7 +121,7 @@ def test_learned_positions_end(learned: Path, capsys: pytest.CaptureFixture[str]
 def test_bytes_of_a_command_line_that_are_not_utf8_are_one_line(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert guarded(lambda: generate.main([f"run={finished}", "prompt=\udcff", "max_new_tokens=1"])) == 2
+    assert run_cli(lambda: generate.main([f"run={finished}", "prompt=\udcff", "max_new_tokens=1"])) == 2
     assert "not valid UTF-8" in capsys.readouterr().err
 
 
@@ -151,11 +151,11 @@ def test_a_terminal_gets_no_control_characters_and_a_file_gets_all(
     assert piped.startswith(prompt)
     shown = Terminal()
     monkeypatch.setattr(sys, "stdout", shown)
-    assert guarded(lambda: generate.main([*arguments, "threads=1", "device=cpu"])) == 0
+    assert run_cli(lambda: generate.main([*arguments, "threads=1", "device=cpu"])) == 0
     assert shown.getvalue().startswith("a\ufffd]0;title\ufffd\ufffd[2J\ufffd\ufffd31m\ttab\nline")
     assert not set(shown.getvalue()) & {"\x1b", "\x07", "\x08", "\x9b"}
 
 
 def test_a_prompt_that_is_no_text_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: generate.main([f"run={finished}", "prompt=a\udcff"])) == 2
+    assert run_cli(lambda: generate.main([f"run={finished}", "prompt=a\udcff"])) == 2
     assert capsys.readouterr().err == "error: prompt: is not valid UTF-8; prompts are text in that encoding\n"

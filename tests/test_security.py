@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src import generate, report
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from tests.integration import tiny
 from tests.training.test_checkpoint import Bomb, seal
 
@@ -80,10 +80,10 @@ def test_no_file_of_a_run_is_ever_executed(
         return tiny.run(data, root, f"init_from={run}", "training.max_steps=1")
 
     def continue_prompt(root: Path, run: Path) -> int:
-        return guarded(lambda: generate.main([f"run={run}", "prompt=Once", "max_new_tokens=1", "threads=1"]))
+        return run_cli(lambda: generate.main([f"run={run}", "prompt=Once", "max_new_tokens=1", "threads=1"]))
 
     def make_report(root: Path, run: Path) -> int:
-        return guarded(lambda: report.main([f"dir={root}"]))
+        return run_cli(lambda: report.main([f"dir={root}"]))
 
     for number, command in enumerate((resume, start_from, continue_prompt, make_report)):
         root = tmp_path / str(number)

@@ -34,7 +34,7 @@ UNUSED_FLAGS = {
 }
 """Flags of Hydra, and what serves in their place."""
 
-FLAGS_OF_THE_ORIGINAL = {
+LEGACY_FLAGS = {
     "architecture": "architecture=moe",
     "stage": "stage=code",
     "model-size": "size=tiny",
@@ -76,10 +76,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """
     for argument in argv:
         name = argument.removeprefix("--").split("=")[0]
-        if argument.startswith("--") and name.replace("_", "-") in FLAGS_OF_THE_ORIGINAL:
-            raise UserError(
-                f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[name.replace('_', '-')]}"
-            )
+        if argument.startswith("--") and name.replace("_", "-") in LEGACY_FLAGS:
+            raise UserError(f"{argument}: settings have no dashes; write {LEGACY_FLAGS[name.replace('_', '-')]}")
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
@@ -126,26 +124,26 @@ def comma_hint(override: str) -> str:
     key, _, value = override.partition("=")
     if key not in (*PATHS, *PATH_LISTS):
         return ""
-    return f"; a path with a comma is quoted twice: {as_argument(key, value, is_list=key in PATH_LISTS)}"
+    return f"; a path with a comma is quoted twice: {format_argument(key, value, is_list=key in PATH_LISTS)}"
 
 
-def hydra_flag(arguments: argparse.Namespace) -> bool:
+def has_hydra_flag(arguments: argparse.Namespace) -> bool:
     """Tell whether a flag asks Hydra to show something (--help, --cfg, --info) instead of running."""
     names = ("help", "hydra_help", "version", "cfg", "info")
     return any(getattr(arguments, name, None) for name in names)
 
 
-def quote(value: str) -> str:
+def quote_value(value: str) -> str:
     """Write a value so that Hydra's grammar and interpolation leave it as it is."""
     escaped = value.replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
 
 
-def as_argument(key: str, value: str, is_list: bool = False) -> str:
+def format_argument(key: str, value: str, is_list: bool = False) -> str:
     """Write `key=value` of a path for a person to copy: through the shell and Hydra's grammar it arrives unchanged."""
     plain = not re.search(r"[,'\"\[\]]|^null$|^$", value)
     simple = not re.search(r"[\"\\]|\$\{", value)  # double quotes need no escape in the shell's single ones
-    written = value if plain else f'"{value}"' if simple else quote(value)
+    written = value if plain else f'"{value}"' if simple else quote_value(value)
     return shlex.quote(f"{key}=[{written}]" if is_list else f"{key}={written}")
 
 
@@ -155,9 +153,9 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
     def quoted(argument: str) -> str:
         key, _, value = argument.partition("=")
         if key in PATHS and value != "null" and not re.search(r"[,'\"]|^$", value):
-            return f"{key}={quote(value)}"
+            return f"{key}={quote_value(value)}"
         if key in PATH_LISTS and (found := re.fullmatch(r"\[([^\[\]'\"]+)\]", value)):
-            return f"{key}=[{','.join(quote(path.strip()) for path in found[1].split(','))}]"
+            return f"{key}=[{','.join(quote_value(path.strip()) for path in found[1].split(','))}]"
         return argument
 
     return [quoted(argument) for argument in argv]
@@ -169,12 +167,12 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def no_such_setting(key: str, choices: Sequence[str]) -> str:
-    """Say that a key is unknown, and which one was meant: its name of today, or one of the choices."""
+    """LogFunction that a key is unknown, and which one was meant: its name of today, or one of the choices."""
     new = current_key(key)
-    return f"is now called {new}" if new != key else f"no such setting{did_you_mean(key, choices)}"
+    return f"is now called {new}" if new != key else f"no such setting{suggest_choices(key, choices)}"
 
 
-def did_you_mean(word: str, choices: Sequence[str]) -> str:
+def suggest_choices(word: str, choices: Sequence[str]) -> str:
     """Suggest choices: what has this last part, then what it shortens, then the nearest in spelling."""
     section, _, last = word.rpartition(".")
     tails = {choice: choice.rsplit(".", 1)[-1] for choice in [*choices, *(name.split(".")[0] for name in choices)]}
@@ -195,7 +193,7 @@ def _shortens(word: str, name: str) -> bool:
     return len(word) > 1 and (f"_{word}" in f"_{name}" or word == "".join(part[:1] for part in name.split("_")))
 
 
-def explain(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
+def explain_hydra_error(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
     """Turn an error of Hydra or OmegaConf into one line with key, value and remedy."""
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not override '([^']+)'", text):
@@ -248,7 +246,7 @@ def _unreadable(overrides: Sequence[str]) -> str:
     return shorten(" ".join(overrides))
 
 
-def varying(jobs: list[list[str]]) -> list[str]:
+def varying_overrides(jobs: list[list[str]]) -> list[str]:
     """Write each job by the overrides that not all of them have."""
     common = set[str].intersection(*map(set, jobs))
     return [" ".join(item for item in job if item not in common) or " ".join(job) for job in jobs]

@@ -28,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src import quit_at_once
-from src.cli.command_line import SINGLE_RUN, explain, given_keys, hydra_flag, no_such_setting, parse_arguments
+from src import exit_immediately
+from src.cli.command_line import SINGLE_RUN, explain_hydra_error, given_keys, has_hydra_flag, no_such_setting, parse_arguments
 from src.cli.config_loader import CachedConfigLoader, parse
 from src.cli.settings_help import Default, describe, help_text
 from src.config.checks import check_settings, shorten
@@ -37,7 +37,7 @@ from src.config.renamed import current_key, rename_keys
 from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
 from src.config.setting import entries_of
 from src.runtime.atomic_files import read_yaml, storage_remedy
-from src.runtime.host import spin_briefly
+from src.runtime.host import limit_omp_spin
 from src.runtime.log import printable
 from src.runtime.records import child_path
 
@@ -58,7 +58,7 @@ _registered: dict[str, Registered] = {}
 """By command: what has not changed is composed once."""
 
 
-def register(schema: type, command: str) -> None:
+def register_schema(schema: type, command: str) -> None:
     """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
     paths = sorted(EXPERIMENTS.glob("*.yaml"))
     content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in paths])
@@ -86,17 +86,17 @@ def hydra_session(overrides: Sequence[str], keys: Sequence[str]) -> Iterator[Cac
     except UserError:
         raise
     except Exception as error:  # what Hydra and OmegaConf make of a strange value is not only their own errors
-        raise UserError(explain(error, overrides, keys)) from None
+        raise UserError(explain_hydra_error(error, overrides, keys)) from None
 
 
 def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T:
     """Compose one job. Raises UserError for anything wrong with the overrides."""
-    with hydra_session(overrides, keys_of(schema)) as loader:
+    with hydra_session(overrides, schema_keys(schema)) as loader:
         check_choices(loader, overrides)
         check_booleans(schema, overrides)
 
         def composed(overrides: Sequence[str]) -> T:
-            with loader.lend(command, overrides) as config:
+            with loader.borrow(command, overrides) as config:
                 return _to_object(config, schema)
 
         try:
@@ -105,7 +105,7 @@ def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T
             raise
         except Exception as error:
             culprit = find_culprit(overrides, composed, str(error))
-            raise UserError(explain(error, culprit, keys_of(schema))) from None
+            raise UserError(explain_hydra_error(error, culprit, schema_keys(schema))) from None
 
 
 def check_choices(loader: CachedConfigLoader, overrides: Sequence[str]) -> None:
@@ -127,15 +127,15 @@ def check_booleans(schema: type, overrides: Sequence[str]) -> None:
     for override in overrides:
         item = parse(override)
         value: Any = item.value()
-        if type(value) is int and value not in (0, 1) and type_of(schema, item.key_or_group) in (bool, bool | None):
+        if type(value) is int and value not in (0, 1) and field_type(schema, item.key_or_group) in (bool, bool | None):
             raise UserError(f"{shorten(override)}: must be true or false")
 
 
-def type_of(schema: type, key: str) -> Any:
+def field_type(schema: type, key: str) -> Any:
     """Return the type of a dotted key of a schema; None where there is no such key."""
     kind: Any = schema
     for part in key.split("."):
-        kind = _types_of(kind).get(part) if dataclasses.is_dataclass(kind) else None
+        kind = _field_types(kind).get(part) if dataclasses.is_dataclass(kind) else None
     return kind
 
 
@@ -163,14 +163,14 @@ class Sweep(NamedTuple):
     """The whole of it, what an experiment sweeps over included."""
     jobs: list[list[str]]
     """The overrides of each job: `a=1,2 b=3` are two."""
-    asked_by_experiment: bool
+    is_from_experiment: bool
 
 
 def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
     """Expand a command line into jobs; a key on it takes the place of the same key in `hydra.sweeper.params`."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    with hydra_session(overrides, keys_of(schema)) as loader:
+    with hydra_session(overrides, schema_keys(schema)) as loader:
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = parser.parse_overrides(list(overrides))
         check_choices(loader, overrides)
@@ -205,19 +205,19 @@ def check_sweeps(overrides: Sequence[Override]) -> None:
 
 
 @cache
-def keys_of(schema: type, prefix: str = "") -> list[str]:
+def schema_keys(schema: type, prefix: str = "") -> list[str]:
     """List every key of a schema, sections included."""
     found = []
-    hints = _types_of(schema)
+    hints = _field_types(schema)
     for item in dataclasses.fields(schema):
         name = f"{prefix}{item.name}"
         found.append(name)
         if dataclasses.is_dataclass(hints[item.name]):
-            found += keys_of(typing.cast(type, hints[item.name]), f"{name}.")
+            found += schema_keys(typing.cast(type, hints[item.name]), f"{name}.")
     return found
 
 
-def to_config(schema: type[T], values: dict[str, Any]) -> T:
+def build_config(schema: type[T], values: dict[str, Any]) -> T:
     """Build a typed configuration from plain values; `${` in a text is no interpolation any more."""
 
     def plain(value: Any) -> Any:
@@ -232,13 +232,13 @@ def to_config(schema: type[T], values: dict[str, Any]) -> T:
 
 def read_run_config(path: Path) -> TrainConfig:
     """Read the config.yaml of a run. Raises: UserError where it is none."""
-    return run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
+    return build_run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
 
 
-def run_config(values: Any, path: Path) -> TrainConfig:
+def build_run_config(values: Any, path: Path) -> TrainConfig:
     """Build the configuration of a run of any version from the values of a file. Raises: UserError naming the file."""
     try:
-        config = to_config(TrainConfig, rename_keys(values, current_key))
+        config = build_config(TrainConfig, rename_keys(values, current_key))
         check_settings(config)
     except (OmegaConfBaseException, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]})") from None
@@ -248,24 +248,24 @@ def run_config(values: Any, path: Path) -> TrainConfig:
 
 
 @cache
-def _types_of(schema: type) -> dict[str, Any]:
+def _field_types(schema: type) -> dict[str, Any]:
     """Return the type of each field of a schema."""
     return typing.get_type_hints(schema)
 
 
 def _to_object(config: DictConfig, schema: type[T]) -> T:
-    _refuse_unknown(config, schema, "")
+    _reject_unknown_keys(config, schema, "")
     return typing.cast(T, OmegaConf.to_object(config))
 
 
-def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
-    hints = _types_of(schema)
+def _reject_unknown_keys(config: DictConfig, schema: type, prefix: str) -> None:
+    hints = _field_types(schema)
     for key in config:
         name = f"{prefix}{key}"
         if key not in hints:
-            raise UserError(f"{name}: {no_such_setting(name, keys_of(schema, prefix))}")
+            raise UserError(f"{name}: {no_such_setting(name, schema_keys(schema, prefix))}")
         if dataclasses.is_dataclass(hints[key]) and isinstance(config._get_node(key), DictConfig):
-            _refuse_unknown(config[key], typing.cast(type, hints[key]), f"{name}.")
+            _reject_unknown_keys(config[key], typing.cast(type, hints[key]), f"{name}.")
 
 
 def run_command(
@@ -277,7 +277,7 @@ def run_command(
     """
 
     def go() -> int:
-        register(schema, command)
+        register_schema(schema, command)
         taken, rest = {}, []
         for argument in argv:
             key, sign, value = argument.partition("=")
@@ -286,8 +286,8 @@ def run_command(
             else:
                 rest.append(argument)
         arguments = parse_arguments(rest)
-        if hydra_flag(arguments):
-            show(command, rest, arguments.overrides)
+        if has_hydra_flag(arguments):
+            show_hydra_help(command, rest, arguments.overrides)
             return 0
         if arguments.multirun:
             raise UserError(f"--multirun: {command} has no sweeps; train has, and estimate")
@@ -295,14 +295,14 @@ def run_command(
         config = compose_config(schema, command, [*arguments.overrides, *(f"{key}=raw" for key in taken)])
         return body(dataclasses.replace(typing.cast(Any, config), **taken))
 
-    return guarded(go)
+    return run_cli(go)
 
 
-def guarded(action: Callable[[], int]) -> int:
+def run_cli(action: Callable[[], int]) -> int:
     """Run a command; what the user can put right becomes one line on standard error and status 2."""
-    spin_briefly()
+    limit_omp_spin()
     try:
-        with interruptible():
+        with handle_interrupts():
             return action()
     except UserError as error:
         report_error(str(error))
@@ -320,23 +320,25 @@ def guarded(action: Callable[[], int]) -> int:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def handle_interrupts() -> Iterator[None]:
     """Have Ctrl-C raise KeyboardInterrupt in a command, which until then and afterwards ends at once."""
-    if signal.getsignal(signal.SIGINT) is not quit_at_once:  # not a process of our own, or a command within a command
+    if (
+        signal.getsignal(signal.SIGINT) is not exit_immediately
+    ):  # not a process of our own, or a command within a command
         yield
         return
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, raise_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, quit_at_once)
+        signal.signal(signal.SIGINT, exit_immediately)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
+def raise_interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but quit during an import: libraries catch errors there, or report others instead."""
     while frame is not None:
         if "importlib._bootstrap" in frame.f_code.co_filename:
-            quit_at_once(number, None)
+            exit_immediately(number, None)
         frame = frame.f_back
     raise KeyboardInterrupt
 
@@ -387,7 +389,7 @@ def report_error(line: str) -> None:
     print(printable(f"error: {line}".replace("\n", "\\n")), file=sys.stderr)
 
 
-def show(command: str, argv: list[str], overrides: list[str]) -> None:
+def show_hydra_help(command: str, argv: list[str], overrides: list[str]) -> None:
     """Print --help, and let Hydra answer --cfg and the other flags; it needs the overrides in one piece."""
     if {"--help", "-h"} & {*argv}:
         print(command_help(command, overrides, [item for item in argv if "=" not in item and not item.startswith("-")]))
@@ -406,4 +408,4 @@ def show(command: str, argv: list[str], overrides: list[str]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
     except Exception as error:
-        raise UserError(explain(error, overrides, [])) from None
+        raise UserError(explain_hydra_error(error, overrides, [])) from None

@@ -67,7 +67,7 @@ class CachedConfigLoader(ConfigLoaderImpl):
         return config
 
     @contextmanager
-    def lend(self, config_name: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
+    def borrow(self, config_name: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
         """Compose one job without Hydra's own node; what the block sees is taken back when it ends.
 
         A copy of the whole would take as long as all the rest, so only the sections that overrides touch are copied.

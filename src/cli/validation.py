@@ -26,7 +26,7 @@ from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_of
-from src.runtime.host import launched_processes
+from src.runtime.host import read_rank_info
 from src.runtime.log import printable
 from src.training.stage_budget import plan_stage
 
@@ -271,7 +271,7 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.micro_batch_size={micro}: must divide training.global_batch_size="
             f"{training.global_batch_size}; for example {near}"
         )
-    processes = launched_processes().size
+    processes = read_rank_info().size
     at_once = processes * size
     if training.global_batch_size % at_once:
         raise UserError(

@@ -14,7 +14,7 @@ from src.config.schema import DataConfig, TokenizerConfig, UserError
 from src.data.document import GENERATED
 from src.data.tokenizer.bpe import count_ids, get_eot_id, load_tokenizer
 from src.data.tokenizer.external import find_tokenizer_file
-from src.runtime.atomic_files import find_folder, sha256_of
+from src.runtime.atomic_files import find_folder, file_sha256
 from src.runtime.errors import first_line
 from src.runtime.log import printable
 from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
@@ -192,7 +192,7 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> None:
             continue
         if (size := path.stat().st_size) != expected["bytes"]:
             raise UserError(f"{path}: has {size:,} bytes where {expected['bytes']:,} were written; {REMEDY}")
-        if sha256_of(path) != expected["sha256"]:
+        if file_sha256(path) != expected["sha256"]:
             raise UserError(f"{path}: its content has changed since it was written; {REMEDY}")
     if known != stamps:
         with suppress(OSError):  # a read-only folder is checked each time
@@ -306,7 +306,7 @@ def hashed_settings(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, A
         del tokenizer_settings["vocab_size"]  # the text decides it
     for key in ("path", "compare"):
         if tokenizer_settings[key] is not None:
-            tokenizer_settings[key] = sha256_of(find_tokenizer_file(f"tokenizer.{key}", tokenizer_settings[key]))
+            tokenizer_settings[key] = file_sha256(find_tokenizer_file(f"tokenizer.{key}", tokenizer_settings[key]))
     return {"data": values, "tokenizer": tokenizer_settings, "generator": GENERATED_TEXT_HASH if generated else None}
 
 

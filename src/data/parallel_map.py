@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-from src.runtime.subprocess_pool import guarded_pool
+from src.runtime.subprocess_pool import make_process_pool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         else:
             return
     waiting: deque[Future[R]] = deque()
-    with guarded_pool(workers) as pool:
+    with make_process_pool(workers) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > 2 * workers:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from src.model.language_model import LanguageModel, number_documents, token_loss
-from src.runtime.atomic_files import finite
+from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 
 
@@ -38,8 +38,8 @@ def evaluate_windows(
     """
     was_training = model.training
     model.eval()
-    losses, world = torch.zeros(len(windows)), device.world
-    mine = range(world.rank, len(windows), world.size)
+    losses, process_group = torch.zeros(len(windows)), device.process_group
+    mine = range(process_group.rank, len(windows), process_group.size)
     for start in range(0, len(mine), batch_size):
         numbers = mine[start : start + batch_size]
         batch = device.tensor(windows[numbers])
@@ -48,7 +48,7 @@ def evaluate_windows(
         with device.autocast():
             nats = token_loss(model, model(inputs, documents=documents), batch[:, 1:], reduction="none")
         losses[list(numbers)] = nats.view(len(batch), -1).sum(dim=1).cpu()
-    world.sum_([losses])
+    process_group.all_reduce_sum([losses])
     model.train(was_training)
     return likelihood_of(float(losses.double().sum()), windows, byte_lengths)
 
@@ -68,7 +68,7 @@ def document_losses(
     total = np.bincount(document, weights=nats.ravel())
     return {
         "first": begins[number].tolist(),
-        "nats": [finite(round(value, 4)) for value in total.tolist()],
+        "nats": [finite_or_none(round(value, 4)) for value in total.tolist()],
         "bytes": np.bincount(document, weights=n_bytes.ravel()).astype(int).tolist(),
     }
 

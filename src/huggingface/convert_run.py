@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.cli.compose import read_run_config, run_config
+from src.cli.compose import build_run_config, read_run_config
 from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
@@ -22,7 +22,7 @@ from src.runs.summary import read_summary
 from src.runtime.atomic_files import create_folder, write_bytes, write_json, write_yaml
 from src.runtime.log import printable
 from src.runtime.records import is_plain_name, write_record
-from src.runtime.run_lock import is_claimed
+from src.runtime.run_lock import is_run_locked
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
 
 LARGEST = 2**63
@@ -66,7 +66,7 @@ def to_huggingface(run: Path, out: Path) -> None:
 
 def _is_training(folder: Path) -> bool:
     try:
-        return is_claimed(folder)
+        return is_run_locked(folder)
     except OSError:  # a folder that cannot be written to: nothing trains there
         return False
 
@@ -139,7 +139,7 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
     progress = _read_progress(record.get("progress"), path)
     if config is None:
         return Recorded(progress, None, summary)
-    typed = run_config(config, path)
+    typed = build_run_config(config, path)
     if progress.stage not in typed.stage.stages:
         raise UserError(f"{path}: stage={progress.stage}: is none of its config, {list(typed.stage.stages)!r:.200}")
     if typed.tokenizer.vocab_size != spec.vocab_size:

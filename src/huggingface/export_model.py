@@ -17,8 +17,8 @@ from src.huggingface.hybrid_mappings import MODULE
 from src.huggingface.mapping import WRITTEN_FOR, Settings
 from src.huggingface.mappings import twin_of
 from src.huggingface.post_processor import add_post_processor
-from src.runtime.atomic_files import follow_umask, write_bytes, write_json, write_text
-from src.runtime.errors import errors_of_the_system
+from src.runtime.atomic_files import apply_umask, write_bytes, write_json, write_text
+from src.runtime.errors import raise_os_errors
 
 RECORD = "advanced_code_model.json"
 RECORD_VERSION = 1
@@ -43,9 +43,9 @@ def write_folder(
     ties = twin.ties(spec)
     assert {tie.ours for tie in ties} == weights.keys(), "a tensor of this model has no counterpart"
     theirs = {name: part for tie in ties for name, part in tie.to_theirs(weights[tie.ours].cpu()).items()}
-    with errors_of_the_system():
+    with raise_os_errors():
         save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
-    follow_umask(folder / "model.safetensors")
+    apply_umask(folder / "model.safetensors")
     eot_id = Tokenizer.from_buffer(tokenizer).token_to_id(eot)
     assert eot_id is not None, "load_tokenizer has seen to it"
     config = twin.config(spec)

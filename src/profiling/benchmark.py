@@ -29,8 +29,8 @@ from src.profiling.baselines import Peer, build_peer, peers_of
 from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memory, open_device
 from src.runtime.host import available_bytes
-from src.runtime.log import Say
-from src.runtime.subprocess_pool import apart
+from src.runtime.log import LogFunction
+from src.runtime.subprocess_pool import run_in_subprocess
 from src.training.compilation import compile_blocks
 from src.training.loop import TrainState
 from src.training.optimizers import build_optimizer
@@ -42,14 +42,14 @@ MOST_CALLS = TURNS + 4
 """Of an action: to warm up, to see how long it takes, the turns, and for its memory or, twice, its operators."""
 DECODED = 32
 """Tokens of one turn of decoding."""
-SHARE = 0.9
+MEMORY_FRACTION = 0.9
 """Of the memory there is."""
 GEMM_WIDTH = 1024
 COPIED_FLOATS = 1 << 24
 Point = dict[str, Any]
 
 
-def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterator[dict[str, Any]]:
+def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -> Iterator[dict[str, Any]]:
     """Measure one architecture at each context length, until memory or time is up; yield what is known after each."""
     points: list[Point] = []
     ended: dict[str, str] = {}
@@ -65,9 +65,9 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: Say) -> Iterat
         sides = ", ".join(["ours", *peers])
         say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
         try:
-            found = apart(
+            found = run_in_subprocess(
                 partial(measure_point, config, spec, context_len, phases, peers),
-                most_bytes=int(SHARE * available_bytes()),
+                max_bytes=int(MEMORY_FRACTION * available_bytes()),
             )
         except (BrokenProcessPool, TooLarge) as error:
             why = "out of memory" if isinstance(error, TooLarge) else "its process was killed, likely for its memory,"

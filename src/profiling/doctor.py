@@ -17,7 +17,7 @@ from src.config.schema import ModelSpec, OptimizerConfig
 from src.config.setting import choices_of
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, token_loss
-from src.runtime.device import DTYPES, LONGEST_REDUCTION, Device
+from src.runtime.device import DTYPES, MAX_REDUCTION, Device
 from src.runtime.precision import matmul_speed
 from src.runtime.timing import median_times
 from src.training.compilation import compile_blocks
@@ -191,14 +191,14 @@ def compare_long_reduction(device: Device) -> Comparison:
 
     def action() -> dict[str, float]:
         generator = torch.Generator().manual_seed(0)
-        x, dy = (torch.randn(LONGEST_REDUCTION + 8193, 32, generator=generator) + 1 for _ in range(2))
+        x, dy = (torch.randn(MAX_REDUCTION + 8193, 32, generator=generator) + 1 for _ in range(2))
         weight = torch.zeros(32, 32, device=device.kind, requires_grad=True)
         torch.nn.functional.linear(x.to(device.kind), weight).backward(dy.to(device.kind))
         assert weight.grad is not None
         expected = dy.double().T @ x.double()
         return {"gradient": float((weight.grad.cpu().double() - expected).norm() / expected.norm())}
 
-    return judge(f"sum over {LONGEST_REDUCTION + 8193:,}", "fp32, float64", "sum", action)
+    return judge(f"sum over {MAX_REDUCTION + 8193:,}", "fp32, float64", "sum", action)
 
 
 def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | None]:

@@ -14,22 +14,24 @@ from functools import partial
 
 from src.config.formatting import show_bytes
 from src.config.schema import ModelSpec, TrainConfig, UserError
-from src.runs.resource_check import largest_by_estimate, out_of_memory, with_micro_batch
+from src.runs.resource_check import largest_by_estimate, out_of_memory_message, with_micro_batch
 from src.runtime.device import Device, is_out_of_memory, open_device
 from src.runtime.host import PROCESS_BYTES, available_bytes
-from src.runtime.log import Say
+from src.runtime.log import LogFunction
 from src.runtime.signals import StopRequest
-from src.runtime.subprocess_pool import apart
+from src.runtime.subprocess_pool import run_in_subprocess
 from src.training.trial_step import begin_training, random_step
 
-SHARE = 0.9
+MEMORY_FRACTION = 0.9
 """Of the memory there is, for training steps; the rest is for what a trial does not do: checkpoints, metrics, W&B."""
-FULL_STEPS = 3
-LONG_S = 10
+MAX_TRIAL_STEPS = 3
+MAX_TRIAL_S = 10
 """A trial that has taken so many seconds has no further step: one shows the peak, more show what an allocator adds."""
 
 
-def find_micro_batch_size(config: TrainConfig, spec: ModelSpec, device: Device, stop: StopRequest, say: Say) -> int:
+def find_micro_batch_size(
+    config: TrainConfig, spec: ModelSpec, device: Device, stop: StopRequest, log_info: LogFunction
+) -> int:
     """Return the largest micro batch that fits, and say why; the runtime of `config` is decided already.
 
     Raises:
@@ -37,9 +39,9 @@ def find_micro_batch_size(config: TrainConfig, spec: ModelSpec, device: Device, 
         Interrupted: a stop was asked for.
     """
     # What this process holds already is not in there, and each trial holds as much again before its first tensor.
-    of_host = int(SHARE * available_bytes()) // device.world.local_size
-    to_use = of_host if device.kind == "cpu" else int(SHARE * device.capacity_bytes())
-    rows = config.training.global_batch_size // device.world.size
+    of_host = int(MEMORY_FRACTION * available_bytes()) // device.process_group.local_size
+    to_use = of_host if device.kind == "cpu" else int(MEMORY_FRACTION * device.capacity_bytes())
+    rows = config.training.global_batch_size // device.process_group.size
     # In half precision, and of state spaces on a CPU, the estimate is an upper bound, up to twice what it takes.
     is_bound = device.precision != "fp32" or (device.kind == "cpu" and "mamba" in spec.blocks)
     hoped = to_use * (2 if is_bound else 1) - PROCESS_BYTES
@@ -47,26 +49,26 @@ def find_micro_batch_size(config: TrainConfig, spec: ModelSpec, device: Device, 
     peaks: dict[int, int | None] = {}
 
     def fits(size: int) -> bool:
-        action = partial(trial, with_micro_batch(config, size), spec, accumulate=size < rows)
+        action = partial(measure_trial, with_micro_batch(config, size), spec, accumulate=size < rows)
         try:
-            peaks[size] = apart(action, most_bytes=of_host, stop=stop)
+            peaks[size] = run_in_subprocess(action, max_bytes=of_host, stop=stop)
         except BrokenProcessPool:
             peaks[size] = None
         return (peaks[size] or to_use + 1) <= to_use
 
-    found = largest_that(fits, [size for size in range(1, largest + 1) if rows % size == 0])
+    found = largest_fitting(fits, [size for size in range(1, largest + 1) if rows % size == 0])
     too_many = ", ".join(str(size) for size in peaks if size > found)
     if not found:
-        raise UserError(out_of_memory(with_micro_batch(config, 1), spec, to_use, f"tried {too_many} at a time"))
+        raise UserError(out_of_memory_message(with_micro_batch(config, 1), spec, to_use, f"tried {too_many} at a time"))
     why = f"tried {too_many}: out of memory" if too_many else "more would not fit by the estimate"
-    say(
+    log_info(
         f"training.micro_batch_size=auto: {found} of {rows} sequences at a time take {show_bytes(peaks[found])} of "
         f"{show_bytes(to_use)} to use{f' ({why})' if found < rows else ''}"
     )
     return found
 
 
-def largest_that(fits: Callable[[int], bool], sizes: Sequence[int]) -> int:
+def largest_fitting(fits: Callable[[int], bool], sizes: Sequence[int]) -> int:
     """Return the largest of ascending sizes that fits, 0 if none does: the last first, then by halving what is left."""
     if fits(sizes[-1]):
         return sizes[-1]
@@ -74,7 +76,7 @@ def largest_that(fits: Callable[[int], bool], sizes: Sequence[int]) -> int:
     return sizes[count - 1] if count else 0
 
 
-def trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> int | None:
+def measure_trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> int | None:
     """Train some steps on random tokens in this process; return its peak of memory in bytes, or None if it ran out.
 
     What torch.compile would save or add is left out: it would take a minute a trial.
@@ -92,9 +94,9 @@ def trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> int | No
         )
         step(micro_batch_size=1, accumulate=False)  # makes the optimizer's state, at little cost
         start = time.monotonic()
-        for _ in range(FULL_STEPS):
+        for _ in range(MAX_TRIAL_STEPS):
             step(micro_batch_size=training.micro_batch, accumulate=accumulate)
-            if time.monotonic() - start > LONG_S:
+            if time.monotonic() - start > MAX_TRIAL_S:
                 break
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

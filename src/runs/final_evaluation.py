@@ -28,10 +28,10 @@ from src.inference.generation import generate_batch
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runs.summary import read_summary
-from src.runtime.atomic_files import finite, write_json
+from src.runtime.atomic_files import finite_or_none, write_json
 from src.runtime.device import Device
-from src.runtime.distributed import ALONE
-from src.runtime.log import Say
+from src.runtime.distributed import SINGLE_PROCESS
+from src.runtime.log import LogFunction
 from src.runtime.records import child_path, read_record, write_record
 from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoint
 
@@ -96,27 +96,27 @@ class Sample(TypedDict):
     text: str
 
 
-def assess(
+def evaluate_run(
     config: TrainConfig,
     data: PreparedData,
     folder: Path,
     device: Device,
-    say: Say,
+    log_info: LogFunction,
     *,
-    look_up: Callable[[], None] = lambda: None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
     again: bool = False,
 ) -> dict[str, Any]:
     """Assess each finished stage of the run in `folder`, and return what stands in its evaluation.json.
 
-    look_up: called now and then, to raise what should end this. again: also what has been assessed before.
+    raise_if_stopped: called now and then, to raise what should end this. again: also what has been assessed before.
     Raises: UserError where no stage is finished.
     """
-    device, tokenizer = replace(device, world=ALONE), load_tokenizer(folder / "tokenizer.json")
+    device, tokenizer = replace(device, process_group=SINGLE_PROCESS), load_tokenizer(folder / "tokenizer.json")
     settings = asdict(config.evaluation) | {"sequences": config.training.test_sequences}
     checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
     result: dict[str, Any] = {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
     path = folder / EVALUATION
-    before = None if again else _read_before(path, say)
+    before = None if again else _read_before(path, log_info)
     known = before["stages"] if before and {**before, "stages": {}} == result else {}
     for name in finished_stages(config, folder):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
@@ -124,16 +124,18 @@ def assess(
         if name in known and known[name]["weights_sha256"] == weights:
             result["stages"][name] = known[name]
             continue
-        look_up()
-        say(f"Evaluating the {name} stage")
+        raise_if_stopped()
+        log_info(f"Evaluating the {name} stage")
         model = build_model(info.spec, seed=0)
         load_weights(info, model)
         model.to(device.kind).eval()
-        assessor = _Assessor(config, data, device, tokenizer, model, look_up)
-        entry, scripts = assessor.assess(config.stage.stages[name])
+        assessor = _StageEvaluator(config, data, device, tokenizer, model, raise_if_stopped)
+        entry, scripts = assessor.evaluate_run(config.stage.stages[name])
         if entry["test"][entry["corpus"]] is None:
-            say(f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported")
-        entry["samples"] = assessor.memorised([one["text"] for one in _read_samples(folder, name, say)])
+            log_info(
+                f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported"
+            )
+        entry["samples"] = assessor.memorised([one["text"] for one in _read_samples(folder, name, log_info)])
         if scripts:
             write_json(folder / "samples" / f"{name}-scripts.json", scripts)
         result["stages"][name] = {"weights_sha256": weights, **entry}
@@ -141,14 +143,14 @@ def assess(
     return result
 
 
-def _read_before(path: Path, say: Say) -> Evaluation | None:
+def _read_before(path: Path, log_info: LogFunction) -> Evaluation | None:
     """Read an earlier evaluation; a damaged one is made again, since checkpoints alone decide what it holds."""
     if not os.path.lexists(path):
         return None
     try:
         return read_record(path, Evaluation, "evaluating again")
     except UserError as error:
-        say(str(error))
+        log_info(str(error))
         return None
 
 
@@ -164,7 +166,7 @@ def finished_stages(config: TrainConfig, folder: Path) -> list[str]:
     return names
 
 
-class _Assessor:
+class _StageEvaluator:
     """One model, and the text that it is measured on."""
 
     def __init__(
@@ -174,14 +176,20 @@ class _Assessor:
         device: Device,
         tokenizer: Tokenizer,
         model: LanguageModel,
-        look_up: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
     ) -> None:
-        self.data, self.device, self.tokenizer, self.model, self.look_up = data, device, tokenizer, model, look_up
+        self.data, self.device, self.tokenizer, self.model, self.raise_if_stopped = (
+            data,
+            device,
+            tokenizer,
+            model,
+            raise_if_stopped,
+        )
         self.training, self.settings, self.samples = config.training, config.evaluation, config.samples
         self.lengths = byte_lengths(tokenizer)
         self.masking_eot = data.eot_id if config.training.document_masking else None
 
-    def assess(self, stage: StageConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def evaluate_run(self, stage: StageConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return what is measured after a stage, and the scripts that were generated for it."""
         found = {corpus: self._predict(corpus) for corpus in CORPORA}
         entry: dict[str, Any] = {
@@ -193,7 +201,7 @@ class _Assessor:
         }
         is_branch = stage.branch_of is not None  # its losses are compared; probes and scripts cost more than its decay
         if self.settings.probes and not is_branch:
-            self.look_up()
+            self.raise_if_stopped()
             entry["probes"] = self._probes(stage.corpus)
         scripts: list[dict[str, Any]] = []
         if stage.corpus == "code" and self.settings.scripts and not is_branch:
@@ -213,12 +221,12 @@ class _Assessor:
         windows = self._windows(corpus, self.training.seq_len, self.training.test_sequences)
         if windows is None:
             return None
-        self.look_up()
+        self.raise_if_stopped()
         return windows, *predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
 
     def _likelihood(self, windows: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
         found = likelihood_of(float(nats.sum()), windows, self.lengths)
-        return {key: finite(value) for key, value in found._asdict().items()}
+        return {key: finite_or_none(value) for key, value in found._asdict().items()}
 
     def _documents(self, corpus: str, windows: np.ndarray, nats: np.ndarray) -> dict[str, list[Any]]:
         """Sum up the loss of each document that the windows have text of."""
@@ -241,7 +249,7 @@ class _Assessor:
         longer = self._longest(self.settings.context_factor * length)
         windows = self._windows(corpus, longer, max(1, n * length // longer)) if longer > length else None
         if windows is not None:
-            self.look_up()
+            self.raise_if_stopped()
             nats, hits = predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
             measured["beyond"] = describe_context(nats, hits, windows, self.lengths, None)["positions"]
         return measured
@@ -270,7 +278,7 @@ class _Assessor:
         """Generate scripts from the stage's prompts, and let the checkers read them."""
         scripts: list[dict[str, Any]] = []
         for prompt in stage.prompts:
-            self.look_up()
+            self.raise_if_stopped()
             start = [self.data.eot_id, *encode(self.tokenizer, prompt)]
             wanted = self.settings.script_tokens or max(1, self.training.seq_len - len(start))
             length = self._longest(len(start) + wanted) - len(start)
@@ -289,7 +297,7 @@ class _Assessor:
         return scripts
 
 
-def _read_samples(folder: Path, stage: str, say: Say) -> list[Sample]:
+def _read_samples(folder: Path, stage: str, log_info: LogFunction) -> list[Sample]:
     """Read the samples of a stage; damaged ones are named and left out, as nothing else depends on them."""
     file = child_path(folder / "samples", stage, ".json")
     if not os.path.lexists(file):
@@ -297,7 +305,7 @@ def _read_samples(folder: Path, stage: str, say: Say) -> list[Sample]:
     try:
         return read_record(file, list[Sample], "going on without these samples")
     except UserError as error:
-        say(str(error))
+        log_info(str(error))
         return []
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from src.cli.command_line import SINGLE_RUN, as_argument, given_keys
+from src.cli.command_line import SINGLE_RUN, format_argument, given_keys
 from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
@@ -23,9 +23,9 @@ from src.data.preparation.prepare import PreparedData, find_prepared, prepare_da
 from src.data.tokenizer.bpe import encode, load_tokenizer
 from src.model.size_matching import match_of
 from src.runs.resource_check import check_disk, check_memory
-from src.runs.run_id import NOT_DECIDING, run_name
-from src.runs.tuned_learning_rates import with_found_rate, with_search_differences
-from src.runtime.atomic_files import read_json, read_yaml, sha256_of
+from src.runs.run_id import IGNORED_SETTINGS, run_name
+from src.runs.tuned_learning_rates import with_search_differences, with_tuned_rate
+from src.runtime.atomic_files import file_sha256, read_json, read_yaml
 
 if TYPE_CHECKING:
     from src.training.checkpoint import CheckpointInfo
@@ -74,16 +74,16 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
     if config.init_from is not None and config.learning_rates:
         raise UserError(f"learning_rates={config.learning_rates}: init_from brings the rate of its run; leave one out")
     if config.init_from is not None:
-        from src.runs.warm_start import inherit  # reads checkpoints, so it needs torch
+        from src.runs.warm_start import inherit_settings  # reads checkpoints, so it needs torch
 
-        config, init = inherit(config, overrides)
+        config, init = inherit_settings(config, overrides)
     elif config.learning_rates:
-        config = with_found_rate(config, overrides)
+        config = with_tuned_rate(config, overrides)
     validate(config)
     if config.data.dir is None:  # else the data decide the vocabulary
         check_memory(config, match_of(config).spec)
     if init is not None:
-        check_other_text(config, init.folder.parents[2], overrides)
+        check_same_tokenizer(config, init.folder.parents[2], overrides)
     if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
         from src.runtime.device import open_device  # asks torch what there is
 
@@ -102,7 +102,7 @@ def check_data_keys(overrides: list[str]) -> None:
             raise UserError(f"{override}: would change nothing, since data.dir names prepared data; leave one out")
 
 
-def check_other_text(config: TrainConfig, run: Path, overrides: list[str]) -> None:
+def check_same_tokenizer(config: TrainConfig, run: Path, overrides: list[str]) -> None:
     """Refuse text that would be prepared anew, with a tokenizer that the weights do not know. Raises: UserError."""
     root, tokenizer = Path(config.output_root).expanduser(), config.tokenizer
     changed = [item for item in overrides if next(iter(given_keys([item]))).startswith("data.")]
@@ -111,7 +111,7 @@ def check_other_text(config: TrainConfig, run: Path, overrides: list[str]) -> No
     if {config.data.language.source, config.data.code.source} <= set(GENERATED):
         raise UserError(
             f"{changed[0]}: this text would get another tokenizer than init_from={config.init_from} has; prepare it "
-            f"with python -m src.prepare {as_argument('tokenizer.path', str(run))} "
+            f"with python -m src.prepare {format_argument('tokenizer.path', str(run))} "
             f"tokenizer.vocab_size={tokenizer.vocab_size} "
             "and these settings, and give data.dir"
         )
@@ -141,7 +141,7 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
         tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
     )
     config = with_search_differences(config, data, init)
-    weights = sha256_of(init.folder / "model.safetensors") if init else None
+    weights = file_sha256(init.folder / "model.safetensors") if init else None
     folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
     check_machine(config, folder)
     return Plan(config, data, init, folder)
@@ -163,7 +163,7 @@ def check_machine(config: TrainConfig, folder: Path) -> None:
     check_disk(config, spec, folder)
 
 
-def run_of_other_length(plan: Plan) -> Path | None:
+def find_run_of_other_length(plan: Plan) -> Path | None:
     """Find a finished run that differs from a planned one in nothing but its length."""
     name = plan.folder.name
     for folder in sorted(plan.folder.parent.glob(f"{glob.escape(name.rpartition('-')[0])}-*")):
@@ -171,21 +171,21 @@ def run_of_other_length(plan: Plan) -> Path | None:
             summary = read_json(folder / "summary.json")
             theirs = rename_keys(read_yaml(folder / "config.yaml"), current_key)
             is_other = summary["status"] == "done" and summary["contract"]["data_hash"] == plan.data.fingerprint
-            if is_other and _apart_from_length(theirs) == _apart_from_length(asdict(plan.config)):
+            if is_other and _settings_without_length(theirs) == _settings_without_length(asdict(plan.config)):
                 return folder
         except (UserError, OSError, KeyError, TypeError):  # damaged, or of another version: no run to point to
             continue
     return None
 
 
-def _apart_from_length(values: dict[str, Any]) -> dict[str, Any]:
+def _settings_without_length(values: dict[str, Any]) -> dict[str, Any]:
     """Return what decides a run's result, but for its length and for what it settles by itself."""
-    deciding = {key: value for key, value in values.items() if key not in (*NOT_DECIDING, "runtime")}
+    deciding = {key: value for key, value in values.items() if key not in (*IGNORED_SETTINGS, "runtime")}
     training = {key: value for key, value in deciding["training"].items() if key not in LENGTH}
     return json.loads(json.dumps(deciding | {"training": training}))
 
 
-def refuse_twins(names: list[str]) -> None:
+def reject_duplicate_runs(names: list[str]) -> None:
     """Raise UserError where two jobs of a sweep are one run."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from src.config.formatting import show_bytes
 from src.config.schema import ModelSpec, TrainConfig, UserError
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, largest_micro_batch, training_memory
-from src.runtime.host import PROCESS_BYTES, has_memory_of_its_own, launched_processes, machine_bytes
+from src.runtime.host import PROCESS_BYTES, has_dedicated_memory, machine_bytes, read_rank_info
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
@@ -15,21 +15,21 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
 
     A device with memory of its own is left to say so itself.
     """
-    if has_memory_of_its_own(config.runtime.device):
+    if has_dedicated_memory(config.runtime.device):
         return
-    sharing = launched_processes().local_size
+    sharing = read_rank_info().local_size
     available = machine_bytes() // sharing - PROCESS_BYTES
-    config = reckon_micro_batch(config, spec, available)
+    config = resolve_micro_batch(config, spec, available)
     needed = memory_needed(config, spec).total
     if needed > available:
         each = f" for each of {sharing} processes" if sharing > 1 else ""
         raise UserError(
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
-            f"this machine has {show_bytes(available)}{each}{remedies(config, spec, available)}"
+            f"this machine has {show_bytes(available)}{each}{suggest_settings(config, spec, available)}"
         )
 
 
-def reckon_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
+def resolve_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
     """Put the most that fits by the estimate, at least 1, where `training.micro_batch_size` is still auto."""
     if config.training.micro_batch_size != "auto":
         return config
@@ -54,7 +54,7 @@ def largest_by_estimate(
     return largest_micro_batch(
         spec,
         seq_len=seq_len or training.seq_len,
-        global_batch_size=training.global_batch_size // launched_processes().size,
+        global_batch_size=training.global_batch_size // read_rank_info().size,
         available_bytes=available_bytes,
         activation_checkpointing=recompute if activation_checkpointing is None else activation_checkpointing,
         precision=precision_of(config),
@@ -75,7 +75,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         spec,
         seq_len=training.seq_len,
         micro_batch_size=training.micro_batch,
-        accumulate=training.global_batch_size // launched_processes().size > training.micro_batch,
+        accumulate=training.global_batch_size // read_rank_info().size > training.micro_batch,
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
@@ -83,7 +83,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
     )
 
 
-def remedies(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
+def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
     """Name up to three changes after which training would fit, the least first."""
     training, runtime = config.training, config.runtime
     found: list[str] = []
@@ -122,7 +122,7 @@ def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
         )
 
 
-def out_of_memory(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
+def out_of_memory_message(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
     """Tell in one line what was asked, what there is, and what would fit; `said` is the device's own word."""
     # What did not fit is evidence: whatever is proposed has to need clearly less.
     needed = memory_needed(config, spec).total
@@ -130,5 +130,5 @@ def out_of_memory(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, sai
     return (
         f"training.micro_batch_size={config.training.micro_batch_size}: out of memory; training needs about "
         f"{show_bytes(needed)}, the device has {show_bytes(capacity_bytes)} ({said})"
-        f"{remedies(config, spec, available)}"
+        f"{suggest_settings(config, spec, available)}"
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from src.config.renamed import earlier_key, rename_keys
 from src.config.schema import TrainConfig
 
-NOT_DECIDING = (
+IGNORED_SETTINGS = (
     "output_root",
     "sweep_name",
     "rerun",
@@ -29,7 +29,7 @@ learning rates count by content, not by name."""
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:
     """Return `<architecture>-<size>-<stage>-s<seed>-<hash>`."""
-    values = {key: value for key, value in asdict(config).items() if key not in NOT_DECIDING}
+    values = {key: value for key, value in asdict(config).items() if key not in IGNORED_SETTINGS}
     deciding = [rename_keys(values, earlier_key), data_fingerprint, init_sha256]
     parts = (config.architecture.name, config.size.name, config.stage.name, f"s{config.seed}", short_hash(deciding))
     return "-".join(parts)

@@ -21,18 +21,18 @@ from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
 from src.model.size_matching import match_of
 from src.runs.batch_size_finder import find_micro_batch_size
-from src.runs.final_evaluation import assess
-from src.runs.resource_check import out_of_memory, with_micro_batch
+from src.runs.final_evaluation import evaluate_run
+from src.runs.resource_check import out_of_memory_message, with_micro_batch
 from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
-from src.runs.summary import Summary, final_summary, processes_of, read_summary, stage_summary, start_summary
-from src.runtime.atomic_files import remove_abandoned, remove_leftovers, write_bytes, write_yaml
+from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
+from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries, write_bytes, write_yaml
 from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
-from src.runtime.distributed import ALONE, PeerLost, World
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankFailure
 from src.runtime.errors import first_line
-from src.runtime.log import Say, open_log
-from src.runtime.precision import slow_precision
-from src.runtime.run_lock import claim, storage_told
-from src.runtime.signals import Interrupted, StopRequest, listen_for_stop
+from src.runtime.log import LogFunction, open_log
+from src.runtime.precision import slow_precision_warning
+from src.runtime.run_lock import acquire_run_lock, report_disk_errors
+from src.runtime.signals import Interrupted, StopRequest, handle_stop_signals
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
 from src.training.checkpoint import (
@@ -49,8 +49,12 @@ def is_done(folder: Path) -> bool:
     return summary is not None and summary["status"] == "done"
 
 
-def execute(
-    config: TrainConfig, data: PreparedData, folder: Path, init: CheckpointInfo | None, world: World = ALONE
+def execute_run(
+    config: TrainConfig,
+    data: PreparedData,
+    folder: Path,
+    init: CheckpointInfo | None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Summary:
     """Train in `folder` until every stage is done, and return the summary.
 
@@ -60,18 +64,18 @@ def execute(
         UserError: another process is at work in the folder, the disk is full or read-only, the folder was removed, or
             the device cannot do what is asked.
         Interrupted: a signal asked to stop; everything is saved.
-        PeerLost: another process of this run has ended.
+        RankFailure: another process of this run has ended.
     """
     with (
-        storage_told(folder, config.rerun),
-        claim(folder) if world.is_first else nullcontext(lambda: True) as held,
-        open_log(folder / "train.log") if world.is_first else nullcontext(_say_nothing) as say,
-        listen_for_stop() as stop,
+        report_disk_errors(folder, config.rerun),
+        acquire_run_lock(folder) if process_group.is_rank_zero else nullcontext(lambda: True) as held,
+        open_log(folder / "train.log") if process_group.is_rank_zero else nullcontext(_discard) as log_info,
+        handle_stop_signals() as stop,
     ):
-        run = _open(config, data, folder, world, held, init, stop, say)
+        run = _open(config, data, folder, process_group, held, init, stop, log_info)
         exit_code = 1
         try:
-            with storage_told(folder, config.rerun, held):
+            with report_disk_errors(folder, config.rerun, held):
                 _train_within_memory(run, init)
             run.summary["status"], run.summary["error"] = "done", None
             exit_code = 0
@@ -80,23 +84,23 @@ def execute(
             exit_code = interrupted.exit_code
             raise
         except BaseException as error:
-            kind = "" if isinstance(error, UserError | PeerLost) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, UserError | RankFailure) else f"{type(error).__name__}: "
             run.summary["status"], run.summary["error"] = "failed", f"{kind}{first_line(error)}"
             logging.getLogger("src").debug("failed", exc_info=True)
             raise
         finally:
-            _write_end(run)
+            _write_final_summary(run)
             if run.tracker is not None:
                 run.tracker.summarize(dict(run.summary["final"] or {}))
                 run.tracker.finish(exit_code)
         return run.summary
 
 
-def _say_nothing(line: str) -> None:
+def _discard(line: str) -> None:
     """Stand in for what the first process alone says."""
 
 
-def _write_end(run: Run) -> None:
+def _write_final_summary(run: Run) -> None:
     """Write down how a run has ended; where that fails too, the error that ended it is the one to be told."""
     try:
         run.write_summary()
@@ -109,43 +113,45 @@ def _open(
     config: TrainConfig,
     data: PreparedData,
     folder: Path,
-    world: World,
+    process_group: ProcessGroup,
     held: Callable[[], bool],
     init: CheckpointInfo | None,
     stop: StopRequest,
-    say: Say,
+    log_info: LogFunction,
 ) -> Run:
     """Decide what is left open, write it down, and gather what all parts of the run share."""
-    if world.is_first:
-        remove_abandoned(folder.parent, folder.name)
+    if process_group.is_rank_zero:
+        remove_stale_temporaries(folder.parent, folder.name)
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
         _refuse_other_data(folder, data)
-        config, device = _decide(config, folder, world, stop, say)
+        config, device = _resolve_settings(config, folder, process_group, stop, log_info)
         _write_config(config, folder)
         for name in ("tokenizer.json", TOKENIZER_CONFIG):
             if not (folder / name).exists():
                 write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
-        world.share(config)
+        process_group.broadcast(config)
     else:
-        config = world.share(config)
-        device = open_device(config.runtime, world)
-    say(device.describe())
-    if slow := slow_precision(device):
-        say(slow)
+        config = process_group.broadcast(config)
+        device = open_device(config.runtime, process_group)
+    log_info(device.describe())
+    if slow := slow_precision_warning(device):
+        log_info(slow)
 
     match = match_of(config)
     cost = model_cost(match.spec, config.training.seq_len)
     solved = "".join(f", {knob}={value}" for knob, value in match.solved.items())
-    say(
+    log_info(
         f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
         f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
     )
-    summary = world.share(start_summary(config, data, folder, device, match, cost, init) if world.is_first else None)
+    summary = process_group.broadcast(
+        start_summary(config, data, folder, device, match, cost, init) if process_group.is_rank_zero else None
+    )
     assert summary is not None, "the first process has shared it"
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    metrics = JsonlLog(folder / "metrics.jsonl") if world.is_first else None
-    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, say, held)
+    metrics = JsonlLog(folder / "metrics.jsonl") if process_group.is_rank_zero else None
+    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, held)
     run.write_summary()
     return run
 
@@ -161,7 +167,9 @@ def _refuse_other_data(folder: Path, data: PreparedData) -> None:
             )
 
 
-def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, say: Say) -> tuple[TrainConfig, Device]:
+def _resolve_settings(
+    config: TrainConfig, folder: Path, process_group: ProcessGroup, stop: StopRequest, log_info: LogFunction
+) -> tuple[TrainConfig, Device]:
     """Decide device, precision, threads and micro batch once and for all sittings.
 
     Raises:
@@ -173,13 +181,13 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
         before = read_run_config(decided)
         known = before.runtime
         config = replace(config, training=replace(config.training, measured_steps=before.training.measured_steps))
-        if processes_of(folder) == world.size:
+        if last_process_count(folder) == process_group.size:
             config = with_micro_batch(config, before.training.micro_batch_size)
         else:  # each has another share of the batch and of the cores
             known.threads = config.runtime.threads
         config = replace(config, runtime=known)
     try:
-        device = open_device(config.runtime, world)
+        device = open_device(config.runtime, process_group)
     except UserError as error:
         if not decided.exists():
             raise
@@ -187,7 +195,7 @@ def _decide(config: TrainConfig, folder: Path, world: World, stop: StopRequest, 
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
     config = replace(config, runtime=runtime)
     if config.training.micro_batch_size == "auto":
-        size = find_micro_batch_size(config, match_of(config).spec, device, stop, say)
+        size = find_micro_batch_size(config, match_of(config).spec, device, stop, log_info)
         config = with_micro_batch(config, size)
     check_reductions(device, config.training.micro_batch * config.training.seq_len)
     return config, device
@@ -201,13 +209,20 @@ def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
     """Train and evaluate. Raises UserError where memory runs out, with settings that would fit."""
     try:
         _train_all(run, init)
-        if run.is_first and run.config.evaluation.enabled:
-            run.require_folder()
-            assess(run.config, run.data, run.folder, run.device, run.say, look_up=lambda: _heed(run.stop))
+        if run.is_rank_zero and run.config.evaluation.enabled:
+            run.check_folder_exists()
+            evaluate_run(
+                run.config,
+                run.data,
+                run.folder,
+                run.device,
+                run.log_info,
+                raise_if_stopped=lambda: raise_if_stopped(run.stop),
+            )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        line = out_of_memory(run.config, run.match.spec, run.device.capacity_bytes(), first_line(error))
+        line = out_of_memory_message(run.config, run.match.spec, run.device.capacity_bytes(), first_line(error))
         raise UserError(line) from error
 
 
@@ -217,16 +232,18 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
     model.activation_checkpointing = run.config.runtime.activation_checkpointing
     if init is not None:
         load_weights(init, model)
-        run.say(f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})")
+        run.log_info(
+            f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})"
+        )
     model.to(run.device.kind)
     forward = _compiled(run, model) if run.config.runtime.compile else model
-    if run.is_first:
+    if run.is_rank_zero:
         shown = asdict(run.config) | {"contract": run.summary["contract"]}
-        run.tracker = build_tracker(run.config.tracking, run.folder, shown, run.say)
+        run.tracker = build_tracker(run.config.tracking, run.folder, shown, run.log_info)
     if run.config.training.budget == "time" and run.config.training.measured_steps is None:
         _measure_steps(run, model, forward)
     for name, stage in run.config.stage.stages.items():
-        if asked := run.device.world.agree(run.stop.number):
+        if asked := run.device.process_group.all_reduce_max(run.stop.number):
             raise Interrupted(asked)  # between stages everything is saved
         if name in run.summary["stages"]:
             info = read_checkpoint(run.folder / "checkpoints" / name / "last")
@@ -235,7 +252,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             continue
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
-        if run.is_first:
+        if run.is_rank_zero:
             entry["samples_sha256"] = write_samples(run, name, stage, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
@@ -247,13 +264,13 @@ def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
     config, training = run.config, run.config.training
     assert training.max_seconds is not None
     seconds = measure_step(run, model, forward, budget_s=min(30.0, max(1.0, 0.02 * training.max_seconds)))
-    training.measured_steps = run.device.world.share(max(1, int(training.max_seconds / seconds)))
-    run.say(f"Budget: {training.max_seconds:g} s a stage, {training.measured_steps} steps of {seconds:.3f} s")
-    if run.is_first:
+    training.measured_steps = run.device.process_group.broadcast(max(1, int(training.max_seconds / seconds)))
+    run.log_info(f"Budget: {training.max_seconds:g} s a stage, {training.measured_steps} steps of {seconds:.3f} s")
+    if run.is_rank_zero:
         _write_config(config, run.folder)
 
 
-def _heed(stop: StopRequest) -> None:
+def raise_if_stopped(stop: StopRequest) -> None:
     """Raise Interrupted if a signal has asked to stop."""
     if stop.number:
         raise Interrupted(stop.number)
@@ -274,11 +291,11 @@ def _compiled(run: Run, model: LanguageModel) -> Forward:
                 f"{run.folder}: begun with runtime.compile=true, which fails here ({error}); go on where it works or "
                 "start over with rerun=true"
             ) from error
-    forward = compile_if_it_pays(model, batch, run.device, run.say)
+    forward = compile_if_it_pays(model, batch, run.device, run.log_info)
     if forward is None:
         run.config.runtime.compile = False
         run.summary["contract"]["runtime.compile"] = False
-        if run.is_first:
+        if run.is_rank_zero:
             _write_config(run.config, run.folder)
             run.write_summary()
     return forward or model

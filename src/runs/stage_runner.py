@@ -18,11 +18,11 @@ from src.model.cost.model_cost import ModelCost
 from src.model.language_model import LanguageModel
 from src.model.size_matching import Match
 from src.runs.summary import FILE, Summary
-from src.runtime.atomic_files import finite, sha256_of, write_json
+from src.runtime.atomic_files import file_sha256, finite_or_none, write_json
 from src.runtime.device import Device
-from src.runtime.log import Say
-from src.runtime.records import Mark, write_record
-from src.runtime.run_lock import removed
+from src.runtime.log import LogFunction
+from src.runtime.records import MetricsDigest, write_record
+from src.runtime.run_lock import run_removed_error
 from src.runtime.signals import StopRequest
 from src.runtime.timing import median_times
 from src.tracking.jsonl import JsonlLog
@@ -59,16 +59,16 @@ class Run:
     """None in all processes but the first, as is the tracker."""
     tracker: Tracker | None
     stop: StopRequest
-    say: Say
+    log_info: LogFunction
     held: Callable[[], bool]
     """Tells whether the lock is still on what lies at `folder`."""
     metrics_lost: bool = False
     """Whether rows of metrics were found missing or changed."""
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the process that writes, if there are several."""
-        return self.device.world.is_first
+        return self.device.process_group.is_rank_zero
 
     def global_step(self, stage: str, step: int) -> int:
         """Count a step over the stages; each has a first step of its own, since trackers merge rows of equal steps."""
@@ -89,31 +89,31 @@ class Run:
         """The token that begins a document, where documents are masked."""
         return self.data.eot_id if self.config.training.document_masking else None
 
-    def require_folder(self) -> None:
+    def check_folder_exists(self) -> None:
         """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
         if not self.held():
-            raise removed(self.folder)
+            raise run_removed_error(self.folder)
 
-    def mark_metrics(self, stage: str, step: int) -> Mark | None:
+    def metrics_digest(self, stage: str, step: int) -> MetricsDigest | None:
         """Describe the rows of metrics up to a step, for a checkpoint."""
         return self.metrics and self.metrics.mark(list(self.config.stage.stages), stage, step)
 
     def check_metrics(self, info: CheckpointInfo) -> None:
         """Say so where the rows of metrics up to a checkpoint are no longer those that were written."""
-        known, found = info.metrics, self.mark_metrics(info.progress.stage, info.progress.step)
+        known, found = info.metrics, self.metrics_digest(info.progress.stage, info.progress.step)
         if known is None or found is None or known == found:
             return
         self.metrics_lost = True
         rows = f"{found.rows} of {known.rows} rows" if found.rows != known.rows else f"the {known.rows} rows"
         what = "are left" if found.rows != known.rows else "have changed"
-        self.say(
+        self.log_info(
             f"metrics.jsonl: {rows} up to step {info.progress.step} of stage {info.progress.stage} {what}; the results "
             "do not depend on them, the curves of the report do: rerun=true makes all again"
         )
 
     def write_summary(self) -> None:
-        if self.is_first:
-            self.require_folder()
+        if self.is_rank_zero:
+            self.check_folder_exists()
             if self.metrics is not None:
                 stages = list(self.config.stage.stages)
                 mark = asdict(self.metrics.mark(stages, stages[-1], sys.maxsize))
@@ -134,7 +134,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
     state = TrainState.begin(name, model, build_optimizer(model, config.optimizer), run.device, forward)
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
-        _go_back(run, plan, state)
+        _restore_last_checkpoint(run, plan, state)
     elif stage.branch_of is None:
         run.rewind_metrics(name, plan.first_step - 1)  # the stage begins with the evaluation at its first step
     else:
@@ -145,10 +145,10 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     if state.progress.step == plan.first_step:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         part = f", from step {plan.first_step} of stage {stage.branch_of} on" if stage.branch_of else ""
-        run.say(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens{part}")
+        run.log_info(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens{part}")
     else:
-        run.say(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
-    witness = _Witness(run, stage, plan, state)
+        run.log_info(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
+    witness = StageHooks(run, stage, plan, state)
     hooks = Hooks(witness.evaluate, witness.log, witness.save, witness.begin_branch)
     schedule, clip = stage_schedule(config, stage), config.optimizer.grad_clip
     while state.progress.step < plan.steps:
@@ -178,7 +178,10 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
     first = next(iter(config.stage.stages.values()))
     loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
     state = TrainState.begin("measuring", model, build_optimizer(model, config.optimizer), run.device, forward)
-    size, rows = config.training.global_batch_size, run.device.world.rows(config.training.global_batch_size)
+    size, rows = (
+        config.training.global_batch_size,
+        run.device.process_group.rank_slice(config.training.global_batch_size),
+    )
     model.train()
 
     def step() -> None:
@@ -195,13 +198,13 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
             dropout=config.training.dropout,
         )
 
-    alone = run.device.world.size == 1  # several have to take as many steps as each other
+    alone = run.device.process_group.size == 1  # several have to take as many steps as each other
     (seconds,) = median_times([step], run.device, budget_s if alone else 0.0)
     model.load_state_dict(before)
     return seconds
 
 
-class _Witness:
+class StageHooks:
     """What the loop calls and does not know: held-out windows, metrics, checkpoints."""
 
     def __init__(self, run: Run, stage: StageConfig, plan: StagePlan, state: TrainState) -> None:
@@ -212,7 +215,7 @@ class _Witness:
             for corpus in stage.corpora
         }
         self.byte_lengths = byte_lengths(run.tokenizer)
-        self.of_the_mix: dict[str, float | None] = {}
+        self.other_losses: dict[str, float | None] = {}
         """The last losses on corpora that are not the stage's own, of which the loop does not know."""
         self.steps_before = run.global_step(plan.name, 0)
 
@@ -231,33 +234,33 @@ class _Witness:
             for corpus, windows in self.windows.items()
         }
         own = results.pop(self.stage.corpus)
-        self.run.say(
+        self.run.log_info(
             f"{self.run.config.architecture.name} {self.plan.name} step {self.state.progress.step}/{self.plan.steps}: "
             f"val loss {own.loss:.4f}, {own.bits_per_byte:.4f} bits per byte"
             + "".join(f"; {corpus} {other.loss:.4f}, {other.bits_per_byte:.4f}" for corpus, other in results.items())
         )
         for corpus, other in results.items():
-            self.of_the_mix[f"val/{corpus}/loss"] = finite(other.loss)
-            self.of_the_mix[f"val/{corpus}/bits_per_byte"] = finite(other.bits_per_byte)
+            self.other_losses[f"val/{corpus}/loss"] = finite_or_none(other.loss)
+            self.other_losses[f"val/{corpus}/bits_per_byte"] = finite_or_none(other.bits_per_byte)
         return own.loss, own.bits_per_byte
 
     def log(self, row: dict[str, Any]) -> None:
         """Write a row of metrics."""
         if self.run.metrics is None:
             return
-        self.run.require_folder()
+        self.run.check_folder_exists()
         if "val/loss" in row:
-            row = row | self.of_the_mix
+            row = row | self.other_losses
         self.run.metrics.log(row)
         if self.run.tracker is not None:
             self.run.tracker.log(row, self.steps_before + row["step"])
 
     def save(self, kind: str) -> None:
         """Save a checkpoint, `best` or `last`."""
-        if self.run.is_first:
-            state = self.state.to_save() if kind == "last" else None
+        if self.run.is_rank_zero:
+            state = self.state.state_dict() if kind == "last" else None
             self._save(
-                kind, self.state.progress, state, self.run.mark_metrics(self.plan.name, self.state.progress.step)
+                kind, self.state.progress, state, self.run.metrics_digest(self.plan.name, self.state.progress.step)
             )
 
     def begin_branch(self, name: str) -> None:
@@ -265,12 +268,12 @@ class _Witness:
 
         It holds no mark of metrics.jsonl: the rows of other stages come before those of the branch.
         """
-        if self.run.is_first:
-            state, progress = self.state.to_save(), self.state.progress.branch(name)
+        if self.run.is_rank_zero:
+            state, progress = self.state.state_dict(), self.state.progress.branch(name)
             self._save("last", progress, state | {"progress": asdict(progress)}, None)
 
-    def _save(self, kind: str, progress: Progress, state: dict[str, Any] | None, metrics: Mark | None) -> None:
-        self.run.require_folder()
+    def _save(self, kind: str, progress: Progress, state: dict[str, Any] | None, metrics: MetricsDigest | None) -> None:
+        self.run.check_folder_exists()
         save_checkpoint(
             self.run.folder / "checkpoints" / progress.stage / kind,
             self.state.model,
@@ -282,7 +285,7 @@ class _Witness:
         )
 
 
-def _go_back(run: Run, plan: StagePlan, state: TrainState) -> None:
+def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> None:
     """Put the weights, the state and the metrics where the stage's last checkpoint is."""
     info = read_checkpoint(run.folder / "checkpoints" / plan.name / "last")
     load_weights(info, state.model)
@@ -302,10 +305,10 @@ def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
             f"optimizer.learning_rate={plan.learning_rate}: {line}{again}; try a smaller one with rerun=true, a longer "
             "schedule.warmup_steps, or runtime.precision=fp32"
         )
-    _go_back(run, plan, state)
+    _restore_last_checkpoint(run, plan, state)
     state.progress.rollbacks += 1
     state.progress.rate_scale *= 0.5
-    run.say(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
+    run.log_info(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
 
 
 def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> str:
@@ -315,10 +318,10 @@ def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel)
         tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
         drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
         samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
-    run.require_folder()
+    run.check_folder_exists()
     file = run.folder / "samples" / f"{name}.json"
     write_json(file, samples)
     if run.tracker is not None:
         last = plan_stage(run.config, name, stage, 0).steps
-        run.tracker.show_samples(name, samples, run.global_step(name, last))
-    return sha256_of(file)
+        run.tracker.log_samples(name, samples, run.global_step(name, last))
+    return file_sha256(file)

@@ -17,7 +17,7 @@ from src.data.loader import build_loader
 from src.data.preparation.prepare import PreparedData
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, reference_of
-from src.runtime.atomic_files import finite
+from src.runtime.atomic_files import finite_or_none
 from src.runtime.records import read_record
 from src.training.stage_budget import plan_stage, stage_schedule
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FILE = "summary.json"
 REMEDY = "train the run again with rerun=true, or remove its folder"
 
-MAY_CHANGE = ("git_commit", "torch", "processes", "runtime.threads", "host_shared")
+MUTABLE_KEYS = ("git_commit", "torch", "processes", "runtime.threads", "host_shared")
 """What may be another thing when a run is resumed; the contract then says both."""
 
 
@@ -129,9 +129,9 @@ def stage_summary(
         "steps": progress.step,
         "tokens": progress.tokens,
         "train_flops": progress.tokens * cost.train_flops_per_token,
-        "val_loss": finite(progress.val_loss),
-        "val_bits_per_byte": finite(progress.val_bits_per_byte),
-        "best_val_loss": finite(progress.best_val_loss),
+        "val_loss": finite_or_none(progress.val_loss),
+        "val_bits_per_byte": finite_or_none(progress.val_bits_per_byte),
+        "best_val_loss": finite_or_none(progress.best_val_loss),
         "tokens_per_second": progress.tokens / progress.train_time_s,
         "peak_memory_bytes": device.memory_bytes(),
         "wall_time_s": progress.wall_time_s,
@@ -179,10 +179,10 @@ def start_summary(
 ) -> Summary:
     """Begin the summary of a run, or go on with the one that is there."""
     before = read_summary(folder)
-    contract = contract_of(config, data, init, device)
+    contract = build_contract(config, data, init, device)
     if any((folder / "checkpoints").glob("*/last")):  # this sitting goes on with the work of another
         earlier = before["contract"] if before else {}
-        contract |= {key: joined(earlier.get(key), contract[key]) for key in MAY_CHANGE}
+        contract |= {key: join_values(earlier.get(key), contract[key]) for key in MUTABLE_KEYS}
     summary: Summary = {
         "format_version": 1,
         "run": folder.name,
@@ -203,7 +203,7 @@ def start_summary(
         "contract": contract,
         "environment": {
             "device": device.kind,
-            "processes": device.world.size,
+            "processes": device.process_group.size,
             "threads": device.threads,
             "precision": device.precision,
         },
@@ -215,7 +215,7 @@ def start_summary(
     return summary
 
 
-def contract_of(
+def build_contract(
     config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None", device: "Device"
 ) -> dict[str, Scalar]:
     """Return what has to be equal for two runs to be ranked.
@@ -225,16 +225,18 @@ def contract_of(
     import torch
 
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
-    return rules_of(replace(config, runtime=runtime), data, init) | {
+    return training_contract(replace(config, runtime=runtime), data, init) | {
         "torch": torch.__version__,
         "git_commit": _git_commit(),
-        "processes": device.world.size,
+        "processes": device.process_group.size,
         "host_shared": config.launcher.name != "serial",
     }
 
 
-def rules_of(config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None") -> dict[str, Scalar]:
-    """Return the part of a contract that does not depend on machine and versions; `data` as for `contract_of`."""
+def training_contract(
+    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
+) -> dict[str, Scalar]:
+    """Return the part of a contract that does not depend on machine and versions; `data` as for `build_contract`."""
     reference = reference_of(config)
     cost = model_cost(reference, config.training.seq_len)
     stages, searched = config.stage.stages, config.optimizer.search not in ("none", "trial")
@@ -253,11 +255,11 @@ def rules_of(config: TrainConfig, data: PreparedData | None, init: "CheckpointIn
     if config.training.budget != "time" and not config.schedule.searched:
         rules["warmup"] = _text({name: _warmup(config, name, stage) for name, stage in stages.items()})
     if init is not None:
-        rules["init_from"] = lineage_of(init)
+        rules["init_from"] = describe_lineage(init)
     return rules
 
 
-def lineage_of(info: "CheckpointInfo") -> str:
+def describe_lineage(info: "CheckpointInfo") -> str:
     """Name what weights come from, whatever the architecture: their stage, step, and the contract of their run."""
     summary = read_summary(info.folder.parents[2])
     contract = summary["contract"] if summary else {"run": info.run}
@@ -290,13 +292,13 @@ def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
     }
 
 
-def processes_of(folder: Path) -> int:
+def last_process_count(folder: Path) -> int:
     """Return how many processes trained a run in its last sitting."""
     summary = read_summary(folder)
     return summary["environment"].get("processes", 1) if summary else 1
 
 
-def joined(before: Any, now: Any) -> Any:
+def join_values(before: Any, now: Any) -> Any:
     """Say both where two sittings differ, so that the run is equal to neither."""
     text = str(before)
     return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"

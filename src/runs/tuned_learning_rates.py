@@ -11,7 +11,7 @@ from src.cli.command_line import given_keys
 from src.config.comparability import Scalar, search_differences, with_current_names
 from src.config.schema import TrainConfig, UserError
 from src.data.dataset import PreparedData
-from src.runs.summary import rules_of
+from src.runs.summary import training_contract
 from src.runtime.records import read_record, write_record
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FILE = "learning_rates.json"
 REMEDY = "search again with python -m src.tune"
 
 
-class Tried(TypedDict):
+class TriedRate(TypedDict):
     """A learning rate and what came of it; None where it diverged."""
 
     learning_rate: float
@@ -29,14 +29,14 @@ class Tried(TypedDict):
     warmup_steps: NotRequired[int | None]
 
 
-class Found(TypedDict):
+class TunedRate(TypedDict):
     """What was found for one architecture."""
 
     learning_rate: Annotated[float, Meta(gt=0)]
     warmup_steps: NotRequired[int | None]
     """None: by default, as the warm-up was not searched."""
     edge: str | None
-    trials: list[Tried]
+    trials: list[TriedRate]
 
 
 class Search(TypedDict):
@@ -48,7 +48,7 @@ class Search(TypedDict):
     seeds: list[int]
     contract: NotRequired[dict[str, Scalar]]
     """What the trials were trained on and by; searches of earlier versions have none."""
-    rates: dict[str, Found]
+    rates: dict[str, TunedRate]
 
 
 class Searches(TypedDict):
@@ -76,7 +76,7 @@ def write_searches(folder: Path, searches: Sequence[Mapping[str, Any]]) -> None:
     write_record(folder / FILE, {"format_version": 1, "searches": searches})
 
 
-def with_found_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+def with_tuned_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """Give a job the rate that was found for its architecture and size. Raises UserError where there is none."""
     if "optimizer.learning_rate" in given_keys(overrides):
         raise UserError(
@@ -103,7 +103,7 @@ def with_search_differences(
 ) -> TrainConfig:
     """Record what the search that a job takes its rate from was made for, where that is not the job.
 
-    data, init: as for `src.runs.summary.rules_of`.
+    data, init: as for `src.runs.summary.training_contract`.
     """
     if not config.learning_rates:
         return config
@@ -111,7 +111,7 @@ def with_search_differences(
     lines = (
         ["made by an earlier version"]
         if made_for is None
-        else search_differences(with_current_names(made_for), rules_of(config, data, init))
+        else search_differences(with_current_names(made_for), training_contract(config, data, init))
     )
     return replace(config, optimizer=replace(config.optimizer, search_differences=lines))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.cli.command_line import given_keys
-from src.cli.compose import compose_config, read_run_config, to_config
+from src.cli.compose import build_config, compose_config, read_run_config
 from src.config.schema import TrainConfig, UserError
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
 
@@ -16,7 +16,7 @@ INHERITED = ("data", "training", "optimizer", "schedule")
 """What the run hands on unless the command line says otherwise."""
 
 
-def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, CheckpointInfo]:
+def inherit_settings(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, CheckpointInfo]:
     """Fill a configuration that names `init_from` with what that run decides.
 
     Raises:
@@ -57,7 +57,7 @@ def inherit(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Che
     source["training"].pop("measured_steps", None)  # what fits into the time is another number in another stage
     for section in (*FIXED, *INHERITED):
         merged[section] = settle(merged[section], default[section], source[section], section)
-    return to_config(TrainConfig, merged), info
+    return build_config(TrainConfig, merged), info
 
 
 def _describe_search(optimizer: dict[str, Any], keys: Collection[str]) -> None:

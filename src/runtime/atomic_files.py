@@ -23,14 +23,27 @@ import yaml
 
 from src.config.schema import UserError
 
-ROOM = {errno.ENOSPC: "make room", errno.EDQUOT: "make room or have the quota raised", errno.EFBIG: "raise ulimit -f"}
-RIGHTS = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root")
-DEVICE = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk")
-LOCKS = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "give an output_root on a disk that can lock files")
-PLACES = dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move it away")
-REMEDIES = ROOM | RIGHTS | DEVICE | LOCKS | PLACES | {errno.ENAMETOOLONG: "give a shorter name"}
+SPACE_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room or have the quota raised",
+    errno.EFBIG: "raise ulimit -f",
+}
+PERMISSION_REMEDIES = dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root"
+)
+DISK_REMEDIES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk")
+LOCK_REMEDIES = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "give an output_root on a disk that can lock files")
+PATH_REMEDIES = dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move it away")
+REMEDIES = (
+    SPACE_REMEDIES
+    | PERMISSION_REMEDIES
+    | DISK_REMEDIES
+    | LOCK_REMEDIES
+    | PATH_REMEDIES
+    | {errno.ENAMETOOLONG: "give a shorter name"}
+)
 """What to do about an error of the system that no program can put right."""
-LARGEST_FILE = 256 << 20
+MAX_FILE_BYTES = 256 << 20
 """Bytes; no file that is read whole comes near."""
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
@@ -58,8 +71,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with open(temporary, "wb", opener=_open_new) as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # see `remove_abandoned`
+        with open(temporary, "wb", opener=_open_no_follow) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # see `remove_stale_temporaries`
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -69,7 +82,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def _open_new(name: str, flags: int) -> int:
+def _open_no_follow(name: str, flags: int) -> int:
     """Open a file for writing, and not what a symbolic link of its name leads to."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
@@ -81,7 +94,7 @@ def write_text(path: Path, text: str) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Append to a text file, creating it."""
-    with open(path, "a", encoding="utf-8", opener=_open_new) as handle:
+    with open(path, "a", encoding="utf-8", opener=_open_no_follow) as handle:
         handle.write(text)
 
 
@@ -90,7 +103,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
     """Return a number that JSON can hold; None for one that it cannot, as for none."""
     return value if value is not None and math.isfinite(value) else None
 
@@ -102,9 +115,9 @@ def read_bytes(path: Path, *, allow_links: bool = False) -> bytes:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path}: is no regular file; move it away")
-            if status.st_size > LARGEST_FILE:
-                raise UserError(f"{path}: has {status.st_size:,} bytes, more than {LARGEST_FILE:,}; move it away")
-            return handle.read(LARGEST_FILE)
+            if status.st_size > MAX_FILE_BYTES:
+                raise UserError(f"{path}: has {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}; move it away")
+            return handle.read(MAX_FILE_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
@@ -144,13 +157,13 @@ def _finite_float(text: str) -> float:
     return float(text)
 
 
-def sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Hash a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _NoAliasLoader(yaml.SafeLoader):
     """Loads plain values; aliases are refused, since a few of them stand for gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -166,7 +179,7 @@ def load_yaml(path: Path, *, allow_links: bool = False) -> Any:
 
 def _decode_yaml(path: Path, content: bytes) -> Any:
     try:
-        return yaml.load(content.decode("utf-8"), _PlainLoader)
+        return yaml.load(content.decode("utf-8"), _NoAliasLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UserError(f"{path}: not a YAML file of plain values ({reason})") from None
@@ -193,7 +206,7 @@ def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
     return values
 
 
-def follow_umask(path: Path) -> None:
+def apply_umask(path: Path) -> None:
     """Give a file the mode of a new one; safetensors makes its own readable by their owner alone."""
     mask = os.umask(0o077)
     os.umask(mask)
@@ -230,7 +243,7 @@ def _have_same_files(one: Path, other: Path) -> bool:
 def _temporary_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that is removed at the end, with those that killed processes left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent, path.name)
+    remove_stale_temporaries(path.parent, path.name)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
@@ -245,10 +258,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     A folder cannot be renamed over another, so an old one steps aside to `<name>.old` for an instant:
-    `settle_folder` finds it there after a crash between the two renames. What killed processes left is removed.
+    `recover_folder` finds it there after a crash between the two renames. What killed processes left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    settle_folder(path)
+    recover_folder(path)
     with _temporary_folder(path) as temporary:
         yield temporary
         move_folder(temporary, path)
@@ -284,7 +297,7 @@ def move_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settle_folder(path: Path) -> None:
+def recover_folder(path: Path) -> None:
     """Finish what a crash in `replace_folder` left: bring `<name>.old` back if `path` is gone.
 
     Only the process that writes the folder may; readers use `find_folder`. Beside a whole folder `<name>.old` stays,
@@ -304,13 +317,13 @@ def find_folder(path: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed left in `folder`; only the holder of the lock on it may."""
     for path in folder.glob("*.old"):
-        settle_folder(path.with_suffix(""))
+        recover_folder(path.with_suffix(""))
         if path.exists():
             remove_path(path)
-    remove_abandoned(folder)
+    remove_stale_temporaries(folder)
 
 
-def remove_abandoned(folder: Path, name: str | None = None) -> None:
+def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
     """Remove temporary files and folders, or those of one name, whose process is gone: it held a lock on them."""
     for path in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
         if not TEMPORARY.fullmatch(path.name):
@@ -332,7 +345,7 @@ def remove_path(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def refuse_links(folder: Path, *besides: str) -> None:
+def reject_symlinks(folder: Path, *besides: str) -> None:
     """Check a folder before anything is written in it: a symbolic link could lead the writer elsewhere.
 
     besides: names of folders in it that other programs write. Raises: UserError naming the link.
@@ -345,7 +358,7 @@ def refuse_links(folder: Path, *besides: str) -> None:
         folders[:] = [name for name in folders if name not in besides]
 
 
-class Busy(UserError):
+class LockBusy(UserError):
     """Another process holds a lock."""
 
 
@@ -360,11 +373,11 @@ def file_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise UserError(f"{path}: is in the place of a lock and no plain file; move it away")
-    with open(path, "a", opener=_open_new) as handle:
+    with open(path, "a", opener=_open_no_follow) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
-            raise Busy(busy or "locked") from None
+            raise LockBusy(busy or "locked") from None
 
         def held() -> bool:
             try:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from src.config.schema import RuntimeConfig, UserError
-from src.runtime.distributed import ALONE, World
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.runtime.host import machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LONGEST_REDUCTION = 32767
+MAX_REDUCTION = 32767
 """Before torch 2.14, gradients on M1 and M2 are wrong where a reduction is this long (pytorch#177116)."""
 
 
@@ -33,11 +33,11 @@ class Device:
     precision: str
     threads: int
     """Of the CPU, for each process."""
-    world: World = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     """The processes that share the work, each with a device of its own."""
 
     def describe(self) -> str:
-        processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
+        processes = f"{self.process_group.size} processes, " if self.process_group.size > 1 else ""
         return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{self.threads} CPU threads"
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -103,50 +103,52 @@ def is_out_of_memory(error: BaseException) -> bool:
     return worded or isinstance(error, MemoryError)
 
 
-def open_device(config: RuntimeConfig, world: World = ALONE) -> Device:
+def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROCESS) -> Device:
     """Decide device and precision, and set up threads and memory for them.
 
     Raises:
         UserError: the device is not there, or cannot do what is asked.
     """
-    kind = find_device(config.device)
-    if world.size > 1:
-        _take_own_device(kind, world)
-    threads = config.threads or (_cores_each(world) if world.size > 1 else torch.get_num_threads())
+    kind = resolve_device(config.device)
+    if process_group.size > 1:
+        _select_local_gpu(kind, process_group)
+    threads = config.threads or (
+        _cores_per_process(process_group) if process_group.size > 1 else torch.get_num_threads()
+    )
     torch.set_num_threads(threads)
     if kind == "cpu":
         keep_freed_memory()
-    return Device(kind, _find_precision(config.precision, kind), threads, world)
+    return Device(kind, _resolve_precision(config.precision, kind), threads, process_group)
 
 
-def _take_own_device(kind: str, world: World) -> None:
+def _select_local_gpu(kind: str, process_group: ProcessGroup) -> None:
     """Give this process the GPU of its number. Raises UserError where there is none for it."""
-    there = torch.cuda.device_count() if kind == "cuda" else 1
-    if kind == "mps" or (kind == "cuda" and world.local_size > there):
+    n_devices = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind == "mps" or (kind == "cuda" and process_group.local_size > n_devices):
         raise UserError(
-            f"torchrun: {world.local_size} processes, and this machine has {there} {kind} device; start as many as "
-            "there are devices, or add runtime=cpu"
+            f"torchrun: {process_group.local_size} processes, but this machine has {n_devices} {kind} device; start "
+            "one process per device, or add runtime=cpu"
         )
     if kind == "cuda":
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(process_group.local_rank)
 
 
-def _cores_each(world: World) -> int:
+def _cores_per_process(process_group: ProcessGroup) -> int:
     """Divide the cores of this host among its processes; torchrun would give each of them one."""
-    return max(1, (os.cpu_count() or 1) // world.local_size)
+    return max(1, (os.cpu_count() or 1) // process_group.local_size)
 
 
 def check_reductions(device: Device, positions: int) -> None:
     """Refuse micro batches whose gradients an old torch gets wrong on Apple silicon; `positions` is B * T."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if device.kind == "mps" and version < (2, 14) and positions >= LONGEST_REDUCTION:
+    if device.kind == "mps" and version < (2, 14) and positions >= MAX_REDUCTION:
         raise UserError(
             f"training.micro_batch_size * training.seq_len = {positions}: torch {torch.__version__} computes wrong "
-            f"gradients from {LONGEST_REDUCTION} on with MPS; make micro_batch_size smaller or install torch>=2.14"
+            f"gradients from {MAX_REDUCTION} on with MPS; make micro_batch_size smaller or install torch>=2.14"
         )
 
 
-def find_device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """Return the kind of device that a name means. Raises UserError where it is not there."""
     available = {
         "mps": torch.backends.mps.is_available(),
@@ -161,7 +163,7 @@ def find_device(name: str) -> str:
     return name
 
 
-def _find_precision(name: str, kind: str) -> str:
+def _resolve_precision(name: str, kind: str) -> str:
     if name == "auto":
         # fp32 on MPS until a Mac has shown that bf16 pays; on CPUs without the instructions bf16 is 100 times slower.
         # CUDA devices without them compute it as well, by emulation, and say so only if asked.

@@ -6,7 +6,7 @@ torchrun tells each process its rank. Gradients are summed in flat pieces of a f
 through, rather than by torch's DistributedDataParallel: that one lays its pieces out anew after its first step, by the
 order in which gradients came, so three processes and more would add up in another order after a resume, and no longer
 end bit for bit alike. The price is that it does not communicate while it still computes. Collectives are called by
-every process in the same order, or they wait for each other for ever: hence `agree` and `first_then_all`.
+every process in the same order, or they wait for each other for ever: hence `agree` and `rank_zero_first`.
 
 Opens without torch, since a run that is alone has no need of it here.
 """
@@ -17,53 +17,53 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.config.schema import UserError
 from src.runtime.errors import first_line
-from src.runtime.host import Processes, launched_processes
+from src.runtime.host import RankInfo, read_rank_info
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE_BYTES = 32 << 20
+BUCKET_BYTES = 32 << 20
 """Gradients are summed in pieces of about this much, each of which is copied once."""
 T = TypeVar("T")
 
 
-class PeerLost(Exception):
+class RankFailure(Exception):
     """Another process of the run has ended before its time; this one cannot go on alone."""
 
 
-class FirstFailed(Exception):
+class RankZeroFailed(Exception):
     """The first process could not begin, and has said why."""
 
 
-class World(Processes):
+class ProcessGroup(RankInfo):
     """This process among those of its run. Methods with verbs wait for the others, if there are any."""
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process is the one that writes files and talks."""
         return self.rank == 0
 
-    def rows(self, n: int) -> slice:
+    def rank_slice(self, n: int) -> slice:
         """Return this process's share of n rows; n is a multiple of `size`."""
         share = n // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def sum_(self, tensors: Iterable["Tensor"]) -> None:
+    def all_reduce_sum(self, tensors: Iterable["Tensor"]) -> None:
         """Sum each tensor over the processes, in place; all must be of one dtype and device."""
         if self.size == 1:
             return
         import torch
         from torch import distributed
 
-        for piece in _pieces(tensors):
+        for piece in _group_tensors(tensors):
             flat = torch.cat([tensor.flatten() for tensor in piece])
-            with self._peers():
+            with self._detect_rank_failure():
                 distributed.all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in piece])
             for tensor, part in zip(piece, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def agree(self, number: int | None) -> int | None:
+    def all_reduce_max(self, number: int | None) -> int | None:
         """Return the greatest number that any process has, so that all of them act on it at once; None: none has."""
         if self.size == 1:
             return number
@@ -71,60 +71,60 @@ class World(Processes):
         from torch import distributed
 
         greatest = torch.tensor(number or 0)
-        with self._peers():
+        with self._detect_rank_failure():
             distributed.all_reduce(greatest, distributed.ReduceOp.MAX)
         return int(greatest) or None
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Return the first process's value in all of them."""
         if self.size == 1:
             return value
         from torch import distributed
 
         box: list[Any] = [value]
-        with self._peers():
+        with self._detect_rank_failure():
             distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def first_then_all(self, action: Callable[[], T]) -> T:
+    def rank_zero_first(self, action: Callable[[], T]) -> T:
         """Do `action` in the first process, then in the others, which find done what it does once.
 
-        Raises: what `action` raises, in the first process, and FirstFailed in the others then.
+        Raises: what `action` raises, in the first process, and RankZeroFailed in the others then.
         """
         if self.size == 1:
             return action()
-        if not self.is_first:
-            if not self.share(True):
-                raise FirstFailed
+        if not self.is_rank_zero:
+            if not self.broadcast(True):
+                raise RankZeroFailed
             return action()
         try:
             result = action()
         except BaseException:
-            self.share(False)
+            self.broadcast(False)
             raise
-        self.share(True)
+        self.broadcast(True)
         return result
 
     @contextmanager
-    def _peers(self) -> Iterator[None]:
+    def _detect_rank_failure(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # gloo, NCCL and torch's store have a class of their own each, all of this kind
-            raise PeerLost(
+            raise RankFailure(
                 f"process {self.rank} of {self.size}: another process of the run has ended, so this one stops too; "
                 "the same command goes on from the last checkpoint"
             ) from error
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def _pieces(tensors: Iterable["Tensor"]) -> Iterator[list["Tensor"]]:
+def _group_tensors(tensors: Iterable["Tensor"]) -> Iterator[list["Tensor"]]:
     """Group tensors in their order, about `PIECE_BYTES` at a time."""
     piece: list[Tensor] = []
     for tensor in tensors:
         piece.append(tensor)
-        if sum(each.nbytes for each in piece) >= PIECE_BYTES:
+        if sum(each.nbytes for each in piece) >= BUCKET_BYTES:
             yield piece
             piece = []
     if piece:
@@ -132,11 +132,11 @@ def _pieces(tensors: Iterable["Tensor"]) -> Iterator[list["Tensor"]]:
 
 
 @contextmanager
-def open_world() -> Iterator[World]:
+def open_process_group() -> Iterator[ProcessGroup]:
     """Join the other processes, where torchrun has started several. Raises UserError where they cannot be found."""
-    world = World(*launched_processes())
-    if world.size == 1:
-        yield ALONE
+    process_group = ProcessGroup(*read_rank_info())
+    if process_group.size == 1:
+        yield SINGLE_PROCESS
         return
     import torch
     from torch import distributed
@@ -146,11 +146,11 @@ def open_world() -> Iterator[World]:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except RuntimeError as error:
         raise UserError(f"torchrun: the processes do not reach each other ({first_line(error)})") from error
-    yield world
+    yield process_group
     distributed.destroy_process_group()  # not after an error: it might wait for processes that are gone
 
 
-def refuse_torchrun(why: str) -> None:
+def reject_torchrun(why: str) -> None:
     """Raise UserError where torchrun has started what cannot be shared."""
-    if launched_processes().size > 1:
+    if read_rank_info().size > 1:
         raise UserError(f"torchrun: {why}; start it with python -m src.train")

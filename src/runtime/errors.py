@@ -15,7 +15,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def errors_of_the_system() -> Iterator[None]:
+def raise_os_errors() -> Iterator[None]:
     """Raise as OSError what safetensors and torch make of one."""
     try:
         yield

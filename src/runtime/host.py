@@ -9,8 +9,8 @@ from typing import NamedTuple
 PROCESS_BYTES = 400 << 20
 """What Python and torch take before the first tensor: 0.3 to 0.4 GB of resident memory on Linux, CPU build."""
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
-CPUS = Path("/proc/cpuinfo")
-SPINS = 10_000
+CPU_INFO = Path("/proc/cpuinfo")
+OMP_SPIN_COUNT = 10_000
 """How often a thread of OpenMP looks for work before it sleeps; GNU's own choice is 300,000 and more."""
 
 
@@ -35,23 +35,23 @@ def available_bytes() -> int:
 def is_intel() -> bool:
     """Tell whether the CPU is one of Intel's, for which its own library picks other kernels; False where unknown."""
     try:
-        with CPUS.open(encoding="utf-8") as file:  # of the first core alone: a server has hundreds
+        with CPU_INFO.open(encoding="utf-8") as file:  # of the first core alone: a server has hundreds
             return "GenuineIntel" in file.read(256)
     except OSError:  # not Linux
         return False
 
 
-def spin_briefly() -> None:
+def limit_omp_spin() -> None:
     """Have OpenMP's threads sleep soon where there is nothing to do; to be called before torch is imported.
 
     A thread that spins on a core that other programs want keeps the one that it waits for from running. Heeded by GNU's
     OpenMP, which torch brings on Linux; what the user has set counts.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+        os.environ.setdefault("GOMP_SPINCOUNT", str(OMP_SPIN_COUNT))
 
 
-class Processes(NamedTuple):
+class RankInfo(NamedTuple):
     """The processes that train one run together: torchrun says so in the environment of each."""
 
     rank: int = 0
@@ -62,13 +62,13 @@ class Processes(NamedTuple):
     local_size: int = 1
 
 
-def launched_processes() -> Processes:
+def read_rank_info() -> RankInfo:
     """Read what torchrun has started; a process that is alone where it has not."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Processes(*(int(os.environ[name]) for name in names)) if set(names) <= set(os.environ) else Processes()
+    return RankInfo(*(int(os.environ[name]) for name in names)) if set(names) <= set(os.environ) else RankInfo()
 
 
-def has_memory_of_its_own(device: str) -> bool:
+def has_dedicated_memory(device: str) -> bool:
     """Tell whether what runs on a device, by its name in the configuration, does not live in the machine's memory."""
     return device == "cuda" or (device == "auto" and NVIDIA_DRIVER.exists())
 

@@ -18,7 +18,7 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
 
 
-Say = Callable[[str], None]
+LogFunction = Callable[[str], None]
 
 
 class _LogFile(logging.FileHandler):
@@ -33,7 +33,7 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def open_log(path: Path) -> Iterator[Say]:
+def open_log(path: Path) -> Iterator[LogFunction]:
     """Send lines to the terminal, above the progress bar, and to a file; tracebacks to the file alone."""
     logger = logging.getLogger("src")
     logger.setLevel(logging.DEBUG)
@@ -41,13 +41,13 @@ def open_log(path: Path) -> Iterator[Say]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(handler)
 
-    def say(line: str) -> None:
+    def log_info(line: str) -> None:
         line = printable(line)
         tqdm.write(line)
         logger.info(line)
 
     try:
-        yield say
+        yield log_info
     finally:
         logger.removeHandler(handler)
         handler.close()

@@ -7,17 +7,17 @@ import torch
 from src.runtime.device import DTYPES, Device
 from src.runtime.timing import median_times
 
-SLOW = 3
+SLOW_FACTOR = 3
 """A precision is called slow where products take so many times as long as in fp32: with instructions it is half the
 time, without them 50 times."""
 
 
-def slow_precision(device: Device) -> str | None:
+def slow_precision_warning(device: Device) -> str | None:
     """Tell in one line where a CPU has no instructions for its precision, by small products of 20 ms in each."""
     if device.kind != "cpu" or device.precision == "fp32":
         return None
     plain, chosen = (matmul_speed(device, precision, 128, 0.02) for precision in ("fp32", device.precision))
-    if plain < SLOW * chosen:
+    if plain < SLOW_FACTOR * chosen:
         return None
     return (
         f"runtime.precision={device.precision}: products take {plain / chosen:.0f} times as long as in fp32 on "

@@ -50,10 +50,10 @@ def run_path(sweep: Path, run: object, run_dir: object) -> Path:
     return path
 
 
-def read_checked(path: Path, remedy: str, *, allow_links: bool = False) -> Any:
+def read_verified_json(path: Path, remedy: str, *, allow_links: bool = False) -> Any:
     """Read what `write_record` wrote, or any other JSON. Raises: UserError with file, what is wrong and the remedy."""
     content = decode_json(path, read_bytes(path, allow_links=allow_links), remedy)
-    if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != digest_of(content):
+    if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != content_sha256(content):
         raise UserError(f"{path}: damaged: its content is not what was written; {remedy}")
     return content
 
@@ -63,7 +63,7 @@ def read_record(path: Path, kind: type[T], remedy: str, *, allow_links: bool = F
 
     Raises: UserError with the file, what is wrong with it and the remedy.
     """
-    return convert(path, read_checked(path, remedy, allow_links=allow_links), kind, remedy)
+    return convert(path, read_verified_json(path, remedy, allow_links=allow_links), kind, remedy)
 
 
 def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
@@ -78,16 +78,16 @@ def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Write a record atomically. Raises: ValueError for NaN, which is no JSON."""
     plain = json.loads(json.dumps({key: item for key, item in value.items() if key != DIGEST}, allow_nan=False))
-    write_json(path, {**plain, DIGEST: digest_of(plain)})
+    write_json(path, {**plain, DIGEST: content_sha256(plain)})
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
+def content_sha256(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Mark:
+class MetricsDigest:
     """What a file of metrics holds, so that rows that are lost or changed later are found."""
 
     rows: int
@@ -95,9 +95,9 @@ class Mark:
     """Of its lines."""
 
 
-def mark_of(lines: Iterable[str]) -> Mark:
+def digest_lines(lines: Iterable[str]) -> MetricsDigest:
     """Describe the lines of a file of metrics, each with its end of line."""
     digest, rows = hashlib.sha256(), 0
     for rows, line in enumerate(lines, 1):  # noqa: B007 (their count is wanted)
         digest.update(line.encode())
-    return Mark(rows, digest.hexdigest())
+    return MetricsDigest(rows, digest.hexdigest())

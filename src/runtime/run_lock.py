@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.config.schema import UserError
-from src.runtime.atomic_files import Busy, file_lock, refuse_links, remove_abandoned, storage_remedy
+from src.runtime.atomic_files import LockBusy, file_lock, reject_symlinks, remove_stale_temporaries, storage_remedy
 
 LOCK = ".lock"
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[Callable[[], bool]]:
+def acquire_run_lock(folder: Path) -> Iterator[Callable[[], bool]]:
     """Hold the lock on a run directory; yields a function that tells whether the directory is still there.
 
     Raises:
@@ -21,36 +21,36 @@ def claim(folder: Path) -> Iterator[Callable[[], bool]]:
     """
     busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
     with file_lock(folder / LOCK, busy) as held:
-        refuse_links(folder, "wandb")
+        reject_symlinks(folder, "wandb")
         yield held
 
 
-def is_claimed(folder: Path) -> bool:
+def is_run_locked(folder: Path) -> bool:
     """Return whether a process is at work in a run directory at this moment."""
     if not (folder / LOCK).exists():
         return False
     try:
-        with claim(folder):
+        with acquire_run_lock(folder):
             return False
-    except Busy:
+    except LockBusy:
         return True
     except UserError:  # whoever trains there will say it
         return False
 
 
-def removed(folder: Path) -> UserError:
+def run_removed_error(folder: Path) -> UserError:
     """Make the error of a run whose directory has gone."""
     return UserError(f"{folder}: removed while the run was training in it; the same command starts it anew")
 
 
 @contextmanager
-def storage_told(folder: Path, rerun: bool = False, held: Callable[[], bool] = lambda: True) -> Iterator[None]:
+def report_disk_errors(folder: Path, rerun: bool = False, held: Callable[[], bool] = lambda: True) -> Iterator[None]:
     """Tell in one line what the disk of a run refuses; `held` is what `claim` has yielded. Raises UserError."""
     try:
         yield
     except OSError as error:
         if not held():
-            raise removed(folder) from error
+            raise run_removed_error(folder) from error
         remedy = storage_remedy(error)
         if remedy is None:
             raise
@@ -66,8 +66,8 @@ def start_over(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    with storage_told(folder), claim(folder):
-        remove_abandoned(folder.parent, folder.name)
+    with report_disk_errors(folder), acquire_run_lock(folder):
+        remove_stale_temporaries(folder.parent, folder.name)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         os.rename(folder, aside)
         shutil.rmtree(aside)

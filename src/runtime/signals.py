@@ -36,7 +36,7 @@ class StopRequest:
 
 
 @contextmanager
-def listen_for_stop() -> Iterator[StopRequest]:
+def handle_stop_signals() -> Iterator[StopRequest]:
     """Note stop signals while the block runs, instead of dying of them."""
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in STOP_SIGNALS}

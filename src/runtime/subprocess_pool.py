@@ -16,15 +16,15 @@ POLL_S = 0.02
 T = TypeVar("T")
 
 
-def apart(action: Callable[[], T], *, most_bytes: int | None = None, stop: StopRequest | None = None) -> T:
-    """Return what `action` returns in a new process, which ends as soon as it holds more than `most_bytes`.
+def run_in_subprocess(action: Callable[[], T], *, max_bytes: int | None = None, stop: StopRequest | None = None) -> T:
+    """Return what `action` returns in a new process, which ends as soon as it holds more than `max_bytes`.
 
     Raises:
         BrokenProcessPool: the process was ended, by that or by the kernel.
         Interrupted: a stop was asked for meanwhile.
         BaseException: what `action` raises.
     """
-    with guarded_pool(1, most_bytes) as pool:
+    with make_process_pool(1, max_bytes) as pool:
         future = pool.submit(action)
         try:
             while stop is not None and not wait([future], POLL_S).done:
@@ -43,23 +43,23 @@ def _end_children() -> None:
         child.kill()
 
 
-def guarded_pool(workers: int, most_bytes: int | None = None) -> ProcessPoolExecutor:
-    """Make a pool whose processes end with this one, even if it is killed, or when they hold more than `most_bytes`.
+def make_process_pool(workers: int, max_bytes: int | None = None) -> ProcessPoolExecutor:
+    """Make a pool whose processes end with this one, even if it is killed, or when they hold more than `max_bytes`.
 
     They are spawned, since a fork of a process with threads may hang; so __main__ has to be importable.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=_guard, initargs=(os.getpid(), most_bytes))
+    return ProcessPoolExecutor(workers, context, initializer=_initialize_worker, initargs=(os.getpid(), max_bytes))
 
 
-def _guard(parent: int, most_bytes: int | None) -> None:
+def _initialize_worker(parent: int, max_bytes: int | None) -> None:
     """Begin the new process: Ctrl-C is its parent's to answer, and somebody watches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent, most_bytes), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent, max_bytes), daemon=True).start()
 
 
-def _watch(parent: int, most_bytes: int | None) -> None:
+def _exit_with_parent(parent: int, max_bytes: int | None) -> None:
     """End this process before the kernel has to choose whom to end, or when nobody waits for it any more."""
-    while os.getppid() == parent and (most_bytes is None or peak_rss() <= most_bytes):
+    while os.getppid() == parent and (max_bytes is None or peak_rss() <= max_bytes):
         time.sleep(POLL_S)
     os._exit(1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli.command_line import varying
+from src.cli.command_line import varying_overrides
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.config.schema import TrainConfig, UserError
 from src.data.dataset import PreparedData, find_prepared
@@ -18,9 +18,9 @@ from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, match_of
 from src.reporting.data.runs import variants
-from src.reporting.statistics.verdicts import breach_lines
-from src.runs.planning import check_jobs, check_machine, make_plan, refuse_twins, show_progress
-from src.runs.resource_check import memory_needed, reckon_micro_batch
+from src.reporting.statistics.verdicts import comparability_warnings
+from src.runs.planning import check_jobs, check_machine, make_plan, reject_duplicate_runs, show_progress
+from src.runs.resource_check import memory_needed, resolve_micro_batch
 from src.runs.summary import Summary, read_summary
 from src.runs.tuned_learning_rates import with_search_differences
 from src.runtime.host import PROCESS_BYTES, machine_bytes
@@ -49,7 +49,7 @@ class _Job:
         return None if self.tokens_per_second is None else self.tokens / self.tokens_per_second
 
 
-def preview(looks: list[list[list[str]]]) -> str:
+def describe_dry_run(looks: list[list[list[str]]]) -> str:
     """Describe the jobs of a command line: those of each look of `seeds=auto`, else of the only one.
 
     Raises: UserError for what the command itself would refuse.
@@ -57,9 +57,13 @@ def preview(looks: list[list[list[str]]]) -> str:
     jobs = looks[-1]
     checked = check_jobs(jobs)
     finished = list(_finished_runs({Path(config.output_root).expanduser() for config, _ in checked}))
-    found = [_look(config, init, finished) for config, init in show_progress(checked, "Looking at jobs")]
-    names = varying(jobs) if len(jobs) > 1 else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
-    refuse_twins([job.run or name for job, name in zip(found, names, strict=True)])
+    found = [_inspect_job(config, init, finished) for config, init in show_progress(checked, "Looking at jobs")]
+    names = (
+        varying_overrides(jobs)
+        if len(jobs) > 1
+        else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
+    )
+    reject_duplicate_runs([job.run or name for job, name in zip(found, names, strict=True)])
     total = _total(found)
     if len(looks) > 1:
         first = [job for job, overrides in zip(found, jobs, strict=True) if overrides in looks[0]]
@@ -68,8 +72,8 @@ def preview(looks: list[list[list[str]]]) -> str:
     return "\n".join([*_table(found, names), "", *total, "", *_fairness(found, names, jobs)])
 
 
-def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Summary]) -> _Job:
-    from src.runs.summary import contract_of
+def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Summary]) -> _Job:
+    from src.runs.summary import build_contract
     from src.runtime.device import open_device  # torch decides what auto means
 
     data = find_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser())
@@ -77,7 +81,7 @@ def _look(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Sum
     match, device = match_of(config), open_device(config.runtime)
     cost = model_cost(match.spec, config.training.seq_len)
     speed = _tokens_per_second(match, cost, device.kind, config, finished)
-    contract = contract_of(config, data, init, device)
+    contract = build_contract(config, data, init, device)
     return _Job(config, match, cost, run, status, contract, sum(stage_tokens(config).values()), speed)
 
 
@@ -144,7 +148,7 @@ def _table(found: list[_Job], names: list[str]) -> list[str]:
 
 
 def _memory_bytes(job: _Job) -> int:
-    reckoned = reckon_micro_batch(job.config, job.match.spec, machine_bytes() - PROCESS_BYTES)
+    reckoned = resolve_micro_batch(job.config, job.match.spec, machine_bytes() - PROCESS_BYTES)
     return memory_needed(reckoned, job.match.spec).total
 
 
@@ -177,4 +181,7 @@ def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> lis
         }
         for name, job, variant in zip(names, found, variants(jobs), strict=True)
     ]
-    return ["Fairness", *(f"  {line}" for line in breach_lines(records) or ["nothing stands against a verdict"])]
+    return [
+        "Fairness",
+        *(f"  {line}" for line in comparability_warnings(records) or ["nothing stands against a verdict"]),
+    ]

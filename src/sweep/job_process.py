@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from src.config.schema import SweepConfig
-from src.runtime.run_lock import is_claimed
+from src.runtime.run_lock import is_run_locked
 from src.runtime.signals import stop_signal
-from src.sweep.job_store import Job, Ledger
+from src.sweep.job_store import Job, JobStore
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 POLL_S = 0.1
@@ -24,51 +24,53 @@ GRACE_S = 60
 """After its time is up, a job has so many seconds to save and stop before it is killed."""
 
 
-def run_job(ledger: Ledger, job: Job, config: SweepConfig, start_over: bool = False, threads: int | None = None) -> int:
+def run_job(
+    store: JobStore, job: Job, config: SweepConfig, start_over: bool = False, threads: int | None = None
+) -> int:
     """Run one job unless it is done, record how it ended, and return its exit code (negative: killed by a signal).
 
     A job that fails is tried again as often as `config` says, and goes on from its last checkpoint.
     threads: how many CPU threads its process takes by default.
     """
-    if ledger.is_done(job) and not start_over:
-        ledger.record(job, "done", 0)
+    if store.is_done(job) and not start_over:
+        store.record(job, "done", 0)
         return 0
-    if config.skip_diverged and ledger.has_diverged(job) and not start_over:
+    if config.skip_diverged and store.has_diverged(job) and not start_over:
         return 1
     exit_code = 0
     for attempt in range(1 + config.retries):
         again = ["rerun=false"] if attempt else []  # to start over once is enough
-        exit_code = _attempt(ledger, job, config, again, threads)
-        if ledger.status(job) != "failed":
+        exit_code = _run_attempt(store, job, config, again, threads)
+        if store.status(job) != "failed":
             break
     return exit_code
 
 
-def _attempt(ledger: Ledger, job: Job, config: SweepConfig, more: list[str], threads: int | None) -> int:
-    ledger.record(job, "running")
-    if _wait_for_orphan(ledger, job) and ledger.is_done(job):
-        ledger.record(job, "done", 0)
+def _run_attempt(store: JobStore, job: Job, config: SweepConfig, more: list[str], threads: int | None) -> int:
+    store.record(job, "running")
+    if _wait_for_orphan(store, job) and store.is_done(job):
+        store.record(job, "done", 0)
         return 0
-    log = ledger.log_of(job)
+    log = store.log_of(job)
     with log.open("wb") as written, log.open("rb") as read:
         command = [sys.executable, "-m", "src.train", *job.overrides, *more]
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads)) if threads else None
         child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
         with _forward(child) as asked:
             exit_code, timed_out = _wait(child, read, config)
-    ledger.record_exit(job, exit_code, config.timeout if timed_out else None)
+    store.record_exit(job, exit_code, config.timeout if timed_out else None)
     for hand_back in asked:  # now that all is saved, whoever listened before may queue the job again, or end
         hand_back()
     return 1 if timed_out and stop_signal(exit_code) else exit_code
 
 
-def _wait_for_orphan(ledger: Ledger, job: Job) -> bool:
+def _wait_for_orphan(store: JobStore, job: Job) -> bool:
     """Wait for a process of this job that outlived its sweep and has the run. Tell whether there was one."""
-    folder = ledger.run_dir(job)
-    if not is_claimed(folder):
+    folder = store.run_dir(job)
+    if not is_run_locked(folder):
         return False
     print(f"{job.run}: another process is at work on it; waiting for its end", flush=True)
-    while is_claimed(folder):
+    while is_run_locked(folder):
         time.sleep(1.0)
     return True
 

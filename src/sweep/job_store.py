@@ -61,7 +61,7 @@ class JobRecord(TypedDict):
     time: float
 
 
-class Ledger:
+class JobStore:
     """The record of a sweep."""
 
     def __init__(self, folder: Path) -> None:

@@ -12,20 +12,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli.command_line import SINGLE_RUN, explain, quote
+from src.cli.command_line import SINGLE_RUN, explain_hydra_error, quote_value
 from src.cli.compose import Sweep
 from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.reporting import comparison_text, load_runs, write_report
 from src.reporting.statistics.sequential import LOOKS
 from src.reporting.statistics.verdicts import is_decided
-from src.runs.planning import Plan, plan_runs, refuse_twins
+from src.runs.planning import Plan, plan_runs, reject_duplicate_runs
 from src.runs.run_id import short_hash
 from src.runs.tuned_learning_rates import load_searches, write_searches
-from src.runtime.atomic_files import file_lock, refuse_links
+from src.runtime.atomic_files import file_lock, reject_symlinks
 from src.runtime.errors import first_line
 from src.runtime.signals import stop_signal
 from src.sweep.job_process import run_job
-from src.sweep.job_store import Job, Ledger
+from src.sweep.job_store import Job, JobStore
 from src.sweep.progress_table import show_jobs
 from src.training.stage_budget import shared_tokens, stage_tokens
 
@@ -52,11 +52,11 @@ def run_sweep(sweeps: Sequence[Sweep]) -> int:
 
 def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -> int:
     config = plans[0].config
-    with opened(folder, config.sweep_name, plans, sweep.jobs, look) as ledger:
+    with open_sweep(folder, config.sweep_name, plans, sweep.jobs, look) as store:
         if config.learning_rates:
             write_searches(folder, load_searches(config.learning_rates))
-        exit_code = launch(sweep, config, ledger)
-        states = ledger.states()
+        exit_code = launch(sweep, config, store)
+        states = store.states()
         report = write_report(folder, margin=config.verdict.margin)
         print(comparison_text(load_runs(folder), config.verdict.margin))
         unfinished = [run for run, state in states.items() if state != "done"]
@@ -67,31 +67,31 @@ def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -
 
 
 @contextmanager
-def opened(
+def open_sweep(
     folder: Path, name: str, plans: list[Plan], jobs: list[list[str]], look: int | None = None
-) -> Iterator[Ledger]:
+) -> Iterator[JobStore]:
     """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does.
 
     look: of `seeds=auto`, from 0.
     """
-    ledger = Ledger(folder)
+    store = JobStore(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
-        refuse_links(folder, ".submitit")  # what the Slurm launcher writes
-        ledger.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
+        reject_symlinks(folder, ".submitit")  # what the Slurm launcher writes
+        store.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
         print(f"Sweep: {len(plans)} jobs, {folder}")
-        yield ledger
+        yield store
 
 
 def _sweep_folder(plans: list[Plan]) -> Path:
     first = plans[0].config
     names = [plan.folder.name for plan in plans]
-    refuse_twins(names)
+    reject_duplicate_runs(names)
     return Path(first.output_root).expanduser() / "sweeps" / f"{first.sweep_name}-{short_hash(names)}"
 
 
 def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     config = plan.config
-    extra = [SINGLE_RUN, f"tracking.group={folder.name}", f"data.dir={quote(plan.config.data.dir or '')}"]
+    extra = [SINGLE_RUN, f"tracking.group={folder.name}", f"data.dir={quote_value(plan.config.data.dir or '')}"]
     return Job(
         run=plan.folder.name,
         run_dir=os.path.relpath(plan.folder, folder),
@@ -107,27 +107,31 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     )
 
 
-def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
+def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
     """Let the launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     live = sys.stdout.isatty() if config.sweep.live is None else config.sweep.live
     overrides = [item for item in sweep.overrides if not item.startswith("sweep.live=")]
-    ours = ["hydra.sweeper.params=null", f"hydra.sweep.dir={quote(str(ledger.folder.resolve()))}", f"sweep.live={live}"]
+    ours = [
+        "hydra.sweeper.params=null",
+        f"hydra.sweep.dir={quote_value(str(store.folder.resolve()))}",
+        f"sweep.live={live}",
+    ]
     before, sys.argv = sys.argv, ["src.train", "-m", *overrides, *ours]
     try:
-        with show_jobs(ledger) if live else nullcontext():
+        with show_jobs(store) if live else nullcontext():
             if config.launcher.name == "ray":
                 from src.sweep.ray_launcher import launch_on_ray
 
-                threads = threads_each(config.launcher)
-                return launch_on_ray(ledger, config.launcher, config.sweep, config.rerun, threads)
+                threads = threads_per_job(config.launcher)
+                return launch_on_ray(store, config.launcher, config.sweep, config.rerun, threads)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:
         return int(stop.code or 0)
     except (HydraException, OmegaConfBaseException, ImportError) as error:
-        raise UserError(explain(error, sweep.overrides, [])) from None
+        raise UserError(explain_hydra_error(error, sweep.overrides, [])) from None
     except Exception as error:
         if isinstance(error, UserError) or config.launcher.name != "slurm":
             raise
@@ -138,7 +142,7 @@ def launch(sweep: Sweep, config: TrainConfig, ledger: Ledger) -> int:
     return 0
 
 
-def threads_each(launcher: LauncherConfig) -> int | None:
+def threads_per_job(launcher: LauncherConfig) -> int | None:
     """Return how many CPU threads a job has where runtime.threads leaves it open; None: as many as there are cores."""
     if launcher.name == "joblib":
         return max(1, (os.cpu_count() or 1) // launcher.n_jobs)
@@ -153,13 +157,13 @@ def launch_job(config: DictConfig) -> None:
     A job that fails is recorded and the sweep goes on; one that was asked to stop ends the sweep.
     """
     settings = HydraConfig.get()
-    ledger = Ledger(Path(settings.sweep.dir))
-    jobs, index = ledger.jobs(), int(settings.job.num)
-    if config.sweep.fail_fast and ledger.has_failed():
+    store = JobStore(Path(settings.sweep.dir))
+    jobs, index = store.jobs(), int(settings.job.num)
+    if config.sweep.fail_fast and store.has_failed():
         return
     if not config.sweep.live:
         print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
-    threads = threads_each(LauncherConfig(**config.launcher))
-    exit_code = run_job(ledger, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), threads)
+    threads = threads_per_job(LauncherConfig(**config.launcher))
+    exit_code = run_job(store, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), threads)
     if number := stop_signal(exit_code):
         raise SystemExit(128 + number)

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from src.cli.command_line import as_argument, given_keys
+from src.cli.command_line import format_argument, given_keys
 from src.cli.compose import Sweep, compose_config, expand_sweep
 from src.cli.validation import check_installed
 from src.config.checks import check_settings
@@ -24,21 +24,21 @@ from src.reporting import write_report
 from src.reporting.data.artifacts import beside_cliff
 from src.runs.planning import Plan, check_jobs, plan_runs
 from src.runs.run_id import short_hash
-from src.runs.summary import read_summary, rules_of
+from src.runs.summary import read_summary, training_contract
 from src.runs.tuned_learning_rates import FILE, write_searches
 from src.runtime.errors import first_line
 from src.sweep.job_process import run_job
-from src.sweep.job_store import Ledger
-from src.sweep.launch import launch, opened
+from src.sweep.job_store import JobStore
+from src.sweep.launch import launch, open_sweep
 from src.training.stage_budget import stage_tokens
 
-LARGEST_SPAN = 1e30
+MAX_SPAN = 1e30
 """From the middle of the grid to its ends, extensions included: what a number of single precision holds."""
-MIDDLE = 2.0
+TPE_HALF_RANGE = 2.0
 """With method=tpe the first range goes so many factors to either side, as a grid of five does."""
 
 
-OF_A_TRIAL = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_diverged=true")
+TRIAL_OVERRIDES = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_diverged=true")
 
 
 class Trial(NamedTuple):
@@ -80,10 +80,10 @@ def tune(overrides: list[str]) -> int:
         raise UserError("tune: one rate is found for each architecture and size; give no other setting several values")
     check_jobs(sweep.jobs)  # of every size, before the search for the first
     for size in dict.fromkeys(size for _, size in names):
-        centre = next(config.size.learning_rate for config in configs if config.size.name == size)
+        center = next(config.size.learning_rate for config in configs if config.size.name == size)
         own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
         try:
-            _search([*own, f"size={size}", *OF_A_TRIAL], size, centre, settings)
+            _search([*own, f"size={size}", *TRIAL_OVERRIDES], size, center, settings)
         except Unfinished as unfinished:
             print(f"Not finished: {unfinished}; the same command goes on with it")
             return unfinished.exit_code
@@ -100,7 +100,7 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
     if len(set(settings.warmup)) < len(settings.warmup):
         raise UserError(f"tune.warmup={settings.warmup}: give numbers of steps that are unlike each other")
     reach = settings.trials // 2 + settings.extensions
-    if reach * math.log(settings.factor) > math.log(LARGEST_SPAN):
+    if reach * math.log(settings.factor) > math.log(MAX_SPAN):
         raise UserError(
             f"tune.factor={settings.factor}: too large for tune.trials={settings.trials} and "
             f"tune.extensions={settings.extensions}, with which the rates span {reach} factors to either side"
@@ -111,7 +111,7 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
         check_installed("tune.method=tpe", "optuna", "tune")
 
 
-def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -> None:
+def _search(base: list[str], size: str, center: float, settings: TuneSettings) -> None:
     """Search for the architectures of one size. Raises: Unfinished, UserError."""
     seeds = f"seed={','.join(map(str, settings.seeds))}"
     plans = plan_runs(expand_sweep("train", TrainConfig, [*base, f"seed={settings.seeds[0]}"]).jobs)
@@ -121,7 +121,7 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
     folder = Path(config.output_root).expanduser() / "tuning" / f"{size}-{short_hash(about)}"
     architectures = [plan.config.architecture.name for plan in plans]
     method = _grid if settings.method == "grid" else _tpe
-    trials = method(_Search(folder, base, seeds, architectures, centre, settings))
+    trials = method(_Search(folder, base, seeds, architectures, center, settings))
     n = {len(tried) for tried in trials.values()}
     assert len(n) == 1, "equal budgets"
     rates = {name: _found(tried) for name, tried in trials.items()}
@@ -131,11 +131,13 @@ def _search(base: list[str], size: str, centre: float, settings: TuneSettings) -
         tried += f" x {len(settings.warmup)} warm-ups"
     text = f"{settings.method}, {tried}, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
     found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
-    contract = rules_of(config, plans[0].data, plans[0].init)
+    contract = training_contract(config, plans[0].data, plans[0].init)
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
     print("\n".join(_describe(rates, size)))
     print(f"Report: {write_report(folder)}")
-    print(f"Learning rates: {folder / FILE}; compare with {as_argument('learning_rates', str(folder), is_list=True)}")
+    print(
+        f"Learning rates: {folder / FILE}; compare with {format_argument('learning_rates', str(folder), is_list=True)}"
+    )
 
 
 class _Search(NamedTuple):
@@ -145,7 +147,7 @@ class _Search(NamedTuple):
     base: list[str]
     seeds: str
     architectures: list[str]
-    centre: float
+    center: float
     settings: TuneSettings
 
     def warmup_override(self) -> list[str]:
@@ -156,22 +158,22 @@ class _Search(NamedTuple):
         """Run the jobs of these overrides, in processes of their own. Raises Unfinished if one is not done."""
         sweep = expand_sweep("train", TrainConfig, [*self.base, *overrides, self.seeds])
         plans = plan_runs(sweep.jobs)
-        with opened(self.folder, "tuning", plans, sweep.jobs) as ledger:
+        with open_sweep(self.folder, "tuning", plans, sweep.jobs) as store:
             if self.settings.method == "grid":
-                exit_code = launch(sweep, plans[0].config, ledger)
+                exit_code = launch(sweep, plans[0].config, store)
             else:
-                exit_code = _run_one_by_one(ledger, plans, sweep)
+                exit_code = _run_one_by_one(store, plans, sweep)
             if exit_code:
                 raise Unfinished(exit_code, "stopped")
-            for job in ledger.jobs():
-                if ledger.status(job) != "done" and not ledger.has_diverged(job):
-                    raise Unfinished(1, f"{job.run} has {ledger.status(job)}: {ledger.error(job)}")
+            for job in store.jobs():
+                if store.status(job) != "done" and not store.has_diverged(job):
+                    raise Unfinished(1, f"{job.run} has {store.status(job)}: {store.error(job)}")
         return plans
 
 
-def _run_one_by_one(ledger: Ledger, plans: list[Plan], sweep: Sweep) -> int:
-    for job in ledger.jobs():
-        code = run_job(ledger, job, plans[0].config.sweep)
+def _run_one_by_one(store: JobStore, plans: list[Plan], sweep: Sweep) -> int:
+    for job in store.jobs():
+        code = run_job(store, job, plans[0].config.sweep)
         if code > 128:
             return code
     return 0
@@ -182,7 +184,7 @@ def _grid(search: _Search) -> Trials:
     n, low = search.settings.trials, -(search.settings.trials // 2)
     exponents = list(range(low, low + n))
     for _ in range(1 + search.settings.extensions):
-        rates = [_rounded(search.centre * search.settings.factor**exponent) for exponent in exponents]
+        rates = [_round_rate(search.center * search.settings.factor**exponent) for exponent in exponents]
         plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}", *search.warmup_override()])
         points = [(rate, warmup) for rate in rates for warmup in search.settings.warmup or [None]]
         trials = {
@@ -218,12 +220,12 @@ def _tpe(search: _Search) -> Trials:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search.folder.mkdir(parents=True, exist_ok=True)
     factor = search.settings.factor
-    low, high = search.centre / factor**MIDDLE, search.centre * factor**MIDDLE
+    low, high = search.center / factor**TPE_HALF_RANGE, search.center * factor**TPE_HALF_RANGE
     n, trials = search.settings.trials, Trials()
     for extension in range(1 + search.settings.extensions):
         for name in search.architectures:
             study = _open_study(name, search.folder / "optuna.db")
-            trials[name] = _ask_and_tell(study, search, name, n, (low, high))
+            trials[name] = _run_tpe_trials(study, search, name, n, (low, high))
         edges = {_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
         if not edges or extension == search.settings.extensions:
             break
@@ -232,7 +234,7 @@ def _tpe(search: _Search) -> Trials:
     return trials
 
 
-def _ask_and_tell(study: Any, search: _Search, name: str, n: int, span: tuple[float, float]) -> list[Trial]:
+def _run_tpe_trials(study: Any, search: _Search, name: str, n: int, span: tuple[float, float]) -> list[Trial]:
     """Bring a study to n trials; one that an earlier sitting asked for and did not end comes first."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.trial import TrialState
@@ -248,15 +250,15 @@ def _ask_and_tell(study: Any, search: _Search, name: str, n: int, span: tuple[fl
         else:
             asked = study.ask(space)
             number, values = asked.number, asked.params
-        rate, warmup = _rounded(values["learning_rate"]), values.get("warmup_steps")
+        rate, warmup = _round_rate(values["learning_rate"]), values.get("warmup_steps")
         overrides = [f"architecture={name}", f"optimizer.learning_rate={rate!r}"]
         plans = search.run([*overrides, *([] if warmup is None else [f"schedule.warmup_steps={warmup}"])])
         study.tell(number, min(_loss(plans, name, rate, warmup), 1e6))
-    found = [Trial(_rounded(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in told]
+    found = [Trial(_round_rate(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in told]
     return sorted(found, key=lambda trial: trial.learning_rate)
 
 
-def _rounded(rate: float) -> float:
+def _round_rate(rate: float) -> float:
     """Three digits: what a person would write."""
     return float(f"{rate:.3g}")
 

@@ -16,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from src.config.formatting import NOTHING, show_time
-from src.sweep.job_store import Job, Ledger
+from src.sweep.job_store import Job, JobStore
 
 REFRESH_S = 1.0
 TAIL_BYTES = 20_000
-COLOURS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow", "pending": "dim"}
+COLORS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow", "pending": "dim"}
 
 
-class Course(NamedTuple):
+class JobProgress(NamedTuple):
     """How far a job has come."""
 
     stage: str
@@ -35,14 +35,14 @@ class Course(NamedTuple):
 
 
 @contextmanager
-def show_jobs(ledger: Ledger) -> Iterator[None]:
+def show_jobs(store: JobStore) -> Iterator[None]:
     """Show the table while the block runs; what the block prints appears above it."""
     ended = threading.Event()
-    with Live(jobs_table(ledger), console=Console(file=sys.stdout), auto_refresh=False) as live:
+    with Live(build_table(store), console=Console(file=sys.stdout), auto_refresh=False) as live:
 
         def refresh() -> None:
             while not ended.wait(REFRESH_S):
-                live.update(jobs_table(ledger), refresh=True)
+                live.update(build_table(store), refresh=True)
 
         thread = threading.Thread(target=refresh, daemon=True)
         thread.start()
@@ -51,28 +51,28 @@ def show_jobs(ledger: Ledger) -> Iterator[None]:
         finally:
             ended.set()
             thread.join()
-            live.update(jobs_table(ledger), refresh=True)
+            live.update(build_table(store), refresh=True)
 
 
-def jobs_table(ledger: Ledger) -> Table:
+def build_table(store: JobStore) -> Table:
     """Build the table as things stand."""
-    jobs = ledger.jobs()
-    states = [ledger.status(job) for job in jobs]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in COLOURS if state in states)
+    jobs = store.jobs()
+    states = [store.status(job) for job in jobs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
     table = Table(title=f"{len(jobs)} jobs: {counts}", title_justify="left", caption="Ctrl-C saves and stops")
     for name, justify in zip(
         ("run", "status", "stage", "done", "val loss", "tokens/s", "left"), "lllrrrr", strict=True
     ):
         table.add_column(name, justify={"l": "left", "r": "right"}[justify], overflow="fold")  # pyright: ignore
     for job, state in zip(jobs, states, strict=True):
-        course = course_of(ledger, job) if state != "pending" else None
-        error = f": {ledger.error(job)}" if state == "failed" else ""
+        course = read_progress(store, job) if state != "pending" else None
+        error = f": {store.error(job)}" if state == "failed" else ""
         cells = [NOTHING] * 5 if course is None else _cells(course, state)
-        table.add_row(job.run, Text(f"{state}{error}", style=COLOURS[state]), *cells)
+        table.add_row(job.run, Text(f"{state}{error}", style=COLORS[state]), *cells)
     return table
 
 
-def _cells(course: Course, state: str) -> list[str]:
+def _cells(course: JobProgress, state: str) -> list[str]:
     return [
         course.stage,
         f"{course.share:.0%}",
@@ -82,21 +82,21 @@ def _cells(course: Course, state: str) -> list[str]:
     ]
 
 
-def course_of(ledger: Ledger, job: Job) -> Course | None:
+def read_progress(store: JobStore, job: Job) -> JobProgress | None:
     """Read how far a job has come from the end of its metrics; None: it has not begun."""
-    rows = _last_rows(ledger, job)
+    rows = _last_rows(store, job)
     if not rows or rows[-1].get("stage") not in job.stage_tokens:
         return None
     stage, names = str(rows[-1]["stage"]), list(job.stage_tokens)
     before = sum(job.stage_tokens[name] for name in names[: names.index(stage)])
     done, total = before + rows[-1]["tokens"] - job.shared_tokens.get(stage, 0), sum(job.stage_tokens.values())
     speed = _last(rows, "perf/tokens_per_second")
-    return Course(stage, done / total, _last(rows, "val/loss"), speed, (total - done) / speed if speed else None)
+    return JobProgress(stage, done / total, _last(rows, "val/loss"), speed, (total - done) / speed if speed else None)
 
 
-def _last_rows(ledger: Ledger, job: Job) -> list[dict[str, Any]]:
+def _last_rows(store: JobStore, job: Job) -> list[dict[str, Any]]:
     try:
-        with (ledger.run_dir(job) / "metrics.jsonl").open("rb") as handle:
+        with (store.run_dir(job) / "metrics.jsonl").open("rb") as handle:
             handle.seek(max(0, handle.seek(0, 2) - TAIL_BYTES))
             lines = handle.read().splitlines()
     except OSError:

@@ -12,11 +12,11 @@ from typing import Any
 from src.config.schema import LauncherConfig, SweepConfig, UserError
 from src.runtime.errors import first_line
 from src.sweep.job_process import run_job
-from src.sweep.job_store import Ledger
+from src.sweep.job_store import JobStore
 
 
 def launch_on_ray(
-    ledger: Ledger, launcher: LauncherConfig, config: SweepConfig, start_over: bool, threads: int | None
+    store: JobStore, launcher: LauncherConfig, config: SweepConfig, start_over: bool, threads: int | None
 ) -> int:
     """Run the jobs that are not done on the cluster, and return 0, or the status of one that was told to stop.
 
@@ -25,7 +25,7 @@ def launch_on_ray(
     """
     ray: Any = import_module("ray")  # an extra, so its types may not be there
     try:
-        _knock(str(launcher.address))
+        check_port(str(launcher.address))
         ray.init(address=launcher.address, log_to_driver=False, configure_logging=False)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError, as it has looked
         raise UserError(
@@ -34,7 +34,7 @@ def launch_on_ray(
         ) from None
     try:
         task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run)
-        folder, n = str(ledger.folder.resolve()), len(ledger.jobs())
+        folder, n = str(store.folder.resolve()), len(store.jobs())
         waiting = [task.remote(folder, index, config, start_over, threads) for index in range(n)]
         codes = [_result(ray, job) for job in waiting]
     finally:
@@ -42,7 +42,7 @@ def launch_on_ray(
     return next((code for code in codes if code > 128), 0)
 
 
-def _knock(address: str) -> None:
+def check_port(address: str) -> None:
     """Raise OSError if nobody listens at host:port: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
@@ -58,7 +58,7 @@ def _result(ray: Any, job: Any) -> int:
 
 
 def _run(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int | None) -> int:
-    ledger = Ledger(Path(folder))
-    if config.fail_fast and ledger.has_failed():
+    store = JobStore(Path(folder))
+    if config.fail_fast and store.has_failed():
         return 0
-    return run_job(ledger, ledger.jobs()[index], config, start_over, threads)
+    return run_job(store, store.jobs()[index], config, start_over, threads)

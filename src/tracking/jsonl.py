@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.runtime.atomic_files import append_text, read_bytes, write_text
-from src.runtime.records import Mark, mark_of
+from src.runtime.records import MetricsDigest, digest_lines
 
 
 class JsonlLog:
@@ -20,9 +20,9 @@ class JsonlLog:
         if self.path.exists():
             write_text(self.path, "".join(self._lines(stage_order, stage, step)))
 
-    def mark(self, stage_order: list[str], stage: str, step: int) -> Mark:
+    def mark(self, stage_order: list[str], stage: str, step: int) -> MetricsDigest:
         """Describe the rows up to `step` of `stage`."""
-        return mark_of(self._lines(stage_order, stage, step))
+        return digest_lines(self._lines(stage_order, stage, step))
 
     def _lines(self, stage_order: list[str], stage: str, step: int) -> list[str]:
         """Return the lines that are rows, up to a step of a stage."""

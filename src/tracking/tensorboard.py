@@ -33,7 +33,7 @@ class TensorboardTracker:
     def rewind(self, global_step: int) -> None:
         self._open(purge_step=global_step + 1)
 
-    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+    def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         for number, sample in enumerate(samples):
             text = sample["text"].replace("\n", "\n    ")
             self._open().add_text(f"samples/{stage}/{number}", f"    {text}", global_step)  # indented: as it stands
@@ -47,18 +47,18 @@ class TensorboardTracker:
             self.writer.close()
 
 
-def start_tensorboard(run_dir: Path, settings: dict[str, Any], say: Callable[[str], None]) -> TensorboardTracker:
+def start_tensorboard(run_dir: Path, settings: dict[str, Any], log_info: Callable[[str], None]) -> TensorboardTracker:
     """Open the event files of a run."""
     tracker = TensorboardTracker(run_dir / FOLDER)
-    text = "\n".join(f"    {line}" for line in _flat(settings))
+    text = "\n".join(f"    {line}" for line in _flatten(settings))
     tracker._open().add_text("config", text)
-    say(f"TensorBoard: tensorboard --logdir {run_dir.parent}")
+    log_info(f"TensorBoard: tensorboard --logdir {run_dir.parent}")
     return tracker
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[str]:
     """List settings as lines of key=value."""
     lines: list[str] = []
     for key, value in values.items():
-        lines += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={value}"]
+        lines += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={value}"]
     return lines

@@ -20,7 +20,7 @@ class Tracker(Protocol):
         """Forget what lies after a step: the run goes on from there."""
         ...
 
-    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+    def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         """Take the texts drawn after a stage: prompt and text."""
         ...
 
@@ -33,7 +33,7 @@ class Tracker(Protocol):
         ...
 
 
-class Several:
+class MultiTracker:
     """Any number of destinations, each of which gets everything."""
 
     def __init__(self, trackers: list[Tracker]) -> None:
@@ -47,9 +47,9 @@ class Several:
         for tracker in self.trackers:
             tracker.rewind(global_step)
 
-    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+    def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         for tracker in self.trackers:
-            tracker.show_samples(stage, samples, global_step)
+            tracker.log_samples(stage, samples, global_step)
 
     def summarize(self, results: Row) -> None:
         for tracker in self.trackers:
@@ -60,16 +60,18 @@ class Several:
             tracker.finish(exit_code)
 
 
-def _wandb(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Tracker | None:
+def _wandb(config: TrackingConfig, run_dir: Path, settings: Row, log_info: Callable[[str], None]) -> Tracker | None:
     from src.tracking.wandb import start_wandb
 
-    return start_wandb(config, run_dir, settings, say)
+    return start_wandb(config, run_dir, settings, log_info)
 
 
-def _tensorboard(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Tracker | None:
+def _tensorboard(
+    config: TrackingConfig, run_dir: Path, settings: Row, log_info: Callable[[str], None]
+) -> Tracker | None:
     from src.tracking.tensorboard import start_tensorboard
 
-    return start_tensorboard(run_dir, settings, say)
+    return start_tensorboard(run_dir, settings, log_info)
 
 
 TRACKERS: dict[str, Callable[[TrackingConfig, Path, Row, Callable[[str], None]], Tracker | None]] = {
@@ -78,7 +80,9 @@ TRACKERS: dict[str, Callable[[TrackingConfig, Path, Row, Callable[[str], None]],
 }
 
 
-def build_tracker(config: TrackingConfig, run_dir: Path, settings: Row, say: Callable[[str], None]) -> Several:
+def build_tracker(
+    config: TrackingConfig, run_dir: Path, settings: Row, log_info: Callable[[str], None]
+) -> MultiTracker:
     """Open the destinations that `tracking.trackers` names; `settings` describes the run to them."""
-    opened = [TRACKERS[name](config, run_dir, settings, say) for name in config.trackers]
-    return Several([tracker for tracker in opened if tracker is not None])
+    opened = [TRACKERS[name](config, run_dir, settings, log_info) for name in config.trackers]
+    return MultiTracker([tracker for tracker in opened if tracker is not None])

@@ -13,7 +13,7 @@ from src.runtime.errors import first_line
 INIT_TIMEOUT_S = 5
 
 
-def has_key() -> bool:
+def has_api_key() -> bool:
     """Tell whether W&B would find a key: in the environment, or in a netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -27,9 +27,9 @@ def has_key() -> bool:
 class WandbTracker:
     """A run on W&B, online or offline."""
 
-    def __init__(self, run: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Any, log_info: Callable[[str], None]) -> None:
         self.run = run
-        self.say = say
+        self.log_info = log_info
 
     def log(self, row: dict[str, Any], global_step: int) -> None:
         self._try(lambda run: run.log(row, step=global_step))
@@ -37,7 +37,7 @@ class WandbTracker:
     def rewind(self, global_step: int) -> None:
         """Do nothing: W&B takes no step twice, and what is repeated is the same."""
 
-    def show_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+    def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         def show(run: Any) -> None:
             import wandb
 
@@ -59,7 +59,7 @@ class WandbTracker:
         try:
             action(self.run)
         except Exception as error:
-            self.say(f"W&B: given up ({first_line(error)})")
+            self.log_info(f"W&B: given up ({first_line(error)})")
             self.run = None
 
 
@@ -72,7 +72,7 @@ def find_home(folder: Path) -> str:
 
 
 def start_wandb(
-    config: TrackingConfig, run_dir: Path, settings: dict[str, Any], say: Callable[[str], None]
+    config: TrackingConfig, run_dir: Path, settings: dict[str, Any], log_info: Callable[[str], None]
 ) -> WandbTracker | None:
     """Open the W&B run that bears the name of the run directory; None, and a line that says why, where it cannot."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -80,7 +80,7 @@ def start_wandb(
     os.environ.setdefault("HOME", find_home(run_dir))  # without one, its service logs every step to the terminal
     import wandb
 
-    mode = config.mode if config.mode != "auto" else ("online" if has_key() else "offline")
+    mode = config.mode if config.mode != "auto" else ("online" if has_api_key() else "offline")
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         mode = os.environ["WANDB_MODE"]
     for attempt in dict.fromkeys((mode, "offline")):
@@ -100,9 +100,9 @@ def start_wandb(
                 settings=wandb.Settings(console="off", init_timeout=INIT_TIMEOUT_S, silent=True),
             )
             later = f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""
-            say(f"W&B: {attempt}{later}")
-            return WandbTracker(run, say)
+            log_info(f"W&B: {attempt}{later}")
+            return WandbTracker(run, log_info)
         except Exception as error:  # its errors have no common ancestor, and none of them is worth a run
-            say(f"W&B: {attempt} failed ({first_line(error)})")
+            log_info(f"W&B: {attempt} failed ({first_line(error)})")
             wandb.teardown()  # else its service holds on to the id of the run
     return None

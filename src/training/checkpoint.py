@@ -21,17 +21,17 @@ from src.model.blocks.kind import BYTES_PER_FLOAT
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import (
+    apply_umask,
+    file_sha256,
     find_folder,
-    finite,
-    follow_umask,
+    finite_or_none,
     read_json,
     read_yaml,
     replace_folder,
-    sha256_of,
     write_json,
 )
-from src.runtime.errors import errors_of_the_system, first_line
-from src.runtime.records import Mark, child_path, convert, digest_of
+from src.runtime.errors import first_line, raise_os_errors
+from src.runtime.records import MetricsDigest, child_path, content_sha256, convert
 
 FORMAT_VERSION = 3
 REMEDY = "give another checkpoint, or train again with rerun=true"
@@ -86,7 +86,7 @@ class CheckpointInfo:
     sha256: dict[str, str]
     """Of each file beside meta.json."""
     meta_sha256: str
-    metrics: Mark | None
+    metrics: MetricsDigest | None
     """What metrics.jsonl held when it was written; None in checkpoints of earlier versions."""
 
 
@@ -100,7 +100,7 @@ class Meta(TypedDict):
     tokenizer_sha256: str
     sha256: dict[str, str]
     meta_sha256: str
-    metrics: NotRequired[Mark | None]
+    metrics: NotRequired[MetricsDigest | None]
 
 
 def save_checkpoint(
@@ -111,7 +111,7 @@ def save_checkpoint(
     tokenizer_sha256: str,
     run: str,
     state: dict[str, Any] | None = None,
-    metrics: Mark | None = None,
+    metrics: MetricsDigest | None = None,
 ) -> None:
     """Write a checkpoint in the place of the one before; `state` is what resuming needs besides the weights.
 
@@ -121,9 +121,9 @@ def save_checkpoint(
         OSError: the disk is full, or refuses for another reason; the checkpoint before is still there.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replace_folder(folder) as temporary, errors_of_the_system():
+    with replace_folder(folder) as temporary, raise_os_errors():
         save_file(weights, temporary / "model.safetensors")
-        follow_umask(temporary / "model.safetensors")
+        apply_umask(temporary / "model.safetensors")
         if state is not None:
             with (temporary / "state.pt").open("wb") as handle:  # torch's own writer keeps no reason why it failed
                 torch.save(state, handle)
@@ -132,9 +132,11 @@ def save_checkpoint(
             "run": run,
             "spec": model.spec.to_dict(),
             # A loss of weights that have grown too large is no number of JSON; `state.pt` keeps it.
-            "progress": {key: value if key == "stage" else finite(value) for key, value in asdict(progress).items()},
+            "progress": {
+                key: value if key == "stage" else finite_or_none(value) for key, value in asdict(progress).items()
+            },
             "tokenizer_sha256": tokenizer_sha256,
-            "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
+            "sha256": {file.name: file_sha256(file) for file in sorted(temporary.iterdir())},
             "metrics": metrics and asdict(metrics),
         }
         write_json(temporary / "meta.json", meta | {"meta_sha256": hash_of(meta)})
@@ -142,7 +144,7 @@ def save_checkpoint(
 
 def hash_of(meta: dict[str, Any]) -> str:
     """Hash what meta.json says, all but its own hash."""
-    return digest_of({key: value for key, value in meta.items() if key != "meta_sha256"})
+    return content_sha256({key: value for key, value in meta.items() if key != "meta_sha256"})
 
 
 def read_checkpoint(folder: Path) -> CheckpointInfo:
@@ -169,7 +171,7 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
         meta["run"],
         meta["sha256"],
         meta["meta_sha256"],
-        Mark(**metrics) if metrics else None,
+        MetricsDigest(**metrics) if metrics else None,
     )
     if unknown := [kind for kind in spec.blocks if kind not in kind_names()]:
         raise UserError(f"{file}: a model with {unknown[0]!r} blocks, which src/model/blocks has none of here")
@@ -213,7 +215,7 @@ def _whole(info: CheckpointInfo, name: str) -> Path:
     """Return a file of a checkpoint as it was written. Raises UserError where it is missing or has changed."""
     file = info.folder / name
     try:
-        if sha256_of(file) == info.sha256.get(name):
+        if file_sha256(file) == info.sha256.get(name):
             return file
         problem = "damaged: its SHA-256 is not that of meta.json"
     except OSError as error:

@@ -21,7 +21,7 @@ from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel, ModelOutput
 from src.runtime.device import Device
 from src.runtime.errors import first_line
-from src.runtime.log import Say
+from src.runtime.log import LogFunction
 from src.runtime.timing import median_times
 
 Forward = Callable[..., ModelOutput]
@@ -70,7 +70,7 @@ def compile_now(model: LanguageModel, batch: Batch, device: Device) -> Forward:
     return forward
 
 
-def compile_if_it_pays(model: LanguageModel, batch: Batch, device: Device, say: Say) -> Forward | None:
+def compile_if_it_pays(model: LanguageModel, batch: Batch, device: Device, say: LogFunction) -> Forward | None:
     """Compile the blocks for such batches, and say how fast they are; None where they fail or are not faster.
 
     Weights stay as they are, and no gradient is left. Of several processes all do the same: what one cannot, none does.
@@ -85,7 +85,7 @@ def compile_if_it_pays(model: LanguageModel, batch: Batch, device: Device, say: 
         pays, said = compiled < plain, f"{plain / compiled:.2f} times as fast ({took:.0f} s of compiling)"
     except CannotCompile as error:
         said = f"it fails here ({error})"
-    refused = device.world.agree(None if pays else 1)
+    refused = device.process_group.all_reduce_max(None if pays else 1)
     if refused and pays:
         said += ", but not in every process"
     say(f"torch.compile: {said}{'; going on without' if refused else ''}")

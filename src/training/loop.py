@@ -19,7 +19,7 @@ from tqdm import tqdm
 from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
-from src.runtime.atomic_files import finite
+from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
 from src.training.checkpoint import Progress
@@ -60,7 +60,7 @@ class TrainState:
         self.bad_steps += 1
         self.bad_steps *= skipped
 
-    def to_save(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs besides the weights."""
         self.progress.skipped_steps, self.progress.bad_steps = int(self.skipped_steps), int(self.bad_steps)
         return {
@@ -154,7 +154,7 @@ def fit(
             learning_rate = plan.learning_rate * factor
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
-            batch = device.tensor(loader.batch(progress.step, size, device.world.rows(size)))
+            batch = device.tensor(loader.batch(progress.step, size, device.process_group.rank_slice(size)))
             output = train_step(
                 state.model,
                 state.forward,
@@ -195,7 +195,9 @@ def fit(
                     hooks.begin_branch(branch)
                     watch.go()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
-            asked = device.world.agree(stop.number)  # once: who asks after this line is heard after the next step
+            asked = device.process_group.all_reduce_max(
+                stop.number
+            )  # once: who asks after this line is heard after the next step
             if last or asked or due:
                 watch.pause()
                 hooks.save("last")
@@ -205,15 +207,15 @@ def fit(
 
 
 def _progress_bar(progress: Progress, plan: StagePlan, device: Device) -> "tqdm[Any]":
-    silent = None if device.world.is_first else True  # None: silent where the output is no terminal
+    silent = None if device.process_group.is_rank_zero else True  # None: silent where the output is no terminal
     return tqdm(total=plan.steps, initial=progress.step, desc=plan.name, unit="step", disable=silent, leave=False)
 
 
 def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:
     """Return the metrics of one step, waiting for the device."""
     row = {
-        "train/loss": finite(float(output.loss)),
-        "train/grad_norm": finite(float(output.grad_norm)),
+        "train/loss": finite_or_none(float(output.loss)),
+        "train/grad_norm": finite_or_none(float(output.grad_norm)),
         "train/skipped_steps": int(state.skipped_steps),
     }
     return row if output.expert_load is None else row | describe_balance(output.expert_load, output.router_z)
@@ -235,7 +237,7 @@ def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) 
     loss, bits_per_byte = hooks.evaluate()
     progress = state.progress
     progress.val_loss, progress.val_bits_per_byte = loss, bits_per_byte
-    row = {"val/loss": finite(loss), "val/bits_per_byte": finite(bits_per_byte)}
+    row = {"val/loss": finite_or_none(loss), "val/bits_per_byte": finite_or_none(bits_per_byte)}
     hooks.log(describe(progress, plan, device) | row)
     best = progress.best_val_loss
     if best is None or not math.isfinite(best) or loss < best:

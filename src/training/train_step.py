@@ -50,12 +50,12 @@ def train_step(
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
     router_zs: list[Tensor] = []
-    row = device.world.rows(len(batch) * device.world.size).start
+    row = device.process_group.rank_slice(len(batch) * device.process_group.size).start
     for micro_batch in batch.split(micro_batch_size):
         rows = range(row, row + len(micro_batch))
         row = rows.stop
         model.dropout = Dropout(dropout, dropout_key, rows, batch.device.type) if dropout else None
-        share = len(micro_batch) / (len(batch) * device.world.size)
+        share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]
             documents = None if eot_id is None else number_documents(inputs, eot_id)
@@ -70,7 +70,9 @@ def train_step(
             router_zs.append(output.router_z * share)
 
     model.dropout = None
-    device.world.sum_(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    device.process_group.all_reduce_sum(
+        parameter.grad for parameter in model.parameters() if parameter.grad is not None
+    )
     scaler.unscale_(optimizer)
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
     skipped = (~torch.isfinite(grad_norm)).float()
@@ -81,8 +83,8 @@ def train_step(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     expert_load, router_z = (torch.stack(each).sum(dim=0) if each else None for each in (loads, router_zs))
-    device.world.sum_([loss] if router_z is None else [loss, router_z])
+    device.process_group.all_reduce_sum([loss] if router_z is None else [loss, router_z])
     if expert_load is not None:
-        device.world.sum_([expert_load])
+        device.process_group.all_reduce_sum([expert_load])
         model.update_routers(expert_load, taken=1 - skipped)
     return StepOutput(loss, grad_norm, skipped, expert_load, router_z)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src.cli.command_line import FLAGS_OF_THE_ORIGINAL, given_keys, parse_arguments, quote, quote_paths
-from src.cli.compose import compose_config, expand_sweep, guarded, register, to_config
+from src.cli.command_line import LEGACY_FLAGS, given_keys, parse_arguments, quote_paths, quote_value
+from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_cli
 from src.cli.validation import validate
 from src.config.schema import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfig, UserError
 
@@ -25,7 +25,7 @@ COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doc
 
 @pytest.fixture(autouse=True)
 def _registered() -> None:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
 
 
 def compose_train(*overrides: str) -> TrainConfig:
@@ -61,7 +61,7 @@ def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", EXPERIMENT_NAMES)
 def test_every_experiment_composes_into_valid_jobs(name: str) -> None:
     sweep = expand_sweep("train", TrainConfig, [f"+experiment={name}"])
-    assert sweep.asked_by_experiment == (len(sweep.jobs) > 1)
+    assert sweep.is_from_experiment == (len(sweep.jobs) > 1)
     for job in sweep.jobs:
         validate(compose_train(*job))
 
@@ -84,7 +84,7 @@ def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> Non
 @pytest.mark.parametrize("command", ["prepare", "train"])
 def test_the_data_of_the_original_take_the_large_vocabulary_unless_another_is_asked_for(command: str) -> None:
     schema: type[PrepareConfig | TrainConfig] = {"prepare": PrepareConfig, "train": TrainConfig}[command]
-    register(schema, command)
+    register_schema(schema, command)
     for overrides, wanted in (
         ("data=tinystories_bash", 32000),
         ("data=tinystories_v2_bash", 32000),
@@ -237,18 +237,18 @@ def test_whatever_is_not_key_value_is_refused(argument: str) -> None:
         parse_arguments([argument])
 
 
-@pytest.mark.parametrize("flag", FLAGS_OF_THE_ORIGINAL)
+@pytest.mark.parametrize("flag", LEGACY_FLAGS)
 @pytest.mark.parametrize("form", ["--{}", "--{}=3"])
 def test_flags_of_the_original_script_name_the_setting_of_today(flag: str, form: str) -> None:
     for spelling in (flag, flag.replace("-", "_")):
         argument = form.format(spelling)
         with pytest.raises(UserError) as caught:
             parse_arguments([argument, "3"])
-        assert str(caught.value).startswith(f"{argument}: settings have no dashes; write {FLAGS_OF_THE_ORIGINAL[flag]}")
+        assert str(caught.value).startswith(f"{argument}: settings have no dashes; write {LEGACY_FLAGS[flag]}")
 
 
 def test_the_settings_that_old_flags_became_compose() -> None:
-    compose_train(*(remedy.partition(" (")[0] for remedy in FLAGS_OF_THE_ORIGINAL.values()))
+    compose_train(*(remedy.partition(" (")[0] for remedy in LEGACY_FLAGS.values()))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_paths_reach_the_configuration_as_they_are() -> None:
 
 
 def test_lists_of_paths_reach_the_configuration_as_they_are() -> None:
-    register(PrepareConfig, "prepare")
+    register_schema(PrepareConfig, "prepare")
     given = quote_paths(["data.language.paths=[~/my stories, b/*.txt]", "data.code.paths=['a, b', \"c\"]"])
     config = compose_config(PrepareConfig, "prepare", given)
     assert config.data.language.paths == ["~/my stories", "b/*.txt"]
@@ -293,20 +293,20 @@ def test_paths_that_are_swept_or_quoted_are_left_alone() -> None:
 
 def test_quoted_text_passes_the_grammar_unchanged() -> None:
     texts = ["it's", "${HOME}", "a, b", "#!/bin/bash", "f() {", "~", 'say "x"', "a\\b"]
-    assert compose_train(f"tracking.tags=[{','.join(map(quote, texts))}]").tracking.tags == texts
+    assert compose_train(f"tracking.tags=[{','.join(map(quote_value, texts))}]").tracking.tags == texts
 
 
 def test_plain_values_keep_what_looks_like_an_interpolation() -> None:
     config = compose_train("stage=code")
     config.stage.stages["code"].prompts = ["echo ${1}", "${seed}"]
-    assert to_config(TrainConfig, asdict(config)) == config
+    assert build_config(TrainConfig, asdict(config)) == config
 
 
 def test_an_experiment_that_is_no_yaml_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("a: [1", encoding="utf-8")
     monkeypatch.setattr("src.cli.compose.EXPERIMENTS", tmp_path)
     with pytest.raises(UserError, match=r"mine\.yaml: not a readable YAML file"):
-        register(TrainConfig, "train")
+        register_schema(TrainConfig, "train")
 
 
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make it writable")])
@@ -314,7 +314,7 @@ def test_a_disk_that_refuses_is_one_line(number: int, remedy: str, capsys: pytes
     def refuse() -> int:
         raise OSError(number, os.strerror(number), "/data/file")
 
-    assert guarded(refuse) == 2
+    assert run_cli(refuse) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and said.count("\n") == 1
 
@@ -324,7 +324,7 @@ def test_other_errors_of_the_system_are_ours_and_keep_their_trace() -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     with pytest.raises(OSError, match="Bad file"):
-        guarded(fail)
+        run_cli(fail)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli.compose import compose_config, expand_sweep, hydra_session, register
+from src.cli.compose import compose_config, expand_sweep, hydra_session, register_schema
 from src.cli.config_loader import CachedConfigLoader
 from src.config.schema import EXPERIMENTS, TrainConfig
 
@@ -36,7 +36,7 @@ VALUES = (
 
 @pytest.fixture(autouse=True)
 def schema() -> None:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
 
 
 Outcome = tuple[str, str]
@@ -76,7 +76,7 @@ def test_any_command_line_composes_as_in_hydra(n: int) -> None:
 
         def lent(line: list[str]) -> str:
             try:
-                with ours.lend("train", line) as config:
+                with ours.borrow("train", line) as config:
                     return shown(config)
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 return f"{type(error).__name__}: {error} ({type(error.__cause__).__name__}: {error.__cause__})"
@@ -94,9 +94,9 @@ def test_any_command_line_composes_as_in_hydra(n: int) -> None:
 
 def test_a_changed_schema_is_composed_again() -> None:
     compose_config(TrainConfig, "train", ["seed=1"])
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     assert CachedConfigLoader._bases
-    register(type("Changed", (TrainConfig,), {}), "train")
+    register_schema(type("Changed", (TrainConfig,), {}), "train")
     assert not CachedConfigLoader._bases
 
 

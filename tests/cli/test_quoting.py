@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
-from src.cli.command_line import as_argument, quote_paths
-from src.cli.compose import compose_config, register
+from src.cli.command_line import format_argument, quote_paths
+from src.cli.compose import compose_config, register_schema
 from src.config.schema import TrainConfig
 
 PATHS = [
@@ -27,8 +27,8 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_printed_argument_arrives_unchanged(path: str) -> None:
-    register(TrainConfig, "train")
-    (argument,) = shlex.split(as_argument("init_from", path))
+    register_schema(TrainConfig, "train")
+    (argument,) = shlex.split(format_argument("init_from", path))
     assert compose_config(TrainConfig, "train", quote_paths([argument])).init_from == path
-    (argument,) = shlex.split(as_argument("learning_rates", path, is_list=True))
+    (argument,) = shlex.split(format_argument("learning_rates", path, is_list=True))
     assert compose_config(TrainConfig, "train", quote_paths([argument])).learning_rates == [path]

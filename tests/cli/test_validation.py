@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from src.cli.compose import compose_config, register
+from src.cli.compose import compose_config, register_schema
 from src.cli.validation import check_writable, validate
 from src.config.schema import CorpusConfig, HygieneConfig, StageConfig, TrainConfig, UserError
 
 
 @cache
 def base(architecture: str) -> TrainConfig:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}"])
 
 

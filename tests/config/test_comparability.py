@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from src.cli.compose import compose_config, register
+from src.cli.compose import compose_config, register_schema
 from src.config.comparability import (
     COUNTED_AS,
     DERIVED,
@@ -21,7 +21,7 @@ from src.config.comparability import (
     with_current_names,
 )
 from src.config.schema import TrainConfig, TrainingConfig
-from src.runs.summary import rules_of
+from src.runs.summary import training_contract
 from tests.contract.small import CPU
 
 BASE = {"size.d_model": 128, "training.seq_len": 128, "git_commit": "a" * 40, "runtime.device": "cpu"}
@@ -29,14 +29,14 @@ BASE |= {"runtime.threads": 2, "init_from": None}
 
 
 def composed(*overrides: str) -> TrainConfig:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", ["stage=full", "data=embedded", *overrides])
 
 
 def contract(config: TrainConfig) -> dict[str, Any]:
-    from src.runs.summary import contract_of
+    from src.runs.summary import build_contract
 
-    return contract_of(config, None, None, CPU)
+    return build_contract(config, None, None, CPU)
 
 
 def changed(value: Any) -> Any:
@@ -92,13 +92,13 @@ KEYS = [key for key, _, _ in leaves(asdict(CONFIG))]
 FILES = ("tokenizer.path", "tokenizer.compare")
 BRANCH = {"branch_of": "language", "budget_share": 0.5}
 BY_CONTENT = ("data.", "tokenizer.", "init_from", "learning_rates", "launcher.")
-"""What counts by what a run finds there, which `rules_of` is given and does not look for: tested by itself."""
+"""What counts by what a run finds there, which `training_contract` is given and does not look for: tested by itself."""
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_changes_the_contract_or_is_on_the_list_with_its_reason(key: str) -> None:
-    """`rules_of` is what a contract is made of but for machine and versions."""
-    before, after = (rules_of(config, None, None) for config in (CONFIG, with_changed(CONFIG, key)))
+    """`training_contract` is what a contract is made of but for machine and versions."""
+    before, after = (training_contract(config, None, None) for config in (CONFIG, with_changed(CONFIG, key)))
     differing = {name for name in before.keys() | after.keys() if before.get(name, ...) != after.get(name, ...)}
     if is_listed(key, MAY_DIFFER):
         assert not differing
@@ -153,7 +153,7 @@ def test_architectures_at_the_same_settings_have_equal_contracts(architecture: s
 
 
 def test_the_budget_and_the_warmup_stand_in_every_unit() -> None:
-    rules = rules_of(composed("schedule.warmup_steps=39"), None, None)
+    rules = training_contract(composed("schedule.warmup_steps=39"), None, None)
     # 2 x 791,680 matrices + causal attention over 256 positions + a head of 4096, three times, for each token
     assert "195 steps and 399360 tokens, of dense 3.466e+12 FLOPs" in str(rules["stages"])
     assert rules["warmup"] == "language: 39 of 195 steps (20.0%), code: 39 of 195 steps (20.0%)"
@@ -188,8 +188,8 @@ def test_a_searched_rate_is_a_result_and_its_search_a_rule() -> None:
     ],
 )
 def test_a_search_made_for_something_else_says_what(override: str, key: str) -> None:
-    search, run = rules_of(CONFIG, None, None), rules_of(composed(override), None, None)
-    assert search_differences(search, rules_of(composed("architecture=mamba", "seed=7"), None, None)) == []
+    search, run = training_contract(CONFIG, None, None), training_contract(composed(override), None, None)
+    assert search_differences(search, training_contract(composed("architecture=mamba", "seed=7"), None, None)) == []
     found = {line.split(":")[0]: line for line in search_differences(search, run)}
     assert "(search) | " in found[key] and "(run)" in found[key]
 

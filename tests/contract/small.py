@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.cli.compose import compose_config, register
+from src.cli.compose import compose_config, register_schema
 from src.config.schema import CONF, ModelSpec, TrainConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput
@@ -26,7 +26,7 @@ CPU = Device("cpu", "fp32", 1)
 @cache
 def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
     """Compose conf/ as a command line would."""
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from src.cli.compose import register
+from src.cli.compose import register_schema
 from src.config.schema import TrainConfig
 from src.runs.planning import plan_runs
 from src.runs.stage_runner import Run
-from src.runs.summary import rules_of
+from src.runs.summary import training_contract
 from src.runtime.atomic_files import read_json
 from src.training.checkpoint import find_checkpoint, read_checkpoint
 from src.training.stage_budget import plan_stage, stage_schedule, stage_tokens
@@ -150,7 +150,7 @@ def test_a_branch_without_its_first_checkpoint_is_one_line(
 def planned(*overrides: str) -> TrainConfig:
     from src.cli.compose import compose_config
 
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", ["schedule=wsd", *overrides])
 
 
@@ -173,7 +173,7 @@ def test_a_branch_has_the_warm_up_of_its_origin_and_begins_where_the_rate_first_
 
 
 def test_the_contract_has_the_budget_of_each_branch() -> None:
-    rules = rules_of(planned("stage=language_budgets", "training.max_tokens=3276800"), None, None)
+    rules = training_contract(planned("stage=language_budgets", "training.max_tokens=3276800"), None, None)
     assert "language_quarter: language 400 steps and 819200 tokens, of dense" in str(rules["stages"])
     assert rules["stage.stages.language_quarter.branch_of"] == "language"
     assert rules["stage.stages.language_quarter.budget_share"] == 0.25
@@ -200,7 +200,7 @@ def test_a_dry_run_and_an_estimate_price_a_branch_at_its_decay(
     settings = ["training.max_tokens=3276800", "schedule=wsd"]
     tokens = sum(stage_tokens(planned("stage=language_budgets", *settings)).values())
     assert 3276800 < tokens < 1.15 * 3276800
-    register(EstimateConfig, "estimate")
+    register_schema(EstimateConfig, "estimate")
     assert estimate(["stage=language_budgets", "format=json", *settings]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == tokens
     assert tiny.train_main(["stage=language_budgets", "dry_run=true", f"output_root={tmp_path}", *settings]) == 0
@@ -212,11 +212,11 @@ def test_equal_time_prices_a_branch_at_its_share() -> None:
 
     config = planned("stage=language_budgets", "training.budget=time", "training.max_seconds=100")
     assert 1 < trained_budgets(config) < 1.2
-    assert "language_quarter: language 25 s" in str(rules_of(config, None, None)["stages"])
+    assert "language_quarter: language 25 s" in str(training_contract(config, None, None)["stages"])
 
 
 def test_branches_of_a_second_stage_run_and_are_evaluated_without_probes(data: Path, tmp_path: Path) -> None:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     more = [*COMMON, f"training.max_steps={STEPS}", "schedule.warmup_steps=1", "stage=full_budgets"]
     line = tiny.command_line(data, tmp_path, *more, "stage.stages.code_sixteenth.budget_share=0.125")
     assert plan_runs([line])[0].config.stage.name == "full_budgets"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src import evaluate
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.data.dataset import load_prepared
 from src.data.tokenizer.bpe import load_tokenizer
 from src.reporting import load_runs
@@ -35,7 +35,7 @@ def run(evaluated: Path, tmp_path: Path) -> Path:
 
 
 def command(*arguments: str) -> int:
-    return guarded(lambda: evaluate.main(list(arguments)))
+    return run_cli(lambda: evaluate.main(list(arguments)))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from src import evaluate, export, generate
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import CONF, ROOT, CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.preparation.prepare import find_prepared, prepare_data
-from src.runtime.atomic_files import read_json, sha256_of
+from src.runtime.atomic_files import file_sha256, read_json
 from src.training.checkpoint import read_checkpoint
 from tests.integration import tiny
 
@@ -57,7 +57,7 @@ def shakespeare(file: Path, sha256: str | None = None) -> DataConfig:
     """Read conf/data/shakespeare.yaml, with another text."""
     values = yaml.safe_load((CONF / "data" / "shakespeare.yaml").read_text())
     del values["defaults"]
-    values["language"] |= {"paths": [str(file)], "sha256": sha256 or sha256_of(file)}
+    values["language"] |= {"paths": [str(file)], "sha256": sha256 or file_sha256(file)}
     return DataConfig(**values | {name: CorpusConfig(**values[name]) for name in ("language", "code")})
 
 
@@ -111,11 +111,11 @@ def test_the_recipe_in_small(prepared: Path, tmp_path: Path, capsys: pytest.Capt
     assert summary["contract"]["training.dropout"] == 0.1
     spec = read_checkpoint(run / "checkpoints" / "language" / "last").spec
     assert spec.tie_embeddings and spec.vocab_size < 80
-    assert guarded(lambda: evaluate.main([f"run={run}", "device=cpu", "rerun=true"])) == 0
+    assert run_cli(lambda: evaluate.main([f"run={run}", "device=cpu", "rerun=true"])) == 0
     capsys.readouterr()
-    assert guarded(lambda: generate.main([f"run={run}", "prompt=Tom", "max_new_tokens=8", "device=cpu"])) == 0
+    assert run_cli(lambda: generate.main([f"run={run}", "prompt=Tom", "max_new_tokens=8", "device=cpu"])) == 0
     assert len(capsys.readouterr().out) == len("Tom") + 8 + len("\n")
-    assert guarded(lambda: generate.main([f"run={run}", "prompt=Töm", "max_new_tokens=8", "device=cpu"])) == 2
+    assert run_cli(lambda: generate.main([f"run={run}", "prompt=Töm", "max_new_tokens=8", "device=cpu"])) == 2
     assert "the tokenizer has no token for the character '\\xf6'" in capsys.readouterr().err
 
 
@@ -124,9 +124,9 @@ def test_characters_and_a_tied_head_go_out_and_come_back(prepared: Path, tmp_pat
     assert tiny.run(prepared, tmp_path / "outputs", *tied) == 0
     run = tiny.only_run(tmp_path / "outputs")
     out, back = tmp_path / "exported", tmp_path / "back"
-    assert guarded(lambda: export.main(["format=huggingface", f"run={run}", f"out={out}"])) == 0
+    assert run_cli(lambda: export.main(["format=huggingface", f"run={run}", f"out={out}"])) == 0
     assert read_json(out / "config.json")["tie_word_embeddings"] is True
-    assert guarded(lambda: export.main(["format=ours", f"source={out}", f"out={back}"])) == 0
+    assert run_cli(lambda: export.main(["format=ours", f"source={out}", f"out={back}"])) == 0
     assert (back / "tokenizer.json").read_bytes() == (run / "tokenizer.json").read_bytes()
     ours, theirs = (read_checkpoint(each / "checkpoints" / "language" / "best") for each in (run, back))
     assert ours.spec == theirs.spec

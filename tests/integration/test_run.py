@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from src import train
-from src.cli.compose import compose_config, guarded, register
+from src.cli.compose import compose_config, register_schema, run_cli
 from src.config.schema import TrainConfig
 from src.reporting import write_report
 from src.runtime.atomic_files import file_lock, read_json
@@ -380,7 +380,7 @@ def test_a_run_goes_on_with_the_micro_batch_that_it_found(
 
     auto = ("training.max_steps=2", "training.micro_batch_size=auto")
     with monkeypatch.context() as patch:
-        patch.setattr("src.runs.batch_size_finder.apart", interrupted)
+        patch.setattr("src.runs.batch_size_finder.run_in_subprocess", interrupted)
         assert tiny.run(data, tmp_path, *auto) == 128 + signal.SIGTERM
     folder = tiny.only_run(tmp_path)
     assert not (folder / "config.yaml").exists(), "stopped while it tries, it has decided nothing"
@@ -399,7 +399,7 @@ def test_a_run_goes_on_with_the_micro_batch_that_it_found(
 
 
 def test_defaults_compose_to_a_run_of_the_readme(data: Path) -> None:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     config = compose_config(TrainConfig, "train", [])
     described = (config.architecture.name, config.size.name, config.recipe.name, config.stage.name, config.data.name)
     assert described == ("dense", "nano", "modern", "language", "embedded")
@@ -412,7 +412,7 @@ def test_embedded_data_is_prepared_by_train_itself(
     small = ["data.language.max_bytes=200000", "data.code.max_bytes=200000", "tokenizer.vocab_size=300"]
     arguments = [*tiny.SETTINGS, f"output_root={tmp_path}", *small, "training.max_steps=1"]
     for _ in range(2):
-        assert guarded(lambda: train.main(arguments)) == 0
+        assert run_cli(lambda: train.main(arguments)) == 0
     out = capsys.readouterr().out
     assert out.count("packed tokens") == 2 and "Done already" in out
     floor = read_json(tiny.only_run(tmp_path) / "summary.json")["stages"]["language"]["references"]

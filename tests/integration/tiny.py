@@ -19,7 +19,7 @@ import pytest
 
 from src import train
 from src.cli.command_line import quote_paths
-from src.cli.compose import guarded, register
+from src.cli.compose import register_schema, run_cli
 from src.config.schema import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
 from src.data.preparation.prepare import prepare_data
 from src.runs import stage_runner
@@ -103,7 +103,7 @@ def command_line(data: Path, output_root: Path, *more: str) -> list[str]:
 
 def plan(data: Path, output_root: Path, *more: str) -> Plan:
     """Plan a run, and do nothing of it."""
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return plan_runs([quote_paths(command_line(data, output_root, *more))])[0]
 
 
@@ -115,7 +115,7 @@ def run(data: Path, output_root: Path, *more: str) -> int:
 def train_main(arguments: list[str]) -> int:
     """Run `src.train` as its module does, and return its exit status."""
     logging.getLogger("src").disabled = False  # a sweep or --help earlier in this process had Hydra silence it
-    return guarded(lambda: train.main(arguments))
+    return run_cli(lambda: train.main(arguments))
 
 
 def start(arguments: list[str], module: str = "src.train", **options: object) -> "subprocess.Popen[str]":

@@ -172,7 +172,7 @@ class Torturer:
             self._note_saves()
             done = kill_before(before_operation)
             if not src.runs.runner.is_done(folder):
-                src.runs.runner.execute(self.plan.config, self.plan.data, folder, self.plan.init)
+                src.runs.runner.execute_run(self.plan.config, self.plan.data, folder, self.plan.init)
             self.count.write_text(str(done[0]))
             status = 0
         except BaseException:

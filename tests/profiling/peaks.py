@@ -18,7 +18,7 @@ from src.model.build import build_model
 from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import open_device
 from src.runtime.host import peak_rss
-from src.runtime.subprocess_pool import apart
+from src.runtime.subprocess_pool import run_in_subprocess
 from src.training.trial_step import begin_training, random_step
 
 
@@ -89,12 +89,12 @@ def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tu
 
 def measured_training_memory(spec: ModelSpec, **settings: Any) -> Measured:
     """Do `training_peak` with the same arguments in a process of its own."""
-    return apart(partial(training_peak, spec, **settings))
+    return run_in_subprocess(partial(training_peak, spec, **settings))
 
 
 def measured_inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> tuple[Measured, Measured]:
     """Do `inference_peaks` in a process of its own."""
-    return apart(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
+    return run_in_subprocess(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
 
 
 def _n_bytes(values: Iterable[Any]) -> int:

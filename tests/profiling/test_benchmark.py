@@ -115,7 +115,7 @@ def test_decoding_reads_weights_once_and_the_experts_that_are_asked() -> None:
 def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(composed(), context_lens=[512, 256, 1024, 2048])
 
-    def apart(action: Any, most_bytes: int) -> dict[str, Any]:
+    def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
         _, _, context_len, phases, _ = action.args
         if context_len == 1024:
             raise BrokenProcessPool
@@ -125,7 +125,7 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
         limits = {"gemm_flops_per_second": float(context_len), "memory_bytes_per_second": 1.0}
         return {"points": points, "limits": limits, "ended": slow}
 
-    monkeypatch.setattr(benchmark, "apart", apart)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *earlier, found = measure_series(config, match_of(config).spec, lambda line: None)
     assert len(earlier) == 2, "what is known after 256 and after 512"
     assert [(one["phase"], one["context_len"]) for one in found["points"]] == [
@@ -146,13 +146,13 @@ def test_decoding_ends_where_learned_positions_would(monkeypatch: pytest.MonkeyP
     spec = match_of(config).spec
     measured: list[tuple[int, list[str]]] = []
 
-    def apart(action: Any, most_bytes: int) -> dict[str, Any]:
+    def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
         _, _, context_len, phases, _ = action.args
         measured.append((context_len, phases))
         limits = {"gemm_flops_per_second": 1.0, "memory_bytes_per_second": 1.0}
         return {"points": [point(phase, context_len, 1.0) for phase in phases], "limits": limits, "ended": {}}
 
-    monkeypatch.setattr(benchmark, "apart", apart)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *_, found = measure_series(config, spec, lambda line: None)
     assert measured == [(32, ["train", "prefill"]), (64, ["train", "prefill"])]
     assert found["ended"] == dict.fromkeys(benchmark.PHASES, "learned positions end at 64")
@@ -177,13 +177,13 @@ def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch)
     config = composed("architecture=mamba", "peers=true", "context_lens=[16]")
     measured: list[list[str]] = []
 
-    def apart(action: Any, most_bytes: int) -> dict[str, Any]:
+    def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
         measured.append(action.args[-1])
         if "mambapy" in measured[-1]:
             raise BrokenProcessPool
         return {"points": [point("train", 16, 1.0)], "limits": {"gemm_flops_per_second": 1.0}, "ended": {}}
 
-    monkeypatch.setattr(benchmark, "apart", apart)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *_, found = measure_series(config, match_of(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
     assert found["ended"] == {"mambapy": f"{KILLED} at 16"} and len(found["points"]) == 1
@@ -201,7 +201,7 @@ def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
         return benchmark.Turn(lambda: None, 16)
 
     monkeypatch.setattr(benchmark, "_turn", turn)
-    monkeypatch.setattr(benchmark, "apart", lambda action, most_bytes: action())
+    monkeypatch.setattr(benchmark, "run_in_subprocess", lambda action, max_bytes: action())
     monkeypatch.setattr(benchmark, "_limits", lambda device: {"gemm_flops_per_second": 1.0})
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
     *_, found = measure_series(config, match_of(config).spec, lambda line: None)

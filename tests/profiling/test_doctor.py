@@ -14,7 +14,7 @@ from src.model.blocks.base import BlockOutput
 from src.model.blocks.mlp.module import MLP
 from src.profiling import doctor
 from src.profiling.doctor import Comparison, Computed, Option, compare, compare_long_reduction, differences, judge
-from src.runtime.device import LONGEST_REDUCTION, Device
+from src.runtime.device import MAX_REDUCTION, Device
 from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_spec
 
 TOKENS = random_tokens(2, 65)
@@ -107,8 +107,8 @@ def test_what_old_torch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     plain = F.linear
 
     def forgetful(x: Tensor, weight: Tensor) -> Tensor:
-        rest = plain(x[LONGEST_REDUCTION:], weight.detach())
-        return torch.cat((plain(x[:LONGEST_REDUCTION], weight), rest))
+        rest = plain(x[MAX_REDUCTION:], weight.detach())
+        return torch.cat((plain(x[:MAX_REDUCTION], weight), rest))
 
     monkeypatch.setattr(F, "linear", forgetful)
     found = compare_long_reduction(CPU)

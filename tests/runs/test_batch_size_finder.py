@@ -11,12 +11,12 @@ import pytest
 
 from src.config.schema import ModelSpec, TrainConfig, UserError
 from src.runs import batch_size_finder
-from src.runs.batch_size_finder import find_micro_batch_size, largest_that, trial
+from src.runs.batch_size_finder import find_micro_batch_size, largest_fitting, measure_trial
 from src.runs.resource_check import with_micro_batch
 from src.runtime.device import Device
-from src.runtime.distributed import World
+from src.runtime.distributed import ProcessGroup
 from src.runtime.signals import Interrupted, StopRequest
-from src.runtime.subprocess_pool import apart
+from src.runtime.subprocess_pool import run_in_subprocess
 from tests.contract.small import CPU, composed, small_spec
 
 GIB = 1 << 30
@@ -38,7 +38,7 @@ def test_the_largest_is_found_in_few_trials(rows: int) -> None:
             tried.append(size)
             return size <= most
 
-        assert largest_that(fits, sizes) == most
+        assert largest_fitting(fits, sizes) == most
         assert tried[0] == rows and len(tried) == len(set(tried)) <= 1 + math.ceil(math.log2(len(sizes) + 1))
 
 
@@ -48,12 +48,12 @@ class Trials:
     def __init__(self, each: int, dies_at: int = 1 << 60) -> None:
         self.each, self.dies_at, self.tried = each, dies_at, []
 
-    def apart(self, action: Any, *, most_bytes: int, stop: StopRequest) -> int | None:
+    def run_in_subprocess(self, action: Any, *, max_bytes: int, stop: StopRequest) -> int | None:
         size = action.args[0].training.micro_batch_size
         self.tried.append((size, action.keywords["accumulate"]))
         if size >= self.dies_at:
             raise BrokenProcessPool
-        return size * self.each if size * self.each <= most_bytes else None
+        return size * self.each if size * self.each <= max_bytes else None
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_trial_that_is_killed_or_out_of_memory_does_not_fit(
     dies_at: int, config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = Trials(GIB, dies_at)
-    monkeypatch.setattr(batch_size_finder, "apart", trials.apart)
+    monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 10 * GIB)
     assert find(config, spec) == (
         8,
@@ -95,9 +95,9 @@ def test_processes_divide_batch_and_memory(
     for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     trials = Trials(GIB)
-    monkeypatch.setattr(batch_size_finder, "apart", trials.apart)
+    monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 8 * GIB)
-    found, _ = find(config, spec, replace(CPU, world=World(0, 4, 0, 2)))
+    found, _ = find(config, spec, replace(CPU, process_group=ProcessGroup(0, 4, 0, 2)))
     assert (found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
 
 
@@ -108,7 +108,7 @@ def test_what_the_estimate_excludes_is_not_tried(
     largest = {}
     for precision in ("fp32", "bf16"):
         trials, runtime = Trials(1), replace(config.runtime, precision=precision)
-        monkeypatch.setattr(batch_size_finder, "apart", trials.apart)
+        monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
         monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 6 * GIB // 10)
         largest[precision], said = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
         assert len(trials.tried) == 1
@@ -119,7 +119,7 @@ def test_what_the_estimate_excludes_is_not_tried(
 def test_where_nothing_fits_the_line_names_what_would(
     config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_size_finder, "apart", Trials(GIB).apart)
+    monkeypatch.setattr(batch_size_finder, "run_in_subprocess", Trials(GIB).run_in_subprocess)
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
     with pytest.raises(UserError) as error:
         find(config, spec)
@@ -134,26 +134,26 @@ def test_a_request_to_stop_is_no_lack_of_memory(
     def stopped(*_: Any, **settings: Any) -> int:
         raise Interrupted(15)
 
-    monkeypatch.setattr(batch_size_finder, "apart", stopped)
+    monkeypatch.setattr(batch_size_finder, "run_in_subprocess", stopped)
     with pytest.raises(Interrupted):
         find(config, spec)
 
 
-def limited(config: TrainConfig, spec: ModelSpec, most_bytes: int) -> int | None:
+def limited(config: TrainConfig, spec: ModelSpec, max_bytes: int) -> int | None:
     """Try with no more memory than that to be had, so that the allocator refuses."""
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
-    return trial(config, spec, accumulate=True)
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+    return measure_trial(config, spec, accumulate=True)
 
 
 @pytest.mark.slow
 def test_real_trials_run_out_of_memory_in_both_ways(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that takes too much is ended, one that is refused memory says so, and the search ends below both."""
     config = composed("dense", "modern", "size=nano", *SMALL, "training.global_batch_size=256")
-    large, small = (partial(trial, with_micro_batch(config, size), spec, accumulate=True) for size in (256, 1))
+    large, small = (partial(measure_trial, with_micro_batch(config, size), spec, accumulate=True) for size in (256, 1))
     with pytest.raises(BrokenProcessPool):
-        apart(large, most_bytes=GIB)
-    assert apart(partial(limited, with_micro_batch(config, 256), spec, 2 * GIB)) is None
-    peak = apart(small, most_bytes=GIB)
+        run_in_subprocess(large, max_bytes=GIB)
+    assert run_in_subprocess(partial(limited, with_micro_batch(config, 256), spec, 2 * GIB)) is None
+    peak = run_in_subprocess(small, max_bytes=GIB)
     assert peak is not None and peak < GIB
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
     found, said = find(config, spec)

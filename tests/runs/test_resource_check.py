@@ -14,7 +14,7 @@ from src.config.schema import TrainConfig, UserError
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.size_matching import match_of
 from src.runs import resource_check
-from src.runs.resource_check import check_disk, check_memory, memory_needed, remedies, with_micro_batch
+from src.runs.resource_check import check_disk, check_memory, memory_needed, suggest_settings, with_micro_batch
 from src.runtime import host
 from src.runtime.device import is_out_of_memory
 from src.runtime.host import PROCESS_BYTES
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_refused_and_every_remedy_fits(
 
 
 def test_where_nothing_fits_a_smaller_size_is_proposed(config: TrainConfig) -> None:
-    assert remedies(config, match_of(config).spec, 1 << 20) == (
+    assert suggest_settings(config, match_of(config).spec, 1 << 20) == (
         "; not even one sequence would fit: choose a smaller size"
     )
 

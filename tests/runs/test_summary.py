@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.runs.summary import joined
+from src.runs.summary import join_values
 
 
 @pytest.mark.parametrize(
@@ -15,4 +15,4 @@ from src.runs.summary import joined
     ],
 )
 def test_sittings_under_different_versions_are_equal_to_neither(before: str, now: str, said: str) -> None:
-    assert joined(before, now) == said
+    assert join_values(before, now) == said

@@ -15,11 +15,11 @@ import pytest
 from src.config.schema import ROOT, UserError
 from src.runtime.atomic_files import (
     file_lock,
-    finite,
+    finite_or_none,
     read_json,
+    recover_folder,
     remove_leftovers,
     replace_folder,
-    settle_folder,
     storage_remedy,
     write_json,
     write_text,
@@ -43,8 +43,8 @@ def test_text_is_written_into_a_new_folder(tmp_path: Path) -> None:
 
 
 def test_json_holds_finite_numbers_alone() -> None:
-    assert finite(2.5) == 2.5 and finite(3) == 3
-    assert finite(math.nan) is None and finite(-math.inf) is None and finite(None) is None
+    assert finite_or_none(2.5) == 2.5 and finite_or_none(3) == 3
+    assert finite_or_none(math.nan) is None and finite_or_none(-math.inf) is None and finite_or_none(None) is None
 
 
 @pytest.mark.parametrize("where", ["os.fsync", "os.replace"])
@@ -162,7 +162,7 @@ def test_a_crash_at_any_rename_leaves_a_whole_folder(tmp_path: Path, monkeypatch
             patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # who has crashed tidies nothing
             with pytest.raises(Crash):
                 fill(folder, "new")
-        settle_folder(folder)
+        recover_folder(folder)
         assert content(folder) == "old"
         fill(folder, "newer")
         assert content(folder) == "newer"
@@ -176,14 +176,14 @@ def test_a_crash_before_the_old_is_gone_leaves_the_new(tmp_path: Path, monkeypat
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         fill(folder, "new")
     assert folder.with_name("folder.old").exists()
-    settle_folder(folder)
+    recover_folder(folder)
     assert content(folder) == "new"
     fill(folder, "newer")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
 def test_settling_what_is_whole_or_not_there_does_nothing(tmp_path: Path) -> None:
-    settle_folder(tmp_path / "folder")
+    recover_folder(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,7 @@ import torch
 
 from src.config.schema import ROOT, RuntimeConfig, UserError
 from src.config.setting import choices_of
-from src.runtime.device import LONGEST_REDUCTION, Device, check_reductions, find_device, open_device
+from src.runtime.device import MAX_REDUCTION, Device, check_reductions, resolve_device, open_device
 
 CPU = RuntimeConfig(name="cpu", device="cpu", precision="auto")
 
@@ -47,8 +47,8 @@ def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
 def test_auto_is_the_first_there_is(mps: bool, cuda: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert find_device("auto") == found
-    assert find_device("cpu") == "cpu"
+    assert resolve_device("auto") == found
+    assert resolve_device("cpu") == "cpu"
 
 
 def test_precision_on_the_cpu() -> None:
@@ -103,13 +103,13 @@ def test_the_growth_of_an_accelerator_begins_with_what_was_there(monkeypatch: py
 @pytest.mark.parametrize(("version", "refused"), [("2.13.0", True), ("2.13.1+cpu", True), ("2.14.0", False)])
 def test_wrong_gradients_are_refused(version: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", version)
-    check_reductions(Device("mps", "fp32", 1), LONGEST_REDUCTION - 1)
-    check_reductions(Device("cpu", "fp32", 1), LONGEST_REDUCTION)
+    check_reductions(Device("mps", "fp32", 1), MAX_REDUCTION - 1)
+    check_reductions(Device("cpu", "fp32", 1), MAX_REDUCTION)
     if refused:
         with pytest.raises(UserError, match="smaller or install"):
-            check_reductions(Device("mps", "fp32", 1), LONGEST_REDUCTION)
+            check_reductions(Device("mps", "fp32", 1), MAX_REDUCTION)
     else:
-        check_reductions(Device("mps", "fp32", 1), LONGEST_REDUCTION)
+        check_reductions(Device("mps", "fp32", 1), MAX_REDUCTION)
 
 
 def _named_in_code(path: Path) -> list[str]:

@@ -5,31 +5,36 @@ import torch
 
 from src.config.schema import UserError
 from src.runtime import distributed
-from src.runtime.distributed import ALONE, World, _pieces, refuse_torchrun
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, _group_tensors, reject_torchrun
 
 
 def test_rows_are_shared_out_whole() -> None:
-    rows = [list(range(12))[World(rank, 3).rows(12)] for rank in range(3)]
+    rows = [list(range(12))[ProcessGroup(rank, 3).rank_slice(12)] for rank in range(3)]
     assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert list(range(5))[ALONE.rows(5)] == [0, 1, 2, 3, 4]
+    assert list(range(5))[SINGLE_PROCESS.rank_slice(5)] == [0, 1, 2, 3, 4]
 
 
 def test_who_is_alone_waits_for_nobody() -> None:
     tensor = torch.ones(3)
-    ALONE.sum_([tensor])
+    SINGLE_PROCESS.all_reduce_sum([tensor])
     assert tensor.tolist() == [1, 1, 1]
-    assert (ALONE.agree(None), ALONE.agree(15), ALONE.share("x"), ALONE.first_then_all(lambda: 7)) == (None, 15, "x", 7)
+    assert (
+        SINGLE_PROCESS.all_reduce_max(None),
+        SINGLE_PROCESS.all_reduce_max(15),
+        SINGLE_PROCESS.broadcast("x"),
+        SINGLE_PROCESS.rank_zero_first(lambda: 7),
+    ) == (None, 15, "x", 7)
 
 
 def test_pieces_hold_every_tensor_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "PIECE_BYTES", 40)
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", 40)
     tensors = [torch.zeros(n) for n in (4, 6, 100, 1, 2)]
-    assert [[t.numel() for t in piece] for piece in _pieces(tensors)] == [[4, 6], [100], [1, 2]]
+    assert [[t.numel() for t in piece] for piece in _group_tensors(tensors)] == [[4, 6], [100], [1, 2]]
 
 
 def test_a_sweep_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_torchrun("nothing")
+    reject_torchrun("nothing")
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun: no sweeps; start it with"):
-        refuse_torchrun("no sweeps")
+        reject_torchrun("no sweeps")

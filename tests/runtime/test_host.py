@@ -9,7 +9,7 @@ import pytest
 
 from src.config.schema import ROOT
 from src.runtime import host
-from src.runtime.host import SPINS, is_intel
+from src.runtime.host import OMP_SPIN_COUNT, is_intel
 
 CODE = """
 import os, runpy, sys
@@ -29,7 +29,7 @@ runpy.run_module("src.doctor", run_name="__main__")
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [({}, str(SPINS)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, str(OMP_SPIN_COUNT)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
     ids=["nothing", "another count", "a policy"],
 )
 def test_threads_spin_briefly_unless_the_user_says_otherwise(given: dict[str, str], found: str) -> None:
@@ -53,5 +53,5 @@ def test_an_intel_says_so(text: str | None, wanted: bool, tmp_path: Path, monkey
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(host, "CPUS", path)
+    monkeypatch.setattr(host, "CPU_INFO", path)
     assert is_intel() == wanted

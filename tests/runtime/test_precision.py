@@ -14,6 +14,6 @@ def test_a_precision_without_instructions_is_reported(
 ) -> None:
     speeds = {"fp32": 1e11, "bf16": 1e11 / times}
     monkeypatch.setattr(precision, "matmul_speed", lambda device, precision, size, seconds: speeds[precision])
-    found = precision.slow_precision(Device("cpu", "bf16", 1))
+    found = precision.slow_precision_warning(Device("cpu", "bf16", 1))
     assert found is None if said is None else found and said in found
-    assert precision.slow_precision(Device("cpu", "fp32", 1)) is None
+    assert precision.slow_precision_warning(Device("cpu", "fp32", 1)) is None

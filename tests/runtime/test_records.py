@@ -10,19 +10,19 @@ import pytest
 
 from src.config.schema import UserError
 from src.runtime.atomic_files import (
-    Busy,
+    LockBusy,
     file_lock,
     find_folder,
     read_bytes,
     read_yaml,
-    refuse_links,
-    remove_abandoned,
+    reject_symlinks,
+    remove_stale_temporaries,
     replace_folder,
     write_bytes,
     write_yaml,
 )
 from src.runtime.log import printable
-from src.runtime.records import child_path, is_plain_name, mark_of, read_record, run_path, write_record
+from src.runtime.records import child_path, digest_lines, is_plain_name, read_record, run_path, write_record
 
 
 class Note(TypedDict):
@@ -163,7 +163,7 @@ def test_what_a_living_process_writes_is_not_abandoned(tmp_path: Path) -> None:
     (tmp_path / ".out.4.tmp").symlink_to(tmp_path / ".other.3.tmp")
     with replace_folder(tmp_path / "out") as living:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".other.3.tmp", living.name])
-        remove_abandoned(tmp_path)
+        remove_stale_temporaries(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [living.name]
         (living / "file").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -183,10 +183,10 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "wandb").mkdir()
     (folder / "wandb" / "latest-run").symlink_to(tmp_path)
-    refuse_links(folder, "wandb")
+    reject_symlinks(folder, "wandb")
     (folder / "link").symlink_to(tmp_path / "victim")
     with pytest.raises(UserError, match="link: is a symbolic link"):
-        refuse_links(folder, "wandb")
+        reject_symlinks(folder, "wandb")
     with pytest.raises(UserError, match="no plain file"), file_lock(folder / "link"):
         pass
     write_bytes(folder / "link", b"new")
@@ -197,10 +197,10 @@ def test_a_folder_in_the_place_of_a_lock_is_no_busy_process(tmp_path: Path) -> N
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match="no plain file") as error, file_lock(tmp_path / ".lock", "busy"):
         pass
-    assert not isinstance(error.value, Busy)
+    assert not isinstance(error.value, LockBusy)
 
 
 def test_lost_and_changed_lines_have_another_mark() -> None:
     lines = [json.dumps({"step": step}) + "\n" for step in range(3)]
-    marks = {mark_of(some) for some in (lines, lines[:2], lines[1:], [*lines[:2], '{"step": 3}\n'], [])}
-    assert len(marks) == 5 and mark_of(lines).rows == 3
+    marks = {digest_lines(some) for some in (lines, lines[:2], lines[1:], [*lines[:2], '{"step": 3}\n'], [])}
+    assert len(marks) == 5 and digest_lines(lines).rows == 3

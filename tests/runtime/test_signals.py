@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from src.config.schema import ROOT
-from src.runtime.signals import STOP_SIGNALS, Interrupted, listen_for_stop, stop_signal
+from src.runtime.signals import STOP_SIGNALS, Interrupted, handle_stop_signals, stop_signal
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted_and_nobody_dies(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
-    with listen_for_stop() as stop:
+    with handle_stop_signals() as stop:
         assert stop.number is None
         signal.raise_signal(number)
         assert stop.number == number
@@ -24,15 +24,15 @@ def test_a_signal_is_noted_and_nobody_dies(number: signal.Signals) -> None:
 
 def test_handlers_are_put_back_after_an_exception() -> None:
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
-    with pytest.raises(ZeroDivisionError), listen_for_stop():
+    with pytest.raises(ZeroDivisionError), handle_stop_signals():
         raise ZeroDivisionError
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
 
 
 PROGRAM = """
 import signal, sys
-from src.runtime.signals import listen_for_stop
-with listen_for_stop() as stop:
+from src.runtime.signals import handle_stop_signals
+with handle_stop_signals() as stop:
     for name in sys.argv[1:]:
         signal.raise_signal(signal.Signals[name])
     sys.exit(7 if stop.number else 8)

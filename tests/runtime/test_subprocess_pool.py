@@ -16,19 +16,19 @@ import pytest
 
 from src.config.schema import ROOT
 from src.runtime.signals import Interrupted, StopRequest
-from src.runtime.subprocess_pool import apart
+from src.runtime.subprocess_pool import run_in_subprocess
 
 
 def test_what_it_returns_and_raises_arrives() -> None:
-    assert apart(os.getpid) != os.getpid()
+    assert run_in_subprocess(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):
-        apart(partial(operator.truediv, 1, 0), stop=StopRequest())
+        run_in_subprocess(partial(operator.truediv, 1, 0), stop=StopRequest())
 
 
 def test_it_ends_where_it_takes_too_much() -> None:
     with pytest.raises(BrokenProcessPool):
-        apart(partial(operator.mul, b"x", 400 << 20), most_bytes=200 << 20)
-    assert len(apart(partial(operator.mul, b"x", 1 << 20), most_bytes=200 << 20)) == 1 << 20
+        run_in_subprocess(partial(operator.mul, b"x", 400 << 20), max_bytes=200 << 20)
+    assert len(run_in_subprocess(partial(operator.mul, b"x", 1 << 20), max_bytes=200 << 20)) == 1 << 20
 
 
 def test_a_stop_ends_it_at_once() -> None:
@@ -36,7 +36,7 @@ def test_a_stop_ends_it_at_once() -> None:
     threading.Timer(0.5, lambda: stop.note(signal.SIGTERM, None)).start()
     start = time.monotonic()
     with pytest.raises(Interrupted, match="SIGTERM"):
-        apart(partial(time.sleep, 60), stop=stop)
+        run_in_subprocess(partial(time.sleep, 60), stop=stop)
     assert time.monotonic() - start < 30
 
 
@@ -44,7 +44,7 @@ def test_ctrl_c_does_not_wait_for_it() -> None:
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        apart(partial(time.sleep, 60))
+        run_in_subprocess(partial(time.sleep, 60))
     assert time.monotonic() - start < 30
 
 
@@ -57,9 +57,9 @@ if __name__ == "__main__":
 """
 IDLE = """
 import time
-from src.runtime.subprocess_pool import guarded_pool
+from src.runtime.subprocess_pool import make_process_pool
 if __name__ == "__main__":
-    with guarded_pool(2) as pool:
+    with make_process_pool(2) as pool:
         list(pool.map(abs, range(9)))
         time.sleep(60)
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.cli.compose import compose_config, register
+from src.cli.compose import compose_config, register_schema
 from src.config.schema import TrainConfig
 from src.runs.run_id import run_name
 from src.runtime.atomic_files import read_json
@@ -68,13 +68,13 @@ def test_what_the_command_would_refuse_is_refused(tmp_path: Path, capsys: pytest
 
 def test_a_dry_run_has_the_name_of_the_run_itself() -> None:
     """The key decides nothing about the result."""
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     names = {run_name(compose_config(TrainConfig, "train", [f"dry_run={dry}"]), "f", None) for dry in (True, False)}
     assert len(names) == 1
 
 
 def test_what_a_report_says_of_a_run_does_not_change_its_name() -> None:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     names = {
         run_name(compose_config(TrainConfig, "train", overrides), "f", None)
         for overrides in ([], ["verdict.margin=0.02"])

@@ -16,7 +16,7 @@ from src.config.schema import SweepConfig
 from src.runtime.atomic_files import read_json
 from src.sweep import job_process
 from src.sweep.job_process import run_job
-from src.sweep.job_store import Job, Ledger
+from src.sweep.job_store import Job, JobStore
 from tests.summaries import write_summary
 
 Child = Callable[[str], list[list[str]]]
@@ -28,8 +28,8 @@ def job(number: int = 0) -> Job:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    opened = Ledger(tmp_path / "sweeps" / "s-00000000")
+def store(tmp_path: Path) -> JobStore:
+    opened = JobStore(tmp_path / "sweeps" / "s-00000000")
     opened.open("s", [job(0), job(1)])
     return opened
 
@@ -52,24 +52,24 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Child:
     return replace
 
 
-def record(ledger: Ledger, number: int = 0) -> dict[str, Any]:
-    values = read_json(ledger.folder / "jobs" / f"{job(number).run}.json")
+def record(store: JobStore, number: int = 0) -> dict[str, Any]:
+    values = read_json(store.folder / "jobs" / f"{job(number).run}.json")
     return {key: values[key] for key in ("status", "exit_code", "error")}
 
 
-def finish_run(ledger: Ledger, number: int, status: str = "done", error: str | None = None) -> None:
-    write_summary(ledger.folder / job(number).run_dir, status=status, error=error)
+def finish_run(store: JobStore, number: int, status: str = "done", error: str | None = None) -> None:
+    write_summary(store.folder / job(number).run_dir, status=status, error=error)
 
 
-def test_a_job_that_was_never_started_is_pending(ledger: Ledger) -> None:
-    assert ledger.states() == {job(0).run: "pending", job(1).run: "pending"}
-    assert ledger.jobs() == [job(0), job(1)]
+def test_a_job_that_was_never_started_is_pending(store: JobStore) -> None:
+    assert store.states() == {job(0).run: "pending", job(1).run: "pending"}
+    assert store.jobs() == [job(0), job(1)]
 
 
-def test_a_job_is_a_process_of_its_own_with_its_overrides(ledger: Ledger, child: Child) -> None:
+def test_a_job_is_a_process_of_its_own_with_its_overrides(store: JobStore, child: Child) -> None:
     started = child("pass")
-    assert run_job(ledger, job(0), SweepConfig()) == 0
-    assert record(ledger)["status"] == "failed"  # it ended well, but there is no finished run
+    assert run_job(store, job(0), SweepConfig()) == 0
+    assert record(store)["status"] == "failed"  # it ended well, but there is no finished run
     assert started == [[sys.executable, "-m", "src.train", "seed=0"]]
 
 
@@ -87,90 +87,90 @@ def test_a_job_is_a_process_of_its_own_with_its_overrides(ledger: Ledger, child:
     ],
 )
 def test_how_a_process_ended_is_told(
-    code: str, exit_code: int, status: str, error: str, ledger: Ledger, child: Child
+    code: str, exit_code: int, status: str, error: str, store: JobStore, child: Child
 ) -> None:
     child(code)
-    assert run_job(ledger, job(0), SweepConfig()) == exit_code
-    assert record(ledger) == {"status": status, "exit_code": exit_code, "error": error}
-    assert ledger.states() == {job(0).run: status, job(1).run: "pending"}
+    assert run_job(store, job(0), SweepConfig()) == exit_code
+    assert record(store) == {"status": status, "exit_code": exit_code, "error": error}
+    assert store.states() == {job(0).run: status, job(1).run: "pending"}
 
 
-def test_the_error_of_a_failed_run_is_that_of_its_summary(ledger: Ledger, child: Child) -> None:
-    finish_run(ledger, 0, "failed", "RuntimeError: the device is on fire")
+def test_the_error_of_a_failed_run_is_that_of_its_summary(store: JobStore, child: Child) -> None:
+    finish_run(store, 0, "failed", "RuntimeError: the device is on fire")
     child("raise SystemExit(1)")
-    assert run_job(ledger, job(0), SweepConfig()) == 1
-    assert record(ledger)["error"] == "RuntimeError: the device is on fire"
+    assert run_job(store, job(0), SweepConfig()) == 1
+    assert record(store)["error"] == "RuntimeError: the device is on fire"
 
 
-def test_an_old_error_is_not_that_of_a_process_that_never_reached_its_run(ledger: Ledger, child: Child) -> None:
-    finish_run(ledger, 0, "interrupted", "stopped by SIGTERM")
+def test_an_old_error_is_not_that_of_a_process_that_never_reached_its_run(store: JobStore, child: Child) -> None:
+    finish_run(store, 0, "interrupted", "stopped by SIGTERM")
     child("raise SystemExit(2)")
-    assert run_job(ledger, job(0), SweepConfig()) == 2
-    assert record(ledger)["error"] == "exit status 2"
+    assert run_job(store, job(0), SweepConfig()) == 2
+    assert record(store)["error"] == "exit status 2"
 
 
 def test_the_last_line_of_a_process_is_its_error_where_its_run_tells_none(
-    ledger: Ledger, child: Child, capsys: pytest.CaptureFixture[str]
+    store: JobStore, child: Child, capsys: pytest.CaptureFixture[str]
 ) -> None:
     child("print('here'); import sys; sys.exit('error: seed=x: must be a number')")
-    assert run_job(ledger, job(0), SweepConfig(live=False)) == 1
-    assert record(ledger)["error"] == "error: seed=x: must be a number"
+    assert run_job(store, job(0), SweepConfig(live=False)) == 1
+    assert record(store)["error"] == "error: seed=x: must be a number"
     assert "here" in capsys.readouterr().out
-    assert run_job(ledger, job(0), SweepConfig(live=True)) == 1
-    assert not capsys.readouterr().out and "here" in ledger.log_of(job(0)).read_text()
+    assert run_job(store, job(0), SweepConfig(live=True)) == 1
+    assert not capsys.readouterr().out and "here" in store.log_of(job(0)).read_text()
 
 
 def test_a_job_that_takes_too_long_is_asked_to_stop_and_then_killed(
-    ledger: Ledger, child: Child, monkeypatch: pytest.MonkeyPatch
+    store: JobStore, child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = SweepConfig(timeout=0.5)
     child("import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); time.sleep(60)")
-    assert run_job(ledger, job(0), config) == 1, "no reason to end the sweep, as a signal from outside is"
-    assert record(ledger) == {"status": "failed", "exit_code": 143, "error": "took more than sweep.timeout=0.5 s"}
+    assert run_job(store, job(0), config) == 1, "no reason to end the sweep, as a signal from outside is"
+    assert record(store) == {"status": "failed", "exit_code": 143, "error": "took more than sweep.timeout=0.5 s"}
     monkeypatch.setattr(job_process, "GRACE_S", 0.2)
     child("import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
-    assert run_job(ledger, job(0), config) == -9
-    assert record(ledger)["error"] == "took more than sweep.timeout=0.5 s"
+    assert run_job(store, job(0), config) == -9
+    assert record(store)["error"] == "took more than sweep.timeout=0.5 s"
 
 
-def test_a_failed_job_is_tried_again_and_a_stopped_one_is_not(ledger: Ledger, child: Child) -> None:
+def test_a_failed_job_is_tried_again_and_a_stopped_one_is_not(store: JobStore, child: Child) -> None:
     started = child("raise SystemExit(3)")
-    assert run_job(ledger, job(0), SweepConfig(retries=2), start_over=True) == 3
+    assert run_job(store, job(0), SweepConfig(retries=2), start_over=True) == 3
     assert [command[3:] for command in started] == [["seed=0"], *[["seed=0", "rerun=false"]] * 2]
     started = child("raise SystemExit(143)")
-    assert run_job(ledger, job(0), SweepConfig(retries=2)) == 143
+    assert run_job(store, job(0), SweepConfig(retries=2)) == 143
     assert len(started) == 1
 
 
-def test_only_a_failure_since_the_sweep_went_on_counts(ledger: Ledger) -> None:
-    ledger.record(job(0), "failed", 1)
-    assert ledger.has_failed()
-    ledger.open("s", ledger.jobs())
-    assert not ledger.has_failed() and ledger.status(job(0)) == "failed"
+def test_only_a_failure_since_the_sweep_went_on_counts(store: JobStore) -> None:
+    store.record(job(0), "failed", 1)
+    assert store.has_failed()
+    store.open("s", store.jobs())
+    assert not store.has_failed() and store.status(job(0)) == "failed"
 
 
 @pytest.mark.parametrize("start_over", [False, True])
-def test_a_run_that_is_done_is_started_only_to_start_over(start_over: bool, ledger: Ledger, child: Child) -> None:
-    finish_run(ledger, 0)
+def test_a_run_that_is_done_is_started_only_to_start_over(start_over: bool, store: JobStore, child: Child) -> None:
+    finish_run(store, 0)
     started = child("pass")
-    assert run_job(ledger, job(0), SweepConfig(), start_over) == 0
+    assert run_job(store, job(0), SweepConfig(), start_over) == 0
     assert len(started) == start_over
-    assert record(ledger) == {"status": "done", "exit_code": 0, "error": None}
+    assert record(store) == {"status": "done", "exit_code": 0, "error": None}
 
 
-def test_a_job_whose_run_was_removed_is_pending_again(ledger: Ledger) -> None:
-    ledger.record(job(0), "done", 0)
-    assert ledger.states()[job(0).run] == "pending"
+def test_a_job_whose_run_was_removed_is_pending_again(store: JobStore) -> None:
+    store.record(job(0), "done", 0)
+    assert store.states()[job(0).run] == "pending"
 
 
-def test_a_run_that_was_finished_elsewhere_is_done(ledger: Ledger) -> None:
-    ledger.record(job(0), "failed", 1, "RuntimeError")
-    finish_run(ledger, 0)
-    assert ledger.states()[job(0).run] == "done"
+def test_a_run_that_was_finished_elsewhere_is_done(store: JobStore) -> None:
+    store.record(job(0), "failed", 1, "RuntimeError")
+    finish_run(store, 0)
+    assert store.states()[job(0).run] == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_signals_of_a_scheduler_reach_the_job(number: int, ledger: Ledger, child: Child, tmp_path: Path) -> None:
+def test_signals_of_a_scheduler_reach_the_job(number: int, store: JobStore, child: Child, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     child(
         "import pathlib, signal, sys, time\n"
@@ -187,8 +187,8 @@ def test_signals_of_a_scheduler_reach_the_job(number: int, ledger: Ledger, child
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert run_job(ledger, job(0), SweepConfig()) == 128 + number
+    assert run_job(store, job(0), SweepConfig()) == 128 + number
     sender.join()
     assert signal.getsignal(number) is before
-    assert record(ledger)["exit_code"] == 128 + number
-    assert record(ledger)["status"] == "interrupted"
+    assert record(store)["exit_code"] == 128 + number
+    assert record(store)["status"] == "interrupted"

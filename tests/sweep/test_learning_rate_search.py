@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src import tune
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import TuneSettings, UserError
 from src.runs.tuned_learning_rates import write_searches
 from src.runtime.atomic_files import read_json
@@ -18,7 +18,7 @@ from tests.integration import tiny
 
 
 def command(data: Path, root: Path, *more: str) -> int:
-    return guarded(lambda: tune.main(tiny.command_line(data, root, "training.max_steps=2", *more)))
+    return run_cli(lambda: tune.main(tiny.command_line(data, root, "training.max_steps=2", *more)))
 
 
 def found(root: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from src.sweep.job_store import Job, Ledger
-from src.sweep.progress_table import jobs_table, show_jobs
+from src.sweep.job_store import Job, JobStore
+from src.sweep.progress_table import build_table, show_jobs
 from tests.summaries import write_summary
 
 
@@ -18,64 +18,64 @@ def job(number: int) -> Job:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    opened = Ledger(tmp_path / "sweeps" / "sweep")
+def store(tmp_path: Path) -> JobStore:
+    opened = JobStore(tmp_path / "sweeps" / "sweep")
     opened.open("s", [job(number) for number in range(4)])
     return opened
 
 
-def write_metrics(ledger: Ledger, number: int, *rows: dict[str, object], more: str = "") -> None:
-    folder = ledger.folder / job(number).run_dir
+def write_metrics(store: JobStore, number: int, *rows: dict[str, object], more: str = "") -> None:
+    folder = store.folder / job(number).run_dir
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + more)
 
 
-def text_of(ledger: Ledger) -> str:
+def text_of(store: JobStore) -> str:
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(jobs_table(ledger))
+    console.print(build_table(store))
     return console.export_text()
 
 
-def line_of(ledger: Ledger, number: int) -> list[str]:
-    line = next(line for line in text_of(ledger).splitlines() if f" r{number} " in line)
+def line_of(store: JobStore, number: int) -> list[str]:
+    line = next(line for line in text_of(store).splitlines() if f" r{number} " in line)
     return [cell.strip() for cell in line.strip("│┃ ").split("│")]
 
 
 def test_a_branch_counts_the_tokens_that_it_trains_itself(tmp_path: Path) -> None:
     stages, shared = {"language": 1000, "part": 250}, {"language": 0, "part": 200}
     branched = Job("r0", "../../runs/r0", [], "dense", "nano", "modern", "b", "local", 0, stages, shared)
-    opened = Ledger(tmp_path / "sweeps" / "sweep")
+    opened = JobStore(tmp_path / "sweeps" / "sweep")
     opened.open("s", [branched])
     opened.record(branched, "running")
     write_metrics(opened, 0, {"stage": "part", "step": 9, "tokens": 325, "perf/tokens_per_second": 25.0})
     assert line_of(opened, 0) == ["r0", "running", "part", "90%", "-", "25", "5.0 s"]
 
 
-def test_every_state_is_told(ledger: Ledger) -> None:
-    ledger.record(job(0), "running")
+def test_every_state_is_told(store: JobStore) -> None:
+    store.record(job(0), "running")
     write_metrics(
-        ledger,
+        store,
         0,
         {"stage": "language", "step": 9, "tokens": 1000, "val/loss": 3.25},
         {"stage": "code", "step": 1, "tokens": 1000, "perf/tokens_per_second": 40.0},
         more='{"stage": "code", "st',
     )
-    ledger.record(job(1), "failed", 1, "RuntimeError: fire")
-    write_summary(ledger.folder / job(2).run_dir)
-    assert line_of(ledger, 0) == ["r0", "running", "code", "50%", "3.250", "40", "50 s"]
-    assert line_of(ledger, 1) == ["r1", "failed: RuntimeError: fire", *["-"] * 5]
-    assert line_of(ledger, 2)[1] == "done" and line_of(ledger, 3)[1] == "pending"
-    assert "4 jobs: 1 done, 1 running, 1 failed, 1 pending" in text_of(ledger)
+    store.record(job(1), "failed", 1, "RuntimeError: fire")
+    write_summary(store.folder / job(2).run_dir)
+    assert line_of(store, 0) == ["r0", "running", "code", "50%", "3.250", "40", "50 s"]
+    assert line_of(store, 1) == ["r1", "failed: RuntimeError: fire", *["-"] * 5]
+    assert line_of(store, 2)[1] == "done" and line_of(store, 3)[1] == "pending"
+    assert "4 jobs: 1 done, 1 running, 1 failed, 1 pending" in text_of(store)
 
 
-def test_what_is_written_meanwhile_disturbs_nothing(ledger: Ledger) -> None:
-    ledger.record(job(0), "running")
+def test_what_is_written_meanwhile_disturbs_nothing(store: JobStore) -> None:
+    store.record(job(0), "running")
     for content in ("", "{", "[]\n", '{"stage": "other", "tokens": 1}\n', '{"stage": "code", "tokens": null}\n'):
-        write_metrics(ledger, 0, more=content)
-        assert line_of(ledger, 0)[1:] == ["running", *["-"] * 5]
+        write_metrics(store, 0, more=content)
+        assert line_of(store, 0)[1:] == ["running", *["-"] * 5]
 
 
-def test_the_last_state_stays_on_the_screen(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
-    with show_jobs(ledger):
-        write_summary(ledger.folder / job(0).run_dir)
+def test_the_last_state_stays_on_the_screen(store: JobStore, capsys: pytest.CaptureFixture[str]) -> None:
+    with show_jobs(store):
+        write_summary(store.folder / job(0).run_dir)
     assert "1 done, 3 pending" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from src.config.schema import LauncherConfig
 from src.runs.planning import plan_runs
 from src.runtime.atomic_files import file_lock, read_json
 from src.sweep import job_process
-from src.sweep.launch import opened, threads_each
+from src.sweep.launch import open_sweep, threads_per_job
 from tests.integration import tiny
 
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
@@ -203,7 +203,7 @@ def test_jobs_that_run_at_once_share_the_cores(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    assert threads_each(launcher) == wanted
+    assert threads_per_job(launcher) == wanted
 
 
 def test_a_job_takes_the_threads_that_it_is_given(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +211,6 @@ def test_a_job_takes_the_threads_that_it_is_given(data: Path, tmp_path: Path, mo
     open_threads = [item for item in tiny.command_line(data, tmp_path, *ONE_STEP) if not item.startswith("runtime.thr")]
     (plan,) = plan_runs([open_threads])
     folder = tmp_path / "sweeps" / "by-hand"
-    with opened(folder, "by-hand", [plan], [open_threads]) as ledger:
-        assert job_process.run_job(ledger, ledger.jobs()[0], plan.config.sweep, threads=1) == 0
+    with open_sweep(folder, "by-hand", [plan], [open_threads]) as store:
+        assert job_process.run_job(store, store.jobs()[0], plan.config.sweep, threads=1) == 0
     assert read_json(plan.folder / "summary.json")["contract"]["runtime.threads"] == 1

@@ -111,15 +111,15 @@ class Outcome(NamedTuple):
     said: str
 
 
-def keys_of(command: str) -> list[str]:
+def schema_keys(command: str) -> list[str]:
     schema = getattr(schemas, f"{command.title()}Config")
-    return compose.keys_of(schema)
+    return compose.schema_keys(schema)
 
 
 def draw_line(draw: random.Random, places: Sequence[str]) -> Line:
     """Draw a command line: one setting alone half of the time, else several, flags and what is no setting."""
     command = draw.choice([*MAINS, "train", "train", "estimate"])
-    keys = keys_of(command)
+    keys = schema_keys(command)
     if draw.random() < 0.5:
         setting = draw_setting(draw, keys, command, places)
         return Line(command, [setting, *needed(command, [setting], places)], setting)
@@ -195,13 +195,13 @@ def cut_off() -> None:
         raise CutOff
 
     for module, name in (
-        (src.runs.runner, "execute"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
-        (src.sweep.learning_rate_search, "opened"),
+        (src.runs.runner, "execute_run"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
+        (src.sweep.learning_rate_search, "open_sweep"),
         (src.runs.planning, "prepare_data"), (src.data.preparation.prepare, "prepare_data"),
-        (src.runs.final_evaluation, "assess"), (src.huggingface.convert_run, "to_huggingface"),
+        (src.runs.final_evaluation, "evaluate_run"), (src.huggingface.convert_run, "to_huggingface"),
         (src.huggingface.convert_run, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
         (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"),
-        (src.sweep.launch, "opened"),
+        (src.sweep.launch, "open_sweep"),
     ):  # fmt: skip
         assert hasattr(module, name), name
         setattr(module, name, stop)
@@ -214,7 +214,7 @@ def warm() -> None:
 
     for command in MAINS:
         schema = getattr(schemas, f"{command.title()}Config")
-        compose.register(schema, command)
+        compose.register_schema(schema, command)
     for command in ("train", "tune", "estimate", "benchmark", "prepare"):
         compose.compose_config(getattr(schemas, f"{command.title()}Config"), command, [])
     torch.set_num_threads(1)
@@ -291,7 +291,7 @@ def _child(line: Line, folder: Path, write: int) -> None:
     status = 99
     try:
         with redirect_stdout(out), redirect_stderr(errors):
-            status = compose.guarded(lambda: MAINS[line.command](list(line.arguments)))
+            status = compose.run_cli(lambda: MAINS[line.command](list(line.arguments)))
     except CutOff:
         status = 0
     except SystemExit as stop:
@@ -326,7 +326,7 @@ def is_silent(line: Line) -> str | None:
     def resolved(overrides: Sequence[str]) -> str:
         plain = [item for item in overrides if item.partition("=")[0] not in raw.get(line.command, ())]
         missing = [
-            f"{name}=raw" for name in ("run", "dir", "out") if name in keys_of(line.command) and name not in plain
+            f"{name}=raw" for name in ("run", "dir", "out") if name in schema_keys(line.command) and name not in plain
         ]
         quoted = quote_paths(plain)
         jobs = compose.expand_sweep(line.command, schema, [*quoted, *missing]).jobs
@@ -343,7 +343,7 @@ def is_silent(line: Line) -> str | None:
         schema,
         line.command,
         [
-            *(f"{n}=raw" for n in ("run", "dir", "out") if n in keys_of(line.command)),
+            *(f"{n}=raw" for n in ("run", "dir", "out") if n in schema_keys(line.command)),
             *(["format=text"] if line.command == "export" else []),
         ],
     )

@@ -17,7 +17,7 @@ import torch
 import torch._dynamo  # the first optimizer loads it, for a second in every fork
 
 from src import estimate, evaluate, export, generate, prepare, report, tune
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.reporting.output import write
 from src.sweep import job_process
 from tests.integration import tiny
@@ -25,13 +25,13 @@ from tests.torture import operations
 
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "train": tiny.train_main,
-    "tune": lambda arguments: guarded(lambda: tune.main(arguments)),
-    "prepare": lambda arguments: guarded(lambda: prepare.main(arguments)),
-    "evaluate": lambda arguments: guarded(lambda: evaluate.main(arguments)),
-    "generate": lambda arguments: guarded(lambda: generate.main(arguments)),
-    "report": lambda arguments: guarded(lambda: report.main(arguments)),
-    "export": lambda arguments: guarded(lambda: export.main(arguments)),
-    "estimate": lambda arguments: guarded(lambda: estimate.main(arguments)),
+    "tune": lambda arguments: run_cli(lambda: tune.main(arguments)),
+    "prepare": lambda arguments: run_cli(lambda: prepare.main(arguments)),
+    "evaluate": lambda arguments: run_cli(lambda: evaluate.main(arguments)),
+    "generate": lambda arguments: run_cli(lambda: generate.main(arguments)),
+    "report": lambda arguments: run_cli(lambda: report.main(arguments)),
+    "export": lambda arguments: run_cli(lambda: export.main(arguments)),
+    "estimate": lambda arguments: run_cli(lambda: estimate.main(arguments)),
 }
 
 

@@ -41,7 +41,7 @@ def test_everything_is_shown(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, arguments = stage_runner._Witness.log, ("tracking=tensorboard", "evaluation.enabled=false")
+    true, arguments = stage_runner.StageHooks.log, ("tracking=tensorboard", "evaluation.enabled=false")
 
     def stop(self: Any, row: dict[str, Any]) -> None:
         true(self, row)
@@ -49,7 +49,7 @@ def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_runner._Witness, "log", stop)
+        patch.setattr(stage_runner.StageHooks, "log", stop)
         assert tiny.run(data, tmp_path, *arguments) == 130
     assert tiny.run(data, tmp_path, *arguments) == 0
     folder = tiny.only_run(tmp_path)

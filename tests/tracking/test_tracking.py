@@ -12,12 +12,12 @@ from src.tracking import wandb as ours
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tensorboard import TensorboardTracker
 from src.tracking.tracker import TRACKERS, build_tracker
-from src.tracking.wandb import has_key
+from src.tracking.wandb import has_api_key
 
 STAGES = ["language", "code"]
 
 
-def say(line: str) -> None:
+def log_info(line: str) -> None:
     """Keep quiet."""
 
 
@@ -79,12 +79,12 @@ def test_a_rewind_of_nothing_is_nothing(log: JsonlLog) -> None:
 
 def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(TRACKERS) == set(choices_of(TrackingConfig, "trackers"))
-    assert build_tracker(TrackingConfig("none"), tmp_path, {}, say).trackers == []
+    assert build_tracker(TrackingConfig("none"), tmp_path, {}, log_info).trackers == []
     asked: list[Any] = []
     monkeypatch.setattr(ours, "start_wandb", lambda *arguments: asked.append(arguments))
     config = TrackingConfig("wandb", ["wandb", "tensorboard"])
-    (other,) = build_tracker(config, tmp_path, {"seed": 1}, say).trackers
-    assert asked == [(config, tmp_path, {"seed": 1}, say)] and isinstance(other, TensorboardTracker)
+    (other,) = build_tracker(config, tmp_path, {"seed": 1}, log_info).trackers
+    assert asked == [(config, tmp_path, {"seed": 1}, log_info)] and isinstance(other, TensorboardTracker)
     other.finish(0)
 
 
@@ -100,30 +100,30 @@ class TestKey:
         path.chmod(0o600)
 
     def test_there_is_none(self) -> None:
-        assert not has_key()
+        assert not has_api_key()
 
     def test_it_is_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_API_KEY", "x")
-        assert has_key()
+        assert has_api_key()
         monkeypatch.setenv("WANDB_API_KEY", "")
-        assert not has_key()
+        assert not has_api_key()
 
     def test_it_is_in_netrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(tmp_path / "netrc", "machine api.wandb.ai login user password secret\n")
-        assert has_key()
+        assert has_api_key()
         monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080/path")
-        assert not has_key()
+        assert not has_api_key()
         self.write(tmp_path / "netrc", "machine wandb.example.org login user password secret\n")
-        assert has_key()
+        assert has_api_key()
 
     def test_it_is_in_the_netrc_of_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("NETRC")
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert not has_key()
+        assert not has_api_key()
         self.write(tmp_path / ".netrc", "machine api.wandb.ai login user password secret\n")
-        assert has_key()
+        assert has_api_key()
 
     @pytest.mark.parametrize("content", ["nonsense here", "machine other.org login user password secret\n", "\xff"])
     def test_a_netrc_without_one_is_none(self, content: str, tmp_path: Path) -> None:
         (tmp_path / "netrc").write_bytes(content.encode("latin-1"))
-        assert not has_key()
+        assert not has_api_key()

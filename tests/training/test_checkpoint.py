@@ -16,7 +16,7 @@ import torch
 
 from src.config.schema import UserError
 from src.data.loader import TrainLoader
-from src.runtime.atomic_files import sha256_of
+from src.runtime.atomic_files import file_sha256
 from src.training.checkpoint import (
     FORMAT_VERSION,
     Progress,
@@ -37,7 +37,7 @@ PROGRESS = Progress("code", 7, 448, 1, 0, 1, 0.5, 2.5, 2.0, 3.25, 1.5, 3.125)
 
 
 def save(folder: Path, state: TrainState, progress: Progress = PROGRESS) -> None:
-    save_checkpoint(folder, state.model, progress, tokenizer_sha256="abc", run="a-run", state=state.to_save())
+    save_checkpoint(folder, state.model, progress, tokenizer_sha256="abc", run="a-run", state=state.state_dict())
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, trained: TrainState) -> Path:
 def seal(folder: Path) -> None:
     """Make the checksums fit whatever stands in the files, as who tampers with one would."""
     meta = json.loads((folder / "meta.json").read_text())
-    meta["sha256"] = {name: sha256_of(folder / name) for name in meta["sha256"] if (folder / name).exists()}
+    meta["sha256"] = {name: file_sha256(folder / name) for name in meta["sha256"] if (folder / name).exists()}
     (folder / "meta.json").write_text(json.dumps({**meta, "meta_sha256": hash_of(meta)}))
 
 

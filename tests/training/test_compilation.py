@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from src.model.dropout import Dropout
 from src.runtime.device import Device
-from src.runtime.distributed import ALONE, World
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.training import compilation
 from src.training.compilation import Batch, Forward
 from tests.contract.small import CPU, as_if_compiled, random_tokens, small_model
@@ -18,10 +18,10 @@ from tests.contract.small import CPU, as_if_compiled, random_tokens, small_model
 BATCH = Batch(2, 16)
 
 
-class OneOfTwo(World):
+class OneOfTwo(ProcessGroup):
     """One of two processes, of which the other cannot compile."""
 
-    def agree(self, number: int | None) -> int | None:
+    def all_reduce_max(self, number: int | None) -> int | None:
         return 1
 
 
@@ -50,23 +50,23 @@ def test_the_graphs_of_the_trial_serve_training(masked: bool, dropout: float) ->
 
 
 @pytest.mark.parametrize(
-    ("backend", "speedup", "world", "taken", "said"),
+    ("backend", "speedup", "process_group", "taken", "said"),
     [
-        ("eager", 1.5, ALONE, True, r"1\.50 times as fast \(\d+ s of compiling\)"),
-        ("eager", 0.9, ALONE, False, r"0\.90 times as fast \(\d+ s of compiling\); going on without"),
+        ("eager", 1.5, SINGLE_PROCESS, True, r"1\.50 times as fast \(\d+ s of compiling\)"),
+        ("eager", 0.9, SINGLE_PROCESS, False, r"0\.90 times as fast \(\d+ s of compiling\); going on without"),
         ("eager", 1.5, OneOfTwo(), False, r"1\.50 .*, but not in every process; going on without"),
-        (broken, 1.5, ALONE, False, r"it fails here \(.*broken.*\); going on without"),
+        (broken, 1.5, SINGLE_PROCESS, False, r"it fails here \(.*broken.*\); going on without"),
     ],
 )
 def test_it_is_taken_where_it_works_and_is_faster(
-    backend: Any, speedup: float, world: World, taken: bool, said: str, monkeypatch: pytest.MonkeyPatch
+    backend: Any, speedup: float, process_group: ProcessGroup, taken: bool, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, lines, tokens = small_model("dense"), list[str](), random_tokens(BATCH.size, BATCH.length)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     generator = torch.get_rng_state()
     monkeypatch.setattr(compilation, "median_times", lambda actions, device, seconds: [speedup, 1.0])
     with torch.compiler.set_stance("default", force_backend=backend):
-        forward = compilation.compile_if_it_pays(model, BATCH, Device("cpu", "fp32", 1, world), lines.append)
+        forward = compilation.compile_if_it_pays(model, BATCH, Device("cpu", "fp32", 1, process_group), lines.append)
         assert (forward is not None) == taken
         if forward is not None:
             assert torch.equal(forward(tokens).hidden, model(tokens).hidden)

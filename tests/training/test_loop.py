@@ -58,7 +58,7 @@ class Recorder:
         self.calls.append((kind, self.state.progress.step))
         if kind == "last":
             file = io.BytesIO()
-            torch.save({"model": self.state.model.state_dict(), "state": self.state.to_save()}, file)
+            torch.save({"model": self.state.model.state_dict(), "state": self.state.state_dict()}, file)
             self.saved = file.getvalue()
 
 

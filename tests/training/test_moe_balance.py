@@ -229,7 +229,9 @@ def test_going_on_from_a_checkpoint_is_the_same_to_the_bit(
     straight, first, second = build(0), build(0), build(9)
     wanted = train(straight, loader, steps=6)
     rows = train(first, loader, steps=3)
-    save_checkpoint(tmp_path / "last", first.model, first.progress, tokenizer_sha256="", run="", state=first.to_save())
+    save_checkpoint(
+        tmp_path / "last", first.model, first.progress, tokenizer_sha256="", run="", state=first.state_dict()
+    )
     info = read_checkpoint(tmp_path / "last")
     load_weights(info, second.model)
     assert biases(second.model).any() and torch.equal(biases(second.model), biases(first.model))

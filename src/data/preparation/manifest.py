@@ -12,7 +12,7 @@ import numpy as np
 from src.data.dataset import CARD, MANIFEST
 from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import SPLITS
-from src.runtime.atomic_files import sha256_of
+from src.runtime.atomic_files import file_sha256
 
 MAX_GROUPS = 1000
 """Named groups that are listed; if there are more, only <corpus>.origins.jsonl has them."""
@@ -125,7 +125,7 @@ def _count_by_origin(
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """List the files of the data with size and hash; the manifest and the card are written from this list."""
     paths = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, CARD))
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
 
 
 def get_versions() -> dict[str, str]:

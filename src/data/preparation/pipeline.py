@@ -44,7 +44,7 @@ from src.data.tokenizer.bpe import (
     train_tokenizer,
 )
 from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer, open_tokenizer
-from src.runtime.atomic_files import remove_path, sha256_of, sync
+from src.runtime.atomic_files import remove_path, file_sha256, sync
 from src.runtime.records import DIGEST, read_record, write_record
 
 TOKENIZER_SAMPLE_BYTES = 40_000_000
@@ -143,7 +143,7 @@ class Pipeline:
         for file in self.folder.rglob("*"):
             if file.is_file():
                 sync(file)
-        write_record(path, {**found, "files": {file.name: sha256_of(file) for file in paths}})
+        write_record(path, {**found, "files": {file.name: file_sha256(file) for file in paths}})
         return found
 
     def _load_finished(self, path: Path, kind: type[T], paths: list[Path]) -> T | None:
@@ -151,7 +151,7 @@ class Pipeline:
         try:
             found = read_record(path, kind, "")
             whole = not any(file.is_symlink() for file in paths)
-            if whole and found["files"] == {file.name: sha256_of(file) for file in paths}:
+            if whole and found["files"] == {file.name: file_sha256(file) for file in paths}:
                 return found
         except (UserError, OSError):
             pass

@@ -37,11 +37,11 @@ from src.data.tokenizer.external import check_tokenizer
 from src.runtime.atomic_files import (
     file_lock,
     move_folder,
-    refuse_links,
-    remove_abandoned,
+    recover_folder,
+    reject_symlinks,
     remove_leftovers,
     remove_path,
-    settle_folder,
+    remove_stale_temporaries,
     write_text,
 )
 from src.runtime.log import printable
@@ -68,7 +68,7 @@ def prepare_data(
         check_tokenizer(tokenizer)
     inputs = {name: _inputs(data, name) for name in CORPORA}
     with file_lock(folder.with_name(f".lock-{folder.name}")):
-        settle_folder(folder)
+        recover_folder(folder)
         remove_path(folder.with_name(f"{folder.name}.old"))  # left by a process that was killed while moving folders
         work = folder.with_name(f".{folder.name}.work")
         if not rerun and (prepared := _load_if_current(folder, inputs, log)):
@@ -102,7 +102,7 @@ def _open_work_folder(work: Path, settings_record: dict[str, Any], log: Log) -> 
     wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **settings_record}))
     if (work / "out").is_dir() and path.exists():
         try:
-            refuse_links(work)
+            reject_symlinks(work)
             if read_record(path, dict[str, Any], "") == wanted:
                 log(f"resuming an earlier attempt: {work}")
                 for place in (work, work / "out"):
@@ -132,7 +132,7 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], log: Log) -> Prepared
     if not folder.exists():
         return None
     if not folder.is_symlink():
-        remove_abandoned(folder)
+        remove_stale_temporaries(folder)
     try:
         prepared = load_prepared(folder)
     except UserError as error:
@@ -146,4 +146,4 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], log: Log) -> Prepared
 
 def printable_log(log: Log) -> Log:
     """Return a log function that escapes control characters."""
-    return lambda line: log(printable(line))
+    return lambda line: log(replace_control_chars(line))

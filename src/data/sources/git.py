@@ -33,11 +33,11 @@ from src.data.sources.shell_detection import is_code_file, may_be_code
 from src.data.sources.text_files import decode
 from src.runtime.atomic_files import (
     file_lock,
-    refuse_links,
+    file_sha256,
+    reject_symlinks,
     remove_leftovers,
     remove_path,
     replace_folder,
-    sha256_of,
     write_text,
 )
 from src.runtime.log import printable
@@ -155,9 +155,9 @@ class Contents(TypedDict):
 
 def _hash_files(folder: Path) -> dict[str, str]:
     """Hash the files of a bare repository. Raises: UserError for a link among them."""
-    refuse_links(folder)
+    reject_symlinks(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS)
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
 def _write_contents(folder: Path) -> None:

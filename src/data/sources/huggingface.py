@@ -23,7 +23,7 @@ from huggingface_hub.utils import build_hf_headers
 from huggingface_hub.utils.logging import set_verbosity_error
 
 from src.config.schema import CorpusConfig, UserError
-from src.runtime.atomic_files import file_lock, remove_abandoned, sha256_of, storage_remedy
+from src.runtime.atomic_files import file_lock, file_sha256, remove_stale_temporaries, storage_remedy
 from src.runtime.errors import first_line
 from src.runtime.log import printable
 from src.runtime.records import read_record, write_record
@@ -146,7 +146,7 @@ def _verify_and_move(file: Path, path: Path, sha256: str, key: str) -> None:
     """Verify a file and move it to its path, or remove it. Raises: UserError if its hash differs."""
     if not file.is_file():
         raise UserError(f"{key}: {file} is not a file; move it away")
-    found = sha256_of(file)
+    found = file_sha256(file)
     if found != sha256:
         file.unlink()
         raise UserError(
@@ -154,7 +154,7 @@ def _verify_and_move(file: Path, path: Path, sha256: str, key: str) -> None:
             "and if that does not help, check HF_ENDPOINT and your proxy"
         )
     os.replace(file, path)
-    remove_abandoned(path.parent, _stamp_path(path).name)
+    remove_stale_temporaries(path.parent, _stamp_path(path).name)
     write_record(_stamp_path(path), _stamp(path, sha256))
 
 

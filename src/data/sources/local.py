@@ -19,7 +19,7 @@ from src.data.filters.licenses import MAX_LICENSE_BYTES, LicenseFinder
 from src.data.sources.compression import inner_name, read_head
 from src.data.sources.file_formats import PROJECT_FILES, RECORDS, file_extension, unsupported_reason
 from src.data.sources.shell_detection import HEAD_BYTES, is_code_file, may_be_code
-from src.runtime.atomic_files import sha256_of
+from src.runtime.atomic_files import file_sha256
 
 MAX_GITIGNORE_CHARACTERS = 1_000_000
 """Characters of a .gitignore file that are read."""
@@ -54,7 +54,7 @@ def check_sha256(corpus: CorpusConfig, corpus_name: str, files: list[Path]) -> N
         raise UserError(
             f"data.{corpus_name}.paths={corpus.paths}: data.{corpus_name}.sha256 is for one file; name that file"
         )
-    if (found := sha256_of(files[0])) != corpus.sha256:
+    if (found := file_sha256(files[0])) != corpus.sha256:
         raise UserError(
             f"data.{corpus_name}.paths=[{files[0]}]: has SHA-256 {found}, not data.{corpus_name}.sha256="
             f"{corpus.sha256}; give that file"

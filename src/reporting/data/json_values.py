@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from src.config.schema import UserError
 from src.runtime.log import printable
-from src.runtime.records import read_checked
+from src.runtime.records import read_verified_json
 
 LARGEST_NUMBER = 1e150
 """No result is larger, and the square of this is still a number."""
@@ -24,7 +24,7 @@ def clean_text(value: Any) -> str:
 def read_or_none(path: Path) -> Any:
     """Read a JSON file; None where it is missing or damaged, which `damage_lines` reports."""
     try:
-        return read_checked(path, "")
+        return read_verified_json(path, "")
     except UserError:
         return None
 

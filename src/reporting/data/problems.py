@@ -14,7 +14,7 @@ from src.reporting.data.runs import to_records
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
 from src.runtime.log import printable
-from src.runtime.records import Mark, is_plain_name, mark_of, read_checked
+from src.runtime.records import MetricsDigest, digest_lines, is_plain_name, read_verified_json
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def _damage(folder: Path, name: str, key: str | None) -> list[str]:
     if not os.path.lexists(folder / name):
         return []
     try:
-        content = read_checked(folder / name, "what it holds is left out")
+        content = read_verified_json(folder / name, "what it holds is left out")
     except UserError as error:
         return [str(error).removeprefix(f"{folder}/")]
     fits = isinstance(content, list) if key is None else key in as_dict(content)
@@ -84,6 +84,6 @@ def _lost_metrics(folder: Path, summary: Record) -> Iterator[str]:
     except UserError as error:
         yield str(error).removeprefix(f"{folder}/")
         return
-    found = mark_of(content.splitlines(keepends=True))
-    if found != Mark(metrics.get("rows", 0), str(metrics.get("sha256"))):
+    found = digest_lines(content.splitlines(keepends=True))
+    if found != MetricsDigest(metrics.get("rows", 0), str(metrics.get("sha256"))):
         yield f"metrics.jsonl: {found.rows} rows, not the {metrics.get('rows')} that the run wrote; curves are of these"

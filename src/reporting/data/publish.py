@@ -19,8 +19,8 @@ from src.config.schema import UserError
 from src.reporting.data.archive import METRICS, OTHERS, RUNS, PublishedRun, metrics_lines, write_archive
 from src.reporting.data.json_values import Record, as_dict, as_list, as_text, read_or_none
 from src.reporting.data.runs import load_evaluation, read_points, to_records
-from src.runtime.atomic_files import refuse_links, replace_folder
-from src.runtime.records import mark_of, write_record
+from src.runtime.atomic_files import reject_symlinks, replace_folder
+from src.runtime.records import digest_lines, write_record
 
 ROWS = 100
 """Of metrics that are kept of a run, those of the validation among them."""
@@ -38,7 +38,7 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
     earlier = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or _is_published(out))
     if os.path.lexists(out) and not earlier:
         raise UserError(f"publish_to={out}: is a folder with something else in it; name a new one")
-    refuse_links(out)
+    reject_symlinks(out)
     published: dict[str, PublishedRun] = {}
     metrics: dict[str, list[Record]] = {}
     for record in to_records(runs):
@@ -78,7 +78,7 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
     for entry in map(as_dict, as_dict((kept or {}).get("stages")).values()):
         entry.pop("samples_sha256", None)  # not all of them are published
     if kept and (mark := as_dict(kept.get("metrics"))):
-        kept["metrics"] = {**mark, **asdict(mark_of(metrics_lines(rows)))}
+        kept["metrics"] = {**mark, **asdict(digest_lines(metrics_lines(rows)))}
     samples: dict[str, list[Any]] = {}
     for stage, found in load_evaluation(folder).items():
         texts = as_list(read_or_none(folder / "samples" / f"{stage}.json"))

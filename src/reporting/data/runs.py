@@ -27,7 +27,7 @@ from src.reporting.data.json_values import (
     read_or_none,
 )
 from src.runtime.atomic_files import read_bytes
-from src.runtime.records import is_plain_name, read_checked, run_path
+from src.runtime.records import is_plain_name, read_verified_json, run_path
 
 DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
 PARAMETERS = ("total_params", "active_params", "non_embedding_params")
@@ -222,7 +222,7 @@ def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sweep_runs(directory: Path) -> list[_Found]:
-    sweep = read_checked(directory / "sweep.json", "repeat the command of the sweep, which writes it again")
+    sweep = read_verified_json(directory / "sweep.json", "repeat the command of the sweep, which writes it again")
     jobs = as_dict(sweep).get("jobs")
     found: list[_Found] = []
     listed = [as_dict(job) for job in as_list(jobs)]
@@ -301,7 +301,7 @@ def _read_summary(found: _Found) -> tuple[Record, str | None]:
     if not path.is_file():
         return {}, "summary.json is missing"
     try:
-        content = read_checked(path, "train the run again with rerun=true")
+        content = read_verified_json(path, "train the run again with rerun=true")
     except UserError as error:
         return {}, str(error).removeprefix(f"{found.run_dir}/")
     return (as_dict(content), None) if isinstance(content, dict) else ({}, "summary.json holds no summary")

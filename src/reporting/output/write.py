@@ -30,7 +30,7 @@ from src.reporting.statistics.verdicts import verdict_lines
 from src.reporting.tables.comparison import Table, axis_line, comparison_table, table_note, unfinished_lines
 from src.reporting.tables.learning_rates import learning_rate_figures, learning_rate_tables
 from src.reporting.tables.secondary import further_tables
-from src.runtime.atomic_files import refuse_links, remove_abandoned, write_bytes, write_text
+from src.runtime.atomic_files import reject_symlinks, remove_stale_temporaries, write_bytes, write_text
 
 MAX_POINTS = 40_000
 """Points that the figures draw over all runs together: more than they have pixels."""
@@ -72,9 +72,9 @@ def write_report(
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
     runs = load_runs(directory)
-    refuse_links(folder)
+    reject_symlinks(folder)
     for place in (folder, folder / "figures"):
-        remove_abandoned(place)
+        remove_stale_temporaries(place)
     problems = Problems()
     attempt = problems.attempt
     metrics = read_metrics(runs, max(200, MAX_POINTS // len(runs)))

@@ -15,7 +15,7 @@ from src.config.formatting import NOTHING, show_bytes, show_flops, table
 from src.config.schema import UserError
 from src.reporting.plots.style import DPI, add_legend, style_of, style_panel
 from src.runtime.atomic_files import replace_folder, write_text
-from src.runtime.records import read_checked, write_record
+from src.runtime.records import read_verified_json, write_record
 
 REMEDY = "measure again with python -m src.benchmark, or remove it"
 PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
@@ -199,7 +199,7 @@ def newest_benchmark(directory: Path) -> pd.DataFrame | None:
         return None
     newest = max(files, key=lambda file: file.stat().st_mtime_ns)
     try:
-        return points_of(read_checked(newest, REMEDY))
+        return points_of(read_verified_json(newest, REMEDY))
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{newest}: not as this program writes it; {REMEDY}") from None
 

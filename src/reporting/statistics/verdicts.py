@@ -228,7 +228,7 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
     return lines
 
 
-def breach_lines(records: Sequence[Record]) -> list[str]:
+def comparability_warnings(records: Sequence[Record]) -> list[str]:
     """Say what would keep runs with these contracts from a verdict, whatever comes of them.
 
     records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.

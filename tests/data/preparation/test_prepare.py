@@ -403,7 +403,7 @@ def test_unchanged_files_are_not_hashed_again(
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / VERIFIED).unlink()
-    monkeypatch.setattr(prepared_module, "sha256_of", None)
+    monkeypatch.setattr(prepared_module, "file_sha256", None)
     load_prepared(folder)
     with pytest.raises(TypeError):
         load_prepared(copy)

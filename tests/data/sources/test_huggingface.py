@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from src import prepare
-from src.cli.compose import guarded
+from src.cli.compose import run_cli
 from src.config.schema import ROOT, CorpusConfig, UserError
 from src.data.sources.huggingface import fetch_files
 from tests.data.conftest import make_texts
@@ -66,7 +66,7 @@ def command(folder: Path, sha256: str, *more: str) -> list[str]:
 
 def error_line(folder: Path, sha256: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """Run the command, which has to fail with one line and write no data; return the line."""
-    assert guarded(lambda: prepare.main([*command(folder, sha256), *more])) == 2
+    assert run_cli(lambda: prepare.main([*command(folder, sha256), *more])) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: data.language.") and output.err.count("\n") == 1
@@ -122,7 +122,7 @@ def test_a_failed_download_resumes_with_the_same_command(
     assert "closed connection" in line and "repeat the command to resume the download" in line
     hub.cuts.clear()
     hub.requests.clear()
-    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 0
+    assert run_cli(lambda: prepare.main(command(tmp_path, pin))) == 0
     assert hub.ranges() == [f"bytes={3 * CHUNK}-"]
     assert "300 documents" in capsys.readouterr().out
     assert next(tmp_path.rglob("stories.txt")).read_bytes() == STORIES
@@ -227,7 +227,7 @@ def test_links_and_folders_at_the_partial_path_are_handled(
     cache = tmp_path / "outputs" / "sources" / "hub" / REPO / REVISION
     incomplete, outside = cache / ".stories.txt.incomplete", tmp_path / "outside"
     incomplete.mkdir(parents=True)
-    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
+    assert run_cli(lambda: prepare.main(command(tmp_path, pin))) == 2
     output = capsys.readouterr().err
     assert str(incomplete) in output and output.count("\n") == 1, output
     incomplete.rmdir()
@@ -237,7 +237,7 @@ def test_links_and_folders_at_the_partial_path_are_handled(
     assert outside.read_bytes() == b"mine" and not (cache / "stories.txt").is_symlink()
     (cache / "stories.txt").unlink()
     (cache / "stories.txt").mkdir()
-    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 2
+    assert run_cli(lambda: prepare.main(command(tmp_path, pin))) == 2
     output = capsys.readouterr().err
     assert "is not a file; move it away" in output and output.count("\n") == 1
 
@@ -296,4 +296,4 @@ def test_offline_use_names_the_file_and_its_address(
     found = re.search(r"fetch (\S+) elsewhere and put it at (\S+)$", line)
     assert found and found[1] == f"http://127.0.0.1:9/datasets/{REPO}/resolve/{REVISION}/stories.txt"
     Path(found[2]).write_bytes(STORIES)
-    assert guarded(lambda: prepare.main(command(tmp_path, pin))) == 0
+    assert run_cli(lambda: prepare.main(command(tmp_path, pin))) == 0
