@@ -88,7 +88,7 @@ def _train(overrides: list[str], process_group: ProcessGroup) -> int:
 
     plan = process_group.rank_zero_first(lambda: plan_runs([overrides])[0])
     from src.runs.runner import execute_run, is_done
-    from src.runtime.run_lock import start_over
+    from src.runtime.run_lock import remove_run
     from src.runtime.signals import Interrupted
 
     log_info = print if process_group.is_rank_zero else lambda *_, **__: None
@@ -101,7 +101,7 @@ def _train(overrides: list[str], process_group: ProcessGroup) -> int:
             f"To train on from those weights instead: {format_argument('init_from', str(other))}"
         )
     if plan.config.rerun and process_group.is_rank_zero:
-        start_over(plan.folder)
+        remove_run(plan.folder)
     try:
         summary = execute_run(plan.config, plan.data, plan.folder, plan.init, process_group)
     except Interrupted as interrupted:

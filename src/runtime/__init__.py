@@ -1,1 +1,1 @@
-"""What touches the machine: device, threads, files."""
+"""Interfaces to the machine: device, processes, signals, files, log."""

@@ -1,6 +1,6 @@
-"""Write files so that a reader, or a crash at any instant, sees the old version or the new one and never a half.
+"""Atomic writes: a reader, or a crash at any time, finds the old version or the new one, never a part.
 
-Everything goes to a temporary sibling first, is flushed to the disk, and is renamed into place.
+Content is written to a temporary sibling, flushed to disk and renamed into place.
 """
 
 import errno
@@ -31,8 +31,8 @@ SPACE_REMEDIES = {
 PERMISSION_REMEDIES = dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root"
 )
-DISK_REMEDIES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk")
-LOCK_REMEDIES = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "give an output_root on a disk that can lock files")
+DISK_REMEDIES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "check the disk")
+LOCK_REMEDIES = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "set output_root to a disk that supports file locks")
 PATH_REMEDIES = dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move it away")
 REMEDIES = (
     SPACE_REMEDIES
@@ -40,16 +40,16 @@ REMEDIES = (
     | DISK_REMEDIES
     | LOCK_REMEDIES
     | PATH_REMEDIES
-    | {errno.ENAMETOOLONG: "give a shorter name"}
+    | {errno.ENAMETOOLONG: "use a shorter name"}
 )
-"""What to do about an error of the system that no program can put right."""
+"""Remedies for errors of the operating system that the user has to fix, by errno."""
 MAX_FILE_BYTES = 256 << 20
-"""Bytes; no file that is read whole comes near."""
+"""Upper limit for files that are read whole; regular ones are far smaller."""
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def storage_remedy(error: BaseException) -> str | None:
-    """Return what the user can do where a disk has refused something; None for any other error."""
+    """Return what the user can do about an error of the disk; None for any other error."""
     return REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
@@ -58,7 +58,7 @@ def _temporary(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder on the disk, not only on its way there."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -72,7 +72,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = _temporary(path)
     try:
         with open(temporary, "wb", opener=_open_no_follow) as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # see `remove_stale_temporaries`
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so `remove_stale_temporaries` keeps it
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -83,7 +83,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _open_no_follow(name: str, flags: int) -> int:
-    """Open a file for writing, and not what a symbolic link of its name leads to."""
+    """Open a file for writing without following a symbolic link."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -99,22 +99,22 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON atomically. Raises ValueError for NaN, which is no JSON."""
+    """Write a value as JSON atomically. Raises: ValueError for NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """Return a number that JSON can hold; None for one that it cannot, as for none."""
+    """Return the number, or None if it is None, infinite or NaN, which JSON lacks."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def read_bytes(path: Path, *, allow_links: bool = False) -> bytes:
-    """Read a whole file of moderate size. Raises: UserError where there is none, or something else in its place."""
+    """Read a whole file of moderate size. Raises: UserError if it is missing, too large or not a regular file."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _flags(allow_links))) as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{path}: is no regular file; move it away")
+                raise UserError(f"{path}: not a regular file; move it away")
             if status.st_size > MAX_FILE_BYTES:
                 raise UserError(f"{path}: has {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}; move it away")
             return handle.read(MAX_FILE_BYTES)
@@ -122,22 +122,22 @@ def read_bytes(path: Path, *, allow_links: bool = False) -> bytes:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         is_link = not allow_links and path.is_symlink()
-        reason = "is a symbolic link; put the file itself there" if is_link else f"cannot be read ({error.strerror})"
+        reason = "is a symbolic link; replace it by the file" if is_link else f"cannot be read ({error.strerror})"
         raise UserError(f"{path}: {reason}") from None
 
 
 def _flags(allow_links: bool) -> int:
-    """Return flags with which opening a pipe does not wait, and a link fails unless it is allowed."""
+    """Return open flags: opening a pipe must not block, and a link fails unless allowed."""
     return os.O_NONBLOCK | (0 if allow_links else os.O_NOFOLLOW)
 
 
 def read_json(path: Path, *, allow_links: bool = False) -> Any:
-    """Read a JSON file. Raises: UserError where it is missing, damaged or no JSON."""
+    """Read a JSON file. Raises: UserError if it is missing, damaged or not JSON."""
     return decode_json(path, read_bytes(path, allow_links=allow_links))
 
 
 def decode_json(path: Path, content: bytes, remedy: str = "") -> Any:
-    """Decode JSON without NaN, infinity and integers beyond 64 bits. Raises: UserError with the remedy."""
+    """Decode JSON; NaN, infinity and integers beyond 64 bits are errors. Raises: UserError with the remedy."""
     try:
         return json.loads(content.decode("utf-8"), parse_int=_int64, parse_float=_finite_float, parse_constant=_int64)
     except (ValueError, RecursionError) as error:
@@ -158,13 +158,13 @@ def _finite_float(text: str) -> float:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class _NoAliasLoader(yaml.SafeLoader):
-    """Loads plain values; aliases are refused, since a few of them stand for gigabytes."""
+    """Loads plain values. Aliases are errors: a few of them can expand to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -173,7 +173,7 @@ class _NoAliasLoader(yaml.SafeLoader):
 
 
 def load_yaml(path: Path, *, allow_links: bool = False) -> Any:
-    """Read whatever plain value a YAML file holds. Raises: UserError where it is missing or no such file."""
+    """Read a YAML file of plain values. Raises: UserError if it is missing or not YAML."""
     return _decode_yaml(path, read_bytes(path, allow_links=allow_links))
 
 
@@ -186,28 +186,28 @@ def _decode_yaml(path: Path, content: bytes) -> Any:
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
-    """Write plain values as YAML atomically, with the SHA-256 of the text in a comment before it."""
+    """Write plain values as YAML atomically, with the SHA-256 of the text in a comment on top."""
     text = yaml.safe_dump(values, sort_keys=False)
     write_text(path, f"# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def read_yaml(path: Path, *sections: str) -> dict[str, Any]:
-    """Read a YAML file of plain values. Raises: UserError where it is missing, is no such file or lacks a section."""
+    """Read a YAML mapping. Raises: UserError if it is missing, damaged, not YAML or lacks a section."""
     content = read_bytes(path)
     found = re.match(rb"# sha256 ([0-9a-f]{64})\n", content)
     if found and hashlib.sha256(content[found.end() :]).hexdigest().encode() != found[1]:
-        raise UserError(f"{path}: damaged: its content is not what was written; start over with rerun=true")
+        raise UserError(f"{path}: damaged: its content differs from its checksum; start over with rerun=true")
     values = _decode_yaml(path, content)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no settings; the file is damaged or not of this program")
+        raise UserError(f"{path}: holds no settings; the file is damaged or from another program")
     for section in sections:
         if not isinstance(values.get(section), dict):
-            raise UserError(f"{path}: has no section {section}; the file is damaged or not of this program")
+            raise UserError(f"{path}: has no section {section}; the file is damaged or from another program")
     return values
 
 
 def apply_umask(path: Path) -> None:
-    """Give a file the mode of a new one; safetensors makes its own readable by their owner alone."""
+    """Set the default mode of new files; safetensors makes its files readable by their owner only."""
     mask = os.umask(0o077)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -215,10 +215,10 @@ def apply_umask(path: Path) -> None:
 
 @contextmanager
 def create_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield an empty folder that is renamed to `path` if the block succeeds, and removed otherwise.
 
-    Nothing that is at `path` changes: a folder with the same files is the work of an earlier run of the same command.
-    Raises: FileExistsError where anything else is there, but an empty folder.
+    A folder with the same files at `path` stays: an earlier run of the same command wrote it.
+    Raises: FileExistsError if anything else than an empty folder is at `path`.
     """
     with _temporary_folder(path) as temporary:
         yield temporary
@@ -241,7 +241,7 @@ def _have_same_files(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that is removed at the end, with those that killed processes left."""
+    """Yield an empty folder beside `path` that is removed at the end, as are those that killed processes left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(path.parent, path.name)
     temporary = _temporary(path)
@@ -255,10 +255,10 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Yield an empty folder that replaces `path` if the block succeeds, and is removed otherwise.
 
-    A folder cannot be renamed over another, so an old one steps aside to `<name>.old` for an instant:
-    `recover_folder` finds it there after a crash between the two renames. What killed processes left is removed.
+    A folder cannot be renamed over another, so the old one is first renamed to `<name>.old`: `recover_folder` finds
+    it there after a crash between the two renames. Temporary folders of killed processes are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(path)
@@ -269,7 +269,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a lock on a temporary folder, by which others know that its process lives."""
+    """Hold a lock on a temporary folder, which shows other processes that its owner is alive."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,7 +286,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def move_folder(new: Path, path: Path) -> None:
-    """Have a folder take the place of `path` on the same disk, as `replace_folder` does."""
+    """Replace `path` by another folder on the same disk, as `replace_folder` does."""
     _sync_folder(new)
     old = path.with_name(path.name + ".old")
     if path.exists():
@@ -298,10 +298,9 @@ def move_folder(new: Path, path: Path) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Finish what a crash in `replace_folder` left: bring `<name>.old` back if `path` is gone.
+    """Recover from a crash in `replace_folder`: rename `<name>.old` to `path` if `path` is missing.
 
-    Only the process that writes the folder may; readers use `find_folder`. Beside a whole folder `<name>.old` stays,
-    until the next `replace_folder`.
+    Only the process that writes the folder may call it; readers use `find_folder`.
     """
     old = path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
@@ -309,13 +308,13 @@ def recover_folder(path: Path) -> None:
 
 
 def find_folder(path: Path) -> Path:
-    """Return where a folder is at this moment: at `path`, or at `<name>.old` while a writer replaces it."""
+    """Return the current place of a folder: `path`, or `<name>.old` while a writer replaces it."""
     old = path.with_name(path.name + ".old")
     return old if old.exists() and not path.exists() else path
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left in `folder`; only the holder of the lock on it may."""
+    """Remove what killed writers left in `folder`; only the holder of its lock may call it."""
     for path in folder.glob("*.old"):
         recover_folder(path.with_suffix(""))
         if path.exists():
@@ -324,7 +323,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files and folders, or those of one name, whose process is gone: it held a lock on them."""
+    """Remove temporary files and folders, or those of one name, that no living process has locked."""
     for path in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
         if not TEMPORARY.fullmatch(path.name):
             continue
@@ -341,21 +340,21 @@ def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    """Remove a file, a link or a folder with its content, if it exists."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def reject_symlinks(folder: Path, *besides: str) -> None:
-    """Check a folder before anything is written in it: a symbolic link could lead the writer elsewhere.
+def reject_symlinks(folder: Path, *excluded: str) -> None:
+    """Check a folder before writing to it: a symbolic link could redirect the writer.
 
-    besides: names of folders in it that other programs write. Raises: UserError naming the link.
+    excluded: names of folders in it that other programs write. Raises: UserError naming the link.
     """
     if folder.is_symlink():
-        raise UserError(f"{folder}: is a symbolic link; put what it leads to in its place, or remove it")
+        raise UserError(f"{folder}: is a symbolic link; replace it by its target, or remove it")
     for place, folders, files in os.walk(folder):
         if link := next((name for name in sorted([*folders, *files]) if os.path.islink(f"{place}/{name}")), None):
-            raise UserError(f"{place}/{link}: is a symbolic link; put what it leads to in its place, or remove it")
-        folders[:] = [name for name in folders if name not in besides]
+            raise UserError(f"{place}/{link}: is a symbolic link; replace it by its target, or remove it")
+        folders[:] = [name for name in folders if name not in excluded]
 
 
 class LockBusy(UserError):
@@ -368,21 +367,21 @@ def file_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool
 
     Waits for the lock, or, where `busy` is given, raises Busy(busy) at once if another process holds it. Yields a
     function that returns whether `path` is still what is locked: it is not when someone has removed its folder.
-    Raises: UserError where something else than a file is in its place.
+    Raises: UserError if `path` is not a regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path}: is in the place of a lock and no plain file; move it away")
+        raise UserError(f"{path}: must be a lock file but is not a regular file; move it away")
     with open(path, "a", opener=_open_no_follow) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
             raise LockBusy(busy or "locked") from None
 
-        def held() -> bool:
+        def is_held() -> bool:
             try:
                 return os.path.samestat(os.fstat(handle.fileno()), path.stat())
             except OSError:
                 return False
 
-        yield held
+        yield is_held

@@ -1,14 +1,13 @@
-"""The processes that train one run together, each on its rows of every batch (data parallelism).
+"""Data parallelism: several processes train one run, each on its slice of every batch.
 
-    torchrun --nproc-per-node 2 -m src.train ...        one process a GPU, or two on a CPU
+    torchrun --nproc-per-node 2 -m src.train ...        one process per GPU, or two on a CPU
 
-torchrun tells each process its rank. Gradients are summed in flat pieces of a fixed layout once a global batch is
-through, rather than by torch's DistributedDataParallel: that one lays its pieces out anew after its first step, by the
-order in which gradients came, so three processes and more would add up in another order after a resume, and no longer
-end bit for bit alike. The price is that it does not communicate while it still computes. Collectives are called by
-every process in the same order, or they wait for each other for ever: hence `agree` and `rank_zero_first`.
+Gradients are all-reduced in flat buckets of a fixed layout after each global batch. DistributedDataParallel rebuilds
+its buckets after the first step, in the order of arrival, so a resumed run of three or more processes would sum in
+another order and not be bit-identical. The cost: communication does not overlap with computation. Every process has to
+call the same collectives in the same order, or all of them wait forever: hence `all_reduce_max` and `rank_zero_first`.
 
-Opens without torch, since a run that is alone has no need of it here.
+Imports torch only for several processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,48 +22,48 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET_BYTES = 32 << 20
-"""Gradients are summed in pieces of about this much, each of which is copied once."""
+"""Approximate bytes of gradients in one all-reduce."""
 T = TypeVar("T")
 
 
 class RankFailure(Exception):
-    """Another process of the run has ended before its time; this one cannot go on alone."""
+    """Another process of the run has ended early, so this one has to stop."""
 
 
 class RankZeroFailed(Exception):
-    """The first process could not begin, and has said why."""
+    """Rank 0 has failed to start, and has reported why."""
 
 
 class ProcessGroup(RankInfo):
-    """This process among those of its run. Methods with verbs wait for the others, if there are any."""
+    """This process and the collectives over all processes of its run."""
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
+        """Whether this process is the one that writes files and logs."""
         return self.rank == 0
 
     def rank_slice(self, n: int) -> slice:
-        """Return this process's share of n rows; n is a multiple of `size`."""
-        share = n // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
+        """Return this process's slice of n rows; n is a multiple of `size`."""
+        n_local = n // self.size
+        return slice(self.rank * n_local, (self.rank + 1) * n_local)
 
     def all_reduce_sum(self, tensors: Iterable["Tensor"]) -> None:
-        """Sum each tensor over the processes, in place; all must be of one dtype and device."""
+        """Sum each tensor over the processes, in place; all have one dtype and device."""
         if self.size == 1:
             return
         import torch
         from torch import distributed
 
-        for piece in _group_tensors(tensors):
-            flat = torch.cat([tensor.flatten() for tensor in piece])
+        for bucket in _group_tensors(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
             with self._detect_rank_failure():
                 distributed.all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in piece])
-            for tensor, part in zip(piece, parts, strict=True):
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def all_reduce_max(self, number: int | None) -> int | None:
-        """Return the greatest number that any process has, so that all of them act on it at once; None: none has."""
+        """Return the largest number of any process, so that all act on it in the same step; None if none has one."""
         if self.size == 1:
             return number
         import torch
@@ -76,7 +75,7 @@ class ProcessGroup(RankInfo):
         return int(greatest) or None
 
     def broadcast(self, value: T) -> T:
-        """Return the first process's value in all of them."""
+        """Return rank 0's value in every process."""
         if self.size == 1:
             return value
         from torch import distributed
@@ -87,9 +86,9 @@ class ProcessGroup(RankInfo):
         return box[0]
 
     def rank_zero_first(self, action: Callable[[], T]) -> T:
-        """Do `action` in the first process, then in the others, which find done what it does once.
+        """Call `action` in rank 0, then in the others, which find its files written.
 
-        Raises: what `action` raises, in the first process, and RankZeroFailed in the others then.
+        Raises: what `action` raises in rank 0, and RankZeroFailed in the others.
         """
         if self.size == 1:
             return action()
@@ -109,7 +108,7 @@ class ProcessGroup(RankInfo):
     def _detect_rank_failure(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # gloo, NCCL and torch's store have a class of their own each, all of this kind
+        except RuntimeError as error:  # gloo, NCCL and torch's store each raise a subclass
             raise RankFailure(
                 f"process {self.rank} of {self.size}: another process of the run has ended, so this one stops too; "
                 "the same command goes on from the last checkpoint"
@@ -120,20 +119,20 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def _group_tensors(tensors: Iterable["Tensor"]) -> Iterator[list["Tensor"]]:
-    """Group tensors in their order, about `PIECE_BYTES` at a time."""
-    piece: list[Tensor] = []
+    """Group tensors in order into buckets of about `BUCKET_BYTES`."""
+    bucket: list[Tensor] = []
     for tensor in tensors:
-        piece.append(tensor)
-        if sum(each.nbytes for each in piece) >= BUCKET_BYTES:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
+        bucket.append(tensor)
+        if sum(each.nbytes for each in bucket) >= BUCKET_BYTES:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
 
 
 @contextmanager
 def open_process_group() -> Iterator[ProcessGroup]:
-    """Join the other processes, where torchrun has started several. Raises UserError where they cannot be found."""
+    """Join the processes that torchrun has started. Raises: UserError if they cannot connect."""
     process_group = ProcessGroup(*read_rank_info())
     if process_group.size == 1:
         yield SINGLE_PROCESS
@@ -145,12 +144,12 @@ def open_process_group() -> Iterator[ProcessGroup]:
         # NCCL for tensors on GPUs, gloo for those on the CPU.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except RuntimeError as error:
-        raise UserError(f"torchrun: the processes do not reach each other ({first_line(error)})") from error
+        raise UserError(f"torchrun: the processes cannot connect to each other ({first_line(error)})") from error
     yield process_group
-    distributed.destroy_process_group()  # not after an error: it might wait for processes that are gone
+    distributed.destroy_process_group()  # not after an error: it might wait for dead processes
 
 
-def reject_torchrun(why: str) -> None:
-    """Raise UserError where torchrun has started what cannot be shared."""
+def reject_torchrun(reason: str) -> None:
+    """Raise UserError if torchrun has started a command that runs in one process."""
     if read_rank_info().size > 1:
-        raise UserError(f"torchrun: {why}; start it with python -m src.train")
+        raise UserError(f"torchrun: {reason}; start it with python -m src.train")

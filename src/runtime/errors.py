@@ -1,4 +1,4 @@
-"""Other programs' errors, told in our one line."""
+"""Errors of libraries as one-line messages."""
 
 import os
 import re
@@ -9,14 +9,14 @@ from safetensors import SafetensorError
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
+    """Return the first line of an error's message, or its class name if it has none."""
     message = str(error).strip()
     return message.splitlines()[0] if message else type(error).__name__
 
 
 @contextmanager
 def raise_os_errors() -> Iterator[None]:
-    """Raise as OSError what safetensors and torch make of one."""
+    """Turn errors of safetensors and torch that wrap an OSError back into it."""
     try:
         yield
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""Lines for people: on the terminal above the progress bar, and in a file of the run."""
+"""Log lines: to the terminal above the progress bar, and to a file of the run."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal would obey instead of showing it: all control characters but newline and tab.
+    """Replace control characters, except newline and tab, which a terminal would execute.
 
-    Halves of surrogate pairs and characters that change the direction of a line are replaced too.
+    Lone surrogates and characters that change the text direction are replaced too.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     return "".join("\ufffd" if category(letter)[0] == "C" and letter not in "\n\t" else letter for letter in text)
@@ -22,10 +22,10 @@ LogFunction = Callable[[str], None]
 
 
 class _LogFile(logging.FileHandler):
-    """A log that nothing depends on: where it cannot be written, what else is written to that disk will say so."""
+    """A log whose write errors are ignored: other files on the same disk report them."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing, where logging would print a traceback for every line."""
+        """Ignore the error; the default prints a traceback per line."""
 
     def close(self) -> None:
         with suppress(OSError):
@@ -34,7 +34,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def open_log(path: Path) -> Iterator[LogFunction]:
-    """Send lines to the terminal, above the progress bar, and to a file; tracebacks to the file alone."""
+    """Yield a function that writes a line to the terminal and the file; tracebacks go to the file only."""
     logger = logging.getLogger("src")
     logger.setLevel(logging.DEBUG)
     handler = _LogFile(path, encoding="utf-8")

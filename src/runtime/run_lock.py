@@ -1,4 +1,4 @@
-"""A run directory while a process works in it: claimed, watched, emptied; and what its disk refuses, told in a line."""
+"""The lock on a run directory, and errors of its disk in one line."""
 
 import os
 import shutil
@@ -14,19 +14,19 @@ LOCK = ".lock"
 
 @contextmanager
 def acquire_run_lock(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Hold the lock on a run directory; yields a function that tells whether the directory is still there.
+    """Hold the lock on a run directory; yields a function that returns whether the directory still exists.
 
     Raises:
-        UserError: another process holds it (one that was killed does not), or a symbolic link in it leads elsewhere.
+        UserError: another living process holds it, or the directory contains a symbolic link.
     """
     busy = f"{folder}: another process is training this run; wait for it, or change the seed or a setting"
-    with file_lock(folder / LOCK, busy) as held:
+    with file_lock(folder / LOCK, busy) as is_held:
         reject_symlinks(folder, "wandb")
-        yield held
+        yield is_held
 
 
 def is_run_locked(folder: Path) -> bool:
-    """Return whether a process is at work in a run directory at this moment."""
+    """Return whether a process is working in a run directory."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -34,40 +34,40 @@ def is_run_locked(folder: Path) -> bool:
             return False
     except LockBusy:
         return True
-    except UserError:  # whoever trains there will say it
+    except UserError:  # the process that trains there reports it
         return False
 
 
 def run_removed_error(folder: Path) -> UserError:
-    """Make the error of a run whose directory has gone."""
-    return UserError(f"{folder}: removed while the run was training in it; the same command starts it anew")
+    """Return the error for a run directory that was removed during training."""
+    return UserError(f"{folder}: removed during training; the same command starts the run again")
 
 
 @contextmanager
-def report_disk_errors(folder: Path, rerun: bool = False, held: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Tell in one line what the disk of a run refuses; `held` is what `claim` has yielded. Raises UserError."""
+def report_disk_errors(folder: Path, rerun: bool = False, is_held: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Turn errors of a run's disk into UserError; `is_held` is what `acquire_run_lock` yields."""
     try:
         yield
     except OSError as error:
-        if not held():
+        if not is_held():
             raise run_removed_error(folder) from error
         remedy = storage_remedy(error)
         if remedy is None:
             raise
-        again = "the same command without rerun=true" if rerun else "the same command"
-        raise UserError(f"{folder}: {error.strerror}; {remedy}, and {again} goes on") from error
+        command = "the same command without rerun=true" if rerun else "the same command"
+        raise UserError(f"{folder}: {error.strerror}; {remedy}, and {command} goes on") from error
 
 
-def start_over(folder: Path) -> None:
-    """Remove a run directory in one atomic move: a kill leaves either the whole old run or none.
+def remove_run(folder: Path) -> None:
+    """Remove a run directory atomically: a kill leaves the whole run or none of it.
 
     Raises:
-        UserError: another process is at work in it, or the disk refuses.
+        UserError: another process is working in it, or the disk reports an error.
     """
     if not folder.exists():
         return
     with report_disk_errors(folder), acquire_run_lock(folder):
         remove_stale_temporaries(folder.parent, folder.name)
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        os.rename(folder, aside)
-        shutil.rmtree(aside)
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        os.rename(folder, temporary)
+        shutil.rmtree(temporary)

@@ -1,4 +1,4 @@
-"""A polite request to stop: noted when it comes, honoured between two optimizer steps."""
+"""Stop signals: recorded when they arrive, handled between two optimizer steps."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and what it had done is saved. Commands exit with 128 + the signal."""
+    """A signal has stopped the run, and its progress is saved. Commands exit with 128 + the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -18,28 +18,28 @@ class Interrupted(Exception):
 
 
 def stop_signal(exit_code: int) -> int | None:
-    """Return the stop signal that a process ended by, noted (128 + n) or not yet listened to (-n); None for others."""
+    """Return the stop signal that ended a process, handled (128 + n) or unhandled (-n); None for other exit codes."""
     number = exit_code - 128 if exit_code > 128 else -exit_code
     return number if number in STOP_SIGNALS else None
 
 
 class StopRequest:
-    """Whether a stop was asked for, and by which signal."""
+    """The stop signal that was received, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.number == signal.SIGINT:
-            os._exit(128 + number)  # asked twice: what is saved is saved
+            os._exit(128 + number)  # a second Ctrl-C stops at once
         self.number = number
 
 
 @contextmanager
 def handle_stop_signals() -> Iterator[StopRequest]:
-    """Note stop signals while the block runs, instead of dying of them."""
+    """Record stop signals during the block instead of ending the process."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.note) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, request.handle) for number in STOP_SIGNALS}
     try:
         yield request
     finally:

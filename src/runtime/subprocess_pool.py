@@ -1,4 +1,4 @@
-"""Do something in processes of their own, which may run out of memory without taking this one along."""
+"""Run functions in subprocesses, which may run out of memory without ending this process."""
 
 import multiprocessing
 import os
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 def run_in_subprocess(action: Callable[[], T], *, max_bytes: int | None = None, stop: StopRequest | None = None) -> T:
-    """Return what `action` returns in a new process, which ends as soon as it holds more than `max_bytes`.
+    """Call `action` in a new process and return its result; the process ends if it exceeds `max_bytes`.
 
     Raises:
-        BrokenProcessPool: the process was ended, by that or by the kernel.
-        Interrupted: a stop was asked for meanwhile.
+        BrokenProcessPool: the process exceeded `max_bytes` or was killed.
+        Interrupted: a stop signal was received.
         BaseException: what `action` raises.
     """
     with make_process_pool(1, max_bytes) as pool:
@@ -33,7 +33,7 @@ def run_in_subprocess(action: Callable[[], T], *, max_bytes: int | None = None, 
             if stop is not None and stop.number is not None:
                 raise Interrupted(stop.number)
             return future.result()
-        except KeyboardInterrupt:  # else the pool would wait until the action is done
+        except KeyboardInterrupt:  # otherwise the pool waits until the action is done
             _end_children()
             raise
 
@@ -44,7 +44,7 @@ def _end_children() -> None:
 
 
 def make_process_pool(workers: int, max_bytes: int | None = None) -> ProcessPoolExecutor:
-    """Make a pool whose processes end with this one, even if it is killed, or when they hold more than `max_bytes`.
+    """Create a pool whose processes end with this one, even if it is killed, or when they exceed `max_bytes`.
 
     They are spawned, since a fork of a process with threads may hang; so __main__ has to be importable.
     """
@@ -53,13 +53,13 @@ def make_process_pool(workers: int, max_bytes: int | None = None) -> ProcessPool
 
 
 def _initialize_worker(parent: int, max_bytes: int | None) -> None:
-    """Begin the new process: Ctrl-C is its parent's to answer, and somebody watches."""
+    """Ignore Ctrl-C, which the parent handles, and start the thread that ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent, max_bytes), daemon=True).start()
 
 
 def _exit_with_parent(parent: int, max_bytes: int | None) -> None:
-    """End this process before the kernel has to choose whom to end, or when nobody waits for it any more."""
+    """End this process if its parent is gone, or before the kernel runs out of memory."""
     while os.getppid() == parent and (max_bytes is None or peak_rss() <= max_bytes):
         time.sleep(POLL_S)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""How long things take, side by side: they take turns, so that whatever else the machine does meets each alike."""
+"""Compare execution times; actions alternate, so that other load affects all of them equally."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from src.runtime.device import Device
 
 
 def median_times(actions: Sequence[Callable[[], object]], device: Device, seconds: float) -> list[float]:
-    """Return the median seconds of each action: they take turns until the time is up, three times at least."""
+    """Return the median seconds of each action over alternating calls for `seconds`, at least three each."""
     for action in actions:  # compiles, allocates, fills caches
         action()
     taken: list[list[float]] = [[] for _ in actions]

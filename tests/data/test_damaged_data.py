@@ -149,7 +149,7 @@ def test_a_changed_manifest_is_detected(prepare: Callable[[str], Path]) -> None:
         manifest = json.loads(whole)
         change(manifest)
         path.write_text(json.dumps(manifest))
-        with pytest.raises(UserError, match="damaged: its content is not what was written; prepare it again"):
+        with pytest.raises(UserError, match="damaged: its content differs from its checksum; prepare it again"):
             load_prepared(path.parent)
         del manifest[DIGEST]  # earlier versions wrote none
         path.write_text(json.dumps(manifest))
@@ -182,7 +182,7 @@ def test_manifest_names_cannot_be_paths(prepare: Callable[[str], Path], tmp_path
     for name in ("../x.origins.jsonl", "/etc/passwd.origins.jsonl", "a/b.origins.jsonl"):
         changed = {**manifest, "files": {**manifest["files"], name: {"bytes": 1, "sha256": "0"}}}
         (folder / MANIFEST).write_text(json.dumps(changed))
-        with pytest.raises(UserError, match="is no plain name"):
+        with pytest.raises(UserError, match="is not a plain name"):
             load_prepared(folder)
 
 
@@ -206,5 +206,5 @@ def test_a_folder_at_the_lock_path_is_one_error_line(prepare: Callable[[str], Pa
     lock = folder.with_name(f".lock-{folder.name}")
     lock.unlink()
     lock.mkdir()
-    with pytest.raises(UserError, match="is in the place of a lock and no plain file; move it away"):
+    with pytest.raises(UserError, match="must be a lock file but is not a regular file; move it away"):
         prepare("outputs")

@@ -94,7 +94,7 @@ def test_a_file_that_cannot_grow(
         (os, "fsync", 0, errno.EDQUOT, "make room or have the quota raised"),
         (os, "fsync", 20, errno.ENOSPC, "make room"),
         (os, "replace", 0, errno.EROFS, "make it writable, or give another output_root"),
-        (os, "rename", 3, errno.EIO, "see to the disk"),
+        (os, "rename", 3, errno.EIO, "check the disk"),
         (JsonlLog, "log", 4, errno.ENOSPC, "make room"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_folder_that_vanishes_is_not_made_again(
         assert tiny.run(data, tmp_path, *MORE) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {tmp_path / 'runs'}") and err.count("\n") == 1
-    assert err.endswith(": removed while the run was training in it; the same command starts it anew\n")
+    assert err.endswith(": removed during training; the same command starts the run again\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -40,7 +40,7 @@ def test_the_runs_of_a_sweep_are_where_runs_are(job: dict[str, Any], four: Sweep
     (four.sweep / "sweep.json").write_text(json.dumps(sweep))
     before = tree(tmp_path)
     for command in (load_runs, write_report):
-        with pytest.raises(UserError, match=r"plain name|is not where runs are"):
+        with pytest.raises(UserError, match=r"plain name|is not a directory of runs"):
             command(four.sweep)
     assert tree(tmp_path) == before
 

@@ -1,4 +1,4 @@
-"""A reader, or a crash at any instant, sees the old or the new and never a half."""
+"""Atomic writes: a reader, or a crash at any time, finds the old or the new version."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ from src.runtime.atomic_files import (
 
 
 class Crash(BaseException):
-    """The power fails."""
+    """Stands for a power failure."""
 
 
 def crash(*_: Any, **__: Any) -> None:
@@ -42,7 +42,7 @@ def test_text_is_written_into_a_new_folder(tmp_path: Path) -> None:
         assert [entry.name for entry in file.parent.iterdir()] == ["text.txt"]
 
 
-def test_json_holds_finite_numbers_alone() -> None:
+def test_finite_or_none_maps_infinity_and_nan_to_none() -> None:
     assert finite_or_none(2.5) == 2.5 and finite_or_none(3) == 3
     assert finite_or_none(math.nan) is None and finite_or_none(-math.inf) is None and finite_or_none(None) is None
 
@@ -60,7 +60,7 @@ def test_an_interrupted_write_leaves_the_old_text(where: str, tmp_path: Path, mo
     assert file.read_text() == "new"
 
 
-def test_a_write_that_the_disk_refuses_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "full")
 
@@ -72,7 +72,7 @@ def test_a_write_that_the_disk_refuses_leaves_no_litter(tmp_path: Path, monkeypa
     assert storage_remedy(FileNotFoundError(errno.ENOENT, "gone")) is None and storage_remedy(ValueError()) is None
 
 
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     for folder in ("whole", "whole.old", "aside.old", ".half.12.tmp", ".hidden"):
         fill(tmp_path / folder, folder)
     for file in (".text.txt.12.tmp", ".notes.tmp", "text.txt.12.tmp"):
@@ -84,7 +84,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     remove_leftovers(tmp_path / "nowhere")
 
 
-def test_json_comes_back(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None, True], "ä": "\n"}
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
@@ -92,7 +92,7 @@ def test_json_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [-math.inf]}])
-def test_what_is_no_json_is_not_written(value: Any, tmp_path: Path) -> None:
+def test_values_outside_json_are_not_written(value: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", 1)
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", value)
@@ -100,7 +100,7 @@ def test_what_is_no_json_is_not_written(value: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
-def test_a_broken_json_is_named(content: bytes, tmp_path: Path) -> None:
+def test_invalid_json_raises_an_error_with_the_path(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -121,7 +121,7 @@ def content(folder: Path) -> str:
     return (folder / "inner" / "file").read_text()
 
 
-def test_a_folder_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_replace_folder_replaces_the_old_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "folder"
     for text in ("first", "second"):
         fill(folder, text)
@@ -135,7 +135,7 @@ def half_write(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_an_exception_leaves_the_old_folder_and_no_litter(there: bool, tmp_path: Path) -> None:
+def test_an_exception_keeps_the_old_folder_and_leaves_no_temporary(there: bool, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     if there:
         fill(folder, "old")
@@ -159,7 +159,7 @@ def test_a_crash_at_any_rename_leaves_a_whole_folder(tmp_path: Path, monkeypatch
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", rename)
-            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # who has crashed tidies nothing
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a crashed process removes nothing
             with pytest.raises(Crash):
                 fill(folder, "new")
         recover_folder(folder)
@@ -169,7 +169,9 @@ def test_a_crash_at_any_rename_leaves_a_whole_folder(tmp_path: Path, monkeypatch
         assert not folder.with_name(f"{number}.old").exists()
 
 
-def test_a_crash_before_the_old_is_gone_leaves_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_old_folder_is_removed_leaves_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "folder"
     fill(folder, "old")
     with monkeypatch.context() as patch:
@@ -182,7 +184,7 @@ def test_a_crash_before_the_old_is_gone_leaves_the_new(tmp_path: Path, monkeypat
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
-def test_settling_what_is_whole_or_not_there_does_nothing(tmp_path: Path) -> None:
+def test_recover_folder_changes_nothing_without_a_crash(tmp_path: Path) -> None:
     recover_folder(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +208,7 @@ def test_a_lock_is_exclusive_and_ends_with_its_process(tmp_path: Path) -> None:
         pass
 
 
-def test_who_holds_a_lock_knows_when_its_folder_has_gone(tmp_path: Path) -> None:
+def test_the_holder_of_a_lock_detects_that_its_folder_was_removed(tmp_path: Path) -> None:
     lock = tmp_path / "run" / ".lock"
     with file_lock(lock, "busy") as held:
         assert held()

@@ -1,4 +1,4 @@
-"""One file knows the devices by name; what is not there is said in one line."""
+"""Devices: selection, precision, threads and one-line errors."""
 
 import ast
 import re
@@ -33,8 +33,8 @@ def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("only_cpu")
 @pytest.mark.parametrize("name", ["mps", "cuda", "tpu", ""])
-def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
-    """Never a silent fall back to the CPU, that would take a hundred times as long."""
+def test_an_unavailable_device_is_an_error(name: str) -> None:
+    """There is no silent fallback to the CPU, which would take a hundred times as long."""
     with pytest.raises(UserError, match=rf"^runtime\.device={name}: .*there is cpu") as error:
         open_device(replace(CPU, device=name))
     assert "\n" not in str(error.value)
@@ -44,7 +44,9 @@ def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
     ("mps", "cuda", "found"),
     [(True, True, "mps"), (False, True, "cuda"), (False, False, "cpu"), (True, False, "mps")],
 )
-def test_auto_is_the_first_there_is(mps: bool, cuda: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_the_first_available_device(
+    mps: bool, cuda: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert resolve_device("auto") == found
@@ -59,7 +61,7 @@ def test_precision_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(("native", "found"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_no_precision_that_is_emulated(native: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_no_emulated_precision(native: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert open_device(replace(CPU, device="cuda")).precision == found
@@ -79,7 +81,7 @@ def test_threads_are_set() -> None:
     assert open_device(CPU).threads == torch.get_num_threads()
 
 
-def test_a_cpu_device_serves() -> None:
+def test_a_cpu_device_has_tensors_memory_and_no_scaler() -> None:
     device = Device("cpu", "fp32", 3)
     assert device.describe() == "Device: CPU, precision fp32, 3 CPU threads"
     assert device.tensor(np.arange(3)).tolist() == [0, 1, 2]
@@ -87,8 +89,8 @@ def test_a_cpu_device_serves() -> None:
     assert 2**20 < device.memory_bytes() < 2**40
 
 
-def test_the_growth_of_an_accelerator_begins_with_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By stand-ins for the counters of torch: an earlier peak must not count."""
+def test_peak_growth_excludes_memory_allocated_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fake counters of torch: an earlier peak must not count."""
     held, peak = [100], [900]
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, held[0]))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
@@ -101,7 +103,9 @@ def test_the_growth_of_an_accelerator_begins_with_what_was_there(monkeypatch: py
 
 
 @pytest.mark.parametrize(("version", "refused"), [("2.13.0", True), ("2.13.1+cpu", True), ("2.14.0", False)])
-def test_wrong_gradients_are_refused(version: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reductions_with_wrong_gradients_are_an_error(
+    version: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "__version__", version)
     check_reductions(Device("mps", "fp32", 1), MAX_REDUCTION - 1)
     check_reductions(Device("cpu", "fp32", 1), MAX_REDUCTION)
@@ -113,7 +117,7 @@ def test_wrong_gradients_are_refused(version: str, refused: bool, monkeypatch: p
 
 
 def _named_in_code(path: Path) -> list[str]:
-    """List the names, attributes and strings of a file's code, docstrings aside, that have cuda or mps in them."""
+    """List names, attributes and strings of a file, except docstrings, that contain cuda or mps."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     found = []
@@ -130,8 +134,8 @@ def _named_in_code(path: Path) -> list[str]:
     return found
 
 
-def test_one_file_knows_the_devices_by_name() -> None:
-    """But for the values that a user may write, text that explains what a key means, and torch's list of kernels."""
+def test_only_the_device_module_names_devices() -> None:
+    """Exceptions: values that a user may write, help texts of keys, and torch's list of kernels."""
     telling = {
         "src/runtime/device.py",
         "src/runtime/distributed.py",

@@ -1,4 +1,4 @@
-"""What a process says of its share of the work, without any other process."""
+"""Slices, buckets and collectives of one process."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from src.runtime import distributed
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, _group_tensors, reject_torchrun
 
 
-def test_rows_are_shared_out_whole() -> None:
+def test_rank_slices_cover_all_rows() -> None:
     rows = [list(range(12))[ProcessGroup(rank, 3).rank_slice(12)] for rank in range(3)]
     assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert list(range(5))[SINGLE_PROCESS.rank_slice(5)] == [0, 1, 2, 3, 4]
 
 
-def test_who_is_alone_waits_for_nobody() -> None:
+def test_collectives_of_a_single_process_return_at_once() -> None:
     tensor = torch.ones(3)
     SINGLE_PROCESS.all_reduce_sum([tensor])
     assert tensor.tolist() == [1, 1, 1]
@@ -26,13 +26,13 @@ def test_who_is_alone_waits_for_nobody() -> None:
     ) == (None, 15, "x", 7)
 
 
-def test_pieces_hold_every_tensor_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buckets_hold_every_tensor_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "BUCKET_BYTES", 40)
     tensors = [torch.zeros(n) for n in (4, 6, 100, 1, 2)]
     assert [[t.numel() for t in piece] for piece in _group_tensors(tensors)] == [[4, 6], [100], [1, 2]]
 
 
-def test_a_sweep_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_under_torchrun_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     reject_torchrun("nothing")
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)

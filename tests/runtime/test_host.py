@@ -1,4 +1,4 @@
-"""What torch finds in the environment when it is imported, and of which make a CPU is."""
+"""The OpenMP environment at torch's import, and the maker of the CPU."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ runpy.run_module("src.doctor", run_name="__main__")
     [({}, str(OMP_SPIN_COUNT)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
     ids=["nothing", "another count", "a policy"],
 )
-def test_threads_spin_briefly_unless_the_user_says_otherwise(given: dict[str, str], found: str) -> None:
+def test_omp_spin_is_limited_unless_the_user_sets_it(given: dict[str, str], found: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
         [sys.executable, "-c", CODE], cwd=ROOT, env=environment | given, capture_output=True, text=True, check=False
@@ -48,8 +48,10 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(given: dict[str, st
         (None, False),
     ],
 )
-def test_an_intel_says_so(text: str | None, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is said, as on a Mac, none is taken for one."""
+def test_an_intel_cpu_is_detected(
+    text: str | None, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without /proc/cpuinfo, as on a Mac, the answer is False."""
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a command's beginning ends it with status 130 and without a traceback."""
+"""Ctrl-C while a command starts ends it with status 130 and without a traceback."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ ARGUMENTS = {"train": ["dry_run=true"], "tune": [], "estimate": ["-m", "seed=ran
 
 
 def interrupted(command: str, after_s: float, folder: Path) -> tuple[int, str]:
-    """Start a command, interrupt it so many seconds after it has begun to import, and return how it ended."""
+    """Start a command, interrupt it `after_s` seconds after its first import, and return how it ended."""
     mark = folder / "started"
     (folder / "sitecustomize.py").write_text(
         "import os, sys\n"

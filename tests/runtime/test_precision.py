@@ -1,4 +1,4 @@
-"""A precision for which a CPU has no instructions is found by its speed."""
+"""Detect by its speed a precision without CPU instructions."""
 
 import pytest
 

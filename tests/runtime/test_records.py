@@ -1,4 +1,4 @@
-"""Files that anybody may have written: one line for whatever is wrong, and names that never become paths."""
+"""Untrusted and damaged files: one-line errors, and names that never become paths."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from src.runtime.records import child_path, digest_lines, is_plain_name, read_re
 
 
 class Note(TypedDict):
-    """A record of these tests."""
+    """Schema of the records in these tests."""
 
     text: str
     numbers: list[int]
@@ -47,7 +47,7 @@ def note(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_record_comes_back_with_all_that_it_holds(note: Path, tmp_path: Path) -> None:
+def test_record_round_trip_keeps_all_keys(note: Path, tmp_path: Path) -> None:
     assert read_record(note, Note, "remedy") == GOOD
     (tmp_path / "point.json").write_text('{"x": 1}')
     assert read_record(tmp_path / "point.json", Point, "remedy") == Point(1)
@@ -85,7 +85,7 @@ def test_every_changed_byte_of_a_record_is_found(note: Path) -> None:
         (b"\xff\xfe", "not a JSON file"),
     ],
 )
-def test_what_is_no_record_is_one_line(content: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_record_is_a_one_line_error(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "note.json"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -103,22 +103,22 @@ def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
     for name in ("folder", "pipe", "link", "dangling", "endless", "missing"):
         with pytest.raises(UserError, match=name):
             read_bytes(tmp_path / name)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_bytes(tmp_path / "endless", allow_links=True)
     assert read_bytes(tmp_path / "link", allow_links=True) == b"{}"
 
 
 @pytest.mark.parametrize("name", ["dense-nano-s0-0a1b", "metrics", "é", "a.b+c", "x" * 200])
-def test_a_plain_name_is_a_child(name: str) -> None:
+def test_a_plain_name_becomes_a_child_path(name: str) -> None:
     assert child_path(Path("runs"), name, ".json") == Path(f"runs/{name}.json")
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "/etc/passwd", "a/b", ".hidden", "a\0b", "a\nb", "x" * 201, 3, None]
 )
-def test_anything_else_is_none(name: object) -> None:
+def test_other_values_are_not_plain_names(name: object) -> None:
     assert not is_plain_name(name)
-    with pytest.raises(UserError, match="no plain name"):
+    with pytest.raises(UserError, match="not a plain name"):
         child_path(Path("runs"), name)
 
 
@@ -152,11 +152,11 @@ def test_yaml_holds_its_own_digest_and_no_aliases(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-def test_what_a_terminal_would_obey_is_replaced() -> None:
+def test_control_characters_are_replaced() -> None:
     assert printable("a\x1b[2Jb\x07\x08\x9b\r\u202e\ud800é\n\t") == "a\ufffd[2Jb\ufffd\ufffd\ufffd\ufffd\ufffd?é\n\t"
 
 
-def test_what_a_living_process_writes_is_not_abandoned(tmp_path: Path) -> None:
+def test_temporaries_of_a_living_process_stay(tmp_path: Path) -> None:
     (tmp_path / ".out.1.tmp").mkdir()
     (tmp_path / ".out.2.tmp").touch()
     (tmp_path / ".other.3.tmp").touch()
@@ -177,7 +177,7 @@ def test_readers_find_a_folder_that_is_being_replaced_and_rename_nothing(tmp_pat
     assert find_folder(tmp_path / "last") == tmp_path / "last" and (tmp_path / "last.old").exists()
 
 
-def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+def test_symbolic_links_are_not_followed_by_writes(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine")
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -187,20 +187,20 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (folder / "link").symlink_to(tmp_path / "victim")
     with pytest.raises(UserError, match="link: is a symbolic link"):
         reject_symlinks(folder, "wandb")
-    with pytest.raises(UserError, match="no plain file"), file_lock(folder / "link"):
+    with pytest.raises(UserError, match="not a regular file"), file_lock(folder / "link"):
         pass
     write_bytes(folder / "link", b"new")
     assert (tmp_path / "victim").read_text() == "mine" and (folder / "link").read_bytes() == b"new"
 
 
-def test_a_folder_in_the_place_of_a_lock_is_no_busy_process(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_lock_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(UserError, match="no plain file") as error, file_lock(tmp_path / ".lock", "busy"):
+    with pytest.raises(UserError, match="not a regular file") as error, file_lock(tmp_path / ".lock", "busy"):
         pass
     assert not isinstance(error.value, LockBusy)
 
 
-def test_lost_and_changed_lines_have_another_mark() -> None:
+def test_lost_and_changed_lines_have_another_digest() -> None:
     lines = [json.dumps({"step": step}) + "\n" for step in range(3)]
     marks = {digest_lines(some) for some in (lines, lines[:2], lines[1:], [*lines[:2], '{"step": 3}\n'], [])}
     assert len(marks) == 5 and digest_lines(lines).rows == 3

@@ -1,4 +1,4 @@
-"""A stop is noted and honoured later; asked twice from the keyboard, it is honoured at once."""
+"""Stop signals are recorded; a second Ctrl-C ends the process at once."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from src.runtime.signals import STOP_SIGNALS, Interrupted, handle_stop_signals, 
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_is_noted_and_nobody_dies(number: signal.Signals) -> None:
+def test_a_stop_signal_is_recorded_and_does_not_end_the_process(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
     with handle_stop_signals() as stop:
         assert stop.number is None
@@ -22,7 +22,7 @@ def test_a_signal_is_noted_and_nobody_dies(number: signal.Signals) -> None:
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
 
 
-def test_handlers_are_put_back_after_an_exception() -> None:
+def test_signal_handlers_are_restored_after_an_exception() -> None:
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
     with pytest.raises(ZeroDivisionError), handle_stop_signals():
         raise ZeroDivisionError
@@ -43,11 +43,11 @@ with handle_stop_signals() as stop:
     ("signals", "status"),
     [(["SIGINT"], 7), (["SIGINT", "SIGINT"], 130), (["SIGTERM", "SIGINT"], 7), (["SIGTERM", "SIGTERM"], 7)],
 )
-def test_asked_twice_from_the_keyboard_it_ends_at_once(signals: list[str], status: int) -> None:
+def test_a_second_ctrl_c_ends_the_process_at_once(signals: list[str], status: int) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, *signals], cwd=ROOT, check=False, timeout=60)
     assert done.returncode == status
 
 
-def test_a_stop_signal_is_told_from_other_ends() -> None:
+def test_stop_signals_are_distinguished_from_other_exit_codes() -> None:
     ends = {130: 2, 143: 15, -15: 15, 138: 10, -9: None, 137: None, 0: None, 1: None, 2: None, -11: None}
     assert {code: stop_signal(code) for code in ends} == ends

@@ -1,4 +1,4 @@
-"""A process of its own: it may take too much, be stopped or lose its parent, and this one goes on."""
+"""Subprocesses: memory limit, stop signals, loss of the parent."""
 
 import operator
 import os
@@ -19,28 +19,28 @@ from src.runtime.signals import Interrupted, StopRequest
 from src.runtime.subprocess_pool import run_in_subprocess
 
 
-def test_what_it_returns_and_raises_arrives() -> None:
+def test_results_and_exceptions_are_passed_on() -> None:
     assert run_in_subprocess(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):
         run_in_subprocess(partial(operator.truediv, 1, 0), stop=StopRequest())
 
 
-def test_it_ends_where_it_takes_too_much() -> None:
+def test_a_subprocess_over_its_memory_limit_ends() -> None:
     with pytest.raises(BrokenProcessPool):
         run_in_subprocess(partial(operator.mul, b"x", 400 << 20), max_bytes=200 << 20)
     assert len(run_in_subprocess(partial(operator.mul, b"x", 1 << 20), max_bytes=200 << 20)) == 1 << 20
 
 
-def test_a_stop_ends_it_at_once() -> None:
+def test_a_stop_signal_ends_the_subprocess_at_once() -> None:
     stop = StopRequest()
-    threading.Timer(0.5, lambda: stop.note(signal.SIGTERM, None)).start()
+    threading.Timer(0.5, lambda: stop.handle(signal.SIGTERM, None)).start()
     start = time.monotonic()
     with pytest.raises(Interrupted, match="SIGTERM"):
         run_in_subprocess(partial(time.sleep, 60), stop=stop)
     assert time.monotonic() - start < 30
 
 
-def test_ctrl_c_does_not_wait_for_it() -> None:
+def test_ctrl_c_does_not_wait_for_the_subprocess() -> None:
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -51,9 +51,9 @@ def test_ctrl_c_does_not_wait_for_it() -> None:
 BUSY = """
 import time
 from functools import partial
-from src.runtime.subprocess_pool import apart
+from src.runtime.subprocess_pool import run_in_subprocess
 if __name__ == "__main__":
-    apart(partial(time.sleep, 60))
+    run_in_subprocess(partial(time.sleep, 60))
 """
 IDLE = """
 import time
@@ -66,7 +66,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("script", [BUSY, IDLE])
-def test_it_does_not_outlive_who_made_it(script: str, tmp_path: Path) -> None:
+def test_a_subprocess_ends_with_its_parent(script: str, tmp_path: Path) -> None:
     file = tmp_path / "wait.py"
     file.write_text(script)
     parent = subprocess.Popen([sys.executable, file], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})

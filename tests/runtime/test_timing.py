@@ -1,4 +1,4 @@
-"""Speeds are compared in turns."""
+"""Timing of alternating actions."""
 
 import time
 
@@ -8,7 +8,7 @@ from src.runtime.timing import median_times
 from tests.contract.small import CPU
 
 
-def test_speeds_are_medians_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_median_times_alternates_the_actions(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, turns = [0.0], list[str]()
 
     def action(name: str, durations: list[float]) -> None:

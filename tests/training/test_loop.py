@@ -49,7 +49,7 @@ class Recorder:
         self.calls.append(("log val" if "val/loss" in row else "log train", row["step"]))
         self.rows.append(row)
         if self.stop_after == row["step"] and "train/loss" in row:
-            self.stop.note(signal.SIGTERM, None)
+            self.stop.handle(signal.SIGTERM, None)
 
     def begin_branch(self, name: str) -> None:
         self.calls.append((f"begin {name}", self.state.progress.step))
