@@ -45,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> int:
     )
     log_info = partial(print, file=sys.stderr)
     with acquire_run_lock(folder):
-        found = evaluate_run(known, data, folder, open_device(runtime), log_info, again=config.rerun)
+        found = evaluate_run(known, data, folder, open_device(runtime), log_info, rerun=config.rerun)
     last = [entry for name, entry in found["stages"].items() if known.stage.stages[name].branch_of is None][-1]
     if config.format == "json":
         own = last["test"][last["corpus"]] or dict.fromkeys(("loss", "bits_per_byte", "tokens"))

@@ -1,4 +1,4 @@
-"""One run, from its settings to its summary: planning, stages, evaluation, warm start, checks of memory and disk.
+"""One run, from its settings to its summary: planning, stages, evaluation, warm start, memory and disk checks.
 
-Settings come from `cli`; a run writes its own folder, which `sweep` collects and `reporting` reads.
+Settings come from `cli`; a run writes its folder, which `sweep` collects and `reporting` reads.
 """

@@ -1,4 +1,4 @@
-"""From overrides to a run that can start: composed, checked, its data at hand, its folder named."""
+"""Plan runs: compose and check settings, find or prepare data, name the run folder."""
 
 import glob
 import json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LENGTH = ("max_tokens", "max_steps", "max_seconds", "measured_steps", "micro_batch_size")
-"""How long a run trains, and in which pieces."""
+"""Settings of the length and micro batch of training."""
 
 
 @dataclass(frozen=True)
@@ -46,64 +46,64 @@ class Plan:
 
 
 def plan_runs(jobs: list[list[str]]) -> list[Plan]:
-    """Plan a run for each list of overrides; all are checked before data is prepared for any.
+    """Plan a run for each list of overrides; all are checked before any data is prepared.
 
     Raises:
-        UserError: a configuration is wrong, or its data is not prepared.
+        UserError: a configuration is invalid, or its data is not prepared.
     """
     checked = check_jobs(jobs)
     return [_plan(config, init) for config, init in show_progress(checked, "Planning jobs")]
 
 
 def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":
-    """Compose all jobs of a command line and check what needs no data. Raises: UserError."""
+    """Compose all jobs and check what needs no data. Raises: UserError."""
     return [check_job(overrides) for overrides in show_progress(jobs, "Checking jobs")]
 
 
-def show_progress(items: Collection[T], what: str) -> Iterable[T]:
-    """Show on standard error how far a loop over jobs has come, where it takes more than a second."""
+def show_progress(items: Collection[T], description: str) -> Iterable[T]:
+    """Show a progress bar on standard error for loops over jobs that take more than a second."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    return tqdm(items, what, unit="job", delay=1.0, mininterval=interval, leave=False)
+    return tqdm(items, description, unit="job", delay=1.0, mininterval=interval, leave=False)
 
 
 def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None]":
-    """Compose a job and check all that needs no data. Raises: UserError."""
+    """Compose a job and check what needs no data. Raises: UserError."""
     config, init = compose_config(TrainConfig, "train", overrides), None
     check_settings(config)
     check_data_keys(overrides)
     if config.init_from is not None and config.learning_rates:
         raise UserError(f"learning_rates={config.learning_rates}: init_from brings the rate of its run; leave one out")
     if config.init_from is not None:
-        from src.runs.warm_start import inherit_settings  # reads checkpoints, so it needs torch
+        from src.runs.warm_start import inherit_settings  # imports torch
 
         config, init = inherit_settings(config, overrides)
     elif config.learning_rates:
         config = with_tuned_rate(config, overrides)
     validate(config)
-    if config.data.dir is None:  # else the data decide the vocabulary
+    if config.data.dir is None:  # otherwise the data determine the vocabulary
         check_memory(config, match_of(config).spec)
     if init is not None:
         check_same_tokenizer(config, init.folder.parents[2], overrides)
     if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
-        from src.runtime.device import open_device  # asks torch what there is
+        from src.runtime.device import open_device  # imports torch
 
         open_device(config.runtime)
     return config, init
 
 
 def check_data_keys(overrides: list[str]) -> None:
-    """Refuse settings of the data beside `data.dir`, whose data are prepared already. Raises: UserError."""
+    """Check that no data setting accompanies `data.dir`, whose data is prepared. Raises: UserError."""
     given = given_keys(overrides)
-    if "data.dir" not in given or SINGLE_RUN in overrides:  # a job of a sweep has the folder of what its settings say
+    if "data.dir" not in given or SINGLE_RUN in overrides:  # a job of a sweep has both
         return
     for override in overrides:
         (key,) = given_keys([override])
         if key != "data.dir" and key.split(".")[0] in ("data", "tokenizer"):
-            raise UserError(f"{override}: would change nothing, since data.dir names prepared data; leave one out")
+            raise UserError(f"{override}: has no effect, since data.dir is prepared data; leave one out")
 
 
 def check_same_tokenizer(config: TrainConfig, run: Path, overrides: list[str]) -> None:
-    """Refuse text that would be prepared anew, with a tokenizer that the weights do not know. Raises: UserError."""
+    """Check that changed text would not be prepared with another tokenizer than the weights'. Raises: UserError."""
     root, tokenizer = Path(config.output_root).expanduser(), config.tokenizer
     changed = [item for item in overrides if next(iter(given_keys([item]))).startswith("data.")]
     if not changed or tokenizer.path is not None or find_prepared(config.data, tokenizer, root) is not None:
@@ -123,10 +123,10 @@ def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
 
 
 def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:
-    """Name a job's run, and see that its data and this machine serve it. Raises: UserError."""
+    """Name the run of a job, and check its data and this machine. Raises: UserError."""
     if init is not None and init.tokenizer_sha256 != data.manifest["tokenizer"]["sha256"]:
         raise UserError(
-            f"init_from={config.init_from}: its weights speak another tokenizer than {data.folder}; "
+            f"init_from={config.init_from}: its weights have another tokenizer than {data.folder}; "
             "use the data that the run was trained on (data.dir=...)"
         )
     tokenizer = load_tokenizer(data.tokenizer_path)
@@ -157,14 +157,14 @@ def check_prompts(key: str, prompts: list[str], tokenizer: Tokenizer) -> None:
 
 
 def check_machine(config: TrainConfig, folder: Path) -> None:
-    """See that memory and disk will do. Raises: UserError."""
+    """Check that memory and disk are sufficient. Raises: UserError."""
     spec = match_of(config).spec
     check_memory(config, spec)
     check_disk(config, spec, folder)
 
 
 def find_run_of_other_length(plan: Plan) -> Path | None:
-    """Find a finished run that differs from a planned one in nothing but its length."""
+    """Find a finished run that differs from a planned one only in its length."""
     name = plan.folder.name
     for folder in sorted(plan.folder.parent.glob(f"{glob.escape(name.rpartition('-')[0])}-*")):
         try:
@@ -173,23 +173,23 @@ def find_run_of_other_length(plan: Plan) -> Path | None:
             is_other = summary["status"] == "done" and summary["contract"]["data_hash"] == plan.data.fingerprint
             if is_other and _settings_without_length(theirs) == _settings_without_length(asdict(plan.config)):
                 return folder
-        except (UserError, OSError, KeyError, TypeError):  # damaged, or of another version: no run to point to
+        except (UserError, OSError, KeyError, TypeError):  # damaged, or of another version
             continue
     return None
 
 
 def _settings_without_length(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides a run's result, but for its length and for what it settles by itself."""
+    """Return the settings that determine a run's result, except its length and the resolved runtime."""
     deciding = {key: value for key, value in values.items() if key not in (*IGNORED_SETTINGS, "runtime")}
     training = {key: value for key, value in deciding["training"].items() if key not in LENGTH}
     return json.loads(json.dumps(deciding | {"training": training}))
 
 
 def reject_duplicate_runs(names: list[str]) -> None:
-    """Raise UserError where two jobs of a sweep are one run."""
+    """Raise UserError if two jobs of a sweep are the same run."""
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{twice}: two jobs of the sweep are the same run; drop one of the values")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{duplicate}: two jobs of the sweep are the same run; drop one of the values")
 
 
 def _find_data(config: TrainConfig, root: Path) -> PreparedData:

@@ -1,4 +1,4 @@
-"""Whether a run fits this machine: asked before anything is built or written, and again where memory has run out."""
+"""Check that a run fits the memory and disk of this machine, and suggest settings that fit."""
 
 import shutil
 from dataclasses import replace
@@ -11,18 +11,18 @@ from src.runtime.host import PROCESS_BYTES, has_dedicated_memory, machine_bytes,
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
-    """Check that training fits the memory of this machine. Raises UserError with settings that would.
+    """Check that training fits the memory of this machine. Raises: UserError with settings that fit.
 
-    A device with memory of its own is left to say so itself.
+    Devices with dedicated memory are not checked: they raise an error themselves.
     """
     if has_dedicated_memory(config.runtime.device):
         return
-    sharing = read_rank_info().local_size
-    available = machine_bytes() // sharing - PROCESS_BYTES
+    n_processes = read_rank_info().local_size
+    available = machine_bytes() // n_processes - PROCESS_BYTES
     config = resolve_micro_batch(config, spec, available)
     needed = memory_needed(config, spec).total
     if needed > available:
-        each = f" for each of {sharing} processes" if sharing > 1 else ""
+        each = f" for each of {n_processes} processes" if n_processes > 1 else ""
         raise UserError(
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
             f"this machine has {show_bytes(available)}{each}{suggest_settings(config, spec, available)}"
@@ -30,7 +30,7 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
 
 
 def resolve_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
-    """Put the most that fits by the estimate, at least 1, where `training.micro_batch_size` is still auto."""
+    """Replace `training.micro_batch_size=auto` by the largest size that fits by the estimate, at least 1."""
     if config.training.micro_batch_size != "auto":
         return config
     return with_micro_batch(config, max(1, largest_by_estimate(config, spec, available_bytes)))
@@ -49,7 +49,7 @@ def largest_by_estimate(
     seq_len: int | None = None,
     activation_checkpointing: bool | None = None,
 ) -> int:
-    """Return the largest micro batch whose step should fit, with other settings where given; 0 if none does."""
+    """Return the largest micro batch that fits by the estimate, or 0; arguments replace settings of `config`."""
     training, recompute = config.training, config.runtime.activation_checkpointing
     return largest_micro_batch(
         spec,
@@ -64,7 +64,7 @@ def largest_by_estimate(
 
 
 def precision_of(config: TrainConfig) -> str:
-    """Return the precision to reckon with: what `auto` becomes is not known before the device is open."""
+    """Return the precision for estimates; `auto` counts as fp32, as the device is not open yet."""
     return "fp32" if config.runtime.precision == "auto" else config.runtime.precision
 
 
@@ -84,7 +84,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
 
 
 def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
-    """Name up to three changes after which training would fit, the least first."""
+    """Suggest up to three changes of settings with which training fits, the smallest first."""
     training, runtime = config.training, config.runtime
     found: list[str] = []
     shorter = [length for length in (training.seq_len >> shift for shift in range(1, 8)) if length >= 64]
@@ -103,16 +103,16 @@ def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int)
         if batch and changes and (text := " ".join(changes)) not in found:
             found.append(text)
     if not found:
-        return "; not even one sequence would fit: choose a smaller size"
+        return "; not even one sequence fits: choose a smaller size"
     return f"; for example {', or '.join(found[:3])}"
 
 
 def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
-    """Check that the checkpoints of all stages fit the disk. Raises UserError."""
+    """Check that the checkpoints of all stages fit the disk. Raises: UserError."""
     sizes, stages = checkpoint_bytes(spec), len(config.stage.stages)
-    there = sum(file.stat().st_size for file in run_dir.glob("checkpoints/*/*/*"))
-    # A checkpoint is written whole before it takes the place of the one before it.
-    needed = max(0, stages * (sizes.best + sizes.last) - there) + sizes.last
+    existing = sum(file.stat().st_size for file in run_dir.glob("checkpoints/*/*/*"))
+    # A checkpoint is written completely before it replaces the previous one.
+    needed = max(0, stages * (sizes.best + sizes.last) - existing) + sizes.last
     nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
     free = shutil.disk_usage(nearest).free
     if needed > free:
@@ -123,8 +123,8 @@ def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
 
 
 def out_of_memory_message(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
-    """Tell in one line what was asked, what there is, and what would fit; `said` is the device's own word."""
-    # What did not fit is evidence: whatever is proposed has to need clearly less.
+    """Return a one-line message: memory needed, memory available, settings that fit; `said`: the device's message."""
+    # The failure shows that the estimate is too low: suggestions have to need clearly less.
     needed = memory_needed(config, spec).total
     available = min(capacity_bytes - PROCESS_BYTES, int(0.9 * needed))
     return (

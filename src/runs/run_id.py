@@ -1,4 +1,4 @@
-"""The name of a run says what it is, and its hash covers all settings and data that decide the result."""
+"""The name of a run, with a hash of all settings and data that determine its result."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ IGNORED_SETTINGS = (
     "init_from",
     "learning_rates",
 )
-"""Where things go, how they are shown, and what is measured afterwards; data, tokenizer, initial weights and found
-learning rates count by content, not by name."""
+"""Settings outside the hash: output, display and evaluation. Data, tokenizer, initial weights and tuned learning rates
+are hashed by content, not by name."""
 
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:

@@ -1,7 +1,7 @@
-"""One run: build -> fit each stage -> evaluate -> samples -> summary.json. Repeating it goes on where it stopped.
+"""Execute one run: build, train each stage, evaluate, write summary.json. A repeated command resumes the run.
 
-run_dir/  config.yaml    resolved, with what `auto` became      summary.json   status, contract, accounting, results
-          metrics.jsonl  the truth about the course             samples/       texts drawn after each stage
+run_dir/  config.yaml    resolved, without `auto`               summary.json   status, contract, accounting, results
+          metrics.jsonl  metrics by step                        samples/       texts generated after each stage
           tokenizer.json  train.log                             evaluation.json  on the test split, at the end
           checkpoints/<stage>/{best,last}/
 """
@@ -44,7 +44,7 @@ from src.training.compilation import Batch, CannotCompile, Forward, compile_if_i
 
 
 def is_done(folder: Path) -> bool:
-    """Tell whether a run has been finished."""
+    """Return whether a run is finished."""
     summary = read_summary(folder)
     return summary is not None and summary["status"] == "done"
 
@@ -58,24 +58,24 @@ def execute_run(
 ) -> Summary:
     """Train in `folder` until every stage is done, and return the summary.
 
-    Of several processes the first alone claims the folder, writes to it and talks.
+    Only rank 0 locks the folder, writes to it and logs.
 
     Raises:
-        UserError: another process is at work in the folder, the disk is full or read-only, the folder was removed, or
-            the device cannot do what is asked.
-        Interrupted: a signal asked to stop; everything is saved.
+        UserError: another process works in the folder, the disk is full or read-only, the folder was removed, or the
+            device is missing or does not support the precision.
+        Interrupted: a stop signal was received; everything is saved.
         RankFailure: another process of this run has ended.
     """
     with (
         report_disk_errors(folder, config.rerun),
-        acquire_run_lock(folder) if process_group.is_rank_zero else nullcontext(lambda: True) as held,
+        acquire_run_lock(folder) if process_group.is_rank_zero else nullcontext(lambda: True) as is_held,
         open_log(folder / "train.log") if process_group.is_rank_zero else nullcontext(_discard) as log_info,
         handle_stop_signals() as stop,
     ):
-        run = _open(config, data, folder, process_group, held, init, stop, log_info)
+        run = _prepare_run(config, data, folder, process_group, is_held, init, stop, log_info)
         exit_code = 1
         try:
-            with report_disk_errors(folder, config.rerun, held):
+            with report_disk_errors(folder, config.rerun, is_held):
                 _train_within_memory(run, init)
             run.summary["status"], run.summary["error"] = "done", None
             exit_code = 0
@@ -97,11 +97,11 @@ def execute_run(
 
 
 def _discard(line: str) -> None:
-    """Stand in for what the first process alone says."""
+    """Log nothing: only rank 0 logs."""
 
 
 def _write_final_summary(run: Run) -> None:
-    """Write down how a run has ended; where that fails too, the error that ended it is the one to be told."""
+    """Write the final summary; an error of the disk must not hide the error that ended the run."""
     try:
         run.write_summary()
     except (OSError, UserError):
@@ -109,22 +109,22 @@ def _write_final_summary(run: Run) -> None:
             raise
 
 
-def _open(
+def _prepare_run(
     config: TrainConfig,
     data: PreparedData,
     folder: Path,
     process_group: ProcessGroup,
-    held: Callable[[], bool],
+    is_held: Callable[[], bool],
     init: CheckpointInfo | None,
     stop: StopRequest,
     log_info: LogFunction,
 ) -> Run:
-    """Decide what is left open, write it down, and gather what all parts of the run share."""
+    """Resolve `auto`, write config.yaml and the first summary, and return the state of the run."""
     if process_group.is_rank_zero:
         remove_stale_temporaries(folder.parent, folder.name)
         for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
             remove_leftovers(place)
-        _refuse_other_data(folder, data)
+        _check_same_data(folder, data)
         config, device = _resolve_settings(config, folder, process_group, stop, log_info)
         _write_config(config, folder)
         for name in ("tokenizer.json", TOKENIZER_CONFIG):
@@ -148,16 +148,16 @@ def _open(
     summary = process_group.broadcast(
         start_summary(config, data, folder, device, match, cost, init) if process_group.is_rank_zero else None
     )
-    assert summary is not None, "the first process has shared it"
+    assert summary is not None, "rank 0 has broadcast it"
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     metrics = JsonlLog(folder / "metrics.jsonl") if process_group.is_rank_zero else None
-    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, held)
+    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, is_held)
     run.write_summary()
     return run
 
 
-def _refuse_other_data(folder: Path, data: PreparedData) -> None:
-    """Raise UserError where the run was begun on other data than this."""
+def _check_same_data(folder: Path, data: PreparedData) -> None:
+    """Raise UserError if the run was started on other data."""
     if summary := read_summary(folder):
         begun = str(summary["contract"].get("data_hash", data.fingerprint))
         if begun != data.fingerprint:
@@ -170,11 +170,11 @@ def _refuse_other_data(folder: Path, data: PreparedData) -> None:
 def _resolve_settings(
     config: TrainConfig, folder: Path, process_group: ProcessGroup, stop: StopRequest, log_info: LogFunction
 ) -> tuple[TrainConfig, Device]:
-    """Decide device, precision, threads and micro batch once and for all sittings.
+    """Resolve device, precision, threads and micro batch, or read them from config.yaml of a resumed run.
 
     Raises:
-        UserError: the device is not there, or not even one sequence fits it.
-        Interrupted: a signal asked to stop; nothing is decided.
+        UserError: the device is missing, or not even one sequence fits it.
+        Interrupted: a stop signal was received; nothing is written.
     """
     decided = folder / "config.yaml"
     if decided.exists():
@@ -183,7 +183,7 @@ def _resolve_settings(
         config = replace(config, training=replace(config.training, measured_steps=before.training.measured_steps))
         if last_process_count(folder) == process_group.size:
             config = with_micro_batch(config, before.training.micro_batch_size)
-        else:  # each has another share of the batch and of the cores
+        else:  # another part of the batch and of the cores
             known.threads = config.runtime.threads
         config = replace(config, runtime=known)
     try:
@@ -206,7 +206,7 @@ def _write_config(config: TrainConfig, folder: Path) -> None:
 
 
 def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
-    """Train and evaluate. Raises UserError where memory runs out, with settings that would fit."""
+    """Train and evaluate. Raises: UserError with settings that fit if memory runs out."""
     try:
         _train_all(run, init)
         if run.is_rank_zero and run.config.evaluation.enabled:
@@ -227,7 +227,7 @@ def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
 
 
 def _train_all(run: Run, init: CheckpointInfo | None) -> None:
-    """Go through the stages, from wherever an earlier sitting stopped."""
+    """Train the stages, from the last checkpoint of a resumed run."""
     model = build_model(run.match.spec, run.config.seed)
     model.activation_checkpointing = run.config.runtime.activation_checkpointing
     if init is not None:
@@ -236,15 +236,15 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})"
         )
     model.to(run.device.kind)
-    forward = _compiled(run, model) if run.config.runtime.compile else model
+    forward = _compile_model(run, model) if run.config.runtime.compile else model
     if run.is_rank_zero:
         shown = asdict(run.config) | {"contract": run.summary["contract"]}
         run.tracker = build_tracker(run.config.tracking, run.folder, shown, run.log_info)
     if run.config.training.budget == "time" and run.config.training.measured_steps is None:
         _measure_steps(run, model, forward)
     for name, stage in run.config.stage.stages.items():
-        if asked := run.device.process_group.all_reduce_max(run.stop.number):
-            raise Interrupted(asked)  # between stages everything is saved
+        if stop_signal := run.device.process_group.all_reduce_max(run.stop.number):
+            raise Interrupted(stop_signal)  # between stages everything is saved
         if name in run.summary["stages"]:
             info = read_checkpoint(run.folder / "checkpoints" / name / "last")
             load_weights(info, model)
@@ -260,7 +260,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
 
 
 def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
-    """Decide how many steps fit into `training.max_seconds`, once and for all sittings."""
+    """Measure once how many steps fit into `training.max_seconds`, and write it to config.yaml."""
     config, training = run.config, run.config.training
     assert training.max_seconds is not None
     seconds = measure_step(run, model, forward, budget_s=min(30.0, max(1.0, 0.02 * training.max_seconds)))
@@ -271,15 +271,15 @@ def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
 
 
 def raise_if_stopped(stop: StopRequest) -> None:
-    """Raise Interrupted if a signal has asked to stop."""
+    """Raise Interrupted if a stop signal was received."""
     if stop.number:
         raise Interrupted(stop.number)
 
 
-def _compiled(run: Run, model: LanguageModel) -> Forward:
-    """Return the compiled model, or the model where that fails or does not pay: decided before the first checkpoint.
+def _compile_model(run: Run, model: LanguageModel) -> Forward:
+    """Return the compiled model, or the model if compilation fails or is not faster; a resumed run keeps its choice.
 
-    Raises UserError where a run that goes on was compiled, and cannot be here.
+    Raises: UserError if a resumed run was compiled and cannot be here.
     """
     training = run.config.training
     batch = Batch(training.micro_batch, training.seq_len, training.document_masking, training.dropout)

@@ -1,4 +1,4 @@
-"""One stage of a run: fit from wherever its last checkpoint is, evaluate now and then, write samples at the end."""
+"""Train one stage of a run from its last checkpoint, with evaluation, checkpoints and samples."""
 
 import sys
 from collections.abc import Callable
@@ -45,7 +45,7 @@ from src.training.train_step import train_step
 
 @dataclass
 class Run:
-    """What all parts of one run share."""
+    """State of a run that all its parts share."""
 
     config: TrainConfig
     data: PreparedData
@@ -56,22 +56,22 @@ class Run:
     tokenizer: Tokenizer
     summary: Summary
     metrics: JsonlLog | None
-    """None in all processes but the first, as is the tracker."""
+    """None except in rank 0, as is the tracker."""
     tracker: Tracker | None
     stop: StopRequest
     log_info: LogFunction
-    held: Callable[[], bool]
-    """Tells whether the lock is still on what lies at `folder`."""
+    is_held: Callable[[], bool]
+    """Returns whether `folder` is still the locked directory."""
     metrics_lost: bool = False
     """Whether rows of metrics were found missing or changed."""
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the process that writes, if there are several."""
+        """Whether this process writes files and logs."""
         return self.device.process_group.is_rank_zero
 
     def global_step(self, stage: str, step: int) -> int:
-        """Count a step over the stages; each has a first step of its own, since trackers merge rows of equal steps."""
+        """Return the step counted over all stages, unique per stage, since trackers merge rows of equal steps."""
         stages = self.config.stage.stages
         before = list(stages)[: list(stages).index(stage)]
         *earlier, own = (plan_stage(self.config, name, stages[name], 0) for name in [*before, stage])
@@ -86,29 +86,29 @@ class Run:
 
     @property
     def masking_eot(self) -> int | None:
-        """The token that begins a document, where documents are masked."""
+        """The token between documents if documents are masked, otherwise None."""
         return self.data.eot_id if self.config.training.document_masking else None
 
     def check_folder_exists(self) -> None:
-        """Raise UserError if the run directory has gone: writing would make a new one, of a part of a run."""
-        if not self.held():
+        """Raise UserError if the run directory was removed: writing would create a partial one."""
+        if not self.is_held():
             raise run_removed_error(self.folder)
 
     def metrics_digest(self, stage: str, step: int) -> MetricsDigest | None:
-        """Describe the rows of metrics up to a step, for a checkpoint."""
-        return self.metrics and self.metrics.mark(list(self.config.stage.stages), stage, step)
+        """Return the digest of the metrics rows up to a step, for a checkpoint."""
+        return self.metrics and self.metrics.digest(list(self.config.stage.stages), stage, step)
 
     def check_metrics(self, info: CheckpointInfo) -> None:
-        """Say so where the rows of metrics up to a checkpoint are no longer those that were written."""
+        """Log a warning if the metrics rows up to a checkpoint were lost or changed."""
         known, found = info.metrics, self.metrics_digest(info.progress.stage, info.progress.step)
         if known is None or found is None or known == found:
             return
         self.metrics_lost = True
         rows = f"{found.rows} of {known.rows} rows" if found.rows != known.rows else f"the {known.rows} rows"
-        what = "are left" if found.rows != known.rows else "have changed"
+        change = "are left" if found.rows != known.rows else "have changed"
         self.log_info(
-            f"metrics.jsonl: {rows} up to step {info.progress.step} of stage {info.progress.stage} {what}; the results "
-            "do not depend on them, the curves of the report do: rerun=true makes all again"
+            f"metrics.jsonl: {rows} up to step {info.progress.step} of stage {info.progress.stage} {change}; results "
+            "do not depend on them, but the curves of the report do; rerun=true trains the run again"
         )
 
     def write_summary(self) -> None:
@@ -116,18 +116,18 @@ class Run:
             self.check_folder_exists()
             if self.metrics is not None:
                 stages = list(self.config.stage.stages)
-                mark = asdict(self.metrics.mark(stages, stages[-1], sys.maxsize))
+                mark = asdict(self.metrics.digest(stages, stages[-1], sys.maxsize))
                 lost = self.metrics_lost or self.summary.get("metrics", {}).get("lost", False)
                 self.summary["metrics"] = {"rows": mark["rows"], "sha256": mark["sha256"], "lost": lost}
             write_record(self.folder / FILE, self.summary)
 
 
 def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, forward: Forward) -> Progress:
-    """Train one stage to its end; `forward` is the model, or its compiled form.
+    """Train one stage to its end; `forward` is the model or its compiled form.
 
-    A branch goes on from the checkpoint that its origin has saved as the branch's first.
+    A branch starts from the checkpoint that its origin has saved for it.
 
-    Raises: what `fit` raises, and UserError where training diverges for good or a branch has no first checkpoint.
+    Raises: what `fit` raises, and UserError if training diverges again or a branch has no first checkpoint.
     """
     config = run.config
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
@@ -136,7 +136,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
         _restore_last_checkpoint(run, plan, state)
     elif stage.branch_of is None:
-        run.rewind_metrics(name, plan.first_step - 1)  # the stage begins with the evaluation at its first step
+        run.rewind_metrics(name, plan.first_step - 1)  # the stage starts with the evaluation at its first step
     else:
         raise UserError(
             f"stage.stages.{name}.branch_of={stage.branch_of}: {run.folder} has no checkpoint of step "
@@ -148,8 +148,8 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
         run.log_info(f"Stage {name}: {plan.steps} steps of {tokens_per_step:,} tokens{part}")
     else:
         run.log_info(f"Resuming stage {name} after step {state.progress.step} of {plan.steps}")
-    witness = StageHooks(run, stage, plan, state)
-    hooks = Hooks(witness.evaluate, witness.log, witness.save, witness.begin_branch)
+    stage_hooks = StageHooks(run, stage, plan, state)
+    hooks = Hooks(stage_hooks.evaluate, stage_hooks.log, stage_hooks.save, stage_hooks.begin_branch)
     schedule, clip = stage_schedule(config, stage), config.optimizer.grad_clip
     while state.progress.step < plan.steps:
         try:
@@ -172,7 +172,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
 
 
 def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: float) -> float:
-    """Return the seconds of a training step, the median over `budget_s` of them; the model is afterwards as before."""
+    """Return the median seconds of a training step over `budget_s` seconds; the weights are restored afterwards."""
     config = run.config
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = next(iter(config.stage.stages.values()))
@@ -198,14 +198,14 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
             dropout=config.training.dropout,
         )
 
-    alone = run.device.process_group.size == 1  # several have to take as many steps as each other
-    (seconds,) = median_times([step], run.device, budget_s if alone else 0.0)
+    is_single = run.device.process_group.size == 1  # several processes have to take the same number of steps
+    (seconds,) = median_times([step], run.device, budget_s if is_single else 0.0)
     model.load_state_dict(before)
     return seconds
 
 
 class StageHooks:
-    """What the loop calls and does not know: held-out windows, metrics, checkpoints."""
+    """Callbacks of the training loop: evaluation, metrics, checkpoints."""
 
     def __init__(self, run: Run, stage: StageConfig, plan: StagePlan, state: TrainState) -> None:
         self.run, self.stage, self.plan, self.state = run, stage, plan, state
@@ -216,11 +216,11 @@ class StageHooks:
         }
         self.byte_lengths = byte_lengths(run.tokenizer)
         self.other_losses: dict[str, float | None] = {}
-        """The last losses on corpora that are not the stage's own, of which the loop does not know."""
+        """The last losses on the stage's other corpora."""
         self.steps_before = run.global_step(plan.name, 0)
 
     def evaluate(self) -> tuple[float, float]:
-        """Return loss and bits per byte on the stage's own corpus."""
+        """Return loss and bits per byte on the stage's corpus."""
         batch_size = self.run.config.training.micro_batch
         results = {
             corpus: evaluate_windows(
@@ -264,9 +264,9 @@ class StageHooks:
             )
 
     def begin_branch(self, name: str) -> None:
-        """Save this moment as the checkpoint `last` of a branch, which resumes from it when its turn comes.
+        """Save the current state as the checkpoint `last` of a branch, which starts from it.
 
-        It holds no mark of metrics.jsonl: the rows of other stages come before those of the branch.
+        It has no digest of metrics.jsonl, since rows of other stages precede those of the branch.
         """
         if self.run.is_rank_zero:
             state, progress = self.state.state_dict(), self.state.progress.branch(name)
@@ -286,7 +286,7 @@ class StageHooks:
 
 
 def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> None:
-    """Put the weights, the state and the metrics where the stage's last checkpoint is."""
+    """Restore weights, training state and metrics from the stage's last checkpoint."""
     info = read_checkpoint(run.folder / "checkpoints" / plan.name / "last")
     load_weights(info, state.model)
     state.restore(load_state(info))
@@ -296,7 +296,7 @@ def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> No
 
 
 def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
-    """Go back with half the learning rate after a divergence. Raises UserError where that has been done already."""
+    """Restore the last checkpoint with half the learning rate. Raises: UserError if that was done before."""
     name, step, bad = plan.name, state.progress.step, int(state.bad_steps)
     line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
     if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):
@@ -312,12 +312,12 @@ def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
 
 
 def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> str:
-    """Continue the stage's prompts, and return the SHA-256 of the file with the texts."""
+    """Generate from the stage's prompts, and return the SHA-256 of the file with the texts."""
     samples = []
     for prompt in stage.prompts:
         tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
-        drawn = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
-        samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(drawn)})
+        generated = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
+        samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(generated)})
     run.check_folder_exists()
     file = run.folder / "samples" / f"{name}.json"
     write_json(file, samples)

@@ -1,4 +1,4 @@
-"""summary.json: what a run is, under which rules it was made, and what came of it; all that a report reads."""
+"""summary.json: settings, contract and results of a run; the only file that a report needs."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ FILE = "summary.json"
 REMEDY = "train the run again with rerun=true, or remove its folder"
 
 MUTABLE_KEYS = ("git_commit", "torch", "processes", "runtime.threads", "host_shared")
-"""What may be another thing when a run is resumed; the contract then says both."""
+"""Contract keys that may differ when a run is resumed; the contract then holds both values."""
 
 
 class Shared(TypedDict):
-    """What another stage, the origin of a branch, did of the branch's training."""
+    """The part of a branch's training that its origin stage did."""
 
     tokens: int
     train_flops: float
@@ -42,7 +42,7 @@ class Shared(TypedDict):
 
 
 class StageSummary(TypedDict):
-    """What became of one stage; tokens, FLOPs and times of a branch are those of its whole budget."""
+    """Results of one stage; tokens, FLOPs and times of a branch include the part of its origin."""
 
     corpus: str
     status: str
@@ -64,7 +64,7 @@ class StageSummary(TypedDict):
 
 
 class Final(TypedDict):
-    """What became of all stages together."""
+    """Results of all stages together."""
 
     tokens: int
     train_flops: float
@@ -76,7 +76,7 @@ class Final(TypedDict):
 
 
 class Metrics(TypedDict):
-    """What metrics.jsonl holds, and whether rows of it were lost while the run was unfinished."""
+    """Digest of metrics.jsonl, and whether rows were lost during the run."""
 
     rows: int
     sha256: str
@@ -110,7 +110,7 @@ class Summary(TypedDict):
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Read the summary of a run; None where there is none yet. Raises: UserError where it is damaged."""
+    """Read the summary of a run; None if there is none. Raises: UserError if it is damaged."""
     path = folder / FILE
     if not os.path.lexists(path):
         return None
@@ -122,7 +122,7 @@ def read_summary(folder: Path) -> Summary | None:
 def stage_summary(
     data: PreparedData, stage: StageConfig, progress: "Progress", cost: ModelCost, device: "Device"
 ) -> StageSummary:
-    """Say what became of one stage."""
+    """Return the results of one stage."""
     summary: StageSummary = {
         "corpus": stage.corpus,
         "status": "done",
@@ -151,7 +151,7 @@ def stage_summary(
 
 
 def final_summary(stages: dict[str, StageSummary]) -> Final:
-    """Sum up the stages, each trained token once; the losses are those of the last stage that is no branch."""
+    """Sum the stages, each token once; the losses are those of the last stage that is not a branch."""
     done = list(stages.values())
     shared = [stage["shared"] for stage in done if "shared" in stage]
     last = [stage for stage in done if "branch_of" not in stage][-1]
@@ -177,10 +177,10 @@ def start_summary(
     cost: ModelCost,
     init: "CheckpointInfo | None",
 ) -> Summary:
-    """Begin the summary of a run, or go on with the one that is there."""
+    """Create the summary of a run, or continue the existing one."""
     before = read_summary(folder)
     contract = build_contract(config, data, init, device)
-    if any((folder / "checkpoints").glob("*/last")):  # this sitting goes on with the work of another
+    if any((folder / "checkpoints").glob("*/last")):  # the run is resumed
         earlier = before["contract"] if before else {}
         contract |= {key: join_values(earlier.get(key), contract[key]) for key in MUTABLE_KEYS}
     summary: Summary = {
@@ -218,9 +218,9 @@ def start_summary(
 def build_contract(
     config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None", device: "Device"
 ) -> dict[str, Scalar]:
-    """Return what has to be equal for two runs to be ranked.
+    """Return the settings and versions that have to be equal for two runs to be ranked.
 
-    data: None where they are not prepared yet; then what they are to be stands for what they are.
+    data: None if it is not prepared yet; then its settings replace its content.
     """
     import torch
 
@@ -260,7 +260,7 @@ def training_contract(
 
 
 def describe_lineage(info: "CheckpointInfo") -> str:
-    """Name what weights come from, whatever the architecture: their stage, step, and the contract of their run."""
+    """Describe the origin of weights independent of the architecture: stage, step and a hash of the contract."""
     summary = read_summary(info.folder.parents[2])
     contract = summary["contract"] if summary else {"run": info.run}
     rules = {earlier_key(key): value for key, value in contract.items() if key not in SPEED_KEYS}
@@ -276,7 +276,7 @@ def _warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
 
 
 def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
-    """Name the text that a run learns from, and the order of its batches."""
+    """Return hashes of tokenizer, data and batch order."""
     if data is None:
         settings = prepared_folder(config.data, config.tokenizer, Path()).name
         return dict.fromkeys(("tokenizer_hash", "data_hash", "data_order_hash"), f"{settings}, not prepared yet")
@@ -293,19 +293,19 @@ def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
 
 
 def last_process_count(folder: Path) -> int:
-    """Return how many processes trained a run in its last sitting."""
+    """Return how many processes trained a run when it was last started."""
     summary = read_summary(folder)
     return summary["environment"].get("processes", 1) if summary else 1
 
 
 def join_values(before: Any, now: Any) -> Any:
-    """Say both where two sittings differ, so that the run is equal to neither."""
+    """Join two different values, so that a resumed run is equal to neither."""
     text = str(before)
     return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"
 
 
 def _budget(config: TrainConfig, name: str, stage: StageConfig, reference: ModelCost) -> str:
-    """Say what a stage trains on and how long, in terms that are the same for every architecture."""
+    """Describe corpus and budget of a stage in terms that are equal for every architecture."""
     training = config.training
     if training.budget == "time":
         assert training.max_seconds is not None
@@ -319,7 +319,7 @@ def _budget(config: TrainConfig, name: str, stage: StageConfig, reference: Model
 
 
 def _reference(config: TrainConfig) -> TrainConfig:
-    """Return the settings by which the reference would train."""
+    """Return the settings of the dense reference: a budget of tokens."""
     return replace(config, training=replace(config.training, budget="tokens", measured_steps=None))
 
 

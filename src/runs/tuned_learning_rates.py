@@ -1,4 +1,4 @@
-"""Learning rates that `python -m src.tune` has found, and how a job takes its own."""
+"""Learning rates found by `python -m src.tune`: read, write and apply to jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ REMEDY = "search again with python -m src.tune"
 
 
 class TriedRate(TypedDict):
-    """A learning rate and what came of it; None where it diverged."""
+    """A learning rate and its loss; None if it diverged."""
 
     learning_rate: float
     bits_per_byte: float | None
@@ -30,11 +30,11 @@ class TriedRate(TypedDict):
 
 
 class TunedRate(TypedDict):
-    """What was found for one architecture."""
+    """The result for one architecture."""
 
     learning_rate: Annotated[float, Meta(gt=0)]
     warmup_steps: NotRequired[int | None]
-    """None: by default, as the warm-up was not searched."""
+    """None: the default, as the warm-up was not searched."""
     edge: str | None
     trials: list[TriedRate]
 
@@ -47,7 +47,7 @@ class Search(TypedDict):
     text: str
     seeds: list[int]
     contract: NotRequired[dict[str, Scalar]]
-    """What the trials were trained on and by; searches of earlier versions have none."""
+    """Contract of the trials; missing in searches of earlier versions."""
     rates: dict[str, TunedRate]
 
 
@@ -59,7 +59,7 @@ class Searches(TypedDict):
 
 
 def load_searches(folders: Sequence[str]) -> list[Search]:
-    """Read what was found. Raises UserError where a folder has nothing."""
+    """Read the searches of all folders. Raises: UserError if a folder has none."""
     found: list[Search] = []
     for name in folders:
         path = Path(name).expanduser() / FILE
@@ -72,12 +72,12 @@ def load_searches(folders: Sequence[str]) -> list[Search]:
 
 
 def write_searches(folder: Path, searches: Sequence[Mapping[str, Any]]) -> None:
-    """Write what was found, for reports and for `learning_rates`."""
+    """Write searches for reports and for `learning_rates`."""
     write_record(folder / FILE, {"format_version": 1, "searches": searches})
 
 
 def with_tuned_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """Give a job the rate that was found for its architecture and size. Raises UserError where there is none."""
+    """Apply the rate that was found for the architecture and size of a job. Raises: UserError if there is none."""
     if "optimizer.learning_rate" in given_keys(overrides):
         raise UserError(
             f"learning_rates={config.learning_rates}: has a rate for every job already; leave out "
@@ -101,7 +101,7 @@ def with_tuned_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
 def with_search_differences(
     config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
 ) -> TrainConfig:
-    """Record what the search that a job takes its rate from was made for, where that is not the job.
+    """Record the differences between the search that a job takes its rate from and the job.
 
     data, init: as for `src.runs.summary.training_contract`.
     """
@@ -117,7 +117,7 @@ def with_search_differences(
 
 
 def _search_for(config: TrainConfig) -> Search:
-    """Find the search for the architecture, size and optimizer of a job. Raises UserError where there is none."""
+    """Find the search for the architecture, size and optimizer of a job. Raises: UserError if there is none."""
     architecture, size, optimizer = config.architecture.name, config.size.name, config.optimizer.name
     for search in load_searches(config.learning_rates):
         if architecture in search["rates"] and (size, optimizer) == (search["size"], search["optimizer"]):

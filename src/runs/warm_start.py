@@ -1,4 +1,4 @@
-"""Runs that start from another run: what they inherit, and what may not contradict it."""
+"""Runs that start from the weights of another run, and the settings that they inherit."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -11,13 +11,13 @@ from src.config.schema import TrainConfig, UserError
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
 
 FIXED = ("architecture", "size", "recipe", "tokenizer", "match")
-"""What the weights decide: taken from the run, and an override that says otherwise is an error."""
+"""Sections determined by the weights: taken from the source run; a different override is an error."""
 INHERITED = ("data", "training", "optimizer", "schedule")
-"""What the run hands on unless the command line says otherwise."""
+"""Sections taken from the source run unless the command line sets them."""
 
 
 def inherit_settings(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, CheckpointInfo]:
-    """Fill a configuration that names `init_from` with what that run decides.
+    """Complete a configuration that names `init_from` with the settings of that run.
 
     Raises:
         UserError: there is no such run, or an override contradicts it.
@@ -25,7 +25,7 @@ def inherit_settings(config: TrainConfig, overrides: list[str]) -> tuple[TrainCo
     assert config.init_from is not None
     try:
         info = find_checkpoint(Path(config.init_from).expanduser().resolve(), "last")
-    except UserError as error:  # its line begins with the path
+    except UserError as error:  # its message starts with the path
         raise UserError(f"init_from={error}") from None
     source_path = info.folder.parents[2] / "config.yaml"
     if not source_path.exists():
@@ -35,16 +35,16 @@ def inherit_settings(config: TrainConfig, overrides: list[str]) -> tuple[TrainCo
     keys = given_keys(overrides)
     other_text = any(key.startswith("data.") and key != "data.dir" for key in keys)
     if other_text or not Path(source["data"]["dir"] or "").exists():
-        source["data"]["dir"] = None  # found by its settings: the run's folder is not what is asked for, or has moved
+        source["data"]["dir"] = None  # find it by its settings: they differ from the run's, or its folder has moved
 
-    def settle(ours: Any, standard: Any, theirs: Any, path: str) -> Any:
-        """Choose between ours and theirs, leaf by leaf; ours was asked for if a key names it or it is no default."""
+    def merge(ours: Any, standard: Any, theirs: Any, path: str) -> Any:
+        """Choose ours or theirs for each leaf; ours if an override sets it or it is not the default."""
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            # A setting that is younger than the run had its default there.
+            # A setting that is newer than the source run had its default there.
             known = {key: (standard.get(key), theirs.get(key, standard.get(key))) for key in ours}
-            return {key: settle(ours[key], *known[key], f"{path}.{key}") for key in ours}
-        asked = ours != standard or any(path == key or path.startswith(f"{key}.") for key in keys)
-        if not asked or ours == theirs:
+            return {key: merge(ours[key], *known[key], f"{path}.{key}") for key in ours}
+        is_set = ours != standard or any(path == key or path.startswith(f"{key}.") for key in keys)
+        if not is_set or ours == theirs:
             return theirs
         if path.split(".", maxsplit=1)[0] in FIXED:
             raise UserError(
@@ -53,15 +53,15 @@ def inherit_settings(config: TrainConfig, overrides: list[str]) -> tuple[TrainCo
             )
         return ours
 
-    _describe_search(source["optimizer"], keys)
-    source["training"].pop("measured_steps", None)  # what fits into the time is another number in another stage
+    _record_search_origin(source["optimizer"], keys)
+    source["training"].pop("measured_steps", None)  # the number of steps differs between stages
     for section in (*FIXED, *INHERITED):
-        merged[section] = settle(merged[section], default[section], source[section], section)
+        merged[section] = merge(merged[section], default[section], source[section], section)
     return build_config(TrainConfig, merged), info
 
 
-def _describe_search(optimizer: dict[str, Any], keys: Collection[str]) -> None:
-    """Say of a rate that is handed on that it was searched for another run, and of any other that it was not."""
+def _record_search_origin(optimizer: dict[str, Any], keys: Collection[str]) -> None:
+    """Record that an inherited rate was searched for another run, and that a given rate was not searched."""
     if "optimizer.learning_rate" in keys:
         optimizer |= {"search": "none", "search_differences": []}
     elif optimizer.get("search", "none") not in ("none", "trial"):

@@ -1,1 +1,1 @@
-"""Many runs from one command: names, one child process a job, and a ledger that survives anything."""
+"""Sweeps: many runs from one command, one child process per job, with job records on disk."""

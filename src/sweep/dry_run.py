@@ -1,7 +1,7 @@
-"""What a command would do (`dry_run=true`): every job with its cost, and what would keep its runs from being ranked.
+"""Dry runs (`dry_run=true`): every job with its cost, and settings that prevent a ranking of the runs.
 
-Nothing is started, prepared or written. Time is reckoned from the finished runs below `output_root`: from one of the
-same model and context on the same kind of device, else from the FLOP/s of the same architecture, else of any.
+Nothing is started, prepared or written. Time is estimated from finished runs in `output_root` on the same kind of
+device: by the speed of the same model and context, or else by the FLOP/s of the same architecture, or of any.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class _Job:
     match: Match
     cost: ModelCost
     run: str | None
-    """None: it has no name before its data are prepared."""
+    """None: the name depends on data that is not prepared yet."""
     status: str
     contract: dict[str, Any]
     tokens: int
@@ -50,14 +50,14 @@ class _Job:
 
 
 def describe_dry_run(looks: list[list[list[str]]]) -> str:
-    """Describe the jobs of a command line: those of each look of `seeds=auto`, else of the only one.
+    """Describe the jobs of a command line, for each look of `seeds=auto`.
 
-    Raises: UserError for what the command itself would refuse.
+    Raises: UserError as the command itself.
     """
     jobs = looks[-1]
     checked = check_jobs(jobs)
     finished = list(_finished_runs({Path(config.output_root).expanduser() for config, _ in checked}))
-    found = [_inspect_job(config, init, finished) for config, init in show_progress(checked, "Looking at jobs")]
+    found = [_inspect_job(config, init, finished) for config, init in show_progress(checked, "Inspecting jobs")]
     names = (
         varying_overrides(jobs)
         if len(jobs) > 1
@@ -74,7 +74,7 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
 
 def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Summary]) -> _Job:
     from src.runs.summary import build_contract
-    from src.runtime.device import open_device  # torch decides what auto means
+    from src.runtime.device import open_device  # imports torch
 
     data = find_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser())
     config, run, status = _name(config, init, data)
@@ -88,7 +88,7 @@ def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: l
 def _name(
     config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData | None
 ) -> tuple[TrainConfig, str | None, str]:
-    """Return the configuration as it will be, the run's name and what has become of it so far."""
+    """Return the resolved configuration, the name of the run and its status."""
     if data is None:
         check_machine(config, Path(config.output_root).expanduser())
         return with_search_differences(config, data, init), None, "new"
@@ -99,7 +99,7 @@ def _name(
 
 
 def _finished_runs(roots: Iterable[Path]) -> Iterable[Summary]:
-    """Read the summaries of all finished runs, the newest last; damaged ones are of no use here."""
+    """Read the summaries of all finished runs, the newest last; skip damaged ones."""
     files = [file for root in roots for file in root.glob("runs/*/summary.json")]
     for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):
         with suppress(UserError):
@@ -119,11 +119,11 @@ def _tokens_per_second(
         speed = summary["final"]["tokens_per_second"]
         seq_len = summary["contract"].get("training.seq_len")
         same = summary["model"] == match.spec.to_dict() and seq_len == config.training.seq_len
-        likeness = 2 if same else int(summary["architecture"] == config.architecture.name)
+        similarity = 2 if same else int(summary["architecture"] == config.architecture.name)
         if not same:
             speed *= flops / cost.train_flops_per_token
-        if best is None or likeness >= best[0]:
-            best = likeness, speed
+        if best is None or similarity >= best[0]:
+            best = similarity, speed
     return best and best[1]
 
 
@@ -148,8 +148,8 @@ def _table(found: list[_Job], names: list[str]) -> list[str]:
 
 
 def _memory_bytes(job: _Job) -> int:
-    reckoned = resolve_micro_batch(job.config, job.match.spec, machine_bytes() - PROCESS_BYTES)
-    return memory_needed(reckoned, job.match.spec).total
+    resolved = resolve_micro_batch(job.config, job.match.spec, machine_bytes() - PROCESS_BYTES)
+    return memory_needed(resolved, job.match.spec).total
 
 
 def _total(found: list[_Job]) -> list[str]:
@@ -163,13 +163,13 @@ def _total(found: list[_Job]) -> list[str]:
     storage = show_bytes(sum(sum(checkpoint_bytes(job.match.spec)) * len(job.config.stage.stages) for job in left))
     return [
         f"Total: {len(found)} jobs, {len(found) - len(left)} of them done; to do: {flops} FLOPs, {storage}, {time}.",
-        "Estimates. Active: parameters at work for a token, without embeddings. Memory: of training. Storage: two "
-        "checkpoints a stage. Nothing was started.",
+        "Estimates. Active: parameters used per token, without embeddings. Memory: of training. Storage: two "
+        "checkpoints per stage. Nothing was started.",
     ]
 
 
 def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> list[str]:
-    """Say what would keep the finished runs from a verdict."""
+    """Describe the settings that prevent a ranking of the finished runs."""
     records = [
         {
             "run": name,
@@ -183,5 +183,5 @@ def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> lis
     ]
     return [
         "Fairness",
-        *(f"  {line}" for line in comparability_warnings(records) or ["nothing stands against a verdict"]),
+        *(f"  {line}" for line in comparability_warnings(records) or ["all runs are comparable"]),
     ]

@@ -1,8 +1,8 @@
-"""What became of each job of a sweep: a file a job, so that jobs of any launcher can write without waiting.
+"""Records of the jobs of a sweep: one file per job, so that jobs of any launcher write without locks.
 
 sweep.json            the jobs, in order
 jobs/<run>.json       status, exit code and last error of a job that was started
-jobs/<run>.log        what its process said, in its last attempt
+jobs/<run>.log        output of its process in the last attempt
 """
 
 import os
@@ -22,7 +22,7 @@ REMEDY = "repeat the command of the sweep, which writes it again"
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep, known by the run that it makes."""
+    """One job of a sweep, identified by its run."""
 
     run: str
     run_dir: str
@@ -35,9 +35,9 @@ class Job:
     data: str
     seed: int
     stage_tokens: dict[str, int] = field(default_factory=dict[str, int])
-    """How many tokens each stage trains on, in order."""
+    """Tokens of each stage, in order."""
     shared_tokens: dict[str, int] = field(default_factory=dict[str, int])
-    """How many tokens of a stage's budget another stage has trained on: 0 but for branches."""
+    """Tokens of a stage's budget that its origin stage trains on; 0 except for branches."""
 
 
 class SweepRecord(TypedDict):
@@ -47,7 +47,7 @@ class SweepRecord(TypedDict):
     name: str
     started: float
     look: NotRequired[int]
-    """Of `seeds=auto`, from 0: the report is tested at the level of this look."""
+    """Look of `seeds=auto`, from 0; the report tests at its level."""
     jobs: list[Job]
 
 
@@ -62,7 +62,7 @@ class JobRecord(TypedDict):
 
 
 class JobStore:
-    """The record of a sweep."""
+    """The files of a sweep directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,16 +80,16 @@ class JobStore:
         return read_record(self.folder / "sweep.json", SweepRecord, REMEDY)
 
     def run_dir(self, job: Job) -> Path:
-        """Return the run directory of a job. Raises: UserError where the record names another place."""
+        """Return the run directory of a job. Raises: UserError if the record has an invalid path."""
         return run_path(self.folder, job.run, job.run_dir)
 
     def is_done(self, job: Job) -> bool:
-        """Tell by the run itself, which may have been finished outside of this sweep."""
+        """Return whether the run of a job is finished, also by another command."""
         summary = self._summary(job)
         return summary is not None and summary["status"] == "done"
 
     def has_diverged(self, job: Job) -> bool:
-        """Tell whether a run has failed because of its learning rate: with the same settings it will again."""
+        """Return whether a run has failed by divergence, which the same settings would repeat."""
         summary = self._summary(job)
         return summary is not None and summary["status"] == "failed" and "has diverged" in str(summary["error"])
 
@@ -100,9 +100,9 @@ class JobStore:
         )
 
     def record_exit(self, job: Job, exit_code: int, timeout: float | None = None) -> None:
-        """Note how a job's process ended; a negative exit code is the signal that killed it.
+        """Record how a job's process ended; a negative exit code is the signal that killed it.
 
-        timeout: the seconds after which it was stopped, if it was.
+        timeout: the seconds after which it was stopped, or None.
         """
         if exit_code == 0 and self.is_done(job):
             self.record(job, "done", 0)
@@ -121,7 +121,7 @@ class JobStore:
         return child_path(self.folder / "jobs", job.run, ".log")
 
     def _last_error(self, job: Job) -> str | None:
-        """Return what the run says of its failure, or the last line of its process."""
+        """Return the error in the run's summary, or the last line of its process."""
         summary = self._summary(job)
         if summary is not None and summary["status"] == "failed":
             return summary["error"]
@@ -130,7 +130,7 @@ class JobStore:
         return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
     def states(self) -> dict[str, str]:
-        """Return the status of every job: done, failed, interrupted, running or pending (its run removed, too)."""
+        """Return the status of every job: done, failed, interrupted, running or pending, also if its run was removed."""
         return {job.run: self.status(job) for job in self.jobs()}
 
     def status(self, job: Job) -> str:
@@ -144,13 +144,13 @@ class JobStore:
         return entry and entry["error"]
 
     def has_failed(self) -> bool:
-        """Tell whether a job has failed since the sweep was started or went on."""
+        """Return whether a job has failed since the sweep was last started."""
         started = self._record()["started"]
         entries = [self._entry(job) for job in self.jobs()]
         return any(entry and entry["status"] == "failed" and entry["time"] >= started for entry in entries)
 
     def _entry(self, job: Job) -> JobRecord | None:
-        """Read what was recorded of a job; None where nothing was, or it is damaged: then the job counts as pending."""
+        """Read the record of a job; None if it is missing or damaged: the job then counts as pending."""
         path = child_path(self.folder / "jobs", job.run, ".json")
         try:
             return read_record(path, JobRecord, REMEDY) if path.exists() else None
@@ -158,7 +158,7 @@ class JobStore:
             return None
 
     def _summary(self, job: Job) -> Summary | None:
-        """Read the summary of a job's run; None where it is damaged: the job itself says so, and the others go on."""
+        """Read the summary of a job's run; None if it is damaged, which the job itself reports."""
         try:
             return read_summary(self.run_dir(job))
         except UserError:

@@ -1,4 +1,4 @@
-"""A sweep: every job is checked first, then each runs in a child process under Hydra's launcher, then the report."""
+"""Run a sweep: check all jobs, run each in a child process of Hydra's launcher, write the report."""
 
 import os
 import sys
@@ -33,11 +33,10 @@ from src.training.stage_budget import shared_tokens, stage_tokens
 def run_sweep(sweeps: Sequence[Sweep]) -> int:
     """Run the jobs of a sweep that are not done, write the report, and return 0 only if every job is done.
 
-    sweeps: the sweep at each look of `seeds=auto`, of which the later ones run only as long as the report decides
-    nothing; else the only one.
+    sweeps: one per look of `seeds=auto`, otherwise one; later looks run only until the report is decided.
 
     Raises:
-        UserError: a job's configuration is wrong, or the same sweep is running already; nothing has been started then.
+        UserError: a job's configuration is invalid, or the same sweep is already running; nothing was started.
     """
     folder, exit_code = None, 0
     for look, sweep in enumerate(sweeps):
@@ -70,13 +69,13 @@ def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -
 def open_sweep(
     folder: Path, name: str, plans: list[Plan], jobs: list[list[str]], look: int | None = None
 ) -> Iterator[JobStore]:
-    """Hold the folder of a sweep, with a ledger of its jobs. Raises UserError if another process does.
+    """Lock the folder of a sweep and write its records. Raises: UserError if another process holds the lock.
 
-    look: of `seeds=auto`, from 0.
+    look: index of the look of `seeds=auto`, from 0.
     """
     store = JobStore(folder)
-    with file_lock(folder / ".lock", f"{folder}: this sweep is running already in another process"):
-        reject_symlinks(folder, ".submitit")  # what the Slurm launcher writes
+    with file_lock(folder / ".lock", f"{folder}: this sweep is already running in another process"):
+        reject_symlinks(folder, ".submitit")  # written by the Slurm launcher
         store.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
         print(f"Sweep: {len(plans)} jobs, {folder}")
         yield store
@@ -108,7 +107,7 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
 
 
 def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
-    """Let the launcher start every job; return 0, or 128 + the signal that stopped the sweep."""
+    """Start every job by the launcher; return 0, or 128 + the signal that stopped the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     live = sys.stdout.isatty() if config.sweep.live is None else config.sweep.live
     overrides = [item for item in sweep.overrides if not item.startswith("sweep.live=")]
@@ -135,15 +134,15 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
     except Exception as error:
         if isinstance(error, UserError) or config.launcher.name != "slurm":
             raise
-        # A job was cancelled, or its node died: Slurm goes on with the others.
-        print(f"Slurm: a job ended without a result ({first_line(error)}); the same command looks after the others")
+        # A job was cancelled or its node failed; Slurm continues the others.
+        print(f"Slurm: a job ended without a result ({first_line(error)}); the same command waits for the others")
     finally:
         sys.argv = before
     return 0
 
 
 def threads_per_job(launcher: LauncherConfig) -> int | None:
-    """Return how many CPU threads a job has where runtime.threads leaves it open; None: as many as there are cores."""
+    """Return the default CPU threads of a job; None: one per core."""
     if launcher.name == "joblib":
         return max(1, (os.cpu_count() or 1) // launcher.n_jobs)
     if launcher.name == "slurm":
@@ -152,9 +151,9 @@ def threads_per_job(launcher: LauncherConfig) -> int | None:
 
 
 def launch_job(config: DictConfig) -> None:
-    """Run the job that Hydra's launcher calls for, in a child process.
+    """Run the job of Hydra's launcher in a child process.
 
-    A job that fails is recorded and the sweep goes on; one that was asked to stop ends the sweep.
+    A failed job is recorded and the sweep continues; a stopped job ends the sweep.
     """
     settings = HydraConfig.get()
     store = JobStore(Path(settings.sweep.dir))

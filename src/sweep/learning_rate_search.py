@@ -1,9 +1,8 @@
-"""The learning rate of each architecture of a size, found with equal budgets on seeds that no comparison uses.
+"""Search the learning rate of each architecture of a size, with equal budgets and seeds that no comparison uses.
 
-Every architecture is tried with the same number of rates, each rate with the same seeds, and judged by bits per byte
-of validation text, as a mean over stages and seeds. A best rate at the edge of the range proves nothing, so then the
-range is extended, for all architectures alike. A trial is a run as any other: what is killed goes on, what is done
-stays done.
+Every architecture is tried with the same number of rates and each rate with the same seeds. The criterion is
+validation bits per byte, averaged over stages and seeds. If the best rate of any architecture is at the edge of the
+range, the range is extended for all of them. A trial is an ordinary run: repeated commands resume it or skip it.
 
     tuning/<size>-<hash>/  sweep.json  jobs/  learning_rates.json  report/  (optuna.db, with method=tpe)
 """
@@ -33,9 +32,9 @@ from src.sweep.launch import launch, open_sweep
 from src.training.stage_budget import stage_tokens
 
 MAX_SPAN = 1e30
-"""From the middle of the grid to its ends, extensions included: what a number of single precision holds."""
+"""Largest factor from the center of the grid to its ends, extensions included: the range of fp32."""
 TPE_HALF_RANGE = 2.0
-"""With method=tpe the first range goes so many factors to either side, as a grid of five does."""
+"""Factors on either side of the center in the first range of method=tpe, as in a grid of five."""
 
 
 TRIAL_OVERRIDES = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_diverged=true")
@@ -46,17 +45,17 @@ class Trial(NamedTuple):
 
     learning_rate: float
     loss: float
-    """Validation bits per byte, the mean over stages and seeds; infinite where it diverged."""
+    """Validation bits per byte, averaged over stages and seeds; infinite if it diverged."""
     warmup_steps: int | None = None
-    """None: by default, as the warm-up is not searched."""
+    """None: the default, as the warm-up is not searched."""
 
 
 Trials = dict[str, list[Trial]]
-"""Of each architecture."""
+"""Trials by architecture."""
 
 
 class Unfinished(Exception):
-    """A trial has failed for another reason than its learning rate, or the search was stopped: the exit status."""
+    """A trial has failed for another reason than divergence, or the search was stopped."""
 
     def __init__(self, exit_code: int, line: str) -> None:
         super().__init__(line)
@@ -64,9 +63,9 @@ class Unfinished(Exception):
 
 
 def tune(overrides: list[str]) -> int:
-    """Search for every size on the command line, and return the exit status: 0 if all was found.
+    """Search for every size on the command line, and return the exit status: 0 if all rates were found.
 
-    Raises: UserError for settings that are wrong, or others than architecture and size with several values.
+    Raises: UserError for invalid settings, or several values of settings other than architecture and size.
     """
     config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
     settings = config.tune
@@ -77,8 +76,8 @@ def tune(overrides: list[str]) -> int:
     configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
     names = [(config.architecture.name, config.size.name) for config in configs]
     if len(set(names)) < len(names):
-        raise UserError("tune: one rate is found for each architecture and size; give no other setting several values")
-    check_jobs(sweep.jobs)  # of every size, before the search for the first
+        raise UserError("tune: finds one rate per architecture and size; give one value of every other setting")
+    check_jobs(sweep.jobs)  # all sizes, before the first search
     for size in dict.fromkeys(size for _, size in names):
         center = next(config.size.learning_rate for config in configs if config.size.name == size)
         own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
@@ -91,12 +90,12 @@ def tune(overrides: list[str]) -> int:
 
 
 def _check(settings: TuneSettings, given: set[str]) -> None:
-    """Raise UserError for what cannot be."""
+    """Check the settings of the search. Raises: UserError."""
     for key in ("optimizer.learning_rate", "seed", "seeds", "learning_rates"):
         if key in given:
-            raise UserError(f"{key}: is what tune chooses (tune.seeds are its seeds); leave it out")
+            raise UserError(f"{key}: is chosen by tune (its seeds are tune.seeds); leave it out")
     if settings.warmup and "schedule.warmup_steps" in given:
-        raise UserError("schedule.warmup_steps: is what tune chooses among tune.warmup; leave one out")
+        raise UserError("schedule.warmup_steps: is chosen by tune from tune.warmup; leave one out")
     if len(set(settings.warmup)) < len(settings.warmup):
         raise UserError(f"tune.warmup={settings.warmup}: give numbers of steps that are unlike each other")
     reach = settings.trials // 2 + settings.extensions
@@ -141,7 +140,7 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
 
 
 class _Search(NamedTuple):
-    """One size, and how it is searched."""
+    """The search of one size."""
 
     folder: Path
     base: list[str]
@@ -151,11 +150,11 @@ class _Search(NamedTuple):
     settings: TuneSettings
 
     def warmup_override(self) -> list[str]:
-        """Return the override that tries every warm-up; none where the warm-up is not searched."""
+        """Return the override with every warm-up; empty if the warm-up is not searched."""
         return [f"schedule.warmup_steps={','.join(map(str, self.settings.warmup))}"] if self.settings.warmup else []
 
     def run(self, overrides: list[str]) -> list[Plan]:
-        """Run the jobs of these overrides, in processes of their own. Raises Unfinished if one is not done."""
+        """Run the jobs of these overrides in subprocesses. Raises: Unfinished if one is not done."""
         sweep = expand_sweep("train", TrainConfig, [*self.base, *overrides, self.seeds])
         plans = plan_runs(sweep.jobs)
         with open_sweep(self.folder, "tuning", plans, sweep.jobs) as store:
@@ -180,7 +179,7 @@ def _run_one_by_one(store: JobStore, plans: list[Plan], sweep: Sweep) -> int:
 
 
 def _grid(search: _Search) -> Trials:
-    """Try the points of a grid, and further ones where the best of any architecture is at the edge."""
+    """Try the points of a grid, and extend it while the best of any architecture is at the edge."""
     n, low = search.settings.trials, -(search.settings.trials // 2)
     exponents = list(range(low, low + n))
     for _ in range(1 + search.settings.extensions):
@@ -203,18 +202,20 @@ def _grid(search: _Search) -> Trials:
 
 
 def _open_study(name: str, file: Path) -> Any:
-    """Open the study of an architecture, with what it was told before. Raises UserError where the file is damaged."""
+    """Open the study of an architecture with its earlier trials. Raises: UserError if the file is damaged."""
     import optuna
 
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=3)
     try:
         return optuna.create_study(study_name=name, storage=f"sqlite:///{file}", sampler=sampler, load_if_exists=True)
-    except Exception as error:  # of SQLAlchemy and Alembic, whose classes are no part of Optuna's interface
-        raise UserError(f"{file}: not a study of Optuna ({first_line(error)}); remove it to ask anew") from None
+    except Exception as error:  # classes of SQLAlchemy and Alembic, outside Optuna's interface
+        raise UserError(
+            f"{file}: not a study of Optuna ({first_line(error)}); remove it to start the search again"
+        ) from None
 
 
 def _tpe(search: _Search) -> Trials:
-    """Ask Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), one study an architecture."""
+    """Search by Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), one study per architecture."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -235,7 +236,7 @@ def _tpe(search: _Search) -> Trials:
 
 
 def _run_tpe_trials(study: Any, search: _Search, name: str, n: int, span: tuple[float, float]) -> list[Trial]:
-    """Bring a study to n trials; one that an earlier sitting asked for and did not end comes first."""
+    """Run a study up to n trials; an unfinished one of an earlier command comes first."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.trial import TrialState
 
@@ -243,28 +244,30 @@ def _run_tpe_trials(study: Any, search: _Search, name: str, n: int, span: tuple[
     if search.settings.warmup:
         space["warmup_steps"] = CategoricalDistribution(search.settings.warmup)
 
-    while len(told := study.get_trials(states=(TrialState.COMPLETE,))) < n:
+    while len(completed := study.get_trials(states=(TrialState.COMPLETE,))) < n:
         open_trials = study.get_trials(states=(TrialState.RUNNING,))
         if open_trials:
             number, values = open_trials[0].number, open_trials[0].params
         else:
-            asked = study.ask(space)
-            number, values = asked.number, asked.params
+            new_trial = study.ask(space)
+            number, values = new_trial.number, new_trial.params
         rate, warmup = _round_rate(values["learning_rate"]), values.get("warmup_steps")
         overrides = [f"architecture={name}", f"optimizer.learning_rate={rate!r}"]
         plans = search.run([*overrides, *([] if warmup is None else [f"schedule.warmup_steps={warmup}"])])
         study.tell(number, min(_loss(plans, name, rate, warmup), 1e6))
-    found = [Trial(_round_rate(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in told]
+    found = [
+        Trial(_round_rate(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in completed
+    ]
     return sorted(found, key=lambda trial: trial.learning_rate)
 
 
 def _round_rate(rate: float) -> float:
-    """Three digits: what a person would write."""
+    """Round a rate to three significant digits."""
     return float(f"{rate:.3g}")
 
 
 def _loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: int | None) -> float:
-    """Return the mean over seeds and stages of the trials of a rate and warm-up; infinite where one has diverged."""
+    """Return the mean loss of a rate and warm-up over seeds and stages; infinite if one has diverged."""
     losses: list[float] = []
     for plan in plans:
         config = plan.config
@@ -283,7 +286,7 @@ def _best(trials: Sequence[Trial]) -> Trial:
 
 
 def _edge(trials: Sequence[Trial], low: float | None = None, high: float | None = None) -> str | None:
-    """Tell whether the best rate is at the edge of what was tried: at most `low`, at least `high`."""
+    """Return "low" or "high" if the best rate is at that edge of the tried range, otherwise None."""
     rate, rates = _best(trials).learning_rate, [trial.learning_rate for trial in trials]
     if rate <= (min(rates) if low is None else low):
         return "low"
@@ -291,7 +294,7 @@ def _edge(trials: Sequence[Trial], low: float | None = None, high: float | None 
 
 
 def _found(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Say what was found for an architecture, in JSON's terms."""
+    """Return the result for an architecture as plain values for JSON."""
     best = _best(trials)
     return {
         "learning_rate": best.learning_rate,
@@ -309,7 +312,7 @@ def _found(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _describe(rates: dict[str, Any], size: str) -> list[str]:
-    """Write what was found as a table: a row an architecture, a column a rate."""
+    """Format the results as a table: one row per architecture, one column per rate."""
     tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
     rows: list[list[str]] = []
     for name, found in rates.items():

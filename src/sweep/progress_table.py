@@ -1,6 +1,6 @@
-"""A table of all jobs of a sweep in the terminal, kept up to date from the files that they write.
+"""A live table of the jobs of a sweep in the terminal.
 
-It reads what any launcher's jobs leave in the ledger and in metrics.jsonl, and so can never disturb one.
+It only reads the job records and metrics.jsonl, so it works with any launcher and cannot disturb a job.
 """
 
 import json
@@ -24,11 +24,11 @@ COLORS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted
 
 
 class JobProgress(NamedTuple):
-    """How far a job has come."""
+    """Progress of a job."""
 
     stage: str
     share: float
-    """Of the tokens of all its stages."""
+    """Fraction of the tokens of all its stages."""
     val_loss: float | None
     tokens_per_second: float | None
     left_s: float | None
@@ -36,7 +36,7 @@ class JobProgress(NamedTuple):
 
 @contextmanager
 def show_jobs(store: JobStore) -> Iterator[None]:
-    """Show the table while the block runs; what the block prints appears above it."""
+    """Show the table during the block; output of the block appears above it."""
     ended = threading.Event()
     with Live(build_table(store), console=Console(file=sys.stdout), auto_refresh=False) as live:
 
@@ -55,7 +55,7 @@ def show_jobs(store: JobStore) -> Iterator[None]:
 
 
 def build_table(store: JobStore) -> Table:
-    """Build the table as things stand."""
+    """Build the table from the current files."""
     jobs = store.jobs()
     states = [store.status(job) for job in jobs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
@@ -83,7 +83,7 @@ def _cells(course: JobProgress, state: str) -> list[str]:
 
 
 def read_progress(store: JobStore, job: Job) -> JobProgress | None:
-    """Read how far a job has come from the end of its metrics; None: it has not begun."""
+    """Read the progress of a job from the end of its metrics; None: it has not started."""
     rows = _last_rows(store, job)
     if not rows or rows[-1].get("stage") not in job.stage_tokens:
         return None
@@ -105,7 +105,7 @@ def _last_rows(store: JobStore, job: Job) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):  # cut off at the beginning of what was read, or not yet written to its end
+        except (ValueError, RecursionError):  # cut off at the start, or partly written
             continue
         if isinstance(row, dict) and isinstance(row.get("tokens"), int):
             rows.append(row)

@@ -1,7 +1,7 @@
-"""Jobs as tasks of a Ray cluster. Extra [ray].
+"""Run jobs as tasks of a Ray cluster. Extra [ray].
 
-Hydra's plugin for Ray asks for libraries of clouds and for old versions of what others need, so the few calls that it
-takes are made here: a task waits for a job's process, as the parent does elsewhere.
+Hydra's plugin for Ray requires cloud libraries and old versions of shared dependencies, so this module calls Ray
+itself. A task waits for a job's process.
 """
 
 import socket
@@ -18,19 +18,19 @@ from src.sweep.job_store import JobStore
 def launch_on_ray(
     store: JobStore, launcher: LauncherConfig, config: SweepConfig, start_over: bool, threads: int | None
 ) -> int:
-    """Run the jobs that are not done on the cluster, and return 0, or the status of one that was told to stop.
+    """Run the jobs that are not done on the cluster; return 0, or the exit status of a stopped job.
 
     Raises:
         UserError: there is no cluster at `launcher.address`.
     """
-    ray: Any = import_module("ray")  # an extra, so its types may not be there
+    ray: Any = import_module("ray")  # an extra, so its types may be missing
     try:
         check_port(str(launcher.address))
         ray.init(address=launcher.address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # ConnectionError, ValueError, RuntimeError, as it has looked
+    except Exception as error:  # ConnectionError, ValueError or RuntimeError
         raise UserError(
-            f"launcher.address={launcher.address}: no Ray cluster there ({first_line(error)}); start one, as with "
-            "ray start --head"
+            f"launcher.address={launcher.address}: no Ray cluster there ({first_line(error)}); start one, for "
+            "example with ray start --head"
         ) from None
     try:
         task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run)
@@ -43,7 +43,7 @@ def launch_on_ray(
 
 
 def check_port(address: str) -> None:
-    """Raise OSError if nobody listens at host:port: Ray itself would try for minutes."""
+    """Raise OSError if host:port does not accept connections; Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -52,7 +52,7 @@ def check_port(address: str) -> None:
 def _result(ray: Any, job: Any) -> int:
     try:
         return int(ray.get(job))
-    except ray.exceptions.RayError as error:  # the worker died: the ledger has the job as running, which is not done
+    except ray.exceptions.RayError as error:  # the worker died: the job is recorded as running
         print(f"Ray: a task ended without a result ({first_line(error)})")
         return 1
 

@@ -1,1 +1,1 @@
-"""Where the metrics of a run go: metrics.jsonl always, and what `tracking` names beside it."""
+"""Destinations of metrics: metrics.jsonl always, and the trackers that `tracking` names."""

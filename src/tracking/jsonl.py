@@ -1,4 +1,4 @@
-"""metrics.jsonl: a row of JSON a line, on the disk as soon as it is written."""
+"""metrics.jsonl: one JSON row per line, written at once."""
 
 import json
 import os
@@ -10,22 +10,22 @@ from src.runtime.records import MetricsDigest, digest_lines
 
 
 class JsonlLog:
-    """The metrics of one run, appended to."""
+    """The metrics file of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rewind(self, stage_order: list[str], stage: str, step: int) -> None:
-        """Drop what lies after `step` of `stage`, and a half-written last line: the run goes on from there."""
+        """Drop rows after `step` of `stage` and a partly written last line: the run resumes from there."""
         if self.path.exists():
             write_text(self.path, "".join(self._lines(stage_order, stage, step)))
 
-    def mark(self, stage_order: list[str], stage: str, step: int) -> MetricsDigest:
-        """Describe the rows up to `step` of `stage`."""
+    def digest(self, stage_order: list[str], stage: str, step: int) -> MetricsDigest:
+        """Return the digest of the rows up to `step` of `stage`."""
         return digest_lines(self._lines(stage_order, stage, step))
 
     def _lines(self, stage_order: list[str], stage: str, step: int) -> list[str]:
-        """Return the lines that are rows, up to a step of a stage."""
+        """Return the valid rows up to a step of a stage."""
         if not os.path.lexists(self.path):
             return []
         kept = []

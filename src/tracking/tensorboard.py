@@ -8,7 +8,7 @@ FOLDER = "tensorboard"
 
 
 class TensorboardTracker:
-    """Event files of one run; a new one after each rewind, which hides the steps that it repeats."""
+    """Event files of one run; a rewind starts a new file, which replaces the repeated steps."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class TensorboardTracker:
     def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         for number, sample in enumerate(samples):
             text = sample["text"].replace("\n", "\n    ")
-            self._open().add_text(f"samples/{stage}/{number}", f"    {text}", global_step)  # indented: as it stands
+            self._open().add_text(f"samples/{stage}/{number}", f"    {text}", global_step)  # indented: shown verbatim
 
     def summarize(self, results: dict[str, Any]) -> None:
         numbers = {name: value for name, value in results.items() if isinstance(value, (int, float))}
@@ -48,7 +48,7 @@ class TensorboardTracker:
 
 
 def start_tensorboard(run_dir: Path, settings: dict[str, Any], log_info: Callable[[str], None]) -> TensorboardTracker:
-    """Open the event files of a run."""
+    """Open the event files of a run and log how to view them."""
     tracker = TensorboardTracker(run_dir / FOLDER)
     text = "\n".join(f"    {line}" for line in _flatten(settings))
     tracker._open().add_text("config", text)
@@ -57,7 +57,7 @@ def start_tensorboard(run_dir: Path, settings: dict[str, Any], log_info: Callabl
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """List settings as lines of key=value."""
+    """Return nested settings as lines of key=value."""
     lines: list[str] = []
     for key, value in values.items():
         lines += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={value}"]

@@ -1,4 +1,4 @@
-"""One interface to all destinations of metrics. metrics.jsonl is the truth; the others are views of it."""
+"""One interface to all trackers. metrics.jsonl is authoritative; trackers receive copies."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,28 +13,28 @@ class Tracker(Protocol):
     """A destination of metrics."""
 
     def log(self, row: Row, global_step: int) -> None:
-        """Take a row of metrics; `global_step` counts over the stages."""
+        """Log a row of metrics; `global_step` counts over all stages."""
         ...
 
     def rewind(self, global_step: int) -> None:
-        """Forget what lies after a step: the run goes on from there."""
+        """Discard rows after a step: the run resumes from there."""
         ...
 
     def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
-        """Take the texts drawn after a stage: prompt and text."""
+        """Log the texts generated after a stage: prompt and text."""
         ...
 
     def summarize(self, results: Row) -> None:
-        """Take what came of the whole run."""
+        """Log the results of the whole run."""
         ...
 
     def finish(self, exit_code: int) -> None:
-        """Close, with 0 for a run that is done."""
+        """Close the tracker; exit code 0 marks a finished run."""
         ...
 
 
 class MultiTracker:
-    """Any number of destinations, each of which gets everything."""
+    """Forwards every call to several trackers."""
 
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
@@ -83,6 +83,6 @@ TRACKERS: dict[str, Callable[[TrackingConfig, Path, Row, Callable[[str], None]],
 def build_tracker(
     config: TrackingConfig, run_dir: Path, settings: Row, log_info: Callable[[str], None]
 ) -> MultiTracker:
-    """Open the destinations that `tracking.trackers` names; `settings` describes the run to them."""
+    """Open the trackers that `tracking.trackers` names; `settings` is the configuration that they log."""
     opened = [TRACKERS[name](config, run_dir, settings, log_info) for name in config.trackers]
     return MultiTracker([tracker for tracker in opened if tracker is not None])

@@ -1,4 +1,4 @@
-"""Weights & Biases, so that it can never ask, hang or end a run: without a key it is offline, and so it is on error."""
+"""Weights & Biases without prompts, hangs or failed runs: offline without a key or after an error."""
 
 import netrc
 import os
@@ -14,7 +14,7 @@ INIT_TIMEOUT_S = 5
 
 
 def has_api_key() -> bool:
-    """Tell whether W&B would find a key: in the environment, or in a netrc file."""
+    """Return whether W&B finds an API key in the environment or in a netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -35,7 +35,7 @@ class WandbTracker:
         self._try(lambda run: run.log(row, step=global_step))
 
     def rewind(self, global_step: int) -> None:
-        """Do nothing: W&B takes no step twice, and what is repeated is the same."""
+        """Do nothing: W&B ignores repeated steps, and their values are equal."""
 
     def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         def show(run: Any) -> None:
@@ -53,18 +53,18 @@ class WandbTracker:
         self._try(lambda run: run.finish(exit_code=exit_code))
 
     def _try(self, action: Callable[[Any], None]) -> None:
-        """Do something unless W&B has failed before: metrics.jsonl has it all, so training goes on without."""
+        """Call `action` unless W&B has failed before; after an error training continues without W&B."""
         if self.run is None:
             return
         try:
             action(self.run)
         except Exception as error:
-            self.log_info(f"W&B: given up ({first_line(error)})")
+            self.log_info(f"W&B: disabled after an error ({first_line(error)})")
             self.run = None
 
 
 def find_home(folder: Path) -> str:
-    """Return the user's home by the system's list of users, or a folder where it lists none."""
+    """Return the user's home from the system's user list, or `folder` if there is none."""
     try:
         return str(Path.home())
     except RuntimeError:
@@ -74,10 +74,10 @@ def find_home(folder: Path) -> str:
 def start_wandb(
     config: TrackingConfig, run_dir: Path, settings: dict[str, Any], log_info: Callable[[str], None]
 ) -> WandbTracker | None:
-    """Open the W&B run that bears the name of the run directory; None, and a line that says why, where it cannot."""
+    """Open a W&B run named after the run directory; on failure log the reason and return None."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("HOME", find_home(run_dir))  # without one, its service logs every step to the terminal
+    os.environ.setdefault("HOME", find_home(run_dir))  # without HOME its service logs every step to the terminal
     import wandb
 
     mode = config.mode if config.mode != "auto" else ("online" if has_api_key() else "offline")
@@ -102,7 +102,7 @@ def start_wandb(
             later = f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""
             log_info(f"W&B: {attempt}{later}")
             return WandbTracker(run, log_info)
-        except Exception as error:  # its errors have no common ancestor, and none of them is worth a run
+        except Exception as error:  # its errors have no common base, and none may end a run
             log_info(f"W&B: {attempt} failed ({first_line(error)})")
-            wandb.teardown()  # else its service holds on to the id of the run
+            wandb.teardown()  # otherwise its service keeps the id of the run
     return None

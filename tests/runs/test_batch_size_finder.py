@@ -112,7 +112,7 @@ def test_what_the_estimate_excludes_is_not_tried(
         monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 6 * GIB // 10)
         largest[precision], said = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
         assert len(trials.tried) == 1
-        assert ("more would not fit by the estimate" in said[0]) == (largest[precision] < 24)
+        assert ("more do not fit by the estimate" in said[0]) == (largest[precision] < 24)
     assert 1 <= largest["fp32"] < largest["bf16"]
 
 

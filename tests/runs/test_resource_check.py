@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_refused_and_every_remedy_fits(
 
 def test_where_nothing_fits_a_smaller_size_is_proposed(config: TrainConfig) -> None:
     assert suggest_settings(config, match_of(config).spec, 1 << 20) == (
-        "; not even one sequence would fit: choose a smaller size"
+        "; not even one sequence fits: choose a smaller size"
     )
 
 

@@ -120,7 +120,7 @@ def test_data_with_another_tokenizer_is_refused(
     other = tiny.data_dir(tmp_path_factory, seed=1)
     assert go_on(sources["dense"], tmp_path / "new", f"data.dir={other}") == 2
     err = capsys.readouterr().err
-    assert "its weights speak another tokenizer than" in err and "data.dir=" in err
+    assert "its weights have another tokenizer than" in err and "data.dir=" in err
     assert not (tmp_path / "new").exists()
 
 
