@@ -1,4 +1,4 @@
-"""Which language-model architecture should I train on my own machine? See README.md."""
+"""Train language-model architectures on the same task and compare them. See README.md."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ __version__ = "0.1.0"
 
 
 def exit_immediately(number: int, frame: FrameType | None) -> None:
-    """End the process as Ctrl-C should, without a traceback, while there is nothing to save or clean up."""
+    """Exit on Ctrl-C without a traceback while there is nothing to save or clean up."""
     os._exit(128 + number)
 
 
-if sys.argv[:1] == ["-m"]:  # so it is while `python -m src.train` looks for its module
+if sys.argv[:1] == ["-m"]:  # true while `python -m src.train` locates its module
     signal.signal(signal.SIGINT, exit_immediately)  # the imports of a command take seconds
-    os.environ["MPLBACKEND"] = "agg"  # commands draw into files; any other backend, or a wrong one, can only fail
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files, and other backends may fail

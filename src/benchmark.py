@@ -1,4 +1,4 @@
-"""`python -m src.benchmark`: speed and memory of training, prefill and decoding against context length."""
+"""`python -m src.benchmark`: speed and memory of training, prefill and decoding by context length."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from src.runtime.log import LogFunction
 
 
 def main(argv: list[str]) -> int:
-    """Measure every configuration that the command line stands for, and write what was found."""
+    """Measure every configuration of the command line, and write the results."""
     argv = quote_paths(argv)
     register_schema(BenchmarkConfig, "benchmark")
     arguments = parse_arguments(argv)
@@ -32,8 +32,10 @@ def main(argv: list[str]) -> int:
     configs = [compose_config(BenchmarkConfig, "benchmark", job) for job in jobs]
     for config in configs:
         _check(config)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler warns of memory that was there before it
-    first, progress = configs[0], _log_progress if configs[0].format == "text" else _discard
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # the profiler warns about memory that was allocated before it
+    first, progress = configs[0], _print_progress if configs[0].format == "text" else _discard
     if first.profile:
         found = _profile(configs, progress)
         print(json.dumps(found, indent=2) if first.format == "json" else describe_profile(found))
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def _check(config: BenchmarkConfig) -> None:
-    """Raise UserError for what cannot be measured, before anything is."""
+    """Check all settings before the first measurement. Raises: UserError."""
     if config.training.micro_batch_size == "auto":
         raise UserError("training.micro_batch_size=auto: a benchmark needs a number, such as 8")
     validate(config)
@@ -61,8 +63,8 @@ def _check(config: BenchmarkConfig) -> None:
         peers_of(match_of(config).spec)
 
 
-def _measure(configs: list[BenchmarkConfig], log_info: LogFunction) -> Iterator[dict[str, Any]]:
-    """Yield all that is known after each point, so that a benchmark that is ended early is not lost."""
+def _measure(configs: list[BenchmarkConfig], log_progress: LogFunction) -> Iterator[dict[str, Any]]:
+    """Yield all results after each point, so that an interrupted benchmark keeps them."""
     from src.profiling.benchmark import measure_series, ratios
 
     lengths, seq_len = configs[0].context_lens, configs[0].training.seq_len
@@ -71,7 +73,7 @@ def _measure(configs: list[BenchmarkConfig], log_info: LogFunction) -> Iterator[
     for number, config in enumerate(configs):
         match = match_of(config)
         cost = model_cost(match.spec, config.training.seq_len)
-        for found in measure_series(config, match.spec, log_info):
+        for found in measure_series(config, match.spec, log_progress):
             series[number] = {**found, "solved": match.solved, **cost.totals()}
             compared = ratios(list(series.values()), at)
             yield {
@@ -83,12 +85,12 @@ def _measure(configs: list[BenchmarkConfig], log_info: LogFunction) -> Iterator[
             }
 
 
-def _profile(configs: list[BenchmarkConfig], log_info: LogFunction) -> dict[str, Any]:
+def _profile(configs: list[BenchmarkConfig], log_progress: LogFunction) -> dict[str, Any]:
     from src.profiling.step_profile import where_time_goes
 
     profiles: list[dict[str, Any]] = []
     for config in configs:
-        log_info(f"{config.architecture.name} {config.size.name}")
+        log_progress(f"{config.architecture.name} {config.size.name}")
         found = where_time_goes(config, match_of(config).spec)
         profiles.append({"architecture": config.architecture.name, "size": config.size.name, **found})
     return {**_environment(configs[0]), "profiles": profiles}
@@ -115,7 +117,7 @@ def _names(configs: list[BenchmarkConfig]) -> list[Any]:
     return [asdict(config) | {"output_root": None, "format": None} for config in configs]
 
 
-def _log_progress(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

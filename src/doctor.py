@@ -1,4 +1,4 @@
-"""`python -m src.doctor`: what this machine can do, and whether it computes what the CPU computes."""
+"""`python -m src.doctor`: measure this machine, and compare its results with the CPU."""
 
 import json
 import platform
@@ -22,10 +22,10 @@ SEQ_LEN, VOCAB_SIZE, BATCH = 64, 512, 2
 
 
 def doctor(config: DoctorConfig) -> int:
-    """Examine the machine and print what was found; the status is 1 where a comparison fails.
+    """Examine the machine and print the results; the status is 1 if a comparison fails.
 
     Raises:
-        UserError: a setting is wrong, or the device is not there.
+        UserError: a setting is invalid, or the device is missing.
     """
     check_settings(config)
 
@@ -38,16 +38,18 @@ def doctor(config: DoctorConfig) -> int:
 
 
 def examine(device: "Device", compiled: bool) -> dict[str, Any]:
-    """Measure and compare everything, as plain values for JSON; progress goes to standard error."""
+    """Measure and compare everything; return plain values for JSON. Progress goes to standard error."""
     import torch
 
     from src.profiling.doctor import matmul_speeds, measure_options
 
-    log_info(f"speed of products on {device.kind} ...")
+    log_progress(f"speed of products on {device.kind} ...")
     speeds = matmul_speeds(device)
-    log_info(f"which options pay{', torch.compile among them' if compiled else ''} ...")
+    log_progress(f"which options pay{', torch.compile among them' if compiled else ''} ...")
     size = "nano" if device.kind == "cpu" else "mini"
-    options = list(measure_options(solved(composed("dense", "modern", f"size={size}")), device, compiled=compiled))
+    options = list(
+        measure_options(solve_spec(compose_train("dense", "modern", f"size={size}")), device, compiled=compiled)
+    )
     comparisons = list(compare_all(device))
     failed = [one for one in comparisons if not one.ok]
     return {
@@ -67,14 +69,14 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
 
 
 def compare_all(device: "Device") -> Iterator["Comparison"]:
-    """Compare every architecture of conf/ with every recipe, as a small model."""
+    """Compare small models of every architecture and recipe of conf/."""
     import torch
 
     from src.profiling.doctor import compare, compare_long_reduction, compare_optimizers
 
     tokens = torch.randint(VOCAB_SIZE, (BATCH, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     for architecture in names("architecture"):
-        log_info(f"comparing {architecture} ...")
+        log_progress(f"comparing {architecture} ...")
         for recipe in names("recipe"):
             yield from compare(f"{architecture} {recipe}", small_spec(architecture, recipe), tokens, device)
     yield compare_long_reduction(device)
@@ -88,25 +90,25 @@ def names(group: str) -> list[str]:
 
 
 def small_spec(architecture: str, recipe: str) -> ModelSpec:
-    """Solve a small model that has the whole pattern, several windows and several chunks."""
-    config = composed(architecture, recipe)
+    """Return a small model with the whole pattern, several windows and several chunks."""
+    config = compose_train(architecture, recipe)
     n_layers = max(2, -(-len(config.architecture.pattern) // 2))
     config.size = replace(config.size, d_model=64, head_dim=16, n_layers=n_layers)
-    return replace(solved(config), chunk_size=16, max_seq_len=2 * SEQ_LEN)
+    return replace(solve_spec(config), chunk_size=16, max_seq_len=2 * SEQ_LEN)
 
 
-def solved(config: TrainConfig) -> ModelSpec:
+def solve_spec(config: TrainConfig) -> ModelSpec:
     parts = (config.architecture, config.size, config.recipe)
     return solve(*parts, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match).spec
 
 
-def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
+def compose_train(architecture: str, recipe: str, *more: str) -> TrainConfig:
     register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
 
 
 def describe(found: dict[str, Any]) -> str:
-    """Write what was found for people; the last line is the verdict."""
+    """Format the results as text; the last line is the verdict."""
     versions, speeds = found["versions"], found["matmul_flops_per_second"]
     plain = speeds["fp32"]
     lines = [
@@ -133,7 +135,7 @@ def describe(found: dict[str, Any]) -> str:
 
 def _option_line(option: dict[str, Any]) -> str:
     if option["speedup"] is None:
-        return f"  {option['name']}: not to be had here ({option['note']})"
+        return f"  {option['name']}: not available here ({option['note']})"
     return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'pays' if option['pays'] else 'does not pay'}"
 
 
@@ -152,7 +154,7 @@ def _differences(one: dict[str, Any]) -> str:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Say in one line whether the machine is fit."""
+    """Return the result of the comparisons in one line."""
     total = len(found["comparisons"])
     against = (
         f"{found['device']} computes what the CPU computes"
@@ -164,7 +166,7 @@ def verdict(found: dict[str, Any]) -> str:
     return f"NOT WELL: {found['failed']} of {total} comparisons failed; do not trust what is trained here."
 
 
-def log_info(line: str) -> None:
+def log_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""`python -m src.estimate architecture=moe size=large`: what a model costs, before anything is built. No torch."""
+"""`python -m src.estimate architecture=moe size=large`: cost of a model by formula, without torch."""
 
 import json
 import sys
@@ -24,24 +24,24 @@ from src.training.stage_budget import stage_tokens
 
 GIB = 1 << 30
 MACS = (16, 32, 48)
-"""Memory in GiB of the Macs to reckon with."""
+"""Memory in GiB of the Macs in the table."""
 
 
 def devices() -> dict[str, int]:
-    """Name the machines to reckon with, and how many bytes a program can have on each.
+    """Return the bytes that a program can use on each machine in the table.
 
-    Metal recommends two thirds of a Mac's memory to one program, three quarters above 36 GB. Of this machine: all of
-    its memory, or of its container's.
+    Metal recommends two thirds of a Mac's memory for one program, three quarters above 36 GB. For this machine: all
+    memory, or the limit of its container.
     """
     known = {f"{gib} GB Mac": gib * GIB * (3 if gib > 36 else 2) // (4 if gib > 36 else 3) for gib in MACS}
     return known | {"this machine": machine_bytes()}
 
 
 def estimate(config: EstimateConfig) -> dict[str, Any]:
-    """Reckon everything for one configuration, as plain values for JSON.
+    """Estimate one configuration; return plain values for JSON.
 
     Raises:
-        UserError: a setting is wrong, or there is no match.
+        UserError: a setting is invalid, or no model matches.
     """
     validate(config)
     if not config.context_lens:
@@ -49,8 +49,8 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     training, runtime = config.training, config.runtime
     match = match_of(config)
     spec, cost = match.spec, model_cost(match.spec, training.seq_len)
-    reckoned = resolve_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
-    memory = memory_needed(reckoned, spec)
+    resolved = resolve_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
+    memory = memory_needed(resolved, spec)
     inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
     tokens = sum(stage_tokens(config).values())
     speed = _tokens_per_second(config, cost)
@@ -67,7 +67,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "executed_train_flops_per_token": cost.executed_train_flops_per_token(runtime.activation_checkpointing),
         "components": {name: asdict(part) for name, part in cost.components.items()},
         "contexts": _contexts(spec, config.context_lens),
-        "micro_batch_size": reckoned.training.micro_batch,
+        "micro_batch_size": resolved.training.micro_batch,
         "micro_batch_size_asked": training.micro_batch_size,
         "activation_checkpointing": runtime.activation_checkpointing,
         "precision": precision_of(config),
@@ -86,7 +86,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
 
 
 def _contexts(spec: ModelSpec, lengths: Sequence[int]) -> list[dict[str, Any]]:
-    """Tell FLOPs and state at each context length that the model can have."""
+    """Return FLOPs and state at each context length within the learned positions."""
     longest = spec.learned_positions or max(lengths)
     costs = [model_cost(spec, length) for length in sorted(lengths) if length <= longest]
     return [{"context_len": cost.context_len, **_flops_and_state(cost)} for cost in costs]
@@ -102,7 +102,7 @@ def _flops_and_state(cost: ModelCost) -> dict[str, float]:
 
 
 def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, dict[str, Any]]:
-    """Tell for each machine whether training fits it, and the largest micro batch that does."""
+    """Return for each machine whether training fits, and the largest micro batch that fits."""
     found = {}
     for name, n_bytes in devices().items():
         available = n_bytes - PROCESS_BYTES
@@ -121,7 +121,7 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
 
 
 def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:
-    """Take the speed that is given, or what a measured run's FLOP/s make of this model."""
+    """Return the given speed, or the one from a measured run's FLOP/s."""
     if config.tokens_per_second is not None:
         return config.tokens_per_second
     if config.measured is None:
@@ -130,12 +130,12 @@ def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:
     speed = summary and summary["final"] and summary["final"]["tokens_per_second"]
     flops = summary and summary["accounting"].get("train_flops_per_token")
     if not speed or not flops:
-        raise UserError(f"measured={config.measured}: no summary.json with a speed there; name a run that is done")
+        raise UserError(f"measured={config.measured}: no summary.json with a speed there; name a finished run")
     return speed * flops / cost.train_flops_per_token
 
 
 def describe(found: dict[str, Any]) -> str:
-    """Write one estimate for people."""
+    """Format one estimate as text."""
     solved = "".join(f", {knob}={value}" for knob, value in found["solved"].items())
     recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
     parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
@@ -170,7 +170,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def _micro_batch(found: dict[str, Any]) -> str:
-    """Write the micro batch; what is reckoned of `auto` is marked, since a run tries it."""
+    """Format the micro batch; mark an estimate for `auto`, which a run measures."""
     return f"{found['micro_batch_size']}{' (auto)' if found['micro_batch_size_asked'] == 'auto' else ''}"
 
 
@@ -222,7 +222,7 @@ def _time_line(found: dict[str, Any]) -> str:
 
 
 def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]) -> str:
-    """Write estimates as a table, a row a job; below it, why some have none."""
+    """Format estimates as a table with one row per job, followed by errors."""
     names = list(devices())
     header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "storage", *names]
     rows, problems = [], []
@@ -259,7 +259,7 @@ def _batches(device: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print one estimate, or with -m a table over a grid; nothing is built or written."""
+    """Print one estimate, or a table over a grid with -m; nothing is built or written."""
     argv = quote_paths(argv)
     register_schema(EstimateConfig, "estimate")
     arguments = parse_arguments(argv)

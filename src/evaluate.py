@@ -1,4 +1,4 @@
-"""`python -m src.evaluate run=DIR`: what the finished stages of a run are worth, on the test split and by probes."""
+"""`python -m src.evaluate run=DIR`: evaluate the finished stages of a run on the test split and by probes."""
 
 import json
 import sys
@@ -14,10 +14,10 @@ from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
 
 
 def evaluate(config: EvaluateConfig) -> int:
-    """Assess a run, write its evaluation.json and print what stands there.
+    """Evaluate a run, write its evaluation.json and print the results.
 
     Raises:
-        UserError: a setting is wrong, there is no such run, or its data are not there or others.
+        UserError: a setting is invalid, there is no such run, or its data are missing or different.
     """
     check_settings(config)
 
@@ -32,14 +32,14 @@ def evaluate(config: EvaluateConfig) -> int:
         raise UserError(f"run={config.run}: no run directory of src.train; its last line names it")
     known = replace(read_run_config(folder / "config.yaml"), evaluation=config.evaluation)
     finished_stages(known, folder)
-    place = Path(config.data_dir or str(known.data.dir)).expanduser()
-    if not (place / MANIFEST).is_file():
-        raise UserError(f"data_dir={place}: no prepared data there; give the folder that the run was trained on")
+    data_dir = Path(config.data_dir or str(known.data.dir)).expanduser()
+    if not (data_dir / MANIFEST).is_file():
+        raise UserError(f"data_dir={data_dir}: no prepared data there; give the folder that the run was trained on")
     summary = read_summary(folder)
     assert summary is not None, "finished_stages has read it"
-    data, begun = load_prepared(place), str(summary["contract"].get("data_hash"))
-    if data.fingerprint != begun:
-        raise UserError(f"data_dir={place}: {data.fingerprint[:12]}, but the run was trained on {begun[:12]}")
+    data, trained_on = load_prepared(data_dir), str(summary["contract"].get("data_hash"))
+    if data.fingerprint != trained_on:
+        raise UserError(f"data_dir={data_dir}: {data.fingerprint[:12]}, but the run was trained on {trained_on[:12]}")
     runtime = RuntimeConfig(
         "evaluate", config.device, known.runtime.precision, threads=config.threads or known.runtime.threads
     )
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 def describe(found: dict[str, Any]) -> list[str]:
-    """Write what stands in an evaluation.json for a terminal."""
+    """Format the content of an evaluation.json as text."""
     lines: list[str] = []
     for stage, entry in found["stages"].items():
         rows = [
@@ -87,12 +87,12 @@ def describe(found: dict[str, Any]) -> list[str]:
 def _notes(found: dict[str, Any]) -> list[str]:
     notes: list[str] = []
     if any(entry.get("probes") for entry in found["stages"].values()):
-        notes.append("gain: nats that the mention saves, against the same sequence without it.")
+        notes.append("gain: loss without the mention minus loss with it, in nats.")
     if any(entry.get("scripts") for entry in found["stages"].values()):
         notes.append(
-            f"valid: bash -n (bash {found['bash'] or 'not found'}) takes them; nothing generated is ever run. "
+            f"valid: bash -n (bash {found['bash'] or 'not found'}) accepts them; generated scripts are never run. "
             f"Findings: shellcheck {found['shellcheck'] or 'not found: pip install -e .[shellcheck]'}. memorised: "
-            "share of tokens in stretches of 24 that stand in the training text."
+            "fraction of tokens in sequences of 24 that occur in the training text."
         )
     return notes
 

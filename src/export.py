@@ -1,4 +1,4 @@
-"""`python -m src.export run=DIR format=huggingface out=DIR`: a model as transformers loads it, and the way back."""
+"""`python -m src.export run=DIR format=huggingface out=DIR`: convert a model to transformers and back."""
 
 import os
 import sys
@@ -10,18 +10,18 @@ from src.config.schema import ExportConfig, UserError
 
 RAW = ("run", "source", "out")
 FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours": ("source", "run", "checkpoints")}
-"""What each format is made of, what has no part in it, and what an export in it holds."""
+"""Per format: the setting it reads, the one it ignores, and a file or folder of each export."""
 
 
 def export(config: ExportConfig) -> int:
-    """Write the folder, and say where it is."""
+    """Write the folder and print its path."""
     check_settings(config)
     needed, senseless, held = FORMATS[config.format]
     if not getattr(config, needed):
         raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")
-    if getattr(config, senseless) is not None:
-        raise UserError(f"{senseless}: has no part in format={config.format}, which reads {needed}=DIR; leave it out")
-    out = check_out(config.out, held)
+    if getattr(config, unused) is not None:
+        raise UserError(f"{unused}: has no effect with format={config.format}, which reads {needed}=DIR; leave it out")
+    out = check_out(config.out, marker)
 
     from src.huggingface.convert_run import to_huggingface, to_ours
 
@@ -32,35 +32,32 @@ def export(config: ExportConfig) -> int:
         line = str(error).replace("\n", " ")  # it may hold texts of the source
         raise UserError(f"{needed}={line}") from None
     except FileExistsError:
-        raise _taken(config.out) from None
+        raise _already_exists(config.out) from None
     print(f"Export: {out}")
     return 0
 
 
-def _taken(given: str) -> UserError:
-    return UserError(
-        f"out={given}: is there already, and not what this command writes; "
-        "give a folder that is not there yet, or an empty one"
-    )
+def _already_exists(given: str) -> UserError:
+    return UserError(f"out={given}: already exists and is no export of this command; give a new or an empty folder")
 
 
-def check_out(given: str, held: str) -> Path:
-    """Find the folder to write: none yet, an empty one, or one that holds what an earlier run of the command wrote.
+def check_out(given: str, marker: str) -> Path:
+    """Return the folder to write: a new one, an empty one, or an earlier export, recognized by `marker`.
 
-    Raises: UserError where something would be overwritten, or no folder can be made.
+    Raises: UserError if something would be overwritten, or the folder cannot be created.
     """
     if not given:
         raise UserError("out: is empty; name the folder to write")
     try:
         out = Path(given).expanduser().resolve()
-        taken = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / held).exists()))
+        is_taken = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / marker).exists()))
         nearest = next(folder for folder in out.parents if folder.exists())
-    except (OSError, RuntimeError, ValueError) as error:  # no such home; a loop of links; a NUL character
+    except (OSError, RuntimeError, ValueError) as error:  # unknown home, loop of links, NUL character
         raise UserError(f"out={given}: cannot be written ({error}); give another folder") from None
-    if taken:
-        raise _taken(given)
+    if is_taken:
+        raise _already_exists(given)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"out={given}: {nearest} is no folder that you can write to; give another")
+        raise UserError(f"out={given}: {nearest} is not a writable folder; give another")
     return out
 
 

@@ -1,4 +1,4 @@
-"""`python -m src.generate run=DIR prompt='#!/bin/bash'`: text from a trained model, streamed."""
+"""`python -m src.generate run=DIR prompt='#!/bin/bash'`: stream text from a trained model."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from src.cli.compose import run_cli, run_command
 from src.config.checks import check_settings
 from src.config.schema import GenerateConfig, RuntimeConfig, UserError
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 
 RAW = ("run", "prompt", "prompt_file")
-"""Values that Hydra's grammar must never see: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` arrive unchanged."""
+"""Keys whose values bypass Hydra's grammar: `#!/bin/bash`, `a, b`, `f() {`, `${HOME}` and `~/x` stay unchanged."""
 
 
 def generate_text(config: GenerateConfig) -> int:
@@ -27,7 +27,7 @@ def generate_text(config: GenerateConfig) -> int:
 
     try:
         info = find_checkpoint(Path(config.run).expanduser().resolve(), "best")
-    except UserError as error:  # its line begins with the path
+    except UserError as error:  # its message starts with the path
         raise UserError(f"run={error}") from None
     path = info.folder.parents[2] / "tokenizer.json"
     tokenizer = load_tokenizer(path)
@@ -45,17 +45,17 @@ def generate_text(config: GenerateConfig) -> int:
     model.to(device.kind)
 
     stream = DecodeStream(skip_special_tokens=True)
-    shown = printable if sys.stdout.isatty() else str  # a file or a program gets the text itself
-    sys.stdout.write(shown(prompt))
+    display = replace_control_chars if sys.stdout.isatty() else str  # files and pipes get the unchanged text
+    sys.stdout.write(display(prompt))
     for token in generate(model, tokens, config, stop=eot_id, cache=config.cache):
-        sys.stdout.write(shown(stream.step(tokenizer, token) or ""))
+        sys.stdout.write(display(stream.step(tokenizer, token) or ""))
         sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
 
 
 def read_prompt(config: GenerateConfig) -> str:
-    """Take the prompt to the letter: from `prompt`, from a file, or from standard input."""
+    """Read the prompt unchanged from `prompt`, a file or standard input."""
     if config.prompt is not None and config.prompt_file is not None:
         raise UserError("prompt_file: give prompt or prompt_file, not both")
     if config.prompt is not None:

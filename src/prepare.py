@@ -1,6 +1,6 @@
-"""`python -m src.prepare data=local data.language.paths=[...] data.code.paths=[...]`: text to packed tokens.
+"""`python -m src.prepare data=local data.language.paths=[...] data.code.paths=[...]`: pack text into tokens.
 
-With `mode=inspect` and the same settings it shows what is in data that was prepared so.
+`mode=inspect` with the same settings shows the content of prepared data.
 """
 
 import sys
@@ -11,13 +11,13 @@ from src.cli.compose import run_cli, run_command
 from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
 from src.config.schema import PrepareConfig, UserError
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 
 SHOWN_EXAMPLES = 3
 
 
 def prepare(config: PrepareConfig) -> int:
-    """Prepare the data, and say what is in it."""
+    """Prepare the data and print a summary."""
     from src.data.preparation.prepare import find_prepared, prepare_data
 
     check_settings(config)
@@ -37,10 +37,10 @@ def prepare(config: PrepareConfig) -> int:
         print(f"{name}: {corpus['documents']:,} documents, {corpus['bytes']:,} bytes; tokens: {splits}")
         for example in (corpus["near_duplicates"] or {"examples": []})["examples"][:SHOWN_EXAMPLES]:
             train, held_out = list(example.values())[:2]
-            train, held_out = map(printable, example.get("where", [train, held_out]))
+            train, held_out = map(replace_control_chars, example.get("where", [train, held_out]))
             print(f"  near duplicates (Jaccard {example['jaccard']}): {train} in train, {held_out} held out")
             for text in example.get("excerpts", []):
-                print(f"    {printable(text)}")
+                print(f"    {replace_control_chars(text)}")
     print(f"Data: {data.folder}")
     return 0
 

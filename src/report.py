@@ -1,4 +1,4 @@
-"""`python -m src.report dir=DIR`: tables and figures of a sweep, a run or a folder of runs, at any moment."""
+"""`python -m src.report dir=DIR`: tables and figures of a sweep, a run or a folder of runs, finished or not."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""`python -m src.train architecture=moe size=large`: one run; with `-m` or several values a sweep."""
+"""`python -m src.train architecture=moe size=large`: train one run, or a sweep with `-m`."""
 
 import sys
 
@@ -17,7 +17,7 @@ from src.runtime.distributed import ProcessGroup, RankFailure, RankZeroFailed, o
 
 
 def main(argv: list[str]) -> int:
-    """Train, and return the exit status: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
+    """Train, and return the exit status: 0 done, 1 failed, 2 invalid input, 128 + n stopped by signal n."""
     argv = quote_paths(argv)
     register_schema(TrainConfig, "train")
     arguments = parse_arguments(argv)
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         print(describe_dry_run([each.jobs for each in sweeps]))
         return 0
     if is_sweep:
-        reject_torchrun("a sweep has a process of its own for each job")
+        reject_torchrun("each job of a sweep runs in its own process")
         from src.sweep.launch import run_sweep
 
         return run_sweep(sweeps)
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def expand_looks(overrides: list[str], seeds: str, is_sweep: bool) -> list[Sweep]:
-    """Return the sweep as it is at each look of `seeds=auto`. Raises UserError where that cannot be."""
+    """Return the sweep at each look of `seeds=auto`. Raises: UserError if a setting contradicts it."""
     from src.reporting.statistics.sequential import LOOKS
 
     if seeds != "auto":
@@ -62,7 +62,7 @@ def expand_looks(overrides: list[str], seeds: str, is_sweep: bool) -> list[Sweep
 
 
 def check_single_run(overrides: list[str]) -> None:
-    """Refuse settings of a sweep in a command that is none. Raises UserError."""
+    """Check that a single run has no settings of sweeps. Raises: UserError."""
     if SINGLE_RUN in overrides:  # a job of a sweep
         return
     for override in overrides:
@@ -72,14 +72,14 @@ def check_single_run(overrides: list[str]) -> None:
 
 
 def train(overrides: list[str]) -> int:
-    """Do one run, or go on with it; under torchrun together with the other processes."""
+    """Train or resume one run; under torchrun together with the other processes."""
     with open_process_group() as process_group:
         try:
             return _train(overrides, process_group)
         except RankZeroFailed:
             return 2
-        except RankFailure as lost:
-            print(f"error: {lost}", file=sys.stderr)
+        except RankFailure as failure:
+            print(f"error: {failure}", file=sys.stderr)
             return 1
 
 
@@ -97,16 +97,16 @@ def _train(overrides: list[str], process_group: ProcessGroup) -> int:
         return 0
     if process_group.is_rank_zero and not plan.folder.exists() and (other := find_run_of_other_length(plan)):
         log_info(
-            f"Another length of {other}, which is finished: this run begins anew, since its schedule is another. "
-            f"To train on from those weights instead: {format_argument('init_from', str(other))}"
+            f"Another length of {other}, which is finished: this run starts from scratch, since its schedule differs. "
+            f"To continue from those weights: {format_argument('init_from', str(other))}"
         )
     if plan.config.rerun and process_group.is_rank_zero:
         remove_run(plan.folder)
     try:
         summary = execute_run(plan.config, plan.data, plan.folder, plan.init, process_group)
     except Interrupted as interrupted:
-        how = "the same command without rerun=true" if plan.config.rerun else "the same command"
-        log_info(f"Stopped by {interrupted}; {how} goes on: {plan.folder}", file=sys.stderr)
+        command = "the same command without rerun=true" if plan.config.rerun else "the same command"
+        log_info(f"Stopped by {interrupted}; {command} goes on: {plan.folder}", file=sys.stderr)
         return interrupted.exit_code
     if summary["final"] and summary["final"]["val_loss"] is None:
         log_info("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")

@@ -1,4 +1,4 @@
-"""`python -m src.tune architecture=dense,mamba size=nano`: the learning rate of each, found with equal budgets."""
+"""`python -m src.tune architecture=dense,mamba size=nano`: search learning rates with equal budgets."""
 
 import sys
 
@@ -9,7 +9,7 @@ from src.runtime.distributed import reject_torchrun
 
 
 def main(argv: list[str]) -> int:
-    """Search, and return the exit status: 0 found, 1 a trial failed, 2 wrong input, 128 + n stopped by signal n."""
+    """Search, and return the exit status: 0 found, 1 a trial failed, 2 invalid input, 128 + n stopped by signal n."""
     argv = quote_paths(argv)
     register_schema(TuneConfig, "tune")
     register_schema(TrainConfig, "train")
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     if has_hydra_flag(arguments):
         show_hydra_help("tune", argv, arguments.overrides)
         return 0
-    reject_torchrun("each trial has a process of its own")
+    reject_torchrun("each trial runs in its own process")
     from src.sweep.learning_rate_search import tune
 
     return tune(arguments.overrides)

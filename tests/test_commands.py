@@ -149,7 +149,7 @@ PREPARE = [
     ),
     (["mode=inspect", "documents=-1"], "documents=-1: must not be negative"),
     (["data.seed=0,1"], "data.seed=0,1: several values make a sweep, as only src.train -m does"),
-    (["-m", "data.seed=0,1"], "--multirun: prepare has no sweeps; train has, and estimate"),
+    (["-m", "data.seed=0,1"], "--multirun: prepare has no sweeps; only train and estimate have"),
     (["architecture=moe"], "architecture: no such setting"),
     (["stories.txt"], "stories.txt: settings are written key=value"),
     (["--input", "x"], "--input: no such flag"),

@@ -59,7 +59,7 @@ def test_text_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "  bf16  2.00G  0.02x" in lines and "  fp16  -" in lines
     assert "  runtime.precision=bf16: 0.02x as fast, does not pay" in lines
-    assert "  runtime.compile=true: not to be had here (no compiler)" in lines
+    assert "  runtime.compile=true: not available here (no compiler)" in lines
     assert sum(line.startswith("  ok     ") for line in lines) == 4
 
 
@@ -113,7 +113,7 @@ def test_every_architecture_and_recipe_is_compared(
     assert list(doctor.compare_all(Device(kind, "fp32", 1))) == others
     assert {name for name, _ in seen} == COMBINATIONS
     for name, spec in seen:
-        pattern = doctor.composed(*name.split()).architecture.pattern
+        pattern = doctor.compose_train(*name.split()).architecture.pattern
         assert set(pattern) <= set(spec.blocks) and spec.window < doctor.SEQ_LEN > 2 * spec.chunk_size
 
 

@@ -193,8 +193,11 @@ def test_files_of_a_run_that_are_broken_are_named(
         (["format=huggingface"], "run: is needed; write run=DIR for format=huggingface"),
         (["format=huggingface", "run="], "run: is needed"),
         (["format=ours"], "source: is needed; write source=DIR for format=ours"),
-        (["format=ours", "source=x", "run=y"], "run: has no part in format=ours, which reads source=DIR; leave it out"),
-        (["format=huggingface", "source=x", "run=y"], "source: has no part in format=huggingface"),
+        (
+            ["format=ours", "source=x", "run=y"],
+            "run: has no effect with format=ours, which reads source=DIR; leave it out",
+        ),
+        (["format=huggingface", "source=x", "run=y"], "source: has no effect with format=huggingface"),
         (["format=huggingface", "run=/no/such, run"], "run=/no/such, run: no such folder"),
         (["format=ours", "source=/no/such: ${x}"], "source=/no/such: ${x}: no such folder"),
         (["format=huggingface", "run=x", "size=tiny"], "size: no such setting"),
@@ -210,7 +213,7 @@ def test_nothing_is_overwritten(finished: Path, tmp_path: Path, capsys: pytest.C
     command = ["format=huggingface", f"run={finished}"]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x", encoding="utf-8")
-    wanted = "is there already, and not what this command writes; give a folder that is not there yet, or an empty one"
+    wanted = "already exists and is no export of this command; give a new or an empty folder"
     assert refused(capsys, *command, f"out={tmp_path / 'full'}") == f"out={tmp_path / 'full'}: {wanted}"
     assert refused(capsys, *command, f"out={tmp_path / 'full' / 'mine'}").endswith(wanted)
     below = tmp_path / "full" / "mine" / "out"
@@ -252,7 +255,7 @@ def test_the_same_command_is_done_at_once_and_another_is_refused(
     ):
         (place / name).write_text("changed", encoding="utf-8")
         if place == out:
-            assert "is there already, and not what" in refused(capsys, *command, f"out={place}")
+            assert "already exists and is no export" in refused(capsys, *command, f"out={place}")
         else:
             assert run(*command, f"out={place}") == 2
     assert (kept / "mine").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["back", "out", "out.old"]

@@ -1,5 +1,5 @@
-"""From a command line to validated settings, and from an error to one line and an exit status.
+"""Turn a command line into validated settings, and an error into one line and an exit status.
 
-Hydra composes the files of `conf/` with the words of a command line; commands, `sweep` and `runs` take dataclasses from
-here. Checks that concern several fields are in `validation`.
+Hydra composes the files of `conf/` with the command line; commands, `sweep` and `runs` get dataclasses from here.
+Checks across several fields are in `validation`.
 """

@@ -1,4 +1,4 @@
-"""The command line as text: its flags, quoting for Hydra's grammar, and what Hydra says of a mistake, in one line."""
+"""The command line as text: flags, quoting for Hydra's grammar, and Hydra's errors as one line."""
 
 import argparse
 import difflib
@@ -18,13 +18,13 @@ PATHS = (
     *("init_from", "output_root", "data.dir", "data.code.repositories"),
     *("tokenizer.path", "tokenizer.compare", "tokenizer.eot"),
 )
-"""And the name of a token, such as `<|endoftext|>`, which is no less grammar."""
+"""Keys whose values are quoted: paths, and tokens such as `<|endoftext|>`."""
 PATH_LISTS = ("data.language.paths", "data.code.paths", "learning_rates")
 
 SINGLE_RUN = "hydra.mode=RUN"
-"""Says that a command line is one job of a sweep, whatever its experiment sweeps over."""
+"""Marks a command line as one job of a sweep, even if its experiment sweeps over settings."""
 HYDRA_KEYS = ("hydra.mode", "hydra.sweeper.params", "hydra.launcher")
-"""The settings of Hydra that do something here."""
+"""Hydra settings that have an effect here."""
 UNUSED_FLAGS = {
     "config_path": "not used here; put your settings in experiments/*.yaml",
     "config_name": "not used here; put your settings in experiments/*.yaml",
@@ -32,7 +32,7 @@ UNUSED_FLAGS = {
     "experimental_rerun": "not used here; repeat the command itself",
     "shell_completion": "not used here; --help lists the settings",
 }
-"""Flags of Hydra, and what serves in their place."""
+"""Hydra flags without effect here, and their replacements."""
 
 LEGACY_FLAGS = {
     "architecture": "architecture=moe",
@@ -52,7 +52,7 @@ LEGACY_FLAGS = {
     "use-amp": "runtime.precision=bf16",
     "use-gradient-checkpointing": "runtime.activation_checkpointing=true",
 }
-"""What the script that this program succeeds called its options."""
+"""Options of the original script, and the settings that replace them."""
 
 WRONG_VALUES = {
     "not a valid bool": "must be true or false",
@@ -66,13 +66,13 @@ WRONG_VALUES = {
     "type hint 'Union[int, str]'": "must be a whole number, or auto",
     "An item is already at": "is there already; leave out the +",
 }
-"""What is wrong with an override, by a part of what Hydra says of it."""
+"""Messages for wrong overrides, by a part of Hydra's message."""
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Split a command line into Hydra's own flags and overrides, in any order.
 
-    Raises UserError for a flag that Hydra lacks or that would change nothing, and for what is not key=value.
+    Raises: UserError for an unknown flag, a flag without effect, or an argument that is not key=value.
     """
     for argument in argv:
         name = argument.removeprefix("--").split("=")[0]
@@ -106,7 +106,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def check_hydra_key(override: str) -> None:
-    """Refuse settings of Hydra that change nothing here. Raises UserError."""
+    """Check that a Hydra setting has an effect here. Raises: UserError."""
     (key,) = given_keys([override])
     if key.startswith("hydra/"):
         raise UserError(f"{override}: is chosen by launcher=NAME; leave it out")
@@ -115,12 +115,12 @@ def check_hydra_key(override: str) -> None:
     if key == "hydra.mode" and override != SINGLE_RUN:
         raise UserError(f"{override}: write -m for a sweep, and nothing for a run")
     if not key.startswith(HYDRA_KEYS):
-        remedy = "output_root says where runs go" if key.endswith(".dir") else "leave it out"
-        raise UserError(f"{override}: changes nothing here; {remedy}")
+        remedy = "output_root sets the folder of runs" if key.endswith(".dir") else "leave it out"
+        raise UserError(f"{override}: has no effect here; {remedy}")
 
 
 def comma_hint(override: str) -> str:
-    """Say how a path with a comma is written, where an override with several values may be one."""
+    """Return a hint how to quote a path with a comma, if the override may be one."""
     key, _, value = override.partition("=")
     if key not in (*PATHS, *PATH_LISTS):
         return ""
@@ -128,27 +128,27 @@ def comma_hint(override: str) -> str:
 
 
 def has_hydra_flag(arguments: argparse.Namespace) -> bool:
-    """Tell whether a flag asks Hydra to show something (--help, --cfg, --info) instead of running."""
+    """Return whether a flag makes Hydra print something (--help, --cfg, --info) instead of running."""
     names = ("help", "hydra_help", "version", "cfg", "info")
     return any(getattr(arguments, name, None) for name in names)
 
 
 def quote_value(value: str) -> str:
-    """Write a value so that Hydra's grammar and interpolation leave it as it is."""
+    """Quote a value so that Hydra's grammar and interpolation leave it unchanged."""
     escaped = value.replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
 
 
 def format_argument(key: str, value: str, is_list: bool = False) -> str:
-    """Write `key=value` of a path for a person to copy: through the shell and Hydra's grammar it arrives unchanged."""
+    """Format `key=value` of a path for copying: the shell and Hydra's grammar leave the path unchanged."""
     plain = not re.search(r"[,'\"\[\]]|^null$|^$", value)
-    simple = not re.search(r"[\"\\]|\$\{", value)  # double quotes need no escape in the shell's single ones
+    simple = not re.search(r"[\"\\]|\$\{", value)  # double quotes need no escape within single quotes
     written = value if plain else f'"{value}"' if simple else quote_value(value)
     return shlex.quote(f"{key}=[{written}]" if is_list else f"{key}={written}")
 
 
 def quote_paths(argv: Sequence[str]) -> list[str]:
-    """Quote paths, since `~` and much else are grammar to Hydra; the lists of a sweep and hand-made quotes stay."""
+    """Quote paths, since `~` and others are Hydra grammar; sweeps over paths and quoted values stay unchanged."""
 
     def quoted(argument: str) -> str:
         key, _, value = argument.partition("=")
@@ -162,7 +162,7 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
 
 
 def given_keys(overrides: Sequence[str]) -> set[str]:
-    """Return the keys that overrides touch, without their operators."""
+    """Return the keys of overrides without operators."""
     return {re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides}
 
 
@@ -173,12 +173,12 @@ def no_such_setting(key: str, choices: Sequence[str]) -> str:
 
 
 def suggest_choices(word: str, choices: Sequence[str]) -> str:
-    """Suggest choices: what has this last part, then what it shortens, then the nearest in spelling."""
+    """Suggest choices: with the same last part, then those it abbreviates, then the nearest in spelling."""
     section, _, last = word.rpartition(".")
     tails = {choice: choice.rsplit(".", 1)[-1] for choice in [*choices, *(name.split(".")[0] for name in choices)]}
     near = [choice for choice, tail in tails.items() if tail == last and choice.startswith(section)]
     if not near:
-        near = [choice for choice, tail in tails.items() if _shortens(last, tail) and choice.startswith(section)]
+        near = [choice for choice, tail in tails.items() if _abbreviates(last, tail) and choice.startswith(section)]
         near = difflib.get_close_matches(word, near, 1, 0) if section else near
     if not near and section:
         near = difflib.get_close_matches(word, [choice for choice in choices if "." in choice], 1, 0.75)
@@ -188,8 +188,8 @@ def suggest_choices(word: str, choices: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else "; --help lists them all"
 
 
-def _shortens(word: str, name: str) -> bool:
-    """Tell whether `word` is how people write `name` when in a hurry: some of its words, or their initials."""
+def _abbreviates(word: str, name: str) -> bool:
+    """Return whether `word` abbreviates `name`: some of its words, or their initials."""
     return len(word) > 1 and (f"_{word}" in f"_{name}" or word == "".join(part[:1] for part in name.split("_")))
 
 
@@ -218,7 +218,7 @@ def explain_hydra_error(error: Exception, overrides: Sequence[str], keys: Sequen
             f"{_unreadable(overrides)}: cannot be read; write key=value without spaces, and a value with special "
             "characters in quotes of its own, as in 'key=\"a, b\"'"
         )
-    return f"{_culprit(text, overrides)}: cannot be taken ({' '.join(text.split()) or type(error).__name__})"
+    return f"{_culprit(text, overrides)}: is invalid ({' '.join(text.split()) or type(error).__name__})"
 
 
 def _full_key(text: str) -> str | None:
@@ -227,16 +227,16 @@ def _full_key(text: str) -> str | None:
 
 
 def _culprit(text: str, overrides: Sequence[str]) -> str:
-    """Find the override that an error is about."""
+    """Return the override that caused an error."""
     named = [item for item in overrides if item in text]
     key = _full_key(text)
-    overrides = [re.sub(r"\\([^\w\s'\"\\])", r"\1", item) for item in overrides]  # as it was before Hydra escaped it
+    overrides = [re.sub(r"\\([^\w\s'\"\\])", r"\1", item) for item in overrides]  # undo Hydra's escapes
     matching = [item for item in overrides if key and given_keys([item]) == {key}]
     return shorten(next(iter([*matching, *named, *([key] if key else []), " ".join(overrides)])) or "configuration")
 
 
 def _unreadable(overrides: Sequence[str]) -> str:
-    """Find the override that is no Hydra grammar; its errors do not always tell."""
+    """Return the override that Hydra's grammar rejects; its errors do not always name it."""
     parser = OverridesParser.create()
     for override in overrides:
         try:
@@ -247,6 +247,6 @@ def _unreadable(overrides: Sequence[str]) -> str:
 
 
 def varying_overrides(jobs: list[list[str]]) -> list[str]:
-    """Write each job by the overrides that not all of them have."""
+    """Return for each job the overrides that differ between jobs."""
     common = set[str].intersection(*map(set, jobs))
     return [" ".join(item for item in job if item not in common) or " ".join(job) for job in jobs]

@@ -1,6 +1,6 @@
-"""From a command line to plain dataclasses: Hydra composes, everything below the commands sees typed values.
+"""Compose a command line into plain dataclasses by Hydra, and run commands.
 
-Keys that Hydra's `+` lets past the schema are refused.
+Keys that Hydra's `+` adds to the schema are errors.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
 from src.config.setting import entries_of
 from src.runtime.atomic_files import read_yaml, storage_remedy
 from src.runtime.host import limit_omp_spin
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import child_path
 
 MAX_JOBS = 10_000
-"""Of one sweep: more would take longer to plan than anyone waits."""
+"""Upper limit of the jobs of one sweep, to bound the planning time."""
 T = TypeVar("T")
 
 
@@ -59,7 +59,7 @@ _registered: dict[str, Registered] = {}
 
 
 def register_schema(schema: type, command: str) -> None:
-    """Make the schema of a command and every experiments/*.yaml known to Hydra, from any working directory."""
+    """Register the schema of a command and every experiments/*.yaml with Hydra, from any working directory."""
     paths = sorted(EXPERIMENTS.glob("*.yaml"))
     content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in paths])
     if _registered.get(command) == content:
@@ -78,19 +78,19 @@ def register_schema(schema: type, command: str) -> None:
 
 @contextmanager
 def hydra_session(overrides: Sequence[str], keys: Sequence[str]) -> Iterator[CachedConfigLoader]:
-    """Open Hydra on our conf folder; its errors leave as UserError, told in terms of `overrides` and known `keys`."""
+    """Open Hydra on conf/; its errors become UserError in terms of `overrides` and known `keys`."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             yield typing.cast(CachedConfigLoader, GlobalHydra.instance().config_loader())
     except UserError:
         raise
-    except Exception as error:  # what Hydra and OmegaConf make of a strange value is not only their own errors
+    except Exception as error:  # Hydra and OmegaConf also raise other errors for invalid values
         raise UserError(explain_hydra_error(error, overrides, keys)) from None
 
 
 def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T:
-    """Compose one job. Raises UserError for anything wrong with the overrides."""
+    """Compose one job. Raises: UserError for invalid overrides."""
     with hydra_session(overrides, schema_keys(schema)) as loader:
         check_choices(loader, overrides)
         check_booleans(schema, overrides)
@@ -109,7 +109,7 @@ def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T
 
 
 def check_choices(loader: CachedConfigLoader, overrides: Sequence[str]) -> None:
-    """Check that what is chosen of each group of conf/ is there. Raises UserError."""
+    """Check that the chosen file of each group of conf/ exists. Raises: UserError."""
     for override in overrides:
         item = parse(override)
         if not loader.is_choice(item) or item.is_sweep_override() or item.is_delete():
@@ -123,7 +123,7 @@ def check_choices(loader: CachedConfigLoader, overrides: Sequence[str]) -> None:
 
 
 def check_booleans(schema: type, overrides: Sequence[str]) -> None:
-    """Refuse numbers for what is true or false, all of which OmegaConf takes. Raises UserError."""
+    """Check that booleans are not other numbers, which OmegaConf accepts. Raises: UserError."""
     for override in overrides:
         item = parse(override)
         value: Any = item.value()
@@ -132,15 +132,15 @@ def check_booleans(schema: type, overrides: Sequence[str]) -> None:
 
 
 def field_type(schema: type, key: str) -> Any:
-    """Return the type of a dotted key of a schema; None where there is no such key."""
+    """Return the type of a dotted key of a schema; None if there is no such key."""
     kind: Any = schema
     for part in key.split("."):
         kind = _field_types(kind).get(part) if dataclasses.is_dataclass(kind) else None
     return kind
 
 
-def find_culprit(overrides: Sequence[str], composed: Callable[[Sequence[str]], object], said: str) -> Sequence[str]:
-    """Find the override that cannot be taken: alone it fails in the same words, or without it all others can be."""
+def find_culprit(overrides: Sequence[str], composed: Callable[[Sequence[str]], object], message: str) -> Sequence[str]:
+    """Return the invalid override: alone it fails with the same message, or all others compose without it."""
 
     def fails(chosen: Sequence[str]) -> str | None:
         try:
@@ -151,23 +151,23 @@ def find_culprit(overrides: Sequence[str], composed: Callable[[Sequence[str]], o
 
     if len(overrides) < 2:
         return overrides
-    alone = [item for item in overrides if fails([item]) == said]
+    alone = [item for item in overrides if fails([item]) == message]
     others = [item for item in overrides if fails([other for other in overrides if other != item]) is None]
     return alone[:1] or others[:1] or [" ".join(overrides)]
 
 
 class Sweep(NamedTuple):
-    """What a command line sweeps over."""
+    """The jobs of a command line."""
 
     overrides: list[str]
-    """The whole of it, what an experiment sweeps over included."""
+    """All overrides, including those that an experiment sweeps over."""
     jobs: list[list[str]]
-    """The overrides of each job: `a=1,2 b=3` are two."""
+    """The overrides of each job: `a=1,2 b=3` gives two."""
     is_from_experiment: bool
 
 
 def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
-    """Expand a command line into jobs; a key on it takes the place of the same key in `hydra.sweeper.params`."""
+    """Expand a command line into jobs; its keys replace those in `hydra.sweeper.params`."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     with hydra_session(overrides, schema_keys(schema)) as loader:
@@ -186,27 +186,27 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
 
 
 def check_sweeps(overrides: Sequence[Override]) -> None:
-    """Check that a sweep has values that can be listed, and not too many. Raises UserError."""
+    """Check that the values of a sweep can be listed and are not too many. Raises: UserError."""
     n = 1
     for item in overrides:
         if not item.is_sweep_override():
             continue
         line = shorten(item.input_line)
         if not item.is_discrete_sweep():
-            raise UserError(f"{line}: an interval has no end of values; list some, as in a,b or range(1,4)")
+            raise UserError(f"{line}: an interval has no finite list of values; list some, as in a,b or range(1,4)")
         try:
             n *= sum(1 for _ in islice(item.sweep_string_iterator(), MAX_JOBS + 1))
         except (HydraException, ValueError, ArithmeticError) as error:
-            raise UserError(f"{line}: stands for no values ({error})") from None
+            raise UserError(f"{line}: gives no values ({error})") from None
         if n > MAX_JOBS:
             raise UserError(f"{line}: more than {MAX_JOBS} jobs in one sweep; give fewer values")
         if n == 0:
-            raise UserError(f"{line}: stands for no value")
+            raise UserError(f"{line}: gives no value")
 
 
 @cache
 def schema_keys(schema: type, prefix: str = "") -> list[str]:
-    """List every key of a schema, sections included."""
+    """Return every key of a schema, including sections."""
     found = []
     hints = _field_types(schema)
     for item in dataclasses.fields(schema):
@@ -218,7 +218,7 @@ def schema_keys(schema: type, prefix: str = "") -> list[str]:
 
 
 def build_config(schema: type[T], values: dict[str, Any]) -> T:
-    """Build a typed configuration from plain values; `${` in a text is no interpolation any more."""
+    """Build a typed configuration from plain values, without interpolation of `${`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -231,7 +231,7 @@ def build_config(schema: type[T], values: dict[str, Any]) -> T:
 
 
 def read_run_config(path: Path) -> TrainConfig:
-    """Read the config.yaml of a run. Raises: UserError where it is none."""
+    """Read the config.yaml of a run. Raises: UserError if it is missing or invalid."""
     return build_run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
 
 
@@ -273,10 +273,10 @@ def run_command(
 ) -> int:
     """Run a command without sweeps: compose, call `body`, return the exit status.
 
-    The values of `raw` keys are taken to the letter: Hydra's grammar never sees them.
+    raw: keys whose values bypass Hydra's grammar.
     """
 
-    def go() -> int:
+    def compose_and_run() -> int:
         register_schema(schema, command)
         taken, rest = {}, []
         for argument in argv:
@@ -290,16 +290,16 @@ def run_command(
             show_hydra_help(command, rest, arguments.overrides)
             return 0
         if arguments.multirun:
-            raise UserError(f"--multirun: {command} has no sweeps; train has, and estimate")
-        # A placeholder keeps the mandatory keys from being missed; the true value follows untouched.
+            raise UserError(f"--multirun: {command} has no sweeps; only train and estimate have")
+        # A placeholder satisfies mandatory keys; the raw value replaces it.
         config = compose_config(schema, command, [*arguments.overrides, *(f"{key}=raw" for key in taken)])
         return body(dataclasses.replace(typing.cast(Any, config), **taken))
 
-    return run_cli(go)
+    return run_cli(compose_and_run)
 
 
 def run_cli(action: Callable[[], int]) -> int:
-    """Run a command; what the user can put right becomes one line on standard error and status 2."""
+    """Run a command; an error that the user can fix becomes one line on standard error and status 2."""
     limit_omp_spin()
     try:
         with handle_interrupts():
@@ -307,7 +307,7 @@ def run_cli(action: Callable[[], int]) -> int:
     except UserError as error:
         report_error(str(error))
         return 2
-    except BrokenPipeError:  # the reader of our output, `head` for one, has gone
+    except BrokenPipeError:  # the reader of the output, for example `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -321,10 +321,8 @@ def run_cli(action: Callable[[], int]) -> int:
 
 @contextmanager
 def handle_interrupts() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt in a command, which until then and afterwards ends at once."""
-    if (
-        signal.getsignal(signal.SIGINT) is not exit_immediately
-    ):  # not a process of our own, or a command within a command
+    """Let Ctrl-C raise KeyboardInterrupt during the block; before and after it, Ctrl-C exits at once."""
+    if signal.getsignal(signal.SIGINT) is not exit_immediately:  # called as a library, or by another command
         yield
         return
     signal.signal(signal.SIGINT, raise_interrupt)
@@ -335,7 +333,7 @@ def handle_interrupts() -> Iterator[None]:
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but quit during an import: libraries catch errors there, or report others instead."""
+    """Raise KeyboardInterrupt, but exit during an import, where libraries catch or replace errors."""
     while frame is not None:
         if "importlib._bootstrap" in frame.f_code.co_filename:
             exit_immediately(number, None)
@@ -385,8 +383,8 @@ def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def report_error(line: str) -> None:
-    """Write an error to standard error, in one line whatever it quotes."""
-    print(printable(f"error: {line}".replace("\n", "\\n")), file=sys.stderr)
+    """Print an error to standard error as one line."""
+    print(replace_control_chars(f"error: {line}".replace("\n", "\\n")), file=sys.stderr)
 
 
 def show_hydra_help(command: str, argv: list[str], overrides: list[str]) -> None:
@@ -401,7 +399,7 @@ def show_hydra_help(command: str, argv: list[str], overrides: list[str]) -> None
     ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
 
     def nothing(config: DictConfig) -> None:
-        """Never called: the flags above end before."""
+        """Never called: Hydra exits after these flags."""
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"src.{command}", *overrides, *(item for item in argv if item not in overrides)]

@@ -1,8 +1,7 @@
-"""Hydra's loader of configurations, with a cache: what it composes for many command lines that differ in few values.
+"""Hydra's configuration loader with a cache for many command lines that differ in few values.
 
-Hydra reads all YAML files again for each job of a sweep (0.3 s). What the choices of groups (`architecture=moe`) decide
-is the same for all jobs that make them, so it is composed once and kept; the other overrides are applied to it by
-Hydra's own function. The result is the one that Hydra would compose.
+Hydra reads all YAML files again for each job of a sweep (0.3 s). Here each set of group choices (`architecture=moe`) is
+composed once, and the other overrides are applied to a copy by Hydra's function. The result equals Hydra's.
 """
 
 import copy
@@ -25,16 +24,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 class CachedConfigLoader(ConfigLoaderImpl):
-    """A loader that composes each set of choices once in a process."""
+    """A loader that composes each set of group choices once per process."""
 
     _bases: ClassVar[dict[tuple[str, ...], DictConfig]] = {}
     _bare: ClassVar[dict[tuple[str, ...], DictConfig]] = {}
-    """The same without Hydra's own node, to be lent."""
+    """The same without Hydra's node, for `borrow`."""
     _groups: ClassVar[dict[str, bool]] = {}
 
     @classmethod
     def clear(cls) -> None:
-        """Forget what was composed, since what it was composed from has changed."""
+        """Clear the cache, since its sources have changed."""
         cls._bases.clear()
         cls._bare.clear()
         cls._groups.clear()
@@ -47,7 +46,7 @@ class CachedConfigLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose one job, as the overridden method does, for `compose` and Hydra's launchers."""
+        """Compose one job like the overridden method, for `compose` and Hydra's launchers."""
         if run_mode is not RunMode.RUN or config_name is None:
             return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         parsed = [*map(parse, overrides)]
@@ -68,9 +67,9 @@ class CachedConfigLoader(ConfigLoaderImpl):
 
     @contextmanager
     def borrow(self, config_name: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
-        """Compose one job without Hydra's own node; what the block sees is taken back when it ends.
+        """Compose one job without Hydra's node; the yielded configuration is valid only within the block.
 
-        A copy of the whole would take as long as all the rest, so only the sections that overrides touch are copied.
+        A full copy would double the time, so only the sections that overrides change are copied.
         """
         parsed = [*map(parse, overrides)]
         self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
@@ -82,8 +81,8 @@ class CachedConfigLoader(ConfigLoaderImpl):
                 del self._bare[key]["hydra"]
         config = self._bare[key]
         content: dict[Any, Any] = config.__dict__["_content"]
-        touched = {re.split(r"[.\[]", item.key_or_group)[0] for item in values}
-        before = {name: copy.deepcopy(node) if name in touched else node for name, node in content.items()}
+        changed = {re.split(r"[.\[]", item.key_or_group)[0] for item in values}
+        before = {name: copy.deepcopy(node) if name in changed else node for name, node in content.items()}
         try:
             _apply(values, config)
             yield config
@@ -92,12 +91,12 @@ class CachedConfigLoader(ConfigLoaderImpl):
             content.update(before)
 
     def _split(self, parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
-        """Split overrides into what Hydra composes from (choices, its own settings), and values that it sets then."""
+        """Split overrides into choices with Hydra's settings, from which it composes, and values set afterwards."""
         choices = [item for item in parsed if item.is_hydra_override() or self.is_choice(item)]
         return [item.input_line or "" for item in choices], [item for item in parsed if item not in choices]
 
     def is_choice(self, override: Override) -> bool:
-        """Tell whether an override chooses a file of a group of conf/."""
+        """Return whether an override chooses a file of a group of conf/."""
         key = override.key_or_group
         if key not in self._groups:
             self._groups[key] = self.repository.group_exists(key)
@@ -112,7 +111,7 @@ class CachedConfigLoader(ConfigLoaderImpl):
 
 @lru_cache(maxsize=10_000)
 def parse(override: str) -> Override:
-    """Parse one override. Raises HydraException where it is no Hydra grammar."""
+    """Parse one override. Raises: HydraException for invalid grammar."""
     return OverridesParser.create().parse_overrides([override])[0]
 
 
@@ -123,5 +122,5 @@ def _apply(values: list[Override], config: DictConfig) -> None:
         raise ConfigCompositionException().with_traceback(sys.exc_info()[2]) from error
 
 
-# Where Hydra looks it up: it has no setting for it.
+# Hydra has no setting for the loader, so its module attribute is replaced.
 hydra._internal.hydra.ConfigLoaderImpl = CachedConfigLoader  # pyright: ignore[reportPrivateImportUsage]

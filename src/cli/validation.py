@@ -27,7 +27,7 @@ from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_of
 from src.runtime.host import read_rank_info
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.training.stage_budget import plan_stage
 
 MAX_GENERATED_BYTES = 10**10
@@ -136,7 +136,7 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
         refusal = unsupported_reason(name, (), "language")
         if not is_path or refusal or file_extension(name) not in (".txt", *RECORDS):
             more = f": {refusal}" if refusal else ", .json, .parquet or .arrow in the data set, compressed or not"
-            raise UserError(f"{key}.files.{printable(name)}: must be the path of a .txt or .jsonl{more}")
+            raise UserError(f"{key}.files.{replace_control_chars(name)}: must be the path of a .txt or .jsonl{more}")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise UserError(f"{key}.files.{name}={sha256}: must be its sha256, 64 hex digits")
     if unknown := next((name for name in corpus.file_bytes if name not in corpus.files), None):

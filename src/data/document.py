@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 
 UNKNOWN = "unknown"
 """The license of a document that names none."""
@@ -76,7 +76,7 @@ class Tally(Counter[str]):
         names += ["..."] if names and self[reason] > len(names) else []
         size = [format_size(self.n_bytes[reason])] if self.n_bytes[reason] else []
         more = ": ".join([*size, *([", ".join(names)] if names else [])])
-        return printable(f"{self[reason]:,} {reason}" + (f" ({more})" if more else ""))
+        return replace_control_chars(f"{self[reason]:,} {reason}" + (f" ({more})" if more else ""))
 
 
 class ReadTally(Tally):

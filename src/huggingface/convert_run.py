@@ -20,7 +20,7 @@ from src.huggingface.model_card import model_card
 from src.model.build import build_model
 from src.runs.summary import read_summary
 from src.runtime.atomic_files import create_folder, write_bytes, write_json, write_yaml
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import is_plain_name, write_record
 from src.runtime.run_lock import is_run_locked
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
@@ -130,7 +130,7 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
     except (ValueError, RecursionError):
         raise UserError(f"{path}: holds numbers that are not finite, or is nested too deeply") from None
     run = record.get("run")
-    if not isinstance(run, str) or printable(run) != run or len(run) > LONGEST_NAME or "\n" in run:
+    if not isinstance(run, str) or replace_control_chars(run) != run or len(run) > LONGEST_NAME or "\n" in run:
         raise UserError(f"{path}: run: must be a name")
     if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("contract"), dict)):
         raise UserError(f"{path}: summary: is not that of a run")

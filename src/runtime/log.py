@@ -9,7 +9,7 @@ from unicodedata import category
 from tqdm import tqdm
 
 
-def printable(text: str) -> str:
+def replace_control_chars(text: str) -> str:
     """Replace control characters, except newline and tab, which a terminal would execute.
 
     Lone surrogates and characters that change the text direction are replaced too.
@@ -42,7 +42,7 @@ def open_log(path: Path) -> Iterator[LogFunction]:
     logger.addHandler(handler)
 
     def log_info(line: str) -> None:
-        line = printable(line)
+        line = replace_control_chars(line)
         tqdm.write(line)
         logger.info(line)
 

@@ -130,7 +130,7 @@ class JobStore:
         return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
     def states(self) -> dict[str, str]:
-        """Return the status of every job: done, failed, interrupted, running or pending, also if its run was removed."""
+        """Return the status of every job: done, failed, interrupted, running or pending (also: run removed)."""
         return {job.run: self.status(job) for job in self.jobs()}
 
     def status(self, job: Job) -> str:

@@ -21,7 +21,7 @@ from src.runtime.atomic_files import (
     write_bytes,
     write_yaml,
 )
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import child_path, digest_lines, is_plain_name, read_record, run_path, write_record
 
 
@@ -153,7 +153,10 @@ def test_yaml_holds_its_own_digest_and_no_aliases(tmp_path: Path) -> None:
 
 
 def test_control_characters_are_replaced() -> None:
-    assert printable("a\x1b[2Jb\x07\x08\x9b\r\u202e\ud800é\n\t") == "a\ufffd[2Jb\ufffd\ufffd\ufffd\ufffd\ufffd?é\n\t"
+    assert (
+        replace_control_chars("a\x1b[2Jb\x07\x08\x9b\r\u202e\ud800é\n\t")
+        == "a\ufffd[2Jb\ufffd\ufffd\ufffd\ufffd\ufffd?é\n\t"
+    )
 
 
 def test_temporaries_of_a_living_process_stay(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_job_that_outlives_its_sweep_is_waited_for(data: Path, tmp_path: Path,
     assert second.poll() is None, "it waits"
     job.resume()
     out, _ = second.communicate(timeout=300)
-    assert second.returncode == 0 and "another process is at work on it; waiting for its end" in out
+    assert second.returncode == 0 and "another process is working on it; waiting for its end" in out
     assert "Resuming" not in out and tiny.weights(tmp_path) == undisturbed
 
 

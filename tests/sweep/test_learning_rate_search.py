@@ -159,16 +159,16 @@ def test_tpe_widens_its_range_where_the_best_lies_at_its_edge(tmp_path: Path, mo
 
 
 MISTAKES = {
-    "optimizer.learning_rate=1e-3": "optimizer.learning_rate: is what tune chooses",
-    "seed=3": "seed: is what tune chooses",
+    "optimizer.learning_rate=1e-3": "optimizer.learning_rate: is chosen by tune",
+    "seed=3": "seed: is chosen by tune",
     "tune.method=random": "tune.method=random: must be one of grid, tpe",
     "tune.trials=2": "tune.trials=2: must be at least 3",
     "tune.factor=1": "tune.factor=1.0: must be greater than 1",
     "tune.seeds=[]": "tune.seeds=[]: give one or more",
-    "tune.seeds=[1,1]": "unlike each other",
-    "tune.warmup=[3,3]": "tune.warmup=[3, 3]: give numbers of steps that are unlike each other",
+    "tune.seeds=[1,1]": "different seeds",
+    "tune.warmup=[3,3]": "tune.warmup=[3, 3]: give different numbers of steps",
     "tune.warmup=[-1]": "tune.warmup",
-    "training.seq_len=16,32": "tune: one rate is found for each architecture and size",
+    "training.seq_len=16,32": "tune: finds one rate per architecture and size",
     "tune.trial=3": "tune.trial: no such setting; did you mean tune.trials?",
     "architecture=dens": "architecture=dens",
 }

@@ -155,7 +155,7 @@ def test_the_same_sweep_in_another_process_is_refused(
     with file_lock(only_sweep(tmp_path) / ".lock"):
         assert sweep(data, tmp_path, "seed=0,1") == 2
     err = capfd.readouterr().err
-    assert err == f"error: {only_sweep(tmp_path)}: this sweep is running already in another process\n"
+    assert err == f"error: {only_sweep(tmp_path)}: this sweep is already running in another process\n"
 
 
 @pytest.mark.slow

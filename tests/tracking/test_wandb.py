@@ -199,7 +199,7 @@ def test_what_fails_on_the_way_is_told_once_and_ends_nothing() -> None:
     for step in range(3):
         failing.log({}, step)
     failing.finish(0)
-    assert said == ["W&B: given up (the service is gone)"]
+    assert said == ["W&B: disabled after an error (the service is gone)"]
 
 
 def test_the_tracker_is_told_how_a_run_ended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

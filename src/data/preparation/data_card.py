@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from src.data.document import GENERATED, format_size
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 
 MAX_TABLE_ROWS = 60
 NEAR_COLUMNS = ("where", "held-out: where", "begins", "held-out: begins")
@@ -183,4 +183,4 @@ def _markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[
 
 
 def _escape_markdown(cell: str) -> str:
-    return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in printable(" ".join(cell.split())))
+    return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in replace_control_chars(" ".join(cell.split())))

@@ -44,7 +44,7 @@ from src.runtime.atomic_files import (
     remove_stale_temporaries,
     write_text,
 )
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import read_record, write_record
 
 WORK_VERSION = 3

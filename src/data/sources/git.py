@@ -40,7 +40,7 @@ from src.runtime.atomic_files import (
     replace_folder,
     write_text,
 )
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import read_record, write_record
 
 CONTENTS = "fetched.json"
@@ -109,7 +109,7 @@ def fetch_repositories(
                     found[repository] = result
                 else:
                     failed.append(f"{repository.name}: {result}")
-                    tqdm.write(printable(f"left out {failed[-1]}"))
+                    tqdm.write(replace_control_chars(f"left out {failed[-1]}"))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -129,7 +129,7 @@ def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path |
             if there == target or _read_head(there) == repository.commit:
                 return there
         elif os.path.lexists(there) and there == target:
-            tqdm.write(printable(f"{repository.name}: the fetched repository is damaged; fetching it again"))
+            tqdm.write(replace_control_chars(f"{repository.name}: the fetched repository is damaged; fetching it again"))
             remove_path(there)
     wanted = repository.commit or "HEAD"
     try:
@@ -220,7 +220,7 @@ def _git(folder: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
             )
             if "could not read Username" in errors[0]:
                 raise _GitError("it does not exist or is private")
-            raise _GitError(printable(errors[0].removeprefix("fatal: ")[:200]))
+            raise _GitError(replace_control_chars(errors[0].removeprefix("fatal: ")[:200]))
         return done.stdout.decode(errors="replace").strip()
 
 
@@ -270,7 +270,7 @@ def _read_repository(
 def _warn_if_license_differs(repository: Repository, found: str) -> None:
     if repository.licence and found not in (UNKNOWN, normalize_license(repository.licence)):
         used = f"not {repository.licence} as in the list; using {found}"
-        tqdm.write(printable(f"{repository.name}: its license is {found}, {used}"))
+        tqdm.write(replace_control_chars(f"{repository.name}: its license is {found}, {used}"))
 
 
 def _list_files(folder: Path, commit: str) -> dict[str, str]:

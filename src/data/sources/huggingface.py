@@ -25,7 +25,7 @@ from huggingface_hub.utils.logging import set_verbosity_error
 from src.config.schema import CorpusConfig, UserError
 from src.runtime.atomic_files import file_lock, file_sha256, remove_stale_temporaries, storage_remedy
 from src.runtime.errors import first_line
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import read_record, write_record
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # otherwise the library requests a list of agents and caches it in ~
@@ -179,5 +179,5 @@ def _describe_error(error: Exception, repo: str, revision: str, name: str, url: 
             status = error.response.status_code
             remedy = {401: "set HF_TOKEN", 403: "set HF_TOKEN", 404: "check HF_ENDPOINT"}.get(status, "try again later")
             return f"files.{name}: {hub} answers with status {status}; {remedy}, {by_hand}"
-    reason = printable(first_line(error))
+    reason = replace_control_chars(first_line(error))
     return f"files.{name}: {hub}: {reason}; repeat the command to resume the download, {by_hand}"

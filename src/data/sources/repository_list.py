@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.config.schema import CONF, CorpusConfig, UserError
 from src.runtime.atomic_files import load_yaml
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 
 ADDRESS = re.compile(r"(?:https?|ssh|git|file)://[^\s/]*/\S+|[\w.-]+@[\w.-]+:[^\s:]\S*")
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -84,4 +84,4 @@ def _to_repository(entry: object, where: str) -> Repository:
 
 
 def _to_printable(value: object) -> str:
-    return printable(str(value)[:200]).replace("\n", " ")
+    return replace_control_chars(str(value)[:200]).replace("\n", " ")

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, cast
 
 from src.config.schema import UserError
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import read_verified_json
 
 LARGEST_NUMBER = 1e150
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 def clean_text(value: Any) -> str:
     """Make any value printable: generated text may hold control characters and halves of surrogate pairs."""
-    return printable("" if value is None else str(value).replace("\r\n", "\n"))
+    return replace_control_chars("" if value is None else str(value).replace("\r\n", "\n"))
 
 
 def read_or_none(path: Path) -> Any:

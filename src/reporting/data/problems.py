@@ -13,7 +13,7 @@ from src.reporting.data.json_values import Record, as_dict, read_or_none
 from src.reporting.data.runs import to_records
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
-from src.runtime.log import printable
+from src.runtime.log import replace_control_chars
 from src.runtime.records import MetricsDigest, digest_lines, is_plain_name, read_verified_json
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Problems:
             return build()
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self.lines.append(printable(f"{what}: left out ({kind}{first_line(error)})"))
+            self.lines.append(replace_control_chars(f"{what}: left out ({kind}{first_line(error)})"))
             return instead
 
 
@@ -45,7 +45,7 @@ def damage_lines(runs: pd.DataFrame, directory: Path) -> list[str]:
         summary = as_dict(read_or_none(folder / "summary.json"))
         found = [*_damage(folder, "evaluation.json", "stages"), *_damaged_samples(folder, summary)]
         lines += [f"{run}: {line}" for line in [*found, *_lost_metrics(folder, summary)]]
-    return [printable(line) for line in lines]
+    return [replace_control_chars(line) for line in lines]
 
 
 def _damage(folder: Path, name: str, key: str | None) -> list[str]:
