@@ -28,7 +28,7 @@ def run(*arguments: str) -> int:
     return run_cli(lambda: benchmark.main([*SMALL, *arguments]))
 
 
-def test_tables_points_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_writes_tables_points_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("architecture=dense,mamba", "context_lens=[16,32]", "peers=true", f"output_root={tmp_path}")
     assert run(*arguments) == 0
     out = capsys.readouterr().out
@@ -52,7 +52,7 @@ def test_tables_points_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not newest_benchmark_figures(tmp_path.parent / "elsewhere" / "sweeps" / "s")
 
 
-def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("architecture=dense", "context_lens=[16]", "format=json", f"output_root={tmp_path}") == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["series"][0]["points"][0]["phase"] == "train" and found["ratios"] == {}
@@ -81,7 +81,9 @@ def test_wrong_input_is_one_line(argument: str, line: str, tmp_path: Path, capsy
     assert line in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_library_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
     assert run("peers=true") == 2
     assert "transformers and mambapy not installed; pip install" in capsys.readouterr().err

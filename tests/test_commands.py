@@ -101,7 +101,7 @@ def test_mistakes_in_train(
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_refused_before_data_is_prepared(
+def test_a_missing_device_is_an_error_before_preparation(
     device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -113,7 +113,7 @@ def test_a_device_that_is_not_there_is_refused_before_data_is_prepared(
 
 
 @pytest.mark.parametrize("seq_len", [5000, 100_000])
-def test_sequences_longer_than_the_text_are_refused_before_the_run_begins(
+def test_sequences_longer_than_the_text_are_an_error_before_training(
     seq_len: int, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for start in ([], ["-m", "seed=0,1"]):
@@ -210,14 +210,14 @@ def test_mistakes(command: str, arguments: list[str], wanted: str, capsys: pytes
     assert wanted in complaint(command, arguments, capsys)
 
 
-def test_nothing_can_be_written_into_a_file(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_root_below_a_file_is_an_error(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "file").write_text("")
     for command, more in (("train", [f"data.dir={data}"]), ("prepare", [])):
         line = complaint(command, ["output_root=../file/deep", *more], capsys)
         assert line.startswith("output_root=../file/deep: ") and "is no folder that you can write to" in line
 
 
-def test_the_process_itself_ends_with_status_2_and_no_traceback() -> None:
+def test_the_process_exits_with_status_2_without_a_traceback() -> None:
     process = tiny.start(["architecture=mixtral"], cwd=ROOT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
@@ -259,14 +259,14 @@ def test_train_finds_local_data_that_was_prepared_without_naming_its_paths(
     assert "Run: outputs/runs/dense-nano-language-s0-" in capsys.readouterr().out
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(folder: Path) -> None:
     command = f"{sys.executable} -m src.train --cfg job | head -c 10"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, check=False)
     assert done.stderr == b""
     assert len(done.stdout) == 10
 
 
-def test_without_a_command_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main([]) == 2
     said = capsys.readouterr()
     assert not said.out and said.err.startswith("error: choose a command")
@@ -277,18 +277,18 @@ def test_without_a_command_they_are_named(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
-def test_the_program_itself_helps(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_the_package(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main([flag]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("Advanced Code Model 0" if flag == "--version" else "python -m src.") and not said.err
 
 
-def test_a_command_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["trian"]) == 2
     assert capsys.readouterr().err.startswith("error: trian: no such command; choose a command")
 
 
-def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_with_newlines_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: generate.main(["run=a\nb\x1b[31m"])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "a\\nb\ufffd[31m: no such folder" in line

@@ -88,7 +88,7 @@ def test_the_report_command_takes_its_folder_raw() -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_leads_somewhere(path: Path) -> None:
+def test_every_link_has_a_target(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
 
@@ -108,14 +108,14 @@ def test_every_make_target_of_the_documents_exists() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
 
 
-def test_the_guide_names_every_setting_of_training() -> None:
+def test_the_guide_documents_every_training_setting() -> None:
     groups = ("training.", "runtime.", "optimizer.", "schedule.")
     settings = {key for key in schema_keys(TrainConfig) if key.startswith(groups) and not key.endswith(".name")}
     in_code = set(re.findall(r"`\+?([a-z_.]+)", GUIDE))
     assert settings | STAGE_KEYS <= in_code, f"add to the guide: {sorted((settings | STAGE_KEYS) - in_code)}"
 
 
-def test_every_setting_that_the_guide_gives_a_value_exists() -> None:
+def test_every_setting_in_the_guide_exists() -> None:
     known = {key for schema in SCHEMAS for key in schema_keys(schema)} | STAGE_KEYS
     known |= {"stage.stages.code.mixture.language", "key"}  # of a mapping, and the word that stands for all of them
     given = set(re.findall(r"(?<=[` ])\+?([a-z_.]+)=", "".join(re.findall(r"`[^`]+`", GUIDE))))

@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["format=json", "device=cpu", "threads=1"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
@@ -90,13 +90,13 @@ def test_a_failed_comparison_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys
         ("-m", "--multirun: doctor has no sweeps"),
     ],
 )
-def test_what_is_wrong_is_one_line(setting: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_one_line(setting: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main([setting]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and complaint in said.err
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_device_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert doctor.main(["device=mps"]) == 2
     assert "mps: not available on this machine" in capsys.readouterr().err

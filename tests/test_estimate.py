@@ -33,7 +33,7 @@ def as_json(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, An
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
-def test_the_numbers_are_those_of_the_formulas(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_estimate_equals_the_formulas(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(f"architecture={architecture}", "size=micro", capsys=capsys)
     config = composed(architecture, "modern", "size=micro")
     spec = solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match=config.match).spec
@@ -50,7 +50,7 @@ def test_the_numbers_are_those_of_the_formulas(architecture: str, capsys: pytest
     assert found["tokens_per_second"] is None and found["time_s"] is None
 
 
-def test_a_smaller_machine_takes_a_smaller_batch_and_recomputing_a_larger_one(
+def test_the_largest_micro_batch_depends_on_memory_and_recomputation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = as_json("size=medium", "recipe=classic", "tokenizer=bpe_32k", capsys=capsys)
@@ -69,7 +69,7 @@ def test_a_smaller_machine_takes_a_smaller_batch_and_recomputing_a_larger_one(
         assert again["train_memory_bytes"] <= device["available_bytes"]
 
 
-def test_auto_is_the_largest_that_should_fit_this_machine(
+def test_auto_is_the_largest_micro_batch_by_the_estimate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "machine_bytes", lambda: 4 << 30)
@@ -83,7 +83,7 @@ def test_auto_is_the_largest_that_should_fit_this_machine(
     assert wanted in output(*arguments, capsys=capsys)
 
 
-def test_learned_positions_end_the_contexts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_learned_positions_limit_the_contexts(capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json("size=micro", "recipe=classic", "recipe.max_seq_len=2048", capsys=capsys)
     assert [row["context_len"] for row in found["contexts"]] == [256, 1024]
 
@@ -97,7 +97,7 @@ def test_time_is_tokens_over_speed(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "tokens/s" in output("size=micro", f"measured={tmp_path}", capsys=capsys)
 
 
-def test_a_grid_is_a_table_with_a_row_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_is_a_table_with_one_row_per_job(capsys: pytest.CaptureFixture[str]) -> None:
     """And a job that cannot be has its reason below."""
     said = output("-m", "architecture=dense,jamba", "size=nano,micro", "recipe=classic", capsys=capsys)
     assert "recipe=classic" not in said, "what all jobs have in common is no news"
@@ -109,7 +109,7 @@ def test_a_grid_is_a_table_with_a_row_a_job(capsys: pytest.CaptureFixture[str]) 
     assert ["error" in row for row in found] == [False, False, True, False]
 
 
-def test_people_are_told_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     said = output("architecture=moe", "size=micro", "tokens_per_second=1000", capsys=capsys)
     for wanted in (
         "moe x 8",
@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.C
     assert said in error and error.count("\n") == 1
 
 
-def test_a_run_without_a_speed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_measured_run_without_a_speed_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_summary(tmp_path, final=None)
     assert run_cli(lambda: estimate.main([f"measured={tmp_path}"])) == 2
     assert "no summary.json with a speed" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def text(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_run_goes_out_and_comes_back(
+def test_export_round_trip(
     finished: Path, folder: Path, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     back = tmp_path / "back"
@@ -87,7 +87,7 @@ def test_a_run_goes_out_and_comes_back(
     assert read_json(tiny.only_run(root) / "summary.json")["contract"]["init_from"].startswith("language step 4 of")
 
 
-def test_only_the_paths_of_the_configuration_are_left_out(finished: Path, folder: Path) -> None:
+def test_an_export_omits_only_paths_of_the_configuration(finished: Path, folder: Path) -> None:
     ours = read_json(folder / RECORD)["config"]
     theirs = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
     theirs["data"] |= {"dir": Path(theirs["data"]["dir"]).name}
@@ -98,7 +98,7 @@ def test_only_the_paths_of_the_configuration_are_left_out(finished: Path, folder
         assert str(finished.parents[2]).encode() not in file.read_bytes(), file.name
 
 
-def test_transformers_writes_the_same_text(
+def test_transformers_generates_the_same_text(
     finished: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     transformers = open_transformers(tmp_path_factory.getbasetemp() / "transformers")
@@ -114,7 +114,7 @@ def test_transformers_writes_the_same_text(
     assert model.generation_config.temperature == 0.5
 
 
-def test_the_readme_does_what_it_says(
+def test_the_code_of_the_model_card_runs(
     folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -132,7 +132,7 @@ def test_the_readme_does_what_it_says(
     assert shlex.split(line)[3:] == ["format=ours", "source=it's a model", "out=OUT"]
 
 
-def test_the_readme_has_the_figures_of_the_run(finished: Path, folder: Path) -> None:
+def test_the_model_card_has_the_figures_of_the_run(finished: Path, folder: Path) -> None:
     readme, summary = (folder / "README.md").read_text(encoding="utf-8"), read_json(finished / "summary.json")
     progress = read_json(finished / "checkpoints" / "language" / "best" / "meta.json")["progress"]
     assert f"| validation bits per byte | {progress['val_bits_per_byte']:.4f} |" in readme
@@ -142,7 +142,7 @@ def test_the_readme_has_the_figures_of_the_run(finished: Path, folder: Path) -> 
 
 
 @pytest.mark.parametrize("case", ["dense", "dense, classic", "moe"])
-def test_a_folder_without_our_file_becomes_a_run(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plain_transformers_folder_is_imported(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = exported(tmp_path / "source", model_of(spec_of(case), seed=1))
     (source / RECORD).unlink()
     assert run("format=ours", f"source={source}", f"out={tmp_path / 'out'}") == 0
@@ -159,7 +159,7 @@ def bare_run(place: Path, spec: Any) -> Path:
     return place
 
 
-def test_a_bare_checkpoint_goes_out_as_well(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_summary_is_exported(tmp_path: Path) -> None:
     best = bare_run(tmp_path / "bare", spec_of("mamba1")) / "checkpoints" / "language" / "best"
     assert run("format=huggingface", f"run={best}", f"out={tmp_path / 'out'}") == 0
     readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -167,13 +167,13 @@ def test_a_bare_checkpoint_goes_out_as_well(tmp_path: Path) -> None:
     assert f"max_new_tokens={SamplingConfig().max_new_tokens})" in readme
 
 
-def test_what_has_no_twin_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_mapping_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = bare_run(tmp_path / "bare", spec_of("moe", **CLASSIC))
     line = refused(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
     assert line.startswith(f"run={place}: has no exact twin in transformers; norm=layernorm: MixtralForCausalLM needs")
 
 
-def test_files_of_a_run_that_are_broken_are_named(
+def test_damaged_files_of_a_run_are_one_line_errors(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("tokenizer.json", "config.yaml", "summary.json", "checkpoints/language/best/model.safetensors"):
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(
     assert refused(capsys, *arguments, f"out={tmp_path / 'new' / 'out'}").startswith(wanted)
 
 
-def test_nothing_is_overwritten(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_overwrites_nothing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["format=huggingface", f"run={finished}"]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x", encoding="utf-8")
@@ -232,7 +232,7 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def test_the_same_command_is_done_at_once_and_another_is_refused(
+def test_a_repeated_export_succeeds_and_another_is_an_error(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, back = tmp_path / "out", tmp_path / "back"
@@ -282,7 +282,7 @@ sys.exit(guarded(lambda: export.main(sys.argv[2:])))
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_instant_leaves_a_command_that_can_be_repeated(finished: Path, tmp_path: Path) -> None:
+def test_a_killed_export_can_be_repeated(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["format=huggingface", f"run={finished}", f"out={out}"]
     for at in (1, 2, 5, 9, 14, 20, 10_000):
@@ -293,7 +293,7 @@ def test_a_kill_at_any_instant_leaves_a_command_that_can_be_repeated(finished: P
         shutil.rmtree(out)
 
 
-def test_what_a_killed_export_left_is_removed(finished: Path, tmp_path: Path) -> None:
+def test_temporaries_of_a_killed_export_are_removed(finished: Path, tmp_path: Path) -> None:
     left = tmp_path / ".out.99999999.tmp"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"x")
@@ -301,7 +301,7 @@ def test_what_a_killed_export_left_is_removed(finished: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(
+def test_a_full_disk_is_one_line_and_leaves_no_files(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fill(*_: Any, **__: Any) -> None:
@@ -312,7 +312,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert line == "disk: No space left on device; make room"
 
 
-def test_the_card_of_a_killed_run_says_so(finished: Path, tmp_path: Path) -> None:
+def test_the_card_of_an_unfinished_run_states_it(finished: Path, tmp_path: Path) -> None:
     place = tmp_path / "run"
     shutil.copytree(finished, place)
     summary = read_json(place / "summary.json")
@@ -349,7 +349,7 @@ def test_control_characters_of_a_source_do_not_reach_the_terminal(
         (source / name).write_text(whole, encoding="utf-8")
 
 
-def test_what_an_export_holds_is_known_to_the_command() -> None:
+def test_an_export_has_the_marker_of_the_command() -> None:
     assert {needed: held for needed, _, held in export.FORMATS.values()} == {"run": RECORD, "source": "checkpoints"}
 
 
@@ -377,7 +377,7 @@ def test_what_an_export_holds_is_known_to_the_command() -> None:
         ({"tokenizer_sha256": None}, "tokenizer.json: is not the tokenizer that these weights were trained with"),
     ],
 )
-def test_a_record_that_lies_is_refused(
+def test_a_manipulated_record_is_an_error(
     changes: dict[str, Any], wanted: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "source"
@@ -388,7 +388,7 @@ def test_a_record_that_lies_is_refused(
     assert line.startswith(f"source={source}/") and wanted in line, line
 
 
-def test_every_twin_is_known_to_the_cases() -> None:
+def test_every_mapping_has_a_test_case() -> None:
     from src.huggingface.mappings import TWINS
 
     assert {twin.class_name for twin in TWINS.values()} == {name for name, _, _ in BLOCKS.values()}

@@ -58,13 +58,13 @@ def text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_prompt_arrives_unchanged(prompt: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_is_used_unchanged(prompt: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = text([f"run={finished}", f"prompt={prompt}", "max_new_tokens=3"], capsys)
     assert out.startswith(prompt) and out.endswith("\n")
 
 
 @pytest.mark.parametrize("prompt", ["#!/bin/bash\nset -e\n", "a, b = ${c} 🐢", "a\r\nb", ""])
-def test_a_prompt_comes_from_a_file_and_from_standard_input_too(
+def test_a_prompt_is_read_from_a_file_or_standard_input(
     prompt: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a, prompt (1).sh"
@@ -79,12 +79,14 @@ def test_a_prompt_comes_from_a_file_and_from_standard_input_too(
 
 
 @pytest.mark.parametrize("temperature", ["temperature=0", "temperature=0.9"])
-def test_the_cache_changes_nothing(temperature: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cache_does_not_change_the_text(
+    temperature: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = [f"run={finished}", "prompt=Once upon a time, Lily", "max_new_tokens=40", temperature]
     assert text(common, capsys) == text([*common, "cache=false"], capsys)
 
 
-def test_the_seed_decides_the_text(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_seed_determines_the_text(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = [f"run={finished}", "prompt=Once", "max_new_tokens=20", "temperature=1", "top_k=0"]
     first = text([*common, "seed=1"], capsys)
     assert first == text([*common, "seed=1"], capsys) != text([*common, "seed=2"], capsys)
@@ -96,7 +98,7 @@ def test_max_new_tokens_is_a_limit(finished: Path, capsys: pytest.CaptureFixture
     assert long.startswith(short) and len(long) > len(short)
 
 
-def test_a_checkpoint_serves_as_well_as_its_run(
+def test_generate_accepts_a_checkpoint_folder(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["prompt=Once", "max_new_tokens=5", "temperature=0"]
@@ -108,7 +110,7 @@ def test_a_checkpoint_serves_as_well_as_its_run(
         assert text(["run=.", *common], capsys) == wanted
 
 
-def test_learned_positions_end(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_learned_positions_limit_the_text(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"run={learned}", "prompt=", "max_new_tokens=40"]
     assert run_cli(lambda: generate.main(arguments)) == 2
     assert capsys.readouterr().err == (
@@ -118,14 +120,12 @@ def test_learned_positions_end(learned: Path, capsys: pytest.CaptureFixture[str]
     assert text([*arguments[:2], "max_new_tokens=39"], capsys)
 
 
-def test_bytes_of_a_command_line_that_are_not_utf8_are_one_line(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_prompt_that_is_not_utf8_is_a_one_line_error(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: generate.main([f"run={finished}", "prompt=\udcff", "max_new_tokens=1"])) == 2
     assert "not valid UTF-8" in capsys.readouterr().err
 
 
-def test_the_command_streams_and_a_reader_may_go_away(finished: Path) -> None:
+def test_the_command_streams_and_ends_quietly_on_a_closed_pipe(finished: Path) -> None:
     """Under `head -c 10` the pipe closes early: no traceback, and the status that every program ends with then."""
     command = (
         f"{sys.executable} -m src.generate run='{finished}' threads=1 max_new_tokens=3000 temperature=1 | head -c 10"
@@ -142,7 +142,7 @@ def test_the_command_streams_and_a_reader_may_go_away(finished: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (141, b"Once upon ", b"")
 
 
-def test_a_terminal_gets_no_control_characters_and_a_file_gets_all(
+def test_control_characters_are_replaced_on_a_terminal_only(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = "a\x1b]0;title\x07\x1b[2J\x08\x9b31m\ttab\nline"
@@ -156,6 +156,6 @@ def test_a_terminal_gets_no_control_characters_and_a_file_gets_all(
     assert not set(shown.getvalue()) & {"\x1b", "\x07", "\x08", "\x9b"}
 
 
-def test_a_prompt_that_is_no_text_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_with_lone_surrogates_is_an_error(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: generate.main([f"run={finished}", "prompt=a\udcff"])) == 2
     assert capsys.readouterr().err == "error: prompt: is not valid UTF-8; prompts are text in that encoding\n"

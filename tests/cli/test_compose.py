@@ -82,7 +82,7 @@ def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> Non
 
 
 @pytest.mark.parametrize("command", ["prepare", "train"])
-def test_the_data_of_the_original_take_the_large_vocabulary_unless_another_is_asked_for(command: str) -> None:
+def test_original_data_has_the_large_vocabulary_by_default(command: str) -> None:
     schema: type[PrepareConfig | TrainConfig] = {"prepare": PrepareConfig, "train": TrainConfig}[command]
     register_schema(schema, command)
     for overrides, wanted in (
@@ -99,7 +99,7 @@ FLAGS = (["--cfg", "job"], ["--help"], ["--info", "defaults"], ["--hydra-help"])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_flags_that_show_something_work_from_any_directory_without_torch(command: str, tmp_path: Path) -> None:
+def test_help_flags_work_from_any_directory_without_torch(command: str, tmp_path: Path) -> None:
     code = (
         "import io, sys; from contextlib import redirect_stdout\n"
         f"from src.{command} import main\n"
@@ -116,7 +116,7 @@ def test_flags_that_show_something_work_from_any_directory_without_torch(command
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     from src.train import main
 
     assert main(["--help"]) == 0
@@ -166,7 +166,7 @@ def test_an_experiment_is_found_from_any_directory(tmp_path: Path, monkeypatch: 
         (["seed=3"], 1),
     ],
 )
-def test_what_a_command_line_sweeps_over(overrides: list[str], jobs: int) -> None:
+def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> None:
     sweep = expand_sweep("train", TrainConfig, overrides)
     assert len(sweep.jobs) == jobs
     given = given_keys(overrides)
@@ -232,14 +232,14 @@ def test_errors_name_key_value_and_remedy(override: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["moe", "=3", "~seed", "~training", "~/data"])
-def test_whatever_is_not_key_value_is_refused(argument: str) -> None:
+def test_arguments_other_than_key_value_are_errors(argument: str) -> None:
     with pytest.raises(UserError, match="settings are written key=value"):
         parse_arguments([argument])
 
 
 @pytest.mark.parametrize("flag", LEGACY_FLAGS)
 @pytest.mark.parametrize("form", ["--{}", "--{}=3"])
-def test_flags_of_the_original_script_name_the_setting_of_today(flag: str, form: str) -> None:
+def test_legacy_flags_name_their_setting(flag: str, form: str) -> None:
     for spelling in (flag, flag.replace("-", "_")):
         argument = form.format(spelling)
         with pytest.raises(UserError) as caught:
@@ -247,7 +247,7 @@ def test_flags_of_the_original_script_name_the_setting_of_today(flag: str, form:
         assert str(caught.value).startswith(f"{argument}: settings have no dashes; write {LEGACY_FLAGS[flag]}")
 
 
-def test_the_settings_that_old_flags_became_compose() -> None:
+def test_settings_of_legacy_flags_compose() -> None:
     compose_train(*(remedy.partition(" (")[0] for remedy in LEGACY_FLAGS.values()))
 
 
@@ -262,13 +262,13 @@ def test_the_settings_that_old_flags_became_compose() -> None:
         (["--config-dir", "foo"], "--config-dir: not used here"),
     ],
 )
-def test_flags_that_are_none_of_ours_are_refused(arguments: list[str], wanted: str) -> None:
+def test_unknown_flags_are_errors(arguments: list[str], wanted: str) -> None:
     with pytest.raises(UserError, match=wanted) as caught:
         parse_arguments([*arguments, "seed=3"])
     assert "\n" not in str(caught.value)
 
 
-def test_paths_reach_the_configuration_as_they_are() -> None:
+def test_paths_are_composed_unchanged() -> None:
     for first, second, third in (
         ("~/some data", "/a b/c", "x (1)/y"),
         ("a=b", "#1", "${HOME}/x"),
@@ -278,7 +278,7 @@ def test_paths_reach_the_configuration_as_they_are() -> None:
         assert (config.output_root, config.init_from, config.data.dir) == (first, second, third)
 
 
-def test_lists_of_paths_reach_the_configuration_as_they_are() -> None:
+def test_lists_of_paths_are_composed_unchanged() -> None:
     register_schema(PrepareConfig, "prepare")
     given = quote_paths(["data.language.paths=[~/my stories, b/*.txt]", "data.code.paths=['a, b', \"c\"]"])
     config = compose_config(PrepareConfig, "prepare", given)
@@ -286,23 +286,23 @@ def test_lists_of_paths_reach_the_configuration_as_they_are() -> None:
     assert config.data.code.paths == ["a, b", "c"]
 
 
-def test_paths_that_are_swept_or_quoted_are_left_alone() -> None:
+def test_swept_and_quoted_paths_are_not_quoted() -> None:
     arguments = ["init_from=a,b", "init_from='a b'", "init_from=null", "init_from=", "seed=~", "output_root"]
     assert quote_paths(arguments) == arguments
 
 
-def test_quoted_text_passes_the_grammar_unchanged() -> None:
+def test_quoted_text_is_composed_unchanged() -> None:
     texts = ["it's", "${HOME}", "a, b", "#!/bin/bash", "f() {", "~", 'say "x"', "a\\b"]
     assert compose_train(f"tracking.tags=[{','.join(map(quote_value, texts))}]").tracking.tags == texts
 
 
-def test_plain_values_keep_what_looks_like_an_interpolation() -> None:
+def test_plain_values_are_not_interpolated() -> None:
     config = compose_train("stage=code")
     config.stage.stages["code"].prompts = ["echo ${1}", "${seed}"]
     assert build_config(TrainConfig, asdict(config)) == config
 
 
-def test_an_experiment_that_is_no_yaml_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_with_invalid_yaml_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("a: [1", encoding="utf-8")
     monkeypatch.setattr("src.cli.compose.EXPERIMENTS", tmp_path)
     with pytest.raises(UserError, match=r"mine\.yaml: not a readable YAML file"):
@@ -310,7 +310,7 @@ def test_an_experiment_that_is_no_yaml_is_one_line(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make it writable")])
-def test_a_disk_that_refuses_is_one_line(number: int, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disk_errors_are_one_line(number: int, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse() -> int:
         raise OSError(number, os.strerror(number), "/data/file")
 
@@ -319,7 +319,7 @@ def test_a_disk_that_refuses_is_one_line(number: int, remedy: str, capsys: pytes
     assert said.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and said.count("\n") == 1
 
 
-def test_other_errors_of_the_system_are_ours_and_keep_their_trace() -> None:
+def test_other_os_errors_keep_their_traceback() -> None:
     def fail() -> int:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
@@ -354,7 +354,7 @@ def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> N
         ("--resolve", "--resolve: is for --cfg job"),
     ],
 )
-def test_what_would_change_nothing_is_refused(argument: str, wanted: str) -> None:
+def test_settings_without_effect_are_errors(argument: str, wanted: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_arguments(["seed=1", argument])
     assert str(caught.value).startswith(wanted)

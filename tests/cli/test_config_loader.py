@@ -66,7 +66,7 @@ def shown(config: DictConfig) -> str:
 
 
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_any_command_line_composes_as_in_hydra(n: int) -> None:
+def test_random_command_lines_compose_as_in_hydra(n: int) -> None:
     draw = random.Random(n)
     lines = [[item] for item in [*CHOICES, *VALUES]]
     lines += [draw.sample(CHOICES, draw.randint(0, 2)) + draw.sample(VALUES, draw.randint(1, 4)) for _ in lines]

@@ -26,7 +26,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_printed_argument_arrives_unchanged(path: str) -> None:
+def test_a_printed_argument_is_parsed_unchanged(path: str) -> None:
     register_schema(TrainConfig, "train")
     (argument,) = shlex.split(format_argument("init_from", path))
     assert compose_config(TrainConfig, "train", quote_paths([argument])).init_from == path

@@ -75,7 +75,7 @@ def runs(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.Te
     }
 
 
-def test_a_branch_ends_as_a_run_of_its_budget_bit_for_bit(runs: dict[str, Path]) -> None:
+def test_a_branch_is_bit_identical_to_a_run_of_its_budget(runs: dict[str, Path]) -> None:
     assert weights_of(runs["branched"], PART) == weights_of(runs["short"], "language")
     assert equal(state_of(runs["branched"], PART), state_of(runs["short"], "language"))
     part, short = (read_json(runs[name] / "summary.json")["stages"] for name in ("branched", "short"))
@@ -83,13 +83,13 @@ def test_a_branch_ends_as_a_run_of_its_budget_bit_for_bit(runs: dict[str, Path])
         assert part[PART][key] == short["language"][key], key
 
 
-def test_the_origin_is_as_without_branches(runs: dict[str, Path]) -> None:
+def test_branches_do_not_change_their_origin(runs: dict[str, Path]) -> None:
     assert weights_of(runs["branched"], "language") == weights_of(runs["plain"], "language")
     branched, plain = tiny.settled(runs["branched"]), tiny.settled(runs["plain"])
     assert branched[: len(plain)] == plain
 
 
-def test_rows_of_a_branch_are_its_own_from_its_first_step_on(runs: dict[str, Path]) -> None:
+def test_rows_of_a_branch_start_at_its_first_step(runs: dict[str, Path]) -> None:
     rows = [row for row in tiny.rows(runs["branched"]) if row["stage"] == PART]
     first = rows[0]["step"]
     assert WARMUP < first < QUARTER and "val/loss" in rows[0]
@@ -117,12 +117,12 @@ def test_the_totals_count_each_token_once_and_the_result_is_that_of_the_whole_bu
     assert 0 < final["tokens"] / final["tokens_per_second"] < final["wall_time_s"]
 
 
-def test_the_last_weights_of_a_run_are_not_those_of_a_branch(runs: dict[str, Path]) -> None:
+def test_the_final_weights_are_not_those_of_a_branch(runs: dict[str, Path]) -> None:
     assert find_checkpoint(runs["branched"], "last").progress.stage == "language"
 
 
 @pytest.mark.parametrize("stops", [(8, 44), (STEPS,)])
-def test_a_run_that_fails_around_a_branch_ends_as_one_that_does_not(
+def test_a_run_that_fails_around_a_branch_resumes_bit_identically(
     stops: Sequence[int], runs: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the branch is saved by a step that is repeated; in the branch after a checkpoint of its own, and before."""
@@ -134,7 +134,7 @@ def test_a_run_that_fails_around_a_branch_ends_as_one_that_does_not(
     assert differences(runs["branched"], tiny.only_run(tmp_path)) == []
 
 
-def test_a_branch_without_its_first_checkpoint_is_one_line(
+def test_a_branch_without_its_first_checkpoint_is_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fail_at(data, tmp_path, STEPS, monkeypatch)
@@ -191,7 +191,7 @@ def test_steps_of_trackers_increase_over_branches() -> None:
     assert all(later == earlier + 1 for earlier, later in itertools.pairwise(counted)) and counted[0] == 0
 
 
-def test_a_dry_run_and_an_estimate_price_a_branch_at_its_decay(
+def test_dry_run_and_estimate_count_only_the_decay_of_a_branch(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from src.config.schema import EstimateConfig
@@ -207,7 +207,7 @@ def test_a_dry_run_and_an_estimate_price_a_branch_at_its_decay(
     assert f" {tokens / 1e6:.2f}M |" in capsys.readouterr().out
 
 
-def test_equal_time_prices_a_branch_at_its_share() -> None:
+def test_equal_time_counts_a_branch_by_its_share() -> None:
     from src.training.stage_budget import trained_budgets
 
     config = planned("stage=language_budgets", "training.budget=time", "training.max_seconds=100")

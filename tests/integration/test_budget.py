@@ -48,7 +48,7 @@ def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_that_goes_on_keeps_the_steps_that_were_measured(
+def test_a_resumed_run_keeps_its_measured_steps(
     processes: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where another number of processes began it."""
@@ -79,7 +79,7 @@ def test_a_stage_that_starts_from_a_timed_run_measures_for_itself(
     assert read_json(tiny.only_run(root) / "summary.json")["stages"]["code"]["steps"] == 4
 
 
-def test_a_true_clock_comes_near(data: Path, tmp_path: Path) -> None:
+def test_a_time_budget_is_met_approximately(data: Path, tmp_path: Path) -> None:
     summary, _ = trained(data, tmp_path, "training.budget=time", "training.max_seconds=3", "architecture=hybrid")
     final = summary["final"]
     assert 1 < final["tokens"] / final["tokens_per_second"] < 9, "this machine may be busy; a second is the measurement"

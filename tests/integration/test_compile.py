@@ -19,7 +19,7 @@ def decided(folder: Path) -> bool:
     return found
 
 
-def test_without_a_compiler_a_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
+def test_without_a_compiler_a_run_logs_it_and_continues(data: Path, tmp_path: Path) -> None:
     plain, tried = tmp_path / "plain", tmp_path / "tried"
     assert tiny.run(data, plain, "training.max_steps=2") == 0
     nothing = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -35,7 +35,7 @@ def test_without_a_compiler_a_run_says_so_and_goes_on(data: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_compiled_run_goes_on_compiled_and_ends_the_same(
+def test_a_resumed_compiled_run_ends_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

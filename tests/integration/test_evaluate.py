@@ -81,7 +81,7 @@ def test_the_losses_are_those_of_the_test_split(evaluated: Path) -> None:
     assert row["test_loss"] == found["stages"]["code"]["test"]["code"]["loss"]
 
 
-def test_the_command_says_what_stands_there_and_does_nothing_twice(
+def test_the_command_prints_the_evaluation_and_repeats_nothing(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_json(run / "evaluation.json")
@@ -92,12 +92,12 @@ def test_the_command_says_what_stands_there_and_does_nothing_twice(
     assert found["stages"] == before["stages"] == read_json(run / "evaluation.json")["stages"]
 
 
-def test_a_repetition_finds_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_repeated_evaluation_is_equal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_json(run / "evaluation.json")
     assert told(capsys, f"run={run}", *SAME, "rerun=true")["stages"] == before["stages"]
 
 
-def test_other_settings_measure_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_repeat_the_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = told(capsys, f"run={run}", "evaluation.probes=false", "evaluation.scripts=0", "evaluation.context_factor=1")
     assert not {"probes", "scripts", "beyond"} & set(found["stages"]["code"])
     assert found["settings"]["probes"] is False
@@ -110,7 +110,7 @@ def test_it_is_a_page_of_text(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert out.rstrip().endswith(f"Evaluation: {run / 'evaluation.json'}")
 
 
-def test_a_run_whose_evaluation_was_broken_off_goes_on_with_it(
+def test_an_interrupted_evaluation_resumes(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = read_json(run / "evaluation.json")
@@ -133,7 +133,7 @@ def test_a_run_whose_evaluation_was_broken_off_goes_on_with_it(
     assert read_json(run / "evaluation.json") == wanted and read_json(run / "summary.json")["status"] == "done"
 
 
-def test_other_data_are_refused(
+def test_other_data_is_an_error(
     run: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(f"run={run}", f"data_dir={tiny.data_dir(tmp_path_factory, seed=1)}") == 2
@@ -142,13 +142,13 @@ def test_other_data_are_refused(
     assert "data_dir=/nowhere: no prepared data there" in capsys.readouterr().err
 
 
-def test_a_run_without_a_finished_stage_has_nothing_to_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_finished_stage_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.change_summary(run, stages={})
     assert command(f"run={run}") == 2
     assert "none of its stages is finished" in capsys.readouterr().err
 
 
-def test_learned_positions_end_what_can_be_measured(data: Path, tmp_path: Path) -> None:
+def test_learned_positions_limit_the_measured_context(data: Path, tmp_path: Path) -> None:
     assert tiny.run(data, tmp_path, "recipe=classic", "recipe.max_seq_len=64", "stage=code") == 0
     (stage,) = read_json(tiny.only_run(tmp_path) / "evaluation.json")["stages"].values()
     assert stage["beyond"]["to"][-1] == 64 and stage["probes"]["recall"]["to"] == [16, 32]

@@ -69,7 +69,7 @@ def prepared(tmp_path: Path) -> Path:
     return prepare_data(shakespeare(text_of(tmp_path)), CHARACTERS, tmp_path, log=lambda line: None).folder
 
 
-def test_another_text_is_refused(tmp_path: Path) -> None:
+def test_text_with_another_checksum_is_an_error(tmp_path: Path) -> None:
     file = text_of(tmp_path)
     with pytest.raises(UserError, match=r"input\.txt\]: has SHA-256 \w{64}, not data\.language\.sha256=0+; give that"):
         prepare_data(shakespeare(file, "0" * 64), CHARACTERS, tmp_path / "outputs")
@@ -119,7 +119,7 @@ def test_the_recipe_in_small(prepared: Path, tmp_path: Path, capsys: pytest.Capt
     assert "the tokenizer has no token for the character '\\xf6'" in capsys.readouterr().err
 
 
-def test_characters_and_a_tied_head_go_out_and_come_back(prepared: Path, tmp_path: Path) -> None:
+def test_character_model_with_tied_head_export_round_trip(prepared: Path, tmp_path: Path) -> None:
     tied = ("recipe.tie_embeddings=true", "training.sampling=replacement")
     assert tiny.run(prepared, tmp_path / "outputs", *tied) == 0
     run = tiny.only_run(tmp_path / "outputs")
@@ -135,7 +135,7 @@ def test_characters_and_a_tied_head_go_out_and_come_back(prepared: Path, tmp_pat
     assert tiny.train_main([f"init_from={run}", f"data.dir={prepared}", f"output_root={again}", "tracking=none"]) == 0
 
 
-def test_a_prompt_with_another_character_is_refused_before_training(
+def test_a_prompt_with_an_unknown_character_is_an_error_before_training(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tiny.run(prepared, tmp_path / "outputs", "stage.stages.language.prompts=['#!/bin/bash']") == 2

@@ -50,7 +50,9 @@ def run(tree: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_folder_and_a_yaml_are_all(tree: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_new_architecture_needs_one_folder_and_one_yaml(
+    tree: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folders = {name.rpartition("/")[0] for name in files_of_the_document()}
     assert folders == {"conf/architecture", "src/model/blocks/leaky"}
     found = json.loads(run(tree, "src.estimate", "architecture=leaky", "size=micro", "format=json"))
@@ -64,7 +66,7 @@ def test_a_folder_and_a_yaml_are_all(tree: Path, tmp_path: Path, tmp_path_factor
     assert "leaky" in run(tree, "src.train", "--help")
 
 
-def test_it_fulfils_the_contract_by_being_there(tree: Path) -> None:
+def test_a_new_architecture_is_part_of_the_contract_tests(tree: Path) -> None:
     said = run(tree, "pytest", "tests/contract/test_architectures.py", "-k", "leaky", "-q", "-p", "no:cacheprovider")
     assert re.search(r"\d\d passed", said)
     run(

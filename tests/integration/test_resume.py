@@ -30,9 +30,7 @@ def start_and_signal(arguments: list[str], root: Path, number: int, after_step: 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_run_that_is_stopped_and_killed_ends_bitwise_like_one_that_is_not(
-    architecture: str, data: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_and_killed_run_is_bit_identical(architecture: str, data: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     more = ("stage=full", f"architecture={architecture}", *SETTINGS)
     assert tiny.run(data, whole, *more) == 0
@@ -77,7 +75,7 @@ def test_other_signals_save_between_two_steps_and_what_is_damaged_later_is_one_l
 
 
 @pytest.mark.slow
-def test_two_processes_on_one_run_the_second_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_second_process_on_a_run_is_an_error(data: Path, tmp_path: Path) -> None:
     arguments = tiny.command_line(data, tmp_path, *SETTINGS)
     both = [tiny.start(arguments), tiny.start(arguments)]
     ended = [(process.communicate(timeout=120), process.returncode) for process in both]

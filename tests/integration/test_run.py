@@ -39,7 +39,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_every_file_is_there(finished: Path) -> None:
+def test_a_run_writes_every_file(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     in_stage = "best/meta.json best/model.safetensors last/meta.json last/model.safetensors last/state.pt".split()
     checkpoints = {f"checkpoints/{stage}/{file}" for stage in ("language", "code") for file in in_stage}
@@ -87,7 +87,7 @@ def test_generated_text_has_its_floor_by_position_and_recalls_by_distance(tmp_pa
         assert all(floor < loss for floor, loss in zip(positions["floor"], positions["loss"], strict=True))
 
 
-def test_what_auto_became_is_written_down(finished: Path) -> None:
+def test_config_yaml_holds_no_auto(finished: Path) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
     assert config["runtime"]["device"] == "cpu" and config["runtime"]["precision"] == "fp32"
     assert config["runtime"]["threads"] == 1
@@ -125,7 +125,7 @@ def test_samples_begin_with_their_prompts(finished: Path) -> None:
         assert all(len(sample["text"]) > len(sample["prompt"]) for sample in samples)
 
 
-def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(
+def test_a_repeated_command_of_a_finished_run_changes_nothing(
     finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(finished)
@@ -135,7 +135,7 @@ def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(
     assert tiny.only_run(finished.parents[1]) == finished
 
 
-def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rerun_trains_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
     folder = tiny.only_run(tmp_path)
     first = tiny.rows(folder)
@@ -148,7 +148,7 @@ def test_rerun_starts_over(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert [row.get("train/loss") for row in tiny.rows(folder)] == [row.get("train/loss") for row in first]
 
 
-def test_rows_of_metrics_that_are_lost_are_reported(
+def test_lost_rows_of_metrics_are_reported(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -177,7 +177,7 @@ def test_rows_of_metrics_that_are_lost_are_reported(
     assert "rows, not the" in write_report(folders["whole"]).with_name("summary.md").read_text()
 
 
-def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_resume_on_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
     folder = tiny.only_run(tmp_path)
     contract = read_json(folder / "summary.json")["contract"] | {"data_hash": "0" * 64}
@@ -188,9 +188,7 @@ def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys
     assert f"{folder}: begun on data 000000000000, but {data} is" in said[-1]
 
 
-def test_data_that_has_changed_is_not_trained_on(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_data_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     with (copy / "language_train.npy").open("r+b") as handle:
@@ -204,7 +202,7 @@ def test_data_that_has_changed_is_not_trained_on(
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
-def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(
+def test_a_failed_run_records_its_error_and_resumes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -222,9 +220,7 @@ def test_a_failed_run_says_so_and_goes_on_when_the_cause_is_gone(
     assert strict_json(folder / "summary.json")["error"] is None
 
 
-def test_a_run_that_another_process_works_on_is_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_locked_run_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tiny.plan(data, tmp_path).folder
     with file_lock(folder / ".lock"):  # flock excludes by open file, so this process can stand for another
         assert tiny.run(data, tmp_path) == 2
@@ -236,7 +232,7 @@ def test_a_run_that_another_process_works_on_is_refused(
     assert tiny.run(data, tmp_path) == 0
 
 
-def test_rerun_does_not_pull_the_folder_from_under_a_running_process(data: Path, tmp_path: Path) -> None:
+def test_rerun_does_not_remove_the_folder_of_a_running_process(data: Path, tmp_path: Path) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=1") == 0
     folder = tiny.only_run(tmp_path)
     before = snapshot(folder)
@@ -253,7 +249,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return tiny.only_run(root)
 
 
-def test_a_mix_changes_its_stage_alone(replayed: Path, finished: Path) -> None:
+def test_a_mix_changes_only_its_stage(replayed: Path, finished: Path) -> None:
     with_mix, without = tiny.settled(replayed), tiny.settled(finished)
     assert [row for row in with_mix if row["stage"] == "language"] == [
         row for row in without if row["stage"] == "language"
@@ -268,7 +264,7 @@ def test_a_mix_changes_its_stage_alone(replayed: Path, finished: Path) -> None:
     assert ends[0]["references"] == ends[1]["references"]
 
 
-def test_forgetting_is_seen_at_every_evaluation(replayed: Path) -> None:
+def test_every_evaluation_measures_the_other_corpus(replayed: Path) -> None:
     table = tiny.rows(replayed)
     language = [row for row in table if row["stage"] == "language"]
     assert not any(key.startswith("val/language") for row in language for key in row)
@@ -284,7 +280,7 @@ def test_forgetting_is_seen_at_every_evaluation(replayed: Path) -> None:
     assert best == min(row["val/loss"] for row in code if "val/loss" in row), "by its own corpus"
 
 
-def test_the_contract_tells_the_mix(replayed: Path, finished: Path) -> None:
+def test_the_contract_holds_the_mix(replayed: Path, finished: Path) -> None:
     ours, plain = (strict_json(folder / "summary.json")["contract"] for folder in (replayed, finished))
     assert "code: code 6 steps and 768 tokens, of dense " in plain["stages"]
     assert "code: code with 0.25 language for 6 steps and 768 tokens, of dense " in ours["stages"]
@@ -294,7 +290,7 @@ def test_the_contract_tells_the_mix(replayed: Path, finished: Path) -> None:
     assert differing == {"stages", "data_order_hash", "stage.stages.code.mixture.language"}
 
 
-def test_a_mix_is_asked_for_on_the_command_line_and_goes_on_where_it_stopped(
+def test_a_mix_from_the_command_line_resumes(
     replayed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = ("stage=full", "architecture=hybrid", "+stage.stages.code.mixture.language=0.25")
@@ -306,7 +302,7 @@ def test_a_mix_is_asked_for_on_the_command_line_and_goes_on_where_it_stopped(
     assert tiny.settled(tiny.only_run(tmp_path)) == tiny.settled(replayed)
 
 
-def test_documents_are_masked_from_the_first_evaluation_on(finished: Path, data: Path, tmp_path: Path) -> None:
+def test_documents_are_masked_in_every_evaluation(finished: Path, data: Path, tmp_path: Path) -> None:
     """Same weights, same windows, another loss; the contract says why."""
     assert tiny.run(data, tmp_path, "stage=full", "architecture=hybrid", "training.document_masking=true") == 0
     masked = tiny.only_run(tmp_path)
@@ -325,7 +321,7 @@ def names(data: Path, tmp_path: Path) -> Any:
     return name
 
 
-def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_run_name_depends_on_all_settings_of_the_result(names: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     name = names()
     deciding = (
         "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=cosine "
@@ -338,7 +334,7 @@ def test_a_name_covers_all_that_decides_the_result(names: Any, tmp_path_factory:
     assert names(of=tiny.data_dir(tmp_path_factory, seed=1)) != name
 
 
-def test_a_name_leaves_out_where_things_go_and_how_they_are_shown(
+def test_a_run_name_ignores_output_settings(
     names: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = names()
@@ -360,7 +356,7 @@ def test_a_name_leaves_out_where_things_go_and_how_they_are_shown(
     assert names(of=Path(data.name)) == name
 
 
-def test_a_run_goes_on_with_the_device_it_began_with(data: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_device(data: Path, tmp_path: Path) -> None:
     """What `auto` became is decided once: the first sitting had one thread, so has the second."""
     assert tiny.run(data, tmp_path, "training.max_steps=1", "runtime.threads=null") == 0
     folder = tiny.only_run(tmp_path)
@@ -372,7 +368,7 @@ def test_a_run_goes_on_with_the_device_it_began_with(data: Path, tmp_path: Path)
     assert read_json(folder / "summary.json")["environment"]["threads"] == 1
 
 
-def test_a_run_goes_on_with_the_micro_batch_that_it_found(
+def test_a_resumed_run_keeps_its_micro_batch(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -406,7 +402,7 @@ def test_defaults_compose_to_a_run_of_the_readme(data: Path) -> None:
     assert (config.match, config.tokenizer.vocab_size, config.tracking.name) == ("active", 4096, "wandb")
 
 
-def test_embedded_data_is_prepared_by_train_itself(
+def test_train_prepares_generated_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["data.language.max_bytes=200000", "data.code.max_bytes=200000", "tokenizer.vocab_size=300"]
@@ -419,7 +415,7 @@ def test_embedded_data_is_prepared_by_train_itself(
     assert 0 < floor["floor_bits_per_byte"] < 8
 
 
-def test_a_run_of_another_length_names_the_finished_one(
+def test_a_run_of_another_length_reports_the_finished_one(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=1", "evaluation.enabled=false") == 0

@@ -22,7 +22,7 @@ MORE = ("architecture=dense", "training.max_steps=4")
     ("architectures", "kills"),
     [(["mamba", "moe"], 8), pytest.param(ARCHITECTURES, 12 * len(ARCHITECTURES), marks=pytest.mark.slow)],
 )
-def test_killed_at_random_instants_a_run_ends_like_one_that_was_not(architectures: list[str], kills: int) -> None:
+def test_a_run_killed_at_random_times_is_bit_identical(architectures: list[str], kills: int) -> None:
     process = tiny.start([str(kills), ",".join(architectures)], module="tests.integration.torture")
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
@@ -98,7 +98,7 @@ def test_a_file_that_cannot_grow(
         (JsonlLog, "log", 4, errno.ENOSPC, "make room"),
     ],
 )
-def test_a_disk_that_refuses(
+def test_disk_errors_are_one_line_and_the_run_resumes(
     where: Any,
     name: str,
     after: int,
@@ -121,7 +121,7 @@ def test_a_disk_that_refuses(
     "function",
     ["src.training.loop.train_step", "src.runs.stage_runner.evaluate_windows", "src.runs.stage_runner.generate"],
 )
-def test_a_folder_that_vanishes_is_not_made_again(
+def test_a_removed_run_folder_is_not_recreated(
     function: str,
     data: Path,
     tmp_path: Path,
@@ -144,7 +144,7 @@ def test_a_folder_that_vanishes_is_not_made_again(
     assert not list(tmp_path.iterdir())
 
 
-def test_starting_over_never_leaves_what_looks_done(
+def test_an_interrupted_rerun_leaves_no_finished_run(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while it empties the folder, a rerun leaves a run to go on with."""

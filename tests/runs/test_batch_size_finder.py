@@ -29,7 +29,7 @@ SMALL: tuple[str, ...] = (
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 12, 60, 64, 1024])
-def test_the_largest_is_found_in_few_trials(rows: int) -> None:
+def test_the_largest_micro_batch_is_found_in_few_trials(rows: int) -> None:
     sizes = [size for size in range(1, rows + 1) if rows % size == 0]
     for most in (0, *sizes):
         tried: list[int] = []
@@ -101,7 +101,7 @@ def test_processes_divide_batch_and_memory(
     assert (found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
 
 
-def test_what_the_estimate_excludes_is_not_tried(
+def test_sizes_beyond_the_estimate_are_not_tried(
     config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In half precision, where it is an upper bound, up to twice of what it is sure of."""
@@ -116,7 +116,7 @@ def test_what_the_estimate_excludes_is_not_tried(
     assert 1 <= largest["fp32"] < largest["bf16"]
 
 
-def test_where_nothing_fits_the_line_names_what_would(
+def test_the_error_suggests_settings_if_no_size_fits(
     config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_size_finder, "run_in_subprocess", Trials(GIB).run_in_subprocess)
@@ -128,7 +128,7 @@ def test_where_nothing_fits_the_line_names_what_would(
     assert "at a time)" in said and "for example runtime.activation_checkpointing=true" in said
 
 
-def test_a_request_to_stop_is_no_lack_of_memory(
+def test_a_stop_signal_is_not_counted_as_out_of_memory(
     config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: Any, **settings: Any) -> int:

@@ -42,9 +42,7 @@ def applied(config: TrainConfig, text: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("gib", [8, 16, 24, 32])
-def test_what_does_not_fit_is_refused_and_every_remedy_fits(
-    gib: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_suggested_setting_fits(gib: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = match_of(config).spec
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: gib * GIB)
     with pytest.raises(UserError) as error:
@@ -59,15 +57,13 @@ def test_what_does_not_fit_is_refused_and_every_remedy_fits(
         check_memory(changed, match_of(changed).spec)
 
 
-def test_where_nothing_fits_a_smaller_size_is_proposed(config: TrainConfig) -> None:
+def test_a_smaller_size_is_suggested_if_one_sequence_does_not_fit(config: TrainConfig) -> None:
     assert suggest_settings(config, match_of(config).spec, 1 << 20) == (
         "; not even one sequence fits: choose a smaller size"
     )
 
 
-def test_auto_is_refused_where_not_even_one_sequence_would_fit(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_an_error_if_one_sequence_does_not_fit(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = match_of(config).spec
     auto = replace(config, training=replace(config.training, micro_batch_size="auto"))
     one = memory_needed(with_micro_batch(config, 1), spec).total + PROCESS_BYTES
@@ -78,16 +74,16 @@ def test_auto_is_refused_where_not_even_one_sequence_would_fit(
         check_memory(auto, spec)
 
 
-def test_a_device_with_memory_of_its_own_is_not_judged_by_the_machines(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_with_dedicated_memory_is_not_checked(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: 1)
     check_memory(replace(config, runtime=replace(config.runtime, device="cuda")), match_of(config).spec)
     monkeypatch.setattr(host, "NVIDIA_DRIVER", Path("/"))
     check_memory(replace(config, runtime=replace(config.runtime, device="auto")), match_of(config).spec)
 
 
-def test_a_full_disk_is_found_before(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_training(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, sizes = match_of(config).spec, checkpoint_bytes(match_of(config).spec)
 
     def disk(free: int) -> None:
@@ -115,11 +111,11 @@ def test_a_full_disk_is_found_before(config: TrainConfig, tmp_path: Path, monkey
         (ValueError("out of memory"), False),
     ],
 )
-def test_out_of_memory_is_known_by_what_each_device_says(error: Exception, meant: bool) -> None:
+def test_out_of_memory_errors_of_each_device_are_recognized(error: Exception, meant: bool) -> None:
     assert is_out_of_memory(error) == meant
 
 
-def test_memory_that_runs_out_is_one_line_with_what_would_fit(
+def test_out_of_memory_is_a_one_line_error_with_suggestions(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,

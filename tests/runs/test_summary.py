@@ -14,5 +14,5 @@ from src.runs.summary import join_values
         ("a, then b", "c", "a, then b, then c"),
     ],
 )
-def test_sittings_under_different_versions_are_equal_to_neither(before: str, now: str, said: str) -> None:
+def test_a_resumed_run_records_both_versions(before: str, now: str, said: str) -> None:
     assert join_values(before, now) == said

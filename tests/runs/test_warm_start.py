@@ -37,7 +37,7 @@ def config_of(root: Path) -> dict[str, Any]:
     return yaml.safe_load((tiny.only_run(root) / "config.yaml").read_text(encoding="utf-8"))
 
 
-def test_a_stage_takes_over_what_the_run_decided(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_stage_inherits_the_settings_of_its_source_run(sources: dict[str, Path], tmp_path: Path) -> None:
     assert go_on(sources["moe"], tmp_path) == 0
     folder = tiny.only_run(tmp_path)
     assert folder.name.startswith("moe-nano-code-s0-")
@@ -49,7 +49,7 @@ def test_a_stage_takes_over_what_the_run_decided(sources: dict[str, Path], tmp_p
     assert "after 2 steps of stage language" in log and sources["moe"].name in log
 
 
-def test_a_run_from_before_a_setting_was_there_had_its_default(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_setting_newer_than_the_source_run_has_its_default(sources: dict[str, Path], tmp_path: Path) -> None:
     older = tmp_path / "older"
     shutil.copytree(sources["dense"], older)
     config = yaml.safe_load((older / "config.yaml").read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def test_a_run_from_before_a_setting_was_there_had_its_default(sources: dict[str
     assert config_of(tmp_path)["training"]["document_masking"] is False
 
 
-def test_the_weights_are_those_of_the_run(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_training_starts_from_the_weights_of_the_source_run(sources: dict[str, Path], tmp_path: Path) -> None:
     more = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", "training.max_steps=1")
     assert go_on(sources["dense"], tmp_path, *more) == 0
     file = Path("checkpoints", "{}", "last", "model.safetensors")
@@ -77,9 +77,7 @@ def test_the_weights_are_those_of_the_run(sources: dict[str, Path], tmp_path: Pa
         ["training.log_every=10", "training.eval_every=null", "training.max_steps=1"],
     ],
 )
-def test_what_the_command_line_says_counts_where_it_may(
-    given: list[str], sources: dict[str, Path], tmp_path: Path
-) -> None:
+def test_overrides_replace_inherited_settings(given: list[str], sources: dict[str, Path], tmp_path: Path) -> None:
     assert go_on(sources["moe"], tmp_path, *given) == 0
     config = config_of(tmp_path)
     for item in given:
@@ -104,7 +102,7 @@ def test_what_the_command_line_says_counts_where_it_may(
         ("match=none", "match=none: contradicts init_from="),
     ],
 )
-def test_contradictions_are_refused(
+def test_overrides_that_contradict_the_weights_are_errors(
     override: str, wanted: str, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert go_on(sources["moe"], tmp_path / "new", override) == 2
@@ -113,7 +111,7 @@ def test_contradictions_are_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_data_with_another_tokenizer_is_refused(
+def test_data_with_another_tokenizer_is_an_error(
     sources: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -124,7 +122,7 @@ def test_data_with_another_tokenizer_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_another_text_is_not_that_of_the_run(
+def test_changed_data_settings_select_other_data(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is looked for by its settings, and not passed over for the folder that the run was trained on."""
@@ -132,14 +130,14 @@ def test_another_text_is_not_that_of_the_run(
     assert "not prepared in" in capsys.readouterr().err
 
 
-def test_a_checkpoint_folder_serves_as_well_as_its_run(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_init_from_accepts_a_checkpoint_folder(sources: dict[str, Path], tmp_path: Path) -> None:
     last = sources["dense"] / "checkpoints" / "language" / "last"
     assert go_on(last, tmp_path, "training.max_steps=1") == 0
     assert go_on(sources["dense"], tmp_path, "training.max_steps=1") == 0
     tiny.only_run(tmp_path)  # the same weights: the same run
 
 
-def test_other_weights_are_another_run(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_other_initial_weights_give_another_run_name(sources: dict[str, Path], tmp_path: Path) -> None:
     best = sources["dense"] / "checkpoints" / "language" / "best"
     other = tmp_path / "other"
     shutil.copytree(sources["dense"], other)
@@ -154,7 +152,7 @@ def test_other_weights_are_another_run(sources: dict[str, Path], tmp_path: Path)
     assert best.exists()
 
 
-def test_a_run_that_has_been_moved_still_serves(sources: dict[str, Path], tmp_path: Path, data: Path) -> None:
+def test_a_moved_run_is_a_valid_source(sources: dict[str, Path], tmp_path: Path, data: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(sources["dense"], moved)
     config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
@@ -163,7 +161,7 @@ def test_a_run_that_has_been_moved_still_serves(sources: dict[str, Path], tmp_pa
     assert go_on(moved, tmp_path / "out", f"data.dir={data}", "training.max_steps=1") == 0
 
 
-def test_the_contract_names_the_same_lineage_whatever_the_architecture(
+def test_the_lineage_in_the_contract_is_independent_of_the_architecture(
     sources: dict[str, Path], tmp_path: Path
 ) -> None:
     lineages = set()
@@ -175,7 +173,7 @@ def test_the_contract_names_the_same_lineage_whatever_the_architecture(
     assert lineages.pop().startswith("language step 2 of contract ")
 
 
-def test_a_run_without_its_config_is_refused(
+def test_a_source_run_without_config_is_an_error(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(sources["dense"] / "checkpoints", tmp_path / "bare" / "checkpoints")
@@ -183,7 +181,7 @@ def test_a_run_without_its_config_is_refused(
     assert "config.yaml is missing; give a run directory of src.train" in capsys.readouterr().err
 
 
-def test_a_text_that_would_get_another_tokenizer_is_refused_before_it_is_prepared(
+def test_data_that_needs_another_tokenizer_is_an_error_before_preparation(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert go_on(sources["dense"], tmp_path / "new", "data.seed=1") == 2

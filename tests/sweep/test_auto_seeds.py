@@ -16,7 +16,7 @@ def sweep(data: Path, root: Path, *more: str) -> int:
     return tiny.train_main(["-m", *tiny.command_line(data, root, "architecture=dense,mamba", *FAST, *more)])
 
 
-def test_the_looks_together_spend_the_level_of_one_report() -> None:
+def test_the_levels_of_all_looks_add_up_to_that_of_one_report() -> None:
     shares = [share_of_look(look) for look in range(len(LOOKS))]
     assert sum(shares) == pytest.approx(1.0) and all(share > 0 for share in shares)
     assert shares[0] == pytest.approx(0.497, abs=1e-3), "ln(1 + (e - 1) 3/8)"
@@ -36,7 +36,7 @@ def test_mistakes(arguments: list[str], line: str, capsys: pytest.CaptureFixture
     assert line in capsys.readouterr().err
 
 
-def test_the_dry_run_prices_the_first_look_and_the_last(
+def test_a_dry_run_estimates_the_first_and_the_last_look(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep(data, tmp_path, "dry_run=true") == 0

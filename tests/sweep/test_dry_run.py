@@ -32,7 +32,7 @@ def test_nothing_is_prepared_started_or_written(tmp_path: Path, capsys: pytest.C
     assert "nano: no verdict: 2 seeds; at least 3 are needed" in out
 
 
-def test_a_breach_is_named_with_the_jobs_on_either_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unequal_settings_are_listed_with_their_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ("-m", "architecture=dense,mamba", "seed=0,1,2", f"output_root={tmp_path}")
     assert "contracts differ" not in told(capsys, *sweep) and not list(tmp_path.iterdir())
     out = told(capsys, *sweep, "training.seq_len=128,256")
@@ -42,7 +42,7 @@ def test_a_breach_is_named_with_the_jobs_on_either_side(tmp_path: Path, capsys: 
     assert "not prepared yet" in other and "contracts differ" in other
 
 
-def test_finished_runs_tell_the_time_and_are_not_counted_again(
+def test_finished_runs_give_the_time_estimate_and_are_not_counted(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tiny.run(data, tmp_path, *ONE_STEP) == 0
@@ -57,7 +57,7 @@ def test_finished_runs_tell_the_time_and_are_not_counted_again(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_the_command_would_refuse_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_raises_the_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, line in {
         ("-m", "seed=0,0"): "two jobs of the sweep are the same run",
         ("training.micro_batch_size=3",): "must divide training.global_batch_size=8",
@@ -73,7 +73,7 @@ def test_a_dry_run_has_the_name_of_the_run_itself() -> None:
     assert len(names) == 1
 
 
-def test_what_a_report_says_of_a_run_does_not_change_its_name() -> None:
+def test_verdict_settings_do_not_change_the_name_of_a_run() -> None:
     register_schema(TrainConfig, "train")
     names = {
         run_name(compose_config(TrainConfig, "train", overrides), "f", None)

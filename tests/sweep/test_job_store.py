@@ -66,7 +66,7 @@ def test_a_job_that_was_never_started_is_pending(store: JobStore) -> None:
     assert store.jobs() == [job(0), job(1)]
 
 
-def test_a_job_is_a_process_of_its_own_with_its_overrides(store: JobStore, child: Child) -> None:
+def test_a_job_is_a_subprocess_with_its_overrides(store: JobStore, child: Child) -> None:
     started = child("pass")
     assert run_job(store, job(0), SweepConfig()) == 0
     assert record(store)["status"] == "failed"  # it ended well, but there is no finished run
@@ -86,7 +86,7 @@ def test_a_job_is_a_process_of_its_own_with_its_overrides(store: JobStore, child
         ("import os; os.kill(os.getpid(), 15)", -15, "interrupted", "stopped by SIGTERM"),
     ],
 )
-def test_how_a_process_ended_is_told(
+def test_the_end_of_a_process_is_recorded(
     code: str, exit_code: int, status: str, error: str, store: JobStore, child: Child
 ) -> None:
     child(code)
@@ -95,21 +95,21 @@ def test_how_a_process_ended_is_told(
     assert store.states() == {job(0).run: status, job(1).run: "pending"}
 
 
-def test_the_error_of_a_failed_run_is_that_of_its_summary(store: JobStore, child: Child) -> None:
+def test_the_error_of_a_failed_job_is_that_of_its_summary(store: JobStore, child: Child) -> None:
     finish_run(store, 0, "failed", "RuntimeError: the device is on fire")
     child("raise SystemExit(1)")
     assert run_job(store, job(0), SweepConfig()) == 1
     assert record(store)["error"] == "RuntimeError: the device is on fire"
 
 
-def test_an_old_error_is_not_that_of_a_process_that_never_reached_its_run(store: JobStore, child: Child) -> None:
+def test_an_old_error_in_the_summary_is_not_that_of_a_later_process(store: JobStore, child: Child) -> None:
     finish_run(store, 0, "interrupted", "stopped by SIGTERM")
     child("raise SystemExit(2)")
     assert run_job(store, job(0), SweepConfig()) == 2
     assert record(store)["error"] == "exit status 2"
 
 
-def test_the_last_line_of_a_process_is_its_error_where_its_run_tells_none(
+def test_the_last_line_of_a_process_is_its_error_without_a_summary(
     store: JobStore, child: Child, capsys: pytest.CaptureFixture[str]
 ) -> None:
     child("print('here'); import sys; sys.exit('error: seed=x: must be a number')")
@@ -120,7 +120,7 @@ def test_the_last_line_of_a_process_is_its_error_where_its_run_tells_none(
     assert not capsys.readouterr().out and "here" in store.log_of(job(0)).read_text()
 
 
-def test_a_job_that_takes_too_long_is_asked_to_stop_and_then_killed(
+def test_a_job_over_its_timeout_is_terminated_and_then_killed(
     store: JobStore, child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = SweepConfig(timeout=0.5)
@@ -133,7 +133,7 @@ def test_a_job_that_takes_too_long_is_asked_to_stop_and_then_killed(
     assert record(store)["error"] == "took more than sweep.timeout=0.5 s"
 
 
-def test_a_failed_job_is_tried_again_and_a_stopped_one_is_not(store: JobStore, child: Child) -> None:
+def test_a_failed_job_is_retried_and_a_stopped_one_is_not(store: JobStore, child: Child) -> None:
     started = child("raise SystemExit(3)")
     assert run_job(store, job(0), SweepConfig(retries=2), start_over=True) == 3
     assert [command[3:] for command in started] == [["seed=0"], *[["seed=0", "rerun=false"]] * 2]
@@ -142,7 +142,7 @@ def test_a_failed_job_is_tried_again_and_a_stopped_one_is_not(store: JobStore, c
     assert len(started) == 1
 
 
-def test_only_a_failure_since_the_sweep_went_on_counts(store: JobStore) -> None:
+def test_only_failures_since_the_last_start_count(store: JobStore) -> None:
     store.record(job(0), "failed", 1)
     assert store.has_failed()
     store.open("s", store.jobs())
@@ -163,14 +163,16 @@ def test_a_job_whose_run_was_removed_is_pending_again(store: JobStore) -> None:
     assert store.states()[job(0).run] == "pending"
 
 
-def test_a_run_that_was_finished_elsewhere_is_done(store: JobStore) -> None:
+def test_a_run_finished_outside_the_sweep_is_done(store: JobStore) -> None:
     store.record(job(0), "failed", 1, "RuntimeError")
     finish_run(store, 0)
     assert store.states()[job(0).run] == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_signals_of_a_scheduler_reach_the_job(number: int, store: JobStore, child: Child, tmp_path: Path) -> None:
+def test_signals_of_a_scheduler_are_forwarded_to_the_job(
+    number: int, store: JobStore, child: Child, tmp_path: Path
+) -> None:
     ready = tmp_path / "ready"
     child(
         "import pathlib, signal, sys, time\n"

@@ -54,7 +54,9 @@ def again(data: Path, root: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_all_of_it_killed_at_once(data: Path, tmp_path: Path, undisturbed: dict[str, str], seed: int) -> None:
+def test_a_sweep_killed_with_its_job_ends_the_same(
+    data: Path, tmp_path: Path, undisturbed: dict[str, str], seed: int
+) -> None:
     sweep = started(data, tmp_path, seed)
     for child in psutil.Process(sweep.pid).children(recursive=True):
         child.kill()
@@ -69,7 +71,7 @@ def test_all_of_it_killed_at_once(data: Path, tmp_path: Path, undisturbed: dict[
 
 
 @pytest.mark.slow
-def test_a_job_that_outlives_its_sweep_is_waited_for(data: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+def test_a_job_that_outlives_its_sweep_is_awaited(data: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     sweep = started(data, tmp_path, 0)
     (job,) = [child for child in psutil.Process(sweep.pid).children() if "src.train" in " ".join(child.cmdline())]
     job.suspend()
@@ -86,7 +88,7 @@ def test_a_job_that_outlives_its_sweep_is_waited_for(data: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_job_killed_as_by_the_kernel_is_tried_again(data: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+def test_a_job_killed_by_sigkill_is_retried(data: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     arguments = ["-m", *tiny.command_line(data, tmp_path, *LONG, "sweep.retries=1")]
     sweep = tiny.start(arguments, stderr=subprocess.STDOUT)
     tiny.wait_until(lambda: saved(tmp_path, 0), sweep)

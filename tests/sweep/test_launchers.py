@@ -59,9 +59,7 @@ def test_slurm_runs_the_jobs(data: Path, tmp_path: Path, cluster: dict[str, str]
 LONG = ("training.max_steps=1500", "training.eval_every=500", "training.checkpoint_every=100", "training.log_every=50")
 
 
-def test_a_job_that_slurm_takes_away_comes_back_and_ends_the_same(
-    data: Path, tmp_path: Path, cluster: dict[str, str]
-) -> None:
+def test_a_requeued_slurm_job_ends_the_same(data: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
     """`scontrol requeue` is what preemption does: SIGTERM, some seconds to save, and a new start."""
     sweep = start(data, tmp_path / "slurm", cluster, "seed=0", *LONG)
     try:
@@ -81,7 +79,7 @@ def test_a_job_that_slurm_takes_away_comes_back_and_ends_the_same(
     assert tiny.weights(tmp_path / "slurm") == undisturbed(data, tmp_path / "alone", *LONG)
 
 
-def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(
+def test_a_slurm_job_at_its_time_limit_is_requeued_and_resumes(
     data: Path, tmp_path: Path, cluster: dict[str, str]
 ) -> None:
     """Slurm sends SIGUSR2 before the minute is over: the run saves, submitit queues the job again."""
@@ -126,7 +124,9 @@ def test_ray_runs_the_jobs_of_a_sweep(data: Path, tmp_path: Path, ray_address: s
     assert contract["host_shared"] is True
 
 
-def test_no_cluster_is_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_ray_cluster_is_a_one_line_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("ray")
     settings = ("launcher=ray", f"launcher.address=127.0.0.1:{slurm.free_port()}", "seed=0,1")
     sweep = tiny.start(["-m", *tiny.command_line(data, tmp_path, *settings)])

@@ -54,15 +54,13 @@ def rates(trials: list[Trial]) -> list[float]:
     return [trial.learning_rate for trial in trials]
 
 
-def test_a_grid_lies_around_the_rate_of_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grid_is_centered_on_the_rate_of_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=2e-3)
     assert rates(trials["dense"]) == rates(trials["mamba"]) == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
     assert learning_rate_search._best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
 
 
-def test_a_best_rate_at_the_edge_extends_the_range_for_all_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_best_rate_at_the_edge_extends_the_range_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=1.6e-2)
     assert rates(trials["dense"]) == rates(trials["mamba"])
     assert rates(trials["mamba"])[-2:] == [1.6e-2, 3.2e-2], "one beyond the best, and no more"
@@ -70,15 +68,13 @@ def test_a_best_rate_at_the_edge_extends_the_range_for_all_alike(
     assert learning_rate_search._edge(trials["mamba"]) is None
 
 
-def test_the_range_is_not_extended_for_ever_and_the_edge_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_extensions_are_limited_and_the_edge_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = valley(TuneSettings(extensions=2), tmp_path, monkeypatch, dense=1e-9)
     assert len(trials["dense"]) == 7 and learning_rate_search._found(trials["dense"])["edge"] == "low"
     assert valley(TuneSettings(extensions=0), tmp_path, monkeypatch, dense=1e-9)["dense"][0].learning_rate == 2.5e-4
 
 
-def test_a_rate_that_diverged_is_never_the_best() -> None:
+def test_a_diverged_rate_is_never_the_best() -> None:
     told = learning_rate_search._found([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
     assert told["learning_rate"] == 1e-3 and told["edge"] == "low"
     assert [trial["bits_per_byte"] for trial in told["trials"]] == [2.0, None, None]
@@ -113,7 +109,7 @@ def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 100, b""])
-def test_a_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_study_is_a_one_line_error(content: bytes, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     file = tmp_path / "optuna.db"
     file.write_bytes(content)
@@ -124,9 +120,7 @@ def test_a_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
         assert learning_rate_search._open_study("dense", file).trials == []
 
 
-def test_tpe_tries_as_many_of_each_and_goes_on_with_what_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tpe_tries_equal_numbers_and_continues_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TuneSettings(method="tpe", trials=6)
     trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert len(trials["dense"]) == len(trials["mamba"]) >= 6 and (tmp_path / "optuna.db").exists()
@@ -136,7 +130,7 @@ def test_tpe_tries_as_many_of_each_and_goes_on_with_what_it_has(
     assert again == trials and not CALLS, "all of it stands in the database"
 
 
-def test_tpe_ends_first_what_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tpe_finishes_an_interrupted_trial_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, run = TuneSettings(method="tpe", trials=3, extensions=0), Valley.run
 
     def stop(self: Valley, overrides: list[str]) -> Any:
@@ -152,7 +146,7 @@ def test_tpe_ends_first_what_was_broken_off(tmp_path: Path, monkeypatch: pytest.
     assert CALLS[0] == broken_off and len(CALLS) == len(trials["dense"]) == 3
 
 
-def test_tpe_widens_its_range_where_the_best_lies_at_its_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tpe_extends_its_range_if_the_best_is_at_its_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TuneSettings(method="tpe", trials=8)
     trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=3.2e-2)
     assert max(rates(trials["mamba"])) > 4e-3 * 1.01 and len(trials["dense"]) == len(trials["mamba"]) > 8
@@ -187,7 +181,7 @@ def search_file(folder: Path, **rates: float) -> Path:
     return folder
 
 
-def test_jobs_take_their_rates_and_may_be_ranked_though_these_differ(data: Path, tmp_path: Path) -> None:
+def test_jobs_with_tuned_rates_are_comparable(data: Path, tmp_path: Path) -> None:
     folder = search_file(tmp_path / "search", dense=1e-3, mamba=4e-3)
     contracts = []
     for architecture, rate in (("dense", 1e-3), ("mamba", 4e-3)):
@@ -200,7 +194,7 @@ def test_jobs_take_their_rates_and_may_be_ranked_though_these_differ(data: Path,
     assert len(list((tmp_path / "runs").glob("dense-*"))) == 2, "the same rate, not searched for, is another run"
 
 
-def test_a_searched_warmup_is_taken_and_may_differ(data: Path, tmp_path: Path) -> None:
+def test_jobs_with_tuned_warmups_are_comparable(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "search"
     folder.mkdir()
     rates = {
@@ -253,7 +247,7 @@ def test_a_search_for_other_settings_is_used_and_recorded(
         (["learning_rates=[/nowhere]"], "learning_rates=[/nowhere]: no learning_rates.json there"),
     ],
 )
-def test_rates_that_cannot_be_taken(
+def test_invalid_learning_rates_are_errors(
     data: Path, tmp_path: Path, more: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = search_file(tmp_path / "search", dense=1e-3)
@@ -261,7 +255,7 @@ def test_rates_that_cannot_be_taken(
     assert line in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
-def test_a_search_from_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One rate diverges; the search goes on without it, and the same command starts nothing again."""
     arguments = ("tune.trials=3", "tune.factor=1e22", "tune.extensions=0", "optimizer.grad_clip=0")
     arguments += ("training.max_steps=6", "training.max_nonfinite_steps=1")

@@ -51,7 +51,7 @@ def test_a_branch_counts_the_tokens_that_it_trains_itself(tmp_path: Path) -> Non
     assert line_of(opened, 0) == ["r0", "running", "part", "90%", "-", "25", "5.0 s"]
 
 
-def test_every_state_is_told(store: JobStore) -> None:
+def test_every_state_is_shown(store: JobStore) -> None:
     store.record(job(0), "running")
     write_metrics(
         store,
@@ -68,7 +68,7 @@ def test_every_state_is_told(store: JobStore) -> None:
     assert "4 jobs: 1 done, 1 running, 1 failed, 1 pending" in text_of(store)
 
 
-def test_what_is_written_meanwhile_disturbs_nothing(store: JobStore) -> None:
+def test_partly_written_files_are_tolerated(store: JobStore) -> None:
     store.record(job(0), "running")
     for content in ("", "{", "[]\n", '{"stage": "other", "tokens": 1}\n', '{"stage": "code", "tokens": null}\n'):
         write_metrics(store, 0, more=content)

@@ -51,7 +51,7 @@ def job_records(root: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((only_sweep(root) / "jobs").glob("*.json"))]
 
 
-def test_a_job_that_fails_is_told_of_and_alone_done_again(
+def test_a_failed_job_is_reported_and_only_it_is_repeated(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Three commands: a sweep with an obstacle in its first job, the same without, and the same when all is done."""
@@ -93,7 +93,7 @@ def test_a_job_that_fails_is_told_of_and_alone_done_again(
     assert all((folder / job["run_dir"] / "summary.json").exists() for job in jobs)
 
 
-def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes_it(data: Path, tmp_path: Path) -> None:
     more = ("seed=0,1", "training.max_steps=2000", "stage.stages.language.prompts=[]", "training.checkpoint_every=500")
     process = tiny.start(["-m", *tiny.command_line(data, tmp_path, *more)])
     tiny.wait_for_step(tmp_path, 2, process)
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(data: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_fails_alone(
+def test_a_killed_job_does_not_affect_others(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     watch_jobs(monkeypatch, "kill -9 $$", only="seed=0")
@@ -134,7 +134,7 @@ def test_an_experiment_is_a_sweep_without_a_flag_and_the_command_line_narrows_it
     assert "4 of 4 jobs not done" in capfd.readouterr().out
 
 
-def test_fail_fast_starts_nothing_more_until_the_command_is_repeated(
+def test_fail_fast_starts_no_further_job(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     started = watch_jobs(monkeypatch, "false")
@@ -146,7 +146,7 @@ def test_fail_fast_starts_nothing_more_until_the_command_is_repeated(
         started.clear()
 
 
-def test_the_same_sweep_in_another_process_is_refused(
+def test_a_sweep_running_in_another_process_is_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     watch_jobs(monkeypatch, "true")
@@ -159,7 +159,7 @@ def test_the_same_sweep_in_another_process_is_refused(
 
 
 @pytest.mark.slow
-def test_all_four_architectures_through_both_stages_and_again(
+def test_all_architectures_train_both_stages_and_repeat(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = (data, tmp_path, "architecture=dense,mamba,moe,hybrid", "stage=full")
@@ -198,7 +198,7 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
         (LauncherConfig("ray", cpus_per_job=4), 4),
     ],
 )
-def test_jobs_that_run_at_once_share_the_cores(
+def test_concurrent_jobs_divide_the_cores(
     launcher: LauncherConfig, wanted: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
@@ -206,7 +206,7 @@ def test_jobs_that_run_at_once_share_the_cores(
     assert threads_per_job(launcher) == wanted
 
 
-def test_a_job_takes_the_threads_that_it_is_given(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_gets_its_number_of_threads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     open_threads = [item for item in tiny.command_line(data, tmp_path, *ONE_STEP) if not item.startswith("runtime.thr")]
     (plan,) = plan_runs([open_threads])

@@ -23,7 +23,7 @@ def test_random_command_lines(tmp_path: Path, data: Path) -> None:
     assert done.stdout.startswith("300 command lines: ") and done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_harness_sees_what_is_wrong(tmp_path: Path) -> None:
+def test_the_harness_detects_faults(tmp_path: Path) -> None:
     assert fault_of(2, "error: a=b: must be c\n", late=False) is None
     assert fault_of(0, "", late=False) is None
     assert fault_of(1, "", late=False) == "status 1"

@@ -27,7 +27,7 @@ def truth(folder: Path, name: str) -> list[float]:
     return [row[name] for row in tiny.rows(folder) if name in row]
 
 
-def test_everything_is_shown(data: Path, tmp_path: Path) -> None:
+def test_tensorboard_has_all_metrics_samples_and_settings(data: Path, tmp_path: Path) -> None:
     assert tiny.run(data, tmp_path, "tracking=tensorboard", "stage=full", "evaluation.enabled=false") == 0
     folder = tiny.only_run(tmp_path)
     val = scalars(folder, "val/loss")
@@ -40,7 +40,7 @@ def test_everything_is_shown(data: Path, tmp_path: Path) -> None:
     assert "    contract.data_hash=" in config and "    seed=0" in config
 
 
-def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_logs_each_step_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true, arguments = stage_runner.StageHooks.log, ("tracking=tensorboard", "evaluation.enabled=false")
 
     def stop(self: Any, row: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def test_a_run_that_goes_on_shows_each_step_once(data: Path, tmp_path: Path, mon
     assert [value for _, value in loss] == pytest.approx(truth(folder, "train/loss"))
 
 
-def test_what_lies_after_a_rewind_is_hidden(tmp_path: Path) -> None:
+def test_steps_after_a_rewind_are_hidden(tmp_path: Path) -> None:
     tracker = TensorboardTracker(tmp_path / "tensorboard")
     for step in range(4):
         tracker.log({"loss": float(step)}, step)
@@ -68,7 +68,7 @@ def test_what_lies_after_a_rewind_is_hidden(tmp_path: Path) -> None:
     assert scalars(tmp_path, "loss") == [(0, 0.0), (1, 1.0), (2, 20.0)]
 
 
-def test_without_the_extra_one_line_says_so(
+def test_a_missing_extra_is_a_one_line_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from src.cli import validation

@@ -37,7 +37,7 @@ def fill(log: JsonlLog) -> None:
             log.log({"stage": stage, "step": step, "train/loss": 1.5})
 
 
-def test_a_row_is_on_the_disk_at_once(log: JsonlLog) -> None:
+def test_a_row_is_written_at_once(log: JsonlLog) -> None:
     log.log({"stage": "language", "step": 1, "val/loss": None})
     assert log.path.read_text(encoding="utf-8") == '{"stage": "language", "step": 1, "val/loss": null}\n'
 
@@ -53,7 +53,7 @@ def test_a_row_is_on_the_disk_at_once(log: JsonlLog) -> None:
         ("code", 10, [(stage, step) for stage in STAGES for step in (0, 5, 10)]),
     ],
 )
-def test_a_rewind_drops_what_lies_after(log: JsonlLog, stage: str, step: int, left: list[tuple[str, int]]) -> None:
+def test_a_rewind_drops_later_rows(log: JsonlLog, stage: str, step: int, left: list[tuple[str, int]]) -> None:
     fill(log)
     log.rewind(STAGES, stage, step)
     assert steps(log) == left
@@ -62,7 +62,7 @@ def test_a_rewind_drops_what_lies_after(log: JsonlLog, stage: str, step: int, le
 @pytest.mark.parametrize(
     "rest", ['{"stage": "co', '{"stage": "code"}', "7", "null", '{"stage": "other", "step": 1}', "\x00"]
 )
-def test_a_rewind_drops_what_is_no_row(log: JsonlLog, rest: str) -> None:
+def test_a_rewind_drops_invalid_lines(log: JsonlLog, rest: str) -> None:
     fill(log)
     with log.path.open("a", encoding="utf-8") as handle:
         handle.write(rest)
@@ -72,7 +72,7 @@ def test_a_rewind_drops_what_is_no_row(log: JsonlLog, rest: str) -> None:
     assert steps(log)[-1] == ("code", 11)
 
 
-def test_a_rewind_of_nothing_is_nothing(log: JsonlLog) -> None:
+def test_a_rewind_without_a_file_does_nothing(log: JsonlLog) -> None:
     log.rewind(STAGES, "language", 0)
     assert not log.path.exists()
 
@@ -99,16 +99,16 @@ class TestKey:
         path.write_text(content, encoding="utf-8")
         path.chmod(0o600)
 
-    def test_there_is_none(self) -> None:
+    def test_there_is_no_key_by_default(self) -> None:
         assert not has_api_key()
 
-    def test_it_is_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_key_is_found_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_API_KEY", "x")
         assert has_api_key()
         monkeypatch.setenv("WANDB_API_KEY", "")
         assert not has_api_key()
 
-    def test_it_is_in_netrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_key_is_found_in_netrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(tmp_path / "netrc", "machine api.wandb.ai login user password secret\n")
         assert has_api_key()
         monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080/path")
@@ -116,7 +116,9 @@ class TestKey:
         self.write(tmp_path / "netrc", "machine wandb.example.org login user password secret\n")
         assert has_api_key()
 
-    def test_it_is_in_the_netrc_of_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_key_is_found_in_the_netrc_of_the_home_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.delenv("NETRC")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert not has_api_key()
@@ -124,6 +126,6 @@ class TestKey:
         assert has_api_key()
 
     @pytest.mark.parametrize("content", ["nonsense here", "machine other.org login user password secret\n", "\xff"])
-    def test_a_netrc_without_one_is_none(self, content: str, tmp_path: Path) -> None:
+    def test_a_netrc_without_the_host_has_no_key(self, content: str, tmp_path: Path) -> None:
         (tmp_path / "netrc").write_bytes(content.encode("latin-1"))
         assert not has_api_key()

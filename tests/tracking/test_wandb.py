@@ -48,7 +48,7 @@ def summary(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_on_a_terminal_without_a_key_a_run_is_offline_and_asks_nothing(data: Path, tmp_path: Path) -> None:
+def test_without_a_key_a_run_is_offline_and_does_not_prompt(data: Path, tmp_path: Path) -> None:
     """Under a pseudo-terminal, where W&B would ask for a key and wait for ever."""
     parent, terminal = pty.openpty()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
@@ -83,7 +83,7 @@ def test_on_a_terminal_without_a_key_a_run_is_offline_and_asks_nothing(data: Pat
     assert summary(folder)["final/val_loss"] == pytest.approx(final["val_loss"])
 
 
-def test_disabled_by_wandb_mode_nothing_is_written(
+def test_wandb_mode_disabled_writes_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -94,7 +94,7 @@ def test_disabled_by_wandb_mode_nothing_is_written(
 
 
 @pytest.mark.slow
-def test_a_bogus_key_and_no_network_cost_some_seconds_and_no_run(data: Path, tmp_path: Path) -> None:
+def test_an_invalid_key_without_network_does_not_fail_the_run(data: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     process = tiny.start(
         tiny.command_line(data, tmp_path, "tracking=wandb", "training.max_steps=2"),
@@ -146,7 +146,7 @@ def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ("online", "k", "disabled", "disabled"),
     ],
 )
-def test_the_mode(
+def test_mode_of_wandb(
     mode: str, key: str, variable: str | None, wanted: str, inits: list[dict[str, Any]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -157,7 +157,7 @@ def test_the_mode(
     assert [call["mode"] for call in inits] == [wanted]
 
 
-def test_a_run_on_wandb_bears_our_name_group_tags_and_settings(inits: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_wandb_run_has_name_group_tags_and_settings(inits: list[dict[str, Any]], tmp_path: Path) -> None:
     config = TrackingConfig("wandb", ["wandb"], project="p", entity="e", mode="online", group="sweep-1", tags=["a"])
     start_wandb(config, tmp_path / "dense-nano-language-s0-01234567", {"seed": 0}, lambda line: None)
     (call,) = inits
@@ -168,7 +168,7 @@ def test_a_run_on_wandb_bears_our_name_group_tags_and_settings(inits: list[dict[
 
 
 @pytest.mark.parametrize("error", [UsageError("api_key not configured"), CommError("no route"), OSError("disk full")])
-def test_what_fails_online_goes_on_offline_and_what_fails_there_goes_on_without(
+def test_a_failure_online_falls_back_to_offline_and_then_to_no_tracker(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, said = {"online"}, list[str]()
@@ -189,7 +189,7 @@ def test_what_fails_online_goes_on_offline_and_what_fails_there_goes_on_without(
     assert said == [f"W&B: {mode} failed ({error})" for mode in ("online", "offline")]
 
 
-def test_what_fails_on_the_way_is_told_once_and_ends_nothing() -> None:
+def test_a_failure_during_the_run_is_logged_once_and_disables_wandb() -> None:
     class Failing(FakeRun):
         def log(self, row: dict[str, Any], step: int) -> None:
             raise CommError("the service is gone\nand more")
@@ -202,7 +202,7 @@ def test_what_fails_on_the_way_is_told_once_and_ends_nothing() -> None:
     assert said == ["W&B: disabled after an error (the service is gone)"]
 
 
-def test_the_tracker_is_told_how_a_run_ended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tracker_receives_the_exit_code(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[FakeRun] = []
 
     def build(*_: Any) -> ours.WandbTracker:
@@ -227,7 +227,7 @@ def test_importing_the_tracker_does_not_import_wandb() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
 
 
-def test_a_run_that_goes_on_offline_is_the_same_run_on_wandb(
+def test_a_resumed_offline_run_has_the_same_wandb_id(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two files of one run: `wandb sync` puts them together by their id, in the order of their start."""
@@ -262,7 +262,7 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_a_server_that_refuses_the_key_costs_seconds_and_no_run(data: Path, tmp_path: Path) -> None:
+def test_a_server_that_rejects_the_key_does_not_fail_the_run(data: Path, tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {
