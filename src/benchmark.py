@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
-from src.cli.compose import compose_config, expand_sweep, run_cli, register_schema, show_hydra_help
+from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.cli.validation import validate
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost

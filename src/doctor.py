@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from src.cli.compose import compose_config, run_cli, register_schema, run_command
+from src.cli.compose import compose_config, register_schema, run_cli, run_command
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, show_bytes, show_flops
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths, varying_overrides
-from src.cli.compose import compose_config, expand_sweep, run_cli, register_schema, show_hydra_help
+from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.cli.validation import validate
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.config.schema import EstimateConfig, ModelSpec, UserError

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.cli.compose import run_cli, read_run_config, run_command
+from src.cli.compose import read_run_config, run_cli, run_command
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, table
 from src.config.schema import EvaluateConfig, RuntimeConfig, UserError

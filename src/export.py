@@ -16,7 +16,7 @@ FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours":
 def export(config: ExportConfig) -> int:
     """Write the folder and print its path."""
     check_settings(config)
-    needed, senseless, held = FORMATS[config.format]
+    needed, unused, marker = FORMATS[config.format]
     if not getattr(config, needed):
         raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")
     if getattr(config, unused) is not None:

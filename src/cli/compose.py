@@ -29,7 +29,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src import exit_immediately
-from src.cli.command_line import SINGLE_RUN, explain_hydra_error, given_keys, has_hydra_flag, no_such_setting, parse_arguments
+from src.cli.command_line import (
+    SINGLE_RUN,
+    explain_hydra_error,
+    given_keys,
+    has_hydra_flag,
+    no_such_setting,
+    parse_arguments,
+)
 from src.cli.config_loader import CachedConfigLoader, parse
 from src.cli.settings_help import Default, describe, help_text
 from src.config.checks import check_settings, shorten
@@ -344,7 +351,7 @@ def raise_interrupt(number: int, frame: FrameType | None) -> None:
 def command_help(command: str, overrides: Sequence[str], patterns: Sequence[str]) -> str:
     """Return the help of a command, or of the settings that patterns name. Raises UserError for an unknown one."""
     schema = _registered[command].schema
-    with hydra_session(overrides, keys_of(schema)):
+    with hydra_session(overrides, schema_keys(schema)):
         config = compose(command, overrides=list(overrides), return_hydra_config=True)
     if patterns:
         return describe(schema, patterns, defaults_of(schema, command, overrides))
@@ -354,7 +361,7 @@ def command_help(command: str, overrides: Sequence[str], patterns: Sequence[str]
 
 def defaults_of(schema: type, command: str, overrides: Sequence[str] = ()) -> dict[str, Default]:
     """Return the value of each setting with these choices, and the YAML file that gives it."""
-    with hydra_session(overrides, keys_of(schema)) as loader:
+    with hydra_session(overrides, schema_keys(schema)) as loader:
         config = compose(command, overrides=list(overrides))
         values = _leaves(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
         found = {key: Default(values[key]) for key in entries_of(schema) if key in values}

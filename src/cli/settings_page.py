@@ -1,6 +1,6 @@
 """Write the tables of docs/SETTINGS.md from the descriptions in the schema: `python -m src.cli.settings_page`."""
 
-from src.cli.compose import defaults_of, register
+from src.cli.compose import defaults_of, register_schema
 from src.cli.settings_help import Default, by_section, show_value, title_of
 from src.config import schema as schemas
 from src.config.schema import ROOT, TrainConfig
@@ -22,7 +22,7 @@ def tables() -> str:
     """Return the settings of train by section, and those that each other command has besides."""
     lines: list[str] = []
     train = entries_of(TrainConfig)
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     values = defaults_of(TrainConfig, "train")
     for command in COMMANDS:
         schema = getattr(schemas, f"{command.title()}Config")

@@ -14,7 +14,7 @@ from src.config.schema import DataConfig, TokenizerConfig, UserError
 from src.data.document import GENERATED
 from src.data.tokenizer.bpe import count_ids, get_eot_id, load_tokenizer
 from src.data.tokenizer.external import find_tokenizer_file
-from src.runtime.atomic_files import find_folder, file_sha256
+from src.runtime.atomic_files import file_sha256, find_folder
 from src.runtime.errors import first_line
 from src.runtime.log import replace_control_chars
 from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
@@ -170,7 +170,9 @@ def load_prepared(folder: Path) -> PreparedData:
     if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
         raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
     if not is_plain_name(manifest["name"]):
-        raise UserError(f"{path}: name={replace_control_chars(manifest['name'])[:60]!r}: is not a folder name; {REMEDY}")
+        raise UserError(
+            f"{path}: name={replace_control_chars(manifest['name'])[:60]!r}: is not a folder name; {REMEDY}"
+        )
     if compute_fingerprint(manifest["files"]) != manifest["fingerprint"]:
         raise UserError(f"{path}: its fingerprint differs from that of the files that it lists; {REMEDY}")
     _verify(folder, manifest)

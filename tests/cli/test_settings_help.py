@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 import yaml
 
-from src.cli.compose import command_help, guarded, register
+from src.cli.compose import command_help, register_schema, run_cli
 from src.cli.settings_page import COMMANDS, PAGE, current_page
 from src.config import schema as schemas
 from src.config.schema import CONF, TrainConfig
@@ -16,14 +16,14 @@ SCHEMAS = {command: getattr(schemas, f"{command.title()}Config") for command in 
 
 
 def details(*words: str) -> str:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     overrides = [word for word in words if "=" in word]
     return command_help("train", overrides, [word for word in words if "=" not in word])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_setting_in_one_line_of_its_section(command: str) -> None:
-    register(SCHEMAS[command], command)
+    register_schema(SCHEMAS[command], command)
     text = command_help(command, [], [])
     assert max(map(len, text.splitlines())) <= 100
     blocks = text.partition("== Settings")[2].split("\n\n")
@@ -79,7 +79,7 @@ def test_a_pattern_a_section_and_a_stage_name_settings(pattern: str, keys: str) 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_key_is_one_line_and_status_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = import_module(f"src.{command}").main
-    assert guarded(lambda: main(["--help", "no.such_key"])) == 2
+    assert run_cli(lambda: main(["--help", "no.such_key"])) == 2
     shown = capsys.readouterr()
     assert (
         shown.out == "" and shown.err.startswith("error: no.such_key: no such setting") and shown.err.count("\n") == 1
@@ -87,7 +87,7 @@ def test_an_unknown_key_is_one_line_and_status_2(command: str, capsys: pytest.Ca
 
 
 def test_an_unknown_key_names_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: import_module("src.train").main(["training.max_tokns", "--help"])) == 2
+    assert run_cli(lambda: import_module("src.train").main(["training.max_tokns", "--help"])) == 2
     assert capsys.readouterr().err == (
         "error: training.max_tokns: no such setting; did you mean training.max_tokens?\n"
     )

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from src.cli.compose import compose_config, register
+from src.cli.compose import compose_config, register_schema
 from src.config import schema as schemas
 from src.config.checks import check_name, check_number, check_path, check_settings, check_value
 from src.config.schema import MISSING, ExportConfig, TrainConfig, UserError
@@ -79,7 +79,7 @@ def test_what_is_beyond_a_limit_is_refused(key: str, limit: Range) -> None:
 
 
 def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     for overrides, wanted in (
         (["optimizer.betas=[0.9,7]"], "optimizer.betas=7.0: is a share, at most 1"),
         (

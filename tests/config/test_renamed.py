@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from src.cli.command_line import parse_arguments
-from src.cli.compose import compose_config, register, run_config
+from src.cli.compose import build_run_config, compose_config, register_schema
 from src.config import schema as schemas
 from src.config.comparability import with_current_names
 from src.config.renamed import RENAMED, current_key, earlier_key, rename_keys
 from src.config.schema import TrainConfig, UserError
 from src.config.setting import entries_of
-from src.runs.run_id import NOT_DECIDING, run_name, short_hash
+from src.runs.run_id import IGNORED_SETTINGS, run_name, short_hash
 
 KEYS = {
     key
@@ -23,7 +23,7 @@ KEYS = {
 
 
 def composed(*overrides: str) -> TrainConfig:
-    register(TrainConfig, "train")
+    register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", overrides)
 
 
@@ -46,7 +46,7 @@ def test_the_configuration_of_an_earlier_run_is_read() -> None:
     config = composed("stage=replay", "architecture=moe", "training.max_nonfinite_steps=7")
     earlier = rename_keys(asdict(config), earlier_key)
     assert earlier["training"]["max_bad_steps"] == 7 and "max_nonfinite_steps" not in earlier["training"]
-    assert run_config(earlier, Path("config.yaml")) == config
+    assert build_run_config(earlier, Path("config.yaml")) == config
 
 
 def test_a_file_named_like_a_setting_keeps_its_name() -> None:
@@ -57,7 +57,7 @@ def test_a_file_named_like_a_setting_keeps_its_name() -> None:
 def test_the_name_of_a_run_stays() -> None:
     config = composed("stage=replay")
     values = rename_keys(asdict(config), earlier_key)
-    earlier = {key: value for key, value in values.items() if key not in NOT_DECIDING}
+    earlier = {key: value for key, value in values.items() if key not in IGNORED_SETTINGS}
     assert run_name(config, "f", None).endswith(f"-{short_hash([earlier, 'f', None])}")
 
 

@@ -12,7 +12,7 @@ import torch
 
 from src.config.schema import ROOT, RuntimeConfig, UserError
 from src.config.setting import choices_of
-from src.runtime.device import MAX_REDUCTION, Device, check_reductions, resolve_device, open_device
+from src.runtime.device import MAX_REDUCTION, Device, check_reductions, open_device, resolve_device
 
 CPU = RuntimeConfig(name="cpu", device="cpu", precision="auto")
 

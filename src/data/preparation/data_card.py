@@ -183,4 +183,6 @@ def _markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[
 
 
 def _escape_markdown(cell: str) -> str:
-    return "".join(f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in replace_control_chars(" ".join(cell.split())))
+    return "".join(
+        f"\\{char}" if char in r"\`*_{}[]<>()#+!|~" else char for char in replace_control_chars(" ".join(cell.split()))
+    )

@@ -44,7 +44,7 @@ from src.data.tokenizer.bpe import (
     train_tokenizer,
 )
 from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer, open_tokenizer
-from src.runtime.atomic_files import remove_path, file_sha256, sync
+from src.runtime.atomic_files import file_sha256, remove_path, sync
 from src.runtime.records import DIGEST, read_record, write_record
 
 TOKENIZER_SAMPLE_BYTES = 40_000_000

@@ -129,7 +129,9 @@ def fetch_repository(repository: Repository, folder: Path, limit: int) -> Path |
             if there == target or _read_head(there) == repository.commit:
                 return there
         elif os.path.lexists(there) and there == target:
-            tqdm.write(replace_control_chars(f"{repository.name}: the fetched repository is damaged; fetching it again"))
+            tqdm.write(
+                replace_control_chars(f"{repository.name}: the fetched repository is damaged; fetching it again")
+            )
             remove_path(there)
     wanted = repository.commit or "HEAD"
     try:

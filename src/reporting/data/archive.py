@@ -19,7 +19,7 @@ from typing import Any, TypedDict, cast
 
 from src.config.schema import UserError
 from src.reporting.data.json_values import Record, as_dict
-from src.runtime.atomic_files import LARGEST_FILE, read_bytes, write_bytes, write_json, write_text
+from src.runtime.atomic_files import MAX_FILE_BYTES, read_bytes, write_bytes, write_json, write_text
 from src.runtime.records import child_path, read_record, write_record
 
 RUNS = "runs.json"
@@ -95,8 +95,8 @@ def _read_metrics(path: Path) -> dict[str, list[Record]]:
     """Read the rows of each run. Raises: UserError where the file is damaged, or grows beyond what is read."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(read_bytes(path))) as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise ValueError(f"more than {LARGEST_FILE:,} bytes when decompressed")
         header, *rows = csv.reader(io.StringIO(content.decode("utf-8")))
         found: dict[str, list[Record]] = {}
