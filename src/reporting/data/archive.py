@@ -97,7 +97,7 @@ def _read_metrics(path: Path) -> dict[str, list[Record]]:
         with gzip.GzipFile(fileobj=io.BytesIO(read_bytes(path))) as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
-            raise ValueError(f"more than {LARGEST_FILE:,} bytes when decompressed")
+            raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes when decompressed")
         header, *rows = csv.reader(io.StringIO(content.decode("utf-8")))
         found: dict[str, list[Record]] = {}
         for row in rows:
