@@ -14,7 +14,7 @@ from src.cli.compose import compose_config, expand_sweep, register_schema, run_c
 from src.cli.validation import validate
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.reporting.plots.benchmark import describe, describe_profile, write_benchmark
 from src.runs.run_id import short_hash
 from src.runtime.log import LogFunction
@@ -57,10 +57,10 @@ def _check(config: BenchmarkConfig) -> None:
     if not config.context_lens:
         raise UserError(f"context_lens={config.context_lens}: give lengths in tokens, as in [256,1024]")
     if config.peers:
-        from src.profiling.baselines import check_installed, peers_of
+        from src.profiling.baselines import baseline_names, check_installed
 
         check_installed()
-        peers_of(match_of(config).spec)
+        baseline_names(match_config(config).spec)
 
 
 def _measure(configs: list[BenchmarkConfig], log_progress: LogFunction) -> Iterator[dict[str, Any]]:
@@ -71,11 +71,11 @@ def _measure(configs: list[BenchmarkConfig], log_progress: LogFunction) -> Itera
     at = min(lengths, key=lambda length: abs(length - seq_len))
     environment, series = _environment(configs[0]), dict[int, dict[str, Any]]()
     for number, config in enumerate(configs):
-        match = match_of(config)
+        match = match_config(config)
         cost = model_cost(match.spec, config.training.seq_len)
         for found in measure_series(config, match.spec, log_progress):
             series[number] = {**found, "solved": match.solved, **cost.totals()}
-            compared = ratios(list(series.values()), at)
+            compared = compare_speeds(list(series.values()), at)
             yield {
                 **environment,
                 "series": list(series.values()),
@@ -86,12 +86,12 @@ def _measure(configs: list[BenchmarkConfig], log_progress: LogFunction) -> Itera
 
 
 def _profile(configs: list[BenchmarkConfig], log_progress: LogFunction) -> dict[str, Any]:
-    from src.profiling.step_profile import where_time_goes
+    from src.profiling.step_profile import profile_step
 
     profiles: list[dict[str, Any]] = []
     for config in configs:
         log_progress(f"{config.architecture.name} {config.size.name}")
-        found = where_time_goes(config, match_of(config).spec)
+        found = profile_step(config, match_config(config).spec)
         profiles.append({"architecture": config.architecture.name, "size": config.size.name, **found})
     return {**_environment(configs[0]), "profiles": profiles}
 

@@ -11,7 +11,7 @@ from src.cli.compose import compose_config, register_schema, run_cli, run_comman
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, show_bytes, show_flops
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from src.runtime.host import machine_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
         "machine_bytes": machine_bytes(),
         "device_bytes": device.capacity_bytes(),
         "matmul_flops_per_second": speeds,
-        "options": [{**option._asdict(), "pays": option.pays} for option in options],
+        "options": [{**option._asdict(), "pays": option.is_faster} for option in options],
         "comparisons": [one._asdict() for one in comparisons],
         "failed": len(failed),
         "ok": not failed,
@@ -99,7 +99,7 @@ def small_spec(architecture: str, recipe: str) -> ModelSpec:
 
 def solve_spec(config: TrainConfig) -> ModelSpec:
     parts = (config.architecture, config.size, config.recipe)
-    return solve(*parts, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match).spec
+    return match_size(*parts, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match).spec
 
 
 def compose_train(architecture: str, recipe: str, *more: str) -> TrainConfig:

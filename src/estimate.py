@@ -16,7 +16,7 @@ from src.model.blocks import kind_of
 from src.model.blocks.kind import no_activations
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, inference_memory
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.runs.resource_check import largest_by_estimate, memory_needed, precision_of, resolve_micro_batch
 from src.runs.summary import read_summary
 from src.runtime.host import PROCESS_BYTES, machine_bytes
@@ -47,7 +47,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     if not config.context_lens:
         raise UserError("context_lens: empty; give at least one length in tokens, as in [1024]")
     training, runtime = config.training, config.runtime
-    match = match_of(config)
+    match = match_config(config)
     spec, cost = match.spec, model_cost(match.spec, training.seq_len)
     resolved = resolve_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
     memory = memory_needed(resolved, spec)

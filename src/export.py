@@ -23,11 +23,11 @@ def export(config: ExportConfig) -> int:
         raise UserError(f"{unused}: has no effect with format={config.format}, which reads {needed}=DIR; leave it out")
     out = check_out(config.out, marker)
 
-    from src.huggingface.convert_run import to_huggingface, to_ours
+    from src.huggingface.convert_run import export_run, import_run
 
     given = Path(getattr(config, needed)).expanduser().resolve()
     try:
-        (to_huggingface if config.format == "huggingface" else to_ours)(given, out)
+        (export_run if config.format == "huggingface" else import_run)(given, out)
     except UserError as error:  # its line begins with the path
         line = str(error).replace("\n", " ")  # it may hold texts of the source
         raise UserError(f"{needed}={line}") from None

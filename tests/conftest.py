@@ -29,11 +29,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def as_elsewhere() -> Iterator[None]:
+def without_cpu_kernels() -> Iterator[None]:
     """Have the CPU compute as other devices and compiled models do."""
-    from src.model.blocks.base import blind
+    from src.model.blocks.base import disable_cpu_kernels
 
-    with blind():
+    with disable_cpu_kernels():
         yield
 
 

@@ -13,7 +13,7 @@ from src.cli.compose import run_cli
 from src.config.schema import ROOT
 from src.model.cost.memory_estimate import training_memory
 from src.model.cost.model_cost import model_cost
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from tests.contract.small import composed
 from tests.summaries import final, write_summary
 
@@ -36,7 +36,9 @@ def as_json(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, An
 def test_the_estimate_equals_the_formulas(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(f"architecture={architecture}", "size=micro", capsys=capsys)
     config = composed(architecture, "modern", "size=micro")
-    spec = solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match=config.match).spec
+    spec = match_size(
+        config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match=config.match
+    ).spec
     cost = model_cost(spec, 512)
     memory = training_memory(spec, seq_len=512, micro_batch_size=8, accumulate=True)
     assert {key: found[key] for key in FIXED_KEYS} == {

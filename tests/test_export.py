@@ -163,14 +163,16 @@ def test_a_checkpoint_without_a_summary_is_exported(tmp_path: Path) -> None:
     best = bare_run(tmp_path / "bare", spec_of("mamba1")) / "checkpoints" / "language" / "best"
     assert run("format=huggingface", f"run={best}", f"out={tmp_path / 'out'}") == 0
     readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "step 7" in readme and "left no summary" in readme
+    assert "step 7" in readme and "has no summary" in readme
     assert f"max_new_tokens={SamplingConfig().max_new_tokens})" in readme
 
 
 def test_a_model_without_a_mapping_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = bare_run(tmp_path / "bare", spec_of("moe", **CLASSIC))
     line = refused(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
-    assert line.startswith(f"run={place}: has no exact twin in transformers; norm=layernorm: MixtralForCausalLM needs")
+    assert line.startswith(
+        f"run={place}: no class of transformers computes the same; norm=layernorm: MixtralForCausalLM needs"
+    )
 
 
 def test_damaged_files_of_a_run_are_one_line_errors(
@@ -356,25 +358,25 @@ def test_an_export_has_the_marker_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"progress": None}, "progress: is not that of a stage"),
-        ({"progress": {"stage": "language", "more": 1}}, "progress: is not that of a stage"),
+        ({"progress": None}, "progress: not the progress of a stage"),
+        ({"progress": {"stage": "language", "more": 1}}, "progress: not the progress of a stage"),
         ({"progress": {"stage": "language", "step": "1"}}, "progress.step='1': must be a number"),
         ({"progress": {"stage": "language", "step": float("nan")}}, "holds numbers that are not finite"),
-        ({"progress": {"stage": "../../../executed"}}, "stage='../../../executed': names a folder"),
-        ({"progress": {"stage": "other"}}, "stage=other: is none of its config, ['language']"),
+        ({"progress": {"stage": "../../../executed"}}, "stage='../../../executed': not usable as the name of a folder"),
+        ({"progress": {"stage": "other"}}, "stage=other: not a stage of its config, ['language']"),
         ({"run": 1}, "run: must be a name"),
         ({"run": "a\x1b[31m"}, "run: must be a name"),
         ({"progress": {"stage": "language", "step": 10**30}}, "progress.step=1000000000"),
-        ({"post_processor": "nul"}, "post_processor: not that of a tokenizer"),
-        ({"summary": []}, "summary: is not that of a run"),
-        ({"summary": {"contract": 1}}, "summary: is not that of a run"),
+        ({"post_processor": "nul"}, "post_processor: not valid for a tokenizer"),
+        ({"summary": []}, "summary: not the summary of a run"),
+        ({"summary": {"contract": 1}}, "summary: not the summary of a run"),
         ({"config": []}, "not the configuration of a run"),
         ({"config": {"seed": "x"}}, "not the configuration of a run"),
         ({"config": {"seed": "${oc.env:HOME}"}}, "not the configuration of a run"),
         ({"config": {"more": 1}}, "not the configuration of a run"),
         ({"config": {"tokenizer": {"name": "x", "vocab_size": 9}}}, "not the configuration of a run"),
-        ({"tokenizer_sha256": "0" * 64}, "tokenizer.json: is not the tokenizer that these weights were trained with"),
-        ({"tokenizer_sha256": None}, "tokenizer.json: is not the tokenizer that these weights were trained with"),
+        ({"tokenizer_sha256": "0" * 64}, "tokenizer.json: not the tokenizer that these weights were trained with"),
+        ({"tokenizer_sha256": None}, "tokenizer.json: not the tokenizer that these weights were trained with"),
     ],
 )
 def test_a_manipulated_record_is_an_error(
@@ -389,6 +391,6 @@ def test_a_manipulated_record_is_an_error(
 
 
 def test_every_mapping_has_a_test_case() -> None:
-    from src.huggingface.mappings import TWINS
+    from src.huggingface.mappings import MAPPINGS
 
-    assert {twin.class_name for twin in TWINS.values()} == {name for name, _, _ in BLOCKS.values()}
+    assert {twin.class_name for twin in MAPPINGS.values()} == {name for name, _, _ in BLOCKS.values()}

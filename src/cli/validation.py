@@ -25,7 +25,7 @@ from src.data.sources.repository_list import load_repositories
 from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.runtime.host import read_rank_info
 from src.runtime.log import replace_control_chars
 from src.training.stage_budget import plan_stage
@@ -55,7 +55,7 @@ def validate(config: TrainConfig) -> None:
     for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
         if module := EXTRAS.get(name):
             check_installed(f"{key}={name}", module, name)
-    match_of(config)
+    match_config(config)
 
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:

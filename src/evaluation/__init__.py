@@ -1,1 +1,1 @@
-"""What a model is worth: measured on fixed text, never on the training stream."""
+"""Evaluation of a model on fixed text, never on the training stream."""

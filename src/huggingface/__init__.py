@@ -1,13 +1,13 @@
-"""Models as folders that Hugging Face's transformers loads, and such folders as models: exact, both ways.
+"""Exact conversion between our models and folders that Hugging Face's transformers loads.
 
-`twins` chooses the class of transformers that computes what our model computes; a `twin` knows its settings and, by
-`ties`, its tensors; `write` and `read` are about the files, `card` about the README. transformers itself is imported
-by the file that goes along with some hybrids alone (`modeling_hybrid.py`, which nothing here imports): all else is JSON
-and safetensors, so that nothing in a folder is ever executed.
+`mappings` selects the transformers class that computes the same as our model; a `Mapping` holds its settings and, with
+`weight_mapping`, its tensors; `export_model` and `import_model` write and read the files, `model_card` the README. Only
+`modeling_hybrid.py`, which is copied into some exported folders and imported by nothing here, imports transformers. All
+other files are JSON and safetensors, so nothing in a folder is ever executed.
 """
 
 from src.huggingface.export_model import RECORD, write_folder
 from src.huggingface.import_model import Imported, read_folder
-from src.huggingface.mappings import twin_of
+from src.huggingface.mappings import mapping_of
 
-__all__ = ["RECORD", "Imported", "read_folder", "twin_of", "write_folder"]
+__all__ = ["RECORD", "Imported", "mapping_of", "read_folder", "write_folder"]

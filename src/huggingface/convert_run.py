@@ -1,8 +1,8 @@
-"""Runs out to Hugging Face's transformers, and back.
+"""Convert runs to folders of Hugging Face's transformers and back.
 
-What comes back is what the other commands take for a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, where
-the folder tells of the run that it came from, that run's config.yaml and summary.json. It can be generated from and
-trained on (`init_from`), but not resumed: the optimizer's state is not exported.
+An imported folder has the layout of a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, if the export
+recorded them, the run's config.yaml and summary.json. It can be generated from and trained on (`init_from`), but not
+resumed: the optimizer's state is not exported.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from src.cli.compose import build_run_config, read_run_config
 from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
-from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
-from src.huggingface import RECORD, read_folder, twin_of, write_folder
+from src.data.tokenizer.bpe import TOKENIZER_CONFIG, read_eos_token, load_tokenizer, tokenizer_config
+from src.huggingface import RECORD, mapping_of, read_folder, write_folder
 from src.huggingface.model_card import model_card
 from src.model.build import build_model
 from src.runs.summary import read_summary
@@ -25,23 +25,23 @@ from src.runtime.records import is_plain_name, write_record
 from src.runtime.run_lock import is_run_locked
 from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
 
-LARGEST = 2**63
-"""No counter of a run is larger."""
-LONGEST_NAME = 255
+MAX_COUNTER = 2**63
+"""Largest value of a counter."""
+MAX_NAME_LENGTH = 255
 IMPORTED = "imported"
 """The stage of weights that come from elsewhere."""
 
 
-def to_huggingface(run: Path, out: Path) -> None:
+def export_run(run: Path, out: Path) -> None:
     """Write the best checkpoint of a run's last stage as a folder that transformers loads.
 
-    Raises: UserError where the run cannot be read or has no twin; FileExistsError as `create_folder`.
+    Raises: UserError if the run cannot be read or no class computes the same; FileExistsError as `create_folder`.
     """
     info = find_checkpoint(run, "best")
     try:
-        twin = twin_of(info.spec)
+        mapping = mapping_of(info.spec)
     except UserError as error:
-        raise UserError(f"{run}: has no exact twin in transformers; {error}") from None
+        raise UserError(f"{run}: no class of transformers computes the same; {error}") from None
     folder = info.folder.parents[2]
     load_tokenizer(folder / "tokenizer.json")
     tokenizer, eot = (folder / "tokenizer.json").read_bytes(), read_eos_token(folder / "tokenizer.json")
@@ -58,7 +58,7 @@ def to_huggingface(run: Path, out: Path) -> None:
     shown = summary
     if summary is not None and summary.get("status") == "running" and not _is_training(folder):
         shown = summary | {"status": "interrupted (its process was killed)"}
-    card = model_card(info.spec, twin, out.name, record | {"summary": shown})
+    card = model_card(info.spec, mapping, out.name, record | {"summary": shown})
     sampling = config.samples if config else SamplingConfig()
     with create_folder(out) as temporary:
         write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
@@ -67,12 +67,12 @@ def to_huggingface(run: Path, out: Path) -> None:
 def _is_training(folder: Path) -> bool:
     try:
         return is_run_locked(folder)
-    except OSError:  # a folder that cannot be written to: nothing trains there
+    except OSError:  # nothing trains in a folder that is not writable
         return False
 
 
 def _read_config(path: Path) -> TrainConfig | None:
-    """Read a run's config.yaml, leaving out the paths of this machine."""
+    """Read a run's config.yaml without the paths of this machine."""
     if not path.exists():
         return None
     config = read_run_config(path)
@@ -84,22 +84,22 @@ def _read_config(path: Path) -> TrainConfig | None:
 
 
 def _read_summary(run: Path) -> dict[str, Any] | None:
-    """Read a run's summary.json; its error may name paths of this machine, so it is left out."""
+    """Read a run's summary.json without its error, which may contain paths of this machine."""
     summary = read_summary(run)
     return summary and {**summary, "error": None}
 
 
-def to_ours(source: Path, out: Path) -> None:
-    """Write a folder of transformers as a run of ours.
+def import_run(source: Path, out: Path) -> None:
+    """Write a folder of transformers as a run.
 
-    Raises: UserError naming the file and what is wrong with it; FileExistsError as `create_folder`.
+    Raises: UserError naming the file and its problem; FileExistsError as `create_folder`.
     """
     found = read_folder(source)
     sha256 = hashlib.sha256(found.tokenizer).hexdigest()
     record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
     recorded = read_record(record, found.spec, source / RECORD)
     if record.get("tokenizer_sha256") != sha256:
-        raise UserError(f"{source / 'tokenizer.json'}: is not the tokenizer that these weights were trained with")
+        raise UserError(f"{source / 'tokenizer.json'}: not the tokenizer that these weights were trained with")
     model = build_model(found.spec, seed=0)
     model.load_state_dict(found.weights)
     with create_folder(out) as temporary:
@@ -115,7 +115,7 @@ def to_ours(source: Path, out: Path) -> None:
 
 
 class Recorded(NamedTuple):
-    """What an export says of the run that it came from."""
+    """The record of the original run in an export."""
 
     progress: Progress
     config: TrainConfig | None
@@ -123,17 +123,17 @@ class Recorded(NamedTuple):
 
 
 def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded:
-    """Check what an export has recorded. Raises UserError naming the file."""
+    """Check the record of an export. Raises UserError naming the file."""
     config, summary = record.get("config"), record.get("summary")
     try:
-        json.dumps(record, allow_nan=False, indent=2)  # as it is written
+        json.dumps(record, allow_nan=False, indent=2)  # in the form in which it is written
     except (ValueError, RecursionError):
         raise UserError(f"{path}: holds numbers that are not finite, or is nested too deeply") from None
     run = record.get("run")
-    if not isinstance(run, str) or replace_control_chars(run) != run or len(run) > LONGEST_NAME or "\n" in run:
+    if not isinstance(run, str) or replace_control_chars(run) != run or len(run) > MAX_NAME_LENGTH or "\n" in run:
         raise UserError(f"{path}: run: must be a name")
     if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("contract"), dict)):
-        raise UserError(f"{path}: summary: is not that of a run")
+        raise UserError(f"{path}: summary: not the summary of a run")
     if summary is not None:
         summary["contract"] = with_current_names(summary["contract"])
     progress = _read_progress(record.get("progress"), path)
@@ -141,19 +141,19 @@ def read_record(record: dict[str, Any], spec: ModelSpec, path: Path) -> Recorded
         return Recorded(progress, None, summary)
     typed = build_run_config(config, path)
     if progress.stage not in typed.stage.stages:
-        raise UserError(f"{path}: stage={progress.stage}: is none of its config, {list(typed.stage.stages)!r:.200}")
+        raise UserError(f"{path}: stage={progress.stage}: not a stage of its config, {list(typed.stage.stages)!r:.200}")
     if typed.tokenizer.vocab_size != spec.vocab_size:
-        raise UserError(f"{path}: tokenizer.vocab_size={typed.tokenizer.vocab_size}: is not that of the model")
+        raise UserError(f"{path}: tokenizer.vocab_size={typed.tokenizer.vocab_size}: the model has {spec.vocab_size}")
     return Recorded(progress, typed, summary)
 
 
 def _read_progress(values: Any, path: Path) -> Progress:
     known = {item.name for item in fields(Progress)}
     if not isinstance(values, dict) or not isinstance(values.get("stage"), str) or not values.keys() <= known:
-        raise UserError(f"{path}: progress: is not that of a stage")
+        raise UserError(f"{path}: progress: not the progress of a stage")
     for name, value in values.items():
-        if name != "stage" and value is not None and not (type(value) in (int, float) and abs(value) <= LARGEST):
+        if name != "stage" and value is not None and not (type(value) in (int, float) and abs(value) <= MAX_COUNTER):
             raise UserError(f"{path}: progress.{name}={value!r:.40}: must be a number")
     if not is_plain_name(values["stage"]):
-        raise UserError(f"{path}: stage={values['stage']!r:.60}: names a folder, and cannot")
+        raise UserError(f"{path}: stage={values['stage']!r:.60}: not usable as the name of a folder")
     return Progress(**values)

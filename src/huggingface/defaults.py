@@ -1,4 +1,4 @@
-"""What transformers takes where config.json is silent, and one spelling for settings that have several.
+"""The defaults of transformers for keys missing in config.json, and one spelling for settings that have several.
 
 `tests/huggingface/test_defaults.py` compares the tables with the classes of the installed transformers.
 """
@@ -9,7 +9,7 @@ from src.config.schema import UserError
 from src.huggingface.mapping import TIME_STEP_LIMIT, Settings
 
 NEWER_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
-"""What transformers 5 calls a type of layer that version 4, mlx-lm and llama.cpp name otherwise; it reads both."""
+"""Layer types in transformers 4, mlx-lm and llama.cpp, with their names in transformers 5, which reads both."""
 _ATTENTION: Settings = {
     "hidden_size": 4096,
     "num_hidden_layers": 32,
@@ -119,18 +119,18 @@ DEFAULTS: dict[str, Settings] = {
     "granitemoehybrid": _GRANITE,
     "advanced_code_model_hybrid": {**_GRANITE, "sliding_window": None, "feed_forward_types": None},
 }
-"""By model_type, the default of every setting that we read; None where it follows from others."""
-MOST_LAYERS = 2**16
+"""By model_type, the default of every setting that we read; None if it follows from others."""
+MAX_LAYERS = 2**16
 ROPE_THETA = {"llama": 1e4, "qwen3": 1e4, "mixtral": 1e6, "granitemoehybrid": 1e4, "advanced_code_model_hybrid": 1e4}
 NO_LIMIT = (None, TIME_STEP_LIMIT, [0.0, float("inf")], [0.0, "Infinity"], [0.0, {"__float__": "Infinity"}])
-"""`time_step_limit` without an effect, as several versions write it."""
+"""Values of `time_step_limit` without effect, as several versions write them."""
 
 
 def complete_config(model_type: str, config: Settings) -> Settings:
-    """Return the settings that transformers makes of a config.json: defaults added, each spelled one way.
+    """Return a config.json with the defaults of transformers added and each setting in one spelling.
 
-    null is the default, but for a switch that is on by default: transformers refuses that or takes it as off. Raises
-    UserError where two spellings of a setting contradict each other.
+    null means the default, except for a switch that is on by default: transformers rejects it or takes it as off.
+    Raises UserError if two spellings of a setting contradict each other.
     """
     defaults = DEFAULTS[model_type]
     found = defaults | {
@@ -138,7 +138,7 @@ def complete_config(model_type: str, config: Settings) -> Settings:
         for key, value in config.items()
     }
     if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
-        found["num_key_value_heads"] = None  # Mixtral has another default where the key is absent
+        found["num_key_value_heads"] = None  # Mixtral has another default if the key is absent
     kind = "full_attention" if model_type == "qwen3" else "linear_attention"
     for key, value in _dependent(found, kind).items():
         if key in defaults and found[key] in (None, "auto"):
@@ -153,7 +153,7 @@ def complete_config(model_type: str, config: Settings) -> Settings:
 
 
 def _dependent(found: Settings, layer_type: str) -> Settings:
-    """Compute the settings that follow from others, where those are whole numbers; `layer_type` is that of all."""
+    """Compute the settings that follow from others if those are integers; `layer_type` is the type of all layers."""
 
     def whole(key: str) -> int:
         value = found.get(key)
@@ -167,12 +167,12 @@ def _dependent(found: Settings, layer_type: str) -> Settings:
         "intermediate_size": whole("expand") * width,
         "time_step_rank": -(-width // 16),
         "mamba_d_head": channels // whole("mamba_n_heads"),
-        "layer_types": [layer_type] * min(whole("num_hidden_layers"), MOST_LAYERS),
+        "layer_types": [layer_type] * min(whole("num_hidden_layers"), MAX_LAYERS),
     }
 
 
 def _rope(found: Settings, default_theta: float) -> Settings:
-    """Bring `rope_parameters` (from transformers 5 on) and `rope_theta` with `rope_scaling` (before) into agreement."""
+    """Merge `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before) into both spellings."""
     key = "rope_scaling" if found.get("rope_scaling") else "rope_parameters"
     given: Any = found.get(key) or {}
     if not isinstance(given, dict):

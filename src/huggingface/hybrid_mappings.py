@@ -1,7 +1,7 @@
 """GraniteMoeHybrid for pairs of any mixer (Mamba-2, gated DeltaNet, attention) and feed-forward block (mlp, experts).
 
-The class of transformers has no window, no delta rule, no layer that has experts without a shared mlp, and fails
-without attention; where one of those is needed, a subclass of it goes along with the model (`modeling_hybrid.py`).
+The class of transformers has no window, no delta rule, no layer with experts but without a shared mlp, and fails
+without attention. A model that needs one of those is exported with a subclass (`modeling_hybrid.py`).
 """
 
 from src.config.schema import ModelSpec, UserError
@@ -11,13 +11,13 @@ from src.huggingface.mapping import (
     LAYER_NORMS,
     LLAMA,
     TIME_STEP_LIMIT,
-    Given,
+    Mapping,
     Settings,
-    Twin,
+    UntrustedConfig,
     attention_settings,
     attention_sizes,
 )
-from src.huggingface.weight_mapping import Tie, tie
+from src.huggingface.weight_mapping import TensorMapping, map_tensor
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, heads_of
 
 MODULE = "modeling_hybrid"
@@ -27,13 +27,13 @@ MIXERS = {
     "attention": "full_attention",
     "gated_deltanet": "linear_attention",
 }
-"""What transformers calls the type of a layer; where two kinds have one type, `mixer_types` tells them apart."""
+"""Layer types of transformers; `mixer_types` distinguishes kinds that have the same type."""
 OLDER_NAMES = {newer: older for older, newer in NEWER_NAMES.items()}
 FEED_FORWARD = ("mlp", "moe")
 
 
 def _feed_forward_settings(spec: ModelSpec) -> Settings:
-    """Write both widths, although only that of a kind which the pattern has is ever used."""
+    """Return both widths, although only those of kinds in the pattern are used."""
     experts = "moe" in spec.blocks
     return {
         "shared_intermediate_size": spec.d_ff if "mlp" in spec.blocks else spec.expert_d_ff,
@@ -44,7 +44,7 @@ def _feed_forward_settings(spec: ModelSpec) -> Settings:
 
 
 def _mamba_settings(spec: ModelSpec) -> Settings:
-    """Write sizes that fit, although the pattern may have no mamba: the class checks them all the same."""
+    """Return consistent sizes even if the pattern has no mamba, since the class checks them anyway."""
     has_mamba = "mamba" in spec.blocks
     return {
         "mamba_n_heads": spec.n_ssm_heads if has_mamba else spec.n_heads,
@@ -95,7 +95,7 @@ def _hybrid_settings(spec: ModelSpec) -> Settings:
     return {
         **_granite_settings(spec),
         "layer_types": _layer_types(spec),
-        # `generate` asks the cache for its length, which recurrent states alone cannot tell: it has to do without.
+        # `generate` reads the length of the cache, which recurrent states do not have, so it must run without a cache.
         "use_cache": any("attention" in kind for kind in spec.blocks),
         "auto_map": {"AutoConfig": f"{MODULE}.HybridConfig", "AutoModelForCausalLM": f"{MODULE}.HybridForCausalLM"},
         "feed_forward_types": list(spec.blocks[1::2]),
@@ -104,56 +104,59 @@ def _hybrid_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _sizes(given: Given, feed_forward: list[str]) -> Settings:
-    layer_types = given.words("layer_types")
-    if given.values.get("mixer_types") is not None:  # transformers writes null where it is absent
-        ours, mixers = {kind: kind for kind in MIXERS}, given.words("mixer_types")
+def _sizes(config: UntrustedConfig, feed_forward: list[str]) -> Settings:
+    layer_types = config.name_list("layer_types")
+    if config.values.get("mixer_types") is not None:  # transformers writes null if it is absent
+        ours, mixers = {kind: kind for kind in MIXERS}, config.name_list("mixer_types")
     else:
         ours, mixers = {theirs: kind for kind, theirs in reversed(MIXERS.items())}, layer_types
     if unknown := sorted({*mixers} - ours.keys() | {*feed_forward} - {*FEED_FORWARD}):
-        raise UserError(f"{unknown[0]!r:.40}: no such type of layer")
-    count = given.count("num_hidden_layers")
+        raise UserError(f"{unknown[0]!r:.40}: unknown type of layer")
+    count = config.count("num_hidden_layers")
     if not len(layer_types) == len(mixers) == len(feed_forward) == count:
-        raise UserError(f"num_hidden_layers={count}: not as many types of layers are listed")
+        raise UserError(f"num_hidden_layers={count}: differs from the number of layer types")
     blocks = tuple(kind for pair in zip(mixers, feed_forward, strict=True) for kind in (ours.get(pair[0], ""), pair[1]))
-    found: Settings = {**attention_sizes(given), "blocks": blocks}
-    found |= {"d_state": given.whole("mamba_d_state"), "d_conv": given.whole("mamba_d_conv")}
-    found["chunk_size"] = given.whole("mamba_chunk_size")
+    found: Settings = {**attention_sizes(config), "blocks": blocks}
+    found |= {"d_state": config.positive_int("mamba_d_state"), "d_conv": config.positive_int("mamba_d_conv")}
+    found["chunk_size"] = config.positive_int("mamba_chunk_size")
     if "mamba" in blocks:
-        found["d_inner"] = given.whole("mamba_expand") * given.whole("hidden_size")
+        found["d_inner"] = config.positive_int("mamba_expand") * config.positive_int("hidden_size")
     if "sliding_attention" in blocks:
-        found["window"] = given.whole("sliding_window")
+        found["window"] = config.positive_int("sliding_window")
     if "mlp" in blocks:
-        found["d_ff"] = given.whole("shared_intermediate_size")
+        found["d_ff"] = config.positive_int("shared_intermediate_size")
     if "moe" in blocks:
-        found |= {"expert_d_ff": given.whole("intermediate_size"), "n_experts": given.whole("num_local_experts")}
-        found["top_k"] = given.whole("num_experts_per_tok")
+        found |= {
+            "expert_d_ff": config.positive_int("intermediate_size"),
+            "n_experts": config.positive_int("num_local_experts"),
+        }
+        found["top_k"] = config.positive_int("num_experts_per_tok")
     return found
 
 
-def _granite_sizes(given: Given) -> Settings:
-    return _sizes(given, ["mlp"] * len(given.words("layer_types")))
+def _granite_sizes(config: UntrustedConfig) -> Settings:
+    return _sizes(config, ["mlp"] * len(config.name_list("layer_types")))
 
 
-def _hybrid_sizes(given: Given) -> Settings:
-    return _sizes(given, given.words("feed_forward_types"))
+def _hybrid_sizes(config: UntrustedConfig) -> Settings:
+    return _sizes(config, config.name_list("feed_forward_types"))
 
 
-def _block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "mamba":
         return weight_mapping.mamba2(ours, f"{layer}.mamba")
     if kind == "gated_deltanet":
         return weight_mapping.gated_deltanet(ours, f"{layer}.mamba")
     if kind == "mlp":
         names = {"w_in.weight": "input_linear.weight", "w_out.weight": "output_linear.weight"}
-        return [tie(f"{ours}.{left}", f"{layer}.shared_mlp.{right}") for left, right in names.items()]
+        return [map_tensor(f"{ours}.{left}", f"{layer}.shared_mlp.{right}") for left, right in names.items()]
     if kind == "moe":
         names = {"router.weight": "router.weight", "w_in": "experts.gate_up_proj", "w_out": "experts.down_proj"}
-        return [tie(f"{ours}.{left}", f"{layer}.block_sparse_moe.{right}") for left, right in names.items()]
+        return [map_tensor(f"{ours}.{left}", f"{layer}.block_sparse_moe.{right}") for left, right in names.items()]
     return weight_mapping.attention(ours, f"{layer}.self_attn")
 
 
-GRANITE = Twin(
+GRANITE = Mapping(
     "GraniteMoeHybridForCausalLM",
     "granitemoehybrid",
     LLAMA,
@@ -161,11 +164,11 @@ GRANITE = Twin(
     _block,
     _granite_settings,
     _granite_sizes,
-    # llama.cpp's converter gives the attention of a hybrid rotary positions only where Bamba, which has the same
-    # layers, is named. Everything else takes the first name, or the model_type.
+    # llama.cpp's converter gives the attention of a hybrid rotary positions only if Bamba, which has the same layers,
+    # is listed. All other programs use the first name or the model_type.
     also=("BambaForCausalLM",),
 )
-HYBRID = Twin(
+HYBRID = Mapping(
     "HybridForCausalLM",
     "advanced_code_model_hybrid",
     LLAMA,

@@ -1,7 +1,7 @@
-"""Read a folder of transformers as a model of ours, believing nothing in it.
+"""Read a folder of transformers as a model, without trusting its content.
 
-JSON and safetensors only: no pickle is opened, no `modeling_*.py` imported. The names and shapes of the tensors are
-compared with those that config.json implies before any memory is taken for them.
+Only JSON and safetensors are read: no pickle is opened, no `modeling_*.py` imported. The names and shapes of the
+tensors are compared with those that config.json implies before memory is allocated for them.
 """
 
 import json
@@ -20,21 +20,21 @@ from src.config.schema import ArchitectureConfig, ModelSpec, SizeConfig, UserErr
 from src.data.tokenizer.bpe import EOT, EOT_ID, count_ids, read_eos_token
 from src.huggingface.defaults import complete_config
 from src.huggingface.export_model import RECORD, RECORD_VERSION
-from src.huggingface.mapping import HEAD, MODERN, Given, Settings, Twin
-from src.huggingface.mappings import TWINS, twin_of
+from src.huggingface.mapping import HEAD, MODERN, Mapping, Settings, UntrustedConfig
+from src.huggingface.mappings import MAPPINGS, mapping_of
 from src.huggingface.post_processor import remove_post_processor
-from src.huggingface.weight_mapping import Shape, Tie
+from src.huggingface.weight_mapping import Shape, TensorMapping
 from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
 
 DTYPES = ("F32", "BF16", "F16")
-"""What fits into fp32 without loss."""
+"""Types that convert to fp32 without loss."""
 UNREAD = {
     *("architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "use_cache", "n_ctx"),
     *("transformers_version", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
 }
-"""Settings that we write, and that change nothing of what a model computes in transformers."""
+"""Settings that we write and that do not change what a model computes in transformers."""
 WITHOUT_EFFECT = {
     *UNREAD,
     *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
@@ -54,14 +54,14 @@ WITHOUT_EFFECT = {
     # In the first Mamba checkpoints, from the library that they were trained with.
     *("d_model", "d_inner", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "pad_vocab_size_multiple"),
 }
-"""Settings that do not either where we write nothing."""
+"""Those, and settings that we do not write and that do not change it either."""
 
 
 class Imported(NamedTuple):
-    """What a folder holds."""
+    """The content of a folder."""
 
     spec: ModelSpec
-    twin: Twin
+    mapping: Mapping
     weights: dict[str, Tensor]
     """A `state_dict` of `LanguageModel`, in fp32."""
     tokenizer: bytes
@@ -69,11 +69,11 @@ class Imported(NamedTuple):
     eot: str
     """Its token that begins and ends a text."""
     record: Settings | None
-    """What `write_folder` was given, unchecked but for being a dict; None where the folder is not of our making."""
+    """The record passed to `write_folder`, only checked to be a dict; None for folders that we did not write."""
 
 
 def read_folder(folder: Path) -> Imported:
-    """Read a model. Raises UserError naming the file and what is wrong with it."""
+    """Read a model. Raises UserError naming the file and its problem."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     shapes = _read_shapes(folder / "model.safetensors")
@@ -81,17 +81,17 @@ def read_folder(folder: Path) -> Imported:
     path = folder / RECORD
     record = read_object(path) if os.path.lexists(path) else None
     try:
-        spec, twin = _read_spec(config, len(shapes))
+        spec, mapping = _read_spec(config, len(shapes))
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     if record is not None:
         try:
-            spec = _complete(spec, record)
+            spec = _read_recorded_spec(spec, record)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record)
-    weights = _read_weights(folder / "model.safetensors", spec, twin, shapes)
-    return Imported(spec, twin, weights, tokenizer, eot, record)
+    weights = _read_weights(folder / "model.safetensors", spec, mapping, shapes)
+    return Imported(spec, mapping, weights, tokenizer, eot, record)
 
 
 def read_object(path: Path) -> Settings:
@@ -106,37 +106,35 @@ def read_object(path: Path) -> Settings:
     return value
 
 
-def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Twin]:
-    """Take the sizes out of config.json, and compare it with what these sizes would have written."""
+def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
+    """Read the sizes from config.json, and compare it with the config that these sizes would give."""
     model_type = config.get("model_type")
-    twin = TWINS.get(model_type) if isinstance(model_type, str) else None
-    if twin is None:
-        raise UserError(
-            f"model_type={model_type!r:.40}: there is no counterpart; it has to be one of {', '.join(TWINS)}"
-        )
-    if not twin.code and config.get("auto_map") is not None:
-        raise UserError(f"auto_map: this program runs no code of others; {twin.class_name} needs none")
-    found = complete_config(twin.model_type, config)
-    given = Given(found, n_tensors)
-    sizes = {"vocab_size": given.whole("vocab_size"), **twin.sizes(given)}
+    mapping = MAPPINGS.get(model_type) if isinstance(model_type, str) else None
+    if mapping is None:
+        raise UserError(f"model_type={model_type!r:.40}: unsupported; must be one of {', '.join(MAPPINGS)}")
+    if not mapping.code and config.get("auto_map") is not None:
+        raise UserError(f"auto_map: code in a folder is never executed; {mapping.class_name} needs none")
+    found = complete_config(mapping.model_type, config)
+    untrusted = UntrustedConfig(found, n_tensors)
+    sizes = {"vocab_size": untrusted.positive_int("vocab_size"), **mapping.sizes(untrusted)}
     sizes["tie_embeddings"] = found["tie_word_embeddings"] is True
-    spec = ModelSpec.from_dict({**_unsaid(), **MODERN, **twin.requires, **sizes})
+    spec = ModelSpec.from_dict({**_default_fields(), **MODERN, **mapping.requires, **sizes})
     _check_sizes(spec)
-    if twin_of(spec) is not twin:
-        raise UserError(f"model_type={model_type}: its layers are those of a {twin_of(spec).model_type}")
-    wanted = complete_config(twin.model_type, twin.config(spec))
+    if mapping_of(spec) is not mapping:
+        raise UserError(f"model_type={model_type}: its layers require model_type={mapping_of(spec).model_type}")
+    wanted = complete_config(mapping.model_type, mapping.config(spec))
     for key, value in wanted.items():
         if key not in UNREAD:
             _compare(found, key, value, is_default=config.get(key) is None)
     for key, value in config.items():
         if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
             shown = key if key.isidentifier() else f"{key!r:.60}"
-            raise UserError(f"{shown}={value!r:.40}: this program knows no such setting of {twin.class_name}")
-    return spec, twin
+            raise UserError(f"{shown}={value!r:.40}: unknown setting of {mapping.class_name}")
+    return spec, mapping
 
 
-def _unsaid() -> Settings:
-    """Fill the fields of `ModelSpec` that a model without such blocks has no use for."""
+def _default_fields() -> Settings:
+    """Return values for the fields of `ModelSpec` that a model without such blocks does not use."""
     defaults = ArchitectureConfig()
     values = {item.name: getattr(defaults, item.name, None) for item in fields(ModelSpec)}
     known = {name: 1 if value is None else value for name, value in values.items()}
@@ -144,13 +142,13 @@ def _unsaid() -> Settings:
 
 
 def _check_sizes(spec: ModelSpec) -> None:
-    attends = any("attention" in kind for kind in spec.blocks)
-    if attends and spec.d_model % spec.head_dim:
+    has_attention = any("attention" in kind for kind in spec.blocks)
+    if has_attention and spec.d_model % spec.head_dim:
         raise UserError(f"hidden size {spec.d_model}: must be a multiple of the size of a head, {spec.head_dim}")
-    if attends and spec.position == "rope" and spec.head_dim % 2:
-        raise UserError(f"head_dim={spec.head_dim}: must be even, since rope turns pairs")
+    if has_attention and spec.position == "rope" and spec.head_dim % 2:
+        raise UserError(f"head_dim={spec.head_dim}: must be even, since RoPE rotates pairs")
     if "mamba" in spec.blocks and spec.d_inner % spec.head_dim:
-        raise UserError(f"expand: {spec.d_inner} channels are no multiple of the size of a head, {spec.head_dim}")
+        raise UserError(f"expand: {spec.d_inner} channels are not a multiple of the size of a head, {spec.head_dim}")
     if "moe" in spec.blocks and spec.top_k > spec.n_experts:
         raise UserError(f"num_experts_per_tok={spec.top_k}: more than the {spec.n_experts} experts there are")
 
@@ -158,11 +156,11 @@ def _check_sizes(spec: ModelSpec) -> None:
 def _compare(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
     value, origin = found.get(key), " (the default of transformers)" if is_default else ""
     if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
-        raise UserError(f"{key}={value!r:.60}{origin}: does not fit, only {wanted!r} does")
+        raise UserError(f"{key}={value!r:.60}{origin}: not supported, only {wanted!r} is")
 
 
-def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
-    """Take from our own file what config.json cannot say, and nothing that contradicts it."""
+def _read_recorded_spec(spec: ModelSpec, record: Settings) -> ModelSpec:
+    """Read the whole spec from our own file; it must not contradict config.json."""
     if record.get("format_version") != RECORD_VERSION:
         raise UserError(f"format_version={record.get('format_version')!r:.40}: this program reads {RECORD_VERSION}")
     try:
@@ -171,16 +169,16 @@ def _complete(spec: ModelSpec, record: Settings) -> ModelSpec:
             raise TypeError("blocks: must be names")
     except (KeyError, TypeError) as error:
         raise UserError(f"spec: not the description of a model ({error})") from None
-    if _twin_config(whole) != _twin_config(spec):
+    if _mapping_config(whole) != _mapping_config(spec):
         raise UserError("spec: describes another model than config.json")
     return whole
 
 
-def _twin_config(spec: ModelSpec) -> Settings | None:
-    """Write what decides what a model computes; None where it has no twin."""
+def _mapping_config(spec: ModelSpec) -> Settings | None:
+    """Return the settings that decide what a model computes; None if transformers has no such model."""
     try:
-        return twin_of(spec).config(spec)
-    except (UserError, ArithmeticError):  # numbers of JSON may be too large for a float
+        return mapping_of(spec).config(spec)
+    except (UserError, ArithmeticError):  # a JSON number may be too large for a float
         return None
 
 
@@ -191,7 +189,7 @@ def _read_shapes(path: Path) -> dict[str, Shape]:
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
     if not path.is_file():
-        raise UserError(f"{path}: is no regular file; put the file itself there")
+        raise UserError(f"{path}: is no regular file; replace it by the file itself")
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -205,31 +203,34 @@ def _read_shapes(path: Path) -> dict[str, Shape]:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
 
 
-def _read_weights(path: Path, spec: ModelSpec, twin: Twin, shapes: dict[str, Shape]) -> dict[str, Tensor]:
-    """Read the weights once their names and shapes are right. A tied head may be there, equal to the embedding."""
-    ties = twin.ties(spec)
-    embedding = f"{twin.outer.embedding}.weight"
+def _read_weights(path: Path, spec: ModelSpec, mapping: Mapping, shapes: dict[str, Shape]) -> dict[str, Tensor]:
+    """Read the weights after checking names and shapes. A tied head may be stored if it equals the embedding."""
+    tensors = mapping.map_tensors(spec)
+    embedding = f"{mapping.outer.embedding}.weight"
     copied = spec.tie_embeddings and HEAD in shapes
     if copied:
         shapes = {name: shape for name, shape in shapes.items() if name != HEAD}
-    _compare_names(path, {name for tie in ties for name in tie.theirs}, shapes.keys())
+    _compare_names(path, {name for part in tensors for name in part.theirs}, shapes.keys())
     try:
         with torch.device("meta"):
             wanted = {name: tuple(part.shape) for name, part in LanguageModel(spec).state_dict().items()}
-    except RuntimeError as error:  # sizes whose product no integer holds
-        raise UserError(f"{path}: does not fit config.json ({first_line(error)})") from None
-    for tie in ties:
-        _compare_shapes(path, tie, tie.shape(wanted[tie.ours]), shapes)
+    except RuntimeError as error:  # the product of the sizes overflows
+        raise UserError(f"{path}: does not match config.json ({first_line(error)})") from None
+    for part in tensors:
+        _compare_shapes(path, part, part.shape(wanted[part.ours]), shapes)
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
     if copied and not torch.equal(found.pop(HEAD), found[embedding]):
-        raise UserError(f"{path}: {HEAD} is not {embedding}, but config.json says tie_word_embeddings=true")
+        raise UserError(f"{path}: {HEAD} differs from {embedding}, but config.json has tie_word_embeddings=true")
     for name, tensor in found.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds numbers that are not finite")
-    return {tie.ours: tie.to_ours([found[name].float() for name in tie.theirs], wanted[tie.ours]) for tie in ties}
+    return {
+        part.ours: part.from_transformers([found[name].float() for name in part.theirs], wanted[part.ours])
+        for part in tensors
+    }
 
 
 def _compare_names(path: Path, wanted: set[str], found: Any) -> None:
@@ -239,26 +240,26 @@ def _compare_names(path: Path, wanted: set[str], found: Any) -> None:
         raise UserError(f"{path}: {extra[0]!r:.80} does not belong to the model of config.json ({len(extra)} in all)")
 
 
-def _compare_shapes(path: Path, tie: Tie, wanted: Shape, shapes: dict[str, Shape]) -> None:
-    for name in tie.theirs:
+def _compare_shapes(path: Path, part: TensorMapping, wanted: Shape, shapes: dict[str, Shape]) -> None:
+    for name in part.theirs:
         if shapes[name] != wanted:
             raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
 
 
 def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tuple[bytes, str]:
-    """Read a tokenizer, and which token ends a text; what our models were trained with has been found to serve."""
+    """Read a tokenizer and its end-of-text token, which is the default one unless the folder has our record."""
     content = read_bytes(path, allow_links=True)
     tokenizer = _open_tokenizer(path, content)
     eot = EOT if record is None else read_eos_token(path)
     eot_id = tokenizer.token_to_id(eot)
     if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
-        raise UserError(f"{path}: {eot[:60]!r} has to be token {EOT_ID}; tokenizers of other makes are not read")
+        raise UserError(f"{path}: {eot[:60]!r} must be token {EOT_ID}; other tokenizers are not supported")
     if count_ids(tokenizer) != vocab_size:
-        raise UserError(f"{path}: has {count_ids(tokenizer)} tokens, config.json says vocab_size={vocab_size}")
+        raise UserError(f"{path}: has {count_ids(tokenizer)} tokens, config.json has vocab_size={vocab_size}")
     try:
         restored = remove_post_processor(content, eot, eot_id, (record or {}).get("post_processor", "null"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path.with_name(RECORD)}: post_processor: not that of a tokenizer ({error})") from None
+        raise UserError(f"{path.with_name(RECORD)}: post_processor: not valid for a tokenizer ({error})") from None
     _open_tokenizer(path, restored)
     return restored, eot
 

@@ -1,15 +1,15 @@
-"""Mamba2 and Mamba for models of state-space blocks alone."""
+"""Mamba2 and Mamba for models that have only state-space blocks."""
 
 from src.config.schema import ModelSpec
 from src.huggingface import weight_mapping
-from src.huggingface.mapping import TIME_STEP_LIMIT, Given, Outer, Settings, Twin
-from src.huggingface.weight_mapping import Tie
+from src.huggingface.mapping import TIME_STEP_LIMIT, Mapping, OuterNames, Settings, UntrustedConfig
+from src.huggingface.weight_mapping import TensorMapping
 from src.model.blocks.mamba1.cost import dt_rank
 from src.model.blocks.norm import EPS
 
-BACKBONE = Outer("backbone.embeddings", "backbone.norm_f", "backbone.layers")
+BACKBONE = OuterNames("backbone.embeddings", "backbone.norm_f", "backbone.layers")
 REQUIRES = {"norm": "rmsnorm"}
-"""Neither positions nor mlps nor biases are in such a model, whatever the recipe says of them."""
+"""Such a model has no positions, mlps or biases, so those settings of the recipe do not matter."""
 
 
 def _settings(spec: ModelSpec) -> Settings:
@@ -27,12 +27,12 @@ def _settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _sizes(given: Given, kind: str) -> Settings:
+def _sizes(config: UntrustedConfig, kind: str) -> Settings:
     return {
-        "blocks": (kind,) * given.count("num_hidden_layers"),
-        "d_model": given.whole("hidden_size"),
-        "d_state": given.whole("state_size"),
-        "d_conv": given.whole("conv_kernel"),
+        "blocks": (kind,) * config.count("num_hidden_layers"),
+        "d_model": config.positive_int("hidden_size"),
+        "d_state": config.positive_int("state_size"),
+        "d_conv": config.positive_int("conv_kernel"),
     }
 
 
@@ -50,35 +50,35 @@ def _mamba2_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _mamba2_sizes(given: Given) -> Settings:
+def _mamba2_sizes(config: UntrustedConfig) -> Settings:
     return {
-        **_sizes(given, "mamba"),
-        "d_inner": given.whole("expand") * given.whole("hidden_size"),
-        "head_dim": given.whole("head_dim"),
-        "chunk_size": given.whole("chunk_size"),
+        **_sizes(config, "mamba"),
+        "d_inner": config.positive_int("expand") * config.positive_int("hidden_size"),
+        "head_dim": config.positive_int("head_dim"),
+        "chunk_size": config.positive_int("chunk_size"),
     }
 
 
 def _mamba1_settings(spec: ModelSpec) -> Settings:
-    """Write the width of the state-space layer as `intermediate_size`: it need not be a multiple of d_model."""
+    """Return the width of the state-space layer as `intermediate_size`: it need not be a multiple of d_model."""
     return {**_settings(spec), "intermediate_size": spec.d_inner, "time_step_rank": dt_rank(spec)}
 
 
-def _mamba1_sizes(given: Given) -> Settings:
-    return {**_sizes(given, "mamba1"), "d_inner": given.whole("intermediate_size")}
+def _mamba1_sizes(config: UntrustedConfig) -> Settings:
+    return {**_sizes(config, "mamba1"), "d_inner": config.positive_int("intermediate_size")}
 
 
-def _mamba2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _mamba2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     return weight_mapping.mamba2(ours, f"{layer}.mixer")
 
 
-def _mamba1_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _mamba1_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     return weight_mapping.mamba1(ours, f"{layer}.mixer")
 
 
-MAMBA2 = Twin(
+MAMBA2 = Mapping(
     "Mamba2ForCausalLM", "mamba2", BACKBONE, ("norm",), _mamba2_block, _mamba2_settings, _mamba2_sizes, REQUIRES
 )
-MAMBA1 = Twin(
+MAMBA1 = Mapping(
     "MambaForCausalLM", "mamba", BACKBONE, ("norm",), _mamba1_block, _mamba1_settings, _mamba1_sizes, REQUIRES
 )

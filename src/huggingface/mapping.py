@@ -1,10 +1,10 @@
-"""What a twin is: a class of transformers that computes what one of our models computes, and its names for everything.
+"""A mapping of our models to a class of transformers that computes the same: its settings, sizes and tensor names.
 
-What `config.json` says is written by one function a twin (`settings`). Reading takes the sizes out of it (`sizes`) and
-then compares the whole with what that function writes for them, so that nothing is read that would not be computed.
+`settings` returns the content of `config.json`. Reading extracts the sizes (`sizes`) and then compares the whole file
+with the settings for these sizes, so that nothing is accepted that would not be computed.
 
 Two defaults of transformers would be silently wrong: a `pad_token_id` in the configuration freezes the embedding of
-that token, so it stays null; and heads are tied unless told otherwise.
+that token, so it stays null; and heads are tied by default, so it is always written.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from src.config.schema import ModelSpec, UserError
 from src.data.tokenizer.bpe import EOT_ID
-from src.huggingface.weight_mapping import Tie, tie
+from src.huggingface.weight_mapping import TensorMapping, map_tensor
 from src.model.blocks.attention.module import ROPE_THETA
 from src.model.blocks.norm import EPS
 
@@ -24,13 +24,13 @@ MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"
 CLASSIC: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
 TIME_STEP_LIMIT = [0.0, 65504.0]
-"""No limit in effect. JSON has no infinity, mlx-lm has a lower limit above 0 where none is given, and torch clamps fp16
-by no number that fp16 cannot hold."""
+"""No effective limit. JSON has no infinity, mlx-lm has a lower limit above 0 by default, and torch cannot clamp fp16 by
+a number that exceeds fp16."""
 Settings = dict[str, Any]
 
 
-class Outer(NamedTuple):
-    """What a class calls the parts around its blocks."""
+class OuterNames(NamedTuple):
+    """The names of the parts around the blocks."""
 
     embedding: str
     final_norm: str
@@ -38,29 +38,29 @@ class Outer(NamedTuple):
 
 
 HEAD = "lm_head.weight"
-LLAMA = Outer("model.embed_tokens", "model.norm", "model.layers")
+LLAMA = OuterNames("model.embed_tokens", "model.norm", "model.layers")
 
 
-class Given:
-    """What a `config.json` says, not yet believed."""
+class UntrustedConfig:
+    """The unchecked content of a `config.json`."""
 
     def __init__(self, values: Settings, n_tensors: int) -> None:
         self.values = values
         self.n_tensors = n_tensors
 
-    def whole(self, key: str, largest: int = 2**31 - 1) -> int:
-        """Take a whole number above 0. Raises UserError."""
+    def positive_int(self, key: str, largest: int = 2**31 - 1) -> int:
+        """Return an integer above 0. Raises UserError."""
         value = self.values.get(key)
         if type(value) is not int or not 1 <= value <= largest:
             raise UserError(f"{key}={value!r:.40}: must be a whole number from 1 to {largest}")
         return value
 
     def count(self, key: str) -> int:
-        """Take a number of parts of which each has a tensor at least. Raises UserError."""
-        return self.whole(key, largest=self.n_tensors)
+        """Return the number of parts that have at least one tensor each. Raises UserError."""
+        return self.positive_int(key, largest=self.n_tensors)
 
-    def words(self, key: str) -> list[str]:
-        """Take a list of names. Raises UserError."""
+    def name_list(self, key: str) -> list[str]:
+        """Return a list of names. Raises UserError."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
             raise UserError(f"{key}={value!r:.40}: must be a list of names")
@@ -68,45 +68,45 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Twin:
-    """One class of transformers."""
+class Mapping:
+    """The mapping to one class of transformers."""
 
     class_name: str
     model_type: str
-    outer: Outer
+    outer: OuterNames
     norms: tuple[str, ...]
-    """The norms of a layer: one for each block of ours that the layer holds."""
-    tie_block: Callable[[ModelSpec, str, str, str], list[Tie]]
-    """From a spec, a kind of block, the name of our block and that of their layer."""
+    """The norms of a layer: one for each of our blocks in it."""
+    map_block: Callable[[ModelSpec, str, str, str], list[TensorMapping]]
+    """From a spec, a kind of block, the name of our block and the name of their layer."""
     settings: Callable[[ModelSpec], Settings]
-    """What `config.json` has to say besides what is common to all."""
-    sizes: Callable[[Given], Settings]
-    """The other way: fields of `ModelSpec`."""
+    """Content of `config.json` besides the keys common to all."""
+    sizes: Callable[[UntrustedConfig], Settings]
+    """The inverse: fields of `ModelSpec`."""
     requires: Settings = field(default_factory=lambda: MODERN)
-    """Fields of `ModelSpec` that have to have this value."""
+    """Fields of `ModelSpec` that must have this value."""
     code: bool = False
-    """Whether the class is none of transformers but goes along in `modeling_hybrid.py`."""
+    """Whether the class is not in transformers but in `modeling_hybrid.py`, which is copied into the folder."""
     also: tuple[str, ...] = ()
-    """Other classes that `architectures` lists after this one."""
+    """Further classes that `architectures` lists after this one."""
 
-    def ties(self, spec: ModelSpec) -> list[Tie]:
-        """List the ties of all tensors of a model."""
+    def map_tensors(self, spec: ModelSpec) -> list[TensorMapping]:
+        """List the mappings of all tensors of a model."""
         found = [
-            tie("embedding.weight", f"{self.outer.embedding}.weight"),
-            *([] if spec.tie_embeddings else [tie("head.weight", HEAD)]),
+            map_tensor("embedding.weight", f"{self.outer.embedding}.weight"),
+            *([] if spec.tie_embeddings else [map_tensor("head.weight", HEAD)]),
             *_norm(spec, "final_norm", self.outer.final_norm),
         ]
         if spec.learned_positions:
-            found.append(tie("positions.weight", "transformer.wpe.weight"))
+            found.append(map_tensor("positions.weight", "transformer.wpe.weight"))
         for i, kind in enumerate(spec.blocks):
             number, part = divmod(i, len(self.norms))
             layer = f"{self.outer.layers}.{number}"
             found += _norm(spec, f"norms.{i}", f"{layer}.{self.norms[part]}")
-            found += self.tie_block(spec, kind, f"blocks.{i}", layer)
+            found += self.map_block(spec, kind, f"blocks.{i}", layer)
         return found
 
     def config(self, spec: ModelSpec) -> Settings:
-        """Write the whole of `config.json`."""
+        """Return the whole content of `config.json`."""
         return {
             "architectures": [self.class_name, *self.also],
             "model_type": self.model_type,
@@ -122,13 +122,13 @@ class Twin:
         }
 
 
-def _norm(spec: ModelSpec, ours: str, theirs: str) -> list[Tie]:
+def _norm(spec: ModelSpec, ours: str, theirs: str) -> list[TensorMapping]:
     parts = ("weight", "bias") if spec.norm == "layernorm" else ("weight",)
-    return [tie(f"{ours}.{part}", f"{theirs}.{part}") for part in parts]
+    return [map_tensor(f"{ours}.{part}", f"{theirs}.{part}") for part in parts]
 
 
 def attention_settings(spec: ModelSpec) -> Settings:
-    """Write what Llama and its descendants say of attention."""
+    """Return the attention settings of Llama and its descendants."""
     return {
         "hidden_size": spec.d_model,
         "num_attention_heads": spec.n_heads,
@@ -142,11 +142,11 @@ def attention_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def attention_sizes(given: Given) -> Settings:
-    """Read it."""
-    width = given.whole("hidden_size")
+def attention_sizes(config: UntrustedConfig) -> Settings:
+    """Read the sizes from those settings."""
+    width = config.positive_int("hidden_size")
     return {
         "d_model": width,
-        "head_dim": max(1, width // given.whole("num_attention_heads")),
-        "max_seq_len": given.whole("max_position_embeddings"),
+        "head_dim": max(1, width // config.positive_int("num_attention_heads")),
+        "max_seq_len": config.positive_int("max_position_embeddings"),
     }

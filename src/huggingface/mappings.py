@@ -1,7 +1,6 @@
-"""Which class of transformers computes what a model of ours computes: chosen by its blocks and settings, not its name.
+"""Select the class of transformers that computes the same as a model, by its blocks and settings, not its name.
 
-The table of classes, with the traps of each, is checked by `tests/huggingface`: equal logits, equal greedy
-text past the window, and equal losses through steps of training.
+`tests/huggingface` checks every class: equal logits, equal greedy text beyond the window, and equal losses in training.
 """
 
 from typing import Any
@@ -9,32 +8,39 @@ from typing import Any
 from src.config.schema import ModelSpec, UserError
 from src.huggingface.hybrid_mappings import FEED_FORWARD, GRANITE, HYBRID, MIXERS
 from src.huggingface.mamba_mappings import MAMBA1, MAMBA2
-from src.huggingface.mapping import Twin
+from src.huggingface.mapping import Mapping
 from src.huggingface.transformer_mappings import CLASSIC_DENSE, DENSE, MOE, QK_NORM_DENSE
 
-TWINS = {twin.model_type: twin for twin in (DENSE, QK_NORM_DENSE, CLASSIC_DENSE, MAMBA2, MAMBA1, MOE, GRANITE, HYBRID)}
+MAPPINGS = {
+    mapping.model_type: mapping
+    for mapping in (DENSE, QK_NORM_DENSE, CLASSIC_DENSE, MAMBA2, MAMBA1, MOE, GRANITE, HYBRID)
+}
 
 
-def twin_of(spec: ModelSpec) -> Twin:
-    """Choose the class that computes the same. Raises UserError naming what none has."""
-    twin = _by_blocks(spec)
-    if twin is None:
+def mapping_of(spec: ModelSpec) -> Mapping:
+    """Return the mapping of a model. Raises UserError naming the blocks or settings that no class has."""
+    mapping = _by_blocks(spec)
+    if mapping is None:
         kinds = ", ".join(dict.fromkeys(spec.blocks))
-        raise UserError(f"blocks {kinds}: no class of transformers has them in this order")
-    for name, value in twin.requires.items():
+        raise UserError(f"blocks {kinds}: no class of transformers has these in this order")
+    for name, value in mapping.requires.items():
         if getattr(spec, name) != value:
-            wanted = ", ".join(f"{key}={_shown(each)}" for key, each in twin.requires.items())
-            raise UserError(f"{name}={_shown(getattr(spec, name))}: {twin.class_name} needs {wanted} for such blocks")
+            wanted = ", ".join(f"{key}={_shown(each)}" for key, each in mapping.requires.items())
+            raise UserError(
+                f"{name}={_shown(getattr(spec, name))}: {mapping.class_name} needs {wanted} for such blocks"
+            )
     if "moe" in spec.blocks and spec.top_k == 1:
-        raise UserError(f"top_k=1: {twin.class_name} always gives one expert alone the weight 1; ours keeps its share")
+        raise UserError(
+            f"top_k=1: {mapping.class_name} always gives a single expert the weight 1; ours uses its probability"
+        )
     if "moe" in spec.blocks and spec.router_bias_rate:
-        raise UserError(f"router_bias_rate={spec.router_bias_rate}: {twin.class_name} has no bias at its router")
+        raise UserError(f"router_bias_rate={spec.router_bias_rate}: {mapping.class_name} has no router bias")
     if "mamba" in spec.blocks and spec.d_inner % spec.d_model:
-        raise UserError(f"d_inner={spec.d_inner}: {twin.class_name} needs a multiple of d_model={spec.d_model}")
-    return twin
+        raise UserError(f"d_inner={spec.d_inner}: {mapping.class_name} needs a multiple of d_model={spec.d_model}")
+    return mapping
 
 
-def _by_blocks(spec: ModelSpec) -> Twin | None:
+def _by_blocks(spec: ModelSpec) -> Mapping | None:
     if set(spec.blocks) == {"mamba"}:
         return MAMBA2
     if set(spec.blocks) == {"mamba1"}:

@@ -1,11 +1,11 @@
-"""The README of an exported model: what it is, what the run measured, how to use it. No figure that the run lacks."""
+"""The README of an exported model: what it is, its measured figures, how to use it. Unknown figures are left out."""
 
 import json
 import shlex
 from typing import Any
 
 from src.config.schema import ModelSpec, SamplingConfig
-from src.huggingface.mapping import TESTED_WITH, Twin
+from src.huggingface.mapping import TESTED_WITH, Mapping
 from src.model.cost.model_cost import model_cost
 
 USE = """\
@@ -24,7 +24,7 @@ print(tokenizer.decode(model.generate(tokens, max_new_tokens={length})[0], skip_
 ```
 
 Every document of the training data began with the end-of-text token. The tokenizer adds it, unless you pass
-`add_special_tokens=False`. Written out within a text, it is plain text.
+`add_special_tokens=False`. Its name within a text is tokenized as plain text.
 
 Back to a model of Advanced Code Model, bit for bit:
 
@@ -35,8 +35,8 @@ python -m src.generate run=OUT prompt={shell_prompt}
 """
 
 
-def model_card(spec: ModelSpec, twin: Twin, folder: str, record: dict[str, Any]) -> str:
-    """Write the README of a model that goes to `folder`.
+def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str, Any]) -> str:
+    """Write the README of a model exported to `folder`.
 
     record: run (its name), progress (of the checkpoint), summary and config (of the run, or None).
     """
@@ -46,19 +46,19 @@ def model_card(spec: ModelSpec, twin: Twin, folder: str, record: dict[str, Any])
     lines = prompts[0].strip().splitlines() if prompts else []
     prompt = lines[0] if lines else "Once upon a time"
     parts = [
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_tags(spec, twin)}\n---\n",
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_tags(spec, mapping)}\n---\n",
         f"# {record['run']}\n\n{_introduction(spec, summary)}\n",
         f"## Figures\n\n{_figures(spec, record)}\n",
         USE.format(
             version=TESTED_WITH,
             folder=json.dumps(folder),
-            trust=", trust_remote_code=True" if twin.code else "",
+            trust=", trust_remote_code=True" if mapping.code else "",
             length=_get(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens,
             prompt=json.dumps(prompt),
             shell_folder=shlex.quote(folder),
             shell_prompt=shlex.quote(prompt),
         ),
-        f"## Limits\n\n{_limits(spec, twin, summary)}\n",
+        f"## Limits\n\n{_limits(spec, mapping, summary)}\n",
     ]
     return "\n".join(parts)
 
@@ -69,8 +69,8 @@ def _get(values: Any, *path: str) -> Any:
     return values
 
 
-def _tags(spec: ModelSpec, twin: Twin) -> str:
-    return "\n".join(f"- {tag}" for tag in (twin.model_type, "advanced-code-model", *dict.fromkeys(spec.blocks)))
+def _tags(spec: ModelSpec, mapping: Mapping) -> str:
+    return "\n".join(f"- {tag}" for tag in (mapping.model_type, "advanced-code-model", *dict.fromkeys(spec.blocks)))
 
 
 def _introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
@@ -86,12 +86,12 @@ def _introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
 
 
 def _figures(spec: ModelSpec, record: dict[str, Any]) -> str:
-    """List what is known: of these weights first, then of the whole run."""
+    """List the known figures: of these weights first, then of the whole run."""
     progress, summary = record["progress"], record["summary"]
     cost = model_cost(spec, context_len=1)
     rows = [
         ("parameters", _number(cost.total_params)),
-        ("of these at work for a token", _number(cost.active_params)),
+        ("active for a token", _number(cost.active_params)),
         ("without embeddings and head", _number(cost.non_embedding_params)),
         ("these weights", f"stage {progress['stage']}, step {_number(progress['step'])}"),
         ("tokens seen in this stage", _number(progress["tokens"])),
@@ -112,7 +112,9 @@ def _figures(spec: ModelSpec, record: dict[str, Any]) -> str:
             ),
         ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows if value is not None)
-    missing = "" if summary is not None else "\n\nThe run of this checkpoint has left no summary: no more is known."
+    missing = (
+        "" if summary is not None else "\n\nThe run of this checkpoint has no summary, so no further figures are known."
+    )
     return f"| | |\n|---|---|\n{table}{missing}"
 
 
@@ -122,18 +124,18 @@ def _number(value: Any) -> str | None:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _limits(spec: ModelSpec, twin: Twin, summary: dict[str, Any]) -> str:
-    """Say what follows from how the model was made."""
+def _limits(spec: ModelSpec, mapping: Mapping, summary: dict[str, Any]) -> str:
+    """List the limitations that follow from how the model was trained."""
     lines = [
-        "A small model, trained from scratch on the text named above to compare architectures: what it writes may be "
-        "wrong, scripts may do harm, and it has been given no other training to be helpful or safe.",
+        "A small model, trained from scratch on the text named above to compare architectures: its text may be wrong, "
+        "its scripts may be harmful, and it has not been trained to be helpful or safe.",
         "The figures are those of one run on the validation windows of its own data; no other benchmark was run.",
     ]
     if spec.learned_positions:
         lines.append(f"It has {spec.learned_positions} learned positions and cannot read or write beyond them.")
     elif seq_len := _get(summary, "contract", "training.seq_len"):
         lines.append(f"It was trained on {seq_len} tokens at a time; beyond them it has not been evaluated here.")
-    if twin.code:
-        lines.append("transformers has no such class: `modeling_hybrid.py` of this folder is run on loading.")
-    lines.append("No license is stated here: ask who made the run.")
+    if mapping.code:
+        lines.append("transformers has no such class: loading runs `modeling_hybrid.py` of this folder.")
+    lines.append("No license is stated here: ask the author of the run.")
     return "\n".join(f"- {line}" for line in lines)

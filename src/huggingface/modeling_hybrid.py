@@ -1,12 +1,11 @@
 """The hybrid of Advanced Code Model for transformers 5.23 or later 5.x: load with `trust_remote_code=True`.
 
-GraniteMoeHybrid computes all of it already: layers of Mamba-2 or attention, each followed by an MLP or by experts. What
-it lacks is added here: attention within a sliding window, OLMo's gated DeltaNet, a feed-forward part for each layer
-apart (an MLP, or experts without a shared MLP), and patterns without any attention.
+GraniteMoeHybrid has layers of Mamba-2 or attention, each followed by an MLP or by experts. This file adds attention
+within a sliding window, OLMo's gated DeltaNet, a separate feed-forward type for each layer (an MLP, or experts without
+a shared MLP), and patterns without any attention.
 
-transformers accepts arguments that it does not know and ignores them, so a renamed one changes the logits without an
-error. This file therefore reads the signatures that it depends on when it is imported, and raises ImportError where
-they are not as it knows them.
+transformers ignores unknown arguments, so a renamed one changes the logits without an error. On import this file
+therefore checks the signatures that it depends on, and raises ImportError if they differ from the expected ones.
 """
 
 import inspect
@@ -18,8 +17,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-OLDEST = (5, 23)
-if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
+MIN_VERSION = (5, 23)
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < MIN_VERSION:
     raise ImportError(
         f"modeling_hybrid.py: transformers {transformers.__version__} lacks parts of this model; "
         "install one that has them: pip install 'transformers>=5.23,<6'"
@@ -39,11 +38,11 @@ MASKS = {
     "linear_attention": create_recurrent_attention_mask,
 }
 CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers calls the cache: the second up to 5.23, the first from 5.24 on."""
+"""The parameter name of the cache in transformers: the second up to 5.23, the first from 5.24 on."""
 
 
 def find_cache_name(functions: list[Callable[..., Any]]) -> str:
-    """Return the name that all of these functions give the cache. Raises ImportError where they do not agree on one."""
+    """Return the name of the cache parameter of all these functions. Raises ImportError if they do not agree on one."""
     parameters = [inspect.signature(function).parameters for function in functions]
     names = [name for name in CACHE_NAMES if all(name in known for known in parameters)]
     given = {"self", "config", "inputs_embeds", "attention_mask", "layer_idx", *CACHE_NAMES}
@@ -55,8 +54,8 @@ def find_cache_name(functions: list[Callable[..., Any]]) -> str:
     }
     if len(names) != 1 or not needed <= given:
         raise ImportError(
-            f"modeling_hybrid.py: transformers {transformers.__version__} calls the cache or the masks in a way that "
-            "this file does not know; install a version that was tested: pip install 'transformers>=5.23,<5.25'"
+            f"modeling_hybrid.py: transformers {transformers.__version__} names the cache or the masks in a way that "
+            "this file does not support; install a version that was tested: pip install 'transformers>=5.23,<5.25'"
         )
     return names[0]
 
@@ -65,31 +64,31 @@ CACHE = find_cache_name([*MASKS.values(), GraniteMoeHybridModel.forward, Granite
 
 
 class HybridConfig(GraniteMoeHybridConfig):
-    """GraniteMoeHybrid's settings, a window, and the parts of each layer."""
+    """The settings of GraniteMoeHybrid, plus a window and the types of each layer."""
 
     model_type = "advanced_code_model_hybrid"
 
     sliding_window: int | None = None
-    """Positions that sliding attention sees, its own included."""
+    """Positions that sliding attention attends to, including its own."""
     feed_forward_types: list[str] | None = None
     """`mlp` or `moe` for each layer."""
     mixer_types: list[str] | None = None
-    """For each layer `gated_deltanet`, or the name of another mixer; absent where none is a gated DeltaNet."""
+    """For each layer `gated_deltanet` or the name of another mixer; absent if no layer is a gated DeltaNet."""
     linear_num_heads: int | None = None
     linear_key_head_dim: int | None = None
     linear_value_head_dim: int | None = None
-    """Of gated DeltaNets; the kernel of their convolution is `mamba_d_conv`."""
+    """Of gated DeltaNets; the kernel width of their convolution is `mamba_d_conv`."""
 
 
 class NoSharedMLP(nn.Module):
-    """What stands beside experts that have no shared MLP: it adds zero."""
+    """Replaces the shared MLP of layers that have only experts: it adds zero."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return torch.zeros_like(hidden_states)
 
 
 def gated_deltanet(config: HybridConfig, layer: int) -> nn.Module:
-    """Build OLMo's mixer, whose decay factors are from 0 to 1."""
+    """Build OLMo's mixer with decay factors from 0 to 1."""
     from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
 
     settings = {
@@ -144,10 +143,10 @@ class HybridModel(GraniteMoeHybridModel):
         if use_cache and past is None:
             past = DynamicCache(config=self.config)
         kinds = list(self.config.layer_types or [])
-        attends = [i for i, kind in enumerate(kinds) if kind != "linear_attention"]
+        attention_layers = [i for i, kind in enumerate(kinds) if kind != "linear_attention"]
         if position_ids is None:
-            # A cache of recurrent states alone does not count positions, and nothing asks for them.
-            seen = past.get_seq_length(attends[0]) if past is not None and attends else 0
+            # A cache with only recurrent states does not count positions, and no layer needs them.
+            seen = past.get_seq_length(attention_layers[0]) if past is not None and attention_layers else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
         if not isinstance(attention_mask, dict):
             common = {

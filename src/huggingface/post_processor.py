@@ -1,7 +1,7 @@
 """The post-processor of an exported tokenizer.json: it begins every text with the end-of-text token.
 
-Training and `src.generate` put that token there themselves, and encode without any post-processor. Other programs do
-what tokenizer.json says. Only the text of that one member changes, so that the way back gives every byte again.
+Training and `src.generate` add that token themselves and encode without a post-processor. Other programs apply the one
+in tokenizer.json. Only the text of that one member changes, so that an import restores every byte.
 """
 
 import json
@@ -14,9 +14,9 @@ SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def add_post_processor(tokenizer: bytes, eot: str, eot_id: int) -> tuple[bytes, str]:
-    """Return a tokenizer.json that begins every text with `eot`, and the text of the value that stood there.
+    """Return a tokenizer.json that begins every text with `eot`, and the text of the value that it replaces.
 
-    Raises: UserError where there is none, as in no file that tokenizers has written.
+    Raises: UserError if there is no such member, as in no file written by tokenizers.
     """
     content = tokenizer.decode("utf-8")
     span = _find_value(content)
@@ -27,9 +27,9 @@ def add_post_processor(tokenizer: bytes, eot: str, eot_id: int) -> tuple[bytes, 
 
 
 def remove_post_processor(tokenizer: bytes, eot: str, eot_id: int, before: str = "null") -> bytes:
-    """Put back what `add_post_processor` has replaced; a tokenizer.json with another post-processor stays as it is.
+    """Undo `add_post_processor`; a tokenizer.json with another post-processor is returned unchanged.
 
-    Raises: TypeError or ValueError where `before` is not JSON.
+    Raises: TypeError or ValueError if `before` is not JSON.
     """
     json.loads(before)
     content = tokenizer.decode("utf-8")
@@ -53,7 +53,7 @@ def _template(eot: str, eot_id: int) -> str:
 
 
 def _find_value(content: str) -> tuple[int, int] | None:
-    """Return where the value of `post_processor` begins and ends in the text of a JSON object."""
+    """Return start and end of the value of `post_processor` in the text of a JSON object."""
     decoder = json.JSONDecoder()
 
     def skip(at: int) -> int:

@@ -1,4 +1,4 @@
-"""Llama for dense models, Qwen3 for those with QK-norm, GPT-2 for those of the classic recipe, Mixtral for experts."""
+"""Llama for dense models, Qwen3 with QK-norm, GPT-2 for the classic recipe, Mixtral for experts."""
 
 from src.config.schema import ModelSpec
 from src.huggingface import weight_mapping
@@ -6,14 +6,14 @@ from src.huggingface.mapping import (
     CLASSIC,
     LAYER_NORMS,
     LLAMA,
-    Given,
-    Outer,
+    Mapping,
+    OuterNames,
     Settings,
-    Twin,
+    UntrustedConfig,
     attention_settings,
     attention_sizes,
 )
-from src.huggingface.weight_mapping import Tie, tie
+from src.huggingface.weight_mapping import TensorMapping, map_tensor
 from src.model.blocks.norm import EPS
 
 
@@ -28,17 +28,17 @@ def _llama_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _llama_sizes(given: Given) -> Settings:
-    blocks = ("attention", "mlp") * given.count("num_hidden_layers")
-    return {**attention_sizes(given), "blocks": blocks, "d_ff": given.whole("intermediate_size")}
+def _llama_sizes(config: UntrustedConfig) -> Settings:
+    blocks = ("attention", "mlp") * config.count("num_hidden_layers")
+    return {**attention_sizes(config), "blocks": blocks, "d_ff": config.positive_int("intermediate_size")}
 
 
-def _llama_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _llama_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "attention":
         return weight_mapping.attention(ours, f"{layer}.self_attn")
     return [
-        tie(f"{ours}.w_in.weight", f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
-        tie(f"{ours}.w_out.weight", f"{layer}.mlp.down_proj.weight"),
+        map_tensor(f"{ours}.w_in.weight", f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
+        map_tensor(f"{ours}.w_out.weight", f"{layer}.mlp.down_proj.weight"),
     ]
 
 
@@ -49,15 +49,15 @@ def _qwen3_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _qwen3_sizes(given: Given) -> Settings:
-    blocks = ("qk_norm_attention", "mlp") * given.count("num_hidden_layers")
-    return {**_llama_sizes(given), "blocks": blocks}
+def _qwen3_sizes(config: UntrustedConfig) -> Settings:
+    blocks = ("qk_norm_attention", "mlp") * config.count("num_hidden_layers")
+    return {**_llama_sizes(config), "blocks": blocks}
 
 
-def _qwen3_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _qwen3_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "mlp":
         return _llama_block(spec, kind, ours, layer)
-    norms = [tie(f"{ours}.{part}_norm", f"{layer}.self_attn.{part}_norm.weight") for part in "qk"]
+    norms = [map_tensor(f"{ours}.{part}_norm", f"{layer}.self_attn.{part}_norm.weight") for part in "qk"]
     return [*weight_mapping.attention(ours, f"{layer}.self_attn"), *norms]
 
 
@@ -73,17 +73,17 @@ def _mixtral_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _mixtral_sizes(given: Given) -> Settings:
+def _mixtral_sizes(config: UntrustedConfig) -> Settings:
     return {
-        **attention_sizes(given),
-        "blocks": ("attention", "moe") * given.count("num_hidden_layers"),
-        "expert_d_ff": given.whole("intermediate_size"),
-        "n_experts": given.count("num_local_experts"),
-        "top_k": given.whole("num_experts_per_tok"),
+        **attention_sizes(config),
+        "blocks": ("attention", "moe") * config.count("num_hidden_layers"),
+        "expert_d_ff": config.positive_int("intermediate_size"),
+        "n_experts": config.count("num_local_experts"),
+        "top_k": config.positive_int("num_experts_per_tok"),
     }
 
 
-def _mixtral_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _mixtral_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "attention":
         return weight_mapping.attention(ours, f"{layer}.self_attn")
     return weight_mapping.experts(ours, f"{layer}.block_sparse_moe", spec.n_experts)
@@ -108,35 +108,35 @@ def _gpt2_settings(spec: ModelSpec) -> Settings:
     }
 
 
-def _gpt2_sizes(given: Given) -> Settings:
+def _gpt2_sizes(config: UntrustedConfig) -> Settings:
     return {
-        "blocks": ("attention", "mlp") * given.count("n_layer"),
-        "d_model": given.whole("n_embd"),
-        "head_dim": max(1, given.whole("n_embd") // given.whole("n_head")),
-        "d_ff": given.whole("n_inner"),
-        "max_seq_len": given.whole("n_positions"),
+        "blocks": ("attention", "mlp") * config.count("n_layer"),
+        "d_model": config.positive_int("n_embd"),
+        "head_dim": max(1, config.positive_int("n_embd") // config.positive_int("n_head")),
+        "d_ff": config.positive_int("n_inner"),
+        "max_seq_len": config.positive_int("n_positions"),
     }
 
 
-def _gpt2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tie]:
+def _gpt2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     attention, mlp = {"qkv": "attn.c_attn", "out": "attn.c_proj"}, {"w_in": "mlp.c_fc", "w_out": "mlp.c_proj"}
     names = attention if kind == "attention" else mlp
     return [
         *(
-            tie(f"{ours}.{left}.weight", f"{layer}.{right}.weight", layout="transposed")
+            map_tensor(f"{ours}.{left}.weight", f"{layer}.{right}.weight", layout="transposed")
             for left, right in names.items()
         ),
-        *(tie(f"{ours}.{left}.bias", f"{layer}.{right}.bias") for left, right in names.items()),
+        *(map_tensor(f"{ours}.{left}.bias", f"{layer}.{right}.bias") for left, right in names.items()),
     ]
 
 
-DENSE = Twin("LlamaForCausalLM", "llama", LLAMA, LAYER_NORMS, _llama_block, _llama_settings, _llama_sizes)
-QK_NORM_DENSE = Twin("Qwen3ForCausalLM", "qwen3", LLAMA, LAYER_NORMS, _qwen3_block, _qwen3_settings, _qwen3_sizes)
-MOE = Twin("MixtralForCausalLM", "mixtral", LLAMA, LAYER_NORMS, _mixtral_block, _mixtral_settings, _mixtral_sizes)
-CLASSIC_DENSE = Twin(
+DENSE = Mapping("LlamaForCausalLM", "llama", LLAMA, LAYER_NORMS, _llama_block, _llama_settings, _llama_sizes)
+QK_NORM_DENSE = Mapping("Qwen3ForCausalLM", "qwen3", LLAMA, LAYER_NORMS, _qwen3_block, _qwen3_settings, _qwen3_sizes)
+MOE = Mapping("MixtralForCausalLM", "mixtral", LLAMA, LAYER_NORMS, _mixtral_block, _mixtral_settings, _mixtral_sizes)
+CLASSIC_DENSE = Mapping(
     "GPT2LMHeadModel",
     "gpt2",
-    Outer("transformer.wte", "transformer.ln_f", "transformer.h"),
+    OuterNames("transformer.wte", "transformer.ln_f", "transformer.h"),
     ("ln_1", "ln_2"),
     _gpt2_block,
     _gpt2_settings,

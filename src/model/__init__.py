@@ -1,1 +1,1 @@
-"""Models as patterns of residual blocks, and the closed-form arithmetic of their cost."""
+"""Models as patterns of residual blocks, and closed-form formulas of their cost."""

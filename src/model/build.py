@@ -1,4 +1,4 @@
-"""From a `ModelSpec` to a model with its weights."""
+"""Build a model with its weights from a `ModelSpec`."""
 
 import torch
 

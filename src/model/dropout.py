@@ -1,9 +1,9 @@
-"""Dropout (Srivastava et al., 2014) on the residual stream: on the embedding, and on what each block adds.
+"""Dropout (Srivastava et al., 2014) on the residual stream: on the embedding and on the output of each block.
 
 Every architecture has these places, so all are regularized alike. nanoGPT and GPT-2 also drop attention weights, which
-models without attention do not have. What is dropped of a sequence is a function of a key (seed, stage, step) and of
-its row in the global batch: a run that is resumed drops the same, and so does one with another micro batch or more
-processes. Blocks draw nothing, so that activation checkpointing has nothing to draw again.
+models without attention do not have. The mask of a sequence is a function of a key (seed, stage, step) and of its row
+in the global batch, so a resumed run, another micro batch size or more processes give the same masks. Blocks draw no
+random numbers, so activation checkpointing has none to repeat.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from torch import Tensor
 
 
 class Dropout:
-    """The masks of one forward pass, in the order in which they are asked for."""
+    """The masks of one forward pass, in the order in which they are requested."""
 
     def __init__(self, p: float, key: tuple[object, ...], rows: range, device: str) -> None:
-        """p: the share that is dropped. key: plain values. rows: of the global batch. device: where masks are drawn."""
+        """p: the dropout probability. key: plain values. rows: of the global batch. device: where masks are drawn."""
         self.p = p
         self.generators = [torch.Generator(device).manual_seed(_seed((*key, row))) for row in rows]
 
     def mask(self, like: Tensor) -> Tensor:
-        """Draw factors in the shape of a tensor (B, ...): 0 where a number is dropped, else 1 / (1 - p)."""
+        """Draw a mask in the shape of a tensor (B, ...): 0 for dropped elements, else 1 / (1 - p)."""
         kept = torch.empty_like(like, requires_grad=False)
         for row, generator in zip(kept, self.generators, strict=True):
             row.bernoulli_(1 - self.p, generator=generator)

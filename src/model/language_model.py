@@ -1,11 +1,11 @@
-"""A decoder-only language model: embed, then x = x + block(norm(x)) for each block of the pattern, then norm and head.
+"""A decoder-only language model: embedding, x = x + block(norm(x)) for each block of the pattern, norm and head.
 
-Initialisation (standard deviations): token and position embeddings 0.02; matrices into a block 0.02; matrices back to
-the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0.5 / sqrt(d_model)), so that the first
-loss is ln(vocab_size); norms 1, biases 0. What a Mamba block sets for itself stands in its own file. A tied head has
-the embedding's weights, and so their init; its first loss is larger, since each token first predicts itself. Each part
-draws from a generator of its own, seeded by the seed and the part's name: models of equal seed and unlike blocks start
-with the same embedding and head, and with the same weights wherever they have the same block at the same place.
+Initialization (standard deviations): token and position embeddings 0.02; projections into a block 0.02; projections
+back to the residual stream 0.02 / sqrt(number of blocks), as in GPT-2; head min(0.02, 0.5 / sqrt(d_model)), so that the
+first loss is ln(vocab_size); norms 1, biases 0. Other parameters of a block are initialized in its own file. A tied
+head has the weights of the embedding and so their initialization; its first loss is larger, since each token first
+predicts itself. Each part has its own generator, seeded by the seed and the part's name: models of equal seed have the
+same initial embedding and head, and the same weights wherever they have the same block at the same place.
 """
 
 import hashlib
@@ -28,33 +28,33 @@ from src.model.dropout import Dropout
 
 
 class ModelOutput(NamedTuple):
-    """What the model gives back; the head is applied apart, so that the loss never needs all logits at once."""
+    """The output of the model; the head is applied separately, so that the loss never needs all logits at once."""
 
     hidden: Tensor
-    """(B, T, D), after the last norm."""
+    """(B, T, D), after the final norm."""
     aux_loss: Tensor | None
-    """Sum over the blocks, weighted; None where no block has one."""
+    """Sum over the blocks, weighted; None if no block has one."""
     expert_load: Tensor | None
-    """(number of MoE blocks, E): choices of each expert."""
+    """(number of MoE blocks, E): how often each expert was chosen."""
     router_z: Tensor | None = None
     """(number of MoE blocks,): mean square of the routers' logsumexp."""
 
 
-def number_documents(tokens: Tensor, eot_id: int) -> Tensor:
-    """Number the documents in each row of tokens (B, T) from left to right: each begins with its end-of-text token."""
+def document_ids(tokens: Tensor, eot_id: int) -> Tensor:
+    """Number the documents in each row of tokens (B, T) in order: a document begins with its end-of-text token."""
     return (tokens == eot_id).cumsum(dim=1)
 
 
 class TiedHead(nn.Module):
-    """A head with the weights of the embedding, which stay the embedding's: saved, counted and updated once, there."""
+    """A head that uses the weights of the embedding, which owns them: they are saved, counted and updated once."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self._shared = (embedding,)  # in a tuple, a module is not registered as a part of this one
+        self._shared = (embedding,)  # in a tuple, so that it is not registered as a submodule
 
     @property
     def weight(self) -> Tensor:
-        """The embedding's: (V, D)."""
+        """The embedding's weight (V, D)."""
         return self._shared[0].weight
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class ModelCache:
 
 
 class LanguageModel(nn.Module):
-    """The model that a `ModelSpec` describes."""
+    """The model described by a `ModelSpec`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class LanguageModel(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Set every weight. The seed is the one that torch's global generator was given last."""
+        """Initialize every weight. The seed is the last one of torch's global generator."""
         seed = torch.initial_seed()
 
         def seed_part(name: str) -> None:
@@ -115,15 +115,15 @@ class LanguageModel(nn.Module):
         tokens: Tensor,
         cache: ModelCache | None = None,
         documents: Tensor | None = None,
-        add_block: Callable[..., BlockOutput] | None = None,
+        residual_step: Callable[..., BlockOutput] | None = None,
     ) -> ModelOutput:
-        """Map tokens (B, T) to hidden states; with a cache, the tokens continue what it has seen.
+        """Map tokens (B, T) to hidden states; with a cache, the tokens continue the cached sequence.
 
-        documents: (B, T), from `number_documents`: each document is computed as if it stood alone.
-        add_block: stands in for the method of that name, as its compiled form.
+        documents: (B, T), from `document_ids`: each document is computed independently of the others.
+        residual_step: replaces the method of that name, for example by its compiled form.
         """
         assert cache is None or documents is None, "a cache holds one document"
-        add_block = add_block or self.add_block
+        residual_step = residual_step or self.residual_step
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
@@ -134,7 +134,7 @@ class LanguageModel(nn.Module):
         router_zs: list[Tensor] = []
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             mask = None if dropout is None else dropout.mask(x)
-            output = add_block(norm, block, x, cache.blocks[i] if cache else None, documents, mask)
+            output = residual_step(norm, block, x, cache.blocks[i] if cache else None, documents, mask)
             x = output.y
             if output.aux_loss is not None:
                 aux_losses.append(output.aux_loss)
@@ -149,17 +149,17 @@ class LanguageModel(nn.Module):
         return ModelOutput(self.final_norm(x), aux_loss, expert_load, router_z)
 
     def _position_rows(self, tokens: Tensor, offset: int, documents: Tensor | None) -> Tensor:
-        """Return the learned position of each token: (T, D), or (B, T, D) where each document counts from 0."""
+        """Return the learned position of each token: (T, D), or (B, T, D) if each document counts from 0."""
         assert self.positions is not None
         end = offset + tokens.shape[1]
         assert end <= self.positions.num_embeddings, f"learned positions end at {self.positions.num_embeddings}"
         if documents is None:
             return self.positions.weight[offset:end]
         documents = documents.contiguous()
-        first = torch.searchsorted(documents, documents)  # of each position's document
+        first = torch.searchsorted(documents, documents)  # first position of each document
         return self.positions(torch.arange(tokens.shape[1], device=tokens.device) - first)
 
-    def add_block(
+    def residual_step(
         self,
         norm: nn.Module,
         block: nn.Module,
@@ -168,20 +168,20 @@ class LanguageModel(nn.Module):
         documents: Tensor | None,
         mask: Tensor | None = None,
     ) -> BlockOutput:
-        """Return what the block gives back, with x + block(norm(x)) for y; mask: factors on what is added (B, T, D)."""
+        """Return the block's output with y = x + mask * block(norm(x)); mask: dropout factors (B, T, D)."""
 
-        def apply(x: Tensor) -> BlockOutput:
+        def run_block(x: Tensor) -> BlockOutput:
             return block(norm(x), cache, documents)
 
         if self.activation_checkpointing and self.training:
-            # Nothing in a block draws random numbers, so there is no generator state to keep for the second pass.
-            output: BlockOutput = checkpoint(apply, x, use_reentrant=False, preserve_rng_state=False)
+            # Blocks draw no random numbers, so there is no generator state to save for the second pass.
+            output: BlockOutput = checkpoint(run_block, x, use_reentrant=False, preserve_rng_state=False)
         else:
-            output = apply(x)
+            output = run_block(x)
         return output._replace(y=x + (output.y if mask is None else output.y * mask))
 
     def logits(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
-        """Return the logits (B, T, V) of the token after each position."""
+        """Return the logits (B, T, V) of the next token at each position."""
         return self.head(self(tokens, cache).hidden)
 
     def make_cache(self, batch_size: int, max_len: int) -> ModelCache:
@@ -189,35 +189,35 @@ class LanguageModel(nn.Module):
         like = self.embedding.weight
         return ModelCache([block.make_cache(batch_size, max_len, like) for block in self._typed_blocks()])
 
-    def update_routers(self, expert_load: Tensor, taken: Tensor) -> None:
-        """Tell every router how the experts were chosen, after an optimizer step.
+    def update_routers(self, expert_load: Tensor, applied: Tensor) -> None:
+        """Update every router's load shares and bias after an optimizer step.
 
-        expert_load: (number of MoE blocks, E), of the whole global batch. taken: 1.0, or 0.0 for a skipped step.
+        expert_load: (number of MoE blocks, E), of the whole global batch. applied: 1.0, or 0.0 for a skipped step.
         """
-        for block, load in zip(self._mixtures(), expert_load, strict=True):
-            block.update_balance(load, taken)
+        for block, load in zip(self._moe_blocks(), expert_load, strict=True):
+            block.update_balance(load, applied)
 
     def load_shares(self) -> Tensor | None:
-        """Return the balance that the next step aims at: (number of MoE blocks, E); None without such blocks."""
-        mixtures = self._mixtures()
-        return torch.stack([block.load_share for block in mixtures]) if mixtures else None
+        """Return the load shares that the next step balances: (number of MoE blocks, E); None without such blocks."""
+        blocks = self._moe_blocks()
+        return torch.stack([block.load_share for block in blocks]) if blocks else None
 
     def set_load_shares(self, shares: Tensor | None) -> None:
-        """Set what `load_shares` returns; None: that of a model that has not been trained."""
-        mixtures = self._mixtures()
-        for block, share in zip(mixtures, [None] * len(mixtures) if shares is None else shares, strict=True):
+        """Set the load shares that `load_shares` returns; None: equal shares, as in an untrained model."""
+        blocks = self._moe_blocks()
+        for block, share in zip(blocks, [None] * len(blocks) if shares is None else shares, strict=True):
             block.load_share.fill_(1 / self.spec.n_experts) if share is None else block.load_share.copy_(share)
 
-    def _mixtures(self) -> list[MoE]:
+    def _moe_blocks(self) -> list[MoE]:
         return [block for block in self.blocks if isinstance(block, MoE)]
 
-    def fused(self) -> dict[str, tuple[int, ...]]:
-        """Name the weights that are several maps, one below the other, with the rows of each."""
+    def packed_projections(self) -> dict[str, tuple[int, ...]]:
+        """Return the names of weights that stack several projections along their rows, with the row count of each."""
         blocks = enumerate(self._typed_blocks())
-        return {f"blocks.{i}.{name}": rows for i, block in blocks for name, rows in block.fused().items()}
+        return {f"blocks.{i}.{name}": rows for i, block in blocks for name, rows in block.packed_projections().items()}
 
     def no_decay(self) -> set[str]:
-        """Name the parameters that weight decay leaves alone: norms, biases, embeddings, and what blocks add."""
+        """Return the names of parameters without weight decay: norms, biases, embeddings, and those that blocks add."""
         names = {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
         names |= {"embedding.weight", "positions.weight"} & {name for name, _ in self.named_parameters()}
         for i, block in enumerate(self._typed_blocks()):
@@ -226,9 +226,9 @@ class LanguageModel(nn.Module):
 
 
 def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Return the cross-entropy of targets (B, T) in nats: their mean, or with `none` of each (B * T,).
+    """Return the cross-entropy of targets (B, T) in nats: the mean, or with `none` one per target (B * T,).
 
-    It is computed in chunks, so that all logits never exist at once, and in fp32 under autocast too.
+    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast.
     """
     return F.linear_cross_entropy(
         output.hidden.flatten(0, 1),

@@ -1,8 +1,8 @@
-"""Decide every number of a model so that the comparison is fair: the same size, by one of three rules.
+"""Choose the sizes of a model so that a comparison is fair: the same size as dense, by one of three rules.
 
-The reference is the dense model of the same size and recipe. An architecture names the settings that may give way
-(`free_parameters`); they are turned in their order, each in its own grain, until what the rule counts is as near to the
-reference's as it gets. All in closed form: nothing is built, torch is not needed.
+The reference is the dense model of the same size and recipe. An architecture lists the settings that matching may
+change (`free_parameters`). They are solved in that order, each on its own grid, until the matched quantity is as close to
+the reference's as possible. All formulas are in closed form: no model is built and torch is not imported.
 """
 
 from bisect import bisect_left
@@ -16,10 +16,10 @@ from src.model.blocks import kind_of
 from src.model.cost.model_cost import ModelCost, model_cost
 
 TOLERANCE = 0.02
-CLOSE = 0.01
-"""Once this near, no further knob is turned."""
-GRAIN = 8
-"""Widths are multiples of this, as matrix units and `grouped_mm` want it, where that comes near enough."""
+CLOSE_MATCH = 0.01
+"""Relative difference below which no further setting is changed."""
+WIDTH_MULTIPLE = 8
+"""Widths are multiples of this where that is close enough: matrix units and `grouped_mm` are fastest then."""
 REFERENCE_PATTERN = ("attention", "mlp")
 
 QUANTITIES: dict[str, tuple[str, Callable[[ModelCost], float]]] = {
@@ -27,29 +27,29 @@ QUANTITIES: dict[str, tuple[str, Callable[[ModelCost], float]]] = {
     "total": ("non-embedding parameters", lambda cost: cost.non_embedding_params),
     "flops": ("FLOPs per token", lambda cost: cost.forward_flops_per_token - cost.components["head"].flops),
 }
-"""What each matching rule makes equal. `none` reports the residual of `active`."""
-KNOBS = ("n_blocks", "d_ff", "expert_d_ff", "d_state", "d_inner")
+"""The quantity that each matching rule makes equal. `none` reports the difference in `active`."""
+FREE_PARAMETERS = ("n_blocks", "d_ff", "expert_d_ff", "d_state", "d_inner")
 
 
 @dataclass(frozen=True)
 class Match:
-    """A model with every number decided, and how near it came to the reference."""
+    """A model with all sizes decided, and its difference from the reference."""
 
     spec: ModelSpec
     residual: float
-    """What the rule counts / the reference's - 1."""
+    """Matched quantity / that of the reference - 1."""
     solved: dict[str, int]
     """The settings that matching decided."""
 
 
 def dense_d_ff(size: SizeConfig, recipe: RecipeConfig) -> int:
-    """Width of the reference's mlp: SwiGLU has three matrices, so it gets 2/3 of the width (Shazeer, 2020)."""
+    """Return the mlp width of the reference: SwiGLU has three matrices, so it gets 2/3 of the width (Shazeer, 2020)."""
     width = size.d_ff or 4 * size.d_model
-    return width if recipe.mlp == "gelu" else -(-2 * width // (3 * GRAIN)) * GRAIN
+    return width if recipe.mlp == "gelu" else -(-2 * width // (3 * WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
 
 
 def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
-    """Repeat a pattern and cut it at `n_blocks`. Raises UserError where the cut drops a kind of block."""
+    """Repeat a pattern and cut it at `n_blocks`. Raises UserError if the cut drops a kind of block."""
     pattern = tuple(pattern)
     blocks = tuple(islice(cycle(pattern), n_blocks))
     missing = [kind for kind in pattern if kind not in blocks]
@@ -61,57 +61,57 @@ def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
     return blocks
 
 
-def _grids(knob: str, start: int, spec: ModelSpec) -> list[range]:
-    """List the values to try for a knob around `start`: coarse ones, then finer ones in case those miss."""
-    if knob == "n_blocks":
+def _candidate_values(name: str, start: int, spec: ModelSpec) -> list[range]:
+    """List grids of values for a setting around `start`: coarse ones first, finer ones in case those do not match."""
+    if name == "n_blocks":
         return [range(1, 4 * start + 1)]
-    if knob == "d_state":  # no further than needed: the state is what a recurrence remembers with
+    if name == "d_state":  # closest to the start first: the state size limits what a recurrence can store
         return [
             range(start * 3 // 4, start * 3 // 2 + 1, max(1, start // 8)),
             range(start // 2, start * 2 + 1, max(1, start // 16)),
         ]
-    if knob == "d_inner" and "mamba" in spec.blocks:
+    if name == "d_inner" and "mamba" in spec.blocks:
         return [range(spec.head_dim, 2 * start + 1, spec.head_dim)]
-    return [range(grain, 8 * start + 1, grain) for grain in (GRAIN, 4, 2, 1)]
+    return [range(grain, 8 * start + 1, grain) for grain in (WIDTH_MULTIPLE, 4, 2, 1)]
 
 
-def _turn(spec: ModelSpec, pattern: list[str], knob: str, value: int) -> ModelSpec:
-    if knob == "n_blocks":
+def _set_parameter(spec: ModelSpec, pattern: list[str], name: str, value: int) -> ModelSpec:
+    if name == "n_blocks":
         return replace(spec, blocks=tuple(islice(cycle(pattern), value)))
-    return replace(spec, **{knob: value})
+    return replace(spec, **{name: value})
 
 
 def _search(
-    spec: ModelSpec, pattern: list[str], knobs: list[str], residual: Callable[[ModelSpec], float]
+    spec: ModelSpec, pattern: list[str], names: list[str], residual: Callable[[ModelSpec], float]
 ) -> tuple[ModelSpec, dict[str, int]]:
-    """Turn knobs in their order until the residual, which grows with each, is close to zero.
+    """Solve settings in order until the residual, which increases with each, is close to zero.
 
-    Where the nearest value of a knob leads to no match, the one on the other side of zero is tried as well.
+    If the nearest value of a setting leads to no match, the value on the other side of zero is tried too.
     """
 
     def distance(found: tuple[ModelSpec, dict[str, int]]) -> float:
         return abs(residual(found[0]))
 
-    if not knobs or distance((spec, {})) <= CLOSE:
+    if not names or distance((spec, {})) <= CLOSE_MATCH:
         return spec, {}
-    knob = knobs[0]
-    turn = partial(_turn, spec, pattern, knob)
+    name = names[0]
+    set_value = partial(_set_parameter, spec, pattern, name)
     found: list[tuple[ModelSpec, dict[str, int]]] = []
-    for values in _grids(knob, len(spec.blocks) if knob == "n_blocks" else getattr(spec, knob), spec):
-        after = bisect_left(values, 0.0, key=lambda value: residual(turn(value)))
+    for values in _candidate_values(name, len(spec.blocks) if name == "n_blocks" else getattr(spec, name), spec):
+        after = bisect_left(values, 0.0, key=lambda value: residual(set_value(value)))
         sides = values[max(0, after - 1) : after + 1]
-        for value in sorted(sides, key=lambda value: abs(residual(turn(value)))):
-            further, solved = _search(turn(value), pattern, knobs[1:], residual)
-            found.append((further, {knob: value} | solved))
-            if distance(found[-1]) <= CLOSE:
+        for value in sorted(sides, key=lambda value: abs(residual(set_value(value)))):
+            candidate, solved = _search(set_value(value), pattern, names[1:], residual)
+            found.append((candidate, {name: value} | solved))
+            if distance(found[-1]) <= CLOSE_MATCH:
                 return found[-1]
     return min(found, key=distance)
 
 
-def _written_spec(
+def _configured_spec(
     architecture: ArchitectureConfig, size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int
 ) -> ModelSpec:
-    """The model as the configuration has it, the defaults filled in where it is silent."""
+    """Build the model as configured, with defaults for unset values."""
     d_ff = dense_d_ff(size, recipe)
     n_blocks = architecture.n_blocks or 2 * size.n_layers
     return ModelSpec(
@@ -142,18 +142,18 @@ def _written_spec(
     )
 
 
-def _remedy(architecture: ArchitectureConfig, solved: dict[str, int]) -> str:
-    """Say what stands in the way of a match."""
-    nearest = f", the nearest that {' and '.join(solved)} can come" if solved else ""
-    given = [knob for knob in architecture.free_parameters if knob not in solved]
+def _explain_mismatch(architecture: ArchitectureConfig, solved: dict[str, int]) -> str:
+    """Return the part of the error message that names the setting to change."""
+    nearest = f", the nearest that {' and '.join(solved)} can reach" if solved else ""
+    given = [name for name in architecture.free_parameters if name not in solved]
     if given:
         return f"{nearest}; leave architecture.{given[0]} to matching"
-    return f"{nearest}; {'choose other settings' if solved else 'name one in architecture.free_parameters'}"
+    return f"{nearest}; {'choose other settings' if solved else 'list a setting in architecture.free_parameters'}"
 
 
-def match_of(config: TrainConfig) -> Match:
-    """Decide the model of a whole configuration. Raises UserError, as `solve` does."""
-    return solve(
+def match_config(config: TrainConfig) -> Match:
+    """Match the model of a whole configuration. Raises UserError, as `match_size` does."""
+    return match_size(
         config.architecture,
         config.size,
         config.recipe,
@@ -164,17 +164,17 @@ def match_of(config: TrainConfig) -> Match:
 
 
 def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
-    """Return on how many tokens this model takes the training FLOPs that dense of its size takes for `tokens`."""
-    spec, seq_len = match_of(config).spec, config.training.seq_len
-    dense, own = (model_cost(each, seq_len).train_flops_per_token for each in (reference_of(config), spec))
+    """Return the tokens on which this model takes as many training FLOPs as dense of its size takes on `tokens`."""
+    spec, seq_len = match_config(config).spec, config.training.seq_len
+    dense, own = (model_cost(each, seq_len).train_flops_per_token for each in (reference_spec(config), spec))
     return int(tokens * dense / own)
 
 
-def reference_of(config: TrainConfig) -> ModelSpec:
-    """Return the dense model that the models of a configuration are matched to."""
+def reference_spec(config: TrainConfig) -> ModelSpec:
+    """Return the dense model to which the models of a configuration are matched."""
     dense = ArchitectureConfig(name="dense", pattern=list(REFERENCE_PATTERN))
     size, recipe, training = config.size, config.recipe, config.training
-    return _written_spec(dense, size, recipe, config.tokenizer.vocab_size, training.seq_len)
+    return _configured_spec(dense, size, recipe, config.tokenizer.vocab_size, training.seq_len)
 
 
 def _reference(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> ModelSpec:
@@ -182,7 +182,7 @@ def _reference(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> Model
     return replace(spec, blocks=repeat_pattern(REFERENCE_PATTERN, 2 * size.n_layers), d_ff=dense_d_ff(size, recipe))
 
 
-def solve(
+def match_size(
     architecture: ArchitectureConfig,
     size: SizeConfig,
     recipe: RecipeConfig,
@@ -191,16 +191,16 @@ def solve(
     seq_len: int,
     match: str,
 ) -> Match:
-    """Decide a model's every number under a matching rule: `active`, `total`, `flops` or `none`.
+    """Decide all sizes of a model under a matching rule: `active`, `total`, `flops` or `none`.
 
-    A setting that the user gave stays as given; the knobs left open are solved in their order.
+    Settings that the user sets stay as they are; the unset ones of `match_knobs` are solved in order.
 
     Raises:
-        UserError: unknown block kinds, a pattern that is cut, or no match within 2%.
+        UserError: unknown block kind, a pattern that is cut, or no match within 2%.
     """
     for kind in architecture.pattern:
         kind_of(kind)
-    spec = _written_spec(architecture, size, recipe, vocab_size, seq_len)
+    spec = _configured_spec(architecture, size, recipe, vocab_size, seq_len)
     reference = _reference(spec, size, recipe)
     words, count = QUANTITIES["active" if match == "none" else match]
     target = count(model_cost(reference, seq_len))
@@ -210,12 +210,12 @@ def solve(
 
     solved: dict[str, int] = {}
     if match != "none":
-        knobs = [knob for knob in architecture.free_parameters if getattr(architecture, knob) is None]
-        spec, solved = _search(spec, architecture.pattern, knobs, residual)
+        names = [name for name in architecture.free_parameters if getattr(architecture, name) is None]
+        spec, solved = _search(spec, architecture.pattern, names, residual)
         if abs(residual(spec)) > TOLERANCE:
             raise UserError(
                 f"match={match}: {architecture.name} has {residual(spec):+.1%} {words} against dense of size "
-                f"{size.name} (limit {TOLERANCE:.0%}){_remedy(architecture, solved)}, or set match=none"
+                f"{size.name} (limit {TOLERANCE:.0%}){_explain_mismatch(architecture, solved)}, or set match=none"
             )
         repeat_pattern(architecture.pattern, len(spec.blocks))
     return Match(spec, residual(spec), solved)

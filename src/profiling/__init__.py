@@ -1,1 +1,1 @@
-"""Measures: the memory that `src/model` predicts, and what a machine can do."""
+"""Measurements of memory, speed and numerical correctness on this machine."""

@@ -1,10 +1,10 @@
-"""Other libraries' models of the same shape as ours: transformers and mambapy, as the benchmark's other sides.
+"""Baselines of the benchmark: models of transformers and mambapy with the same shape as ours.
 
-A twin in transformers is built from the configuration that `src.export` would write, so layers, widths, heads and
-vocabulary are ours. mambapy has no such twin; its Mamba-1 gets our width, depth and state-space width, beside our
-Mamba-1 (with the same d_state) and beside our Mamba-2 (with the state of 16 that Mamba-1 has).
+A model of transformers is built from the configuration that `src.export` would write, so layers, widths, heads and
+vocabulary are ours. mambapy has no such configuration; its Mamba-1 has our width, depth and state-space width, as a
+baseline of our Mamba-1 (with the same d_state) and of our Mamba-2 (with d_state 16, as in Mamba-1).
 
-Both are imported here alone, when a peer is built.
+Both libraries are imported only here, when a baseline is built.
 """
 
 import importlib.util
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec, UserError
-from src.huggingface import twin_of
+from src.huggingface import mapping_of
 
 MAMBAPY = "mambapy"
 MAMBA1_STATE = 16
-NAMES = {
+BASELINE_NAMES = {
     "LlamaForCausalLM": "hf_llama",
     "GPT2LMHeadModel": "hf_gpt2",
     "Mamba2ForCausalLM": "hf_mamba2",
@@ -33,57 +33,57 @@ NAMES = {
 PACKAGES = ("transformers", "mambapy")
 
 
-class Peer(NamedTuple):
-    """A model of another library, by what the benchmark asks of it."""
+class Baseline(NamedTuple):
+    """A model of another library with the functions that the benchmark measures."""
 
     model: nn.Module
     loss: Callable[[Tensor], Tensor]
-    """Of tokens (B, T + 1): the mean over their T targets."""
+    """From tokens (B, T + 1): the mean over their T targets."""
     prefill: Callable[[Tensor], Any]
-    """Read tokens (B, T), return the state after them, with the logits of the last position computed."""
+    """Read tokens (B, T), compute the logits of the last position, and return the decoding state."""
     decode: Callable[[Tensor, Any], Any]
-    """Read one more token (B, 1); returns the state after it."""
+    """Read one more token (B, 1) and return the new state."""
 
 
 def check_installed() -> None:
-    """See that the libraries are there. Raises UserError naming the extra."""
+    """Check that the libraries are installed. Raises UserError naming the extra."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         extra = "pip install -c constraints.txt -e '.[peers]'"
         raise UserError(f"peers=true: {' and '.join(missing)} not installed; {extra}")
 
 
-def peers_of(spec: ModelSpec) -> list[str]:
-    """Name the peers of a model. Raises UserError where transformers has no twin of it."""
-    names = [] if set(spec.blocks) == {"mamba1"} else [NAMES[twin_of(spec).class_name]]
+def baseline_names(spec: ModelSpec) -> list[str]:
+    """Return the names of the baselines of a model. Raises UserError if transformers has no such model."""
+    names = [] if set(spec.blocks) == {"mamba1"} else [BASELINE_NAMES[mapping_of(spec).class_name]]
     return [*names, *([MAMBAPY] if set(spec.blocks) <= {"mamba", "mamba1"} else [])]
 
 
-def build_peer(name: str, spec: ModelSpec) -> Peer:
-    """Build a peer with random weights."""
+def build_baseline(name: str, spec: ModelSpec) -> Baseline:
+    """Build a baseline with random weights."""
     torch.manual_seed(0)
     return _mambapy(spec) if name == MAMBAPY else _transformers(spec)
 
 
-def _transformers(spec: ModelSpec) -> Peer:
-    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched: there are no weights to fetch
+def _transformers(spec: ModelSpec) -> Baseline:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are random, so nothing is downloaded
     import transformers
 
-    transformers.logging.set_verbosity_error()  # it would tell of kernels that this machine cannot have
-    twin = twin_of(spec)
-    values = {key: value for key, value in twin.config(spec).items() if key not in ("model_type", "auto_map")}
-    if twin.code:
+    transformers.logging.set_verbosity_error()  # it warns of kernels that are not available on this machine
+    mapping = mapping_of(spec)
+    values = {key: value for key, value in mapping.config(spec).items() if key not in ("model_type", "auto_map")}
+    if mapping.code:
         from src.huggingface.modeling_hybrid import HybridConfig, HybridForCausalLM
 
         model: Any = HybridForCausalLM(HybridConfig(**values))
     else:
-        config = transformers.AutoConfig.for_model(twin.model_type, **values)
-        model = getattr(transformers, twin.class_name)(config)
+        config = transformers.AutoConfig.for_model(mapping.model_type, **values)
+        model = getattr(transformers, mapping.class_name)(config)
     state_name = "cache_params" if spec.blocks[0].startswith("mamba") and len(set(spec.blocks)) == 1 else None
     state_name = state_name or "past_key_values"
 
     def loss(tokens: Tensor) -> Tensor:
-        # `labels` would have it leave out one target of each row; `shift_labels` are those of the same positions.
+        # `labels` would drop one target of each row; `shift_labels` has the targets of the same positions.
         return model(
             input_ids=tokens[:, :-1], labels=tokens[:, :-1], shift_labels=tokens[:, 1:].contiguous(), use_cache=False
         ).loss
@@ -91,17 +91,17 @@ def _transformers(spec: ModelSpec) -> Peer:
     def read(tokens: Tensor, **state: Any) -> Any:
         return model(input_ids=tokens, use_cache=True, logits_to_keep=1, **state)[state_name]
 
-    return Peer(model, loss, read, lambda tokens, state: read(tokens, **{state_name: state}))
+    return Baseline(model, loss, read, lambda tokens, state: read(tokens, **{state_name: state}))
 
 
-def _mambapy(spec: ModelSpec) -> Peer:
+def _mambapy(spec: ModelSpec) -> Baseline:
     from mambapy.mamba import Mamba, MambaConfig
 
     d_state = spec.d_state if "mamba1" in spec.blocks else MAMBA1_STATE
     config = MambaConfig(d_model=spec.d_model, n_layers=len(spec.blocks), d_state=d_state, d_conv=spec.d_conv)
-    config.d_inner = spec.d_inner  # it knows whole multiples of d_model alone
+    config.d_inner = spec.d_inner  # the constructor supports only integer multiples of d_model
     layers: Any = Mamba(config)
-    # Its own language model imports what needs a GPU; around the layers there is no more than this.
+    # Its own language model needs a GPU to import; around the layers it has only these parts.
     embedding, norm = nn.Embedding(spec.vocab_size, spec.d_model), nn.RMSNorm(spec.d_model)
     head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
 
@@ -111,7 +111,7 @@ def _mambapy(spec: ModelSpec) -> Peer:
 
     def prefill(tokens: Tensor) -> Any:
         head(norm(layers(embedding(tokens))[:, -1]))
-        # It gives no state: what `decode` begins with is empty, and costs the same.
+        # It returns no state; `decode` starts from an empty one, which costs the same.
         conv = torch.zeros(len(tokens), config.d_inner, config.d_conv - 1, device=tokens.device)
         state = torch.zeros(len(tokens), config.d_inner, d_state, device=tokens.device)
         return [(state, conv) for _ in spec.blocks]
@@ -121,4 +121,4 @@ def _mambapy(spec: ModelSpec) -> Peer:
         head(norm(hidden))
         return state
 
-    return Peer(nn.ModuleList([layers, embedding, norm, head]), loss, prefill, decode)
+    return Baseline(nn.ModuleList([layers, embedding, norm, head]), loss, prefill, decode)

@@ -1,10 +1,10 @@
-"""Measure training, prefill and decoding against context length, beside the machine's own limits and other libraries.
+"""Measure training, prefill and decoding by context length, compared with the machine's limits and other libraries.
 
-All that is compared takes turns in one process: ours, its peers, a product of matrices and a copy of memory. Each
-context length has a process of its own, which may run out of memory without ending the benchmark.
+All measurements that are compared are interleaved in one process: our model, the baselines, a matrix product and a
+memory copy. Each context length runs in its own process, which may run out of memory without ending the benchmark.
 
-The allocator keeps freed memory for all sides alike (`keep_freed_memory`), which peers do not do by themselves, unless
-`peers_keep_memory` is false.
+The allocator keeps freed memory for all models (`keep_freed_memory`), which other libraries do not enable themselves,
+unless `peers_keep_memory` is false.
 """
 
 import math
@@ -25,7 +25,7 @@ from src.model.blocks.kind import BYTES_PER_FLOAT
 from src.model.build import build_model
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.language_model import LanguageModel
-from src.profiling.baselines import Peer, build_peer, peers_of
+from src.profiling.baselines import Baseline, baseline_names, build_baseline
 from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memory, open_device
 from src.runtime.host import available_bytes
@@ -37,62 +37,68 @@ from src.training.optimizers import build_optimizer
 from src.training.train_step import train_step
 
 PHASES = ("train", "prefill", "decode")
-TURNS = 5
-MOST_CALLS = TURNS + 4
-"""Of an action: to warm up, to see how long it takes, the turns, and for its memory or, twice, its operators."""
-DECODED = 32
-"""Tokens of one turn of decoding."""
-MEMORY_FRACTION = 0.9
-"""Of the memory there is."""
+REPEATS = 5
+MAX_CALLS = REPEATS + 4
+"""Calls of an action: warm-up, estimate of its time, the repeats, and memory or, twice, operators."""
+DECODED_TOKENS = 32
+"""Tokens of one decoding action."""
+MEMORY_SHARE = 0.9
+"""Share of the available memory that a process may use."""
 GEMM_WIDTH = 1024
 COPIED_FLOATS = 1 << 24
 Point = dict[str, Any]
 
 
 def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -> Iterator[dict[str, Any]]:
-    """Measure one architecture at each context length, until memory or time is up; yield what is known after each."""
+    """Measure one architecture at each context length, until memory or time runs out; yield the results after each."""
     points: list[Point] = []
     ended: dict[str, str] = {}
     limits: list[dict[str, float]] = []
-    peers = peers_of(spec) if config.peers else []
+    baselines = baseline_names(spec) if config.peers else []
     lengths = sorted(set(config.context_lens))
     while lengths and (phases := [phase for phase in PHASES if phase not in ended]):
         context_len = lengths[0]
-        if too_long := [phase for phase in phases if 0 < spec.learned_positions < _positions_of(phase, context_len)]:
+        if too_long := [
+            phase for phase in phases if 0 < spec.learned_positions < _needed_positions(phase, context_len)
+        ]:
             ended |= dict.fromkeys(too_long, f"learned positions end at {spec.learned_positions:,}")
             yield _series(config, points, ended, limits)
             continue
-        sides = ", ".join(["ours", *peers])
+        sides = ", ".join(["ours", *baselines])
         say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
         try:
             found = run_in_subprocess(
-                partial(measure_point, config, spec, context_len, phases, peers),
-                max_bytes=int(MEMORY_FRACTION * available_bytes()),
+                partial(measure_point, config, spec, context_len, phases, baselines),
+                max_bytes=int(MEMORY_SHARE * available_bytes()),
             )
-        except (BrokenProcessPool, TooLarge) as error:
-            why = "out of memory" if isinstance(error, TooLarge) else "its process was killed, likely for its memory,"
-            if peers:  # the last one takes most; without it the others may do
-                ended[peers[-1]] = f"{why} at {context_len:,}"
-                peers = peers[:-1]
+        except (BrokenProcessPool, BaselineOutOfMemory) as error:
+            reason = (
+                "out of memory"
+                if isinstance(error, BaselineOutOfMemory)
+                else "its process was killed, likely for its memory,"
+            )
+            if baselines:  # the last one needs most memory; without it the others may fit
+                ended[baselines[-1]] = f"{reason} at {context_len:,}"
+                baselines = baselines[:-1]
                 continue
-            ended |= dict.fromkeys(phases, f"{why} at {context_len:,}")
+            ended |= dict.fromkeys(phases, f"{reason} at {context_len:,}")
         else:
             points += found["points"]
             limits.append(found["limits"])
-            ended |= {phase: f"{why} at {context_len:,}" for phase, why in found["ended"].items()}
+            ended |= {phase: f"{reason} at {context_len:,}" for phase, reason in found["ended"].items()}
             lengths = lengths[1:]
         yield _series(config, points, ended, limits)
 
 
-def _positions_of(phase: str, context_len: int) -> int:
-    """Return how many positions all turns of a phase take."""
-    return context_len + (DECODED * MOST_CALLS if phase == "decode" else 0)
+def _needed_positions(phase: str, context_len: int) -> int:
+    """Return how many positions all calls of a phase use."""
+    return context_len + (DECODED_TOKENS * MAX_CALLS if phase == "decode" else 0)
 
 
 def _series(
     config: BenchmarkConfig, points: list[Point], ended: dict[str, str], limits: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """Say what is known of an architecture so far."""
+    """Return the results of an architecture so far."""
     machine = {key: statistics.median(limit[key] for limit in limits) for key in limits[0]} if limits else {}
     for point in points:
         if "flops_per_second" in point:
@@ -105,68 +111,68 @@ def _series(
         "points": points,
         "ended": ended,
         "machine": machine,
-        "growth": growth(points),
+        "growth": fit_growth(points),
     }
 
 
-class TooLarge(Exception):
-    """Memory ran out where peers were measured too: not even ours has figures then."""
+class BaselineOutOfMemory(Exception):
+    """Memory ran out while baselines were measured too, so that our model has no result either."""
 
 
-class Turn(NamedTuple):
-    """What one side does in a turn."""
+class Action(NamedTuple):
+    """A measured function of one model."""
 
-    action: Callable[[], object]
+    run: Callable[[], object]
     tokens: int
     state_bytes: int | None = None
-    """Of one sequence, counted from the tensors of our cache."""
+    """Of one sequence, summed over the tensors of our cache."""
 
 
 def measure_point(
-    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], peers: list[str]
+    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str]
 ) -> dict[str, Any]:
-    """Measure some phases at a context length in this process: ours, its compiled form, and each peer, in turns.
+    """Measure phases at a context length in this process: our model, its compiled form, and each baseline, interleaved.
 
-    Raises: TooLarge where memory ran out and there are peers to leave out.
+    Raises: BaselineOutOfMemory if memory ran out and there are baselines to leave out.
     """
     device = open_device(config.runtime)
-    limits, points, ended = _limits(device), list[Point](), dict[str, str]()
+    limits, points, ended = _measure_limits(device), list[Point](), dict[str, str]()
     for phase in phases:
-        names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else []), *peers]
+        names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else []), *baselines]
         try:
-            turns = {name: _turn(phase, name, config, spec, context_len, device) for name in names}
-            times = take_turns(
-                {name: turn.action for name, turn in turns.items()}, device, config.point_seconds / TURNS
+            actions = {name: _build_action(phase, name, config, spec, context_len, device) for name in names}
+            times = time_interleaved(
+                {name: action.run for name, action in actions.items()}, device, config.point_seconds / REPEATS
             )
-            if len(times["ours"]) < TURNS:
-                ended[phase] = f"a turn takes more than {config.point_seconds / TURNS:g} s"
+            if len(times["ours"]) < REPEATS:
+                ended[phase] = f"one call takes more than {config.point_seconds / REPEATS:g} s"
                 continue
-            peaks = {name: _peak_bytes(turn.action, device) for name, turn in turns.items()}
+            peaks = {name: _peak_bytes(action.run, device) for name, action in actions.items()}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if peers:
-                raise TooLarge from None
+            if baselines:
+                raise BaselineOutOfMemory from None
             ended[phase] = "out of memory"
             continue
-        for name, turn in turns.items():
+        for name, action in actions.items():
             seconds = statistics.median(times[name])
             point: Point = {
                 "phase": phase,
                 "model": name,
                 "context_len": context_len,
-                "tokens": turn.tokens,
+                "tokens": action.tokens,
                 "turns": len(times[name]),
                 "seconds": seconds,
-                "tokens_per_second": turn.tokens / seconds,
+                "tokens_per_second": action.tokens / seconds,
                 "peak_bytes": peaks[name],
             }
             if name == "ours":
                 cost = model_cost(spec, context_len)
                 flops = cost.train_flops_per_token if phase == "train" else cost.forward_flops_per_token
                 point["flops_per_second"] = flops * point["tokens_per_second"]
-                if turn.state_bytes is not None:
-                    point |= {"state_bytes": turn.state_bytes, "state_bytes_by_formula": cost.state_bytes}
+                if action.state_bytes is not None:
+                    point |= {"state_bytes": action.state_bytes, "state_bytes_by_formula": cost.state_bytes}
                     steps_per_second = point["tokens_per_second"] / config.batch_size
                     point["bytes_per_second"] = bytes_read(spec, cost, config.batch_size) * steps_per_second
             points.append(point)
@@ -174,27 +180,29 @@ def measure_point(
 
 
 def bytes_read(spec: ModelSpec, cost: ModelCost, rows: int) -> float:
-    """Return the bytes of weights and state that decoding one token of each of `rows` texts has to read.
+    """Return the bytes of weights and state that decoding one token of each of `rows` texts must read.
 
-    Of embeddings it is a row a text, which is not counted; of experts, those that any of the texts is sent to.
+    Of embeddings that is one row per text, which is not counted; of experts, those that any of the texts uses.
     """
-    idle = (cost.total_params - cost.active_params) * (1 - spec.top_k / spec.n_experts) ** (rows - 1)
-    weights = cost.total_params - idle - cost.components["embedding"].params
+    unused = (cost.total_params - cost.active_params) * (1 - spec.top_k / spec.n_experts) ** (rows - 1)
+    weights = cost.total_params - unused - cost.components["embedding"].params
     return weights * BYTES_PER_FLOAT + rows * cost.state_bytes
 
 
-def take_turns(actions: dict[str, Callable[[], object]], device: Device, longest: float) -> dict[str, list[float]]:
-    """Return the seconds of each action in `TURNS` turns; of one that takes longer than `longest`, once alone."""
-    taken: dict[str, list[float]] = {}
+def time_interleaved(
+    actions: dict[str, Callable[[], object]], device: Device, max_seconds: float
+) -> dict[str, list[float]]:
+    """Return the seconds of each action in `REPEATS` rounds; an action that exceeds `max_seconds` is measured once."""
+    times: dict[str, list[float]] = {}
     for name, action in actions.items():
         action()  # compiles, allocates, fills caches
-        taken[name] = [_timed(action, device)]
-    quick = [name for name, (first,) in taken.items() if first <= longest]
-    taken |= {name: [] for name in quick}
-    for _ in range(TURNS):
-        for name in quick:
-            taken[name].append(_timed(actions[name], device))
-    return taken
+        times[name] = [_timed(action, device)]
+    fast = [name for name, (first,) in times.items() if first <= max_seconds]
+    times |= {name: [] for name in fast}
+    for _ in range(REPEATS):
+        for name in fast:
+            times[name].append(_timed(actions[name], device))
+    return times
 
 
 def _timed(action: Callable[[], object], device: Device) -> float:
@@ -205,15 +213,15 @@ def _timed(action: Callable[[], object], device: Device) -> float:
     return time.perf_counter() - start
 
 
-def _limits(device: Device) -> dict[str, float]:
-    """Measure what this machine does at best: products in training's precision, and bytes copied (read and written)."""
+def _measure_limits(device: Device) -> dict[str, float]:
+    """Measure matrix products in the precision of training, and bytes copied (read and written), per second."""
     dtype = DTYPES[device.precision]
     a, b = (torch.randn(GEMM_WIDTH, GEMM_WIDTH, device=device.kind).to(dtype) for _ in range(2))
     source = torch.randn(COPIED_FLOATS, device=device.kind)
     target = torch.empty_like(source)
     gemms = 8
     actions = {"gemm": lambda: [a @ b for _ in range(gemms)], "copy": lambda: target.copy_(source)}
-    seconds = {name: statistics.median(times) for name, times in take_turns(actions, device, math.inf).items()}
+    seconds = {name: statistics.median(times) for name, times in time_interleaved(actions, device, math.inf).items()}
     return {
         "gemm_flops_per_second": gemms * 2 * GEMM_WIDTH**3 / seconds["gemm"],
         "memory_bytes_per_second": 2 * source.nbytes / seconds["copy"],
@@ -221,12 +229,14 @@ def _limits(device: Device) -> dict[str, float]:
 
 
 def _peak_bytes(action: Callable[[], object], device: Device) -> int:
-    """Return the bytes of tensors that an action takes at its worst moment, weights and what it is given aside."""
+    """Return the peak bytes of tensors that an action allocates, without weights and inputs."""
     return peak_growth(action) if device.kind == "cpu" else device.peak_growth(action)
 
 
-def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device) -> Turn:
-    """Build a side and return what it does in a turn."""
+def _build_action(
+    phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
+) -> Action:
+    """Build a model and return its action for a phase."""
     rows = config.batch_size
     if phase == "train":
         rows = max(1, config.training.micro_batch * config.training.seq_len // context_len)
@@ -234,34 +244,36 @@ def _turn(phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, conte
     if name in ("ours", "compiled"):
         model = build_model(spec, seed=0).to(device.kind)
         if phase == "decode":
-            return decoding(model.eval(), tokens[:, :-1])
+            return prepare_decoding(model.eval(), tokens[:, :-1])
         if phase == "prefill":
-            return Turn(partial(_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
+            return Action(partial(_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
         optimizer = build_optimizer(model, config.optimizer)
         forward = compile_blocks(model) if name == "compiled" else None
         state = TrainState.begin("measured", model.train(), optimizer, device, forward)
-        return Turn(partial(_train, state, tokens, device), rows * context_len)
-    turn = _turn_of_peer(phase, build_peer(name, spec), config, tokens, device)
-    if config.peers_keep_memory or device.kind != "cpu":  # on other devices nobody has our policy
-        return turn
-    return turn._replace(action=partial(_with_own_allocator, turn.action))
+        return Action(partial(_train, state, tokens, device), rows * context_len)
+    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, device)
+    if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
+        return action
+    return action._replace(run=partial(_with_default_allocator, action.run))
 
 
-def _turn_of_peer(phase: str, peer: Peer, config: BenchmarkConfig, tokens: Tensor, device: Device) -> Turn:
-    """Return what a peer does in a turn."""
-    peer.model.to(device.kind)
+def _baseline_action(phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, device: Device) -> Action:
+    """Return the action of a baseline for a phase."""
+    baseline.model.to(device.kind)
     read = tokens[:, :-1]
     if phase == "train":
-        optimizer = torch.optim.AdamW(peer.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True)
-        return Turn(partial(_train_peer, peer, optimizer, tokens, device), read.numel())
-    peer.model.eval()
+        optimizer = torch.optim.AdamW(
+            baseline.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True
+        )
+        return Action(partial(_train_baseline, baseline, optimizer, tokens, device), read.numel())
+    baseline.model.eval()
     if phase == "decode":
-        return _decoding_peer(peer, read)
-    return Turn(torch.no_grad()(partial(peer.prefill, read)), read.numel())
+        return _prepare_baseline_decoding(baseline, read)
+    return Action(torch.no_grad()(partial(baseline.prefill, read)), read.numel())
 
 
-def _with_own_allocator(action: Callable[[], object]) -> None:
-    """Act as a program does that says nothing to glibc."""
+def _with_default_allocator(action: Callable[[], object]) -> None:
+    """Run an action with the default settings of glibc's allocator."""
     keep_freed_memory(False)
     try:
         action()
@@ -282,11 +294,11 @@ def _train(state: TrainState, tokens: Tensor, device: Device) -> None:
     )
 
 
-def _train_peer(peer: Peer, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:
+def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:
     with device.autocast():
-        loss = peer.loss(tokens)
+        loss = baseline.loss(tokens)
     loss.backward()
-    nn.utils.clip_grad_norm_(peer.model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(baseline.model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -296,14 +308,14 @@ def _prefill(model: LanguageModel, tokens: Tensor) -> None:
     model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
 
 
-def decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED) -> Turn:
-    """Read the context, tokens (B, T), once; each turn decodes `n_tokens` of each sequence after it.
+def prepare_decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED_TOKENS) -> Action:
+    """Read the context, tokens (B, T), once, and return an action that decodes `n_tokens` more of each sequence.
 
-    In torch's inference mode, as `generate` does; that of transformers does not, and so do peers.
+    It uses torch's inference mode, as `generate` does; transformers does not, and neither do baselines.
     """
     rows, context_len = tokens.shape
     with torch.inference_mode():
-        cache = model.make_cache(rows, context_len + n_tokens * MOST_CALLS)
+        cache = model.make_cache(rows, context_len + n_tokens * MAX_CALLS)
         model(tokens, cache)
 
     @torch.inference_mode()
@@ -313,32 +325,32 @@ def decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED) -> T
             token = model.head(model(token, cache).hidden[:, -1:]).max(dim=-1).indices
 
     exact = model.make_cache(1, context_len)
-    kept = (value for block in exact.blocks if block for value in vars(block).values())
-    return Turn(decode, rows * n_tokens, sum(value.nbytes for value in kept if isinstance(value, Tensor)))
+    tensors = (value for block in exact.blocks if block for value in vars(block).values())
+    return Action(decode, rows * n_tokens, sum(value.nbytes for value in tensors if isinstance(value, Tensor)))
 
 
-def _decoding_peer(peer: Peer, tokens: Tensor) -> Turn:
+def _prepare_baseline_decoding(baseline: Baseline, tokens: Tensor) -> Action:
     with torch.no_grad():
-        states = [peer.prefill(tokens)]
+        states = [baseline.prefill(tokens)]
 
     @torch.no_grad()
     def decode() -> None:
-        for _ in range(DECODED):
-            states[0] = peer.decode(tokens[:, -1:], states[0])
+        for _ in range(DECODED_TOKENS):
+            states[0] = baseline.decode(tokens[:, -1:], states[0])
 
-    return Turn(decode, len(tokens) * DECODED)
+    return Action(decode, len(tokens) * DECODED_TOKENS)
 
 
-def growth(points: list[Point], least: int = 1024) -> dict[str, dict[str, float]]:
-    """Fit, of each phase of ours, how cost per token grows: cost = c T^exponent, for contexts T of `least` and more.
+def fit_growth(points: list[Point], min_context: int = 1024) -> dict[str, dict[str, float]]:
+    """Fit the cost per token of our model in each phase: cost = c T^exponent, for contexts T of at least `min_context`.
 
-    `ratio` is the cost per token at the longest context over that at the shortest of these.
+    `ratio` is the cost per token at the longest of these contexts over that at the shortest.
     """
     found: dict[str, dict[str, float]] = {}
     for phase in PHASES:
         own = [point for point in points if point["phase"] == phase and point["model"] == "ours"]
         long = sorted((point["context_len"], 1 / point["tokens_per_second"]) for point in own)
-        long = [pair for pair in long if pair[0] >= least]
+        long = [pair for pair in long if pair[0] >= min_context]
         if len(long) >= 2:
             lengths, costs = np.log(np.array(long)).T
             exponent = float(np.polyfit(lengths, costs, 1)[0])
@@ -351,20 +363,24 @@ def growth(points: list[Point], least: int = 1024) -> dict[str, dict[str, float]
     return found
 
 
-def ratios(series: list[dict[str, Any]], context_len: int) -> dict[str, dict[str, float]]:
-    """Compare ours with each peer at a context length: how many times as fast, and what share of its memory we take.
+def compare_speeds(series: list[dict[str, Any]], context_len: int) -> dict[str, dict[str, float]]:
+    """Return our speed and memory relative to each baseline at a context length.
 
-    Ours once compiled is compared with the peers as well, and with ours as it is.
+    Our compiled model is compared with the baselines too, and with our eager model.
     """
     found: dict[str, dict[str, float]] = {phase: {} for phase in (*PHASES, "train_memory")}
     for one in series:
         at = [point for point in one["points"] if point["context_len"] == context_len]
-        for own, peer in product(at, repeat=2):
-            phase, mine, theirs = own["phase"], own["model"], peer["model"]
-            if peer["phase"] != phase or mine not in ("ours", "compiled") or theirs in ("compiled", mine):
+        for own, baseline in product(at, repeat=2):
+            phase, own_name, other_name = own["phase"], own["model"], baseline["model"]
+            if (
+                baseline["phase"] != phase
+                or own_name not in ("ours", "compiled")
+                or other_name in ("compiled", own_name)
+            ):
                 continue
-            key = f"{one['architecture']}{' compiled' if mine == 'compiled' else ''}/{theirs}"
-            found[phase][key] = own["tokens_per_second"] / peer["tokens_per_second"]
+            key = f"{one['architecture']}{' compiled' if own_name == 'compiled' else ''}/{other_name}"
+            found[phase][key] = own["tokens_per_second"] / baseline["tokens_per_second"]
             if phase == "train":
-                found["train_memory"][key] = own["peak_bytes"] / peer["peak_bytes"]
+                found["train_memory"][key] = own["peak_bytes"] / baseline["peak_bytes"]
     return found

@@ -1,8 +1,8 @@
-"""Examine a machine: how fast it computes in each precision, which options pay, and whether its numbers are right.
+"""Check a machine: its speed in each precision, which options are faster, and whether its numbers are correct.
 
-Numbers are compared with what does not share their errors: an accelerator's with the CPU's, bf16 with fp32, gradients
-with the slope of the loss, decoding with one pass, a long reduction with float64. Speeds are medians of calls that take
-turns, so that whatever else the machine does meets both sides of a ratio.
+Results are compared with independent ones: an accelerator with the CPU, bf16 with fp32, gradients with the slope of the
+loss, decoding with one full pass, a long reduction with float64. Speeds are medians of interleaved calls, so that other
+load on the machine affects both sides of a ratio.
 """
 
 import math
@@ -24,68 +24,68 @@ from src.training.compilation import compile_blocks
 from src.training.optimizers import build_optimizer
 from src.training.train_step import train_step
 
-PROMPT = 9
-"""Tokens that decoding is given before it goes on one by one."""
-NUDGE = 1e-2
-"""How far the weights are moved, together, to see the slope of the loss: so far that a token which an expert loses or
-gains on the way counts for little."""
-MOST = {
+PROMPT_LENGTH = 9
+"""Tokens of the prefill before decoding one by one."""
+SLOPE_STEP = 1e-2
+"""Length of the step of the weights that measures the slope of the loss: large enough that a token which changes its
+expert on the way has little effect."""
+TOLERANCES = {
     "fp32": {"loss": 1e-4, "gradient": 5e-3, "worst_gradient": 2e-2, "decoding": 1e-3},
     "bf16": {"loss": 1e-2, "gradient": 0.15},
     "slope": {"slope": 5e-2},
     "sum": {"gradient": 1e-4},
     "update": {"update": 0.1},  # Muon iterates in bf16 where that is fast
 }
-"""The largest relative differences that rounding explains, with room; what a wrong kernel computes is off by more."""
-PAYS = 1.05
-"""An option pays where it is at least this much faster."""
+"""The largest relative differences that rounding explains, with a margin; wrong kernels differ by more."""
+MIN_SPEEDUP = 1.05
+"""Speedup from which an option is recommended."""
 
 
 class Comparison(NamedTuple):
-    """One thing computed in two ways."""
+    """One quantity computed in two ways."""
 
     name: str
     ways: str
     differences: dict[str, float | None]
-    """Relative: of the loss; of the gradient as one vector, and of the parameter where it is worst; of the logits, the
-    largest; of the slope; of an update of the weights. None: not finite."""
+    """Relative: of the loss; of the gradient as one vector, and of the worst parameter; the largest of the logits; of
+    the slope; of a weight update. None: not finite."""
     ok: bool
     error: str = ""
-    """What the device said where it could not compute at all."""
+    """The device's error message if it could not compute."""
 
 
 class Option(NamedTuple):
-    """A way to compute, against the way without it."""
+    """An option of training, compared with training without it."""
 
     name: str
     speedup: float | None
-    """Time without it / time with it; None: it cannot be had here."""
+    """Time without it / time with it; None if it is not available here."""
     note: str = ""
 
     @property
-    def pays(self) -> bool:
-        return self.speedup is not None and self.speedup >= PAYS
+    def is_faster(self) -> bool:
+        return self.speedup is not None and self.speedup >= MIN_SPEEDUP
 
 
-class Computed(NamedTuple):
-    """What a model gives for fixed tokens; tensors are on the CPU in fp32."""
+class ModelResults(NamedTuple):
+    """The results of a model for fixed tokens; tensors are on the CPU in fp32."""
 
     loss: float
     gradients: list[Tensor]
-    """A parameter each."""
+    """One per parameter."""
     logits: Tensor
     """(T, V), of the first sequence."""
 
 
-def compute(spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool = False) -> Computed:
-    """Compute loss and gradient of tokens (B, T + 1); the logits of one pass, or token by token after a prompt."""
+def run_model(spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool = False) -> ModelResults:
+    """Compute loss and gradient of tokens (B, T + 1), and the logits of one pass, or token by token after a prompt."""
     model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
     loss = _objective(model, placed, device)
     loss.backward()
     gradients = [p.grad.cpu() for p in model.parameters() if p.grad is not None]
     with torch.no_grad(), device.autocast():
         logits = _decode(model, placed[:1, :-1]) if decode else model.logits(placed[:1, :-1])[0]
-    return Computed(float(loss.detach()), gradients, logits.float().cpu())
+    return ModelResults(float(loss.detach()), gradients, logits.float().cpu())
 
 
 def _objective(model: LanguageModel, tokens: Tensor, device: Device) -> Tensor:
@@ -97,56 +97,56 @@ def _objective(model: LanguageModel, tokens: Tensor, device: Device) -> Tensor:
 
 def _decode(model: LanguageModel, tokens: Tensor) -> Tensor:
     cache = model.make_cache(1, tokens.shape[1])
-    parts = (tokens[:, :PROMPT], *tokens[:, PROMPT:].split(1, dim=1))
+    parts = (tokens[:, :PROMPT_LENGTH], *tokens[:, PROMPT_LENGTH:].split(1, dim=1))
     return torch.cat([model.logits(part, cache)[0] for part in parts])
 
 
 def compare(name: str, spec: ModelSpec, tokens: Tensor, device: Device) -> Iterator[Comparison]:
-    """Compare one model with itself, computed in ways that should agree, on tokens (B, T + 1)."""
-    reference = compute(spec, tokens, Device("cpu", "fp32", device.threads))
+    """Compare a model with itself, computed in ways that should agree, on tokens (B, T + 1)."""
+    reference = run_model(spec, tokens, Device("cpu", "fp32", device.threads))
     fp32, bf16 = (Device(device.kind, precision, device.threads) for precision in ("fp32", "bf16"))
 
-    def decoded() -> dict[str, float]:
-        found = differences(compute(spec, tokens, fp32, decode=True), reference)
-        # The CPU has only its own loss and gradient to be compared with, which would show nothing.
+    def compare_decoding() -> dict[str, float]:
+        found = differences(run_model(spec, tokens, fp32, decode=True), reference)
+        # On a CPU, loss and gradient would be compared with themselves.
         return {"decoding": found["decoding"]} if device.kind == "cpu" else found
 
-    def rounded() -> dict[str, float]:
-        found = differences(compute(spec, tokens, bf16), reference)
+    def compare_bf16() -> dict[str, float]:
+        found = differences(run_model(spec, tokens, bf16), reference)
         return {key: found[key] for key in ("loss", "gradient")}
 
     with_cpu = "one by one, one pass" if device.kind == "cpu" else f"{device.kind}, cpu"
-    yield judge(name, with_cpu, "fp32", decoded)
-    yield judge(name, "bf16, fp32", "bf16", rounded)
-    yield judge(name, "gradient, slope", "slope", lambda: {"slope": slope_difference(spec, tokens, fp32)})
+    yield check_differences(name, with_cpu, "fp32", compare_decoding)
+    yield check_differences(name, "bf16, fp32", "bf16", compare_bf16)
+    yield check_differences(name, "gradient, slope", "slope", lambda: {"slope": slope_difference(spec, tokens, fp32)})
 
 
-def judge(name: str, ways: str, rule: str, action: Callable[[], dict[str, float]]) -> Comparison:
-    """Judge what `action` returns by a rule of `MOST`; an error of the device is a difference too."""
+def check_differences(name: str, ways: str, rule: str, action: Callable[[], dict[str, float]]) -> Comparison:
+    """Check the result of `action` against `TOLERANCES[rule]`; an error of the device fails the check."""
     try:
         found = action()
-    except RuntimeError as error:  # NotImplementedError, said of a kernel that is not there, is one
+    except RuntimeError as error:  # includes NotImplementedError for a missing kernel
         return Comparison(name, ways, {}, False, " ".join(str(error).split())[:200])
-    ok = all(value <= MOST[rule][key] for key, value in found.items())
+    ok = all(value <= TOLERANCES[rule][key] for key, value in found.items())
     return Comparison(name, ways, {key: value if math.isfinite(value) else None for key, value in found.items()}, ok)
 
 
-def differences(found: Computed, reference: Computed) -> dict[str, float]:
-    """Return by how much, relative to the reference, loss, gradient and logits differ."""
-    off = torch.stack([(a - b).norm() for a, b in zip(found.gradients, reference.gradients, strict=True)])
+def differences(found: ModelResults, reference: ModelResults) -> dict[str, float]:
+    """Return the differences of loss, gradient and logits relative to the reference."""
+    error = torch.stack([(a - b).norm() for a, b in zip(found.gradients, reference.gradients, strict=True)])
     length = torch.stack([gradient.norm() for gradient in reference.gradients])
     logits = (found.logits - reference.logits).abs().max() / reference.logits.abs().max()
     return {
         "loss": abs(found.loss - reference.loss) / abs(reference.loss),
-        "gradient": float(off.norm() / length.norm()),
-        # Of a parameter with next to no gradient, all is rounding.
-        "worst_gradient": float((off / (length + 1e-4 * length.norm())).max()),
+        "gradient": float(error.norm() / length.norm()),
+        # The gradient of a parameter may be so small that it is only rounding error.
+        "worst_gradient": float((error / (length + 1e-4 * length.norm())).max()),
         "decoding": float(logits),
     }
 
 
 def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
-    """Compare the length of the gradient with the slope of the loss along it, taken without any backward pass."""
+    """Compare the length of the gradient with the slope of the loss along it, measured without a backward pass."""
     model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
     _objective(model, placed, device).backward()
     pairs = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
@@ -158,24 +158,24 @@ def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
             parameter.add_(gradient, alpha=shift / length)
         return float(_objective(model, placed, device))
 
-    slope = (loss_after(NUDGE) - loss_after(-2 * NUDGE)) / (2 * NUDGE)
+    slope = (loss_after(SLOPE_STEP) - loss_after(-2 * SLOPE_STEP)) / (2 * SLOPE_STEP)
     return abs(slope - length) / length
 
 
 def compare_optimizers(spec: ModelSpec, tokens: Tensor, device: Device) -> Iterator[Comparison]:
-    """Compare what each optimizer makes of the same gradients on an accelerator and on the CPU."""
-    gradients = compute(spec, tokens, Device("cpu", "fp32", device.threads)).gradients
-    for name in choices_of(OptimizerConfig, "name"):
+    """Compare the update of each optimizer for the same gradients on an accelerator and on the CPU."""
+    gradients = run_model(spec, tokens, Device("cpu", "fp32", device.threads)).gradients
+    for name in CHOICES["optimizer.name"]:
 
         def action(name: str = name) -> dict[str, float]:
             found, expected = (update(spec, name, gradients, kind) for kind in (device.kind, "cpu"))
             return {"update": float((found - expected).norm() / expected.norm())}
 
-        yield judge(f"optimizer {name}", f"{device.kind}, cpu", "update", action)
+        yield check_differences(f"optimizer {name}", f"{device.kind}, cpu", "update", action)
 
 
 def update(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
-    """Return by how much two steps with the same gradients move each weight, as one vector on the CPU."""
+    """Return the change of all weights after two steps with the same gradients, as one vector on the CPU."""
     model = build_model(spec, seed=0).to(kind)
     before = torch.cat([parameter.detach().flatten().cpu() for parameter in model.parameters()])
     optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=1e-2))
@@ -187,7 +187,7 @@ def update(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Te
 
 
 def compare_long_reduction(device: Device) -> Comparison:
-    """Compare a weight's gradient, summed over more positions than old torch can on Apple silicon, with float64."""
+    """Compare a weight's gradient with float64, summed over more positions than old torch supports on Apple silicon."""
 
     def action() -> dict[str, float]:
         generator = torch.Generator().manual_seed(0)
@@ -198,11 +198,11 @@ def compare_long_reduction(device: Device) -> Comparison:
         expected = dy.double().T @ x.double()
         return {"gradient": float((weight.grad.cpu().double() - expected).norm() / expected.norm())}
 
-    return judge(f"sum over {MAX_REDUCTION + 8193:,}", "fp32, float64", "sum", action)
+    return check_differences(f"sum over {MAX_REDUCTION + 8193:,}", "fp32, float64", "sum", action)
 
 
 def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | None]:
-    """Measure FLOP/s of a square product in each precision, about `seconds` each; None: not on this device."""
+    """Measure FLOP/s of a square product in each precision, about `seconds` each; None if not available here."""
     found: dict[str, float | None] = {}
     for precision in DTYPES:
         try:
@@ -213,16 +213,16 @@ def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | Non
 
 
 def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds: float = 4.0) -> Iterator[Option]:
-    """Measure which ways to train one model are faster than the plain one, about `seconds` each."""
-    plain = _stepper(spec, Device(device.kind, "fp32", device.threads))
+    """Measure which options speed up training, about `seconds` each."""
+    plain = _build_step(spec, Device(device.kind, "fp32", device.threads))
     bf16 = Device(device.kind, "bf16", device.threads)
-    yield _option("runtime.precision=bf16", plain, lambda: _stepper(spec, bf16), device, seconds)
+    yield _option("runtime.precision=bf16", plain, lambda: _build_step(spec, bf16), device, seconds)
     yield _option(
         "fused AdamW (always on)", _update(spec, device, False), lambda: _update(spec, device, True), device, 1
     )
     if compiled:
         fp32 = Device(device.kind, "fp32", device.threads)
-        yield _option("runtime.compile=true", plain, lambda: _stepper(spec, fp32, True), device, seconds)
+        yield _option("runtime.compile=true", plain, lambda: _build_step(spec, fp32, True), device, seconds)
 
 
 def _option(
@@ -230,12 +230,12 @@ def _option(
 ) -> Option:
     try:
         before, after = median_times([plain, other()], device, seconds)
-    except (RuntimeError, OSError) as error:  # no kernel; no compiler
+    except (RuntimeError, OSError) as error:  # no kernel or no compiler
         return Option(name, None, " ".join(str(error).split())[:120])
     return Option(name, before / after)
 
 
-def _stepper(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
+def _build_step(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
     model = build_model(spec, seed=0).to(device.kind).train()
     forward: Any = compile_blocks(model) if compiled else model
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))

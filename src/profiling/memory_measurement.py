@@ -1,6 +1,6 @@
-"""Measure what tensors take in memory on the CPU, and the training step that such measurements are of.
+"""Measure the memory of tensors on the CPU.
 
-Live bytes come from the allocator by way of torch's profiler, so that what a kernel takes for itself counts too.
+Live bytes come from the allocator through torch's profiler, so that temporary memory of kernels counts too.
 """
 
 import json
@@ -14,12 +14,12 @@ import torch
 
 
 def peak_growth(action: Callable[[], Any]) -> int:
-    """Run `action` and return how many bytes of tensors were alive at its worst moment, beyond those before it.
+    """Run `action` and return the peak bytes of live tensors beyond those before it.
 
-    Tensors that `action` frees and did not make are counted as freed only if an earlier call of this function saw them
-    being made: the allocator does not remember sizes by itself.
+    Tensors that `action` frees but did not allocate are counted as freed only if an earlier call of this function
+    observed their allocation, because the allocator does not store sizes.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would announce itself on standard error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages on standard error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         action()
     with TemporaryDirectory() as folder:

@@ -1,10 +1,9 @@
-"""Where the time of a training step goes, and of a token that is decoded: by part of the model, by operator, and what
-each asks of a device.
+"""Profile a training step and a decoded token: time by part of the model and by operator, and device synchronizations.
 
-Parts are measured alone, forward and backward, on random input of the step's size; their sum is not exactly the step.
-Operators are those of one whole step, or of one token after a context. Their number, and the places that wait for the
-device, are what a GPU's speed depends on at small sizes; they are counted on the CPU from the dispatcher, in the form
-that other devices compute.
+Parts are measured separately, forward and backward, on random input of the step's size; their sum is not exactly the
+time of the step. Operators are those of one whole step, or of one token after a context. Their number and the
+synchronizations decide a GPU's speed at small sizes; they are counted on the CPU by the dispatcher, with the kernels of
+other devices.
 """
 
 import os
@@ -18,21 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from src.config.schema import BenchmarkConfig, ModelSpec
-from src.model.blocks.base import blind
+from src.model.blocks.base import disable_cpu_kernels
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
-from src.profiling.benchmark import MOST_CALLS, decoding, take_turns
-from src.profiling.operator_trace import Watch
+from src.profiling.benchmark import MAX_CALLS, prepare_decoding, time_interleaved
+from src.profiling.operator_trace import OperatorTrace
 from src.runtime.device import Device, open_device
 from src.training.loop import TrainState
 from src.training.optimizers import build_optimizer
 from src.training.trial_step import random_step
 
-MOST_OPERATORS = 15
+MAX_OPERATORS = 15
 
 
-def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
-    """Profile a training step of one micro batch, and one token after a context as long as those of training."""
+def profile_step(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
+    """Profile a training step of one micro batch, and one token after a context of the training length."""
     device = open_device(config.runtime)
     model = build_model(spec, seed=0).to(device.kind).train()
     state = TrainState.begin("measured", model, build_optimizer(model, config.optimizer), device)
@@ -50,7 +49,7 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
     parts = {**_parts(model, rows, length, device), "clipping and optimizer": partial(_update, state)}
     seconds = {
         name: statistics.median(times)
-        for name, times in take_turns({"whole step": step, **parts}, device, float("inf")).items()
+        for name, times in time_interleaved({"whole step": step, **parts}, device, float("inf")).items()
     }
     counts = Counter(spec.blocks)
     return {
@@ -61,23 +60,23 @@ def where_time_goes(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
             for name, time in seconds.items()
         },
         "operators": _operators(step),
-        **_asked_of_a_device(step),
+        **_device_requirements(step),
         "decoding": _decoding(model, length, device),
     }
 
 
 def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
-    """Profile one token after `length` others, or as many as learned positions leave room for."""
+    """Profile one token after `length` others, or as many as learned positions allow."""
     if learned := model.spec.learned_positions:
-        length = min(length, learned - MOST_CALLS)
+        length = min(length, learned - MAX_CALLS)
     tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
-    decode = decoding(model.eval(), tokens, n_tokens=1).action
-    (times,) = take_turns({"token": decode}, device, float("inf")).values()
-    return {"token_s": statistics.median(times), "operators": _operators(decode), **_asked_of_a_device(decode)}
+    decode = prepare_decoding(model.eval(), tokens, n_tokens=1).run
+    (times,) = time_interleaved({"token": decode}, device, float("inf")).values()
+    return {"token_s": statistics.median(times), "operators": _operators(decode), **_device_requirements(decode)}
 
 
 def _parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict[str, Callable[[], object]]:
-    """Return what measures one block of each kind with its norm, and what all models share."""
+    """Return the measured functions: one block of each kind with its norm, and the parts that all models share."""
     width = model.spec.d_model
     hidden = torch.randn(rows, length, width, device=device.kind)
     targets = torch.randint(model.spec.vocab_size, (rows, length), device=device.kind)
@@ -110,18 +109,18 @@ def _update(state: TrainState) -> None:
 
 
 def _operators(step: Callable[[], object]) -> list[dict[str, Any]]:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would announce itself on standard error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages on standard error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     return [
         {"name": event.key, "calls": event.count, "share": event.self_cpu_time_total / total}
-        for event in events[:MOST_OPERATORS]
+        for event in events[:MAX_OPERATORS]
     ]
 
 
-def _asked_of_a_device(step: Callable[[], object]) -> dict[str, Any]:
-    with blind(), Watch() as watch:
+def _device_requirements(step: Callable[[], object]) -> dict[str, Any]:
+    with disable_cpu_kernels(), OperatorTrace() as trace:
         step()
-    return {"operator_calls": watch.ops.total(), "operator_kinds": len(watch.ops), "waits": dict(watch.waits)}
+    return {"operator_calls": trace.ops.total(), "operator_kinds": len(trace.ops), "waits": dict(trace.waits)}

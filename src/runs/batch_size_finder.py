@@ -20,7 +20,7 @@ from src.runtime.host import PROCESS_BYTES, available_bytes
 from src.runtime.log import LogFunction
 from src.runtime.signals import StopRequest
 from src.runtime.subprocess_pool import run_in_subprocess
-from src.training.trial_step import begin_training, random_step
+from src.training.trial_step import build_train_state, random_step
 
 MEMORY_FRACTION = 0.9
 """Fraction of the available memory for training steps; the rest is for checkpoints, metrics and W&B."""
@@ -83,7 +83,7 @@ def measure_trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> 
     """
     training, device = config.training, open_device(config.runtime)
     try:
-        state = begin_training(spec, config.optimizer, device, config.runtime.activation_checkpointing)
+        state = build_train_state(spec, config.optimizer, device, config.runtime.activation_checkpointing)
         step = partial(
             random_step,
             state,

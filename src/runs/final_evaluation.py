@@ -19,11 +19,11 @@ from src.data.document import GENERATED
 from src.data.loader import eval_starts, eval_windows
 from src.data.preparation.token_annotations import annotate_windows
 from src.data.tokenizer.bpe import byte_lengths, encode, load_tokenizer
-from src.evaluation.loss import document_losses, likelihood_of
-from src.evaluation.memorization import distinct_share, memorised_shares
-from src.evaluation.position_loss import describe_context, predict_targets
+from src.evaluation.loss import document_losses, text_loss
+from src.evaluation.memorization import distinct_share, memorized_shares
+from src.evaluation.position_loss import predict_targets, summarize_context
 from src.evaluation.probes import frequent_tokens, measure_probes
-from src.evaluation.script_checks import bash_version, check_script, shellcheck_version, whole_lines
+from src.evaluation.script_checks import bash_version, check_script, drop_partial_line, shellcheck_version
 from src.inference.generation import generate_batch
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
@@ -227,7 +227,7 @@ class _StageEvaluator:
         return windows, *predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
 
     def _likelihood(self, windows: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
-        found = likelihood_of(float(nats.sum()), windows, self.lengths)
+        found = text_loss(float(nats.sum()), windows, self.lengths)
         return {key: finite_or_none(value) for key, value in found._asdict().items()}
 
     def _documents(self, corpus: str, windows: np.ndarray, nats: np.ndarray) -> dict[str, list[Any]]:
@@ -247,13 +247,13 @@ class _StageEvaluator:
                 starts = eval_starts(len(tokens), length, self.training.test_sequences)
                 known = annotate_windows(tokens, starts, length, source, self.tokenizer, self.data.eot_id)
             windows, nats, hits = found
-            measured["context"] = describe_context(nats, hits, windows, self.lengths, known)
+            measured["context"] = summarize_context(nats, hits, windows, self.lengths, known)
         longer = self._longest(self.settings.context_factor * length)
         windows = self._windows(corpus, longer, max(1, n * length // longer)) if longer > length else None
         if windows is not None:
             self.raise_if_stopped()
             nats, hits = predict_targets(self.model, windows, device=self.device, eot_id=self.masking_eot)
-            measured["beyond"] = describe_context(nats, hits, windows, self.lengths, None)["positions"]
+            measured["beyond"] = summarize_context(nats, hits, windows, self.lengths, None)["positions"]
         return measured
 
     def _longest(self, length: int) -> int:
@@ -273,7 +273,7 @@ class _StageEvaluator:
     def memorized(self, texts: list[str]) -> list[float]:
         """Return the fraction of each text that is in the training text, in long matches in either corpus."""
         tokens = [encode(self.tokenizer, text) for text in texts]
-        found = [memorised_shares(tokens, self.data.tokens(corpus, "train")) for corpus in CORPORA]
+        found = [memorized_shares(tokens, self.data.tokens(corpus, "train")) for corpus in CORPORA]
         return [round(max(shares), 6) for shares in zip(*found, strict=True)]
 
     def _scripts(self, stage: StageConfig) -> list[dict[str, Any]]:
@@ -288,12 +288,12 @@ class _StageEvaluator:
             texts = generate_batch(self.model, start, sampling, self.settings.scripts, stop=self.data.eot_id)
             for index, tokens in enumerate(texts):
                 text, finished = prompt + self.tokenizer.decode(tokens), len(tokens) < length
-                shown = text if finished else whole_lines(text)
+                shown = text if finished else drop_partial_line(text)
                 scripts.append(
                     {"prompt": prompt, "seed": sampling.seed + index, "text": text, "finished": finished}
                     | {"lines": len(shown.splitlines()), **asdict(check_script(shown)), "tokens": tokens}
                 )
-        shares = memorised_shares([script["tokens"] for script in scripts], self.data.tokens("code", "train"))
+        shares = memorized_shares([script["tokens"] for script in scripts], self.data.tokens("code", "train"))
         for script, share in zip(scripts, shares, strict=True):
             script["memorised"] = round(share, 6)
         return scripts

@@ -21,7 +21,7 @@ from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
 from src.data.preparation.prepare import PreparedData, find_prepared, prepare_data
 from src.data.tokenizer.bpe import encode, load_tokenizer
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.runs.resource_check import check_disk, check_memory
 from src.runs.run_id import IGNORED_SETTINGS, run_name
 from src.runs.tuned_learning_rates import with_search_differences, with_tuned_rate
@@ -81,7 +81,7 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
         config = with_tuned_rate(config, overrides)
     validate(config)
     if config.data.dir is None:  # otherwise the data determine the vocabulary
-        check_memory(config, match_of(config).spec)
+        check_memory(config, match_config(config).spec)
     if init is not None:
         check_same_tokenizer(config, init.folder.parents[2], overrides)
     if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
@@ -158,7 +158,7 @@ def check_prompts(key: str, prompts: list[str], tokenizer: Tokenizer) -> None:
 
 def check_machine(config: TrainConfig, folder: Path) -> None:
     """Check that memory and disk are sufficient. Raises: UserError."""
-    spec = match_of(config).spec
+    spec = match_config(config).spec
     check_memory(config, spec)
     check_disk(config, spec, folder)
 

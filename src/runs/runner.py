@@ -19,7 +19,7 @@ from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer
 from src.model.build import build_model
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.runs.batch_size_finder import find_micro_batch_size
 from src.runs.final_evaluation import evaluate_run
 from src.runs.resource_check import out_of_memory_message, with_micro_batch
@@ -40,7 +40,7 @@ from src.training.checkpoint import (
     load_weights,
     read_checkpoint,
 )
-from src.training.compilation import Batch, CannotCompile, Forward, compile_if_it_pays, compile_now
+from src.training.compilation import Batch, CompilationError, Forward, compile_and_check, compile_if_faster
 
 
 def is_done(folder: Path) -> bool:
@@ -138,7 +138,7 @@ def _prepare_run(
     if slow := slow_precision_warning(device):
         log_info(slow)
 
-    match = match_of(config)
+    match = match_config(config)
     cost = model_cost(match.spec, config.training.seq_len)
     solved = "".join(f", {knob}={value}" for knob, value in match.solved.items())
     log_info(
@@ -195,7 +195,7 @@ def _resolve_settings(
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
     config = replace(config, runtime=runtime)
     if config.training.micro_batch_size == "auto":
-        size = find_micro_batch_size(config, match_of(config).spec, device, stop, log_info)
+        size = find_micro_batch_size(config, match_config(config).spec, device, stop, log_info)
         config = with_micro_batch(config, size)
     check_reductions(device, config.training.micro_batch * config.training.seq_len)
     return config, device
@@ -285,13 +285,13 @@ def _compile_model(run: Run, model: LanguageModel) -> Forward:
     batch = Batch(training.micro_batch, training.seq_len, training.document_masking, training.dropout)
     if any((run.folder / "checkpoints").glob("*/last")):
         try:
-            return compile_now(model, batch, run.device)
-        except CannotCompile as error:
+            return compile_and_check(model, batch, run.device)
+        except CompilationError as error:
             raise UserError(
                 f"{run.folder}: begun with runtime.compile=true, which fails here ({error}); go on where it works or "
                 "start over with rerun=true"
             ) from error
-    forward = compile_if_it_pays(model, batch, run.device, run.log_info)
+    forward = compile_if_faster(model, batch, run.device, run.log_info)
     if forward is None:
         run.config.runtime.compile = False
         run.summary["contract"]["runtime.compile"] = False

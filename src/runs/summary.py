@@ -16,7 +16,7 @@ from src.data.dataset import prepared_folder
 from src.data.loader import build_loader
 from src.data.preparation.prepare import PreparedData
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.model.size_matching import Match, reference_of
+from src.model.size_matching import Match, reference_spec
 from src.runtime.atomic_files import finite_or_none
 from src.runtime.records import read_record
 from src.training.stage_budget import plan_stage, stage_schedule
@@ -237,7 +237,7 @@ def training_contract(
     config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
 ) -> dict[str, Scalar]:
     """Return the part of a contract that does not depend on machine and versions; `data` as for `build_contract`."""
-    reference = reference_of(config)
+    reference = reference_spec(config)
     cost = model_cost(reference, config.training.seq_len)
     stages, searched = config.stage.stages, config.optimizer.search not in ("none", "trial")
     rules: dict[str, Scalar] = settings_of(config) | {

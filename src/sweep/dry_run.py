@@ -16,7 +16,7 @@ from src.config.schema import TrainConfig, UserError
 from src.data.dataset import PreparedData, find_prepared
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.model.size_matching import Match, match_of
+from src.model.size_matching import Match, match_config
 from src.reporting.data.runs import variants
 from src.reporting.statistics.verdicts import comparability_warnings
 from src.runs.planning import check_jobs, check_machine, make_plan, reject_duplicate_runs, show_progress
@@ -78,7 +78,7 @@ def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: l
 
     data = find_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser())
     config, run, status = _name(config, init, data)
-    match, device = match_of(config), open_device(config.runtime)
+    match, device = match_config(config), open_device(config.runtime)
     cost = model_cost(match.spec, config.training.seq_len)
     speed = _tokens_per_second(match, cost, device.kind, config, finished)
     contract = build_contract(config, data, init, device)

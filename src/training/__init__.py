@@ -1,1 +1,1 @@
-"""One stage of training: batches in, a checkpoint and rows of metrics out."""
+"""Training of one stage: from batches to checkpoints and rows of metrics."""

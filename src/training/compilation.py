@@ -1,10 +1,10 @@
-"""The blocks of a model by torch.compile, where that works and pays.
+"""torch.compile for the blocks of a model, used if it works and is faster.
 
-Each residual step x + block(norm(x)) is compiled as one graph without a break, not the model as a whole: blocks of one
-kind share their code, so the compiler's time is that of the kinds and not of the layers. How many tokens an expert gets
-is a size that the graph leaves open, so other loads compile nothing anew. The same source gives the same numbers in
-every sitting: what the compiler would choose by its own measurements is left at its default, and a batch of another
-shape gets graphs of its own, where the compiler would make one for all shapes once it has met two.
+Each residual step x + block(norm(x)) is compiled as one graph without breaks, not the model as a whole: blocks of one
+kind share their code, so compile time depends on the kinds and not on the number of layers. The number of tokens per
+expert is a dynamic size, so other loads do not recompile. Results are reproducible: options that the compiler would
+choose by its own measurements keep their defaults, and each batch shape gets its own static graphs instead of dynamic
+ones after the second shape.
 """
 
 import time
@@ -28,72 +28,73 @@ Forward = Callable[..., ModelOutput]
 
 
 class Batch(NamedTuple):
-    """What graphs are made for."""
+    """The properties of a batch that graphs are compiled for."""
 
     size: int
     length: int
     masked: bool = False
-    """Whether documents are told apart."""
+    """Whether documents are masked."""
     dropout: float = 0.0
 
 
-class CannotCompile(Exception):
-    """The compiler does not do it here, in its own words."""
+class CompilationError(Exception):
+    """torch.compile failed; the message is the compiler's."""
 
 
 def compile_blocks(model: LanguageModel) -> Forward:
-    """Return the model's forward pass through compiled blocks; the compiler is at work when it is first called.
+    """Return the model's forward pass through compiled blocks; compilation starts at the first call.
 
-    There are at most eight graphs in all, kinds times shapes (torch's `recompile_limit`); a ninth is an error.
+    There are at most eight graphs in total, kinds times shapes (torch's `recompile_limit`); a ninth is an error.
     """
-    torch._dynamo.config.capture_scalar_outputs = True  # else every read of the experts' loads is a break
-    compiled = torch.compile(  # pyright: ignore[reportCallIssue]: its overloads forget isolate_recompiles
-        model.add_block, fullgraph=True, dynamic=False, isolate_recompiles=True, options={"deterministic": True}
+    torch._dynamo.config.capture_scalar_outputs = True  # otherwise every read of the experts' loads is a graph break
+    compiled = torch.compile(  # pyright: ignore[reportCallIssue]: its overloads lack isolate_recompiles
+        model.residual_step, fullgraph=True, dynamic=False, isolate_recompiles=True, options={"deterministic": True}
     )
 
-    def add_block(norm: nn.Module, block: nn.Module, x: Tensor, *rest: Any) -> BlockOutput:
-        # On other devices it is not measured what computing again costs.
+    def residual_step(norm: nn.Module, block: nn.Module, x: Tensor, *rest: Any) -> BlockOutput:
+        # The cost of recomputing was not measured on other devices.
         budget = block.memory_budget if isinstance(block, Block) and x.device.type == "cpu" else 1.0
         with torch._functorch.config.patch(activation_memory_budget=budget):
             return compiled(norm, block, x, *rest)
 
-    return partial(model, add_block=add_block)
+    return partial(model, residual_step=residual_step)
 
 
-def compile_now(model: LanguageModel, batch: Batch, device: Device) -> Forward:
-    """Compile the blocks for such batches. Raises CannotCompile."""
+def compile_and_check(model: LanguageModel, batch: Batch, device: Device) -> Forward:
+    """Compile the blocks for such batches and run them once. Raises CompilationError."""
     forward = compile_blocks(model)
     try:
         _pass(model, forward, batch, device)
-    except Exception as error:  # whatever a compiler comes up with
-        raise CannotCompile(first_line(error)) from error
+    except Exception as error:  # a compiler may raise any type
+        raise CompilationError(first_line(error)) from error
     return forward
 
 
-def compile_if_it_pays(model: LanguageModel, batch: Batch, device: Device, say: LogFunction) -> Forward | None:
-    """Compile the blocks for such batches, and say how fast they are; None where they fail or are not faster.
+def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, say: LogFunction) -> Forward | None:
+    """Compile the blocks for such batches and report their speed; return None if that fails or is not faster.
 
-    Weights stay as they are, and no gradient is left. Of several processes all do the same: what one cannot, none does.
+    Weights and gradients stay unchanged. All processes decide alike: if one cannot compile, none uses the compiled
+    form.
     """
-    began = time.perf_counter()
-    forward, pays = None, False
+    start = time.perf_counter()
+    forward, is_faster = None, False
     try:
-        forward = compile_now(model, batch, device)
-        took = time.perf_counter() - began
+        forward = compile_and_check(model, batch, device)
+        compile_s = time.perf_counter() - start
         passes = [partial(_pass, model, each, batch, device) for each in (model, forward)]
         plain, compiled = median_times(passes, device, seconds=4)
-        pays, said = compiled < plain, f"{plain / compiled:.2f} times as fast ({took:.0f} s of compiling)"
-    except CannotCompile as error:
-        said = f"it fails here ({error})"
-    refused = device.process_group.all_reduce_max(None if pays else 1)
-    if refused and pays:
-        said += ", but not in every process"
-    say(f"torch.compile: {said}{'; going on without' if refused else ''}")
-    return None if refused else forward
+        is_faster, report = compiled < plain, f"{plain / compiled:.2f} times as fast ({compile_s:.0f} s of compiling)"
+    except CompilationError as error:
+        report = f"it fails here ({error})"
+    is_rejected = device.process_group.all_reduce_max(None if is_faster else 1)
+    if is_rejected and is_faster:
+        report += ", but not in every process"
+    log_info(f"torch.compile: {report}{'; going on without' if is_rejected else ''}")
+    return None if is_rejected else forward
 
 
 def _pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
-    """Go forward and backward once, on tokens that are no text, and drop the gradients."""
+    """Run one forward and backward pass on artificial tokens, and discard the gradients."""
     model.train()
     model.dropout = Dropout(batch.dropout, (), range(batch.size), device.kind) if batch.dropout else None
     shape = (batch.size, batch.length)

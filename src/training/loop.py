@@ -1,9 +1,9 @@
 """The training loop of one stage.
 
-1. Batch number `step` is computed from the seed and the step alone, so there is no loader state to lose.
-2. One optimizer step; nothing waits for the device unless the step is logged.
-3. At their times: a row of metrics, an evaluation on fixed windows, checkpoints. An evaluation comes before the
-   checkpoint of the same step, so a resumed run never repeats or misses one.
+1. Batch number `step` is a function of the seed and the step, so the loader has no state to save.
+2. One optimizer step; it synchronizes with the device only if the step is logged.
+3. At their intervals: a row of metrics, an evaluation on fixed windows, checkpoints. An evaluation comes before the
+   checkpoint of the same step, so a resumed run neither repeats nor misses one.
 """
 
 import math
@@ -31,7 +31,7 @@ from src.training.train_step import StepOutput, train_step
 
 @dataclass
 class TrainState:
-    """All that training changes."""
+    """All state that training changes."""
 
     model: LanguageModel
     forward: Any
@@ -48,7 +48,7 @@ class TrainState:
     def begin(
         cls, stage: str, model: LanguageModel, optimizer: torch.optim.Optimizer, device: Device, forward: Any = None
     ) -> "TrainState":
-        """Make the state of a stage that has not begun; `forward` is the model unless given."""
+        """Create the state of a new stage; `forward` is the model unless given."""
         forward = model if forward is None else forward
         model.set_load_shares(None)
         skipped, bad = (torch.zeros((), device=device.kind) for _ in range(2))
@@ -61,7 +61,7 @@ class TrainState:
         self.bad_steps *= skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs besides the weights."""
+        """Return everything that resuming needs besides the weights."""
         self.progress.skipped_steps, self.progress.bad_steps = int(self.skipped_steps), int(self.bad_steps)
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -74,14 +74,14 @@ class TrainState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
-        self.model.set_load_shares(saved.get("load_shares"))  # earlier versions saved none
+        self.model.set_load_shares(saved.get("load_shares"))  # missing in earlier versions
         self.skipped_steps.fill_(self.progress.skipped_steps)
         self.bad_steps.fill_(self.progress.bad_steps)
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls and does not know: evaluation, metrics, checkpoints."""
+    """Callbacks of the loop: evaluation, metrics, checkpoints."""
 
     evaluate: Callable[[], tuple[float, float]]
     """Return the validation loss in nats per token, and bits per byte."""
@@ -93,34 +93,34 @@ class Hooks:
 
 
 class Diverged(Exception):
-    """Too many steps in a row had a gradient that is not finite."""
+    """Too many steps in a row had a non-finite gradient."""
 
 
 class Stopwatch:
-    """Time of training steps and time of everything, apart."""
+    """Time in training steps and total time."""
 
     def __init__(self, progress: Progress, device: Device) -> None:
         self.progress, self.device = progress, device
-        self.mark = self.wall_mark = time.perf_counter()
-        self.seen = (progress.tokens, progress.train_time_s)
+        self.train_mark = self.wall_mark = time.perf_counter()
+        self.last_read = (progress.tokens, progress.train_time_s)
 
     def pause(self) -> None:
-        """Book the time since `go` as training."""
+        """Add the time since `resume` to the training time."""
         self.device.synchronize()
         now = time.perf_counter()
-        self.progress.train_time_s += now - self.mark
-        self.go()
+        self.progress.train_time_s += now - self.train_mark
+        self.resume()
 
-    def go(self) -> None:
-        """Book what came since `pause` as no training."""
-        self.mark = time.perf_counter()
-        self.progress.wall_time_s += self.mark - self.wall_mark
-        self.wall_mark = self.mark
+    def resume(self) -> None:
+        """Exclude the time since `pause` from the training time."""
+        self.train_mark = time.perf_counter()
+        self.progress.wall_time_s += self.train_mark - self.wall_mark
+        self.wall_mark = self.train_mark
 
     def tokens_per_second(self) -> float:
-        """Return the speed of training since the last call."""
-        before, self.seen = self.seen, (self.progress.tokens, self.progress.train_time_s)
-        return (self.seen[0] - before[0]) / max(1e-9, self.seen[1] - before[1])
+        """Return the training speed since the last call."""
+        before, self.last_read = self.last_read, (self.progress.tokens, self.progress.train_time_s)
+        return (self.last_read[0] - before[0]) / max(1e-9, self.last_read[1] - before[1])
 
 
 def fit(
@@ -136,19 +136,19 @@ def fit(
     eot_id: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Train from where `state` is to the end of the plan; `eot_id` as in `train_step`. The seed decides the dropout.
+    """Train from `state` to the end of the plan; `eot_id` as in `train_step`. The seed determines the dropout.
 
     Raises:
-        Interrupted: a signal asked to stop; the checkpoint `last` is saved.
-        Diverged: `training.max_nonfinite_steps` steps in a row were skipped, as far as is known when a step is logged.
+        Interrupted: a stop signal arrived; the checkpoint `last` is saved.
+        Diverged: `training.max_nonfinite_steps` steps in a row were skipped, checked whenever a step is logged.
     """
     progress, size = state.progress, training.global_batch_size
-    watch = Stopwatch(progress, device)
+    stopwatch = Stopwatch(progress, device)
     state.model.train()
     with _progress_bar(progress, plan, device) as bar:
         if progress.step == plan.first_step:
             _evaluate(state, plan, device, hooks)
-            watch.go()
+            stopwatch.resume()
         while progress.step < plan.steps:
             factor = progress.rate_scale * learning_rate_factor(progress.step, plan.steps, schedule)
             learning_rate = plan.learning_rate * factor
@@ -175,44 +175,44 @@ def fit(
 
             last = progress.step == plan.steps
             if last or progress.step % training.log_every == 0:
-                watch.pause()
-                speed = watch.tokens_per_second()
+                stopwatch.pause()
+                speed = stopwatch.tokens_per_second()
                 hooks.log(
-                    describe(progress, plan, device)
+                    progress_row(progress, plan, device)
                     | {"perf/tokens_per_second": speed, "train/learning_rate": learning_rate}
-                    | losses(output, state)
+                    | step_metrics(output, state)
                 )
                 bar.set_postfix(loss=float(output.loss), tokens_per_s=round(speed))
                 if state.bad_steps >= training.max_nonfinite_steps:
                     raise Diverged
             if last or progress.step % plan.eval_every == 0:
-                watch.pause()
+                stopwatch.pause()
                 _evaluate(state, plan, device, hooks)
-                watch.go()
+                stopwatch.resume()
             for branch, first in plan.branches.items():
                 if progress.step == first:
-                    watch.pause()
+                    stopwatch.pause()
                     hooks.begin_branch(branch)
-                    watch.go()
+                    stopwatch.resume()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
-            asked = device.process_group.all_reduce_max(
+            stop_signal = device.process_group.all_reduce_max(
                 stop.number
-            )  # once: who asks after this line is heard after the next step
-            if last or asked or due:
-                watch.pause()
+            )  # read once per step: a later signal is handled after the next step
+            if last or stop_signal or due:
+                stopwatch.pause()
                 hooks.save("last")
-                watch.go()
-            if asked and not last:
-                raise Interrupted(asked)
+                stopwatch.resume()
+            if stop_signal and not last:
+                raise Interrupted(stop_signal)
 
 
 def _progress_bar(progress: Progress, plan: StagePlan, device: Device) -> "tqdm[Any]":
-    silent = None if device.process_group.is_rank_zero else True  # None: silent where the output is no terminal
-    return tqdm(total=plan.steps, initial=progress.step, desc=plan.name, unit="step", disable=silent, leave=False)
+    is_disabled = None if device.process_group.is_rank_zero else True  # None: silent if the output is not a terminal
+    return tqdm(total=plan.steps, initial=progress.step, desc=plan.name, unit="step", disable=is_disabled, leave=False)
 
 
-def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:
-    """Return the metrics of one step, waiting for the device."""
+def step_metrics(output: StepOutput, state: TrainState) -> dict[str, Any]:
+    """Return the metrics of one step; synchronizes with the device."""
     row = {
         "train/loss": finite_or_none(float(output.loss)),
         "train/grad_norm": finite_or_none(float(output.grad_norm)),
@@ -221,8 +221,8 @@ def losses(output: StepOutput, state: TrainState) -> dict[str, Any]:
     return row if output.expert_load is None else row | describe_balance(output.expert_load, output.router_z)
 
 
-def describe(progress: Progress, plan: StagePlan, device: Device) -> dict[str, Any]:
-    """Say where in the stage a row of metrics stands."""
+def progress_row(progress: Progress, plan: StagePlan, device: Device) -> dict[str, Any]:
+    """Return the position in the stage as columns of a row of metrics."""
     return {
         "stage": plan.name,
         "step": progress.step,
@@ -238,7 +238,7 @@ def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) 
     progress = state.progress
     progress.val_loss, progress.val_bits_per_byte = loss, bits_per_byte
     row = {"val/loss": finite_or_none(loss), "val/bits_per_byte": finite_or_none(bits_per_byte)}
-    hooks.log(describe(progress, plan, device) | row)
+    hooks.log(progress_row(progress, plan, device) | row)
     best = progress.best_val_loss
     if best is None or not math.isfinite(best) or loss < best:
         progress.best_val_loss = loss

@@ -1,15 +1,15 @@
-"""How evenly the experts of each MoE block are used, as metrics of one optimizer step.
+"""Load balance of the experts of each MoE block, as metrics of one optimizer step.
 
 Of a block with E experts, from its choices in the whole global batch:
-load_entropy   entropy of the shares over ln(E): 1 is an even load, 0 is one expert alone
+load_entropy   entropy of the shares over ln(E): 1 is an even load, 0 is a single expert
 max_share      share of the busiest expert in all choices: at least 1 / E, at most 1 / k
-dead_experts   experts that no token chose
+dead_experts   number of experts chosen by no token
 max_violation  load of the busiest expert over the mean load, minus 1 (MaxVio of Wang et al., 2024, arXiv 2408.15664)
 router_z       mean over tokens of logsumexp(router logits)^2 (ST-MoE, eq. 5), without its weight in the loss
 
-Each is logged by layer as `moe/layer_00/load_entropy` ..., where layer 00 is the first block with experts and blocks
-without are not counted, and once for the model as `moe/load_entropy` ...: entropy and router_z as the mean over layers,
-max_share and max_violation as those of the worst layer, dead_experts as the sum.
+Each is logged per layer as `moe/layer_00/load_entropy` ..., where layer 00 is the first block with experts and other
+blocks are not counted, and once for the model as `moe/load_entropy` ...: load_entropy and router_z as means over
+layers, max_share and max_violation as maxima, dead_experts as a sum.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def describe_balance(load: Tensor, router_z: Tensor | None = None) -> dict[str, Any]:
-    """Return the metrics of choices (layers, E) and router_z (layers,), waiting for the device."""
+    """Return the metrics of choices (layers, E) and router_z (layers,); synchronizes with the device."""
     layers = [balance_of_layer(choices) for choices in load.tolist()]
     columns: dict[str, list[Any]] = {name: [layer[name] for layer in layers] for name in layers[0]}
     if router_z is not None:
@@ -33,7 +33,7 @@ def describe_balance(load: Tensor, router_z: Tensor | None = None) -> dict[str, 
 
 
 def balance_of_layer(load: list[int]) -> dict[str, float]:
-    """Describe the choices of each expert of one layer."""
+    """Return the metrics of one layer from the number of choices of each expert."""
     shares = [choices / sum(load) for choices in load]
     entropy = math.fsum(share * math.log(1 / share) for share in shares if share)
     return {
@@ -45,7 +45,7 @@ def balance_of_layer(load: list[int]) -> dict[str, float]:
 
 
 def _of_model(name: str, column: list[Any]) -> float | None:
-    """Reduce the values of the layers to one; a router_z that is not finite leaves none."""
+    """Reduce the values of the layers to one; None if a router_z is not finite."""
     if name == "dead_experts":
         return sum(column)
     if name in ("max_share", "max_violation"):

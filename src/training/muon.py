@@ -1,12 +1,12 @@
-"""Muon (Jordan et al., 2024; scaled as in Liu et al., 2025, arXiv 2502.16982) for matrices, AdamW for all the rest.
+"""Muon (Jordan et al., 2024; scaled as in Liu et al., 2025, arXiv 2502.16982) for matrices, AdamW for other parameters.
 
     m <- mu m + (1 - mu) g        u = NS((1 - mu) g + mu m)        W <- (1 - lr wd) W - 0.2 sqrt(max(rows, cols)) lr u
 
-NS replaces a matrix by one with the same singular vectors and singular values near 1. The factor makes the update as
-large as AdamW's, so that both take the same learning rate. `torch.optim.Muon` has the same formula, and its tests hold
-ours against it; ours iterates in fp32 where bf16 is slow, does all matrices of a shape at once (experts too, which are
-three-dimensional), takes maps apart that one product computes (q, k and v), and leaves everything alone where the
-gradient is not finite, without waiting for the device.
+NS replaces a matrix by one with the same singular vectors and singular values near 1. The factor 0.2 sqrt(...) makes
+the update as large as AdamW's, so that both take the same learning rate. The formula is that of `torch.optim.Muon`, and
+tests compare both. Differences: it iterates in fp32 where bf16 is slow, batches matrices of the same shape (also the
+three-dimensional experts), updates the parts of packed projections (q, k and v) separately, and changes nothing if the
+gradient is not finite, without synchronizing with the device.
 """
 
 from collections import defaultdict
@@ -24,50 +24,50 @@ NS_EPS = 1e-7
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Push all singular values of matrices (..., rows, cols) towards 1 by Newton and Schulz's quintic iteration."""
+    """Move all singular values of matrices (..., rows, cols) towards 1 by the quintic Newton-Schulz iteration."""
     a, b, c = NS_COEFFICIENTS
     x = matrices.to(fast_dtype(matrices)).reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=NS_EPS)
-    for _ in range(NS_STEPS):  # a x + (b gram + c gram gram) x, with no pass over them besides the products
+    for _ in range(NS_STEPS):  # a x + (b gram + c gram gram) x, fused into the products
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on its first group, fused AdamW on the others; one state, one list of groups."""
+    """Muon for its first parameter group, fused AdamW for the others; one state and one list of groups."""
 
-    _step_supports_amp_scaling = True  # a gradient scaler leaves the decision to skip to `found_inf`
+    _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf` instead of skipping the step
 
     def __init__(
         self,
         matrices: list[nn.Parameter],
         others: list[dict[str, Any]],
-        fused: dict[nn.Parameter, tuple[int, ...]] | None = None,
+        packed: dict[nn.Parameter, tuple[int, ...]] | None = None,
         *,
         momentum: float,
         weight_decay: float,
         **adamw: Any,
     ) -> None:
-        """fused: the rows of each map in matrices that hold several, one below the other."""
-        self.fused = fused or {}
+        """packed: row counts of the projections in matrices that stack several."""
+        self.packed = packed or {}
         self.adamw = torch.optim.AdamW(others, fused=True, **adamw)
         super().__init__(
             [{"params": matrices, "weight_decay": weight_decay, "momentum": momentum}], {"lr": adamw["lr"]}
         )
         self.param_groups += self.adamw.param_groups
-        self._share()
+        self._share_state()
 
-    def _share(self) -> None:
-        """Let AdamW work on this optimizer's state and groups, so that saving and loading see one optimizer."""
+    def _share_state(self) -> None:
+        """Let AdamW use this optimizer's state and groups, so that saving and loading see one optimizer."""
         self.adamw.state = self.state
         self.adamw.param_groups = self.param_groups[1:]
 
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)
-        self._share()
+        self._share_state()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
-                rows = self.fused.get(parameter, parameter.shape[-2:-1])
+                rows = self.packed.get(parameter, parameter.shape[-2:-1])
                 whole = parameter, parameter.grad, state["momentum"]
                 for one in zip(*(each.split(rows, dim=-2) for each in whole), strict=True):
                     by_shape[one[0].shape].append(one)
@@ -98,15 +98,15 @@ class Muon(torch.optim.Optimizer):
         group: dict[str, Any],
         found_inf: Tensor | None,
     ) -> None:
-        """Update maps of one shape."""
+        """Update projections of the same shape."""
         momentum, lr = group["momentum"], group["lr"]
-        # With keep = 0 all that follows changes nothing, as long as it is finite.
+        # With keep = 0 the following changes nothing, as long as it is finite.
         keep = torch.ones((), device=weights[0].device) if found_inf is None else 1 - found_inf.to(torch.float32)
         gradients = tuple(torch.nan_to_num(gradient, 0.0, 0.0, 0.0) for gradient in gradients)
         for buffer, gradient in zip(buffers, gradients, strict=True):
             buffer.lerp_(gradient, (1 - momentum) * keep)
-        ahead = torch.stack([g.lerp(buffer, momentum) for g, buffer in zip(gradients, buffers, strict=True)])
+        nesterov = torch.stack([g.lerp(buffer, momentum) for g, buffer in zip(gradients, buffers, strict=True)])
         rows, cols = weights[0].shape[-2:]
-        updates = orthogonalize(ahead) * (-0.2 * max(rows, cols) ** 0.5 * lr * keep)
+        updates = orthogonalize(nesterov) * (-0.2 * max(rows, cols) ** 0.5 * lr * keep)
         for weight, update in zip(weights, updates.unbind(), strict=True):
             weight.mul_(1 - lr * group["weight_decay"] * keep).add_(update)

@@ -1,4 +1,4 @@
-"""Learning rate against step, as a factor on the peak. Every schedule ends just where the stage does."""
+"""Learning rate schedules, as a factor of the peak. Every schedule ends with the last step of the stage."""
 
 import math
 from collections.abc import Callable
@@ -15,22 +15,22 @@ def _linear(progress: float, config: ScheduleConfig) -> float:
 
 
 def _wsd(progress: float, config: ScheduleConfig) -> float:
-    left = min(1.0, (1 - progress) / config.decay_fraction)
-    return config.min_ratio + (1 - config.min_ratio) * left
+    remaining = min(1.0, (1 - progress) / config.decay_fraction)
+    return config.min_ratio + (1 - config.min_ratio) * remaining
 
 
 SCHEDULES: dict[str, Callable[[float, ScheduleConfig], float]] = {"cosine": _cosine, "linear": _linear, "wsd": _wsd}
 
 
-LEAST_WARMUP = 100
-"""Steps: attention that is warmed up for fewer ends well above what its learning rate allows (docs/RESULTS.md)."""
+MIN_WARMUP_STEPS = 100
+"""With a shorter warm-up, attention ends with a clearly higher loss at the same learning rate (docs/RESULTS.md)."""
 
 
 def warmup_steps(total: int, config: ScheduleConfig) -> int:
-    """Return the steps of the warm-up of a stage: as given, or a twentieth, at least 100, at most a third of it."""
+    """Return the warm-up steps of a stage: as configured, or a twentieth, at least 100, at most a third of it."""
     if config.warmup_steps is not None:
         return config.warmup_steps
-    return max(total // 20, min(LEAST_WARMUP, total // 3))
+    return max(total // 20, min(MIN_WARMUP_STEPS, total // 3))
 
 
 def learning_rate_factor(step: int, total: int, config: ScheduleConfig) -> float:

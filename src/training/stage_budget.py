@@ -1,8 +1,8 @@
-"""A stage's budget, turned into optimizer steps.
+"""Convert the budget of a stage to optimizer steps.
 
-A branch is a stage that gives the result of a smaller budget. Under a schedule with a stable phase (warm-up, stable,
-decay; Hu et al., 2024, arXiv 2404.06395; Hägele et al., 2024, arXiv 2405.18392) runs of different budgets are the same
-run until the decay of the shorter one begins. A branch begins there, from a checkpoint of the longer run, its origin.
+A branch is a stage that gives the result of a smaller budget. With a stable phase in the schedule (warm-up, stable,
+decay; Hu et al., 2024, arXiv 2404.06395; Hägele et al., 2024, arXiv 2405.18392) runs of different budgets are identical
+until the decay of the shorter one begins. There a branch starts from a checkpoint of the longer run, its origin.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from src.training.schedule import learning_rate_factor, warmup_steps
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage sets out to do."""
+    """The steps and intervals of one stage."""
 
     name: str
     steps: int
@@ -25,21 +25,21 @@ class StagePlan:
     checkpoint_every: int
     flops_per_token: float
     first_step: int = 0
-    """Steps that the origin of a branch has trained before the branch begins; 0 for every other stage."""
+    """Steps of the origin before a branch begins; 0 for every other stage."""
     branches: Mapping[str, int] = field(default_factory=dict[str, int])
     """The branches of this stage, and the step after which each begins."""
     branch_of: str | None = None
 
     @property
     def origin(self) -> str:
-        """The stage whose random numbers this one draws: a branch those of the stage that it is a branch of."""
+        """The stage whose random numbers are used: for a branch, the one that it branches from."""
         return self.branch_of or self.name
 
 
 def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_token: float) -> StagePlan:
-    """Turn a stage's budget into optimizer steps, and its rhythm from there.
+    """Convert the budget of a stage to optimizer steps and intervals.
 
-    Raises: UserError where the budget of a branch leaves no step for the decay of its learning rate.
+    Raises: UserError if the budget of a branch leaves no step for the decay of its learning rate.
     """
     training = config.training
     steps, first = _count_steps(config, stage), _first_step(config, name, stage)
@@ -64,7 +64,7 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
 def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:
     """Return the schedule of a stage with its warm-up in steps.
 
-    A stage and its branches have one warm-up: by default that of the smallest of their budgets.
+    A stage and its branches share one warm-up: by default that of the smallest of their budgets.
     """
     stages = config.stage.stages
     origin = stage if stage.branch_of is None else stages[stage.branch_of]
@@ -74,18 +74,18 @@ def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:
 
 
 def stage_tokens(config: TrainConfig) -> dict[str, int]:
-    """Return how many tokens each stage trains on; for a branch, those after its first step alone."""
+    """Return how many tokens each stage trains on; for a branch, those after its first step."""
     plans = _plans(config)
     return {name: _tokens_per_step(config) * (plan.steps - plan.first_step) for name, plan in plans.items()}
 
 
 def shared_tokens(config: TrainConfig) -> dict[str, int]:
-    """Return how many tokens of each stage's budget another stage has trained on: 0 but for branches."""
+    """Return how many tokens of each stage's budget its origin has trained on: 0 except for branches."""
     return {name: _tokens_per_step(config) * plan.first_step for name, plan in _plans(config).items()}
 
 
 def trained_budgets(config: TrainConfig) -> float:
-    """Return how many whole budgets a run trains: 1 for each stage, less for each branch."""
+    """Return how many whole budgets a run trains: 1 per stage, less for a branch."""
     total = 0.0
     for name, plan in _plans(config).items():
         origin = config.stage.stages[name].branch_of
@@ -103,7 +103,7 @@ def _tokens_per_step(config: TrainConfig) -> int:
 
 
 def _whole_steps(config: TrainConfig, stage: StageConfig) -> int:
-    """Return the steps of a stage that is no branch."""
+    """Return the steps of a stage that is not a branch."""
     training, per_step = config.training, _tokens_per_step(config)
     tokens = stage.max_tokens or training.max_tokens
     tokens = min(tokens, per_step * (training.max_steps or tokens))
@@ -113,7 +113,7 @@ def _whole_steps(config: TrainConfig, stage: StageConfig) -> int:
 
 
 def _count_steps(config: TrainConfig, stage: StageConfig) -> int:
-    """Return the step at which a stage ends; that of a branch counts the steps of its origin too."""
+    """Return the last step of a stage; for a branch it includes the steps of its origin."""
     if stage.branch_of is None or stage.budget_share is None:
         return _whole_steps(config, stage)
     return max(1, round(stage.budget_share * _whole_steps(config, config.stage.stages[stage.branch_of])))

@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of a whole global batch, a clip, an update, and no waiting for the device."""
+"""One optimizer step: gradients of a whole global batch, clipping, update; it does not synchronize with the device."""
 
 from typing import Any, NamedTuple
 
@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from src.model.dropout import Dropout
-from src.model.language_model import LanguageModel, ModelOutput, number_documents, token_loss
+from src.model.language_model import LanguageModel, ModelOutput, document_ids, token_loss
 from src.runtime.device import Device
 
 
 class StepOutput(NamedTuple):
-    """All on the device, so that nobody waits for it unless the step is logged."""
+    """All on the device, so that only logging a step synchronizes."""
 
     loss: Tensor
     """Mean nats per token, without auxiliary losses."""
     grad_norm: Tensor
     """Before clipping."""
     skipped: Tensor
-    """1.0 where the gradient was not finite and the weights stayed as they were, else 0.0."""
+    """1.0 if the gradient was not finite and the weights are unchanged, else 0.0."""
     expert_load: Tensor | None
-    """(number of MoE blocks, E): choices of each expert in the whole batch."""
+    """(number of MoE blocks, E): how often each expert was chosen in the whole batch."""
     router_z: Tensor | None
     """(number of MoE blocks,): mean over tokens of logsumexp(router logits)^2."""
 
@@ -41,11 +41,11 @@ def train_step(
 ) -> StepOutput:
     """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
 
-    `forward` is the model, or its compiled form. Gradients are sums over all processes, losses means over the tokens of
-    the global batch. Where the gradient is not finite, the optimizer leaves weights and state alone; that is decided on
-    the device. What balances the experts (MoE) follows the load of the whole batch. eot_id: the token that begins a
-    document, where documents are masked. dropout: the share to drop; the key of the step and the row of a sequence in
-    the global batch decide what.
+    `forward` is the model or its compiled form. Gradients are summed over all processes, losses are means over the
+    tokens of the global batch. If the gradient is not finite, the optimizer changes neither weights nor state; the
+    device decides that. MoE balancing uses the load of the whole batch. eot_id: the token that begins a document, if
+    documents are masked. dropout: the probability; the mask is a function of the step's key and the row of a sequence
+    in the global batch.
     """
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
@@ -58,7 +58,7 @@ def train_step(
         share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]
-            documents = None if eot_id is None else number_documents(inputs, eot_id)
+            documents = None if eot_id is None else document_ids(inputs, eot_id)
             output: ModelOutput = forward(inputs, documents=documents)
             micro_loss = token_loss(model, output, micro_batch[:, 1:])
         objective = micro_loss if output.aux_loss is None else micro_loss + output.aux_loss
@@ -77,7 +77,7 @@ def train_step(
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
     skipped = (~torch.isfinite(grad_norm)).float()
     if not scaler.is_enabled():
-        # The fused kernels look here, as they do under a scaler, and skip the update.
+        # The fused kernels read this attribute, as under a scaler, and skip the update.
         optimizer.found_inf = skipped  # pyright: ignore[reportAttributeAccessIssue]
     scaler.step(optimizer)
     scaler.update()
@@ -86,5 +86,5 @@ def train_step(
     device.process_group.all_reduce_sum([loss] if router_z is None else [loss, router_z])
     if expert_load is not None:
         device.process_group.all_reduce_sum([expert_load])
-        model.update_routers(expert_load, taken=1 - skipped)
+        model.update_routers(expert_load, applied=1 - skipped)
     return StepOutput(loss, grad_norm, skipped, expert_load, router_z)

@@ -1,4 +1,4 @@
-"""A training step on random tokens, by which memory and speed are measured and micro batches are tried."""
+"""A training step on random tokens, to measure memory and speed and to find the micro batch size."""
 
 import torch
 
@@ -10,10 +10,10 @@ from src.training.optimizers import build_optimizer
 from src.training.train_step import train_step
 
 
-def begin_training(
+def build_train_state(
     spec: ModelSpec, optimizer: OptimizerConfig, device: Device, activation_checkpointing: bool
 ) -> TrainState:
-    """Build what a run trains."""
+    """Build the model and optimizer of a run."""
     model = build_model(spec, seed=0).to(device.kind).train()
     model.activation_checkpointing = activation_checkpointing
     return TrainState.begin("measured", model, build_optimizer(model, optimizer), device)

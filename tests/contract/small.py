@@ -12,7 +12,7 @@ from src.cli.compose import compose_config, register_schema
 from src.config.schema import CONF, ModelSpec, TrainConfig
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from src.runtime.device import Device
 
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
@@ -39,7 +39,7 @@ def small_spec(architecture: str, recipe: str = "modern") -> ModelSpec:
     n_layers = max(4, -(-len(composed(architecture, recipe).architecture.pattern) // 2))
     sizes = ("size.d_model=64", f"size.n_layers={n_layers}", "size.head_dim=16", f"size.seq_len={SEQ_LEN}")
     config = composed(architecture, recipe, *sizes)
-    match = solve(
+    match = match_size(
         config.architecture, config.size, config.recipe, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match
     )
     return replace(match.spec, chunk_size=16, max_seq_len=2 * SEQ_LEN)
@@ -54,7 +54,7 @@ def random_tokens(batch: int, length: int, seed: int = 0, vocab_size: int = VOCA
     return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def as_if_compiled(model: LanguageModel) -> Callable[..., ModelOutput]:
+def run_as_compiled(model: LanguageModel) -> Callable[..., ModelOutput]:
     """Return the forward pass that a compiler reads, run as it stands: a graph in eager mode equals it to the bit."""
 
     def forward(tokens: Tensor, documents: Tensor | None = None) -> ModelOutput:

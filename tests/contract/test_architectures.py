@@ -31,7 +31,7 @@ from tests.contract.small import (
     small_model,
     small_spec,
 )
-from tests.reference.documents import numbers
+from tests.reference.documents import packed_ids
 
 pytestmark = [pytest.mark.parametrize("recipe", RECIPES), pytest.mark.parametrize("architecture", ARCHITECTURES)]
 
@@ -99,7 +99,7 @@ taps of the convolution (4), and three are longer than a window."""
 
 def packed() -> tuple[Tensor, Tensor]:
     """Return tokens and the numbers of their documents, (2, SEQ_LEN) each."""
-    return random_tokens(2, SEQ_LEN), torch.cat([numbers(lengths, 1) for lengths in LENGTHS])
+    return random_tokens(2, SEQ_LEN), torch.cat([packed_ids(lengths, 1) for lengths in LENGTHS])
 
 
 def alone(model: LanguageModel, tokens: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ def solving_flops(a_shape: Sequence[int], b_shape: Sequence[int], *_: object, **
 SOLVING = {torch.ops.aten.linalg_solve_triangular: solving_flops}
 
 
-@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("length", [SEQ_LEN, 50, 9])
 def test_executed_flops_are_those_that_torch_counts(model: LanguageModel, length: int) -> None:
     """Exactly: with whole and with padded windows and chunks; in training two products more for each."""

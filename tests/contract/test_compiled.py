@@ -16,8 +16,8 @@ from src.model.blocks.moe.module import MoE
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
 from src.training.compilation import compile_blocks
-from tests.contract.small import ARCHITECTURES, as_if_compiled, random_tokens, small_spec
-from tests.reference.documents import numbers
+from tests.contract.small import ARCHITECTURES, random_tokens, run_as_compiled, small_spec
+from tests.reference.documents import packed_ids
 
 Found = tuple[Tensor, list[Tensor]]
 
@@ -53,23 +53,16 @@ def leave_experts_idle(model: LanguageModel) -> None:
                 block.router.weight[:4] *= 50
 
 
-SIX_KINDS = ["attention", "sliding_attention", "mlp", "moe", "mamba", "mamba1"]
-
-
-@pytest.mark.usefixtures("as_elsewhere")
-@pytest.mark.parametrize("kinds", [SIX_KINDS, [name for name in kind_names() if name not in SIX_KINDS]], ids=" ".join)
-def test_every_kind_compiles_once_for_all_batches(kinds: list[str]) -> None:
-    """Without a break: there would be an error. The graphs run in eager mode here, so they are equal to the bit.
-
-    Torch compiles at most 8 forms of one function, which is more kinds than a model has.
-    """
-    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kinds)))
+@pytest.mark.usefixtures("without_cpu_kernels")
+def test_every_kind_is_one_graph_and_no_other_batch_compiles_anew() -> None:
+    """Without a break: there would be an error. The graphs run in eager mode here, so they are equal to the bit."""
+    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kind_names())))
     model, counter = build_model(spec, seed=0), CompileCounterWithBackend("eager")
     with torch.compiler.set_stance("default", force_backend=counter):
         forward = compile_blocks(model)
         for seed in range(3):
             tokens = random_tokens(2, 33, seed)
-            found, wanted = (loss_and_gradients(model, each, tokens) for each in (forward, as_if_compiled(model)))
+            found, wanted = (loss_and_gradients(model, each, tokens) for each in (forward, run_as_compiled(model)))
             assert_close(found, wanted, 0, 0)
             assert counter.frame_count == len(kinds)
         if "moe" not in kinds:
@@ -145,7 +138,7 @@ def test_masked_documents_compile_to_one_graph() -> None:
     kinds = ("attention", "sliding_attention", "mamba", "mamba1")
     model = build_model(replace(small_spec("dense", "classic"), blocks=kinds), seed=0).train()
     model.activation_checkpointing = True
-    tokens, documents = random_tokens(2, 48), numbers((5, 20, 23), 2)
+    tokens, documents = random_tokens(2, 48), packed_ids((5, 20, 23), 2)
     found = {}
     for name, forward in (("eager", model), ("compiled", compile_blocks(model))):
         model.zero_grad()

@@ -22,7 +22,7 @@ from src.model.blocks.base import BlockOutput
 from src.model.blocks.mlp.module import MLP
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
-from src.profiling.operator_trace import Watch, kernels, runs_on_mps
+from src.profiling.operator_trace import OperatorTrace, read_kernels, runs_on_mps
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training.loop import Hooks, TrainState, fit
@@ -54,7 +54,7 @@ SHAPES_THAT_GROW = dict.fromkeys(("attention", "conv_attention", "qk_norm_attent
 """In decoding: attention reads a key more for each token; a window, once it is full, does not."""
 
 
-pytestmark = pytest.mark.usefixtures("as_elsewhere")
+pytestmark = pytest.mark.usefixtures("without_cpu_kernels")
 
 
 def each_kind_once(spec: ModelSpec) -> ModelSpec:
@@ -86,11 +86,11 @@ def stepper(
     return step
 
 
-def watched_step(model: LanguageModel, optimizer: str = "adamw", precision: str = "fp32") -> Watch:
+def traced_step(model: LanguageModel, optimizer: str = "adamw", precision: str = "fp32") -> OperatorTrace:
     step = stepper(model, optimizer, precision)
-    with Watch() as watch:
+    with OperatorTrace() as trace:
         step(0)
-    return watch
+    return trace
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -98,28 +98,28 @@ def watched_step(model: LanguageModel, optimizer: str = "adamw", precision: str 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_training_step_keeps_the_rules(architecture: str, recipe: str, optimizer: str) -> None:
     spec = small_spec(architecture, recipe)
-    watch = watched_step(build_model(each_kind_once(spec), seed=0), optimizer)
-    assert watch.complaints(known_waits(spec)) == []
-    assert "_fused_adamw_" in watch.ops and len(watch.ops) > 40
+    trace = traced_step(build_model(each_kind_once(spec), seed=0), optimizer)
+    assert trace.violations(known_waits(spec)) == []
+    assert "_fused_adamw_" in trace.ops and len(trace.ops) > 40
     # An exception that nothing needs any more has to go.
-    assert known_waits(spec) <= watch.waits.keys()
+    assert known_waits(spec) <= trace.waits.keys()
 
 
 @pytest.mark.parametrize(("precision", "known"), [("bf16", []), ("fp16", FP16)])
 @pytest.mark.parametrize("architecture", ["jamba", "moe_hybrid"])
 def test_a_training_step_in_half_precision_keeps_the_rules(architecture: str, precision: str, known: list[str]) -> None:
     spec = small_spec(architecture)
-    watch = watched_step(build_model(each_kind_once(spec), seed=0), "adamw", precision)
-    assert watch.complaints(known_waits(spec)) == known
+    trace = traced_step(build_model(each_kind_once(spec), seed=0), "adamw", precision)
+    assert trace.violations(known_waits(spec)) == known
 
 
 def test_options_keep_the_rules() -> None:
     spec = replace(each_kind_once(small_spec("moe_hybrid")), router_bias_rate=0.001)
     model = build_model(spec, seed=0)
     model.activation_checkpointing = True
-    watch = watched_step(model)
-    assert watch.complaints(known_waits(spec)) == []
-    assert "sign" in watch.ops
+    trace = traced_step(model)
+    assert trace.violations(known_waits(spec)) == []
+    assert "sign" in trace.ops
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_masked_documents_keep_the_rules(architecture: str, recipe: str) -> None
     spec = each_kind_once(small_spec(architecture, recipe))
     step = stepper(build_model(without(spec, SHAPES_THAT_CHANGE), seed=0), masked=True)
     step(0)  # which makes the optimizer's state
-    watches = [Watch(), Watch()]
-    for seed, watch in enumerate(watches):
-        with watch:
+    traces = [OperatorTrace(), OperatorTrace()]
+    for seed, trace in enumerate(traces):
+        with trace:
             step(seed)
-        assert watch.complaints() == []
-    assert watches[0].signatures == watches[1].signatures
-    assert "cumsum" in watches[0].ops
+        assert trace.violations() == []
+    assert traces[0].signatures == traces[1].signatures
+    assert "cumsum" in traces[0].ops
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -145,16 +145,16 @@ def test_decoding_keeps_the_rules(architecture: str, recipe: str) -> None:
     spec = small_spec(architecture, recipe)
     model = build_model(each_kind_once(spec), seed=0)
     sampling = SamplingConfig(max_new_tokens=3, temperature=0.8, top_k=5)
-    with Watch() as watch:
+    with OperatorTrace() as trace:
         assert len(list(generate(model, list(range(20)), sampling))) == 3
-    assert watch.complaints(known_waits(spec) | DECODING_WAITS) == []
-    assert watch.waits.keys() >= DECODING_WAITS
+    assert trace.violations(known_waits(spec) | DECODING_WAITS) == []
+    assert trace.waits.keys() >= DECODING_WAITS
 
 
 def new_in_training(spec: ModelSpec) -> set[tuple[Any, ...]]:
     """Return what steps three and four ask for that the first two did not: MPS compiles a graph for each."""
     model = build_model(spec, seed=0)
-    step, warm, later = stepper(model), Watch(), Watch()
+    step, warm, later = stepper(model), OperatorTrace(), OperatorTrace()
     for seed in range(4):
         with warm if seed < 2 else later:
             step(seed)
@@ -165,7 +165,7 @@ def new_in_training(spec: ModelSpec) -> set[tuple[Any, ...]]:
 def new_in_decoding(spec: ModelSpec) -> set[tuple[Any, ...]]:
     """Return what later tokens ask for that the prompt, longer than any window, and two tokens did not."""
     model, tokens = build_model(spec, seed=0).eval(), random_tokens(1, 25)
-    cache, warm, later = model.make_cache(1, 32), Watch(), Watch()
+    cache, warm, later = model.make_cache(1, 32), OperatorTrace(), OperatorTrace()
     for number, fresh in enumerate((tokens[:, :20], *tokens[:, 20:].split(1, dim=1))):
         with warm if number < 3 else later:
             model.logits(fresh, cache)
@@ -198,7 +198,7 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
     class Loader(TrainLoader):
         def batch(self, step: int, batch_size: int, rows: slice | range = slice(None)) -> np.ndarray:
             waits.append(Counter())
-            watch.waits = waits[-1]
+            trace.waits = waits[-1]
             return super().batch(step, batch_size, rows)
 
     loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
@@ -206,7 +206,7 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
     state = TrainState.begin("language", model, optimizer, CPU)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)
     hooks = Hooks(lambda: (1.0, 1.0), lambda row: None, lambda kind: None, lambda branch: None)
-    with Watch() as watch:
+    with OperatorTrace() as trace:
         plan = StagePlan("language", 6, 1e-3, 100, 100, flops_per_token=1.0)
         fit(state, plan, loader, training, ScheduleConfig(name="cosine"), 1.0, CPU, hooks, StopRequest())
     assert [bool(of_step.keys() - known_waits(spec) - BATCH) for of_step in waits] == [False, True] * 3
@@ -216,10 +216,10 @@ def test_the_list_of_kernels_is_read_as_torch_reads_it() -> None:
     """The dispatcher of this build knows its CPU kernels: a witness for delegation, autogen and composites."""
     dispatcher = torch._C._dispatch_has_computed_kernel_for_dispatch_key
     registered = set(torch._C._dispatch_get_all_op_names())
-    ours = {name for name in kernels() if f"aten::{name}" in registered}
+    ours = {name for name in read_kernels() if f"aten::{name}" in registered}
     assert len(ours) > 2500
     for name in sorted(ours):
-        listed = any(key == "CPU" or key.startswith("Composite") for key in kernels()[name])
+        listed = any(key == "CPU" or key.startswith("Composite") for key in read_kernels()[name])
         assert listed == dispatcher(f"aten::{name}", "CPU"), name
     assert not runs_on_mps("no_such_operation") and not runs_on_mps("_linalg_eigh.eigenvalues")
     assert runs_on_mps("add.Tensor") and runs_on_mps("mm") and runs_on_mps("_fused_adamw_")
@@ -264,9 +264,9 @@ def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -
         return plain(self, x, cache)
 
     model = build_model(replace(small_spec("dense"), blocks=("attention", "mlp")), seed=0)
-    assert watched_step(model).complaints() == []
+    assert traced_step(model).violations() == []
     monkeypatch.setattr(MLP, "forward", forward)
-    assert any(complaint in line for line in watched_step(model).complaints())
+    assert any(complaint in line for line in traced_step(model).violations())
 
 
 def test_a_planted_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,11 +285,11 @@ def test_a_planted_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fault_in_a_backward_pass_and_in_an_optimizer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(replace(small_spec("dense"), blocks=("mlp",)), seed=0)
     model.head.weight.register_hook(lambda gradient: gradient.double().float())
-    assert any("float64: _to_copy" in line for line in watched_step(model).complaints())
+    assert any("float64: _to_copy" in line for line in traced_step(model).violations())
 
     def slow(*args: Any, **kwargs: Any) -> None:
         torch.linalg.eigvalsh(torch.eye(2))
 
     model = build_model(replace(small_spec("dense"), blocks=("mlp",)), seed=0)
     monkeypatch.setattr(torch.optim.AdamW, "step", slow)
-    assert any("no MPS kernel: _linalg_eigh" in line for line in watched_step(model).complaints())
+    assert any("no MPS kernel: _linalg_eigh" in line for line in traced_step(model).violations())

@@ -14,7 +14,7 @@ from src.data.preparation.token_annotations import Annotations, annotate_windows
 from src.data.sources.generated import generate_stories
 from src.data.tokenizer.bpe import EOT_ID, byte_lengths, encode, train_tokenizer
 from src.evaluation.loss import evaluate_windows
-from src.evaluation.position_loss import describe_context, predict_targets
+from src.evaluation.position_loss import predict_targets, summarize_context
 from src.model.language_model import ModelOutput
 from tests.contract.small import CPU, VOCAB_SIZE, random_tokens, small_model
 
@@ -54,7 +54,7 @@ class Oracle(torch.nn.Module):
 
 def describe(model: Any, text: SimpleNamespace) -> dict[str, Any]:
     nats, hits = predict_targets(model, text.windows, device=CPU)
-    return describe_context(nats, hits, text.windows, text.lengths, text.known)
+    return summarize_context(nats, hits, text.windows, text.lengths, text.known)
 
 
 def test_the_oracle_meets_the_floor_everywhere_and_recalls_all(text: SimpleNamespace) -> None:
@@ -84,7 +84,7 @@ def test_names_are_right_only_as_a_whole_and_ranges_end_at_powers_of_two() -> No
     hits = np.array([[True, True, False, True, True]])
     recalls = np.array([[0, 0, 1, 3], [0, 1, 3, 4], [0, 3, 5, 5], [0, 4, 5, 0]])
     known = Annotations(np.array([[1.0, 0.0, 0.0, np.nan, 0.5]]), recalls, unparsed=1)
-    found = describe_context(nats, hits, np.array([[0, 1, 1, 1, 1, 1]]), np.array([0, 2]), known)
+    found = summarize_context(nats, hits, np.array([[0, 1, 1, 1, 1, 1]]), np.array([0, 2]), known)
     assert found["positions"]["to"] == [1, 2, 4, 8] and found["positions"]["n"] == [1, 1, 1, 1]
     assert found["positions"]["loss"] == [1, 2, 3, 5]
     assert found["above_floor_bits_per_byte"] == pytest.approx((11 / math.log(2) - 1.5) / 8, abs=1e-6)
@@ -100,12 +100,12 @@ def test_the_losses_are_those_of_the_evaluation(eot_id: int | None) -> None:
     wanted = evaluate_windows(model, windows, np.ones(VOCAB_SIZE, dtype=int), batch_size=2, device=CPU, eot_id=eot_id)
     assert nats.mean() == pytest.approx(wanted.loss, rel=1e-6)
     assert hits.shape == (5, 64) and model.training
-    found = describe_context(nats, hits, windows, np.ones(VOCAB_SIZE, dtype=int), None)
+    found = summarize_context(nats, hits, windows, np.ones(VOCAB_SIZE, dtype=int), None)
     assert list(found) == ["positions"]
     assert np.average(found["positions"]["loss"], weights=found["positions"]["n"]) == pytest.approx(wanted.loss)
 
 
 def test_a_model_that_broke_has_no_number(text: SimpleNamespace) -> None:
     nats = np.full(text.known.bits.shape, np.nan)
-    found = describe_context(nats, nats > 0, text.windows, text.lengths, text.known)
+    found = summarize_context(nats, nats > 0, text.windows, text.lengths, text.known)
     assert found["above_floor_bits_per_byte"] is None and set(found["positions"]["loss"]) == {None}

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.evaluation.probes import PROBES, Draw, Probe, frequent_tokens, measure_probes
+from src.evaluation.probes import PROBES, Probe, TokenSampler, frequent_tokens, measure_probes
 from tests.contract.small import CPU, small_model
 
 EOT = 3
 
 
 def build(name: str, distance: int, n: int = 6) -> Probe:
-    return PROBES[name](Draw(np.arange(100, 400), EOT, n), distance)
+    return PROBES[name](TokenSampler(np.arange(100, 400), EOT, n), distance)
 
 
 def follow_up(row: np.ndarray, place: int) -> int | None:
@@ -44,7 +44,7 @@ def test_the_distance_is_what_it_says(name: str) -> None:
 
 
 def test_rows_and_calls_differ_and_repeat() -> None:
-    first, second = Draw(np.arange(50), EOT, 4), Draw(np.arange(50), EOT, 4)
+    first, second = TokenSampler(np.arange(50), EOT, 4), TokenSampler(np.arange(50), EOT, 4)
     one, two = first(30), first(30)
     assert (one != two).any() and (one == second(30)).all() and (one[0] != one[1]).any()
     assert all(len(set(row)) == 30 for row in one)

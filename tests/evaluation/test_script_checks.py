@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from src.evaluation import script_checks
-from src.evaluation.script_checks import bash_version, check_script, shellcheck_version, whole_lines
+from src.evaluation.script_checks import bash_version, check_script, drop_partial_line, shellcheck_version
 
 needs_bash = pytest.mark.skipif(bash_version() is None, reason="no bash on this machine")
 
@@ -54,4 +54,8 @@ def test_any_bytes_can_be_read() -> None:
 
 
 def test_a_script_cut_by_the_limit_ends_with_its_last_whole_line() -> None:
-    assert whole_lines("a\nb\nc") == "a\nb\n" and whole_lines("abc") == "" and whole_lines("a\n") == "a\n"
+    assert (
+        drop_partial_line("a\nb\nc") == "a\nb\n"
+        and drop_partial_line("abc") == ""
+        and drop_partial_line("a\n") == "a\n"
+    )

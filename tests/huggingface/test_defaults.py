@@ -91,11 +91,11 @@ def test_a_small_config_is_read_as_transformers_reads_it(
 @pytest.mark.parametrize(
     ("model_type", "more", "wanted"),
     [
-        ("llama", {"rms_norm_eps": None}, "rms_norm_eps=1e-06 (the default of transformers): does not fit"),
-        ("mixtral", {"rope_theta": None}, "'rope_theta': 1000000.0} (the default of transformers): does not fit"),
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps=1e-06 (the default of transformers): not supported"),
+        ("mixtral", {"rope_theta": None}, "'rope_theta': 1000000.0} (the default of transformers): not supported"),
         ("gpt2", {"scale_attn_weights": None}, "scale_attn_weights=None"),
         ("granitemoehybrid", {"position_embedding_type": None}, "position_embedding_type=None (the default"),
-        ("granitemoehybrid", {"layer_types": None}, "its layers are those of a advanced_code_model_hybrid"),
+        ("granitemoehybrid", {"layer_types": None}, "its layers require model_type=advanced_code_model_hybrid"),
     ],
 )
 def test_a_default_that_ours_cannot_compute_is_named(

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from src.config.schema import ROOT, ModelSpec, SamplingConfig
 from src.data.tokenizer.bpe import EOT, encode, load_tokenizer
-from src.huggingface import read_folder, twin_of
+from src.huggingface import mapping_of, read_folder
 from src.huggingface.export_model import generation_config
 from src.huggingface.import_model import Imported
 from src.huggingface.model_card import model_card
@@ -49,7 +49,7 @@ def test_a_folder_is_read_back_bit_for_bit(case: str, size: str, tmp_path: Path)
 
 def relevant(spec: ModelSpec) -> dict[str, Any]:
     """Keep what the twin's configuration holds."""
-    return {"blocks": spec.blocks, **twin_of(spec).config(spec)}
+    return {"blocks": spec.blocks, **mapping_of(spec).config(spec)}
 
 
 @pytest.mark.parametrize("case", BLOCKS)
@@ -169,7 +169,7 @@ RECORD = {
 
 def test_the_card_has_the_figures_of_the_run() -> None:
     spec = spec_of("dense")
-    card = model_card(spec, twin_of(spec), "out", RECORD)
+    card = model_card(spec, mapping_of(spec), "out", RECORD)
     count = sum(parameter.numel() for parameter in model_of(spec).parameters())
     for wanted in (f"{count:,}", "step 1,234", "56,789", "1.2346", "0.9876", "99,999", "1.5000", "`embedded`", "256"):
         assert wanted in card, wanted
@@ -181,9 +181,9 @@ def test_the_card_has_the_figures_of_the_run() -> None:
 def test_the_card_of_a_bare_checkpoint_says_so() -> None:
     spec = spec_of("hybrid")
     progress = {"stage": "language", "step": 5, "tokens": 70, "val_loss": None, "val_bits_per_byte": None}
-    card = model_card(spec, twin_of(spec), "out", {**RECORD, "progress": progress, "config": None, "summary": None})
-    assert "left no summary" in card and "validation loss" not in card and "None" not in card
-    assert "trust_remote_code=True" in card and "`modeling_hybrid.py` of this folder is run" in card
+    card = model_card(spec, mapping_of(spec), "out", {**RECORD, "progress": progress, "config": None, "summary": None})
+    assert "has no summary" in card and "validation loss" not in card and "None" not in card
+    assert "trust_remote_code=True" in card and "loading runs `modeling_hybrid.py` of this folder" in card
 
 
 def test_only_the_file_that_goes_along_needs_transformers() -> None:

@@ -62,7 +62,7 @@ def test_code_and_pickles_beside_the_model_are_left_alone(folder: Path, tmp_path
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
     read_folder(folder)
     edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_mixtral.Mixtral"})
-    assert refused(folder).startswith("config.json: auto_map: this program runs no code of others")
+    assert refused(folder).startswith("config.json: auto_map: code in a folder is never executed")
     (folder / "model.safetensors").unlink()
     assert refused(folder) == "model.safetensors: no such file; weights in pickled files (.bin, .pt) are not read"
     assert not mark.exists()
@@ -144,29 +144,29 @@ def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> Non
     [
         (
             {"model_type": "qwen2"},
-            "model_type='qwen2': there is no counterpart; it has to be one of llama, qwen3, gpt2",
+            "model_type='qwen2': unsupported; must be one of llama, qwen3, gpt2",
         ),
-        ({"model_type": ["mixtral"]}, "model_type=['mixtral']: there is no counterpart"),
-        ({"model_type": ...}, "model_type=None: there is no counterpart"),
-        ({"model_type": "llama"}, "num_local_experts=4: this program knows no such setting of LlamaForCausalLM"),
-        ({"hidden_size": ...}, "head_dim=16: does not fit, only 1024 does"),
+        ({"model_type": ["mixtral"]}, "model_type=['mixtral']: unsupported"),
+        ({"model_type": ...}, "model_type=None: unsupported"),
+        ({"model_type": "llama"}, "num_local_experts=4: unknown setting of LlamaForCausalLM"),
+        ({"hidden_size": ...}, "head_dim=16: not supported, only 1024 is"),
         ({"hidden_size": 64.0}, "hidden_size=64.0: must be a whole number"),
         ({"hidden_size": True}, "hidden_size=True: must be a whole number"),
         ({"hidden_size": 0}, "hidden_size=0: must be a whole number"),
         ({"hidden_size": 10**30}, "must be a whole number"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: must be a whole number from 1 to"),
         ({"num_local_experts": 10**9}, "num_local_experts=1000000000: must be a whole number from 1 to"),
-        ({"num_attention_heads": 200}, "head_dim=1: must be even, since rope turns pairs"),
+        ({"num_attention_heads": 200}, "head_dim=1: must be even, since RoPE rotates pairs"),
         ({"num_attention_heads": 3}, "hidden size 64: must be a multiple of the size of a head, 21"),
-        ({"num_key_value_heads": 2}, "num_key_value_heads=2: does not fit, only 4 does"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads=2: not supported, only 4 is"),
         (
             {"num_key_value_heads": ...},
-            "num_key_value_heads=8 (the default of transformers): does not fit, only 4 does",
+            "num_key_value_heads=8 (the default of transformers): not supported, only 4 is",
         ),
         ({"num_experts_per_tok": 1}, "top_k=1: MixtralForCausalLM"),
         ({"num_experts_per_tok": 5}, "num_experts_per_tok=5: more than the 4 experts there are"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu': does not fit, only 'silu' does"),
-        ({"rms_norm_eps": 1e-6}, "rms_norm_eps=1e-06: does not fit, only 1e-05 does"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu': not supported, only 'silu' is"),
+        ({"rms_norm_eps": 1e-6}, "rms_norm_eps=1e-06: not supported, only 1e-05 is"),
         (
             {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
             "rope_theta=10000.0: contradicts rope_param",
@@ -178,17 +178,20 @@ def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> Non
         ),
         ({"rope_parameters": [1]}, "rope_parameters=[1]: must be a JSON object"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters={'rope_type': 'linear', "),
-        ({"is_causal": False}, "is_causal=False: this program knows no such setting"),
-        ({"sliding_window": 16}, "sliding_window=16: does not fit, only None does"),
-        ({"tie_word_embeddings": True}, "model.safetensors: lm_head.weight is not model.embed_tokens.weight, but"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}: this program knows no such setting"),
-        ({"vocab_size": 511}, "tokenizer.json: has 512 tokens, config.json says vocab_size=511"),
+        ({"is_causal": False}, "is_causal=False: unknown setting"),
+        ({"sliding_window": 16}, "sliding_window=16: not supported, only None is"),
+        (
+            {"tie_word_embeddings": True},
+            "model.safetensors: lm_head.weight differs from model.embed_tokens.weight, but",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}: unknown setting"),
+        ({"vocab_size": 511}, "tokenizer.json: has 512 tokens, config.json has vocab_size=511"),
         ({"intermediate_size": 41}, "has shape [40, 64], config.json needs [41, 64]"),
         ({"num_hidden_layers": 2}, "model.layers.1.block_sparse_moe.experts.0.w1.weight is missing (19 tensors"),
         ({"hidden_size": 2**20, "head_dim": None}, "has shape [512, 64], config.json needs [512, 1048576]"),
         (
             {"intermediate_size": 2**31 - 1, "hidden_size": 2**31 - 8, "head_dim": None},
-            "model.safetensors: does not fit config.json",
+            "model.safetensors: does not match config.json",
         ),
     ],
 )
@@ -201,29 +204,41 @@ def test_settings_that_do_not_fit_are_named(changes: dict[str, Any], wanted: str
 @pytest.mark.parametrize(
     ("case", "changes", "wanted"),
     [
-        ("mamba", {"expand": 3}, "num_heads=8: does not fit, only 12 does"),
-        ("mamba", {"n_groups": 8}, "n_groups=8: does not fit"),
-        ("mamba", {"head_dim": 24, "num_heads": 5}, "128 channels are no multiple of the size of a head, 24"),
+        ("mamba", {"expand": 3}, "num_heads=8: not supported, only 12 is"),
+        ("mamba", {"n_groups": 8}, "n_groups=8: not supported"),
+        ("mamba", {"head_dim": 24, "num_heads": 5}, "128 channels are not a multiple of the size of a head, 24"),
         (
             "mamba",
             {"time_step_limit": [0.001, 0.1]},
-            "time_step_limit=[0.001, 0.1]: does not fit, only [0.0, 65504.0] does",
+            "time_step_limit=[0.001, 0.1]: not supported, only [0.0, 65504.0] is",
         ),
-        ("mamba1", {"time_step_rank": 5}, "time_step_rank=5: does not fit, only 4 does"),
-        ("dense", {"head_dim": 8}, "head_dim=8: does not fit, only 16 does"),
-        ("dense", {"attention_bias": True}, "attention_bias=True: does not fit"),
+        ("mamba1", {"time_step_rank": 5}, "time_step_rank=5: not supported, only 4 is"),
+        ("dense", {"head_dim": 8}, "head_dim=8: not supported, only 16 is"),
+        ("dense", {"attention_bias": True}, "attention_bias=True: not supported"),
         ("dense", {"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=1: must be even"),
-        ("dense, classic", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True: does not"),
+        (
+            "dense, classic",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx=True: not supported",
+        ),
         ("dense, classic", {"n_inner": None}, "has shape [64, 88], config.json needs [64, 256]"),
-        ("hybrid", {"layer_types": ["linear_attention"] * 3}, "num_hidden_layers=4: not as many types of layers"),
-        ("hybrid", {"layer_types": ["conv"] * 4}, "'conv': no such type of layer"),
+        (
+            "hybrid",
+            {"layer_types": ["linear_attention"] * 3},
+            "num_hidden_layers=4: differs from the number of layer types",
+        ),
+        ("hybrid", {"layer_types": ["conv"] * 4}, "'conv': unknown type of layer"),
         ("hybrid", {"layer_types": [1, 2, 3, 4]}, "layer_types=[1, 2, 3, 4]: must be a list of names"),
-        ("hybrid", {"layer_types": ["full_attention"] * 4}, "model_type=advanced_code_model_hybrid: its layers are"),
-        ("hybrid", {"feed_forward_types": ["mlp"] * 3 + ["../x"]}, "'../x': no such type of layer"),
+        (
+            "hybrid",
+            {"layer_types": ["full_attention"] * 4},
+            "model_type=advanced_code_model_hybrid: its layers require",
+        ),
+        ("hybrid", {"feed_forward_types": ["mlp"] * 3 + ["../x"]}, "'../x': unknown type of layer"),
         ("hybrid", {"sliding_window": None}, "sliding_window=None: must be a whole number"),
-        ("hybrid", {"attention_multiplier": 1.0}, "attention_multiplier=1.0: does not fit, only 0.25 does"),
+        ("hybrid", {"attention_multiplier": 1.0}, "attention_multiplier=1.0: not supported, only 0.25 is"),
         ("jamba", {"model_type": "advanced_code_model_hybrid"}, "feed_forward_types=None: must be a list"),
-        ("jamba", {"num_local_experts": 2}, "num_local_experts=2: does not fit, only 0 does"),
+        ("jamba", {"num_local_experts": 2}, "num_local_experts=2: not supported, only 0 is"),
     ],
 )
 def test_settings_of_other_classes_that_do_not_fit_are_named(
@@ -271,10 +286,10 @@ def test_weights_in_several_files_are_refused(folder: Path) -> None:
 def test_tokenizers_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
     other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
     (folder / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
-    assert refused(folder) == "tokenizer.json: has 300 tokens, config.json says vocab_size=512"
+    assert refused(folder) == "tokenizer.json: has 300 tokens, config.json has vocab_size=512"
     text = (other / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<eos>")
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    assert refused(folder).startswith("tokenizer.json: '<|endoftext|>' has to be token 0")
+    assert refused(folder).startswith("tokenizer.json: '<|endoftext|>' must be token 0")
     (folder / "tokenizer.json").unlink()
     assert refused(folder) == "tokenizer.json: no such file"
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from src.config.schema import CONF, ROOT, ModelSpec, SamplingConfig, UserError
-from src.huggingface import read_folder, twin_of
+from src.huggingface import mapping_of, read_folder
 from src.inference.generation import generate
 from src.model.language_model import token_loss
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from tests.contract.small import composed
 from tests.huggingface.cases import (
     BLOCKS,
@@ -125,12 +125,20 @@ def test_padded_and_continued_logits_are_those_of_each_row(case: str, transforme
     ("version", "functions", "wanted"),
     [
         ("4.57.6", None, "transformers 4.57.6 lacks parts of this model; install one that has them: pip install"),
-        ("5.99.0", {"create_causal_mask": "(config, inputs_embeds, attention_mask, states)"}, "does not know; install"),
-        ("5.99.0", {"create_causal_mask": "(config, inputs_embeds, attention_mask, cache, way)"}, "does not know; ins"),
+        (
+            "5.99.0",
+            {"create_causal_mask": "(config, inputs_embeds, attention_mask, states)"},
+            "does not support; install",
+        ),
+        (
+            "5.99.0",
+            {"create_causal_mask": "(config, inputs_embeds, attention_mask, cache, way)"},
+            "does not support; install",
+        ),
         (
             "5.99.0",
             {"GraniteMoeHybridModel": "(self, input_ids=None, states=None, **kwargs)"},
-            "does not know; install",
+            "does not support; install",
         ),
     ],
 )
@@ -211,12 +219,12 @@ def test_the_comparison_would_see_a_wrong_setting(
 def test_every_architecture_but_one_control_has_a_twin(architecture: str, size: str) -> None:
     config = composed(architecture, "modern", f"size={size}")
     sizes = (config.architecture, config.size, config.recipe)
-    spec = solve(*sizes, vocab_size=4096, seq_len=config.training.seq_len, match="active").spec
+    spec = match_size(*sizes, vocab_size=4096, seq_len=config.training.seq_len, match="active").spec
     if architecture == "dense_conv":
-        with pytest.raises(UserError, match="blocks conv_attention, mlp: no class of transformers has them"):
-            twin_of(spec)
+        with pytest.raises(UserError, match="blocks conv_attention, mlp: no class of transformers has these"):
+            mapping_of(spec)
     else:
-        assert twin_of(spec)
+        assert mapping_of(spec)
 
 
 @pytest.mark.parametrize(
@@ -230,9 +238,9 @@ def test_every_architecture_but_one_control_has_a_twin(architecture: str, size: 
         (spec_of("dense", mlp="gelu"), "mlp=gelu: LlamaForCausalLM needs"),
         (spec_of("dense", bias=True), "bias=true: LlamaForCausalLM needs"),
         (spec_of("dense, classic", bias=False), "bias=false: GPT2LMHeadModel needs"),
-        (spec_of("moe", top_k=1), "top_k=1: MixtralForCausalLM always gives one expert alone the weight 1"),
+        (spec_of("moe", top_k=1), "top_k=1: MixtralForCausalLM always gives a single expert the weight 1"),
         (spec_of("moe_hybrid", top_k=1), "top_k=1: HybridForCausalLM"),
-        (spec_of("moe", router_bias_rate=0.001), "router_bias_rate=0.001: MixtralForCausalLM has no bias"),
+        (spec_of("moe", router_bias_rate=0.001), "router_bias_rate=0.001: MixtralForCausalLM has no router bias"),
         (spec_of("mamba", d_inner=144), "d_inner=144: Mamba2ForCausalLM needs a multiple of d_model=64"),
         (spec_of("hybrid", d_inner=144), "d_inner=144: HybridForCausalLM needs a multiple of d_model=64"),
         (replace(spec_of("dense"), blocks=("mlp", "attention")), "blocks mlp, attention: no class of transformers"),
@@ -242,5 +250,5 @@ def test_every_architecture_but_one_control_has_a_twin(architecture: str, size: 
 )
 def test_what_has_no_twin_is_refused(spec: ModelSpec, wanted: str) -> None:
     with pytest.raises(UserError) as error:
-        twin_of(spec)
+        mapping_of(spec)
     assert wanted in str(error.value) and "\n" not in str(error.value)

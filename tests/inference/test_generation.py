@@ -8,7 +8,7 @@ import torch
 
 from src.config.schema import SamplingConfig
 from src.inference import generation
-from src.inference.generation import LOOK_EVERY, choose, generate, generate_batch
+from src.inference.generation import CHECK_ENDED_EVERY, generate, generate_batch, sample_token
 from src.model.blocks.attention import module as attention
 from src.model.language_model import LanguageModel
 from tests.contract.small import ARCHITECTURES, RECIPES, VOCAB_SIZE, random_tokens, small_model
@@ -80,7 +80,7 @@ def test_a_batch_whose_texts_have_all_ended_is_not_drawn_on(monkeypatch: pytest.
     stop = next(generate(model, PROMPT, GREEDY))
     steps.clear()
     assert generate_batch(model, PROMPT, replace(GREEDY, max_new_tokens=200), 3, stop=stop) == [[], [], []]
-    assert len(steps) == LOOK_EVERY and set(steps) == {3}
+    assert len(steps) == CHECK_ENDED_EVERY and set(steps) == {3}
 
 
 def test_no_token_is_asked_for_and_none_comes() -> None:
@@ -111,8 +111,8 @@ def test_the_first_token_comes_at_once_however_many_may_follow(architecture: str
 def test_a_cache_that_grows_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = SamplingConfig(max_new_tokens=60, temperature=1.5, seed=3)
     wanted = {name: list(generate(sharp(name), PROMPT, sampling)) for name in ("dense", "hybrid")}
-    monkeypatch.setattr(attention, "FIRST_ROOM", 1)
-    monkeypatch.setattr(generation, "DRAWN_AT_ONCE", 7)
+    monkeypatch.setattr(attention, "INITIAL_CAPACITY", 1)
+    monkeypatch.setattr(generation, "RANDOM_CHUNK", 7)
     assert {name: list(generate(sharp(name), PROMPT, sampling)) for name in wanted} == wanted
 
 
@@ -125,8 +125,8 @@ def test_learned_positions_serve_to_the_last_row() -> None:
 def draws(logits: list[float], n: int = 4000, **settings: float) -> list[float]:
     """Return how often each token is drawn."""
     sampling = SamplingConfig(**settings)  # pyright: ignore[reportArgumentType]
-    chance = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    drawn = choose(torch.tensor(logits).expand(n, -1), sampling, chance)
+    uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    drawn = sample_token(torch.tensor(logits).expand(n, -1), sampling, uniform)
     return (drawn.bincount(minlength=len(logits)) / n).tolist()
 
 

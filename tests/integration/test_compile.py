@@ -47,7 +47,7 @@ def test_a_resumed_compiled_run_ends_the_same(
     with monkeypatch.context() as patch:
         tiny.stop_after_a_save(patch)
         assert tiny.run(data, broken, "runtime.compile=true") == 130
-    monkeypatch.setattr(runner, "compile_if_it_pays", None)  # there is no second trial
+    monkeypatch.setattr(runner, "compile_if_faster", None)  # there is no second trial
 
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from src.config.schema import ModelSpec, OptimizerConfig, RuntimeConfig
-from src.model.blocks.base import blind
+from src.model.blocks.base import disable_cpu_kernels
 from src.model.build import build_model
 from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import open_device
 from src.runtime.host import peak_rss
-from src.runtime.subprocess_pool import run_in_subprocess
-from src.training.trial_step import begin_training, random_step
+from src.runtime.subprocess_pool import apart
+from src.training.trial_step import build_train_state, random_step
 
 
 class Measured(NamedTuple):
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
     """Of the whole process, since it began."""
 
 
-@blind()
+@disable_cpu_kernels()
 def training_peak(
     spec: ModelSpec,
     *,
@@ -45,7 +45,7 @@ def training_peak(
 ) -> Measured:
     """Train three steps on random tokens in this process and measure the last, when the optimizer has its state."""
     device = open_device(RuntimeConfig(name="cpu", device="cpu", precision=precision, threads=torch.get_num_threads()))
-    state = begin_training(spec, OptimizerConfig(name="adamw", learning_rate=1e-4), device, activation_checkpointing)
+    state = build_train_state(spec, OptimizerConfig(name="adamw", learning_rate=1e-4), device, activation_checkpointing)
     step = partial(
         random_step,
         state,
@@ -63,7 +63,7 @@ def training_peak(
     return Measured(_n_bytes([*state.model.state_dict().values(), *moments]) + peak_growth(step), rss)
 
 
-@blind()
+@disable_cpu_kernels()
 @torch.no_grad()
 def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tuple[Measured, Measured]:
     """Read a random prompt of `context_len` tokens in this process, then decode one token; return both peaks."""

@@ -10,11 +10,18 @@ import torch
 
 from src.config.schema import ModelSpec
 from src.model.cost.model_cost import model_cost
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.profiling import benchmark
-from src.profiling.baselines import Peer, build_peer, peers_of
-from src.profiling.benchmark import bytes_read, growth, measure_point, measure_series, ratios, take_turns
-from src.profiling.step_profile import where_time_goes
+from src.profiling.baselines import Baseline, baseline_names, build_baseline
+from src.profiling.benchmark import (
+    bytes_read,
+    compare_speeds,
+    fit_growth,
+    measure_point,
+    measure_series,
+    time_interleaved,
+)
+from src.profiling.step_profile import profile_step
 from tests.contract.small import CPU
 from tests.test_benchmark import composed
 
@@ -34,7 +41,7 @@ def point(phase: str, context_len: int, speed: float, model: str = "ours", peak:
 def test_growth_is_the_exponent_of_the_cost() -> None:
     points = [point("train", length, 1e6 / length**0.5) for length in (1024, 4096, 16384)]
     points += [point("train", 256, 1.0), point("train", 2048, 9.0, "hf_llama"), point("decode", 1024, 5.0)]
-    fit = growth(points)
+    fit = fit_growth(points)
     assert fit.keys() == {"train"}
     assert fit["train"]["exponent"] == pytest.approx(0.5) and fit["train"]["ratio"] == pytest.approx(4)
     assert (fit["train"]["from"], fit["train"]["to"]) == (1024, 16384)
@@ -43,10 +50,12 @@ def test_growth_is_the_exponent_of_the_cost() -> None:
 def test_ratios_are_ours_over_theirs() -> None:
     points = [point("train", 256, 30.0, peak=20), point("train", 256, 10.0, "hf_llama", 80), point("train", 512, 1.0)]
     points += [point("decode", 256, 8.0), point("decode", 256, 2.0, "hf_llama")]
-    found = ratios([{"architecture": "dense", "points": points}], 256)
+    found = compare_speeds([{"architecture": "dense", "points": points}], 256)
     assert found["train"] == {"dense/hf_llama": 3.0} and found["decode"] == {"dense/hf_llama": 4.0}
     assert found["train_memory"] == {"dense/hf_llama": 0.25} and not found["prefill"]
-    found = ratios([{"architecture": "dense", "points": [*points, point("train", 256, 40.0, "compiled", 5)]}], 256)
+    found = compare_speeds(
+        [{"architecture": "dense", "points": [*points, point("train", 256, 40.0, "compiled", 5)]}], 256
+    )
     speeds = {"dense/hf_llama": 3.0, "dense compiled/hf_llama": 4.0, "dense compiled/ours": pytest.approx(4 / 3)}
     assert found["train"] == speeds and found["train_memory"]["dense compiled/ours"] == 0.25
 
@@ -58,17 +67,17 @@ def test_all_sides_take_turns_and_slow_ones_one_alone() -> None:
         "slow": lambda: (calls.append("s"), time.sleep(0.05)),
         "b": lambda: calls.append("b"),
     }
-    taken = take_turns(actions, CPU, longest=0.02)
-    assert "".join(calls) == "aassbb" + "ab" * benchmark.TURNS
-    assert [len(times) for times in taken.values()] == [benchmark.TURNS, 1, benchmark.TURNS]
+    taken = time_interleaved(actions, CPU, max_seconds=0.02)
+    assert "".join(calls) == "aassbb" + "ab" * benchmark.REPEATS
+    assert [len(times) for times in taken.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
 def test_a_point_of_every_architecture_beside_its_peers(architecture: str) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
-    spec = match_of(config).spec
-    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], peers_of(spec))
-    names = ["ours", *peers_of(spec)]
+    spec = match_config(config).spec
+    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], baseline_names(spec))
+    names = ["ours", *baseline_names(spec)]
     assert [(one["phase"], one["model"]) for one in found["points"]] == [
         (phase, name) for phase in benchmark.PHASES for name in names
     ]
@@ -89,7 +98,7 @@ def test_peers_may_do_without_our_allocator_policy(keep: bool, monkeypatch: pyte
     config = composed("architecture=dense", "peers=true", f"peers_keep_memory={keep}")
     for phase in benchmark.PHASES:
         for name in ("ours", "hf_llama"):
-            benchmark._turn(phase, name, config, match_of(config).spec, 16, CPU).action()
+            benchmark._build_action(phase, name, config, match_config(config).spec, 16, CPU).run()
             expected = [False, True] if name == "hf_llama" and not keep else []
             assert calls == expected
             calls.clear()
@@ -97,13 +106,13 @@ def test_peers_may_do_without_our_allocator_policy(keep: bool, monkeypatch: pyte
 
 def test_peers_have_our_shape() -> None:
     for architecture in ("dense", "mamba", "moe", "hybrid"):
-        spec = match_of(composed(f"architecture={architecture}")).spec
-        n_weights = sum(weight.numel() for weight in build_peer(peers_of(spec)[0], spec).model.parameters())
+        spec = match_config(composed(f"architecture={architecture}")).spec
+        n_weights = sum(weight.numel() for weight in build_baseline(baseline_names(spec)[0], spec).model.parameters())
         assert n_weights == model_cost(spec, 32).total_params
 
 
 def test_decoding_reads_weights_once_and_the_experts_that_are_asked() -> None:
-    spec = match_of(composed("architecture=moe")).spec
+    spec = match_config(composed("architecture=moe")).spec
     cost = model_cost(spec, 64)
     table = 4 * spec.vocab_size * spec.d_model
     assert bytes_read(spec, cost, 1) == 4 * cost.active_params - table + cost.state_bytes
@@ -119,20 +128,20 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
         _, _, context_len, phases, _ = action.args
         if context_len == 1024:
             raise BrokenProcessPool
-        slow = {"train": "a turn takes more than 1 s"} if context_len == 512 else {}
+        slow = {"train": "one call takes more than 1 s"} if context_len == 512 else {}
         rates = {"flops_per_second": 5.0, "bytes_per_second": 3.0}
         points = [point(phase, context_len, 1.0) | rates for phase in phases if phase not in slow]
         limits = {"gemm_flops_per_second": float(context_len), "memory_bytes_per_second": 1.0}
         return {"points": points, "limits": limits, "ended": slow}
 
-    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
-    *earlier, found = measure_series(config, match_of(config).spec, lambda line: None)
+    monkeypatch.setattr(benchmark, "apart", apart)
+    *earlier, found = measure_series(config, match_config(config).spec, lambda line: None)
     assert len(earlier) == 2, "what is known after 256 and after 512"
     assert [(one["phase"], one["context_len"]) for one in found["points"]] == [
         ("train", 256), ("prefill", 256), ("decode", 256), ("prefill", 512), ("decode", 512),
     ]  # fmt: skip
     assert found["ended"] == {
-        "train": "a turn takes more than 1 s at 512",
+        "train": "one call takes more than 1 s at 512",
         "prefill": f"{KILLED} at 1,024",
         "decode": f"{KILLED} at 1,024",
     }
@@ -143,7 +152,7 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
 def test_decoding_ends_where_learned_positions_would(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on from the context, so it needs more of them than the other phases."""
     config = composed("recipe=classic", "recipe.max_seq_len=64", "context_lens=[32,64,128]", "training.seq_len=64")
-    spec = match_of(config).spec
+    spec = match_config(config).spec
     measured: list[tuple[int, list[str]]] = []
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
@@ -156,20 +165,24 @@ def test_decoding_ends_where_learned_positions_would(monkeypatch: pytest.MonkeyP
     *_, found = measure_series(config, spec, lambda line: None)
     assert measured == [(32, ["train", "prefill"]), (64, ["train", "prefill"])]
     assert found["ended"] == dict.fromkeys(benchmark.PHASES, "learned positions end at 64")
-    assert where_time_goes(config, spec)["decoding"]["operators"], "what there is room for"
+    assert profile_step(config, spec)["decoding"]["operators"], "what there is room for"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_peers_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
-    def build(name: str, spec: ModelSpec) -> Peer:
-        peer = build_peer(name, spec)
-        return peer._replace(loss=lambda tokens: (seen.append(torch.is_autocast_enabled("cpu")), peer.loss(tokens))[1])
+    def build(name: str, spec: ModelSpec) -> Baseline:
+        baseline = build_baseline(name, spec)
+        return baseline._replace(
+            loss=lambda tokens: (seen.append(torch.is_autocast_enabled("cpu")), baseline.loss(tokens))[1]
+        )
 
-    monkeypatch.setattr(benchmark, "build_peer", build)
+    monkeypatch.setattr(benchmark, "build_baseline", build)
     config = composed("architecture=dense", "peers=true")
-    benchmark._turn("train", "hf_llama", config, match_of(config).spec, 16, replace(CPU, precision=precision)).action()
+    benchmark._build_action(
+        "train", "hf_llama", config, match_config(config).spec, 16, replace(CPU, precision=precision)
+    ).run()
     assert seen == [precision == "bf16"]
 
 
@@ -183,8 +196,8 @@ def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch)
             raise BrokenProcessPool
         return {"points": [point("train", 16, 1.0)], "limits": {"gemm_flops_per_second": 1.0}, "ended": {}}
 
-    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
-    *_, found = measure_series(config, match_of(config).spec, lambda line: None)
+    monkeypatch.setattr(benchmark, "apart", apart)
+    *_, found = measure_series(config, match_config(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
     assert found["ended"] == {"mambapy": f"{KILLED} at 16"} and len(found["points"]) == 1
 
@@ -195,16 +208,16 @@ def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
 ) -> None:
     """The process is told by its allocator, as on a GPU."""
 
-    def turn(phase: str, name: str, *given: Any) -> benchmark.Turn:
+    def turn(phase: str, name: str, *given: Any) -> benchmark.Action:
         if name != "ours" or not peers:
             raise torch.OutOfMemoryError("out of memory")
-        return benchmark.Turn(lambda: None, 16)
+        return benchmark.Action(lambda: None, 16)
 
-    monkeypatch.setattr(benchmark, "_turn", turn)
-    monkeypatch.setattr(benchmark, "run_in_subprocess", lambda action, max_bytes: action())
-    monkeypatch.setattr(benchmark, "_limits", lambda device: {"gemm_flops_per_second": 1.0})
+    monkeypatch.setattr(benchmark, "_build_action", turn)
+    monkeypatch.setattr(benchmark, "apart", lambda action, max_bytes: action())
+    monkeypatch.setattr(benchmark, "_measure_limits", lambda device: {"gemm_flops_per_second": 1.0})
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
-    *_, found = measure_series(config, match_of(config).spec, lambda line: None)
+    *_, found = measure_series(config, match_config(config).spec, lambda line: None)
     models = {point["model"] for point in found["points"]}
     if peers:
         assert found["ended"] == {"hf_llama": "out of memory at 16"} and models == {"ours"}
@@ -214,8 +227,8 @@ def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
 
 def test_where_time_goes_counts_blocks_operators_and_waits() -> None:
     config = composed("architecture=moe_hybrid")
-    spec = match_of(config).spec
-    found = where_time_goes(config, spec)
+    spec = match_config(config).spec
+    found = profile_step(config, spec)
     counts = {name: part["count"] for name, part in found["parts"].items() if name in spec.blocks}
     assert counts == {kind: spec.blocks.count(kind) for kind in set(spec.blocks)}
     assert {"head and loss", "clipping and optimizer"} <= found["parts"].keys()

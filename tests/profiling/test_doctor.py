@@ -13,7 +13,15 @@ from src.model.blocks.attention.module import KeyValueCache
 from src.model.blocks.base import BlockOutput
 from src.model.blocks.mlp.module import MLP
 from src.profiling import doctor
-from src.profiling.doctor import Comparison, Computed, Option, compare, compare_long_reduction, differences, judge
+from src.profiling.doctor import (
+    Comparison,
+    ModelResults,
+    Option,
+    check_differences,
+    compare_tokenizers,
+    compare_long_reduction,
+    differences,
+)
 from src.runtime.device import MAX_REDUCTION, Device
 from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_spec
 
@@ -55,16 +63,16 @@ def test_a_machine_that_is_well(architecture: str) -> None:
 def test_an_accelerator_is_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"loss", "gradient", "worst_gradient", "decoding"}
     assert (well := compared("dense", ACCELERATOR)["cpu, cpu"]).ok and set(well.differences) == keys
-    plain = doctor.compute
+    plain = doctor.run_model
 
-    def wrong(spec: Any, tokens: Tensor, device: Device, *, decode: bool = False) -> Computed:
+    def wrong(spec: Any, tokens: Tensor, device: Device, *, decode: bool = False) -> ModelResults:
         found = plain(spec, tokens, device, decode=decode)
         if isinstance(device.kind, Elsewhere):  # in the least of all gradients, which vanishes in the whole
             least = min(found.gradients, key=lambda gradient: float(gradient.norm()))
             least *= 1.1
         return found
 
-    monkeypatch.setattr(doctor, "compute", wrong)
+    monkeypatch.setattr(doctor, "run_model", wrong)
     ill = compared("dense", ACCELERATOR)["cpu, cpu"]
     assert not ill.ok
     assert (ill.differences["worst_gradient"] or 0) > 0.02 and (ill.differences["gradient"] or 0) < 5e-3
@@ -116,8 +124,8 @@ def test_what_old_torch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_differences_are_relative() -> None:
-    one = Computed(2.0, [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], torch.tensor([[1.0, -4.0]]))
-    other = Computed(2.5, [torch.tensor([3.0, 1.0]), torch.tensor([4.0])], torch.tensor([[2.0, -4.0]]))
+    one = ModelResults(2.0, [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], torch.tensor([[1.0, -4.0]]))
+    other = ModelResults(2.5, [torch.tensor([3.0, 1.0]), torch.tensor([4.0])], torch.tensor([[2.0, -4.0]]))
     found = differences(other, one)
     assert found == {
         "loss": 0.25,
@@ -132,10 +140,12 @@ def test_judgement() -> None:
     def missing() -> dict[str, float]:
         raise NotImplementedError("no kernel\nfor this")
 
-    assert judge("a", "b", "slope", lambda: {"slope": 0.01}) == Comparison("a", "b", {"slope": 0.01}, True)
-    assert not judge("a", "b", "slope", lambda: {"slope": 0.5}).ok
-    assert judge("a", "b", "slope", lambda: {"slope": math.nan}) == Comparison("a", "b", {"slope": None}, False)
-    assert judge("a", "b", "fp32", missing) == Comparison("a", "b", {}, False, "no kernel for this")
+    assert check_differences("a", "b", "slope", lambda: {"slope": 0.01}) == Comparison("a", "b", {"slope": 0.01}, True)
+    assert not check_differences("a", "b", "slope", lambda: {"slope": 0.5}).ok
+    assert check_differences("a", "b", "slope", lambda: {"slope": math.nan}) == Comparison(
+        "a", "b", {"slope": None}, False
+    )
+    assert check_differences("a", "b", "fp32", missing) == Comparison("a", "b", {}, False, "no kernel for this")
 
 
 def test_products_are_measured_in_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,4 +169,4 @@ def test_options_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (bf16.name, fused.name) == ("runtime.precision=bf16", "fused AdamW (always on)")
     assert bf16.speedup and fused.speedup and min(bf16.speedup, fused.speedup) > 0
     assert compiled == Option("runtime.compile=true", None, "no compiler here")
-    assert [Option("x", speedup).pays for speedup in (None, 0.5, 1.04, 1.06)] == [False, False, False, True]
+    assert [Option("x", speedup).is_faster for speedup in (None, 0.5, 1.04, 1.06)] == [False, False, False, True]

@@ -9,7 +9,7 @@ import torch
 from src.config.formatting import show_bytes, table
 from src.config.schema import ModelSpec
 from src.model.cost.memory_estimate import Memory, inference_memory, training_memory
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from src.profiling.memory_measurement import peak_growth
 from tests.contract.small import composed, small_spec
 from tests.profiling.peaks import (
@@ -122,7 +122,9 @@ def test_a_process_of_its_own_has_its_own_peak() -> None:
 
 def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
     config = composed(architecture, recipe, f"size={size}")
-    return solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match="active").spec
+    return match_size(
+        config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match="active"
+    ).spec
 
 
 @pytest.mark.slow

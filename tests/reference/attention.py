@@ -15,7 +15,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None)
     return weights @ v
 
 
-def complex_rotate(x: Tensor, offset: int, theta: float = 10000.0) -> Tensor:
+def complex_rope(x: Tensor, offset: int, theta: float = 10000.0) -> Tensor:
     """Multiply x_i + j x_{i + P/2} of x (B, H, T, P) by exp(j position theta^(-2i/P)), in complex128."""
     width = x.shape[-1]
     frequency = torch.tensor([theta ** (-2 * i / width) for i in range(width // 2)], dtype=torch.float64)
@@ -26,7 +26,7 @@ def complex_rotate(x: Tensor, offset: int, theta: float = 10000.0) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
-def naive_attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, window: int | None, rope: bool) -> Tensor:
+def reference_attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, window: int | None, rope: bool) -> Tensor:
     """Run a whole attention block without biases on x (B, T, D), head by head; qkv (3D, D) and out (D, D); float64."""
     x, qkv, out = x.double(), qkv.double(), out.double()
     width = x.shape[-1] // heads
@@ -36,6 +36,6 @@ def naive_attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, window: int
         rows = slice(head * width, (head + 1) * width)
         q, k, v = ((x @ weight[rows].T)[:, None] for weight in (w_q, w_k, w_v))  # (B, 1, T, P)
         if rope:
-            q, k = complex_rotate(q, 0), complex_rotate(k, 0)
+            q, k = complex_rope(q, 0), complex_rope(k, 0)
         results.append(masked_attention(q, k, v, window)[:, 0])
     return torch.cat(results, dim=-1) @ out.T

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def numbers(lengths: Sequence[int], batch: int) -> Tensor:
+def packed_ids(lengths: Sequence[int], batch: int) -> Tensor:
     """Number the documents of these lengths in every row: (B, T)."""
     return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).expand(batch, -1)
 
 
-def one_by_one(
+def scan_separately(
     scan: Callable[..., tuple[Tensor, Tensor]], lengths: Sequence[int]
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """Make of a recurrence one over x, dt, b, c of several documents, of which the first goes on from `state`."""

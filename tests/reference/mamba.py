@@ -9,7 +9,7 @@ from src.model.blocks.norm import EPS
 from tests.reference.ssd import sequential_ssd
 
 
-def naive_mamba(block: Mamba, x: Tensor) -> Tensor:
+def reference_mamba(block: Mamba, x: Tensor) -> Tensor:
     """Map x (B, T, D) to (B, T, D): project, convolve, scan, add D x, gate, normalise, project."""
     inner, state, heads = block.d_inner, block.d_state, block.n_heads
     projected = x.double() @ block.in_proj.weight.double().T

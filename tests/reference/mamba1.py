@@ -25,7 +25,7 @@ def sequential_scan(
     return torch.stack(outputs, dim=1), h
 
 
-def naive_mamba1(block: Mamba1, x: Tensor) -> Tensor:
+def reference_mamba1(block: Mamba1, x: Tensor) -> Tensor:
     """Map x (B, T, D) to (B, T, D): project, convolve, project again, scan, add D x, gate, project."""
     weights = {name: parameter.double() for name, parameter in block.named_parameters()}
     rank, state = weights["dt_proj.weight"].shape[1], weights["A_log"].shape[1]

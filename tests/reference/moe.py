@@ -18,7 +18,7 @@ def _expert(x: Tensor, w_in: Tensor, w_out: Tensor, kind: str) -> Tensor:
     return w_out @ hidden
 
 
-def naive_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]:
+def reference_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]:
     """Map x (B, T, D) token by token; return y, the weighted auxiliary loss, the choices of each expert, and router_z.
 
     The weights of the chosen experts come from a softmax over their logits alone, which is the same as renormalising

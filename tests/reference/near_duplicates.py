@@ -3,7 +3,7 @@
 import re
 
 
-def naive_jaccard(a: str, b: str) -> float:
+def reference_jaccard(a: str, b: str) -> float:
     """Jaccard similarity of the sets of word 5-grams; a text below 5 words is one gram."""
     grams = []
     for text in (a, b):
@@ -12,10 +12,10 @@ def naive_jaccard(a: str, b: str) -> float:
     return len(grams[0] & grams[1]) / max(1, len(grams[0] | grams[1]))
 
 
-def naive_keep(texts: list[str], threshold: float) -> list[int]:
+def reference_deduplication(texts: list[str], threshold: float) -> list[int]:
     """Return the numbers of the texts that are no near duplicate of a kept one before them."""
     kept: list[int] = []
     for number, text in enumerate(texts):
-        if all(naive_jaccard(text, texts[other]) < threshold for other in kept):
+        if all(reference_jaccard(text, texts[other]) < threshold for other in kept):
             kept.append(number)
     return kept

@@ -5,7 +5,9 @@ import hashlib
 from src.data.document import Document
 
 
-def naive_assignments(documents: list[Document], val_fraction: float, test_fraction: float, seed: int) -> list[str]:
+def reference_split_assignments(
+    documents: list[Document], val_fraction: float, test_fraction: float, seed: int
+) -> list[str]:
     """Return train, val, test or duplicate for each document."""
     seen: set[str] = set()
     groups: list[str | None] = []
@@ -22,11 +24,11 @@ def naive_assignments(documents: list[Document], val_fraction: float, test_fract
     for document, group in zip(documents, groups, strict=True):
         if group is not None:
             sizes[group] = sizes.get(group, 0) + len(document.text.encode())
-    split = naive_split(sizes, val_fraction, test_fraction, seed)
+    split = reference_split(sizes, val_fraction, test_fraction, seed)
     return ["duplicate" if group is None else split[group] for group in groups]
 
 
-def naive_split(sizes: dict[str, int], val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
+def reference_split(sizes: dict[str, int], val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
     """Assign each group (name -> bytes) to a split, in the order of a hash of its name and the seed."""
 
     order = sorted(sizes, key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest())

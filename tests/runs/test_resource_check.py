@@ -12,7 +12,7 @@ import torch
 
 from src.config.schema import TrainConfig, UserError
 from src.model.cost.memory_estimate import checkpoint_bytes
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from src.runs import resource_check
 from src.runs.resource_check import check_disk, check_memory, memory_needed, suggest_settings, with_micro_batch
 from src.runtime import host
@@ -43,7 +43,7 @@ def applied(config: TrainConfig, text: str) -> TrainConfig:
 
 @pytest.mark.parametrize("gib", [8, 16, 24, 32])
 def test_every_suggested_setting_fits(gib: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = match_of(config).spec
+    spec = match_config(config).spec
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: gib * GIB)
     with pytest.raises(UserError) as error:
         check_memory(config, spec)
@@ -53,18 +53,18 @@ def test_every_suggested_setting_fits(gib: int, config: TrainConfig, monkeypatch
     assert 1 <= len(proposals) <= 3 and len(set(proposals)) == len(proposals)
     for proposal in proposals:
         changed = applied(config, proposal)
-        assert memory_needed(changed, match_of(changed).spec).total <= gib * GIB - PROCESS_BYTES
-        check_memory(changed, match_of(changed).spec)
+        assert memory_needed(changed, match_config(changed).spec).total <= gib * GIB - PROCESS_BYTES
+        check_memory(changed, match_config(changed).spec)
 
 
 def test_a_smaller_size_is_suggested_if_one_sequence_does_not_fit(config: TrainConfig) -> None:
-    assert suggest_settings(config, match_of(config).spec, 1 << 20) == (
+    assert suggest_settings(config, match_config(config).spec, 1 << 20) == (
         "; not even one sequence fits: choose a smaller size"
     )
 
 
 def test_auto_is_an_error_if_one_sequence_does_not_fit(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = match_of(config).spec
+    spec = match_config(config).spec
     auto = replace(config, training=replace(config.training, micro_batch_size="auto"))
     one = memory_needed(with_micro_batch(config, 1), spec).total + PROCESS_BYTES
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: one)
@@ -76,15 +76,15 @@ def test_auto_is_an_error_if_one_sequence_does_not_fit(config: TrainConfig, monk
 
 def test_a_device_with_dedicated_memory_is_not_checked(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: 1)
-    check_memory(replace(config, runtime=replace(config.runtime, device="cuda")), match_of(config).spec)
+    check_memory(replace(config, runtime=replace(config.runtime, device="cuda")), match_config(config).spec)
     monkeypatch.setattr(host, "NVIDIA_DRIVER", Path("/"))
-    check_memory(replace(config, runtime=replace(config.runtime, device="auto")), match_of(config).spec)
+    check_memory(replace(config, runtime=replace(config.runtime, device="auto")), match_config(config).spec)
 
 
 def test_a_full_disk_is_an_error_before_training(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, sizes = match_of(config).spec, checkpoint_bytes(match_of(config).spec)
+    spec, sizes = match_config(config).spec, checkpoint_bytes(match_config(config).spec)
 
     def disk(free: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 50, 0, free))  # pyright: ignore

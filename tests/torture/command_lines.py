@@ -198,7 +198,7 @@ def cut_off() -> None:
         (src.runs.runner, "execute_run"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
         (src.sweep.learning_rate_search, "open_sweep"),
         (src.runs.planning, "prepare_data"), (src.data.preparation.prepare, "prepare_data"),
-        (src.runs.final_evaluation, "evaluate_run"), (src.huggingface.convert_run, "to_huggingface"),
+        (src.runs.final_evaluation, "evaluate_run"), (src.huggingface.convert_run, "export_run"),
         (src.huggingface.convert_run, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
         (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"),
         (src.sweep.launch, "open_sweep"),

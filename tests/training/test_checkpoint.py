@@ -22,9 +22,9 @@ from src.training.checkpoint import (
     Progress,
     find_checkpoint,
     has_checkpoint,
-    hash_of,
     load_state,
     load_weights,
+    meta_digest,
     read_checkpoint,
     save_checkpoint,
 )
@@ -57,7 +57,7 @@ def seal(folder: Path) -> None:
     """Make the checksums fit whatever stands in the files, as who tampers with one would."""
     meta = json.loads((folder / "meta.json").read_text())
     meta["sha256"] = {name: file_sha256(folder / name) for name in meta["sha256"] if (folder / name).exists()}
-    (folder / "meta.json").write_text(json.dumps({**meta, "meta_sha256": hash_of(meta)}))
+    (folder / "meta.json").write_text(json.dumps({**meta, "meta_sha256": meta_digest(meta)}))
 
 
 @contextmanager

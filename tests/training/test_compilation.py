@@ -13,7 +13,7 @@ from src.runtime.device import Device
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.training import compilation
 from src.training.compilation import Batch, Forward
-from tests.contract.small import CPU, as_if_compiled, random_tokens, small_model
+from tests.contract.small import CPU, random_tokens, run_as_compiled, small_model
 
 BATCH = Batch(2, 16)
 
@@ -29,7 +29,7 @@ def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
     raise RuntimeError("no compiler\nhere")
 
 
-@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_graphs_of_the_trial_serve_training(masked: bool, dropout: float) -> None:
@@ -42,9 +42,9 @@ def test_the_graphs_of_the_trial_serve_training(masked: bool, dropout: float) ->
         return forward(tokens, documents=documents).hidden
 
     with torch.compiler.set_stance("default", force_backend=counter):
-        forward = compilation.compile_now(model, BATCH._replace(masked=masked, dropout=dropout), CPU)
+        forward = compilation.compile_and_check(model, BATCH._replace(masked=masked, dropout=dropout), CPU)
         made = counter.frame_count
-        found, wanted = (hidden(each) for each in (forward, as_if_compiled(model)))
+        found, wanted = (hidden(each) for each in (forward, run_as_compiled(model)))
         assert torch.equal(found, wanted)
     assert counter.frame_count == made == len(set(model.spec.blocks))
 
@@ -66,7 +66,7 @@ def test_it_is_taken_where_it_works_and_is_faster(
     generator = torch.get_rng_state()
     monkeypatch.setattr(compilation, "median_times", lambda actions, device, seconds: [speedup, 1.0])
     with torch.compiler.set_stance("default", force_backend=backend):
-        forward = compilation.compile_if_it_pays(model, BATCH, Device("cpu", "fp32", 1, process_group), lines.append)
+        forward = compilation.compile_if_faster(model, BATCH, Device("cpu", "fp32", 1, world), lines.append)
         assert (forward is not None) == taken
         if forward is not None:
             assert torch.equal(forward(tokens).hidden, model(tokens).hidden)

@@ -74,12 +74,12 @@ def test_muon_takes_apart_what_one_product_computes(architecture: str, names: se
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-    fused = model.fused()
-    weights = {name: model.get_parameter(name) for name in fused}
+    packed = model.packed_projections()
+    weights = {name: model.get_parameter(name) for name in packed}
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     optimizer.step()
-    assert {name.split(".")[2] for name in fused} == names
-    for name, rows in fused.items():
+    assert {name.split(".")[2] for name in packed} == names
+    for name, rows in packed.items():
         assert sum(rows) == weights[name].shape[0]
         gradient, start = weights[name].grad, before[name]
         assert gradient is not None

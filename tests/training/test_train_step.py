@@ -14,7 +14,7 @@ from src.model.language_model import ModelOutput, token_loss
 from src.training.loop import TrainState
 from src.training.train_step import train_step
 from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_model, small_spec
-from tests.reference.loss import naive_cross_entropy
+from tests.reference.loss import reference_cross_entropy
 from tests.training.conftest import StateBuilder, poison, step
 
 
@@ -28,7 +28,7 @@ def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPat
     model = small_model("dense")
     hidden, targets = torch.randn(1, rows, 64, requires_grad=True), random_tokens(1, rows)
     loss = token_loss(model, ModelOutput(hidden, None, None), targets)
-    wanted = naive_cross_entropy(hidden[0], model.head.weight, targets[0])
+    wanted = reference_cross_entropy(hidden[0], model.head.weight, targets[0])
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
     torch.testing.assert_close(loss, F.cross_entropy(model.head(hidden)[0], targets[0]), rtol=1e-6, atol=0)
     found = torch.autograd.grad(loss, [hidden, model.head.weight])

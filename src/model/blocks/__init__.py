@@ -1,7 +1,7 @@
-"""The kinds of residual block: a folder each, named as `architecture.pattern` names the kind.
+"""The kinds of residual block: one folder each, named as in `architecture.pattern`.
 
 A folder holds `module.py` (the block, with torch) and `cost.py` (parameters, FLOPs, state and activation memory,
-without torch); its `__init__.py` declares `KIND`. `language_model` builds blocks, `model.cost` adds up their costs.
+without torch); its `__init__.py` declares `KIND`. `language_model` builds the blocks, `model.cost` sums their costs.
 """
 
 from functools import cache
@@ -24,7 +24,7 @@ def kind_names() -> list[str]:
 
 @cache
 def kind_of(name: str) -> Kind:
-    """Find a kind by its name. Raises UserError where there is none."""
+    """Return the kind of this name. Raises UserError if there is none."""
     if name not in kind_names():
         raise UserError(f"architecture.pattern: unknown block {name!r}; there are {', '.join(kind_names())}")
     kind = getattr(import_module(f"{__name__}.{name}"), "KIND", None)

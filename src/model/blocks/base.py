@@ -1,7 +1,7 @@
-"""What every block is: a causal map of (B, T, D) to (B, T, D) that owns its initialisation and its decoding state.
+"""The interface of a block: a causal map of (B, T, D) to (B, T, D) with its own initialization and decoding state.
 
-The residual stream and the norm before a block belong to `LanguageModel`. What a block costs is in `costs.py`, so that
-sizes can be matched without torch, or in the block's own file where that is one of yours.
+`LanguageModel` adds the residual connection and the norm before a block. The cost of a block is in the `cost.py` beside
+its `module.py`, so that sizes can be matched without torch.
 """
 
 import math
@@ -17,79 +17,79 @@ INIT_STD = 0.02
 
 
 class BlockOutput(NamedTuple):
-    """What a block gives back."""
+    """The output of a block."""
 
     y: Tensor
     """(B, T, D), to be added to the residual stream."""
     aux_loss: Tensor | None = None
     """Scalar, weighted, to be added to the training loss."""
     expert_load: Tensor | None = None
-    """(E,): how many times each expert was chosen in this batch, no gradient."""
+    """(E,): how often each expert was chosen in this batch, no gradient."""
     router_z: Tensor | None = None
     """Scalar: mean over tokens of logsumexp(router logits)^2, unweighted, no gradient."""
 
 
 class Cache(Protocol):
-    """The state of one block while decoding: filled by one prefill of any length, then one token at a time."""
+    """The decoding state of one block: filled by one prefill of any length, then updated one token at a time."""
 
     offset: int
-    """How many positions it has seen."""
+    """Positions processed so far."""
 
 
 class Block(nn.Module):
-    """A causal sequence map with its own init and decoding state."""
+    """A causal sequence map with its own initialization and decoding state."""
 
     memory_budget = 1.0
-    """Share of its activations that a compiled graph keeps on a CPU; what is cheapest to compute again is not kept."""
+    """Share of activations that a compiled graph saves on a CPU; the cheapest ones to recompute are not saved."""
 
     def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
-        """Map x (B, T, D); with a cache, x continues what the cache has seen.
+        """Map x (B, T, D); with a cache, x continues the sequence in the cache.
 
-        documents: (B, T), whole numbers that never fall along a row. A position takes nothing from another document,
-        as if each had been given alone. Never together with a cache, which holds one document.
+        documents: (B, T), document ids that never decrease along a row. The output at a position depends only on its
+        own document. Not supported together with a cache, which holds one document.
         """
         raise NotImplementedError(type(self).__name__)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> Cache | None:
-        """Build an empty decoding state with the device and dtype of `like`; None where the block needs none."""
+        """Build an empty decoding state with the device and dtype of `like`; None if the block needs none."""
         return None
 
     def init_weights(self, residual_scale: float) -> None:
-        """Set every weight; the output projection is scaled by `residual_scale`, 1 / sqrt(number of blocks)."""
+        """Initialize every weight; `residual_scale`, 1 / sqrt(number of blocks), scales the output projection."""
         raise NotImplementedError(type(self).__name__)
 
-    def fused(self) -> dict[str, tuple[int, ...]]:
-        """Name the weights that are several maps, one below the other, with the rows of each."""
+    def packed_projections(self) -> dict[str, tuple[int, ...]]:
+        """Return the names of weights that stack several projections along their rows, with the row count of each."""
         return {}
 
     def no_decay(self) -> set[str]:
-        """Name the parameters of this block that weight decay must leave alone, beyond norms and biases."""
+        """Return the names of parameters to exclude from weight decay, besides norms and biases."""
         return set()
 
 
-def on_cpu(x: Tensor) -> bool:
-    """Tell whether a CPU computes with x as the code says.
+def should_use_cpu_kernel(x: Tensor) -> bool:
+    """Return whether x is on a CPU in eager mode and CPU-specific kernels are enabled.
 
-    Then looking at values costs nothing: other devices would have to be waited for, and a compiler's graph be broken.
+    Only then is it free to read values: on other devices it synchronizes, and in a compiled graph it is a graph break.
     """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _BLIND.get()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _CPU_KERNELS_DISABLED.get()
 
 
-_BLIND = ContextVar("blind", default=False)
+_CPU_KERNELS_DISABLED = ContextVar("cpu_kernels_disabled", default=False)
 
 
 @contextmanager
-def blind() -> Iterator[None]:
-    """Let a CPU compute as a device would that is not to be waited for: to count and check what that one does."""
-    token = _BLIND.set(True)
+def disable_cpu_kernels() -> Iterator[None]:
+    """Compute on a CPU with the kernels that other devices use, to count and check their operations."""
+    token = _CPU_KERNELS_DISABLED.set(True)
     try:
         yield
     finally:
-        _BLIND.reset(token)
+        _CPU_KERNELS_DISABLED.reset(token)
 
 
 def init_linear(layer: nn.Linear, std: float = INIT_STD) -> None:
-    """Draw the weight from N(0, std^2) and zero the bias."""
+    """Draw the weight from N(0, std^2) and set the bias to zero."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

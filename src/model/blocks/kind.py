@@ -1,10 +1,9 @@
-"""What every kind of block states of itself: its class, its cost, and what it keeps in memory. Opens without torch.
+"""The description of a kind of block: its class, cost and activation memory. Importable without torch.
 
-A multiply and an add are two FLOPs; element-wise work is not counted, but for Mamba-1's scan, which is hardly anything
-else. FLOPs are given twice: as *needed*, when nothing is computed that the causal mask throws away, and as *executed*
-by our code, whole squares and padding included (attention as torch's MATH backend does it). Everything is per token,
-averaged over a sequence of the context length, and includes the norm before the block. `tests/contract` compares the
-formulas with the models that are built.
+A multiply and an add are two FLOPs; element-wise work is not counted, except in Mamba-1's scan, which consists of it.
+FLOPs are counted twice: as *needed*, without what the causal mask discards, and as *executed* by our code, including
+masked entries and padding (attention as in torch's MATH backend). All values are per token, averaged over a sequence of
+the context length, and include the norm before the block. `tests/contract` compares the formulas with built models.
 """
 
 from collections.abc import Callable
@@ -17,46 +16,46 @@ BYTES_PER_FLOAT = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one block, its norm included."""
+    """The cost of one block, including its norm."""
 
     params: int
     active_params: int
-    """Parameters that work for one token."""
+    """Parameters used for one token."""
     flops: float
-    """Forward, per token, as needed."""
+    """Forward pass, per token, as needed."""
     executed_flops: float
-    """Forward, per token, as executed."""
+    """Forward pass, per token, as executed."""
     state_bytes: int
-    """Kept per sequence while decoding at the context length, in fp32."""
+    """Decoding state per sequence at the context length, in fp32."""
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Floats per token that one block needs, besides weights, their gradients, and the decoding state.
+    """Floats per token that one block needs, besides weights, gradients and decoding state.
 
-    Activation checkpointing keeps the block's input alone, and computes the rest again in the backward pass.
+    With activation checkpointing only the block's input is saved; the backward pass recomputes the rest.
     """
 
     kept: float = 0
-    """From the forward pass until the backward pass, the block's input included."""
+    """Saved from the forward pass for the backward pass, including the block's input."""
     backward: float = 0
-    """At the worst moment of the backward pass, more than was kept; the residual stream's gradient is not counted."""
+    """Peak of the backward pass beyond `kept`; the gradient of the residual stream is not counted."""
     forward: float = 0
-    """At the worst moment of a pass without gradients (decoding: context length 1); the input is not counted."""
+    """Peak of a pass without gradients (decoding: context length 1); the input is not counted."""
     last_product_flops: float = 0
-    """Per token: what need not be computed again, since nothing is kept of it. 0 where something is."""
+    """Per token: FLOPs of the last product if its result is not saved, so that it need not be recomputed; else 0."""
     masks: float = 0
-    """Kept besides where documents are masked. That a state-space block keeps up to 7% less then is left out."""
+    """Saved in addition with document masks. State-space blocks save up to 7% less then, which is ignored."""
 
 
 def no_activations(spec: ModelSpec, context_len: int) -> Activations:
-    """Stand in for a kind that does not say what it keeps in memory."""
+    """The default for a kind without a formula of its activation memory."""
     return Activations()
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of block: its class, what it costs, and which settings of an architecture it reads."""
+    """One kind of block: its class, its cost, and the architecture settings that it reads."""
 
     block: str
     """The class in `module.py` of the kind's folder."""
@@ -65,24 +64,24 @@ class Kind:
     settings: tuple[str, ...] = ()
     """Fields of `ArchitectureConfig`, or keys of its `settings`."""
     activations: Callable[[ModelSpec, int], Activations] = no_activations
-    """From a spec and a context length in tokens; a kind that does not say is left out of memory estimates."""
+    """From a spec and a context length in tokens; a kind without it is excluded from memory estimates."""
 
 
 def norm_params(spec: ModelSpec) -> int:
     return spec.d_model * (2 if spec.norm == "layernorm" and spec.bias else 1)
 
 
-def padding(context_len: int, chunk: int) -> float:
-    """Positions computed per position that is there, where a sequence is filled up to whole chunks."""
+def padding_factor(context_len: int, chunk: int) -> float:
+    """Return the positions computed per real position if a sequence is padded to whole chunks."""
     return -(-context_len // chunk) * chunk / context_len
 
 
 def mean_keys_in_chunk(context_len: int, chunk: int) -> float:
-    """Mean over positions of the keys from the start of a position's own chunk up to itself."""
+    """Return the mean over positions of the keys from the start of its chunk up to a position."""
     chunks, rest = divmod(context_len, chunk)
     return (chunks * chunk * (chunk + 1) + rest * (rest + 1)) / 2 / context_len
 
 
-def norm_kept(spec: ModelSpec) -> float:
-    """Input and output; RMSNorm keeps what lies between as well."""
+def norm_activations(spec: ModelSpec) -> float:
+    """Count input and output; RMSNorm saves its intermediate results too."""
     return 3 * spec.d_model + 1 if spec.norm == "rmsnorm" else 2 * spec.d_model + 2

@@ -1,23 +1,23 @@
-"""Normalisation: RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016), computed in fp32."""
+"""Normalization: RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016), computed in fp32."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
-from src.model.blocks.base import on_cpu
+from src.model.blocks.base import should_use_cpu_kernel
 
 EPS = 1e-5
 EPS_TENSOR = torch.tensor(EPS)
-FEW_NUMBERS = 1 << 14
-"""So few that a CPU spends its time on how many operations there are, as in decoding."""
+MAX_DECODING_SIZE = 1 << 14
+"""Elements up to which a CPU's time depends on the number of operations, as in decoding."""
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """Return x / rms(x) * weight for x (..., D) and weight (D,), both fp32."""
-    if torch.is_grad_enabled() or x.numel() > FEW_NUMBERS or not on_cpu(x):
+    if torch.is_grad_enabled() or x.numel() > MAX_DECODING_SIZE or not should_use_cpu_kernel(x):
         return F.rms_norm(x, weight.shape, weight, EPS)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # five operations, where torch has it as eight
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # five operations instead of torch's eight
     return x * torch.addcmul(EPS_TENSOR, norm, norm, value=1 / x.shape[-1]).rsqrt_() * weight
 
 
@@ -45,5 +45,5 @@ class LayerNorm(nn.Module):
 
 
 def build_norm(spec: ModelSpec) -> nn.Module:
-    """Build the norm of the recipe, `d_model` wide."""
+    """Build the norm of the recipe for width `d_model`."""
     return RMSNorm(spec.d_model) if spec.norm == "rmsnorm" else LayerNorm(spec.d_model, spec.bias)

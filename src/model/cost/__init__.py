@@ -1,5 +1,5 @@
-"""What a model costs, in closed form and without torch: parameters, FLOPs, state and memory.
+"""The cost of a model in closed form, without torch: parameters, FLOPs, state and memory.
 
-A `ModelSpec` comes in; `model.size_matching`, `estimate` and the reports take the numbers. Tests compare them with the
-built model and with the allocator.
+The input is a `ModelSpec`; `model.size_matching`, `estimate` and the reports use the results. Tests compare them with
+the built model and with the allocator.
 """

@@ -1,9 +1,8 @@
-"""What a whole model costs, in closed form and without torch: parameters, FLOPs, and the state kept while decoding.
+"""The cost of a whole model in closed form, without torch: parameters, FLOPs, and the decoding state.
 
-The blocks' own formulas are in `blocks/`, and memory is in `memory_estimate.py`. Training is charged three times the
-forward pass, since the backward pass has two products for each. Masking documents changes no figure: how much it makes
-needless depends on the text, and it is computed all the same. Every number is checked against the built model in
-`tests/contract`.
+The formulas of the blocks are in `blocks/`, memory is in `memory_estimate.py`. Training counts as three forward passes,
+since the backward pass has two products for each. Document masks change no figure: the entries that they discard depend
+on the text and are computed anyway. `tests/contract` compares every number with the built model.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,7 @@ class ModelCost:
     embedding_params: int
     """Token embedding, positions and head."""
     recomputed_flops_per_token: float
-    """As executed: what activation checkpointing computes twice, the blocks but for the last product of each."""
+    """As executed: recomputed with activation checkpointing, the blocks without the last product of each."""
 
     def _sum(self, quantity: Callable[[Cost], float]) -> float:
         return sum(quantity(cost) for cost in self.components.values())
@@ -60,7 +59,7 @@ class ModelCost:
         return 3 * self.forward_flops_per_token
 
     def executed_train_flops_per_token(self, activation_checkpointing: bool = False) -> float:
-        """Three forward passes' worth; with activation checkpointing, most of the blocks once more."""
+        """Return the FLOPs of three forward passes; with activation checkpointing, plus those that are recomputed."""
         again = self.recomputed_flops_per_token if activation_checkpointing else 0
         return 3 * self.executed_forward_flops_per_token + again
 
@@ -69,7 +68,7 @@ class ModelCost:
         return int(self._sum(lambda cost: cost.state_bytes))
 
     def totals(self) -> dict[str, float]:
-        """Return every sum by its name, for summary.json and the commands."""
+        """Return all totals by name, for summary.json and the commands."""
         return {
             name: getattr(self, name)
             for name in (
@@ -87,7 +86,7 @@ class ModelCost:
 
 
 def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
-    """Add up the blocks, the final norm, the embeddings and the head, at a context length in tokens."""
+    """Sum the costs of blocks, final norm, embeddings and head at a context length in tokens."""
     table = spec.vocab_size * spec.d_model
     embedding = table + spec.learned_positions * spec.d_model
     components = {"embedding": Cost(embedding, embedding, 0, 0, 0)}
@@ -95,13 +94,13 @@ def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
     for kind in dict.fromkeys(spec.blocks):
         count, cost = spec.blocks.count(kind), kind_of(kind).cost(spec, context_len)
         recomputed += count * (cost.executed_flops - kind_of(kind).activations(spec, context_len).last_product_flops)
-        components[f"{kind} x {count}"] = times(cost, count)
+        components[f"{kind} x {count}"] = scale_cost(cost, count)
     norm = norm_params(spec)
     components["final norm"] = Cost(norm, norm, 0, 0, 0)
-    head = 0 if spec.tie_embeddings else table  # tied, its weights are the embedding's
+    head = 0 if spec.tie_embeddings else table  # a tied head has no weights of its own
     components["head"] = Cost(head, head, 2 * table, 2 * table, 0)
     return ModelCost(context_len, components, embedding + head, recomputed)
 
 
-def times(cost: Cost, count: int) -> Cost:
+def scale_cost(cost: Cost, count: int) -> Cost:
     return Cost(*(count * value for value in vars(cost).values()))

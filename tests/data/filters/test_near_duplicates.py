@@ -21,7 +21,7 @@ from src.data.filters.near_duplicates import (
     sketch_texts,
 )
 from src.data.parallel_map import group_into_batches
-from tests.reference.near_duplicates import naive_jaccard, naive_keep
+from tests.reference.near_duplicates import reference_jaccard, reference_deduplication
 
 
 def families(n_families: int, n_members: int, n_edits: int, seed: int = 0) -> list[str]:
@@ -52,8 +52,8 @@ def sketched(documents: Iterable[Document]) -> Iterator[tuple[list[Document], Sk
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "é", "-", "\n"])), min_size=2, max_size=2))
 def test_similarity_equals_the_jaccard_of_all_shingles(words: list[list[str]]) -> None:
     a, b = (" ".join(part) for part in words)
-    assert jaccard(*sketch_texts([a, b]).shingles) == naive_jaccard(a, b)
-    assert jaccard(*reversed(sketch_texts(["", b, a, "x"]).shingles[1:3])) == naive_jaccard(a, b), (
+    assert jaccard(*sketch_texts([a, b]).shingles) == reference_jaccard(a, b)
+    assert jaccard(*reversed(sketch_texts(["", b, a, "x"]).shingles[1:3])) == reference_jaccard(a, b), (
         "independent of the other texts"
     )
 
@@ -64,14 +64,14 @@ def test_result_equals_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(parallel_map, "BATCH_ITEMS", batch)
     texts = families(n_families=10, n_members=4, n_edits=n_edits)
     kept, dropped = filter_texts(texts)
-    assert kept == [texts[number] for number in naive_keep(texts, near_duplicates.THRESHOLD)]
+    assert kept == [texts[number] for number in reference_deduplication(texts, near_duplicates.THRESHOLD)]
     assert len(kept) == (10 if n_edits == 2 else 40)
     assert dropped["near duplicate"] == len(texts) - len(kept)
 
 
 def test_most_pairs_at_the_threshold_are_found(tmp_path: Path) -> None:
     pairs = [families(1, 2, 5, seed) for seed in range(100)]
-    near = [pair for pair in pairs if 0.7 <= naive_jaccard(*pair) < 0.76]
+    near = [pair for pair in pairs if 0.7 <= reference_jaccard(*pair) < 0.76]
     assert len(near) > 50
     with NearDuplicateIndex(tmp_path) as index:
         index.add([a for a, _ in near])

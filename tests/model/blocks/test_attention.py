@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.model.blocks.attention.module import Attention, KeyValueCache, rotate
+from src.model.blocks.attention.module import Attention, KeyValueCache, apply_rope
 from src.model.blocks.sliding_attention.module import SlidingAttention, sliding_attention
 from tests.contract.small import small_spec
-from tests.reference.attention import complex_rotate, masked_attention, naive_attention
-from tests.reference.documents import numbers
+from tests.reference.attention import complex_rope, masked_attention, reference_attention
+from tests.reference.documents import packed_ids
 
 
 def heads(length: int, seed: int = 0, batch: int = 2) -> list[Tensor]:
@@ -45,7 +45,7 @@ def test_a_window_as_long_as_the_text_is_full_attention() -> None:
 def test_documents_attend_apart(lengths: tuple[int, ...], window: int | None) -> None:
     """Short and long ones, some behind so much of another that a kernel passes over whole blocks of it."""
     q, k, v = heads(sum(lengths), batch=1)
-    found = sliding_attention(q, k, v, window or 2000, numbers(lengths, 1))
+    found = sliding_attention(q, k, v, window or 2000, packed_ids(lengths, 1))
     cuts = torch.arange(sum(lengths)).split(list(lengths))
     wanted = [masked_attention(q[:, :, cut], k[:, :, cut], v[:, :, cut], window) for cut in cuts]
     assert_agree(found, torch.cat(wanted, dim=2), [q, k, v])
@@ -54,21 +54,21 @@ def test_documents_attend_apart(lengths: tuple[int, ...], window: int | None) ->
 @pytest.mark.parametrize("offset", [0, 1, 1000])
 def test_rotation_is_a_complex_product(offset: int) -> None:
     x = heads(12)[0]
-    found, wanted = rotate(x, offset), complex_rotate(x, offset)
+    found, wanted = apply_rope(x, offset), complex_rope(x, offset)
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=3e-4 if offset else 1e-5)
 
 
 def test_a_position_is_turned_alike_whatever_comes_with_it() -> None:
     """The table of angles grows by powers of two."""
     x = heads(40)[0]
-    one_by_one = [rotate(x[:, :, t : t + 1], t) for t in range(40)]
-    assert torch.equal(torch.cat(one_by_one, dim=2), rotate(x, 0))
+    one_by_one = [apply_rope(x[:, :, t : t + 1], t) for t in range(40)]
+    assert torch.equal(torch.cat(one_by_one, dim=2), apply_rope(x, 0))
 
 
 def test_rotation_makes_scores_depend_on_distance_alone() -> None:
     q, k, _ = heads(12)
-    near = rotate(q, 0) @ rotate(k, 0).transpose(-1, -2)
-    far = rotate(q, 500) @ rotate(k, 500).transpose(-1, -2)
+    near = apply_rope(q, 0) @ apply_rope(k, 0).transpose(-1, -2)
+    far = apply_rope(q, 500) @ apply_rope(k, 500).transpose(-1, -2)
     torch.testing.assert_close(near, far, rtol=1e-3, atol=1e-3)
 
 
@@ -85,7 +85,7 @@ def test_the_block_equals_attention_head_by_head(kind: type[Attention], recipe: 
             parameter.mul_(10)  # weights as large as training makes them, so that attention is not flat
     x = torch.randn(2, length, 64)
     window = spec.window if kind is SlidingAttention else None
-    wanted = naive_attention(x, block.qkv.weight, block.out.weight, spec.n_heads, window, recipe == "modern")
+    wanted = reference_attention(x, block.qkv.weight, block.out.weight, spec.n_heads, window, recipe == "modern")
     assert_agree(block(x).y, wanted, [block.qkv.weight, block.out.weight])
 
 
@@ -107,8 +107,8 @@ def test_the_ring_keeps_the_last_positions(prefill: int) -> None:
 def test_angles_that_decoding_kept_do_not_reach_training() -> None:
     x = torch.randn(1, 2, 5, 8)
     with torch.inference_mode():
-        wanted = rotate(x, 3).clone()
+        wanted = apply_rope(x, 3).clone()
     x.requires_grad_()
-    turned = rotate(x, 3)
+    turned = apply_rope(x, 3)
     turned.sum().backward()
     assert torch.equal(turned.detach(), wanted) and x.grad is not None

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from src.config.schema import SamplingConfig
 from src.inference.generation import generate
 from src.model.blocks import cpu_linear as module
-from src.model.blocks.base import blind
-from src.model.blocks.cpu_linear import FEW_ROWS, Linear, linear
+from src.model.blocks.base import disable_cpu_kernels
+from src.model.blocks.cpu_linear import MAX_ROWS, Linear, linear
 from src.model.language_model import LanguageModel
 from tests.contract.small import ARCHITECTURES, RECIPES, random_tokens, small_model
 
@@ -23,15 +23,15 @@ needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="pr
 def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Have two threads of a CPU that is not Intel's, divide small weights too, and note into how many parts."""
     before, parts = torch.get_num_threads(), list[int]()
-    plain = module._by_parts
+    plain = module._multiply_by_parts
 
     def noted(x: Tensor, weight: Tensor, n: int) -> Tensor:
         parts.append(n)
         return plain(x, weight, n)
 
-    monkeypatch.setattr(module, "INTEL", False)
-    monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
-    monkeypatch.setattr(module, "_by_parts", noted)
+    monkeypatch.setattr(module, "IS_INTEL", False)
+    monkeypatch.setattr(module, "MIN_WEIGHT_SIZE", 1)
+    monkeypatch.setattr(module, "_multiply_by_parts", noted)
     torch.set_num_threads(2)
     yield parts
     torch.set_num_threads(before)
@@ -40,15 +40,15 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 @pytest.fixture
 def turned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have a CPU of Intel's, which turns products with small weights round too, and note of how many rows."""
-    rows, plain = list[int](), module._weight_first
+    rows, plain = list[int](), module._multiply_weight_first
 
     def noted(x: Tensor, weight: Tensor) -> Tensor:
         rows.append(len(x))
         return plain(x, weight)
 
-    monkeypatch.setattr(module, "INTEL", True)
-    monkeypatch.setattr(module, "LEAST_LEFT_WEIGHT", 1)
-    monkeypatch.setattr(module, "_weight_first", noted)
+    monkeypatch.setattr(module, "IS_INTEL", True)
+    monkeypatch.setattr(module, "MIN_INTEL_WEIGHT_SIZE", 1)
+    monkeypatch.setattr(module, "_multiply_weight_first", noted)
     return rows
 
 
@@ -63,7 +63,7 @@ def check_product(shape: tuple[int, ...], bias: bool) -> None:
 @needs_mkl
 @torch.no_grad()
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 5), (FEW_ROWS, 1), (7,), ()])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 5), (MAX_ROWS, 1), (7,), ()])
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_the_parts_are_the_whole(shape: tuple[int, ...], bias: bool, threads: int, divided: list[int]) -> None:
     torch.set_num_threads(threads)
@@ -88,7 +88,7 @@ def check_what_is_left_as_it_is(x: Tensor, one_row_more: Tensor, done: list[int]
         linear(x, weight)
         assert len(done) == 1
         linear(one_row_more, weight)
-        with blind():
+        with disable_cpu_kernels():
             linear(x, weight)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert linear(x, weight).dtype == torch.bfloat16
@@ -99,7 +99,7 @@ def check_what_is_left_as_it_is(x: Tensor, one_row_more: Tensor, done: list[int]
 
 @needs_mkl
 def test_only_few_rows_without_gradients_are_divided(divided: list[int]) -> None:
-    x = torch.randn(FEW_ROWS + 1, 96)
+    x = torch.randn(MAX_ROWS + 1, 96)
     check_what_is_left_as_it_is(x[1:], x, divided)
     assert divided == [2]
 

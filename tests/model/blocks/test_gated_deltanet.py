@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.config.schema import UserError
-from src.huggingface import twin_of
+from src.huggingface import mapping_of
 from src.model.blocks.gated_deltanet.cost import heads_of
 from src.model.blocks.gated_deltanet.module import GatedDeltaNet, chunked_delta_rule
-from src.model.size_matching import match_of
+from src.model.size_matching import match_config
 from tests.contract.small import composed, small_spec
 from tests.reference.delta_rule import sequential_delta_rule
-from tests.reference.documents import numbers
+from tests.reference.documents import packed_ids
 
 H, N, P = 3, 8, 16
 
@@ -63,7 +63,7 @@ def test_documents_are_those_of_the_definition() -> None:
         Inputs(*(part[:, first : first + n] for part in given)) for first, n in zip((0, 20, 21, 48), cuts, strict=True)
     ]
     wanted = torch.cat([sequential_delta_rule(*part)[0] for part in parts], dim=1)
-    found, _ = chunked_delta_rule(*given, 16, documents=numbers(cuts, 2))
+    found, _ = chunked_delta_rule(*given, 16, documents=packed_ids(cuts, 2))
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_a_key_holds_what_was_written_last() -> None:
 
 
 def test_heads_are_three_quarters_of_the_model() -> None:
-    spec = match_of(composed("gated_deltanet", "modern", "size=tiny")).spec
+    spec = match_config(composed("gated_deltanet", "modern", "size=tiny")).spec
     block = GatedDeltaNet(spec)
     matrices = sum(weight.numel() for weight in block.parameters() if weight.ndim == 2 and weight.shape[1] > 4)
     assert heads_of(spec) * spec.head_dim == 0.75 * spec.d_model
@@ -88,7 +88,7 @@ def test_heads_are_three_quarters_of_the_model() -> None:
 def test_init() -> None:
     """Decay rates uniform over 1..16 and dt log-uniform, as in Mamba-2; the kernel uniform on +-1/sqrt(K), K = 4."""
     torch.manual_seed(0)
-    block = GatedDeltaNet(match_of(composed("gated_deltanet", "modern", "size=xlarge")).spec)
+    block = GatedDeltaNet(match_config(composed("gated_deltanet", "modern", "size=xlarge")).spec)
     block.init_weights(0.5)
     rates, dt = block.A_log.exp(), F.softplus(block.dt_bias)
     assert 1 <= rates.min() < 4 and 13 < rates.max() <= 16
@@ -102,4 +102,4 @@ def test_init() -> None:
 
 def test_the_classic_recipe_has_no_twin() -> None:
     with pytest.raises(UserError, match="HybridForCausalLM needs norm=rmsnorm"):
-        twin_of(small_spec("gated_deltanet", "classic"))
+        mapping_of(small_spec("gated_deltanet", "classic"))

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from src.model.blocks import convolution
-from src.model.blocks.base import blind, inverse_softplus, log_uniform
+from src.model.blocks.base import disable_cpu_kernels, inverse_softplus, log_uniform
 from src.model.blocks.mamba import ssd as ssd_module
-from src.model.blocks.mamba.cpu_ssd import LARGEST_EXPONENT, factorized_ssd
+from src.model.blocks.mamba.cpu_ssd import MAX_EXPONENT, factorized_ssd
 from src.model.blocks.mamba.module import Mamba
 from src.model.blocks.mamba.ssd import chunked_ssd, ssd
 from tests.contract.small import small_spec
-from tests.reference.documents import numbers, one_by_one
-from tests.reference.mamba import naive_mamba
+from tests.reference.documents import packed_ids, scan_separately
+from tests.reference.mamba import reference_mamba
 from tests.reference.ssd import sequential_ssd
 
 NAMES = ("x", "dt", "a", "b", "c", "state")
@@ -93,7 +93,7 @@ def test_decay_that_forgets_everything() -> None:
 def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
     """Large inputs just below the limit: exact to fp32. Beyond it, and for what is no number: the other form."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
-    steps = torch.full((2, 64, HEADS), margin * LARGEST_EXPONENT / 17)  # of a chunk's first 17 steps
+    steps = torch.full((2, 64, HEADS), margin * MAX_EXPONENT / 17)  # of a chunk's first 17 steps
     x, a, b, c = 1000 * x, -torch.tensor([1.0, 0.5, 0.01]), 30 * b, 30 * c
     inputs = [x, steps, a, b, c, state]
     assert (factorized_ssd(x, steps, a, b, c, 32) is None) == (margin > 1)
@@ -108,7 +108,7 @@ def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
 def test_the_first_step_of_a_chunk_counts(first: float) -> None:
     """It weakens what a state of large numbers carries on, beside steps that already reach the limit."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
-    steps = torch.full((2, 64, HEADS), 0.99 * LARGEST_EXPONENT / 16)
+    steps = torch.full((2, 64, HEADS), 0.99 * MAX_EXPONENT / 16)
     steps[:, 0], steps[:, 32], x[:, 31], a = 0.1, first, 1e10 * x[:, 31], -torch.ones(HEADS)
     (found, _), (wanted, _) = ssd(x, steps, a, b, c, 64, state), sequential_ssd(x, steps, a, b, c, state)
     assert worst_error(found[:, 32], wanted[:, 32]) < 1e-6
@@ -119,10 +119,10 @@ def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyP
     taken: list[str] = []
     for name in ("factorized_ssd", "chunked_ssd"):
         monkeypatch.setattr(ssd_module, name, lambda *_, name=name: taken.append(name))
-    documents = numbers((30, 34), 2)
+    documents = packed_ids((30, 34), 2)
     ssd(x, dt, a, b, c, 64)
     ssd(x, dt, a, b, c, 64, None, documents)
-    with blind():
+    with disable_cpu_kernels():
         ssd(x, dt, a, b, c, 64)
     assert taken == ["factorized_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
 
@@ -150,14 +150,14 @@ def test_a_long_text_is_convolved_in_rows(taps: int, length: int, monkeypatch: p
     draw = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, length, 6), (6, taps), (6,))]
     weights, shapes = torch.randn(2, length, 6, generator=draw), []
-    by_image = convolution._convolve_image
+    by_image = convolution._convolve_conv2d
     monkeypatch.setattr(
-        convolution, "_convolve_image", lambda x, *rest: (shapes.append(x.shape), by_image(x, *rest))[1]
+        convolution, "_convolve_conv2d", lambda x, *rest: (shapes.append(x.shape), by_image(x, *rest))[1]
     )
-    monkeypatch.setattr(convolution, "ROW", 8)
+    monkeypatch.setattr(convolution, "ROW_LENGTH", 8)
     results = []
     for long in (length, length + 1):
-        monkeypatch.setattr(convolution, "LONG", long)
+        monkeypatch.setattr(convolution, "MIN_LONG_LENGTH", long)
         y = convolution.convolve(*inputs, cache=None)
         results.append((y.detach(), *torch.autograd.grad((y * weights).sum(), inputs)))
     assert shapes == [(8, taps - 1 + 8, 6), (2, taps - 1 + length, 6)]
@@ -171,12 +171,12 @@ def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
     """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
     lengths = (5, 2, 9, 1, 40, 7)
     inputs = ssd_inputs(sum(lengths), 1e-3, high)
-    documents = numbers(lengths, 2)
+    documents = packed_ids(lengths, 2)
 
     def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return chunked_ssd(x, dt, a, b, c, chunk, state, documents)
 
-    apart = one_by_one(sequential_ssd, lengths)
+    apart = scan_separately(sequential_ssd, lengths)
     found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
     worst = {name: worst_error(found[name], wanted[name]) for name in wanted}
     assert max(worst.values()) < 2e-4, worst
@@ -207,11 +207,11 @@ def test_the_block_equals_its_equations(length: int) -> None:
     block = Mamba(small_spec("mamba"))
     block.init_weights(1.0)
     x = torch.randn(2, length, 64)
-    torch.testing.assert_close(block(x).y.double(), naive_mamba(block, x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(block(x).y.double(), reference_mamba(block, x), rtol=1e-4, atol=1e-5)
 
     projection = torch.randn(2, length, 64)
     fast = torch.autograd.grad((block(x).y * projection).sum(), list(block.parameters()))
-    naive = torch.autograd.grad((naive_mamba(block, x) * projection).sum(), list(block.parameters()))
+    naive = torch.autograd.grad((reference_mamba(block, x) * projection).sum(), list(block.parameters()))
     for (name, _), found, wanted in zip(block.named_parameters(), fast, naive, strict=True):
         assert worst_error(found, wanted) < 1e-4 if wanted.any() else not found.any(), name
 

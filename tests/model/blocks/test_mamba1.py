@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.model.blocks.mamba1.module import Mamba1, scan, selective_scan
 from tests.contract.small import small_spec
-from tests.reference.documents import numbers, one_by_one
-from tests.reference.mamba1 import naive_mamba1, sequential_scan
+from tests.reference.documents import packed_ids, scan_separately
+from tests.reference.mamba1 import reference_mamba1, sequential_scan
 
 NAMES = ("x", "dt", "a", "b", "c", "state")
 INNER, N_STATE = 6, 5
@@ -92,12 +92,12 @@ def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
     """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
     lengths = (5, 2, 9, 1, 40, 7)
     inputs = scan_inputs(sum(lengths), 1e-3, high)
-    documents = numbers(lengths, 2)
+    documents = packed_ids(lengths, 2)
 
     def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return selective_scan(x, dt, a, b, c, chunk, state, documents)
 
-    apart = one_by_one(sequential_scan, lengths)
+    apart = scan_separately(sequential_scan, lengths)
     found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
     assert max(errors(found, wanted).values()) < 1e-5, errors(found, wanted)
 
@@ -121,7 +121,7 @@ def test_a_sequence_can_be_cut_anywhere(cut: int) -> None:
     assert torch.equal(state, kept), "the caller's state is not written to"
 
 
-@pytest.mark.parametrize("begins", [None, numbers((3, 1, 7), 2) > 0])
+@pytest.mark.parametrize("begins", [None, packed_ids((3, 1, 7), 2) > 0])
 def test_the_compiler_is_told_the_truth_about_its_operations(begins: Tensor | None) -> None:
     """Shapes and strides, and that they write to nothing they are given; over two chunks and a part of one."""
     x, dt, a, b, c, state = scan_inputs(11, 1e-2, 1.0)
@@ -170,11 +170,11 @@ def fresh_block(**changes: int) -> Mamba1:
 def test_the_block_equals_its_equations(length: int, changes: dict[str, int]) -> None:
     block = fresh_block(**changes)
     x = torch.randn(2, length, changes.get("d_model", WIDTH), requires_grad=True)
-    torch.testing.assert_close(block(x).y.double(), naive_mamba1(block, x), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(block(x).y.double(), reference_mamba1(block, x), rtol=1e-4, atol=1e-6)
 
     projection, leaves = torch.randn(x.shape), {"x": x, **dict(block.named_parameters())}
     fast = torch.autograd.grad((block(x).y * projection).sum(), list(leaves.values()))
-    naive = torch.autograd.grad((naive_mamba1(block, x) * projection).sum(), list(leaves.values()))
+    naive = torch.autograd.grad((reference_mamba1(block, x) * projection).sum(), list(leaves.values()))
     for name, found, wanted in zip(leaves, fast, naive, strict=True):
         if length == 1 and name == "A_log":  # before the first position there is no state that could decay
             assert not found.any() and not wanted.any()

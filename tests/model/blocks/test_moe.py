@@ -10,7 +10,7 @@ import torch
 from src.model.blocks.moe.module import MoE
 from src.model.build import build_model
 from tests.contract.small import random_tokens, small_spec
-from tests.reference.moe import naive_moe
+from tests.reference.moe import reference_moe
 
 
 def build_moe(recipe: str = "modern", scale: float = 20.0, **changes: Any) -> MoE:
@@ -35,7 +35,7 @@ def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int, b
         block.get_buffer("router_bias").copy_(torch.tensor(bias))
     x = torch.randn(2, length, 16, requires_grad=True)
     y, aux_loss, load, router_z = block(x)
-    wanted, wanted_aux, wanted_load, wanted_z = naive_moe(block, x)
+    wanted, wanted_aux, wanted_load, wanted_z = reference_moe(block, x)
     torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(aux_loss.double(), wanted_aux, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(router_z.double(), wanted_z.detach(), rtol=1e-5, atol=0)
@@ -59,7 +59,7 @@ def test_a_token_that_is_decoded_is_one_of_the_loop(recipe: str, top_k: int, rat
     if rate:
         block.get_buffer("router_bias").copy_(torch.tensor((0.0, 0.7, -0.7, 0.3, 0.0)))
     output = block(x)
-    torch.testing.assert_close(output.y.double(), naive_moe(block, x)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.y.double(), reference_moe(block, x)[0], rtol=1e-4, atol=1e-4)
     assert output.expert_load is None, "nothing to balance"
 
 
@@ -142,10 +142,10 @@ def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
 
 def test_the_bias_follows_the_load_by_its_rate_and_only_steps_that_are_taken() -> None:
     block = build_moe(n_experts=4, router_bias_rate=0.25)
-    taken, skipped = torch.tensor(1.0), torch.tensor(0.0)
-    block.update_balance(torch.tensor([9, 3, 4, 4]), taken)  # the mean is 5
+    applied, skipped = torch.tensor(1.0), torch.tensor(0.0)
+    block.update_balance(torch.tensor([9, 3, 4, 4]), applied)  # the mean is 5
     assert block.get_buffer("router_bias").tolist() == [-0.25, 0.25, 0.25, 0.25]
-    block.update_balance(torch.tensor([0, 10, 5, 5]), taken)
+    block.update_balance(torch.tensor([0, 10, 5, 5]), applied)
     assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25], "an even load leaves a bias alone"
     assert block.load_share.tolist() == [0.0, 0.5, 0.25, 0.25]
     block.update_balance(torch.tensor([20, 0, 0, 0]), skipped)

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.blocks import kind_names, kind_of
-from src.model.blocks.kind import Activations, Kind, norm_kept
+from src.model.blocks.kind import Activations, Kind, norm_activations
 from src.model.build import build_model
 from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory, largest_micro_batch, training_memory
 from src.model.cost.model_cost import model_cost
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from src.training.checkpoint import Progress, save_checkpoint
 from src.training.optimizers import build_optimizer
 from tests.contract.small import ARCHITECTURES, RECIPES, composed, small_spec
-from tests.reference.documents import numbers
+from tests.reference.documents import packed_ids
 
 
 class Kept:
@@ -48,7 +48,7 @@ def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | No
     return sum(n_bytes for place, n_bytes in storages.items() if place not in weights) / 4
 
 
-@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("length", [48, 40])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", kind_names())
@@ -64,7 +64,7 @@ def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int
 def test_a_mask_of_documents_is_kept_once_for_all_heads(kind: str, length: int) -> None:
     spec = replace(small_spec("dense"), blocks=(kind,))
     plain = kept_floats(spec, 4, length) - kept_floats(spec, 2, length)
-    few, many = (kept_floats(spec, batch, length, numbers((7, length - 7), batch)) for batch in (2, 4))
+    few, many = (kept_floats(spec, batch, length, packed_ids((7, length - 7), batch)) for batch in (2, 4))
     masks = (many - few - plain) / (2 * length)
     assert kind_of(kind).activations(spec, length).masks == pytest.approx(masks, rel=1e-3)
 
@@ -87,7 +87,7 @@ def test_a_step_by_hand(mlp_only: ModelSpec) -> None:
     """T = 1000, B = 2: the worst moment is the loss."""
     tokens, params, head = 2000, model_cost(mlp_only, 1000).total_params, 260 * 64
     whole = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=False)
-    assert norm_kept(mlp_only) == 3 * 64 + 1
+    assert norm_activations(mlp_only) == 3 * 64 + 1
     assert whole.parts() == {
         "weights": 4 * params,
         "gradients": 4 * head,
@@ -156,7 +156,9 @@ def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe"])
 def test_checkpoints_are_as_large_as_foretold(architecture: str, tmp_path: Path) -> None:
     config = composed(architecture, "modern", "size=nano")
-    spec = solve(config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=256, match="active").spec
+    spec = match_size(
+        config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=256, match="active"
+    ).spec
     model = build_model(spec, seed=0)
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=0.0))
     for parameter in model.parameters():

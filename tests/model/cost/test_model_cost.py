@@ -11,10 +11,10 @@ from src.config.schema import ArchitectureConfig, ModelSpec
 from src.model.blocks import block_class, kind_names, kind_of
 from src.model.blocks.attention.cost import mean_keys
 from src.model.blocks.base import Block
-from src.model.blocks.kind import Cost, mean_keys_in_chunk, padding
+from src.model.blocks.kind import Cost, mean_keys_in_chunk, padding_factor
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
-from src.model.size_matching import solve
+from src.model.size_matching import match_size
 from tests.contract.small import ARCHITECTURES, RECIPES, SIZES, composed, random_tokens, small_model, small_spec
 
 
@@ -56,7 +56,7 @@ def test_mean_keys() -> None:
     assert mean_keys_in_chunk(10, 5) == (1 + 2 + 3 + 4 + 5) / 5
     assert mean_keys_in_chunk(7, 5) == (1 + 2 + 3 + 4 + 5 + 1 + 2) / 7
     assert mean_keys_in_chunk(3, 5) == (1 + 2 + 3) / 3
-    assert [padding(length, 5) for length in (5, 6, 10, 2)] == [1, 10 / 6, 1, 5 / 2]
+    assert [padding_factor(length, 5) for length in (5, 6, 10, 2)] == [1, 10 / 6, 1, 5 / 2]
 
 
 def test_attention(spec: ModelSpec) -> None:
@@ -148,7 +148,7 @@ def test_activation_checkpointing_computes_the_blocks_again_but_for_their_last_p
     assert cost.executed_train_flops_per_token(activation_checkpointing=True) == 3 * forward + again
 
 
-@pytest.mark.usefixtures("as_elsewhere")
+@pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
 def test_recomputed_flops_are_those_that_torch_counts(architecture: str) -> None:
     model, tokens = small_model(architecture), random_tokens(2, 64)
@@ -177,7 +177,9 @@ def test_parameters_of_every_size_are_those_of_the_built_model(
         config = composed(architecture, recipe)
         if len(config.architecture.pattern) > 2 * dimensions.n_layers:
             pytest.skip("too few layers for the pattern")
-        match = solve(config.architecture, dimensions, config.recipe, vocab_size=32000, seq_len=1024, match="active")
+        match = match_size(
+            config.architecture, dimensions, config.recipe, vocab_size=32000, seq_len=1024, match="active"
+        )
         with torch.device("meta"):
             weights = list(LanguageModel(match.spec).parameters())
         assert all(weight.is_meta for weight in weights)

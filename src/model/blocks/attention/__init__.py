@@ -1,4 +1,4 @@
-"""Causal attention over the whole past."""
+"""Causal attention over all previous positions."""
 
 from src.model.blocks.attention import cost
 from src.model.blocks.kind import Kind

@@ -1,19 +1,19 @@
-"""What a block of attention costs, in closed form and without torch; `kind.py` says how it is counted.
+"""Cost of an attention block in closed form, without torch; `kind.py` defines what is counted.
 
 T D: context length, d_model; H: heads.
 """
 
 from src.config.schema import ModelSpec
-from src.model.blocks.kind import BYTES_PER_FLOAT, Activations, Cost, norm_kept, norm_params
+from src.model.blocks.kind import BYTES_PER_FLOAT, Activations, Cost, norm_activations, norm_params
 
 
 def mean_keys(context_len: int, window: int) -> float:
-    """Mean over positions t = 1..context_len of min(t, window): the keys that a causal query sees."""
+    """Return the mean of min(t, window) over positions t = 1..context_len: the keys that a causal query attends to."""
     full = min(context_len, window)
     return (full * (full + 1) / 2 + (context_len - full) * window) / context_len
 
 
-def attention_over(spec: ModelSpec, context_len: int, window: int, keys: float) -> Cost:
+def attention_cost(spec: ModelSpec, context_len: int, window: int, keys: float) -> Cost:
     width = spec.d_model
     matrices = 4 * width * width
     params = matrices + (4 * width if spec.bias else 0) + norm_params(spec)
@@ -23,15 +23,15 @@ def attention_over(spec: ModelSpec, context_len: int, window: int, keys: float) 
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
-    return attention_over(spec, context_len, context_len, context_len)
+    return attention_cost(spec, context_len, context_len, context_len)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Kept: q k v as projected, y, a log-sum a head; with rotary positions q and k once more.
+    """Count q, k and v as projected, y and one log-sum a head; with rotary positions q and k a second time.
 
-    The mask of documents is a square that all heads share, which the kernel keeps in floats.
+    The document mask is one square for all heads, which the kernel stores as floats.
     """
     width, rope = spec.d_model, spec.position == "rope"
-    kept = norm_kept(spec) + (6 if rope else 4) * width + spec.n_heads
+    kept = norm_activations(spec) + (6 if rope else 4) * width + spec.n_heads
     backward, forward = (3 * width, 9 * width) if rope else (4 * width, 6 * width)
     return Activations(kept, backward, forward, 2 * width * width, context_len)

@@ -1,9 +1,10 @@
-"""Causal attention over the whole past.
+"""Causal attention over all previous positions.
 
-Rotary positions (Su et al., 2021) in the half-split layout of Llama, or none where the recipe adds learned positions
-to the embedding. Under autocast q, k and v are bf16, and the softmax inside the kernels still fp32.
+Rotary positions (Su et al., 2021) in Llama's half-split layout, or none if the recipe adds learned positions to the
+embedding. Under autocast q, k and v are bf16, and the softmax inside the kernels is fp32.
 
-Where documents are numbered, a position sees its own alone. Rotary positions are distances and need no new start.
+With document ids, a position attends only to its own document. Rotary positions encode distances, so they need no
+reset.
 
 B, T, D: batch, position, d_model; H: heads; P: head_dim.
 """
@@ -22,25 +23,25 @@ from src.model.blocks.cpu_linear import Linear
 ROPE_THETA = 10000.0
 
 
-def rotate(x: Tensor, offset: int) -> Tensor:
-    """Turn each pair (x_i, x_{i + P/2}) of x (..., T, P) by its position times theta^(-2i/P), in fp32.
+def apply_rope(x: Tensor, offset: int) -> Tensor:
+    """Rotate each pair (x_i, x_{i + P/2}) of x (..., T, P) by its position times theta^(-2i/P), in fp32.
 
-    A compiler makes one loop of it half by half. Without one, fewer operations over whole rows give the same numbers.
+    A compiler fuses the two halves into one loop. In eager mode, fewer operations on whole rows give the same numbers.
     """
-    place = offset, x.shape[-2], x.shape[-1], x.device
+    key = offset, x.shape[-2], x.shape[-1], x.device
     y = x.float()
     first, second = y.chunk(2, dim=-1)
     if torch.compiler.is_compiling():
-        cos, sin = _turns(*place)
-        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        cos, sin = rope_cos_sin(*key)
+        rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     else:
-        cos, sin = _kept_turns(*place, torch.is_inference_mode_enabled())
-        turned = y * cos + torch.cat((second, first), dim=-1) * sin
-    return turned.to(x.dtype)
+        cos, sin = _cached_cos_sin(*key, torch.is_inference_mode_enabled())
+        rotated = y * cos + torch.cat((second, first), dim=-1) * sin
+    return rotated.to(x.dtype)
 
 
-def _turns(offset: int, length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Compute cosine and sine (T, P/2) of the angles."""
+def rope_cos_sin(offset: int, length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Compute cosine and sine (T, P/2) of the rotation angles."""
     half = width // 2
     frequency = ROPE_THETA ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
     position = torch.arange(offset, offset + length, device=device, dtype=torch.float32)
@@ -49,50 +50,52 @@ def _turns(offset: int, length: int, width: int, device: torch.device) -> tuple[
 
 
 @lru_cache(maxsize=2)
-def _kept_turns(offset: int, length: int, width: int, device: torch.device, inference: bool) -> tuple[Tensor, Tensor]:
-    """Take them once for all layers from a table that serves many tokens of a text."""
+def _cached_cos_sin(
+    offset: int, length: int, width: int, device: torch.device, inference: bool
+) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine (T, P), once for all layers, from a table that covers many tokens of a text."""
     end = 1 << (offset + length - 1).bit_length()
-    cos, sin = _table(end, width, device, inference)
+    cos, sin = _cos_sin_table(end, width, device, inference)
     return cos[offset : offset + length], sin[offset : offset + length]
 
 
 @lru_cache(maxsize=2)
-def _table(length: int, width: int, device: torch.device, inference: bool) -> tuple[Tensor, Tensor]:
-    """Compute them for the first positions, twice over (T, P), the first half's sine negative.
+def _cos_sin_table(length: int, width: int, device: torch.device, inference: bool) -> tuple[Tensor, Tensor]:
+    """Compute both for the first positions (T, P), each half repeated; the sine of the first half is negated.
 
-    inference: tensors that are made in that mode cannot serve training.
+    inference: whether inference mode is on; tensors created in that mode cannot be used in training.
     """
-    cos, sin = _turns(0, length, width, device)
+    cos, sin = rope_cos_sin(0, length, width, device)
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
-    """Attend from each position to itself and all before it; q, k, v and the result (B, H, T, P), documents (B, T)."""
+    """Attend from each position to itself and all previous ones; q, k, v and result (B, H, T, P), documents (B, T)."""
     if documents is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    seen = (documents[:, :, None] == documents[:, None]).tril()
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None])
+    visible = (documents[:, :, None] == documents[:, None]).tril()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None])
 
 
-FIRST_ROOM = 4096
-"""Positions that a cache has room for at first, and beyond a prefill that is longer."""
+INITIAL_CAPACITY = 4096
+"""Positions that a cache holds at first, and beyond a longer prefill."""
 
 
 class KeyValueCache:
-    """Keys and values of the last `capacity` positions, in a ring: position t is in slot t mod capacity.
+    """Keys and values of the last `capacity` positions in a ring buffer: position t is in slot t mod capacity.
 
-    Memory is taken as it is needed: at once for a text of usual length, else by doubling. The ring closes only when all
-    of its capacity is there, so what is stored never moves to another slot.
+    Memory grows with the text: allocated at once for usual lengths, then doubled. The buffer wraps around only at its
+    full capacity, so stored values never move to another slot.
     """
 
     def __init__(self, batch_size: int, heads: int, capacity: int, width: int, like: Tensor) -> None:
-        self.keys = like.new_zeros(batch_size, heads, min(capacity, FIRST_ROOM), width)
+        self.keys = like.new_zeros(batch_size, heads, min(capacity, INITIAL_CAPACITY), width)
         self.values = torch.zeros_like(self.keys)
         self.capacity = capacity
         self.offset = 0
 
     def append(self, k: Tensor, v: Tensor) -> None:
-        """Store k and v (B, H, T, P), the oldest giving way where the ring is full."""
+        """Store k and v (B, H, T, P); in a full buffer they replace the oldest."""
         end = self.offset + k.shape[2]
         if self.keys.shape[2] < min(end, self.capacity):
             self._grow(end)
@@ -109,16 +112,16 @@ class KeyValueCache:
         self.offset = end
 
     def _grow(self, needed: int) -> None:
-        """Make room for `needed` positions, and for as many again as a long text will soon need."""
-        room = min(self.capacity, max(needed + FIRST_ROOM, 2 * self.keys.shape[2]))
-        keys = self.keys.new_zeros(*self.keys.shape[:2], room, self.keys.shape[3])
+        """Allocate space for `needed` positions and for those that a long text is likely to need next."""
+        size = min(self.capacity, max(needed + INITIAL_CAPACITY, 2 * self.keys.shape[2]))
+        keys = self.keys.new_zeros(*self.keys.shape[:2], size, self.keys.shape[3])
         values = torch.zeros_like(keys)
         keys[:, :, : self.keys.shape[2]] = self.keys
         values[:, :, : self.values.shape[2]] = self.values
         self.keys, self.values = keys, values
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """Return the filled slots (B, H, min(offset, capacity), P); once rotated, their order does not matter."""
+        """Return the filled slots (B, H, min(offset, capacity), P); rotated keys may be in any order."""
         filled = min(self.offset, self.capacity)
         return self.keys[:, :, :filled], self.values[:, :, :filled]
 
@@ -136,14 +139,16 @@ class Attention(Block):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
         qkv = self.project(x, cache, documents)
-        qk, v = qkv.split((2 * width, width), dim=-1)  # one split: a slice has zeros for the rest as gradient
+        qk, v = qkv.split(
+            (2 * width, width), dim=-1
+        )  # a single split, since the gradient of a slice is padded with zeros
         qk = self.normalize(qk.unflatten(-1, (2, self.n_heads, self.head_dim)))
         qk = qk.permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
         v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
         offset = cache.offset if cache else 0
-        q, k = (rotate(qk, offset) if self.rope else qk).unbind(0)
+        q, k = (apply_rope(qk, offset) if self.rope else qk).unbind(0)
         if cache is not None:
-            assert offset == 0 or length == 1, "after the prefill, a cache grows by one token at a time"
+            assert offset == 0 or length == 1, "after the prefill, tokens are appended to a cache one at a time"
             cache.append(k, v)
         if cache is not None and offset > 0:
             keys, values = cache.stored()
@@ -153,21 +158,21 @@ class Attention(Block):
         return BlockOutput(self.out(y.transpose(1, 2).reshape(batch, length, width)))
 
     def project(self, x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
-        """Map x (B, T, D) to queries, keys and values side by side (B, T, 3 D)."""
+        """Map x (B, T, D) to concatenated queries, keys and values (B, T, 3 D)."""
         return self.qkv(x)
 
     def normalize(self, qk: Tensor) -> Tensor:
-        """Normalize queries and keys (B, T, 2, H, P) of each head; plain attention leaves them as they are."""
+        """Normalize queries and keys (B, T, 2, H, P) per head; the identity in plain attention."""
         return qk
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
-        """Attend within one sequence from its start; q, k, v and the result (B, H, T, P), documents (B, T)."""
+        """Attend within one sequence from its start; q, k, v and result (B, H, T, P), documents (B, T)."""
         return causal_attention(q, k, v, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:
         return KeyValueCache(batch_size, self.n_heads, max_len, self.head_dim, like)
 
-    def fused(self) -> dict[str, tuple[int, ...]]:
+    def packed_projections(self) -> dict[str, tuple[int, ...]]:
         return {"qkv.weight": (self.qkv.in_features,) * 3}
 
     def init_weights(self, residual_scale: float) -> None:

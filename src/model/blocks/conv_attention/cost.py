@@ -1,4 +1,4 @@
-"""What a block of conv_attention costs, in closed form and without torch; `kind.py` says how it is counted."""
+"""Cost of a conv_attention block in closed form, without torch; `kind.py` defines what is counted."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Add to attention: the convolution keeps its input, with the K - 1 positions before it."""
+    """Add the convolution's input, with the K - 1 positions before it, to attention."""
     plain, width = attention.activation_memory(spec, context_len), 3 * spec.d_model
     padded = width * (context_len + spec.d_conv - 1) / context_len
     return replace(plain, kept=plain.kept + padded, forward=plain.forward + padded)

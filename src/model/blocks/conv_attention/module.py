@@ -1,8 +1,8 @@
 """Causal attention with a short convolution over queries, keys and values: a control, not an architecture of its own.
 
-Mamba and gated DeltaNet convolve each channel over the last few positions before they mix positions, which by itself is
-a model of short n-grams. Attention with the same convolution (kernel K = d_conv, as in H3 and Based, arXiv 2402.18668)
-tells what of their lead is due to it, and what to the recurrence.
+Mamba and gated DeltaNet convolve each channel over the last few positions before they mix positions, which alone is a
+model of short n-grams. Attention with the same convolution (kernel K = d_conv, as in H3 and Based, arXiv 2402.18668)
+measures how much of their advantage is due to the convolution and how much to the recurrence.
 
 B, T, D: batch, position, d_model; K: d_conv.
 """
@@ -16,7 +16,7 @@ from src.model.blocks.convolution import convolve
 
 
 class ConvAttentionCache(KeyValueCache):
-    """Keys and values, and the last K - 1 projections (B, K - 1, 3 D) that the convolution reads."""
+    """Keys and values, and the last K - 1 projections (B, K - 1, 3 D) as input of the convolution."""
 
     def __init__(self, batch_size: int, heads: int, capacity: int, width: int, d_conv: int, like: Tensor) -> None:
         super().__init__(batch_size, heads, capacity, width, like)

@@ -1,4 +1,4 @@
-"""Gated DeltaNet: a linear recurrence that overwrites what it holds under a key (Yang, Kautz and Hatamizadeh, 2024)."""
+"""Gated DeltaNet: a linear recurrence with key-wise overwrites (Yang, Kautz and Hatamizadeh, 2024)."""
 
 from src.model.blocks.gated_deltanet import cost
 from src.model.blocks.kind import Kind

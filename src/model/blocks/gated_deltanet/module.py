@@ -1,15 +1,15 @@
-"""Gated DeltaNet: a linear recurrence that overwrites what it holds under a key (Yang, Kautz and Hatamizadeh, 2024).
+"""Gated DeltaNet: a linear recurrence that overwrites the value stored under a key (Yang, Kautz and Hatamizadeh, 2024).
 
     S_t = a_t (S_{t-1} - b_t k_t (k_t^T S_{t-1})) + b_t k_t v_t^T        (per head; a_t, b_t from 0 to 1, |k_t| = 1)
     o_t = S_t^T q_t / sqrt(N)
 
-Where Mamba-2 only adds to its state and lets all of it fade, the delta rule first takes away what is stored under the
-key that it is about to write. In a chunk, what each position really writes depends on what those before it wrote: a
-triangular system (section 3.3 of the paper), solved for all chunks at once; between chunks only the states are carried.
-Decoding is the recurrence itself. The chunk size never changes the result, and `tests/reference/delta_rule.py` holds
-the step-by-step twin. Where documents are numbered, each begins with a state of zeros.
+Mamba-2 only adds to its state and decays all of it; the delta rule first removes the value stored under the key that it
+writes. Within a chunk, the write of each position depends on the writes before it: a triangular system (section 3.3 of
+the paper), solved for all chunks at once; between chunks only the states are passed on. Decoding is the recurrence
+itself. The result does not depend on the chunk size; `tests/reference/delta_rule.py` is the reference implementation.
+With document ids, each document starts from a state of zeros.
 
-This folder and `conf/architecture/gated_deltanet.yaml` are all that the architecture takes.
+The whole architecture is in this folder and `conf/architecture/gated_deltanet.yaml`.
 
 B, T: batch, position; c, Q: chunks, chunk size; H: heads; N, P: head widths of keys and values; K: d_conv.
 """
@@ -40,25 +40,25 @@ def chunked_delta_rule(
     state: Tensor | None = None,
     documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence above, with q as it is, from `state` (zeros if None).
+    """Run the recurrence above, with q unscaled, from `state` (zeros if None).
 
     q, k: (B, T, H, N), k of length 1; v: (B, T, H, P); log_decay <= 0 and beta from 0 to 1: (B, T, H);
-    state: (B, H, N, P); all fp32. documents: (B, T), whose first goes on from `state`.
+    state: (B, H, N, P); all fp32. documents: (B, T); the first document continues from `state`.
     Returns o (B, T, H, P) and the state after position T.
     """
     batch, length, heads, n_key = q.shape
-    if more := -length % chunk:  # beta = 0 writes nothing and log_decay = 0 decays nothing: the state stays as it is
-        q, k, v = (F.pad(part, (0, 0, 0, 0, 0, more)) for part in (q, k, v))
-        log_decay, beta = (F.pad(part, (0, 0, 0, more)) for part in (log_decay, beta))
+    if padding := -length % chunk:  # beta = 0 writes nothing and log_decay = 0 decays nothing: the state is unchanged
+        q, k, v = (F.pad(part, (0, 0, 0, 0, 0, padding)) for part in (q, k, v))
+        log_decay, beta = (F.pad(part, (0, 0, 0, padding)) for part in (log_decay, beta))
         if documents is not None:
-            documents = torch.cat((documents, documents[:, -1:].expand(-1, more)), dim=1)
-    n_chunks = (length + more) // chunk
+            documents = torch.cat((documents, documents[:, -1:].expand(-1, padding)), dim=1)
+    n_chunks = (length + padding) // chunk
     q, k, v = (part.view(batch, n_chunks, chunk, heads, -1).transpose(2, 3) for part in (q, k, v))
     beta = beta.view(batch, n_chunks, chunk, heads, 1).transpose(2, 3)  # (B, c, H, Q, 1)
     decay = decay_in_chunks(log_decay.view(batch, n_chunks, chunk, heads), documents)
 
-    # What a position writes is what it was given less what is read under its key: of earlier ones in the chunk (the
-    # system), and of the state that the chunk starts from (`reads`).
+    # A position writes its value minus what is read under its key: from earlier positions in the chunk (the system),
+    # and from the state at the start of the chunk (`reads`).
     written = beta * k
     system = (written @ k.mT) * decay.between
     solved = torch.linalg.solve_triangular(
@@ -80,7 +80,7 @@ def chunked_delta_rule(
 
 
 class GatedDeltaNet(Block):
-    """The block: projections, causal convolution of q, k and v, the delta rule, gated norm, output projection."""
+    """The block: projections, causal convolution of q, k and v, delta rule, gated norm, output projection."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class GatedDeltaNet(Block):
         with torch.autocast(x.device.type, enabled=False):
             o = self._recur(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
             o = rms_norm(o, self.norm_weight).flatten(-2)
-            o = o * F.silu(gate.float())  # the norm, of each head, comes before the gate
+            o = o * F.silu(gate.float())  # the norm of each head comes before the gate
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(o.to(x.dtype)))
@@ -136,7 +136,7 @@ class GatedDeltaNet(Block):
         )
         return MambaCache(conv, state)
 
-    def fused(self) -> dict[str, tuple[int, ...]]:
+    def packed_projections(self) -> dict[str, tuple[int, ...]]:
         parts = {"qk": self.d_key, "value_gate": self.d_value, "dt_beta": self.n_heads}
         return {f"{name}.weight": (rows, rows) for name, rows in parts.items()}
 

@@ -1,4 +1,4 @@
-"""What a block of mamba costs, in closed form and without torch; `kind.py` says how it is counted.
+"""Cost of a mamba block in closed form, without torch; `kind.py` defines what is counted.
 
 D: d_model; N: d_state; H: heads; K: d_conv; Q: chunk.
 """
@@ -9,14 +9,14 @@ from src.model.blocks.kind import (
     Activations,
     Cost,
     mean_keys_in_chunk,
-    norm_kept,
+    norm_activations,
     norm_params,
-    padding,
+    padding_factor,
 )
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
-    """Mamba-2: inside a chunk a masked product of C B^T (one for all heads) with x, between chunks the states."""
+    """Count, within a chunk, a masked product of C B^T (shared by all heads) with x, and the states between chunks."""
     inner, state, heads, chunk = spec.d_inner, spec.d_state, spec.n_ssm_heads, spec.chunk_size
     conv_channels = inner + 2 * state
     matrices = spec.d_model * (2 * inner + 2 * state + heads) + inner * spec.d_model
@@ -24,19 +24,19 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
     outside = 2 * matrices + 2 * spec.d_conv * conv_channels
     per_key, states = 2 * (state + inner), 4 * state * inner
     flops = outside + per_key * mean_keys_in_chunk(context_len, chunk) + states
-    executed = outside + (per_key * chunk + states) * padding(context_len, chunk)
+    executed = outside + (per_key * chunk + states) * padding_factor(context_len, chunk)
     state_bytes = (conv_channels * (spec.d_conv - 1) + inner * state) * BYTES_PER_FLOAT
     return Cost(params, params, flops, executed, state_bytes)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Decay matrices of Q x Q a head, and the states between chunks, are what grows with the chunk size.
+    """Decay matrices of Q x Q per head and the states between chunks depend on the chunk size.
 
-    So it is on other devices and in compiled models; a CPU's own form (`FactorizedSSD`) keeps about a quarter less.
+    This holds for other devices and compiled models; the CPU kernel (`FactorizedSSD`) saves about a quarter less.
     """
     inner, state, heads, chunk = spec.d_inner, spec.d_state, spec.n_ssm_heads, spec.chunk_size
     channels, projected = inner + 2 * state, 2 * inner + 2 * state + heads
-    filled = padding(context_len, chunk)
+    filled = padding_factor(context_len, chunk)
     squares = 2 * chunk * heads * filled
     states = state * inner * filled / chunk
     if context_len == 1:
@@ -47,7 +47,7 @@ def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     if filled > 1:  # x, dt, b and c are copied
         copies = inner * filled
         in_chunks += copies + heads * (filled - 1) + 2 * state * filled
-    kept = norm_kept(spec) + projected + convolved + 2 * heads + in_chunks
+    kept = norm_activations(spec) + projected + convolved + 2 * heads + in_chunks
     kept += 2 * states - state * inner / context_len + 5 * inner + 1
     forward = spec.d_model + projected + channels + (3 * inner + 3 * heads) * filled + squares
     forward += copies + 2 * states + max(2 * inner * filled, states)

@@ -1,8 +1,8 @@
-"""The form of state-space duality for a CPU, where moving memory costs as much as the products.
+"""State-space duality for CPUs, where memory traffic costs as much as the matrix products.
 
-The decay between two positions is taken as a product of two factors, one a position, so that all heads share one
-matrix a chunk and have none of their own. That is exact as long as the factors stay within what fp32 can hold; where
-they would not, the general form (`ssd.chunked_ssd`) serves.
+The decay between two positions is factorized into one factor per position, so all heads share one matrix per chunk and
+need none of their own. This is exact as long as the factors are in the range of fp32; otherwise `ssd.chunked_ssd` is
+used.
 
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state.
 """
@@ -15,21 +15,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FACTORIZED_CHUNK = 32
-LARGEST_EXPONENT = 40.0
-"""Factors are within exp(40) = 2e17 and its inverse, and what carries a state from one middle to the next is no smaller
-than exp(-80): fp32 ends at exp(88), and loses digits below exp(-87)."""
+MAX_EXPONENT = 40.0
+"""Factors are between exp(-40) and exp(40) = 2e17, and the factor from one chunk's middle to the next is at least
+exp(-80): fp32 overflows at exp(88) and loses digits below exp(-87)."""
 
 
 def factorized_ssd(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """Do what `chunked_ssd` does for one document, unless factors would leave the range: then None.
+    """Compute `chunked_ssd` for one document, or return None if factors would leave the range.
 
-    With L the sum of dt A from the start of a chunk, and m its value in the middle, exp(L_i - L_j) is exp(L_i - m)
-    times exp(m - L_j): the first scales what comes out, the second what goes in.
+    With L the cumulative sum of dt A from the start of a chunk and m its value in the middle, exp(L_i - L_j) is
+    exp(L_i - m) times exp(m - L_j): the first factor scales the output, the second the input.
     """
     batch, length, heads, width = x.shape
-    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding leaves the state alone
+    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding does not change the state
         x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
         b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
     n_chunks = (length + padding) // chunk
@@ -37,8 +37,8 @@ def factorized_ssd(
     sums = (dt * a).cumsum(2)  # (B, c, Q, H), <= 0
     middle, last = sums[:, :, chunk // 2], sums[:, :, -1]  # (B, c, H)
     log_out = sums - middle[:, :, None]
-    # `log_out` runs from below -middle to last - middle; what carries a state on has both, the first step included.
-    if not bool(torch.maximum(-middle, middle - last).detach().max() <= LARGEST_EXPONENT):
+    # `log_out` is between -middle and last - middle; the factor between chunks has both, including the first step.
+    if not bool(torch.maximum(-middle, middle - last).detach().max() <= MAX_EXPONENT):
         return None
     through = (last - middle).exp()
     y, end = FactorizedSSD.apply(
@@ -54,11 +54,11 @@ def factorized_ssd(
 
 
 class FactorizedSSD(torch.autograd.Function):
-    """y = exp(log_out) (tril(C B^T) (in_scale x) + C S), where S, the state that a chunk starts from, follows
+    """y = exp(log_out) (tril(C B^T) (in_scale x) + C S), where S is the state at the start of a chunk:
 
         S_0 = start        S_{i+1} = exp(log_carry_i) (S_i + B_i^T (in_scale_i x_i))
 
-    Of what is large only x, y and the states are kept; the rest is computed again in the backward pass.
+    Of the large tensors only x, y and the states are saved; the backward pass recomputes the others.
     """
 
     @staticmethod
@@ -72,9 +72,9 @@ class FactorizedSSD(torch.autograd.Function):
         c: Tensor,
         start: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Take x (B, c, Q, H, P); in_scale, log_out (B, c, Q, H); log_carry (B, c - 1, H); b, c (B c, Q, N).
+        """Map x (B, c, Q, H, P); in_scale, log_out (B, c, Q, H); log_carry (B, c - 1, H); b, c (B c, Q, N).
 
-        start: (B, N, H, P). Returns y like x, and what S would be after the last chunk without its carry.
+        start: (B, N, H, P). Returns y like x, and S after the last chunk without its decay.
         """
         batch, n_chunks, _, heads, width = x.shape
         inputs, products = _scale(x, in_scale), torch.bmm(c, b.mT).tril_()
@@ -82,8 +82,8 @@ class FactorizedSSD(torch.autograd.Function):
         states, carry = torch.empty_like(added), log_carry.exp()[:, :, None, :, None]
         states[:, 0] = 0 if start is None else start
         each = states.unbind(1)
-        for here, more, factor, then in zip(each, added.unbind(1), carry.unbind(1), each[1:], strict=False):
-            torch.add(here, more, out=then).mul_(factor)
+        for current, update, factor, following in zip(each, added.unbind(1), carry.unbind(1), each[1:], strict=False):
+            torch.add(current, update, out=following).mul_(factor)
         y = torch.bmm(c, _flat(states)).baddbmm_(products, inputs).view(x.shape).mul_(log_out.exp()[..., None])
         ctx.save_for_backward(x, in_scale, log_out, log_carry, b, c, states, y)
         ctx.has_start = start is not None
@@ -105,9 +105,9 @@ class FactorizedSSD(torch.autograd.Function):
         d_added[:, -1] = d_end
         each = d_states.unbind(1)
         chunks = zip(each, each[1:], d_added.unbind(1), carry.unbind(1), strict=False)
-        for d_here, d_then, d_more, factor in reversed(list(chunks)):
-            d_here.add_(torch.mul(d_then, factor, out=d_more))
-        d_log_carry = d_states[:, 1:].mul_(states[:, 1:]).sum((2, 4))  # all but the first have served
+        for d_current, d_following, d_update, factor in reversed(list(chunks)):
+            d_current.add_(torch.mul(d_following, factor, out=d_update))
+        d_log_carry = d_states[:, 1:].mul_(states[:, 1:]).sum((2, 4))  # in place: only d_states[:, 0] is read below
 
         db = torch.bmm(inputs, _flat(d_added).mT).baddbmm_(d_products.mT, c)
         dx = torch.bmm(products.mT, dy).baddbmm_(b, _flat(d_added)).view(x.shape)

@@ -3,8 +3,8 @@
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per head; A a negative scalar)
     y_t = C_t h_t + D x_t
 
-Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. Where
-documents are numbered, each begins with a state of zeros.
+Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. With
+document ids, each document starts from a state of zeros.
 
 B, T: batch, position; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
 """
@@ -21,12 +21,12 @@ from src.model.blocks.mamba.ssd import ssd
 from src.model.blocks.norm import rms_norm
 
 DT_RANGE = (1e-3, 1e-1)
-DT_FLOOR = 1e-4
+MIN_DT = 1e-4
 A_RANGE = (1.0, 16.0)
 
 
 class MambaCache:
-    """The last K - 1 inputs of the convolution, and the state of the recurrence; for Mamba-1 as well."""
+    """The last K - 1 inputs of the convolution and the state of the recurrence; also used by Mamba-1."""
 
     def __init__(self, conv: Tensor, state: Tensor) -> None:
         self.conv = conv  # (B, K - 1, C): C channels go through the convolution
@@ -35,14 +35,14 @@ class MambaCache:
 
 
 def draw_dt_bias(count: int) -> Tensor:
-    """Draw what softplus turns into a dt that is log-uniform over `DT_RANGE`."""
-    return inverse_softplus(log_uniform(count, *DT_RANGE).clamp(min=DT_FLOOR))
+    """Draw biases whose softplus, dt, is log-uniform over `DT_RANGE`."""
+    return inverse_softplus(log_uniform(count, *DT_RANGE).clamp(min=MIN_DT))
 
 
 class Mamba(Block):
     """The Mamba-2 block: one input projection, causal convolution, state-space layer, gated norm, output projection."""
 
-    memory_budget = 0.5  # between its products lie a dozen tensors, which cost no more to compute again than to read
+    memory_budget = 0.5  # a dozen element-wise results between the products are as cheap to recompute as to read
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Mamba(Block):
         state = like.new_zeros(batch_size, self.d_state, self.n_heads, self.head_dim, dtype=torch.float32)
         return MambaCache(conv, state)
 
-    def fused(self) -> dict[str, tuple[int, ...]]:
+    def packed_projections(self) -> dict[str, tuple[int, ...]]:
         return {"in_proj.weight": (self.d_inner, self.d_inner, self.d_state, self.d_state, self.n_heads)}
 
     def init_weights(self, residual_scale: float) -> None:

@@ -3,8 +3,8 @@
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per head; A a negative scalar)
     y_t = C_t h_t
 
-Inside a chunk the recurrence is a masked matrix product; between chunks only the states are carried. The chunk size
-never changes the result; tests compare it with `tests/reference/ssd.py`, which goes position by position.
+Within a chunk the recurrence is a masked matrix product; between chunks only the states are passed on. The result does
+not depend on the chunk size; `tests/reference/ssd.py` is the step-by-step reference implementation.
 
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.model.blocks.base import on_cpu
+from src.model.blocks.base import should_use_cpu_kernel
 from src.model.blocks.mamba.cpu_ssd import FACTORIZED_CHUNK, factorized_ssd
 
 
@@ -29,8 +29,8 @@ def ssd(
     state: Tensor | None = None,
     documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `chunked_ssd` does in the form that suits the device and the values."""
-    if documents is None and on_cpu(x):
+    """Compute `chunked_ssd` with the fastest kernel for the device and the range of the values."""
+    if documents is None and should_use_cpu_kernel(x):
         result = factorized_ssd(x, dt, a, b, c, min(chunk, FACTORIZED_CHUNK), state)
         if result is not None:
             return result
@@ -50,12 +50,12 @@ def chunked_ssd(
     """Run the recurrence above, without the D term, from `state` (zeros if None).
 
     x: (B, T, H, P); dt: (B, T, H), positive; a: (H,), negative; b, c: (B, T, N); state: (B, N, H, P); all fp32.
-    documents: (B, T), whose first goes on from `state`; where the next begins, the state is zero.
+    documents: (B, T); the first document continues from `state`, the others start from zeros.
     Returns y (B, T, H, P) and the state after position T.
     """
     batch, length, heads, width = x.shape
     n_state = b.shape[-1]
-    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding leaves the state alone
+    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding does not change the state
         x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
         b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
         if documents is not None:
@@ -66,11 +66,11 @@ def chunked_ssd(
     b, c = b.reshape(batch, n_chunks, chunk, n_state), c.reshape(batch, n_chunks, chunk, n_state)
     decay = decay_in_chunks((dt * a).view(batch, n_chunks, chunk, heads), documents)
 
-    # Inside a chunk: position i takes from j <= i with weight (C_i . B_j) exp(sum of dt A over j+1..i).
+    # Within a chunk: position i reads from j <= i with weight (C_i . B_j) exp(sum of dt A over j+1..i).
     weights = (c @ b.transpose(-1, -2))[:, :, None] * decay.between
     y = (weights @ inputs.transpose(2, 3)).transpose(2, 3)  # (B, c, Q, H, P)
 
-    # Between chunks: what each adds to the state, and the state that each starts from.
+    # Between chunks: the update of the state by each chunk, and the state at the start of each.
     added = b.transpose(-1, -2) @ (inputs * decay.to_end.transpose(2, 3)[..., None]).flatten(-2)  # (B, c, N, H P)
     added = added.view(batch, n_chunks, n_state, heads, width)
     through = decay.through[:, :, None]  # (B, c, 1, H, 1)
@@ -85,34 +85,36 @@ def chunked_ssd(
 
 
 class Decay(NamedTuple):
-    """What is left, of a state or of what was added to it, on the ways there are in a chunk: factors from 0 to 1."""
+    """Decay factors within each chunk, from 0 to 1."""
 
     between: Tensor
-    """(B, c, H, Q, Q): on the way to position i from j; 0 where j > i."""
+    """(B, c, H, Q, Q): to position i from position j; 0 if j > i."""
     from_start: Tensor
-    """(B, c, H, Q): to each position."""
+    """(B, c, H, Q): from the start of the chunk to each position."""
     to_end: Tensor
-    """(B, c, H, Q): from each position."""
+    """(B, c, H, Q): from each position to the end of the chunk."""
     through: Tensor
-    """(B, c, H, 1)"""
+    """(B, c, H, 1): through the whole chunk."""
 
 
 def decay_in_chunks(steps: Tensor, documents: Tensor | None) -> Decay:
-    """Sum steps, dt A (B, c, Q, H), along all ways within each chunk; none leads from one document to another."""
+    """Compute decay factors from steps, dt A (B, c, Q, H); they are 0 between different documents."""
     batch, n_chunks, chunk, _ = steps.shape
-    seen = torch.ones(chunk, chunk, dtype=torch.bool, device=steps.device).tril()
+    visible = torch.ones(chunk, chunk, dtype=torch.bool, device=steps.device).tril()
     if documents is None:
         sums = steps.transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
     else:
         documents = documents.reshape(batch, n_chunks, 1, chunk)
-        seen = seen & (documents[..., :, None] == documents[..., None, :])  # (B, c, 1, Q, Q)
-        # Each document's from its own start: a sum over the chunk would carry the rounding of one into the next.
-        sums = (seen[:, :, 0].to(steps.dtype) @ steps).transpose(2, 3)
-    between = (sums[..., :, None] - sums[..., None, :]).masked_fill(~seen, -torch.inf)
+        visible = visible & (documents[..., :, None] == documents[..., None, :])  # (B, c, 1, Q, Q)
+        # Sums restart at each document, so that rounding errors of one do not affect the next.
+        sums = (visible[:, :, 0].to(steps.dtype) @ steps).transpose(2, 3)
+    between = (sums[..., :, None] - sums[..., None, :]).masked_fill(~visible, -torch.inf)
     from_start, to_end, through = sums, sums[..., -1:] - sums, sums[..., -1:]
     if documents is not None:
         last = documents[..., -1:]
-        first = torch.cat((documents[:, :1, :, :1], last[:, :-1]), dim=1)  # whose state it is that a chunk starts from
+        first = torch.cat(
+            (documents[:, :1, :, :1], last[:, :-1]), dim=1
+        )  # the document of the state at the start of a chunk
         from_start = from_start.masked_fill(documents != first, -torch.inf)
         to_end = to_end.masked_fill(documents != last, -torch.inf)
         through = through.masked_fill(first != last, -torch.inf)

@@ -3,11 +3,10 @@
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per channel; A a negative row of N)
     y_t = C_t h_t + D x_t
 
-Every channel decays each of its N states at a rate of its own, so no masked matrix product can stand for the
-recurrence as it does in Mamba-2: it is run as written. What can be saved is memory: states are held for one chunk of
-positions at a time, only those between chunks are kept for the backward pass, and it computes the others again (the
-paper's section 3.3.2). The chunk size never changes the result, and `tests/reference/mamba1.py` holds the plain twin.
-Where documents are numbered, each begins with a state of zeros.
+Every channel decays each of its N states at its own rate, so the recurrence has no masked matrix product as in Mamba-2
+and is run step by step. To save memory, the states of one chunk at a time are held, only those between chunks are
+saved, and the backward pass recomputes the others (section 3.3.2 of the paper). The result does not depend on the chunk
+size; `tests/reference/mamba1.py` is the reference implementation. With document ids, each document starts from zeros.
 
 B, T: batch, position; Q: chunk size; D_inner: channels; N: d_state; R: rank of dt; K: d_conv.
 """
@@ -40,7 +39,7 @@ def selective_scan(
     """Run the recurrence above, without the D term, from `state` (zeros if None).
 
     x, dt: (B, T, D_inner), dt positive; a: (D_inner, N), negative; b, c: (B, T, N); state: (B, D_inner, N); all of
-    one dtype. documents: (B, T), whose first goes on from `state`; where the next begins, the state is zero.
+    one dtype. documents: (B, T); the first document continues from `state`, the others start from zeros.
     Returns y (B, T, D_inner) and the state after position T.
     """
     state = x.new_zeros(x.shape[0], *a.shape) if state is None else state
@@ -58,28 +57,28 @@ def _fill_chunk(
     b: Tensor,
     begins: Tensor | None,
 ) -> None:
-    """Write exp(dt A) and h of one chunk, which starts from `start`, into decay and states (Q, B, D_inner, N).
+    """Write exp(dt A) and h of one chunk, starting from `start`, into decay and states (Q, B, D_inner, N).
 
-    begins: (Q, B), whether a document begins. There nothing is left of the state before it, nor, on the way back, of
-    the gradient after it.
+    begins: (Q, B), whether a document begins. There the decay is 0, which resets the state, and the gradient in the
+    backward pass.
     """
     torch.mul(dt[..., None], a, out=decay).exp_()
     if begins is not None:
         decay.masked_fill_(begins[..., None, None], 0)
     torch.mul(inputs[..., None], b[:, :, None], out=states)
     after = states.unbind()
-    for kept, before, now in zip(decay.unbind(), (start, *after[:-1]), after, strict=True):
-        now.addcmul_(kept, before)
+    for factor, previous, current in zip(decay.unbind(), (start, *after[:-1]), after, strict=True):
+        current.addcmul_(factor, previous)
 
 
-def _rows(begins: Tensor | None, chunk: slice) -> Tensor | None:
+def _chunk_rows(begins: Tensor | None, chunk: slice) -> Tensor | None:
     return None if begins is None else begins.T[chunk]
 
 
 def scan(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, begins: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the last state, and the states that the chunks start from (T / Q, B, D_inner, N).
+    """Return y, the last state, and the states at the start of each chunk (T / Q, B, D_inner, N).
 
     begins: (B, T), whether a document begins.
     """
@@ -89,10 +88,12 @@ def scan(
     decay, states = (state.new_empty(min(chunk, length), *state.shape) for _ in range(2))
     last.copy_(state)
     for start, first in zip(starts, range(0, length, chunk), strict=True):
-        now, n = slice(first, first + chunk), min(chunk, length - first)
+        span, n = slice(first, first + chunk), min(chunk, length - first)
         start.copy_(last)
-        _fill_chunk(decay[:n], states[:n], start, steps[now], inputs[now], a, b_steps[now], _rows(begins, now))
-        y[now] = (states[:n] @ c_steps[now, :, :, None])[..., 0]
+        _fill_chunk(
+            decay[:n], states[:n], start, steps[span], inputs[span], a, b_steps[span], _chunk_rows(begins, span)
+        )
+        y[span] = (states[:n] @ c_steps[span, :, :, None])[..., 0]
         last.copy_(states[n - 1])
     return outputs
 
@@ -100,7 +101,7 @@ def scan(
 def _make_outputs(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, begins: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Allocate what `scan` returns."""
+    """Allocate the results of `scan`."""
     n_chunks = -(-x.shape[1] // chunk)
     return x.new_empty(x.shape), state.new_empty(state.shape), state.new_empty(n_chunks, *state.shape)
 
@@ -126,25 +127,25 @@ def scan_backward(
     length = len(inputs)
     buffers = [a.new_empty(min(chunk, length), *d_state.shape) for _ in range(3)]
     for start, first in reversed(list(zip(starts, range(0, length, chunk), strict=True))):
-        now = slice(first, first + chunk)
+        span = slice(first, first + chunk)
         decay, states, grads = (buffer[: length - first] for buffer in buffers)
-        _fill_chunk(decay, states, start, steps[now], inputs[now], a, b_steps[now], _rows(begins, now))
-        d_c[now] = (dy[now, :, None] @ states)[:, :, 0]
+        _fill_chunk(decay, states, start, steps[span], inputs[span], a, b_steps[span], _chunk_rows(begins, span))
+        d_c[span] = (dy[span, :, None] @ states)[:, :, 0]
 
-        torch.mul(dy[now, :, :, None], c_steps[now, :, None], out=grads)
+        torch.mul(dy[span, :, :, None], c_steps[span, :, None], out=grads)
         grads[-1] += d_state
         for i in reversed(range(len(grads) - 1)):
             grads[i].addcmul_(decay[i + 1], grads[i + 1])
         torch.mul(decay[0], grads[0], out=d_state)
-        d_inputs[now] = (grads @ b_steps[now, :, :, None])[..., 0]
-        d_b[now] = (inputs[now, :, None] @ grads)[:, :, 0]
+        d_inputs[span] = (grads @ b_steps[span, :, :, None])[..., 0]
+        d_b[span] = (inputs[span, :, None] @ grads)[:, :, 0]
 
-        d_log = decay.mul_(grads)  # the gradient of dt A: decay, times h before it, times g
+        d_log = decay.mul_(grads)  # the gradient of dt A: decay times the previous h times g
         d_log[1:] *= states[:-1]
         d_log[0] *= start
-        d_steps[now] = torch.mul(d_log, a, out=states).sum(dim=-1)
-        d_a += d_log.mul_(steps[now, :, :, None]).sum(dim=(0, 1))
-    d_dt.addcmul_(d_x, x)  # d_x is that of x dt so far
+        d_steps[span] = torch.mul(d_log, a, out=states).sum(dim=-1)
+        d_a += d_log.mul_(steps[span, :, :, None]).sum(dim=(0, 1))
+    d_dt.addcmul_(d_x, x)  # so far d_x is the gradient of x dt
     d_x.mul_(dt)
     return outputs
 
@@ -161,13 +162,13 @@ def _make_gradients(
     begins: Tensor | None,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Allocate what `scan_backward` returns."""
+    """Allocate the results of `scan_backward`."""
     d_x, d_dt, d_a, d_b, d_c, d_state = (part.new_empty(part.shape) for part in (x, dt, a, b, c, d_last))
     return d_x, d_dt, d_a, d_b, d_c, d_state
 
 
-# To a compiler each is one operation: traced, it would become a graph with every position in it. Without a compiler,
-# they are called as they are: whatever counts or checks operations then sees those inside.
+# A compiler sees each as one operation; traced, the graph would contain every position. In eager mode the functions are
+# called directly, so that tools that count or check operations see those inside.
 _opaque_scan = torch.library.custom_op("advanced_code_model::scan", scan, mutates_args=())
 _opaque_scan.register_fake(_make_outputs)
 _opaque_scan_backward = torch.library.custom_op("advanced_code_model::scan_backward", scan_backward, mutates_args=())
@@ -175,7 +176,7 @@ _opaque_scan_backward.register_fake(_make_gradients)
 
 
 class SelectiveScan(torch.autograd.Function):
-    """The recurrence with a backward pass of its own."""
+    """The recurrence with a custom backward pass."""
 
     @staticmethod
     def forward(
@@ -214,7 +215,7 @@ class Mamba1(Block):
         self.conv_bias = nn.Parameter(torch.empty(spec.d_inner))
         self.x_proj = Linear(spec.d_inner, self.rank + 2 * spec.d_state, bias=False)  # dt, B, C
         self.dt_proj = Linear(self.rank, spec.d_inner, bias=False)
-        self.dt_bias = nn.Parameter(torch.empty(spec.d_inner))  # apart from dt_proj: it is added in fp32
+        self.dt_bias = nn.Parameter(torch.empty(spec.d_inner))  # separate from dt_proj, since it is added in fp32
         self.A_log = nn.Parameter(torch.empty(spec.d_inner, spec.d_state))
         self.D = nn.Parameter(torch.empty(spec.d_inner))
         self.out_proj = Linear(spec.d_inner, spec.d_model, bias=False)
@@ -240,7 +241,7 @@ class Mamba1(Block):
         conv = like.new_zeros(batch_size, self.d_conv - 1, self.d_inner)
         return MambaCache(conv, like.new_zeros(batch_size, self.d_inner, self.d_state, dtype=torch.float32))
 
-    def fused(self) -> dict[str, tuple[int, ...]]:
+    def packed_projections(self) -> dict[str, tuple[int, ...]]:
         return {
             "in_proj.weight": (self.d_inner, self.d_inner),
             "x_proj.weight": (self.rank, self.d_state, self.d_state),

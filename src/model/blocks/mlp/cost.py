@@ -1,10 +1,10 @@
-"""What a block of mlp costs, in closed form and without torch; `kind.py` says how it is counted.
+"""Cost of an mlp block in closed form, without torch; `kind.py` defines what is counted.
 
 D: d_model; F: d_ff.
 """
 
 from src.config.schema import ModelSpec
-from src.model.blocks.kind import Activations, Cost, norm_kept, norm_params
+from src.model.blocks.kind import Activations, Cost, norm_activations, norm_params
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
@@ -15,7 +15,9 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """SwiGLU keeps gate, up, silu(gate) and their product; GELU its input and output."""
+    """Count gate, up, silu(gate) and their product for SwiGLU; input and output for GELU."""
     kept, backward = (4, 2) if spec.mlp == "swiglu" else (2, 1)
     forward = spec.d_model + kept * spec.d_ff
-    return Activations(norm_kept(spec) + kept * spec.d_ff, backward * spec.d_ff, forward, 2 * spec.d_ff * spec.d_model)
+    return Activations(
+        norm_activations(spec) + kept * spec.d_ff, backward * spec.d_ff, forward, 2 * spec.d_ff * spec.d_model
+    )

@@ -1,4 +1,4 @@
-"""The feed-forward block: SwiGLU (Shazeer, 2020) or GELU in its tanh form, as GPT-2 has it."""
+"""The feed-forward block: SwiGLU (Shazeer, 2020) or GELU in the tanh form of GPT-2."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""What a block of moe costs, in closed form and without torch; `kind.py` says how it is counted.
+"""Cost of a moe block in closed form, without torch; `kind.py` defines what is counted.
 
-D: d_model; F: expert_d_ff; E, k: experts, experts a token.
+D: d_model; F: expert_d_ff; E, k: experts, experts per token.
 """
 
 from src.config.schema import ModelSpec
-from src.model.blocks.kind import Activations, Cost, norm_kept, norm_params
+from src.model.blocks.kind import Activations, Cost, norm_activations, norm_params
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
@@ -16,11 +16,11 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Kept: the router's scores and choices (whole numbers have two floats), a copy of the token for each choice,
-    the experts' inner tensors, and their answers.
+    """Count the router's scores and choices (an integer is two floats), a copy of the token per choice, the experts'
+    inner activations and their outputs.
     """
-    width, chosen = spec.d_model, spec.top_k
-    router = 2 * spec.n_experts + 8 * chosen + 2
-    inner = (4 if spec.mlp == "swiglu" else 2) * chosen * spec.expert_d_ff
-    kept = norm_kept(spec) + router + inner + 2 * chosen * width
-    return Activations(kept, (chosen + 1) * width, router + (2 + 4 * chosen) * width)
+    width, top_k = spec.d_model, spec.top_k
+    router = 2 * spec.n_experts + 8 * top_k + 2
+    inner = (4 if spec.mlp == "swiglu" else 2) * top_k * spec.expert_d_ff
+    kept = norm_activations(spec) + router + inner + 2 * top_k * width
+    return Activations(kept, (top_k + 1) * width, router + (2 + 4 * top_k) * width)

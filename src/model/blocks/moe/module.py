@@ -1,18 +1,18 @@
-"""Mixture of experts: softmax router, top-k, weights renormalised, no token ever dropped (Mixtral; MegaBlocks).
+"""Mixture of experts: softmax router, top-k, normalized weights, no dropped tokens (Mixtral; MegaBlocks).
 
 With k = 1 the weight is the probability itself, as in the Switch Transformer.
 
-Load balancing per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
-eq. 5). An expert's share of the load is that of the whole global batch of the optimizer step before (equal shares in
-the first step), as the share of this step is known only after its last micro batch. So the gradient does not depend on
-how a batch is cut into micro batches or spread over processes, which it would with a share of each micro batch.
+Load balancing loss per layer (Switch Transformer, eq. 4, divided by k, so that 1 is balance) and router z-loss (ST-MoE,
+eq. 5). The load shares are those of the whole global batch of the previous optimizer step (equal shares in the first
+step), because the shares of the current step are known only after its last micro batch. So the gradient does not depend
+on how a batch is split into micro batches or over processes, as it would with the shares of each micro batch.
 
-Where `router_bias_rate` is above 0, a bias an expert joins the choice as well (Wang et al., 2024, arXiv 2408.15664): it
-is added to the softmax probabilities for top-k alone, never to the weights, and moves by a fixed step after each
-optimizer step. To balance by the bias alone, set `aux_loss_weight` to 0: it stays as configured.
-Tokens are sorted by expert, so each expert is one matrix product over just its tokens.
+If `router_bias_rate` is above 0, routing also uses a bias per expert (Wang et al., 2024, arXiv 2408.15664): it is added
+to the softmax probabilities for top-k only, never to the weights, and changes by a fixed step after each optimizer
+step. To balance by the bias only, set `aux_loss_weight` to 0: it stays as configured. Tokens are sorted by expert, so
+each expert is one matrix product over its own tokens.
 
-M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts a token.
+M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts per token.
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ from src.model.blocks.mlp.module import activation
 
 
 class Gather(torch.autograd.Function):
-    """Take `copies` of each row of x (M, D), in the order of `index` (M copies); inverse: where each copy went.
+    """Gather `copies` copies of each row of x (M, D) in the order of `index` (M copies), whose inverse is `inverse`.
 
-    The gradient is gathered as well. Autograd's own is scattered: a graph takes atomic additions for it, number by
-    number, and GPUs add in another order every time.
+    The backward pass gathers too. Autograd's own scatters: compiled graphs then need one atomic addition per element,
+    and the result on GPUs is not deterministic.
     """
 
     @staticmethod
@@ -62,9 +62,9 @@ class MoE(Block):
         self.router = Linear(spec.d_model, spec.n_experts, bias=False)
         self.bias_rate = spec.router_bias_rate
         self.router_bias: Tensor | None
-        # No gradient moves it, yet it decides what is computed, so it is saved with the weights.
+        # It has no gradient but changes the output, so it is saved with the weights.
         self.register_buffer("router_bias", torch.zeros(spec.n_experts) if spec.router_bias_rate else None)
-        # Of no use but for training: not saved with the weights, but with the state of the optimizer.
+        # Used only in training: saved with the state of the optimizer, not with the weights.
         self.load_share: Tensor
         self.register_buffer("load_share", torch.full((spec.n_experts,), 1 / spec.n_experts), persistent=False)
         self.w_in = nn.Parameter(torch.empty(spec.n_experts, inputs * spec.expert_d_ff, spec.d_model))
@@ -75,25 +75,27 @@ class MoE(Block):
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)
         probabilities = logits.softmax(dim=-1)
-        weights, experts = self._choose(probabilities)  # (M, k)
-        if self.top_k > 1:  # one weight alone would always be 1, and the router would learn nothing from the task
+        weights, experts = self._route(probabilities)  # (M, k)
+        if (
+            self.top_k > 1
+        ):  # normalized, a single weight would always be 1 and the router would get no gradient from the loss
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if len(tokens) == 1 and not torch.is_grad_enabled():
             return BlockOutput(self._decode(tokens, weights, experts).view_as(x))
 
-        order = experts.flatten().argsort(stable=True)  # (M k): the assignments, grouped by expert
+        order = experts.flatten().argsort(stable=True)  # (M k): assignments grouped by expert
         load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
-        place = order.argsort()  # (M k): of each assignment among them
-        groups = Gather.apply(tokens, order, place, self.top_k).split(load.tolist())
+        inverse = order.argsort()  # (M k): the position of each assignment in that order
+        groups = Gather.apply(tokens, order, inverse, self.top_k).split(load.tolist())
         outputs = [
             self._expert(group, w_in, w_out)
             for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
-            if torch.compiler.is_compiling() or len(group)  # of few tokens, most experts get none
+            if torch.compiler.is_compiling() or len(group)  # with few tokens, most experts get none
         ]
-        outputs = torch.cat(outputs).view(len(order), -1)  # a graph cannot know that the loads add up to M k
-        y = Gather.apply(outputs, place, order, 1).view(-1, self.top_k, x.shape[-1])
+        outputs = torch.cat(outputs).view(len(order), -1)  # a compiled graph does not know that the loads sum to M k
+        y = Gather.apply(outputs, inverse, order, 1).view(-1, self.top_k, x.shape[-1])
         y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
-        if not torch.is_grad_enabled():  # nothing to balance
+        if not torch.is_grad_enabled():  # no loss to balance
             return BlockOutput(y)
         z_loss = logits.logsumexp(dim=-1).square().mean()
         aux_loss = self.aux_loss_weight * self._balance_loss(probabilities) + self.router_z_loss_weight * z_loss
@@ -103,31 +105,31 @@ class MoE(Block):
         return linear(activation(linear(tokens, w_in), self.kind), w_out)
 
     def _decode(self, token: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """Do for one token (1, D) what it takes, with nothing to sort and no loss to balance."""
-        answers = [self._expert(token, self.w_in[expert], self.w_out[expert]) for expert in experts[0].tolist()]
-        return weights.to(token.dtype) @ torch.cat(answers)
+        """Compute one token (1, D) without sorting and without a loss."""
+        outputs = [self._expert(token, self.w_in[expert], self.w_out[expert]) for expert in experts[0].tolist()]
+        return weights.to(token.dtype) @ torch.cat(outputs)
 
-    def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the probabilities and the numbers of the chosen experts, both (M, k)."""
+    def _route(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities and indices of the chosen experts, both (M, k)."""
         if self.router_bias is None:
             return probabilities.topk(self.top_k, dim=-1)
         experts = (probabilities + self.router_bias).topk(self.top_k, dim=-1).indices
         return probabilities.gather(-1, experts), experts
 
     def _balance_loss(self, probabilities: Tensor) -> Tensor:
-        # A share of the assignments, so it is already divided by k.
+        # `load_share` is a share of all assignments, so it is already divided by k.
         return self.n_experts * (self.load_share * probabilities.mean(dim=0)).sum()
 
     @torch.no_grad()
-    def update_balance(self, load: Tensor, taken: Tensor) -> None:
-        """Take the load (E,) of a whole global batch into account; with a bias, raise that of experts below the mean.
+    def update_balance(self, load: Tensor, applied: Tensor) -> None:
+        """Store the load (E,) of a whole global batch; with a bias, raise it for experts below the mean load.
 
-        taken: 1.0, or 0.0 for an optimizer step that was skipped.
+        applied: 1.0, or 0.0 if the optimizer step was skipped.
         """
-        self.load_share.lerp_(load / load.sum(), taken)
+        self.load_share.lerp_(load / load.sum(), applied)
         if self.router_bias is not None:
-            missing = load.sum() - self.n_experts * load  # mean load - load, in whole numbers
-            self.router_bias += self.bias_rate * taken * missing.sign()
+            deficit = load.sum() - self.n_experts * load  # proportional to mean load - load, in integers
+            self.router_bias += self.bias_rate * applied * deficit.sign()
 
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.router)

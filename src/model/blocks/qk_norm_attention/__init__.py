@@ -1,4 +1,4 @@
-"""Causal attention whose queries and keys are normalized in each head (QK-norm)."""
+"""Causal attention with queries and keys normalized in each head (QK-norm)."""
 
 from src.model.blocks.kind import Kind
 from src.model.blocks.qk_norm_attention import cost

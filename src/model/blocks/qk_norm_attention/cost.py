@@ -1,4 +1,4 @@
-"""What a block of qk_norm_attention costs, in closed form and without torch; `kind.py` says how it is counted."""
+"""Cost of a qk_norm_attention block in closed form, without torch; `kind.py` defines what is counted."""
 
 from dataclasses import replace
 
@@ -8,13 +8,13 @@ from src.model.blocks.kind import Activations, Cost
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
-    """Add the weights of two norms to attention."""
+    """Add the weights of the two norms to attention."""
     plain, weights = attention.block_cost(spec, context_len), 2 * spec.head_dim
     return replace(plain, params=plain.params + weights, active_params=plain.active_params + weights)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Add what the norms keep of queries and keys to attention; without rotary positions both input and output."""
+    """Add what the norms save of queries and keys to attention; without rotary positions both input and output."""
     plain = attention.activation_memory(spec, context_len)
     copies = 2 if spec.position == "rope" else 4
     return replace(plain, kept=plain.kept + copies * spec.d_model + 2 * spec.n_heads)

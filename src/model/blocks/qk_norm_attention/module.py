@@ -1,7 +1,8 @@
-"""Causal attention whose queries and keys are normalized in each head (QK-norm: Henry et al., 2020, arXiv 2010.04245).
+"""Causal attention with queries and keys normalized in each head (QK-norm: Henry et al., 2020, arXiv 2010.04245).
 
-RMSNorm with one weight a channel of a head, before the rotary positions, as in Qwen3 and OLMo 2. It bounds the scores,
-so that attention bears higher learning rates: a control that tells how much of another architecture's lead is the rate.
+RMSNorm with one weight per channel of a head, before the rotary positions, as in Qwen3 and OLMo 2. It bounds the
+scores, so training is stable at higher learning rates: a control for how much of another architecture's advantage is
+due to its learning rate.
 
 B, T: batch, position; H, P: heads, head_dim.
 """

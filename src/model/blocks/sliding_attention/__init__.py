@@ -1,4 +1,4 @@
-"""Causal attention over a sliding window of the past."""
+"""Causal attention within a sliding window."""
 
 from src.model.blocks.kind import Kind
 from src.model.blocks.sliding_attention import cost

@@ -1,28 +1,28 @@
-"""What a block of sliding_attention costs, in closed form and without torch; `kind.py` says how it is counted.
+"""Cost of a sliding_attention block in closed form, without torch; `kind.py` defines what is counted.
 
 T D: context length, d_model; W: window; H: heads.
 """
 
 from src.config.schema import ModelSpec
 from src.model.blocks.attention import cost as attention
-from src.model.blocks.kind import Activations, Cost, norm_kept
+from src.model.blocks.kind import Activations, Cost, norm_activations
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
-    """As executed: the first window sees itself, every later one (the last is padded) itself and the one before."""
+    """As executed: the first window attends to itself, later ones (the last is padded) also to the previous one."""
     window, blocks = spec.window, -(-context_len // spec.window)
     keys = context_len if blocks == 1 else window * window * (1 + 2 * (blocks - 1)) / context_len
-    return attention.attention_over(spec, context_len, window, keys)
+    return attention.attention_cost(spec, context_len, window, keys)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Besides, for all windows but the first: copies of q (W) and of k and v (2W each)."""
+    """Add, for all windows but the first, copies of q (W) and of k and v (2 W each) to attention."""
     window, n_windows = spec.window, -(-context_len // spec.window)
     if n_windows == 1:
         return attention.activation_memory(spec, context_len)
-    width, turned = spec.d_model, 2 if spec.position == "rope" else 0
+    width, rotated = spec.d_model, 2 if spec.position == "rope" else 0
     first, rest = window / context_len, (n_windows - 1) * window / context_len
-    kept = norm_kept(spec) + (3 + turned + first + 6 * rest + 1) * width + (first + rest) * spec.n_heads
-    forward = (4 + turned + first + 3 * (first + rest) + 6 * rest) * width
+    kept = norm_activations(spec) + (3 + rotated + first + 6 * rest + 1) * width + (first + rest) * spec.n_heads
+    forward = (4 + rotated + first + 3 * (first + rest) + 6 * rest) * width
     masks = (first + 2 * rest) * window
     return Activations(kept, 7 * rest * width, forward, 2 * width * width, masks)

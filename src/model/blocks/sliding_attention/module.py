@@ -1,6 +1,6 @@
-"""Causal attention over a sliding window of the past (Longformer; Mistral).
+"""Causal attention within a sliding window (Longformer; Mistral).
 
-It is computed block by block, so that its cost grows with T * W and not with T * T on any device.
+It is computed in blocks, so that on any device the cost grows with T * W and not with T * T.
 
 B, T: batch, position; H: heads; P: head_dim; W: window; n: blocks of W.
 """
@@ -14,11 +14,11 @@ from src.model.blocks.attention.module import Attention, KeyValueCache, causal_a
 
 
 def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
-    """Attend from each position to itself and the window - 1 before it; shapes as above.
+    """Attend from each position to itself and the previous window - 1; shapes as above.
 
-    Queries are cut into blocks of W. The first block is plain causal attention; every later one sees its own keys
-    and those of the block before through one and the same band. Blocks stand in the batch dimension, so that heads
-    share a mask.
+    Queries are split into blocks of W. The first block is plain causal attention; every later one attends to its own
+    keys and those of the previous block under the same band mask. Blocks are in the batch dimension, so heads share a
+    mask.
     """
     length = q.shape[2]
     if length <= window:
@@ -31,28 +31,28 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int, documents: T
     def blocks(part: Tensor) -> Tensor:  # (B, n, H, W, P)
         return F.pad(part, (0, 0, 0, padding)).unflatten(2, (n_blocks, window)).transpose(1, 2)
 
-    def pairs(blocks: Tensor, dim: int) -> Tensor:  # each block after the first, behind the one before
+    def pairs(blocks: Tensor, dim: int) -> Tensor:  # each block but the first, preceded by the previous one
         return torch.cat((blocks[:, :-1], blocks[:, 1:]), dim)
 
     query = torch.arange(window, device=q.device)[:, None] + window
     key = torch.arange(2 * window, device=q.device)
-    seen = (key <= query) & (key > query - window)
+    visible = (key <= query) & (key > query - window)
     if documents is not None:
-        numbers = F.pad(documents, (0, padding)).unflatten(1, (n_blocks, window))
-        same = numbers[:, 1:, :, None] == pairs(numbers, 2)[:, :, None]  # (B, n - 1, W, 2W)
-        seen = (seen & same).flatten(0, 1)[:, None]
+        ids = F.pad(documents, (0, padding)).unflatten(1, (n_blocks, window))
+        same = ids[:, 1:, :, None] == pairs(ids, 2)[:, :, None]  # (B, n - 1, W, 2W)
+        visible = (visible & same).flatten(0, 1)[:, None]
     rest = F.scaled_dot_product_attention(
         blocks(q)[:, 1:].flatten(0, 1),
         pairs(blocks(k), 3).flatten(0, 1),
         pairs(blocks(v), 3).flatten(0, 1),
-        attn_mask=seen,
+        attn_mask=visible,
     )
     rest = rest.unflatten(0, (-1, n_blocks - 1)).transpose(1, 2).flatten(2, 3)
     return torch.cat((first, rest[:, :, : length - window]), dim=2)
 
 
 class SlidingAttention(Attention):
-    """Attention that sees `window` positions, its own included."""
+    """Attention to the last `window` positions, including its own."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
