@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def without_cpu_kernels() -> Iterator[None]:
-    """Have the CPU compute as other devices and compiled models do."""
+    """Compute with the kernels of other devices."""
     from src.model.blocks.base import disable_cpu_kernels
 
     with disable_cpu_kernels():

@@ -1,4 +1,4 @@
-"""The models that tests build: every architecture of conf/ with every recipe, as small as its pattern allows."""
+"""The models of the tests: every architecture of conf/ with every recipe, as small as its pattern allows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,16 +25,16 @@ CPU = Device("cpu", "fp32", 1)
 
 @cache
 def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
-    """Compose conf/ as a command line would."""
+    """Compose conf/ as on a command line."""
     register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
 
 
 @cache
 def small_spec(architecture: str, recipe: str = "modern") -> ModelSpec:
-    """Solve the smallest useful model: 8 or so blocks, 4 heads of 16, 4 windows and 4 chunks in a sequence.
+    """Match the smallest useful model: about 8 blocks, 4 heads of 16, 4 windows and 4 chunks per sequence.
 
-    A pattern that is longer than 8 blocks is there once as a whole.
+    A pattern longer than 8 blocks is used once as a whole.
     """
     n_layers = max(4, -(-len(composed(architecture, recipe).architecture.pattern) // 2))
     sizes = ("size.d_model=64", f"size.n_layers={n_layers}", "size.head_dim=16", f"size.seq_len={SEQ_LEN}")
@@ -55,7 +55,7 @@ def random_tokens(batch: int, length: int, seed: int = 0, vocab_size: int = VOCA
 
 
 def run_as_compiled(model: LanguageModel) -> Callable[..., ModelOutput]:
-    """Return the forward pass that a compiler reads, run as it stands: a graph in eager mode equals it to the bit."""
+    """Return the forward pass on the code path of compiled models, in eager mode; a graph equals it exactly."""
 
     def forward(tokens: Tensor, documents: Tensor | None = None) -> ModelOutput:
         with pytest.MonkeyPatch.context() as patch:

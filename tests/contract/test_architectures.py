@@ -1,4 +1,4 @@
-"""What every architecture of conf/ has to fulfil, in every recipe: a new one is tested by being there."""
+"""The contract of every architecture of conf/, in every recipe; a new architecture is tested automatically."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ def model(architecture: str, recipe: str) -> LanguageModel:
 
 
 def loss_of(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Return what training minimises on tokens (B, T + 1)."""
+    """Return the training loss on tokens (B, T + 1), including auxiliary losses."""
     output = model(tokens[:, :-1])
     loss = token_loss(model, output, tokens[:, 1:])
     return loss if output.aux_loss is None else loss + output.aux_loss
@@ -55,13 +55,13 @@ def gradients(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
-def test_the_pattern_is_whole(model: LanguageModel, architecture: str, recipe: str) -> None:
+def test_model_has_the_whole_pattern(model: LanguageModel, architecture: str, recipe: str) -> None:
     pattern = composed(architecture, recipe).architecture.pattern
     assert set(model.spec.blocks) == set(pattern)
     assert model.spec.blocks == tuple(pattern[i % len(pattern)] for i in range(len(model.blocks)))
 
 
-def test_the_future_changes_nothing(model: LanguageModel) -> None:
+def test_outputs_are_causal(model: LanguageModel) -> None:
     tokens = random_tokens(2, SEQ_LEN)
     before = model.logits(tokens)
     for t in (0, 1, 15, 16, 17, 40, SEQ_LEN - 1):
@@ -69,18 +69,18 @@ def test_the_future_changes_nothing(model: LanguageModel) -> None:
         changed[:, t] = (changed[:, t] + 1) % model.spec.vocab_size
         after = model.logits(changed)
         torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=2e-6)
-        assert not torch.allclose(after[:, t], before[:, t], atol=1e-4), "the present does"
+        assert not torch.allclose(after[:, t], before[:, t], atol=1e-4), "the current token changes the output"
 
 
-def test_sequences_of_a_batch_do_not_meet(model: LanguageModel) -> None:
+def test_sequences_of_a_batch_are_independent(model: LanguageModel) -> None:
     tokens = random_tokens(3, SEQ_LEN)
     alone = torch.cat([model.logits(row[None]) for row in tokens])
     torch.testing.assert_close(model.logits(tokens), alone, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("prefill", [1, 2, 17, 50])
-def test_prefill_and_steps_equal_the_whole(model: LanguageModel, prefill: int) -> None:
-    """Past the window (16), over several chunks (16), and with a prefill shorter than the convolution (4)."""
+def test_prefill_and_decoding_equal_the_full_pass(model: LanguageModel, prefill: int) -> None:
+    """Beyond the window (16), over several chunks (16), and with a prefill shorter than the convolution (4)."""
     length = 70
     tokens = random_tokens(2, length)
     with torch.no_grad():
@@ -93,26 +93,26 @@ def test_prefill_and_steps_equal_the_whole(model: LanguageModel, prefill: int) -
 
 
 LENGTHS = ((23, 25, 16), (2, 30, 32))
-"""Of the documents in two rows: one begins within a chunk and a window (16), one where they begin, one among the first
+"""Of the documents in two rows: one begins within a chunk and a window (16), one at their start, one within the first
 taps of the convolution (4), and three are longer than a window."""
 
 
 def packed() -> tuple[Tensor, Tensor]:
-    """Return tokens and the numbers of their documents, (2, SEQ_LEN) each."""
+    """Return tokens and their document ids, (2, SEQ_LEN) each."""
     return random_tokens(2, SEQ_LEN), torch.cat([packed_ids(lengths, 1) for lengths in LENGTHS])
 
 
-def alone(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Run each document of the packed tokens by itself, and put the hidden states together."""
+def run_separately(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Run each document of the packed tokens separately, and concatenate the hidden states."""
     rows = zip(tokens, LENGTHS, strict=True)
     return torch.stack([torch.cat([model(part[None]).hidden[0] for part in row.split(cuts)]) for row, cuts in rows])
 
 
-def test_documents_are_computed_as_if_alone(model: LanguageModel) -> None:
+def test_masked_documents_equal_separate_documents(model: LanguageModel) -> None:
     tokens, documents = packed()
-    found, wanted = model(tokens, documents=documents).hidden, alone(model, tokens)
+    found, wanted = model(tokens, documents=documents).hidden, run_separately(model, tokens)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    # The gradient of what the documents have in common, along a random direction.
+    # Gradients of the shared weights, along a random direction.
     direction, names = torch.randn_like(found), [name for name, _ in model.named_parameters() if name != "head.weight"]
     weights = [model.get_parameter(name) for name in names]
     ours, theirs = (torch.autograd.grad((hidden * direction).sum(), weights) for hidden in (found, wanted))
@@ -120,14 +120,14 @@ def test_documents_are_computed_as_if_alone(model: LanguageModel) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()), msg=name)
 
 
-def test_one_document_is_the_whole_window(model: LanguageModel) -> None:
+def test_single_document_equals_no_masking(model: LanguageModel) -> None:
     tokens = random_tokens(2, SEQ_LEN)
     found = model(tokens, documents=torch.ones_like(tokens)).hidden
     torch.testing.assert_close(found, model(tokens).hidden, rtol=1e-4, atol=1e-5)
 
 
-def test_a_document_leaves_the_next_as_it_was(model: LanguageModel) -> None:
-    """To the bit; but a product of experts over more rows or fewer may round otherwise."""
+def test_documents_do_not_affect_the_next(model: LanguageModel) -> None:
+    """Exactly; except that a product of experts may round differently with another number of rows."""
     tokens, documents = packed()
     changed = torch.where(documents == 0, (tokens + 1) % model.spec.vocab_size, tokens)
     before, after = (model(each, documents=documents).hidden for each in (tokens, changed))
@@ -136,7 +136,7 @@ def test_a_document_leaves_the_next_as_it_was(model: LanguageModel) -> None:
     torch.testing.assert_close(after[documents > 0], before[documents > 0], rtol=0, atol=atol)
 
 
-def test_chunks_are_a_matter_of_speed(architecture: str, recipe: str) -> None:
+def test_chunk_size_does_not_change_the_output(architecture: str, recipe: str) -> None:
     tokens = random_tokens(2, 50)
     models = []
     for chunk in (1, 16, 64):
@@ -146,7 +146,7 @@ def test_chunks_are_a_matter_of_speed(architecture: str, recipe: str) -> None:
     torch.testing.assert_close(models[2], models[1], rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_learns(model: LanguageModel) -> None:
+def test_every_parameter_has_a_gradient(model: LanguageModel) -> None:
     tokens = random_tokens(4, SEQ_LEN + 1)
     loads = model(tokens[:, :-1]).expert_load
     mixtures = [i for i, kind in enumerate(model.spec.blocks) if kind == "moe"]
@@ -155,13 +155,13 @@ def test_every_parameter_learns(model: LanguageModel) -> None:
     for name, parameter in model.named_parameters():
         gradient = found[name]
         assert gradient.isfinite().all(), name
-        if name == "embedding.weight":  # the rows of tokens that are there
+        if name == "embedding.weight":  # the rows of tokens that occur
             assert (gradient[tokens[:, :-1].unique()].abs().sum(dim=1) > 0).all()
         elif name == "positions.weight":
             assert (gradient[:SEQ_LEN].abs().sum(dim=1) > 0).all()
         elif name in chosen:
             assert torch.equal(gradient.flatten(1).any(dim=1), chosen[name]), name
-        elif name.endswith("qkv.bias"):  # not the keys': it moves all scores of a query alike
+        elif name.endswith("qkv.bias"):  # not the key bias, which shifts all scores of a query equally
             query, _, value = gradient.chunk(3)
             assert query.any() and value.any(), name
         else:
@@ -169,21 +169,21 @@ def test_every_parameter_learns(model: LanguageModel) -> None:
         assert parameter.shape == gradient.shape
 
 
-def test_parameters_equal_the_closed_form(model: LanguageModel) -> None:
+def test_parameters_equal_the_formula(model: LanguageModel) -> None:
     cost = model_cost(model.spec, SEQ_LEN)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     outside = sum(sizes.get(name, 0) for name in ("embedding.weight", "positions.weight", "head.weight"))
-    idle = 1 - model.spec.top_k / model.spec.n_experts
-    resting = sum(size * idle for name, size in sizes.items() if name.endswith((".w_in", ".w_out")))
+    unused = 1 - model.spec.top_k / model.spec.n_experts
+    inactive = sum(size * unused for name, size in sizes.items() if name.endswith((".w_in", ".w_out")))
     assert cost.total_params == sum(sizes.values())
     assert cost.embedding_params == outside
     assert cost.non_embedding_params == sum(sizes.values()) - outside
-    assert cost.active_params == sum(sizes.values()) - resting
-    assert cost.active_non_embedding_params == sum(sizes.values()) - outside - resting
+    assert cost.active_params == sum(sizes.values()) - inactive
+    assert cost.active_non_embedding_params == sum(sizes.values()) - outside - inactive
 
 
-def test_a_tied_head_is_the_embedding(architecture: str, recipe: str, tmp_path: Path) -> None:
-    """Stored, counted and updated once; outside of matching as before; and a copy has a head of its own embedding."""
+def test_tied_head_uses_the_embedding(architecture: str, recipe: str, tmp_path: Path) -> None:
+    """It is stored, counted and updated once; matching does not count it; a copy has the head of its own embedding."""
     untied = small_spec(architecture, recipe)
     model = build_model(replace(untied, tie_embeddings=True), seed=0)
     names = {name for name, _ in model.named_parameters()}
@@ -201,7 +201,9 @@ def test_a_tied_head_is_the_embedding(architecture: str, recipe: str, tmp_path: 
     found = gradients(model, tokens)
     assert found.keys() == names
     absent = torch.ones(VOCAB_SIZE, dtype=torch.bool).index_fill(0, tokens[:, :-1].unique(), False)
-    assert found["embedding.weight"][absent].abs().sum(dim=1).all(), "the head teaches tokens that are not in the text"
+    assert found["embedding.weight"][absent].abs().sum(dim=1).all(), (
+        "the head gives gradients to tokens that are not in the text"
+    )
 
     save_checkpoint(tmp_path / "last", model, Progress("language"), tokenizer_sha256="0", run="a")
     info = read_checkpoint(tmp_path / "last")
@@ -218,65 +220,65 @@ def _buffers(model: LanguageModel) -> set[str]:
     return {name for name, _ in model.named_buffers()}
 
 
-def unseen_scan_flops(spec: ModelSpec, torch_counts: int, passes: int) -> int:
-    """What `costs` charges for Mamba-1's scans beyond what torch counts of them, per token.
+def uncounted_scan_flops(spec: ModelSpec, torch_counts: int, passes: int) -> int:
+    """Return the FLOPs per token that `cost` counts for Mamba-1's scans and torch does not.
 
-    The scan is element-wise work, which torch counts as nothing, around products of 2 d_inner d_state each: the one
-    with C, and in the backward pass the gradients of C, of B and of the input. All else of it is in MAMBA1_SCAN_FLOPS.
+    torch counts no element-wise work, only products of 2 d_inner d_state each: the one with C, and in the backward pass
+    the gradients of C, of B and of the input. MAMBA1_SCAN_FLOPS includes everything.
     """
     scanned = spec.blocks.count("mamba1") * spec.d_inner * spec.d_state
     return (passes * MAMBA1_SCAN_FLOPS - 2 * torch_counts) * scanned
 
 
-def solving_flops(a_shape: Sequence[int], b_shape: Sequence[int], *_: object, **__: object) -> int:
-    """Charge a triangular system, which torch counts as nothing, as the product of its matrix and its solution."""
+def triangular_solve_flops(a_shape: Sequence[int], b_shape: Sequence[int], *_: object, **__: object) -> int:
+    """Count a triangular solve, which torch counts as zero, as the product of its matrix and its solution."""
     return 2 * math.prod(b_shape) * a_shape[-1]
 
 
-SOLVING = {torch.ops.aten.linalg_solve_triangular: solving_flops}
+FLOP_FORMULAS = {torch.ops.aten.linalg_solve_triangular: triangular_solve_flops}
 
 
 @pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("length", [SEQ_LEN, 50, 9])
-def test_executed_flops_are_those_that_torch_counts(model: LanguageModel, length: int) -> None:
-    """Exactly: with whole and with padded windows and chunks; in training two products more for each."""
+def test_executed_flops_equal_those_counted_by_torch(model: LanguageModel, length: int) -> None:
+    """Exactly, with whole and padded windows and chunks; in training two more products for each."""
     tokens = random_tokens(2, length + 1)
     cost = model_cost(model.spec, length)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=SOLVING) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
         logits = model.logits(tokens[:, :-1])
         forward = counter.get_total_flops()
         F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
     counts = counter.get_flop_counts()["Global"]
-    # torch charges the gradient of a depthwise convolution as that of a full one; it has two products like any other.
+    # torch counts the gradient of a depthwise convolution as that of a full one; it is two products.
     wrong = counts.get(torch.ops.aten.convolution_backward, 0) - 2 * counts.get(torch.ops.aten.convolution, 0)
     training = counter.get_total_flops() - wrong
-    forward_per_token = forward / (2 * length) + unseen_scan_flops(model.spec, torch_counts=1, passes=1)
-    training_per_token = training / (2 * length) + unseen_scan_flops(model.spec, torch_counts=4, passes=3)
+    forward_per_token = forward / (2 * length) + uncounted_scan_flops(model.spec, torch_counts=1, passes=1)
+    training_per_token = training / (2 * length) + uncounted_scan_flops(model.spec, torch_counts=4, passes=3)
     assert forward_per_token == pytest.approx(cost.executed_forward_flops_per_token, rel=1e-12)
-    if length > model.spec.chunk_size:  # in a single chunk, no gradient goes to the state that it starts from
+    if length > model.spec.chunk_size:  # a single chunk has no gradient of its initial state
         assert training_per_token == pytest.approx(3 * cost.executed_forward_flops_per_token, rel=0.01)
     assert cost.forward_flops_per_token <= cost.executed_forward_flops_per_token
 
 
-def test_state_bytes_are_those_of_the_cache(model: LanguageModel) -> None:
+def test_state_bytes_equal_the_cache(model: LanguageModel) -> None:
     for context_len in (8, SEQ_LEN):
         cache = model.make_cache(1, context_len)
-        kept = [value for block in cache.blocks if block for value in vars(block).values()]
-        n_bytes = sum(value.nbytes for value in kept if isinstance(value, Tensor))
+        tensors = [value for block in cache.blocks if block for value in vars(block).values()]
+        n_bytes = sum(value.nbytes for value in tensors if isinstance(value, Tensor))
         assert n_bytes == model_cost(model.spec, context_len).state_bytes
 
 
-KINDS_STATED_HERE = {"attention", "sliding_attention", "mlp", "moe", "mamba", "mamba1"}
+KINDS_TESTED_HERE = {"attention", "sliding_attention", "mlp", "moe", "mamba", "mamba1"}
 
 
 def is_of_another_kind(name: str, model: LanguageModel) -> bool:
-    """Tell whether a parameter belongs to a kind whose initial values are tested with the kind itself."""
+    """Return whether a parameter belongs to a kind whose initialization is tested with the kind itself."""
     found = re.match(r"blocks\.(\d+)\.", name)
-    return found is not None and model.spec.blocks[int(found[1])] not in KINDS_STATED_HERE
+    return found is not None and model.spec.blocks[int(found[1])] not in KINDS_TESTED_HERE
 
 
-def test_init_survives_construction(model: LanguageModel) -> None:
-    """Standard deviations by name; a draw of n has a standard error of std / sqrt(2 n)."""
+def test_initialization(model: LanguageModel) -> None:
+    """Standard deviations by name; a sample of n has a standard error of std / sqrt(2 n)."""
     into = 0.02
     out = 0.02 / math.sqrt(len(model.blocks))
     spreads = {
@@ -317,14 +319,14 @@ def test_init_survives_construction(model: LanguageModel) -> None:
             wanted = torch.zeros if short.endswith("bias") else torch.ones
             assert torch.equal(parameter, wanted(parameter.shape)), name
         elif not is_of_another_kind(name, model):
-            assert short.endswith("bias") and not parameter.any(), f"{name}: what is it?"
+            assert short.endswith("bias") and not parameter.any(), f"{name}: not listed above"
 
 
 @pytest.mark.parametrize("d_model", [64, 640])
-def test_the_first_loss_is_that_of_a_guess(architecture: str, recipe: str, d_model: int) -> None:
-    """ln(vocab_size) within 2%, at widths on both sides of where the head's std begins to shrink.
+def test_initial_loss_is_that_of_a_uniform_prediction(architecture: str, recipe: str, d_model: int) -> None:
+    """ln(vocab_size) within 2%, at widths on both sides of where the head's std begins to decrease.
 
-    Averaged over every token as the target: 128 drawn ones would add noise of 0.5%.
+    Averaged over every token as the target: 128 random ones would add noise of 0.5%.
     """
     changes = {"d_model": d_model, "vocab_size": 4096, "head_dim": 64, "blocks": small_spec(architecture).blocks[:4]}
     spec = ModelSpec(**{**vars(small_spec(architecture, recipe)), **changes})
@@ -335,26 +337,26 @@ def test_the_first_loss_is_that_of_a_guess(architecture: str, recipe: str, d_mod
     assert loss.item() == pytest.approx(math.log(4096), rel=0.02)
 
 
-def test_decay_spares_exactly_what_it_should(model: LanguageModel) -> None:
-    spared = ("A_log", "D", "dt_bias", "norm_weight")
+def test_parameters_without_weight_decay(model: LanguageModel) -> None:
+    not_decayed = ("A_log", "D", "dt_bias", "norm_weight")
     wanted = {
         name
         for name, _ in model.named_parameters()
-        if name.endswith(("bias", *(f".{last}" for last in spared)))
+        if name.endswith(("bias", *(f".{last}" for last in not_decayed)))
         or name in ("embedding.weight", "positions.weight")
         or name.startswith(("norms.", "final_norm."))
         or (is_of_another_kind(name, model) and name in model.no_decay())
     }
     assert model.no_decay() == wanted
     config = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.1)
-    decayed, left = build_optimizer(model, config).param_groups
+    decayed, excluded = build_optimizer(model, config).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
-    assert {names[parameter] for parameter in left["params"]} == wanted
+    assert {names[parameter] for parameter in excluded["params"]} == wanted
     assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - wanted
-    assert (decayed["weight_decay"], left["weight_decay"]) == (0.1, 0.0)
+    assert (decayed["weight_decay"], excluded["weight_decay"]) == (0.1, 0.0)
 
 
-def test_recomputing_changes_no_bit(model: LanguageModel) -> None:
+def test_activation_checkpointing_is_exact(model: LanguageModel) -> None:
     tokens = random_tokens(2, SEQ_LEN + 1)
     plain_loss, plain = loss_of(model, tokens), gradients(model, tokens)
     model.activation_checkpointing = True
@@ -364,7 +366,7 @@ def test_recomputing_changes_no_bit(model: LanguageModel) -> None:
     assert all(torch.equal(recomputed[name], plain[name]) for name in plain)
 
 
-def test_bf16_stays_near(model: LanguageModel) -> None:
+def test_bf16_is_close_to_fp32(model: LanguageModel) -> None:
     tokens = random_tokens(2, SEQ_LEN + 1)
     exact, wanted = loss_of(model, tokens), gradients(model, tokens)
     model.zero_grad()
@@ -374,37 +376,37 @@ def test_bf16_stays_near(model: LanguageModel) -> None:
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=2e-3)
     total = math.sqrt(sum(float(gradient.square().sum()) for gradient in wanted.values()))
-    apart = 0.0
+    squared_error = 0.0
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
         assert parameter.grad.isfinite().all(), name
-        apart += float((parameter.grad - wanted[name]).square().sum())
-    assert math.sqrt(apart) < 0.05 * total
+        squared_error += float((parameter.grad - wanted[name]).square().sum())
+    assert math.sqrt(squared_error) < 0.05 * total
 
 
-def test_a_seed_is_a_model(architecture: str, recipe: str) -> None:
+def test_weights_are_a_function_of_the_seed(architecture: str, recipe: str) -> None:
     first, again = small_model(architecture, recipe, 3).state_dict(), small_model(architecture, recipe, 3).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = small_model(architecture, recipe, 4).state_dict()
     assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
 
 
-def test_models_of_equal_seed_start_with_equal_shared_weights(architecture: str, recipe: str) -> None:
-    """Embedding, head and norms are paired, and so are equal blocks at equal places, such as those of dense and moe."""
+def test_shared_weights_of_equal_seed_are_equal(architecture: str, recipe: str) -> None:
+    """Embedding, head and norms, and equal blocks at equal places, such as those of dense and moe."""
     dense, model = small_model("dense", recipe).state_dict(), small_model(architecture, recipe).state_dict()
     shared = [name for name in dense if name.startswith(("embedding", "head", "final_norm"))]
     assert len(shared) >= 3 and all(torch.equal(dense[name], model[name]) for name in shared)
     blocks = zip(small_spec("dense", recipe).blocks, small_spec(architecture, recipe).blocks, strict=False)
-    same = [f"blocks.{place}.qkv.weight" for place, pair in enumerate(blocks) if pair == ("attention", "attention")]
+    same = [f"blocks.{index}.qkv.weight" for index, pair in enumerate(blocks) if pair == ("attention", "attention")]
     assert all(torch.equal(dense[name], model[name]) for name in same)
     assert bool(same) == (architecture in ("dense", "moe"))
     other = small_model(architecture, recipe, seed=1).state_dict()
     assert not torch.equal(other["head.weight"], dense["head.weight"])
 
 
-def test_building_twice_and_copying_share_nothing(model: LanguageModel) -> None:
-    twin = copy.deepcopy(model)
+def test_copy_shares_no_weights(model: LanguageModel) -> None:
+    copied = copy.deepcopy(model)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in copied.parameters():
             parameter.add_(1)
-    assert not any(torch.equal(one, two) for one, two in zip(model.parameters(), twin.parameters(), strict=True))
+    assert not any(torch.equal(one, two) for one, two in zip(model.parameters(), copied.parameters(), strict=True))

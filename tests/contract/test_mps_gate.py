@@ -1,7 +1,7 @@
-"""The gate for MPS, which no machine of ours has: what would fail, grow or wait there is found on Linux.
+"""Checks on Linux for MPS, which our test machines do not have: missing kernels, changing shapes and synchronizations.
 
-Every architecture goes through training and decoding, with both recipes and both optimizers. Whatever breaks a rule
-and stays is an exception below, by name; planted faults prove that the gate can shut.
+Every architecture runs training and decoding, with both recipes and both optimizers. Known exceptions are listed below
+by name; planted faults show that the checks can fail.
 """
 
 from collections import Counter
@@ -35,30 +35,30 @@ OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
 MOE_WAITS = frozenset(
     {
-        # Each expert is one product over just its tokens, and how many those are has to be known to cut them out.
+        # Each expert is one product over its own tokens, so their number must be known to split them.
         "src/model/blocks/moe/module.py: tolist",
-        # one_hot checks its numbers, on the CPU alone: on other devices the kernel does.
+        # one_hot checks its input on the CPU only; on other devices the kernel does.
         "src/model/blocks/moe/module.py: _local_scalar_dense",
     }
 )
-"""The one kind of block that waits for the device within a training step."""
+"""The only kind of block that synchronizes with the device within a training step."""
 DECODING_WAITS = frozenset({"src/inference/generation.py: __int__"})
-"""Whoever shows a token has to know it."""
+"""Yielding a token reads it."""
 BATCH = {"src/runtime/device.py: to"}
-"""The batch on its way to the device, which is the CPU here."""
+"""The transfer of the batch to the device, which is the CPU here."""
 FP16 = ["float64: _to_copy", "float64: reciprocal"]
-"""Torch's own loss scaler inverts its scale in float64, except on MPS."""
+"""Torch's loss scaler inverts its scale in float64, except on MPS."""
 SHAPES_THAT_CHANGE = {"moe": "mlp"}
-"""In training: experts get as many tokens as choose them. Beside it, the block that stands in to check all others."""
+"""In training: experts get as many tokens as choose them. The value is the block that replaces them in the check."""
 SHAPES_THAT_GROW = dict.fromkeys(("attention", "conv_attention", "qk_norm_attention"), "sliding_attention")
-"""In decoding: attention reads a key more for each token; a window, once it is full, does not."""
+"""In decoding: attention reads one more key per token; a window, once full, does not."""
 
 
 pytestmark = pytest.mark.usefixtures("without_cpu_kernels")
 
 
 def each_kind_once(spec: ModelSpec) -> ModelSpec:
-    """Leave one block of each kind: they share their code."""
+    """Keep one block of each kind: blocks of one kind share their code."""
     return replace(spec, blocks=tuple(dict.fromkeys(spec.blocks)))
 
 
@@ -71,7 +71,7 @@ def stepper(
 ) -> Callable[[int], object]:
     """Return a function that trains one step of two micro batches on tokens of the given seed.
 
-    masked: whether documents are, one of which begins at about every fourth token.
+    masked: whether documents are masked, of which one begins at about every fourth token.
     """
     device = Device("cpu", precision, 1)
     model.train()
@@ -96,24 +96,24 @@ def traced_step(model: LanguageModel, optimizer: str = "adamw", precision: str =
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_training_step_keeps_the_rules(architecture: str, recipe: str, optimizer: str) -> None:
+def test_training_step_passes(architecture: str, recipe: str, optimizer: str) -> None:
     spec = small_spec(architecture, recipe)
     trace = traced_step(build_model(each_kind_once(spec), seed=0), optimizer)
     assert trace.violations(known_waits(spec)) == []
     assert "_fused_adamw_" in trace.ops and len(trace.ops) > 40
-    # An exception that nothing needs any more has to go.
+    # Fails if an exception is no longer needed.
     assert known_waits(spec) <= trace.waits.keys()
 
 
 @pytest.mark.parametrize(("precision", "known"), [("bf16", []), ("fp16", FP16)])
 @pytest.mark.parametrize("architecture", ["jamba", "moe_hybrid"])
-def test_a_training_step_in_half_precision_keeps_the_rules(architecture: str, precision: str, known: list[str]) -> None:
+def test_training_step_in_half_precision_passes(architecture: str, precision: str, known: list[str]) -> None:
     spec = small_spec(architecture)
     trace = traced_step(build_model(each_kind_once(spec), seed=0), "adamw", precision)
     assert trace.violations(known_waits(spec)) == known
 
 
-def test_options_keep_the_rules() -> None:
+def test_training_options_pass() -> None:
     spec = replace(each_kind_once(small_spec("moe_hybrid")), router_bias_rate=0.001)
     model = build_model(spec, seed=0)
     model.activation_checkpointing = True
@@ -125,11 +125,11 @@ def test_options_keep_the_rules() -> None:
 @pytest.mark.parametrize(
     ("architecture", "recipe"), [*((name, "modern") for name in ARCHITECTURES), ("dense", "classic")]
 )
-def test_masked_documents_keep_the_rules(architecture: str, recipe: str) -> None:
-    """The shapes too: where documents begin changes none of them."""
+def test_masked_documents_pass(architecture: str, recipe: str) -> None:
+    """The shapes do not depend on where documents begin."""
     spec = each_kind_once(small_spec(architecture, recipe))
     step = stepper(build_model(without(spec, SHAPES_THAT_CHANGE), seed=0), masked=True)
-    step(0)  # which makes the optimizer's state
+    step(0)  # creates the optimizer's state
     traces = [OperatorTrace(), OperatorTrace()]
     for seed, trace in enumerate(traces):
         with trace:
@@ -141,7 +141,7 @@ def test_masked_documents_keep_the_rules(architecture: str, recipe: str) -> None
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_keeps_the_rules(architecture: str, recipe: str) -> None:
+def test_decoding_passes(architecture: str, recipe: str) -> None:
     spec = small_spec(architecture, recipe)
     model = build_model(each_kind_once(spec), seed=0)
     sampling = SamplingConfig(max_new_tokens=3, temperature=0.8, top_k=5)
@@ -152,7 +152,7 @@ def test_decoding_keeps_the_rules(architecture: str, recipe: str) -> None:
 
 
 def new_in_training(spec: ModelSpec) -> set[tuple[Any, ...]]:
-    """Return what steps three and four ask for that the first two did not: MPS compiles a graph for each."""
+    """Return the operations of steps three and four that the first two did not have: MPS compiles a graph for each."""
     model = build_model(spec, seed=0)
     step, warm, later = stepper(model), OperatorTrace(), OperatorTrace()
     for seed in range(4):
@@ -163,7 +163,7 @@ def new_in_training(spec: ModelSpec) -> set[tuple[Any, ...]]:
 
 @torch.no_grad()
 def new_in_decoding(spec: ModelSpec) -> set[tuple[Any, ...]]:
-    """Return what later tokens ask for that the prompt, longer than any window, and two tokens did not."""
+    """Return the operations of later tokens that the prompt, longer than any window, and two tokens did not have."""
     model, tokens = build_model(spec, seed=0).eval(), random_tokens(1, 25)
     cache, warm, later = model.make_cache(1, 32), OperatorTrace(), OperatorTrace()
     for number, fresh in enumerate((tokens[:, :20], *tokens[:, 20:].split(1, dim=1))):
@@ -180,10 +180,10 @@ def without(spec: ModelSpec, exceptions: dict[str, str]) -> ModelSpec:
     ("new", "exceptions"), [(new_in_training, SHAPES_THAT_CHANGE), (new_in_decoding, SHAPES_THAT_GROW)]
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_shapes_stay_the_same(
+def test_shapes_do_not_change(
     architecture: str, new: Callable[[ModelSpec], set[tuple[Any, ...]]], exceptions: dict[str, str]
 ) -> None:
-    """Otherwise the graphs that MPS keeps, one a shape, grow without bound (pytorch#181213)."""
+    """Otherwise the graphs that MPS caches, one per shape, grow without bound (pytorch#181213)."""
     spec = each_kind_once(small_spec(architecture))
     assert spec.window <= 20
     assert new(without(spec, exceptions)) == set()
@@ -191,7 +191,7 @@ def test_shapes_stay_the_same(
 
 
 @pytest.mark.parametrize("architecture", ["dense", "moe"])
-def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
+def test_loop_synchronizes_only_in_logged_steps(architecture: str) -> None:
     spec = small_spec(architecture)
     model, waits = build_model(spec, seed=0), list[Counter[str]]()
 
@@ -212,8 +212,8 @@ def test_the_loop_waits_where_a_step_is_logged(architecture: str) -> None:
     assert [bool(of_step.keys() - known_waits(spec) - BATCH) for of_step in waits] == [False, True] * 3
 
 
-def test_the_list_of_kernels_is_read_as_torch_reads_it() -> None:
-    """The dispatcher of this build knows its CPU kernels: a witness for delegation, autogen and composites."""
+def test_kernel_list_equals_the_dispatcher() -> None:
+    """The dispatcher of this build knows its CPU kernels, which checks delegation, autogen and composites."""
     dispatcher = torch._C._dispatch_has_computed_kernel_for_dispatch_key
     registered = set(torch._C._dispatch_get_all_op_names())
     ours = {name for name in read_kernels() if f"aten::{name}" in registered}
@@ -255,8 +255,8 @@ PLANTED: dict[str, tuple[Callable[[Tensor], object], str]] = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fault, complaint = PLANTED[name]
+def test_planted_fault_is_detected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, violation = PLANTED[name]
     plain = MLP.forward
 
     def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
@@ -266,10 +266,10 @@ def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -
     model = build_model(replace(small_spec("dense"), blocks=("attention", "mlp")), seed=0)
     assert traced_step(model).violations() == []
     monkeypatch.setattr(MLP, "forward", forward)
-    assert any(complaint in line for line in traced_step(model).violations())
+    assert any(violation in line for line in traced_step(model).violations())
 
 
-def test_a_planted_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_shape_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, plain, calls = replace(small_spec("dense"), blocks=("sliding_attention", "mlp")), MLP.forward, list[int]()
 
     def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
@@ -282,7 +282,7 @@ def test_a_planted_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(signature[0] == "exp" for signature in new_in_training(spec))
 
 
-def test_a_fault_in_a_backward_pass_and_in_an_optimizer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_in_backward_pass_and_optimizer_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(replace(small_spec("dense"), blocks=("mlp",)), seed=0)
     model.head.weight.register_hook(lambda gradient: gradient.double().float())
     assert any("float64: _to_copy" in line for line in traced_step(model).violations())

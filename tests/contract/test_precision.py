@@ -1,4 +1,4 @@
-"""bf16 is for products: what needs more digits is computed in fp32 all the same, and training goes as in fp32."""
+"""Operations that need fp32 use it under bf16, and bf16 training follows fp32 training."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ BF16 = Device("cpu", "bf16", 1)
 EVERYWHERE = {"linear_cross_entropy_batch_chunked"}
 NORMS = {"rmsnorm": {"rsqrt", "mean"}, "layernorm": {"native_layer_norm", "native_layer_norm_backward"}}
 BLOCKS = {
-    "mamba": {"softplus", "softplus_backward", "cumsum", "exp", "bmm", "rsqrt"},  # its decays, products and norm
+    "mamba": {"softplus", "softplus_backward", "cumsum", "exp", "bmm", "rsqrt"},  # decays, products and norm
     "mamba1": {"softplus", "softplus_backward", "exp", "addcmul"},
     "moe": {"softmax", "softmax_backward_data", "logsumexp"},
 }
@@ -29,7 +29,7 @@ NEEDS_DIGITS = EVERYWHERE.union(*NORMS.values(), *BLOCKS.values())
 
 
 class Dtypes(TorchDispatchMode):
-    """Notes the types of floating-point tensors that go into and come out of each operation."""
+    """Records the types of floating-point inputs and outputs of each operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Dtypes(TorchDispatchMode):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_what_needs_digits_has_them(architecture: str, recipe: str) -> None:
+def test_sensitive_operations_are_fp32(architecture: str, recipe: str) -> None:
     model, tokens = small_model(architecture, recipe), random_tokens(2, SEQ_LEN + 1)
     with Dtypes() as dtypes:
         with BF16.autocast():
@@ -63,8 +63,8 @@ def test_what_needs_digits_has_them(architecture: str, recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_norms_under_autocast_are_those_without_it(recipe: str) -> None:
-    """To the bit: their kernels widen what they are given, so the types inside tell nothing of digits lost before."""
+def test_norms_under_autocast_are_exact(recipe: str) -> None:
+    """Their kernels convert inputs to fp32, so the types inside do not show earlier rounding."""
     norm, x = small_model("dense", recipe).final_norm, 1 + torch.randn(4, 64)
     with BF16.autocast():
         found = norm(x)
@@ -72,14 +72,14 @@ def test_norms_under_autocast_are_those_without_it(recipe: str) -> None:
 
 
 def test_attention_sums_in_fp32() -> None:
-    """Its softmax is inside one kernel: a sum of 4,096 equal weights in bf16 would stop growing at 256."""
+    """Its softmax is inside one kernel: a sum of 4,096 equal weights in bf16 would stop at 256."""
     q, v = torch.zeros(1, 1, 4096, 16, dtype=torch.bfloat16), torch.ones(1, 1, 4096, 16, dtype=torch.bfloat16)
     assert torch.equal(F.scaled_dot_product_attention(q, q, v, is_causal=True), v)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_training_goes_as_it_goes_in_fp32(architecture: str) -> None:
-    """Within 5e-4 over 8 steps; seen were 1.4e-4 at most, and 2e-3 at least with a loss of bf16 logits."""
+def test_bf16_training_follows_fp32(architecture: str) -> None:
+    """Within 5e-4 over 8 steps; measured at most 1.4e-4, and at least 2e-3 with bf16 logits in the loss."""
     spec = replace(small_spec(architecture), chunk_size=SEQ_LEN)
 
     def losses(precision: str) -> Tensor:
@@ -87,7 +87,9 @@ def test_training_goes_as_it_goes_in_fp32(architecture: str) -> None:
         optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
         scaler, found = device.build_scaler(), []
         for step in range(8):
-            batch = random_tokens(2, SEQ_LEN + 1, step) // 8  # a few words that come often: something to learn
+            batch = (
+                random_tokens(2, SEQ_LEN + 1, step) // 8
+            )  # a few frequent tokens, so that there is something to learn
             settings: dict[str, Any] = {"micro_batch_size": 2, "grad_clip": 1.0, "device": device}
             found.append(train_step(model, model, optimizer, scaler, batch, **settings).loss)
         return torch.stack(found)

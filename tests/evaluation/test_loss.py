@@ -1,4 +1,4 @@
-"""Loss and bits per byte, held against arithmetic by hand."""
+"""Loss and bits per byte against values computed by hand."""
 
 import math
 from dataclasses import replace
@@ -18,8 +18,8 @@ from src.profiling.memory_measurement import peak_growth
 from tests.contract.small import ARCHITECTURES, CPU, VOCAB_SIZE, random_tokens, small_model, small_spec
 
 
-class Fixed(torch.nn.Module):
-    """Gives every token the same logits, whatever came before."""
+class ConstantModel(torch.nn.Module):
+    """Predicts the same distribution for every token."""
 
     def __init__(self, probabilities: list[float]) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ def evaluate(model: Any, windows: np.ndarray, byte_lengths: list[int], batch_siz
     return evaluate_windows(model, windows, np.array(byte_lengths), batch_size=batch_size, device=CPU)
 
 
-def test_bits_per_byte_by_hand() -> None:
+def test_bits_per_byte_computed_by_hand() -> None:
     """Targets 1, 2, 0 and 1, 1, 2 cost 2 + 3 + 1 and 2 + 2 + 3 bits, for 2 + 5 + 0 and 2 + 2 + 5 bytes."""
-    model = Fixed([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+    model = ConstantModel([1 / 2, 1 / 4, 1 / 8, 1 / 8])
     windows = np.array([[3, 1, 2, 0], [0, 1, 1, 2]])
     found = evaluate(model, windows, [0, 2, 5, 7])
     assert found.tokens == 6
@@ -46,14 +46,14 @@ def test_bits_per_byte_by_hand() -> None:
     assert found.loss == pytest.approx(13 * math.log(2) / 6, rel=1e-6)
 
 
-def test_the_first_token_of_a_window_is_no_target() -> None:
-    model = Fixed([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+def test_first_token_of_a_window_is_not_a_target() -> None:
+    model = ConstantModel([1 / 2, 1 / 4, 1 / 8, 1 / 8])
     found = [evaluate(model, np.array([[first, 1, 2]]), [0, 2, 5, 7]) for first in range(4)]
     assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_batch_size_decides_speed_alone(architecture: str) -> None:
+def test_batch_size_does_not_change_the_loss(architecture: str) -> None:
     model = small_model(architecture)
     windows, lengths = random_tokens(7, 33).numpy(), [1] * VOCAB_SIZE
     wanted = evaluate(model, windows, lengths, batch_size=1)
@@ -62,11 +62,11 @@ def test_the_batch_size_decides_speed_alone(architecture: str) -> None:
         assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
         assert found.tokens == 7 * 32
     assert wanted.loss == pytest.approx(math.log(VOCAB_SIZE), rel=0.02)
-    assert wanted.bits_per_byte == pytest.approx(wanted.loss / math.log(2)), "one byte a token"
+    assert wanted.bits_per_byte == pytest.approx(wanted.loss / math.log(2)), "one byte per token"
 
 
-def test_documents_are_evaluated_apart() -> None:
-    """Windows of two documents, the second of which begins at position 9 or 20, lose what those four lose alone."""
+def test_masked_documents_are_evaluated_independently() -> None:
+    """Two windows with two documents each, the second of which begins at position 9 or 20."""
     model, eot, lengths = small_model("hybrid"), 3, [1] * VOCAB_SIZE
     windows = random_tokens(2, 33).numpy() % 200 + 4
     windows[0, 9] = windows[1, 20] = eot
@@ -77,7 +77,7 @@ def test_documents_are_evaluated_apart() -> None:
     assert found.loss != pytest.approx(evaluate(model, windows, lengths).loss, rel=1e-6)
 
 
-def test_losses_are_summed_up_by_document() -> None:
+def test_losses_are_summed_by_document() -> None:
     """Documents of 5, 3 and 8 tokens; two windows of 4 targets, from tokens 0 and 8, or 3 and 12."""
     tokens = np.array([0, 7, 7, 7, 7, 0, 7, 7, 0, 7, 7, 7, 7, 7, 7, 7])
     nats = np.array([[1.0, 2.0, 4.0, 8.0], [0.5, 0.25, 16.0, 32.0]])
@@ -90,9 +90,9 @@ def test_losses_are_summed_up_by_document() -> None:
     assert document_losses(tokens, [0], np.full((1, 4), math.nan), n_bytes[:1], 0)["nats"] == [None]
 
 
-def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the loss is that of all logits."""
-    monkeypatch.setattr("src.model.cost.memory_estimate.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
+def test_logits_are_computed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss equals that of all logits."""
+    monkeypatch.setattr("src.model.cost.memory_estimate.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the minimum
     model = build_model(replace(small_spec("dense"), vocab_size=8192, blocks=("mlp",)), seed=0)
     windows, found = random_tokens(8, 129, vocab_size=8192), []
     all_logits = 8 * 128 * 8192 * 4
@@ -105,7 +105,7 @@ def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(training: bool) -> None:
+def test_model_is_unchanged(training: bool) -> None:
     model = small_model("dense").train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
@@ -113,9 +113,9 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     assert model.training == training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random), "evaluation takes nothing from the training's generator"
+    assert torch.equal(torch.get_rng_state(), random), "evaluation does not use the generator of training"
 
 
-def test_a_model_that_broke_has_no_number() -> None:
-    found = evaluate(Fixed([math.nan] * 4), np.array([[1, 2, 3]]), [1] * 4)
+def test_loss_of_a_broken_model_is_nan() -> None:
+    found = evaluate(ConstantModel([math.nan] * 4), np.array([[1, 2, 3]]), [1] * 4)
     assert math.isnan(found.loss) and math.isnan(found.bits_per_byte)

@@ -1,4 +1,4 @@
-"""A model that knows the grammar meets the floor and recalls all; one that knows nothing does not."""
+"""A model that knows the grammar reaches the floor and recalls all names; a uniform model does not."""
 
 import math
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ SEQ_LEN = 160
 
 @pytest.fixture(scope="module")
 def text() -> SimpleNamespace:
-    """Windows of generated stories, and what is known of them."""
+    """Windows of generated stories and their annotations."""
     documents = [document.text for document in generate_stories(seed=6, max_bytes=25_000)]
     tokenizer = train_tokenizer(documents, vocab_size=500)
     tokens = np.array([EOT_ID, *(token for text in documents for token in [*encode(tokenizer, text), EOT_ID])])
@@ -33,7 +33,7 @@ def text() -> SimpleNamespace:
 
 
 class Oracle(torch.nn.Module):
-    """Gives each target of the windows its probability under the grammar, and the rest to all other tokens alike."""
+    """Predicts each target with its probability under the grammar, and the other tokens uniformly."""
 
     def __init__(self, windows: np.ndarray, bits: np.ndarray, vocab_size: int) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class Oracle(torch.nn.Module):
         return ModelOutput(torch.stack(rows), None, None)
 
 
-def describe(model: Any, text: SimpleNamespace) -> dict[str, Any]:
+def summarize(model: Any, text: SimpleNamespace) -> dict[str, Any]:
     nats, hits = predict_targets(model, text.windows, device=CPU)
     return summarize_context(nats, hits, text.windows, text.lengths, text.known)
 
 
-def test_the_oracle_meets_the_floor_everywhere_and_recalls_all(text: SimpleNamespace) -> None:
-    found = describe(Oracle(text.windows, text.known.bits, len(text.lengths)), text)
+def test_oracle_reaches_the_floor_and_recalls_all(text: SimpleNamespace) -> None:
+    found = summarize(Oracle(text.windows, text.known.bits, len(text.lengths)), text)
     assert found["above_floor_bits_per_byte"] == pytest.approx(0, abs=1e-5)
     assert found["positions"]["loss"] == pytest.approx(found["positions"]["floor"], abs=1e-5)
     assert min(found["positions"]["floor"]) > 0.1
@@ -68,9 +68,9 @@ def test_the_oracle_meets_the_floor_everywhere_and_recalls_all(text: SimpleNames
         assert np.array(recall["accuracy"]) == pytest.approx(1)
 
 
-def test_a_model_that_knows_nothing_is_far_above(text: SimpleNamespace) -> None:
+def test_uniform_model_is_above_the_floor(text: SimpleNamespace) -> None:
     uniform = np.full(text.known.bits.shape, math.log2(len(text.lengths)))
-    found = describe(Oracle(text.windows, uniform, len(text.lengths)), text)
+    found = summarize(Oracle(text.windows, uniform, len(text.lengths)), text)
     targets = text.windows[:, 1:]
     above = (uniform.sum() - text.known.bits.sum()) / text.lengths[targets].sum()
     assert found["above_floor_bits_per_byte"] == pytest.approx(above, rel=1e-5)
@@ -79,7 +79,7 @@ def test_a_model_that_knows_nothing_is_far_above(text: SimpleNamespace) -> None:
     assert set(found["recall"]["accuracy"]) == {0.0} and found["hidden"]["accuracy"] == 0
 
 
-def test_names_are_right_only_as_a_whole_and_ranges_end_at_powers_of_two() -> None:
+def test_recall_needs_whole_names_and_ranges_end_at_powers_of_two() -> None:
     nats = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]])
     hits = np.array([[True, True, False, True, True]])
     recalls = np.array([[0, 0, 1, 3], [0, 1, 3, 4], [0, 3, 5, 5], [0, 4, 5, 0]])
@@ -93,7 +93,7 @@ def test_names_are_right_only_as_a_whole_and_ranges_end_at_powers_of_two() -> No
 
 
 @pytest.mark.parametrize("eot_id", [None, 3])
-def test_the_losses_are_those_of_the_evaluation(eot_id: int | None) -> None:
+def test_losses_equal_those_of_the_evaluation(eot_id: int | None) -> None:
     model, windows = small_model("hybrid"), random_tokens(5, 65).numpy()
     windows[:, 20] = 3
     nats, hits = predict_targets(model, windows, device=CPU, eot_id=eot_id)
@@ -105,7 +105,7 @@ def test_the_losses_are_those_of_the_evaluation(eot_id: int | None) -> None:
     assert np.average(found["positions"]["loss"], weights=found["positions"]["n"]) == pytest.approx(wanted.loss)
 
 
-def test_a_model_that_broke_has_no_number(text: SimpleNamespace) -> None:
+def test_losses_of_a_broken_model_are_none(text: SimpleNamespace) -> None:
     nats = np.full(text.known.bits.shape, np.nan)
     found = summarize_context(nats, nats > 0, text.windows, text.lengths, text.known)
     assert found["above_floor_bits_per_byte"] is None and set(found["positions"]["loss"]) == {None}

@@ -1,4 +1,4 @@
-"""Probes: an ideal reader of mentions finds everything, and nothing in the control; a fresh model gains nothing."""
+"""Probes: an ideal induction model predicts all targets and none of the control; an untrained model has no gain."""
 
 import numpy as np
 import pytest
@@ -14,28 +14,28 @@ def build(name: str, distance: int, n: int = 6) -> Probe:
     return PROBES[name](TokenSampler(np.arange(100, 400), EOT, n), distance)
 
 
-def follow_up(row: np.ndarray, place: int) -> int | None:
-    """Say what stood after the last earlier mention of the token before the target: what induction would answer."""
+def induction_answer(row: np.ndarray, place: int) -> int | None:
+    """Return the token after the last earlier mention of the token before the target, as induction would predict."""
     before = np.flatnonzero(row[:place] == row[place])
     return int(row[before[-1] + 1]) if len(before) else None
 
 
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("distance", [16, 64, 512])
-def test_the_mention_gives_every_target_away_and_the_control_none(name: str, distance: int) -> None:
+def test_mention_determines_every_target_and_the_control_none(name: str, distance: int) -> None:
     probe = build(name, distance)
     assert probe.tokens.shape == probe.control.shape and (probe.tokens[:, 0] == EOT).all()
     for row, control in zip(probe.tokens, probe.control, strict=True):
         for place in probe.targets:
             assert control[place + 1] == row[place + 1]
-            if distance <= 64:  # longer than the alphabet, a token comes again by chance
-                assert follow_up(row, place) == row[place + 1]
-                assert follow_up(control, place) != row[place + 1]
+            if distance <= 64:  # beyond the alphabet, tokens repeat by chance
+                assert induction_answer(row, place) == row[place + 1]
+                assert induction_answer(control, place) != row[place + 1]
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_the_distance_is_what_it_says(name: str) -> None:
-    """In tokens between a target and its mention; recall asks in another order, so there it is on average."""
+def test_distance_between_mention_and_target(name: str) -> None:
+    """In tokens; recall queries in another order, so there it holds on average."""
     probe, found = build(name, 32), []
     for row in probe.tokens:
         for place in probe.targets:
@@ -43,7 +43,7 @@ def test_the_distance_is_what_it_says(name: str) -> None:
     assert np.mean(found) == 32 and (name == "recall" or set(found) == {32})
 
 
-def test_rows_and_calls_differ_and_repeat() -> None:
+def test_rows_and_calls_differ_and_are_reproducible() -> None:
     first, second = TokenSampler(np.arange(50), EOT, 4), TokenSampler(np.arange(50), EOT, 4)
     one, two = first(30), first(30)
     assert (one != two).any() and (one == second(30)).all() and (one[0] != one[1]).any()
@@ -51,14 +51,14 @@ def test_rows_and_calls_differ_and_repeat() -> None:
     assert (first(120)[:, :50] != first(120)[:, 50:100]).any()
 
 
-def test_the_alphabet_is_of_what_is_frequent_and_never_the_end_of_text() -> None:
+def test_alphabet_has_frequent_tokens_without_end_of_text() -> None:
     tokens = np.array([EOT] * 9 + [7] * 5 + [8] * 6 + [9])
     assert frequent_tokens(tokens, EOT, 2).tolist() == [8, 7]
     assert frequent_tokens(tokens, EOT).tolist() == [8, 7, 9]
 
 
 class Induction(torch.nn.Module):
-    """Predicts what stood after the last earlier mention of the token: all that these probes ask for."""
+    """Predicts the token after the last earlier mention of the current one, which solves all probes."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class Induction(torch.nn.Module):
         hidden = torch.zeros(*tokens.shape, self.head.in_features)
         for number, row in enumerate(tokens.numpy()):
             for place in range(len(row)):
-                if (answer := follow_up(row, place)) is not None:
+                if (answer := induction_answer(row, place)) is not None:
                     hidden[number, place, answer] = 20.0
         return type("Output", (), {"hidden": hidden})
 
 
-def test_a_model_that_looks_back_finds_all_and_saves_what_the_vocabulary_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_induction_model_predicts_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Induction(512)
     found = measure_probes(model, np.arange(100, 400), device=CPU, eot_id=EOT, context_len=70, n=3)  # pyright: ignore
     assert {name: values["to"] for name, values in found.items()} == {
@@ -85,10 +85,10 @@ def test_a_model_that_looks_back_finds_all_and_saves_what_the_vocabulary_costs(m
     assert found["copying"]["n"] == [3 * 15, 3 * 31] and found["recall"]["n"] == [24, 24]
 
 
-def test_a_fresh_model_gains_nothing() -> None:
+def test_untrained_model_has_no_gain() -> None:
     found = measure_probes(small_model("hybrid"), np.arange(10, 60), device=CPU, eot_id=EOT, context_len=64, n=4)
     assert all(abs(gain) < 0.05 for values in found.values() for gain in values["gain"])
 
 
-def test_a_handful_of_tokens_is_too_few() -> None:
+def test_no_probes_for_a_tiny_alphabet() -> None:
     assert measure_probes(small_model("dense"), np.arange(9), device=CPU, eot_id=EOT, context_len=64, n=2) == {}

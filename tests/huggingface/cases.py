@@ -1,4 +1,4 @@
-"""Small models of every kind that has a twin, all numbers of their weights different from zero, and transformers."""
+"""Small models of every kind with a mapping, with random nonzero weights, and transformers."""
 
 import os
 import sys
@@ -43,7 +43,7 @@ BLOCKS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     ),
     "no attention": ("HybridForCausalLM", ["mamba", "mlp"], {}),
 }
-"""Class of transformers, pattern, and settings beside those of the recipe modern."""
+"""Class of transformers, pattern, and settings that differ from the recipe modern."""
 SIZES: dict[str, dict[str, Any]] = {
     "even": {
         "d_model": 64, "head_dim": 16, "d_ff": 88, "expert_d_ff": 40, "n_experts": 4, "top_k": 2, "window": 24,
@@ -55,7 +55,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 LENGTH = 83
-"""Beyond every window, and a multiple of no chunk."""
+"""Longer than every window, and not a multiple of any chunk."""
 
 
 def spec_of(case: str, size: str = "even", repeat: int = 2, **more: Any) -> ModelSpec:
@@ -64,7 +64,7 @@ def spec_of(case: str, size: str = "even", repeat: int = 2, **more: Any) -> Mode
 
 
 def model_of(spec: ModelSpec, seed: int = 0) -> LanguageModel:
-    """Build a model whose every weight, norms and biases among them, is random and not zero."""
+    """Build a model whose weights, including norms and biases, are random and nonzero."""
     model = build_model(spec, seed)
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def tokens_of(spec: ModelSpec, batch: int, length: int, seed: int = 0) -> Tensor
 
 @cache
 def tokenizer_of(vocab_size: int) -> Tokenizer:
-    """Train a tokenizer on something that has enough repetitions."""
+    """Train a tokenizer on text with enough repetitions."""
     words = [f"{a}{b}{c}{a}{c} " for a in "bdfgkp" for b in "aeiou" for c in "lmnrst"]
     return train_tokenizer(["".join(words) * 3, "for i in 1 2; do echo $i; done\n" * 9], vocab_size)
 
@@ -97,7 +97,7 @@ def exported(folder: Path, model: LanguageModel, **record: Any) -> Path:
 
 
 def open_transformers(cache_folder: Path) -> Any:
-    """Import transformers, which then reaches no network and keeps what it writes in the cache folder."""
+    """Import transformers without network access; it writes only to the cache folder."""
     if "transformers" not in sys.modules:
         os.environ |= {
             "HF_HUB_OFFLINE": "1",
@@ -117,9 +117,9 @@ def version_of(transformers: Any) -> tuple[int, ...]:
 
 
 def load(transformers: Any, folder: Path) -> Any:
-    """Load an exported model, and see that every tensor of the file found its place.
+    """Load an exported model, and check that every tensor of the file is used.
 
-    Skips the test where the model's own class refuses the installed version, which another test asks for.
+    Skips the test if the model's own class rejects the installed version, which another test checks.
     """
     if (folder / "modeling_hybrid.py").exists() and version_of(transformers) < (5, 23):
         pytest.skip("modeling_hybrid.py refuses this version of transformers")

@@ -1,4 +1,4 @@
-"""transformers, opened once a session."""
+"""The fixture with transformers, imported once per session."""
 
 from typing import Any
 

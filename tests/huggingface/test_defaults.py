@@ -1,4 +1,4 @@
-"""What a config.json leaves out has the defaults of transformers, in the spelling of every version."""
+"""Settings missing in a config.json get the defaults of transformers, in the spelling of every version."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("model_type", sorted(DEFAULTS.keys() - {CODE}))
-def test_the_defaults_are_those_of_transformers(model_type: str, transformers: Any) -> None:
+def test_defaults_equal_transformers(model_type: str, transformers: Any) -> None:
     theirs = plain(transformers.AutoConfig.for_model(model_type).to_dict())
     ours = complete_config(model_type, theirs)
     found = complete_config(model_type, {})
@@ -30,7 +30,7 @@ def test_the_defaults_are_those_of_transformers(model_type: str, transformers: A
         assert found["rope_parameters"] == ours["rope_parameters"]
 
 
-def test_the_hybrid_has_the_defaults_of_the_class_that_it_extends() -> None:
+def test_hybrid_has_the_defaults_of_its_base_class() -> None:
     assert DEFAULTS["granitemoehybrid"].items() <= DEFAULTS[CODE].items()
 
 
@@ -49,7 +49,7 @@ SMALL: dict[str, dict[str, Any]] = {
                          "shared_intermediate_size": 40, "attention_multiplier": 0.25, "mamba_n_heads": 8,
                          "layer_types": ["mamba", "attention", "mamba"], "intermediate_size": 40},
 }  # fmt: skip
-"""Enough to be small; all else is left to the defaults."""
+"""Settings for a small size; all others have defaults."""
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((model_type, {}) for model_type in SMALL),
     ("llama", {"num_key_value_heads": None, "head_dim": None, "rope_scaling": None, "rope_parameters": None}),
@@ -66,10 +66,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("model_type", "more"), CASES)
 @torch.no_grad()
-def test_a_small_config_is_read_as_transformers_reads_it(
+def test_minimal_config_equals_transformers(
     model_type: str, more: dict[str, Any], transformers: Any, tmp_path: Path
 ) -> None:
-    """The file has these settings and nothing else; the weights are those that transformers makes for it."""
+    """The file has only these settings; the weights are those that transformers initializes for it."""
     if model_type == "mamba2" and more and version_of(transformers) < (5, 0):
         pytest.skip("version 4 cannot save it")
     values = {"model_type": model_type, "vocab_size": 300, **SMALL[model_type], **more}
@@ -98,9 +98,7 @@ def test_a_small_config_is_read_as_transformers_reads_it(
         ("granitemoehybrid", {"layer_types": None}, "its layers require model_type=advanced_code_model_hybrid"),
     ],
 )
-def test_a_default_that_ours_cannot_compute_is_named(
-    model_type: str, more: dict[str, Any], wanted: str, tmp_path: Path
-) -> None:
+def test_unsupported_default_is_named(model_type: str, more: dict[str, Any], wanted: str, tmp_path: Path) -> None:
     case = {"llama": "dense", "mixtral": "moe", "gpt2": "dense, classic", "granitemoehybrid": "jamba"}[model_type]
     out = exported(tmp_path / "out", model_of(spec_of(case)))
     values = json.loads((out / "config.json").read_text(encoding="utf-8"))

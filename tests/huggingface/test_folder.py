@@ -1,4 +1,4 @@
-"""The folder itself: read back bit for bit, as it is or saved again by transformers; tokenizer, defaults and card."""
+"""The exported folder: exact round trips, also through transformers; tokenizer, generation defaults and model card."""
 
 import ast
 import json
@@ -37,7 +37,7 @@ def same_weights(model: LanguageModel, found: Imported) -> bool:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("case", BLOCKS)
-def test_a_folder_is_read_back_bit_for_bit(case: str, size: str, tmp_path: Path) -> None:
+def test_round_trip_is_exact(case: str, size: str, tmp_path: Path) -> None:
     model = model_of(spec_of(case, size, aux_loss_weight=0.02, n_experts=7, max_seq_len=77))
     found = read_folder(exported(tmp_path / "out", model, run="name", more=[1, None]))
     assert found.spec == model.spec
@@ -48,13 +48,13 @@ def test_a_folder_is_read_back_bit_for_bit(case: str, size: str, tmp_path: Path)
 
 
 def relevant(spec: ModelSpec) -> dict[str, Any]:
-    """Keep what the twin's configuration holds."""
+    """Return the settings in the configuration of the mapping."""
     return {"blocks": spec.blocks, **mapping_of(spec).config(spec)}
 
 
 @pytest.mark.parametrize("case", BLOCKS)
-def test_what_transformers_saves_again_is_read_as_well(case: str, transformers: Any, tmp_path: Path) -> None:
-    """A folder without our own file: its config.json says enough."""
+def test_folder_saved_by_transformers_is_read(case: str, transformers: Any, tmp_path: Path) -> None:
+    """Without our own file, config.json is sufficient."""
     model = model_of(spec_of(case))
     load(transformers, exported(tmp_path / "out", model)).save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again" / "advanced_code_model.json").exists()
@@ -65,8 +65,8 @@ def test_what_transformers_saves_again_is_read_as_well(case: str, transformers: 
     assert same_weights(model, found)
 
 
-def test_a_model_of_another_make_is_read(transformers: Any, tmp_path: Path) -> None:
-    """A Llama that transformers has made, in bf16, whose configuration is written as before transformers 5."""
+def test_llama_of_transformers_is_read(transformers: Any, tmp_path: Path) -> None:
+    """A Llama initialized by transformers, in bf16, with a configuration as before transformers 5."""
     config = transformers.LlamaConfig(
         vocab_size=300,
         hidden_size=48,
@@ -93,7 +93,7 @@ def test_a_model_of_another_make_is_read(transformers: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("case", ["dense", "dense, classic", "mamba", "moe", "hybrid", "jamba"])
-def test_the_tokenizer_gives_our_ids(case: str, transformers: Any, tmp_path: Path) -> None:
+def test_tokenizer_gives_our_ids(case: str, transformers: Any, tmp_path: Path) -> None:
     out = exported(tmp_path / "out", model_of(spec_of(case)))
     theirs = transformers.AutoTokenizer.from_pretrained(out, trust_remote_code=True)
     ours = load_tokenizer(out / "tokenizer.json")
@@ -103,11 +103,11 @@ def test_the_tokenizer_gives_our_ids(case: str, transformers: Any, tmp_path: Pat
         assert theirs.decode(ids) == text
         assert theirs.decode([0, *ids, 0], skip_special_tokens=True) == text
     assert theirs(TEXTS[1:], padding=False).input_ids == [[0, *encode(ours, text)] for text in TEXTS[1:]]
-    assert theirs("a").keys() == {"input_ids", "attention_mask"}  # what `generate` takes
+    assert theirs("a").keys() == {"input_ids", "attention_mask"}  # the arguments of `generate`
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, len(theirs)) == (0, 0, 0, 512)
 
 
-def test_text_is_drawn_as_the_run_draws_it(transformers: Any, tmp_path: Path) -> None:
+def test_generation_config_equals_the_run(transformers: Any, tmp_path: Path) -> None:
     out = exported(tmp_path / "out", model_of(spec_of("dense")))
     given = transformers.GenerationConfig.from_pretrained(out)
     drawn = (given.do_sample, given.temperature, given.top_k, given.top_p, given.use_cache)
@@ -119,7 +119,7 @@ def test_text_is_drawn_as_the_run_draws_it(transformers: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("case", ["dense", "dense, classic"])
-def test_a_length_that_the_caller_gives_is_kept(case: str, transformers: Any, tmp_path: Path) -> None:
+def test_length_of_the_caller_is_used(case: str, transformers: Any, tmp_path: Path) -> None:
     out = exported(tmp_path / "out", model_of(spec_of(case)))
     model, tokens = load(transformers, out), torch.tensor([[0, 5, 7]])
     assert model.generate(tokens, max_length=10, eos_token_id=None).shape == (1, 10)
@@ -129,7 +129,7 @@ def test_a_length_that_the_caller_gives_is_kept(case: str, transformers: Any, tm
 @pytest.mark.parametrize(
     "given", ["null", ' {"type": "ByteLevel",\n "add_prefix_space": true, "trim_offsets": false} ']
 )
-def test_only_the_post_processor_of_a_tokenizer_changes_and_comes_back(given: str) -> None:
+def test_only_the_post_processor_changes_and_is_restored(given: str) -> None:
     plain = tokenizer_of(300).to_str().replace('"post_processor":null', f'"post_processor" : {given}')
     changed, before = add_post_processor(plain.encode(), EOT, 0)
     assert before == given.strip(" ")
@@ -140,13 +140,13 @@ def test_only_the_post_processor_of_a_tokenizer_changes_and_comes_back(given: st
     assert add_post_processor(other, EOT, 0)[0].startswith(other[:-2] + b'{"type": "TemplateProcessing"')
 
 
-def test_a_folder_whose_record_is_gone_gives_our_tokenizer_too(tmp_path: Path) -> None:
+def test_tokenizer_is_restored_without_the_record(tmp_path: Path) -> None:
     out = exported(tmp_path / "out", model_of(spec_of("dense")))
     (out / "advanced_code_model.json").unlink()
     assert read_folder(out).tokenizer == tokenizer_of(512).to_str().encode()
 
 
-def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+def test_file_modes_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         out = exported(tmp_path / "out", model_of(spec_of("hybrid")))
@@ -167,7 +167,7 @@ RECORD = {
 }  # fmt: skip
 
 
-def test_the_card_has_the_figures_of_the_run() -> None:
+def test_card_has_the_figures_of_the_run() -> None:
     spec = spec_of("dense")
     card = model_card(spec, mapping_of(spec), "out", RECORD)
     count = sum(parameter.numel() for parameter in model_of(spec).parameters())
@@ -178,7 +178,7 @@ def test_the_card_has_the_figures_of_the_run() -> None:
     assert "None" not in card and "trust_remote_code" not in card
 
 
-def test_the_card_of_a_bare_checkpoint_says_so() -> None:
+def test_card_without_a_summary() -> None:
     spec = spec_of("hybrid")
     progress = {"stage": "language", "step": 5, "tokens": 70, "val_loss": None, "val_bits_per_byte": None}
     card = model_card(spec, mapping_of(spec), "out", {**RECORD, "progress": progress, "config": None, "summary": None})
@@ -186,8 +186,8 @@ def test_the_card_of_a_bare_checkpoint_says_so() -> None:
     assert "trust_remote_code=True" in card and "loading runs `modeling_hybrid.py` of this folder" in card
 
 
-def test_only_the_file_that_goes_along_needs_transformers() -> None:
-    """Only the benchmark's baselines import that file: what we write and read back works without it."""
+def test_only_the_exported_module_and_baselines_import_transformers() -> None:
+    """Export and import work without transformers."""
     for path in (ROOT / "src").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

@@ -1,4 +1,4 @@
-"""Folders that are broken or mean harm: nothing is executed, and one line names the file and what is wrong."""
+"""Broken or malicious folders: nothing is executed, and one line names the file and the problem."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def edit(file: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("saved", [pickle.dumps, None])
-def test_a_pickle_in_any_place_is_not_opened(
+def test_pickle_in_place_of_a_file_is_not_opened(
     name: str, saved: Callable[[object], bytes] | None, folder: Path, tmp_path: Path
 ) -> None:
     bomb = Bomb(tmp_path / "executed")
@@ -55,7 +55,7 @@ def test_a_pickle_in_any_place_is_not_opened(
     assert not (tmp_path / "executed").exists()
 
 
-def test_code_and_pickles_beside_the_model_are_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_code_and_pickles_beside_the_model_are_ignored(folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     for name in ("modeling_hybrid.py", "modeling_mixtral.py", "configuration_mixtral.py", "__init__.py"):
         (folder / name).write_text(f"import os\nos.mkdir({str(mark)!r})\n", encoding="utf-8")
@@ -70,7 +70,7 @@ def test_code_and_pickles_beside_the_model_are_left_alone(folder: Path, tmp_path
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_file_is_named(name: str, share: float, folder: Path) -> None:
+def test_truncated_file_is_named(name: str, share: float, folder: Path) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: int(len(content) * share)])
     assert refused(folder).startswith(f"{name}: ")
@@ -80,20 +80,20 @@ def test_a_truncated_file_is_named(name: str, share: float, folder: Path) -> Non
 @pytest.mark.parametrize(
     "content", ["[1]", "null", '"x"', "[" * 99999, '{"a":' * 99999, f'{{"a": {"9" * 9999}}}', "{}"]
 )
-def test_json_that_is_none_or_another_is_named(name: str, content: str, folder: Path) -> None:
+def test_invalid_json_is_named(name: str, content: str, folder: Path) -> None:
     (folder / name).write_text(content, encoding="utf-8")
     assert refused(folder).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_in_the_place_of_a_file_is_named(name: str, folder: Path) -> None:
+def test_folder_in_place_of_a_file_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
     (folder / name).mkdir()
     assert refused(folder).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("name", [*FILES, "tokenizer_config.json"])
-def test_a_dangling_link_or_a_pipe_in_the_place_of_a_file_is_named(name: str, folder: Path, tmp_path: Path) -> None:
+def test_dangling_link_or_pipe_in_place_of_a_file_is_named(name: str, folder: Path, tmp_path: Path) -> None:
     (folder / name).unlink()
     (folder / name).symlink_to(tmp_path / "nowhere")
     assert refused(folder).startswith(f"{name}: ")
@@ -102,7 +102,7 @@ def test_a_dangling_link_or_a_pipe_in_the_place_of_a_file_is_named(name: str, fo
     assert refused(folder).startswith(f"{name}: is no ")
 
 
-def test_a_folder_of_links_is_read_as_the_cache_of_the_hub_has_them(folder: Path, tmp_path: Path) -> None:
+def test_folder_of_links_is_read(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     for name in [*FILES, "tokenizer_config.json"]:
         (folder / name).rename(tmp_path / "blobs" / name)
@@ -114,7 +114,7 @@ def test_a_folder_of_links_is_read_as_the_cache_of_the_hub_has_them(folder: Path
     "content", [b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"eos_token": ' + b"9" * 5000, b"\xff"]
 )
 @pytest.mark.parametrize("name", FILES)
-def test_files_of_other_content_are_named(name: str, content: bytes, folder: Path) -> None:
+def test_files_with_wrong_content_are_named(name: str, content: bytes, folder: Path) -> None:
     (folder / name).write_bytes(content)
     assert refused(folder).startswith(f"{name}: ")
 
@@ -123,7 +123,7 @@ ODD = [None, [], {}, "x", "a\x1b[31m\nb", -1, 7, 10**4000, 1e308, float("nan"), 
 
 
 @pytest.mark.parametrize("name", ["config.json", "advanced_code_model.json", "tokenizer_config.json"])
-def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> None:
+def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
     whole = json.loads((folder / name).read_text(encoding="utf-8"))
     places = [(key,) for key in whole] + [("spec", key) for key in whole.get("spec", ())] + [("spec", "blocks", 0)]
     for place in places:
@@ -195,7 +195,7 @@ def test_any_value_in_any_place_is_read_or_named(name: str, folder: Path) -> Non
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
+def test_unsupported_settings_are_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
     (folder / "advanced_code_model.json").unlink()
     edit(folder / "config.json", **changes)
     assert wanted in refused(folder)
@@ -241,7 +241,7 @@ def test_settings_that_do_not_fit_are_named(changes: dict[str, Any], wanted: str
         ("jamba", {"num_local_experts": 2}, "num_local_experts=2: not supported, only 0 is"),
     ],
 )
-def test_settings_of_other_classes_that_do_not_fit_are_named(
+def test_unsupported_settings_of_other_classes_are_named(
     case: str, changes: dict[str, Any], wanted: str, tmp_path: Path
 ) -> None:
     folder = exported(tmp_path / "out", model_of(spec_of(case)))
@@ -250,7 +250,7 @@ def test_settings_of_other_classes_that_do_not_fit_are_named(
     assert wanted in refused(folder)
 
 
-def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
+def test_wrong_tensors_are_named(folder: Path) -> None:
     file = folder / "model.safetensors"
     weights = load_file(file)
     gate = "model.layers.0.block_sparse_moe.gate.weight"
@@ -277,13 +277,13 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
     assert refused(folder).startswith("model.safetensors: cannot be read as safetensors")
 
 
-def test_weights_in_several_files_are_refused(folder: Path) -> None:
+def test_sharded_weights_are_rejected(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
     assert refused(folder) == "model.safetensors: no such file; weights in several files are not read, save them in one"
 
 
-def test_tokenizers_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
+def test_wrong_tokenizers_are_named(folder: Path, tmp_path: Path) -> None:
     other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
     (folder / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
     assert refused(folder) == "tokenizer.json: has 300 tokens, config.json has vocab_size=512"
@@ -303,7 +303,7 @@ def test_tokenizers_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> N
         ({"spec": {"blocks": ["attention"]}}, "spec: not the description of a model"),
     ],
 )
-def test_a_record_that_does_not_fit_is_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
+def test_invalid_record_is_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
     edit(folder / "advanced_code_model.json", **changes)
     assert wanted in refused(folder)
 
@@ -318,13 +318,13 @@ def test_a_record_that_does_not_fit_is_named(changes: dict[str, Any], wanted: st
         {"norm": "layernorm"},
     ],
 )
-def test_a_record_of_another_model_is_refused(changes: dict[str, Any], folder: Path) -> None:
+def test_record_of_another_model_is_rejected(changes: dict[str, Any], folder: Path) -> None:
     file = folder / "advanced_code_model.json"
     spec = json.loads(file.read_text(encoding="utf-8"))["spec"]
     edit(file, spec=spec | changes)
     assert refused(folder) == "advanced_code_model.json: spec: describes another model than config.json"
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         read_folder(tmp_path / "none")

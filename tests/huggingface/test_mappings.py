@@ -1,4 +1,4 @@
-"""Exported models compute what ours compute: logits, greedy text, and losses through steps of training."""
+"""Exported models equal ours in logits, greedy text, and training losses."""
 
 import inspect
 import json
@@ -43,7 +43,7 @@ def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_the_logits_are_those_of_transformers(case: str, size: str, transformers: Any, tmp_path: Path) -> None:
+def test_logits_equal_transformers(case: str, size: str, transformers: Any, tmp_path: Path) -> None:
     spec = spec_of(case, size)
     model = model_of(spec)
     theirs = load(transformers, exported(tmp_path / "out", model))
@@ -55,7 +55,7 @@ def test_the_logits_are_those_of_transformers(case: str, size: str, transformers
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_a_tied_head_is_stored_once_and_comes_back(case: str, transformers: Any, tmp_path: Path) -> None:
+def test_tied_head_is_stored_once_and_restored(case: str, transformers: Any, tmp_path: Path) -> None:
     spec = spec_of(case, tie_embeddings=True)
     model = model_of(spec)
     out = exported(tmp_path / "out", model)
@@ -63,7 +63,7 @@ def test_a_tied_head_is_stored_once_and_comes_back(case: str, transformers: Any,
     theirs = load(transformers, out)
     tokens = tokens_of(spec, 2, LENGTH)
     assert largest_difference(model.logits(tokens), theirs(tokens).logits) <= TOLERANCE
-    theirs.save_pretrained(tmp_path / "again")  # with their own record alone
+    theirs.save_pretrained(tmp_path / "again")  # without our record
     for folder in (out, tmp_path / "again"):
         if not (folder / "tokenizer.json").exists():
             (folder / "tokenizer.json").write_bytes((out / "tokenizer.json").read_bytes())
@@ -76,10 +76,10 @@ def test_a_tied_head_is_stored_once_and_comes_back(case: str, transformers: Any,
 
 @pytest.mark.parametrize("use_cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_text_is_that_of_transformers(case: str, use_cache: bool, transformers: Any, tmp_path: Path) -> None:
-    """30 tokens of prompt and 45 new ones: across the window and the chunks, with their cache and without."""
+def test_greedy_text_equals_transformers(case: str, use_cache: bool, transformers: Any, tmp_path: Path) -> None:
+    """30 prompt tokens and 45 new ones: beyond window and chunk, with and without cache."""
     if use_cache and not any("attention" in kind for kind in BLOCKS[case][1]):
-        pytest.skip("transformers cannot do this; the exported configuration says use_cache false")
+        pytest.skip("not supported by transformers; the exported configuration has use_cache false")
     spec = spec_of(case)
     model = model_of(spec, seed=3)
     theirs = load(transformers, exported(tmp_path / "out", model))
@@ -93,8 +93,8 @@ def test_greedy_text_is_that_of_transformers(case: str, use_cache: bool, transfo
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_padded_and_continued_logits_are_those_of_each_row(case: str, transformers: Any, tmp_path: Path) -> None:
-    """Rows padded on the left; and a row that is given in two parts, each longer than the window."""
+def test_logits_of_padded_and_continued_rows(case: str, transformers: Any, tmp_path: Path) -> None:
+    """Rows padded on the left, and a row passed in two parts, each longer than the window."""
     spec = spec_of(case)
     model = model_of(spec)
     theirs = load(transformers, exported(tmp_path / "out", model))
@@ -108,10 +108,10 @@ def test_padded_and_continued_logits_are_those_of_each_row(case: str, transforme
         assert largest_difference(ours[0], found[row, LENGTH - length :]) <= TOLERANCE, length
 
     if version_of(transformers) < (5, 0):
-        return  # Version 4 asks for another cache class for each model; `generate` makes it, as in the test above.
+        return  # Version 4 needs another cache class for each model; `generate` creates it, as in the test above.
     names = inspect.signature(theirs.forward).parameters
     name = next(name for name in ("cache", "cache_params", "past_key_values") if name in names)
-    # transformers' Mamba forgets its convolution's last inputs where it is given several tokens after others.
+    # transformers' Mamba drops the last inputs of its convolution if several tokens continue others.
     sizes = [50, *[1] * (LENGTH - 50)] if "mamba1" in spec.blocks else [50, LENGTH - 50]
     past, parts = {}, []
     for part in tokens[:1].split(sizes, dim=1):
@@ -142,7 +142,7 @@ def test_padded_and_continued_logits_are_those_of_each_row(case: str, transforme
         ),
     ],
 )
-def test_the_hybrid_refuses_a_version_that_it_does_not_know(
+def test_hybrid_rejects_unsupported_versions(
     version: str,
     functions: dict[str, str] | None,
     wanted: str,
@@ -165,8 +165,8 @@ def test_the_hybrid_refuses_a_version_that_it_does_not_know(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_is_that_of_transformers(case: str, transformers: Any, tmp_path: Path) -> None:
-    """Five steps from the same weights, without auxiliary losses, as theirs pool the layers."""
+def test_training_equals_transformers(case: str, transformers: Any, tmp_path: Path) -> None:
+    """Five steps from the same weights, without auxiliary losses, which transformers pools over layers."""
     spec = spec_of(case, aux_loss_weight=0.0, router_z_loss_weight=0.0)
     ours = model_of(spec)
     theirs = load(transformers, exported(tmp_path / "out", ours)).train()
@@ -182,7 +182,7 @@ def test_training_is_that_of_transformers(case: str, transformers: Any, tmp_path
         losses.append([loss.item() for loss in pair])
     assert all(left == pytest.approx(right, abs=TOLERANCE) for left, right in losses), losses
     assert losses[4][0] < losses[0][0] - 0.1
-    # The row of the end-of-text token has learned as well: a padding index would have kept it as it was.
+    # The end-of-text row is trained too; a padding index would freeze it.
     embedding = theirs.get_input_embeddings().weight.detach()
     assert largest_difference(ours.embedding.weight.detach()[0], embedding[0]) <= 1e-2
     assert not torch.equal(embedding[0], model_of(spec).embedding.weight[0])
@@ -202,7 +202,7 @@ def test_training_is_that_of_transformers(case: str, transformers: Any, tmp_path
     ],
 )
 @torch.no_grad()
-def test_the_comparison_would_see_a_wrong_setting(
+def test_comparison_detects_a_wrong_setting(
     case: str, change: dict[str, Any], transformers: Any, tmp_path: Path
 ) -> None:
     spec = spec_of(case)
@@ -216,7 +216,7 @@ def test_the_comparison_would_see_a_wrong_setting(
 
 @pytest.mark.parametrize("size", ["micro", pytest.param("tiny", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", sorted(path.stem for path in (CONF / "architecture").glob("*.yaml")))
-def test_every_architecture_but_one_control_has_a_twin(architecture: str, size: str) -> None:
+def test_every_architecture_but_one_control_has_a_mapping(architecture: str, size: str) -> None:
     config = composed(architecture, "modern", f"size={size}")
     sizes = (config.architecture, config.size, config.recipe)
     spec = match_size(*sizes, vocab_size=4096, seq_len=config.training.seq_len, match="active").spec
@@ -248,7 +248,7 @@ def test_every_architecture_but_one_control_has_a_twin(architecture: str, size: 
         (replace(spec_of("dense"), blocks=("mamba1", "mlp")), "blocks mamba1, mlp: no class of transformers"),
     ],
 )
-def test_what_has_no_twin_is_refused(spec: ModelSpec, wanted: str) -> None:
+def test_model_without_a_mapping_is_rejected(spec: ModelSpec, wanted: str) -> None:
     with pytest.raises(UserError) as error:
         mapping_of(spec)
     assert wanted in str(error.value) and "\n" not in str(error.value)

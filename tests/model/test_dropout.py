@@ -1,4 +1,4 @@
-"""What dropout drops, by whatever key it is given, and that it is gone where nothing is trained."""
+"""Dropout masks: their distribution, their key, and that evaluation uses none."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ from tests.contract.small import ARCHITECTURES, SEQ_LEN, random_tokens, small_mo
 P = 0.25
 
 
-def test_a_mask_keeps_its_share_and_its_scale() -> None:
+def test_mask_has_the_probability_and_scale() -> None:
     mask = Dropout(P, (0, "language", 3), range(100), "cpu").mask(torch.zeros(100, 1000))
     assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - P)])
     assert (mask == 0).float().mean().item() == pytest.approx(P, abs=0.01)
     assert mask.mean().item() == pytest.approx(1, abs=0.01)
 
 
-def test_a_key_decides_the_masks() -> None:
+def test_masks_are_a_function_of_the_key() -> None:
     def masks(*key: object) -> list[Tensor]:
         dropout = Dropout(P, key, range(4), "cpu")
         return [dropout.mask(torch.zeros(4, 50)) for _ in range(2)]
@@ -32,11 +32,11 @@ def test_a_key_decides_the_masks() -> None:
     others = ((1, "language", 3), (0, "code", 3), (0, "language", 4))
     assert not any(torch.equal(first, masks(*key)[0]) for key in others)
     part = Dropout(P, (0, "language", 3), range(1, 3), "cpu").mask(torch.zeros(2, 50))
-    assert torch.equal(part, first[1:3]), "a row of the global batch has its mask in any micro batch"
+    assert torch.equal(part, first[1:3]), "the mask of a row of the global batch does not depend on the micro batch"
 
 
 def run(model: LanguageModel, key: object = 0, p: float = P) -> tuple[Tensor, dict[str, Tensor]]:
-    """Go forward and backward with dropout: hidden states and gradients."""
+    """Run forward and backward with dropout; return hidden states and gradients."""
     model.zero_grad()
     model.dropout = Dropout(p, (key,), range(2), "cpu") if p else None
     hidden = model(random_tokens(2, SEQ_LEN)).hidden
@@ -48,7 +48,7 @@ def run(model: LanguageModel, key: object = 0, p: float = P) -> tuple[Tensor, di
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_recomputing_drops_the_same(architecture: str) -> None:
+def test_recomputation_uses_the_same_masks(architecture: str) -> None:
     model = small_model(architecture).train()
     hidden, gradients = run(model)
     assert not torch.equal(run(model, key=1)[0], hidden)
@@ -60,8 +60,8 @@ def test_recomputing_drops_the_same(architecture: str) -> None:
     assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
 
 
-def test_a_dropped_block_adds_nothing() -> None:
-    """With nearly all dropped, only what is kept of the embedding and of the blocks reaches the end."""
+def test_dropped_block_adds_nothing() -> None:
+    """With nearly everything dropped, the final hidden states are those of a zero input."""
     model = small_model("dense").train()
     model.dropout = Dropout(0.999999, ("all",), range(2), "cpu")
     nothing = model.final_norm(torch.zeros(2, SEQ_LEN, model.spec.d_model))

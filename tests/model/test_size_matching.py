@@ -1,4 +1,4 @@
-"""Every architecture at every size has the parameters of dense at work; what the user gives is kept."""
+"""Every architecture at every size matches dense, and settings of the user are not changed."""
 
 from dataclasses import replace
 from typing import Any
@@ -39,13 +39,13 @@ def recipe_of(name: str) -> RecipeConfig:
 def matched(
     architecture: ArchitectureConfig | str, size: str = "nano", recipe: str = "modern", match: str = "active"
 ) -> Match:
-    written = architecture_of(architecture) if isinstance(architecture, str) else architecture
+    configured = architecture_of(architecture) if isinstance(architecture, str) else architecture
     seq_len = size_of(size).seq_len
-    return match_size(written, size_of(size), recipe_of(recipe), vocab_size=VOCAB_SIZE, seq_len=seq_len, match=match)
+    return match_size(configured, size_of(size), recipe_of(recipe), vocab_size=VOCAB_SIZE, seq_len=seq_len, match=match)
 
 
 def counted(spec: ModelSpec, rule: str, seq_len: int) -> float:
-    """What a rule makes equal, from the definitions: embeddings, positions and head aside."""
+    """Return the quantity that a rule matches, from its definition: without embeddings, positions and head."""
     cost = model_cost(spec, seq_len)
     if rule == "flops":
         return cost.train_flops_per_token - 3 * 2 * spec.vocab_size * spec.d_model
@@ -57,16 +57,16 @@ def counted(spec: ModelSpec, rule: str, seq_len: int) -> float:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_is_matched(size: str, recipe: str, architecture: str, rule: str) -> None:
+def test_every_configured_size_is_matched(size: str, recipe: str, architecture: str, rule: str) -> None:
     if len(architecture_of(architecture).pattern) > 2 * size_of(size).n_layers:
         pytest.skip("the pattern is longer than the model")
     match = matched(architecture, size, recipe, rule)
     dense = counted(matched("dense", size, recipe, match="none").spec, rule, size_of(size).seq_len)
     assert match.residual == pytest.approx(counted(match.spec, rule, size_of(size).seq_len) / dense - 1, abs=1e-9)
-    assert abs(match.residual) <= CLOSE_MATCH, "2% is the rule, 1% what the conf reaches"
+    assert abs(match.residual) <= CLOSE_MATCH, "the limit is 2%, every configuration reaches 1%"
     assert set(match.solved) <= set(architecture_of(architecture).free_parameters)
-    for knob, value in match.solved.items():
-        assert (len(match.spec.blocks) if knob == "n_blocks" else getattr(match.spec, knob)) == value
+    for name, value in match.solved.items():
+        assert (len(match.spec.blocks) if name == "n_blocks" else getattr(match.spec, name)) == value
 
 
 @pytest.mark.parametrize("rule", QUANTITIES)
@@ -75,7 +75,7 @@ def test_every_size_is_matched(size: str, recipe: str, architecture: str, rule: 
     heads=st.integers(1, 40), layers=st.integers(2, 48), head_dim=st.sampled_from([16, 32, 64, 96, 128]), d_ff=st.none()
 )
 @settings(max_examples=60, deadline=None)
-def test_any_size_is_matched(
+def test_random_sizes_are_matched(
     architecture: str, rule: str, heads: int, layers: int, head_dim: int, d_ff: int | None
 ) -> None:
     size = replace(size_of("nano"), d_model=heads * head_dim, n_layers=layers, head_dim=head_dim, d_ff=d_ff)
@@ -84,8 +84,8 @@ def test_any_size_is_matched(
     match_size(architecture_of(architecture), size, recipe_of("modern"), vocab_size=VOCAB_SIZE, seq_len=512, match=rule)
 
 
-def test_known_answers() -> None:
-    """What matching has solved so far: a change here changes every run's name and results."""
+def test_known_solutions() -> None:
+    """The solutions so far: a change here changes the name and results of every run."""
     solved = {
         (size, name): matched(name, size).solved for size in ("nano", "tiny") for name in ("mamba", "moe", "hybrid")
     }
@@ -103,8 +103,8 @@ def test_known_answers() -> None:
 @pytest.mark.parametrize(
     ("size", "total"), [("tiny", 137_353_728), ("medium", 372_041_728), ("large", 1_092_662_400), ("xlarge", 0)]
 )
-def test_the_sizes_of_the_original(size: str, total: int) -> None:
-    """137M, 372M, 1.09B and 1.51B: GPT-2's parts with its biases, an untied head and 4096 positions."""
+def test_parameters_of_the_configured_sizes(size: str, total: int) -> None:
+    """137M, 372M, 1.09B and 1.51B: GPT-2's parts with biases, an untied head and 4096 positions."""
     found = model_cost(matched("dense", size, "classic").spec, 1024).total_params
     assert found == (total or 1_510_136_320)
     width, layers = size_of(size).d_model, size_of(size).n_layers
@@ -112,7 +112,7 @@ def test_the_sizes_of_the_original(size: str, total: int) -> None:
     assert found == 2 * VOCAB_SIZE * width + 4096 * width + layers * layer + 2 * width
 
 
-def test_the_narrower_swiglu_weighs_as_much_as_gelu() -> None:
+def test_swiglu_and_gelu_have_equal_parameters() -> None:
     for size in SIZES:
         gelu, swiglu = (dense_d_ff(size_of(size), recipe_of(name)) for name in ("classic", "modern"))
         assert gelu == 4 * size_of(size).d_model
@@ -121,7 +121,7 @@ def test_the_narrower_swiglu_weighs_as_much_as_gelu() -> None:
     assert dense_d_ff(replace(size_of("nano"), d_ff=300), recipe_of("classic")) == 300
 
 
-def test_what_the_user_gives_stays() -> None:
+def test_settings_of_the_user_are_not_changed() -> None:
     mamba = matched(architecture_of("mamba", d_state=128), "large")
     assert mamba.spec.d_state == 128 and set(mamba.solved) == {"n_blocks"}
     mamba = matched(architecture_of("mamba", n_blocks=7))
@@ -133,7 +133,7 @@ def test_what_the_user_gives_stays() -> None:
     assert moe.spec.expert_d_ff < matched("moe", "micro").spec.expert_d_ff
 
 
-def test_without_matching_all_is_as_written() -> None:
+def test_without_matching_the_configuration_is_used() -> None:
     for name in ARCHITECTURES:
         match = matched(name, "micro", match="none")
         assert match.solved == {}
@@ -145,7 +145,7 @@ def test_without_matching_all_is_as_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "said"),
+    ("architecture", "message"),
     [
         (lambda: architecture_of("dense", d_ff=100), "list a setting in architecture.free_parameters"),
         (lambda: architecture_of("hybrid", d_ff=64), "leave architecture.d_ff to matching"),
@@ -157,25 +157,25 @@ def test_without_matching_all_is_as_written() -> None:
         (lambda: architecture_of("jamba"), "attention would be cut away; give at least 16"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(architecture: Any, said: str) -> None:
+def test_impossible_match_is_reported_in_one_line(architecture: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         matched(architecture())
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_pattern_is_repeated_and_cut() -> None:
+def test_pattern_is_repeated_and_cut() -> None:
     assert repeat_pattern(["mamba"], 3) == ("mamba",) * 3
     assert repeat_pattern(["attention", "mlp"], 4) == ("attention", "mlp", "attention", "mlp")
     pattern = ["mamba", "mlp", "sliding_attention", "mlp"]
     assert repeat_pattern(pattern, 6) == (*pattern, "mamba", "mlp")
-    assert repeat_pattern(pattern, 3) == tuple(pattern[:3]), "the second mlp is no kind of its own"
+    assert repeat_pattern(pattern, 3) == tuple(pattern[:3]), "the second mlp is not another kind"
     with pytest.raises(UserError, match="sliding_attention would be cut away; give at least 4"):
         repeat_pattern(pattern, 2)
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
-def test_equal_flops_are_those_of_dense(architecture: str) -> None:
+def test_tokens_give_the_flops_of_dense(architecture: str) -> None:
     config = composed(architecture, "modern", "size=micro")
     dense = composed("dense", "modern", "size=micro")
     flops = [

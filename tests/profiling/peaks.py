@@ -1,8 +1,7 @@
-"""What training and inference take in memory on the CPU: compared with `src/model/cost/memory_estimate.py`.
+"""Measured memory of training and inference on the CPU, compared with `src/model/cost/memory_estimate.py`.
 
-The resident set (RSS) is the whole process: interpreter, libraries and the allocator's reserve as well. Its peak only
-ever grows, so it means something in a process of its own. State spaces are computed as other devices do: a CPU's own
-form takes less.
+The resident set (RSS) includes interpreter, libraries and the allocator's reserve. Its peak never decreases, so it is
+meaningful only in a separate process. State spaces are computed as on other devices; the CPU kernel needs less memory.
 """
 
 from collections.abc import Iterable
@@ -23,12 +22,12 @@ from src.training.trial_step import build_train_state, random_step
 
 
 class Measured(NamedTuple):
-    """Bytes at the peak."""
+    """Peak bytes."""
 
     tensor_bytes: int
     """Of live tensors, weights and optimizer included."""
     rss_bytes: int
-    """Of the whole process, since it began."""
+    """Of the whole process since its start."""
 
 
 @disable_cpu_kernels()
@@ -73,9 +72,9 @@ def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tu
 
     def read(n_tokens: int) -> Measured:
         tokens = torch.randint(spec.vocab_size, (batch_size, n_tokens))
-        # Nothing here may hold on to the state, which each pass replaces.
-        kept = (value for cache in caches for block in cache.blocks if block for value in vars(block).values())
-        alive = _n_bytes(model.state_dict().values()) + _n_bytes(kept)
+        # No reference to the state may be kept, since each pass replaces it.
+        state = (value for cache in caches for block in cache.blocks if block for value in vars(block).values())
+        alive = _n_bytes(model.state_dict().values()) + _n_bytes(state)
 
         def forward() -> None:
             if not caches:
@@ -88,12 +87,12 @@ def inference_peaks(spec: ModelSpec, *, context_len: int, batch_size: int) -> tu
 
 
 def measured_training_memory(spec: ModelSpec, **settings: Any) -> Measured:
-    """Do `training_peak` with the same arguments in a process of its own."""
+    """Run `training_peak` with the same arguments in a separate process."""
     return run_in_subprocess(partial(training_peak, spec, **settings))
 
 
 def measured_inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> tuple[Measured, Measured]:
-    """Do `inference_peaks` in a process of its own."""
+    """Run `inference_peaks` in a separate process."""
     return run_in_subprocess(partial(inference_peaks, spec, context_len=context_len, batch_size=batch_size))
 
 

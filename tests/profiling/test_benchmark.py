@@ -1,4 +1,4 @@
-"""A benchmark measures what it says, ends where memory or time does, and reckons ratios and growth from its points."""
+"""The benchmark: measurements, limits of memory and time, ratios and growth."""
 
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -47,7 +47,7 @@ def test_growth_is_the_exponent_of_the_cost() -> None:
     assert (fit["train"]["from"], fit["train"]["to"]) == (1024, 16384)
 
 
-def test_ratios_are_ours_over_theirs() -> None:
+def test_speeds_are_relative_to_the_baseline() -> None:
     points = [point("train", 256, 30.0, peak=20), point("train", 256, 10.0, "hf_llama", 80), point("train", 512, 1.0)]
     points += [point("decode", 256, 8.0), point("decode", 256, 2.0, "hf_llama")]
     found = compare_speeds([{"architecture": "dense", "points": points}], 256)
@@ -60,20 +60,20 @@ def test_ratios_are_ours_over_theirs() -> None:
     assert found["train"] == speeds and found["train_memory"]["dense compiled/ours"] == 0.25
 
 
-def test_all_sides_take_turns_and_slow_ones_one_alone() -> None:
+def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
     calls: list[str] = []
     actions = {
         "a": lambda: calls.append("a"),
         "slow": lambda: (calls.append("s"), time.sleep(0.05)),
         "b": lambda: calls.append("b"),
     }
-    taken = time_interleaved(actions, CPU, max_seconds=0.02)
+    found = time_interleaved(actions, CPU, max_seconds=0.02)
     assert "".join(calls) == "aassbb" + "ab" * benchmark.REPEATS
-    assert [len(times) for times in taken.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
+    assert [len(times) for times in found.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
-def test_a_point_of_every_architecture_beside_its_peers(architecture: str) -> None:
+def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
     spec = match_config(config).spec
     found = measure_point(config, spec, 32, ["train", "prefill", "decode"], baseline_names(spec))
@@ -91,8 +91,8 @@ def test_a_point_of_every_architecture_beside_its_peers(architecture: str) -> No
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_peers_may_do_without_our_allocator_policy(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set for a turn of theirs alone: ours always has it."""
+def test_baselines_can_use_the_default_allocator(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only while a baseline runs: our model always has the policy."""
     calls: list[bool] = []
     monkeypatch.setattr(benchmark, "keep_freed_memory", lambda keep=True: calls.append(keep))
     config = composed("architecture=dense", "peers=true", f"peers_keep_memory={keep}")
@@ -104,14 +104,14 @@ def test_peers_may_do_without_our_allocator_policy(keep: bool, monkeypatch: pyte
             calls.clear()
 
 
-def test_peers_have_our_shape() -> None:
+def test_baselines_have_our_shape() -> None:
     for architecture in ("dense", "mamba", "moe", "hybrid"):
         spec = match_config(composed(f"architecture={architecture}")).spec
         n_weights = sum(weight.numel() for weight in build_baseline(baseline_names(spec)[0], spec).model.parameters())
         assert n_weights == model_cost(spec, 32).total_params
 
 
-def test_decoding_reads_weights_once_and_the_experts_that_are_asked() -> None:
+def test_decoding_reads_weights_once_and_only_used_experts() -> None:
     spec = match_config(composed("architecture=moe")).spec
     cost = model_cost(spec, 64)
     table = 4 * spec.vocab_size * spec.d_model
@@ -121,7 +121,7 @@ def test_decoding_reads_weights_once_and_the_experts_that_are_asked() -> None:
     assert two == pytest.approx(4 * (cost.total_params - cost.active_params) * spec.top_k / spec.n_experts)
 
 
-def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_series_ends_at_the_limits_of_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(composed(), context_lens=[512, 256, 1024, 2048])
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(benchmark, "apart", apart)
     *earlier, found = measure_series(config, match_config(config).spec, lambda line: None)
-    assert len(earlier) == 2, "what is known after 256 and after 512"
+    assert len(earlier) == 2, "the results after 256 and after 512"
     assert [(one["phase"], one["context_len"]) for one in found["points"]] == [
         ("train", 256), ("prefill", 256), ("decode", 256), ("prefill", 512), ("decode", 512),
     ]  # fmt: skip
@@ -149,8 +149,8 @@ def test_a_series_ends_where_time_and_memory_do(monkeypatch: pytest.MonkeyPatch)
     assert found["points"][2]["share_of_memory"] == 3
 
 
-def test_decoding_ends_where_learned_positions_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes on from the context, so it needs more of them than the other phases."""
+def test_decoding_ends_at_the_last_learned_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It continues after the context, so it needs more positions than the other phases."""
     config = composed("recipe=classic", "recipe.max_seq_len=64", "context_lens=[32,64,128]", "training.seq_len=64")
     spec = match_config(config).spec
     measured: list[tuple[int, list[str]]] = []
@@ -165,11 +165,11 @@ def test_decoding_ends_where_learned_positions_would(monkeypatch: pytest.MonkeyP
     *_, found = measure_series(config, spec, lambda line: None)
     assert measured == [(32, ["train", "prefill"]), (64, ["train", "prefill"])]
     assert found["ended"] == dict.fromkeys(benchmark.PHASES, "learned positions end at 64")
-    assert profile_step(config, spec)["decoding"]["operators"], "what there is room for"
+    assert profile_step(config, spec)["decoding"]["operators"], "with as many positions as exist"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_peers_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
     def build(name: str, spec: ModelSpec) -> Baseline:
@@ -186,7 +186,7 @@ def test_peers_train_in_our_precision(precision: str, monkeypatch: pytest.Monkey
     assert seen == [precision == "bf16"]
 
 
-def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("architecture=mamba", "peers=true", "context_lens=[16]")
     measured: list[list[str]] = []
 
@@ -203,17 +203,15 @@ def test_a_peer_that_needs_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("peers", [True, False])
-def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
-    peers: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process is told by its allocator, as on a GPU."""
+def test_allocator_error_removes_the_baseline_first(peers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator raises an error, as on a GPU, instead of the process being killed."""
 
-    def turn(phase: str, name: str, *given: Any) -> benchmark.Action:
+    def build(phase: str, name: str, *rest: Any) -> benchmark.Action:
         if name != "ours" or not peers:
             raise torch.OutOfMemoryError("out of memory")
         return benchmark.Action(lambda: None, 16)
 
-    monkeypatch.setattr(benchmark, "_build_action", turn)
+    monkeypatch.setattr(benchmark, "_build_action", build)
     monkeypatch.setattr(benchmark, "apart", lambda action, max_bytes: action())
     monkeypatch.setattr(benchmark, "_measure_limits", lambda device: {"gemm_flops_per_second": 1.0})
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
@@ -225,7 +223,7 @@ def test_memory_that_runs_out_without_a_kill_costs_the_peer_and_not_ours(
         assert set(found["ended"].values()) == {"out of memory at 16"} and not models
 
 
-def test_where_time_goes_counts_blocks_operators_and_waits() -> None:
+def test_profile_counts_blocks_operators_and_synchronizations() -> None:
     config = composed("architecture=moe_hybrid")
     spec = match_config(config).spec
     found = profile_step(config, spec)

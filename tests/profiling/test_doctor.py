@@ -1,4 +1,4 @@
-"""The examination finds nothing where all is well, and every planted fault where it is not."""
+"""The doctor finds no error on a correct machine, and detects every planted fault."""
 
 import math
 from typing import Any
@@ -28,8 +28,8 @@ from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_spec
 TOKENS = random_tokens(2, 65)
 
 
-class Elsewhere(str):
-    """A name that torch takes for the CPU, and we take for an accelerator."""
+class FakeAccelerator(str):
+    """A device name that torch treats as the CPU, and our code as an accelerator."""
 
     __hash__ = str.__hash__
 
@@ -40,7 +40,7 @@ class Elsewhere(str):
         return True
 
 
-ACCELERATOR = Device(Elsewhere("cpu"), "fp32", 1)
+ACCELERATOR = Device(FakeAccelerator("cpu"), "fp32", 1)
 
 
 def compared(architecture: str, device: Device) -> dict[str, Comparison]:
@@ -48,7 +48,7 @@ def compared(architecture: str, device: Device) -> dict[str, Comparison]:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_machine_that_is_well(architecture: str) -> None:
+def test_correct_machine_passes(architecture: str) -> None:
     found = compared(architecture, CPU)
     assert [one for one in found.values() if not one.ok] == []
     assert {ways: set(one.differences) for ways, one in found.items()} == {
@@ -56,29 +56,29 @@ def test_a_machine_that_is_well(architecture: str) -> None:
         "bf16, fp32": {"loss", "gradient"},
         "gradient, slope": {"slope"},
     }
-    # Two ways that differ are at work, not one with itself.
+    # Two different computations are compared, not one with itself.
     assert all(value for one in found.values() for value in one.differences.values())
 
 
-def test_an_accelerator_is_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerator_is_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"loss", "gradient", "worst_gradient", "decoding"}
-    assert (well := compared("dense", ACCELERATOR)["cpu, cpu"]).ok and set(well.differences) == keys
+    assert (correct := compared("dense", ACCELERATOR)["cpu, cpu"]).ok and set(correct.differences) == keys
     plain = doctor.run_model
 
     def wrong(spec: Any, tokens: Tensor, device: Device, *, decode: bool = False) -> ModelResults:
         found = plain(spec, tokens, device, decode=decode)
-        if isinstance(device.kind, Elsewhere):  # in the least of all gradients, which vanishes in the whole
-            least = min(found.gradients, key=lambda gradient: float(gradient.norm()))
-            least *= 1.1
+        if isinstance(device.kind, FakeAccelerator):  # in the smallest gradient, which hardly affects the whole
+            smallest = min(found.gradients, key=lambda gradient: float(gradient.norm()))
+            smallest *= 1.1
         return found
 
     monkeypatch.setattr(doctor, "run_model", wrong)
-    ill = compared("dense", ACCELERATOR)["cpu, cpu"]
-    assert not ill.ok
-    assert (ill.differences["worst_gradient"] or 0) > 0.02 and (ill.differences["gradient"] or 0) < 5e-3
+    broken = compared("dense", ACCELERATOR)["cpu, cpu"]
+    assert not broken.ok
+    assert (broken.differences["worst_gradient"] or 0) > 0.02 and (broken.differences["gradient"] or 0) < 5e-3
 
 
-def test_a_wrong_gradient_is_found_by_the_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slope_detects_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = MLP.forward
 
     def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
@@ -89,12 +89,12 @@ def test_a_wrong_gradient_is_found_by_the_slope(monkeypatch: pytest.MonkeyPatch)
     assert [ways for ways, one in compared("dense", CPU).items() if not one.ok] == ["gradient, slope"]
 
 
-def test_wrong_decoding_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_decoding_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KeyValueCache, "stored", lambda self: (self.keys[:, :, :1], self.values[:, :, :1]))
     assert [ways for ways, one in compared("dense", CPU).items() if not one.ok] == ["one by one, one pass"]
 
 
-def test_a_wrong_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_update_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = small_spec("moe")
     assert [(one.name, one.ok) for one in doctor.compare_optimizers(spec, TOKENS, ACCELERATOR)] == [
         ("optimizer adamw", True),
@@ -103,22 +103,22 @@ def test_a_wrong_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = doctor.update
 
     def wrong(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
-        signs = [-g for g in gradients] if isinstance(kind, Elsewhere) else gradients
+        signs = [-g for g in gradients] if isinstance(kind, FakeAccelerator) else gradients
         return plain(spec, name, signs, kind)
 
     monkeypatch.setattr(doctor, "update", wrong)
     assert [one.ok for one in doctor.compare_optimizers(spec, TOKENS, ACCELERATOR)] == [False, False]
 
 
-def test_what_old_torch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_long_reduction_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compare_long_reduction(CPU).ok
     plain = F.linear
 
-    def forgetful(x: Tensor, weight: Tensor) -> Tensor:
+    def truncated(x: Tensor, weight: Tensor) -> Tensor:
         rest = plain(x[MAX_REDUCTION:], weight.detach())
         return torch.cat((plain(x[:MAX_REDUCTION], weight), rest))
 
-    monkeypatch.setattr(F, "linear", forgetful)
+    monkeypatch.setattr(F, "linear", truncated)
     found = compare_long_reduction(CPU)
     assert not found.ok and found.error == ""
 
@@ -136,7 +136,7 @@ def test_differences_are_relative() -> None:
     assert set(differences(one, one).values()) == {0.0}
 
 
-def test_judgement() -> None:
+def test_check_differences() -> None:
     def missing() -> dict[str, float]:
         raise NotImplementedError("no kernel\nfor this")
 
@@ -148,7 +148,7 @@ def test_judgement() -> None:
     assert check_differences("a", "b", "fp32", missing) == Comparison("a", "b", {}, False, "no kernel for this")
 
 
-def test_products_are_measured_in_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matmul_speed_is_measured_in_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     def mm(one: Tensor, other: Tensor) -> Tensor:
         if one.dtype == torch.float16:
             raise RuntimeError("not implemented for 'Half'")

@@ -1,4 +1,4 @@
-"""The measurement against bytes known beforehand, and the estimates against the measurement."""
+"""Measured memory against known bytes, and the estimates against measured memory."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,30 +21,30 @@ from tests.profiling.peaks import (
 )
 
 ARCHITECTURES = ("dense", "mamba", "mamba1", "moe", "hybrid", "gated_deltanet")
-"""Every kind of block, and a mixture; others are made of the same."""
+"""Every kind of block and a mixture; other architectures consist of the same."""
 TOLERANCE = 0.1
 MIB = 1 << 20
 
 
-def test_the_peak_is_exact() -> None:
+def test_peak_is_exact() -> None:
     kept = []
 
     def work() -> None:
         kept.append(torch.zeros(MIB, dtype=torch.uint8))
-        passing = torch.zeros(3 * MIB, dtype=torch.uint8)
-        del passing
+        temporary = torch.zeros(3 * MIB, dtype=torch.uint8)
+        del temporary
         kept.append(torch.zeros(2 * MIB, dtype=torch.uint8))
 
     assert peak_growth(work) == 4 * MIB
     assert peak_growth(kept.clear) == 0
-    # What a kernel takes for itself: the backward pass of a convolution, say, of which only the results are seen.
+    # Temporary memory of a kernel, such as a convolution, counts too.
     weight, x = torch.zeros(8, 8, 3, requires_grad=True), torch.zeros(1, 8, MIB)
     assert peak_growth(lambda: torch.nn.functional.conv1d(x, weight, padding=1)) >= x.nbytes
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_training_with_a_tied_head_takes_what_is_estimated(accumulate: bool) -> None:
-    """With a vocabulary that is most of the model."""
+def test_training_with_a_tied_head_matches_the_estimate(accumulate: bool) -> None:
+    """With a vocabulary that has most of the parameters."""
     spec = replace(small_spec("dense"), tie_embeddings=True, vocab_size=20_000)
     settings = {"seq_len": 64, "micro_batch_size": 8, "accumulate": accumulate}
     measured = training_peak(spec, **settings).tensor_bytes
@@ -58,7 +58,7 @@ CASES = [(name, accumulate, accumulate) for name in ARCHITECTURES for accumulate
     ("architecture", "accumulate", "activation_checkpointing"),
     [*CASES, ("dense", True, False), ("dense", False, True), ("moe", True, False), ("moe", False, True)],
 )
-def test_training_takes_what_is_estimated(architecture: str, accumulate: bool, activation_checkpointing: bool) -> None:
+def test_training_matches_the_estimate(architecture: str, accumulate: bool, activation_checkpointing: bool) -> None:
     recipe = "classic" if accumulate else "modern"
     estimate, measured = (
         function(
@@ -75,7 +75,7 @@ def test_training_takes_what_is_estimated(architecture: str, accumulate: bool, a
 
 
 @pytest.mark.parametrize("architecture", ["dense", "hybrid"])
-def test_training_with_masks_takes_what_is_estimated(architecture: str) -> None:
+def test_training_with_masks_matches_the_estimate(architecture: str) -> None:
     spec = small_spec(architecture)
     settings = {"seq_len": 256, "micro_batch_size": 4, "accumulate": False, "document_masking": True}
     assert training_memory(spec, **settings).total == pytest.approx(
@@ -84,7 +84,7 @@ def test_training_with_masks_takes_what_is_estimated(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_training_with_dropout_takes_what_is_estimated(activation_checkpointing: bool) -> None:
+def test_training_with_dropout_matches_the_estimate(activation_checkpointing: bool) -> None:
     spec = small_spec("dense")
     settings: dict[str, Any] = {"seq_len": 64, "micro_batch_size": 16, "accumulate": False}
     settings["activation_checkpointing"] = activation_checkpointing
@@ -96,7 +96,7 @@ def test_training_with_dropout_takes_what_is_estimated(activation_checkpointing:
 @pytest.mark.parametrize(
     ("architecture", "context_len"), [*((name, 64) for name in ARCHITECTURES), ("hybrid", 50), ("mamba1", 50)]
 )
-def test_inference_takes_what_is_estimated(architecture: str, context_len: int) -> None:
+def test_inference_matches_the_estimate(architecture: str, context_len: int) -> None:
     spec = small_spec(architecture)
     estimates = inference_memory(spec, context_len=context_len, batch_size=16)
     measured = inference_peaks(spec, context_len=context_len, batch_size=16)
@@ -105,22 +105,22 @@ def test_inference_takes_what_is_estimated(architecture: str, context_len: int) 
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba"])
-def test_half_precision_takes_no_more_than_is_estimated(architecture: str) -> None:
+def test_half_precision_is_within_the_estimate(architecture: str) -> None:
     spec, settings = small_spec(architecture), {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}
     measured = training_peak(spec, precision="bf16", **settings).tensor_bytes
     estimate = training_memory(spec, precision="bf16", **settings).total
     assert measured < estimate < 1.6 * measured
 
 
-def test_a_process_of_its_own_has_its_own_peak() -> None:
+def test_separate_process_has_its_own_peak() -> None:
     spec, settings = small_spec("dense"), {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}
     ballast = torch.ones(1 << 28)  # 1 GiB
-    apart = measured_training_memory(spec, **settings)
-    assert apart.tensor_bytes == training_peak(spec, **settings).tensor_bytes
-    assert apart.tensor_bytes < apart.rss_bytes < ballast.nbytes
+    separate = measured_training_memory(spec, **settings)
+    assert separate.tensor_bytes == training_peak(spec, **settings).tensor_bytes
+    assert separate.tensor_bytes < separate.rss_bytes < ballast.nbytes
 
 
-def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
+def matched_spec(architecture: str, size: str, recipe: str) -> ModelSpec:
     config = composed(architecture, recipe, f"size={size}")
     return match_size(
         config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=512, match="active"
@@ -129,11 +129,11 @@ def solved(architecture: str, size: str, recipe: str) -> ModelSpec:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "recipe"), [("micro", "modern"), ("micro", "classic"), ("mini", "modern")])
-def test_real_sizes_take_what_is_estimated(size: str, recipe: str) -> None:
+def test_real_sizes_match_the_estimate(size: str, recipe: str) -> None:
     """With and without activation checkpointing; `pytest -s` shows the table."""
     found: list[tuple[str, Memory, Measured]] = []
     for architecture in ARCHITECTURES:
-        spec = solved(architecture, size, recipe)
+        spec = matched_spec(architecture, size, recipe)
         for again in (False, True):
             settings = {"seq_len": 512, "micro_batch_size": 8, "accumulate": True, "activation_checkpointing": again}
             name = f"{architecture}{', activation checkpointing' if again else ''}"

@@ -1,4 +1,4 @@
-"""Attention with its whole T x T matrix, and rotary positions as complex numbers."""
+"""Reference implementation of attention with the whole T x T matrix, and of rotary positions as complex numbers."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None)
     """Attend from position t to t - window + 1 .. t (to 0 .. t with no window); all (B, H, T, P)."""
     position = torch.arange(q.shape[2])
     distance = position[:, None] - position[None, :]
-    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    scores = scores.masked_fill(~seen, -torch.inf)
+    scores = scores.masked_fill(~visible, -torch.inf)
     weights = scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
     return weights @ v
 
@@ -21,13 +21,13 @@ def complex_rope(x: Tensor, offset: int, theta: float = 10000.0) -> Tensor:
     frequency = torch.tensor([theta ** (-2 * i / width) for i in range(width // 2)], dtype=torch.float64)
     position = torch.arange(offset, offset + x.shape[2], dtype=torch.float64)
     angle = position[:, None] * frequency
-    turn = torch.polar(torch.ones_like(angle), angle)
-    turned = torch.complex(x[..., : width // 2].double(), x[..., width // 2 :].double()) * turn
-    return torch.cat((turned.real, turned.imag), dim=-1)
+    rotation = torch.polar(torch.ones_like(angle), angle)
+    rotated = torch.complex(x[..., : width // 2].double(), x[..., width // 2 :].double()) * rotation
+    return torch.cat((rotated.real, rotated.imag), dim=-1)
 
 
 def reference_attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, window: int | None, rope: bool) -> Tensor:
-    """Run a whole attention block without biases on x (B, T, D), head by head; qkv (3D, D) and out (D, D); float64."""
+    """Run an attention block without biases on x (B, T, D), head by head; qkv (3D, D) and out (D, D); float64."""
     x, qkv, out = x.double(), qkv.double(), out.double()
     width = x.shape[-1] // heads
     w_q, w_k, w_v = qkv.chunk(3, dim=0)

@@ -1,4 +1,4 @@
-"""The gated delta rule as it is defined, one position after the other, in float64: twin of `chunked_delta_rule`."""
+"""Reference implementation of `chunked_delta_rule`: the gated delta rule step by step, in float64."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Reference implementation of the parser: every derivation of a grammar or of a text, by exhaustive search."""
+"""Reference implementation of the parser: every derivation of a grammar or of a text by exhaustive search."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,7 +12,7 @@ class DeadEnd(Exception):
 
 
 class Replay(Writer):
-    """Takes the given decisions, then the first possible ones, and records the other possible ones.
+    """Repeats the given decisions, then takes the first possible ones, and records the other possible ones.
 
     With a target, an option is possible if the target continues with it; without one, every option is.
     """
@@ -44,7 +44,7 @@ class Replay(Writer):
 
 
 def derivations(compose: Compose, target: str | None = None) -> Iterator[tuple[str, float]]:
-    """Yield text and bits of every derivation (of the target), by exhaustive depth-first search."""
+    """Yield text and bits of every derivation (of the target, if given), by exhaustive depth-first search."""
     stack: list[list[int]] = [[]]
     while stack:
         writer = Replay(stack.pop(), target)

@@ -1,4 +1,4 @@
-"""Cross-entropy as it is defined: twin of the chunked `token_loss`."""
+"""Reference implementation of `token_loss`: cross-entropy by its definition."""
 
 import torch
 from torch import Tensor

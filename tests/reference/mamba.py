@@ -1,4 +1,4 @@
-"""The whole Mamba-2 block, written from its equations in float64: twin of `Mamba.forward` without a cache."""
+"""Reference implementation of `Mamba.forward` without a cache: the Mamba-2 block from its equations in float64."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from tests.reference.ssd import sequential_ssd
 
 
 def reference_mamba(block: Mamba, x: Tensor) -> Tensor:
-    """Map x (B, T, D) to (B, T, D): project, convolve, scan, add D x, gate, normalise, project."""
+    """Map x (B, T, D) to (B, T, D): project, convolve, scan, add D x, gate, normalize, project."""
     inner, state, heads = block.d_inner, block.d_state, block.n_heads
     projected = x.double() @ block.in_proj.weight.double().T
     z, conv_in, dt = projected.split((inner, inner + 2 * state, heads), dim=-1)

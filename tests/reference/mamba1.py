@@ -1,4 +1,4 @@
-"""Mamba-1 as it is defined, one position after the other, in float64: twin of `selective_scan` and of `Mamba1`."""
+"""Reference implementation of `selective_scan` and `Mamba1`: Mamba-1 step by step in float64."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A mixture of experts as a loop over tokens: twin of the sorted, grouped computation in `MoE`."""
+"""Reference implementation of `MoE`: a loop over tokens instead of sorted groups."""
 
 import math
 
@@ -21,9 +21,9 @@ def _expert(x: Tensor, w_in: Tensor, w_out: Tensor, kind: str) -> Tensor:
 def reference_moe(block: MoE, x: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]:
     """Map x (B, T, D) token by token; return y, the weighted auxiliary loss, the choices of each expert, and router_z.
 
-    The weights of the chosen experts come from a softmax over their logits alone, which is the same as renormalising
-    the softmax over all; a single expert is weighted by its probability among all. The router's bias has a say in the
-    choice and none in the weights. The balance loss has the experts' shares of the step before. In float64.
+    The weights of the chosen experts are a softmax over their logits, which equals the normalized softmax over all; a
+    single expert is weighted by its probability among all. The router's bias affects the choice and not the weights.
+    The balance loss uses the experts' shares of the previous step. In float64.
     """
     tokens = x.double().flatten(0, 1)
     router, w_in, w_out = block.router.weight.double(), block.w_in.double(), block.w_out.double()

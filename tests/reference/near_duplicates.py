@@ -1,10 +1,10 @@
-"""Near duplicates by comparing every pair, word by word."""
+"""Reference implementation of near-duplicate removal: every pair is compared, word by word."""
 
 import re
 
 
 def reference_jaccard(a: str, b: str) -> float:
-    """Jaccard similarity of the sets of word 5-grams; a text below 5 words is one gram."""
+    """Return the Jaccard similarity of the sets of word 5-grams; a text below 5 words is one gram."""
     grams = []
     for text in (a, b):
         words = re.findall(r"\w+", text)
@@ -13,9 +13,9 @@ def reference_jaccard(a: str, b: str) -> float:
 
 
 def reference_deduplication(texts: list[str], threshold: float) -> list[int]:
-    """Return the numbers of the texts that are no near duplicate of a kept one before them."""
+    """Return the indices of the texts that are not near duplicates of an earlier kept one."""
     kept: list[int] = []
-    for number, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if all(reference_jaccard(text, texts[other]) < threshold for other in kept):
-            kept.append(number)
+            kept.append(index)
     return kept

@@ -1,4 +1,4 @@
-"""Reference implementation of the split, with all documents in memory."""
+"""Reference implementation of deduplication and splits, with all documents in memory."""
 
 import hashlib
 
@@ -33,15 +33,15 @@ def reference_split(sizes: dict[str, int], val_fraction: float, test_fraction: f
 
     order = sorted(sizes, key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest())
     total = sum(sizes.values())
-    room = {"val": val_fraction * total, "test": test_fraction * total}
+    remaining = {"val": val_fraction * total, "test": test_fraction * total}
     split = dict.fromkeys(order, "train")
     for share in (0.5, 1.0):
         for name in order:
-            target = max(room, key=lambda part: room[part])
-            if split[name] == "train" and sizes[name] <= share * room[target]:
+            target = max(remaining, key=lambda part: remaining[part])
+            if split[name] == "train" and sizes[name] <= share * remaining[target]:
                 split[name] = target
-                room[target] -= sizes[name]
-    for target in room:
+                remaining[target] -= sizes[name]
+    for target in remaining:
         counts = {part: list(split.values()).count(part) for part in ("train", "val", "test")}
         if not counts[target]:
             movable = [name for name in order if counts[split[name]] > 1]

@@ -1,4 +1,4 @@
-"""The state-space recurrence as it is defined, one position after the other, in float64: twin of `chunked_ssd`."""
+"""Reference implementation of `chunked_ssd`: the state-space recurrence step by step in float64."""
 
 import torch
 from torch import Tensor

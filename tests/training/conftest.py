@@ -1,4 +1,4 @@
-"""Text without sense, all that training changes at the smallest size, and one step of it, poisoned if need be."""
+"""Fixtures: random text, a small training state, and one step with optional faults."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,7 +27,7 @@ def step(state: TrainState, batch: Tensor, micro: int = 8, clip: float = 1.0, eo
 
 
 def poison(state: TrainState, factors: Iterable[float]) -> None:
-    """Have each pass of a model multiply its hidden states, and so every gradient, by the next factor."""
+    """Make each forward pass multiply its hidden states, and so every gradient, by the next factor."""
     each = iter(factors)
 
     def forward(tokens: Tensor, documents: Tensor | None = None) -> Any:
@@ -39,9 +39,9 @@ def poison(state: TrainState, factors: Iterable[float]) -> None:
 
 @pytest.fixture
 def loader() -> TrainLoader:
-    """Windows of 16 over a stream with a few words that come often, so that there is something to learn."""
-    draw = np.random.default_rng(0)
-    return TrainLoader((draw.integers(0, VOCAB_SIZE, 4000) // 8).astype(np.uint16), 16, seed=0)
+    """Windows of 16 over a random stream with a few frequent tokens, so that there is something to learn."""
+    generator = np.random.default_rng(0)
+    return TrainLoader((generator.integers(0, VOCAB_SIZE, 4000) // 8).astype(np.uint16), 16, seed=0)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, come back to the bit, and run nothing that stands in them."""
+"""Checkpoints are written atomically, restored exactly, and nothing in them is executed."""
 
 import json
 import math
@@ -53,25 +53,25 @@ def folder(tmp_path: Path, trained: TrainState) -> Path:
     return tmp_path / "last"
 
 
-def seal(folder: Path) -> None:
-    """Make the checksums fit whatever stands in the files, as who tampers with one would."""
+def update_checksums(folder: Path) -> None:
+    """Update the checksums to the current files, as an attacker would."""
     meta = json.loads((folder / "meta.json").read_text())
     meta["sha256"] = {name: file_sha256(folder / name) for name in meta["sha256"] if (folder / name).exists()}
     (folder / "meta.json").write_text(json.dumps({**meta, "meta_sha256": meta_digest(meta)}))
 
 
 @contextmanager
-def refused(*said: object) -> Iterator[None]:
-    """Expect a user error of one line with so many words in it."""
+def refused(*parts: object) -> Iterator[None]:
+    """Expect a user error of one line that contains these parts."""
     with pytest.raises(UserError) as error:
         yield
     text = str(error.value)
-    assert "\n" not in text and all(str(part) in text for part in said), text
+    assert "\n" not in text and all(str(part) in text for part in parts), text
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_weights_come_back_to_the_bit(architecture: str, recipe: str, tmp_path: Path) -> None:
+def test_weights_are_restored_exactly(architecture: str, recipe: str, tmp_path: Path) -> None:
     model = small_model(architecture, recipe)
     save_checkpoint(tmp_path / "best", model, PROGRESS, tokenizer_sha256="abc", run="a-run")
     info = read_checkpoint(tmp_path / "best")
@@ -83,7 +83,7 @@ def test_weights_come_back_to_the_bit(architecture: str, recipe: str, tmp_path: 
     assert sorted(file.name for file in info.folder.iterdir()) == ["meta.json", "model.safetensors"]
 
 
-def test_the_state_comes_back_to_the_bit(folder: Path, trained: TrainState, build_state: StateBuilder) -> None:
+def test_state_is_restored_exactly(folder: Path, trained: TrainState, build_state: StateBuilder) -> None:
     other = build_state("mamba", seed=1)
     other.restore(load_state(read_checkpoint(folder)))
     assert asdict(other.progress) == asdict(trained.progress)
@@ -95,7 +95,7 @@ def test_the_state_comes_back_to_the_bit(folder: Path, trained: TrainState, buil
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_can_be_saved(loss: float, tmp_path: Path, trained: TrainState) -> None:
+def test_non_finite_loss_can_be_saved(loss: float, tmp_path: Path, trained: TrainState) -> None:
     trained.progress.val_loss = loss
     save(tmp_path / "last", trained, trained.progress)
     info = read_checkpoint(tmp_path / "last")
@@ -104,14 +104,14 @@ def test_a_loss_that_is_no_number_can_be_saved(loss: float, tmp_path: Path, trai
 
 
 class Crash(BaseException):
-    """The power fails."""
+    """Simulates a power failure."""
 
 
 @pytest.mark.parametrize("rename", [1, 2])
-def test_a_crash_between_the_renames_loses_nothing(
+def test_crash_between_renames_loses_nothing(
     rename: int, folder: Path, trained: TrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old checkpoint has stepped aside, the new one has not taken its place; nothing can clean up any more."""
+    """The old checkpoint is set aside, the new one is not in place, and no cleanup runs."""
     real, count = os.rename, iter(range(1, 10))
 
     def crash(source: Any, target: Any) -> None:
@@ -133,7 +133,7 @@ def test_a_crash_between_the_renames_loses_nothing(
     assert not folder.with_name("last.old").exists()
 
 
-def test_a_crash_while_writing_leaves_the_old(
+def test_crash_while_writing_keeps_the_old_checkpoint(
     folder: Path, trained: TrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: Any) -> None:
@@ -143,23 +143,23 @@ def test_a_crash_while_writing_leaves_the_old(
     with pytest.raises(Crash):
         save(folder, trained, Progress("code", 8))
     assert read_checkpoint(folder).progress == PROGRESS
-    assert [entry.name for entry in folder.parent.iterdir()] == ["last"], "and no litter"
+    assert [entry.name for entry in folder.parent.iterdir()] == ["last"], "no temporary files"
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, 5000, -1])
-def test_truncated_weights_are_refused(kept: int, folder: Path, trained: TrainState) -> None:
+def test_truncated_weights_are_rejected(kept: int, folder: Path, trained: TrainState) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
-    seal(folder)
+    update_checksums(folder)
     with refused(file):
         load_weights(read_checkpoint(folder), trained.model)
 
 
-def test_corrupt_weights_and_weights_of_another_model_are_refused(folder: Path, trained: TrainState) -> None:
+def test_corrupt_weights_and_weights_of_another_model_are_rejected(folder: Path, trained: TrainState) -> None:
     with refused(folder / "model.safetensors"):
         load_weights(read_checkpoint(folder), small_model("dense"))
     (folder / "model.safetensors").write_bytes(b"\xff" * 500_000)
-    seal(folder)
+    update_checksums(folder)
     with refused(folder / "model.safetensors"):
         load_weights(read_checkpoint(folder), trained.model)
     (folder / "model.safetensors").unlink()
@@ -169,7 +169,7 @@ def test_corrupt_weights_and_weights_of_another_model_are_refused(folder: Path, 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99999])
-def test_a_flipped_bit_is_found(name: str, share: float, folder: Path, trained: TrainState) -> None:
+def test_flipped_bit_is_detected(name: str, share: float, folder: Path, trained: TrainState) -> None:
     file = folder / name
     content = bytearray(file.read_bytes())
     content[int(share * len(content))] ^= 4
@@ -180,22 +180,22 @@ def test_a_flipped_bit_is_found(name: str, share: float, folder: Path, trained: 
         load_weights(info, trained.model) if name == "model.safetensors" else load_state(info)
 
 
-def test_a_flipped_bit_in_meta_is_found(folder: Path) -> None:
-    """In a digit of the spec, say: weights of the same shapes would make another model."""
+def test_flipped_bit_in_meta_is_detected(folder: Path) -> None:
+    """For example in a digit of the spec: weights of the same shapes would give another model."""
     file = folder / "meta.json"
     content = file.read_bytes()
-    for place in range(len(content)):
-        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for index in range(len(content)):
+        file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
         with refused(folder):
             read_checkpoint(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_state_is_refused(share: float, folder: Path) -> None:
+def test_truncated_state_is_rejected(share: float, folder: Path) -> None:
     file = folder / "state.pt"
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    seal(folder)
+    update_checksums(folder)
     with refused(file):
         load_state(read_checkpoint(folder))
 
@@ -216,60 +216,61 @@ def test_a_truncated_state_is_refused(share: float, folder: Path) -> None:
         None,
     ],
 )
-def test_a_state_that_is_none_is_refused(content: bytes | None, folder: Path) -> None:
+def test_invalid_state_is_rejected(content: bytes | None, folder: Path) -> None:
     file = folder / "state.pt"
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    seal(folder)
+    update_checksums(folder)
     with refused(file):
         load_state(read_checkpoint(folder))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_nothing_in_a_checkpoint_is_executed(legacy: bool, folder: Path, tmp_path: Path) -> None:
+def test_checkpoint_content_is_not_executed(legacy: bool, folder: Path, tmp_path: Path) -> None:
     mark, file = tmp_path / "executed", folder / "state.pt"
     if legacy:
         file.write_bytes(pickle.dumps({"progress": Bomb(mark)}, protocol=2))
     else:
         torch.save({"progress": Bomb(mark)}, file)
-    seal(folder)
+    update_checksums(folder)
     with refused(file):
         load_state(read_checkpoint(folder))
     assert not mark.exists()
 
 
-def test_a_folder_without_meta_is_no_checkpoint(folder: Path) -> None:
+def test_folder_without_meta_is_not_a_checkpoint(folder: Path) -> None:
     (folder / "meta.json").unlink()
     assert not has_checkpoint(folder)
     with refused(folder / "meta.json", "no such file"):
         read_checkpoint(folder)
 
 
-NOW = f'"format_version": {FORMAT_VERSION}'
+CURRENT = f'"format_version": {FORMAT_VERSION}'
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", f"{{{NOW}}}", f'{{{NOW}, "spec": {{}}, "progress": 3, "meta_sha256": ""}}']
+    "text",
+    ["", "{", "[]", "null", "{}", f"{{{CURRENT}}}", f'{{{CURRENT}, "spec": {{}}, "progress": 3, "meta_sha256": ""}}'],
 )
-def test_meta_that_says_nothing_is_refused(text: str, folder: Path) -> None:
+def test_incomplete_meta_is_rejected(text: str, folder: Path) -> None:
     (folder / "meta.json").write_text(text)
     with refused(folder / "meta.json"):
         read_checkpoint(folder)
 
 
-def test_another_format_is_refused(folder: Path) -> None:
+def test_other_format_is_rejected(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "format_version": FORMAT_VERSION + 1}))
     with refused(folder, f"format {FORMAT_VERSION + 1}", f"reads {FORMAT_VERSION}"):
         read_checkpoint(folder)
 
 
-def test_a_run_directory_leads_to_its_last_stage(tmp_path: Path, trained: TrainState) -> None:
+def test_last_stage_of_a_run_is_found(tmp_path: Path, trained: TrainState) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("stage: {stages: {story: {}, code: {}, unborn: {}}}", encoding="utf-8")
-    for stage in ("code", "story"):  # neither the order of names nor that of times, which no copy keeps
+    (run / "config.yaml").write_text("stage: {stages: {story: {}, code: {}, missing: {}}}", encoding="utf-8")
+    for stage in ("code", "story"):  # neither in order of names nor of file times, which a copy does not keep
         save(run / "checkpoints" / stage / "last", trained, Progress(stage))
     assert find_checkpoint(run, "last").progress.stage == "code"
     assert find_checkpoint(run / "checkpoints" / "story" / "last", "best").progress.stage == "story"
@@ -279,13 +280,13 @@ def test_a_run_directory_leads_to_its_last_stage(tmp_path: Path, trained: TrainS
         find_checkpoint(tmp_path / "nowhere", "last")
 
 
-def test_a_checkpoint_that_a_crash_set_aside_is_found_by_its_name(folder: Path) -> None:
+def test_checkpoint_set_aside_by_a_crash_is_found(folder: Path) -> None:
     folder.rename(folder.with_name("last.old"))
     assert find_checkpoint(folder, "last").progress == PROGRESS
 
 
-def test_reading_deletes_no_folder_of_the_users(tmp_path: Path, trained: TrainState) -> None:
-    """A copy that the user keeps beside a run, or beside a checkpoint, is none of our business."""
+def test_reading_deletes_no_folder_of_the_user(tmp_path: Path, trained: TrainState) -> None:
+    """A copy beside a run or a checkpoint belongs to the user."""
     run = tmp_path / "run"
     save(run / "checkpoints" / "code" / "last", trained)
     for kept in (tmp_path / "run.old", run / "checkpoints" / "code" / "last.old"):

@@ -1,4 +1,4 @@
-"""The order of things in a stage, stopping, and going on as if nothing had been."""
+"""The training loop: order of events, stop signals, and exact resumption."""
 
 import io
 import math
@@ -24,11 +24,11 @@ BATCH, SEQ_LEN = 4, 16
 
 @dataclass
 class Recorder:
-    """Hooks that write down what was called, and keep what would be saved as `last`."""
+    """Hooks that record the calls and keep the last checkpoint."""
 
     state: TrainState
     losses: list[float] = field(default_factory=lambda: [3.0, 2.0, 2.5, 1.0, 1.5])
-    """What evaluations return, over and over."""
+    """Losses that evaluations return, repeated."""
     stop_after: int | None = None
     calls: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -66,12 +66,12 @@ def train(
     recorder: Recorder,
     loader: TrainLoader,
     steps: int = 6,
-    rhythm: tuple[int, int, int] = (1, 2, 3),
+    intervals: tuple[int, int, int] = (1, 2, 3),
     dropout: float = 0.0,
     seed: int = 0,
     **more: Any,
 ) -> Recorder:
-    log, evaluate, checkpoint = rhythm
+    log, evaluate, checkpoint = intervals
     training = TrainingConfig(
         seq_len=SEQ_LEN, global_batch_size=BATCH, micro_batch_size=2, max_tokens=10**9, log_every=log, dropout=dropout
     )
@@ -86,7 +86,7 @@ def recorder(build_state: StateBuilder) -> Recorder:
     return Recorder(build_state())
 
 
-def test_everything_comes_in_its_order(recorder: Recorder, loader: TrainLoader) -> None:
+def test_order_of_logging_evaluation_and_checkpoints(recorder: Recorder, loader: TrainLoader) -> None:
     train(recorder, loader, steps=5)
     train_rows = [("log train", step) for step in (1, 2, 3, 4, 5)]
     assert recorder.calls == [
@@ -103,28 +103,26 @@ def test_everything_comes_in_its_order(recorder: Recorder, loader: TrainLoader) 
     assert 0 < progress.train_time_s <= progress.wall_time_s
 
 
-def test_the_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: TrainLoader) -> None:
-    train(recorder, loader, steps=3, rhythm=(100, 100, 100))
+def test_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: TrainLoader) -> None:
+    train(recorder, loader, steps=3, intervals=(100, 100, 100))
     assert recorder.calls == [
         *[("evaluate", 0), ("log val", 0), ("best", 0)],
         *[("log train", 3), ("evaluate", 3), ("log val", 3), ("best", 3), ("last", 3)],
     ]
 
 
-def test_a_branch_begins_before_the_checkpoint_of_its_step_and_is_evaluated_at_its_first(
-    recorder: Recorder, loader: TrainLoader
-) -> None:
+def test_branch_begins_before_the_checkpoint_and_with_an_evaluation(recorder: Recorder, loader: TrainLoader) -> None:
     train(recorder, loader, steps=4, branches={"quarter": 3, "half": 3})
     at = recorder.calls.index(("begin quarter", 3))
     assert recorder.calls[at : at + 3] == [("begin quarter", 3), ("begin half", 3), ("last", 3)]
     assert sum(name.startswith("begin") for name, _ in recorder.calls) == 2
 
     recorder.calls.clear()
-    train(recorder, loader, steps=6, rhythm=(100, 100, 100), first_step=4)
+    train(recorder, loader, steps=6, intervals=(100, 100, 100), first_step=4)
     assert recorder.calls[:2] == [("evaluate", 4), ("log val", 4)]
 
 
-def test_rows_say_where_they_stand(recorder: Recorder, loader: TrainLoader) -> None:
+def test_rows_have_stage_step_tokens_and_speed(recorder: Recorder, loader: TrainLoader) -> None:
     train(recorder, loader, steps=4)
     for row in recorder.rows:
         assert row["stage"] == "language"
@@ -152,18 +150,18 @@ def test_skipped_steps_are_counted_and_loss_is_null(recorder: Recorder, loader: 
 
 
 @pytest.mark.parametrize("last_step", [False, True])
-def test_a_stop_saves_within_a_step(last_step: bool, recorder: Recorder, loader: TrainLoader) -> None:
+def test_stop_signal_saves_within_a_step(last_step: bool, recorder: Recorder, loader: TrainLoader) -> None:
     recorder.stop_after = 6 if last_step else 2
-    if last_step:  # nothing is left to interrupt
+    if last_step:  # there is no further step to interrupt
         train(recorder, loader)
     else:
         with pytest.raises(Interrupted) as error:
-            train(recorder, loader, rhythm=(1, 100, 100))
+            train(recorder, loader, intervals=(1, 100, 100))
         assert error.value.exit_code == 128 + signal.SIGTERM
     assert recorder.calls[-1] == ("last", recorder.stop_after)
 
 
-def test_an_evaluation_that_was_asked_to_stop_is_not_lost(recorder: Recorder, loader: TrainLoader) -> None:
+def test_evaluation_before_a_stop_is_saved(recorder: Recorder, loader: TrainLoader) -> None:
     recorder.stop_after = 2
     with pytest.raises(Interrupted):
         train(recorder, loader)
@@ -173,10 +171,10 @@ def test_an_evaluation_that_was_asked_to_stop_is_not_lost(recorder: Recorder, lo
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_going_on_is_the_same_to_the_bit(
+def test_resumed_training_is_identical(
     architecture: str, dropout: float, build_state: StateBuilder, loader: TrainLoader
 ) -> None:
-    straight = train(Recorder(build_state(architecture)), loader, dropout=dropout)
+    uninterrupted = train(Recorder(build_state(architecture)), loader, dropout=dropout)
 
     first = Recorder(build_state(architecture), stop_after=3)
     with pytest.raises(Interrupted):
@@ -187,20 +185,20 @@ def test_going_on_is_the_same_to_the_bit(
     second.state.restore(saved["state"])
     train(second, loader, dropout=dropout)
 
-    # The save that the stop asked for stands where the straight run, too, has one.
-    assert straight.calls == first.calls + second.calls
-    rows = [tiny.untimed(each.rows) for each in (straight, first, second)]
+    # The uninterrupted run saves at the step of the stop too.
+    assert uninterrupted.calls == first.calls + second.calls
+    rows = [tiny.untimed(each.rows) for each in (uninterrupted, first, second)]
     assert rows[0] == rows[1] + rows[2]
-    wanted = straight.state.model.state_dict()
+    wanted = uninterrupted.state.model.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in second.state.model.state_dict().items())
-    one, two = (each.state.optimizer.state_dict()["state"] for each in (straight, second))
+    one, two = (each.state.optimizer.state_dict()["state"] for each in (uninterrupted, second))
     assert all(torch.equal(one[i][name], two[i][name]) for i in one for name in one[i])
-    ours, theirs = vars(second.state.progress), vars(straight.state.progress)
+    ours, theirs = vars(second.state.progress), vars(uninterrupted.state.progress)
     assert {k: v for k, v in ours.items() if "time" not in k} == {k: v for k, v in theirs.items() if "time" not in k}
     assert second.state.progress.wall_time_s > first.state.progress.wall_time_s
 
 
-def test_the_seed_decides_the_dropout(build_state: StateBuilder, loader: TrainLoader) -> None:
+def test_dropout_is_a_function_of_the_seed(build_state: StateBuilder, loader: TrainLoader) -> None:
     cases = ((0.1, 0), (0.1, 0), (0.1, 1), (0.0, 0))
     runs = [train(Recorder(build_state()), loader, dropout=dropout, seed=seed).rows for dropout, seed in cases]
     losses = [[row["train/loss"] for row in rows if "train/loss" in row] for rows in runs]
@@ -208,23 +206,23 @@ def test_the_seed_decides_the_dropout(build_state: StateBuilder, loader: TrainLo
     assert not any(losses[0][0] == other[0] for other in losses[2:])
 
 
-class LateRequest(StopRequest):
-    """A request that comes just after the loop has looked for one."""
+class LateStop(StopRequest):
+    """A stop signal that arrives just after the loop has read it."""
 
-    looks = 0
+    n_reads = 0
 
     @property
     def number(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.looks += 1
-        return signal.SIGTERM if self.looks > 1 else None
+        self.n_reads += 1
+        return signal.SIGTERM if self.n_reads > 1 else None
 
     @number.setter
     def number(self, value: int | None) -> None:
         pass
 
 
-def test_a_stop_that_comes_after_the_last_look_is_not_honoured_unsaved(recorder: Recorder, loader: TrainLoader) -> None:
-    recorder.stop = LateRequest()
+def test_late_stop_signal_is_handled_after_a_save(recorder: Recorder, loader: TrainLoader) -> None:
+    recorder.stop = LateStop()
     with pytest.raises(Interrupted):
-        train(recorder, loader, rhythm=(1, 100, 100))
+        train(recorder, loader, intervals=(1, 100, 100))
     assert recorder.calls[-1] == ("last", 2)

@@ -1,4 +1,4 @@
-"""Experts that stay in use: what is logged of them, the bias that follows their load, and recovery from a collapse."""
+"""Balance of experts: logged metrics, the router's bias, and recovery from a collapse."""
 
 import math
 from collections.abc import Callable
@@ -29,21 +29,21 @@ from tests.training.conftest import StateBuilder, poison, step
 
 
 def build_moe_model(seed: int = 0, **changes: Any) -> LanguageModel:
-    """Build two layers of attention and 8 experts, of which a token uses 2."""
+    """Build two layers of attention and 8 experts with top-k 2."""
     blocks = ("attention", "moe") * 2
     return build_model(replace(small_spec("moe"), **{"blocks": blocks, **changes}), seed)
 
 
-def mixtures(model: LanguageModel) -> list[MoE]:
+def moe_blocks(model: LanguageModel) -> list[MoE]:
     return [block for block in model.blocks if isinstance(block, MoE)]
 
 
 def biases(model: LanguageModel) -> Tensor:
-    return torch.stack([block.get_buffer("router_bias") for block in mixtures(model)])
+    return torch.stack([block.get_buffer("router_bias") for block in moe_blocks(model)])
 
 
 def train(state: TrainState, loader: TrainLoader, steps: int, log_every: int = 1) -> list[dict[str, Any]]:
-    """Go on to step `steps` of 6 at a constant rate, and return the rows that were logged of training."""
+    """Train up to step `steps` of 6 at a constant rate, and return the logged rows of training."""
     rows: list[dict[str, Any]] = []
     training = TrainingConfig(
         seq_len=16, global_batch_size=4, micro_batch_size=2, max_tokens=10**9, log_every=log_every
@@ -55,8 +55,8 @@ def train(state: TrainState, loader: TrainLoader, steps: int, log_every: int = 1
     return [row for row in rows if "train/loss" in row]
 
 
-def test_the_metrics_of_a_load_by_hand() -> None:
-    """An even layer, one on two experts of four, one on a single expert: what each measure says of them."""
+def test_metrics_computed_by_hand() -> None:
+    """An even layer, one on two experts of four, and one on a single expert."""
     load = torch.tensor([[5, 5, 5, 5], [10, 10, 0, 0], [20, 0, 0, 0]])
     row = describe_balance(load, torch.tensor([1.0, 2.0, 6.0]))
     by_layer = {
@@ -74,8 +74,8 @@ def test_the_metrics_of_a_load_by_hand() -> None:
     assert all(isinstance(value, int) for key, value in row.items() if key.endswith("dead_experts"))
 
 
-def test_two_collapsed_layers_are_not_scored_as_balanced() -> None:
-    """Each expert has a quarter of all choices, and yet both layers use two of four."""
+def test_two_collapsed_layers_are_not_balanced() -> None:
+    """Each expert has a quarter of all choices, but each layer uses two of four."""
     load = torch.tensor([[8, 8, 0, 0], [0, 0, 8, 8]])
     assert load.sum(dim=0).tolist() == [8, 8, 8, 8]
     row = describe_balance(load)
@@ -83,31 +83,31 @@ def test_two_collapsed_layers_are_not_scored_as_balanced() -> None:
     assert "moe/router_z" not in row
 
 
-def test_one_collapsed_layer_shows_among_balanced_ones() -> None:
+def test_one_collapsed_layer_is_visible() -> None:
     row = describe_balance(torch.tensor([[4, 4, 4, 4]] * 9 + [[8, 8, 0, 0]]))
     assert row["moe/load_entropy"] == pytest.approx(0.95)
     assert (row["moe/max_share"], row["moe/dead_experts"], row["moe/max_violation"]) == (0.5, 2, 1.0)
     assert row["moe/layer_09/load_entropy"] == 0.5 and row["moe/layer_08/load_entropy"] == 1.0
 
 
-def test_what_is_no_number_is_null_and_one_expert_is_no_obstacle() -> None:
+def test_non_finite_values_are_none_and_one_expert_is_supported() -> None:
     row = describe_balance(torch.tensor([[3], [3]]), torch.tensor([1.0, torch.nan]))
     assert row["moe/router_z"] is None and row["moe/layer_01/router_z"] is None and row["moe/layer_00/router_z"] == 1.0
     assert row["moe/load_entropy"] == 0.0 and row["moe/max_violation"] == 0.0
 
 
-def test_rows_tell_the_balance_of_the_whole_global_batch(build_state: StateBuilder, loader: TrainLoader) -> None:
-    """Against logits and choices that a hook computes anew from what the routers were given in both micro batches."""
+def test_rows_describe_the_whole_global_batch(build_state: StateBuilder, loader: TrainLoader) -> None:
+    """Compared with logits and choices that a hook recomputes from the routers' inputs in both micro batches."""
     state = build_state(model=build_moe_model())
     logits: list[list[Tensor]] = [[], []]
 
-    def watch(layer: int) -> Callable[..., None]:
+    def record_logits(layer: int) -> Callable[..., None]:
         def hook(block: MoE, inputs: tuple[Tensor, ...], _: Any) -> None:
             logits[layer].append((inputs[0].double() @ block.router.weight.double().T).detach().flatten(0, 1))
 
         return hook
 
-    handles = [block.register_forward_hook(watch(layer)) for layer, block in enumerate(mixtures(state.model))]
+    handles = [block.register_forward_hook(record_logits(layer)) for layer, block in enumerate(moe_blocks(state.model))]
     (row,) = train(state, loader, steps=1)
     for handle in handles:
         handle.remove()
@@ -128,15 +128,15 @@ def test_rows_tell_the_balance_of_the_whole_global_batch(build_state: StateBuild
     assert len(names) == 5 * (2 + 1), "layers are counted from 00, blocks without experts are not"
 
 
-def test_a_dense_model_logs_no_balance(build_state: StateBuilder, loader: TrainLoader) -> None:
+def test_dense_model_logs_no_balance(build_state: StateBuilder, loader: TrainLoader) -> None:
     (row,) = train(build_state("dense"), loader, steps=1)
     assert not [key for key in row if key.startswith("moe/")]
 
 
-def test_only_steps_that_are_logged_are_described(
+def test_only_logged_steps_are_described(
     build_state: StateBuilder, loader: TrainLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To describe a load is to wait for the device."""
+    """Describing a load synchronizes with the device."""
     calls: list[Tensor] = []
 
     def count(load: Tensor, router_z: Tensor | None) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_only_steps_that_are_logged_are_described(
 
 
 @pytest.mark.parametrize("micro", [8, 2])
-def test_the_bias_steps_once_by_the_load_of_the_whole_batch(micro: int, build_state: StateBuilder) -> None:
+def test_bias_changes_once_per_step_by_the_load_of_the_batch(micro: int, build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
     assert not biases(state.model).any()
     wanted = torch.zeros(2, 8)
@@ -163,7 +163,7 @@ def test_the_bias_steps_once_by_the_load_of_the_whole_batch(micro: int, build_st
     assert wanted.any()
 
 
-def test_a_step_that_is_not_taken_moves_no_bias(build_state: StateBuilder) -> None:
+def test_skipped_step_does_not_change_the_bias(build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
     step(state, random_tokens(4, 17))
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
@@ -176,7 +176,7 @@ def test_a_step_that_is_not_taken_moves_no_bias(build_state: StateBuilder) -> No
     assert not torch.equal(biases(state.model), bias)
 
 
-def test_no_bias_moves_outside_a_step_and_none_is_trained(build_state: StateBuilder) -> None:
+def test_bias_changes_only_in_steps_and_has_no_gradient(build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
     step(state, random_tokens(4, 17))
     before = biases(state.model)
@@ -186,13 +186,13 @@ def test_no_bias_moves_outside_a_step_and_none_is_trained(build_state: StateBuil
     assert not [name for name, _ in state.model.named_parameters() if "router_bias" in name]
 
 
-def test_a_run_without_the_bias_has_the_weights_it_always_had(build_state: StateBuilder) -> None:
+def test_no_bias_in_the_state_dict_without_a_rate(build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model())
     step(state, random_tokens(4, 17))
     assert not [name for name in state.model.state_dict() if "router_bias" in name]
 
 
-def test_recomputing_counts_no_choice_twice(build_state: StateBuilder) -> None:
+def test_recomputation_counts_choices_once(build_state: StateBuilder) -> None:
     found = []
     for recompute in (False, True):
         state = build_state(model=build_moe_model(router_bias_rate=0.125))
@@ -206,8 +206,8 @@ def test_recomputing_counts_no_choice_twice(build_state: StateBuilder) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder) -> None:
-    """A bias that was compiled as a constant would leave the choices of later steps as they were."""
+def test_compiled_model_uses_the_changed_bias(build_state: StateBuilder) -> None:
+    """A bias compiled as a constant would not change the choices of later steps."""
     found = []
     for compiled in (False, True):
         state = build_state(model=build_moe_model(router_bias_rate=0.125))
@@ -220,14 +220,14 @@ def test_a_compiled_model_sees_the_bias_move(build_state: StateBuilder) -> None:
     assert torch.equal(bias, compiled_bias)
 
 
-def test_going_on_from_a_checkpoint_is_the_same_to_the_bit(
+def test_training_resumed_from_a_checkpoint_is_identical(
     build_state: StateBuilder, loader: TrainLoader, tmp_path: Path
 ) -> None:
     def build(seed: int) -> TrainState:
         return build_state(model=build_moe_model(seed, router_bias_rate=0.01, aux_loss_weight=0.0))
 
-    straight, first, second = build(0), build(0), build(9)
-    wanted = train(straight, loader, steps=6)
+    uninterrupted, first, second = build(0), build(0), build(9)
+    wanted = train(uninterrupted, loader, steps=6)
     rows = train(first, loader, steps=3)
     save_checkpoint(
         tmp_path / "last", first.model, first.progress, tokenizer_sha256="", run="", state=first.state_dict()
@@ -239,34 +239,34 @@ def test_going_on_from_a_checkpoint_is_the_same_to_the_bit(
     rows += train(second, loader, steps=6)
 
     assert tiny.untimed(rows) == tiny.untimed(wanted)
-    ends = straight.model.state_dict()
+    ends = uninterrupted.model.state_dict()
     assert all(torch.equal(tensor, ends[name]) for name, tensor in second.model.state_dict().items())
 
 
 @pytest.fixture
 def chain() -> TrainLoader:
-    """Words that mostly decide the next one, so that tokens differ in what they need."""
-    draw = np.random.default_rng(0)
-    follower, words = draw.permutation(64), [0]
+    """A stream in which most tokens determine the next one, so that tokens need different experts."""
+    generator = np.random.default_rng(0)
+    follower, words = generator.permutation(64), [0]
     while len(words) < 4000:
-        words.append(int(follower[words[-1]]) if draw.random() < 0.8 else int(draw.integers(64)))
+        words.append(int(follower[words[-1]]) if generator.random() < 0.8 else int(generator.integers(64)))
     return TrainLoader(np.array(words, dtype=np.uint16), 16, seed=0)
 
 
 @pytest.mark.parametrize(
     ("aux_loss_weight", "router_bias_rate"), [(0.0, 0.0), (0.01, 0.0), (0.0, 0.01)], ids=["nothing", "loss", "bias"]
 )
-def test_a_collapsed_router_recovers_by_the_loss_or_by_the_bias_and_not_by_itself(
+def test_collapsed_router_recovers_only_with_the_loss_or_the_bias(
     aux_loss_weight: float, router_bias_rate: float, build_state: StateBuilder, chain: TrainLoader
 ) -> None:
-    """Each layer starts with a taste for two experts of its own, in a direction that all hidden states share."""
+    """Each layer starts with a preference for two experts, in a direction that all hidden states share."""
     model = build_moe_model(
         aux_loss_weight=aux_loss_weight, router_bias_rate=router_bias_rate, router_z_loss_weight=0.0
     )
     with torch.no_grad():
         model.embedding.weight[:, 0] = 0.02
-        for block, favoured in zip(mixtures(model), ([0, 1], [2, 3]), strict=True):
-            block.router.weight[favoured, 0] += 1.2
+        for block, favored in zip(moe_blocks(model), ([0, 1], [2, 3]), strict=True):
+            block.router.weight[favored, 0] += 1.2
     rows = train(build_state(model=model), chain, steps=60)
     layers = [[row[f"moe/layer_0{layer}/load_entropy"] for row in rows] for layer in range(2)]
     assert all(layer[0] < 0.6 for layer in layers) and rows[0]["moe/dead_experts"] >= 4, "collapsed"
@@ -284,10 +284,8 @@ def test_a_collapsed_router_recovers_by_the_loss_or_by_the_bias_and_not_by_itsel
     [(), ("architecture.aux_loss_weight=0", "architecture.router_bias_rate=0.005")],
     ids=["loss", "bias"],
 )
-def test_all_experts_are_in_use_after_the_first_hundred_steps_of_nano(
-    balancing: tuple[str, ...], tmp_path: Path
-) -> None:
-    """On the text that we ship. While the rate warms up and for a while after, an expert may miss a batch."""
+def test_all_experts_of_nano_are_used_after_100_steps(balancing: tuple[str, ...], tmp_path: Path) -> None:
+    """On embedded data. During and shortly after the warm-up, an expert may miss a batch."""
     settings = (
         "architecture=moe size=nano stage=language data=embedded data.language.max_bytes=1500000 "
         "data.code.max_bytes=100000 tokenizer.vocab_size=1024 training.seq_len=128 training.max_steps=300 "

@@ -1,4 +1,4 @@
-"""AdamW and Muon as configured; which parameters decay is in tests/contract, by name, for every architecture."""
+"""Settings of AdamW and Muon; tests/contract checks by name which parameters of every architecture decay."""
 
 import copy
 
@@ -12,7 +12,7 @@ from src.training.optimizers import build_optimizer
 from tests.contract.small import small_model
 
 
-def test_settings_arrive() -> None:
+def test_settings_are_passed_to_the_optimizer() -> None:
     config = OptimizerConfig(
         name="adamw", learning_rate=3e-3, betas=[0.8, 0.99], eps=1e-6, weight_decay=0.3, grad_clip=1.0
     )
@@ -24,7 +24,7 @@ def test_settings_arrive() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "hybrid"])
-def test_without_a_gradient_only_decay_moves_and_only_what_it_may(architecture: str) -> None:
+def test_zero_gradient_changes_only_decayed_parameters(architecture: str) -> None:
     model = small_model(architecture, "classic")
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -40,8 +40,8 @@ MUON = OptimizerConfig(name="muon", learning_rate=1e-2, weight_decay=0.3, moment
 
 
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
-def test_muon_has_the_formula_of_torch(shape: tuple[int, int]) -> None:
-    """Whose iterations are in bf16, so that they agree to bf16's two digits."""
+def test_muon_equals_torch(shape: tuple[int, int]) -> None:
+    """Its iterations are in bf16, so they agree to the two digits of bf16."""
     ours, start, theirs = (
         torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1))) for _ in "abc"
     )
@@ -67,8 +67,8 @@ def test_muon_has_the_formula_of_torch(shape: tuple[int, int]) -> None:
         ("gated_deltanet", {"qk", "value_gate", "dt_beta"}),
     ],
 )
-def test_muon_takes_apart_what_one_product_computes(architecture: str, names: set[str]) -> None:
-    """Queries, keys and values move as if each had a matrix of its own; so do the parts of other projections."""
+def test_muon_updates_packed_projections_separately(architecture: str, names: set[str]) -> None:
+    """Queries, keys and values are updated as separate matrices, and so are the parts of other projections."""
     model = small_model(architecture)
     optimizer = build_optimizer(model, MUON)
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def test_muon_takes_apart_what_one_product_computes(architecture: str, names: se
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
-    """Of both shapes, and each of a batch as if it was alone."""
+    """For both orientations, and each matrix of a batch independently."""
     draws = (
         torch.randn(3, 24, 60, generator=torch.Generator().manual_seed(0))
         * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
@@ -107,11 +107,11 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(architecture: str) -> None:
+def test_muon_has_the_matrices_of_blocks_and_adamw_the_rest(architecture: str) -> None:
     model = small_model(architecture, "classic")
     optimizer = build_optimizer(model, MUON)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    matrices, decayed, left = ({names[p] for p in group["params"]} for group in optimizer.param_groups)
+    matrices, decayed, not_decayed = ({names[p] for p in group["params"]} for group in optimizer.param_groups)
     last = {name.split(".", 2)[-1] for name in matrices}
     maps = {
         "qkv.weight",
@@ -125,12 +125,12 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(architecture: 
     }
     assert last <= maps and all(name.startswith("blocks.") for name in matrices)
     assert {name for name in names.values() if name.split(".", 2)[-1] in maps} == matrices
-    assert decayed >= {"head.weight"} and left == model.no_decay()
-    assert matrices | decayed | left == set(names.values())
+    assert decayed >= {"head.weight"} and not_decayed == model.no_decay()
+    assert matrices | decayed | not_decayed == set(names.values())
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
 
 
-def test_muon_leaves_all_alone_where_the_gradient_is_not_finite() -> None:
+def test_muon_changes_nothing_for_a_non_finite_gradient() -> None:
     model = small_model("moe")
     optimizer = build_optimizer(model, MUON)
 
@@ -151,8 +151,8 @@ def test_muon_leaves_all_alone_where_the_gradient_is_not_finite() -> None:
     assert not all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_state_of_muon_comes_back_to_the_bit() -> None:
-    """Two steps, or one, a save into a fresh optimizer, and one more."""
+def test_state_of_muon_is_restored_exactly() -> None:
+    """Two steps in a row equal one step, a save into a new optimizer, and one more step."""
 
     def step(model: LanguageModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)

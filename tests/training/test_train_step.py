@@ -1,4 +1,4 @@
-"""One optimizer step: the loss, accumulation, clipping, and steps that are not taken."""
+"""One optimizer step: loss, accumulation, clipping, and skipped steps."""
 
 import copy
 from dataclasses import replace
@@ -23,8 +23,8 @@ def weights(state: TrainState) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
-def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.model.cost.memory_estimate.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the least there are
+def test_chunked_loss_equals_reference_implementation(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.model.cost.memory_estimate.LOGITS_AT_ONCE", 1)  # chunks of 64 tokens, the minimum
     model = small_model("dense")
     hidden, targets = torch.randn(1, rows, 64, requires_grad=True), random_tokens(1, rows)
     loss = token_loss(model, ModelOutput(hidden, None, None), targets)
@@ -32,14 +32,14 @@ def test_the_loss_in_chunks_is_the_loss(rows: int, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
     torch.testing.assert_close(loss, F.cross_entropy(model.head(hidden)[0], targets[0]), rtol=1e-6, atol=0)
     found = torch.autograd.grad(loss, [hidden, model.head.weight])
-    naive = torch.autograd.grad(wanted, [hidden, model.head.weight])
-    for one, other in zip(found, naive, strict=True):
+    reference = torch.autograd.grad(wanted, [hidden, model.head.weight])
+    for one, other in zip(found, reference, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_micro_batches_add_up_to_the_batch(architecture: str, build_state: StateBuilder) -> None:
-    """The balance of experts weighs as much as the task, and starts from uneven shares."""
+def test_micro_batches_equal_the_batch(architecture: str, build_state: StateBuilder) -> None:
+    """The balancing losses weigh as much as the task, and start from uneven shares."""
     spec = replace(small_spec(architecture), aux_loss_weight=1.0, router_z_loss_weight=0.1)
     batch = random_tokens(8, 17)
     states = [build_state(model=build_model(spec, seed=0)) for _ in (8, 4, 1)]
@@ -54,15 +54,15 @@ def test_micro_batches_add_up_to_the_batch(architecture: str, build_state: State
             wanted = states[0].optimizer.state_dict()["state"][name]["exp_avg"]
             torch.testing.assert_close(found["exp_avg"], wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
     for name, found in weights(states[1]).items():
-        # Adam divides the gradient by itself: where it is all rounding, a first step has either sign.
+        # Adam's first step is the sign of the gradient, which is random if the gradient is only rounding error.
         torch.testing.assert_close(found, weights(states[0])[name], rtol=0, atol=2.1e-3)
-        apart = (found - weights(states[0])[name]).abs() > 1e-5
-        assert apart.float().mean() < 0.01, name
+        differs = (found - weights(states[0])[name]).abs() > 1e-5
+        assert differs.float().mean() < 0.01, name
     if whole.expert_load is not None:
         assert all(part.expert_load is not None and torch.equal(part.expert_load, whole.expert_load) for part in parts)
 
 
-def test_the_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder) -> None:
+def test_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder) -> None:
     state, batch = build_state("moe"), random_tokens(4, 17)
     output = state.model(batch[:, :-1])
     wanted = token_loss(state.model, output, batch[:, 1:])
@@ -71,8 +71,8 @@ def test_the_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder) -> 
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_documents_are_trained_on_apart(activation_checkpointing: bool, build_state: StateBuilder) -> None:
-    """Loss and gradient are those of the documents alone: 5, 1 and 11 tokens, of which the first has lost its start."""
+def test_masked_documents_are_trained_independently(activation_checkpointing: bool, build_state: StateBuilder) -> None:
+    """Loss and gradient equal those of the separate documents: 5, 1 and 11 tokens, the first without its start."""
     state, eot, cuts = build_state("jamba"), 3, [5, 1, 11]
     tokens = random_tokens(1, 18) % 200 + 4
     tokens[0, [5, 6]] = eot
@@ -87,7 +87,7 @@ def test_documents_are_trained_on_apart(activation_checkpointing: bool, build_st
     assert abs(step(build_state("jamba"), tokens).loss - wanted) > 1e-3
 
 
-def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder) -> None:
+def test_clipping_bounds_the_gradient_norm(build_state: StateBuilder) -> None:
     batch, seen = random_tokens(4, 17), {}
     for clip in (0.0, 1e9, 0.01):
         state = build_state()
@@ -95,9 +95,9 @@ def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder) -> N
         first_moments = [entry["exp_avg"] for entry in state.optimizer.state_dict()["state"].values()]
         norm = torch.cat([moment.flatten() for moment in first_moments]).norm() / (1 - 0.9)
         seen[clip] = (float(output.grad_norm), float(norm))
-    assert seen[0.0] == seen[1e9], "0 is no clip"
+    assert seen[0.0] == seen[1e9], "0 means no clipping"
     assert seen[0.0][1] == pytest.approx(seen[0.0][0], rel=1e-4)
-    assert seen[0.01][0] == pytest.approx(seen[0.0][0]), "the norm is told as it was before"
+    assert seen[0.01][0] == pytest.approx(seen[0.0][0]), "the norm before clipping is reported"
     assert seen[0.01][1] == pytest.approx(0.01, rel=1e-3)
 
 
@@ -105,13 +105,13 @@ def test_the_clip_bounds_what_the_optimizer_sees(build_state: StateBuilder) -> N
 @pytest.mark.parametrize("factor", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("clip", [1.0, 0.0])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_gradient_that_is_no_number_is_not_applied(
+def test_non_finite_gradient_is_not_applied(
     architecture: str, factor: float, clip: float, steps_before: int, build_state: StateBuilder
 ) -> None:
-    """Weights, moments and the optimizer's own count stay to the bit, and the next step is as if nothing had been."""
-    state, calm = build_state(architecture), build_state(architecture)
+    """Weights, moments and step counts are unchanged, and the next step is unaffected."""
+    state, unaffected = build_state(architecture), build_state(architecture)
     for number in range(steps_before):
-        for each in (state, calm):
+        for each in (state, unaffected):
             assert step(each, random_tokens(4, 17, number), clip=clip).skipped == 0
     before, moments = weights(state), copy.deepcopy(state.optimizer.state_dict()["state"])
 
@@ -125,13 +125,13 @@ def test_a_gradient_that_is_no_number_is_not_applied(
     assert all(parameter.grad is None for parameter in state.model.parameters())
 
     state.forward = state.model
-    for each in (state, calm):
+    for each in (state, unaffected):
         assert step(each, random_tokens(4, 17, 5), clip=clip).skipped == 0
-    after = weights(calm)
+    after = weights(unaffected)
     assert all(torch.equal(tensor, after[name]) for name, tensor in weights(state).items())
 
 
-def test_one_bad_number_in_one_micro_batch_skips_the_step(build_state: StateBuilder) -> None:
+def test_nan_in_one_micro_batch_skips_the_step(build_state: StateBuilder) -> None:
     state = build_state()
     before = weights(state)
     poison(state, [1.0, torch.nan, 1.0, 1.0])
@@ -139,14 +139,14 @@ def test_one_bad_number_in_one_micro_batch_skips_the_step(build_state: StateBuil
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(state).items())
 
 
-def test_steps_learn(build_state: StateBuilder) -> None:
+def test_loss_decreases(build_state: StateBuilder) -> None:
     state, batch = build_state("mamba"), random_tokens(4, 17)
     losses = [float(step(state, batch).loss) for _ in range(20)]
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_micro_batches_drop_what_the_batch_drops(build_state: StateBuilder) -> None:
-    """And another step drops something else."""
+def test_dropout_does_not_depend_on_the_micro_batch(build_state: StateBuilder) -> None:
+    """Another step has other masks."""
 
     def loss(micro: int, dropout_key: tuple[object, ...], dropout: float = 0.3) -> float:
         state = build_state()
@@ -154,7 +154,7 @@ def test_micro_batches_drop_what_the_batch_drops(build_state: StateBuilder) -> N
             state.model, state.forward, state.optimizer, state.scaler, random_tokens(6, 17),
             micro_batch_size=micro, grad_clip=1.0, device=CPU, dropout=dropout, dropout_key=dropout_key,
         )  # fmt: skip
-        assert state.model.dropout is None, "nothing is left over"
+        assert state.model.dropout is None, "dropout is off after the step"
         return float(output.grad_norm)
 
     whole = loss(6, (5, "language", 7))

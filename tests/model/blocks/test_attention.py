@@ -1,4 +1,4 @@
-"""Fast attention against its whole matrix, rotary positions against complex numbers, the cache against both."""
+"""Attention against its reference implementation, rotary positions against complex numbers, the cache against both."""
 
 import pytest
 import torch
@@ -22,19 +22,19 @@ def assert_agree(found: Tensor, wanted: Tensor, leaves: list[Tensor]) -> None:
     torch.testing.assert_close(found, wanted.to(found.dtype), rtol=1e-5, atol=1e-5)
     projection = torch.randn_like(found)
     fast = torch.autograd.grad((found * projection).sum(), leaves)
-    naive = torch.autograd.grad((wanted * projection).sum(), leaves)
-    for one, other in zip(fast, naive, strict=True):
+    reference = torch.autograd.grad((wanted * projection).sum(), leaves)
+    for one, other in zip(fast, reference, strict=True):
         torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 16, 100])
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 15, 16, 17, 33, 48])
-def test_the_window_in_blocks_equals_the_masked_square(length: int, window: int) -> None:
+def test_blockwise_window_equals_masked_attention(length: int, window: int) -> None:
     q, k, v = heads(length)
     assert_agree(sliding_attention(q, k, v, window), masked_attention(q, k, v, window), [q, k, v])
 
 
-def test_a_window_as_long_as_the_text_is_full_attention() -> None:
+def test_window_as_long_as_the_text_equals_full_attention() -> None:
     q, k, v = heads(20)
     torch.testing.assert_close(masked_attention(q, k, v, 20), masked_attention(q, k, v))
     torch.testing.assert_close(sliding_attention(q, k, v, 20), masked_attention(q, k, v), rtol=1e-5, atol=1e-5)
@@ -42,8 +42,8 @@ def test_a_window_as_long_as_the_text_is_full_attention() -> None:
 
 @pytest.mark.parametrize("window", [None, 1, 5, 16, 100])
 @pytest.mark.parametrize("lengths", [(1, 7, 30, 10), (16, 32), (5,), (600, 500)])
-def test_documents_attend_apart(lengths: tuple[int, ...], window: int | None) -> None:
-    """Short and long ones, some behind so much of another that a kernel passes over whole blocks of it."""
+def test_documents_do_not_attend_to_each_other(lengths: tuple[int, ...], window: int | None) -> None:
+    """Short and long documents, some after more of another than one kernel block."""
     q, k, v = heads(sum(lengths), batch=1)
     found = sliding_attention(q, k, v, window or 2000, packed_ids(lengths, 1))
     cuts = torch.arange(sum(lengths)).split(list(lengths))
@@ -52,20 +52,20 @@ def test_documents_attend_apart(lengths: tuple[int, ...], window: int | None) ->
 
 
 @pytest.mark.parametrize("offset", [0, 1, 1000])
-def test_rotation_is_a_complex_product(offset: int) -> None:
+def test_rope_equals_complex_product(offset: int) -> None:
     x = heads(12)[0]
     found, wanted = apply_rope(x, offset), complex_rope(x, offset)
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=3e-4 if offset else 1e-5)
 
 
-def test_a_position_is_turned_alike_whatever_comes_with_it() -> None:
+def test_rope_of_a_position_does_not_depend_on_the_length() -> None:
     """The table of angles grows by powers of two."""
     x = heads(40)[0]
     one_by_one = [apply_rope(x[:, :, t : t + 1], t) for t in range(40)]
     assert torch.equal(torch.cat(one_by_one, dim=2), apply_rope(x, 0))
 
 
-def test_rotation_makes_scores_depend_on_distance_alone() -> None:
+def test_rope_scores_depend_only_on_distance() -> None:
     q, k, _ = heads(12)
     near = apply_rope(q, 0) @ apply_rope(k, 0).transpose(-1, -2)
     far = apply_rope(q, 500) @ apply_rope(k, 500).transpose(-1, -2)
@@ -75,14 +75,14 @@ def test_rotation_makes_scores_depend_on_distance_alone() -> None:
 @pytest.mark.parametrize("kind", [Attention, SlidingAttention])
 @pytest.mark.parametrize("recipe", ["modern", "classic"])
 @pytest.mark.parametrize("length", [1, 16, 40])
-def test_the_block_equals_attention_head_by_head(kind: type[Attention], recipe: str, length: int) -> None:
+def test_block_equals_reference_implementation(kind: type[Attention], recipe: str, length: int) -> None:
     torch.manual_seed(0)
     spec = small_spec("hybrid", recipe)
     block = kind(spec)
     block.init_weights(1.0)
     with torch.no_grad():
         for parameter in (block.qkv.weight, block.out.weight):
-            parameter.mul_(10)  # weights as large as training makes them, so that attention is not flat
+            parameter.mul_(10)  # weights as large as after training, so that attention is not uniform
     x = torch.randn(2, length, 64)
     window = spec.window if kind is SlidingAttention else None
     wanted = reference_attention(x, block.qkv.weight, block.out.weight, spec.n_heads, window, recipe == "modern")
@@ -90,7 +90,7 @@ def test_the_block_equals_attention_head_by_head(kind: type[Attention], recipe: 
 
 
 @pytest.mark.parametrize("prefill", [1, 3, 4, 5, 11])
-def test_the_ring_keeps_the_last_positions(prefill: int) -> None:
+def test_ring_buffer_keeps_the_last_positions(prefill: int) -> None:
     capacity, total = 4, 15
     k = torch.arange(float(total)).view(1, 1, total, 1).expand(2, 3, total, 8)
     cache = KeyValueCache(2, 3, capacity, 8, torch.zeros(()))
@@ -104,11 +104,11 @@ def test_the_ring_keeps_the_last_positions(prefill: int) -> None:
             cache.append(k[:, :, t : t + 1], -k[:, :, t : t + 1])
 
 
-def test_angles_that_decoding_kept_do_not_reach_training() -> None:
+def test_angles_cached_in_inference_mode_are_not_used_in_training() -> None:
     x = torch.randn(1, 2, 5, 8)
     with torch.inference_mode():
         wanted = apply_rope(x, 3).clone()
     x.requires_grad_()
-    turned = apply_rope(x, 3)
-    turned.sum().backward()
-    assert torch.equal(turned.detach(), wanted) and x.grad is not None
+    rotated = apply_rope(x, 3)
+    rotated.sum().backward()
+    assert torch.equal(rotated.detach(), wanted) and x.grad is not None

@@ -1,4 +1,4 @@
-"""Products of few rows as each make of CPU does them best: the same numbers, and only where that may be done."""
+"""Products of few rows: the same numbers as the plain product, and only where the faster form applies."""
 
 import math
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ from src.model.blocks.cpu_linear import MAX_ROWS, Linear, linear
 from src.model.language_model import LanguageModel
 from tests.contract.small import ARCHITECTURES, RECIPES, random_tokens, small_model
 
-needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="products are divided for MKL alone")
+needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="products are split only for MKL")
 
 
 @pytest.fixture
 def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Have two threads of a CPU that is not Intel's, divide small weights too, and note into how many parts."""
+    """Simulate a non-Intel CPU with two threads that splits small weights too; record the number of parts."""
     before, parts = torch.get_num_threads(), list[int]()
     plain = module._multiply_by_parts
 
-    def noted(x: Tensor, weight: Tensor, n: int) -> Tensor:
+    def recorded(x: Tensor, weight: Tensor, n: int) -> Tensor:
         parts.append(n)
         return plain(x, weight, n)
 
     monkeypatch.setattr(module, "IS_INTEL", False)
     monkeypatch.setattr(module, "MIN_WEIGHT_SIZE", 1)
-    monkeypatch.setattr(module, "_multiply_by_parts", noted)
+    monkeypatch.setattr(module, "_multiply_by_parts", recorded)
     torch.set_num_threads(2)
     yield parts
     torch.set_num_threads(before)
@@ -39,21 +39,21 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 @pytest.fixture
 def turned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have a CPU of Intel's, which turns products with small weights round too, and note of how many rows."""
+    """Simulate an Intel CPU that transposes products with small weights too; record the number of rows."""
     rows, plain = list[int](), module._multiply_weight_first
 
-    def noted(x: Tensor, weight: Tensor) -> Tensor:
+    def recorded(x: Tensor, weight: Tensor) -> Tensor:
         rows.append(len(x))
         return plain(x, weight)
 
     monkeypatch.setattr(module, "IS_INTEL", True)
     monkeypatch.setattr(module, "MIN_INTEL_WEIGHT_SIZE", 1)
-    monkeypatch.setattr(module, "_multiply_weight_first", noted)
+    monkeypatch.setattr(module, "_multiply_weight_first", recorded)
     return rows
 
 
 def check_product(shape: tuple[int, ...], bias: bool) -> None:
-    """Hold a layer against its product in twice the precision."""
+    """Compare a layer with its product in float64."""
     layer, x = Linear(96, 32, bias=bias), torch.randn(*shape, 96)
     y, wanted = layer(x), F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
     torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-6)
@@ -65,24 +65,26 @@ def check_product(shape: tuple[int, ...], bias: bool) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 5), (MAX_ROWS, 1), (7,), ()])
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
-def test_the_parts_are_the_whole(shape: tuple[int, ...], bias: bool, threads: int, divided: list[int]) -> None:
+def test_product_by_parts_equals_the_whole(
+    shape: tuple[int, ...], bias: bool, threads: int, divided: list[int]
+) -> None:
     torch.set_num_threads(threads)
     check_product(shape, bias)
-    assert divided == {1: [], 2: [2], 3: [2], 4: [4]}[threads], "32 rows of weight are no multiple of 3"
+    assert divided == {1: [], 2: [2], 3: [2], 4: [4]}[threads], "32 rows of weight are not a multiple of 3"
 
 
 @needs_mkl
 @torch.no_grad()
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (6, 1), (7,), (2, 5), (48, 1), (7, 7), ()])
-def test_a_product_that_is_turned_round_is_the_same(shape: tuple[int, ...], bias: bool, turned: list[int]) -> None:
+def test_transposed_product_equals_the_plain_one(shape: tuple[int, ...], bias: bool, turned: list[int]) -> None:
     check_product(shape, bias)
     rows = math.prod(shape)
     assert turned == ([rows] if 7 <= rows <= 48 else [])
 
 
-def check_what_is_left_as_it_is(x: Tensor, one_row_more: Tensor, done: list[int]) -> None:
-    """Hold that of these products of x and one row more just the first is done otherwise, and noted."""
+def check_exceptions(x: Tensor, one_row_more: Tensor, done: list[int]) -> None:
+    """Check that only the product of x without gradients, autocast or another row uses the faster form."""
     weight = torch.randn(64, 96)
     with torch.no_grad():
         linear(x, weight)
@@ -98,21 +100,21 @@ def check_what_is_left_as_it_is(x: Tensor, one_row_more: Tensor, done: list[int]
 
 
 @needs_mkl
-def test_only_few_rows_without_gradients_are_divided(divided: list[int]) -> None:
+def test_only_few_rows_without_gradients_are_split(divided: list[int]) -> None:
     x = torch.randn(MAX_ROWS + 1, 96)
-    check_what_is_left_as_it_is(x[1:], x, divided)
+    check_exceptions(x[1:], x, divided)
     assert divided == [2]
 
 
 @needs_mkl
-def test_only_few_rows_without_gradients_are_turned_round(turned: list[int]) -> None:
+def test_only_few_rows_without_gradients_are_transposed(turned: list[int]) -> None:
     x = torch.randn(49, 96)
-    check_what_is_left_as_it_is(x[1:], x, turned)
+    check_exceptions(x[1:], x, turned)
     assert turned == [48]
 
 
 def check_decoding(model: LanguageModel, rows: int, done: list[int]) -> None:
-    """Hold the logits of texts that are decoded against those of the texts as a whole, of which nothing is done so."""
+    """Compare the logits of decoded texts with those of a full pass, which does not use the faster form."""
     tokens = random_tokens(rows, 40)
     whole = model.logits(tokens).detach()
     assert not done
@@ -125,20 +127,20 @@ def check_decoding(model: LanguageModel, rows: int, done: list[int]) -> None:
 @needs_mkl
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_by_parts_gives_the_logits_of_the_whole(architecture: str, recipe: str, divided: list[int]) -> None:
+def test_decoding_by_parts_equals_the_full_pass(architecture: str, recipe: str, divided: list[int]) -> None:
     check_decoding(small_model(architecture, recipe), 2, divided)
     assert set(divided) >= {2}
 
 
 @needs_mkl
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_many_texts_gives_the_logits_of_the_whole(architecture: str, turned: list[int]) -> None:
+def test_decoding_many_texts_equals_the_full_pass(architecture: str, turned: list[int]) -> None:
     check_decoding(small_model(architecture), 8, turned)
     assert 8 in turned
 
 
 @needs_mkl
-def test_a_text_is_the_same_by_parts(divided: list[int]) -> None:
+def test_text_does_not_depend_on_the_parts(divided: list[int]) -> None:
     model, sampling = small_model("dense"), SamplingConfig(max_new_tokens=20)
     text = list(generate(model, [1, 2, 3], sampling))
     assert divided

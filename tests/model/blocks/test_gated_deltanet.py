@@ -1,4 +1,4 @@
-"""The chunked delta rule against its definition, and what tells it from other recurrences."""
+"""The chunked delta rule against its reference implementation, and its difference from other recurrences."""
 
 import math
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
 
 
 def draw(length: int, decay: float = 1.0, seed: int = 0) -> Inputs:
-    """Draw inputs of a batch of two, whose decay is about exp(-decay) a step."""
+    """Draw inputs of a batch of two with a decay of about exp(-decay) per step."""
     generator = torch.Generator().manual_seed(seed)
     q, k = (F.normalize(torch.randn(2, length, H, N, generator=generator), dim=-1) for _ in range(2))
     v = torch.randn(2, length, H, P, generator=generator)
@@ -39,8 +39,8 @@ def draw(length: int, decay: float = 1.0, seed: int = 0) -> Inputs:
 
 @pytest.mark.parametrize("decay", [0.0, 0.01, 1.0, 50.0])
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_chunks_are_the_definition(chunk: int, decay: float) -> None:
-    """With a length that no chunk divides, from a state; without any decay, and where next to nothing is left."""
+def test_chunks_equal_reference_implementation(chunk: int, decay: float) -> None:
+    """With a length that no chunk divides, from a state, without decay, and with almost complete decay."""
     given, state = draw(75, decay), torch.randn(2, H, N, P, generator=torch.Generator().manual_seed(9))
     wanted, last = sequential_delta_rule(*given, state)
     found, end = chunked_delta_rule(*given, chunk, state)
@@ -48,7 +48,7 @@ def test_chunks_are_the_definition(chunk: int, decay: float) -> None:
     torch.testing.assert_close(end.double(), last, rtol=1e-5, atol=2e-5)
 
 
-def test_gradients_are_those_of_the_definition() -> None:
+def test_gradients_equal_reference_implementation() -> None:
     given = Inputs(*(part.requires_grad_() for part in draw(40)))
     direction = torch.randn(2, 40, H, P, generator=torch.Generator().manual_seed(3))
     ours = torch.autograd.grad((chunked_delta_rule(*given, 16)[0] * direction).sum(), given)
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_the_definition() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_documents_are_those_of_the_definition() -> None:
+def test_documents_equal_reference_implementation() -> None:
     given, cuts = draw(61), (20, 1, 27, 13)
     parts = [
         Inputs(*(part[:, first : first + n] for part in given)) for first, n in zip((0, 20, 21, 48), cuts, strict=True)
@@ -67,17 +67,17 @@ def test_documents_are_those_of_the_definition() -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_key_holds_what_was_written_last() -> None:
-    """Without decay and with beta = 1, which no sum of writes does: what is under the other key stays."""
+def test_write_replaces_the_value_of_its_key() -> None:
+    """Without decay and with beta = 1; the value of the other key is unchanged."""
     keys = torch.eye(N)[[0, 1, 0]][None, :, None].expand(1, 3, H, N)
     values = torch.randn(1, 3, H, P, generator=torch.Generator().manual_seed(1))
-    nothing, all_of_it = torch.zeros(1, 3, H), torch.ones(1, 3, H)
-    found, state = chunked_delta_rule(keys, keys, values, nothing, all_of_it, 4)
+    log_decay, beta = torch.zeros(1, 3, H), torch.ones(1, 3, H)
+    found, state = chunked_delta_rule(keys, keys, values, log_decay, beta, 4)
     torch.testing.assert_close(found, values)
     torch.testing.assert_close(state[:, :, :2], values[:, [2, 1]].transpose(1, 2))
 
 
-def test_heads_are_three_quarters_of_the_model() -> None:
+def test_heads_are_three_quarters_of_the_width() -> None:
     spec = match_config(composed("gated_deltanet", "modern", "size=tiny")).spec
     block = GatedDeltaNet(spec)
     matrices = sum(weight.numel() for weight in block.parameters() if weight.ndim == 2 and weight.shape[1] > 4)
@@ -100,6 +100,6 @@ def test_init() -> None:
     assert block.no_decay() == {"A_log", "dt_bias", "norm_weight"}
 
 
-def test_the_classic_recipe_has_no_twin() -> None:
+def test_classic_recipe_has_no_mapping() -> None:
     with pytest.raises(UserError, match="HybridForCausalLM needs norm=rmsnorm"):
         mapping_of(small_spec("gated_deltanet", "classic"))

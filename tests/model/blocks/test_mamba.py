@@ -1,4 +1,4 @@
-"""The chunked state-space dual form against the recurrence, and the block against its equations."""
+"""The chunked state-space dual form and the block against their reference implementations."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def with_gradients(function: Callable[..., tuple[Tensor, Tensor]], inputs: list[
 
 
 def worst_error(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference, over the largest value that is wanted."""
+    """Return the largest difference relative to the largest expected value."""
     assert found.isfinite().all()
     return float((found - wanted).abs().max() / wanted.abs().max())
 
@@ -56,7 +56,7 @@ def chunked(size: int, form: Callable[..., Any] = chunked_ssd) -> Callable[..., 
 @pytest.mark.parametrize("form", [chunked_ssd, factorized_ssd])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 64, 100])
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 64, 100])
-def test_chunks_equal_the_recurrence(length: int, chunk: int, form: Callable[..., Any]) -> None:
+def test_chunks_equal_reference_implementation(length: int, chunk: int, form: Callable[..., Any]) -> None:
     inputs = ssd_inputs(length, 1e-3, 1e-1 if chunk <= 64 else 6e-2)
     found, wanted = with_gradients(chunked(chunk, form), inputs), with_gradients(sequential_ssd, inputs)
     assert {name: worst_error(found[name], wanted[name]) for name in wanted} == pytest.approx(
@@ -69,18 +69,18 @@ def test_chunks_equal_the_recurrence(length: int, chunk: int, form: Callable[...
 )
 @pytest.mark.parametrize("form", [chunked_ssd, ssd])
 @pytest.mark.parametrize("chunk", [16, 64])
-def test_strong_and_weak_decay_side_by_side(
+def test_strong_and_weak_decay_in_one_sequence(
     low: float, high: float, tolerance: float, chunk: int, form: Callable[..., Any]
 ) -> None:
-    """A up to 16 and dt up to 10 forget everything within a step: exp(-160). Nothing overflows or turns NaN."""
+    """A up to 16 and dt up to 10 decay completely within a step: exp(-160). Nothing overflows or becomes NaN."""
     inputs = ssd_inputs(200, low, high)
     found, wanted = with_gradients(chunked(chunk, form), inputs), with_gradients(sequential_ssd, inputs)
     errors = {name: worst_error(found[name], wanted[name]) for name in wanted}
     assert max(errors.values()) < tolerance, errors
 
 
-def test_decay_that_forgets_everything() -> None:
-    """With dt = 10 alone, da is what rounding leaves of sums that cancel: it is held against the terms of the sum."""
+def test_complete_decay() -> None:
+    """With dt = 10 everywhere, da is the rounding error of sums that cancel; it is compared with their terms."""
     inputs = ssd_inputs(100, 10.0, 10.0 + 1e-6)
     found, wanted = with_gradients(chunked(64), inputs), with_gradients(sequential_ssd, inputs)
     terms = (inputs[1] * wanted["ddt"]).abs().sum()
@@ -90,8 +90,8 @@ def test_decay_that_forgets_everything() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.99, 1.01])
-def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
-    """Large inputs just below the limit: exact to fp32. Beyond it, and for what is no number: the other form."""
+def test_factorized_form_is_used_only_below_its_limit(margin: float) -> None:
+    """Large inputs just below the limit are exact to fp32; beyond it, and for NaN, the general form is used."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
     steps = torch.full((2, 64, HEADS), margin * MAX_EXPONENT / 17)  # of a chunk's first 17 steps
     x, a, b, c = 1000 * x, -torch.tensor([1.0, 0.5, 0.01]), 30 * b, 30 * c
@@ -105,8 +105,8 @@ def test_factors_serve_up_to_their_limit_and_not_beyond(margin: float) -> None:
 
 
 @pytest.mark.parametrize("first", [15.0, 20.0, 24.0])
-def test_the_first_step_of_a_chunk_counts(first: float) -> None:
-    """It weakens what a state of large numbers carries on, beside steps that already reach the limit."""
+def test_first_step_of_a_chunk_is_included(first: float) -> None:
+    """It decays a state of large numbers, beside steps that already reach the limit."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
     steps = torch.full((2, 64, HEADS), 0.99 * MAX_EXPONENT / 16)
     steps[:, 0], steps[:, 32], x[:, 31], a = 0.1, first, 1e10 * x[:, 31], -torch.ones(HEADS)
@@ -114,22 +114,22 @@ def test_the_first_step_of_a_chunk_counts(first: float) -> None:
     assert worst_error(found[:, 32], wanted[:, 32]) < 1e-6
 
 
-def test_the_form_is_chosen_by_what_may_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_form_depends_on_documents_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     x, dt, a, b, c, _ = ssd_inputs(64, 1e-3, 1e-1)
-    taken: list[str] = []
+    called: list[str] = []
     for name in ("factorized_ssd", "chunked_ssd"):
-        monkeypatch.setattr(ssd_module, name, lambda *_, name=name: taken.append(name))
+        monkeypatch.setattr(ssd_module, name, lambda *_, name=name: called.append(name))
     documents = packed_ids((30, 34), 2)
     ssd(x, dt, a, b, c, 64)
     ssd(x, dt, a, b, c, 64, None, documents)
     with disable_cpu_kernels():
         ssd(x, dt, a, b, c, 64)
-    assert taken == ["factorized_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
+    assert called == ["factorized_ssd", "chunked_ssd", "chunked_ssd", "chunked_ssd"], "the first returns None here"
 
 
 @pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 4), (30, 4), (30, 1)])
-def test_taps_are_the_convolution(length: int, taps: int) -> None:
-    """What compiled models convolve by, against the kernel, gradients too."""
+def test_taps_equal_the_convolution(length: int, taps: int) -> None:
+    """The form of compiled models against the kernel, including gradients."""
     draw = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, length, 6), (6, taps), (6,))]
     weights = torch.randn(2, length, 6, generator=draw)
@@ -146,7 +146,7 @@ def test_taps_are_the_convolution(length: int, taps: int) -> None:
 
 @pytest.mark.parametrize("length", [32, 27])
 @pytest.mark.parametrize("taps", [1, 4])
-def test_a_long_text_is_convolved_in_rows(taps: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_text_is_convolved_in_rows(taps: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, length, 6), (6, taps), (6,))]
     weights, shapes = torch.randn(2, length, 6, generator=draw), []
@@ -167,8 +167,8 @@ def test_a_long_text_is_convolved_in_rows(taps: int, length: int, monkeypatch: p
 
 @pytest.mark.parametrize("high", [1e-1, 10.0])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 100])
-def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
-    """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
+def test_documents_begin_with_zero_state(chunk: int, high: float) -> None:
+    """Documents start within a chunk or at its start, several or a part of one in a chunk; the first has a state."""
     lengths = (5, 2, 9, 1, 40, 7)
     inputs = ssd_inputs(sum(lengths), 1e-3, high)
     documents = packed_ids(lengths, 2)
@@ -176,14 +176,14 @@ def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
     def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return chunked_ssd(x, dt, a, b, c, chunk, state, documents)
 
-    apart = scan_separately(sequential_ssd, lengths)
-    found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
+    reference = scan_separately(sequential_ssd, lengths)
+    found, wanted = with_gradients(masked, inputs), with_gradients(reference, inputs)
     worst = {name: worst_error(found[name], wanted[name]) for name in wanted}
     assert max(worst.values()) < 2e-4, worst
 
 
 @pytest.mark.parametrize("form", [chunked_ssd, ssd])
-def test_no_state_is_a_state_of_zeros(form: Callable[..., Any]) -> None:
+def test_no_state_equals_zero_state(form: Callable[..., Any]) -> None:
     *inputs, state = ssd_inputs(20, 1e-3, 1e-1)
     y, last = form(*inputs, chunk=8)
     zeroed, zeroed_last = form(*inputs, chunk=8, state=torch.zeros_like(state))
@@ -192,7 +192,7 @@ def test_no_state_is_a_state_of_zeros(form: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("form", [chunked_ssd, ssd])
 @pytest.mark.parametrize("cut", [1, 8, 13, 39])
-def test_a_sequence_can_be_cut_anywhere(cut: int, form: Callable[..., Any]) -> None:
+def test_sequence_can_be_split_anywhere(cut: int, form: Callable[..., Any]) -> None:
     x, dt, a, b, c, state = ssd_inputs(40, 1e-3, 1.0)
     whole, last = form(x, dt, a, b, c, 8, state)
     first, between = form(x[:, :cut], dt[:, :cut], a, b[:, :cut], c[:, :cut], 8, state)
@@ -202,7 +202,7 @@ def test_a_sequence_can_be_cut_anywhere(cut: int, form: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 33])
-def test_the_block_equals_its_equations(length: int) -> None:
+def test_block_equals_reference_implementation(length: int) -> None:
     torch.manual_seed(0)
     block = Mamba(small_spec("mamba"))
     block.init_weights(1.0)
@@ -211,12 +211,12 @@ def test_the_block_equals_its_equations(length: int) -> None:
 
     projection = torch.randn(2, length, 64)
     fast = torch.autograd.grad((block(x).y * projection).sum(), list(block.parameters()))
-    naive = torch.autograd.grad((reference_mamba(block, x) * projection).sum(), list(block.parameters()))
-    for (name, _), found, wanted in zip(block.named_parameters(), fast, naive, strict=True):
+    reference = torch.autograd.grad((reference_mamba(block, x) * projection).sum(), list(block.parameters()))
+    for (name, _), found, wanted in zip(block.named_parameters(), fast, reference, strict=True):
         assert worst_error(found, wanted) < 1e-4 if wanted.any() else not found.any(), name
 
 
-def test_inverse_softplus_undoes_softplus() -> None:
+def test_inverse_softplus_inverts_softplus() -> None:
     value = torch.tensor([1e-4, 1e-3, 0.1, 1.0, 10.0, 50.0])
     torch.testing.assert_close(torch.nn.functional.softplus(inverse_softplus(value)), value)
 

@@ -1,4 +1,4 @@
-"""The chunk-buffered scan against the recurrence, and the block against its equations and transformers' Mamba."""
+"""The chunked scan and the block against their reference implementations and transformers' Mamba."""
 
 import math
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def with_gradients(function: Callable[..., tuple[Tensor, Tensor]], inputs: list[
 
 
 def errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
-    """Largest difference of each, over the largest value that is wanted."""
+    """Return the largest difference of each, relative to the largest expected value."""
     assert all(part.isfinite().all() for part in found.values())
     return {name: float((found[name] - wanted[name]).abs().max() / wanted[name].abs().max()) for name in wanted}
 
@@ -52,7 +52,7 @@ def chunked(size: int) -> Callable[..., tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 100])
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 100])
-def test_chunks_equal_the_recurrence(length: int, chunk: int) -> None:
+def test_chunks_equal_reference_implementation(length: int, chunk: int) -> None:
     inputs = scan_inputs(length, 1e-3, 1e-1)
     found, wanted = with_gradients(chunked(chunk), inputs), with_gradients(sequential_scan, inputs)
     assert max(errors(found, wanted).values()) < 2e-6, errors(found, wanted)
@@ -60,23 +60,23 @@ def test_chunks_equal_the_recurrence(length: int, chunk: int) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1e-4, 1.1e-4), (1e-4, 1.0), (1e-4, 10.0), (9.9, 10.0), (50.0, 500.0)])
 def test_any_decay(low: float, high: float) -> None:
-    """A down to -16 and dt up to 500 forget everything within a step: nothing overflows or turns NaN."""
+    """A down to -16 and dt up to 500 decay completely within a step: nothing overflows or becomes NaN."""
     inputs = scan_inputs(200, low, high)
     found, wanted = with_gradients(chunked(16), inputs), with_gradients(sequential_scan, inputs)
     if low < 50:
         assert max(errors(found, wanted).values()) < 1e-5, errors(found, wanted)
-    else:  # exp(-50) and less: what is left of the gradients of A and of the first state has no digits
+    else:  # exp(-50) and less: the gradients of A and of the first state are only rounding errors
         for name in ("y", "last state", "dx", "ddt", "db", "dc"):
             assert errors(found, wanted)[name] < 1e-5, name
 
 
-def test_gradients_by_differences() -> None:
-    """In float64 and from nothing but the forward pass itself: over two chunks and a part of one."""
+def test_gradients_equal_finite_differences() -> None:
+    """In float64, over two chunks and a part of one."""
     inputs = [part.double().requires_grad_() for part in scan_inputs(11, 1e-2, 1.0)]
     assert torch.autograd.gradcheck(chunked(4), inputs)
 
 
-def test_an_output_that_nobody_uses() -> None:
+def test_unused_output() -> None:
     inputs = [part.requires_grad_() for part in scan_inputs(20, 1e-2, 1.0)]
     for unused in (0, 1):
         found = torch.autograd.grad(chunked(8)(*inputs)[1 - unused].sum(), inputs, allow_unused=True)
@@ -88,8 +88,8 @@ def test_an_output_that_nobody_uses() -> None:
 
 @pytest.mark.parametrize("high", [1e-1, 10.0])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 100])
-def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
-    """Within a chunk and where one starts, several in a chunk, one over many; the first goes on from a state."""
+def test_documents_begin_with_zero_state(chunk: int, high: float) -> None:
+    """Documents start within a chunk or at its start, several or a part of one in a chunk; the first has a state."""
     lengths = (5, 2, 9, 1, 40, 7)
     inputs = scan_inputs(sum(lengths), 1e-3, high)
     documents = packed_ids(lengths, 2)
@@ -97,12 +97,12 @@ def test_documents_begin_with_no_state(chunk: int, high: float) -> None:
     def masked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return selective_scan(x, dt, a, b, c, chunk, state, documents)
 
-    apart = scan_separately(sequential_scan, lengths)
-    found, wanted = with_gradients(masked, inputs), with_gradients(apart, inputs)
+    reference = scan_separately(sequential_scan, lengths)
+    found, wanted = with_gradients(masked, inputs), with_gradients(reference, inputs)
     assert max(errors(found, wanted).values()) < 1e-5, errors(found, wanted)
 
 
-def test_no_state_is_a_state_of_zeros() -> None:
+def test_no_state_equals_zero_state() -> None:
     *inputs, state = scan_inputs(20, 1e-3, 1e-1)
     y, last = selective_scan(*inputs, chunk=8)
     zeroed, zeroed_last = selective_scan(*inputs, chunk=8, state=torch.zeros_like(state))
@@ -110,7 +110,7 @@ def test_no_state_is_a_state_of_zeros() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 8, 13, 39])
-def test_a_sequence_can_be_cut_anywhere(cut: int) -> None:
+def test_sequence_can_be_split_anywhere(cut: int) -> None:
     x, dt, a, b, c, state = scan_inputs(40, 1e-3, 1.0)
     kept = state.clone()
     whole, last = selective_scan(x, dt, a, b, c, 8, state)
@@ -118,12 +118,12 @@ def test_a_sequence_can_be_cut_anywhere(cut: int) -> None:
     second, end = selective_scan(x[:, cut:], dt[:, cut:], a, b[:, cut:], c[:, cut:], 8, between)
     torch.testing.assert_close(torch.cat((first, second), dim=1), whole, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(end, last, rtol=1e-5, atol=1e-6)
-    assert torch.equal(state, kept), "the caller's state is not written to"
+    assert torch.equal(state, kept), "the caller's state is unchanged"
 
 
 @pytest.mark.parametrize("begins", [None, packed_ids((3, 1, 7), 2) > 0])
-def test_the_compiler_is_told_the_truth_about_its_operations(begins: Tensor | None) -> None:
-    """Shapes and strides, and that they write to nothing they are given; over two chunks and a part of one."""
+def test_custom_operations_match_their_schemas(begins: Tensor | None) -> None:
+    """Shapes and strides, and no input is changed; over two chunks and a part of one."""
     x, dt, a, b, c, state = scan_inputs(11, 1e-2, 1.0)
     x = x.transpose(1, 2).contiguous().transpose(1, 2)  # as the convolution leaves it
     y, last, starts = scan(x, dt, a, b, c, state, begins, 4)
@@ -136,7 +136,7 @@ def test_the_compiler_is_told_the_truth_about_its_operations(begins: Tensor | No
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation gives."""
+    """Records the size of the largest result of an operation."""
 
     n_elements = 0
 
@@ -150,7 +150,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_the_states_of_all_positions_are_never_there_at_once() -> None:
+def test_only_the_states_of_one_chunk_are_allocated() -> None:
     inputs = [part.requires_grad_() for part in scan_inputs(256, 1e-3, 1e-1)]
     with LargestTensor() as largest:
         y, _ = chunked(8)(*inputs)
@@ -158,7 +158,7 @@ def test_the_states_of_all_positions_are_never_there_at_once() -> None:
     assert largest.n_elements == max(8 * 2 * INNER * N_STATE, 256 * 2 * INNER)
 
 
-def fresh_block(**changes: int) -> Mamba1:
+def build_block(**changes: int) -> Mamba1:
     torch.manual_seed(0)
     block = Mamba1(replace(small_spec("mamba1"), d_inner=2 * WIDTH, **changes))
     block.init_weights(1.0)
@@ -167,23 +167,23 @@ def fresh_block(**changes: int) -> Mamba1:
 
 @pytest.mark.parametrize("changes", [{}, {"d_state": 3, "d_conv": 1, "d_model": 40}, {"d_conv": 7}])
 @pytest.mark.parametrize("length", [1, 3, 4, 33])
-def test_the_block_equals_its_equations(length: int, changes: dict[str, int]) -> None:
-    block = fresh_block(**changes)
+def test_block_equals_reference_implementation(length: int, changes: dict[str, int]) -> None:
+    block = build_block(**changes)
     x = torch.randn(2, length, changes.get("d_model", WIDTH), requires_grad=True)
     torch.testing.assert_close(block(x).y.double(), reference_mamba1(block, x), rtol=1e-4, atol=1e-6)
 
     projection, leaves = torch.randn(x.shape), {"x": x, **dict(block.named_parameters())}
     fast = torch.autograd.grad((block(x).y * projection).sum(), list(leaves.values()))
-    naive = torch.autograd.grad((reference_mamba1(block, x) * projection).sum(), list(leaves.values()))
-    for name, found, wanted in zip(leaves, fast, naive, strict=True):
-        if length == 1 and name == "A_log":  # before the first position there is no state that could decay
+    reference = torch.autograd.grad((reference_mamba1(block, x) * projection).sum(), list(leaves.values()))
+    for name, found, wanted in zip(leaves, fast, reference, strict=True):
+        if length == 1 and name == "A_log":  # there is no state before the first position
             assert not found.any() and not wanted.any()
         else:
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()), msg=name)
 
 
-def test_parameters_as_the_exporter_expects_them() -> None:
-    shapes = {name: tuple(parameter.shape) for name, parameter in fresh_block(d_model=40, d_state=5).named_parameters()}
+def test_parameter_shapes() -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in build_block(d_model=40, d_state=5).named_parameters()}
     assert shapes == {
         "in_proj.weight": (256, 40),
         "conv_weight": (128, 4),
@@ -197,26 +197,26 @@ def test_parameters_as_the_exporter_expects_them() -> None:
     }
 
 
-def test_the_block_equals_that_of_transformers() -> None:
-    """MambaMixer without its kernels, on the same weights: outputs, and gradients where the names are the same."""
+def test_block_equals_transformers() -> None:
+    """MambaMixer without its kernels, with the same weights: outputs and gradients."""
     transformers = pytest.importorskip("transformers")
     modeling = pytest.importorskip("transformers.models.mamba.modeling_mamba")
-    block = fresh_block()
+    block = build_block()
     sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "state_size": block.d_state, "conv_kernel": 4}
     config = transformers.MambaConfig(**sizes, time_step_rank=WIDTH // 16, use_bias=False, use_conv_bias=True)
-    twin = modeling.MambaMixer(config, layer_idx=0)
+    mixer = modeling.MambaMixer(config, layer_idx=0)
     ours = {name: parameter.detach() for name, parameter in block.named_parameters()}
     renamed = {"conv_weight": "conv1d.weight", "conv_bias": "conv1d.bias", "dt_bias": "dt_proj.bias"}
     weights = {renamed.get(name, name): value for name, value in ours.items()}
     weights["conv1d.weight"] = weights["conv1d.weight"][:, None]
-    twin.load_state_dict(weights)
+    mixer.load_state_dict(weights)
 
     x = torch.randn(2, 50, WIDTH)
-    theirs = twin(x)
+    theirs = mixer(x)
     torch.testing.assert_close(block(x).y, theirs, rtol=1e-4, atol=1e-6)
     block(x).y.square().sum().backward()
     theirs.square().sum().backward()
-    wanted = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    wanted = {name: parameter.grad for name, parameter in mixer.named_parameters()}
     for name, parameter in block.named_parameters():
         gradient = wanted[renamed.get(name, name)]
         assert parameter.grad is not None
@@ -225,8 +225,8 @@ def test_the_block_equals_that_of_transformers() -> None:
 
 
 def test_prefill_continues_a_state() -> None:
-    """Two prefills into one cache, and then single steps, equal one pass over all."""
-    block, x = fresh_block(), torch.randn(2, 50, WIDTH)
+    """Two prefills into one cache and single steps equal one full pass."""
+    block, x = build_block(), torch.randn(2, 50, WIDTH)
     with torch.no_grad():
         whole = block(x).y
         cache = block.make_cache(2, 50, x)
@@ -235,8 +235,8 @@ def test_prefill_continues_a_state() -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-6)
 
 
-def test_the_scan_stays_in_fp32() -> None:
-    block, x = fresh_block(), torch.randn(2, 20, WIDTH)
+def test_scan_stays_in_fp32() -> None:
+    block, x = build_block(), torch.randn(2, 20, WIDTH)
     with torch.no_grad():
         exact = block(x).y
         with torch.autocast("cpu", dtype=torch.bfloat16):

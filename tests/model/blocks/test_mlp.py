@@ -1,4 +1,4 @@
-"""Activations from their formulas."""
+"""Activations against their formulas."""
 
 import math
 

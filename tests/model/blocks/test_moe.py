@@ -1,4 +1,4 @@
-"""Experts sorted into groups against a loop over tokens, the two auxiliary losses, and the bias of the choice."""
+"""Grouped experts against the reference implementation, the two auxiliary losses, and the router's bias."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from tests.reference.moe import reference_moe
 
 
 def build_moe(recipe: str = "modern", scale: float = 20.0, **changes: Any) -> MoE:
-    """Build a block whose router is sure of itself: fresh routers choose by a hair."""
+    """Build a block whose router has clear preferences; the choices of a freshly initialized one depend on rounding."""
     spec = replace(small_spec("moe", recipe), **{"d_model": 16, "expert_d_ff": 8, "n_experts": 5, **changes})
     torch.manual_seed(0)
     block = MoE(spec)
@@ -29,7 +29,9 @@ def build_moe(recipe: str = "modern", scale: float = 20.0, **changes: Any) -> Mo
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 @pytest.mark.parametrize("length", [1, 9])
 @pytest.mark.parametrize("bias", [None, (0.0, 0.7, -0.7, 0.3, 0.0)])
-def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int, bias: tuple[float, ...] | None) -> None:
+def test_groups_equal_reference_implementation(
+    recipe: str, top_k: int, length: int, bias: tuple[float, ...] | None
+) -> None:
     block = build_moe(recipe, top_k=top_k, router_bias_rate=0.0 if bias is None else 0.1)
     if bias is not None:
         block.get_buffer("router_bias").copy_(torch.tensor(bias))
@@ -45,8 +47,8 @@ def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int, b
     projection = torch.randn_like(x)
     leaves = [x, *block.parameters()]
     fast = torch.autograd.grad((y * projection).sum() + aux_loss, leaves)
-    naive = torch.autograd.grad((wanted * projection).sum() + wanted_aux, leaves)
-    for found, want in zip(fast, naive, strict=True):
+    reference = torch.autograd.grad((wanted * projection).sum() + wanted_aux, leaves)
+    for found, want in zip(fast, reference, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6 + 1e-4 * float(want.abs().max()))
 
 
@@ -54,16 +56,16 @@ def test_groups_equal_a_loop_over_tokens(recipe: str, top_k: int, length: int, b
 @pytest.mark.parametrize("recipe", ["modern", "classic"])
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 @pytest.mark.parametrize("rate", [0.0, 0.1])
-def test_a_token_that_is_decoded_is_one_of_the_loop(recipe: str, top_k: int, rate: float) -> None:
+def test_decoded_token_equals_reference_implementation(recipe: str, top_k: int, rate: float) -> None:
     block, x = build_moe(recipe, top_k=top_k, router_bias_rate=rate), torch.randn(1, 1, 16)
     if rate:
         block.get_buffer("router_bias").copy_(torch.tensor((0.0, 0.7, -0.7, 0.3, 0.0)))
     output = block(x)
     torch.testing.assert_close(output.y.double(), reference_moe(block, x)[0], rtol=1e-4, atol=1e-4)
-    assert output.expert_load is None, "nothing to balance"
+    assert output.expert_load is None, "no loss to balance"
 
 
-def test_an_expert_without_tokens_gets_no_gradient() -> None:
+def test_expert_without_tokens_has_no_gradient() -> None:
     block = build_moe()
     with torch.no_grad():
         block.router.weight[3] = -block.router.weight[:3].sum(dim=0).sign() * 100
@@ -76,7 +78,7 @@ def test_an_expert_without_tokens_gets_no_gradient() -> None:
 
 
 def steer(block: MoE, experts: list[list[int]]) -> torch.Tensor:
-    """Build an input (1, len(experts), D) of which the router sends token i to `experts[i]`, sure of itself."""
+    """Build an input (1, len(experts), D) of which the router sends token i to `experts[i]` with high probability."""
     with torch.no_grad():
         block.router.weight.copy_(torch.eye(block.n_experts, block.router.in_features) * 60.0)
     x = torch.zeros(1, len(experts), block.router.in_features)
@@ -85,54 +87,54 @@ def steer(block: MoE, experts: list[list[int]]) -> torch.Tensor:
     return x
 
 
-def once_balanced(block: MoE, x: torch.Tensor) -> Any:
-    """Return what the block gives back (BlockOutput) once it knows how it has chosen for x."""
+def output_after_update(block: MoE, x: torch.Tensor) -> Any:
+    """Return the block's output for x after updating its load shares with those of x."""
     load = block(x).expert_load
     block.update_balance(load, torch.tensor(1.0))
     return block(x)
 
 
-def test_the_balance_loss_is_1_where_experts_are_even_and_e_over_k_where_all_tokens_go_to_k() -> None:
+def test_balance_loss_is_1_for_even_load_and_e_over_k_for_collapse() -> None:
     block = build_moe(n_experts=4, top_k=2, aux_loss_weight=1.0, router_z_loss_weight=0.0)
-    even = once_balanced(block, steer(block, [[0, 1], [2, 3], [1, 2], [3, 0]]))
+    even = output_after_update(block, steer(block, [[0, 1], [2, 3], [1, 2], [3, 0]]))
     assert even.expert_load.tolist() == [2, 2, 2, 2]
     assert even.aux_loss.item() == pytest.approx(1.0), "4 (2/8 x 1/4 x 4)"
-    collapsed = once_balanced(block, steer(block, [[0, 1]] * 4))
+    collapsed = output_after_update(block, steer(block, [[0, 1]] * 4))
     assert collapsed.expert_load.tolist() == [4, 4, 0, 0]
     assert collapsed.aux_loss.item() == pytest.approx(2.0), "4 (4/8 x 1/2 x 2) = E / k"
 
 
-def test_two_layers_collapsed_onto_different_experts_are_two_collapsed_layers() -> None:
-    """Pooled over the layers, each expert has a quarter of all choices, which a pooled loss takes for balance: 1."""
+def test_layers_collapsed_to_different_experts_do_not_cancel() -> None:
+    """Pooled over the layers, each expert has a quarter of all choices, so a pooled loss would be 1, as for balance."""
     halves, losses, loads = ([[0, 1]] * 4, [[2, 3]] * 4), [], []
     for experts in halves:
         block = build_moe(n_experts=4, top_k=2, aux_loss_weight=0.01, router_z_loss_weight=0.0)
-        _, aux_loss, load, _ = once_balanced(block, steer(block, experts))
+        _, aux_loss, load, _ = output_after_update(block, steer(block, experts))
         losses.append(aux_loss.item())
         loads.append(load)
     assert torch.stack(loads).sum(dim=0).tolist() == [4, 4, 4, 4]
     assert losses == pytest.approx([0.02, 0.02]), "0.01 E / k each; balanced layers would add up to 0.02"
 
 
-def test_a_model_adds_up_the_losses_of_its_layers_and_does_not_pool_them() -> None:
-    """Both routers are given the same direction of every hidden state, and send it to different experts."""
+def test_model_sums_the_losses_of_its_layers() -> None:
+    """Both routers read the same component of every hidden state, and route it to different experts."""
     spec = replace(small_spec("moe"), blocks=("moe", "moe"), n_experts=4, aux_loss_weight=1.0, router_z_loss_weight=0.0)
     model = build_model(spec, seed=0)
     with torch.no_grad():
         model.embedding.weight[:, 0] = 100.0  # the residual stream is dominated by its first coordinate
-        for block, favoured in zip(model.blocks, ([0, 1], [2, 3]), strict=True):
+        for block, favored in zip(model.blocks, ([0, 1], [2, 3]), strict=True):
             assert isinstance(block, MoE)
             block.router.weight.zero_()
-            block.router.weight[favoured, 0] = 10.0
+            block.router.weight[favored, 0] = 10.0
     tokens = random_tokens(2, 8)
     model.update_routers(model(tokens).expert_load, torch.tensor(1.0))
     output = model(tokens)
     assert output.expert_load is not None and output.expert_load.tolist() == [[16, 16, 0, 0], [0, 0, 16, 16]]
     assert output.router_z is not None and output.router_z.shape == (2,)
-    assert output.aux_loss.item() == pytest.approx(2.0 + 2.0, rel=1e-3), "each scored E / k = 2; balance is 1 + 1"
+    assert output.aux_loss.item() == pytest.approx(2.0 + 2.0, rel=1e-3), "each layer has E / k = 2; balance is 1 + 1"
 
 
-def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
+def test_z_loss_is_the_mean_square_of_the_log_partition() -> None:
     block = build_moe(aux_loss_weight=0.0, router_z_loss_weight=0.001)
     torch.nn.init.zeros_(block.router.weight)
     output = block(torch.randn(1, 4, 16))
@@ -140,37 +142,37 @@ def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
     assert output.router_z.item() == pytest.approx(math.log(5) ** 2), "logged without its weight"
 
 
-def test_the_bias_follows_the_load_by_its_rate_and_only_steps_that_are_taken() -> None:
+def test_bias_follows_the_load_only_in_applied_steps() -> None:
     block = build_moe(n_experts=4, router_bias_rate=0.25)
     applied, skipped = torch.tensor(1.0), torch.tensor(0.0)
     block.update_balance(torch.tensor([9, 3, 4, 4]), applied)  # the mean is 5
     assert block.get_buffer("router_bias").tolist() == [-0.25, 0.25, 0.25, 0.25]
     block.update_balance(torch.tensor([0, 10, 5, 5]), applied)
-    assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25], "an even load leaves a bias alone"
+    assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25], "an even load does not change the bias"
     assert block.load_share.tolist() == [0.0, 0.5, 0.25, 0.25]
     block.update_balance(torch.tensor([20, 0, 0, 0]), skipped)
     assert block.get_buffer("router_bias").tolist() == [0.0, 0.0, 0.25, 0.25]
     assert block.load_share.tolist() == [0.0, 0.5, 0.25, 0.25]
 
 
-def test_the_bias_decides_the_choice_and_not_the_weight() -> None:
-    """Two experts with one output between them: with weights of the biased scores, the mixture would change."""
+def test_bias_affects_the_choice_and_not_the_weight() -> None:
+    """Two chosen experts; if the weights used the biased scores, the mixture would change."""
     plain, biased = build_moe(n_experts=3, top_k=2), build_moe(n_experts=3, top_k=2, router_bias_rate=0.1)
     x = torch.randn(1, 1, 16)
     chosen = plain(x).expert_load.bool()
     biased.get_buffer("router_bias").copy_(5.0 * chosen)
-    assert torch.equal(biased(x).y, plain(x).y), "the same experts, pushed harder"
+    assert torch.equal(biased(x).y, plain(x).y), "the same experts with a larger bias"
     biased.get_buffer("router_bias").copy_(5.0 * ~chosen)
-    assert biased(x).expert_load[~chosen].tolist() == [1], "the third is chosen for its bias"
+    assert biased(x).expert_load[~chosen].tolist() == [1], "the third is chosen because of its bias"
 
 
-def test_there_is_no_bias_unless_it_has_a_rate() -> None:
+def test_no_bias_without_a_rate() -> None:
     assert "router_bias" not in build_moe().state_dict()
     assert build_moe(router_bias_rate=0.001).state_dict()["router_bias"].tolist() == [0.0] * 5
-    build_moe().update_balance(torch.tensor([1, 0, 0, 0, 0]), torch.tensor(1.0))  # nothing to update
+    build_moe().update_balance(torch.tensor([1, 0, 0, 0, 0]), torch.tensor(1.0))  # no bias to update
 
 
-def test_the_router_is_fp32_under_autocast() -> None:
+def test_router_is_fp32_under_autocast() -> None:
     block = build_moe()
     x = torch.randn(2, 9, 16)
     exact, half = block(x), None
@@ -180,7 +182,7 @@ def test_the_router_is_fp32_under_autocast() -> None:
     assert torch.equal(half.expert_load, exact.expert_load) and torch.equal(half.aux_loss, exact.aux_loss)
 
 
-def test_a_single_expert_still_teaches_the_router() -> None:
+def test_router_gets_gradients_with_a_single_expert() -> None:
     block = build_moe("modern", top_k=1)
     block.aux_loss_weight = block.router_z_loss_weight = 0.0
     block(torch.randn(2, 8, block.router.in_features)).y.square().sum().backward()

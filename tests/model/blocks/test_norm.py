@@ -1,4 +1,4 @@
-"""Norms from their definitions, and in fp32 whatever comes in."""
+"""Norms against their definitions, always computed in fp32."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from tests.contract.small import small_spec
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_rmsnorm_is_x_over_its_root_mean_square(gradients: bool, scale: float) -> None:
-    """Without gradients few numbers go another way; where x is small, it is epsilon that counts."""
+def test_rmsnorm_divides_by_the_root_mean_square(gradients: bool, scale: float) -> None:
+    """Without gradients small inputs use another path; for small x, epsilon matters."""
     norm, x = RMSNorm(8), scale * torch.randn(2, 3, 8)
     with torch.no_grad():
         norm.weight.copy_(torch.arange(8))
@@ -20,7 +20,7 @@ def test_rmsnorm_is_x_over_its_root_mean_square(gradients: bool, scale: float) -
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_layernorm_is_centred_and_scaled(bias: bool) -> None:
+def test_layernorm_is_centered_and_scaled(bias: bool) -> None:
     norm, x = LayerNorm(8, bias), torch.randn(2, 3, 8) + 5
     wanted = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, keepdim=True, unbiased=False) + EPS).sqrt()
     torch.testing.assert_close(norm(x), wanted, rtol=1e-4, atol=1e-5)
@@ -28,7 +28,7 @@ def test_layernorm_is_centred_and_scaled(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["modern", "classic"])
-def test_half_precision_is_normalised_in_fp32(recipe: str) -> None:
+def test_half_precision_is_normalized_in_fp32(recipe: str) -> None:
     norm = build_norm(small_spec("dense", recipe))
     x = (torch.randn(2, 64) * 1000).bfloat16()
     found = norm(x)

@@ -1,4 +1,4 @@
-"""Closed forms of memory against what autograd keeps, the files on the disk, and cases worked out by hand."""
+"""Memory estimates against the tensors that autograd saves, the files on disk, and examples computed by hand."""
 
 import weakref
 from collections.abc import Iterator
@@ -22,38 +22,38 @@ from tests.contract.small import ARCHITECTURES, RECIPES, composed, small_spec
 from tests.reference.documents import packed_ids
 
 
-class Kept:
-    """Stands for one tensor that autograd keeps, as long as its node of the graph is there."""
+class SavedTensor:
+    """A tensor saved by autograd; it exists as long as its node of the graph."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | None = None) -> float:
-    """Count the floats that autograd holds after the forward pass of the spec's first block, weights aside."""
+    """Count the floats that autograd saves in the forward pass of the spec's first block, without weights."""
     model = build_model(spec, seed=0)
     x = torch.randn(batch, length, spec.d_model).requires_grad_()
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
+    alive: weakref.WeakSet[SavedTensor] = weakref.WeakSet()
 
-    def pack(tensor: Tensor) -> Kept:
-        kept = Kept(tensor)
-        alive.add(kept)
-        return kept
+    def pack(tensor: Tensor) -> SavedTensor:
+        saved = SavedTensor(tensor)
+        alive.add(saved)
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
         y = model.blocks[0](model.norms[0](x), None, documents).y
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    storages = {(part := kept.tensor.untyped_storage()).data_ptr(): part.nbytes() for kept in alive}
+    storages = {(part := saved.tensor.untyped_storage()).data_ptr(): part.nbytes() for saved in alive}
     assert y.requires_grad
-    return sum(n_bytes for place, n_bytes in storages.items() if place not in weights) / 4
+    return sum(n_bytes for pointer, n_bytes in storages.items() if pointer not in weights) / 4
 
 
 @pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("length", [48, 40])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", kind_names())
-def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int) -> None:
-    """By the difference of two batch sizes, so that tables of one size drop out; no two widths are equal."""
+def test_saved_floats_equal_those_of_autograd(kind: str, recipe: str, length: int) -> None:
+    """Compared by the difference of two batch sizes, which cancels tables of constant size; all widths differ."""
     spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)
     per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
     assert kind_of(kind).activations(spec, length).kept == pytest.approx(per_token, rel=5e-3)
@@ -61,7 +61,7 @@ def test_what_is_kept_is_what_autograd_keeps(kind: str, recipe: str, length: int
 
 @pytest.mark.parametrize("length", [48, 40, 16])
 @pytest.mark.parametrize("kind", ["attention", "sliding_attention"])
-def test_a_mask_of_documents_is_kept_once_for_all_heads(kind: str, length: int) -> None:
+def test_document_mask_is_saved_once_for_all_heads(kind: str, length: int) -> None:
     spec = replace(small_spec("dense"), blocks=(kind,))
     plain = kept_floats(spec, 4, length) - kept_floats(spec, 2, length)
     few, many = (kept_floats(spec, batch, length, packed_ids((7, length - 7), batch)) for batch in (2, 4))
@@ -71,7 +71,7 @@ def test_a_mask_of_documents_is_kept_once_for_all_heads(kind: str, length: int) 
 
 @pytest.fixture
 def mlp_only(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
-    """D = 64, V = 260: two mlp blocks of 1,000 floats kept, 10 more going back and 30 without gradients."""
+    """D = 64, V = 260: two mlp blocks with 1,000 floats saved, 10 more in backward and 30 without gradients."""
     kind = replace(kind_of("mlp"), activations=lambda spec, context_len: Activations(1000, 10, 30))
     monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", lambda name: kind if name == "mlp" else kind_of(name))
     return replace(small_spec("dense"), blocks=("mlp", "mlp"))
@@ -83,8 +83,8 @@ def clear_kinds() -> Iterator[None]:
     kind_of.cache_clear()
 
 
-def test_a_step_by_hand(mlp_only: ModelSpec) -> None:
-    """T = 1000, B = 2: the worst moment is the loss."""
+def test_step_computed_by_hand(mlp_only: ModelSpec) -> None:
+    """T = 1000, B = 2: the peak is at the loss."""
     tokens, params, head = 2000, model_cost(mlp_only, 1000).total_params, 260 * 64
     whole = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=False)
     assert norm_activations(mlp_only) == 3 * 64 + 1
@@ -104,22 +104,22 @@ def test_a_step_by_hand(mlp_only: ModelSpec) -> None:
     assert half.total == whole.total + 2 * params
 
 
-def test_a_step_with_activation_checkpointing_by_hand(mlp_only: ModelSpec) -> None:
+def test_step_with_activation_checkpointing_computed_by_hand(mlp_only: ModelSpec) -> None:
     tokens, mlp = 2000, kind_of("mlp").cost(mlp_only, 1000).params
     found = training_memory(mlp_only, seq_len=1000, micro_batch_size=2, accumulate=False, activation_checkpointing=True)
-    assert found.activations == 4 * tokens * (64 + 1000), "one block's input, and the whole of the other"
+    assert found.activations == 4 * tokens * (64 + 1000), "the input of one block and all activations of the other"
     assert found.workspace == 4 * tokens * (10 + 2 * 64)
     assert found.gradients == 4 * (260 * 64 + mlp)
 
 
-def test_the_logits_never_exist_at_once(mlp_only: ModelSpec) -> None:
+def test_logits_are_computed_in_chunks(mlp_only: ModelSpec) -> None:
     wide = replace(mlp_only, vocab_size=1 << 16)
     small, large = (training_memory(wide, seq_len=64, micro_batch_size=n, accumulate=False) for n in (1, 8))
     per_token = 4 * (2000 + 193 + 64)
-    assert large.total - small.total == per_token * 7 * 64, "64 rows of logits, however many tokens there are"
+    assert large.total - small.total == per_token * 7 * 64, "64 rows of logits for any number of tokens"
 
 
-def test_inference_by_hand(mlp_only: ModelSpec) -> None:
+def test_inference_computed_by_hand(mlp_only: ModelSpec) -> None:
     prefill, decode = inference_memory(replace(mlp_only, blocks=("mlp", "attention")), context_len=10, batch_size=3)
     attention = 9 * 64
     assert prefill.state == decode.state == 4 * 3 * 2 * 10 * 64
@@ -127,15 +127,15 @@ def test_inference_by_hand(mlp_only: ModelSpec) -> None:
     assert decode.workspace == 4 * 3 * (attention + 2 * 64 + 260)
 
 
-def test_a_kind_that_says_nothing_still_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kind_without_activation_memory_still_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = replace(small_spec("dense"), blocks=("mlp",))
-    silent_kind = Kind("MLP", kind_of("mlp").cost)
-    monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", {"mlp": silent_kind}.__getitem__)
-    silent = training_memory(spec, seq_len=8, micro_batch_size=1, accumulate=False)
-    assert silent.weights == 4 * model_cost(spec, 8).total_params
+    kind_without_memory = Kind("MLP", kind_of("mlp").cost)
+    monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", {"mlp": kind_without_memory}.__getitem__)
+    estimate = training_memory(spec, seq_len=8, micro_batch_size=1, accumulate=False)
+    assert estimate.weights == 4 * model_cost(spec, 8).total_params
 
 
-def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
+def test_largest_micro_batch_is_the_largest_that_fits() -> None:
     spec = small_spec("hybrid")
     needed = {
         size: training_memory(spec, seq_len=64, micro_batch_size=size, accumulate=size < 12).total
@@ -154,7 +154,7 @@ def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe"])
-def test_checkpoints_are_as_large_as_foretold(architecture: str, tmp_path: Path) -> None:
+def test_checkpoint_sizes_equal_the_estimate(architecture: str, tmp_path: Path) -> None:
     config = composed(architecture, "modern", "size=nano")
     spec = match_size(
         config.architecture, config.size, config.recipe, vocab_size=4096, seq_len=256, match="active"

@@ -1,4 +1,4 @@
-"""Costs worked out by hand; `tests/contract` holds the formulas against the models that are built."""
+"""Costs computed by hand; `tests/contract` compares the formulas with built models."""
 
 from dataclasses import fields, replace
 
@@ -20,7 +20,7 @@ from tests.contract.small import ARCHITECTURES, RECIPES, SIZES, composed, random
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    """D = 8, 2 heads of 4, F = 12, 4 experts of 6 of which 2 work, N = 3, K = 4, e = 2, Q = 5, W = 4, V = 10."""
+    """D = 8, 2 heads of 4, F = 12, 4 experts of 6 of which 2 are active, N = 3, K = 4, e = 2, Q = 5, W = 4, V = 10."""
     return replace(
         small_spec("dense", "modern"),
         vocab_size=10,
@@ -63,7 +63,7 @@ def test_attention(spec: ModelSpec) -> None:
     cost = cost_of("attention", spec, 6)
     assert cost.params == cost.active_params == 4 * 64 + 8
     assert cost.flops == 2 * 4 * 64 + 2 * 2 * 8 * 3.5
-    assert cost.executed_flops == 2 * 4 * 64 + 2 * 2 * 8 * 6, "a masked score is computed like any other"
+    assert cost.executed_flops == 2 * 4 * 64 + 2 * 2 * 8 * 6, "masked scores are computed too"
     assert cost.state_bytes == 2 * 6 * 8 * 4
     assert cost_of("attention", classic(spec), 6).params == 4 * 64 + 4 * 8 + 2 * 8
 
@@ -120,14 +120,14 @@ def test_mamba1(spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize(("width", "ratio"), [(128, 1.19), (256, 1.09), (512, 1.05), (768, 1.04)])
-def test_two_mamba_blocks_against_a_layer(width: int, ratio: float) -> None:
+def test_two_mamba_blocks_are_about_one_layer(width: int, ratio: float) -> None:
     spec = replace(small_spec("dense"), d_model=width, d_inner=2 * width, head_dim=64, d_state=64)
     spec = replace(spec, d_ff=-(-8 * width // 24) * 8)
     layer = cost_of("attention", spec, 1).params + cost_of("mlp", spec, 1).params
     assert 2 * cost_of("mamba", spec, 1).params / layer == pytest.approx(ratio, abs=0.005)
 
 
-def test_a_whole_model(spec: ModelSpec) -> None:
+def test_whole_model(spec: ModelSpec) -> None:
     cost = model_cost(replace(spec, blocks=("attention", "moe")), 6)
     attention, moe = cost_of("attention", spec, 6), cost_of("moe", spec, 6)
     assert cost.embedding_params == 2 * 10 * 8
@@ -140,7 +140,7 @@ def test_a_whole_model(spec: ModelSpec) -> None:
     assert cost.state_bytes == attention.state_bytes
 
 
-def test_activation_checkpointing_computes_the_blocks_again_but_for_their_last_products(spec: ModelSpec) -> None:
+def test_activation_checkpointing_recomputes_blocks_without_last_products(spec: ModelSpec) -> None:
     cost = model_cost(replace(spec, blocks=("attention", "mlp", "moe")), 6)
     forward = cost.executed_forward_flops_per_token
     assert cost.executed_train_flops_per_token() == 3 * forward
@@ -150,7 +150,7 @@ def test_activation_checkpointing_computes_the_blocks_again_but_for_their_last_p
 
 @pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
-def test_recomputed_flops_are_those_that_torch_counts(architecture: str) -> None:
+def test_recomputed_flops_equal_those_counted_by_torch(architecture: str) -> None:
     model, tokens = small_model(architecture), random_tokens(2, 64)
 
     def counted(activation_checkpointing: bool) -> float:
@@ -160,18 +160,18 @@ def test_recomputed_flops_are_those_that_torch_counts(architecture: str) -> None
         return counter.get_total_flops() / tokens.numel()
 
     cost = model_cost(model.spec, 64)
-    # torch does not see the element-wise work of Mamba-1's scan.
+    # torch does not count the element-wise work of Mamba-1's scan.
     unseen = sum(7 * model.spec.d_inner * model.spec.d_state for kind in model.spec.blocks if kind == "mamba1")
     assert cost.recomputed_flops_per_token - unseen == pytest.approx(counted(True) - counted(False), rel=1e-9)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_parameters_of_every_size_are_those_of_the_built_model(
+def test_parameters_of_every_size_equal_the_built_model(
     architecture: str, size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the unit, without a byte of weights: the meta device knows shapes alone."""
-    monkeypatch.setattr(LanguageModel, "init_weights", lambda model: None)  # nine tenths of the time
+    """Exactly, without allocating weights: the meta device has only shapes."""
+    monkeypatch.setattr(LanguageModel, "init_weights", lambda model: None)  # it takes nine tenths of the time
     dimensions = composed("dense", "modern", f"size={size}").size
     for recipe in RECIPES:
         config = composed(architecture, recipe)
@@ -185,23 +185,23 @@ def test_parameters_of_every_size_are_those_of_the_built_model(
         assert all(weight.is_meta for weight in weights)
         cost, n_params = model_cost(match.spec, 1024), sum(weight.numel() for weight in weights)
         idle = 1 - match.spec.top_k / match.spec.n_experts
-        resting = sum(weight.numel() for weight in weights if weight.ndim == 3) * idle
-        assert (cost.total_params, cost.active_params) == (n_params, n_params - resting)
+        inactive = sum(weight.numel() for weight in weights if weight.ndim == 3) * idle
+        assert (cost.total_params, cost.active_params) == (n_params, n_params - inactive)
 
 
-def test_weights_are_drawn_on_the_meta_device_as_well() -> None:
+def test_weights_can_be_initialized_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = LanguageModel(replace(small_spec("dense"), blocks=tuple(kind_names())))
     assert all(weight.is_meta for weight in model.parameters())
 
 
-def test_learned_positions_are_there_where_something_attends(spec: ModelSpec) -> None:
+def test_learned_positions_exist_only_with_attention(spec: ModelSpec) -> None:
     with_attention = model_cost(replace(classic(spec), blocks=("sliding_attention", "mamba")), 6)
     without = model_cost(replace(classic(spec), blocks=("mamba", "mamba")), 6)
     assert with_attention.embedding_params - without.embedding_params == 20 * 8
 
 
-def test_every_kind_has_its_class_and_settings() -> None:
+def test_every_kind_has_a_class_and_valid_settings() -> None:
     settings = {item.name for item in fields(ArchitectureConfig)}
     for name in kind_names():
         assert issubclass(block_class(name), Block)
