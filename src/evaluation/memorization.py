@@ -20,12 +20,12 @@ def memorized_shares(texts: Sequence[Sequence[int]], training: np.ndarray, span:
 
     texts: token ids. training: 1-D array of token ids (or a memmap).
     """
-    hashes = [_hashes(np.asarray(text, dtype=np.uint64), span) for text in texts]
+    hashes = [_hash_spans(np.asarray(text, dtype=np.uint64), span) for text in texts]
     wanted = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes]))
     found: list[np.ndarray] = []
     for start in range(0, len(training) if len(wanted) else 0, CHUNK_SIZE):
         chunk = np.asarray(training[start : start + CHUNK_SIZE + span - 1], dtype=np.uint64)
-        found.append(np.intersect1d(wanted, _hashes(chunk, span)))
+        found.append(np.intersect1d(wanted, _hash_spans(chunk, span)))
     known = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
     shares: list[float] = []
     for text, own in zip(texts, hashes, strict=True):
@@ -45,7 +45,7 @@ def distinct_share(texts: Sequence[Sequence[int]], n: int = 4) -> float | None:
     return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
-def _hashes(tokens: np.ndarray, span: int) -> np.ndarray:
+def _hash_spans(tokens: np.ndarray, span: int) -> np.ndarray:
     """Hash every span of the tokens (uint64): polynomial hashes modulo 2^64."""
     n = len(tokens) - span + 1
     total = np.zeros(max(0, n), dtype=np.uint64)

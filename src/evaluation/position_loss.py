@@ -66,31 +66,31 @@ def summarize_context(
     counted = np.ones(nats.shape, dtype=bool) if known is None else np.isfinite(known.bits)
     positions = np.broadcast_to(np.arange(1, nats.shape[1] + 1), nats.shape)[counted]
     if known is None:
-        return {"positions": _by_range(positions, loss=nats[counted])}
+        return {"positions": _average_by_range(positions, loss=nats[counted])}
     floor = known.bits[counted] * math.log(2)
     above = (nats[counted].sum() - floor.sum()) / math.log(2) / max(1, byte_lengths[windows[:, 1:]][counted].sum())
     return {
         "above_floor_bits_per_byte": _rounded(above),
         "unparsed_documents": known.unparsed,
-        "positions": _by_range(positions, loss=nats[counted], floor=floor),
-        **_recall(nats, hits, known.recalls),
+        "positions": _average_by_range(positions, loss=nats[counted], floor=floor),
+        **_summarize_recall(nats, hits, known.recalls),
     }
 
 
-def _recall(nats: np.ndarray, hits: np.ndarray, recalls: np.ndarray) -> dict[str, Any]:
+def _summarize_recall(nats: np.ndarray, hits: np.ndarray, recalls: np.ndarray) -> dict[str, Any]:
     """Return the loss in nats per token and the accuracy: the share of names with all tokens predicted."""
     loss = np.array([nats[window, first:end].mean() for window, first, end, _ in recalls])
     accuracy = np.array([hits[window, first:end].all() for window, first, end, _ in recalls], dtype=float)
     distances = recalls[:, 3]
     in_window = distances > 0
-    hidden = _by_range(np.ones(int((~in_window).sum())), loss=loss[~in_window], accuracy=accuracy[~in_window])
+    hidden = _average_by_range(np.ones(int((~in_window).sum())), loss=loss[~in_window], accuracy=accuracy[~in_window])
     return {
-        "recall": _by_range(distances[in_window], loss=loss[in_window], accuracy=accuracy[in_window]),
+        "recall": _average_by_range(distances[in_window], loss=loss[in_window], accuracy=accuracy[in_window]),
         "hidden": {key: value[0] for key, value in hidden.items() if value and key != "to"},
     }
 
 
-def _by_range(coordinates: np.ndarray, **values: np.ndarray) -> dict[str, list[Any]]:
+def _average_by_range(coordinates: np.ndarray, **values: np.ndarray) -> dict[str, list[Any]]:
     """Return means over the ranges 1, 2, 3 to 4, 5 to 8 and so on, as far as they occur; `to` lists their ends."""
     exponents = np.frexp(coordinates - 1)[1]
     found = np.unique(exponents)

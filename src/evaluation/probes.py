@@ -48,14 +48,14 @@ def frequent_tokens(tokens: np.ndarray, eot_id: int, n: int = ALPHABET) -> np.nd
     return order[counts[order] > 0]
 
 
-def copying(draw: "TokenSampler", distance: int) -> Probe:
+def build_copying(draw: "TokenSampler", distance: int) -> Probe:
     """Build a span and its repetition, whose first token is not a target, since it cannot be predicted."""
     stretch, other = draw(distance), draw(distance)
     targets = np.arange(distance + 1, 2 * distance)
     return draw.probe([stretch, stretch], [other, stretch], targets)
 
 
-def induction(draw: "TokenSampler", distance: int) -> Probe:
+def build_induction(draw: "TokenSampler", distance: int) -> Probe:
     """Build one pair with one query."""
     row = draw(distance + 7)
     before, first, second, third, between = np.split(row, [6, 7, 8, 9], axis=1)
@@ -66,7 +66,7 @@ def induction(draw: "TokenSampler", distance: int) -> Probe:
     )
 
 
-def recall(draw: "TokenSampler", distance: int) -> Probe:
+def build_recall(draw: "TokenSampler", distance: int) -> Probe:
     """Build PAIRS pairs with one query each."""
     keys, values, others, between = np.split(
         draw(3 * PAIRS + distance - MIN_DISTANCE), [PAIRS, 2 * PAIRS, 3 * PAIRS], 1
@@ -86,9 +86,9 @@ def recall(draw: "TokenSampler", distance: int) -> Probe:
 
 
 PROBES: dict[str, Callable[["TokenSampler", int], Probe]] = {
-    "copying": copying,
-    "induction": induction,
-    "recall": recall,
+    "copying": build_copying,
+    "induction": build_induction,
+    "recall": build_recall,
 }
 
 

@@ -43,19 +43,19 @@ def check_script(script: str) -> ScriptCheck:
 @lru_cache(1)
 def bash_version() -> str | None:
     """Return the version of bash, as 5.2.15; None if there is none."""
-    return _version([str(shutil.which("bash")), "--version"], r"version (\d+\.\d+\.\d+)")
+    return _read_version([str(shutil.which("bash")), "--version"], r"version (\d+\.\d+\.\d+)")
 
 
 @lru_cache(1)
 def shellcheck_version() -> str | None:
     """Return the version of shellcheck, as 0.11.0; None if there is none."""
-    return _version([_shellcheck_path(), "--version"], r"version: (\S+)")
+    return _read_version([_shellcheck_path(), "--version"], r"version: (\S+)")
 
 
 def _parse(script: str) -> tuple[bool | None, str | None]:
     if bash_version() is None:
         return None, None
-    done = _read([str(shutil.which("bash")), "--norc", "--noprofile", "-n"], script)
+    done = _run_checker([str(shutil.which("bash")), "--norc", "--noprofile", "-n"], script)
     if done is None:
         return False, f"bash -n took more than {TIMEOUT_S} s"
     message = done.stderr.decode(errors="replace").strip().split("\n")[0]
@@ -65,7 +65,7 @@ def _parse(script: str) -> tuple[bool | None, str | None]:
 def _shellcheck(script: str) -> int | None:
     if shellcheck_version() is None:
         return None
-    done = _read([_shellcheck_path(), "--norc", "--shell=bash", "--format=json1", "-"], script)
+    done = _run_checker([_shellcheck_path(), "--norc", "--shell=bash", "--format=json1", "-"], script)
     try:
         return len(json.loads(done.stdout)["comments"]) if done is not None else None
     except (ValueError, KeyError):
@@ -78,7 +78,7 @@ def _shellcheck_path() -> str:
     return str(own if own.exists() else shutil.which("shellcheck"))
 
 
-def _read(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes] | None":
+def _run_checker(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes] | None":
     with tempfile.TemporaryDirectory() as empty:
         try:
             return subprocess.run(
@@ -94,7 +94,7 @@ def _read(command: list[str], script: str) -> "subprocess.CompletedProcess[bytes
             return None
 
 
-def _version(command: list[str], pattern: str) -> str | None:
+def _read_version(command: list[str], pattern: str) -> str | None:
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stdout
     except (OSError, subprocess.SubprocessError):

@@ -140,7 +140,7 @@ def complete_config(model_type: str, config: Settings) -> Settings:
     if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
         found["num_key_value_heads"] = None  # Mixtral has another default if the key is absent
     kind = "full_attention" if model_type == "qwen3" else "linear_attention"
-    for key, value in _dependent(found, kind).items():
+    for key, value in _derive_settings(found, kind).items():
         if key in defaults and found[key] in (None, "auto"):
             found[key] = value
     if "time_step_limit" in found and found["time_step_limit"] in NO_LIMIT:
@@ -148,11 +148,11 @@ def complete_config(model_type: str, config: Settings) -> Settings:
     if isinstance(types := found.get("layer_types"), list):
         found["layer_types"] = [NEWER_NAMES.get(kind, kind) if isinstance(kind, str) else kind for kind in types]
     if model_type in ROPE_THETA:
-        found |= _rope(found, ROPE_THETA[model_type])
+        found |= _merge_rope_settings(found, ROPE_THETA[model_type])
     return found
 
 
-def _dependent(found: Settings, layer_type: str) -> Settings:
+def _derive_settings(found: Settings, layer_type: str) -> Settings:
     """Compute the settings that follow from others if those are integers; `layer_type` is the type of all layers."""
 
     def whole(key: str) -> int:
@@ -171,7 +171,7 @@ def _dependent(found: Settings, layer_type: str) -> Settings:
     }
 
 
-def _rope(found: Settings, default_theta: float) -> Settings:
+def _merge_rope_settings(found: Settings, default_theta: float) -> Settings:
     """Merge `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before) into both spellings."""
     key = "rope_scaling" if found.get("rope_scaling") else "rope_parameters"
     given: Any = found.get(key) or {}

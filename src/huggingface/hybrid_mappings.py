@@ -18,7 +18,7 @@ from src.huggingface.mapping import (
     attention_sizes,
 )
 from src.huggingface.weight_mapping import TensorMapping, map_tensor
-from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, heads_of
+from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
 
 MODULE = "modeling_hybrid"
 MIXERS = {
@@ -85,7 +85,7 @@ def _delta_settings(spec: ModelSpec) -> Settings:
         return {}
     return {
         "mixer_types": list(spec.blocks[::2]),
-        "linear_num_heads": heads_of(spec),
+        "linear_num_heads": count_heads(spec),
         "linear_key_head_dim": spec.head_dim,
         "linear_value_head_dim": VALUE_PER_KEY * spec.head_dim,
     }
@@ -144,16 +144,16 @@ def _hybrid_sizes(config: UntrustedConfig) -> Settings:
 
 def _block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "mamba":
-        return weight_mapping.mamba2(ours, f"{layer}.mamba")
+        return weight_mapping.map_mamba2(ours, f"{layer}.mamba")
     if kind == "gated_deltanet":
-        return weight_mapping.gated_deltanet(ours, f"{layer}.mamba")
+        return weight_mapping.map_gated_deltanet(ours, f"{layer}.mamba")
     if kind == "mlp":
         names = {"w_in.weight": "input_linear.weight", "w_out.weight": "output_linear.weight"}
         return [map_tensor(f"{ours}.{left}", f"{layer}.shared_mlp.{right}") for left, right in names.items()]
     if kind == "moe":
         names = {"router.weight": "router.weight", "w_in": "experts.gate_up_proj", "w_out": "experts.down_proj"}
         return [map_tensor(f"{ours}.{left}", f"{layer}.block_sparse_moe.{right}") for left, right in names.items()]
-    return weight_mapping.attention(ours, f"{layer}.self_attn")
+    return weight_mapping.map_attention(ours, f"{layer}.self_attn")
 
 
 GRANITE = Mapping(

@@ -125,7 +125,7 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
     wanted = complete_config(mapping.model_type, mapping.config(spec))
     for key, value in wanted.items():
         if key not in UNREAD:
-            _compare(found, key, value, is_default=config.get(key) is None)
+            _compare_setting(found, key, value, is_default=config.get(key) is None)
     for key, value in config.items():
         if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
             shown = key if key.isidentifier() else f"{key!r:.60}"
@@ -153,7 +153,7 @@ def _check_sizes(spec: ModelSpec) -> None:
         raise UserError(f"num_experts_per_tok={spec.top_k}: more than the {spec.n_experts} experts there are")
 
 
-def _compare(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
+def _compare_setting(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
     value, origin = found.get(key), " (the default of transformers)" if is_default else ""
     if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
         raise UserError(f"{key}={value!r:.60}{origin}: not supported, only {wanted!r} is")

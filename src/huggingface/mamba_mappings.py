@@ -69,11 +69,11 @@ def _mamba1_sizes(config: UntrustedConfig) -> Settings:
 
 
 def _mamba2_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
-    return weight_mapping.mamba2(ours, f"{layer}.mixer")
+    return weight_mapping.map_mamba2(ours, f"{layer}.mixer")
 
 
 def _mamba1_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
-    return weight_mapping.mamba1(ours, f"{layer}.mixer")
+    return weight_mapping.map_mamba1(ours, f"{layer}.mixer")
 
 
 MAMBA2 = Mapping(

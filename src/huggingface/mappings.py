@@ -19,15 +19,15 @@ MAPPINGS = {
 
 def mapping_of(spec: ModelSpec) -> Mapping:
     """Return the mapping of a model. Raises UserError naming the blocks or settings that no class has."""
-    mapping = _by_blocks(spec)
+    mapping = _select_by_blocks(spec)
     if mapping is None:
         kinds = ", ".join(dict.fromkeys(spec.blocks))
         raise UserError(f"blocks {kinds}: no class of transformers has these in this order")
     for name, value in mapping.requires.items():
         if getattr(spec, name) != value:
-            wanted = ", ".join(f"{key}={_shown(each)}" for key, each in mapping.requires.items())
+            wanted = ", ".join(f"{key}={_format_value(each)}" for key, each in mapping.requires.items())
             raise UserError(
-                f"{name}={_shown(getattr(spec, name))}: {mapping.class_name} needs {wanted} for such blocks"
+                f"{name}={_format_value(getattr(spec, name))}: {mapping.class_name} needs {wanted} for such blocks"
             )
     if "moe" in spec.blocks and spec.top_k == 1:
         raise UserError(
@@ -40,7 +40,7 @@ def mapping_of(spec: ModelSpec) -> Mapping:
     return mapping
 
 
-def _by_blocks(spec: ModelSpec) -> Mapping | None:
+def _select_by_blocks(spec: ModelSpec) -> Mapping | None:
     if set(spec.blocks) == {"mamba"}:
         return MAMBA2
     if set(spec.blocks) == {"mamba1"}:
@@ -59,5 +59,5 @@ def _by_blocks(spec: ModelSpec) -> Mapping | None:
     return GRANITE if mixers == {"attention", "mamba"} and feed_forward == {"mlp"} else HYBRID
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -42,38 +42,38 @@ def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str,
     """
     summary = record["summary"] or {}
     stage = record["progress"]["stage"]
-    prompts = _get(record["config"], "stage", "stages", stage, "prompts") or []
+    prompts = _look_up(record["config"], "stage", "stages", stage, "prompts") or []
     lines = prompts[0].strip().splitlines() if prompts else []
     prompt = lines[0] if lines else "Once upon a time"
     parts = [
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_tags(spec, mapping)}\n---\n",
-        f"# {record['run']}\n\n{_introduction(spec, summary)}\n",
-        f"## Figures\n\n{_figures(spec, record)}\n",
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_format_tags(spec, mapping)}\n---\n",
+        f"# {record['run']}\n\n{_format_introduction(spec, summary)}\n",
+        f"## Figures\n\n{_format_figures(spec, record)}\n",
         USE.format(
             version=TESTED_WITH,
             folder=json.dumps(folder),
             trust=", trust_remote_code=True" if mapping.code else "",
-            length=_get(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens,
+            length=_look_up(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens,
             prompt=json.dumps(prompt),
             shell_folder=shlex.quote(folder),
             shell_prompt=shlex.quote(prompt),
         ),
-        f"## Limits\n\n{_limits(spec, mapping, summary)}\n",
+        f"## Limits\n\n{_format_limits(spec, mapping, summary)}\n",
     ]
     return "\n".join(parts)
 
 
-def _get(values: Any, *path: str) -> Any:
+def _look_up(values: Any, *path: str) -> Any:
     for key in path:
         values = values.get(key) if isinstance(values, dict) else None
     return values
 
 
-def _tags(spec: ModelSpec, mapping: Mapping) -> str:
+def _format_tags(spec: ModelSpec, mapping: Mapping) -> str:
     return "\n".join(f"- {tag}" for tag in (mapping.model_type, "advanced-code-model", *dict.fromkeys(spec.blocks)))
 
 
-def _introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
+def _format_introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
     names = [f"{key} {summary[key]}" for key in ("size", "recipe") if summary.get(key)]
     kinds = ", ".join(f"{spec.blocks.count(kind)} {kind}" for kind in dict.fromkeys(spec.blocks))
     described = f" ({', '.join(names)})" if names else ""
@@ -85,30 +85,30 @@ def _introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
     )
 
 
-def _figures(spec: ModelSpec, record: dict[str, Any]) -> str:
+def _format_figures(spec: ModelSpec, record: dict[str, Any]) -> str:
     """List the known figures: of these weights first, then of the whole run."""
     progress, summary = record["progress"], record["summary"]
     cost = model_cost(spec, context_len=1)
     rows = [
-        ("parameters", _number(cost.total_params)),
-        ("active for a token", _number(cost.active_params)),
-        ("without embeddings and head", _number(cost.non_embedding_params)),
-        ("these weights", f"stage {progress['stage']}, step {_number(progress['step'])}"),
-        ("tokens seen in this stage", _number(progress["tokens"])),
-        ("validation loss (nats per token)", _number(progress["val_loss"])),
-        ("validation bits per byte", _number(progress["val_bits_per_byte"])),
+        ("parameters", _format_number(cost.total_params)),
+        ("active for a token", _format_number(cost.active_params)),
+        ("without embeddings and head", _format_number(cost.non_embedding_params)),
+        ("these weights", f"stage {progress['stage']}, step {_format_number(progress['step'])}"),
+        ("tokens seen in this stage", _format_number(progress["tokens"])),
+        ("validation loss (nats per token)", _format_number(progress["val_loss"])),
+        ("validation bits per byte", _format_number(progress["val_bits_per_byte"])),
     ]
     if summary is not None:
         rows += [
-            ("seed", _number(summary.get("seed"))),
+            ("seed", _format_number(summary.get("seed"))),
             ("status of the run", str(summary.get("status"))),
-            ("training context (tokens)", _number(_get(summary, "contract", "training.seq_len"))),
-            ("tokens, all stages", _number(_get(summary, "final", "tokens"))),
-            ("last validation loss", _number(_get(summary, "final", "val_loss"))),
-            ("last validation bits per byte", _number(_get(summary, "final", "val_bits_per_byte"))),
+            ("training context (tokens)", _format_number(_look_up(summary, "contract", "training.seq_len"))),
+            ("tokens, all stages", _format_number(_look_up(summary, "final", "tokens"))),
+            ("last validation loss", _format_number(_look_up(summary, "final", "val_loss"))),
+            ("last validation bits per byte", _format_number(_look_up(summary, "final", "val_bits_per_byte"))),
             (
                 "device, precision",
-                ", ".join(str(_get(summary, "contract", f"runtime.{key}")) for key in ("device", "precision")),
+                ", ".join(str(_look_up(summary, "contract", f"runtime.{key}")) for key in ("device", "precision")),
             ),
         ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows if value is not None)
@@ -118,13 +118,13 @@ def _figures(spec: ModelSpec, record: dict[str, Any]) -> str:
     return f"| | |\n|---|---|\n{table}{missing}"
 
 
-def _number(value: Any) -> str | None:
+def _format_number(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _limits(spec: ModelSpec, mapping: Mapping, summary: dict[str, Any]) -> str:
+def _format_limits(spec: ModelSpec, mapping: Mapping, summary: dict[str, Any]) -> str:
     """List the limitations that follow from how the model was trained."""
     lines = [
         "A small model, trained from scratch on the text named above to compare architectures: its text may be wrong, "
@@ -133,7 +133,7 @@ def _limits(spec: ModelSpec, mapping: Mapping, summary: dict[str, Any]) -> str:
     ]
     if spec.learned_positions:
         lines.append(f"It has {spec.learned_positions} learned positions and cannot read or write beyond them.")
-    elif seq_len := _get(summary, "contract", "training.seq_len"):
+    elif seq_len := _look_up(summary, "contract", "training.seq_len"):
         lines.append(f"It was trained on {seq_len} tokens at a time; beyond them it has not been evaluated here.")
     if mapping.code:
         lines.append("transformers has no such class: loading runs `modeling_hybrid.py` of this folder.")

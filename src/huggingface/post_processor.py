@@ -23,7 +23,7 @@ def add_post_processor(tokenizer: bytes, eot: str, eot_id: int) -> tuple[bytes, 
     if span is None:
         raise UserError(f"tokenizer.json: has no {KEY}; run python -m src.prepare rerun=true")
     begin, end = span
-    return (content[:begin] + _template(eot, eot_id) + content[end:]).encode("utf-8"), content[begin:end]
+    return (content[:begin] + _build_template(eot, eot_id) + content[end:]).encode("utf-8"), content[begin:end]
 
 
 def remove_post_processor(tokenizer: bytes, eot: str, eot_id: int, before: str = "null") -> bytes:
@@ -34,12 +34,12 @@ def remove_post_processor(tokenizer: bytes, eot: str, eot_id: int, before: str =
     json.loads(before)
     content = tokenizer.decode("utf-8")
     span = _find_value(content)
-    if span is None or json.loads(content[span[0] : span[1]]) != json.loads(_template(eot, eot_id)):
+    if span is None or json.loads(content[span[0] : span[1]]) != json.loads(_build_template(eot, eot_id)):
         return tokenizer
     return (content[: span[0]] + before + content[span[1] :]).encode("utf-8")
 
 
-def _template(eot: str, eot_id: int) -> str:
+def _build_template(eot: str, eot_id: int) -> str:
     token, text = {"SpecialToken": {"id": eot, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 0}}
     return json.dumps(

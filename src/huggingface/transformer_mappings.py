@@ -35,7 +35,7 @@ def _llama_sizes(config: UntrustedConfig) -> Settings:
 
 def _llama_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "attention":
-        return weight_mapping.attention(ours, f"{layer}.self_attn")
+        return weight_mapping.map_attention(ours, f"{layer}.self_attn")
     return [
         map_tensor(f"{ours}.w_in.weight", f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
         map_tensor(f"{ours}.w_out.weight", f"{layer}.mlp.down_proj.weight"),
@@ -58,7 +58,7 @@ def _qwen3_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[Tens
     if kind == "mlp":
         return _llama_block(spec, kind, ours, layer)
     norms = [map_tensor(f"{ours}.{part}_norm", f"{layer}.self_attn.{part}_norm.weight") for part in "qk"]
-    return [*weight_mapping.attention(ours, f"{layer}.self_attn"), *norms]
+    return [*weight_mapping.map_attention(ours, f"{layer}.self_attn"), *norms]
 
 
 def _mixtral_settings(spec: ModelSpec) -> Settings:
@@ -85,8 +85,8 @@ def _mixtral_sizes(config: UntrustedConfig) -> Settings:
 
 def _mixtral_block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
     if kind == "attention":
-        return weight_mapping.attention(ours, f"{layer}.self_attn")
-    return weight_mapping.experts(ours, f"{layer}.block_sparse_moe", spec.n_experts)
+        return weight_mapping.map_attention(ours, f"{layer}.self_attn")
+    return weight_mapping.map_experts(ours, f"{layer}.block_sparse_moe", spec.n_experts)
 
 
 def _gpt2_settings(spec: ModelSpec) -> Settings:

@@ -56,7 +56,7 @@ def map_tensor(ours: str, *theirs: str, layout: str = "same") -> TensorMapping:
     return TensorMapping(ours, theirs, layout)
 
 
-def attention(ours: str, theirs: str) -> list[TensorMapping]:
+def map_attention(ours: str, theirs: str) -> list[TensorMapping]:
     """Map packed q, k, v to three matrices, with the names of Llama."""
     return [
         map_tensor(f"{ours}.qkv.weight", *(f"{theirs}.{part}_proj.weight" for part in "qkv")),
@@ -64,7 +64,7 @@ def attention(ours: str, theirs: str) -> list[TensorMapping]:
     ]
 
 
-def state_space(ours: str, theirs: str, *more: tuple[str, str]) -> list[TensorMapping]:
+def map_state_space(ours: str, theirs: str, *more: tuple[str, str]) -> list[TensorMapping]:
     """Map the tensors that Mamba and Mamba-2 have in common, and `more` pairs of names."""
     same = ("in_proj.weight", "A_log", "D", "out_proj.weight")
     return [
@@ -75,16 +75,16 @@ def state_space(ours: str, theirs: str, *more: tuple[str, str]) -> list[TensorMa
     ]
 
 
-def mamba2(ours: str, theirs: str) -> list[TensorMapping]:
-    return state_space(ours, theirs, ("dt_bias", "dt_bias"), ("norm_weight", "norm.weight"))
+def map_mamba2(ours: str, theirs: str) -> list[TensorMapping]:
+    return map_state_space(ours, theirs, ("dt_bias", "dt_bias"), ("norm_weight", "norm.weight"))
 
 
-def mamba1(ours: str, theirs: str) -> list[TensorMapping]:
+def map_mamba1(ours: str, theirs: str) -> list[TensorMapping]:
     more = [("x_proj.weight",) * 2, ("dt_proj.weight",) * 2, ("dt_bias", "dt_proj.bias")]
-    return state_space(ours, theirs, *more)
+    return map_state_space(ours, theirs, *more)
 
 
-def gated_deltanet(ours: str, theirs: str) -> list[TensorMapping]:
+def map_gated_deltanet(ours: str, theirs: str) -> list[TensorMapping]:
     """Map our three packed projections to six of theirs, with the names of OLMo's hybrid."""
     return [
         map_tensor(f"{ours}.qk.weight", f"{theirs}.q_proj.weight", f"{theirs}.k_proj.weight"),
@@ -98,7 +98,7 @@ def gated_deltanet(ours: str, theirs: str) -> list[TensorMapping]:
     ]
 
 
-def experts(ours: str, theirs: str, count: int) -> list[TensorMapping]:
+def map_experts(ours: str, theirs: str, count: int) -> list[TensorMapping]:
     """Map stacked experts to one matrix each, with the names of Mixtral: w1 is the gate, w3 up, w2 down."""
     names = [f"{theirs}.experts.{i}" for i in range(count)]
     return [

@@ -18,7 +18,7 @@ class Dropout:
     def __init__(self, p: float, key: tuple[object, ...], rows: range, device: str) -> None:
         """p: the dropout probability. key: plain values. rows: of the global batch. device: where masks are drawn."""
         self.p = p
-        self.generators = [torch.Generator(device).manual_seed(_seed((*key, row))) for row in rows]
+        self.generators = [torch.Generator(device).manual_seed(_hash_key((*key, row))) for row in rows]
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw a mask in the shape of a tensor (B, ...): 0 for dropped elements, else 1 / (1 - p)."""
@@ -28,5 +28,5 @@ class Dropout:
         return kept.div_(1 - self.p)
 
 
-def _seed(key: tuple[object, ...]) -> int:
+def _hash_key(key: tuple[object, ...]) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest()) >> 1

@@ -78,7 +78,7 @@ class LanguageModel(nn.Module):
         self.spec = spec
         self.activation_checkpointing = False
         self.dropout: Dropout | None = None
-        """What the next pass in training drops; an evaluation drops nothing."""
+        """Dropout of the next training pass; evaluation uses none."""
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.positions = nn.Embedding(spec.learned_positions, spec.d_model) if spec.learned_positions else None
         self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)

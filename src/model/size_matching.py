@@ -177,7 +177,7 @@ def reference_spec(config: TrainConfig) -> ModelSpec:
     return _configured_spec(dense, size, recipe, config.tokenizer.vocab_size, training.seq_len)
 
 
-def _reference(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> ModelSpec:
+def _dense_spec(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> ModelSpec:
     """Return dense of the same size and recipe."""
     return replace(spec, blocks=repeat_pattern(REFERENCE_PATTERN, 2 * size.n_layers), d_ff=dense_d_ff(size, recipe))
 
@@ -201,7 +201,7 @@ def match_size(
     for kind in architecture.pattern:
         kind_of(kind)
     spec = _configured_spec(architecture, size, recipe, vocab_size, seq_len)
-    reference = _reference(spec, size, recipe)
+    reference = _dense_spec(spec, size, recipe)
     words, count = QUANTITIES["active" if match == "none" else match]
     target = count(model_cost(reference, seq_len))
 

@@ -62,10 +62,10 @@ def baseline_names(spec: ModelSpec) -> list[str]:
 def build_baseline(name: str, spec: ModelSpec) -> Baseline:
     """Build a baseline with random weights."""
     torch.manual_seed(0)
-    return _mambapy(spec) if name == MAMBAPY else _transformers(spec)
+    return _build_mambapy(spec) if name == MAMBAPY else _build_transformers(spec)
 
 
-def _transformers(spec: ModelSpec) -> Baseline:
+def _build_transformers(spec: ModelSpec) -> Baseline:
     os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are random, so nothing is downloaded
     import transformers
 
@@ -94,7 +94,7 @@ def _transformers(spec: ModelSpec) -> Baseline:
     return Baseline(model, loss, read, lambda tokens, state: read(tokens, **{state_name: state}))
 
 
-def _mambapy(spec: ModelSpec) -> Baseline:
+def _build_mambapy(spec: ModelSpec) -> Baseline:
     from mambapy.mamba import Mamba, MambaConfig
 
     d_state = spec.d_state if "mamba1" in spec.blocks else MAMBA1_STATE

@@ -62,7 +62,7 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -
             phase for phase in phases if 0 < spec.learned_positions < _needed_positions(phase, context_len)
         ]:
             ended |= dict.fromkeys(too_long, f"learned positions end at {spec.learned_positions:,}")
-            yield _series(config, points, ended, limits)
+            yield _build_series(config, points, ended, limits)
             continue
         sides = ", ".join(["ours", *baselines])
         say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
@@ -87,7 +87,7 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -
             limits.append(found["limits"])
             ended |= {phase: f"{reason} at {context_len:,}" for phase, reason in found["ended"].items()}
             lengths = lengths[1:]
-        yield _series(config, points, ended, limits)
+        yield _build_series(config, points, ended, limits)
 
 
 def _needed_positions(phase: str, context_len: int) -> int:
@@ -95,7 +95,7 @@ def _needed_positions(phase: str, context_len: int) -> int:
     return context_len + (DECODED_TOKENS * MAX_CALLS if phase == "decode" else 0)
 
 
-def _series(
+def _build_series(
     config: BenchmarkConfig, points: list[Point], ended: dict[str, str], limits: list[dict[str, float]]
 ) -> dict[str, Any]:
     """Return the results of an architecture so far."""
@@ -196,16 +196,16 @@ def time_interleaved(
     times: dict[str, list[float]] = {}
     for name, action in actions.items():
         action()  # compiles, allocates, fills caches
-        times[name] = [_timed(action, device)]
+        times[name] = [_time_call(action, device)]
     fast = [name for name, (first,) in times.items() if first <= max_seconds]
     times |= {name: [] for name in fast}
     for _ in range(REPEATS):
         for name in fast:
-            times[name].append(_timed(actions[name], device))
+            times[name].append(_time_call(actions[name], device))
     return times
 
 
-def _timed(action: Callable[[], object], device: Device) -> float:
+def _time_call(action: Callable[[], object], device: Device) -> float:
     device.synchronize()
     start = time.perf_counter()
     action()
@@ -246,11 +246,11 @@ def _build_action(
         if phase == "decode":
             return prepare_decoding(model.eval(), tokens[:, :-1])
         if phase == "prefill":
-            return Action(partial(_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
+            return Action(partial(_run_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
         optimizer = build_optimizer(model, config.optimizer)
         forward = compile_blocks(model) if name == "compiled" else None
         state = TrainState.begin("measured", model.train(), optimizer, device, forward)
-        return Action(partial(_train, state, tokens, device), rows * context_len)
+        return Action(partial(_run_train_step, state, tokens, device), rows * context_len)
     action = _baseline_action(phase, build_baseline(name, spec), config, tokens, device)
     if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
         return action
@@ -281,7 +281,7 @@ def _with_default_allocator(action: Callable[[], object]) -> None:
         keep_freed_memory()
 
 
-def _train(state: TrainState, tokens: Tensor, device: Device) -> None:
+def _run_train_step(state: TrainState, tokens: Tensor, device: Device) -> None:
     train_step(
         state.model,
         state.forward,
@@ -304,7 +304,7 @@ def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens
 
 
 @torch.inference_mode()
-def _prefill(model: LanguageModel, tokens: Tensor) -> None:
+def _run_prefill(model: LanguageModel, tokens: Tensor) -> None:
     model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
 
 

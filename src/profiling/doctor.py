@@ -80,7 +80,7 @@ class ModelResults(NamedTuple):
 def run_model(spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool = False) -> ModelResults:
     """Compute loss and gradient of tokens (B, T + 1), and the logits of one pass, or token by token after a prompt."""
     model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
-    loss = _objective(model, placed, device)
+    loss = _compute_loss(model, placed, device)
     loss.backward()
     gradients = [p.grad.cpu() for p in model.parameters() if p.grad is not None]
     with torch.no_grad(), device.autocast():
@@ -88,7 +88,7 @@ def run_model(spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool =
     return ModelResults(float(loss.detach()), gradients, logits.float().cpu())
 
 
-def _objective(model: LanguageModel, tokens: Tensor, device: Device) -> Tensor:
+def _compute_loss(model: LanguageModel, tokens: Tensor, device: Device) -> Tensor:
     with device.autocast():
         output = model(tokens[:, :-1])
         loss = token_loss(model, output, tokens[:, 1:])
@@ -107,12 +107,12 @@ def compare(name: str, spec: ModelSpec, tokens: Tensor, device: Device) -> Itera
     fp32, bf16 = (Device(device.kind, precision, device.threads) for precision in ("fp32", "bf16"))
 
     def compare_decoding() -> dict[str, float]:
-        found = differences(run_model(spec, tokens, fp32, decode=True), reference)
+        found = compute_differences(run_model(spec, tokens, fp32, decode=True), reference)
         # On a CPU, loss and gradient would be compared with themselves.
         return {"decoding": found["decoding"]} if device.kind == "cpu" else found
 
     def compare_bf16() -> dict[str, float]:
-        found = differences(run_model(spec, tokens, bf16), reference)
+        found = compute_differences(run_model(spec, tokens, bf16), reference)
         return {key: found[key] for key in ("loss", "gradient")}
 
     with_cpu = "one by one, one pass" if device.kind == "cpu" else f"{device.kind}, cpu"
@@ -131,7 +131,7 @@ def check_differences(name: str, ways: str, rule: str, action: Callable[[], dict
     return Comparison(name, ways, {key: value if math.isfinite(value) else None for key, value in found.items()}, ok)
 
 
-def differences(found: ModelResults, reference: ModelResults) -> dict[str, float]:
+def compute_differences(found: ModelResults, reference: ModelResults) -> dict[str, float]:
     """Return the differences of loss, gradient and logits relative to the reference."""
     error = torch.stack([(a - b).norm() for a, b in zip(found.gradients, reference.gradients, strict=True)])
     length = torch.stack([gradient.norm() for gradient in reference.gradients])
@@ -148,7 +148,7 @@ def differences(found: ModelResults, reference: ModelResults) -> dict[str, float
 def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
     """Compare the length of the gradient with the slope of the loss along it, measured without a backward pass."""
     model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
-    _objective(model, placed, device).backward()
+    _compute_loss(model, placed, device).backward()
     pairs = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
     length = math.sqrt(sum(float(gradient.square().sum()) for _, gradient in pairs))
 
@@ -156,7 +156,7 @@ def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
     def loss_after(shift: float) -> float:
         for parameter, gradient in pairs:
             parameter.add_(gradient, alpha=shift / length)
-        return float(_objective(model, placed, device))
+        return float(_compute_loss(model, placed, device))
 
     slope = (loss_after(SLOPE_STEP) - loss_after(-2 * SLOPE_STEP)) / (2 * SLOPE_STEP)
     return abs(slope - length) / length
@@ -168,13 +168,13 @@ def compare_optimizers(spec: ModelSpec, tokens: Tensor, device: Device) -> Itera
     for name in CHOICES["optimizer.name"]:
 
         def action(name: str = name) -> dict[str, float]:
-            found, expected = (update(spec, name, gradients, kind) for kind in (device.kind, "cpu"))
+            found, expected = (measure_update(spec, name, gradients, kind) for kind in (device.kind, "cpu"))
             return {"update": float((found - expected).norm() / expected.norm())}
 
         yield check_differences(f"optimizer {name}", f"{device.kind}, cpu", "update", action)
 
 
-def update(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
+def measure_update(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
     """Return the change of all weights after two steps with the same gradients, as one vector on the CPU."""
     model = build_model(spec, seed=0).to(kind)
     before = torch.cat([parameter.detach().flatten().cpu() for parameter in model.parameters()])
@@ -216,16 +216,20 @@ def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds:
     """Measure which options speed up training, about `seconds` each."""
     plain = _build_step(spec, Device(device.kind, "fp32", device.threads))
     bf16 = Device(device.kind, "bf16", device.threads)
-    yield _option("runtime.precision=bf16", plain, lambda: _build_step(spec, bf16), device, seconds)
-    yield _option(
-        "fused AdamW (always on)", _update(spec, device, False), lambda: _update(spec, device, True), device, 1
+    yield _measure_option("runtime.precision=bf16", plain, lambda: _build_step(spec, bf16), device, seconds)
+    yield _measure_option(
+        "fused AdamW (always on)",
+        _build_update(spec, device, False),
+        lambda: _build_update(spec, device, True),
+        device,
+        1,
     )
     if compiled:
         fp32 = Device(device.kind, "fp32", device.threads)
-        yield _option("runtime.compile=true", plain, lambda: _build_step(spec, fp32, True), device, seconds)
+        yield _measure_option("runtime.compile=true", plain, lambda: _build_step(spec, fp32, True), device, seconds)
 
 
-def _option(
+def _measure_option(
     name: str, plain: Callable[[], object], other: Callable[[], Callable[[], object]], device: Device, seconds: float
 ) -> Option:
     try:
@@ -253,7 +257,7 @@ def _build_step(spec: ModelSpec, device: Device, compiled: bool = False) -> Call
     )
 
 
-def _update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object]:
+def _build_update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object]:
     parameters = list(build_model(spec, seed=0).to(device.kind).parameters())
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)

@@ -134,7 +134,7 @@ class _OperationMode(TorchDispatchMode):
             with self:
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
         result = func(*args, **kwargs)
-        self.trace.record(func, list(_tensors((args, kwargs))), list(_tensors(result)))
+        self.trace.record(func, list(_iterate_tensors((args, kwargs))), list(_iterate_tensors(result)))
         return result
 
 
@@ -167,11 +167,11 @@ def _calling_file() -> str:
     return caller
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _iterate_tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from _iterate_tensors(item)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from _iterate_tensors(list(value.values()))

@@ -46,7 +46,7 @@ def profile_step(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
         document_masking=config.training.document_masking,
     )
     step()
-    parts = {**_parts(model, rows, length, device), "clipping and optimizer": partial(_update, state)}
+    parts = {**_build_parts(model, rows, length, device), "clipping and optimizer": partial(_run_update, state)}
     seconds = {
         name: statistics.median(times)
         for name, times in time_interleaved({"whole step": step, **parts}, device, float("inf")).items()
@@ -59,56 +59,59 @@ def profile_step(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
             name: {"count": counts.get(name, 1), "seconds": time, "total_s": time * counts.get(name, 1)}
             for name, time in seconds.items()
         },
-        "operators": _operators(step),
-        **_device_requirements(step),
-        "decoding": _decoding(model, length, device),
+        "operators": _profile_operators(step),
+        **_count_device_calls(step),
+        "decoding": _profile_decoding(model, length, device),
     }
 
 
-def _decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
+def _profile_decoding(model: LanguageModel, length: int, device: Device) -> dict[str, Any]:
     """Profile one token after `length` others, or as many as learned positions allow."""
     if learned := model.spec.learned_positions:
         length = min(length, learned - MAX_CALLS)
     tokens = torch.randint(model.spec.vocab_size, (1, length), device=device.kind)
     decode = prepare_decoding(model.eval(), tokens, n_tokens=1).run
     (times,) = time_interleaved({"token": decode}, device, float("inf")).values()
-    return {"token_s": statistics.median(times), "operators": _operators(decode), **_device_requirements(decode)}
+    return {"token_s": statistics.median(times), "operators": _profile_operators(decode), **_count_device_calls(decode)}
 
 
-def _parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict[str, Callable[[], object]]:
+def _build_parts(model: LanguageModel, rows: int, length: int, device: Device) -> dict[str, Callable[[], object]]:
     """Return the measured functions: one block of each kind with its norm, and the parts that all models share."""
     width = model.spec.d_model
     hidden = torch.randn(rows, length, width, device=device.kind)
     targets = torch.randint(model.spec.vocab_size, (rows, length), device=device.kind)
     first = {kind: i for i, kind in reversed(list(enumerate(model.spec.blocks)))}
     return {
-        **{kind: partial(_block, model.norms[i], model.blocks[i], hidden, device) for kind, i in sorted(first.items())},
-        "head and loss": partial(_head, model, hidden, targets, device),
+        **{
+            kind: partial(_run_block, model.norms[i], model.blocks[i], hidden, device)
+            for kind, i in sorted(first.items())
+        },
+        "head and loss": partial(_run_head, model, hidden, targets, device),
     }
 
 
-def _block(norm: nn.Module, block: nn.Module, hidden: Tensor, device: Device) -> None:
+def _run_block(norm: nn.Module, block: nn.Module, hidden: Tensor, device: Device) -> None:
     x = hidden.detach().requires_grad_()
     with device.autocast():
         y = block(norm(x)).y
     y.backward(hidden.to(y.dtype))
 
 
-def _head(model: LanguageModel, hidden: Tensor, targets: Tensor, device: Device) -> None:
+def _run_head(model: LanguageModel, hidden: Tensor, targets: Tensor, device: Device) -> None:
     x = hidden.detach().requires_grad_()
     with device.autocast():
         loss = token_loss(model, ModelOutput(model.final_norm(x), None, None), targets)
     loss.backward()
 
 
-def _update(state: TrainState) -> None:
+def _run_update(state: TrainState) -> None:
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     state.optimizer.step()
 
 
-def _operators(step: Callable[[], object]) -> list[dict[str, Any]]:
+def _profile_operators(step: Callable[[], object]) -> list[dict[str, Any]]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages on standard error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
@@ -120,7 +123,7 @@ def _operators(step: Callable[[], object]) -> list[dict[str, Any]]:
     ]
 
 
-def _device_requirements(step: Callable[[], object]) -> dict[str, Any]:
+def _count_device_calls(step: Callable[[], object]) -> dict[str, Any]:
     with disable_cpu_kernels(), OperatorTrace() as trace:
         step()
     return {"operator_calls": trace.ops.total(), "operator_kinds": len(trace.ops), "waits": dict(trace.waits)}

@@ -63,7 +63,7 @@ class Progress:
     shared_train_time_s: float = 0.0
 
     def branch(self, stage: str) -> "Progress":
-        """Return the progress of a branch that begins here."""
+        """Return the initial progress of a branch that starts here."""
         return replace(
             self,
             stage=stage,
@@ -186,13 +186,13 @@ def find_checkpoint(path: Path, kind: str) -> CheckpointInfo:
         return read_checkpoint(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a run directory, as in the last line of a run")
-    found = [stage / kind for stage in _stage_folders(path) if has_checkpoint(stage / kind)]
+    found = [stage / kind for stage in _list_stage_folders(path) if has_checkpoint(stage / kind)]
     if not found:
         raise UserError(f"{path}: no checkpoint in it; give the directory of a trained run, or a checkpoint folder")
     return read_checkpoint(found[-1])
 
 
-def _stage_folders(run_dir: Path) -> list[Path]:
+def _list_stage_folders(run_dir: Path) -> list[Path]:
     """List the folders of a run's stages without branches, in order; file times do not survive a copy."""
     config, folder = run_dir / "config.yaml", run_dir / "checkpoints"
     if not config.exists():

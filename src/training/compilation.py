@@ -64,7 +64,7 @@ def compile_and_check(model: LanguageModel, batch: Batch, device: Device) -> For
     """Compile the blocks for such batches and run them once. Raises CompilationError."""
     forward = compile_blocks(model)
     try:
-        _pass(model, forward, batch, device)
+        _run_pass(model, forward, batch, device)
     except Exception as error:  # a compiler may raise any type
         raise CompilationError(first_line(error)) from error
     return forward
@@ -81,7 +81,7 @@ def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, say: L
     try:
         forward = compile_and_check(model, batch, device)
         compile_s = time.perf_counter() - start
-        passes = [partial(_pass, model, each, batch, device) for each in (model, forward)]
+        passes = [partial(_run_pass, model, each, batch, device) for each in (model, forward)]
         plain, compiled = median_times(passes, device, seconds=4)
         is_faster, report = compiled < plain, f"{plain / compiled:.2f} times as fast ({compile_s:.0f} s of compiling)"
     except CompilationError as error:
@@ -93,7 +93,7 @@ def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, say: L
     return None if is_rejected else forward
 
 
-def _pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
+def _run_pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
     """Run one forward and backward pass on artificial tokens, and discard the gradients."""
     model.train()
     model.dropout = Dropout(batch.dropout, (), range(batch.size), device.kind) if batch.dropout else None

@@ -29,7 +29,7 @@ def describe_balance(load: Tensor, router_z: Tensor | None = None) -> dict[str, 
         for name, column in columns.items()
         for number, value in enumerate(column)
     }
-    return {f"moe/{name}": _of_model(name, column) for name, column in columns.items()} | row
+    return {f"moe/{name}": _reduce_layers(name, column) for name, column in columns.items()} | row
 
 
 def balance_of_layer(load: list[int]) -> dict[str, float]:
@@ -44,7 +44,7 @@ def balance_of_layer(load: list[int]) -> dict[str, float]:
     }
 
 
-def _of_model(name: str, column: list[Any]) -> float | None:
+def _reduce_layers(name: str, column: list[Any]) -> float | None:
     """Reduce the values of the layers to one; None if a router_z is not finite."""
     if name == "dead_experts":
         return sum(column)

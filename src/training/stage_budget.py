@@ -75,26 +75,26 @@ def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:
 
 def stage_tokens(config: TrainConfig) -> dict[str, int]:
     """Return how many tokens each stage trains on; for a branch, those after its first step."""
-    plans = _plans(config)
+    plans = _plan_stages(config)
     return {name: _tokens_per_step(config) * (plan.steps - plan.first_step) for name, plan in plans.items()}
 
 
 def shared_tokens(config: TrainConfig) -> dict[str, int]:
     """Return how many tokens of each stage's budget its origin has trained on: 0 except for branches."""
-    return {name: _tokens_per_step(config) * plan.first_step for name, plan in _plans(config).items()}
+    return {name: _tokens_per_step(config) * plan.first_step for name, plan in _plan_stages(config).items()}
 
 
 def trained_budgets(config: TrainConfig) -> float:
     """Return how many whole budgets a run trains: 1 per stage, less for a branch."""
     total = 0.0
-    for name, plan in _plans(config).items():
+    for name, plan in _plan_stages(config).items():
         origin = config.stage.stages[name].branch_of
         whole = plan.steps if origin is None else _whole_steps(config, config.stage.stages[origin])
         total += (plan.steps - plan.first_step) / whole
     return total
 
 
-def _plans(config: TrainConfig) -> dict[str, StagePlan]:
+def _plan_stages(config: TrainConfig) -> dict[str, StagePlan]:
     return {name: plan_stage(config, name, stage, 0) for name, stage in config.stage.stages.items()}
 
 

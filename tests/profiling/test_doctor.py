@@ -20,7 +20,7 @@ from src.profiling.doctor import (
     check_differences,
     compare_tokenizers,
     compare_long_reduction,
-    differences,
+    compute_differences,
 )
 from src.runtime.device import MAX_REDUCTION, Device
 from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_spec
@@ -100,13 +100,13 @@ def test_wrong_update_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
         ("optimizer adamw", True),
         ("optimizer muon", True),
     ]
-    plain = doctor.update
+    plain = doctor.measure_update
 
     def wrong(spec: ModelSpec, name: str, gradients: list[Tensor], kind: str) -> Tensor:
         signs = [-g for g in gradients] if isinstance(kind, FakeAccelerator) else gradients
         return plain(spec, name, signs, kind)
 
-    monkeypatch.setattr(doctor, "update", wrong)
+    monkeypatch.setattr(doctor, "measure_update", wrong)
     assert [one.ok for one in doctor.compare_optimizers(spec, TOKENS, ACCELERATOR)] == [False, False]
 
 
@@ -126,14 +126,14 @@ def test_wrong_long_reduction_is_detected(monkeypatch: pytest.MonkeyPatch) -> No
 def test_differences_are_relative() -> None:
     one = ModelResults(2.0, [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], torch.tensor([[1.0, -4.0]]))
     other = ModelResults(2.5, [torch.tensor([3.0, 1.0]), torch.tensor([4.0])], torch.tensor([[2.0, -4.0]]))
-    found = differences(other, one)
+    found = compute_differences(other, one)
     assert found == {
         "loss": 0.25,
         "gradient": pytest.approx(1 / 5),
         "worst_gradient": pytest.approx(1 / 3, rel=1e-3),
         "decoding": 0.25,
     }
-    assert set(differences(one, one).values()) == {0.0}
+    assert set(compute_differences(one, one).values()) == {0.0}
 
 
 def test_check_differences() -> None:

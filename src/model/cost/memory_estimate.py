@@ -88,7 +88,7 @@ def training_memory(
     accumulate: whether gradients of several micro batches are summed, so that they exist all the time.
     """
     masks = document_masking, dropout > 0
-    moments = _moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks)
+    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks)
     worst = max(moments, key=sum)
     params = model_cost(spec, seq_len).total_params
     return Memory(
@@ -100,7 +100,7 @@ def training_memory(
     )
 
 
-def _moments(
+def _list_moments(
     spec: ModelSpec,
     seq_len: int,
     micro_batch_size: int,

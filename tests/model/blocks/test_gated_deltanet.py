@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from src.config.schema import UserError
 from src.huggingface import mapping_of
-from src.model.blocks.gated_deltanet.cost import heads_of
+from src.model.blocks.gated_deltanet.cost import count_heads
 from src.model.blocks.gated_deltanet.module import GatedDeltaNet, chunked_delta_rule
 from src.model.size_matching import match_config
 from tests.contract.small import composed, small_spec
@@ -81,7 +81,7 @@ def test_heads_are_three_quarters_of_the_width() -> None:
     spec = match_config(composed("gated_deltanet", "modern", "size=tiny")).spec
     block = GatedDeltaNet(spec)
     matrices = sum(weight.numel() for weight in block.parameters() if weight.ndim == 2 and weight.shape[1] > 4)
-    assert heads_of(spec) * spec.head_dim == 0.75 * spec.d_model
+    assert count_heads(spec) * spec.head_dim == 0.75 * spec.d_model
     assert matrices == pytest.approx(6 * spec.d_model**2, rel=0.01)
 
 

@@ -13,7 +13,7 @@ def mean_keys(context_len: int, window: int) -> float:
     return (full * (full + 1) / 2 + (context_len - full) * window) / context_len
 
 
-def attention_cost(spec: ModelSpec, context_len: int, window: int, keys: float) -> Cost:
+def windowed_attention_cost(spec: ModelSpec, context_len: int, window: int, keys: float) -> Cost:
     width = spec.d_model
     matrices = 4 * width * width
     params = matrices + (4 * width if spec.bias else 0) + norm_params(spec)
@@ -23,7 +23,7 @@ def attention_cost(spec: ModelSpec, context_len: int, window: int, keys: float) 
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
-    return attention_cost(spec, context_len, context_len, context_len)
+    return windowed_attention_cost(spec, context_len, context_len, context_len)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:

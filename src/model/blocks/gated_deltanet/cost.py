@@ -15,14 +15,14 @@ VALUE_PER_KEY = 2
 """P = 2 N, and H N = 3/4 d_model: a layer then has 6 d_model^2 parameters, as in the paper."""
 
 
-def heads_of(spec: ModelSpec) -> int:
+def count_heads(spec: ModelSpec) -> int:
     """Return H: the number of heads, each with keys as wide as an attention head, 3/4 of d_model in total."""
     return max(1, 3 * spec.d_model // (4 * spec.head_dim))
 
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
     """Count the triangular system as a product of its Q x Q matrix with the solution, of which half is needed."""
-    width, key, heads, chunk = spec.d_model, spec.head_dim, heads_of(spec), spec.chunk_size
+    width, key, heads, chunk = spec.d_model, spec.head_dim, count_heads(spec), spec.chunk_size
     value = VALUE_PER_KEY * key
     channels = heads * (2 * key + value)
     matrices = width * heads * (2 * key + 3 * value + 2)
@@ -39,7 +39,7 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     """Matrices of Q x Q per head and the states between chunks depend on the chunk size."""
-    heads, chunk = heads_of(spec), spec.chunk_size
+    heads, chunk = count_heads(spec), spec.chunk_size
     key, value = heads * spec.head_dim, VALUE_PER_KEY * heads * spec.head_dim
     channels, filled = 2 * key + value, padding_factor(context_len, chunk)
     states = spec.head_dim * value

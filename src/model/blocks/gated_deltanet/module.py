@@ -22,7 +22,7 @@ from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.convolution import convolve
 from src.model.blocks.cpu_linear import Linear
-from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, heads_of
+from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
 from src.model.blocks.mamba.module import A_RANGE, MambaCache, draw_dt_bias
 from src.model.blocks.mamba.ssd import decay_in_chunks
 from src.model.blocks.norm import rms_norm
@@ -84,7 +84,7 @@ class GatedDeltaNet(Block):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.n_heads, self.head_dim, self.chunk_size = heads_of(spec), spec.head_dim, spec.chunk_size
+        self.n_heads, self.head_dim, self.chunk_size = count_heads(spec), spec.head_dim, spec.chunk_size
         self.d_key, self.d_value = self.n_heads * spec.head_dim, VALUE_PER_KEY * self.n_heads * spec.head_dim
         self.d_conv = spec.d_conv
         self.qk = Linear(spec.d_model, 2 * self.d_key, bias=False)
@@ -101,14 +101,14 @@ class GatedDeltaNet(Block):
         dt, beta = self.dt_beta(x).chunk(2, dim=-1)
         hidden = convolve(torch.cat((self.qk(x), value), dim=-1), self.conv_weight, None, cache, documents)
         with torch.autocast(x.device.type, enabled=False):
-            o = self._recur(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
+            o = self._run_recurrence(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
             o = rms_norm(o, self.norm_weight).flatten(-2)
             o = o * F.silu(gate.float())  # the norm of each head comes before the gate
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(o.to(x.dtype)))
 
-    def _recur(
+    def _run_recurrence(
         self, hidden: Tensor, dt: Tensor, beta: Tensor, cache: MambaCache | None, documents: Tensor | None
     ) -> Tensor:
         """Map the convolved q, k, v (B, T, C), raw dt and beta (B, T, H) to o (B, T, H, P), in fp32."""

@@ -77,14 +77,19 @@ class FactorizedSSD(torch.autograd.Function):
         start: (B, N, H, P). Returns y like x, and S after the last chunk without its decay.
         """
         batch, n_chunks, _, heads, width = x.shape
-        inputs, products = _scale(x, in_scale), torch.bmm(c, b.mT).tril_()
+        inputs, products = _scale_heads(x, in_scale), torch.bmm(c, b.mT).tril_()
         added = torch.bmm(b.mT, inputs).view(batch, n_chunks, -1, heads, width)
         states, carry = torch.empty_like(added), log_carry.exp()[:, :, None, :, None]
         states[:, 0] = 0 if start is None else start
         each = states.unbind(1)
         for current, update, factor, following in zip(each, added.unbind(1), carry.unbind(1), each[1:], strict=False):
             torch.add(current, update, out=following).mul_(factor)
-        y = torch.bmm(c, _flat(states)).baddbmm_(products, inputs).view(x.shape).mul_(log_out.exp()[..., None])
+        y = (
+            torch.bmm(c, _flatten_states(states))
+            .baddbmm_(products, inputs)
+            .view(x.shape)
+            .mul_(log_out.exp()[..., None])
+        )
         ctx.save_for_backward(x, in_scale, log_out, log_carry, b, c, states, y)
         ctx.has_start = start is not None
         return y, states[:, -1] + added[:, -1]
@@ -95,9 +100,9 @@ class FactorizedSSD(torch.autograd.Function):
         dy, d_end = gradients
         x, in_scale, log_out, log_carry, b, c, states, y = ctx.saved_tensors
         d_log_out = (dy * y).sum(-1)
-        dy, inputs, products = _scale(dy, log_out.exp()), _scale(x, in_scale), torch.bmm(c, b.mT).tril_()
+        dy, inputs, products = _scale_heads(dy, log_out.exp()), _scale_heads(x, in_scale), torch.bmm(c, b.mT).tril_()
         d_products = torch.bmm(dy, inputs.mT).tril_()
-        dc = torch.bmm(dy, _flat(states).mT).baddbmm_(d_products, b)
+        dc = torch.bmm(dy, _flatten_states(states).mT).baddbmm_(d_products, b)
 
         d_states = torch.bmm(c.mT, dy).view_as(states)
         d_states[:, -1] += d_end
@@ -109,18 +114,18 @@ class FactorizedSSD(torch.autograd.Function):
             d_current.add_(torch.mul(d_following, factor, out=d_update))
         d_log_carry = d_states[:, 1:].mul_(states[:, 1:]).sum((2, 4))  # in place: only d_states[:, 0] is read below
 
-        db = torch.bmm(inputs, _flat(d_added).mT).baddbmm_(d_products.mT, c)
-        dx = torch.bmm(products.mT, dy).baddbmm_(b, _flat(d_added)).view(x.shape)
+        db = torch.bmm(inputs, _flatten_states(d_added).mT).baddbmm_(d_products.mT, c)
+        dx = torch.bmm(products.mT, dy).baddbmm_(b, _flatten_states(d_added)).view(x.shape)
         d_in_scale = (dx * x).sum(-1)
         d_start = d_states[:, 0] if ctx.has_start else None
         return dx.mul_(in_scale[..., None]), d_in_scale, d_log_out, d_log_carry, db, dc, d_start
 
 
-def _scale(x: Tensor, factors: Tensor) -> Tensor:
+def _scale_heads(x: Tensor, factors: Tensor) -> Tensor:
     """Multiply each head of x (B, c, Q, H, P) by its factor (B, c, Q, H), into (B c, Q, H P)."""
     return (x * factors[..., None]).flatten(-2).flatten(0, 1)
 
 
-def _flat(states: Tensor) -> Tensor:
+def _flatten_states(states: Tensor) -> Tensor:
     """View states (B, c, N, H, P) as (B c, N, H P)."""
     return states.flatten(-2).flatten(0, 1)

@@ -63,14 +63,16 @@ class Mamba(Block):
         gate, conv_in, dt = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
         hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
         with torch.autocast(x.device.type, enabled=False):
-            y = self._state_space(hidden.float(), dt.float(), cache, documents)
+            y = self._run_state_space(hidden.float(), dt.float(), cache, documents)
             y = y * F.silu(gate.float())  # the norm comes after the gate
             y = rms_norm(y, self.norm_weight)
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(y.to(x.dtype)))
 
-    def _state_space(self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None) -> Tensor:
+    def _run_state_space(
+        self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None
+    ) -> Tensor:
         """Map the convolved x, B, C (B, T, C) and raw dt (B, T, H) to y (B, T, D_inner), in fp32."""
         x, b, c = hidden.split((self.d_inner, self.d_state, self.d_state), dim=-1)
         x = x.unflatten(-1, (self.n_heads, self.head_dim))

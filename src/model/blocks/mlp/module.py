@@ -10,7 +10,7 @@ from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.cpu_linear import Linear
 
 
-def activation(hidden: Tensor, kind: str) -> Tensor:
+def apply_activation(hidden: Tensor, kind: str) -> Tensor:
     """Apply the non-linearity: swiglu maps (..., 2F), gate first, to (..., F); gelu keeps (..., F)."""
     if kind == "swiglu":
         gate, up = hidden.chunk(2, dim=-1)
@@ -29,7 +29,7 @@ class MLP(Block):
         self.w_out = Linear(spec.d_ff, spec.d_model, bias=spec.bias)
 
     def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
-        return BlockOutput(self.w_out(activation(self.w_in(x), self.kind)))
+        return BlockOutput(self.w_out(apply_activation(self.w_in(x), self.kind)))
 
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.w_in)

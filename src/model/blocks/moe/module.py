@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.cpu_linear import Linear, linear
-from src.model.blocks.mlp.module import activation
+from src.model.blocks.mlp.module import apply_activation
 
 
 class Gather(torch.autograd.Function):
@@ -81,14 +81,14 @@ class MoE(Block):
         ):  # normalized, a single weight would always be 1 and the router would get no gradient from the loss
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if len(tokens) == 1 and not torch.is_grad_enabled():
-            return BlockOutput(self._decode(tokens, weights, experts).view_as(x))
+            return BlockOutput(self._decode_token(tokens, weights, experts).view_as(x))
 
         order = experts.flatten().argsort(stable=True)  # (M k): assignments grouped by expert
         load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
         inverse = order.argsort()  # (M k): the position of each assignment in that order
         groups = Gather.apply(tokens, order, inverse, self.top_k).split(load.tolist())
         outputs = [
-            self._expert(group, w_in, w_out)
+            self._run_expert(group, w_in, w_out)
             for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
             if torch.compiler.is_compiling() or len(group)  # with few tokens, most experts get none
         ]
@@ -101,12 +101,12 @@ class MoE(Block):
         aux_loss = self.aux_loss_weight * self._balance_loss(probabilities) + self.router_z_loss_weight * z_loss
         return BlockOutput(y, aux_loss, load, z_loss.detach())
 
-    def _expert(self, tokens: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-        return linear(activation(linear(tokens, w_in), self.kind), w_out)
+    def _run_expert(self, tokens: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+        return linear(apply_activation(linear(tokens, w_in), self.kind), w_out)
 
-    def _decode(self, token: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+    def _decode_token(self, token: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Compute one token (1, D) without sorting and without a loss."""
-        outputs = [self._expert(token, self.w_in[expert], self.w_out[expert]) for expert in experts[0].tolist()]
+        outputs = [self._run_expert(token, self.w_in[expert], self.w_out[expert]) for expert in experts[0].tolist()]
         return weights.to(token.dtype) @ torch.cat(outputs)
 
     def _route(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:

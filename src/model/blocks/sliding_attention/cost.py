@@ -12,7 +12,7 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
     """As executed: the first window attends to itself, later ones (the last is padded) also to the previous one."""
     window, blocks = spec.window, -(-context_len // spec.window)
     keys = context_len if blocks == 1 else window * window * (1 + 2 * (blocks - 1)) / context_len
-    return attention.attention_cost(spec, context_len, window, keys)
+    return attention.windowed_attention_cost(spec, context_len, window, keys)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
