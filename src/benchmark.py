@@ -65,7 +65,7 @@ def _check(config: BenchmarkConfig) -> None:
 
 def _measure(configs: list[BenchmarkConfig], log_progress: LogFunction) -> Iterator[dict[str, Any]]:
     """Yield all results after each point, so that an interrupted benchmark keeps them."""
-    from src.profiling.benchmark import measure_series, ratios
+    from src.profiling.benchmark import compare_speeds, measure_series
 
     lengths, seq_len = configs[0].context_lens, configs[0].training.seq_len
     at = min(lengths, key=lambda length: abs(length - seq_len))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from src.model.language_model import LanguageModel, document_ids, token_loss
-from src.runtime.atomic_files import finite
+from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 
 
@@ -38,7 +38,7 @@ def evaluate_windows(
     """
     was_training = model.training
     model.eval()
-    losses, world = torch.zeros(len(windows)), device.process_group
+    losses, process_group = torch.zeros(len(windows)), device.process_group
     own = range(process_group.rank, len(windows), process_group.size)
     for start in range(0, len(own), batch_size):
         indices = own[start : start + batch_size]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from src.cli.compose import build_run_config, read_run_config
 from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
-from src.data.tokenizer.bpe import TOKENIZER_CONFIG, read_eos_token, load_tokenizer, tokenizer_config
+from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
 from src.huggingface import RECORD, mapping_of, read_folder, write_folder
 from src.huggingface.model_card import model_card
 from src.model.build import build_model

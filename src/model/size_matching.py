@@ -1,8 +1,8 @@
 """Choose the sizes of a model so that a comparison is fair: the same size as dense, by one of three rules.
 
 The reference is the dense model of the same size and recipe. An architecture lists the settings that matching may
-change (`free_parameters`). They are solved in that order, each on its own grid, until the matched quantity is as close to
-the reference's as possible. All formulas are in closed form: no model is built and torch is not imported.
+change (`free_parameters`). They are solved in that order, each on its own grid, until the matched quantity is as close
+to the reference's as possible. All formulas are in closed form: no model is built and torch is not imported.
 """
 
 from bisect import bisect_left

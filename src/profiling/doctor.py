@@ -165,7 +165,7 @@ def slope_difference(spec: ModelSpec, tokens: Tensor, device: Device) -> float:
 def compare_optimizers(spec: ModelSpec, tokens: Tensor, device: Device) -> Iterator[Comparison]:
     """Compare the update of each optimizer for the same gradients on an accelerator and on the CPU."""
     gradients = run_model(spec, tokens, Device("cpu", "fp32", device.threads)).gradients
-    for name in CHOICES["optimizer.name"]:
+    for name in choices_of(OptimizerConfig, "name"):
 
         def action(name: str = name) -> dict[str, float]:
             found, expected = (measure_update(spec, name, gradients, kind) for kind in (device.kind, "cpu"))

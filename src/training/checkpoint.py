@@ -86,7 +86,7 @@ class CheckpointInfo:
     sha256: dict[str, str]
     """Of each file besides meta.json."""
     meta_sha256: str
-    metrics: Mark | None
+    metrics: MetricsDigest | None
     """The state of metrics.jsonl at that time; None in checkpoints of earlier versions."""
 
 
@@ -132,7 +132,9 @@ def save_checkpoint(
             "run": run,
             "spec": model.spec.to_dict(),
             # JSON has no infinite or NaN loss; `state.pt` stores it.
-            "progress": {key: value if key == "stage" else finite_or_none(value) for key, value in asdict(progress).items()},
+            "progress": {
+                key: value if key == "stage" else finite_or_none(value) for key, value in asdict(progress).items()
+            },
             "tokenizer_sha256": tokenizer_sha256,
             "sha256": {file.name: file_sha256(file) for file in sorted(temporary.iterdir())},
             "metrics": metrics and asdict(metrics),

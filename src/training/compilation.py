@@ -70,7 +70,7 @@ def compile_and_check(model: LanguageModel, batch: Batch, device: Device) -> For
     return forward
 
 
-def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, say: LogFunction) -> Forward | None:
+def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, log_info: LogFunction) -> Forward | None:
     """Compile the blocks for such batches and report their speed; return None if that fails or is not faster.
 
     Weights and gradients stay unchanged. All processes decide alike: if one cannot compile, none uses the compiled

@@ -12,7 +12,7 @@ from src.config.schema import MISSING, ExportConfig, TrainConfig, UserError
 from src.config.setting import Range, Setting, choices_of, entries_of, sections_of, values_of
 from src.data.sources.registry import SOURCES
 from src.export import FORMATS
-from src.model.size_matching import KNOBS, QUANTITIES
+from src.model.size_matching import FREE_PARAMETERS, QUANTITIES
 
 COMMANDS = {
     name: getattr(schemas, f"{name.title()}Config")
@@ -46,7 +46,7 @@ def test_ranges_are_finite_and_forms_are_known() -> None:
 
 def test_choices_are_those_of_the_code_that_reads_them() -> None:
     assert choices_of(TrainConfig, "match") == (*QUANTITIES, "none")
-    assert choices_of(TrainConfig, "architecture.free_parameters") == KNOBS
+    assert choices_of(TrainConfig, "architecture.free_parameters") == FREE_PARAMETERS
     for corpus in ("language", "code"):
         assert choices_of(TrainConfig, f"data.{corpus}.source") == tuple(SOURCES)
     assert set(choices_of(ExportConfig, "format")) == set(FORMATS)

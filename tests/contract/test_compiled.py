@@ -53,10 +53,17 @@ def make_experts_idle(model: LanguageModel) -> None:
                 block.router.weight[:4] *= 50
 
 
+SIX_KINDS = ["attention", "sliding_attention", "mlp", "moe", "mamba", "mamba1"]
+
+
 @pytest.mark.usefixtures("without_cpu_kernels")
-def test_every_kind_compiles_once() -> None:
-    """A graph break would be an error. The graphs run in eager mode here, so results are equal exactly."""
-    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kind_names())))
+@pytest.mark.parametrize("kinds", [SIX_KINDS, [name for name in kind_names() if name not in SIX_KINDS]], ids=" ".join)
+def test_every_kind_compiles_once(kinds: list[str]) -> None:
+    """A graph break would be an error. The graphs run in eager mode here, so results are equal exactly.
+
+    Torch compiles at most 8 forms of one function, which is more kinds than a model has.
+    """
+    spec = each_kind_twice(replace(small_spec("dense"), blocks=tuple(kinds)))
     model, counter = build_model(spec, seed=0), CompileCounterWithBackend("eager")
     with torch.compiler.set_stance("default", force_backend=counter):
         forward = compile_blocks(model)
@@ -64,7 +71,9 @@ def test_every_kind_compiles_once() -> None:
             tokens = random_tokens(2, 33, seed)
             found, wanted = (loss_and_gradients(model, each, tokens) for each in (forward, run_as_compiled(model)))
             assert_close(found, wanted, 0, 0)
-            assert counter.frame_count == len(kind_names())
+            assert counter.frame_count == len(kinds)
+        if "moe" not in kinds:
+            return
         make_experts_idle(model)
         output = forward(tokens[:, :-1])
         assert output.expert_load is not None and (output.expert_load == 0).any(dim=1).all()

@@ -17,7 +17,7 @@ from src.model.build import build_model
 from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import open_device
 from src.runtime.host import peak_rss
-from src.runtime.subprocess_pool import apart
+from src.runtime.subprocess_pool import run_in_subprocess
 from src.training.trial_step import build_train_state, random_step
 
 

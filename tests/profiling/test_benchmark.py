@@ -134,7 +134,7 @@ def test_series_ends_at_the_limits_of_time_and_memory(monkeypatch: pytest.Monkey
         limits = {"gemm_flops_per_second": float(context_len), "memory_bytes_per_second": 1.0}
         return {"points": points, "limits": limits, "ended": slow}
 
-    monkeypatch.setattr(benchmark, "apart", apart)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *earlier, found = measure_series(config, match_config(config).spec, lambda line: None)
     assert len(earlier) == 2, "the results after 256 and after 512"
     assert [(one["phase"], one["context_len"]) for one in found["points"]] == [
@@ -196,7 +196,7 @@ def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
             raise BrokenProcessPool
         return {"points": [point("train", 16, 1.0)], "limits": {"gemm_flops_per_second": 1.0}, "ended": {}}
 
-    monkeypatch.setattr(benchmark, "apart", apart)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
     assert found["ended"] == {"mambapy": f"{KILLED} at 16"} and len(found["points"]) == 1
@@ -212,7 +212,7 @@ def test_allocator_error_removes_the_baseline_first(peers: bool, monkeypatch: py
         return benchmark.Action(lambda: None, 16)
 
     monkeypatch.setattr(benchmark, "_build_action", build)
-    monkeypatch.setattr(benchmark, "apart", lambda action, max_bytes: action())
+    monkeypatch.setattr(benchmark, "run_in_subprocess", lambda action, max_bytes: action())
     monkeypatch.setattr(benchmark, "_measure_limits", lambda device: {"gemm_flops_per_second": 1.0})
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)

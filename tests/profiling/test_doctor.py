@@ -18,7 +18,7 @@ from src.profiling.doctor import (
     ModelResults,
     Option,
     check_differences,
-    compare_tokenizers,
+    compare,
     compare_long_reduction,
     compute_differences,
 )

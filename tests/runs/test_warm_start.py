@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from src.runtime.atomic_files import read_json
 from tests.integration import tiny
-from tests.training.test_checkpoint import seal
+from tests.training.test_checkpoint import update_checksums
 
 SOURCE = ("size.d_model=128", "training.seq_len=48", "optimizer.weight_decay=0.05", "seed=3", "recipe=classic")
 
@@ -145,7 +145,7 @@ def test_other_initial_weights_give_another_run_name(sources: dict[str, Path], t
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    seal(weights.parent)
+    update_checksums(weights.parent)
     for source in (sources["dense"], other):
         assert go_on(source, tmp_path / "out", "training.max_steps=1") == 0
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2

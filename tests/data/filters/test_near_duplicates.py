@@ -21,7 +21,7 @@ from src.data.filters.near_duplicates import (
     sketch_texts,
 )
 from src.data.parallel_map import group_into_batches
-from tests.reference.near_duplicates import reference_jaccard, reference_deduplication
+from tests.reference.near_duplicates import reference_deduplication, reference_jaccard
 
 
 def families(n_families: int, n_members: int, n_edits: int, seed: int = 0) -> list[str]:

@@ -28,7 +28,7 @@ from src.data.preparation.splits import (
     split_groups,
     split_positions,
 )
-from tests.reference.splits import naive_assignments
+from tests.reference.splits import reference_split_assignments
 
 
 def write_store(folder: Path, documents: list[Document], seed: int = 0) -> DocumentStore:
@@ -63,7 +63,7 @@ def test_assignment_equals_the_reference_in_memory(
         for _ in range(300)
     ]
     got = assignments(write_store(tmp_path, documents, seed), 0.1, 0.2)
-    assert got == naive_assignments(documents, 0.1, 0.2, seed)
+    assert got == reference_split_assignments(documents, 0.1, 0.2, seed)
     assert set(got) == {"train", "val", "test", "duplicate"}
 
 
