@@ -189,7 +189,7 @@ def _read_shapes(path: Path) -> dict[str, Shape]:
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
     if not path.is_file():
-        raise UserError(f"{path}: is no regular file; replace it by the file itself")
+        raise UserError(f"{path}: not a regular file; replace it by the file itself")
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

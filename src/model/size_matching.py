@@ -193,7 +193,7 @@ def match_size(
 ) -> Match:
     """Decide all sizes of a model under a matching rule: `active`, `total`, `flops` or `none`.
 
-    Settings that the user sets stay as they are; the unset ones of `match_knobs` are solved in order.
+    Settings that the user sets stay as they are; the unset ones of `free_parameters` are solved in order.
 
     Raises:
         UserError: unknown block kind, a pattern that is cut, or no match within 2%.

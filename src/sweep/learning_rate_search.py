@@ -97,7 +97,7 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
     if settings.warmup and "schedule.warmup_steps" in given:
         raise UserError("schedule.warmup_steps: is chosen by tune from tune.warmup; leave one out")
     if len(set(settings.warmup)) < len(settings.warmup):
-        raise UserError(f"tune.warmup={settings.warmup}: give numbers of steps that are unlike each other")
+        raise UserError(f"tune.warmup={settings.warmup}: give different numbers of steps")
     reach = settings.trials // 2 + settings.extensions
     if reach * math.log(settings.factor) > math.log(MAX_SPAN):
         raise UserError(
@@ -105,7 +105,7 @@ def _check(settings: TuneSettings, given: set[str]) -> None:
             f"tune.extensions={settings.extensions}, with which the rates span {reach} factors to either side"
         )
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
-        raise UserError(f"tune.seeds={settings.seeds}: give one or more, unlike each other")
+        raise UserError(f"tune.seeds={settings.seeds}: give one or more different seeds")
     if settings.method == "tpe":
         check_installed("tune.method=tpe", "optuna", "tune")
 

@@ -99,7 +99,7 @@ def test_dangling_link_or_pipe_in_place_of_a_file_is_named(name: str, folder: Pa
     assert refused(folder).startswith(f"{name}: ")
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    assert refused(folder).startswith(f"{name}: is no ")
+    assert refused(folder).startswith(f"{name}: not a regular file")
 
 
 def test_folder_of_links_is_read(folder: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_new_architecture_is_part_of_the_contract_tests(tree: Path) -> None:
         "pytest",
         "tests/model/test_size_matching.py",
         "-k",
-        "every_size and leaky",
+        "every_configured_size and leaky",
         "-q",
         "-p",
         "no:cacheprovider",

@@ -199,7 +199,7 @@ def cut_off() -> None:
         (src.sweep.learning_rate_search, "open_sweep"),
         (src.runs.planning, "prepare_data"), (src.data.preparation.prepare, "prepare_data"),
         (src.runs.final_evaluation, "evaluate_run"), (src.huggingface.convert_run, "export_run"),
-        (src.huggingface.convert_run, "to_ours"), (benchmark, "_measure"), (benchmark, "_profile"),
+        (src.huggingface.convert_run, "import_run"), (benchmark, "_measure"), (benchmark, "_profile"),
         (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"),
         (src.sweep.launch, "open_sweep"),
     ):  # fmt: skip

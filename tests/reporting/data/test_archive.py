@@ -86,6 +86,6 @@ def test_damage_is_one_line(published: Path, damage: Callable[[Path], None]) -> 
 
 
 def test_a_file_that_grows_without_bound_is_refused(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(archive, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match="when decompressed"):
         load_runs(published)
