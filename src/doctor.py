@@ -163,7 +163,7 @@ def verdict(found: dict[str, Any]) -> str:
     )
     if found["ok"]:
         return f"All well: {total} comparisons, {against}."
-    return f"NOT WELL: {found['failed']} of {total} comparisons failed; do not trust what is trained here."
+    return f"FAILED: {found['failed']} of {total} comparisons failed; do not trust what is trained here."
 
 
 def log_progress(line: str) -> None:

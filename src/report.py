@@ -12,7 +12,7 @@ from src.config.schema import ReportConfig
 
 def report(config: ReportConfig) -> int:
     """Write the report and print its table."""
-    from src.reporting import comparison_text, keep_runs, load_runs, repeated_lines, write_report
+    from src.reporting import comparison_text, load_runs, publish_runs, repeated_lines, write_report
 
     check_settings(config)
     folder = Path(config.dir).expanduser()
@@ -21,7 +21,7 @@ def report(config: ReportConfig) -> int:
     print("\n".join([comparison_text(runs, config.verdict.margin), *repeated]))
     if config.publish_to:
         out = Path(config.publish_to).expanduser()
-        n_bytes = keep_runs(folder, runs, out)
+        n_bytes = publish_runs(folder, runs, out)
         command = f"python -m src.report {shlex.quote(f'dir={out}')}"
         print(f"Published: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
     print(f"Report: {write_report(folder, repeated=repeated, margin=config.verdict.margin)}")

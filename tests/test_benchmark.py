@@ -11,7 +11,7 @@ from src import benchmark
 from src.cli.compose import compose_config, register_schema, run_cli
 from src.config.schema import BenchmarkConfig
 from src.profiling import baselines
-from src.reporting.plots.benchmark import describe, newest_benchmark_figures
+from src.reporting.plots.benchmark import benchmark_charts, describe, newest_benchmark
 
 SMALL = (
     "size.d_model=64 size.n_layers=2 tokenizer.vocab_size=260 training.seq_len=32 training.global_batch_size=2 "
@@ -48,8 +48,9 @@ def test_the_benchmark_writes_tables_points_and_figures(tmp_path: Path, capsys: 
     assert "timed once" not in out
     next(point for point in found["series"][1]["points"] if point["model"] == "mambapy")["turns"] = 1
     assert "mamba nano: training of mambapy at 16 is slow: timed once" in describe(found)
-    assert newest_benchmark_figures(tmp_path / "sweeps" / "s").keys() == {"benchmark_speed.png", "benchmark_memory.png"}
-    assert not newest_benchmark_figures(tmp_path.parent / "elsewhere" / "sweeps" / "s")
+    charts = benchmark_charts(newest_benchmark(tmp_path / "sweeps" / "s"))
+    assert [list(chart.files) for chart in charts] == [["benchmark_speed"], ["benchmark_memory"]]
+    assert newest_benchmark(tmp_path.parent / "elsewhere" / "sweeps" / "s") is None
 
 
 def test_json_output_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

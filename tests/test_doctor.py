@@ -73,7 +73,7 @@ def test_a_failed_comparison_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(doctor, "compare_all", lambda device: iter(rows))
     assert doctor.main(["device=cpu"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "NOT WELL: 2 of 3 comparisons failed; do not trust what is trained here."
+    assert lines[-1] == "FAILED: 2 of 3 comparisons failed; do not trust what is trained here."
     assert [line.split()[-1] for line in lines if "FAILED" in line] == ["-", "kernel"]
     assert doctor.main(["device=cpu", "format=json"]) == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False

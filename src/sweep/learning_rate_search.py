@@ -20,7 +20,7 @@ from src.config.checks import check_settings
 from src.config.formatting import NOTHING, table
 from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.reporting import write_report
-from src.reporting.data.artifacts import beside_cliff
+from src.reporting.data.artifacts import next_rate_fails
 from src.runs.planning import Plan, check_jobs, plan_runs
 from src.runs.run_id import short_hash
 from src.runs.summary import read_summary, training_contract
@@ -322,11 +322,17 @@ def _describe(rates: dict[str, Any], size: str) -> list[str]:
             cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
             best = NOTHING, NOTHING, NOTHING
             if warmup == found["warmup_steps"]:
-                cliff = "yes" if beside_cliff(list(losses.items())) else NOTHING
-                best = f"{found['learning_rate']:g}", found["edge"] or NOTHING, cliff
+                fails = "yes" if next_rate_fails(list(losses.items())) else NOTHING
+                best = f"{found['learning_rate']:g}", found["edge"] or NOTHING, fails
             name_of_row = f"{name} {size}" if warmup is None else f"{name} {size}, warm-up {warmup}"
             rows.append([name_of_row, *best, *cells])
-    header = ["validation bits per byte at", "best rate", "at the edge", "at a cliff", *(f"{rate:g}" for rate in tried)]
+    header = [
+        "validation bits per byte at",
+        "best rate",
+        "at the edge",
+        "next rate fails",
+        *(f"{rate:g}" for rate in tried),
+    ]
     return ["", *table(header, rows), ""]
 
 

@@ -102,7 +102,7 @@ def start_wandb(
             later = f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""
             log_info(f"W&B: {attempt}{later}")
             return WandbTracker(run, log_info)
-        except Exception as error:  # its errors have no common base, and none may end a run
+        except Exception as error:  # its errors have no common base, and none should stop training
             log_info(f"W&B: {attempt} failed ({first_line(error)})")
             wandb.teardown()  # otherwise its service keeps the id of the run
     return None

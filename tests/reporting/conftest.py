@@ -45,7 +45,7 @@ class SweepBuilder:
                 sample = {"prompt": prompt, "text": f" <b>{architecture}</b> & friends ``` of seed {seed}"}
                 (run_dir / "samples" / f"{stage}.json").write_text(json.dumps([sample]))
         self.plan(run, architecture, seed, size)
-        self.ledger(run, status, error=summary["error"])
+        self.job_record(run, status, error=summary["error"])
         return run_dir
 
     def plan(self, run: str, architecture: str, seed: int = 0, size: str = "nano") -> None:
@@ -57,7 +57,7 @@ class SweepBuilder:
         sweep = {"format_version": 1, "name": "demo", "jobs": self.jobs}
         (self.sweep / "sweep.json").write_text(json.dumps(sweep))
 
-    def ledger(self, run: str, status: str, error: str | None = None) -> None:
+    def job_record(self, run: str, status: str, error: str | None = None) -> None:
         """Write what the parent process knows of a job."""
         (self.sweep / "jobs").mkdir(exist_ok=True)
         entry = {"status": status, "exit_code": 0 if status == "done" else 1, "error": error}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src.config.schema import UserError
-from src.reporting import comparison_text, keep_runs, load_runs, load_samples, write_report
+from src.reporting import comparison_text, load_runs, load_samples, publish_runs, write_report
 from src.reporting.data.archive import run_folders
 from src.reporting.data.runs import load_evaluation
 from tests.reporting.conftest import SweepBuilder
@@ -58,7 +58,7 @@ def test_a_stage_names_no_file_elsewhere(stage: str, four: SweepBuilder, tmp_pat
     assert not [column for column in runs.columns if column.startswith(stage)]
     assert "a secret" not in str(load_samples(runs))
     kept = tmp_path / "out" / "kept"
-    keep_runs(four.sweep, runs, kept)
+    publish_runs(four.sweep, runs, kept)
     page = write_report(four.sweep).read_text()
     assert "a secret of this disk" not in page
     names = {path.name for path in (tmp_path / "out").rglob("*.json")}
@@ -121,15 +121,15 @@ def test_one_figure_that_fails_costs_a_line(four: SweepBuilder, monkeypatch: pyt
     def fail(*_: Any) -> Any:
         raise ValueError("Data cannot be log-scaled")
 
-    monkeypatch.setattr("src.reporting.plots.figures.plot_speed", fail)
-    monkeypatch.setattr("src.reporting.plots.interactive._speeds", fail)
+    monkeypatch.setattr("src.reporting.plots.figure._label_right", fail)  # of the figures of loss alone
+    monkeypatch.setattr("src.reporting.plots.charts.expert_chart", fail)
     monkeypatch.setattr("src.reporting.tables.secondary._cost", fail)
     page = write_report(four.sweep)
     text = page.with_name("summary.md").read_text().replace("\\", "")
-    for what in ("figure speed.png", "charts of speed", "table of size and cost"):
+    for what in ("figure loss_vs_tokens", "chart of experts", "table of size and cost"):
         assert f"{what}: left out (ValueError: Data cannot be log-scaled)" in text
-    assert "Left out" in page.read_text() and (page.parent / "figures" / "loss_vs_tokens.png").is_file()
-    assert not (page.parent / "figures" / "speed.png").exists()
+    assert "Left out" in page.read_text() and (page.parent / "figures" / "speed.png").is_file()
+    assert not (page.parent / "figures" / "loss_vs_tokens.png").exists()
 
 
 def test_a_figure_without_any_point_is_drawn(four: SweepBuilder) -> None:

@@ -200,7 +200,7 @@ def cut_off() -> None:
         (src.runs.planning, "prepare_data"), (src.data.preparation.prepare, "prepare_data"),
         (src.runs.final_evaluation, "evaluate_run"), (src.huggingface.convert_run, "export_run"),
         (src.huggingface.convert_run, "import_run"), (benchmark, "_measure"), (benchmark, "_profile"),
-        (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "keep_runs"),
+        (doctor, "examine"), (src.reporting, "write_report"), (src.reporting, "publish_runs"),
         (src.sweep.launch, "open_sweep"),
     ):  # fmt: skip
         assert hasattr(module, name), name

@@ -1,4 +1,4 @@
-"""Load what stands beside the runs' metrics: samples, evaluations, searches for learning rates, commands, logs."""
+"""Load the other files of runs and sweeps: samples, evaluations, learning-rate searches, commands, logs."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from src.reporting.data.json_values import (
 from src.reporting.data.runs import load_evaluation, stage_names, to_records
 
 PROBES = {
-    "copying": "A stretch of random tokens, then the same again: nats that the first saves a token of the second.",
-    "induction": "Two tokens that stood side by side once: nats saved at the second when the first comes again.",
-    "recall": "Eight keys with their values, asked for in another order: nats saved at a value.",
+    "copying": "A sequence of random tokens, then the same again: nats saved for each token of the repetition.",
+    "induction": "Two tokens that were neighbors once: nats saved at the second when the first comes again.",
+    "recall": "Eight keys with their values, then the keys in another order: nats saved at a value.",
 }
 """What is measured by distance on random tokens."""
 
@@ -58,29 +58,29 @@ def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[floa
 
 
 class Search(NamedTuple):
-    """How the learning rates of a size were looked for, and what came of it."""
+    """A learning-rate search for one size, and its results."""
 
     size: str
     text: str
     tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
-    """Of each architecture: (rate, validation bits per byte or None where it diverged), and the edge that is best."""
+    """Architecture -> its (rate, validation bits per byte or None if it diverged), and at which edge the best is."""
 
     def points(self, architecture: str) -> list[tuple[float, float]]:
         """Return the rates that did not diverge, and their bits per byte."""
         return [(rate, loss) for rate, loss in self.tried[architecture][0] if loss is not None]
 
 
-CLIFF = 1.1
-"""A rate that loses so much against the best, one step below it, is where learning fails: a tenth. In our first
-comparison the next rates up lost 14% and 19% where seeds came out far apart afterwards, and at most 6% elsewhere."""
+FAILING_LOSS = 1.1
+"""Learning fails at a rate whose loss is so many times that of the best, one step below it. In the first published
+comparison the next rates lost 14% and 19% where seeds differed widely afterwards, and at most 6% elsewhere."""
 
 
-def beside_cliff(tried: Sequence[tuple[float, float | None]]) -> bool:
-    """Tell whether the best of the rates tried (None: diverged) has a failing one next above it."""
+def next_rate_fails(tried: Sequence[tuple[float, float | None]]) -> bool:
+    """Whether learning fails at the next rate above the best of those tried (None: diverged)."""
     points = sorted(tried, key=lambda point: point[0])
     known = [loss for _, loss in points if loss is not None]
     above = points[[loss for _, loss in points].index(min(known)) + 1 :] if known else []
-    return bool(above) and (above[0][1] is None or above[0][1] >= CLIFF * min(known))
+    return bool(above) and (above[0][1] is None or above[0][1] >= FAILING_LOSS * min(known))
 
 
 def load_searches(directory: str | Path) -> list[Search]:
@@ -91,7 +91,7 @@ def load_searches(directory: str | Path) -> list[Search]:
         tried: dict[str, tuple[list[tuple[float, float | None]], str | None]] = {}
         for name, entry in as_dict(search.get("rates")).items():
             trials = map(as_dict, as_list(as_dict(entry).get("trials")))
-            warmup = as_dict(entry).get("warmup_steps")  # the others that were tried stand in the file alone
+            warmup = as_dict(entry).get("warmup_steps")  # trials with other warm-ups are only in the file
             own = [trial for trial in trials if trial.get("warmup_steps") == warmup]
             pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in own]
             points = [(rate, loss) for rate, loss in pairs if rate is not None]
@@ -101,7 +101,7 @@ def load_searches(directory: str | Path) -> list[Search]:
 
 
 def load_commands(directory: str | Path) -> dict[str, str]:
-    """Load the command of each job of a sweep, as far as a person would write it: run -> command."""
+    """Load the command of each job of a sweep, without the overrides that the sweep adds: run -> command."""
     found: dict[str, str] = {}
     for job in map(as_dict, as_list(as_dict(read_or_none(Path(directory) / "sweep.json")).get("jobs"))):
         words = [str(as_text(item)) for item in as_list(job.get("overrides"))]

@@ -1,4 +1,4 @@
-"""Values from files that anybody may have written, half written or edited: what is not as it should be is nothing."""
+"""Read values of files that may be incomplete or edited: an invalid value becomes None or empty."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from src.runtime.log import replace_control_chars
 from src.runtime.records import read_verified_json
 
 LARGEST_NUMBER = 1e150
-"""No result is larger, and the square of this is still a number."""
+"""Larger than any result; its square is still finite."""
 Record = dict[str, Any]
 """A dict from a file or of a row; None where there is no value."""
 
@@ -62,6 +62,6 @@ def as_text(value: Any) -> str | None:
 
 
 def as_number(value: Any) -> float | None:
-    """The finite number, or None: a loss that is not a number is no result, nor is one that no result can reach."""
+    """Return a number; NaN, infinities and values above LARGEST_NUMBER become None."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if is_number and abs(value) <= LARGEST_NUMBER else None  # NaN is not

@@ -1,4 +1,4 @@
-"""What a report has to leave out, a line each: a figure that fails, a file that is damaged, rows that were lost."""
+"""Collect what a report leaves out: figures that fail, damaged files, lost rows."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ class Problems:
         self.lines: list[str] = []
 
     def attempt(self, what: str, build: Callable[[], T], instead: T) -> T:
-        """Return what `build` returns; where it fails, note so and return `instead`: one part never costs the rest."""
+        """Return what `build` returns; if it fails, note so and return `instead`."""
         try:
             return build()
         except Exception as error:
@@ -53,11 +53,11 @@ def _damage(folder: Path, name: str, key: str | None) -> list[str]:
     if not os.path.lexists(folder / name):
         return []
     try:
-        content = read_verified_json(folder / name, "what it holds is left out")
+        content = read_verified_json(folder / name, "its content is left out")
     except UserError as error:
         return [str(error).removeprefix(f"{folder}/")]
     fits = isinstance(content, list) if key is None else key in as_dict(content)
-    return [] if fits else [f"{name}: holds no {key or 'list'}; it is left out"]
+    return [] if fits else [f"{name}: has no {key or 'list'}; it is left out"]
 
 
 def _damaged_samples(folder: Path, summary: Record) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _damaged_samples(folder: Path, summary: Record) -> Iterator[str]:
         problems = _damage(folder, name, None)
         yield from problems
         if sha256 and not problems and hashlib.sha256(read_bytes(folder / name)).hexdigest() != sha256:
-            yield f"{name}: damaged: its content is not what the run has written"
+            yield f"{name}: damaged: its content is not what the run wrote"
 
 
 def _lost_metrics(folder: Path, summary: Record) -> Iterator[str]:
@@ -86,4 +86,5 @@ def _lost_metrics(folder: Path, summary: Record) -> Iterator[str]:
         return
     found = digest_lines(content.splitlines(keepends=True))
     if found != MetricsDigest(metrics.get("rows", 0), str(metrics.get("sha256"))):
-        yield f"metrics.jsonl: {found.rows} rows, not the {metrics.get('rows')} that the run wrote; curves are of these"
+        rows = metrics.get("rows")
+        yield f"metrics.jsonl: {found.rows} rows, not the {rows} that the run wrote; the curves show only these"

@@ -1,9 +1,9 @@
-"""Publish what a report is made of, and compare the weights of runs that were made twice.
+"""Publish the sources of a report, and compare the weights of runs that were repeated.
 
     PUBLISHED/  sweep.json  learning_rates.json  runs.json  metrics.csv.gz
 
-`src.report` makes the same report of such a folder. Metrics are thinned. Checkpoints, logs, configurations and paths of
-this machine are left out, as are generated texts that contain a long stretch of the training text or were never
+`src.report` makes the same report from such a folder. Metrics are thinned. Checkpoints, logs, configurations and paths
+of this machine are left out, as are generated texts that contain a long part of the training text or were never
 compared with it.
 """
 
@@ -23,15 +23,15 @@ from src.runtime.atomic_files import reject_symlinks, replace_folder
 from src.runtime.records import digest_lines, write_record
 
 ROWS = 100
-"""Of metrics that are kept of a run, those of the validation among them."""
-OF_THIS_MACHINE = ("output_root=", "data.dir=", "tracking.", "launcher.", "launcher=", "sweep.", "hydra.")
-"""Overrides that say where and how, and change nothing of what was learned."""
+"""Rows of metrics published for each run, those of the validation among them."""
+MACHINE_SETTINGS = ("output_root=", "data.dir=", "tracking.", "launcher.", "launcher=", "sweep.", "hydra.")
+"""Overrides that do not affect the result."""
 
 
-def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
-    """Publish what a report is made of, and return the size of the folder in bytes.
+def publish_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
+    """Publish the sources of a report, and return the size of the folder in bytes.
 
-    The folder is replaced as a whole, so that a kill leaves the earlier one; files that were added to it stay.
+    The folder is replaced as a whole, so a kill leaves the earlier one; files that were added to it stay.
 
     runs: those of `directory`, as `load_runs` gives them. Raises: UserError where `out` holds something else.
     """
@@ -59,15 +59,15 @@ def keep_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
 
 
 def _is_published(folder: Path) -> bool:
-    """Return whether a folder holds a published comparison, of today's form or with a folder for each run."""
+    """Return whether a folder holds a published comparison, in the current format or with a folder for each run."""
     earlier = (folder / "runs").is_dir() and not any(folder.glob("runs/*/config.yaml"))  # which runs themselves have
     return (folder / RUNS).is_file() or earlier
 
 
 def _job(job: Record) -> Record:
-    """Leave out of a job what is of this machine."""
+    """Return a job without the overrides that concern this machine."""
     words = [str(as_text(item)) for item in as_list(job.get("overrides"))]
-    own = [word for word in words if not word.startswith(OF_THIS_MACHINE)]
+    own = [word for word in words if not word.startswith(MACHINE_SETTINGS)]
     return {**job, "run_dir": f"runs/{job.get('run')}", "overrides": own}
 
 
@@ -82,29 +82,29 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
     samples: dict[str, list[Any]] = {}
     for stage, found in load_evaluation(folder).items():
         texts = as_list(read_or_none(folder / "samples" / f"{stage}.json"))
-        if fresh := [text for text, share in zip(texts, found["samples"], strict=False) if share == 0]:
-            samples[stage] = fresh
+        if not_memorized := [text for text, share in zip(texts, found["samples"], strict=False) if share == 0]:
+            samples[stage] = not_memorized
     evaluated = as_dict(evaluation) if isinstance(evaluation, dict) else None
     return PublishedRun(summary=kept, evaluation=evaluated, samples=samples), rows
 
 
 def repeated_lines(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
-    """Say which runs of the same name, that is of the same settings and text, have the same weights in both.
+    """Compare the weights of runs with the same name, that is with the same settings and text.
 
     Weights are compared by SHA-256, after every stage.
     """
     ours, theirs = ({record["run"]: _weights(record) for record in to_records(each)} for each in (runs, others))
     both = [run for run, weights in ours.items() if weights and theirs.get(run)]
-    unlike = {run: [stage for stage in ours[run] if ours[run][stage] != theirs[run].get(stage)] for run in both}
-    unlike = {run: stages for run, stages in unlike.items() if stages}
+    differing = {run: [stage for stage in ours[run] if ours[run][stage] != theirs[run].get(stage)] for run in both}
+    differing = {run: stages for run, stages in differing.items() if stages}
     if not both:
         return ["No run of the two has the same name and weights that could be compared."]
-    same = f"{len(both) - len(unlike)} of {len(both)} runs that were made twice"
+    same = f"{len(both) - len(differing)} of {len(both)} repeated runs"
     lines = [f"{same} ended with the same weights, bit for bit (SHA-256, after every stage)."]
-    lines += [f"{run}: other weights after stage {', '.join(stages)}" for run, stages in unlike.items()]
-    once = len(ours.keys() | theirs.keys()) - len(both)
-    were = "run was" if once == 1 else "runs were"
-    return [*lines, f"{once} {were} made, or evaluated, once only."] if once else lines
+    lines += [f"{run}: different weights after stage {', '.join(stages)}" for run, stages in differing.items()]
+    single = len(ours.keys() | theirs.keys()) - len(both)
+    were = "run was" if single == 1 else "runs were"
+    return [*lines, f"{single} {were} made or evaluated only once."] if single else lines
 
 
 def _weights(record: Record) -> dict[str, str]:

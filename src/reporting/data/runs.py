@@ -1,6 +1,6 @@
 """Read a directory of runs into DataFrames, whatever state the runs are in.
 
-A report may be asked for at any moment: jobs that never started, still run, failed or were killed all get a row
+A report can be written at any time: jobs that never started, still run, failed or were killed all get a row
 that says so, and a file that cannot be read becomes the row's error instead of an exception.
 """
 
@@ -67,24 +67,24 @@ FINAL_STATUSES = ("done", "failed", "interrupted")
 
 @dataclass
 class _Found:
-    """A run as the directory knows it, before its own files are read."""
+    """A run as listed by the folder or by sweep.json, before its own files are read."""
 
     run: str
     run_dir: Path
     planned: Record = field(default_factory=dict[str, Any])
-    """What sweep.json says of it."""
-    ledger: Record | None = None
-    """What jobs/<run>.json says; None outside a sweep and for a job that never started."""
+    """Its entry in sweep.json."""
+    job_record: Record | None = None
+    """The content of jobs/<run>.json; None outside a sweep and for a job that never started."""
     variant: str = ""
     """What the sweep varies of its architecture."""
     look: Any = None
-    """What sweep.json says of a look of `seeds=auto`."""
+    """The look of `seeds=auto`, from sweep.json."""
 
 
 def load_runs(directory: str | Path) -> pd.DataFrame:
     """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
 
-    Sorted by size (smallest model first), architecture and seed: never by result, as the order is no verdict.
+    Sorted by size (smallest model first), architecture and seed: not by result.
     Columns: COLUMNS, MORE_COLUMNS, then `<stage>/<value>` for each of STAGE_RESULTS, REFERENCES, TESTED, ABOVE_FLOOR
     (and BRANCH_OF of a branch), `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises:
     UserError without any run.
@@ -130,10 +130,10 @@ def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFram
 
 
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
-    """Load what stands in a run's evaluation.json of each stage; what is damaged is left out.
+    """Load the content of a run's evaluation.json for each stage; damaged parts are left out.
 
     Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), documents (corpus -> first, nats and
-    bytes of each), scripts, references, context, beyond, probes, and samples (of each, the share that stands in the
+    bytes of each), scripts, references, context, beyond, probes, and samples (of each, the share that occurs in the
     training text).
     """
     content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
@@ -154,12 +154,12 @@ def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
 
 
 def _stages(content: Record) -> list[tuple[str, Any]]:
-    """List what a file has of each stage; what is no name of a stage is left out, as names of files come of them."""
+    """List the stages of a file and their content; invalid names are left out, because file names are made of them."""
     return [(stage, entry) for stage, entry in as_dict(content.get("stages")).items() if is_plain_name(stage)]
 
 
 def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
-    """Tell which split the finished runs are compared on: test if each was evaluated on it, else val."""
+    """Return which split the finished runs are compared on: test if each was evaluated on it, else val."""
     done = [record for record in records if record["status"] == "done"]
     reached = [(record, stage) for record in done for stage in stages if record.get(f"{stage}/val_loss") is not None]
     tested = [record.get(f"{stage}/test_bits_per_byte") is not None for record, stage in reached]
@@ -205,13 +205,13 @@ def _find_runs(directory: Path) -> list[_Found]:
 
 
 def _is_run(folder: Path) -> bool:
-    if folder.name.startswith(".") or folder.name.endswith(".old"):  # a folder on its way in or out
+    if folder.name.startswith(".") or folder.name.endswith(".old"):  # a folder that is being written or replaced
         return False
     return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl", "config.yaml"))
 
 
 def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Name what jobs vary of their architecture, from the overrides of each: `window=64`; empty where nothing is."""
+    """Name the architecture settings that differ between jobs, from the overrides of each: `window=64`, or empty."""
     settings = [dict(item.split("=", 1) for item in job if item.startswith("architecture.")) for job in jobs]
     keys = dict.fromkeys(key for each in settings for key in each)
     varied = [key for key in keys if len({each.get(key) for each in settings}) > 1]
@@ -229,9 +229,9 @@ def _sweep_runs(directory: Path) -> list[_Found]:
     labels = variants([[str(item) for item in as_list(job.get("overrides"))] for job in listed])
     for job, label in zip(listed, labels, strict=True):
         place = run_path(directory, job.get("run"), job.get("run_dir"))
-        ledger_file = directory / "jobs" / f"{place.name}.json"
-        ledger = as_dict(read_or_none(ledger_file)) if ledger_file.exists() else None
-        found.append(_Found(place.name, place, job, ledger, label, as_dict(sweep).get("look")))
+        job_file = directory / "jobs" / f"{place.name}.json"
+        record = as_dict(read_or_none(job_file)) if job_file.exists() else None
+        found.append(_Found(place.name, place, job, record, label, as_dict(sweep).get("look")))
     if not found:
         raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
     return found
@@ -284,12 +284,12 @@ def _in_order(rows: list[Record]) -> list[Record]:
         amounts.setdefault(row["size"], []).append(row["total_params"] or math.inf)
     known = {name: index for index, name in enumerate(ARCHITECTURES)}
 
-    asked = {name: index for index, name in enumerate(dict.fromkeys(str(row["architecture"]) for row in rows))}
+    sweep_order = {name: index for index, name in enumerate(dict.fromkeys(str(row["architecture"]) for row in rows))}
 
     def place(row: Record) -> tuple[Any, ...]:
         whole, size = str(row["architecture"]), str(row["size"])
         name, _, varied = whole.partition(" ")  # what the sweep varies of it stays in the order of the sweep
-        order = asked[whole] if varied else 0
+        order = sweep_order[whole] if varied else 0
         return min(amounts[row["size"]]), size, known.get(name, len(known)), name, order, row["seed"] or 0
 
     return sorted(rows, key=place)
@@ -308,18 +308,18 @@ def _read_summary(found: _Found) -> tuple[Record, str | None]:
 
 
 def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, str | None]:
-    """Decide status and error. The parent that saw a job end knows better than what a killed child left behind;
-    where the parent itself was killed, its "running" yields to the end that the child wrote down."""
+    """Decide status and error. The sweep's record of a finished job takes precedence over the summary of a process
+    that was killed; if the sweep itself was killed, the summary takes precedence over its "running"."""
     own, error = as_text(summary.get("status")), as_text(summary.get("error"))
-    ledger = found.ledger or {}
-    known = as_text(ledger.get("status"))
+    job = found.job_record or {}
+    known = as_text(job.get("status"))
     if known in FINAL_STATUSES and not (known == "done" and problem):
-        return str(known), None if known == "done" else as_text(ledger.get("error")) or error
+        return str(known), None if known == "done" else as_text(job.get("error")) or error
     if own:
         return own, error
     if known == "running":
         return known, None
-    never_started = found.planned and found.ledger is None and not found.run_dir.exists()
+    never_started = found.planned and found.job_record is None and not found.run_dir.exists()
     return ("pending", None) if never_started else ("unknown", problem)
 
 
@@ -342,7 +342,7 @@ def read_points(path: Path, max_rows: int | None) -> list[Record]:
 
 
 def _drop_replayed(rows: Iterable[Record]) -> list[Record]:
-    """Keep the newest account of every step: a resumed run goes back to its checkpoint and logs on from there."""
+    """Keep the latest row of each step: a resumed run goes back to its checkpoint and logs again from there."""
     kept: list[Record] = []
     for row in rows:
         stage, step = row.get("stage"), as_number(row.get("step"))

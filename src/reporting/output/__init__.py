@@ -1,4 +1,4 @@
 """Write a report: one HTML page, Markdown, CSV and figures.
 
-Tables, verdicts and figures come in; a folder that is complete or not there comes out.
+Tables, verdicts and figures come in; files come out, each written atomically.
 """

@@ -1,7 +1,7 @@
-"""The report as one page that needs nothing else: no request leaves it, and no text in it can become code.
+"""Write the report as one self-contained page: it sends no request, and no text in it can become code.
 
 The script and the style are in assets/, with Plotly's basic bundle (MIT license), which draws the charts of
-`plots/interactive.py`.
+`plots/charts.py`.
 """
 
 import json
@@ -17,7 +17,7 @@ from src.reporting.data.artifacts import load_commands, load_log_ends
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import load_evaluation, to_records
 from src.reporting.output.report import Report
-from src.reporting.plots.interactive import Chart
+from src.reporting.plots.chart import Chart, as_values
 from src.reporting.plots.style import style_of
 from src.reporting.tables.comparison import Table
 
@@ -27,28 +27,27 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 
 def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, directory: Path) -> str:
-    """Write the page: the verdict first, then tables, charts, samples, what failed, and how to repeat it."""
+    """Write the page: the verdict first, then charts, tables, samples, what failed, and how to repeat it."""
     records = to_records(runs)
     sections = [
         f"<h1>{escape(report.title)}</h1>",
-        f'<p class="soft">{escape(report.axis)}</p>',
+        f'<p class="soft">{escape(report.introduction)}</p>',
         f'<div class="verdict"><strong>Verdict</strong>{_list(report.verdict)}</div>',
         _filter(records),
+        _titled("Charts", f"<div class='charts'>{''.join(map(_chart, charts))}</div>" if charts else ""),
         f"<h2>Results</h2>{_table(report.table)}<p class='soft'>{escape(report.note)}</p>",
         *(_titled(each.title, _table(each.table) + f"<p class='soft'>{escape(each.note)}</p>") for each in report.more),
         _titled("Not finished", _unfinished(report.unfinished, directory)),
-        _titled("On the way", _list(report.course) if report.course else ""),
-        f"<h2>Charts</h2><p class='soft'>{escape(report.figure_note)}</p>",
-        f"<div class='charts'>{''.join(map(_chart, charts))}</div>",
+        _titled("Training anomalies", _list(report.anomalies) if report.anomalies else ""),
         _titled("Samples", _samples(report, [str(record["architecture"]) for record in records])),
         _titled("What was equal", _contracts(records)),
         _titled("Left out", _list(report.problems) if report.problems else ""),
-        _titled("Made again", _list(report.repeated) if report.repeated else ""),
+        _titled("Repeated runs", _list(report.repeated) if report.repeated else ""),
         _titled("How to repeat it", _reproduction(records, directory)),
     ]
     body = "\n".join(section for section in sections if section)
     scripts = "\n".join(f"<script>{_read(name)}</script>" for name in (PLOTLY, "page.js"))
-    data = f'<script type="application/json" id="charts">{_json(charts)}</script>'
+    data = f'<script type="application/json" id="charts">{_json([as_values(chart) for chart in charts])}</script>'
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     head += f"<title>{escape(report.title)}</title><style>{_read('page.css')}</style>"
@@ -62,7 +61,7 @@ def _read(name: str) -> str:
 
 
 def _json(value: object) -> str:
-    """Write JSON that no text in it can end: a script element ends at `</script`, and `<!--` changes how it is read."""
+    """Write JSON for a script element without `<`: `</script` would end the element, and `<!--` changes its parsing."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -75,7 +74,7 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _filter(records: Sequence[Record]) -> str:
-    """Boxes to switch architectures off and on, where there are several."""
+    """Return checkboxes that show and hide architectures, if there are several."""
     names = list(dict.fromkeys(str(record["architecture"]) for record in records))
     if len(names) < 2:
         return ""
@@ -88,9 +87,9 @@ def _filter(records: Sequence[Record]) -> str:
 
 
 def _chart(chart: Chart) -> str:
-    title, note = escape(chart["title"]), escape(chart["note"])
-    wide = ' class="wide"' if len(chart["panels"]) > 1 or len(chart["y"]) > 2 else ""
-    return f'<section id="chart-{escape(chart["id"])}"{wide}><h3>{title}</h3><p class="soft">{note}</p></section>'
+    wide = ' class="wide"' if len(chart.panels) > 1 or len(chart.y) > 2 else ""
+    head = f'<h3>{escape(chart.title)}</h3><p class="soft">{escape(chart.note)}</p>'
+    return f'<section id="chart-{escape(chart.id)}"{wide}>{head}</section>'
 
 
 def _table(table: Table) -> str:
@@ -160,7 +159,7 @@ def _samples(report: Report, architectures: Sequence[str]) -> str:
 
 
 def _contracts(records: Sequence[Record]) -> str:
-    """Show each key of the contracts of finished runs, and its value or values."""
+    """Return a table of the contracts of finished runs: each key with its value or values."""
     contracts = [record["contract"] for record in records if record["status"] == "done" and record["contract"]]
     rows: list[str] = []
     for key in dict.fromkeys(key for contract in contracts for key in contract):
@@ -171,13 +170,13 @@ def _contracts(records: Sequence[Record]) -> str:
         rows.append("<tr>" + "".join(f'<td class="{kind}">{escape(cell)}</td>' for kind, cell in marks) + "</tr>")
     if not rows:
         return ""
-    intro = "Runs are ranked against each other only if all of it is the same for them, speed aside."
+    intro = "Runs are ranked against each other only if all of this is equal, apart from speed."
     table = f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
     return f"<p class='soft'>{intro}</p><details><summary>the contract</summary>{table}</details>"
 
 
 def _reproduction(records: Sequence[Record], directory: Path) -> str:
-    """Give the command of every run and the hash of its last weights: repeated on such a machine, it gives the same."""
+    """Return the command of every run and the hashes of its weights."""
     commands = load_commands(directory)
     rows: list[str] = []
     for record in records:

@@ -7,21 +7,20 @@ from src.reporting.tables.comparison import Table, Titled
 
 @dataclass(frozen=True)
 class Report:
-    """The words and tables; each page writes them in its own language."""
+    """The words and tables, to be rendered as Markdown and as HTML."""
 
     title: str
-    axis: str
+    introduction: str
     table: Table
     note: str
     verdict: list[str]
     unfinished: list[str]
-    course: list[str]
+    anomalies: list[str]
     problems: list[str]
-    """What is left out, and why."""
+    """What is left out, with the reason."""
     repeated: list[str]
-    """Which runs were made twice, and whether they ended alike."""
+    """Which runs were repeated, and whether they gave the same weights."""
     more: list[Titled]
     """Tables besides the comparison."""
-    figure_note: str
     samples: dict[tuple[str, str], list[tuple[str, str]]]
     """(stage, prompt) -> (heading, text) of each architecture."""

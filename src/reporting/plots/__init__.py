@@ -1,4 +1,4 @@
-"""Figures of a report: PNG by matplotlib, and the same series as interactive charts of the page.
+"""The charts of a report: built once as plain values (chart.py, charts.py), drawn by the page and as PNG (figure.py).
 
-Frames come from `reporting.data`; `reporting.output` places the figures.
+Frames come from `reporting.data`, judgments from `reporting.statistics`; `reporting.output` places the charts.
 """

@@ -1,25 +1,21 @@
-"""Tables and figures of a benchmark, from the plain values that it found."""
+"""Tables and charts of a benchmark, from the plain values that it measured."""
 
-# matplotlib leaves the types of **kwargs open, and with them those of most of its methods.
-# pyright: reportUnknownMemberType=false
-
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from src.config.formatting import NOTHING, show_bytes, show_flops, table
 from src.config.schema import UserError
-from src.reporting.plots.style import DPI, add_legend, style_of, style_panel
-from src.runtime.atomic_files import replace_folder, write_text
+from src.reporting.plots.chart import Axis, Chart, Panel, trace_of
+from src.reporting.plots.figure import draw, to_png
+from src.runtime.atomic_files import replace_folder, write_bytes, write_text
 from src.runtime.records import read_verified_json, write_record
 
 REMEDY = "measure again with python -m src.benchmark, or remove it"
 PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
-_DASHES: Any = ((0, (1, 2)), (0, (5, 3)))
+DASHES = {"ours": "solid", "mambapy": "dot"}
+"""Line of each model; other libraries have dashes."""
 COLUMNS = (
     "architecture size phase model context_len tokens turns seconds tokens_per_second flops_per_second share_of_gemm "
     "share_of_memory peak_bytes state_bytes"
@@ -37,15 +33,15 @@ def points_of(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def write_benchmark(found: dict[str, Any], folder: Path) -> None:
-    """Write benchmark.json, points.csv, benchmark.md and the figures; the folder appears whole."""
+    """Write benchmark.json, points.csv, benchmark.md and the figures; the folder is written atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     points = points_of(found)
     with replace_folder(folder) as new:
         write_record(new / "benchmark.json", found)
         write_text(new / "points.csv", points.to_csv(index=False))
         write_text(new / "benchmark.md", describe(found) + "\n")
-        for name, figure in benchmark_figures(points).items():
-            figure.savefig(new / f"{name}.png")
+        for chart in benchmark_charts(points):
+            write_bytes(new / f"{chart.id.removeprefix('benchmark-')}.png", to_png(draw(chart)))
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -65,15 +61,15 @@ def describe(found: dict[str, Any]) -> str:
     rows = [row for series in found["series"] for row in _rows(series)]
     lines += [*table(header, rows), ""]
     lines += [
-        f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; all sides take turns. "
-        f"A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
+        f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; the models are "
+        f"measured alternately. A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
         f"{found['batch_size']} sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the "
         "FLOP/s that the model needs, over those of a product of matrices in the same process. Of memory: the bytes of "
         "weights and state that a token has to read, over those of a copy there."
         + (
             ""
             if found.get("peers_keep_memory", True)
-            else " In the turns of peers glibc returns memory by its own rules."
+            else " For other libraries, glibc keeps its default rules for freeing memory."
         ),
     ]
     for series in found["series"]:
@@ -154,41 +150,31 @@ def _ratio_lines(found: dict[str, Any]) -> list[str]:
     return ["", f"Ours over theirs at a context of {found['ratios_at']:,}:", "", *table(["", *kinds.values()], rows)]
 
 
-def benchmark_figures(points: pd.DataFrame) -> dict[str, Figure]:
-    """Draw speed and memory against context length, a panel a phase, both axes logarithmic."""
-    return {
-        "speed": _figure(points, "tokens_per_second", "tokens per second", lambda value: value),
-        "memory": _figure(points, "peak_bytes", "memory (GB)", lambda value: value / 1e9),
-    }
-
-
-def _figure(points: pd.DataFrame, column: str, label: str, scale: Callable[[Any], Any]) -> Figure:
-    figure = Figure(figsize=(13.5, 4.2), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(PHASES), squeeze=False)[0]
-    lines: dict[str, Any] = {}
-    for panel, (phase, title) in zip(panels, PHASES.items(), strict=True):
-        for (architecture, model), rows in points[points["phase"] == phase].groupby(
-            ["architecture", "model"], sort=False
-        ):
-            colour, marker = style_of(str(architecture))
-            ours = model == "ours"
-            name = str(architecture) if ours else f"{architecture}: {model}"
-            (lines[name],) = panel.plot(
-                rows["context_len"], scale(rows[column]), marker=marker, markersize=5, linewidth=1.8 if ours else 1.2,
-                color=colour, linestyle="-" if ours else _DASHES[model != "mambapy"], label=name,
-            )  # fmt: skip
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_minor_formatter(NullFormatter())
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.set_title(title, loc="left", fontsize=11)
-        panel.set_xlabel("context (tokens)")
-        style_panel(panel)
-    panels[0].set_ylabel(label)
-    add_legend(figure, list(lines.values()))
-    return figure
+def benchmark_charts(points: pd.DataFrame | None) -> list[Chart]:
+    """Chart speed and memory against context length, a panel for each phase, both axes logarithmic."""
+    if points is None:
+        return []
+    kinds = (
+        ("tokens_per_second", "Speed against context length", "tokens per second", "speed"),
+        ("peak_bytes", "Memory against context length", "memory (bytes)", "memory"),
+    )
+    charts: list[Chart] = []
+    for column, title, label, name in kinds:
+        panels: list[Panel] = []
+        for phase, phase_title in PHASES.items():
+            panels.append(Panel(phase_title))
+            rows = points[(points["phase"] == phase) & points[column].notna()]
+            for (architecture, model), own in rows.groupby(["architecture", "model"], sort=False):
+                label_of = str(architecture) if model == "ours" else f"{architecture}: {model}"
+                trace = trace_of(str(architecture), label_of, DASHES.get(str(model), "dash"))
+                trace.add_seeds("", {"": own["context_len"].tolist()}, [own[column].tolist()])
+                panels[-1].traces.append(trace)
+        note = "By python -m src.benchmark (the newest beside these runs). Dashed: other libraries at equal shape."
+        axes = {"": Axis("context (tokens)", is_log=True)}, {"": Axis(label, is_log=True)}
+        charts.append(
+            Chart(f"benchmark-{name}", title, note, *axes, {f"benchmark_{name}": ""}, panels, columns=len(panels))
+        )
+    return charts
 
 
 def newest_benchmark(directory: Path) -> pd.DataFrame | None:
@@ -204,15 +190,8 @@ def newest_benchmark(directory: Path) -> pd.DataFrame | None:
         raise UserError(f"{newest}: not as this program writes it; {REMEDY}") from None
 
 
-def newest_benchmark_figures(directory: Path) -> dict[str, Callable[[], Figure]]:
-    """List what draws that benchmark, by file name; nothing where there is none."""
-    points = newest_benchmark(directory)
-    figures = {} if points is None else benchmark_figures(points)
-    return {f"benchmark_{name}.png": lambda figure=figure: figure for name, figure in figures.items()}
-
-
 def describe_profile(found: dict[str, Any]) -> str:
-    """Write where the time goes."""
+    """Write how much time each part and operator of a step takes."""
     lines: list[str] = []
     for one in found["profiles"]:
         total = one["step_s"]

@@ -21,10 +21,10 @@ RESAMPLES = 4000
 
 
 class DocumentLosses(NamedTuple):
-    """The documents of a test split, and what a model loses on each."""
+    """The documents of a test split, and the loss of a model on each."""
 
     first: tuple[float, ...]
-    """Where each begins."""
+    """Position of the first token of each."""
     nats: np.ndarray
     n_bytes: np.ndarray
 
@@ -50,8 +50,8 @@ def losses_of(seeds: Sequence[Record]) -> DocumentLosses | None:
     if not same or any(len(seed["nats"]) != len(read[0]["first"]) for seed in read):
         return None
     nats, n_bytes = np.mean([seed["nats"] for seed in read], axis=0), np.array(read[0]["bytes"])
-    whole = np.isfinite(nats).all() and len(n_bytes) == len(nats) and n_bytes.sum() > 0
-    return DocumentLosses(tuple(read[0]["first"]), nats, n_bytes) if whole else None
+    is_complete = np.isfinite(nats).all() and len(n_bytes) == len(nats) and n_bytes.sum() > 0
+    return DocumentLosses(tuple(read[0]["first"]), nats, n_bytes) if is_complete else None
 
 
 def difference_over_documents(model: DocumentLosses, other: DocumentLosses) -> Interval | None:

@@ -5,7 +5,7 @@
 
 import math
 
-from src.reporting.statistics.comparison import LEVEL
+from src.reporting.statistics.significance import LEVEL
 
 POWER = 0.8
 """Chance that so many seeds find a difference that is there."""

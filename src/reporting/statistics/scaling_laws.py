@@ -18,7 +18,7 @@ import pandas as pd
 
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import split_of, stage_names, to_records
-from src.reporting.statistics.comparison import LEVEL
+from src.reporting.statistics.significance import LEVEL
 
 AXES = {
     "active_non_embedding_params": "active parameters, without embeddings",

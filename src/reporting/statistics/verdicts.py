@@ -1,8 +1,7 @@
-"""Say which architecture came out best, and above all when nothing can be said.
+"""Write the verdict on a directory of runs in words, or the reason why there is none.
 
 A verdict needs equal contracts (src/config/comparability.py) and at least three seeds of each architecture. A
-*headline* is a stage
-of a group of such runs. One correction covers all headlines of a report (src/reporting/statistics).
+*headline* is a stage of a group of such runs. One correction covers all headlines of a report.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,10 @@ from src.config.comparability import SPEED_KEYS, comparable_groups, differences
 from src.config.formatting import NOTHING
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import split_of, stage_names, to_records
-from src.reporting.statistics.comparison import (
+from src.reporting.statistics.costs import cost_line
+from src.reporting.statistics.sample_size import POWER, seeds_needed
+from src.reporting.statistics.sequential import LOOKS, share_of_look
+from src.reporting.statistics.significance import (
     LEVEL,
     MIN_SEEDS,
     Comparison,
@@ -26,9 +28,6 @@ from src.reporting.statistics.comparison import (
     correct_for_headlines,
     mean_and_half_width,
 )
-from src.reporting.statistics.costs import cost_line
-from src.reporting.statistics.sample_size import POWER, seeds_needed
-from src.reporting.statistics.sequential import LOOKS, share_of_look
 
 DIFFERENCE = 0.02
 """Bits per byte for which the number of seeds is given, unless the user states a margin."""
@@ -39,7 +38,7 @@ METHOD = (
     "and Games-Howell's, 95%."
 )
 TRIAL = "trial"
-"""What the contract of a run says that is part of a search for learning rates."""
+"""Value of `learning_rate_search` in the contract of a search's trial."""
 LETTERED = "contract "
 SPLITS = {"test": "test", "val": "validation"}
 
@@ -60,7 +59,7 @@ class Group:
 
     @property
     def short(self) -> str:
-        """The mark where there is little room."""
+        """Short form of the mark, for narrow columns."""
         return self.mark.removeprefix(LETTERED)
 
     @property
@@ -79,8 +78,8 @@ class Group:
             members.setdefault(str(run["architecture"]), []).append(run)
         return members
 
-    def has_twins(self) -> bool:
-        """Whether an architecture has two runs of the same seeds: then they differ by more than the seeds."""
+    def has_repeated_seeds(self) -> bool:
+        """Whether an architecture has two runs of one seed, which then differ by something else."""
         seeds = [
             [(run["seed"], run.get("data_order_seed")) for run in runs] for runs in self.by_architecture().values()
         ]
@@ -104,8 +103,8 @@ def ranking_groups(records: Sequence[Record]) -> list[Group]:
     members = [(size, [sizes[size][name] for name in names]) for size, groups in split.items() for names in groups]
     if any(len(groups) > 1 for groups in split.values()):
         rules = [(size, *_rules(runs[0])) for size, runs in members]
-        told = len(set(rules)) == len(rules)
-        marks = [_mark(rule[1:]) if told else f"{LETTERED}{_letter(index)}" for index, rule in enumerate(rules)]
+        are_distinct = len(set(rules)) == len(rules)
+        marks = [_mark(rule[1:]) if are_distinct else f"{LETTERED}{_letter(index)}" for index, rule in enumerate(rules)]
     else:
         marks = [""] * len(members)
     return [Group(size, mark, runs) for (size, runs), mark in zip(members, marks, strict=True)]
@@ -139,7 +138,7 @@ class Headline(NamedTuple):
         return self.p < LEVEL
 
     def result(self, pair: Pair, margin: float | None = None) -> str:
-        """Say in a word or two what became of a pair."""
+        """Return the result of a pair in one or two words."""
         if pair.is_significant:
             return "significant"
         if self.has_best and pair.better == self.comparison.leader:
@@ -154,7 +153,7 @@ def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
     found = [
         (group, {stage: values for stage in stages if (values := _values(group, stage, split)) is not None})
         for group in ranking_groups(records)
-        if _refusal(group) is None
+        if _reason_for_no_verdict(group) is None
     ]
     n, share = sum(len(values) for _, values in found), _level_share(records)
     compared = [
@@ -197,7 +196,7 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
     headlines = compare_headlines(runs)
     compared = {(each.group.title, each.stage): each for each in headlines}
     for group in groups:
-        if (problem := _refusal(group)) is not None:
+        if (problem := _reason_for_no_verdict(group)) is not None:
             lines.append(f"{group.title}: {problem}")
             continue
         for stage in stages:
@@ -229,21 +228,21 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
 
 
 def comparability_warnings(records: Sequence[Record]) -> list[str]:
-    """Say what would keep runs with these contracts from a verdict, whatever comes of them.
+    """Return the reasons why runs with these contracts cannot get a verdict, whatever their results.
 
     records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.
     """
     groups = ranking_groups(records)
-    lines = [f"{group.title}: {problem}" for group in groups if (problem := _refusal(group)) is not None]
+    lines = [f"{group.title}: {problem}" for group in groups if (problem := _reason_for_no_verdict(group)) is not None]
     return lines + _contract_lines(groups)
 
 
-def _refusal(group: Group) -> str | None:
-    """Say why nothing can be said of a group, whatever came out."""
+def _reason_for_no_verdict(group: Group) -> str | None:
+    """Return why a group gets no verdict whatever its results, or None."""
     members = group.by_architecture()
     if len(members) < 2:
         return f"not ranked: no other architecture than {next(iter(members))} has this contract"
-    if group.has_twins():
+    if group.has_repeated_seeds():
         return "no verdict: an architecture has several runs of one seed, which differ by more than the seed"
     fewest = min(members, key=lambda name: len(members[name]))
     if (n := len(members[fewest])) < MIN_SEEDS:
@@ -266,7 +265,7 @@ TIME_TOLERANCE = 0.1
 
 
 def _unequal_times(group: Group) -> str | None:
-    """Say why runs that were to train equally long did not."""
+    """Return why runs with equal time trained unequally, or None."""
     if any(run["contract"].get("host_shared") for run in group.runs):
         return "jobs shared the machine, so that equal time gave unequal work"
     if len(comparable_groups({run["run"]: run["contract"] for run in group.runs}, speed=True)) > 1:

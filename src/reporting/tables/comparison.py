@@ -1,7 +1,7 @@
-"""The comparison as a table: one structure, written as plain text here and as Markdown and HTML by render.py.
+"""The comparison as a table, with its first sentence and its notes, and its form for a terminal.
 
 A row is a run or, where an architecture has several seeds, the mean over them. Loss and bits per byte are taken after
-equal tokens; the figures show the other two axes, FLOPs and time. Nothing is sorted by result: order is no verdict.
+equal tokens; the figures show the other two axes, FLOPs and time. Rows are not sorted by result.
 """
 
 import textwrap
@@ -27,17 +27,17 @@ from src.reporting.statistics.verdicts import (
 
 WIDTH = 110
 _DROPPABLE = ("loss", "time", "memory", "tokens/s", "above floor", "params")
-"""Columns that a terminal does without, the first of them first, where the table is too wide."""
+"""Columns that are dropped if the table is too wide for a terminal, in this order."""
 
 
-WORDS = frozenset("architecture size contract run status corpus after edge cliff stage better other result".split())
+WORDS = frozenset("architecture size contract run status corpus after edge stage better other result".split())
 """Columns whose cells are words, set to the left; numbers are set to the right."""
 
 
 @dataclass(frozen=True)
 class Column:
     group: str
-    """Heading over neighbouring columns, such as the stage."""
+    """Heading over neighboring columns, such as the stage."""
     name: str
 
     @property
@@ -50,7 +50,7 @@ class Table:
     columns: list[Column]
     rows: list[list[str]]
     references: list[list[str]]
-    """What the losses are read against, in the same columns."""
+    """Reference losses, in the same columns."""
 
     def without(self, name: str) -> "Table":
         kept = [index for index, column in enumerate(self.columns) if column.name != name]
@@ -62,7 +62,7 @@ class Table:
 
 
 class Titled(NamedTuple):
-    """A table, with its heading and what explains it."""
+    """A table, with its heading and its explanation."""
 
     title: str
     table: Table
@@ -98,15 +98,15 @@ def comparison_text(runs: pd.DataFrame, margin: float | None = None) -> str:
             table = table.without(name)
             dropped.append(name)
     notes = [table_note(runs), *([f"Left out for width: {', '.join(dropped)}."] if dropped else [])]
-    parts = [_fill(axis_line(runs)), *_draw(table), "", *map(_fill, notes)]
+    parts = [_fill(introduction(runs)), *_draw(table), "", *map(_fill, notes)]
     for title, lines in (("Not finished", unfinished_lines(runs)), ("Verdict", verdict_lines(runs, margin))):
         if lines:
             parts += ["", title, *(_fill(line, "  ") for line in lines)]
     return "\n".join(parts)
 
 
-def axis_line(runs: pd.DataFrame) -> str:
-    """Say what the numbers of the table are taken after, and what the runs have in common."""
+def introduction(runs: pd.DataFrame) -> str:
+    """Write the first sentence of a report: the budget of the runs, and what they have in common."""
     records = to_records(runs)
     tokens = {record["tokens"] for record in records if record["tokens"] is not None}
     amount = f" ({tokens.pop():,} a run, all stages)" if len(tokens) == 1 else ""
@@ -133,8 +133,8 @@ def table_note(runs: pd.DataFrame) -> str:
             note += f"; {FLOOR}: exact entropy of the generated text, which no model beats on average"
         note += "."
     if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records for stage in stages):
-        note += " above floor: bits per byte above the exact entropy of the windows evaluated; who sees a window alone,"
-        note += " without what its first document began with, cannot reach it."
+        note += " above floor: bits per byte above the exact entropy of the windows evaluated; a model sees only the"
+        note += " window, without the start of its first document, so it cannot reach 0."
     if has_replicates(ranking_groups(records)):
         note += (
             " Means over seeds; ±: half a 95% interval of that mean alone (Student's t), from three seeds on; the table"
@@ -162,7 +162,7 @@ def unfinished_lines(runs: pd.DataFrame) -> list[str]:
 def has_replicates(groups: Sequence[Group]) -> bool:
     """Whether some architecture has several seeds, and all that have several runs differ by the seed alone."""
     several = any(len(members) > 1 for group in groups for members in group.by_architecture().values())
-    return several and not any(group.has_twins() for group in groups)
+    return several and not any(group.has_repeated_seeds() for group in groups)
 
 
 def _number(value: float | None, spec: str = ".3f") -> str:
@@ -191,7 +191,7 @@ def _stage_columns(records: list[Record], stages: list[str]) -> dict[str, Column
 
 def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
     letters = {run["run"]: group.short for group in groups for run in group.runs}
-    # What tells rows apart, as far as these runs need it.
+    # Columns that distinguish rows, as far as these runs need them.
     optional: dict[str, list[str]] = {
         "size": [str(record["size"]) for record in records],
         "seed": [_number(record["seed"], "d") for record in records],
@@ -215,7 +215,7 @@ def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> 
 def _mean_rows(
     records: list[Record], groups: list[Group], stages: list[str], unstable: dict[tuple[str, str, str], list[float]]
 ) -> tuple[list[Column], list[list[str]]]:
-    """Build a row an architecture; where it is unstable, its lowest and highest seed stand in place of the mean."""
+    """Build a row an architecture; if it is unstable, its lowest and highest seed replace the mean."""
     several_sizes = len({record["size"] for record in records}) > 1
     lettered = any(group.mark for group in groups)
     results = _stage_columns(records, stages)

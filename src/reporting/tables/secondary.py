@@ -22,14 +22,14 @@ SCRIPTS = {
     "finished": "finished",
     "valid": "valid",
     "findings_per_line": "findings/line",
-    "memorised": "memorised",
+    "memorised": "memorized",
     "distinct_4": "distinct",
 }
-"""What was found of generated scripts, and how its columns are called."""
+"""Values of generated scripts in evaluation.json, and the names of their columns."""
 
 
 Evaluations = list[dict[str, Record]]
-"""Of each seed: stage -> what stands in its evaluation.json."""
+"""Of each seed: stage -> the content of its evaluation.json."""
 
 
 def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin: float | None = None) -> list[Titled]:
@@ -51,7 +51,7 @@ def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin:
 
 
 def _cost(runs: pd.DataFrame) -> Titled:
-    """Say what each architecture has and took, the mean over seeds."""
+    """List the size and cost of each architecture, means over seeds."""
     columns = {
         "total_params": (Column("parameters", "all"), show_count),
         "non_embedding_params": (Column("parameters", "no embeddings"), show_count),
@@ -85,10 +85,10 @@ def _forgetting(runs: pd.DataFrame) -> Titled:
         for stage in stages[:-1]:
             corpus = str(seeds[0][stage]["corpus"])
             pairs = [(_bits(seed, stage, corpus), _bits(seed, stages[-1], corpus)) for seed in seeds]
-            whole = [(before, after) for before, after in pairs if before is not None and after is not None]
-            if whole:
-                before, after = ([pair[side] for pair in whole] for side in (0, 1))
-                change = [b - a for a, b in whole]
+            complete = [(before, after) for before, after in pairs if before is not None and after is not None]
+            if complete:
+                before, after = ([pair[side] for pair in complete] for side in (0, 1))
+                change = [b - a for a, b in complete]
                 found.append([corpus, stages[-1], show_mean(before), show_mean(after), show_mean(change, "+.3f")])
         return found
 
@@ -98,7 +98,7 @@ def _forgetting(runs: pd.DataFrame) -> Titled:
 
 
 def _documents(runs: pd.DataFrame) -> Titled:
-    """Say how far the differences from the best architecture depend on the documents of the test text."""
+    """Give the uncertainty over test documents of the differences from the best architecture."""
     groups, rows = ranking_groups(to_records(runs)), list[list[str]]()
     for group in groups:
         seeds = {name: _evaluations(members) for name, members in group.by_architecture().items()}
@@ -113,8 +113,8 @@ def _documents(runs: pd.DataFrame) -> Titled:
     names = [*(["size"] if len(groups) > 1 else []), "stage", "best", "other", "behind by", "95% interval", "documents"]
     note = (
         "Bits per byte of the test text, means over seeds. The interval is over documents (bootstrap): what other "
-        "documents of the same kind might give. Seeds and chance in training are not in it; the verdict is on them. "
-        "Scripts of one package are alike, so that the interval of code is too short rather than too long."
+        "documents of the same kind might give. It leaves out the variance of training, which the verdict is about. "
+        "Scripts of one package are alike, so the interval of code is rather too short."
     )
     return Titled("Differences over documents", Table([Column("", name) for name in names], sorted(rows), []), note)
 
@@ -166,18 +166,20 @@ def _scripts(runs: pd.DataFrame) -> Titled:
         found: list[list[str]] = []
         seeds = _evaluations(members)
         for stage in seeds[0] if seeds else ():
-            told = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
-            if told:
-                cells = [show_mean([values[key] for values in told if values.get(key) is not None]) for key in SCRIPTS]
-                found.append([stage, str(sum(values["n"] for values in told)), *cells])
+            summaries = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
+            if summaries:
+                cells = [
+                    show_mean([values[key] for values in summaries if values.get(key) is not None]) for key in SCRIPTS
+                ]
+                found.append([stage, str(sum(values["n"] for values in summaries)), *cells])
         return found
 
     columns = [Column("", "after"), Column("", "scripts"), *(Column("", name) for name in SCRIPTS.values())]
     note = (
         "Scripts drawn at fixed seeds; none is ever run. finished: ended by the model, not at the limit of tokens "
-        "(then cut after the last whole line). valid: bash -n takes it. findings: of shellcheck. memorised: share of "
-        "tokens in stretches of 24 that stand in the training text. distinct: share of runs of four tokens that are "
-        "unlike."
+        "(then cut after the last whole line). valid: bash -n takes it. findings: of shellcheck. memorized: share of "
+        "tokens in sequences of 24 that occur in the training text. distinct: share of different sequences of four "
+        "tokens."
     )
     return Titled("Generated scripts", _table(runs, columns, rows), note)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from src.config.schema import UserError
-from src.reporting import keep_runs, load_metrics, load_runs
+from src.reporting import load_metrics, load_runs, publish_runs
 from src.reporting.data import archive
 from src.reporting.data.archive import METRICS, RUNS, run_folders
 from src.runtime.records import DIGEST
@@ -20,7 +20,7 @@ from tests.reporting.conftest import SweepBuilder
 def published(builder: SweepBuilder, tmp_path: Path) -> Path:
     builder.add("dense")
     builder.add("mamba")
-    keep_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "published")
+    publish_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "published")
     return tmp_path / "published"
 
 
@@ -38,13 +38,13 @@ def test_every_number_is_that_of_the_runs(builder: SweepBuilder, published: Path
 
 
 def test_publishing_twice_gives_the_same_bytes(builder: SweepBuilder, published: Path, tmp_path: Path) -> None:
-    keep_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "again")
+    publish_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "again")
     for name in (RUNS, METRICS):
         assert (published / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_a_published_folder_can_be_published_again(published: Path, tmp_path: Path) -> None:
-    keep_runs(published, load_runs(published), tmp_path / "again")
+    publish_runs(published, load_runs(published), tmp_path / "again")
     assert (published / METRICS).read_bytes() == (tmp_path / "again" / METRICS).read_bytes()
 
 

@@ -10,7 +10,15 @@ import pytest
 
 from src.config.schema import UserError
 from src.report import main
-from src.reporting import keep_runs, load_metrics, load_runs, load_samples, repeated_lines, verdict_lines, write_report
+from src.reporting import (
+    load_metrics,
+    load_runs,
+    load_samples,
+    publish_runs,
+    repeated_lines,
+    verdict_lines,
+    write_report,
+)
 from src.reporting.data.publish import ROWS
 from src.reporting.tables.comparison import comparison_table
 from tests.reporting.conftest import SweepBuilder
@@ -39,7 +47,7 @@ def sweep(builder: SweepBuilder) -> Path:
 
 
 def keep(sweep: Path, out: Path) -> pd.DataFrame:
-    assert keep_runs(sweep, load_runs(sweep), out) == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    assert publish_runs(sweep, load_runs(sweep), out) == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     return load_runs(out)
 
 
@@ -116,13 +124,13 @@ def test_runs_made_again_are_compared_by_their_weights(tmp_path: Path) -> None:
     evaluated(first.add("mamba"), language="c" * 64)
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))
     assert lines == [
-        "3 of 3 runs that were made twice ended with the same weights, bit for bit (SHA-256, after every stage).",
-        "1 run was made, or evaluated, once only.",
+        "3 of 3 repeated runs ended with the same weights, bit for bit (SHA-256, after every stage).",
+        "1 run was made or evaluated only once.",
     ]
     evaluated(again.root / "runs" / "dense-nano-full-s1-0000abcd", language="a" * 64, code="d" * 64)
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))
     assert lines[0].startswith("2 of 3 runs")
-    assert lines[1] == "dense-nano-full-s1-0000abcd: other weights after stage code"
+    assert lines[1] == "dense-nano-full-s1-0000abcd: different weights after stage code"
 
 
 def test_runs_without_weights_repeat_nothing(builder: SweepBuilder) -> None:
@@ -137,7 +145,7 @@ def test_the_command(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([f"dir={sweep}", f"publish_to={kept}"]) == 0
     assert f"Published: {kept}, " in capsys.readouterr().out
     assert main([f"dir={kept}", f"compare_with={sweep}"]) == 0
-    said = "6 of 6 runs that were made twice ended with the same weights"
+    said = "6 of 6 repeated runs ended with the same weights"
     assert said in capsys.readouterr().out
     for name in ("summary.md", "report.html"):
         assert said in (kept / "report" / name).read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ def test_a_job_that_never_started_is_pending(builder):
 
 
 @pytest.mark.parametrize(
-    ("ledger", "summary", "status"),
+    ("job", "summary", "status"),
     [
         ("failed", "running", "failed"),
         ("interrupted", "running", "interrupted"),
@@ -78,11 +78,11 @@ def test_a_job_that_never_started_is_pending(builder):
         ("done", "done", "done"),
     ],
 )
-def test_the_ledger_wins_over_a_stale_running(builder, ledger, summary, status):
+def test_the_job_record_wins_over_a_stale_running(builder, job, summary, status):
     run_dir = builder.add("dense", status=summary, error="child's word" if summary == "failed" else None)
-    builder.ledger(run_dir.name, ledger, error="killed by signal 9" if ledger == "failed" else None)
+    builder.job_record(run_dir.name, job, error="killed by signal 9" if job == "failed" else None)
     row = only_row(load_runs(builder.sweep))
-    expected = {"running": "child's word", "failed": "killed by signal 9"}.get(ledger) if status == "failed" else None
+    expected = {"running": "child's word", "failed": "killed by signal 9"}.get(job) if status == "failed" else None
     assert (row["status"], row["error"]) == (status, expected)
 
 
@@ -117,7 +117,7 @@ def test_a_summary_of_odd_values_becomes_a_row(four):
     assert row["status"] == "done" and row["seed"] is None and row["contract"] == {} and row["code/tokens"] is None
 
 
-def test_a_run_without_a_summary_and_a_broken_ledger(four):
+def test_a_run_without_a_summary_and_a_broken_job_record(four):
     run_dir = next((four.root / "runs").glob("hybrid-*"))
     (run_dir / "summary.json").unlink()
     (four.sweep / "jobs" / f"{run_dir.name}.json").write_text('{"status": "do')

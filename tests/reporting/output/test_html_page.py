@@ -11,7 +11,8 @@ import pytest
 
 from src.reporting import load_metrics, load_runs, write_report
 from src.reporting.output.html_page import _json
-from src.reporting.plots.interactive import build_charts
+from src.reporting.plots.chart import as_values
+from src.reporting.plots.charts import build_charts
 from tests.reporting.plots.test_context import measure
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,7 +23,7 @@ const blocked = [];
 document.addEventListener("securitypolicyviolation", (event) => blocked.push(event.blockedURI));
 addEventListener("load", () => setTimeout(() => {
   const lines = () => [...document.querySelectorAll(".plot")].map(
-    (plot) => plot.querySelectorAll(".scatterlayer .js-line, .barlayer .point").length);
+    (plot) => plot.querySelectorAll(".scatterlayer .js-line, .plot .point").length);
   const all = lines(), boxes = [...document.querySelectorAll("nav input")];
   const shown = () => [...document.querySelectorAll("tr[data-architecture]")].filter((row) => row.offsetParent).length;
   const rows = shown(), axis = () => document.querySelector(".xtitle").textContent;
@@ -93,16 +94,15 @@ def whole(builder):
 
 
 CHARTS = (
-    "curves learning-rates positions beyond recall probe-copying experts speed benchmark-tokens_per_second "
-    "benchmark-peak_bytes"
+    "verdict curves learning-rates positions beyond recall probe-copying experts speed benchmark-speed benchmark-memory"
 ).split()
 
 
 def test_there_is_a_chart_of_everything_that_was_measured(whole):
     charts = build_charts(load_runs(whole.sweep), load_metrics(whole.sweep), whole.sweep)
-    assert [chart["id"] for chart in charts] == CHARTS
-    curves = charts[0]["panels"]
-    assert [panel["title"] for panel in curves] == ["language, nano", "code, nano"]
+    assert [chart.id for chart in charts] == CHARTS
+    curves = as_values(charts[1])["panels"]
+    assert [panel["title"] for panel in curves] == ["language", "code"]
     dense = curves[0]["traces"][0]
     y = dense["y"]["val/loss"]
     assert all(

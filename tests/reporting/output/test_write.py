@@ -18,11 +18,7 @@ FIGURES = {"loss_vs_tokens.png", "loss_vs_flops.png", "loss_vs_time.png", "speed
 @pytest.fixture
 def quick(monkeypatch):
     """Draw small empty figures, where a test is about the words."""
-    small = {name: Figure(figsize=(1, 1)) for name in sorted(FIGURES)}
-    monkeypatch.setattr(
-        "src.reporting.output.write.figure_builders",
-        lambda *_: {name: lambda figure=figure: figure for name, figure in small.items()},
-    )
+    monkeypatch.setattr("src.reporting.output.write.draw", lambda *_: Figure(figsize=(1, 1)))
 
 
 class Page(HTMLParser):

@@ -3,10 +3,10 @@ import math
 
 import pytest
 
-from src.reporting import comparison_text, load_metrics, load_runs, plot_positions, plot_recall, write_report
+from src.reporting import comparison_text, draw, load_metrics, load_runs, position_chart, recall_chart, write_report
 from src.reporting.data.artifacts import load_context
-from src.reporting.plots.context import plot_beyond, plot_probe
-from src.reporting.plots.figures import build_figures
+from src.reporting.plots.charts import build_charts
+from src.reporting.plots.context import beyond_chart, probe_chart
 from src.reporting.tables.comparison import comparison_table
 
 
@@ -40,7 +40,7 @@ def measured(builder):
 
 
 def test_a_line_is_the_mean_over_seeds_with_a_band_around_it(measured):
-    figure = plot_positions(load_runs(measured.sweep))
+    figure = draw(position_chart(load_runs(measured.sweep)))
     (language,) = figure.axes
     dense, mamba = curves(language, "-")
     assert dense[0] == [1, 2, 4] and dense[1][:2] == [4, 3] and math.isnan(dense[1][2])
@@ -54,7 +54,7 @@ def test_a_line_is_the_mean_over_seeds_with_a_band_around_it(measured):
 
 
 def test_recall_leaves_out_ranges_with_few_names_and_shows_what_is_hidden(measured):
-    (language,) = plot_recall(load_runs(measured.sweep)).axes
+    (language,) = draw(recall_chart(load_runs(measured.sweep))).axes
     assert curves(language, "-") == [[[8, 16], [0.5, 0.25]], [[8, 16], [0.5, 0.25]]]
     assert [y for _, y in curves(language, ":")] == [[0.05, 0.05]] * 2
     assert language.get_xscale() == "log"
@@ -63,9 +63,13 @@ def test_recall_leaves_out_ranges_with_few_names_and_shows_what_is_hidden(measur
 def test_contracts_are_not_averaged(builder):
     measure(builder.add("dense"), 1.0, ("language", "code"))
     measure(builder.add("dense", 5, contract={"seq_len": 64}), 3.0)
-    figure = plot_positions(load_runs(builder.sweep))
+    figure = draw(position_chart(load_runs(builder.sweep)))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"{stage}, nano, contract {letter}" for letter in "AB" for stage in ("language", "code")]
+    assert titles == [
+        *(f"{stage}, nano, contract A" for stage in ("language", "code")),
+        "language, nano, contract B",
+        "",
+    ]
     assert [len(curves(axes, "-")) for axes in figure.axes] == [1, 1, 1, 0]
 
 
@@ -83,22 +87,22 @@ def test_the_distance_to_the_floor_is_a_column_where_it_is_known(measured, build
 def test_text_of_no_known_floor_has_its_loss_by_position_alone(builder, four):
     measure(builder.add("jamba"), 1.0, floor=False)
     runs = load_runs(four.sweep)
-    figures = build_figures(runs, load_metrics(four.sweep))
-    assert "loss_by_position.png" in figures and "recall_by_distance.png" not in figures
-    (panel,) = plot_positions(runs).axes
+    files = {name for chart in build_charts(runs, load_metrics(four.sweep), four.sweep) for name in chart.files}
+    assert "loss_by_position" in files and "recall_by_distance" not in files
+    (panel,) = draw(position_chart(runs)).axes
     assert len(panel.lines) == 1
 
 
 def test_past_the_training_context_its_end_is_marked(measured):
-    (panel,) = plot_beyond(load_runs(measured.sweep)).axes
+    (panel,) = draw(beyond_chart(load_runs(measured.sweep))).axes
     assert curves(panel, "-") == [[[1, 2, 4, 8], [4, 3, 2, 5]]] * 2
     assert [128, 128] in [x for x, _ in curves(panel, "--")]
 
 
 def test_a_probe_shows_what_a_mention_saves(measured):
-    (panel,) = plot_probe(load_runs(measured.sweep), "copying").axes
+    (panel,) = draw(probe_chart(load_runs(measured.sweep), "copying")).axes
     assert curves(panel, "-") == [[[16, 32], [2, 1]]] * 2
-    assert "nothing measured" in str(plot_probe(load_runs(measured.sweep), "recall").texts[0])
+    assert "nothing measured" in str(draw(probe_chart(load_runs(measured.sweep), "recall")).texts[0])
 
 
 def test_the_report_has_every_figure_of_what_was_measured(measured):
@@ -114,6 +118,6 @@ def test_a_damaged_evaluation_is_no_obstacle(measured):
     broken = {"context": {"positions": [1], "recall": {"to": 4, "n": "x"}}, "test": [3], "probes": 7, "scripts": []}
     (run_dir / "evaluation.json").write_text(json.dumps({"stages": {"language": broken, "code": None}}))
     assert load_context(run_dir)["language"]["positions"] == {}
-    assert len(plot_positions(load_runs(measured.sweep)).axes) == 1
-    plot_recall(load_runs(measured.sweep))
+    assert len(draw(position_chart(load_runs(measured.sweep))).axes) == 1
+    draw(recall_chart(load_runs(measured.sweep)))
     write_report(measured.sweep)

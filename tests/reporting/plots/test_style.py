@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from src.reporting.data.runs import ARCHITECTURES
-from src.reporting.plots.style import add_legend, style_of
+from src.reporting.plots.figure import add_legend
+from src.reporting.plots.style import style_of
 
 
 @pytest.mark.parametrize("width", [4, 6.1, 11])

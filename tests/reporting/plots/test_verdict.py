@@ -5,10 +5,10 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from src.reporting import load_runs, verdict_lines, write_report
-from src.reporting.plots.figures import to_png
-from src.reporting.plots.verdict import plot_verdict, verdict_figures
-from src.reporting.statistics.comparison import mean_and_half_width
+from src.reporting import draw, load_runs, verdict_lines, write_report
+from src.reporting.plots.figure import to_png
+from src.reporting.plots.verdict import verdict_chart
+from src.reporting.statistics.significance import mean_and_half_width
 from src.reporting.statistics.verdicts import compare_headlines
 
 SEEDS = {"dense": (2.50, 2.51, 2.52), "mamba": (2.31, 2.30, 2.32), "hybrid": (2.30, 2.305, 2.295)}
@@ -36,7 +36,7 @@ def drawn_seeds(panel) -> list[list[float]]:
 
 def test_seeds_means_intervals_and_words(builder):
     runs = add_seeds(builder, SEEDS)
-    figure = plot_verdict(runs)
+    figure = draw(verdict_chart(runs))
     language, code = figure.axes
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["language", "code"]
     stable = compare_headlines(runs)[0].comparison.stable
@@ -59,14 +59,14 @@ def test_seeds_means_intervals_and_words(builder):
 def test_a_best_architecture_is_called_best(builder):
     runs = add_seeds(builder, SEEDS | {"hybrid": (2.1, 2.105, 2.095)})
     assert "best is hybrid" in verdict_lines(runs)[0]
-    shown = words(plot_verdict(runs).axes[0])
+    shown = words(draw(verdict_chart(runs)).axes[0])
     assert shown["hybrid"].endswith(" best")
     assert shown["mamba"].endswith(" significantly worse") and "not" not in shown["mamba"]
 
 
 def test_an_unstable_architecture_is_shown_by_its_seeds_alone(builder):
     runs = add_seeds(builder, SEEDS | {"moe": (2.4, 2.41, 3.4)})
-    panel = plot_verdict(runs).axes[0]
+    panel = draw(verdict_chart(runs)).axes[0]
     assert words(panel)["moe"] == "unstable, not ranked"
     assert len(panel.containers) == 3
     assert len(drawn_seeds(panel)) == 4
@@ -74,13 +74,13 @@ def test_an_unstable_architecture_is_shown_by_its_seeds_alone(builder):
 
 def test_equivalence_is_said_within_the_margin_that_is_given(builder):
     runs = add_seeds(builder, SEEDS)
-    assert words(plot_verdict(runs, margin=1.0).axes[0])["mamba"].endswith(" equivalent")
+    assert words(draw(verdict_chart(runs, margin=1.0)).axes[0])["mamba"].endswith(" equivalent")
 
 
 def test_a_row_a_group_of_comparable_runs(builder):
     add_seeds(builder, SEEDS)
     runs = add_seeds(builder, {name: SEEDS[name] for name in ("dense", "mamba")}, size="micro", stages=("language",))
-    figure = plot_verdict(runs)
+    figure = draw(verdict_chart(runs))
     titles = [panel.get_title(loc="left") for panel in figure.axes]
     assert titles == ["language, nano", "code, nano", "language, micro", ""]
     assert len(words(figure.axes[0])) == 3 and len(words(figure.axes[2])) == 2 and not figure.axes[3].axison
@@ -89,8 +89,8 @@ def test_a_row_a_group_of_comparable_runs(builder):
 
 def test_there_is_no_figure_without_a_verdict(four):
     runs = load_runs(four.sweep)
-    assert verdict_figures(runs) == {}
-    assert "none" in plot_verdict(runs).texts[0].get_text()
+    assert verdict_chart(runs).is_empty
+    assert "nothing measured" in draw(verdict_chart(runs)).texts[0].get_text()
 
 
 def test_the_report_has_the_figure_first(builder):

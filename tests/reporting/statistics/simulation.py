@@ -1,7 +1,8 @@
 """Error rates and power of the verdicts, by simulation:  python -m tests.reporting.statistics.simulation
 
 Writes the tables of docs/dev/STATISTICS.md. Seeds are normal with standard deviation 1, unless the design says
-otherwise. The rules are those of src/reporting/statistics/comparison.py, for arrays; test_simulation.py compares both.
+otherwise. The rules are those of src/reporting/statistics/significance.py, for arrays; test_simulation.py compares
+both.
 
 R: reports. M: headlines in a report. K: architectures. N: seeds.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtr
 
-from src.reporting.statistics.comparison import LEVEL, UNSTABLE_LEVEL, tukey_critical
+from src.reporting.statistics.significance import LEVEL, UNSTABLE_LEVEL, tukey_critical
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "dev" / "STATISTICS.md"
 BEGIN, END = "<!-- tables:begin -->\n", "<!-- tables:end -->\n"
@@ -22,7 +23,7 @@ N_ARCHITECTURES, N_SEEDS, N_HEADLINES = (4, 6), (3, 5, 10), (1, 6)
 SAMPLES = 24_000
 """Headlines for each cell: with one in a report 24,000 reports, with six 4,000."""
 FALL, FALL_SHARE = 20.0, 1 / 3
-"""How far above its level a seed ends that falls off the cliff, and the share of seeds that do."""
+"""How far above its level a seed ends that diverges, and the share of seeds that do."""
 FAR = 60.0
 
 
@@ -37,32 +38,32 @@ class Design:
     """How far the first is ahead of the others."""
     spread: float = 1.0
     """Standard deviation of the last of the equally good ones."""
-    has_cliff: bool = False
-    """Whether seeds of the last one fall off a cliff."""
+    has_diverging: bool = False
+    """Whether seeds of the last one diverge."""
 
     def means(self, k: int) -> np.ndarray:
         """Return the true means, [K]."""
         top = self.n_top or k
         means = np.where(np.arange(k) < top, 0.0, FAR)
         means[0] -= self.lead
-        means[-1] += FALL * FALL_SHARE * self.has_cliff
+        means[-1] += FALL * FALL_SHARE * self.has_diverging
         return means
 
     def draw(self, rng: np.random.Generator, reports: int, headlines: int, k: int, n: int) -> np.ndarray:
         """Draw bits per byte, [R, M, K, N]."""
         spreads, means = np.ones(k), self.means(k)
         spreads[(self.n_top or k) - 1] = self.spread
-        means[-1] -= FALL * FALL_SHARE * self.has_cliff
+        means[-1] -= FALL * FALL_SHARE * self.has_diverging
         values = rng.standard_normal((reports, headlines, k, n)) * spreads[:, None] + means[:, None]
-        if self.has_cliff:
+        if self.has_diverging:
             values[:, :, -1] += FALL * (rng.random((reports, headlines, n)) < FALL_SHARE)
         return values
 
 
 EQUAL = Design("all equal")
 LEAD = Design("first ahead by 5 sd", lead=5)
-LEAD_BESIDE_CLIFF = Design("first ahead by 5 sd, one falls off a cliff", lead=5, has_cliff=True)
-CLIFF = Design("all equal, one falls off a cliff", has_cliff=True)
+LEAD_BESIDE_DIVERGING = Design("first ahead by 5 sd, one diverges at times", lead=5, has_diverging=True)
+DIVERGING = Design("all equal, one diverges at times", has_diverging=True)
 NULLS = (
     EQUAL,
     Design("all equal, one with spread 5", spread=5),
@@ -70,7 +71,7 @@ NULLS = (
     Design("two equal at the top", n_top=2),
     Design("two equal at the top, one with spread 5", n_top=2, spread=5),
     Design("two equal at the top, one with spread 10", n_top=2, spread=10),
-    CLIFF,
+    DIVERGING,
 )
 
 
@@ -174,11 +175,11 @@ class Rates:
     power: float
     """Of headlines: the first is called best."""
     coverage: float
-    """All intervals hold; those with the cliff, whose mean no seed is like, are not counted."""
+    """All intervals hold; those of the diverging one, whose mean no seed is like, are not counted."""
     unstable: float
-    """Of headlines: an architecture without a cliff is called unstable."""
-    cliff: float
-    """Of headlines: the one with a cliff is called unstable."""
+    """Of headlines: a steady architecture is called unstable."""
+    diverging: float
+    """Of headlines: the diverging one is called unstable."""
 
 
 def measure(design: Design, k: int, n: int, headlines: int, samples: int = SAMPLES, seed: int = 0) -> Rates:
@@ -193,16 +194,16 @@ def measure(design: Design, k: int, n: int, headlines: int, samples: int = SAMPL
     false_pair = (significant & (found.difference * true <= 0)).any(-1)
     covered = np.abs(found.difference - true) <= found.half_width
     last = k - 1
-    if design.has_cliff:
+    if design.has_diverging:
         covered |= found.j == last
-    ordinary = found.unstable[..., :last] if design.has_cliff else found.unstable
+    ordinary = found.unstable[..., :last] if design.has_diverging else found.unstable
     return Rates(
         false_best=100 * float(false_best.any(-1).mean()),
         false_statement=100 * float((false_best | false_pair).any(-1).mean()),
         power=100 * float((found.is_best & (found.leader == 0)).mean()),
         coverage=100 * float(covered.all((-2, -1)).mean()),
         unstable=100 * float(ordinary.any(-1).mean()),
-        cliff=100 * float(found.unstable[..., last].mean()) if design.has_cliff else 0.0,
+        diverging=100 * float(found.unstable[..., last].mean()) if design.has_diverging else 0.0,
     )
 
 
@@ -229,13 +230,13 @@ def tables(samples: int = SAMPLES) -> str:
     ]
     powers = [
         [design.name, str(k), str(m), *row(design, k, m, "power")]
-        for design in (LEAD, LEAD_BESIDE_CLIFF)
+        for design in (LEAD, LEAD_BESIDE_DIVERGING)
         for k, m in cells
     ]
-    names = {True: ("unstable", "cliff"), False: ("unstable",)}
+    names = {True: ("unstable", "diverging"), False: ("unstable",)}
     found = [
-        [design.name, str(k), *row(design, k, 1, *names[design.has_cliff]), *["-"] * (3 - 3 * design.has_cliff)]
-        for design in (*NULLS[:3], CLIFF)
+        [design.name, str(k), *row(design, k, 1, *names[design.has_diverging]), *["-"] * (3 - 3 * design.has_diverging)]
+        for design in (*NULLS[:3], DIVERGING)
         for k in N_ARCHITECTURES
     ]
     return "\n".join(
@@ -247,7 +248,7 @@ def tables(samples: int = SAMPLES) -> str:
             "Power, in % of headlines in which the first is called best:\n",
             _table(["design", "architectures", "headlines", *head("power")], powers),
             "Called unstable, in % of headlines with one in a report:\n",
-            _table(["design", "architectures", *head("without a cliff", "with the cliff")], found),
+            _table(["design", "architectures", *head("steady ones", "diverging one")], found),
         ]
     )
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from src.reporting import fit_laws, law_lines, load_runs, plot_scaling
+from src.reporting import draw, fit_laws, law_lines, load_runs, scaling_chart
 from src.reporting.statistics.scaling_laws import _fit
 
 
@@ -40,7 +40,7 @@ def test_laws_are_of_architectures_and_of_means_over_seeds(builder):
     assert [law.architecture for law in laws] == ["dense", "mamba"], "one size makes no law"
     assert laws[0].x == [10**6, 10**7, 10**8] and 0.03 < laws[0].exponent < 0.06 and laws[0].half_width is not None
     assert "dense: bits per byte fall as x^-0.0" in law_lines(laws)[0]
-    assert len(plot_scaling(runs).axes[0].lines) == 4
+    assert len(draw(scaling_chart(runs)).axes[0].lines) == 4
     assert [law.exponent for law in fit_laws(runs, "train_flops")] == pytest.approx([law.exponent / 2 for law in laws])
 
 
@@ -48,4 +48,4 @@ def test_nothing_to_fit_is_told(builder):
     builder.add("dense")
     runs = load_runs(builder.sweep)
     assert law_lines(fit_laws(runs)) == ["no law: finished runs of at least two sizes are needed"]
-    assert plot_scaling(runs).texts
+    assert draw(scaling_chart(runs)).texts

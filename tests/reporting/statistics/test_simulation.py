@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from src.reporting.statistics.comparison import LEVEL, compare_architectures, correct_for_headlines
+from src.reporting.statistics.significance import LEVEL, compare_architectures, correct_for_headlines
 from tests.reporting.statistics.simulation import (
     BEGIN,
-    CLIFF,
+    DIVERGING,
     DOCUMENT,
     END,
     EQUAL,
@@ -25,7 +25,7 @@ TOLERANCE = 0.6
 
 
 @pytest.mark.parametrize("n", [3, 5])
-@pytest.mark.parametrize("design", [EQUAL, LEAD, CLIFF, *NULLS[1:6:2]], ids=lambda design: design.name)
+@pytest.mark.parametrize("design", [EQUAL, LEAD, DIVERGING, *NULLS[1:6:2]], ids=lambda design: design.name)
 def test_arrays_and_mappings_give_the_same_verdicts(design: Design, n: int) -> None:
     values = design.draw(np.random.default_rng(1), 6, 3, 4, n)
     found = judge(values)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from src.reporting import write_report
-from src.reporting.statistics.training_anomalies import course_lines
+from src.reporting.statistics.training_anomalies import anomaly_lines
 
 
 def frame(losses, skipped=None, stage="language"):
@@ -22,27 +22,27 @@ def falling(count, noise=0.0):
 
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.3])
 def test_a_falling_loss_with_noise_has_no_spikes(noise):
-    assert course_lines(frame(falling(200, noise))) == []
+    assert anomaly_lines(frame(falling(200, noise))) == []
 
 
 def test_a_spike_is_named_with_its_place_and_height():
     losses = falling(100, 0.05)
     losses[60:63] = [7.5, 6.0, 5.9]
-    (line,) = course_lines(frame(losses))
+    (line,) = anomaly_lines(frame(losses))
     assert line.startswith("dense-nano: the training loss of stage language jumped to 7.50 at step 61, from 3.")
     assert line.endswith(", and 2 rows more")
 
 
 def test_too_few_rows_and_missing_values_are_no_spikes():
-    assert course_lines(frame([3.0] * 5 + [9.0])) == []
-    assert course_lines(frame([math.nan] * 30)) == []
-    assert course_lines(pd.DataFrame({"run": [], "stage": [], "step": []})) == []
+    assert anomaly_lines(frame([3.0] * 5 + [9.0])) == []
+    assert anomaly_lines(frame([math.nan] * 30)) == []
+    assert anomaly_lines(pd.DataFrame({"run": [], "stage": [], "step": []})) == []
 
 
 def test_skipped_steps_are_told_once_a_stage():
     skipped = [0] * 10 + [1] * 5 + [3] * 5
-    assert course_lines(frame([3.0] * 20, skipped)) == [
-        "dense-nano: 3 steps of stage language were skipped, their gradients not being finite"
+    assert anomaly_lines(frame([3.0] * 20, skipped)) == [
+        "dense-nano: 3 steps of stage language were skipped because their gradients were not finite"
     ]
 
 
@@ -55,4 +55,4 @@ def test_the_report_tells_of_them(four):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_report(four.sweep)
     for text in (page.read_text(), (page.parent / "summary.md").read_text()):
-        assert "On the way" in text and "jumped to 30.00 at step 40" in text
+        assert "Training anomalies" in text and "jumped to 30.00 at step 40" in text

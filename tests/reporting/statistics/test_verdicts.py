@@ -144,7 +144,7 @@ def test_runs_of_the_same_seed_are_no_replicates(builder):
 
 
 def test_an_architecture_without_a_finished_run_is_named(four):
-    four.ledger(next((four.root / "runs").glob("moe-*")).name, "failed", "boom")
+    four.job_record(next((four.root / "runs").glob("moe-*")).name, "failed", "boom")
     assert "nano: no finished run of moe: not ranked" in verdict(four)
 
 

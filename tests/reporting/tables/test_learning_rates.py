@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from src.reporting.data.artifacts import beside_cliff
+from src.reporting.data.artifacts import next_rate_fails
 from src.reporting.tables.learning_rates import learning_rate_tables
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
-    ("losses", "cliff"),
+    ("losses", "fails"),
     [
         ([2.3, 2.2, 2.1], False),  # nothing was tried above the best
         ([2.3, 2.2, 2.3, 2.9], False),  # it fails, but not next to the best
@@ -22,12 +22,12 @@ ROOT = Path(__file__).parents[3]
         ([None, None], False),
     ],
 )
-def test_a_best_rate_beside_one_that_fails(losses: list[float | None], cliff: bool) -> None:
+def test_a_best_rate_beside_one_that_fails(losses: list[float | None], fails: bool) -> None:
     tried = [(2.0**index, loss) for index, loss in enumerate(losses)]
-    assert beside_cliff(tried) is beside_cliff(tried[::-1]) is cliff
+    assert next_rate_fails(tried) is next_rate_fails(tried[::-1]) is fails
 
 
 def test_the_table_says_so_of_those_whose_seeds_came_out_far_apart() -> None:
     (titled,) = learning_rate_tables(ROOT / "docs" / "results" / "nano-active")
-    assert titled.table.columns[-1].name == "cliff"
+    assert titled.table.columns[-1].name == "next fails"
     assert {row[0] for row in titled.table.rows if row[-1] == "yes"} == {"dense", "mamba1"}

@@ -1,4 +1,4 @@
-// Draws the charts of a report (src/reporting/plots/interactive.py says what they hold), and hides the architectures that are
+// Draws the charts of a report (src/reporting/plots/chart.py describes them), and hides the architectures that are
 // switched off, in charts, tables and samples alike. Text goes in by textContent alone.
 "use strict";
 (() => {
@@ -27,42 +27,64 @@
     return select;
   };
 
-  const transparent = (colour) => colour + "2e"; // an eighth of it or so
+  const transparent = (color) => color + "2e"; // an eighth of it or so
+  const SYMBOLS = { o: "circle", s: "square", "^": "triangle-up", D: "diamond", v: "triangle-down", P: "cross", X: "x",
+    h: "hexagon", d: "diamond-tall", 8: "octagon", H: "hexagon2", p: "pentagon", "*": "star", "<": "triangle-left",
+    ">": "triangle-right", "+": "cross-thin-open", ring: "circle-open", "": "circle" };
+  const hover = "%{x:,.4~g}: %{y:.4~g}<extra>%{fullData.name}</extra>";
 
-  const traces = (chart, panel, x, y) => {
-    const lines = [];
-    for (const trace of panel.traces) {
-      if (hidden.has(trace.architecture)) continue;
-      if ("level" in trace) continue;
-      const values = trace.y[y], places = trace.x[y] && trace.x[y][chart.bars ? "" : x];
-      if (!values || !places) continue;
-      if (chart.bars) {
-        lines.push({ type: "bar", x: places, y: values, name: trace.name, marker: { color: trace.colour },
-          showlegend: false, hovertemplate: "%{x}: %{y:,.4~g}<extra></extra>" });
-        continue;
-      }
-      const low = trace.low[y], high = trace.high[y];
+  // Bars and intervals: one below the other, each with its words under its name.
+  const rows = (chart, traces, y) => traces.flatMap((trace, row) => {
+    const mean = trace.y[y], seeds = trace.seeds[y], style = { name: trace.name, showlegend: false };
+    const hovertemplate = "%{x:,.4~g}<extra>%{fullData.name}</extra>";
+    const points = (color) => ({ type: "scatter", mode: "markers", x: seeds, y: seeds.map(() => row + (mean ? 0.25 : 0)),
+      marker: { size: 6, color: "rgba(0,0,0,0)", line: { color, width: 1.3 } }, hovertemplate, ...style });
+    if (chart.kind === "bars") {
+      return [{ type: "bar", orientation: "h", x: mean, y: [row], marker: { color: trace.color }, hovertemplate, ...style }];
+    }
+    const interval = { type: "scatter", mode: "markers", x: mean, y: [row], hovertemplate, ...style,
+      marker: { size: 8, color: trace.color, symbol: SYMBOLS[trace.marker] },
+      error_x: mean && { type: "data", array: [trace.high[y][0] - mean[0]], color: trace.color, thickness: 2 } };
+    return [...(mean ? [interval] : []), points(trace.color)];
+  });
+
+  const lines = (chart, traces, x, y) => {
+    const found = [], named = new Set();
+    const showlegend = (name) => !named.has(name) && Boolean(named.add(name));
+    for (const trace of traces) {
+      const values = trace.y[y], behind = trace.y[chart.behind[y]];
+      if (!values) continue;
+      const at = trace.x[y][x], low = trace.low[y], high = trace.high[y];
       if (low && high) {
-        lines.push({ type: "scatter", x: [...places, ...[...places].reverse()], y: [...high, ...[...low].reverse()],
-          fill: "toself", fillcolor: transparent(trace.colour), line: { width: 0 }, hoverinfo: "skip", mode: "lines",
+        found.push({ type: "scatter", x: [...at, ...[...at].reverse()], y: [...high, ...[...low].reverse()],
+          fill: "toself", fillcolor: transparent(trace.color), line: { width: 0 }, hoverinfo: "skip", mode: "lines",
           showlegend: false, name: trace.name });
       }
-      lines.push({ type: "scatter", x: places, y: values, name: trace.name,
-        mode: chart.markers || values.length < 25 ? "lines+markers" : "lines",
-        line: { color: trace.colour, width: 2, dash: trace.dash }, marker: { size: 5, color: trace.colour },
-        hovertemplate: "%{x:,.4~g}: %{y:.4~g}<extra>%{fullData.name}</extra>" });
+      if (behind) {
+        found.push({ type: "scatter", x: trace.x[chart.behind[y]][x], y: behind, mode: "lines", opacity: 0.3,
+          line: { color: trace.color, width: 1 }, hoverinfo: "skip", showlegend: false, name: trace.name });
+      }
+      const every = Math.max(1, Math.floor(values.length / 12));
+      found.push({ type: "scatter", x: at, y: values, name: trace.name, showlegend: showlegend(trace.name),
+        mode: trace.dash ? (trace.marker ? "lines+markers" : "lines") : "markers", hovertemplate: hover,
+        line: { color: trace.color, width: 2, dash: trace.dash || "solid" },
+        marker: { color: trace.color, symbol: SYMBOLS[trace.marker],
+          size: values.map((_, index) => (trace.marker === "ring" ? 14 : index % every ? 0 : 7)) } });
     }
-    // Reference levels far from the curves would press these flat: they are left to the table.
-    const x_of = lines.flatMap((line) => line.x).filter((at) => at > 0), y_of = lines.flatMap((line) => line.y);
-    const low = Math.min(...y_of), high = Math.max(...y_of), reach = Math.max(high - low, 0.05 * Math.abs(high)) / 2;
-    for (const trace of panel.traces) {
-      if (!("level" in trace) || (trace.only && !trace.only.includes(y)) || !x_of.length) continue;
+    // Reference levels far from the curves would flatten these: they are in the table.
+    const x_of = found.flatMap((line) => line.x).filter((at) => at > 0), y_of = found.flatMap((line) => line.y);
+    const low = Math.min(...y_of), high = Math.max(...y_of), reach = 2.5 * Math.max(high - low, 0.1 * high, 0.1);
+    const straight = (name, xs, ys, color, dash) => found.push({ type: "scatter", x: xs, y: ys, mode: "lines", name,
+      showlegend: showlegend(name), line: { color, width: 1.3, dash }, hovertemplate: hover });
+    for (const trace of traces) {
+      if (trace.level === null || (trace.only && !trace.only.includes(y)) || !x_of.length) continue;
       if (trace.level < low - reach || trace.level > high + reach) continue;
-      lines.push({ type: "scatter", x: [Math.min(...x_of), Math.max(...x_of)], y: [trace.level, trace.level],
-        mode: "lines", name: trace.name, line: { color: trace.colour, width: 1.3, dash: "dash" },
-        hovertemplate: "%{y:.4~g}<extra>%{fullData.name}</extra>" });
+      straight(trace.name, [Math.min(...x_of), Math.max(...x_of)], [trace.level, trace.level], trace.color, trace.dash);
     }
-    return lines;
+    for (const [name, places] of Object.entries(chart.marks)) {
+      for (const at of places) straight(name, [at, at], [low, high], "#777777", "dash");
+    }
+    return found;
   };
 
   // Plotly names only powers of ten where an axis has little room: 1, 2 and 5 of each are named here.
@@ -83,22 +105,26 @@
     return String(Number((value / size).toPrecision(3))) + unit;
   };
 
-  const layout = (chart, x, y, lines) => {
+  const layout = (chart, x, y, shown, drawn) => {
     const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#363d46" : "#e3e7eb";
-    const logarithmic = (letter) => {
-      const values = lines.flatMap((line) => line[letter]).filter((value) => value > 0);
-      return chart.log.includes(letter) && values.length ? ticks(values) : {};
+    const axis = (own, letter) => {
+      const values = drawn.flatMap((line) => line[letter]).filter((value) => value > 0);
+      const [from, to] = own.limits || [null, null], reached = Math.max(...values) * 1.05;
+      return {
+        title: { text: own.label, standoff: 8 }, gridcolor: line, linecolor: line, zeroline: false, automargin: true,
+        type: own.is_log ? "log" : "linear", exponentformat: "SI", nticks: 8,
+        ...(own.limits && values.length ? { range: [from, to === null ? reached : to] } : {}),
+        ...(own.is_log && values.length ? ticks(values) : {}),
+      };
     };
-    const axis = (label, letter) => ({
-      title: { text: label, standoff: 8 }, gridcolor: line, linecolor: line, zeroline: false, automargin: true,
-      type: chart.bars && letter === "x" ? "category" : chart.log.includes(letter) ? "log" : "linear",
-      exponentformat: "SI", nticks: 8, ...logarithmic(letter),
-    });
+    const named = { tickvals: shown.map((_, row) => row), range: [shown.length - 0.5, -0.5], automargin: true,
+      ticktext: shown.map((trace) => `<b>${trace.name}</b><br>${trace.text[y]}`), showgrid: false, zeroline: false };
+    const lies = chart.kind !== "lines", across = chart.kind === "bars" ? chart.y[y] : chart.x[x];
     return {
       margin: { l: 50, r: 10, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', sans-serif" },
-      xaxis: axis(chart.x[x], "x"), yaxis: axis(chart.y[y], "y"), hovermode: "closest",
-      showlegend: !chart.bars, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+      xaxis: axis(lies ? across : chart.x[x], "x"), yaxis: lies ? named : axis(chart.y[y], "y"), hovermode: "closest",
+      showlegend: !lies, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     };
   };
 
@@ -108,15 +134,19 @@
     const redraw = () => drawn.filter((one) => one.chart === chart).forEach((one) => one.draw());
     const pick = (label, options) =>
       Object.keys(options).length > 1 ? choice(choices, label, options, redraw) : { value: Object.keys(options)[0] };
-    const y = pick("show", chart.y), x = pick("against", chart.x);
+    const labels = (axes) => Object.fromEntries(Object.entries(axes).map(([key, axis]) => [key, axis.label]));
+    const y = pick("show", labels(chart.y)), x = pick("against", labels(chart.x));
     const panels = make("div", "panels", section);
     for (const panel of chart.panels) {
       const box = make("div", "panel", panels);
       make("h4", "", box).textContent = panel.title;
       const plot = make("div", "plot", box);
+      if (chart.kind !== "lines") plot.style.height = `${5 + 2.6 * panel.traces.length}rem`;
       drawn.push({ chart, draw: () => {
-        const lines = traces(chart, panel, x.value, y.value);
-        Plotly.react(plot, lines, layout(chart, x.value, y.value, lines), { responsive: true, displayModeBar: false });
+        const shown = panel.traces.filter((trace) => !hidden.has(trace.architecture));
+        const all = chart.kind === "lines" ? lines(chart, shown, x.value, y.value) : rows(chart, shown, y.value);
+        const settings = { responsive: true, displayModeBar: false };
+        Plotly.react(plot, all, layout(chart, x.value, y.value, shown, all), settings);
       } });
     }
   }

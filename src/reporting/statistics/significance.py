@@ -28,7 +28,7 @@ from statistics import fmean, stdev, variance
 from typing import NamedTuple
 
 MIN_SEEDS = 3
-"""Seeds of an architecture, below which nothing is said of it."""
+"""Fewest seeds of an architecture for a verdict."""
 LEVEL = 0.05
 """Chance of a false statement of a kind (a best, a pair) in a whole report."""
 UNSTABLE_LEVEL = 0.02
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
     difference: float
     """Mean of `other` less mean of `better`, in bits per byte; not negative."""
     half_width: float
-    """Of the simultaneous interval."""
+    """Half the width of the simultaneous interval."""
 
     @property
     def is_significant(self) -> bool:
@@ -59,14 +59,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What can be said of the architectures of one headline."""
+    """The result of comparing the architectures of one headline."""
 
     stable: dict[str, list[float]]
     """Bits per byte of each architecture that is compared, in the order of their means, the best first."""
     unstable: dict[str, list[float]]
     """Those whose seeds fall into two clusters; nothing is claimed of their means."""
     p_best: float
-    """That the first of the stable ones is not better than every other of them; not corrected for other headlines."""
+    """p that the first stable one is not better than every other; not corrected for other headlines."""
     pairs: list[Pair]
     """Each pair of stable architectures."""
 
@@ -129,7 +129,7 @@ def find_unstable(values: Values, level: float = UNSTABLE_LEVEL) -> set[str]:
 
 
 def _cluster_gap(seeds: Sequence[float]) -> float:
-    """Return the largest gap between neighbours if it parts two clusters, else 0."""
+    """Return the largest gap between neighbors if it separates two clusters, else 0."""
     ordered = sorted(seeds)
     largest = max(after - before for before, after in pairwise(ordered))
     return largest if largest > (ordered[-1] - ordered[0]) / 2 else 0.0
@@ -199,22 +199,24 @@ def _studentized_range(confidence: float, n: int, freedom: float) -> float:
 def correct_for_headlines(comparisons: Sequence[Comparison]) -> list[float]:
     """Correct `p_best` for the number of headlines of a report, in the same order.
 
-    By Hochberg's step-up procedure, in which headlines with a clear best ease the claim of the others. Those that leave
-    out an unstable architecture are corrected by Bonferroni and ease nothing: by leaving out what varies, chance
-    would ease claims about the same architecture where it happens to vary little.
+    By Hochberg's step-up procedure, in which headlines with a clear best weaken the correction of the others. Those
+    that leave out an unstable architecture are corrected by Bonferroni and do not weaken it: otherwise leaving out
+    what varies would favor claims about the same architecture where it varies little by chance.
     """
-    n, least = len(comparisons), 1.0
+    n, lowest = len(comparisons), 1.0
     corrected = [min(1.0, n * comparison.p_best) for comparison in comparisons]
-    whole = [index for index in range(n) if not comparisons[index].unstable]
-    for rank, index in enumerate(sorted(whole, key=lambda index: -comparisons[index].p_best), n - len(whole) + 1):
-        corrected[index] = least = min(least, rank * comparisons[index].p_best)
+    all_stable = [index for index in range(n) if not comparisons[index].unstable]
+    for rank, index in enumerate(
+        sorted(all_stable, key=lambda index: -comparisons[index].p_best), n - len(all_stable) + 1
+    ):
+        corrected[index] = lowest = min(lowest, rank * comparisons[index].p_best)
     return corrected
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and half the width of its own 95% confidence interval; None with fewer than three values.
 
-    Such intervals are about one architecture by itself: two of them do not tell whether two architectures differ.
+    Such intervals are about one architecture by itself: two of them do not show whether two architectures differ.
     """
     from scipy.special import stdtrit
 

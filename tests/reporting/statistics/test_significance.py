@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.reporting.statistics.comparison import (
+from src.reporting.statistics.sample_size import POWER, power, seeds_needed
+from src.reporting.statistics.significance import (
     Comparison,
     compare_architectures,
     compare_stages,
@@ -15,7 +16,6 @@ from src.reporting.statistics.comparison import (
     mean_and_half_width,
     tukey_critical,
 )
-from src.reporting.statistics.sample_size import POWER, power, seeds_needed
 
 FOUR = {
     "dense": [1.559, 1.558, 1.568],

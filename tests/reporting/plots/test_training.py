@@ -5,9 +5,24 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from src.reporting import load_metrics, load_runs, plot_loss, plot_speed
-from src.reporting.output.write import CAPTIONS
-from src.reporting.plots.figures import AXES, BALANCE, _loss_range, build_figures, plot_expert_balance, to_png
+from src.reporting import draw, load_metrics, load_runs, loss_chart, speed_chart
+from src.reporting.plots.charts import build_charts
+from src.reporting.plots.figure import loss_range, to_png
+from src.reporting.plots.training import EXPERT_BALANCE, expert_chart
+
+
+def plot_loss(directory, x="tokens"):
+    return draw(loss_chart(load_runs(directory), load_metrics(directory)), x)
+
+
+def plot_experts(directory):
+    return draw(expert_chart(load_runs(directory), load_metrics(directory)))
+
+
+def images(directory) -> dict[str, bytes]:
+    """Draw every file of a report."""
+    charts = build_charts(load_runs(directory), load_metrics(directory), directory)
+    return {name: to_png(draw(chart, x)) for chart in charts for name, x in chart.files.items()}
 
 
 def texts(figure) -> list[str]:
@@ -24,27 +39,31 @@ def write_balance(run_dir, layers, stages=("language",), steps=3):
         for stage in stages:
             for step in range(1, steps + 1):
                 row = {"stage": stage, "step": step, "tokens": 100 * step, "flops": 1, "wall_time_s": step}
-                values = {f"moe/layer_{n:02}/{name}": step * (n + 1) / 10 for n in range(layers) for name in BALANCE}
+                values = {
+                    f"moe/layer_{n:02}/{name}": step * (n + 1) / 10 for n in range(layers) for name in EXPERT_BALANCE
+                }
                 file.write(json.dumps(row | values) + "\n")
 
 
 def test_a_panel_a_stage_with_training_and_validation(four):
     """The validation before the first step is left out: tokens start at 0, which a log axis has not."""
-    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    figure = plot_loss(four.sweep)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["language", "code"]
     lengths = sorted(np.size(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-")
     assert lengths == [10] * 4 + [150] * 4
 
 
-@pytest.mark.parametrize("axis", AXES)
-def test_every_axis(four, axis):
-    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), axis)
-    assert AXES[axis] in figure.axes[0].get_xlabel()
+@pytest.mark.parametrize(
+    ("axis", "label"), [("tokens", "tokens"), ("flops", "training FLOPs"), ("wall_time_s", "wall-clock time")]
+)
+def test_every_axis(four, axis, label):
+    figure = plot_loss(four.sweep, axis)
+    assert label in figure.axes[0].get_xlabel()
     assert figure.axes[0].get_xscale() == ("linear" if axis == "wall_time_s" else "log")
 
 
 def test_references_are_dashed_and_labelled(four):
-    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    figure = plot_loss(four.sweep)
     language, code = figure.axes
     floor = 0.62 * math.log(2) * 3.2
     assert [pytest.approx(level) for level in dashed(language)] == [math.log(4096), 6.1, floor]
@@ -54,20 +73,23 @@ def test_references_are_dashed_and_labelled(four):
     assert language.get_ylim()[0] < floor and language.get_ylim()[1] > math.log(4096)
 
 
-def test_a_reference_far_from_the_curves_does_not_squash_them():
-    low, high = _loss_range([1.0, 1.1], [math.log(4096), 1.2])
+def test_a_reference_far_from_the_curves_does_not_flatten_them():
+    low, high = loss_range([1.0, 1.1], [math.log(4096), 1.2])
     assert low < 1.0 and 1.2 < high < 1.5
 
 
 def test_final_losses_are_labelled_and_never_averaged_over_contracts(builder):
     builder.add("dense", level=2.0)
     builder.add("dense", seed=5, level=3.0, contract={"seq_len": 64})
-    shown = texts(plot_loss(load_runs(builder.sweep), load_metrics(builder.sweep), "tokens"))
-    assert "dense (A) 2.01" in shown and "dense (B) 3.06" in shown
+    figure = plot_loss(builder.sweep)
+    titles = [f"{stage}, nano, contract {letter}" for letter in "AB" for stage in ("language", "code")]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == titles
+    shown = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert "dense 2.01" in shown[0] and "dense 3.06" in shown[2]
 
 
 def test_labels_keep_their_distance(four):
-    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
+    figure = plot_loss(four.sweep)
     heights = sorted(text.xy[1] for text in figure.axes[0].texts if isinstance(text, Annotation))
     assert len(heights) == 7 and np.diff(heights).min() > 0.05 and heights[0] >= 0
 
@@ -75,28 +97,27 @@ def test_labels_keep_their_distance(four):
 def test_a_row_a_size(builder):
     builder.add("dense")
     builder.add("dense", size="micro")
-    runs = load_runs(builder.sweep)
-    figure = plot_loss(runs, load_metrics(builder.sweep))
+    figure = plot_loss(builder.sweep)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["language, micro", "code, micro", "language, nano", "code, nano"]
 
 
 def test_unfinished_runs_are_drawn_and_marked(four):
-    four.ledger(next((four.root / "runs").glob("moe-*")).name, "failed", "boom")
-    figure = plot_loss(load_runs(four.sweep), load_metrics(four.sweep), "tokens")
-    (legend,) = figure.legends
-    assert "did not finish" in [text.get_text() for text in legend.get_texts()]
+    four.job_record(next((four.root / "runs").glob("moe-*")).name, "failed", "boom")
+    (legend,) = plot_loss(four.sweep).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dense", "mamba", "hybrid", "moe (failed)"]
 
 
-def test_an_architecture_has_one_colour_everywhere(four):
-    runs = load_runs(four.sweep)
-    curve = plot_loss(runs, load_metrics(four.sweep)).axes[0].lines[1].get_color()
-    assert plot_speed(runs).axes[0].patches[0].get_facecolor() == pytest.approx((0, 0x72 / 255, 0xB2 / 255, 1))
+def test_an_architecture_has_one_color_everywhere(four):
+    curve = plot_loss(four.sweep).axes[0].lines[1].get_color()
+    assert draw(speed_chart(load_runs(four.sweep))).axes[0].patches[0].get_facecolor() == pytest.approx(
+        (0, 0x72 / 255, 0xB2 / 255, 1)
+    )
     assert curve == "#0072B2"
 
 
 def test_speed_and_memory_with_their_values(four):
-    figure = plot_speed(load_runs(four.sweep))
+    figure = draw(speed_chart(load_runs(four.sweep)))
     assert "9,000" in texts(figure) and "700 MB" in texts(figure)
     assert figure.get_suptitle() == "Speed and memory on cpu, 2 threads"
 
@@ -105,15 +126,15 @@ def test_speed_says_what_was_not_measured_and_what_is_not_comparable(builder):
     stages = {"final": {"tokens_per_second": 10.0, "peak_memory_bytes": None}}
     builder.add("dense", summary=stages)
     builder.add("moe", summary={"environment": {"device": "cuda"}})
-    figure = plot_speed(load_runs(builder.sweep))
+    figure = draw(speed_chart(load_runs(builder.sweep)))
     assert "not measured" in texts(figure) and "not comparable" in figure.get_suptitle()
 
 
 def test_figures_of_nothing_yet(builder):
     builder.plan("dense-x", "dense")
-    figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
-    assert list(figures) == ["loss_vs_tokens.png", "loss_vs_flops.png", "loss_vs_time.png", "speed.png"]
-    assert all(to_png(figure).startswith(b"\x89PNG") for figure in figures.values())
+    assert images(builder.sweep) == {}
+    for figure in (plot_loss(builder.sweep), draw(speed_chart(load_runs(builder.sweep))), plot_experts(builder.sweep)):
+        assert "nothing measured yet" in figure.texts[0].get_text() and to_png(figure).startswith(b"\x89PNG")
 
 
 def test_training_without_any_validation_yet(builder):
@@ -121,16 +142,14 @@ def test_training_without_any_validation_yet(builder):
     (run_dir / "metrics.jsonl").write_text(
         '{"stage": "language", "step": 1, "tokens": 5, "flops": 5, "wall_time_s": 1, "train/loss": 8}\n'
     )
-    figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
-    assert all(to_png(figure) for figure in figures.values())
+    assert all(images(builder.sweep).values())
 
 
 def test_a_run_that_diverged_is_no_obstacle(builder):
     run_dir = builder.add("dense", status="failed", stages=())
     row = '{"stage": "language", "step": %d, "tokens": %d, "flops": 5, "wall_time_s": 1, "val/loss": NaN}\n'
     (run_dir / "metrics.jsonl").write_text(row % (1, 5) + row % (2, 9))
-    figures = build_figures(load_runs(builder.sweep), load_metrics(builder.sweep))
-    assert all(to_png(figure) for figure in figures.values())
+    assert all(images(builder.sweep).values())
 
 
 def test_balance_is_a_mean_over_layers_in_a_band_of_all(builder):
@@ -139,8 +158,8 @@ def test_balance_is_a_mean_over_layers_in_a_band_of_all(builder):
     run_dir = builder.add("moe", stages=("language",))
     (run_dir / "metrics.jsonl").write_text("")
     write_balance(run_dir, layers=3)
-    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(BALANCE.values())
+    figure = plot_experts(builder.sweep)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [axis.label for axis in EXPERT_BALANCE.values()]
     assert figure.axes[0].get_ylabel() == "language"
     for axes in figure.axes:
         (line,) = axes.lines
@@ -152,29 +171,27 @@ def test_balance_is_a_mean_over_layers_in_a_band_of_all(builder):
         assert axes.get_ylim()[0] == 0
     assert figure.axes[0].get_ylim()[1] == pytest.approx(1.04), "entropies of all reports have one scale"
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["moe", "mean over layers", "lowest to highest layer"]
+    assert [text.get_text() for text in legend.get_texts()] == ["moe"]
 
 
 def test_balance_has_a_row_a_size_and_stage_and_knows_runs_of_other_depths(builder):
     for size, layers in (("nano", 2), ("micro", 4)):
         write_balance(builder.add("moe", size=size), layers, ("language", "code"))
     write_balance(builder.add("moe", seed=1), 2, ("language", "code"))
-    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    figure = plot_experts(builder.sweep)
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert labels == ["language, micro", "code, micro", "language, nano", "code, nano"]
-    assert [len(axes.lines) for axes in figure.axes] == [1] * 8 + [2] * 8
+    assert [len(axes.lines) for axes in figure.axes] == [1] * 16, "the mean over seeds"
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.25, 0.5, 0.75])
     assert figure.axes[-1].lines[0].get_ydata() == pytest.approx([0.15, 0.3, 0.45])
 
 
 def test_the_figure_of_the_experts_is_there_where_a_run_has_some(four):
     write_balance(next((four.root / "runs").glob("moe-*")), layers=2)
-    figures = build_figures(load_runs(four.sweep), load_metrics(four.sweep))
-    assert list(figures)[-1] == "expert_balance.png" and set(figures) < set(CAPTIONS)
-    assert to_png(figures["expert_balance.png"]).startswith(b"\x89PNG")
+    assert images(four.sweep)["expert_balance"].startswith(b"\x89PNG")
 
 
 def test_balance_of_nothing_yet(builder):
     builder.add("dense")
-    figure = plot_expert_balance(load_runs(builder.sweep), load_metrics(builder.sweep))
+    figure = plot_experts(builder.sweep)
     assert "nothing measured yet" in figure.texts[0].get_text()
