@@ -35,11 +35,7 @@ from src.runtime.run_lock import acquire_run_lock, report_disk_errors
 from src.runtime.signals import Interrupted, StopRequest, handle_stop_signals
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
-from src.training.checkpoint import (
-    CheckpointInfo,
-    load_weights,
-    read_checkpoint,
-)
+from src.training.checkpoint import CheckpointInfo, load_weights, read_checkpoint
 from src.training.compilation import Batch, CompilationError, Forward, compile_and_check, compile_if_faster
 
 

@@ -149,11 +149,7 @@ def check_reductions(device: Device, positions: int) -> None:
 
 def resolve_device(name: str) -> str:
     """Return the kind of device that a setting selects. Raises: UserError if it is not available."""
-    available = {
-        "mps": torch.backends.mps.is_available(),
-        "cuda": torch.cuda.is_available(),
-        "cpu": True,
-    }
+    available = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, is_there in available.items() if is_there)
     if not available.get(name):

@@ -181,7 +181,4 @@ def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> lis
         }
         for name, job, variant in zip(names, found, variants(jobs), strict=True)
     ]
-    return [
-        "Fairness",
-        *(f"  {line}" for line in comparability_warnings(records) or ["all runs are comparable"]),
-    ]
+    return ["Fairness", *(f"  {line}" for line in comparability_warnings(records) or ["all runs are comparable"])]
