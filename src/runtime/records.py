@@ -6,8 +6,9 @@ The schema is a TypedDict or dataclass beside the writer. `write_record` adds a 
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -66,6 +67,19 @@ def read_record(path: Path, kind: type[T], remedy: str, *, allow_links: bool = F
     Raises: UserError with the file, the damage and the remedy.
     """
     return convert(path, read_verified_json(path, remedy, allow_links=allow_links), kind, remedy)
+
+
+def find_record(
+    path: Path, kind: type[T], remedy: str = "", report: Callable[[str], object] = lambda line: None
+) -> T | None:
+    """Read a record; None if it is missing or damaged. report: receives the damage and the remedy in one line."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_record(path, kind, remedy)
+    except UserError as error:
+        report(str(error))
+        return None
 
 
 def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:

@@ -22,12 +22,11 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from src.config.schema import UserError
 from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import BEYOND_MAX_TOKENS, SPLITS, TRAIN
 from src.data.tokenizer.bpe import encode_batch
 from src.runtime.atomic_files import remove_path, sync
-from src.runtime.records import read_record, write_record
+from src.runtime.records import find_record, write_record
 
 BATCH_BYTES = 1_000_000
 BATCHES_PER_RECORD = 32
@@ -157,9 +156,8 @@ def _resume(
     progress_path: Path, stem: Path, special: tuple[int, int], split_assignment: np.ndarray, max_tokens: int | None
 ) -> "tuple[PackingProgress, _Writer]":
     """Return the progress and the files; start over if the files differ from the recorded progress."""
-    if progress_path.exists():
-        with suppress(UserError, OSError):
-            known = read_record(progress_path, PackingProgress, "")
+    if known := find_record(progress_path, PackingProgress):
+        with suppress(OSError):
             writer = _Writer(stem, special, known["lengths"], split_assignment, max_tokens)
             if writer.digests == known["digests"]:
                 return known, writer
