@@ -44,7 +44,7 @@ from src.data.tokenizer.bpe import (
     train_tokenizer,
 )
 from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer, open_tokenizer
-from src.runtime.atomic_files import file_sha256, remove_path, sync
+from src.runtime.atomic_files import file_sha256, remove_path, sync_folder
 from src.runtime.records import DIGEST, read_record, write_record
 
 TOKENIZER_SAMPLE_BYTES = 40_000_000
@@ -140,9 +140,7 @@ class Pipeline:
         for file in (path, *paths):
             remove_path(file)
         found = function(*args)
-        for file in self.folder.rglob("*"):
-            if file.is_file():
-                sync(file)
+        sync_folder(self.folder)
         write_record(path, {**found, "files": {file.name: file_sha256(file) for file in paths}})
         return found
 
