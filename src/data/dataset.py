@@ -17,7 +17,15 @@ from src.data.tokenizer.external import find_tokenizer_file
 from src.runtime.atomic_files import file_sha256, find_folder
 from src.runtime.errors import first_line
 from src.runtime.log import replace_control_chars
-from src.runtime.records import child_path, convert, find_record, is_plain_name, read_record, write_record
+from src.runtime.records import (
+    child_path,
+    content_sha256,
+    convert,
+    find_record,
+    is_plain_name,
+    read_record,
+    write_record,
+)
 
 FORMAT_VERSION = 2
 GENERATED_TEXT_HASH = "4767751325290df5"
@@ -311,5 +319,5 @@ def _without_paths(settings: Any) -> dict[str, Any]:
 
 def prepared_folder(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> Path:
     """Return the folder of these settings; its name holds their hash."""
-    text = json.dumps([FORMAT_VERSION, hashed_settings(data, tokenizer)], sort_keys=True)
-    return output_root / "data" / f"{data.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    digest = content_sha256([FORMAT_VERSION, hashed_settings(data, tokenizer)])
+    return output_root / "data" / f"{data.name}-{digest[:8]}"

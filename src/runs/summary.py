@@ -1,7 +1,5 @@
 """summary.json: settings, contract and results of a run; the only file that a report needs."""
 
-import hashlib
-import json
 import os
 import subprocess
 from dataclasses import replace
@@ -18,7 +16,7 @@ from src.data.preparation.prepare import PreparedData
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, reference_spec
 from src.runtime.atomic_files import finite_or_none
-from src.runtime.records import read_record
+from src.runtime.records import content_sha256, read_record
 from src.training.stage_budget import plan_stage, stage_schedule
 
 if TYPE_CHECKING:
@@ -264,8 +262,7 @@ def describe_lineage(info: "CheckpointInfo") -> str:
     summary = read_summary(info.folder.parents[2])
     contract = summary["contract"] if summary else {"run": info.run}
     rules = {earlier_key(key): value for key, value in contract.items() if key not in SPEED_KEYS}
-    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{info.progress.stage} step {info.progress.step} of contract {digest}"
+    return f"{info.progress.stage} step {info.progress.step} of contract {content_sha256(rules)[:12]}"
 
 
 def _warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:

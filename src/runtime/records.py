@@ -97,7 +97,7 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**plain, DIGEST: content_sha256(plain)})
 
 
-def content_sha256(content: Mapping[str, Any]) -> str:
+def content_sha256(content: object) -> str:
     """Return the SHA-256 of plain values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
