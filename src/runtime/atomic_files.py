@@ -123,9 +123,9 @@ def _flags(allow_links: bool) -> int:
     return os.O_NONBLOCK | (0 if allow_links else os.O_NOFOLLOW)
 
 
-def read_json(path: Path, *, allow_links: bool = False) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file. Raises: UserError if it is missing, damaged or not JSON."""
-    return decode_json(path, read_bytes(path, allow_links=allow_links))
+    return decode_json(path, read_bytes(path))
 
 
 def decode_json(path: Path, content: bytes, remedy: str = "") -> Any:

@@ -53,20 +53,20 @@ def run_path(sweep: Path, run: object, run_dir: object) -> Path:
     return path
 
 
-def read_verified_json(path: Path, remedy: str, *, allow_links: bool = False) -> Any:
+def read_verified_json(path: Path, remedy: str) -> Any:
     """Read JSON and verify its checksum if it has one. Raises: UserError with the file, the damage and the remedy."""
-    content = decode_json(path, read_bytes(path, allow_links=allow_links), remedy)
+    content = decode_json(path, read_bytes(path), remedy)
     if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != content_sha256(content):
         raise UserError(f"{path}: damaged: its content differs from its checksum; {remedy}")
     return content
 
 
-def read_record(path: Path, kind: type[T], remedy: str, *, allow_links: bool = False) -> T:
+def read_record(path: Path, kind: type[T], remedy: str) -> T:
     """Read a record of type `kind`. For a TypedDict, unknown keys of the file are kept.
 
     Raises: UserError with the file, the damage and the remedy.
     """
-    return convert(path, read_verified_json(path, remedy, allow_links=allow_links), kind, remedy)
+    return convert(path, read_verified_json(path, remedy), kind, remedy)
 
 
 def find_record(
