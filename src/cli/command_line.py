@@ -27,9 +27,9 @@ SINGLE_RUN = "hydra.mode=RUN"
 HYDRA_KEYS = ("hydra.mode", "hydra.sweeper.params", "hydra.launcher")
 """Hydra settings that have an effect here."""
 UNUSED_FLAGS = {
-    "config_path": "not used here; put your settings in experiments/*.yaml",
-    "config_name": "not used here; put your settings in experiments/*.yaml",
-    "config_dir": "not used here; put your settings in experiments/*.yaml",
+    **dict.fromkeys(
+        ("config_path", "config_name", "config_dir"), "not used here; put your settings in experiments/*.yaml"
+    ),
     "experimental_rerun": "not used here; repeat the command itself",
     "shell_completion": "not used here; --help lists the settings",
 }
