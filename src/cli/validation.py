@@ -1,6 +1,6 @@
 """Checks that concern several settings, files or the machine, before anything is allocated or written. No torch.
 
-What concerns one setting stands beside its field in `src.config.schema` and is checked by `check_settings`.
+Rules for a single setting are declared with its field in `src.config.schema`; `check_settings` checks them.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ EXTRAS = {
     "ray": "ray",
     "tensorboard": "tensorboard",
 }
-"""What is not installed by default: a launcher or a tracker, and the module that it needs."""
+"""Launchers and trackers that are not installed by default, and the module that each needs."""
 
 
 def validate(config: TrainConfig) -> None:
@@ -153,7 +153,7 @@ def _check_git(name: str, corpus: CorpusConfig) -> None:
 
 
 def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
-    """Check what is asked of code, which is asked of no other text. Raises UserError."""
+    """Check the settings that apply to code only. Raises UserError."""
     key, hygiene = f"data.{name}", corpus.hygiene
     changed = [item.name for item in fields(hygiene) if getattr(hygiene, item.name) != item.default]
     if (name != "code" or corpus.source in GENERATED) and (changed or corpus.licences is not None):
@@ -166,7 +166,7 @@ def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
 
 
 def check_writable(output_root: str) -> None:
-    """Check that a folder can be written to, or made. Raises UserError."""
+    """Check that a folder is writable or can be created. Raises UserError."""
     root = Path(output_root).expanduser().absolute()
     nearest = next(folder for folder in (root, *root.parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -174,7 +174,7 @@ def check_writable(output_root: str) -> None:
 
 
 def check_installed(setting: str, module: str, extra: str) -> None:
-    """Raise UserError where a module that a setting needs is not there; `extra` brings it."""
+    """Check that a module that a setting needs is installed; `extra` installs it. Raises UserError."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{setting}: not installed; pip install -c constraints.txt -e '.[{extra}]'")
 
@@ -197,7 +197,7 @@ def _check_stages(config: TrainConfig) -> None:
 
 
 def _check_branch(config: TrainConfig, name: str, stage: StageConfig) -> None:
-    """Check what makes a stage a branch. Raises UserError."""
+    """Check the settings of a stage that is a branch. Raises UserError."""
     key, share = f"stage.stages.{name}", stage.budget_share
     if (stage.branch_of is None) != (share is None):
         raise UserError(
@@ -320,7 +320,7 @@ def _check_widths(config: TrainConfig) -> None:
 
 
 def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
-    """Refuse a setting of a block kind that the pattern does not have: it would change nothing."""
+    """Check that every setting of a block kind has an effect: the pattern contains the kind. Raises UserError."""
     if not architecture.pattern:
         raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(kind_names())}")
     settings = {name: kind_of(name).settings for name in dict.fromkeys((*architecture.pattern, *kind_names()))}

@@ -1,4 +1,4 @@
-"""Check each value by the description beside its field: a number's range, a text's choices, a path, a name."""
+"""Check each value by the description of its field: a number's range, a text's choices, a path, a name."""
 
 import math
 import os
@@ -9,7 +9,7 @@ from src.config.errors import UserError
 from src.config.setting import Range, Setting, values_of
 
 MAX_PATH_BYTES, MAX_PART_BYTES, MAX_NAME_BYTES = 1000, 255, 64
-"""What file systems take of a path (less what is written below it) and of each part; three names make one part."""
+"""Limits of file systems for a path (less the files below it) and each part of it; three names form one part."""
 
 
 def check_settings(config: object) -> None:

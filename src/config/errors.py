@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something that the user can put right, in one line with key, value and remedy. Commands exit with status 2."""
+    """An error that the user can fix, in one line with key, value and remedy. Commands exit with status 2."""

@@ -1,6 +1,6 @@
 """Records: JSON files with a schema and a checksum. Reading reports damage in one line.
 
-The schema is a TypedDict or dataclass beside the writer. `write_record` adds a SHA-256 of the content, which
+The schema is a TypedDict or dataclass in the module that writes it. `write_record` adds a SHA-256 of the content, which
 `read_record` verifies; files of earlier versions have none.
 """
 
