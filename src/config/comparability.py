@@ -178,13 +178,15 @@ _MISSING = "(missing)"
 def differences(contracts: Mapping[str, Contract]) -> list[str]:
     """List what differs between which runs, one line per key: `seq_len: 128 (run-a) | 256 (run-b, run-c)`."""
     lines: list[str] = []
-    for key in _keys(contracts.values()):
+    for key in _list_keys(contracts.values()):
         holders: dict[str, list[str]] = {}
         for run, contract in contracts.items():
-            holders.setdefault(_value(contract, key), []).append(run)
+            holders.setdefault(_format_value(contract, key), []).append(run)
         if len(holders) > 1:
-            values = _unlike_parts(list(holders))
-            sides = " | ".join(f"{value} ({_some(runs)})" for value, runs in zip(values, holders.values(), strict=True))
+            values = _differing_parts(list(holders))
+            sides = " | ".join(
+                f"{value} ({_join_names(runs)})" for value, runs in zip(values, holders.values(), strict=True)
+            )
             lines.append(f"{key}: {sides}" + (" (matters for speed only)" if key in SPEED_KEYS else ""))
     return lines
 
@@ -194,36 +196,36 @@ def comparable_groups(contracts: Mapping[str, Contract], speed: bool = False) ->
 
     speed: whether `SPEED_KEYS` have to be equal too, as comparing times requires.
     """
-    keys = [key for key in _keys(contracts.values()) if speed or key not in SPEED_KEYS]
+    keys = [key for key in _list_keys(contracts.values()) if speed or key not in SPEED_KEYS]
     groups: dict[tuple[str, ...], list[str]] = {}
     for run, contract in contracts.items():
-        groups.setdefault(tuple(_value(contract, key) for key in keys), []).append(run)
+        groups.setdefault(tuple(_format_value(contract, key) for key in keys), []).append(run)
     return list(groups.values())
 
 
-def _keys(contracts: Iterable[Contract]) -> list[str]:
+def _list_keys(contracts: Iterable[Contract]) -> list[str]:
     """All keys, in order of appearance."""
     return list(dict.fromkeys(key for contract in contracts for key in contract))
 
 
-def _value(contract: Contract, key: str) -> str:
+def _format_value(contract: Contract, key: str) -> str:
     """The value as text, with a missing key unlike any value."""
     return json.dumps(contract[key], sort_keys=True, default=str) if key in contract else _MISSING
 
 
-def _unlike_parts(values: list[str]) -> list[str]:
+def _differing_parts(values: list[str]) -> list[str]:
     """Leave out what texts such as `name: adamw, learning_rate: 0.003` have in common, and shorten hashes."""
     parts = [re.split(r", (?=[\w ]+: )", value.strip('"')) for value in values]
     if len({len(split) for split in parts}) > 1:
-        return [_short(", ".join(split)) for split in parts]
+        return [_shorten_hash(", ".join(split)) for split in parts]
     unlike = [index for index, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
-    return [", ".join(_short(split[index]) for index in unlike) for split in parts]
+    return [", ".join(_shorten_hash(split[index]) for index in unlike) for split in parts]
 
 
-def _short(text: str) -> str:
+def _shorten_hash(text: str) -> str:
     is_hash = len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text)
     return text[:12] if is_hash else text
 
 
-def _some(runs: list[str]) -> str:
+def _join_names(runs: list[str]) -> str:
     return ", ".join(runs) if len(runs) <= 3 else f"{runs[0]}, {runs[1]} and {len(runs) - 2} more"
