@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from src.config.checks import shorten
 from src.config.renamed import current_key
@@ -26,9 +27,9 @@ SINGLE_RUN = "hydra.mode=RUN"
 HYDRA_KEYS = ("hydra.mode", "hydra.sweeper.params", "hydra.launcher")
 """Hydra settings that have an effect here."""
 UNUSED_FLAGS = {
-    "config_path": "not used here; put your settings in experiments/*.yaml",
-    "config_name": "not used here; put your settings in experiments/*.yaml",
-    "config_dir": "not used here; put your settings in experiments/*.yaml",
+    **dict.fromkeys(
+        ("config_path", "config_name", "config_dir"), "not used here; put your settings in experiments/*.yaml"
+    ),
     "experimental_rerun": "not used here; repeat the command itself",
     "shell_completion": "not used here; --help lists the settings",
 }
@@ -167,7 +168,7 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def no_such_setting(key: str, choices: Sequence[str]) -> str:
-    """LogFunction that a key is unknown, and which one was meant: its name of today, or one of the choices."""
+    """Say that a key is unknown, and suggest its new name or one of the choices."""
     new = current_key(key)
     return f"is now called {new}" if new != key else f"no such setting{suggest_choices(key, choices)}"
 
@@ -196,21 +197,21 @@ def _abbreviates(word: str, name: str) -> bool:
 def explain_hydra_error(error: Exception, overrides: Sequence[str], keys: Sequence[str]) -> str:
     """Turn an error of Hydra or OmegaConf into one line with key, value and remedy."""
     text = f"{error}\n{error.__cause__ or ''}"
+    cause = next((one for one in (error.__cause__, error) if isinstance(one, OmegaConfBaseException)), None)
+    full_key = cause.full_key if cause else None
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in keys:
             return f"{found[1]}: new names in a mapping need a + before the key, as in +{found[1]}={{name: value}}"
         return f"{found[1]}: {no_such_setting(found[1], [*keys, '+experiment'])}"
-    if found := re.search(r"Key '([^']+)' not in '|Key '([^']+)' is not in struct", text):
-        key, full = found[1] or found[2], _full_key(text) or ""
-        key = full if full.endswith(key) else f"{full}.{key}".lstrip(".")
-        return f"{key}: {no_such_setting(key, keys)}"
-    if found := re.search(r"[Mm]issing mandatory value: (\S+)", text):
-        return f"{found[1]}: is needed; write {found[1]}=..."
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and full_key:
+        return f"{full_key}: {no_such_setting(full_key, keys)}"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{full_key}: is needed; write {full_key}=..."
     if found := re.search(r"(?:Value '(.*?)'|value).*could not be converted to (\w+)", text):
-        return f"{_culprit(text, overrides)}: must be of type {found[2].lower()}"
+        return f"{_culprit(text, overrides, full_key)}: must be of type {found[2].lower()}"
     for fragment, remedy in WRONG_VALUES.items():
         if fragment in text:
-            culprit = _culprit(text, overrides)
+            culprit = _culprit(text, overrides, full_key)
             hint = comma_hint(culprit) if fragment == "Ambiguous value" else ""
             return f"{culprit}: {remedy.format(key=culprit.partition('=')[0])}{hint}"
     if "override_grammar" in text or "LexerNoViableAlt" in text:
@@ -218,18 +219,12 @@ def explain_hydra_error(error: Exception, overrides: Sequence[str], keys: Sequen
             f"{_unreadable(overrides)}: cannot be read; write key=value without spaces, and a value with special "
             "characters in quotes of its own, as in 'key=\"a, b\"'"
         )
-    return f"{_culprit(text, overrides)}: is invalid ({' '.join(text.split()) or type(error).__name__})"
+    return f"{_culprit(text, overrides, full_key)}: is invalid ({' '.join(text.split()) or type(error).__name__})"
 
 
-def _full_key(text: str) -> str | None:
-    found = re.search(r"full_key: (\S+)", text)
-    return found[1] if found else None
-
-
-def _culprit(text: str, overrides: Sequence[str]) -> str:
-    """Return the override that caused an error."""
+def _culprit(text: str, overrides: Sequence[str], key: str | None) -> str:
+    """Return the override that caused an error at a key."""
     named = [item for item in overrides if item in text]
-    key = _full_key(text)
     overrides = [re.sub(r"\\([^\w\s'\"\\])", r"\1", item) for item in overrides]  # undo Hydra's escapes
     matching = [item for item in overrides if key and given_keys([item]) == {key}]
     return shorten(next(iter([*matching, *named, *([key] if key else []), " ".join(overrides)])) or "configuration")

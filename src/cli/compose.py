@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -104,7 +104,8 @@ def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T
 
         def composed(overrides: Sequence[str]) -> T:
             with loader.borrow(command, overrides) as config:
-                return _to_object(config, schema)
+                _reject_unknown_keys(config, schema, "")
+                return typing.cast(T, OmegaConf.to_object(config))
 
         try:
             return composed(overrides)
@@ -175,8 +176,6 @@ class Sweep(NamedTuple):
 
 def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
     """Expand a command line into jobs; its keys replace those in `hydra.sweeper.params`."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     with hydra_session(overrides, schema_keys(schema)) as loader:
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = parser.parse_overrides(list(overrides))
@@ -188,8 +187,12 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
         added = [f"{key}={value}" for key, value in params.items() if key not in given_keys(overrides)]
         swept = parser.parse_overrides([*added, *overrides])
         check_sweeps(swept)
-        jobs = BasicSweeper.split_arguments(swept, None)[0]
-        return Sweep([*added, *overrides], [list(job) for job in jobs], bool(params))
+        choices: dict[str, list[str]] = {}  # a later override of a key replaces an earlier one
+        for item in swept:
+            key = item.get_key_element()
+            values = item.sweep_string_iterator() if item.is_sweep_override() else [item.get_value_element_as_str()]
+            choices[key] = [f"{key}={value}" for value in values]
+        return Sweep([*added, *overrides], [list(job) for job in product(*choices.values())], bool(params))
 
 
 def check_sweeps(overrides: Sequence[Override]) -> None:
@@ -258,11 +261,6 @@ def build_run_config(values: Any, path: Path) -> TrainConfig:
 def _field_types(schema: type) -> dict[str, Any]:
     """Return the type of each field of a schema."""
     return typing.get_type_hints(schema)
-
-
-def _to_object(config: DictConfig, schema: type[T]) -> T:
-    _reject_unknown_keys(config, schema, "")
-    return typing.cast(T, OmegaConf.to_object(config))
 
 
 def _reject_unknown_keys(config: DictConfig, schema: type, prefix: str) -> None:
@@ -400,7 +398,6 @@ def show_hydra_help(command: str, argv: list[str], overrides: list[str]) -> None
         print(command_help(command, overrides, [item for item in argv if "=" not in item and not item.startswith("-")]))
         return
     import hydra
-    from hydra.core.config_store import ConfigStore
 
     # --hydra-help asks for each of a hundred groups, and Hydra would copy all schemas each time: 5 seconds.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]

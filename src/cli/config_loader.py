@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import hydra._internal.hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
@@ -60,9 +60,8 @@ class CachedConfigLoader(ConfigLoaderImpl):
             config.hydra.overrides.task = [item.input_line for item in ours]
             config.hydra.runtime.cwd = os.getcwd()
             names: Any = config.hydra.job.config.override_dirname
-            config.hydra.job.override_dirname = get_overrides_dirname(
-                ours, names.exclude_keys, names.item_sep, names.kv_sep
-            )
+            lines = sorted(item.input_line or "" for item in ours if item.key_or_group not in names.exclude_keys)
+            config.hydra.job.override_dirname = names.item_sep.join(lines).replace("=", names.kv_sep)
         return config
 
     @contextmanager

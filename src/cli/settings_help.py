@@ -1,4 +1,4 @@
-"""What `--help` prints, from the descriptions beside the fields of the schema."""
+"""The text of `--help`, from the descriptions in the schema."""
 
 import json
 import textwrap
@@ -20,9 +20,9 @@ class Default(NamedTuple):
 
     value: Any
     written: str | None = None
-    """As its YAML file writes it, where that refers to another setting."""
+    """The text in its YAML file, if it refers to another setting."""
     file: str | None = None
-    """The YAML file that gives it; None where the schema does."""
+    """The YAML file that gives it; None if the schema does."""
 
 
 def help_text(header: str, groups: Iterable[str], schema: type) -> str:
@@ -45,7 +45,7 @@ def help_text(header: str, groups: Iterable[str], schema: type) -> str:
 
 
 def describe(schema: type, patterns: Sequence[str], defaults: Mapping[str, Default]) -> str:
-    """Return all that is known about the settings that the patterns name. Raises UserError where one names none."""
+    """Describe the settings that the patterns match. Raises: UserError for a pattern that matches none."""
     entries = entries_of(schema)
     found: dict[str, Entry] = {}
     for pattern in patterns:
@@ -57,7 +57,7 @@ def describe(schema: type, patterns: Sequence[str], defaults: Mapping[str, Defau
 
 
 def is_match(key: str, pattern: str) -> bool:
-    """Tell whether a pattern names a key or a section above it; a `*` of the key stands for any name."""
+    """Return whether a pattern matches a key or a section above it; a `*` in the key matches any name."""
     return fnmatchcase(key, pattern) or fnmatchcase(pattern, key) or key.startswith(f"{pattern}.")
 
 
@@ -76,7 +76,7 @@ def _describe(entry: Entry, defaults: Mapping[str, Default]) -> str:
 
 
 def show_value(value: Any) -> str:
-    """Write a value as a command line has it."""
+    """Format a value as on a command line."""
     if value == MISSING:
         return "required"
     if isinstance(value, list):
@@ -89,7 +89,7 @@ def show_value(value: Any) -> str:
 
 
 def by_section(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """Group settings by their section, in order; those in no section come last."""
+    """Group settings by their section, in order; those without a section come last."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         found.setdefault(entry.section, []).append(entry)
@@ -97,7 +97,7 @@ def by_section(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def title_of(schema: type, section: str) -> str:
-    """Return what a section is for: the first line of its class."""
+    """Return the title of a section: the first line of its class."""
     return (dict(sections_of(schema))[section].__doc__ or "").split("\n")[0].rstrip(".")
 
 

@@ -13,13 +13,13 @@ HEADER = ["| setting | meaning | type and unit | range or choices | default |", 
 
 
 def current_page() -> str:
-    """Return the page: its text by hand, and the tables as they should be."""
+    """Return the page: its manual text, and the current tables."""
     text, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
     return text + MARK + tables()
 
 
 def tables() -> str:
-    """Return the settings of train by section, and those that each other command has besides."""
+    """Return the settings of train by section, and the further settings of each other command."""
     lines: list[str] = []
     train = entries_of(TrainConfig)
     register_schema(TrainConfig, "train")
@@ -41,7 +41,7 @@ def tables() -> str:
 
 
 def row(entry: Entry, default: Default | None) -> str:
-    """Return a setting's line of a table."""
+    """Return the row of a setting."""
     value = show_value(default.value if default else entry.default)
     cells = [f"`{entry.key}`", entry.setting.meaning, entry.type_in_words, entry.allowed, f"`{value}`"]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,6 +1,6 @@
 """Checks that concern several settings, files or the machine, before anything is allocated or written. No torch.
 
-What concerns one setting stands beside its field in `src.config.schema` and is checked by `check_settings`.
+Rules for a single setting are declared with its field in `src.config.schema`; `check_settings` checks them.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ EXTRAS = {
     "ray": "ray",
     "tensorboard": "tensorboard",
 }
-"""What is not installed by default: a launcher or a tracker, and the module that it needs."""
+"""Launchers and trackers that are not installed by default, and the module that each needs."""
 
 
 def validate(config: TrainConfig) -> None:
@@ -62,10 +62,11 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Check the settings of the text and its tokenizer. Raises UserError."""
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
-        _check_format(f"data.{name}", corpus)
-        _check_sha256(f"data.{name}", corpus)
-        _check_hub(f"data.{name}", corpus)
-        _check_git(name, corpus)
+        _check_source(f"data.{name}", corpus)
+        if corpus.source == "hub":
+            _check_hub(f"data.{name}", corpus)
+        elif corpus.source == "git":
+            _check_git(name, corpus)
         _check_hygiene(name, corpus)
         if corpus.source in GENERATED and (corpus.max_bytes or 0) > MAX_GENERATED_BYTES:
             raise UserError(
@@ -95,36 +96,34 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
 
 
-def _check_format(key: str, corpus: CorpusConfig) -> None:
-    """Check how files are to be read. Raises UserError."""
+READ_BY: dict[str, tuple[str, ...]] = {
+    "paths": ("local", *GENERATED),
+    **dict.fromkeys(("separator", "text_field"), ("local", "hub")),
+    "sha256": ("local",),
+    **dict.fromkeys(("repo", "revision", "files", "file_bytes", "licence"), ("hub",)),
+    **dict.fromkeys(("repositories", "max_documents_per_group"), ("git",)),
+}
+"""The sources that accept a setting of a corpus; all sources accept the other settings."""
+
+
+def _check_source(key: str, corpus: CorpusConfig) -> None:
+    """Check that the source reads each setting that is given, and how its files are read. Raises UserError."""
+    for item, sources in READ_BY.items():
+        value = getattr(corpus, item)
+        if value not in (None, [], {}) and corpus.source not in sources:
+            raise UserError(
+                f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out, or source={sources[0]}"
+            )
     for item in ("separator", "text_field"):
-        if (value := getattr(corpus, item)) is None:
-            continue
-        if corpus.source not in ("local", "hub"):
-            raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
-        if not value.strip() or not value.isprintable() or value != value.strip():
+        value = getattr(corpus, item)
+        if value is not None and (not value or not value.isprintable() or value != value.strip()):
             raise UserError(f"{key}.{item}={value!r}: must be printable characters without blanks around them")
-
-
-def _check_sha256(key: str, corpus: CorpusConfig) -> None:
-    """Check the hash of a local file. Raises UserError."""
-    if corpus.sha256 is None:
-        return
-    if corpus.source != "local":
-        raise UserError(f"{key}.sha256={corpus.sha256}: source={corpus.source} does not read it; leave it out")
-    if not re.fullmatch(r"[0-9a-f]{64}", corpus.sha256):
+    if corpus.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", corpus.sha256):
         raise UserError(f"{key}.sha256={corpus.sha256}: must be the SHA-256 of the file, 64 hex digits")
 
 
 def _check_hub(key: str, corpus: CorpusConfig) -> None:
-    """Check the settings of the hub source, which no other reads."""
-    if corpus.source != "hub":
-        for item in ("repo", "revision", "files", "file_bytes", "licence"):
-            if value := getattr(corpus, item):
-                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
-        return
-    if corpus.paths:
-        raise UserError(f"{key}.paths={corpus.paths}: source=hub does not read it; leave it out")
+    """Check the settings of the hub source. Raises UserError."""
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", corpus.repo or ""):
         raise UserError(f"{key}.repo={corpus.repo}: must be a data set of the hub, such as roneneldan/TinyStories")
     if not re.fullmatch(r"[0-9a-f]{40}", corpus.revision or ""):
@@ -144,24 +143,17 @@ def _check_hub(key: str, corpus: CorpusConfig) -> None:
 
 
 def _check_git(name: str, corpus: CorpusConfig) -> None:
-    """Check the settings of the git source, which no other reads."""
+    """Check the settings of the git source. Raises UserError."""
     key = f"data.{name}"
-    if corpus.source != "git":
-        for item in ("repositories", "max_documents_per_group"):
-            if (value := getattr(corpus, item)) is not None:
-                raise UserError(f"{key}.{item}={value}: source={corpus.source} does not read it; leave it out")
-        return
     if name != "code":
         raise UserError(f"{key}.source=git: repositories are a source of code; choose another")
-    if corpus.paths:
-        raise UserError(f"{key}.paths={corpus.paths}: source=git does not read it; leave it out, or source=local")
     if not corpus.extensions:
         raise UserError(f"{key}.extensions is empty: say what to take of the repositories, such as [.sh,.bash]")
     load_repositories(corpus, name)
 
 
 def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
-    """Check what is asked of code, which is asked of no other text. Raises UserError."""
+    """Check the settings that apply to code only. Raises UserError."""
     key, hygiene = f"data.{name}", corpus.hygiene
     changed = [item.name for item in fields(hygiene) if getattr(hygiene, item.name) != item.default]
     if (name != "code" or corpus.source in GENERATED) and (changed or corpus.licences is not None):
@@ -174,7 +166,7 @@ def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
 
 
 def check_writable(output_root: str) -> None:
-    """Check that a folder can be written to, or made. Raises UserError."""
+    """Check that a folder is writable or can be created. Raises UserError."""
     root = Path(output_root).expanduser().absolute()
     nearest = next(folder for folder in (root, *root.parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -182,7 +174,7 @@ def check_writable(output_root: str) -> None:
 
 
 def check_installed(setting: str, module: str, extra: str) -> None:
-    """Raise UserError where a module that a setting needs is not there; `extra` brings it."""
+    """Check that a module that a setting needs is installed; `extra` installs it. Raises UserError."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{setting}: not installed; pip install -c constraints.txt -e '.[{extra}]'")
 
@@ -205,7 +197,7 @@ def _check_stages(config: TrainConfig) -> None:
 
 
 def _check_branch(config: TrainConfig, name: str, stage: StageConfig) -> None:
-    """Check what makes a stage a branch. Raises UserError."""
+    """Check the settings of a stage that is a branch. Raises UserError."""
     key, share = f"stage.stages.{name}", stage.budget_share
     if (stage.branch_of is None) != (share is None):
         raise UserError(
@@ -328,7 +320,7 @@ def _check_widths(config: TrainConfig) -> None:
 
 
 def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
-    """Refuse a setting of a block kind that the pattern does not have: it would change nothing."""
+    """Check that every setting of a block kind has an effect: the pattern contains the kind. Raises UserError."""
     if not architecture.pattern:
         raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(kind_names())}")
     settings = {name: kind_of(name).settings for name in dict.fromkeys((*architecture.pattern, *kind_names()))}

@@ -1,16 +1,15 @@
-"""Check each value by the description beside its field: a number's range, a text's choices, a path, a name."""
+"""Check each value by the description of its field: a number's range, a text's choices, a path, a name."""
 
 import math
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from src.config.errors import UserError
 from src.config.setting import Range, Setting, values_of
 
 MAX_PATH_BYTES, MAX_PART_BYTES, MAX_NAME_BYTES = 1000, 255, 64
-"""What file systems take of a path (less what is written below it) and of each part; three names make one part."""
+"""Limits of file systems for a path (less the files below it) and each part of it; three names form one part."""
 
 
 def check_settings(config: object) -> None:
@@ -26,8 +25,8 @@ def check_value(key: str, setting: Setting, value: object) -> None:
     elif isinstance(value, str):
         if setting.range and value not in setting.choices:
             raise UserError(f"{key}={shorten(value)}: must be a number, or {' or '.join(setting.choices)}")
-        if setting.choices:
-            check_choice(key, value, setting.choices)
+        if setting.choices and value not in setting.choices:
+            raise UserError(f"{key}={shorten(value)}: must be one of {', '.join(setting.choices)}")
         if setting.form == "path":
             check_path(key, value)
         elif setting.form == "name":
@@ -46,12 +45,6 @@ def check_number(key: str, value: float, allowed: Range) -> None:
     if value > most or (below and value == most):
         words = "must be below" if below else "is a share, at most" if most == 1 else "must be at most"
         raise UserError(f"{key}={shorten(value)}: {words} {most}")
-
-
-def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    """Check that a value is one of the choices. Raises UserError."""
-    if value not in choices:
-        raise UserError(f"{key}={shorten(value)}: must be one of {', '.join(choices)}")
 
 
 def shorten(value: object, most: int = 100) -> str:

@@ -3,7 +3,7 @@
 Every run writes its contract, a flat dict of scalars, into `summary.json`. Runs with equal contracts may be ranked
 against each other; a report shows all others and does not rank them. A contract is built by exclusion: every setting
 is in it under its own key, except those that `MAY_DIFFER` lists with the reason, and those that `COUNTED_AS` replaces
-by what they come to. A new setting is in the contract until somebody lists it here.
+by derived keys. A new setting is in the contract unless it is listed here.
 """
 
 import json
@@ -65,7 +65,7 @@ COUNTED_AS: dict[str, tuple[str, ...]] = {
     "training.max_steps": ("stages", "warmup"),
     "launcher": ("host_shared",),
 }
-"""Settings and whole sections that count by what they come to: the keys that hold it."""
+"""Settings and whole sections that count by derived values: the keys of these values."""
 
 DERIVED: dict[str, str] = {
     "reference": "the dense model that all others are matched to: its parameters, FLOPs and vocabulary",
@@ -102,7 +102,7 @@ are not comparable. Every other key decides both.
 """
 
 SEARCHED = "searched"
-"""In the place of a warm-up that each architecture has for itself."""
+"""Replaces a warm-up that each architecture has for itself."""
 
 VERSION_KEYS = ("torch", "git_commit")
 """Versions: they decide whether runs are ranked, but not whether learning rates were searched for the same settings."""
@@ -138,9 +138,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
 
 
 def is_listed(key: str, table: Mapping[str, T]) -> T | None:
-    """Return what a table says of a key, or of a section that it is in; None where it is in neither.
+    """Return the entry of a table for a key, or for a section that contains it; None if there is none.
 
-    A `*` in the table stands for any name of a stage.
+    A `*` in the table matches any name of a stage.
     """
     parts = key.split(".")
     if parts[:2] == ["stage", "stages"]:
@@ -150,12 +150,12 @@ def is_listed(key: str, table: Mapping[str, T]) -> T | None:
 
 
 def with_current_names(contract: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return a contract of any version under the names of today."""
+    """Return a contract of any version with the current names."""
     return {_EARLIER_NAMES.get(key, current_key(key)): value for key, value in contract.items()}
 
 
 def search_differences(search: Contract, run: Contract) -> list[str]:
-    """Name what a search for learning rates was made for and a run that uses it is not, a line a key."""
+    """List the differences between a search for learning rates and a run that uses it, one line per key."""
     ignored = {
         *SPEED_KEYS,
         *VERSION_KEYS,
@@ -176,15 +176,17 @@ _MISSING = "(missing)"
 
 
 def differences(contracts: Mapping[str, Contract]) -> list[str]:
-    """Name, a line a key, what differs between which runs: `seq_len: 128 (run-a) | 256 (run-b, run-c)`."""
+    """List what differs between which runs, one line per key: `seq_len: 128 (run-a) | 256 (run-b, run-c)`."""
     lines: list[str] = []
-    for key in _keys(contracts.values()):
+    for key in _list_keys(contracts.values()):
         holders: dict[str, list[str]] = {}
         for run, contract in contracts.items():
-            holders.setdefault(_value(contract, key), []).append(run)
+            holders.setdefault(_format_value(contract, key), []).append(run)
         if len(holders) > 1:
-            values = _unlike_parts(list(holders))
-            sides = " | ".join(f"{value} ({_some(runs)})" for value, runs in zip(values, holders.values(), strict=True))
+            values = _differing_parts(list(holders))
+            sides = " | ".join(
+                f"{value} ({_join_names(runs)})" for value, runs in zip(values, holders.values(), strict=True)
+            )
             lines.append(f"{key}: {sides}" + (" (matters for speed only)" if key in SPEED_KEYS else ""))
     return lines
 
@@ -192,38 +194,38 @@ def differences(contracts: Mapping[str, Contract]) -> list[str]:
 def comparable_groups(contracts: Mapping[str, Contract], speed: bool = False) -> list[list[str]]:
     """Group the runs whose contracts are equal, in the order of first appearance.
 
-    speed: whether `SPEED_KEYS` have to be equal too, as a comparison of times needs; without it they may differ.
+    speed: whether `SPEED_KEYS` have to be equal too, as comparing times requires.
     """
-    keys = [key for key in _keys(contracts.values()) if speed or key not in SPEED_KEYS]
+    keys = [key for key in _list_keys(contracts.values()) if speed or key not in SPEED_KEYS]
     groups: dict[tuple[str, ...], list[str]] = {}
     for run, contract in contracts.items():
-        groups.setdefault(tuple(_value(contract, key) for key in keys), []).append(run)
+        groups.setdefault(tuple(_format_value(contract, key) for key in keys), []).append(run)
     return list(groups.values())
 
 
-def _keys(contracts: Iterable[Contract]) -> list[str]:
+def _list_keys(contracts: Iterable[Contract]) -> list[str]:
     """All keys, in order of appearance."""
     return list(dict.fromkeys(key for contract in contracts for key in contract))
 
 
-def _value(contract: Contract, key: str) -> str:
+def _format_value(contract: Contract, key: str) -> str:
     """The value as text, with a missing key unlike any value."""
     return json.dumps(contract[key], sort_keys=True, default=str) if key in contract else _MISSING
 
 
-def _unlike_parts(values: list[str]) -> list[str]:
+def _differing_parts(values: list[str]) -> list[str]:
     """Leave out what texts such as `name: adamw, learning_rate: 0.003` have in common, and shorten hashes."""
     parts = [re.split(r", (?=[\w ]+: )", value.strip('"')) for value in values]
     if len({len(split) for split in parts}) > 1:
-        return [_short(", ".join(split)) for split in parts]
+        return [_shorten_hash(", ".join(split)) for split in parts]
     unlike = [index for index, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
-    return [", ".join(_short(split[index]) for index in unlike) for split in parts]
+    return [", ".join(_shorten_hash(split[index]) for index in unlike) for split in parts]
 
 
-def _short(text: str) -> str:
+def _shorten_hash(text: str) -> str:
     is_hash = len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text)
     return text[:12] if is_hash else text
 
 
-def _some(runs: list[str]) -> str:
+def _join_names(runs: list[str]) -> str:
     return ", ".join(runs) if len(runs) <= 3 else f"{runs[0]}, {runs[1]} and {len(runs) - 2} more"

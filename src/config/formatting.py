@@ -1,4 +1,4 @@
-"""How numbers and tables are written for people: three digits and a unit, or a dash where there is none."""
+"""Format numbers and tables: three digits and a unit, or a dash for a missing value."""
 
 NOTHING = "-"
 
@@ -37,7 +37,7 @@ def show_time(seconds: float | None) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Lay out a table that is Markdown as well, words to the left and numbers to the right."""
+    """Format a Markdown table that is aligned in plain text: the first column to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:

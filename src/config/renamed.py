@@ -1,4 +1,4 @@
-"""Settings that had another name in earlier versions: records of then are read, and a command line is corrected."""
+"""Renamed settings: records of earlier versions are read, and errors name the new key of an old one."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -11,16 +11,16 @@ RENAMED: dict[str, str] = {
     "launcher.jobs_at_once": "launcher.n_jobs",
     "training.max_bad_steps": "training.max_nonfinite_steps",
 }
-"""Earlier key: key of today, in the same section. A `*` stands for any name."""
+"""Earlier key: current key, in the same section. A `*` matches any name."""
 
 
 def current_key(key: str) -> str:
-    """Return the name of today of a setting, or of a part of it."""
+    """Return the current name of a setting, or of a section."""
     return _rename(key, RENAMED)
 
 
 def earlier_key(key: str) -> str:
-    """Return the name that a setting had at first: hashes of settings are made with it, so that they stay."""
+    """Return the first name of a setting. Hashes of settings use it, so that a new name does not change them."""
     return _rename(key, {new: old for old, new in RENAMED.items()})
 
 

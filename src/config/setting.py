@@ -1,4 +1,4 @@
-"""What is known about a setting: meaning, range, unit, choices. It is declared beside the field in the schema.
+"""The description of a setting: meaning, range, unit, choices. It is declared with the field in the schema.
 
 A field `max_tokens: int = setting(MISSING, "Tokens of each stage.", TOKENS)` carries its description as metadata of a
 plain dataclass field, which OmegaConf accepts. `check_settings` (checks.py), `--help` and docs/SETTINGS.md read it.
@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, NamedTuple, cast
 
 MISSING: Any = "???"
-"""OmegaConf's mark for a value that the YAML has to give."""
+"""OmegaConf's marker for a value that the YAML has to give."""
 
 
 class Range(NamedTuple):
@@ -38,7 +38,7 @@ class Range(NamedTuple):
 
 
 SEED = Range(0, 2**53 - 1)
-"""What JSON, torch and NumPy all hold exactly, with room for the few seeds that follow one."""
+"""Integers that JSON, torch and NumPy all represent exactly, with room for the few seeds that follow one."""
 WIDTH = Range(1, 2**20)
 SEQUENCES = Range(1, 2**20, unit="sequences")
 TOKENS = Range(1, 10**15, unit="tokens")
@@ -89,7 +89,7 @@ class Entry(NamedTuple):
     section: str
     """Empty for a setting that is in no section."""
     key: str
-    """Dotted; `*` stands for a name that the user chooses."""
+    """Dotted; `*` matches a name that the user chooses."""
     type: Any
     setting: Setting
     default: Any

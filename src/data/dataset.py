@@ -17,7 +17,15 @@ from src.data.tokenizer.external import find_tokenizer_file
 from src.runtime.atomic_files import file_sha256, find_folder
 from src.runtime.errors import first_line
 from src.runtime.log import replace_control_chars
-from src.runtime.records import child_path, convert, is_plain_name, read_record, write_record
+from src.runtime.records import (
+    child_path,
+    content_sha256,
+    convert,
+    find_record,
+    is_plain_name,
+    read_record,
+    write_record,
+)
 
 FORMAT_VERSION = 2
 GENERATED_TEXT_HASH = "4767751325290df5"
@@ -183,7 +191,7 @@ def load_prepared(folder: Path) -> PreparedData:
 
 def _verify(folder: Path, manifest: dict[str, Any]) -> None:
     """Check the hash of all files that have changed since the last check. Raises: UserError naming the file."""
-    known = _read_verified(folder)
+    known = find_record(folder / VERIFIED, dict[str, Any]) or {}
     stamps: dict[str, list[Any]] = {}
     for name, expected in manifest["files"].items():
         path = child_path(folder, name)
@@ -199,13 +207,6 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> None:
     if known != stamps:
         with suppress(OSError):  # a read-only folder is checked each time
             write_record(folder / VERIFIED, stamps)
-
-
-def _read_verified(folder: Path) -> dict[str, Any]:
-    try:
-        return read_record(folder / VERIFIED, dict[str, Any], "")
-    except UserError:
-        return {}
 
 
 def _compare_with_files(data: PreparedData) -> None:
@@ -271,11 +272,8 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Pat
     wanted = _without_paths(hashed_settings(data, tokenizer))
     manifests = [path for path in folder.parent.glob("[!.]*/manifest.json") if not path.parent.name.endswith(".old")]
     for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            settings = read_record(path, Settings, "")["settings"]
-        except UserError:  # another folder is damaged, which does not concern this one
-            continue
-        if _without_paths(settings) == wanted:
+        found = find_record(path, Settings)  # None: another folder is damaged, which does not concern this one
+        if found and _without_paths(found["settings"]) == wanted:
             return load_prepared(path.parent)
     return None
 
@@ -321,5 +319,5 @@ def _without_paths(settings: Any) -> dict[str, Any]:
 
 def prepared_folder(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> Path:
     """Return the folder of these settings; its name holds their hash."""
-    text = json.dumps([FORMAT_VERSION, hashed_settings(data, tokenizer)], sort_keys=True)
-    return output_root / "data" / f"{data.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    digest = content_sha256([FORMAT_VERSION, hashed_settings(data, tokenizer)])
+    return output_root / "data" / f"{data.name}-{digest[:8]}"

@@ -88,19 +88,17 @@ class ReadTally(Tally):
         self.notes: list[str] = []
 
 
-def count_dropped(
-    dropped: Counter[str], reason: str, n_bytes: int, name: str, count: int = 1, is_unexpected: bool = True
-) -> None:
+def count_dropped(dropped: Counter[str], reason: str, n_bytes: int, name: str, is_unexpected: bool = True) -> None:
     """Count something that is left out; a plain Counter gets only the count."""
     if isinstance(dropped, Tally):
-        dropped.record(reason, n_bytes, name, count, is_unexpected)
+        dropped.record(reason, n_bytes, name, is_unexpected=is_unexpected)
     else:
-        dropped[reason] += count
+        dropped[reason] += 1
 
 
 def drop_document(dropped: Counter[str], reason: str, document: Document, is_unexpected: bool = True) -> None:
     """Count a document that is left out."""
-    count_dropped(dropped, reason, len(document.text.encode()), document.name, is_unexpected=is_unexpected)
+    count_dropped(dropped, reason, len(document.text.encode()), document.name, is_unexpected)
 
 
 def count_skipped(dropped: Counter[str], reason: str, n_bytes: int, name: str, is_unexpected: bool = True) -> None:

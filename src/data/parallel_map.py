@@ -20,14 +20,19 @@ MAX_WORKERS = 4
 """Each needs about 100 MB."""
 
 
-def group_into_batches(items: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
-    """Group items into batches, limited by number of items and of characters."""
+def group_into_batches(
+    items: Iterable[T], characters: Callable[[T], int], max_characters: int | None = None, max_items: int | None = None
+) -> Iterator[list[T]]:
+    """Group items into batches of up to `max_items`, which end with the item that reaches `max_characters`.
+
+    The defaults are `BATCH_ITEMS` and `BATCH_CHARACTERS`.
+    """
     batch: list[T] = []
     size = 0
     for item in items:
         batch.append(item)
         size += characters(item)
-        if len(batch) == BATCH_ITEMS or size >= BATCH_CHARACTERS:
+        if len(batch) == (max_items or BATCH_ITEMS) or size >= (max_characters or BATCH_CHARACTERS):
             yield batch
             batch, size = [], 0
     if batch:

@@ -4,7 +4,6 @@ A run ends with it, and `python -m src.evaluate` repeats it, also with other set
 which nothing is selected. Stages with an evaluation under the same settings are skipped.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from src.runtime.atomic_files import finite_or_none, write_json
 from src.runtime.device import Device
 from src.runtime.distributed import SINGLE_PROCESS
 from src.runtime.log import LogFunction
-from src.runtime.records import child_path, read_record, write_record
+from src.runtime.records import child_path, find_record, write_record
 from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoint
 
 EVALUATION = "evaluation.json"
@@ -116,7 +115,7 @@ def evaluate_run(
     checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
     result: dict[str, Any] = {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
     path = folder / EVALUATION
-    before = None if rerun else _read_before(path, log_info)
+    before = None if rerun else find_record(path, Evaluation, "evaluating again", log_info)
     known = before["stages"] if before and {**before, "stages": {}} == result else {}
     for name in finished_stages(config, folder):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
@@ -135,23 +134,14 @@ def evaluate_run(
             log_info(
                 f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported"
             )
-        entry["samples"] = evaluator.memorized([one["text"] for one in _read_samples(folder, name, log_info)])
+        file = child_path(folder / "samples", name, ".json")
+        samples = find_record(file, list[Sample], "going on without these samples", log_info) or []
+        entry["samples"] = evaluator.memorized([sample["text"] for sample in samples])
         if scripts:
             write_json(folder / "samples" / f"{name}-scripts.json", scripts)
         result["stages"][name] = {"weights_sha256": weights, **entry}
         write_record(path, result)
     return result
-
-
-def _read_before(path: Path, log_info: LogFunction) -> Evaluation | None:
-    """Read an earlier evaluation; None if it is missing or damaged."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        return read_record(path, Evaluation, "evaluating again")
-    except UserError as error:
-        log_info(str(error))
-        return None
 
 
 def finished_stages(config: TrainConfig, folder: Path) -> list[str]:
@@ -178,13 +168,8 @@ class _StageEvaluator:
         model: LanguageModel,
         raise_if_stopped: Callable[[], None],
     ) -> None:
-        self.data, self.device, self.tokenizer, self.model, self.raise_if_stopped = (
-            data,
-            device,
-            tokenizer,
-            model,
-            raise_if_stopped,
-        )
+        self.data, self.device, self.tokenizer, self.model = data, device, tokenizer, model
+        self.raise_if_stopped = raise_if_stopped
         self.training, self.settings, self.samples = config.training, config.evaluation, config.samples
         self.lengths = byte_lengths(tokenizer)
         self.masking_eot = data.eot_id if config.training.document_masking else None
@@ -199,9 +184,8 @@ class _StageEvaluator:
             "references": self.data.references(stage.corpus, "test"),
             **self._context(stage.corpus, found[stage.corpus]),
         }
-        is_branch = (
-            stage.branch_of is not None
-        )  # only its losses are compared; probes and scripts cost more than its training
+        # Only the losses of a branch are compared; probes and scripts cost more than its training.
+        is_branch = stage.branch_of is not None
         if self.settings.probes and not is_branch:
             self.raise_if_stopped()
             entry["probes"] = self._probes(stage.corpus)
@@ -297,18 +281,6 @@ class _StageEvaluator:
         for script, share in zip(scripts, shares, strict=True):
             script["memorised"] = round(share, 6)
         return scripts
-
-
-def _read_samples(folder: Path, stage: str, log_info: LogFunction) -> list[Sample]:
-    """Read the samples of a stage; a damaged file is logged and ignored, as nothing depends on it."""
-    file = child_path(folder / "samples", stage, ".json")
-    if not os.path.lexists(file):
-        return []
-    try:
-        return read_record(file, list[Sample], "going on without these samples")
-    except UserError as error:
-        log_info(str(error))
-        return []
 
 
 def _summarize(scripts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
         UserError: a configuration is invalid, or its data is not prepared.
     """
     checked = check_jobs(jobs)
-    return [_plan(config, init) for config, init in show_progress(checked, "Planning jobs")]
+    return [make_plan(config, init, _find_data(config)) for config, init in show_progress(checked, "Planning jobs")]
 
 
 def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":
@@ -115,11 +115,6 @@ def check_same_tokenizer(config: TrainConfig, run: Path, overrides: list[str]) -
             f"tokenizer.vocab_size={tokenizer.vocab_size} "
             "and these settings, and give data.dir"
         )
-
-
-def _plan(config: TrainConfig, init: "CheckpointInfo | None") -> Plan:
-    root = Path(config.output_root).expanduser()
-    return make_plan(config, init, _find_data(config, root))
 
 
 def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:
@@ -192,7 +187,9 @@ def reject_duplicate_runs(names: list[str]) -> None:
         raise UserError(f"{duplicate}: two jobs of the sweep are the same run; drop one of the values")
 
 
-def _find_data(config: TrainConfig, root: Path) -> PreparedData:
+def _find_data(config: TrainConfig) -> PreparedData:
+    """Find or generate the data of a job. Raises: UserError if it is not prepared."""
+    root = Path(config.output_root).expanduser()
     if prepared := find_prepared(config.data, config.tokenizer, root):
         return prepared
     if {config.data.language.source, config.data.code.source} <= set(GENERATED):

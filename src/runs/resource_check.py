@@ -122,13 +122,13 @@ def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
         )
 
 
-def out_of_memory_message(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, said: str) -> str:
-    """Return a one-line message: memory needed, memory available, settings that fit; `said`: the device's message."""
+def out_of_memory_message(config: TrainConfig, spec: ModelSpec, capacity_bytes: int, reason: str) -> str:
+    """Return a one-line message: memory needed, memory available, settings that fit. reason: of the failure."""
     # The failure shows that the estimate is too low: suggestions have to need clearly less.
     needed = memory_needed(config, spec).total
     available = min(capacity_bytes - PROCESS_BYTES, int(0.9 * needed))
     return (
         f"training.micro_batch_size={config.training.micro_batch_size}: out of memory; training needs about "
-        f"{show_bytes(needed)}, the device has {show_bytes(capacity_bytes)} ({said})"
+        f"{show_bytes(needed)}, the device has {show_bytes(capacity_bytes)} ({reason})"
         f"{suggest_settings(config, spec, available)}"
     )

@@ -1,11 +1,10 @@
 """The name of a run, with a hash of all settings and data that determine its result."""
 
-import hashlib
-import json
 from dataclasses import asdict
 
 from src.config.renamed import earlier_key, rename_keys
 from src.config.schema import TrainConfig
+from src.runtime.records import content_sha256
 
 IGNORED_SETTINGS = (
     "output_root",
@@ -37,4 +36,4 @@ def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None
 
 def short_hash(value: object) -> str:
     """Hash a JSON value to 8 hex digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    return content_sha256(value)[:8]

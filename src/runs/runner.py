@@ -35,11 +35,7 @@ from src.runtime.run_lock import acquire_run_lock, report_disk_errors
 from src.runtime.signals import Interrupted, StopRequest, handle_stop_signals
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
-from src.training.checkpoint import (
-    CheckpointInfo,
-    load_weights,
-    read_checkpoint,
-)
+from src.training.checkpoint import CheckpointInfo, load_weights, read_checkpoint
 from src.training.compilation import Batch, CompilationError, Forward, compile_and_check, compile_if_faster
 
 
@@ -217,7 +213,7 @@ def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
                 run.folder,
                 run.device,
                 run.log_info,
-                raise_if_stopped=lambda: raise_if_stopped(run.stop),
+                raise_if_stopped=run.stop.raise_if_stopped,
             )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -268,12 +264,6 @@ def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
     run.log_info(f"Budget: {training.max_seconds:g} s a stage, {training.measured_steps} steps of {seconds:.3f} s")
     if run.is_rank_zero:
         _write_config(config, run.folder)
-
-
-def raise_if_stopped(stop: StopRequest) -> None:
-    """Raise Interrupted if a stop signal was received."""
-    if stop.number:
-        raise Interrupted(stop.number)
 
 
 def _compile_model(run: Run, model: LanguageModel) -> Forward:

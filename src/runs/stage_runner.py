@@ -178,10 +178,8 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
     first = next(iter(config.stage.stages.values()))
     loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
     state = TrainState.begin("measuring", model, build_optimizer(model, config.optimizer), run.device, forward)
-    size, rows = (
-        config.training.global_batch_size,
-        run.device.process_group.rank_slice(config.training.global_batch_size),
-    )
+    size = config.training.global_batch_size
+    rows = run.device.process_group.rank_slice(size)
     model.train()
 
     def step() -> None:

@@ -1,7 +1,5 @@
 """summary.json: settings, contract and results of a run; the only file that a report needs."""
 
-import hashlib
-import json
 import os
 import subprocess
 from dataclasses import replace
@@ -18,7 +16,7 @@ from src.data.preparation.prepare import PreparedData
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, reference_spec
 from src.runtime.atomic_files import finite_or_none
-from src.runtime.records import read_record
+from src.runtime.records import content_sha256, read_record
 from src.training.stage_budget import plan_stage, stage_schedule
 
 if TYPE_CHECKING:
@@ -243,17 +241,17 @@ def training_contract(
     rules: dict[str, Scalar] = settings_of(config) | {
         "reference": f"{cost.active_non_embedding_params} active parameters, {cost.total_params} in all, "
         f"{cost.train_flops_per_token} FLOPs a token, vocabulary of {reference.vocab_size}",
-        "stages": _text({name: _budget(config, name, stage, cost) for name, stage in stages.items()}),
+        "stages": _join_items({name: _describe_budget(config, name, stage, cost) for name, stage in stages.items()}),
         "schedule.warmup_steps": SEARCHED if config.schedule.searched else config.schedule.warmup_steps,
         "warmup": SEARCHED if config.schedule.searched else None,
         "optimizer.learning_rate": None if searched else config.optimizer.learning_rate,
         "learning_rate_search": config.optimizer.search,
         "search_differences": "; ".join(config.optimizer.search_differences),
         "init_from": None,
-        **_contents(config, data),
+        **_hash_contents(config, data),
     }
     if config.training.budget != "time" and not config.schedule.searched:
-        rules["warmup"] = _text({name: _warmup(config, name, stage) for name, stage in stages.items()})
+        rules["warmup"] = _join_items({name: _describe_warmup(config, name, stage) for name, stage in stages.items()})
     if init is not None:
         rules["init_from"] = describe_lineage(init)
     return rules
@@ -264,18 +262,17 @@ def describe_lineage(info: "CheckpointInfo") -> str:
     summary = read_summary(info.folder.parents[2])
     contract = summary["contract"] if summary else {"run": info.run}
     rules = {earlier_key(key): value for key, value in contract.items() if key not in SPEED_KEYS}
-    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{info.progress.stage} step {info.progress.step} of contract {digest}"
+    return f"{info.progress.stage} step {info.progress.step} of contract {content_sha256(rules)[:12]}"
 
 
-def _warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
-    reference = _reference(config)
+def _describe_warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
+    reference = _with_token_budget(config)
     steps = plan_stage(reference, name, stage, 0).steps
     warmup = stage_schedule(reference, stage).warmup_steps or 0
     return f"{warmup} of {steps} steps ({warmup / steps:.1%})"
 
 
-def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
+def _hash_contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
     """Return hashes of tokenizer, data and batch order."""
     if data is None:
         settings = prepared_folder(config.data, config.tokenizer, Path()).name
@@ -288,7 +285,7 @@ def _contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
     return {
         "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
         "data_hash": data.fingerprint,
-        "data_order_hash": _text(orders),
+        "data_order_hash": _join_items(orders),
     }
 
 
@@ -304,31 +301,31 @@ def join_values(before: Any, now: Any) -> Any:
     return now if before == now else before if text.endswith(f"then {now}") else f"{text}, then {now}"
 
 
-def _budget(config: TrainConfig, name: str, stage: StageConfig, reference: ModelCost) -> str:
+def _describe_budget(config: TrainConfig, name: str, stage: StageConfig, reference: ModelCost) -> str:
     """Describe corpus and budget of a stage in terms that are equal for every architecture."""
     training = config.training
     if training.budget == "time":
         assert training.max_seconds is not None
-        return f"{_corpora(stage)} {training.max_seconds * (stage.budget_share or 1):g} s"
-    steps = plan_stage(_reference(config), name, stage, 0).steps
+        return f"{_describe_corpora(stage)} {training.max_seconds * (stage.budget_share or 1):g} s"
+    steps = plan_stage(_with_token_budget(config), name, stage, 0).steps
     tokens = steps * training.global_batch_size * training.seq_len
     flops = f"{tokens * reference.train_flops_per_token:.4g} FLOPs"
     if training.budget == "flops":
-        return f"{_corpora(stage)} {flops}, of dense {steps} steps and {tokens} tokens"
-    return f"{_corpora(stage)} {steps} steps and {tokens} tokens, of dense {flops}"
+        return f"{_describe_corpora(stage)} {flops}, of dense {steps} steps and {tokens} tokens"
+    return f"{_describe_corpora(stage)} {steps} steps and {tokens} tokens, of dense {flops}"
 
 
-def _reference(config: TrainConfig) -> TrainConfig:
+def _with_token_budget(config: TrainConfig) -> TrainConfig:
     """Return the settings of the dense reference: a budget of tokens."""
     return replace(config, training=replace(config.training, budget="tokens", measured_steps=None))
 
 
-def _corpora(stage: StageConfig) -> str:
+def _describe_corpora(stage: StageConfig) -> str:
     shares = " and ".join(f"{share} {corpus}" for corpus, share in stage.mixture.items())
     return f"{stage.corpus} with {shares} for" if shares else stage.corpus
 
 
-def _text(values: dict[str, Any]) -> str:
+def _join_items(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 

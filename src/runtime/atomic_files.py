@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,16 @@ import yaml
 
 from src.config.schema import UserError
 
-SPACE_REMEDIES = {
+REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room or have the quota raised",
     errno.EFBIG: "raise ulimit -f",
+    errno.ENAMETOOLONG: "use a shorter name",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "check the disk"),
+    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "set output_root to a disk that supports file locks"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move it away"),
 }
-PERMISSION_REMEDIES = dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or give another output_root"
-)
-DISK_REMEDIES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "check the disk")
-LOCK_REMEDIES = dict.fromkeys((errno.ENOLCK, errno.ENOTSUP), "set output_root to a disk that supports file locks")
-PATH_REMEDIES = dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move it away")
-REMEDIES = (
-    SPACE_REMEDIES
-    | PERMISSION_REMEDIES
-    | DISK_REMEDIES
-    | LOCK_REMEDIES
-    | PATH_REMEDIES
-    | {errno.ENAMETOOLONG: "use a shorter name"}
-)
 """Remedies for errors of the operating system that the user has to fix, by errno."""
 MAX_FILE_BYTES = 256 << 20
 """Upper limit for files that are read whole; regular ones are far smaller."""
@@ -53,7 +44,8 @@ def storage_remedy(error: BaseException) -> str | None:
     return REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """Return the temporary sibling of a file or folder that this process writes."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -69,7 +61,7 @@ def sync(path: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         with open(temporary, "wb", opener=_open_no_follow) as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so `remove_stale_temporaries` keeps it
@@ -131,9 +123,9 @@ def _flags(allow_links: bool) -> int:
     return os.O_NONBLOCK | (0 if allow_links else os.O_NOFOLLOW)
 
 
-def read_json(path: Path, *, allow_links: bool = False) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file. Raises: UserError if it is missing, damaged or not JSON."""
-    return decode_json(path, read_bytes(path, allow_links=allow_links))
+    return decode_json(path, read_bytes(path))
 
 
 def decode_json(path: Path, content: bytes, remedy: str = "") -> Any:
@@ -226,7 +218,7 @@ def create_folder(path: Path) -> Iterator[Path]:
             if not _have_same_files(temporary, path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             return
-        _sync_folder(temporary)
+        sync_folder(temporary)
         os.rename(temporary, path)
         sync(path.parent)
 
@@ -244,10 +236,10 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that is removed at the end, as are those that killed processes left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(path.parent, path.name)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     temporary.mkdir()
     try:
-        with _folder_lock(temporary):
+        with _lock(temporary):
             yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -268,9 +260,9 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a lock on a temporary folder, which shows other processes that its owner is alive."""
-    handle = os.open(folder, os.O_RDONLY)
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a temporary file or folder: its owner is alive. Raises: OSError if another process holds it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -278,7 +270,8 @@ def _folder_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder and its files to disk."""
     for file in folder.rglob("*"):
         if file.is_file():
             sync(file)
@@ -287,7 +280,7 @@ def _sync_folder(folder: Path) -> None:
 
 def move_folder(new: Path, path: Path) -> None:
     """Replace `path` by another folder on the same disk, as `replace_folder` does."""
-    _sync_folder(new)
+    sync_folder(new)
     old = path.with_name(path.name + ".old")
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -327,16 +320,8 @@ def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
     for path in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
         if not TEMPORARY.fullmatch(path.name):
             continue
-        with suppress(OSError):
-            if path.is_symlink():
-                path.unlink()
-                continue
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_path(path)
-            finally:
-                os.close(handle)
+        with suppress(OSError), nullcontext() if path.is_symlink() else _lock(path):
+            remove_path(path)
 
 
 def remove_path(path: Path) -> None:
@@ -365,7 +350,7 @@ class LockBusy(UserError):
 def file_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on `path`; the system releases it when the process ends, however it ends.
 
-    Waits for the lock, or, where `busy` is given, raises Busy(busy) at once if another process holds it. Yields a
+    Waits for the lock, or, where `busy` is given, raises LockBusy(busy) at once if another process holds it. Yields a
     function that returns whether `path` is still what is locked: it is not when someone has removed its folder.
     Raises: UserError if `path` is not a regular file.
     """

@@ -111,9 +111,10 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
     kind = resolve_device(config.device)
     if process_group.size > 1:
         _select_local_gpu(kind, process_group)
-    threads = config.threads or (
-        _cores_per_process(process_group) if process_group.size > 1 else torch.get_num_threads()
-    )
+    threads = torch.get_num_threads()
+    if process_group.size > 1:  # torchrun would give one core to each process
+        threads = max(1, (os.cpu_count() or 1) // process_group.local_size)
+    threads = config.threads or threads
     torch.set_num_threads(threads)
     if kind == "cpu":
         keep_freed_memory()
@@ -132,11 +133,6 @@ def _select_local_gpu(kind: str, process_group: ProcessGroup) -> None:
         torch.cuda.set_device(process_group.local_rank)
 
 
-def _cores_per_process(process_group: ProcessGroup) -> int:
-    """Divide the cores of this host among its processes; torchrun would give one to each."""
-    return max(1, (os.cpu_count() or 1) // process_group.local_size)
-
-
 def check_reductions(device: Device, positions: int) -> None:
     """Check that this torch computes correct gradients on MPS for `positions` = B * T. Raises: UserError."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
@@ -149,11 +145,7 @@ def check_reductions(device: Device, positions: int) -> None:
 
 def resolve_device(name: str) -> str:
     """Return the kind of device that a setting selects. Raises: UserError if it is not available."""
-    available = {
-        "mps": torch.backends.mps.is_available(),
-        "cuda": torch.cuda.is_available(),
-        "cpu": True,
-    }
+    available = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, is_there in available.items() if is_there)
     if not available.get(name):

@@ -1,13 +1,14 @@
 """Records: JSON files with a schema and a checksum. Reading reports damage in one line.
 
-The schema is a TypedDict or dataclass beside the writer. `write_record` adds a SHA-256 of the content, which
+The schema is a TypedDict or dataclass in the module that writes it. `write_record` adds a SHA-256 of the content, which
 `read_record` verifies; files of earlier versions have none.
 """
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -52,20 +53,33 @@ def run_path(sweep: Path, run: object, run_dir: object) -> Path:
     return path
 
 
-def read_verified_json(path: Path, remedy: str, *, allow_links: bool = False) -> Any:
+def read_verified_json(path: Path, remedy: str) -> Any:
     """Read JSON and verify its checksum if it has one. Raises: UserError with the file, the damage and the remedy."""
-    content = decode_json(path, read_bytes(path, allow_links=allow_links), remedy)
+    content = decode_json(path, read_bytes(path), remedy)
     if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != content_sha256(content):
         raise UserError(f"{path}: damaged: its content differs from its checksum; {remedy}")
     return content
 
 
-def read_record(path: Path, kind: type[T], remedy: str, *, allow_links: bool = False) -> T:
+def read_record(path: Path, kind: type[T], remedy: str) -> T:
     """Read a record of type `kind`. For a TypedDict, unknown keys of the file are kept.
 
     Raises: UserError with the file, the damage and the remedy.
     """
-    return convert(path, read_verified_json(path, remedy, allow_links=allow_links), kind, remedy)
+    return convert(path, read_verified_json(path, remedy), kind, remedy)
+
+
+def find_record(
+    path: Path, kind: type[T], remedy: str = "", report: Callable[[str], object] = lambda line: None
+) -> T | None:
+    """Read a record; None if it is missing or damaged. report: receives the damage and the remedy in one line."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_record(path, kind, remedy)
+    except UserError as error:
+        report(str(error))
+        return None
 
 
 def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
@@ -83,7 +97,7 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**plain, DIGEST: content_sha256(plain)})
 
 
-def content_sha256(content: Mapping[str, Any]) -> str:
+def content_sha256(content: object) -> str:
     """Return the SHA-256 of plain values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

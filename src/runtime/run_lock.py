@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.config.schema import UserError
-from src.runtime.atomic_files import LockBusy, file_lock, reject_symlinks, remove_stale_temporaries, storage_remedy
+from src.runtime.atomic_files import (
+    LockBusy,
+    file_lock,
+    reject_symlinks,
+    remove_stale_temporaries,
+    storage_remedy,
+    temporary_path,
+)
 
 LOCK = ".lock"
 
@@ -68,6 +75,6 @@ def remove_run(folder: Path) -> None:
         return
     with report_disk_errors(folder), acquire_run_lock(folder):
         remove_stale_temporaries(folder.parent, folder.name)
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        temporary = temporary_path(folder)
         os.rename(folder, temporary)
         shutil.rmtree(temporary)

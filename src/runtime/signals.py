@@ -34,6 +34,11 @@ class StopRequest:
             os._exit(128 + number)  # a second Ctrl-C stops at once
         self.number = number
 
+    def raise_if_stopped(self) -> None:
+        """Raise Interrupted if a stop signal was received."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
 
 @contextmanager
 def handle_stop_signals() -> Iterator[StopRequest]:

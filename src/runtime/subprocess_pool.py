@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from typing import TypeVar
 
 from src.runtime.host import peak_rss
-from src.runtime.signals import Interrupted, StopRequest
+from src.runtime.signals import StopRequest
 
 POLL_S = 0.02
 T = TypeVar("T")
@@ -30,8 +30,8 @@ def run_in_subprocess(action: Callable[[], T], *, max_bytes: int | None = None, 
             while stop is not None and not wait([future], POLL_S).done:
                 if stop.number is not None:
                     _end_children()
-            if stop is not None and stop.number is not None:
-                raise Interrupted(stop.number)
+            if stop is not None:
+                stop.raise_if_stopped()
             return future.result()
         except KeyboardInterrupt:  # otherwise the pool waits until the action is done
             _end_children()

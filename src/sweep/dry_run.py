@@ -64,12 +64,12 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
         else [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
     )
     reject_duplicate_runs([job.run or name for job, name in zip(found, names, strict=True)])
-    total = _total(found)
+    total = _format_total(found)
     if len(looks) > 1:
         first = [job for job, overrides in zip(found, jobs, strict=True) if overrides in looks[0]]
-        least, most = (lines[0].removeprefix("Total: ") for lines in (_total(first), total))
+        least, most = (lines[0].removeprefix("Total: ") for lines in (_format_total(first), total))
         total = [f"At the first look: {least}", f"At most: {most}", *total[1:]]
-    return "\n".join([*_table(found, names), "", *total, "", *_fairness(found, names, jobs)])
+    return "\n".join([*_format_table(found, names), "", *total, "", *_describe_comparability(found, names, jobs)])
 
 
 def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: list[Summary]) -> _Job:
@@ -77,7 +77,7 @@ def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: l
     from src.runtime.device import open_device  # imports torch
 
     data = find_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser())
-    config, run, status = _name(config, init, data)
+    config, run, status = _resolve_run(config, init, data)
     match, device = match_config(config), open_device(config.runtime)
     cost = model_cost(match.spec, config.training.seq_len)
     speed = _tokens_per_second(match, cost, device.kind, config, finished)
@@ -85,7 +85,7 @@ def _inspect_job(config: TrainConfig, init: "CheckpointInfo | None", finished: l
     return _Job(config, match, cost, run, status, contract, sum(stage_tokens(config).values()), speed)
 
 
-def _name(
+def _resolve_run(
     config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData | None
 ) -> tuple[TrainConfig, str | None, str]:
     """Return the resolved configuration, the name of the run and its status."""
@@ -127,7 +127,7 @@ def _tokens_per_second(
     return best and best[1]
 
 
-def _table(found: list[_Job], names: list[str]) -> list[str]:
+def _format_table(found: list[_Job], names: list[str]) -> list[str]:
     header = ["job", "status", "solved", "parameters", "active", "tokens", "FLOPs", "memory", "storage", "time"]
     rows = [
         [
@@ -152,7 +152,7 @@ def _memory_bytes(job: _Job) -> int:
     return memory_needed(resolved, job.match.spec).total
 
 
-def _total(found: list[_Job]) -> list[str]:
+def _format_total(found: list[_Job]) -> list[str]:
     left = [job for job in found if job.status != "done"]
     times = [job.time_s for job in left]
     if None in times:
@@ -168,7 +168,7 @@ def _total(found: list[_Job]) -> list[str]:
     ]
 
 
-def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> list[str]:
+def _describe_comparability(found: list[_Job], names: list[str], jobs: list[list[str]]) -> list[str]:
     """Describe the settings that prevent a ranking of the finished runs."""
     records = [
         {
@@ -181,7 +181,4 @@ def _fairness(found: list[_Job], names: list[str], jobs: list[list[str]]) -> lis
         }
         for name, job, variant in zip(names, found, variants(jobs), strict=True)
     ]
-    return [
-        "Fairness",
-        *(f"  {line}" for line in comparability_warnings(records) or ["all runs are comparable"]),
-    ]
+    return ["Fairness", *(f"  {line}" for line in comparability_warnings(records) or ["all runs are comparable"])]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from src.config.schema import UserError
 from src.runs.summary import Summary, read_summary
-from src.runtime.records import child_path, read_record, run_path, write_record
+from src.runtime.records import child_path, find_record, read_record, run_path, write_record
 from src.runtime.signals import stop_signal
 
 REMEDY = "repeat the command of the sweep, which writes it again"
@@ -151,11 +151,7 @@ class JobStore:
 
     def _entry(self, job: Job) -> JobRecord | None:
         """Read the record of a job; None if it is missing or damaged: the job then counts as pending."""
-        path = child_path(self.folder / "jobs", job.run, ".json")
-        try:
-            return read_record(path, JobRecord, REMEDY) if path.exists() else None
-        except UserError:
-            return None
+        return find_record(child_path(self.folder / "jobs", job.run, ".json"), JobRecord)
 
     def _summary(self, job: Job) -> Summary | None:
         """Read the summary of a job's run; None if it is damaged, which the job itself reports."""

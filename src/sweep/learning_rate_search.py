@@ -70,7 +70,7 @@ def tune(overrides: list[str]) -> int:
     config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
     settings = config.tune
     check_settings(config)
-    _check(settings, given_keys(overrides))
+    _check_settings(settings, given_keys(overrides))
     base = [item for item in overrides if not item.startswith("tune.")]
     sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
     configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
@@ -89,7 +89,7 @@ def tune(overrides: list[str]) -> int:
     return 0
 
 
-def _check(settings: TuneSettings, given: set[str]) -> None:
+def _check_settings(settings: TuneSettings, given: set[str]) -> None:
     """Check the settings of the search. Raises: UserError."""
     for key in ("optimizer.learning_rate", "seed", "seeds", "learning_rates"):
         if key in given:
@@ -119,11 +119,11 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     about += [settings.trials, settings.warmup]
     folder = Path(config.output_root).expanduser() / "tuning" / f"{size}-{short_hash(about)}"
     architectures = [plan.config.architecture.name for plan in plans]
-    method = _grid if settings.method == "grid" else _tpe
+    method = _search_grid if settings.method == "grid" else _search_tpe
     trials = method(_Search(folder, base, seeds, architectures, center, settings))
     n = {len(tried) for tried in trials.values()}
     assert len(n) == 1, "equal budgets"
-    rates = {name: _found(tried) for name, tried in trials.items()}
+    rates = {name: _to_record(tried) for name, tried in trials.items()}
     budget = f"{sum(stage_tokens(config).values()):,} tokens each"
     tried = f"{n.pop() // max(1, len(settings.warmup))} rates"
     if settings.warmup:
@@ -132,7 +132,7 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
     contract = training_contract(config, plans[0].data, plans[0].init)
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
-    print("\n".join(_describe(rates, size)))
+    print("\n".join(_format_results(rates, size)))
     print(f"Report: {write_report(folder)}")
     print(
         f"Learning rates: {folder / FILE}; compare with {format_argument('learning_rates', str(folder), is_list=True)}"
@@ -178,7 +178,7 @@ def _run_one_by_one(store: JobStore, plans: list[Plan], sweep: Sweep) -> int:
     return 0
 
 
-def _grid(search: _Search) -> Trials:
+def _search_grid(search: _Search) -> Trials:
     """Try the points of a grid, and extend it while the best of any architecture is at the edge."""
     n, low = search.settings.trials, -(search.settings.trials // 2)
     exponents = list(range(low, low + n))
@@ -187,10 +187,10 @@ def _grid(search: _Search) -> Trials:
         plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}", *search.warmup_override()])
         points = [(rate, warmup) for rate in rates for warmup in search.settings.warmup or [None]]
         trials = {
-            name: [Trial(rate, _loss(plans, name, rate, warmup), warmup) for rate, warmup in points]
+            name: [Trial(rate, _mean_loss(plans, name, rate, warmup), warmup) for rate, warmup in points]
             for name in search.architectures
         }
-        edges = {_edge(tried) for tried in trials.values()} - {None}
+        edges = {_find_edge(tried) for tried in trials.values()} - {None}
         if not edges or len(exponents) == n + search.settings.extensions:
             break
         exponents = [
@@ -214,7 +214,7 @@ def _open_study(name: str, file: Path) -> Any:
         ) from None
 
 
-def _tpe(search: _Search) -> Trials:
+def _search_tpe(search: _Search) -> Trials:
     """Search by Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), one study per architecture."""
     import optuna
 
@@ -227,7 +227,7 @@ def _tpe(search: _Search) -> Trials:
         for name in search.architectures:
             study = _open_study(name, search.folder / "optuna.db")
             trials[name] = _run_tpe_trials(study, search, name, n, (low, high))
-        edges = {_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
+        edges = {_find_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
         if not edges or extension == search.settings.extensions:
             break
         low, high = (low / factor if "low" in edges else low), (high * factor if "high" in edges else high)
@@ -254,7 +254,7 @@ def _run_tpe_trials(study: Any, search: _Search, name: str, n: int, span: tuple[
         rate, warmup = _round_rate(values["learning_rate"]), values.get("warmup_steps")
         overrides = [f"architecture={name}", f"optimizer.learning_rate={rate!r}"]
         plans = search.run([*overrides, *([] if warmup is None else [f"schedule.warmup_steps={warmup}"])])
-        study.tell(number, min(_loss(plans, name, rate, warmup), 1e6))
+        study.tell(number, min(_mean_loss(plans, name, rate, warmup), 1e6))
     found = [
         Trial(_round_rate(one.params["learning_rate"]), one.value, one.params.get("warmup_steps")) for one in completed
     ]
@@ -266,7 +266,7 @@ def _round_rate(rate: float) -> float:
     return float(f"{rate:.3g}")
 
 
-def _loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: int | None) -> float:
+def _mean_loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: int | None) -> float:
     """Return the mean loss of a rate and warm-up over seeds and stages; infinite if one has diverged."""
     losses: list[float] = []
     for plan in plans:
@@ -281,25 +281,25 @@ def _loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: int | N
     return fmean(losses)
 
 
-def _best(trials: Sequence[Trial]) -> Trial:
+def _find_best(trials: Sequence[Trial]) -> Trial:
     return min(trials, key=lambda trial: trial.loss)
 
 
-def _edge(trials: Sequence[Trial], low: float | None = None, high: float | None = None) -> str | None:
+def _find_edge(trials: Sequence[Trial], low: float | None = None, high: float | None = None) -> str | None:
     """Return "low" or "high" if the best rate is at that edge of the tried range, otherwise None."""
-    rate, rates = _best(trials).learning_rate, [trial.learning_rate for trial in trials]
+    rate, rates = _find_best(trials).learning_rate, [trial.learning_rate for trial in trials]
     if rate <= (min(rates) if low is None else low):
         return "low"
     return "high" if rate >= (max(rates) if high is None else high) else None
 
 
-def _found(trials: Sequence[Trial]) -> dict[str, Any]:
+def _to_record(trials: Sequence[Trial]) -> dict[str, Any]:
     """Return the result for an architecture as plain values for JSON."""
-    best = _best(trials)
+    best = _find_best(trials)
     return {
         "learning_rate": best.learning_rate,
         "warmup_steps": best.warmup_steps,
-        "edge": _edge(trials),
+        "edge": _find_edge(trials),
         "trials": [
             {
                 "learning_rate": trial.learning_rate,
@@ -311,7 +311,7 @@ def _found(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def _describe(rates: dict[str, Any], size: str) -> list[str]:
+def _format_results(rates: dict[str, Any], size: str) -> list[str]:
     """Format the results as a table: one row per architecture, one column per rate."""
     tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
     rows: list[list[str]] = []
@@ -319,7 +319,7 @@ def _describe(rates: dict[str, Any], size: str) -> list[str]:
         for warmup in dict.fromkeys(trial["warmup_steps"] for trial in found["trials"]):
             own = [trial for trial in found["trials"] if trial["warmup_steps"] == warmup]
             losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in own}
-            cells = [_cell(losses[rate]) if rate in losses else NOTHING for rate in tried]
+            cells = [_format_loss(losses[rate]) if rate in losses else NOTHING for rate in tried]
             best = NOTHING, NOTHING, NOTHING
             if warmup == found["warmup_steps"]:
                 fails = "yes" if next_rate_fails(list(losses.items())) else NOTHING
@@ -336,5 +336,5 @@ def _describe(rates: dict[str, Any], size: str) -> list[str]:
     return ["", *table(header, rows), ""]
 
 
-def _cell(loss: float | None) -> str:
+def _format_loss(loss: float | None) -> str:
     return "diverged" if loss is None else f"{loss:.4f}"

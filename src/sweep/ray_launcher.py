@@ -33,10 +33,10 @@ def launch_on_ray(
             "example with ray start --head"
         ) from None
     try:
-        task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run)
+        task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run_task)
         folder, n = str(store.folder.resolve()), len(store.jobs())
         waiting = [task.remote(folder, index, config, start_over, threads) for index in range(n)]
-        codes = [_result(ray, job) for job in waiting]
+        codes = [_get_result(ray, job) for job in waiting]
     finally:
         ray.shutdown()
     return next((code for code in codes if code > 128), 0)
@@ -49,7 +49,7 @@ def check_port(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def _result(ray: Any, job: Any) -> int:
+def _get_result(ray: Any, job: Any) -> int:
     try:
         return int(ray.get(job))
     except ray.exceptions.RayError as error:  # the worker died: the job is recorded as running
@@ -57,7 +57,7 @@ def _result(ray: Any, job: Any) -> int:
         return 1
 
 
-def _run(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int | None) -> int:
+def _run_task(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int | None) -> int:
     store = JobStore(Path(folder))
     if config.fail_fast and store.has_failed():
         return 0

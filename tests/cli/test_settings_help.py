@@ -44,8 +44,8 @@ training.max_tokens
   default  400000 (${size.max_tokens} in conf/settings.yaml)
 
 training.budget
-  What every architecture gets alike in each stage. tokens: max_tokens. flops: those that dense of
-  the size takes for max_tokens. time: max_seconds. The schedule ends where the budget ends.
+  Budget that is equal for every architecture in each stage. tokens: max_tokens. flops: the FLOPs of
+  dense for max_tokens. time: max_seconds. The schedule ends where the budget ends.
   type     text
   choices  tokens, flops, time
   default  tokens"""

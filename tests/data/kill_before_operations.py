@@ -4,29 +4,24 @@ Each preparation is a fork of this process, which has loaded all modules and has
 fraction of a second.
 """
 
-import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
+from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
 from src.data.dataset import VERIFIED
 from src.data.filters import near_duplicates
 from src.data.preparation import packing
 from src.data.preparation.prepare import prepare_data
 from tests.data.conftest import VOCAB_SIZE, write_corpus
 from tests.torture import operations
+from tests.torture.fork import start_fork, wait_for_fork
 
 
 def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = False) -> int:
     """Prepare in a fork that is killed before operation number `kill_at`; return its exit status."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
-        from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
 
+    def action() -> None:
         language = CorpusConfig("local", [str(root / "text" / "stories.txt")], [".txt"])
         code = CorpusConfig("local", [str(root / "text" / "scripts.jsonl")], [".sh"])
         data = DataConfig(name="local", language=language, code=code)
@@ -34,12 +29,8 @@ def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = 
         prepare_data(data, TokenizerConfig("bpe", VOCAB_SIZE), root / outputs, rerun, log=lambda _: None)
         counted = done[0]
         (root / "operations").write_text(str(counted))
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+
+    return wait_for_fork(start_fork(action))
 
 
 def contents(root: Path, outputs: str) -> dict[str, bytes | None]:

@@ -16,8 +16,8 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import read_json
 from src.training.checkpoint import Progress
 from tests.integration import tiny
+from tests.torture.fork import start_fork, wait_for_fork
 from tests.torture.forked import prepare_in_a_fork
 from tests.torture.operations import kill_before
 
@@ -154,32 +155,20 @@ class Torturer:
 
     def _sit(self, course: str, *, after_seconds: float | None = None, before_operation: int = sys.maxsize) -> int:
         """Train in a fork, which is killed at an instant unless it ends before; return its exit status."""
-        child = os.fork()
-        if child == 0:
-            self._train(course, before_operation)
+        child = start_fork(partial(self._train, course, before_operation), self.root / "said")
         if after_seconds is not None:
             time.sleep(after_seconds)
             os.kill(child, signal.SIGKILL)  # a process that has ended is there until it is waited for
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return wait_for_fork(child)
 
     def _train(self, course: str, before_operation: int) -> None:
-        """Be the fork: never return."""
-        status, folder = 1, self._folder(course)
-        try:
-            out = os.open(self.root / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            self._note_saves()
-            done = kill_before(before_operation)
-            if not src.runs.runner.is_done(folder):
-                src.runs.runner.execute_run(self.plan.config, self.plan.data, folder, self.plan.init)
-            self.count.write_text(str(done[0]))
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
+        """Train in this process, a fork."""
+        folder = self._folder(course)
+        self._note_saves()
+        done = kill_before(before_operation)
+        if not src.runs.runner.is_done(folder):
+            src.runs.runner.execute_run(self.plan.config, self.plan.data, folder, self.plan.init)
+        self.count.write_text(str(done[0]))
 
     def _said(self) -> str:
         return (self.root / "said").read_text(encoding="utf-8")

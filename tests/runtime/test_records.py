@@ -22,7 +22,15 @@ from src.runtime.atomic_files import (
     write_yaml,
 )
 from src.runtime.log import replace_control_chars
-from src.runtime.records import child_path, digest_lines, is_plain_name, read_record, run_path, write_record
+from src.runtime.records import (
+    child_path,
+    digest_lines,
+    find_record,
+    is_plain_name,
+    read_record,
+    run_path,
+    write_record,
+)
 
 
 class Note(TypedDict):
@@ -207,3 +215,14 @@ def test_lost_and_changed_lines_have_another_digest() -> None:
     lines = [json.dumps({"step": step}) + "\n" for step in range(3)]
     marks = {digest_lines(some) for some in (lines, lines[:2], lines[1:], [*lines[:2], '{"step": 3}\n'], [])}
     assert len(marks) == 5 and digest_lines(lines).rows == 3
+
+
+def test_a_record_that_is_missing_or_damaged_is_not_found(tmp_path: Path) -> None:
+    reported: list[str] = []
+    path = tmp_path / "x.json"
+    assert find_record(path, dict[str, int], "going on", reported.append) is None and not reported
+    write_record(path, {"a": 1})
+    assert find_record(path, dict[str, int]) == {"a": 1}
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert find_record(path, dict[str, int], "going on", reported.append) is None
+    assert reported == [f"{path}: damaged: its content differs from its checksum; going on"]

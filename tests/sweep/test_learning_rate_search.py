@@ -44,10 +44,12 @@ def valley(
 ) -> learning_rate_search.Trials:
     CALLS.clear()
     monkeypatch.setattr(
-        learning_rate_search, "_loss", lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[name]))
+        learning_rate_search, "_mean_loss", lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[name]))
     )
     search = Valley(folder, [], "seed=1000", list(best), 1e-3, settings)
-    return (learning_rate_search._grid if settings.method == "grid" else learning_rate_search._tpe)(search)
+    return (learning_rate_search._search_grid if settings.method == "grid" else learning_rate_search._search_tpe)(
+        search
+    )
 
 
 def rates(trials: list[Trial]) -> list[float]:
@@ -57,7 +59,7 @@ def rates(trials: list[Trial]) -> list[float]:
 def test_the_grid_is_centered_on_the_rate_of_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=2e-3)
     assert rates(trials["dense"]) == rates(trials["mamba"]) == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
-    assert learning_rate_search._best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
+    assert learning_rate_search._find_best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
 
 
 def test_a_best_rate_at_the_edge_extends_the_range_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,17 +67,17 @@ def test_a_best_rate_at_the_edge_extends_the_range_of_all(tmp_path: Path, monkey
     assert rates(trials["dense"]) == rates(trials["mamba"])
     assert rates(trials["mamba"])[-2:] == [1.6e-2, 3.2e-2], "one beyond the best, and no more"
     assert rates(trials["mamba"])[0] == 2.5e-4, "the other side is left alone"
-    assert learning_rate_search._edge(trials["mamba"]) is None
+    assert learning_rate_search._find_edge(trials["mamba"]) is None
 
 
 def test_extensions_are_limited_and_the_edge_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = valley(TuneSettings(extensions=2), tmp_path, monkeypatch, dense=1e-9)
-    assert len(trials["dense"]) == 7 and learning_rate_search._found(trials["dense"])["edge"] == "low"
+    assert len(trials["dense"]) == 7 and learning_rate_search._to_record(trials["dense"])["edge"] == "low"
     assert valley(TuneSettings(extensions=0), tmp_path, monkeypatch, dense=1e-9)["dense"][0].learning_rate == 2.5e-4
 
 
 def test_a_diverged_rate_is_never_the_best() -> None:
-    told = learning_rate_search._found([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
+    told = learning_rate_search._to_record([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
     assert told["learning_rate"] == 1e-3 and told["edge"] == "low"
     assert [trial["bits_per_byte"] for trial in told["trials"]] == [2.0, None, None]
     json.dumps(told, allow_nan=False)
@@ -90,22 +92,26 @@ def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkey
     best = {5: 5e-4, 50: 1e-3}
     monkeypatch.setattr(
         learning_rate_search,
-        "_loss",
+        "_mean_loss",
         lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[warmup])) + 0.5 * (warmup == 5),
     )
     CALLS.clear()
     search = Valley(tmp_path, [], "seed=1000", ["dense"], 1e-3, settings)
-    trials = (learning_rate_search._grid if method == "grid" else learning_rate_search._tpe)(search)["dense"]
-    found = learning_rate_search._found(trials)
+    trials = (learning_rate_search._search_grid if method == "grid" else learning_rate_search._search_tpe)(search)[
+        "dense"
+    ]
+    found = learning_rate_search._to_record(trials)
     assert found["warmup_steps"] == 50 and found["learning_rate"] == pytest.approx(1e-3, rel=0.4)
     assert {trial["warmup_steps"] for trial in found["trials"]} == {5, 50}
     if method == "grid":
         assert len(trials) == 2 * 8 and CALLS[0][1] == "schedule.warmup_steps=5,50"
     (name,) = [
-        line for line in learning_rate_search._describe({"dense": found}, "nano") if "dense nano, warm-up 50" in line
+        line
+        for line in learning_rate_search._format_results({"dense": found}, "nano")
+        if "dense nano, warm-up 50" in line
     ]
     assert f"{found['learning_rate']:g}" in name
-    assert learning_rate_search._found([Trial(1e-3, 2.0)])["warmup_steps"] is None
+    assert learning_rate_search._to_record([Trial(1e-3, 2.0)])["warmup_steps"] is None
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 100, b""])
@@ -124,7 +130,7 @@ def test_tpe_tries_equal_numbers_and_continues_its_study(tmp_path: Path, monkeyp
     settings = TuneSettings(method="tpe", trials=6)
     trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert len(trials["dense"]) == len(trials["mamba"]) >= 6 and (tmp_path / "optuna.db").exists()
-    assert all(learning_rate_search._best(tried).loss < 1.7 for tried in trials.values())
+    assert all(learning_rate_search._find_best(tried).loss < 1.7 for tried in trials.values())
     assert all(2e-4 < rate < 5e-3 for rate in rates(trials["dense"])[:6])
     again = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert again == trials and not CALLS, "all of it stands in the database"

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from src.reporting.output import write
 from src.sweep import job_process
 from tests.integration import tiny
 from tests.torture import operations
+from tests.torture.fork import start_fork, wait_for_fork
 
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "train": tiny.train_main,
@@ -71,10 +72,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="forked-") as name:
         folder = Path(name)
         started = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            _be_the_command(command, arguments, folder, kill_before, watch)
-        status = _wait(child, seconds)
+        action = partial(_run_command, command, arguments, folder, kill_before, watch)
+        status = _wait(start_fork(action, folder / "said"), seconds)
         said = (folder / "said").read_text(encoding="utf-8", errors="replace")
         opened = (folder / "opened").read_text().split("\n") if (folder / "opened").exists() else []
         count = (folder / "count").read_text() if (folder / "count").exists() else "0"
@@ -94,34 +93,19 @@ def _wait(child: int, seconds: float) -> int:
         time.sleep(0.005)
 
 
-def _be_the_command(
-    command: str, arguments: list[str], folder: Path, kill_before: int | None, watch: Path | None
-) -> None:
-    """Be the fork: never return."""
-    status = 70
-    try:
-        out = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-        sys.stdin = open(os.devnull)  # noqa: SIM115 (for as long as the process lives)
-        job_process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProcess})  # pyright: ignore
-        write.to_png = lambda figure: b"drawn elsewhere"  # most of the time of a report
-        torch.set_num_threads(1)
-        opened = _watch_opened(watch or folder)
-        count = operations.kill_before(kill_before)
-        status = MAINS[command](arguments)
-        (folder / "count").write_text(str(count[0]))
-        if watch is not None:
-            (folder / "opened").write_text("\n".join(opened))
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _run_command(command: str, arguments: list[str], folder: Path, kill_before: int | None, watch: Path | None) -> int:
+    """Run a command in this process, a fork; write what it has done into `folder`."""
+    sys.stdin = open(os.devnull)  # noqa: SIM115 (for as long as the process lives)
+    job_process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProcess})  # pyright: ignore
+    write.to_png = lambda figure: b"drawn elsewhere"  # most of the time of a report
+    torch.set_num_threads(1)
+    opened = _watch_opened(watch or folder)
+    count = operations.kill_before(kill_before)
+    status = MAINS[command](arguments)
+    (folder / "count").write_text(str(count[0]))
+    if watch is not None:
+        (folder / "opened").write_text("\n".join(opened))
+    return status
 
 
 def _watch_opened(folder: Path) -> set[str]:
@@ -142,19 +126,7 @@ class ForkedProcess:
     def __init__(self, command: list[str], *, stdout: Any, **_: Any) -> None:
         assert command[1:3] == ["-m", "src.train"], command
         self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            status = 70
-            try:
-                os.dup2(stdout.fileno(), 1)
-                os.dup2(stdout.fileno(), 2)
-                status = tiny.train_main(command[3:])
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
+        self.pid = start_fork(partial(tiny.train_main, command[3:]), stdout.fileno())
 
     def wait(self, timeout: float) -> int:
         end = time.monotonic() + timeout
@@ -180,10 +152,6 @@ class ForkedProcess:
 
 def prepare_in_a_fork(root: Path) -> Path:
     """Prepare the small corpus in a fork: the tokenizer's threads would not survive the forks to come."""
-    child = os.fork()
-    if child == 0:
-        tiny._prepare(root, 0)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    assert wait_for_fork(start_fork(lambda: (tiny._prepare(root, 0), 0)[1])) == 0
     (data,) = (folder for folder in (root / "outputs" / "data").iterdir() if folder.is_dir())
     return data

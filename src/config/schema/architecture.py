@@ -54,7 +54,7 @@ class ArchitectureConfig:
         None, "Width of the state-space layer. null: from expand, or what matching finds.", WIDTH
     )
     chunk_size: int = setting(
-        64, "Positions that the state-space layer takes at a time. It changes the speed, never the result.",
+        64, "Positions that the state-space layer processes at a time. It changes the speed, never the result.",
         Range(1, 2**16, unit="tokens"),
     )  # fmt: skip
     settings: dict[str, Any] = setting({}, "Settings of your own blocks, by the names that their KIND lists.")

@@ -50,7 +50,7 @@ class EvaluateConfig:
     run: str = setting(MISSING, "Run directory with a finished stage.", form="path")
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     data_dir: str | None = setting(
-        None, "Prepared data of the run. null: where they were when it was trained.", form="path"
+        None, "Prepared data of the run. null: the folder that it was trained on.", form="path"
     )
     device: str = setting(
         "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES

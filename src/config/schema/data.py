@@ -33,16 +33,16 @@ class CorpusConfig:
     )
     paths: list[str] = setting([], "Files, folders and globs, for the local source.", form="path")
     extensions: list[str] = setting(
-        [], "Endings of the files to take of a folder. Scripts are found by their shebang too."
+        [], "Extensions of the files to read in a folder. Scripts are also found by their shebang."
     )
     separator: str | None = setting(
         None,
-        "Text between documents of a text file. null: `<|endoftext|>`. With a letter in it, it separates wherever it "
-        "stands; without, as `---`, on a line of its own.",
+        "Text between documents of a text file. null: `<|endoftext|>`. A separator with a letter separates anywhere in "
+        "a line; one without, such as `---`, has to be on its own line.",
     )
     text_field: str | None = setting(
         None,
-        "Field with the text in .jsonl, .json, .parquet and .arrow. null: `text`, or the one field that can be it.",
+        "Field with the text in .jsonl, .json, .parquet and .arrow. null: `text`, or the only text field.",
     )
     max_bytes: int | None = setting(None, "Stop after this much text. Generated sources generate this much.", BYTES)
     repo: str | None = setting(None, "Data set of the Hugging Face hub as owner/name, for the hub source.")
@@ -55,7 +55,7 @@ class CorpusConfig:
     )
     licence: str | None = setting(None, "License of the data set, recorded with every document.")
     max_tokens: int | None = setting(
-        None, "Tokens for training, about. No document begins after them; held-out text stays whole.", TOKENS
+        None, "Approximate tokens for training. No document begins after them; held-out text is not limited.", TOKENS
     )
     near_duplicates: str = setting(
         "drop",
@@ -75,7 +75,7 @@ class CorpusConfig:
     )
     licences: list[str] | None = setting(
         None,
-        "Licenses of code to keep. SPDX names, `permissive` for all that ask for no more than a notice, or `any`. "
+        "Licenses of code to keep. SPDX names, `permissive` for all that only require a notice, or `any`. "
         "null: permissive for the git source, any for your own files.",
     )
     hygiene: HygieneConfig = field(default_factory=HygieneConfig)
@@ -125,7 +125,7 @@ class TokenizerConfig:
         form="path",
     )
     eot: str | None = setting(
-        None, "Its token that ends a text. null: what its tokenizer_config.json says, or what is usual."
+        None, "End-of-text token of that tokenizer. null: from its tokenizer_config.json, or a common one."
     )
     compare: str | None = setting(
         None,

@@ -62,7 +62,7 @@ class SweepConfig:
     """What a sweep does when a job goes wrong."""
 
     timeout: float | None = setting(
-        None, "Time limit of an attempt at a job. It is then asked to save and stop, and counts as failed.", SECONDS
+        None, "Time limit of an attempt at a job. The job then saves and stops, and counts as failed.", SECONDS
     )
     retries: int = setting(
         0, "Further attempts at a failed job, each from its last checkpoint.", Range(0, 1000, unit="attempts")

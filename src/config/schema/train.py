@@ -39,8 +39,8 @@ class TrainConfig:
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     match: str = setting(
         "active",
-        "Quantity that is equal to that of dense, embeddings and head aside. active: parameters at work for a "
-        "token. total: all parameters. flops: FLOPs per token at the training context. none: sizes as written.",
+        "Quantity that equals that of dense, without embeddings and head. active: parameters used per token. "
+        "total: all parameters. flops: FLOPs per token at the training context. none: sizes as written.",
         choices=("active", "total", "flops", "none"),
     )
     seed: int = setting(

@@ -22,8 +22,8 @@ class TrainingConfig:
     )
     budget: str = setting(
         "tokens",
-        "What every architecture gets alike in each stage. tokens: max_tokens. flops: those that dense of the size "
-        "takes for max_tokens. time: max_seconds. The schedule ends where the budget ends.",
+        "Budget that is equal for every architecture in each stage. tokens: max_tokens. flops: the FLOPs of dense for "
+        "max_tokens. time: max_seconds. The schedule ends where the budget ends.",
         choices=("tokens", "flops", "time"),
     )
     max_tokens: int = setting(MISSING, "Tokens of each stage.", TOKENS)
@@ -55,7 +55,7 @@ class TrainingConfig:
         64, "Validation windows. They are fixed, and the same for every run on the same data.", WINDOWS
     )
     test_sequences: int = setting(
-        256, "Test windows, read once when the run is over. The more, the more documents a verdict rests on.", WINDOWS
+        256, "Test windows, read once when the run is over. More windows give a verdict more documents.", WINDOWS
     )
     checkpoint_every: int | None = setting(None, "Steps between checkpoints. null: ten times a stage.", STEPS)
     max_nonfinite_steps: int = setting(

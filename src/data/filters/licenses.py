@@ -5,6 +5,7 @@ has, whatever text is around them; with sentences of two licenses, both apply. A
 "unknown", which no license filter accepts.
 """
 
+import ast
 import posixpath
 import re
 from collections.abc import Callable, Collection
@@ -146,6 +147,8 @@ SPELLINGS = {
 """Other spellings of SPDX names; in lower case, without `the` and `license`."""
 MAX_EXPRESSION_CHARACTERS = 500
 TERM = re.compile(r"\(|\)|[^\s()]+")
+OPERATORS = {"(": "(", ")": ")", "and": "and", "with": "and", "or": "or"}
+"""Terms of an SPDX expression that are no license, as in Python."""
 
 
 def normalize_license(value: object) -> str:
@@ -189,36 +192,25 @@ def _to_spdx_name(text: str) -> str:
 
 def is_allowed(license_name: str, allowed: Collection[str]) -> bool:
     """Return whether the `allowed` licenses satisfy an SPDX expression: one side of an OR, both sides of an AND."""
-    terms = [term.upper() if term.upper() in ("AND", "OR", "WITH") else term for term in TERM.findall(license_name)]
     names = {name.lower() for name in allowed}
     if license_name.lower() in names:
         return True
-
-    def parse_or(at: int) -> tuple[bool, int]:
-        met, at = parse_and(at)
-        while at < len(terms) and terms[at] == "OR":
-            other, at = parse_and(at + 1)
-            met = met or other
-        return met, at
-
-    def parse_and(at: int) -> tuple[bool, int]:
-        met, at = parse_term(at)
-        while at < len(terms) and terms[at] in ("AND", "WITH"):
-            other, at = parse_term(at + 1)
-            met = met and other
-        return met, at
-
-    def parse_term(at: int) -> tuple[bool, int]:
-        if at < len(terms) and terms[at] == "(":
-            met, at = parse_or(at + 1)
-            return met and at < len(terms) and terms[at] == ")", at + 1
-        return at < len(terms) and _is_named(terms[at], names), at + 1
-
+    terms = (OPERATORS.get(term.lower()) or str(_is_named(term, names)) for term in TERM.findall(license_name))
     try:
-        met, end = parse_or(0)
-    except RecursionError:
+        return _evaluate(ast.parse(" ".join(terms), mode="eval").body)
+    except (SyntaxError, MemoryError, RecursionError):
         return False
-    return met and end == len(terms)
+
+
+def _evaluate(node: ast.expr) -> bool:
+    """Evaluate an expression of True, False, `and` and `or`. Raises: SyntaxError for any other."""
+    match node:
+        case ast.Constant(value=bool(value)):
+            return value
+        case ast.BoolOp(operator, values):
+            found = [_evaluate(value) for value in values]  # all of them, so that none is invalid
+            return any(found) if isinstance(operator, ast.Or) else all(found)
+    raise SyntaxError
 
 
 def _is_named(license_name: str, names: Collection[str]) -> bool:

@@ -106,8 +106,7 @@ class NearDuplicateIndex:
     folder: for the temporary file of shingles; None: the system's folder.
     """
 
-    def __init__(self, folder: Path | None = None, threshold: float = THRESHOLD) -> None:
-        self.threshold = threshold
+    def __init__(self, folder: Path | None = None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the index is)
         self._ends = [0]
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
@@ -122,16 +121,8 @@ class NearDuplicateIndex:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def add(self, texts: Sequence[str]) -> None:
+    def add(self, new: Sketch) -> None:
         """Add documents; best a few hundred at a time, because each call sorts."""
-        self.add_sketch(sketch_texts(texts))
-
-    def find(self, texts: Sequence[str]) -> list[tuple[int, float] | None]:
-        """Return for each text the first near duplicate in the index as (number, similarity), or None."""
-        return self.find_sketch(sketch_texts(texts))
-
-    def add_sketch(self, new: Sketch) -> None:
-        """Add documents by their sketches."""
         numbers = np.repeat(np.arange(len(self), len(self) + len(new.shingles), dtype=np.uint32), N_BANDS)
         self._file.seek(4 * self._ends[-1])
         for shingles in new.shingles:
@@ -149,8 +140,8 @@ class NearDuplicateIndex:
             keys, numbers = np.concatenate([older, keys]), np.concatenate([their_numbers, numbers])
         self._runs.append((keys, numbers))
 
-    def find_sketch(self, wanted: Sketch) -> list[tuple[int, float] | None]:
-        """Find near duplicates of documents by their sketches."""
+    def find(self, wanted: Sketch) -> list[tuple[int, float] | None]:
+        """Return for each document the first near duplicate in the index as (number, similarity), or None."""
         candidates: list[set[int]] = [set() for _ in wanted.shingles]
         order = np.argsort(wanted.bands.ravel())  # searchsorted is several times faster on sorted values
         bands = wanted.bands.ravel()[order]
@@ -168,7 +159,7 @@ class NearDuplicateIndex:
             start, end = self._ends[number : number + 2]
             self._file.seek(4 * start)
             theirs = np.frombuffer(self._file.read(4 * (end - start)), dtype=np.uint32)
-            if (similarity := jaccard(shingles, theirs)) >= self.threshold:
+            if (similarity := jaccard(shingles, theirs)) >= THRESHOLD:
                 return number, similarity
         return None
 
@@ -186,13 +177,13 @@ def _drop_from_batch(
     batch: list[Document], sketches: Sketch, index: NearDuplicateIndex, dropped: Counter[str]
 ) -> Iterator[Document]:
     """Compare a batch with the index and within itself; add the remaining documents to the index."""
-    known = index.find_sketch(sketches)
+    known = index.find(sketches)
     buckets: dict[int, list[int]] = {}
     kept: list[int] = []
     for row, document in enumerate(batch):
         bands = sketches.bands[row].tolist()
         near = known[row] is not None or any(
-            jaccard(sketches.shingles[row], sketches.shingles[other]) >= index.threshold
+            jaccard(sketches.shingles[row], sketches.shingles[other]) >= THRESHOLD
             for other in {other for band in bands for other in buckets.get(band, ())}
         )
         if near:
@@ -202,4 +193,4 @@ def _drop_from_batch(
         for band in bands:
             buckets.setdefault(band, []).append(row)
         yield document
-    index.add_sketch(Sketch([sketches.shingles[row] for row in kept], sketches.bands[kept]))
+    index.add(Sketch([sketches.shingles[row] for row in kept], sketches.bands[kept]))

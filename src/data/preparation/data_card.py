@@ -56,26 +56,18 @@ def _corpus_section(name: str, corpus: dict[str, Any], settings: dict[str, Any])
     hygiene = settings["hygiene"] if name == "code" and settings["source"] not in GENERATED else {}
     flat = {**settings, "hygiene": None, **{f"hygiene.{key}": value for key, value in hygiene.items()}}
     used = {key: value for key, value in flat.items() if value not in (None, [], {}, "")}
+    counts = ("groups", "documents", "bytes", "tokens")
+    head = ("split", *counts, "bytes per token", "tokens per word", "floor, bits per byte")
     rows = [
         (
             split,
-            *(f"{entry[key]:,}" for key in ("groups", "documents", "bytes", "tokens")),
+            *(f"{entry[key]:,}" for key in counts),
             f"{entry['bytes_per_token']:.3f}",
             f"{entry['tokens_per_word']:.3f}",
             "" if entry["floor_bits_per_byte"] is None else f"{entry['floor_bits_per_byte']:.4f}",
         )
         for split, entry in corpus["splits"].items()
     ]
-    head = (
-        "split",
-        "groups",
-        "documents",
-        "bytes",
-        "tokens",
-        "bytes per token",
-        "tokens per word",
-        "floor, bits per byte",
-    )
     lines = [
         f"## {name.capitalize()}",
         "",
@@ -117,8 +109,7 @@ def _dropped_section(title: str, what: str, counts: dict[str, int], details: dic
         entry = details.get(reason, {"bytes": 0, "first": []})
         size = format_size(entry["bytes"]) if entry["bytes"] else ""
         rows.append((reason, f"{count:,}", size, ", ".join(entry["first"])))
-    table = _markdown_table(("reason", what, "size", "such as"), rows) if rows else ["Nothing.", ""]
-    return [f"### {title}", "", *table]
+    return _table_section(title, ("reason", what, "size", "such as"), rows)
 
 
 def _near_duplicates_section(near: dict[str, Any] | None) -> list[str]:
@@ -166,11 +157,11 @@ def _tokenizer_section(compared: dict[str, Any] | None) -> list[str]:
 
 
 def _counts_section(title: str, what: str, counts: dict[str, int], of: str = "documents") -> list[str]:
-    return [
-        f"### {title}",
-        "",
-        *(_markdown_table((what, of), ((key, f"{n:,}") for key, n in counts.items())) if counts else ["Nothing.", ""]),
-    ]
+    return _table_section(title, (what, of), [(key, f"{n:,}") for key, n in counts.items()])
+
+
+def _table_section(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [f"### {title}", "", *(_markdown_table(head, rows) if rows else ["Nothing.", ""])]
 
 
 def _markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:

@@ -34,9 +34,9 @@ def find_leaks(store: DocumentStore, split_assignment: np.ndarray, folder: Path)
     with NearDuplicateIndex(folder) as index:
         for numbers, sketches in _sketch_chosen(store, split_assignment > TRAIN):
             held_out.extend(numbers)
-            index.add_sketch(sketches)
+            index.add(sketches)
         for numbers, sketches in _sketch_chosen(store, split_assignment == TRAIN):
-            for number, near in zip(numbers, index.find_sketch(sketches), strict=True):
+            for number, near in zip(numbers, index.find(sketches), strict=True):
                 if near is not None:
                     leaking.append(number)
                     examples.append((number, held_out[near[0]], near[1]))

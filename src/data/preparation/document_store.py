@@ -212,11 +212,6 @@ class DocumentStore:
             for origin in [origins[line]]
         }
 
-    def remove(self) -> None:
-        """Delete the files."""
-        for path in self.paths:
-            path.unlink(missing_ok=True)
-
 
 def _is_within_character(texts: BinaryIO, place: int) -> bool:
     """Return whether a byte is a continuation byte of UTF-8."""

@@ -12,9 +12,11 @@ recorded regularly with the number of the next document; a resume truncates the 
 import hashlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -22,12 +24,12 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from src.config.schema import UserError
+from src.data.parallel_map import group_into_batches
 from src.data.preparation.document_store import DocumentStore
 from src.data.preparation.splits import BEYOND_MAX_TOKENS, SPLITS, TRAIN
 from src.data.tokenizer.bpe import encode_batch
 from src.runtime.atomic_files import remove_path, sync
-from src.runtime.records import read_record, write_record
+from src.runtime.records import find_record, write_record
 
 BATCH_BYTES = 1_000_000
 BATCHES_PER_RECORD = 32
@@ -129,7 +131,8 @@ def pack(
             leave=False,
         ) as progress,
     ):
-        batches = _read_batches(store, writer.wanted, known["next"])
+        texts = chain.from_iterable(starmap(_cut_text, store.texts(writer.wanted, known["next"])))
+        batches = group_into_batches(texts, lambda piece: len(piece.text), BATCH_BYTES, max_items=sys.maxsize)
         for number, (pieces, encoded) in enumerate(_encode_batches(batches, tokenizer), start=1):
             writer.write(pieces, encoded)
             done = pieces[-1].number + 1
@@ -157,9 +160,8 @@ def _resume(
     progress_path: Path, stem: Path, special: tuple[int, int], split_assignment: np.ndarray, max_tokens: int | None
 ) -> "tuple[PackingProgress, _Writer]":
     """Return the progress and the files; start over if the files differ from the recorded progress."""
-    if progress_path.exists():
-        with suppress(UserError, OSError):
-            known = read_record(progress_path, PackingProgress, "")
+    if known := find_record(progress_path, PackingProgress):
+        with suppress(OSError):
             writer = _Writer(stem, special, known["lengths"], split_assignment, max_tokens)
             if writer.digests == known["digests"]:
                 return known, writer
@@ -187,21 +189,6 @@ def write_documents(store: DocumentStore, split_assignment: np.ndarray, stem: Pa
     origins = stem.with_name(f"{stem.name}.origins.jsonl")
     remove_path(origins)
     shutil.copyfile(store.origins_path, origins)
-
-
-def _read_batches(store: DocumentStore, wanted: np.ndarray, start: int) -> Iterator[list[_Piece]]:
-    """Yield the wanted documents from `start` on in batches of about `BATCH_BYTES`."""
-    batch: list[_Piece] = []
-    size = 0
-    for number, text in store.texts(wanted, start):
-        for piece in _cut_text(number, text):
-            batch.append(piece)
-            size += len(piece.text)
-            if size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _cut_text(number: int, text: str) -> Iterator[_Piece]:
@@ -290,18 +277,15 @@ class _Writer:
 
     def flush(self) -> None:
         """Write all appended values to the disk."""
-        for files in self.files:
-            for file in files:
-                file.flush()
+        for file in chain(*self.files):
+            file.flush()
 
     def complete(self) -> None:
         """Write the headers and close the files."""
-        for files in self.files:
-            for file in files:
-                file.complete()
+        for file in chain(*self.files):
+            file.complete()
 
     def close(self) -> None:
         """Close the files, complete or not."""
-        for files in self.files:
-            for file in files:
-                file.close()
+        for file in chain(*self.files):
+            file.close()

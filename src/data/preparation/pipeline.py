@@ -44,7 +44,8 @@ from src.data.tokenizer.bpe import (
     train_tokenizer,
 )
 from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer, open_tokenizer
-from src.runtime.atomic_files import file_sha256, remove_path, sync
+from src.runtime.atomic_files import file_sha256, remove_path, sync_folder
+from src.runtime.log import LogFunction
 from src.runtime.records import DIGEST, read_record, write_record
 
 TOKENIZER_SAMPLE_BYTES = 40_000_000
@@ -56,8 +57,6 @@ LEFT_OUT = {"duplicate": DUPLICATE, "near duplicate of held-out text": NEAR_DUPL
 """Documents that the split leaves out, by reason."""
 MAX_UNEXPECTED_SHARE = 0.1
 """Share of the bytes of a corpus that may be left out without a warning."""
-
-Log = Callable[[str], None]
 
 
 class ReadRecord(TypedDict):
@@ -98,7 +97,9 @@ T = TypeVar("T", ReadRecord, SplitRecord, TokenizerRecord)
 class Pipeline:
     """The steps; each writes its files, then a JSON record that marks it as finished."""
 
-    def __init__(self, data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, log: Log) -> None:
+    def __init__(
+        self, data: DataConfig, tokenizer: TokenizerConfig, folder: Path, cache: Path, log: LogFunction
+    ) -> None:
         self.data, self.tokenizer, self.folder, self.cache, self.log = data, tokenizer, folder, cache, log
         self.out = folder / "out"
         self.stores = {name: DocumentStore(folder / name) for name in CORPORA}
@@ -140,9 +141,7 @@ class Pipeline:
         for file in (path, *paths):
             remove_path(file)
         found = function(*args)
-        for file in self.folder.rglob("*"):
-            if file.is_file():
-                sync(file)
+        sync_folder(self.folder)
         write_record(path, {**found, "files": {file.name: file_sha256(file) for file in paths}})
         return found
 

@@ -30,7 +30,7 @@ from src.data.dataset import (
     prepared_folder,
 )
 from src.data.preparation.data_card import render_data_card
-from src.data.preparation.pipeline import Log, Pipeline
+from src.data.preparation.pipeline import Pipeline
 from src.data.sources.local import check_sha256, list_local_files
 from src.data.sources.repository_list import load_repositories
 from src.data.tokenizer.external import check_tokenizer
@@ -44,7 +44,7 @@ from src.runtime.atomic_files import (
     remove_stale_temporaries,
     write_text,
 )
-from src.runtime.log import replace_control_chars
+from src.runtime.log import LogFunction, replace_control_chars
 from src.runtime.records import read_record, write_record
 
 WORK_VERSION = 3
@@ -54,7 +54,7 @@ __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 
 
 def prepare_data(
-    data: DataConfig, tokenizer: TokenizerConfig, output_root: Path, rerun: bool = False, log: Log = print
+    data: DataConfig, tokenizer: TokenizerConfig, output_root: Path, rerun: bool = False, log: LogFunction = print
 ) -> PreparedData:
     """Write the folder of these settings under `output_root/data`, or open it if it is up to date.
 
@@ -96,7 +96,7 @@ def prepare_data(
         return load_prepared(folder)
 
 
-def _open_work_folder(work: Path, settings_record: dict[str, Any], log: Log) -> None:
+def _open_work_folder(work: Path, settings_record: dict[str, Any], log: LogFunction) -> None:
     """Create the work folder, or keep that of an earlier process with the same settings and input."""
     path = work / "settings.json"
     wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **settings_record}))
@@ -128,7 +128,7 @@ def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
     return [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in files]
 
 
-def _load_if_current(folder: Path, inputs: dict[str, Any], log: Log) -> PreparedData | None:
+def _load_if_current(folder: Path, inputs: dict[str, Any], log: LogFunction) -> PreparedData | None:
     if not folder.exists():
         return None
     if not folder.is_symlink():
@@ -144,6 +144,6 @@ def _load_if_current(folder: Path, inputs: dict[str, Any], log: Log) -> Prepared
     return prepared
 
 
-def printable_log(log: Log) -> Log:
+def printable_log(log: LogFunction) -> LogFunction:
     """Return a log function that escapes control characters."""
     return lambda line: log(replace_control_chars(line))

@@ -45,9 +45,7 @@ def find_duplicates(store: DocumentStore) -> np.ndarray:
         numbers, digests = [], []
         for first, records, _ in store.blocks():
             rows = np.flatnonzero(np.isnan(records["bits"]) & _in_partition(records["digest"][:, 0], part, shift))
-            again = _find_repeated(
-                records["digest"][rows]
-            )  # within the block, so that one text cannot fill the partition
+            again = _find_repeated(records["digest"][rows])  # in the block, so that one text cannot fill the partition
             split_assignment[first + rows[again]] = DUPLICATE
             numbers.append(first + rows[~again])
             digests.append(records["digest"][rows[~again]])
@@ -104,7 +102,8 @@ def split_groups(
     remaining capacity, so that a split holds several groups; a second pass fills the rest. If no group fits, the
     smallest one is moved, because a split may not be empty.
 
-    Raises: UserError for fewer than three groups, or for fractions out of range.
+    val_fraction, test_fraction: above 0, and their sum below 1; `check_data` checks them.
+    Raises: UserError for fewer than three groups.
     """
     n_groups = total = 0
     for some in groups():
@@ -114,11 +113,6 @@ def split_groups(
             f"{key}: {n_groups} group(s) of documents cannot fill train, val and test (none is shared); "
             f"give more files, separate the texts of a .txt by <|endoftext|> or {key}.separator, "
             f"vary `source` in a .jsonl, or raise {key}.max_bytes"
-        )
-    if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
-        raise UserError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: "
-            "both must be above 0 and together below 1"
         )
     room = {VAL: val_fraction * total, TEST: test_fraction * total}
     chosen = {VAL: array("Q"), TEST: array("Q")}

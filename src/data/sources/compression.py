@@ -97,16 +97,6 @@ def _read_pieces(handle: IO[bytes] | Any) -> Iterator[bytes]:
         yield piece
 
 
-def _read_gz(handle: IO[bytes]) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=handle) as stream:
-        yield from _read_pieces(stream)
-
-
-def _read_bz2(handle: IO[bytes]) -> Iterator[bytes]:
-    with bz2.BZ2File(handle) as stream:
-        yield from _read_pieces(stream)
-
-
 def _read_xz(handle: IO[bytes]) -> Iterator[bytes]:
     """Decompress with a memory limit, which `lzma.open` does not have."""
     data = b""
@@ -144,8 +134,8 @@ def _read_zst(handle: IO[bytes]) -> Iterator[bytes]:
 
 
 OPENERS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
-    ".gz": _read_gz,
-    ".bz2": _read_bz2,
+    ".gz": lambda handle: _read_pieces(gzip.GzipFile(fileobj=handle)),
+    ".bz2": lambda handle: _read_pieces(bz2.BZ2File(handle)),
     ".xz": _read_xz,
     ".zst": _read_zst,
 }

@@ -13,7 +13,6 @@ the library's `http_get` requests the rest. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLIN
 import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -26,7 +25,7 @@ from src.config.schema import CorpusConfig, UserError
 from src.runtime.atomic_files import file_lock, file_sha256, remove_stale_temporaries, storage_remedy
 from src.runtime.errors import first_line
 from src.runtime.log import replace_control_chars
-from src.runtime.records import read_record, write_record
+from src.runtime.records import find_record, write_record
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # otherwise the library requests a list of agents and caches it in ~
 
@@ -137,9 +136,7 @@ def _stamp_path(path: Path) -> Path:
 
 
 def _is_verified(path: Path, sha256: str) -> bool:
-    with suppress(OSError, UserError):
-        return read_record(_stamp_path(path), dict[str, Any], "") == _stamp(path, sha256)
-    return False
+    return path.is_file() and find_record(_stamp_path(path), dict[str, Any]) == _stamp(path, sha256)
 
 
 def _verify_and_move(file: Path, path: Path, sha256: str, key: str) -> None:

@@ -155,15 +155,11 @@ def _skip_reason(file: str, relative: str, extensions: set[str], corpus_name: st
         return refusal and f"{ending} file: {refusal}", True
     if not is_language:
         inner = inner_name(relative)
-        if may_be_code(inner, extensions) and is_code_file(inner, _read_head(file), extensions):
+        if may_be_code(inner, extensions) and is_code_file(inner, read_head(Path(file), HEAD_BYTES), extensions):
             refusal = unsupported_reason(name, extensions, corpus_name)
             return refusal and f"{ending} file: {refusal}", True
     kind = f"{ending} file" if ending else "file without an ending"
     return kind, is_language and not name.startswith(".")
-
-
-def _read_head(file: str, n_bytes: int = HEAD_BYTES) -> bytes:
-    return read_head(Path(file), n_bytes)
 
 
 def _read_rules_above(root: str) -> Rules:
@@ -229,7 +225,8 @@ def local_license_finder() -> LicenseFinder:
             return []
 
     def read(file: str) -> str:
-        return _read_head(file, MAX_LICENSE_BYTES).decode(errors="replace") if os.path.isfile(file) else ""
+        head = read_head(Path(file), MAX_LICENSE_BYTES) if os.path.isfile(file) else b""
+        return head.decode(errors="replace")
 
     home = os.path.expanduser("~")
 

@@ -79,18 +79,15 @@ def _read_or_count(
         yield from read_file(file, corpus, corpus_name, extensions, is_named, dropped)
     except (DamagedFile, NotRecords) as error:
         if is_named:
-            remedy = "replace it" if isinstance(error, DamagedFile) else f"or name its field: {_key(corpus_name)}=NAME"
-            raise UserError(f"data.{corpus_name}.paths=[{file}]: {error}; leave it out, {remedy}") from None
+            key, is_damaged = f"data.{corpus_name}", isinstance(error, DamagedFile)
+            remedy = "replace it" if is_damaged else f"or name its field: {key}.text_field=NAME"
+            raise UserError(f"{key}.paths=[{file}]: {error}; leave it out, {remedy}") from None
         if isinstance(error, DamagedFile):
             count_dropped(dropped, str(error), _file_size(file), str(file))
         else:
             count_skipped(dropped, ".json file without records of text", _file_size(file), str(file))
     except OSError:
         count_dropped(dropped, "unreadable file", _file_size(file), str(file))
-
-
-def _key(corpus_name: str) -> str:
-    return f"data.{corpus_name}.text_field"
 
 
 def _file_size(file: Path) -> int:

@@ -144,15 +144,15 @@ def read_eos_token(path: Path) -> str:
 
     Raises: UserError if the tokenizer_config.json beside it cannot be read, or holds half a surrogate pair.
     """
-    beside = path.with_name(TOKENIZER_CONFIG)
+    file = path.with_name(TOKENIZER_CONFIG)
     remedy = "correct it, or prepare the data again"
-    config = decode_json(beside, read_bytes(beside, allow_links=True), remedy) if os.path.lexists(beside) else {}
+    config = decode_json(file, read_bytes(file, allow_links=True), remedy) if os.path.lexists(file) else {}
     name = config.get("eos_token") if isinstance(config, dict) else None
     name = name.get("content") if isinstance(name, dict) else name
     if not isinstance(name, str):
         return EOT
     if name.encode("utf-8", "ignore").decode("utf-8") != name:
-        raise UserError(f"{beside}: eos_token={name[:40]!a}: is not valid text; give the end-of-text token")
+        raise UserError(f"{file}: eos_token={name[:40]!a}: is not valid text; give the end-of-text token")
     return name
 
 

@@ -6,7 +6,7 @@ white space and combining characters in all positions. It detects normalizers, d
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -108,18 +108,11 @@ def _find_defect(tokenizer: Tokenizer) -> str | None:
             return "a text can produce its special tokens"
         if lengths[ids].sum() != len(text.encode()):
             return "the bytes of its tokens do not add up to those of the text"
-    if (added := _find_mismatch(tokenizer, _added_token_probes(tokenizer))) is not None:
-        return f"text with its added tokens does not round-trip: {added}"
-    return None
-
-
-def _find_mismatch(tokenizer: Tokenizer, texts: Iterable[str]) -> str | None:
-    """Describe the first text that does not round-trip, or return None."""
-    texts = list(texts)
+    texts = list(_added_token_probes(tokenizer))
     for text, ids in zip(texts, encode_batch(tokenizer, texts), strict=True):
-        decoded = tokenizer.decode(ids, skip_special_tokens=False)
-        if decoded != text:
-            return f"{json.dumps(text[:60])} is decoded as {json.dumps(decoded[:60])}"
+        if (decoded := tokenizer.decode(ids, skip_special_tokens=False)) != text:
+            difference = f"{json.dumps(text[:60])} is decoded as {json.dumps(decoded[:60])}"
+            return f"text with its added tokens does not round-trip: {difference}"
     return None
 
 
@@ -141,24 +134,8 @@ def _probe_texts() -> Iterator[str]:
     points = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 251)]
     yield from ("".join(map(chr, points[i : i + 256])) for i in range(0, len(points), 256))
     parts = [
-        "",
-        " ",
-        "  ",
-        "\n",
-        "\t",
-        "\r\n",
-        "a",
-        "É",
-        "e\u0301",
-        "\u212b",
-        "ﬁ",
-        ".",
-        "'s",
-        "12345",
-        "\0",
-        "\u200d",
-        EOT,
-    ]
+        "", " ", "  ", "\n", "\t", "\r\n", "a", "É", "e\u0301", "\u212b", "ﬁ", ".", "'s", "12345", "\0", "\u200d", EOT,
+    ]  # fmt: skip
     yield from map("".join, product(parts, repeat=3))
     yield from ("x" * 10_000, " " * 1000, "\n" * 1000, "0" * 1000)
 

@@ -74,8 +74,8 @@ def test_most_pairs_at_the_threshold_are_found(tmp_path: Path) -> None:
     near = [pair for pair in pairs if 0.7 <= reference_jaccard(*pair) < 0.76]
     assert len(near) > 50
     with NearDuplicateIndex(tmp_path) as index:
-        index.add([a for a, _ in near])
-        found = index.find([b for _, b in near])
+        index.add(sketch_texts([a for a, _ in near]))
+        found = index.find(sketch_texts([b for _, b in near]))
     right = sum(match is not None and match[0] == number for number, match in enumerate(found))
     assert right >= 0.9 * len(near)
 
@@ -84,8 +84,9 @@ def test_index_finds_near_duplicates_across_sets(tmp_path: Path) -> None:
     held_out = families(40, 1, 0)
     with NearDuplicateIndex(tmp_path) as index:
         for start in range(0, 40, 3):  # many sorted runs, merged as they grow
-            index.add(held_out[start : start + 3])
-        assert index.find(["another text of six words", "", held_out[39] + " end", held_out[0]]) == [
+            index.add(sketch_texts(held_out[start : start + 3]))
+        wanted = ["another text of six words", "", held_out[39] + " end", held_out[0]]
+        assert index.find(sketch_texts(wanted)) == [
             None,
             None,
             (39, 296 / 297),
@@ -96,8 +97,8 @@ def test_index_finds_near_duplicates_across_sets(tmp_path: Path) -> None:
 
 def test_large_buckets_cost_a_bounded_number_of_comparisons(tmp_path: Path) -> None:
     with NearDuplicateIndex(tmp_path) as index:
-        index.add(["the same words over and over"] * (3 * MAX_BUCKET_SIZE))
-        assert index.find(["the same words over and over"]) == [(0, 1.0)]
+        index.add(sketch_texts(["the same words over and over"] * (3 * MAX_BUCKET_SIZE)))
+        assert index.find(sketch_texts(["the same words over and over"])) == [(0, 1.0)]
 
 
 def test_texts_without_words_are_kept() -> None:

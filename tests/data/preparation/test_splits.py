@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.config.schema import UserError
+from src.cli.validation import check_data
+from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.document import Document
 from src.data.preparation import document_store, splits
 from src.data.preparation.document_store import DocumentStore
@@ -130,8 +131,9 @@ def test_fewer_than_three_groups_are_an_error() -> None:
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.1), (0.1, -0.1), (0.6, 0.4)])
 def test_fractions_out_of_range_are_an_error(val: float, test: float) -> None:
+    corpus = CorpusConfig(source="local")
     with pytest.raises(UserError, match=r"data\.val_fraction=.*data\.test_fraction="):
-        parts(given_groups([1, 1, 1]), val, test)
+        check_data(DataConfig("x", 0, corpus, corpus, "group", val, test), TokenizerConfig("bpe", 500))
 
 
 def test_a_sample_covers_the_corpus_and_respects_its_size(tmp_path: Path) -> None:

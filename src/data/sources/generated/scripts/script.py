@@ -71,16 +71,16 @@ class Task:
     names: str
     """Alternative names of the script."""
     purpose: str
-    operand: str
-    """The slot of the variable for the operand, or an empty string."""
-    operand_names: str
-    operand_label: str
     settings: tuple[Setting, ...]
     functions: tuple[Function, ...]
     main: str
     tools: str
     """The commands that the task needs."""
     items: Items | None = None
+    operand: str = ""
+    """The slot of the variable for the operand, or an empty string."""
+    operand_names: str = ""
+    operand_label: str = ""
 
     @property
     def has_trap(self) -> bool:

@@ -2,14 +2,12 @@
 
 from src.data.sources.generated.scripts.script import Function, Items, Setting, Task
 
-_DIRS = "source_dir source input_dir src"
-
 FILE_TASKS: dict[str, Task] = {
     "backup": Task(
         names="backup.sh make-backup.sh save-files.sh snapshot.sh archive.sh",
         purpose="«pack|save|archive» a folder «into|as» a dated archive«| and drop old ones|, keeping only the newest»",
         operand="source",
-        operand_names=_DIRS,
+        operand_names="source_dir source input_dir src",
         operand_label="SOURCE",
         settings=(
             Setting("target", "target_dir backup_dir destination archive_dir", "«base=BASE»/«area=AREA»", "d", "target",
@@ -101,9 +99,6 @@ FILE_TASKS: dict[str, Task] = {
     "cleanup": Task(
         names="clean-up.sh sweep.sh purge-temp.sh remove-old.sh tidy-disk.sh",
         purpose="«remove|delete|clear away» old «files|temporary files» from «some|a few|several» folders",
-        operand="",
-        operand_names="",
-        operand_label="",
         settings=(
             Setting("age", "max_age days older_than", "«age_default=MEDIUM»", "a", "age", "DAYS",
                     "«remove files older than DAYS|days to keep a file|age of files to remove»"),

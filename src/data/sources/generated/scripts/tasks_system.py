@@ -6,9 +6,6 @@ SYSTEM_TASKS: dict[str, Task] = {
     "disk": Task(
         names="disk-watch.sh check-disk.sh disk-alert.sh monitor-space.sh df-check.sh",
         purpose="«warn|raise an alarm|complain» when a «disk|file system» is «nearly|almost» full",
-        operand="",
-        operand_names="",
-        operand_label="",
         settings=(
             Setting("threshold", "threshold max_percent alarm_level", "«threshold_default=PERCENT»", "t", "threshold", "PERCENT",
                     "«warn above PERCENT|alarm level in percent|highest use that is fine»"),
@@ -107,9 +104,6 @@ SYSTEM_TASKS: dict[str, Task] = {
     "users": Task(
         names="list-users.sh user-report.sh accounts.sh who-is-there.sh",
         purpose="«list|print|report» the «accounts|users» of this machine«| and where they live|, people first»",
-        operand="",
-        operand_names="",
-        operand_label="",
         settings=(
             Setting("min_uid", "min_uid first_uid lowest_id", "«uid_default=LARGE»", "u", "min-uid", "N",
                     "«leave out ids below N|lowest id to list|first id of a person»"),

@@ -8,12 +8,7 @@ from src.data.sources.generated.grammar import TemplateWriter, make_odds
 from src.data.sources.generated.stories.scaffold import write_musing
 from src.data.sources.generated.stories.scenes import vary
 
-STAYS = (
-    "So the day went by.",
-    "It grew late.",
-    "The sun was low now.",
-    "Much had happened since the morning.",
-)
+STAYS = ("So the day went by.", "It grew late.", "The sun was low now.", "Much had happened since the morning.")
 LEAVES = "The next morning, «hero» left with «guide=RELATIVES» for a journey of"
 LEAVES_ODDS = make_odds((1.0, 1.6, 1.2, 1.1, 1.1))
 """One story in six has a journey."""

@@ -34,10 +34,7 @@ JOURNEY_PLOTS: dict[str, Plot] = {
         (_deliver,),
     ),
     "errand": Plot(
-        (
-            "«hero» was sent to the shop.",
-            "The kitchen was empty, and «hero» was old enough to go shopping.",
-        ),
+        ("«hero» was sent to the shop.", "The kitchen was empty, and «hero» was old enough to go shopping."),
         (
             """"Please bring «a=GROCERIES», «b=GROCERIES-a», «c=GROCERIES-a-b» and «d=GROCERIES-a-b-c»," said
             «elder=ELDERS». "«^a», «b»," «he» «said|sang|whispered» to «self» on the way, "«c», «d».\"""",
@@ -51,10 +48,7 @@ JOURNEY_PLOTS: dict[str, Plot] = {
         ),
     ),
     "magic word": Plot(
-        (
-            "Deep in the hills there was a gate that nobody could open.",
-            "«hero» had heard of a door with no key.",
-        ),
+        ("Deep in the hills there was a gate that nobody could open.", "«hero» had heard of a door with no key."),
         (
             """An old «guide=ANIMALS» knew the secret. "Bring me «food_gift=FOODS», and I will tell you," it «said|answered|told «him»|replied». «hero» did, and the «guide» whispered, "The word is «one=MAGIC_A»-«two=MAGIC_B». Say it
             «times=TIMES», and never say it to «foe=NEIGHBORS».\"""",
@@ -69,10 +63,7 @@ JOURNEY_PLOTS: dict[str, Plot] = {
         ),
     ),
     "map": Plot(
-        (
-            "In the attic, «hero» found an old map.",
-            "Between two books, «hero» found a map with a cross on it.",
-        ),
+        ("In the attic, «hero» found an old map.", "Between two books, «hero» found a map with a cross on it."),
         (
             """"From the house to «a=LANDMARKS»," it said, "then to «b=LANDMARKS-a», then to «c=LANDMARKS-a-b», and dig
             «steps=NUMBERS» steps from there." «friend=PEOPLE-hero» «brought|had|carried» a spade, and off they went.""",
@@ -88,10 +79,7 @@ JOURNEY_PLOTS: dict[str, Plot] = {
         ),
     ),
     "lost pet": Plot(
-        (
-            "There was a sign on a tree.",
-            "«hero» read a note on the wall.",
-        ),
+        ("There was a sign on a tree.", "«hero» read a note on the wall."),
         (
             """"Lost," it said. "A «color=COLORS» «animal=PETS» with one «patch=COLORS-color» «part=PARTS». Its name is
             «called=PETNAMES». Please bring it to «owner=NEIGHBORS»." "I will find it," said «hero», and set out.""",

@@ -7,10 +7,7 @@ from src.data.sources.generated.stories.scenes import Plot, write_scenes
 
 def _hide_and_seek(story: TemplateWriter) -> None:
     """Two children hide at stated places; the seeker tries one wrong place before finding each."""
-    order = story.pick(
-        "\n\n«hero» found «first» first: ",
-        "\n\n«hero» found «second» first: ",
-    )
+    order = story.pick("\n\n«hero» found «first» first: ", "\n\n«hero» found «second» first: ")
     one, two = ("first", "second") if order == 0 else ("second", "first")
     story.write_template(f"«{one}.he» was still «spot_{one}» and «giggled|sneezed|coughed|tried not to laugh».")
     write_scenes(
@@ -26,10 +23,7 @@ def _hide_and_seek(story: TemplateWriter) -> None:
 
 def _race(story: TemplateWriter) -> None:
     """A race with three places; the boaster never wins."""
-    winner = story.pick(
-        "\n\nThe winner was «hero»! ",
-        "\n\nThe winner was «friend»! ",
-    )
+    winner = story.pick("\n\nThe winner was «hero»! ", "\n\nThe winner was «friend»! ")
     second = "friend" if winner == 0 else "hero"
     first = "hero" if winner == 0 else "friend"
     story.write_template(
@@ -41,10 +35,7 @@ def _race(story: TemplateWriter) -> None:
 
 PEOPLE_PLOTS: dict[str, Plot] = {
     "promise": Plot(
-        (
-            "One day, «hero» made a promise.",
-            "A promise is a promise, and this is what «hero» promised.",
-        ),
+        ("One day, «hero» made a promise.", "A promise is a promise, and this is what «hero» promised."),
         (
             """«friend=PEOPLE-hero» «was ill in bed|had a broken leg|had to stay at home» and felt «lonely|bored|sad».
             "I will bring you «treat=FOODS» and a «gift=GIFTS» on «when=DAYS»," said «hero». "I promise." «friend» «smiled|
@@ -67,10 +58,7 @@ PEOPLE_PLOTS: dict[str, Plot] = {
         ),
     ),
     "birthday": Plot(
-        (
-            "It was almost the birthday of «hero».",
-            "«hero» had saved coins all year to buy presents.",
-        ),
+        ("It was almost the birthday of «hero».", "«hero» had saved coins all year to buy presents."),
         (
             """«He» «asked|visited» two friends what they liked. "I would love a «wish_a=GIFTS»," said «friend=PEOPLE-hero».
             "And I a «wish_b=GIFTS-wish_a»," said «other=PEOPLE-hero-friend». «hero» «remembered every word|wrote it down|
@@ -87,10 +75,7 @@ PEOPLE_PLOTS: dict[str, Plot] = {
         ),
     ),
     "hide and seek": Plot(
-        (
-            "«hero» wanted to play hide and seek",
-            "It was the perfect day for hide and seek",
-        ),
+        ("«hero» wanted to play hide and seek", "It was the perfect day for hide and seek"),
         (
             """all over the «place=PLACES». «first=PEOPLE-hero» hid «spot_first=SPOTS/place», and «second=PEOPLE-hero-first»
             hid «spot_second=SPOTS/place-spot_first». «hero» closed «his» eyes and counted to «number=NUMBERS». "«number»!
@@ -100,10 +85,7 @@ PEOPLE_PLOTS: dict[str, Plot] = {
         ),
     ),
     "letter": Plot(
-        (
-            "One evening, «hero» wrote a letter to",
-            "«hero» took a pen and began: Dear",
-        ),
+        ("One evening, «hero» wrote a letter to", "«hero» took a pen and began: Dear"),
         (
             """«elder=RELATIVES». «He» wrote about a «pet_seen=ANIMALS» «spot=GARDEN_SPOTS» and asked «one question|just one
             thing|only this»: "What do you do when you feel «feeling=FEELINGS»?" «He» drew a «color=COLORS» «drawn=ANIMALS-pet_seen» «on the back|in the corner|under it» and «posted|sent» the letter on «sent=DAYS».""",
@@ -117,10 +99,7 @@ PEOPLE_PLOTS: dict[str, Plot] = {
         ),
     ),
     "race": Plot(
-        (
-            "There was going to be a race",
-            "Once a year, all the children ran a race",
-        ),
+        ("There was going to be a race", "Once a year, all the children ran a race"),
         (
             """from «start=LANDMARKS» to «goal=LANDMARKS-start». "I am the fastest," said «rival=PEOPLE-hero». "Nobody can
             beat me." «friend=PEOPLE-hero-rival» «said nothing|tied «friend.his» shoes|looked at the ground». "We shall see
@@ -134,10 +113,7 @@ PEOPLE_PLOTS: dict[str, Plot] = {
         ),
     ),
     "new friend": Plot(
-        (
-            "There was somebody new at school.",
-            "On the first day of school, a stranger sat at the back.",
-        ),
+        ("There was somebody new at school.", "On the first day of school, a stranger sat at the back."),
         (
             """"My name is «friend=PEOPLE-hero»," said the new «friend.child», "and I come from «town=TOWNS»." Nobody said
             a word. At noon, «friend» sat alone «spot=PLAYGROUND_SPOTS» and had nothing to eat. «hero» had «lunch=FOODS». «He»

@@ -60,10 +60,7 @@ THING_PLOTS: dict[str, Plot] = {
         ),
     ),
     "counting": Plot(
-        (
-            "In the morning, «hero» filled a basket with",
-            "«hero» was very good at counting. One day, «he» counted all",
-        ),
+        ("In the morning, «hero» filled a basket with", "«hero» was very good at counting. One day, «he» counted all"),
         ("«his» «fruit=FRUITS»: there were", _count),
     ),
     "broken": Plot(
@@ -95,10 +92,7 @@ THING_PLOTS: dict[str, Plot] = {
         ),
     ),
     "trade": Plot(
-        (
-            "«hero» had an old",
-            "One day, «hero» took out an old",
-        ),
+        ("«hero» had an old", "One day, «hero» took out an old"),
         (
             """«first=TOYS» and had nobody to play with. Then «friend=PEOPLE-hero» walked past with a «color=COLORS»
             «second=TOYS-first». "I like your «first»," said «friend». "Will you trade?" "«Yes|Why not|All right|Gladly»,"
@@ -115,10 +109,7 @@ THING_PLOTS: dict[str, Plot] = {
         ),
     ),
     "seed": Plot(
-        (
-            "In spring, «elder=ELDERS» gave «hero» a",
-            "«hero» found a paper bag in the shed. In it was a",
-        ),
+        ("In spring, «elder=ELDERS» gave «hero» a", "«hero» found a paper bag in the shed. In it was a"),
         (
             """«seed=SEEDS» seed. «hero» «dug|made» a «small|deep|neat» hole «spot=GARDEN_SPOTS», put the «seed» seed in
             it, and poured «some|a cup of|a bucket of» water over it. "«Grow well|Sleep well|Be quick», little «seed»,"
