@@ -32,9 +32,8 @@ from src.runtime.host import available_bytes
 from src.runtime.log import LogFunction
 from src.runtime.subprocess_pool import run_in_subprocess
 from src.training.compilation import compile_blocks
-from src.training.loop import TrainState
 from src.training.optimizers import build_optimizer
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 
 PHASES = ("train", "prefill", "decode")
 REPEATS = 5
@@ -250,7 +249,8 @@ def _build_action(
         optimizer = build_optimizer(model, config.optimizer)
         forward = compile_blocks(model) if name == "compiled" else None
         state = TrainState.begin("measured", model.train(), optimizer, device, forward)
-        return Action(partial(_run_train_step, state, tokens, device), rows * context_len)
+        step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
+        return Action(step, rows * context_len)
     action = _baseline_action(phase, build_baseline(name, spec), config, tokens, device)
     if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
         return action
@@ -279,19 +279,6 @@ def _with_default_allocator(action: Callable[[], object]) -> None:
         action()
     finally:
         keep_freed_memory()
-
-
-def _run_train_step(state: TrainState, tokens: Tensor, device: Device) -> None:
-    train_step(
-        state.model,
-        state.forward,
-        state.optimizer,
-        state.scaler,
-        tokens,
-        micro_batch_size=len(tokens),
-        grad_clip=1.0,
-        device=device,
-    )
 
 
 def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:

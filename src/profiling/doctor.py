@@ -8,7 +8,7 @@ load on the machine affects both sides of a ratio.
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from src.runtime.precision import matmul_speed
 from src.runtime.timing import median_times
 from src.training.compilation import compile_blocks
 from src.training.optimizers import build_optimizer
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 
 PROMPT_LENGTH = 9
 """Tokens of the prefill before decoding one by one."""
@@ -241,20 +241,11 @@ def _measure_option(
 
 def _build_step(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
     model = build_model(spec, seed=0).to(device.kind).train()
-    forward: Any = compile_blocks(model) if compiled else model
+    forward = compile_blocks(model) if compiled else None
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))
     tokens = torch.randint(spec.vocab_size, (2, 129), generator=torch.Generator().manual_seed(0)).to(device.kind)
-    return partial(
-        train_step,
-        model,
-        forward,
-        optimizer,
-        device.build_scaler(),
-        tokens,
-        micro_batch_size=2,
-        grad_clip=1.0,
-        device=device,
-    )
+    state = TrainState.begin("measured", model, optimizer, device, forward)
+    return partial(train_step, state, tokens, micro_batch_size=2, grad_clip=1.0, device=device)
 
 
 def _build_update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object]:

@@ -28,7 +28,7 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.training.loop import TrainState
+from src.training.train_step import TrainState
 from tests.conftest import Bomb
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, small_model
 from tests.training.conftest import StateBuilder, step
