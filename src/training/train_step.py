@@ -111,8 +111,7 @@ def train_step(
         share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]
-            documents = None if eot_id is None else document_ids(inputs, eot_id)
-            output: ModelOutput = state.forward(inputs, documents=documents)
+            output: ModelOutput = state.forward(inputs, documents=document_ids(inputs, eot_id))
             micro_loss = token_loss(model, output, micro_batch[:, 1:])
         objective = micro_loss if output.aux_loss is None else micro_loss + output.aux_loss
         scaler.scale(objective * share).backward()
