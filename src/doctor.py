@@ -45,7 +45,7 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
 
     log_progress(f"speed of products on {device.kind} ...")
     speeds = matmul_speeds(device)
-    log_progress(f"which options pay{', torch.compile among them' if compiled else ''} ...")
+    log_progress(f"which options are faster{', including torch.compile' if compiled else ''} ...")
     size = "nano" if device.kind == "cpu" else "mini"
     options = list(
         measure_options(solve_spec(compose_train("dense", "modern", f"size={size}")), device, compiled=compiled)
@@ -136,7 +136,7 @@ def describe(found: dict[str, Any]) -> str:
 def _option_line(option: dict[str, Any]) -> str:
     if option["speedup"] is None:
         return f"  {option['name']}: not available here ({option['note']})"
-    return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'pays' if option['pays'] else 'does not pay'}"
+    return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'worth it' if option['pays'] else 'not worth it'}"
 
 
 def _comparison_lines(comparisons: list[dict[str, Any]]) -> list[str]:

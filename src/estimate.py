@@ -128,7 +128,7 @@ def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:
 
 def describe(found: dict[str, Any]) -> str:
     """Format one estimate as text."""
-    solved = "".join(f", {knob}={value}" for knob, value in found["solved"].items())
+    solved = "".join(f", {name}={value}" for name, value in found["solved"].items())
     recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
     parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
     lines = [
@@ -238,7 +238,7 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
             ]
         )
     note = (
-        "Estimates. Memory: of training, at the micro batch beside it. Storage: the two checkpoints of a stage. For "
+        "Estimates. Memory: of training, at the micro batch after it. Storage: the two checkpoints of a stage. For "
         "each machine: the largest micro batch that fits / that fits with activation checkpointing."
     )
     return "\n".join([*table(header, rows), "", note, *problems])

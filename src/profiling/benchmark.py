@@ -48,7 +48,7 @@ COPIED_FLOATS = 1 << 24
 Point = dict[str, Any]
 
 
-def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -> Iterator[dict[str, Any]]:
+def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFunction) -> Iterator[dict[str, Any]]:
     """Measure one architecture at each context length, until memory or time runs out; yield the results after each."""
     points: list[Point] = []
     ended: dict[str, str] = {}
@@ -64,7 +64,9 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -
             yield _build_series(config, points, ended, limits)
             continue
         sides = ", ".join(["ours", *baselines])
-        say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
+        log_progress(
+            f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}"
+        )
         try:
             found = run_in_subprocess(
                 partial(measure_point, config, spec, context_len, phases, baselines),

@@ -1,4 +1,4 @@
-"""Memory and disk are asked before anything is built; where memory runs out all the same, what would fit is named."""
+"""Memory and disk are checked before anything is built; an out-of-memory error suggests settings that fit."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def config() -> TrainConfig:
 
 
 def applied(config: TrainConfig, text: str) -> TrainConfig:
-    """Make the changes that a remedy proposes."""
+    """Apply the changes that a message suggests."""
     for item in text.split():
         key, _, value = item.partition("=")
         section, _, name = key.partition(".")

@@ -286,7 +286,7 @@ def test_checkpoint_set_aside_by_a_crash_is_found(folder: Path) -> None:
 
 
 def test_reading_deletes_no_folder_of_the_user(tmp_path: Path, trained: TrainState) -> None:
-    """A copy beside a run or a checkpoint belongs to the user."""
+    """A copy next to a run or a checkpoint belongs to the user."""
     run = tmp_path / "run"
     save(run / "checkpoints" / "code" / "last", trained)
     for kept in (tmp_path / "run.old", run / "checkpoints" / "code" / "last.old"):

@@ -1,7 +1,7 @@
 """The interface of a block: a causal map of (B, T, D) to (B, T, D) with its own initialization and decoding state.
 
-`LanguageModel` adds the residual connection and the norm before a block. The cost of a block is in the `cost.py` beside
-its `module.py`, so that sizes can be matched without torch.
+`LanguageModel` adds the residual connection and the norm before a block. The cost of a block is in `cost.py` in the
+same folder, so that sizes can be matched without torch.
 """
 
 import math

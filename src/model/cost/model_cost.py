@@ -60,8 +60,8 @@ class ModelCost:
 
     def executed_train_flops_per_token(self, activation_checkpointing: bool = False) -> float:
         """Return the FLOPs of three forward passes; with activation checkpointing, plus those that are recomputed."""
-        again = self.recomputed_flops_per_token if activation_checkpointing else 0
-        return 3 * self.executed_forward_flops_per_token + again
+        recomputed = self.recomputed_flops_per_token if activation_checkpointing else 0
+        return 3 * self.executed_forward_flops_per_token + recomputed
 
     @property
     def state_bytes(self) -> int:
