@@ -139,9 +139,8 @@ def fit(
                     hooks.begin_branch(branch)
                     stopwatch.resume()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
-            stop_signal = device.process_group.all_reduce_max(
-                stop.number
-            )  # read once per step: a later signal is handled after the next step
+            # Read once per step: a later signal is handled after the next step.
+            stop_signal = device.process_group.all_reduce_max(stop.number)
             if last or stop_signal or due:
                 stopwatch.pause()
                 hooks.save("last")
