@@ -81,7 +81,7 @@ class Mapping:
     norms: tuple[str, ...]
     """The norms of a layer: one for each of our blocks in it."""
     blocks: dict[str, tuple[str, list[TensorMapping]]]
-    """For each kind of block, the name of its part of a layer, and its tensors."""
+    """The name of the part of a layer, and the tensors, of each kind of block, in the order of a layer."""
     fields: dict[str, str]
     """Keys of `config.json`, with the field of `ModelSpec` that each holds."""
     settings: Callable[[ModelSpec], Settings]

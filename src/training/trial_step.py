@@ -5,17 +5,23 @@ import torch
 from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.build import build_model
 from src.runtime.device import Device
+from src.training.compilation import compile_blocks
 from src.training.optimizers import build_optimizer
 from src.training.train_step import TrainState, train_step
 
 
 def build_train_state(
-    spec: ModelSpec, optimizer: OptimizerConfig, device: Device, activation_checkpointing: bool = False
+    spec: ModelSpec,
+    optimizer: OptimizerConfig,
+    device: Device,
+    activation_checkpointing: bool = False,
+    is_compiled: bool = False,
 ) -> TrainState:
     """Build the model and optimizer of a run."""
     model = build_model(spec, seed=0).to(device.kind).train()
     model.activation_checkpointing = activation_checkpointing
-    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device)
+    forward = compile_blocks(model) if is_compiled else None
+    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device, forward)
 
 
 def random_step(
