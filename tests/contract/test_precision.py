@@ -87,9 +87,8 @@ def test_bf16_training_follows_fp32(architecture: str) -> None:
         optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
         state, found = TrainState.begin("language", model, optimizer, device), []
         for step in range(8):
-            batch = (
-                random_tokens(2, SEQ_LEN + 1, step) // 8
-            )  # a few frequent tokens, so that there is something to learn
+            # A few frequent tokens, so that there is something to learn.
+            batch = random_tokens(2, SEQ_LEN + 1, step) // 8
             settings: dict[str, Any] = {"micro_batch_size": 2, "grad_clip": 1.0, "device": device}
             found.append(train_step(state, batch, **settings).loss)
         return torch.stack(found)
