@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ def main(argv: list[str]) -> int:
     configs = [compose_config(BenchmarkConfig, "benchmark", job) for job in jobs]
     for config in configs:
         _check(config)
-    os.environ.setdefault(
-        "TORCH_CPP_LOG_LEVEL", "ERROR"
-    )  # the profiler warns about memory that was allocated before it
-    first, progress = configs[0], _print_progress if configs[0].format == "text" else _discard
+    # The profiler warns about memory that was allocated before it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    first = configs[0]
+    progress = partial(print, file=sys.stderr, flush=True) if first.format == "text" else lambda line: None
     if first.profile:
         found = _profile(configs, progress)
         print(json.dumps(found, indent=2) if first.format == "json" else describe_profile(found))
@@ -115,14 +116,6 @@ def _environment(config: BenchmarkConfig) -> dict[str, Any]:
 
 def _names(configs: list[BenchmarkConfig]) -> list[Any]:
     return [asdict(config) | {"output_root": None, "format": None} for config in configs]
-
-
-def _print_progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _discard(line: str) -> None:
-    pass
 
 
 if __name__ == "__main__":

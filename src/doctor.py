@@ -11,7 +11,7 @@ from src.cli.compose import compose_config, register_schema, run_cli, run_comman
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, show_bytes, show_flops
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
-from src.model.size_matching import match_size
+from src.model.size_matching import match_config
 from src.runtime.host import machine_bytes
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
 
     log_progress(f"speed of products on {device.kind} ...")
     speeds = matmul_speeds(device)
-    log_progress(f"which options pay{', torch.compile among them' if compiled else ''} ...")
+    log_progress(f"which options are faster{', including torch.compile' if compiled else ''} ...")
     size = "nano" if device.kind == "cpu" else "mini"
-    options = list(
-        measure_options(solve_spec(compose_train("dense", "modern", f"size={size}")), device, compiled=compiled)
-    )
+    spec = match_config(compose_train("dense", "modern", f"size={size}")).spec
+    options = list(measure_options(spec, device, compiled=compiled))
     comparisons = list(compare_all(device))
     failed = [one for one in comparisons if not one.ok]
     return {
@@ -94,17 +93,13 @@ def small_spec(architecture: str, recipe: str) -> ModelSpec:
     config = compose_train(architecture, recipe)
     n_layers = max(2, -(-len(config.architecture.pattern) // 2))
     config.size = replace(config.size, d_model=64, head_dim=16, n_layers=n_layers)
-    return replace(solve_spec(config), chunk_size=16, max_seq_len=2 * SEQ_LEN)
-
-
-def solve_spec(config: TrainConfig) -> ModelSpec:
-    parts = (config.architecture, config.size, config.recipe)
-    return match_size(*parts, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, match=config.match).spec
+    return replace(match_config(config).spec, chunk_size=16, max_seq_len=2 * SEQ_LEN)
 
 
 def compose_train(architecture: str, recipe: str, *more: str) -> TrainConfig:
     register_schema(TrainConfig, "train")
-    return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
+    sizes = (f"tokenizer.vocab_size={VOCAB_SIZE}", f"training.seq_len={SEQ_LEN}")
+    return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *sizes, *more])
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -136,7 +131,7 @@ def describe(found: dict[str, Any]) -> str:
 def _option_line(option: dict[str, Any]) -> str:
     if option["speedup"] is None:
         return f"  {option['name']}: not available here ({option['note']})"
-    return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'pays' if option['pays'] else 'does not pay'}"
+    return f"  {option['name']}: {option['speedup']:.2f}x as fast, {'worth it' if option['pays'] else 'not worth it'}"
 
 
 def _comparison_lines(comparisons: list[dict[str, Any]]) -> list[str]:

@@ -22,6 +22,7 @@ from src.runs.summary import read_summary
 from src.runtime.host import PROCESS_BYTES, machine_bytes
 from src.training.stage_budget import stage_tokens
 
+CONTEXT_FLOPS = ("forward_flops_per_token", "executed_forward_flops_per_token", "train_flops_per_token")
 GIB = 1 << 30
 MACS = (16, 32, 48)
 """Memory in GiB of the Macs in the table."""
@@ -89,16 +90,7 @@ def _contexts(spec: ModelSpec, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Return FLOPs and state at each context length within the learned positions."""
     longest = spec.learned_positions or max(lengths)
     costs = [model_cost(spec, length) for length in sorted(lengths) if length <= longest]
-    return [{"context_len": cost.context_len, **_flops_and_state(cost)} for cost in costs]
-
-
-def _flops_and_state(cost: ModelCost) -> dict[str, float]:
-    return {
-        "forward_flops_per_token": cost.forward_flops_per_token,
-        "executed_forward_flops_per_token": cost.executed_forward_flops_per_token,
-        "train_flops_per_token": cost.train_flops_per_token,
-        "state_bytes": cost.state_bytes,
-    }
+    return [{name: getattr(cost, name) for name in ("context_len", *CONTEXT_FLOPS, "state_bytes")} for cost in costs]
 
 
 def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, dict[str, Any]]:
@@ -136,7 +128,7 @@ def _tokens_per_second(config: EstimateConfig, cost: ModelCost) -> float | None:
 
 def describe(found: dict[str, Any]) -> str:
     """Format one estimate as text."""
-    solved = "".join(f", {knob}={value}" for knob, value in found["solved"].items())
+    solved = "".join(f", {name}={value}" for name, value in found["solved"].items())
     recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
     parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
     lines = [
@@ -194,13 +186,15 @@ def _component_lines(found: dict[str, Any]) -> list[str]:
 
 def _context_lines(found: dict[str, Any]) -> list[str]:
     header = ["context", "forward FLOPs/token needed", "executed", "training FLOPs/token", "state per sequence"]
-    rows = [[f"{row['context_len']:,}", *_shown(row)] for row in found["contexts"]]
+    rows = [
+        [
+            f"{row['context_len']:,}",
+            *(show_flops(row[name]) for name in CONTEXT_FLOPS),
+            show_bytes(row["state_bytes"] or None),
+        ]
+        for row in found["contexts"]
+    ]
     return table(header, rows)
-
-
-def _shown(row: dict[str, Any]) -> list[str]:
-    flops = ("forward_flops_per_token", "executed_forward_flops_per_token", "train_flops_per_token")
-    return [*(show_flops(row[name]) for name in flops), show_bytes(row["state_bytes"] or None)]
 
 
 def _device_lines(found: dict[str, Any]) -> list[str]:
@@ -231,7 +225,6 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
             rows.append([job, *[NOTHING] * (len(header) - 1)])
             problems.append(f"{job}: {one}")
             continue
-        batches = [one["devices"][name] for name in names]
         rows.append(
             [
                 job,
@@ -241,11 +234,11 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
                 show_bytes(one["state_bytes"] or None),
                 f"{show_bytes(one['train_memory_bytes'])} at {_micro_batch(one)}",
                 show_bytes(sum(one["checkpoint_bytes"].values())),
-                *(_batches(device) for device in batches),
+                *(_batches(one["devices"][name]) for name in names),
             ]
         )
     note = (
-        "Estimates. Memory: of training, at the micro batch beside it. Storage: the two checkpoints of a stage. For "
+        "Estimates. Memory: of training, at the micro batch after it. Storage: the two checkpoints of a stage. For "
         "each machine: the largest micro batch that fits / that fits with activation checkpointing."
     )
     return "\n".join([*table(header, rows), "", note, *problems])

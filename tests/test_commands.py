@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong, command by command: one line, status 2, and nothing is written."""
+"""Common mistakes with each command: one line, status 2, and nothing is written."""
 
 import io
 import os
@@ -26,7 +26,7 @@ COMMANDS: dict[str, Main] = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder, with a home beside it and an empty standard input."""
+    """Work in an empty folder, with another folder as home and an empty standard input."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that has to fail with one line and without a trace; return the line."""
+    """Run a command that must fail with one line and write nothing; return the line."""
     assert run_cli(lambda: COMMANDS[command](arguments)) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -50,7 +50,7 @@ STAGE_KEYS = {f"stage.stages.code.{item.name}" for item in fields(StageConfig)}
 
 
 def commands() -> list[tuple[str, str]]:
-    """List (document, module and settings) of everything that runs a command of ours, be it by python or torchrun."""
+    """List (document, module and settings) of every line that runs one of our commands by python or torchrun."""
     found = []
     for path in DOCUMENTS:
         for line in re.findall(r"(?<=-m )src\.[^`|\n]*", path.read_text(encoding="utf-8")):
@@ -68,7 +68,7 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
         register_schema(schema, name)
         seen: set[str] = set()
         for job in expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs:
-            if not seen.issuperset(job):  # each value once, in place of each combination
+            if not seen.issuperset(job):  # each value once, not each combination
                 compose_config(schema, name, job)
                 seen.update(job)
         return
@@ -117,7 +117,7 @@ def test_the_guide_documents_every_training_setting() -> None:
 
 def test_every_setting_in_the_guide_exists() -> None:
     known = {key for schema in SCHEMAS for key in schema_keys(schema)} | STAGE_KEYS
-    known |= {"stage.stages.code.mixture.language", "key"}  # of a mapping, and the word that stands for all of them
+    known |= {"stage.stages.code.mixture.language", "key"}  # of a mapping, and the placeholder for its keys
     given = set(re.findall(r"(?<=[` ])\+?([a-z_.]+)=", "".join(re.findall(r"`[^`]+`", GUIDE))))
     assert given and given <= known, f"no such setting: {sorted(given - known)}"
 

@@ -1,4 +1,4 @@
-"""`python -m src.doctor`: what it prints, and with which status it ends."""
+"""`python -m src.doctor`: its output and exit status."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _threads() -> Iterator[None]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes time: measured speeds, and all models but one."""
+    """Skip slow parts: measured speeds, and all models except one."""
     monkeypatch.setattr(body, "matmul_speeds", lambda device: {"fp32": 1e11, "bf16": 2e9, "fp16": None})
     options = [Option("runtime.precision=bf16", 0.02), Option("runtime.compile=true", None, "no compiler")]
     monkeypatch.setattr(body, "measure_options", lambda spec, device, compiled: options[: 1 + compiled])
@@ -58,7 +58,7 @@ def test_text_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
         "All well: 4 comparisons, the CPU agrees with itself; there is no accelerator to compare with it."
     )
     assert "  bf16  2.00G  0.02x" in lines and "  fp16  -" in lines
-    assert "  runtime.precision=bf16: 0.02x as fast, does not pay" in lines
+    assert "  runtime.precision=bf16: 0.02x as fast, not worth it" in lines
     assert "  runtime.compile=true: not available here (no compiler)" in lines
     assert sum(line.startswith("  ok     ") for line in lines) == 4
 

@@ -1,4 +1,4 @@
-"""The command tells what the formulas say, of one model and of a grid, without torch, and writes nothing."""
+"""The command prints the results of the formulas for one model or a grid, without torch, and writes nothing."""
 
 import json
 import subprocess
@@ -65,10 +65,10 @@ def test_the_largest_micro_batch_depends_on_memory_and_recomputation(
     for device in found["devices"].values():
         assert device["fits"] == (found["train_memory_bytes"] <= device["available_bytes"])
         batch = device["largest_micro_batch"]
-        again = as_json(
+        repeated = as_json(
             "size=medium", "recipe=classic", "tokenizer=bpe_32k", f"training.micro_batch_size={batch}", capsys=capsys
         )
-        assert again["train_memory_bytes"] <= device["available_bytes"]
+        assert repeated["train_memory_bytes"] <= device["available_bytes"]
 
 
 def test_auto_is_the_largest_micro_batch_by_the_estimate(
@@ -100,7 +100,7 @@ def test_time_is_tokens_over_speed(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_grid_is_a_table_with_one_row_per_job(capsys: pytest.CaptureFixture[str]) -> None:
-    """And a job that cannot be has its reason below."""
+    """The error of a job without a model is below the table."""
     said = output("-m", "architecture=dense,jamba", "size=nano,micro", "recipe=classic", capsys=capsys)
     assert "recipe=classic" not in said, "what all jobs have in common is no news"
     rows = [line for line in said.splitlines() if line.startswith("| architecture=")]

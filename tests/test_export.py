@@ -1,4 +1,4 @@
-"""The command: a run goes out and comes back, the README does what it says, and nothing half-done is left behind."""
+"""The command: round trips of a run, the code in its README, and no partial files after an error."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def run(*arguments: str) -> int:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command, see that it writes nothing, and return its line."""
+    """Run the command, check that it writes nothing, and return its error line."""
     out = Path(next(item for item in arguments if item.startswith("out="))[4:])
     before = sorted(out.parent.rglob("*")) if out.parent.exists() else []
     capsys.readouterr()
@@ -75,8 +75,10 @@ def test_export_round_trip(
         ours = back / "checkpoints" / "language" / kind
         best = finished / "checkpoints" / "language" / "best"
         assert (ours / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
-        told = ({**read_json(folder / "meta.json"), "metrics": None, "meta_sha256": None} for folder in (ours, best))
-        assert next(told) == next(told)  # an export has no metrics.jsonl
+        found, expected = (
+            {**read_json(folder / "meta.json"), "metrics": None, "meta_sha256": None} for folder in (ours, best)
+        )
+        assert found == expected  # an export has no metrics.jsonl
     assert (back / "tokenizer.json").read_bytes() == (finished / "tokenizer.json").read_bytes()
     assert read_json(back / "summary.json") == read_json(finished / "summary.json")
     assert text(back, capsys) == text(finished, capsys)
@@ -394,4 +396,4 @@ def test_a_manipulated_record_is_an_error(
 def test_every_mapping_has_a_test_case() -> None:
     from src.huggingface.mappings import MAPPINGS
 
-    assert {twin.class_name for twin in MAPPINGS.values()} == {name for name, _, _ in BLOCKS.values()}
+    assert {mapping.class_name for mapping in MAPPINGS.values()} == {name for name, _, _ in BLOCKS.values()}

@@ -1,4 +1,4 @@
-"""Text from a run: the prompt arrives to the letter, the cache changes nothing, and a reader may go away."""
+"""Text from a run: prompts are used unchanged, the cache does not change the text, and a closed pipe is no error."""
 
 import io
 import os
@@ -75,7 +75,7 @@ def test_a_prompt_is_read_from_a_file_or_standard_input(
     monkeypatch.setattr(sys, "stdin", Terminal("never read"))
     assert piped == text([*common, f"prompt={prompt}"], capsys) == text([*common, f"prompt_file={file}"], capsys)
     if not prompt:
-        assert piped == text(common, capsys)  # on a terminal nobody is asked: an empty prompt
+        assert piped == text(common, capsys)  # on a terminal the prompt is empty
 
 
 @pytest.mark.parametrize("temperature", ["temperature=0", "temperature=0.9"])
@@ -126,7 +126,7 @@ def test_a_prompt_that_is_not_utf8_is_a_one_line_error(finished: Path, capsys: p
 
 
 def test_the_command_streams_and_ends_quietly_on_a_closed_pipe(finished: Path) -> None:
-    """Under `head -c 10` the pipe closes early: no traceback, and the status that every program ends with then."""
+    """`head -c 10` closes the pipe early: no traceback, and the usual exit status of a closed pipe."""
     command = (
         f"{sys.executable} -m src.generate run='{finished}' threads=1 max_new_tokens=3000 temperature=1 | head -c 10"
     )

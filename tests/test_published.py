@@ -1,4 +1,4 @@
-"""What is published in docs/results makes the same report again, and the documentation says what that report says."""
+"""The runs in docs/results reproduce their report, and the documentation agrees with that report."""
 
 import gzip
 import re
@@ -24,23 +24,23 @@ ARCHITECTURE_ROW = re.compile(r"^\| \*{0,2}(?:dense|mamba1?|moe|hybrid|gated\\?_
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of the report of each published sweep, made again."""
+    """The folder of the reproduced report of each published sweep."""
     out = {folder: tmp_path_factory.mktemp(folder.name) for folder in PUBLISHED}
     return {folder.name: write_report(folder, path).parent for folder, path in out.items()}
 
 
 @pytest.fixture(scope="module")
 def summaries(reports: dict[str, Path]) -> dict[str, str]:
-    """summary.md of each published sweep, made again."""
+    """The reproduced summary.md of each published sweep."""
     return {name: (folder / "summary.md").read_text("utf-8") for name, folder in reports.items()}
 
 
-def test_there_is_something_published() -> None:
+def test_docs_results_is_not_empty() -> None:
     assert len(PUBLISHED) >= 3
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_all_runs_are_whole_and_by_one_contract(folder: Path) -> None:
+def test_all_runs_are_finished_and_comparable(folder: Path) -> None:
     runs = load_runs(folder)
     assert set(runs["status"]) == {"done"}
     assert (runs.groupby("architecture")["seed"].nunique() >= 3).all()
@@ -49,7 +49,7 @@ def test_all_runs_are_whole_and_by_one_contract(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_no_place_of_a_machine_is_named(folder: Path) -> None:
+def test_no_path_of_a_machine_is_published(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.suffix in (".json", ".gz", ".md", ".csv", ".html"):
             content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -62,7 +62,7 @@ def test_published_comparisons_are_small() -> None:
     assert sum(file.stat().st_size for file in files) < 1_200_000
 
 
-def test_the_page_that_is_published_says_what_would_be_said_today() -> None:
+def test_the_published_page_is_current() -> None:
     folder = ROOT / "docs" / "results" / "nano-active"
     page = unescape((folder / "report" / "report.html").read_text("utf-8"))
     assert all(line in page for line in verdict_lines(load_runs(folder)))
@@ -70,7 +70,7 @@ def test_the_page_that_is_published_says_what_would_be_said_today() -> None:
     assert repeated in page
 
 
-def test_the_results_give_the_rows_and_the_sentences_of_the_reports(summaries: dict[str, str]) -> None:
+def test_the_results_page_has_the_rows_and_sentences_of_the_reports(summaries: dict[str, str]) -> None:
     """Some columns may be left out; none may be changed."""
     made = [cells(row) for summary in summaries.values() for row in ARCHITECTURE_ROW.findall(summary)]
     text = RESULTS.read_text("utf-8")
@@ -83,8 +83,8 @@ def test_the_results_give_the_rows_and_the_sentences_of_the_reports(summaries: d
     assert quoted and set(quoted) <= said, set(quoted) - said
 
 
-def test_the_readme_gives_the_verdict_of_the_published_comparison() -> None:
-    """Its sentences are composed here from the runs, and it has no other results."""
+def test_the_readme_has_the_verdict_of_the_published_comparison() -> None:
+    """Its sentences are composed from the runs here; it has no other results."""
     text = (ROOT / "README.md").read_text("utf-8")
     text = text[text.index("<!-- result:begin -->") : text.index("<!-- result:end -->")]
     text = " ".join(text.replace("**", "").split())

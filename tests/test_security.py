@@ -1,4 +1,4 @@
-"""Files of a run are data: whatever stands in one of them, nothing of it is executed, and what is wrong is one line."""
+"""Files of a run are data: no content of them is executed, and an invalid file is a one-line error."""
 
 import pickle
 import shutil
@@ -54,7 +54,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output root with a run that a newcomer would go on with: its summary says that it is not done."""
+    """An output root with a run that the same command would resume: its summary says that it is not done."""
     root = tmp_path_factory.mktemp("stopped")
     assert tiny.run(tiny.data_dir(tmp_path_factory), root) == 0
     tiny.change_summary(tiny.only_run(root), status="interrupted")
@@ -70,7 +70,7 @@ def test_no_file_of_a_run_is_ever_executed(
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every command that reads a run, on a run with one file turned into a weapon or a ruin."""
+    """Run every command that reads a run, with one malicious or damaged file in it."""
     mark, data = tmp_path / "executed", tiny.data_dir(tmp_path_factory)
 
     def resume(root: Path, run: Path) -> int:
@@ -91,7 +91,7 @@ def test_no_file_of_a_run_is_ever_executed(
         run = tiny.only_run(root)
         harm(run / name, mark)
         if name.startswith("checkpoints/") and not name.endswith("meta.json"):
-            update_checksums((run / name).parent)  # so that not the checksum is what saves us
+            update_checksums((run / name).parent)  # so that the checksum does not reject the file
         capsys.readouterr()
         status = command(root, run)
         said = capsys.readouterr().err

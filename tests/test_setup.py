@@ -1,4 +1,4 @@
-"""The set-up: what scripts/setup.sh does with each interpreter and installer, and that the lists of packages agree."""
+"""The set-up: scripts/setup.sh with each interpreter and installer, and the consistency of the package lists."""
 
 import os
 import re
@@ -53,7 +53,7 @@ esac
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of what the set-up reads, and a PATH of its own: make, a shell, its tools, and no Python."""
+    """A copy of the files that the set-up reads, and a PATH with make, a shell and its tools, but no Python."""
     work = tmp_path / "a tree"
     work.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -85,13 +85,13 @@ def add_tool(tree: Path, name: str, text: str) -> Path:
 
 
 def make(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run make in the tree, with nothing of this process's environment."""
+    """Run make in the tree, without the environment of this process."""
     variables = {"PATH": str(tree.parent / "bin"), "CALLS": str(tree.parent / "calls"), **environment}
     return subprocess.run(["make", *arguments], cwd=tree, env=variables, capture_output=True, text=True, check=False)
 
 
 def calls(tree: Path) -> str:
-    """Return what the interpreters were asked since the last time."""
+    """Return the calls of the interpreters since the last call of this function."""
     path = tree.parent / "calls"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     path.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def calls(tree: Path) -> str:
 
 
 def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return what was said on standard error, without the line that make itself adds for every failure."""
+    """Return the lines of standard error, without the one that make adds for every failure."""
     assert result.returncode != 0
     return [line for line in result.stderr.splitlines() if not line.startswith("make: ***")]
 
@@ -126,7 +126,7 @@ def test_no_python_is_one_line(tree: Path) -> None:
     assert not (tree / ".venv").exists()
 
 
-def test_first_python_that_runs_is_taken(tree: Path) -> None:
+def test_the_first_working_python_is_used(tree: Path) -> None:
     add_tool(tree, "python3.11", "#!/bin/sh\nexit 127\n")
     add_python(tree, "python3.12", "3.12.9", venv_status=1)
     add_python(tree, "python3.13", "3.13.2")
@@ -145,7 +145,7 @@ def test_every_supported_python_is_found(tree: Path, version: str) -> None:
     assert f"Python {version}.1" in make(tree, "setup").stdout
 
 
-def test_demo_installs_what_runs_and_test_adds_the_rest(tree: Path) -> None:
+def test_demo_installs_runtime_packages_and_test_adds_the_rest(tree: Path) -> None:
     add_python(tree, "python3.11", "3.11.9")
     assert make(tree, "demo").returncode == 0
     said = calls(tree)
@@ -153,7 +153,7 @@ def test_demo_installs_what_runs_and_test_adds_the_rest(tree: Path) -> None:
     assert make(tree, "setup").stdout.startswith("Updating .venv")
     said = calls(tree)
     assert f"--require-hashes {TEST}\n" in said and "-m venv" not in said
-    assert make(tree, "demo").stdout == "", "what is installed includes what the demo needs"
+    assert make(tree, "demo").stdout == "", "the installed packages include those of the demo"
     assert "pip" not in calls(tree)
 
 
@@ -177,7 +177,7 @@ def test_uv_finds_an_interpreter_that_is_not_on_path(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["global.index-url='x'", ":env:.extra-index-url='x'", "user.find-links='x'"])
-def test_pip_installs_where_its_settings_name_other_places(tree: Path, setting: str) -> None:
+def test_pip_installs_if_its_settings_name_other_indexes(tree: Path, setting: str) -> None:
     add_python(tree, "python3.11", "3.11.9")
     add_tool(tree, "uv", UV)
     assert make(tree, "setup", PIP_CONFIG=setting).returncode == 0
@@ -186,7 +186,7 @@ def test_pip_installs_where_its_settings_name_other_places(tree: Path, setting: 
     assert "uv pip" not in said and "uv venv" not in said
 
 
-def test_pip_installs_where_uv_is_declined(tree: Path) -> None:
+def test_pip_installs_if_uv_is_disabled(tree: Path) -> None:
     add_python(tree, "python3.11", "3.11.9")
     add_tool(tree, "uv", UV)
     assert make(tree, "setup", "UV=").returncode == 0
@@ -214,8 +214,8 @@ def test_chosen_python_is_used_and_no_other(tree: Path) -> None:
     assert line.startswith("PYTHON=/no/python is no Python 3.11 to 3.14 that runs here")
     add_python(tree, "mine", "3.12.1")
     assert "Python 3.12.1" in make(tree, "setup", "PYTHON=mine").stdout
-    assert make(tree, "setup").stdout == "", "kept, though python3.11 would be the first choice"
-    assert "Python 3.11.9" in make(tree, "setup", "PYTHON=python3.11").stdout, "made anew with the one that is named"
+    assert make(tree, "setup").stdout == "", "kept, although python3.11 would be the first choice"
+    assert "Python 3.11.9" in make(tree, "setup", "PYTHON=python3.11").stdout, "made again with the named interpreter"
 
 
 def test_second_call_starts_at_once_and_a_changed_pin_updates(tree: Path) -> None:
@@ -232,7 +232,7 @@ def test_second_call_starts_at_once_and_a_changed_pin_updates(tree: Path) -> Non
 
 
 @pytest.mark.parametrize("pip", ["exit 1", "kill -9 $$ $PPID"])
-def test_broken_off_setup_is_made_anew(tree: Path, pip: str) -> None:
+def test_an_interrupted_setup_is_repeated(tree: Path, pip: str) -> None:
     add_python(tree, "python3.11", "3.11.9")
     assert make(tree, "setup", PIP=pip).returncode != 0
     assert (tree / ".venv").exists() and not (tree / ".venv" / ".installed").exists()
@@ -241,7 +241,7 @@ def test_broken_off_setup_is_made_anew(tree: Path, pip: str) -> None:
     assert "-m venv" in calls(tree)
 
 
-def test_moved_tree_is_set_up_anew_and_an_environment_made_by_hand_is_kept(tree: Path) -> None:
+def test_a_moved_tree_is_set_up_again_and_an_environment_made_by_hand_is_kept(tree: Path) -> None:
     add_python(tree, "python3.11", "3.11.9")
     assert make(tree, "setup").returncode == 0
     moved = tree.rename(tree.with_name("moved"))
@@ -316,7 +316,7 @@ def read_pins(*names: str) -> list[Requirement]:
 
 
 def applies(marker: Marker | None, python: str, platform: str, extra: str = "") -> bool:
-    """Return whether a requirement with this marker counts for that Python, `linux` or `darwin`, and extra."""
+    """Return whether a marker holds for a Python version, a platform (`linux`, `darwin`) and an extra."""
     machine, system = {"linux": ("x86_64", "Linux"), "darwin": ("arm64", "Darwin")}[platform]
     environment = {
         "python_version": python, "python_full_version": f"{python}.0", "sys_platform": platform, "os_name": "posix",
@@ -326,7 +326,7 @@ def applies(marker: Marker | None, python: str, platform: str, extra: str = "") 
 
 
 def expand(requirements: Iterable[str]) -> list[Requirement]:
-    """Parse requirements, with those of the project's own extras in the place of `advanced-code-model[EXTRA]`."""
+    """Parse requirements; `advanced-code-model[EXTRA]` is replaced by the requirements of that extra."""
     found: list[Requirement] = []
     for requirement in map(Requirement, requirements):
         if requirement.name == PROJECT["project"]["name"]:
@@ -383,7 +383,7 @@ def test_lists_have_the_versions_of_the_constraints_with_hashes() -> None:
 
 
 def needed(requirements: list[Requirement]) -> set[str]:
-    """Return the names of all that the requirements need here, directly or not, by what is installed."""
+    """Return the names of all direct and indirect requirements, read from the installed packages."""
     names: set[str] = set()
     seen: set[tuple[str, str]] = set()
     open_requirements = [(requirement, "") for requirement in requirements]

@@ -44,9 +44,9 @@ def evaluate_windows(
         indices = own[start : start + batch_size]
         batch = device.tensor(windows[indices])
         inputs = batch[:, :-1]
-        documents = None if eot_id is None else document_ids(inputs, eot_id)
         with device.autocast():
-            nats = token_loss(model, model(inputs, documents=documents), batch[:, 1:], reduction="none")
+            output = model(inputs, documents=document_ids(inputs, eot_id))
+            nats = token_loss(model, output, batch[:, 1:], reduction="none")
         losses[list(indices)] = nats.view(len(batch), -1).sum(dim=1).cpu()
     process_group.all_reduce_sum([losses])
     model.train(was_training)

@@ -46,9 +46,8 @@ def predict_targets(
     for first in range(0, n, at_once):
         tokens = device.tensor(windows[first : first + at_once])
         inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-        documents = None if eot_id is None else document_ids(inputs, eot_id)
         with device.autocast():
-            hidden = model(inputs, documents=documents).hidden.flatten(0, 1)
+            hidden = model(inputs, documents=document_ids(inputs, eot_id)).hidden.flatten(0, 1)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, min(start + chunk, len(hidden)))
             logits = F.linear(hidden[rows].float(), weight)

@@ -8,6 +8,7 @@ from src.config.schema import ModelSpec, UserError
 from src.huggingface import weight_mapping
 from src.huggingface.defaults import NEWER_NAMES
 from src.huggingface.mapping import (
+    ATTENTION_FIELDS,
     LAYER_NORMS,
     LLAMA,
     TIME_STEP_LIMIT,
@@ -15,9 +16,9 @@ from src.huggingface.mapping import (
     Settings,
     UntrustedConfig,
     attention_settings,
-    attention_sizes,
+    read_head_dim,
 )
-from src.huggingface.weight_mapping import TensorMapping, map_tensor
+from src.huggingface.weight_mapping import map_tensor
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
 
 MODULE = "modeling_hybrid"
@@ -30,6 +31,35 @@ MIXERS = {
 """Layer types of transformers; `mixer_types` distinguishes kinds that have the same type."""
 OLDER_NAMES = {newer: older for older, newer in NEWER_NAMES.items()}
 FEED_FORWARD = ("mlp", "moe")
+FIELDS = ATTENTION_FIELDS | {
+    "mamba_d_state": "d_state",
+    "mamba_d_conv": "d_conv",
+    "mamba_chunk_size": "chunk_size",
+}
+FIELDS_OF_KIND = {
+    "sliding_attention": {"sliding_window": "window"},
+    "mlp": {"shared_intermediate_size": "d_ff"},
+    "moe": {"intermediate_size": "expert_d_ff", "num_local_experts": "n_experts", "num_experts_per_tok": "top_k"},
+}
+"""Read only if the model has such blocks."""
+BLOCKS = {
+    "attention": ("self_attn", weight_mapping.ATTENTION),
+    "sliding_attention": ("self_attn", weight_mapping.ATTENTION),
+    "mamba": ("mamba", weight_mapping.MAMBA2),
+    "gated_deltanet": ("mamba", weight_mapping.GATED_DELTANET),
+    "mlp": (
+        "shared_mlp",
+        [map_tensor("w_in.weight", "input_linear.weight"), map_tensor("w_out.weight", "output_linear.weight")],
+    ),
+    "moe": (
+        "block_sparse_moe",
+        [
+            map_tensor("router.weight", "router.weight"),
+            map_tensor("w_in", "experts.gate_up_proj"),
+            map_tensor("w_out", "experts.down_proj"),
+        ],
+    ),
+}
 
 
 def _feed_forward_settings(spec: ModelSpec) -> Settings:
@@ -51,9 +81,6 @@ def _mamba_settings(spec: ModelSpec) -> Settings:
         "mamba_d_head": spec.head_dim,
         "mamba_expand": spec.d_inner // spec.d_model if has_mamba else 1,
         "mamba_n_groups": 1,
-        "mamba_d_state": spec.d_state,
-        "mamba_d_conv": spec.d_conv,
-        "mamba_chunk_size": spec.chunk_size,
         "mamba_conv_bias": True,
         "mamba_proj_bias": False,
         "time_step_limit": TIME_STEP_LIMIT,
@@ -116,21 +143,12 @@ def _sizes(config: UntrustedConfig, feed_forward: list[str]) -> Settings:
     if not len(layer_types) == len(mixers) == len(feed_forward) == count:
         raise UserError(f"num_hidden_layers={count}: differs from the number of layer types")
     blocks = tuple(kind for pair in zip(mixers, feed_forward, strict=True) for kind in (ours.get(pair[0], ""), pair[1]))
-    found: Settings = {**attention_sizes(config), "blocks": blocks}
-    found |= {"d_state": config.positive_int("mamba_d_state"), "d_conv": config.positive_int("mamba_d_conv")}
-    found["chunk_size"] = config.positive_int("mamba_chunk_size")
+    found: Settings = {"head_dim": read_head_dim(config), "blocks": blocks}
     if "mamba" in blocks:
         found["d_inner"] = config.positive_int("mamba_expand") * config.positive_int("hidden_size")
-    if "sliding_attention" in blocks:
-        found["window"] = config.positive_int("sliding_window")
-    if "mlp" in blocks:
-        found["d_ff"] = config.positive_int("shared_intermediate_size")
-    if "moe" in blocks:
-        found |= {
-            "expert_d_ff": config.positive_int("intermediate_size"),
-            "n_experts": config.positive_int("num_local_experts"),
-        }
-        found["top_k"] = config.positive_int("num_experts_per_tok")
+    for kind, fields in FIELDS_OF_KIND.items():
+        if kind in blocks:
+            found |= config.read_fields(fields)
     return found
 
 
@@ -142,26 +160,13 @@ def _hybrid_sizes(config: UntrustedConfig) -> Settings:
     return _sizes(config, config.name_list("feed_forward_types"))
 
 
-def _block(spec: ModelSpec, kind: str, ours: str, layer: str) -> list[TensorMapping]:
-    if kind == "mamba":
-        return weight_mapping.map_mamba2(ours, f"{layer}.mamba")
-    if kind == "gated_deltanet":
-        return weight_mapping.map_gated_deltanet(ours, f"{layer}.mamba")
-    if kind == "mlp":
-        names = {"w_in.weight": "input_linear.weight", "w_out.weight": "output_linear.weight"}
-        return [map_tensor(f"{ours}.{left}", f"{layer}.shared_mlp.{right}") for left, right in names.items()]
-    if kind == "moe":
-        names = {"router.weight": "router.weight", "w_in": "experts.gate_up_proj", "w_out": "experts.down_proj"}
-        return [map_tensor(f"{ours}.{left}", f"{layer}.block_sparse_moe.{right}") for left, right in names.items()]
-    return weight_mapping.map_attention(ours, f"{layer}.self_attn")
-
-
 GRANITE = Mapping(
     "GraniteMoeHybridForCausalLM",
     "granitemoehybrid",
     LLAMA,
     LAYER_NORMS,
-    _block,
+    BLOCKS,
+    FIELDS,
     _granite_settings,
     _granite_sizes,
     # llama.cpp's converter gives the attention of a hybrid rotary positions only if Bamba, which has the same layers,
@@ -173,7 +178,8 @@ HYBRID = Mapping(
     "advanced_code_model_hybrid",
     LLAMA,
     LAYER_NORMS,
-    _block,
+    BLOCKS,
+    FIELDS,
     _hybrid_settings,
     _hybrid_sizes,
     code=True,

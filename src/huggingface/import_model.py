@@ -116,7 +116,8 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
         raise UserError(f"auto_map: code in a folder is never executed; {mapping.class_name} needs none")
     found = complete_config(mapping.model_type, config)
     untrusted = UntrustedConfig(found, n_tensors)
-    sizes = {"vocab_size": untrusted.positive_int("vocab_size"), **mapping.sizes(untrusted)}
+    fields_read = {"vocab_size": "vocab_size", **mapping.fields}
+    sizes = {**untrusted.read_fields(fields_read), **mapping.sizes(untrusted)}
     sizes["tie_embeddings"] = found["tie_word_embeddings"] is True
     spec = ModelSpec.from_dict({**_default_fields(), **MODERN, **mapping.requires, **sizes})
     _check_sizes(spec)

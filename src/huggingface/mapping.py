@@ -55,6 +55,10 @@ class UntrustedConfig:
             raise UserError(f"{key}={value!r:.40}: must be a whole number from 1 to {largest}")
         return value
 
+    def read_fields(self, fields: dict[str, str]) -> Settings:
+        """Return fields of `ModelSpec` from the keys that hold them. Raises UserError."""
+        return {field: self.positive_int(key) for key, field in fields.items()}
+
     def count(self, key: str) -> int:
         """Return the number of parts that have at least one tensor each. Raises UserError."""
         return self.positive_int(key, largest=self.n_tensors)
@@ -76,12 +80,14 @@ class Mapping:
     outer: OuterNames
     norms: tuple[str, ...]
     """The norms of a layer: one for each of our blocks in it."""
-    map_block: Callable[[ModelSpec, str, str, str], list[TensorMapping]]
-    """From a spec, a kind of block, the name of our block and the name of their layer."""
+    blocks: dict[str, tuple[str, list[TensorMapping]]]
+    """The name of the part of a layer, and the tensors, of each kind of block, in the order of a layer."""
+    fields: dict[str, str]
+    """Keys of `config.json`, with the field of `ModelSpec` that each holds."""
     settings: Callable[[ModelSpec], Settings]
-    """Content of `config.json` besides the keys common to all."""
+    """Content of `config.json` besides `fields` and the keys common to all."""
     sizes: Callable[[UntrustedConfig], Settings]
-    """The inverse: fields of `ModelSpec`."""
+    """The inverse: the fields of `ModelSpec` that are not in `fields`."""
     requires: Settings = field(default_factory=lambda: MODERN)
     """Fields of `ModelSpec` that must have this value."""
     code: bool = False
@@ -102,7 +108,8 @@ class Mapping:
             number, part = divmod(i, len(self.norms))
             layer = f"{self.outer.layers}.{number}"
             found += _norm(spec, f"norms.{i}", f"{layer}.{self.norms[part]}")
-            found += self.map_block(spec, kind, f"blocks.{i}", layer)
+            name, tensors = self.blocks[kind]
+            found += [tensor.within(f"blocks.{i}", f"{layer}.{name}", spec.n_experts) for tensor in tensors]
         return found
 
     def config(self, spec: ModelSpec) -> Settings:
@@ -114,6 +121,7 @@ class Mapping:
             "tie_word_embeddings": spec.tie_embeddings,
             "use_cache": True,
             **self.settings(spec),
+            **{key: getattr(spec, field) for key, field in self.fields.items()},
             "bos_token_id": EOT_ID,
             "eos_token_id": EOT_ID,
             "pad_token_id": None,
@@ -127,26 +135,22 @@ def _norm(spec: ModelSpec, ours: str, theirs: str) -> list[TensorMapping]:
     return [map_tensor(f"{ours}.{part}", f"{theirs}.{part}") for part in parts]
 
 
+ATTENTION_FIELDS = {"hidden_size": "d_model", "max_position_embeddings": "max_seq_len"}
+
+
 def attention_settings(spec: ModelSpec) -> Settings:
-    """Return the attention settings of Llama and its descendants."""
+    """Return the other attention settings of Llama and its descendants."""
     return {
-        "hidden_size": spec.d_model,
         "num_attention_heads": spec.n_heads,
         "num_key_value_heads": spec.n_heads,
         "hidden_act": "silu",
         "rms_norm_eps": EPS,
-        "max_position_embeddings": spec.max_seq_len,
         "attention_dropout": 0.0,
         "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
         "rope_theta": ROPE_THETA,  # what transformers 4 and mlx-lm read; Mixtral has another default
     }
 
 
-def attention_sizes(config: UntrustedConfig) -> Settings:
-    """Read the sizes from those settings."""
-    width = config.positive_int("hidden_size")
-    return {
-        "d_model": width,
-        "head_dim": max(1, width // config.positive_int("num_attention_heads")),
-        "max_seq_len": config.positive_int("max_position_embeddings"),
-    }
+def read_head_dim(config: UntrustedConfig, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
+    """Compute the width of a head from the settings of these names."""
+    return max(1, config.positive_int(width) // config.positive_int(heads))

@@ -41,21 +41,14 @@ def mapping_of(spec: ModelSpec) -> Mapping:
 
 
 def _select_by_blocks(spec: ModelSpec) -> Mapping | None:
-    if set(spec.blocks) == {"mamba"}:
-        return MAMBA2
-    if set(spec.blocks) == {"mamba1"}:
-        return MAMBA1
+    dense = CLASSIC_DENSE if spec.norm == "layernorm" else DENSE
+    for mapping in (MAMBA2, MAMBA1, dense, QK_NORM_DENSE, MOE):
+        pattern = tuple(mapping.blocks)
+        if spec.blocks == pattern * (len(spec.blocks) // len(pattern)):
+            return mapping
     mixers, feed_forward = set(spec.blocks[::2]), set(spec.blocks[1::2])
-    if len(spec.blocks) % 2:
+    if len(spec.blocks) % 2 or not mixers <= MIXERS.keys() or not feed_forward <= {*FEED_FORWARD}:
         return None
-    if mixers == {"qk_norm_attention"} and feed_forward == {"mlp"}:
-        return QK_NORM_DENSE
-    if not mixers <= MIXERS.keys() or not feed_forward <= {*FEED_FORWARD}:
-        return None
-    if mixers == {"attention"} and feed_forward == {"moe"}:
-        return MOE
-    if mixers == {"attention"} and feed_forward == {"mlp"}:
-        return CLASSIC_DENSE if spec.norm == "layernorm" else DENSE
     return GRANITE if mixers == {"attention", "mamba"} and feed_forward == {"mlp"} else HYBRID
 
 

@@ -23,6 +23,12 @@ class TensorMapping(NamedTuple):
     layout: str = "same"
     """`same`; `transposed`: (in, out) as in GPT-2; `kernel`: (C, 1, K) for (C, K)."""
 
+    def within(self, ours: str, theirs: str, n_experts: int) -> "TensorMapping":
+        """Prefix the names with those of a block and of its part of a layer; `*` stands for each expert in turn."""
+        numbers = range(n_experts) if "*" in self.theirs[0] else [0]
+        names = (f"{theirs}.{name}".replace("*", str(i)) for i in numbers for name in self.theirs)
+        return self._replace(ours=f"{ours}.{self.ours}", theirs=tuple(names))
+
     def shape(self, ours: Shape) -> Shape:
         """Return the shape of each of theirs."""
         part = self._part(ours)
@@ -56,53 +62,40 @@ def map_tensor(ours: str, *theirs: str, layout: str = "same") -> TensorMapping:
     return TensorMapping(ours, theirs, layout)
 
 
-def map_attention(ours: str, theirs: str) -> list[TensorMapping]:
-    """Map packed q, k, v to three matrices, with the names of Llama."""
-    return [
-        map_tensor(f"{ours}.qkv.weight", *(f"{theirs}.{part}_proj.weight" for part in "qkv")),
-        map_tensor(f"{ours}.out.weight", f"{theirs}.o_proj.weight"),
-    ]
+def map_equal_names(*names: str) -> list[TensorMapping]:
+    return [map_tensor(name, name) for name in names]
 
 
-def map_state_space(ours: str, theirs: str, *more: tuple[str, str]) -> list[TensorMapping]:
-    """Map the tensors that Mamba and Mamba-2 have in common, and `more` pairs of names."""
-    same = ("in_proj.weight", "A_log", "D", "out_proj.weight")
-    return [
-        *(map_tensor(f"{ours}.{name}", f"{theirs}.{name}") for name in same),
-        map_tensor(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", layout="kernel"),
-        map_tensor(f"{ours}.conv_bias", f"{theirs}.conv1d.bias"),
-        *(map_tensor(f"{ours}.{left}", f"{theirs}.{right}") for left, right in more),
-    ]
-
-
-def map_mamba2(ours: str, theirs: str) -> list[TensorMapping]:
-    return map_state_space(ours, theirs, ("dt_bias", "dt_bias"), ("norm_weight", "norm.weight"))
-
-
-def map_mamba1(ours: str, theirs: str) -> list[TensorMapping]:
-    more = [("x_proj.weight",) * 2, ("dt_proj.weight",) * 2, ("dt_bias", "dt_proj.bias")]
-    return map_state_space(ours, theirs, *more)
-
-
-def map_gated_deltanet(ours: str, theirs: str) -> list[TensorMapping]:
-    """Map our three packed projections to six of theirs, with the names of OLMo's hybrid."""
-    return [
-        map_tensor(f"{ours}.qk.weight", f"{theirs}.q_proj.weight", f"{theirs}.k_proj.weight"),
-        map_tensor(f"{ours}.value_gate.weight", f"{theirs}.v_proj.weight", f"{theirs}.g_proj.weight"),
-        map_tensor(f"{ours}.dt_beta.weight", f"{theirs}.a_proj.weight", f"{theirs}.b_proj.weight"),
-        map_tensor(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", layout="kernel"),
-        map_tensor(f"{ours}.A_log", f"{theirs}.A_log"),
-        map_tensor(f"{ours}.dt_bias", f"{theirs}.dt_bias"),
-        map_tensor(f"{ours}.norm_weight", f"{theirs}.o_norm.weight"),
-        map_tensor(f"{ours}.out_proj.weight", f"{theirs}.o_proj.weight"),
-    ]
-
-
-def map_experts(ours: str, theirs: str, count: int) -> list[TensorMapping]:
-    """Map stacked experts to one matrix each, with the names of Mixtral: w1 is the gate, w3 up, w2 down."""
-    names = [f"{theirs}.experts.{i}" for i in range(count)]
-    return [
-        map_tensor(f"{ours}.router.weight", f"{theirs}.gate.weight"),
-        map_tensor(f"{ours}.w_in", *(f"{name}.{part}.weight" for name in names for part in ("w1", "w3"))),
-        map_tensor(f"{ours}.w_out", *(f"{name}.w2.weight" for name in names)),
-    ]
+ATTENTION = [
+    map_tensor("qkv.weight", "q_proj.weight", "k_proj.weight", "v_proj.weight"),
+    map_tensor("out.weight", "o_proj.weight"),
+]
+"""With the names of Llama."""
+QK_NORM_ATTENTION = [*ATTENTION, *(map_tensor(f"{part}_norm", f"{part}_norm.weight") for part in "qk")]
+SWIGLU = [
+    map_tensor("w_in.weight", "gate_proj.weight", "up_proj.weight"),
+    map_tensor("w_out.weight", "down_proj.weight"),
+]
+_STATE_SPACE = [
+    *map_equal_names("in_proj.weight", "A_log", "D", "out_proj.weight"),
+    map_tensor("conv_weight", "conv1d.weight", layout="kernel"),
+    map_tensor("conv_bias", "conv1d.bias"),
+]
+MAMBA2 = [*_STATE_SPACE, map_tensor("dt_bias", "dt_bias"), map_tensor("norm_weight", "norm.weight")]
+MAMBA1 = [*_STATE_SPACE, *map_equal_names("x_proj.weight", "dt_proj.weight"), map_tensor("dt_bias", "dt_proj.bias")]
+GATED_DELTANET = [
+    map_tensor("qk.weight", "q_proj.weight", "k_proj.weight"),
+    map_tensor("value_gate.weight", "v_proj.weight", "g_proj.weight"),
+    map_tensor("dt_beta.weight", "a_proj.weight", "b_proj.weight"),
+    map_tensor("conv_weight", "conv1d.weight", layout="kernel"),
+    *map_equal_names("A_log", "dt_bias"),
+    map_tensor("norm_weight", "o_norm.weight"),
+    map_tensor("out_proj.weight", "o_proj.weight"),
+]
+"""With the names of OLMo's hybrid."""
+EXPERTS = [
+    map_tensor("router.weight", "gate.weight"),
+    map_tensor("w_in", "experts.*.w1.weight", "experts.*.w3.weight"),
+    map_tensor("w_out", "experts.*.w2.weight"),
+]
+"""One matrix for each expert, with the names of Mixtral: w1 is the gate, w3 up, w2 down."""

@@ -40,9 +40,12 @@ class ModelOutput(NamedTuple):
     """(number of MoE blocks,): mean square of the routers' logsumexp."""
 
 
-def document_ids(tokens: Tensor, eot_id: int) -> Tensor:
-    """Number the documents in each row of tokens (B, T) in order: a document begins with its end-of-text token."""
-    return (tokens == eot_id).cumsum(dim=1)
+def document_ids(tokens: Tensor, eot_id: int | None) -> Tensor | None:
+    """Number the documents in each row of tokens (B, T) in order: a document begins with its end-of-text token.
+
+    eot_id: that token; None if documents are not masked.
+    """
+    return None if eot_id is None else (tokens == eot_id).cumsum(dim=1)
 
 
 class TiedHead(nn.Module):

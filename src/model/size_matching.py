@@ -172,14 +172,12 @@ def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
 
 def reference_spec(config: TrainConfig) -> ModelSpec:
     """Return the dense model to which the models of a configuration are matched."""
+    return _dense_spec(config.size, config.recipe, config.tokenizer.vocab_size, config.training.seq_len)
+
+
+def _dense_spec(size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int) -> ModelSpec:
     dense = ArchitectureConfig(name="dense", pattern=list(REFERENCE_PATTERN))
-    size, recipe, training = config.size, config.recipe, config.training
-    return _configured_spec(dense, size, recipe, config.tokenizer.vocab_size, training.seq_len)
-
-
-def _dense_spec(spec: ModelSpec, size: SizeConfig, recipe: RecipeConfig) -> ModelSpec:
-    """Return dense of the same size and recipe."""
-    return replace(spec, blocks=repeat_pattern(REFERENCE_PATTERN, 2 * size.n_layers), d_ff=dense_d_ff(size, recipe))
+    return _configured_spec(dense, size, recipe, vocab_size, seq_len)
 
 
 def match_size(
@@ -201,7 +199,7 @@ def match_size(
     for kind in architecture.pattern:
         kind_of(kind)
     spec = _configured_spec(architecture, size, recipe, vocab_size, seq_len)
-    reference = _dense_spec(spec, size, recipe)
+    reference = _dense_spec(size, recipe, vocab_size, seq_len)
     words, count = QUANTITIES["active" if match == "none" else match]
     target = count(model_cost(reference, seq_len))
 

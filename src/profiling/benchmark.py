@@ -31,10 +31,8 @@ from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memo
 from src.runtime.host import available_bytes
 from src.runtime.log import LogFunction
 from src.runtime.subprocess_pool import run_in_subprocess
-from src.training.compilation import compile_blocks
-from src.training.loop import TrainState
-from src.training.optimizers import build_optimizer
 from src.training.train_step import train_step
+from src.training.trial_step import build_train_state
 
 PHASES = ("train", "prefill", "decode")
 REPEATS = 5
@@ -49,7 +47,7 @@ COPIED_FLOATS = 1 << 24
 Point = dict[str, Any]
 
 
-def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -> Iterator[dict[str, Any]]:
+def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFunction) -> Iterator[dict[str, Any]]:
     """Measure one architecture at each context length, until memory or time runs out; yield the results after each."""
     points: list[Point] = []
     ended: dict[str, str] = {}
@@ -65,7 +63,9 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, say: LogFunction) -
             yield _build_series(config, points, ended, limits)
             continue
         sides = ", ".join(["ours", *baselines])
-        say(f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}")
+        log_progress(
+            f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}"
+        )
         try:
             found = run_in_subprocess(
                 partial(measure_point, config, spec, context_len, phases, baselines),
@@ -242,15 +242,14 @@ def _build_action(
         rows = max(1, config.training.micro_batch * config.training.seq_len // context_len)
     tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
     if name in ("ours", "compiled"):
-        model = build_model(spec, seed=0).to(device.kind)
+        if phase == "train":
+            state = build_train_state(spec, config.optimizer, device, is_compiled=name == "compiled")
+            step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
+            return Action(step, rows * context_len)
+        model = build_model(spec, seed=0).to(device.kind).eval()
         if phase == "decode":
-            return prepare_decoding(model.eval(), tokens[:, :-1])
-        if phase == "prefill":
-            return Action(partial(_run_prefill, model.eval(), tokens[:, :-1]), rows * context_len)
-        optimizer = build_optimizer(model, config.optimizer)
-        forward = compile_blocks(model) if name == "compiled" else None
-        state = TrainState.begin("measured", model.train(), optimizer, device, forward)
-        return Action(partial(_run_train_step, state, tokens, device), rows * context_len)
+            return prepare_decoding(model, tokens[:, :-1])
+        return Action(partial(_run_prefill, model, tokens[:, :-1]), rows * context_len)
     action = _baseline_action(phase, build_baseline(name, spec), config, tokens, device)
     if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
         return action
@@ -279,19 +278,6 @@ def _with_default_allocator(action: Callable[[], object]) -> None:
         action()
     finally:
         keep_freed_memory()
-
-
-def _run_train_step(state: TrainState, tokens: Tensor, device: Device) -> None:
-    train_step(
-        state.model,
-        state.forward,
-        state.optimizer,
-        state.scaler,
-        tokens,
-        micro_batch_size=len(tokens),
-        grad_clip=1.0,
-        device=device,
-    )
 
 
 def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:

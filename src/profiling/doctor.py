@@ -8,7 +8,7 @@ load on the machine affects both sides of a ratio.
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, MAX_REDUCTION, Device
 from src.runtime.precision import matmul_speed
 from src.runtime.timing import median_times
-from src.training.compilation import compile_blocks
 from src.training.optimizers import build_optimizer
 from src.training.train_step import train_step
+from src.training.trial_step import build_train_state
 
 PROMPT_LENGTH = 9
 """Tokens of the prefill before decoding one by one."""
@@ -214,18 +214,11 @@ def matmul_speeds(device: Device, seconds: float = 0.5) -> dict[str, float | Non
 
 def measure_options(spec: ModelSpec, device: Device, *, compiled: bool, seconds: float = 4.0) -> Iterator[Option]:
     """Measure which options speed up training, about `seconds` each."""
-    plain = _build_step(spec, Device(device.kind, "fp32", device.threads))
-    bf16 = Device(device.kind, "bf16", device.threads)
+    fp32, bf16 = (Device(device.kind, precision, device.threads) for precision in ("fp32", "bf16"))
+    plain, unfused = _build_step(spec, fp32), _build_update(spec, device, False)
     yield _measure_option("runtime.precision=bf16", plain, lambda: _build_step(spec, bf16), device, seconds)
-    yield _measure_option(
-        "fused AdamW (always on)",
-        _build_update(spec, device, False),
-        lambda: _build_update(spec, device, True),
-        device,
-        1,
-    )
+    yield _measure_option("fused AdamW (always on)", unfused, lambda: _build_update(spec, device, True), device, 1)
     if compiled:
-        fp32 = Device(device.kind, "fp32", device.threads)
         yield _measure_option("runtime.compile=true", plain, lambda: _build_step(spec, fp32, True), device, seconds)
 
 
@@ -239,22 +232,10 @@ def _measure_option(
     return Option(name, before / after)
 
 
-def _build_step(spec: ModelSpec, device: Device, compiled: bool = False) -> Callable[[], object]:
-    model = build_model(spec, seed=0).to(device.kind).train()
-    forward: Any = compile_blocks(model) if compiled else model
-    optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-4))
+def _build_step(spec: ModelSpec, device: Device, is_compiled: bool = False) -> Callable[[], object]:
+    state = build_train_state(spec, OptimizerConfig("adamw", learning_rate=1e-4), device, is_compiled=is_compiled)
     tokens = torch.randint(spec.vocab_size, (2, 129), generator=torch.Generator().manual_seed(0)).to(device.kind)
-    return partial(
-        train_step,
-        model,
-        forward,
-        optimizer,
-        device.build_scaler(),
-        tokens,
-        micro_batch_size=2,
-        grad_clip=1.0,
-        device=device,
-    )
+    return partial(train_step, state, tokens, micro_batch_size=2, grad_clip=1.0, device=device)
 
 
 def _build_update(spec: ModelSpec, device: Device, fused: bool) -> Callable[[], object]:

@@ -18,14 +18,12 @@ from torch import Tensor, nn
 
 from src.config.schema import BenchmarkConfig, ModelSpec
 from src.model.blocks.base import disable_cpu_kernels
-from src.model.build import build_model
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
 from src.profiling.benchmark import MAX_CALLS, prepare_decoding, time_interleaved
 from src.profiling.operator_trace import OperatorTrace
 from src.runtime.device import Device, open_device
-from src.training.loop import TrainState
-from src.training.optimizers import build_optimizer
-from src.training.trial_step import random_step
+from src.training.train_step import TrainState
+from src.training.trial_step import build_train_state, random_step
 
 MAX_OPERATORS = 15
 
@@ -33,8 +31,8 @@ MAX_OPERATORS = 15
 def profile_step(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
     """Profile a training step of one micro batch, and one token after a context of the training length."""
     device = open_device(config.runtime)
-    model = build_model(spec, seed=0).to(device.kind).train()
-    state = TrainState.begin("measured", model, build_optimizer(model, config.optimizer), device)
+    state = build_train_state(spec, config.optimizer, device)
+    model = state.model
     rows, length = config.training.micro_batch, config.training.seq_len
     step = partial(
         random_step,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.config.formatting import show_bytes
 from src.config.schema import ModelSpec, TrainConfig, UserError
-from src.model.cost.memory_estimate import Memory, checkpoint_bytes, largest_micro_batch, training_memory
+from src.model.cost.memory_estimate import Memory, checkpoint_bytes, divisors, training_memory
 from src.runtime.host import PROCESS_BYTES, has_dedicated_memory, machine_bytes, read_rank_info
 
 
@@ -50,17 +50,17 @@ def largest_by_estimate(
     activation_checkpointing: bool | None = None,
 ) -> int:
     """Return the largest micro batch that fits by the estimate, or 0; arguments replace settings of `config`."""
-    training, recompute = config.training, config.runtime.activation_checkpointing
-    return largest_micro_batch(
-        spec,
-        seq_len=seq_len or training.seq_len,
-        global_batch_size=training.global_batch_size // read_rank_info().size,
-        available_bytes=available_bytes,
-        activation_checkpointing=recompute if activation_checkpointing is None else activation_checkpointing,
-        precision=precision_of(config),
-        document_masking=training.document_masking,
-        dropout=training.dropout,
+    training, runtime = config.training, config.runtime
+    recompute = runtime.activation_checkpointing if activation_checkpointing is None else activation_checkpointing
+    config = replace(
+        config,
+        training=replace(training, seq_len=seq_len or training.seq_len),
+        runtime=replace(runtime, activation_checkpointing=recompute),
     )
+    for size in reversed(divisors(training.global_batch_size // read_rank_info().size)):
+        if memory_needed(with_micro_batch(config, size), spec).total <= available_bytes:
+            return size
+    return 0
 
 
 def precision_of(config: TrainConfig) -> str:

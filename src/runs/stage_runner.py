@@ -37,10 +37,10 @@ from src.training.checkpoint import (
     save_checkpoint,
 )
 from src.training.compilation import Forward
-from src.training.loop import Diverged, Hooks, TrainState, fit
+from src.training.loop import Diverged, Hooks, fit
 from src.training.optimizers import build_optimizer
 from src.training.stage_budget import StagePlan, plan_stage, stage_schedule
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 
 
 @dataclass
@@ -184,10 +184,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
 
     def step() -> None:
         train_step(
-            model,
-            forward,
-            state.optimizer,
-            state.scaler,
+            state,
             run.device.tensor(loader.batch(0, size, rows)),
             micro_batch_size=config.training.micro_batch,
             grad_clip=config.optimizer.grad_clip,

@@ -9,16 +9,13 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
-from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
@@ -26,57 +23,7 @@ from src.training.checkpoint import Progress
 from src.training.moe_metrics import describe_balance
 from src.training.schedule import learning_rate_factor
 from src.training.stage_budget import StagePlan
-from src.training.train_step import StepOutput, train_step
-
-
-@dataclass
-class TrainState:
-    """All state that training changes."""
-
-    model: LanguageModel
-    forward: Any
-    """The model, or its compiled form."""
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    progress: Progress
-    skipped_steps: Tensor
-    """Counted on the device."""
-    bad_steps: Tensor
-    """Those skipped in a row, counted on the device."""
-
-    @classmethod
-    def begin(
-        cls, stage: str, model: LanguageModel, optimizer: torch.optim.Optimizer, device: Device, forward: Any = None
-    ) -> "TrainState":
-        """Create the state of a new stage; `forward` is the model unless given."""
-        forward = model if forward is None else forward
-        model.set_load_shares(None)
-        skipped, bad = (torch.zeros((), device=device.kind) for _ in range(2))
-        return cls(model, forward, optimizer, device.build_scaler(), Progress(stage), skipped, bad)
-
-    def count(self, skipped: Tensor) -> None:
-        """Count a step: 1.0 if it was skipped, else 0.0."""
-        self.skipped_steps += skipped
-        self.bad_steps += 1
-        self.bad_steps *= skipped
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that resuming needs besides the weights."""
-        self.progress.skipped_steps, self.progress.bad_steps = int(self.skipped_steps), int(self.bad_steps)
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": asdict(self.progress),
-            "load_shares": self.model.load_shares(),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.progress = Progress(**saved["progress"])
-        self.model.set_load_shares(saved.get("load_shares"))  # missing in earlier versions
-        self.skipped_steps.fill_(self.progress.skipped_steps)
-        self.bad_steps.fill_(self.progress.bad_steps)
+from src.training.train_step import StepOutput, TrainState, train_step
 
 
 @dataclass(frozen=True)
@@ -156,10 +103,7 @@ def fit(
                 group["lr"] = learning_rate
             batch = device.tensor(loader.batch(progress.step, size, device.process_group.rank_slice(size)))
             output = train_step(
-                state.model,
-                state.forward,
-                state.optimizer,
-                state.scaler,
+                state,
                 batch,
                 micro_batch_size=training.micro_batch,
                 grad_clip=grad_clip,
@@ -195,9 +139,8 @@ def fit(
                     hooks.begin_branch(branch)
                     stopwatch.resume()
             due = progress.step % plan.checkpoint_every == 0 and not state.bad_steps
-            stop_signal = device.process_group.all_reduce_max(
-                stop.number
-            )  # read once per step: a later signal is handled after the next step
+            # Read once per step: a later signal is handled after the next step.
+            stop_signal = device.process_group.all_reduce_max(stop.number)
             if last or stop_signal or due:
                 stopwatch.pause()
                 hooks.save("last")

@@ -1,5 +1,9 @@
-"""One optimizer step: gradients of a whole global batch, clipping, update; it does not synchronize with the device."""
+"""The state of training, and one optimizer step: gradients of a whole global batch, clipping, update.
 
+A step does not synchronize with the device.
+"""
+
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +12,57 @@ from torch import Tensor, nn
 from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel, ModelOutput, document_ids, token_loss
 from src.runtime.device import Device
+from src.training.checkpoint import Progress
+
+
+@dataclass
+class TrainState:
+    """All state that training changes."""
+
+    model: LanguageModel
+    forward: Any
+    """The model, or its compiled form."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress
+    skipped_steps: Tensor
+    """Counted on the device."""
+    bad_steps: Tensor
+    """Those skipped in a row, counted on the device."""
+
+    @classmethod
+    def begin(
+        cls, stage: str, model: LanguageModel, optimizer: torch.optim.Optimizer, device: Device, forward: Any = None
+    ) -> "TrainState":
+        """Create the state of a new stage; `forward` is the model unless given."""
+        forward = model if forward is None else forward
+        model.set_load_shares(None)
+        skipped, bad = (torch.zeros((), device=device.kind) for _ in range(2))
+        return cls(model, forward, optimizer, device.build_scaler(), Progress(stage), skipped, bad)
+
+    def count(self, skipped: Tensor) -> None:
+        """Count a step: 1.0 if it was skipped, else 0.0."""
+        self.skipped_steps += skipped
+        self.bad_steps += 1
+        self.bad_steps *= skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that resuming needs besides the weights."""
+        self.progress.skipped_steps, self.progress.bad_steps = int(self.skipped_steps), int(self.bad_steps)
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(self.progress),
+            "load_shares": self.model.load_shares(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.progress = Progress(**saved["progress"])
+        self.model.set_load_shares(saved.get("load_shares"))  # missing in earlier versions
+        self.skipped_steps.fill_(self.progress.skipped_steps)
+        self.bad_steps.fill_(self.progress.bad_steps)
 
 
 class StepOutput(NamedTuple):
@@ -26,10 +81,7 @@ class StepOutput(NamedTuple):
 
 
 def train_step(
-    model: LanguageModel,
-    forward: Any,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    state: TrainState,
     batch: Tensor,
     *,
     micro_batch_size: int,
@@ -41,12 +93,13 @@ def train_step(
 ) -> StepOutput:
     """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
 
-    `forward` is the model or its compiled form. Gradients are summed over all processes, losses are means over the
+    Gradients are summed over all processes, losses are means over the
     tokens of the global batch. If the gradient is not finite, the optimizer changes neither weights nor state; the
     device decides that. MoE balancing uses the load of the whole batch. eot_id: the token that begins a document, if
     documents are masked. dropout: the probability; the mask is a function of the step's key and the row of a sequence
     in the global batch.
     """
+    model, optimizer, scaler = state.model, state.optimizer, state.scaler
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
     router_zs: list[Tensor] = []
@@ -58,8 +111,7 @@ def train_step(
         share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]
-            documents = None if eot_id is None else document_ids(inputs, eot_id)
-            output: ModelOutput = forward(inputs, documents=documents)
+            output: ModelOutput = state.forward(inputs, documents=document_ids(inputs, eot_id))
             micro_loss = token_loss(model, output, micro_batch[:, 1:])
         objective = micro_loss if output.aux_loss is None else micro_loss + output.aux_loss
         scaler.scale(objective * share).backward()

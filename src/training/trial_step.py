@@ -5,18 +5,23 @@ import torch
 from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.build import build_model
 from src.runtime.device import Device
-from src.training.loop import TrainState
+from src.training.compilation import compile_blocks
 from src.training.optimizers import build_optimizer
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 
 
 def build_train_state(
-    spec: ModelSpec, optimizer: OptimizerConfig, device: Device, activation_checkpointing: bool
+    spec: ModelSpec,
+    optimizer: OptimizerConfig,
+    device: Device,
+    activation_checkpointing: bool = False,
+    is_compiled: bool = False,
 ) -> TrainState:
     """Build the model and optimizer of a run."""
     model = build_model(spec, seed=0).to(device.kind).train()
     model.activation_checkpointing = activation_checkpointing
-    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device)
+    forward = compile_blocks(model) if is_compiled else None
+    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device, forward)
 
 
 def random_step(
@@ -32,10 +37,7 @@ def random_step(
     """Train one step on random tokens: one micro batch, or two whose gradients are summed."""
     rows = micro_batch_size * (1 + accumulate)
     train_step(
-        state.model,
-        state.forward,
-        state.optimizer,
-        state.scaler,
+        state,
         torch.randint(state.model.spec.vocab_size, (rows, seq_len + 1), device=device.kind),
         micro_batch_size=micro_batch_size,
         grad_clip=1.0,

@@ -25,10 +25,10 @@ from src.model.language_model import LanguageModel
 from src.profiling.operator_trace import OperatorTrace, read_kernels, runs_on_mps
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
-from src.training.loop import Hooks, TrainState, fit
+from src.training.loop import Hooks, fit
 from src.training.optimizers import build_optimizer
 from src.training.stage_budget import StagePlan
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, VOCAB_SIZE, random_tokens, small_spec
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -76,12 +76,12 @@ def stepper(
     device = Device("cpu", precision, 1)
     model.train()
     built = build_optimizer(model, OptimizerConfig(name=optimizer, learning_rate=1e-3))
-    scaler = device.build_scaler()
+    state = TrainState.begin("language", model, built, device)
 
     def step(seed: int) -> object:
         batch = random_tokens(2, 33, seed, vocab_size=4 if masked else VOCAB_SIZE)
         settings: dict[str, Any] = {"micro_batch_size": 1, "grad_clip": 1.0, "eot_id": 0 if masked else None}
-        return train_step(model, model, built, scaler, batch, device=device, **settings)
+        return train_step(state, batch, device=device, **settings)
 
     return step
 

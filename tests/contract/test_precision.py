@@ -14,7 +14,7 @@ from src.model.build import build_model
 from src.model.language_model import token_loss
 from src.runtime.device import Device
 from src.training.optimizers import build_optimizer
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 from tests.contract.small import ARCHITECTURES, RECIPES, SEQ_LEN, random_tokens, small_model, small_spec
 
 BF16 = Device("cpu", "bf16", 1)
@@ -85,13 +85,12 @@ def test_bf16_training_follows_fp32(architecture: str) -> None:
     def losses(precision: str) -> Tensor:
         device, model = Device("cpu", precision, 1), build_model(spec, seed=0)
         optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
-        scaler, found = device.build_scaler(), []
+        state, found = TrainState.begin("language", model, optimizer, device), []
         for step in range(8):
-            batch = (
-                random_tokens(2, SEQ_LEN + 1, step) // 8
-            )  # a few frequent tokens, so that there is something to learn
+            # A few frequent tokens, so that there is something to learn.
+            batch = random_tokens(2, SEQ_LEN + 1, step) // 8
             settings: dict[str, Any] = {"micro_batch_size": 2, "grad_clip": 1.0, "device": device}
-            found.append(train_step(model, model, optimizer, scaler, batch, **settings).loss)
+            found.append(train_step(state, batch, **settings).loss)
         return torch.stack(found)
 
     exact, rounded = losses("fp32"), losses("bf16")

@@ -18,13 +18,13 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, float], bool]) -
     """Make the gradient of some steps not finite, by number and learning rate; return the numbers as they come."""
     real, steps = loop.train_step, []
 
-    def step(model: Any, forward: Any, optimizer: Any, scaler: Any, batch: Any, **settings: Any) -> Any:
+    def step(state: Any, batch: Any, **settings: Any) -> Any:
         steps.append(len(steps))
-        hurt = bad(steps[-1], optimizer.param_groups[0]["lr"])
+        hurt = bad(steps[-1], state.optimizer.param_groups[0]["lr"])
         if hurt:
-            weight = model.final_norm.weight
+            weight = state.model.final_norm.weight
             handle = weight.register_hook(lambda gradient: gradient * math.nan)
-        output = real(model, forward, optimizer, scaler, batch, **settings)
+        output = real(state, batch, **settings)
         if hurt:
             handle.remove()
         return output

@@ -1,4 +1,4 @@
-"""Memory and disk are asked before anything is built; where memory runs out all the same, what would fit is named."""
+"""Memory and disk are checked before anything is built; an out-of-memory error suggests settings that fit."""
 
 import json
 import re
@@ -14,11 +14,18 @@ from src.config.schema import TrainConfig, UserError
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.size_matching import match_config
 from src.runs import resource_check
-from src.runs.resource_check import check_disk, check_memory, memory_needed, suggest_settings, with_micro_batch
+from src.runs.resource_check import (
+    check_disk,
+    check_memory,
+    largest_by_estimate,
+    memory_needed,
+    suggest_settings,
+    with_micro_batch,
+)
 from src.runtime import host
 from src.runtime.device import is_out_of_memory
 from src.runtime.host import PROCESS_BYTES
-from tests.contract.small import composed
+from tests.contract.small import composed, small_spec
 from tests.integration import tiny
 
 GIB = 1 << 30
@@ -32,13 +39,27 @@ def config() -> TrainConfig:
 
 
 def applied(config: TrainConfig, text: str) -> TrainConfig:
-    """Make the changes that a remedy proposes."""
+    """Apply the changes that a message suggests."""
     for item in text.split():
         key, _, value = item.partition("=")
         section, _, name = key.partition(".")
         changed = replace(getattr(config, section), **{name: json.loads(value)})
         config = replace(config, **{section: changed})
     return config
+
+
+def test_largest_micro_batch_is_the_largest_that_fits() -> None:
+    spec = small_spec("hybrid")
+    config = composed("hybrid", "modern", "training.global_batch_size=12", "size.seq_len=64")
+    needed = {size: memory_needed(with_micro_batch(config, size), spec).total for size in (1, 2, 3, 4, 6, 12)}
+
+    def largest(available_bytes: int, again: bool = False) -> int:
+        return largest_by_estimate(config, spec, available_bytes, activation_checkpointing=again)
+
+    assert {size: largest(n_bytes) for size, n_bytes in needed.items()} == {size: size for size in needed}
+    assert largest(needed[4] - 1) == 3
+    assert largest(needed[1] - 1) == 0
+    assert largest(needed[3], again=True) > 3
 
 
 @pytest.mark.parametrize("gib", [8, 16, 24, 32])

@@ -10,9 +10,8 @@ from torch import Tensor
 from src.config.schema import OptimizerConfig
 from src.data.loader import TrainLoader
 from src.model.language_model import LanguageModel
-from src.training.loop import TrainState
 from src.training.optimizers import build_optimizer
-from src.training.train_step import StepOutput, train_step
+from src.training.train_step import StepOutput, TrainState, train_step
 from tests.contract.small import CPU, VOCAB_SIZE, small_model
 
 StateBuilder = Callable[..., TrainState]
@@ -20,10 +19,7 @@ StateBuilder = Callable[..., TrainState]
 
 def step(state: TrainState, batch: Tensor, micro: int = 8, clip: float = 1.0, eot_id: int | None = None) -> StepOutput:
     """Take one optimizer step."""
-    return train_step(
-        state.model, state.forward, state.optimizer, state.scaler, batch,
-        micro_batch_size=micro, grad_clip=clip, device=CPU, eot_id=eot_id,
-    )  # fmt: skip
+    return train_step(state, batch, micro_batch_size=micro, grad_clip=clip, device=CPU, eot_id=eot_id)
 
 
 def poison(state: TrainState, factors: Iterable[float]) -> None:

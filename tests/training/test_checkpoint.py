@@ -28,7 +28,7 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.training.loop import TrainState
+from src.training.train_step import TrainState
 from tests.conftest import Bomb
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, small_model
 from tests.training.conftest import StateBuilder, step
@@ -286,7 +286,7 @@ def test_checkpoint_set_aside_by_a_crash_is_found(folder: Path) -> None:
 
 
 def test_reading_deletes_no_folder_of_the_user(tmp_path: Path, trained: TrainState) -> None:
-    """A copy beside a run or a checkpoint belongs to the user."""
+    """A copy next to a run or a checkpoint belongs to the user."""
     run = tmp_path / "run"
     save(run / "checkpoints" / "code" / "last", trained)
     for kept in (tmp_path / "run.old", run / "checkpoints" / "code" / "last.old"):

@@ -12,8 +12,9 @@ import torch
 from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.runtime.signals import Interrupted, StopRequest
-from src.training.loop import Hooks, TrainState, fit
+from src.training.loop import Hooks, fit
 from src.training.stage_budget import StagePlan
+from src.training.train_step import TrainState
 from tests.contract.small import ARCHITECTURES, CPU
 from tests.integration import tiny
 from tests.training.conftest import StateBuilder, poison

@@ -20,9 +20,10 @@ from src.model.language_model import LanguageModel
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
 from src.training.compilation import compile_blocks
-from src.training.loop import Hooks, TrainState, fit
+from src.training.loop import Hooks, fit
 from src.training.moe_metrics import describe_balance
 from src.training.stage_budget import StagePlan
+from src.training.train_step import TrainState
 from tests.contract.small import CPU, random_tokens, small_spec
 from tests.integration import tiny
 from tests.training.conftest import StateBuilder, poison, step

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from src.model.build import build_model
 from src.model.language_model import ModelOutput, token_loss
-from src.training.loop import TrainState
-from src.training.train_step import train_step
+from src.training.train_step import TrainState, train_step
 from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_model, small_spec
 from tests.reference.loss import reference_cross_entropy
 from tests.training.conftest import StateBuilder, poison, step
@@ -151,7 +150,7 @@ def test_dropout_does_not_depend_on_the_micro_batch(build_state: StateBuilder) -
     def loss(micro: int, dropout_key: tuple[object, ...], dropout: float = 0.3) -> float:
         state = build_state()
         output = train_step(
-            state.model, state.forward, state.optimizer, state.scaler, random_tokens(6, 17),
+            state, random_tokens(6, 17),
             micro_batch_size=micro, grad_clip=1.0, device=CPU, dropout=dropout, dropout_key=dropout_key,
         )  # fmt: skip
         assert state.model.dropout is None, "dropout is off after the step"

@@ -1,7 +1,7 @@
 """The interface of a block: a causal map of (B, T, D) to (B, T, D) with its own initialization and decoding state.
 
-`LanguageModel` adds the residual connection and the norm before a block. The cost of a block is in the `cost.py` beside
-its `module.py`, so that sizes can be matched without torch.
+`LanguageModel` adds the residual connection and the norm before a block. The cost of a block is in `cost.py` in the
+same folder, so that sizes can be matched without torch.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 INIT_STD = 0.02
 
@@ -63,7 +64,7 @@ class Block(nn.Module):
         return {}
 
     def no_decay(self) -> set[str]:
-        """Return the names of parameters to exclude from weight decay, besides norms and biases."""
+        """Return the names of parameters to exclude from weight decay, besides those with one dimension."""
         return set()
 
 
@@ -93,6 +94,12 @@ def init_linear(layer: nn.Linear, std: float = INIT_STD) -> None:
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def pad_to_chunks(chunk: int, *parts: Tensor) -> tuple[Tensor, ...]:
+    """Append zeros to parts (B, T, ...) so that T is a multiple of the chunk size."""
+    padding = -parts[0].shape[1] % chunk
+    return tuple(F.pad(part, (0, 0) * (part.ndim - 2) + (0, padding)) if padding else part for part in parts)
 
 
 def inverse_softplus(value: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ the context length, and include the norm before the block. `tests/contract` comp
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import add
 
 from src.config.schema import ModelSpec
 
@@ -27,6 +28,9 @@ class Cost:
     """Forward pass, per token, as executed."""
     state_bytes: int
     """Decoding state per sequence at the context length, in fp32."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)

@@ -163,34 +163,6 @@ def checkpoint_bytes(spec: ModelSpec) -> CheckpointBytes:
     return CheckpointBytes(weights, 3 * weights)
 
 
-def largest_micro_batch(
-    spec: ModelSpec,
-    *,
-    seq_len: int,
-    global_batch_size: int,
-    available_bytes: int,
-    activation_checkpointing: bool = False,
-    precision: str = "fp32",
-    document_masking: bool = False,
-    dropout: float = 0.0,
-) -> int:
-    """Return the largest divisor of `global_batch_size` whose training step fits; 0 if not even one sequence fits."""
-    for size in reversed(divisors(global_batch_size)):
-        needed = training_memory(
-            spec,
-            seq_len=seq_len,
-            micro_batch_size=size,
-            accumulate=size < global_batch_size,
-            activation_checkpointing=activation_checkpointing,
-            precision=precision,
-            document_masking=document_masking,
-            dropout=dropout,
-        )
-        if needed.total <= available_bytes:
-            return size
-    return 0
-
-
 def divisors(number: int) -> list[int]:
     """List the divisors of a number in ascending order."""
     return [n for n in range(1, number + 1) if number % n == 0]

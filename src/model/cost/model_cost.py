@@ -5,8 +5,9 @@ since the backward pass has two products for each. Document masks change no figu
 on the text and are computed anyway. `tests/contract` compares every number with the built model.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
 
 from src.config.schema import ModelSpec
 from src.model.blocks import kind_of
@@ -25,16 +26,17 @@ class ModelCost:
     recomputed_flops_per_token: float
     """As executed: recomputed with activation checkpointing, the blocks without the last product of each."""
 
-    def _sum(self, quantity: Callable[[Cost], float]) -> float:
-        return sum(quantity(cost) for cost in self.components.values())
+    @cached_property
+    def total(self) -> Cost:
+        return reduce(add, self.components.values())
 
     @property
     def total_params(self) -> int:
-        return int(self._sum(lambda cost: cost.params))
+        return self.total.params
 
     @property
     def active_params(self) -> int:
-        return int(self._sum(lambda cost: cost.active_params))
+        return self.total.active_params
 
     @property
     def non_embedding_params(self) -> int:
@@ -47,11 +49,11 @@ class ModelCost:
     @property
     def forward_flops_per_token(self) -> float:
         """As needed."""
-        return self._sum(lambda cost: cost.flops)
+        return self.total.flops
 
     @property
     def executed_forward_flops_per_token(self) -> float:
-        return self._sum(lambda cost: cost.executed_flops)
+        return self.total.executed_flops
 
     @property
     def train_flops_per_token(self) -> float:
@@ -60,12 +62,12 @@ class ModelCost:
 
     def executed_train_flops_per_token(self, activation_checkpointing: bool = False) -> float:
         """Return the FLOPs of three forward passes; with activation checkpointing, plus those that are recomputed."""
-        again = self.recomputed_flops_per_token if activation_checkpointing else 0
-        return 3 * self.executed_forward_flops_per_token + again
+        recomputed = self.recomputed_flops_per_token if activation_checkpointing else 0
+        return 3 * self.executed_forward_flops_per_token + recomputed
 
     @property
     def state_bytes(self) -> int:
-        return int(self._sum(lambda cost: cost.state_bytes))
+        return self.total.state_bytes
 
     def totals(self) -> dict[str, float]:
         """Return all totals by name, for summary.json and the commands."""

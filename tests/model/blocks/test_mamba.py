@@ -106,7 +106,7 @@ def test_factorized_form_is_used_only_below_its_limit(margin: float) -> None:
 
 @pytest.mark.parametrize("first", [15.0, 20.0, 24.0])
 def test_first_step_of_a_chunk_is_included(first: float) -> None:
-    """It decays a state of large numbers, beside steps that already reach the limit."""
+    """It decays a state of large numbers, in addition to steps that already reach the limit."""
     x, _, _, b, c, state = ssd_inputs(64, 1.0, 1.1)
     steps = torch.full((2, 64, HEADS), 0.99 * MAX_EXPONENT / 16)
     steps[:, 0], steps[:, 32], x[:, 31], a = 0.1, first, 1e10 * x[:, 31], -torch.ones(HEADS)

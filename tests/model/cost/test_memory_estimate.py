@@ -13,7 +13,7 @@ from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.blocks import kind_names, kind_of
 from src.model.blocks.kind import Activations, Kind, norm_activations
 from src.model.build import build_model
-from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory, largest_micro_batch, training_memory
+from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory, training_memory
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_size
 from src.training.checkpoint import Progress, save_checkpoint
@@ -133,24 +133,6 @@ def test_kind_without_activation_memory_still_has_weights(monkeypatch: pytest.Mo
     monkeypatch.setattr("src.model.cost.memory_estimate.kind_of", {"mlp": kind_without_memory}.__getitem__)
     estimate = training_memory(spec, seq_len=8, micro_batch_size=1, accumulate=False)
     assert estimate.weights == 4 * model_cost(spec, 8).total_params
-
-
-def test_largest_micro_batch_is_the_largest_that_fits() -> None:
-    spec = small_spec("hybrid")
-    needed = {
-        size: training_memory(spec, seq_len=64, micro_batch_size=size, accumulate=size < 12).total
-        for size in (1, 2, 3, 4, 6, 12)
-    }
-
-    def largest(available_bytes: int, again: bool = False) -> int:
-        return largest_micro_batch(
-            spec, seq_len=64, global_batch_size=12, available_bytes=available_bytes, activation_checkpointing=again
-        )
-
-    assert {size: largest(n_bytes) for size, n_bytes in needed.items()} == {size: size for size in needed}
-    assert largest(needed[4] - 1) == 3
-    assert largest(needed[1] - 1) == 0
-    assert largest(needed[3], again=True) > 3
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe"])

@@ -139,9 +139,8 @@ class Attention(Block):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         batch, length, width = x.shape
         qkv = self.project(x, cache, documents)
-        qk, v = qkv.split(
-            (2 * width, width), dim=-1
-        )  # a single split, since the gradient of a slice is padded with zeros
+        # A single split, since the gradient of a slice is padded with zeros.
+        qk, v = qkv.split((2 * width, width), dim=-1)
         qk = self.normalize(qk.unflatten(-1, (2, self.n_heads, self.head_dim)))
         qk = qk.permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
         v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)

@@ -9,14 +9,8 @@ from src.model.blocks.kind import BYTES_PER_FLOAT, Activations, Cost
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
     """Add the convolution of 3 D channels to attention."""
-    plain, weights = attention.block_cost(spec, context_len), 3 * spec.d_model * spec.d_conv
-    return Cost(
-        plain.params + weights,
-        plain.active_params + weights,
-        plain.flops + 2 * weights,
-        plain.executed_flops + 2 * weights,
-        plain.state_bytes + 3 * spec.d_model * (spec.d_conv - 1) * BYTES_PER_FLOAT,
-    )
+    weights, state_bytes = 3 * spec.d_model * spec.d_conv, 3 * spec.d_model * (spec.d_conv - 1) * BYTES_PER_FLOAT
+    return attention.block_cost(spec, context_len) + Cost(weights, weights, 2 * weights, 2 * weights, state_bytes)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
-from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, pad_to_chunks
 from src.model.blocks.convolution import convolve
 from src.model.blocks.cpu_linear import Linear
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
@@ -47,12 +47,9 @@ def chunked_delta_rule(
     Returns o (B, T, H, P) and the state after position T.
     """
     batch, length, heads, n_key = q.shape
-    if padding := -length % chunk:  # beta = 0 writes nothing and log_decay = 0 decays nothing: the state is unchanged
-        q, k, v = (F.pad(part, (0, 0, 0, 0, 0, padding)) for part in (q, k, v))
-        log_decay, beta = (F.pad(part, (0, 0, 0, padding)) for part in (log_decay, beta))
-        if documents is not None:
-            documents = torch.cat((documents, documents[:, -1:].expand(-1, padding)), dim=1)
-    n_chunks = (length + padding) // chunk
+    # beta = 0 writes nothing and log_decay = 0 decays nothing: padding does not change the state
+    q, k, v, log_decay, beta = pad_to_chunks(chunk, q, k, v, log_decay, beta)
+    n_chunks = q.shape[1] // chunk
     q, k, v = (part.view(batch, n_chunks, chunk, heads, -1).transpose(2, 3) for part in (q, k, v))
     beta = beta.view(batch, n_chunks, chunk, heads, 1).transpose(2, 3)  # (B, c, H, Q, 1)
     decay = decay_in_chunks(log_decay.view(batch, n_chunks, chunk, heads), documents)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from src.model.blocks.base import pad_to_chunks
 
 FACTORIZED_CHUNK = 32
 MAX_EXPONENT = 40.0
@@ -29,10 +30,8 @@ def factorized_ssd(
     exp(L_i - m) times exp(m - L_j): the first factor scales the output, the second the input.
     """
     batch, length, heads, width = x.shape
-    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding does not change the state
-        x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
-        b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
-    n_chunks = (length + padding) // chunk
+    x, dt, b, c = pad_to_chunks(chunk, x, dt, b, c)  # dt = 0 decays nothing and adds nothing: the state is unchanged
+    n_chunks = x.shape[1] // chunk
     dt = dt.view(batch, n_chunks, chunk, heads)
     sums = (dt * a).cumsum(2)  # (B, c, Q, H), <= 0
     middle, last = sums[:, :, chunk // 2], sums[:, :, -1]  # (B, c, H)

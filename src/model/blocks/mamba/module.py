@@ -108,6 +108,3 @@ class Mamba(Block):
         with torch.no_grad():
             self.A_log.uniform_(*A_RANGE).log_()
             self.dt_bias.copy_(draw_dt_bias(self.n_heads))
-
-    def no_decay(self) -> set[str]:
-        return {"A_log", "D", "dt_bias", "conv_bias", "norm_weight"}

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from src.model.blocks.base import should_use_cpu_kernel
+from src.model.blocks.base import pad_to_chunks, should_use_cpu_kernel
 from src.model.blocks.mamba.cpu_ssd import FACTORIZED_CHUNK, factorized_ssd
 
 
@@ -55,12 +54,8 @@ def chunked_ssd(
     """
     batch, length, heads, width = x.shape
     n_state = b.shape[-1]
-    if padding := -length % chunk:  # dt = 0 decays nothing and adds nothing, so padding does not change the state
-        x, dt = F.pad(x, (0, 0, 0, 0, 0, padding)), F.pad(dt, (0, 0, 0, padding))
-        b, c = F.pad(b, (0, 0, 0, padding)), F.pad(c, (0, 0, 0, padding))
-        if documents is not None:
-            documents = torch.cat((documents, documents[:, -1:].expand(-1, padding)), dim=1)
-    n_chunks = (length + padding) // chunk
+    x, dt, b, c = pad_to_chunks(chunk, x, dt, b, c)  # dt = 0 decays nothing and adds nothing: the state is unchanged
+    n_chunks = x.shape[1] // chunk
 
     inputs = (x * dt[..., None]).view(batch, n_chunks, chunk, heads, width)
     b, c = b.reshape(batch, n_chunks, chunk, n_state), c.reshape(batch, n_chunks, chunk, n_state)
@@ -98,12 +93,17 @@ class Decay(NamedTuple):
 
 
 def decay_in_chunks(steps: Tensor, documents: Tensor | None) -> Decay:
-    """Compute decay factors from steps, dt A (B, c, Q, H); they are 0 between different documents."""
+    """Compute decay factors from steps, dt A (B, c, Q, H); they are 0 between different documents (B, T).
+
+    Padding after position T belongs to the last document.
+    """
     batch, n_chunks, chunk, _ = steps.shape
     visible = torch.ones(chunk, chunk, dtype=torch.bool, device=steps.device).tril()
     if documents is None:
         sums = steps.transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
     else:
+        padding = n_chunks * chunk - documents.shape[1]
+        documents = torch.cat((documents, documents[:, -1:].expand(-1, padding)), dim=1) if padding else documents
         documents = documents.reshape(batch, n_chunks, 1, chunk)
         visible = visible & (documents[..., :, None] == documents[..., None, :])  # (B, c, 1, Q, Q)
         # Sums restart at each document, so that rounding errors of one do not affect the next.
@@ -112,9 +112,8 @@ def decay_in_chunks(steps: Tensor, documents: Tensor | None) -> Decay:
     from_start, to_end, through = sums, sums[..., -1:] - sums, sums[..., -1:]
     if documents is not None:
         last = documents[..., -1:]
-        first = torch.cat(
-            (documents[:, :1, :, :1], last[:, :-1]), dim=1
-        )  # the document of the state at the start of a chunk
+        # The document of the state at the start of a chunk.
+        first = torch.cat((documents[:, :1, :, :1], last[:, :-1]), dim=1)
         from_start = from_start.masked_fill(documents != first, -torch.inf)
         to_end = to_end.masked_fill(documents != last, -torch.inf)
         through = through.masked_fill(first != last, -torch.inf)

@@ -76,9 +76,8 @@ class MoE(Block):
             logits = F.linear(tokens.float(), self.router.weight.float())  # (M, E)
         probabilities = logits.softmax(dim=-1)
         weights, experts = self._route(probabilities)  # (M, k)
-        if (
-            self.top_k > 1
-        ):  # normalized, a single weight would always be 1 and the router would get no gradient from the loss
+        # Normalized, a single weight would always be 1 and the router would get no gradient from the loss.
+        if self.top_k > 1:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if len(tokens) == 1 and not torch.is_grad_enabled():
             return BlockOutput(self._decode_token(tokens, weights, experts).view_as(x))

@@ -9,8 +9,8 @@ from src.model.blocks.kind import Activations, Cost
 
 def block_cost(spec: ModelSpec, context_len: int) -> Cost:
     """Add the weights of the two norms to attention."""
-    plain, weights = attention.block_cost(spec, context_len), 2 * spec.head_dim
-    return replace(plain, params=plain.params + weights, active_params=plain.active_params + weights)
+    weights = 2 * spec.head_dim
+    return attention.block_cost(spec, context_len) + Cost(weights, weights, 0, 0, 0)
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
