@@ -129,7 +129,7 @@ def test_runs_made_again_are_compared_by_their_weights(tmp_path: Path) -> None:
     ]
     evaluated(again.root / "runs" / "dense-nano-full-s1-0000abcd", language="a" * 64, code="d" * 64)
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))
-    assert lines[0].startswith("2 of 3 runs")
+    assert lines[0].startswith("2 of 3 repeated runs")
     assert lines[1] == "dense-nano-full-s1-0000abcd: different weights after stage code"
 
 

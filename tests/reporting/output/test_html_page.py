@@ -26,7 +26,7 @@ addEventListener("load", () => setTimeout(() => {
     (plot) => plot.querySelectorAll(".scatterlayer .js-line, .plot .point").length);
   const all = lines(), boxes = [...document.querySelectorAll("nav input")];
   const shown = () => [...document.querySelectorAll("tr[data-architecture]")].filter((row) => row.offsetParent).length;
-  const rows = shown(), axis = () => document.querySelector(".xtitle").textContent;
+  const rows = shown(), axis = () => document.querySelector("#chart-curves .xtitle").textContent;
   const before = axis(), selects = document.querySelectorAll("#chart-curves select");
   if (boxes.length) boxes[0].click();
   const fewer = lines(), fewerRows = shown();
