@@ -20,6 +20,10 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+COMBINED = frozenset(("jamba", "griffin", "moe_hybrid", "window_attention"))
+"""Architectures that combine the blocks of others: `make test` leaves them out, `make test-all` tests them too."""
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare the small corpus of tests/integration/tiny.py; read only."""
@@ -37,6 +41,17 @@ def without_cpu_kernels() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _empty_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reports write empty images, except in tests marked `images`: drawing takes most of a report's time."""
+    if not request.node.get_closest_marker("images"):
+        from matplotlib.figure import Figure
+
+        from src.reporting.output import write
+
+        monkeypatch.setattr(write, "draw", lambda *_: Figure(figsize=(1, 1)))
+
+
 class Bomb:
     """Makes a folder when it is unpickled."""
 
@@ -48,7 +63,14 @@ class Bomb:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked mps or cuda where there is no such device; torch is imported only if there are any."""
+    """Mark tests of combined architectures as slow, and skip those of devices that are not there.
+
+    Torch is imported only if a test is marked mps or cuda.
+    """
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params.values()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        if any(value in COMBINED for value in values or () if isinstance(value, str)):
+            item.add_marker(pytest.mark.slow)
     marked = [(item, name) for item in items for name in ("mps", "cuda") if item.get_closest_marker(name)]
     if not marked:
         return

@@ -28,6 +28,7 @@ def run(*arguments: str) -> int:
     return run_cli(lambda: benchmark.main([*SMALL, *arguments]))
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_tables_points_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("architecture=dense,mamba", "context_lens=[16,32]", "peers=true", f"output_root={tmp_path}")
     assert run(*arguments) == 0

@@ -56,7 +56,7 @@ def commands() -> list[tuple[str, str]]:
         for line in re.findall(r"(?<=-m )src\.[^`|\n]*", path.read_text(encoding="utf-8")):
             if "=" in line and "..." not in line and "experiment=NAME" not in line:
                 found.append((path.name, re.sub(r"\s+#.*", "", line)))
-    return found
+    return list({line: (document, line) for document, line in reversed(found)}.values())
 
 
 @pytest.mark.parametrize(("document", "line"), commands())

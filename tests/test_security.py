@@ -46,7 +46,8 @@ FILES = [
 
 
 CASES = [
-    *((name, harm) for name in FILES for harm in (pickled, truncated)),
+    *((name, pickled) for name in FILES),
+    *(pytest.param(name, truncated, marks=pytest.mark.slow) for name in FILES),
     *((name, saved_by_torch) for name in FILES if name.endswith((".pt", ".safetensors"))),
     ("config.yaml", tagged_yaml),
 ]

@@ -65,6 +65,7 @@ def shown(config: DictConfig) -> str:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_command_lines_compose_as_in_hydra(n: int) -> None:
     draw = random.Random(n)

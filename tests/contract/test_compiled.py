@@ -91,6 +91,7 @@ def test_each_shape_compiles_its_own_graph() -> None:
             assert counter.frame_count == count
 
 
+@pytest.mark.slow
 def test_cheap_activations_are_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build_model(replace(small_spec("mamba"), blocks=("mamba", "mamba")), seed=0), random_tokens(2, 65)
     wanted = loss_and_gradients(model, model, tokens)

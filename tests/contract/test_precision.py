@@ -77,6 +77,7 @@ def test_attention_sums_in_fp32() -> None:
     assert torch.equal(F.scaled_dot_product_attention(q, q, v, is_causal=True), v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bf16_training_follows_fp32(architecture: str) -> None:
     """Within 5e-4 over 8 steps; measured at most 1.4e-4, and at least 2e-3 with bf16 logits in the loss."""

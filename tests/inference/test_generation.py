@@ -62,6 +62,7 @@ def test_seed_reproduces_its_text() -> None:
     assert list(generate(model, PROMPT, replace(sampling, seed=4))) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_batch_equals_single_texts(architecture: str) -> None:
     model, sampling = confident_model(architecture), SamplingConfig(max_new_tokens=40, temperature=1.5, seed=3)

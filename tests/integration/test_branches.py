@@ -121,7 +121,7 @@ def test_the_final_weights_are_not_those_of_a_branch(runs: dict[str, Path]) -> N
     assert find_checkpoint(runs["branched"], "last").progress.stage == "language"
 
 
-@pytest.mark.parametrize("stops", [(8, 44), (STEPS,)])
+@pytest.mark.parametrize("stops", [(8, 44), pytest.param((STEPS,), marks=pytest.mark.slow)])
 def test_a_run_that_fails_around_a_branch_resumes_bit_identically(
     stops: Sequence[int], runs: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +134,7 @@ def test_a_run_that_fails_around_a_branch_resumes_bit_identically(
     assert differences(runs["branched"], tiny.only_run(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_a_branch_without_its_first_checkpoint_is_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +216,7 @@ def test_equal_time_counts_a_branch_by_its_share() -> None:
     assert "language_quarter: language 25 s" in str(training_contract(config, None, None)["stages"])
 
 
+@pytest.mark.slow
 def test_branches_of_a_second_stage_run_and_are_evaluated_without_probes(data: Path, tmp_path: Path) -> None:
     register_schema(TrainConfig, "train")
     more = [*COMMON, f"training.max_steps={STEPS}", "schedule.warmup_steps=1", "stage=full_budgets"]

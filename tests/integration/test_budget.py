@@ -79,6 +79,7 @@ def test_a_stage_that_starts_from_a_timed_run_measures_for_itself(
     assert read_json(tiny.only_run(root) / "summary.json")["stages"]["code"]["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_time_budget_is_met_approximately(data: Path, tmp_path: Path) -> None:
     summary, _ = trained(data, tmp_path, "training.budget=time", "training.max_seconds=3", "architecture=hybrid")
     final = summary["final"]

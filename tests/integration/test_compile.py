@@ -19,6 +19,7 @@ def decided(folder: Path) -> bool:
     return found
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_run_logs_it_and_continues(data: Path, tmp_path: Path) -> None:
     plain, tried = tmp_path / "plain", tmp_path / "tried"
     assert tiny.run(data, plain, "training.max_steps=2") == 0

@@ -21,7 +21,6 @@ SETTINGS = (
     "training.checkpoint_every=4",
     "schedule.warmup_steps=10",
 )
-QUICK = [arch if arch == "moe" else pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES]
 
 
 def launch(processes: int, arguments: list[str]) -> "subprocess.Popen[str]":
@@ -44,26 +43,38 @@ def assert_close(folder: Path, other: Path) -> None:
     """Compare every row of two runs: losses within 1e-5 nats, the rest of a step within rounding."""
     rows, others = tiny.rows(folder), tiny.rows(other)
     assert len(rows) == len(others) > STEPS
-    for row, twin in zip(rows, others, strict=True):
-        assert row.keys() == twin.keys()
+    for row, expected in zip(rows, others, strict=True):
+        assert row.keys() == expected.keys()
         for key in row:
             if key.endswith("loss"):
-                assert row[key] == pytest.approx(twin[key], rel=0, abs=1e-5), (row["step"], key)
+                assert row[key] == pytest.approx(expected[key], rel=0, abs=1e-5), (row["step"], key)
             elif key.startswith("moe/") or key == "train/grad_norm":
-                assert row[key] == pytest.approx(twin[key], rel=1e-3, abs=1e-6), (row["step"], key)
+                assert row[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-6), (row["step"], key)
 
 
-@pytest.mark.parametrize("architecture", QUICK)
-def test_two_processes_do_what_one_does_and_survive_a_kill(architecture: str, data: Path, tmp_path: Path) -> None:
-    more = of_architecture(architecture)
-    one, whole, broken = (tmp_path / name for name in ("one", "whole", "broken"))
-    assert tiny.run(data, one, *more) == 0
-    out = train(2, tiny.command_line(data, whole, *more))
+def train_by_two(data: Path, root: Path, *more: str) -> Path:
+    out = train(2, tiny.command_line(data, root, *more))
+    folder = tiny.only_run(root)
     assert out.count("Device: CPU, precision fp32, 2 processes, 1 CPU threads") == 1
-    assert out.splitlines()[-1] == f"Run: {tiny.only_run(whole)}"
-    assert_close(tiny.only_run(one), tiny.only_run(whole))
-    assert read_json(tiny.only_run(whole) / "summary.json")["contract"]["processes"] == 2
+    assert out.splitlines()[-1] == f"Run: {folder}"
+    assert read_json(folder / "summary.json")["contract"]["processes"] == 2
+    return folder
 
+
+@pytest.mark.parametrize(
+    "architecture", [arch if arch == "moe" else pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES]
+)
+def test_two_processes_do_what_one_does(architecture: str, data: Path, tmp_path: Path) -> None:
+    more = of_architecture(architecture)
+    assert tiny.run(data, tmp_path / "one", *more) == 0
+    assert_close(tiny.only_run(tmp_path / "one"), train_by_two(data, tmp_path / "two", *more))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_two_processes_resume_after_a_kill(architecture: str, data: Path, tmp_path: Path) -> None:
+    more = of_architecture(architecture)
+    whole, broken = train_by_two(data, tmp_path / "whole", *more), tmp_path / "broken"
     arguments = tiny.command_line(data, broken, *more)
     err = kill_one(launch(2, arguments), broken, after_step=9)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -73,7 +84,7 @@ def test_two_processes_do_what_one_does_and_survive_a_kill(architecture: str, da
     ]
     assert read_json(tiny.only_run(broken) / "summary.json")["status"] == "failed"
     assert "Resuming stage language after step 8" in train(2, arguments)
-    assert differences(tiny.only_run(whole), tiny.only_run(broken)) == []
+    assert differences(whole, tiny.only_run(broken)) == []
 
 
 def kill_one(process: "subprocess.Popen[str]", root: Path, after_step: int) -> str:

@@ -50,6 +50,7 @@ def run(tree: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_new_architecture_needs_one_folder_and_one_yaml(
     tree: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_new_architecture_needs_one_folder_and_one_yaml(
     assert "leaky" in run(tree, "src.train", "--help")
 
 
+@pytest.mark.slow
 def test_a_new_architecture_is_part_of_the_contract_tests(tree: Path) -> None:
     said = run(tree, "pytest", "tests/contract/test_architectures.py", "-k", "leaky", "-q", "-p", "no:cacheprovider")
     assert re.search(r"\d\d passed", said)

@@ -14,7 +14,7 @@ STEPS = 16
 SETTINGS = (f"training.max_steps={STEPS}", "training.checkpoint_every=4", "training.eval_every=8")
 ARCHITECTURES = [
     "mamba",
-    "moe",
+    pytest.param("moe", marks=pytest.mark.slow),
     pytest.param("dense", marks=pytest.mark.slow),
     pytest.param("hybrid", marks=pytest.mark.slow),
 ]

@@ -368,6 +368,7 @@ def test_a_resumed_run_keeps_its_device(data: Path, tmp_path: Path) -> None:
     assert read_json(folder / "summary.json")["environment"]["threads"] == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_micro_batch(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

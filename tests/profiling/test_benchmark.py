@@ -72,7 +72,10 @@ def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
     assert [len(times) for times in found.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
 
 
-@pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "mamba1", "moe", "hybrid"))],
+)
 def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
     spec = match_config(config).spec

@@ -56,7 +56,13 @@ CASES = [(name, accumulate, accumulate) for name in ARCHITECTURES for accumulate
 
 @pytest.mark.parametrize(
     ("architecture", "accumulate", "activation_checkpointing"),
-    [*CASES, ("dense", True, False), ("dense", False, True), ("moe", True, False), ("moe", False, True)],
+    [
+        *CASES,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("dense", True, False), ("dense", False, True), ("moe", True, False), ("moe", False, True))
+        ),
+    ],
 )
 def test_training_matches_the_estimate(architecture: str, accumulate: bool, activation_checkpointing: bool) -> None:
     recipe = "classic" if accumulate else "modern"
@@ -112,6 +118,7 @@ def test_half_precision_is_within_the_estimate(architecture: str) -> None:
     assert measured < estimate < 1.6 * measured
 
 
+@pytest.mark.slow
 def test_separate_process_has_its_own_peak() -> None:
     spec, settings = small_spec("dense"), {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}
     ballast = torch.ones(1 << 28)  # 1 GiB

@@ -32,6 +32,7 @@ def test_compare_architectures_runs_on_a_sweep(four, monkeypatch):
     assert pictures == 4 and "no verdict: 1 seed" in printed and "Once upon a time" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_learning_rates_runs_on_a_search(four, monkeypatch):
     trials = [{"learning_rate": 10**-n, "bits_per_byte": abs(n - 3) + 1.0} for n in (2, 3, 4)]
@@ -41,6 +42,7 @@ def test_learning_rates_runs_on_a_search(four, monkeypatch):
     assert pictures == 1 and "| dense | nano | 0.001 | 1.000 | 3 | no |" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_scaling_runs_on_a_sweep_of_sizes(builder, monkeypatch):
     for size, level in (("nano", 2.4), ("micro", 2.0)):

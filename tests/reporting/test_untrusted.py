@@ -117,6 +117,7 @@ def test_a_terminal_obeys_nothing(builder: SweepBuilder) -> None:
     assert "error" in text and not set(text) & set("\x1b\x07\x9b\x08")
 
 
+@pytest.mark.images
 def test_one_figure_that_fails_costs_a_line(four: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise ValueError("Data cannot be log-scaled")
@@ -132,6 +133,7 @@ def test_one_figure_that_fails_costs_a_line(four: SweepBuilder, monkeypatch: pyt
     assert not (page.parent / "figures" / "loss_vs_tokens.png").exists()
 
 
+@pytest.mark.images
 def test_a_figure_without_any_point_is_drawn(four: SweepBuilder) -> None:
     """Recall of few names leaves no range that is shown."""
     for run in (four.root / "runs").iterdir():

@@ -99,6 +99,7 @@ def test_a_job_killed_by_sigkill_is_retried(data: Path, tmp_path: Path, undistur
     assert "Resuming stage language after step" in out and tiny.weights(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_at_once_and_loses_nothing(data: Path, tmp_path: Path) -> None:
     sweep: Any = started(data, tmp_path, 0)
     for _ in range(2):

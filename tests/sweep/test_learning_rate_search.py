@@ -223,7 +223,12 @@ def test_jobs_with_tuned_warmups_are_comparable(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("optimizer.weight_decay", "0.3"), ("training.max_steps", "3"), ("schedule", "cosine")]
+    ("key", "value"),
+    [
+        ("optimizer.weight_decay", "0.3"),
+        pytest.param("training.max_steps", "3", marks=pytest.mark.slow),
+        pytest.param("schedule", "cosine", marks=pytest.mark.slow),
+    ],
 )
 def test_a_search_for_other_settings_is_used_and_recorded(
     key: str, value: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -261,6 +266,7 @@ def test_invalid_learning_rates_are_errors(
     assert line in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_search_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One rate diverges; the search goes on without it, and the same command starts nothing again."""
     arguments = ("tune.trials=3", "tune.factor=1e22", "tune.extensions=0", "optimizer.grad_clip=0")

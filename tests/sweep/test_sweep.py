@@ -206,6 +206,7 @@ def test_concurrent_jobs_divide_the_cores(
     assert threads_per_job(launcher) == wanted
 
 
+@pytest.mark.slow
 def test_a_job_gets_its_number_of_threads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     open_threads = [item for item in tiny.command_line(data, tmp_path, *ONE_STEP) if not item.startswith("runtime.thr")]

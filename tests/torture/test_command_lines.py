@@ -5,22 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from src.config.schema import ROOT
 from tests.integration import tiny
 from tests.torture.command_lines import Line, fault_of, run_line
 
 
-def test_random_command_lines(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("n", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_random_command_lines(n: int, tmp_path: Path, data: Path) -> None:
     assert tiny.run(data, tmp_path / "outputs", "training.max_steps=2", "evaluation.enabled=false") == 0
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture.command_lines", "300", "0", str(tmp_path)],
+        [sys.executable, "-m", "tests.torture.command_lines", str(n), "0", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout.startswith("300 command lines: ") and done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"{n} command lines: ") and done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_harness_detects_faults(tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ def test_importing_the_tracker_does_not_import_wandb() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_offline_run_has_the_same_wandb_id(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

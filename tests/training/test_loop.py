@@ -170,7 +170,7 @@ def test_evaluation_before_a_stop_is_saved(recorder: Recorder, loader: TrainLoad
     assert recorder.state.progress.val_loss == 2.0
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dropout", [0.1, pytest.param(0.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_resumed_training_is_identical(
     architecture: str, dropout: float, build_state: StateBuilder, loader: TrainLoader

@@ -254,6 +254,7 @@ def chain() -> TrainLoader:
     return TrainLoader(np.array(words, dtype=np.uint16), 16, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("aux_loss_weight", "router_bias_rate"), [(0.0, 0.0), (0.01, 0.0), (0.0, 0.01)], ids=["nothing", "loss", "bias"]
 )

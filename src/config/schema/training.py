@@ -26,7 +26,13 @@ class TrainingConfig:
         "max_tokens. time: max_seconds. The schedule ends where the budget ends.",
         choices=("tokens", "flops", "time"),
     )
-    max_tokens: int = setting(MISSING, "Tokens of each stage.", TOKENS)
+    max_tokens: int = setting(
+        MISSING,
+        "Tokens of each stage, rounded down to whole steps; max_steps can end it earlier, and "
+        "stage.stages.NAME.max_tokens replaces it for one stage. With budget=flops these are the tokens of dense, with "
+        "budget=time the measured steps replace them.",
+        TOKENS,
+    )
     max_seconds: float | None = setting(
         None,
         "Time of the training steps in each stage, with budget=time. The number of steps follows from a measurement "

@@ -14,7 +14,7 @@ from src.model.blocks import cpu_linear as module
 from src.model.blocks.base import disable_cpu_kernels
 from src.model.blocks.cpu_linear import MAX_ROWS, Linear, linear
 from src.model.language_model import LanguageModel
-from tests.contract.small import ARCHITECTURES, RECIPES, random_tokens, small_model
+from tests.contract.small import ARCHITECTURES, random_tokens, small_model
 
 needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="products are split only for MKL")
 
@@ -125,7 +125,7 @@ def check_decoding(model: LanguageModel, rows: int, done: list[int]) -> None:
 
 
 @needs_mkl
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["modern", pytest.param("classic", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_decoding_by_parts_equals_the_full_pass(architecture: str, recipe: str, divided: list[int]) -> None:
     check_decoding(small_model(architecture, recipe), 2, divided)

@@ -134,6 +134,7 @@ def test_in_a_browser(whole):
     assert found["before"] == "tokens in the stage" and found["after"] == "training FLOPs in the stage"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_on_a_telephone_and_in_the_dark(whole):
     page = write_report(whole.sweep)

@@ -4,7 +4,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from matplotlib.figure import Figure
 
 from src.config.schema import UserError
 from src.reporting import write_report
@@ -13,12 +12,6 @@ from src.reporting.output.write import markdown_table
 from src.reporting.tables.comparison import Column, Table
 
 FIGURES = {"loss_vs_tokens.png", "loss_vs_flops.png", "loss_vs_time.png", "speed.png"}
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Draw small empty figures, where a test is about the words."""
-    monkeypatch.setattr("src.reporting.output.write.draw", lambda *_: Figure(figsize=(1, 1)))
 
 
 class Page(HTMLParser):
@@ -46,6 +39,7 @@ class Page(HTMLParser):
         self.words += data
 
 
+@pytest.mark.images
 def test_everything_is_written(four):
     path = write_report(four.sweep)
     assert path == four.sweep / "report" / "report.html"
@@ -54,13 +48,13 @@ def test_everything_is_written(four):
     assert all((path.parent / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in FIGURES)
 
 
-def test_another_folder_and_text_paths(four, tmp_path, quick):
+def test_another_folder_and_text_paths(four, tmp_path):
     path = write_report(str(four.sweep), str(tmp_path / "elsewhere"))
     assert path == tmp_path / "elsewhere" / "report.html" and path.exists()
     assert not (four.sweep / "report").exists()
 
 
-def test_the_csv_has_a_row_a_run(four, quick):
+def test_the_csv_has_a_row_a_run(four):
     four.plan("moe-nano-full-s3-0000abcd", "moe", seed=3)
     with (write_report(four.sweep).parent / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -73,7 +67,7 @@ def test_the_csv_has_a_row_a_run(four, quick):
     assert pending["val_loss"] == "" and pending["run"] == "moe-nano-full-s3-0000abcd"
 
 
-def test_the_page_stands_alone_and_escapes_everything(four, quick):
+def test_the_page_stands_alone_and_escapes_everything(four):
     error = "RuntimeError: <script>alert('x')</script> & more"
     four.add("mamba", seed=1, status="failed", error=error)
     samples = next((four.root / "runs").glob("dense-*")) / "samples" / "language.json"
@@ -86,21 +80,21 @@ def test_the_page_stands_alone_and_escapes_everything(four, quick):
     assert "no verdict: 1 seed; at least 3 are needed" in page.words and "entropy floor" in page.words
 
 
-def test_samples_stand_side_by_side(four, quick):
+def test_samples_stand_side_by_side(four):
     page = Page(write_report(four.sweep).read_text(encoding="utf-8"))
     section = page.words.split("After the language stage")[1].split("After the code stage")[0]
     places = [section.index(f"<b>{name}</b> & friends") for name in ("dense", "mamba", "moe", "hybrid")]
     assert places == sorted(places) and page.tags.count("pre") == 8
 
 
-def test_the_lowest_seed_speaks_for_its_architecture(builder, quick):
+def test_the_lowest_seed_speaks_for_its_architecture(builder):
     for seed in (2, 1, 3):
         builder.add("dense", seed)
     page = Page(write_report(builder.sweep).read_text(encoding="utf-8"))
     assert "of seed 1" in page.words and "of seed 2" not in page.words
 
 
-def test_the_markdown_fences_hold_whatever_the_text(four, quick):
+def test_the_markdown_fences_hold_whatever_the_text(four):
     text = (write_report(four.sweep).parent / "summary.md").read_text(encoding="utf-8")
     assert "````text\nOnce upon a time <b>dense</b> & friends ``` of seed 0\n````" in text
     assert all(f"](figures/{name})" in text for name in FIGURES)
@@ -132,7 +126,7 @@ def test_the_same_directory_gives_the_same_report(four):
     assert len({tuple((folder / name).read_bytes() for name in files) for folder in folders}) == 1
 
 
-def test_what_fails_half_way_leaves_the_old_report(four, monkeypatch, quick):
+def test_what_fails_half_way_leaves_the_old_report(four, monkeypatch):
     page = write_report(four.sweep)
     old = page.read_text(encoding="utf-8")
     figure = page.parent / "figures" / "speed.png"
@@ -148,7 +142,7 @@ def test_what_fails_half_way_leaves_the_old_report(four, monkeypatch, quick):
     assert page.read_text(encoding="utf-8") == old and figure.read_bytes() == picture
 
 
-def test_no_temporary_file_stays(four, quick):
+def test_no_temporary_file_stays(four):
     assert not [path for path in write_report(four.sweep).parent.rglob("*") if path.name.endswith(".tmp")]
 
 
