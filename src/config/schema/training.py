@@ -28,9 +28,9 @@ class TrainingConfig:
     )
     max_tokens: int = setting(
         MISSING,
-        "Tokens of each stage, rounded down to whole steps; max_steps can end it earlier, and "
-        "stage.stages.NAME.max_tokens replaces it for one stage. With budget=flops these are the tokens of dense, with "
-        "budget=time the measured steps replace them.",
+        "Tokens of each stage, in whole steps. max_steps can end it earlier, and stage.stages.NAME.max_tokens replaces "
+        "it for one stage. With budget=flops these are the tokens of dense, with budget=time measured steps replace "
+        "them.",
         TOKENS,
     )
     max_seconds: float | None = setting(
