@@ -38,9 +38,9 @@ def test_a_key_shows_all_that_is_known_of_it() -> None:
         details("training.max_tokens", "training.budget")
         == """\
 training.max_tokens
-  Tokens of each stage, in whole steps. max_steps can end it earlier, and stage.stages.NAME.max_tokens
-  replaces it for one stage. With budget=flops these are the tokens of dense, with budget=time
-  measured steps replace them.
+  Tokens of each stage, in whole steps. max_steps can end it earlier, and
+  stage.stages.NAME.max_tokens replaces it for one stage. With budget=flops these are the tokens of
+  dense, with budget=time measured steps replace them.
   type     whole number of tokens
   range    1 to 10^15
   default  400000 (${size.max_tokens} in conf/settings.yaml)
