@@ -8,12 +8,14 @@ from src.reporting.plots.charts import learning_rate_chart, scaling_chart
 from src.reporting.plots.context import position_chart, recall_chart
 from src.reporting.plots.figure import draw
 from src.reporting.plots.training import loss_chart, speed_chart
+from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.scaling_laws import fit_laws, law_lines
 from src.reporting.statistics.verdicts import verdict_lines
 from src.reporting.tables.comparison import comparison_text
 from src.reporting.tables.learning_rates import learning_rate_tables
 
 __all__ = [
+    "answer_lines",
     "comparison_text",
     "draw",
     "fit_laws",

@@ -27,12 +27,12 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 
 def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, directory: Path) -> str:
-    """Write the page: the verdict first, then charts, tables, samples, what failed, and how to repeat it."""
+    """Write the page: the answer first, then charts, tables, samples, what failed, and how to repeat it."""
     records = to_records(runs)
     sections = [
         f"<h1>{escape(report.title)}</h1>",
+        f'<div class="verdict">{_answer(report)}</div>',
         f'<p class="soft">{escape(report.introduction)}</p>',
-        f'<div class="verdict"><strong>Verdict</strong>{_list(report.verdict)}</div>',
         _filter(records),
         _titled("Charts", f"<div class='charts'>{''.join(map(_chart, charts))}</div>" if charts else ""),
         f"<h2>Results</h2>{_table(report.table)}<p class='soft'>{escape(report.note)}</p>",
@@ -67,6 +67,14 @@ def _json(value: object) -> str:
 
 def _titled(title: str, content: str) -> str:
     return f"<h2>{escape(title)}</h2>{content}" if content else ""
+
+
+def _answer(report: Report) -> str:
+    """Return the answers with the verdict folded below them, or the verdict itself, which says why there are none."""
+    if not report.answers:
+        return f"<strong>Verdict</strong>{_list(report.verdict)}"
+    sentences = "".join(f"<p>{escape(answer)}</p>" for answer in report.answers)
+    return f"{sentences}<details><summary>verdict in full</summary>{_list(report.verdict)}</details>"
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ class Report:
     introduction: str
     table: Table
     note: str
+    answers: list[str]
+    """One sentence for each headline; empty without a verdict."""
     verdict: list[str]
     unfinished: list[str]
     anomalies: list[str]

@@ -23,6 +23,7 @@ from src.reporting.output.report import Report
 from src.reporting.plots.chart import Chart
 from src.reporting.plots.charts import build_charts
 from src.reporting.plots.figure import draw, to_png
+from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.training_anomalies import anomaly_lines
 from src.reporting.statistics.verdicts import verdict_lines
 from src.reporting.tables.comparison import Table, comparison_table, introduction, table_note, unfinished_lines
@@ -59,6 +60,7 @@ def write_report(
         introduction=introduction(runs),
         table=comparison_table(runs),
         note=table_note(runs),
+        answers=attempt("answer", lambda: answer_lines(runs, margin), []),
         verdict=attempt("verdict", lambda: verdict_lines(runs, margin), []),
         unfinished=unfinished_lines(runs),
         anomalies=attempt("training anomalies", lambda: anomaly_lines(metrics), []),
@@ -131,7 +133,8 @@ def _arrange_samples(runs: pd.DataFrame) -> dict[tuple[str, str], list[tuple[str
 
 
 def _markdown(report: Report, captions: dict[str, str]) -> str:
-    parts = [f"# Comparison: {_plain(report.title)}", _plain(report.introduction)]
+    answers = [f"**{_plain(answer)}**" for answer in report.answers]
+    parts = [f"# Comparison: {_plain(report.title)}", *answers, _plain(report.introduction)]
     parts += ["## Verdict", _bullets(report.verdict), "## Results", markdown_table(report.table), _plain(report.note)]
     if report.unfinished:
         parts += ["## Not finished", _bullets(report.unfinished)]

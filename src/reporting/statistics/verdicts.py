@@ -305,12 +305,13 @@ def _headline_lines(headline: Headline, margin: float | None, n_headlines: int) 
         seeds = [f"{name} ({', '.join(f'{v:.3f}' for v in values)})" for name, values in comparison.unstable.items()]
         parts.append(f"unstable at this learning rate, so neither averaged nor ranked: {', '.join(seeds)}")
     return [
-        f"{'; '.join(parts)} ({_count_seeds(comparison)})",
+        f"{'; '.join(parts)} ({count_seeds(comparison)})",
         *_undecided(comparison, open_pairs, margin, n_headlines),
     ]
 
 
-def _count_seeds(comparison: Comparison) -> str:
+def count_seeds(comparison: Comparison) -> str:
+    """Write how many seeds the architectures have."""
     counts = {len(values) for values in (*comparison.stable.values(), *comparison.unstable.values())}
     return f"{min(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
 

@@ -1,4 +1,4 @@
-"""The comparison as a table, with its first sentence and its notes, and its form for a terminal.
+"""The comparison as a table, with its introduction and its notes, and its form for a terminal.
 
 A row is a run or, where an architecture has several seeds, the mean over them. Loss and bits per byte are taken after
 equal tokens; the figures show the other two axes, FLOPs and time. Rows are not sorted by result.
@@ -15,6 +15,7 @@ import pandas as pd
 from src.config.formatting import NOTHING, show_bytes, show_count, show_time
 from src.reporting.data.json_values import Record, known_values, mean_value
 from src.reporting.data.runs import ABOVE_FLOOR, FLOOR, reference_losses, split_of, stage_names, to_records
+from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.verdicts import (
     BUDGETS,
     SPLITS,
@@ -90,7 +91,7 @@ def comparison_table(runs: pd.DataFrame) -> Table:
 
 
 def comparison_text(runs: pd.DataFrame, margin: float | None = None) -> str:
-    """Write the whole comparison for a terminal: table, reference rows, failed runs, verdict (see `verdict_lines`)."""
+    """Write the whole comparison for a terminal: table, failed runs, verdict and answer (see `answer_lines`)."""
     table = comparison_table(runs)
     dropped: list[str] = []
     for name in _DROPPABLE:
@@ -99,14 +100,18 @@ def comparison_text(runs: pd.DataFrame, margin: float | None = None) -> str:
             dropped.append(name)
     notes = [table_note(runs), *([f"Left out for width: {', '.join(dropped)}."] if dropped else [])]
     parts = [_fill(introduction(runs)), *_draw(table), "", *map(_fill, notes)]
-    for title, lines in (("Not finished", unfinished_lines(runs)), ("Verdict", verdict_lines(runs, margin))):
+    for title, lines in (
+        ("Not finished", unfinished_lines(runs)),
+        ("Verdict", verdict_lines(runs, margin)),
+        ("Answer", answer_lines(runs, margin)),
+    ):
         if lines:
             parts += ["", title, *(_fill(line, "  ") for line in lines)]
     return "\n".join(parts)
 
 
 def introduction(runs: pd.DataFrame) -> str:
-    """Write the first sentence of a report: the budget of the runs, and what they have in common."""
+    """Write what the runs of a report have in common: their budget, size, recipe, data and matching rule."""
     records = to_records(runs)
     tokens = {record["tokens"] for record in records if record["tokens"] is not None}
     amount = f" ({tokens.pop():,} a run, all stages)" if len(tokens) == 1 else ""

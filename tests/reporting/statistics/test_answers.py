@@ -1,0 +1,71 @@
+"""The answer of a report in one sentence for each headline."""
+
+import pandas as pd
+import pytest
+
+from src.reporting import answer_lines, comparison_text, load_runs, write_report
+from src.reporting.statistics.answers import join_words
+from src.reporting.statistics.verdicts import compare_headlines
+from tests.reporting.plots.test_verdict import SEEDS, add_seeds
+
+
+def gap(runs: pd.DataFrame, other: str, stage: int = 0) -> str:
+    (pair,) = (pair for pair in compare_headlines(runs)[stage].comparison.behind_leader() if pair.other == other)
+    return f"{pair.difference:.3f} ± {pair.half_width:.3f}"
+
+
+def test_the_best_with_its_distance_to_each_other(builder):
+    runs = add_seeds(builder, {"hybrid": (2.0, 2.005, 1.995), "mamba": (2.3, 2.31, 2.32), "dense": (2.305, 2.31, 2.33)})
+    language, code = answer_lines(runs)
+    assert language == (
+        f"language: hybrid learned most: {gap(runs, 'mamba')} bits per byte better than mamba and "
+        f"{gap(runs, 'dense')} than dense; no significant difference between mamba and dense (3 seeds)"
+    )
+    assert code.startswith("code: hybrid learned most: ")
+
+
+def test_without_a_best_each_other_is_named_with_its_distance(builder):
+    runs = add_seeds(builder, SEEDS)
+    expected = (
+        f"no architecture is significantly best: hybrid has the lowest mean; mamba ({gap(runs, 'mamba')} bits per byte "
+        f"behind) is not significantly worse; dense ({gap(runs, 'dense')}) is significantly worse (3 seeds)"
+    )
+    assert answer_lines(runs)[0] == f"language: {expected}"
+    assert (
+        "mamba" in answer_lines(runs, 1.0)[0] and "is equivalent within 1.0 bits per byte" in answer_lines(runs, 1.0)[0]
+    )
+
+
+def test_an_unstable_architecture_is_named_and_not_ranked(builder):
+    runs = add_seeds(builder, SEEDS | {"moe": (2.4, 2.41, 3.4)})
+    assert "; moe is unstable at this learning rate and not ranked (3 seeds)" in answer_lines(runs)[0]
+
+
+def test_several_groups_are_told_apart_by_their_title(builder):
+    add_seeds(builder, SEEDS)
+    runs = add_seeds(builder, SEEDS, size="micro")
+    assert [line.split(":")[0] for line in answer_lines(runs)] == [
+        "micro, language", "micro, code", "nano, language", "nano, code",
+    ]  # fmt: skip
+
+
+def test_the_report_and_the_terminal_have_the_same_sentence(builder):
+    runs = add_seeds(builder, SEEDS)
+    page = write_report(builder.sweep)
+    for answer in answer_lines(runs):
+        assert answer in page.read_text("utf-8")
+        assert f"**{answer}**" in page.with_name("summary.md").read_text("utf-8").replace("\\", "")
+        assert answer in " ".join(comparison_text(runs).split())
+
+
+def test_there_is_no_answer_without_a_verdict(four):
+    assert answer_lines(load_runs(four.sweep)) == []
+    page = write_report(four.sweep).read_text("utf-8")
+    assert "<strong>Verdict</strong><ul><li>" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_words_are_joined_as_in_a_sentence(words: list[str], text: str) -> None:
+    assert join_words(words) == text
