@@ -3,11 +3,12 @@
 from src.reporting.data.runs import ARCHITECTURES
 
 COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800", "#7B3FA0", "#8C564B",
-    "#004D40", "#999999",
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C17F00", "#3593CC", "#5F7285", "#948800", "#9157B5", "#9C6455",
+    "#2C8577", "#868686",
 )  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "d", "8", "H", "p")
-"""One color (Okabe and Ito's palette, made for the color-blind, and more) and one marker for each of ARCHITECTURES."""
+"""One color and one marker for each of ARCHITECTURES. The colors are near those of Okabe and Ito's palette for the
+color-blind, and all have a contrast of at least 3:1 to the light and to the dark page."""
 OTHER_MARKERS = ("*", "<", ">", "+")
 INK, GRAY = "#222222", "#777777"
 

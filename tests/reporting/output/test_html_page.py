@@ -56,7 +56,7 @@ def look(page: Path, width: int = 1400, *flags: str) -> dict[str, Any]:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--enable-logging=stderr", "--virtual-time-budget=8000"]
     done = subprocess.run(
         [*command, f"--window-size={width},2000", *flags, "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert match, done.stderr[-2000:]

@@ -4,9 +4,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from src.config.schema import ROOT
 from src.reporting.data.runs import ARCHITECTURES
 from src.reporting.plots.figure import add_legend
-from src.reporting.plots.style import style_of
+from src.reporting.plots.style import COLORS, style_of
 
 
 @pytest.mark.parametrize("width", [4, 6.1, 11])
@@ -26,3 +27,18 @@ def test_every_architecture_has_a_colour_and_a_marker_of_its_own() -> None:
     styles = [style_of(name) for name in ARCHITECTURES]
     assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == len(ARCHITECTURES)
     assert style_of("of our own") == style_of("of our own")
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color (WCAG 2.2)."""
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#14181d"])
+@pytest.mark.parametrize("color", COLORS)
+def test_every_line_has_enough_contrast_on_the_light_and_the_dark_page(color: str, page: str) -> None:
+    assert page in (ROOT / "src/reporting/output/assets/page.css").read_text() or page == "#ffffff"
+    low, high = sorted((luminance(color), luminance(page)))
+    assert (high + 0.05) / (low + 0.05) >= 3

@@ -128,6 +128,9 @@
     };
   };
 
+  const download = (format) => ({ name: format, title: `download as ${format}`, icon: Plotly.Icons.camera,
+    click: (plot) => Plotly.downloadImage(plot, { format: format.toLowerCase(), filename: "chart" }) });
+
   for (const chart of charts) {
     const section = document.getElementById("chart-" + chart.id);
     const choices = make("div", "choices", section);
@@ -141,11 +144,13 @@
       const box = make("div", "panel", panels);
       make("h4", "", box).textContent = panel.title;
       const plot = make("div", "plot", box);
+      plot.setAttribute("role", "img");
+      plot.setAttribute("aria-label", `${chart.title} ${panel.title}: ${panel.traces.map((one) => one.name).join(", ")}`);
       if (chart.kind !== "lines") plot.style.height = `${5 + 2.6 * panel.traces.length}rem`;
       drawn.push({ chart, draw: () => {
         const shown = panel.traces.filter((trace) => !hidden.has(trace.architecture));
         const all = chart.kind === "lines" ? lines(chart, shown, x.value, y.value) : rows(chart, shown, y.value);
-        const settings = { responsive: true, displayModeBar: false };
+        const settings = { responsive: true, displaylogo: false, modeBarButtons: [["SVG", "PNG"].map(download)] };
         Plotly.react(plot, all, layout(chart, x.value, y.value, shown, all), settings);
       } });
     }
