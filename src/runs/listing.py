@@ -145,8 +145,8 @@ def best_lines(root: Path, metric: str, conditions: Sequence[str]) -> list[str]:
         f"{metric} {best[metric]:.6g}, the {'highest' if is_higher else 'lowest'} of {len(known)} finished "
         f"run{'s' * (len(known) > 1)}",
     ]
-    if len(known) < len(rows):
-        lines.append(f"Without this metric: {len(rows) - len(known)} finished runs")
+    if unknown := len(rows) - len(known):
+        lines.append(f"Without this metric: {unknown} finished run{'s' * (unknown > 1)}")
     contracts = {str(row["name"]): row["contract"] for row in known}
     groups = comparable_groups(contracts, speed=is_higher or name in ("wall_time_s", "peak_memory_bytes"))
     if len(groups) > 1:
