@@ -5,6 +5,7 @@ from pathlib import Path
 
 from src.config.checks import check_settings
 from src.config.schema import RunsConfig, UserError
+from src.runtime.log import replace_control_chars
 
 ACTIONS = ("show", "diff", "best", "remove", "prune")
 READ_BY = {"filter": ("", "best", "prune"), "sort": ("",), "force": ("remove",), "confirm": ("remove", "prune")}
@@ -18,17 +19,21 @@ def manage_runs(config: RunsConfig, log: Callable[[str], object] = print) -> int
     """
     check_settings(config)
     action = _choose_action(config)
+
+    def log_line(line: str) -> None:  # names of folders may hold control characters
+        log(replace_control_chars(line.replace("\n", "\\n")))
+
     root = Path(config.output_root).expanduser()
     if action in ("remove", "prune"):
         from src.runs.removal import prune_runs, remove_runs
 
         if action == "remove":
-            remove_runs(config.remove, root, is_forced=config.force, is_confirmed=config.confirm, log=log)
+            remove_runs(config.remove, root, is_forced=config.force, is_confirmed=config.confirm, log=log_line)
         else:
-            prune_runs(root, config.filter, is_confirmed=config.confirm, log=log)
+            prune_runs(root, config.filter, is_confirmed=config.confirm, log=log_line)
         return 0
     for line in _describe(action, config, root):
-        log(line)
+        log_line(line)
     return 0
 
 

@@ -145,6 +145,13 @@ def test_a_link_is_left_out(root: Path, ask: Callable[..., str], complain: Calla
         assert "is a symbolic link; give the path of its target" in complain(key, *["confirm=true"] * ("rem" in key))
 
 
+def test_names_with_control_characters_are_printed_in_one_line(root: Path, ask: Callable[..., str]) -> None:
+    write_summary(root / "runs" / "b\n\x1b[31m", run="b")
+    for arguments in (["filter=[name=b*]"], ["show=b"], ["remove=[b]"]):
+        text = ask(*arguments)
+        assert "\x1b" not in text and "b\\n\ufffd[31m" in text
+
+
 def test_show_describes_a_run(root: Path, ask: Callable[..., str]) -> None:
     write_config(root / "runs" / DENSE, seed=7)
     write_config(root / "runs" / "alone", init_from=f"outputs/runs/{DENSE}")
@@ -312,10 +319,28 @@ def test_prune_removes_the_checkpoints_of_finished_trials(root: Path, ask: Calla
     assert store.is_done(jobs[0])
 
 
+def test_prune_removes_the_optimizer_state_of_complete_checkpoints(root: Path, ask: Callable[..., str]) -> None:
+    counts = dict.fromkeys(("steps", "tokens", "peak_memory_bytes", "skipped_steps", "rollbacks"), 1)
+    numbers = dict.fromkeys(("train_flops", "tokens_per_second", "wall_time_s"), 1.0)
+    losses = dict.fromkeys(("val_loss", "val_bits_per_byte", "best_val_loss"))
+    stage = {"corpus": "language", "status": "done", "references": {}, **counts, **numbers, **losses}
+    for name, status in (("done", "done"), ("stopped", "interrupted")):
+        folder = root / "runs" / name
+        write_summary(folder, run=name, status=status, stages={"language": stage, "code": stage})
+        for file in ("language/best/model.safetensors", "language/last/meta.json", "language/last/model.safetensors",
+                     "language/last/state.pt", "code/last/state.pt"):  # fmt: skip
+            (folder / "checkpoints" / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "checkpoints" / file).write_bytes(b"x" * 2000)
+    assert "done  2 kB  optimizer state of stage language\nFreed 2 kB of 1 run\n" in ask("prune=true", "confirm=true")
+    left = {path.relative_to(root / "runs") for path in (root / "runs").glob("*/checkpoints/*/*/*")}
+    assert len(left) == 9 and Path("done/checkpoints/language/last/state.pt") not in left
+
+
+@pytest.mark.slow
 def test_a_pruned_run_is_as_good_as_before(
     data: Path, tmp_path: Path, ask: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output_root, more = tmp_path / "tiny", ["stage=full", "training.max_steps=4"]
+    output_root, more = tmp_path / "tiny", ["stage=full", "training.max_steps=2", "training.eval_every=2"]
     assert tiny.run(data, output_root, *more) == 0
     run = tiny.only_run(output_root)
     state = sorted(run.glob("checkpoints/*/last/state.pt"))
@@ -338,14 +363,15 @@ def test_a_pruned_run_is_as_good_as_before(
     assert read_json(run / EVALUATION)["stages"] == before and list(before) == ["language", "code"]
     assert run_cli(lambda: report.main([f"dir={output_root}"])) == 0
     for source in (run, run / "checkpoints" / "language" / "best"):
-        assert tiny.run(data, output_root, "stage=code", f"init_from={source}", "training.max_steps=1") == 0
+        settings = ["stage=code", f"init_from={source}", "training.max_steps=1", "evaluation.enabled=false"]
+        assert tiny.run(data, output_root, *settings) == 0
 
 
 def test_show_gives_the_command_that_resumes_a_run(
     data: Path, tmp_path: Path, ask: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "tiny outputs"
-    given = ["architecture=moe", "runtime.device=auto", "runtime.threads=null", "training.micro_batch_size=auto"]
+    given = ["architecture=moe", "runtime.device=auto", "runtime.threads=null"]
     assert tiny.run(data, root, *given, "training.max_steps=2", "evaluation.enabled=false") == 0
     run = tiny.only_run(root)
     tiny.change_summary(run, status="interrupted")
