@@ -6,7 +6,10 @@ from src import __version__
 from src.cli.compose import report_error, run_cli
 from src.config.schema import CONF
 
-COMMANDS = ("prepare", "train", "tune", "report", "evaluate", "generate", "export", "estimate", "benchmark", "doctor")
+COMMANDS = (
+    *("prepare", "train", "tune", "report", "runs", "evaluate", "generate", "export", "estimate", "benchmark"),
+    "doctor",
+)
 """In the order of use."""
 
 

@@ -272,6 +272,7 @@ def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) ->
     assert not said.out and said.err.startswith("error: choose a command")
     sources = {path.stem: path.read_text("utf-8") for path in (ROOT / "src").glob("*.py")}
     commands = {name for name, source in sources.items() if "__main__" in source} - {"__main__"}
+    commands |= {path.parent.name for path in (ROOT / "src").glob("*/__main__.py")}
     assert commands == set(__main__.COMMANDS)
     assert all(f"\npython -m src.{command}" in said.err for command in commands)
 

@@ -25,10 +25,12 @@ from src.config.schema import (
     PlanConfig,
     PrepareConfig,
     ReportConfig,
+    RunsConfig,
     StageConfig,
     TrainConfig,
     TuneConfig,
 )
+from src.runs import __main__ as runs
 
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/dev/*.md"), *ROOT.glob("experiments/*.md")]
@@ -40,6 +42,7 @@ SCHEMAS = (
     PrepareConfig,
     GenerateConfig,
     ReportConfig,
+    RunsConfig,
     ExportConfig,
     DoctorConfig,
     BenchmarkConfig,
@@ -80,10 +83,12 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
         "generate": (GenerateConfig, generate.RAW),
         "evaluate": (EvaluateConfig, ("run",)),
         "report": (ReportConfig, ("dir",)),
+        "runs": (RunsConfig, runs.RAW),
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
     }[name]
-    assert run_command(name, schema, lambda config: 0, quote_paths(argv) if name == "prepare" else argv, raw) == 0
+    quote = {"prepare": quote_paths, "runs": runs.quote_lists}.get(name, list)
+    assert run_command(name, schema, lambda config: 0, quote(argv), raw) == 0
 
 
 def test_the_report_command_takes_its_folder_raw() -> None:

@@ -155,11 +155,17 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         if key in PATHS and value != "null" and not re.search(r"[,'\"]|^$", value):
             return f"{key}={quote_value(value)}"
-        if key in PATH_LISTS and (found := re.fullmatch(r"\[([^\[\]'\"]+)\]", value)):
-            return f"{key}=[{','.join(quote_value(path.strip()) for path in found[1].split(','))}]"
-        return argument
+        return quote_items(argument) if key in PATH_LISTS else argument
 
     return [quoted(argument) for argument in argv]
+
+
+def quote_items(argument: str) -> str:
+    """Quote each item of `key=[a,b]`; quoted items and other values stay unchanged."""
+    key, _, value = argument.partition("=")
+    if found := re.fullmatch(r"\[([^\[\]'\"]+)\]", value):
+        return f"{key}=[{','.join(quote_value(item.strip()) for item in found[1].split(','))}]"
+    return argument
 
 
 def given_keys(overrides: Sequence[str]) -> set[str]:

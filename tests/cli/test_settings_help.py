@@ -80,7 +80,7 @@ def test_a_pattern_a_section_and_a_stage_name_settings(pattern: str, keys: str) 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_key_is_one_line_and_status_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main = import_module(f"src.{command}").main
+    main = import_module("src.runs.__main__" if command == "runs" else f"src.{command}").main
     assert run_cli(lambda: main(["--help", "no.such_key"])) == 2
     shown = capsys.readouterr()
     assert (

@@ -14,6 +14,7 @@ from src.config.schema.commands import (
     GenerateConfig,
     PrepareConfig,
     ReportConfig,
+    RunsConfig,
 )
 from src.config.schema.data import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
@@ -31,7 +32,7 @@ __all__ = [
     "CONF", "EXPERIMENTS", "MISSING", "ROOT", "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
     "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
-    "ReportConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig", "SweepConfig",
-    "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig", "TuneSettings", "UserError",
-    "VerdictConfig",
+    "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig",
+    "SweepConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig", "TuneSettings",
+    "UserError", "VerdictConfig",
 ]  # fmt: skip

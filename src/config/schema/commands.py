@@ -75,6 +75,35 @@ class ReportConfig:
 
 
 @dataclass
+class RunsConfig:
+    """`python -m src.runs`."""
+
+    output_root: str = setting("outputs", "Folder with the runs and sweeps.", form="path")
+    filter: list[str] = setting(
+        [],
+        "Conditions COLUMN=VALUE for the runs to list. VALUE can contain `*`. best and prune have the same limits.",
+    )
+    sort: str | None = setting(
+        None, "Column to sort the list by. With a - before it, the largest comes first. null: as in a report."
+    )
+    show: str | None = setting(
+        None, "Run to describe. A run is given by its name, the unique beginning of its name, or its path.", form="path"
+    )
+    diff: list[str] = setting([], "Two runs to compare, by settings and results.", form="path")
+    best: str | None = setting(
+        None, "Metric by which to find the best finished run, such as val_bits_per_byte. stage/METRIC: of one stage."
+    )
+    remove: list[str] = setting([], "Runs to remove.", form="path")
+    prune: bool = setting(
+        False,
+        "Remove checkpoint files of finished runs that no command reads. These are the optimizer's state, and all "
+        "checkpoints of learning-rate trials.",
+    )
+    force: bool = setting(False, "Remove runs although a sweep or another run refers to them.")
+    confirm: bool = setting(False, "Do what remove or prune says. false: say what would be removed.")
+
+
+@dataclass
 class ExportConfig:
     """`python -m src.export`."""
 

@@ -193,10 +193,10 @@ def _find_runs(directory: Path) -> list[_Found]:
         raise UserError(f"dir={directory}: no such folder; give a sweep, a run or a folder of runs")
     if (directory / "sweep.json").exists():
         return _sweep_runs(directory)
-    if _is_run(directory):
+    if is_run(directory):
         return [_Found(directory.resolve().name, directory)]
     folder = directory / "runs" if (directory / "runs").is_dir() else directory
-    found = [_Found(child.name, child) for child in sorted(folder.iterdir()) if _is_run(child)]
+    found = [_Found(child.name, child) for child in sorted(folder.iterdir()) if is_run(child)]
     if not found:
         sweeps = sorted(str(path.parent) for path in directory.glob("*/sweep.json"))
         remedy = f"give one of its sweeps, such as {sweeps[-1]}" if sweeps else "train first: python -m src.train"
@@ -204,7 +204,8 @@ def _find_runs(directory: Path) -> list[_Found]:
     return found
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is a run, whatever state it is in."""
     if folder.name.startswith(".") or folder.name.endswith(".old"):  # a folder that is being written or replaced
         return False
     return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl", "config.yaml"))

@@ -1,0 +1,175 @@
+"""The command line that finds a run again: it resumes the run, or says that it is done.
+
+A run's name is a hash of its settings as they were given, before `auto` was resolved, and config.yaml has the resolved
+ones. So each of the settings that a run resolves is tried as it is and as `auto`, until the hash is that of the run.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from src.cli.command_line import PATHS, format_argument, quote_value
+from src.cli.compose import compose_config, read_run_config, register_schema
+from src.config.schema import CONF, TrainConfig, UserError
+from src.runs.lookup import flatten_settings, root_of
+from src.runs.run_id import run_name
+from src.runs.summary import read_summary
+
+GROUPS = (
+    "architecture",
+    "size",
+    "recipe",
+    "stage",
+    "data",
+    "tokenizer",
+    "optimizer",
+    "schedule",
+    "runtime",
+    "tracking",
+)
+"""Sections whose `name` is that of a file of conf/, in the order of a command line."""
+OUTSIDE = (
+    *("output_root", "sweep_name", "sweep", "launcher", "tracking", "verdict", "seeds", "rerun", "dry_run"),
+    *("training.measured_steps", "schedule.searched", "tokenizer.kind", "data.name", "optimizer.search_differences"),
+    *(f"{group}.name" for group in GROUPS),
+)
+"""Settings and sections that do not belong to the command line of one run, or that the run finds itself."""
+SEARCHED = ("optimizer.learning_rate", "optimizer.search", "schedule.warmup_steps")
+"""Settings that `learning_rates` brings."""
+
+
+def chosen_groups(config: TrainConfig, sections: tuple[str, ...] = GROUPS) -> list[str]:
+    """Return the choices of groups, such as `architecture=moe`, that are not the default."""
+    register_schema(TrainConfig, "train")
+    default = compose_config(TrainConfig, "train", [])
+    names = {group: getattr(config, group).name for group in sections}
+    return [
+        f"{group}={name}"
+        for group, name in names.items()
+        if name != getattr(default, group).name and re.fullmatch(r"\w+", name) and _is_choice(group, name)
+    ]
+
+
+def _is_choice(group: str, name: str) -> bool:
+    return (CONF / group / f"{name}.yaml").is_file()
+
+
+def default_settings(choices: list[str]) -> dict[str, Any]:
+    """Return the flat settings that the choices of groups give."""
+    register_schema(TrainConfig, "train")
+    return flatten_settings(asdict(compose_config(TrainConfig, "train", choices)))
+
+
+def repeat_command(folder: Path) -> str | None:
+    """Return the command that finds a run again; None if its settings do not give its name.
+
+    That is so if the run comes from elsewhere or from another version, or if the run that it started from is gone.
+    Raises: UserError if the run's config.yaml or summary.json is damaged.
+    """
+    config, summary = read_run_config(folder / "config.yaml"), read_summary(folder)
+    if summary is None or folder.parent.name != "runs":
+        return None
+    fingerprint, weights, source = str(summary["contract"].get("data_hash")), None, None
+    if config.init_from is not None:
+        from src.training.checkpoint import find_checkpoint  # imports torch
+
+        with suppress(UserError):
+            info = find_checkpoint(Path(config.init_from).expanduser().resolve(), "last")
+            weights, source = (
+                info.sha256.get("model.safetensors"),
+                read_run_config(info.folder.parents[2] / "config.yaml"),
+            )
+        if source is None:
+            return None
+    for candidate in _unresolved(config):
+        if run_name(candidate, fingerprint, weights) == folder.name:
+            break
+    else:
+        return None
+    overrides = _overrides(candidate, source)
+    if source is None and not config.learning_rates:
+        with suppress(UserError):
+            given = compose_config(TrainConfig, "train", [_unquoted(item) for item in overrides])
+            if run_name(replace(given, optimizer=candidate.optimizer), fingerprint, None) != folder.name:
+                return None
+    root = root_of(folder)
+    place = [] if str(root) == TrainConfig.output_root else [format_argument("output_root", str(root))]
+    return " ".join(["python -m src.train", *overrides, *place])
+
+
+def _unquoted(argument: str) -> str:
+    """Return an argument as the shell passes it on."""
+    (item,) = shlex.split(argument)
+    key, _, value = item.partition("=")
+    return f"{key}={quote_value(value)}" if key in PATHS and not value.startswith(("'", '"')) else item
+
+
+def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
+    """Yield the configuration with each of the settings that a run resolves as it is, and as it may have been given."""
+    runtime, training = config.runtime, config.training
+    for device, precision, threads, compile_, micro in product(
+        dict.fromkeys([runtime.device, "auto"]),
+        dict.fromkeys([runtime.precision, "auto"]),
+        dict.fromkeys([runtime.threads, None]),
+        dict.fromkeys([runtime.compile, True]),
+        dict.fromkeys([training.micro_batch_size, "auto"]),
+    ):
+        given = replace(runtime, device=device, precision=precision, threads=threads, compile=compile_)
+        yield replace(config, runtime=given, training=replace(training, micro_batch_size=micro, measured_steps=None))
+
+
+def _overrides(config: TrainConfig, source: TrainConfig | None) -> list[str]:
+    """Return the arguments of the command line, quoted for the shell.
+
+    source: settings of the run that this one started from, most of which it inherits.
+    """
+    inherited: tuple[str, ...] = ()
+    if source is not None:
+        from src.runs.warm_start import FIXED, INHERITED  # imports torch
+
+        inherited = (*FIXED, *INHERITED)
+    is_prepared = Path(config.data.dir or "").is_dir()
+    left_out = {*OUTSIDE, *(SEARCHED if config.learning_rates else ()), *(["optimizer.search"] if source else [])}
+    if is_prepared:
+        left_out |= {"data", "tokenizer"}
+    groups = tuple(
+        name for name in GROUPS if name not in inherited and not (is_prepared and name in ("data", "tokenizer"))
+    )
+    choices = chosen_groups(config, groups)
+    default, values = default_settings(choices), flatten_settings(asdict(config))
+    if source is not None:
+        theirs = flatten_settings(asdict(source))
+        default |= {key: value for key, value in theirs.items() if key.split(".")[0] in inherited}
+    arguments = list(choices)
+    for key, value in values.items():
+        sections = [".".join(key.split(".")[:end]) for end in range(1, len(key.split(".")) + 1)]
+        if (key in default and default[key] == value) or left_out.intersection(sections):
+            continue
+        arguments.append(_format_override(key, value, is_new=key not in default))
+    is_same_text = source is not None and source.data.dir == config.data.dir
+    if is_prepared and not is_same_text:
+        arguments.append(format_argument("data.dir", str(config.data.dir)))
+    return arguments
+
+
+def _format_override(key: str, value: Any, is_new: bool) -> str:
+    if key in PATHS and isinstance(value, str):
+        return format_argument(key, value)
+    return shlex.quote(f"{'+' * is_new}{key}={_format_value(value)}")
+
+
+def _format_value(value: Any) -> str:
+    """Write a value in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_format_value, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, str):
+        is_word = re.fullmatch(r"[A-Za-z]\w*", value) and value.lower() not in ("null", "true", "false", "nan", "inf")
+        return value if is_word else quote_value(value)
+    return repr(value)
