@@ -23,7 +23,7 @@ LONG = ("training.max_steps=400", "training.eval_every=100", "training.checkpoin
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("undisturbed")
     assert tiny.train_main(["-m", *tiny.command_line(data, root, *LONG)]) == 0
-    return tiny.weights(root)
+    return tiny.hash_weights(root)
 
 
 def started(data: Path, root: Path, seed: int) -> "subprocess.Popen[str]":
@@ -65,7 +65,7 @@ def test_a_sweep_killed_with_its_job_ends_the_same(
     told = report(tmp_path)
     assert "running" in told and ("pending" in told) == (seed == 0)
     assert "Resuming stage language after step" in again(data, tmp_path)
-    assert tiny.weights(tmp_path) == undisturbed
+    assert tiny.hash_weights(tmp_path) == undisturbed
     (folder,) = (tmp_path / "sweeps").iterdir()
     assert list(load_runs(folder)["status"]) == ["done", "done"]
 
@@ -84,7 +84,7 @@ def test_a_job_that_outlives_its_sweep_is_awaited(data: Path, tmp_path: Path, un
     job.resume()
     out, _ = second.communicate(timeout=300)
     assert second.returncode == 0 and "another process is working on it; waiting for its end" in out
-    assert "Resuming" not in out and tiny.weights(tmp_path) == undisturbed
+    assert "Resuming" not in out and tiny.hash_weights(tmp_path) == undisturbed
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_job_killed_by_sigkill_is_retried(data: Path, tmp_path: Path, undistur
         child.kill()
     out, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, out
-    assert "Resuming stage language after step" in out and tiny.weights(tmp_path) == undisturbed
+    assert "Resuming stage language after step" in out and tiny.hash_weights(tmp_path) == undisturbed
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def start(data: Path, root: Path, environment: dict[str, str], *more: str) -> "s
 
 def undisturbed(data: Path, root: Path, *more: str) -> dict[str, str]:
     assert tiny.run(data, root, "evaluation.enabled=false", *more) == 0
-    return tiny.weights(root)
+    return tiny.hash_weights(root)
 
 
 def logged(root: Path) -> str:
@@ -76,7 +76,7 @@ def test_a_requeued_slurm_job_ends_the_same(data: Path, tmp_path: Path, cluster:
         sweep.communicate()
     assert sweep.returncode == 0, out
     assert "Resuming stage language after step" in logged(tmp_path / "slurm")
-    assert tiny.weights(tmp_path / "slurm") == undisturbed(data, tmp_path / "alone", *LONG)
+    assert tiny.hash_weights(tmp_path / "slurm") == undisturbed(data, tmp_path / "alone", *LONG)
 
 
 def test_a_slurm_job_at_its_time_limit_is_requeued_and_resumes(

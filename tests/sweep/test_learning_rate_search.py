@@ -194,7 +194,7 @@ def test_jobs_with_tuned_rates_are_comparable(data: Path, tmp_path: Path) -> Non
         assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
         (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
         contracts.append(read_json(run / "summary.json")["contract"])
-        assert max(row.get("train/learning_rate", 0) for row in tiny.rows(run)) == pytest.approx(rate)
+        assert max(row.get("train/learning_rate", 0) for row in tiny.read_rows(run)) == pytest.approx(rate)
     assert contracts[0] == contracts[1] and contracts[0]["learning_rate_search"] == "grid"
     assert tiny.run(data, tmp_path, "architecture=dense", "optimizer.learning_rate=1e-3") == 0
     assert len(list((tmp_path / "runs").glob("dense-*"))) == 2, "the same rate, not searched for, is another run"
@@ -214,7 +214,7 @@ def test_jobs_with_tuned_warmups_are_comparable(data: Path, tmp_path: Path) -> N
         assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
         (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
         contracts.append(read_json(run / "summary.json")["contract"])
-        first = next(row["train/learning_rate"] for row in tiny.rows(run) if "train/learning_rate" in row)
+        first = next(row["train/learning_rate"] for row in tiny.read_rows(run) if "train/learning_rate" in row)
         assert first == pytest.approx(1e-3 / steps)
     assert contracts[0] == contracts[1] and contracts[0]["schedule.warmup_steps"] == "searched"
     assert contracts[0]["search_differences"] == "made by an earlier version"

@@ -54,7 +54,7 @@ def described(root: Path) -> dict[str, Any]:
         if path.is_dir() or path.name.endswith(NOT_COMPARED):
             found[name] = None
         elif path.name == "metrics.jsonl":
-            found[name] = tiny.settled(path.parent)
+            found[name] = tiny.read_untimed_rows(path.parent)
         elif path.suffix == ".json":
             found[name] = _timeless(read_json(path))
         else:

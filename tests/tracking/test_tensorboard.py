@@ -24,7 +24,7 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def truth(folder: Path, name: str) -> list[float]:
-    return [row[name] for row in tiny.rows(folder) if name in row]
+    return [row[name] for row in tiny.read_rows(folder) if name in row]
 
 
 def test_tensorboard_has_all_metrics_samples_and_settings(data: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_without_a_key_a_run_is_offline_and_does_not_prompt(data: Path, tmp_path
     folder = tiny.only_run(tmp_path)
     rows = history(folder)
     merged: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in tiny.rows(folder):  # metrics and validation of a step are two rows here, and one there
+    for row in tiny.read_rows(folder):  # metrics and validation of a step are two rows here, and one there
         merged.setdefault((row["stage"], row["step"]), {}).update(row)
     assert [row["_step"] for row in rows] == list(range(6))  # steps 0, 1, 2 of both stages
     for row, wanted in zip(rows, merged.values(), strict=True):

@@ -188,7 +188,7 @@ def test_resumed_training_is_identical(
 
     # The uninterrupted run saves at the step of the stop too.
     assert uninterrupted.calls == first.calls + second.calls
-    rows = [tiny.untimed(each.rows) for each in (uninterrupted, first, second)]
+    rows = [tiny.drop_times(each.rows) for each in (uninterrupted, first, second)]
     assert rows[0] == rows[1] + rows[2]
     wanted = uninterrupted.state.model.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in second.state.model.state_dict().items())

@@ -239,7 +239,7 @@ def test_training_resumed_from_a_checkpoint_is_identical(
     second.restore(load_state(info))
     rows += train(second, loader, steps=6)
 
-    assert tiny.untimed(rows) == tiny.untimed(wanted)
+    assert tiny.drop_times(rows) == tiny.drop_times(wanted)
     ends = uninterrupted.model.state_dict()
     assert all(torch.equal(tensor, ends[name]) for name, tensor in second.model.state_dict().items())
 
@@ -295,7 +295,7 @@ def test_all_experts_of_nano_are_used_after_100_steps(balancing: tuple[str, ...]
         "samples.max_new_tokens=1"
     ).split()
     assert tiny.train_main([*settings, *balancing, f"output_root={tmp_path}"]) == 0
-    rows = [row for row in tiny.rows(tiny.only_run(tmp_path)) if row["step"] > 100 and "train/loss" in row]
+    rows = [row for row in tiny.read_rows(tiny.only_run(tmp_path)) if row["step"] > 100 and "train/loss" in row]
     assert len(rows) == 20 and rows[0]["step"] == 110
     assert sum(row["moe/dead_experts"] for row in rows) == 0
     entropies = [row[f"moe/layer_0{layer}/load_entropy"] for row in rows for layer in range(4)]
