@@ -1,4 +1,4 @@
-"""Composition: every YAML, from anywhere, without torch; and Hydra's errors as one line that tells what to do."""
+"""Composition of every YAML file, from any directory and without torch; errors of Hydra become one line."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from src.config.schema import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfi
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name != "repositories"  # lists that data names, no settings
+    if folder.is_dir() and folder.name != "repositories"  # lists of repositories are data, not settings
 }
 EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
@@ -32,27 +32,27 @@ def compose_train(*overrides: str) -> TrainConfig:
     return compose_config(TrainConfig, "train", overrides)
 
 
-def complaint(*overrides: str) -> str:
+def composition_error(*overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         compose_train(*overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def python(code: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run code in a fresh interpreter whose working directory is not the repository."""
+def run_python(code: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run code in a new interpreter whose working directory is not the repository."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # whether ray is installed is another matter
-    for turn in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once
-        chosen = {group: names[turn % len(names)] for group, names in GROUPS.items()}
+    monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # ray may be missing
+    for index in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once
+        chosen = {group: names[index % len(names)] for group, names in GROUPS.items()}
         if chosen["stage"].endswith("_budgets"):
             chosen["schedule"] = "wsd"  # branches need a stable phase
-        chosen["size"] = "tiny"  # the longest pattern needs eight layers; other sizes have a test of their own
+        chosen["size"] = "tiny"  # the longest pattern needs eight layers; another test covers the other sizes
         config = compose_train(*(f"{group}={name}" for group, name in chosen.items()))
         assert {group: getattr(config, group).name for group in chosen} == chosen
         validate(config)
@@ -71,11 +71,11 @@ def test_every_architecture_in_every_size_is_valid() -> None:
     for path in (CONF / "architecture").glob("*.yaml"):
         architecture = compose_train(f"architecture={path.stem}").architecture
         for config in sizes:
-            if len(architecture.pattern) <= 2 * config.size.n_layers:  # the rest says so: test_validation.py
+            if len(architecture.pattern) <= 2 * config.size.n_layers:  # test_validation.py tests the others
                 validate(replace(config, architecture=architecture))
 
 
-def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> None:
+def test_a_size_sets_training_defaults_that_a_key_overrides() -> None:
     config = compose_train("size=micro", "training.seq_len=128")
     assert (config.training.seq_len, config.training.max_tokens) == (128, 10_000_000)
     assert config.optimizer.learning_rate == config.size.learning_rate
@@ -111,7 +111,7 @@ def test_help_flags_work_from_any_directory_without_torch(command: str, tmp_path
         "    assert len(shown.getvalue()) > 8, (flags, shown.getvalue())\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
     )
-    result = python(code, tmp_path)
+    result = run_python(code, tmp_path)
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -228,7 +228,7 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
     ],
 )
 def test_errors_name_key_value_and_remedy(override: str, wanted: str) -> None:
-    assert wanted in complaint("size=nano", override, "tracking=none")
+    assert wanted in composition_error("size=nano", override, "tracking=none")
 
 
 @pytest.mark.parametrize("argument", ["moe", "=3", "~seed", "~training", "~/data"])
@@ -315,8 +315,10 @@ def test_disk_errors_are_one_line(number: int, remedy: str, capsys: pytest.Captu
         raise OSError(number, os.strerror(number), "/data/file")
 
     assert run_cli(refuse) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and said.count("\n") == 1
+    error_output = capsys.readouterr().err
+    assert (
+        error_output.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and error_output.count("\n") == 1
+    )
 
 
 def test_other_os_errors_keep_their_traceback() -> None:
