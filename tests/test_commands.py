@@ -86,9 +86,9 @@ TRAIN = [
 ]
 
 
-@pytest.mark.parametrize(("line", "wanted"), TRAIN, ids=[line for line, _ in TRAIN])
+@pytest.mark.parametrize(("line", "expected"), TRAIN, ids=[line for line, _ in TRAIN])
 def test_train_errors_are_one_line(
-    line: str, wanted: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    line: str, expected: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("started although the command is wrong")
@@ -97,7 +97,7 @@ def test_train_errors_are_one_line(
         monkeypatch.setattr(target, refuse)
     own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
     split = [line] if line.endswith("no data") else line.split()
-    assert wanted in run_failing_command("train", [*own, *split], capsys)
+    assert expected in run_failing_command("train", [*own, *split], capsys)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -199,17 +199,17 @@ REPORT = [
 
 
 MISTAKES = [
-    pytest.param(command, arguments, wanted, id=" ".join([command, *arguments]))
+    pytest.param(command, arguments, expected, id=" ".join([command, *arguments]))
     for command, mistakes in {"prepare": PREPARE, "generate": GENERATE, "evaluate": EVALUATE, "report": REPORT}.items()
-    for arguments, wanted in mistakes
+    for arguments, expected in mistakes
 ]
 
 
-@pytest.mark.parametrize(("command", "arguments", "wanted"), MISTAKES)
+@pytest.mark.parametrize(("command", "arguments", "expected"), MISTAKES)
 def test_user_errors_are_one_line(
-    command: str, arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+    command: str, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert wanted in run_failing_command(command, arguments, capsys)
+    assert expected in run_failing_command(command, arguments, capsys)
 
 
 def test_an_output_root_below_a_file_is_an_error(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

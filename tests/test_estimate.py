@@ -81,8 +81,8 @@ def test_auto_is_the_largest_micro_batch_by_the_estimate(
     assert found["micro_batch_size_asked"] == "auto"
     assert 1 < found["micro_batch_size"] == device["largest_micro_batch"] < 64
     assert found["train_memory_bytes"] <= device["available_bytes"] and device["fits"]
-    wanted = f"micro batch {found['micro_batch_size']} (auto), fp32"
-    assert wanted in output(*arguments, capsys=capsys)
+    expected = f"micro batch {found['micro_batch_size']} (auto), fp32"
+    assert expected in output(*arguments, capsys=capsys)
 
 
 def test_learned_positions_limit_the_contexts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_a_grid_is_a_table_with_one_row_per_job(capsys: pytest.CaptureFixture[st
 
 def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     text = output("architecture=moe", "size=micro", "tokens_per_second=1000", capsys=capsys)
-    for wanted in (
+    for expected in (
         "moe x 8",
         "attention x 8",
         "Training memory at micro batch 8",
@@ -121,7 +121,7 @@ def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) ->
         "this machine",
         "at 1,000",
     ):
-        assert wanted in text
+        assert expected in text
 
 
 @pytest.mark.parametrize(

@@ -291,8 +291,8 @@ def test_scripts_are_clean_posix_shell() -> None:
 
 def test_constraints_pin_every_direct_dependency_and_name_no_index() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {requirement for group in project["optional-dependencies"].values() for requirement in group}
-    names = {re.split(r"[\[<>=; ]", item)[0] for item in wanted.union(project["dependencies"])} - {project["name"]}
+    expected = {requirement for group in project["optional-dependencies"].values() for requirement in group}
+    names = {re.split(r"[\[<>=; ]", item)[0] for item in expected.union(project["dependencies"])} - {project["name"]}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; .+)?", line) for line in pins), "a pin is a name and a public version"

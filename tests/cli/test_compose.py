@@ -85,14 +85,14 @@ def test_a_size_sets_training_defaults_that_a_key_overrides() -> None:
 def test_original_data_has_the_large_vocabulary_by_default(command: str) -> None:
     schema: type[PrepareConfig | TrainConfig] = {"prepare": PrepareConfig, "train": TrainConfig}[command]
     register_schema(schema, command)
-    for overrides, wanted in (
+    for overrides, expected in (
         ("data=tinystories_bash", 32000),
         ("data=tinystories_v2_bash", 32000),
         ("data=tinystories_bash tokenizer=bpe_4k", 4096),
         ("data=tinystories_bash tokenizer.vocab_size=8000", 8000),
         ("data=embedded", 4096),
     ):
-        assert compose_config(schema, command, overrides.split()).tokenizer.vocab_size == wanted
+        assert compose_config(schema, command, overrides.split()).tokenizer.vocab_size == expected
 
 
 FLAGS = (["--cfg", "job"], ["--help"], ["--info", "defaults"], ["--hydra-help"])
@@ -121,13 +121,13 @@ def test_help_lists_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> 
 
     assert main(["--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for wanted in (
+    for expected in (
         "architecture: dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe",
         "max_steps",
         "-m",
         "--help KEY",
     ):
-        assert wanted in shown
+        assert expected in shown
     assert "_schema" not in shown, "Hydra's own names of the schemas"
 
 
@@ -174,7 +174,7 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected"),
     [
         ("trainig.seq_len=64", "trainig.seq_len: no such setting; did you mean training.seq_len?"),
         ("training.seqlen=64", "did you mean training.seq_len?"),
@@ -227,8 +227,8 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
         ("stage.stages.language.prompts=[null]", "prompts=[null]: needs a value, it cannot be null"),
     ],
 )
-def test_errors_name_key_value_and_remedy(override: str, wanted: str) -> None:
-    assert wanted in composition_error("size=nano", override, "tracking=none")
+def test_errors_name_key_value_and_remedy(override: str, expected: str) -> None:
+    assert expected in composition_error("size=nano", override, "tracking=none")
 
 
 @pytest.mark.parametrize("argument", ["moe", "=3", "~seed", "~training", "~/data"])
@@ -252,7 +252,7 @@ def test_settings_of_legacy_flags_compose() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "expected"),
     [
         (["--seed", "3"], "--seed: no such flag; settings have no dashes"),
         (["-x"], "-x: no such flag"),
@@ -262,8 +262,8 @@ def test_settings_of_legacy_flags_compose() -> None:
         (["--config-dir", "foo"], "--config-dir: not used here"),
     ],
 )
-def test_unknown_flags_are_errors(arguments: list[str], wanted: str) -> None:
-    with pytest.raises(UserError, match=wanted) as caught:
+def test_unknown_flags_are_errors(arguments: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
         parse_arguments([*arguments, "seed=3"])
     assert "\n" not in str(caught.value)
 
@@ -330,7 +330,7 @@ def test_other_os_errors_keep_their_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected"),
     [
         ("seed=interval(0,1)", "seed=interval(0,1): an interval has no finite list of values; list some"),
         ("seed=range(0,1000000000)", "seed=range(0,1000000000): more than 10000 jobs in one sweep"),
@@ -338,14 +338,14 @@ def test_other_os_errors_keep_their_traceback() -> None:
         ("seed=range(3,3)", "seed=range(3,3): gives no value"),
     ],
 )
-def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> None:
+def test_sweeps_without_values_or_with_too_many(override: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         expand_sweep("train", TrainConfig, ["size=nano", override, "match=none"])
-    assert str(caught.value).startswith(wanted)
+    assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("argument", "wanted"),
+    ("argument", "expected"),
     [
         ("hydra.run.dir=x", "hydra.run.dir=x: has no effect here; output_root sets the folder of runs"),
         ("hydra.verbose=true", "hydra.verbose=true: has no effect here; leave it out"),
@@ -356,7 +356,7 @@ def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> N
         ("--resolve", "--resolve: is for --cfg job"),
     ],
 )
-def test_settings_without_effect_are_errors(argument: str, wanted: str) -> None:
+def test_settings_without_effect_are_errors(argument: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_arguments(["seed=1", argument])
-    assert str(caught.value).startswith(wanted)
+    assert str(caught.value).startswith(expected)

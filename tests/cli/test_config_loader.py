@@ -82,15 +82,15 @@ def test_random_command_lines_compose_as_in_hydra(n: int) -> None:
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 return f"{type(error).__name__}: {error} ({type(error.__cause__).__name__}: {error.__cause__})"
 
-        before, wanted = borrow_config(["seed=1"]), list[Outcome]()
+        before, expected = borrow_config(["seed=1"]), list[Outcome]()
         for line in lines:
             draw.shuffle(line)
             loaders = [partial(one.load_configuration, "train", line, RunMode.RUN, False) for one in (theirs, ours)]
-            wanted.append(outcome(loaders[0]))
-            assert outcome(loaders[1]) == wanted[-1], line
-            assert borrow_config(line) == wanted[-1][1], line
+            expected.append(outcome(loaders[0]))
+            assert outcome(loaders[1]) == expected[-1], line
+            assert borrow_config(line) == expected[-1][1], line
         assert borrow_config(["seed=1"]) == before  # borrowing leaves no trace
-        assert [borrow_config(line) for line in lines] == [bare for _, bare in wanted]
+        assert [borrow_config(line) for line in lines] == [bare for _, bare in expected]
 
 
 def test_a_changed_schema_is_composed_again() -> None:

@@ -76,7 +76,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"stage__stages": {"a": StageConfig("python")}}, "stages.a.corpus=python: must be one of language, code"),
     ("dense", {"stage__stages": {"a": StageConfig("code", 0)}}, "stage.stages.a.max_tokens=0: must be greater than 0"),
     ("dense", {"stage__stages": {"a": StageConfig("code", learning_rate_scale=0)}}, "a.learning_rate_scale=0"),
-    *(("dense", {"stage__stages": {"a": StageConfig("code", mixture=mix)}}, wanted) for mix, wanted in (
+    *(("dense", {"stage__stages": {"a": StageConfig("code", mixture=mix)}}, expected) for mix, expected in (
         ({"python": 0.1}, "stage.stages.a.mixture.python=0.1: no such corpus; there are language and code"),
         ({"code": 0.1}, "stage.stages.a.mixture.code=0.1: is the stage's own corpus, which has the rest; leave it out"),
         ({"language": 0.0}, "stage.stages.a.mixture.language=0.0: must be greater than 0"),
@@ -103,16 +103,16 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("architecture", "values", "wanted"), CASES, ids=[case[2][:50] for case in CASES])
-def test_invalid_configurations_are_errors(architecture: str, values: dict[str, Any], wanted: str) -> None:
-    assert wanted in validation_error(change_config(architecture, **values))
+@pytest.mark.parametrize(("architecture", "values", "expected"), CASES, ids=[case[2][:50] for case in CASES])
+def test_invalid_configurations_are_errors(architecture: str, values: dict[str, Any], expected: str) -> None:
+    assert expected in validation_error(change_config(architecture, **values))
 
 
 BRANCH = StageConfig("language", branch_of="a", budget_share=0.25)
 
 
 @pytest.mark.parametrize(
-    ("branch", "more", "wanted"),
+    ("branch", "more", "expected"),
     [
         (replace(BRANCH, budget_share=None), {}, "branch_of=a, stage.stages.b.budget_share=None: a branch needs both"),
         (replace(BRANCH, branch_of=None), {}, "branch_of=None, stage.stages.b.budget_share=0.25: a branch needs both"),
@@ -132,10 +132,10 @@ BRANCH = StageConfig("language", branch_of="a", budget_share=0.25)
         (replace(BRANCH, budget_share=0.999), {}, "is 195 of the 195 steps of stage a; a branch needs"),
     ],
 )  # fmt: skip
-def test_invalid_branches_are_errors(branch: StageConfig, more: dict[str, Any], wanted: str) -> None:
+def test_invalid_branches_are_errors(branch: StageConfig, more: dict[str, Any], expected: str) -> None:
     validate(change_config(stage__stages={"a": StageConfig("language"), "b": BRANCH}))
     stages = {"a": StageConfig("language"), "b": branch}
-    assert wanted in validation_error(change_config(stage__stages=stages, **more))
+    assert expected in validation_error(change_config(stage__stages=stages, **more))
 
 
 def test_branches_come_last_and_cannot_be_nested() -> None:
@@ -165,7 +165,7 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         ({"source": "local"}, "repo=a/b: source=local does not read it; leave it out"),
         ({"source": "stories", "repo": None, "revision": None}, "files={"),
@@ -192,16 +192,18 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
         ({"files": {"a.txt": "F" * 64}}, f"files.a.txt={'F' * 64}: must be its sha256, 64 hex digits"),
     ],
 )
-def test_invalid_hub_settings_are_errors(values: dict[str, Any], wanted: str) -> None:
+def test_invalid_hub_settings_are_errors(values: dict[str, Any], expected: str) -> None:
     validate(change_config(data__language=HUB))
-    assert validation_error(change_config(data__language=replace(HUB, **values))).startswith(f"data.language.{wanted}")
+    assert validation_error(change_config(data__language=replace(HUB, **values))).startswith(
+        f"data.language.{expected}"
+    )
 
 
 GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
 
 
 @pytest.mark.parametrize(
-    ("corpus", "wanted"),
+    ("corpus", "expected"),
     [
         (replace(GIT, repositories="perl"), "repositories=perl: no such list; choose one of bash"),
         (replace(GIT, repositories=None), "repositories=None: no such list"),
@@ -224,9 +226,9 @@ GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
         ),
     ],
 )
-def test_invalid_code_settings_are_errors(corpus: CorpusConfig, wanted: str) -> None:
+def test_invalid_code_settings_are_errors(corpus: CorpusConfig, expected: str) -> None:
     validate(change_config(data__code=GIT))
-    assert validation_error(change_config(data__code=corpus)).startswith(f"data.code.{wanted}")
+    assert validation_error(change_config(data__code=corpus)).startswith(f"data.code.{expected}")
 
 
 def test_filters_and_repositories_are_only_for_code() -> None:

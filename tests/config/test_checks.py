@@ -80,7 +80,7 @@ def test_values_beyond_a_limit_are_errors(key: str, limit: Range) -> None:
 
 def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
     register_schema(TrainConfig, "train")
-    for overrides, wanted in (
+    for overrides, expected in (
         (["optimizer.betas=[0.9,7]"], "optimizer.betas=7.0: is a share, at most 1"),
         (
             ["stage=code", "+stage.stages.code.mixture.language=1.5"],
@@ -93,11 +93,11 @@ def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
     ):
         with pytest.raises(UserError) as caught:
             check_settings(compose_config(TrainConfig, "train", overrides))
-        assert str(caught.value).startswith(wanted)
+        assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("path", "wanted"),
+    ("path", "expected"),
     [
         ("~nosuchuser/x", "dir=~nosuchuser/x: there is no such user"),
         ("x" * 256, "too long for a path: at most 1000 bytes, 255 in each part"),
@@ -106,10 +106,10 @@ def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
         ("a\0b", "a path cannot have a zero byte"),
     ],
 )
-def test_invalid_paths_are_errors(path: str, wanted: str) -> None:
+def test_invalid_paths_are_errors(path: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         check_path("dir", path)
-    assert wanted in str(caught.value) and len(str(caught.value)) < 250
+    assert expected in str(caught.value) and len(str(caught.value)) < 250
 
 
 def test_too_long_names_are_errors() -> None:

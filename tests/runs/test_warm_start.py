@@ -93,7 +93,7 @@ def test_overrides_replace_inherited_settings(given: list[str], sources: dict[st
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected"),
     [
         ("architecture=mamba", "architecture.name=mamba: contradicts init_from="),
         ("architecture=dense", "architecture.name=dense: contradicts init_from="),
@@ -106,11 +106,11 @@ def test_overrides_replace_inherited_settings(given: list[str], sources: dict[st
     ],
 )
 def test_overrides_that_contradict_the_weights_are_errors(
-    override: str, wanted: str, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    override: str, expected: str, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_code_from(sources["moe"], tmp_path / "new", override) == 2
     err = capsys.readouterr().err
-    assert wanted in err and err.strip().endswith("leave it out") and err.count("\n") == 1
+    assert expected in err and err.strip().endswith("leave it out") and err.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
 

@@ -189,7 +189,7 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
 
 
 @pytest.mark.parametrize(
-    ("launcher", "wanted"),
+    ("launcher", "expected"),
     [
         (LauncherConfig("serial"), None),
         (LauncherConfig("joblib", n_jobs=3), 2),
@@ -199,11 +199,11 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
     ],
 )
 def test_concurrent_jobs_divide_the_cores(
-    launcher: LauncherConfig, wanted: int | None, monkeypatch: pytest.MonkeyPatch
+    launcher: LauncherConfig, expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    assert threads_per_job(launcher) == wanted
+    assert threads_per_job(launcher) == expected
 
 
 @pytest.mark.slow
