@@ -21,7 +21,7 @@ TIME_KEYS = set(
 )
 """Keys of records that differ from one time to the next, or from one commit."""
 NOT_COMPARED = tuple(".log .png report.html summary.md summary.csv config.yaml .verified.json state.pt".split())
-"""Endings of files that hold times, or what a reader makes anew of the others."""
+"""Endings of files that contain times, or caches that readers create from other files."""
 
 
 def commands(site: Site) -> dict[str, tuple[str, list[str]]]:

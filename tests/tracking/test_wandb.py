@@ -136,7 +136,7 @@ def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "key", "variable", "wanted"),
+    ("mode", "key", "variable", "expected"),
     [
         ("auto", "", None, "offline"),
         ("auto", "k", None, "online"),
