@@ -1,4 +1,4 @@
-"""What holds for every test: no account, no display, repeatable examples; device tests only where the device is."""
+"""Fixtures and settings of all tests: no accounts, no display, deterministic examples; device tests need the device."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import settings
 
 os.environ.pop("WANDB_API_KEY", None)
-os.environ["NETRC"] = os.devnull  # where W&B looks for a login besides: tests never reach anyone's account
+os.environ["NETRC"] = os.devnull  # W&B also looks for a login there; tests never use a real account
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["MPLBACKEND"] = "agg"
-# One thread: small tensors gain nothing from more, and on a busy machine threads that wait for each other lose much.
+# One thread: small tensors gain nothing from more, and on a busy machine waiting threads cost much time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The same examples each time, and no time limit an example: a busy machine must not fail a test.
+# The same examples each time, and no time limit per example: a busy machine must not fail a test.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def without_cpu_kernels() -> Iterator[None]:
-    """Compute with the kernels of other devices."""
+    """Use the kernels of other devices on the CPU."""
     from src.model.blocks.base import disable_cpu_kernels
 
     with disable_cpu_kernels():
@@ -53,7 +53,7 @@ def _empty_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -63,7 +63,7 @@ class Bomb:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of combined architectures as slow, and skip those of devices that are not there.
+    """Mark tests of combined architectures as slow, and skip tests of missing devices.
 
     Torch is imported only if a test is marked mps or cuda.
     """

@@ -1,4 +1,4 @@
-"""The summary of an invented run, for tests of what reads summaries."""
+"""Summaries of synthetic runs, for tests of code that reads summaries."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def summary(**changes: Any) -> dict[str, Any]:
 
 
 def final(tokens_per_second: float) -> dict[str, Any]:
-    """Return the results of a run that had this speed."""
+    """Return the results of a run with this speed."""
     numbers = {"tokens": 1, "train_flops": 1.0, "peak_memory_bytes": 1, "wall_time_s": 1.0}
     return {**numbers, "val_loss": None, "val_bits_per_byte": None, "tokens_per_second": tokens_per_second}
 

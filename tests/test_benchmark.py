@@ -1,4 +1,4 @@
-"""The command: what it writes and prints, and what it refuses."""
+"""The benchmark command: its files, its output and its errors."""
 
 import csv
 import json

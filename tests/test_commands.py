@@ -1,4 +1,4 @@
-"""Common mistakes with each command: one line, status 2, and nothing is written."""
+"""User errors of each command: one line, exit status 2, and nothing is written."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def complaint(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def run_failing_command(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run a command that must fail with one line and write nothing; return the line."""
     assert run_cli(lambda: COMMANDS[command](arguments)) == 2
     said = capsys.readouterr()
@@ -86,9 +86,9 @@ TRAIN = [
 ]
 
 
-@pytest.mark.parametrize(("line", "wanted"), TRAIN, ids=[line for line, _ in TRAIN])
-def test_mistakes_in_train(
-    line: str, wanted: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("line", "expected"), TRAIN, ids=[line for line, _ in TRAIN])
+def test_train_errors_are_one_line(
+    line: str, expected: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("started although the command is wrong")
@@ -97,7 +97,7 @@ def test_mistakes_in_train(
         monkeypatch.setattr(target, refuse)
     own = [f"data.dir={data}"] if "data" not in line.replace("data.dir", "data") else []
     split = [line] if line.endswith("no data") else line.split()
-    assert wanted in complaint("train", [*own, *split], capsys)
+    assert expected in run_failing_command("train", [*own, *split], capsys)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -108,7 +108,7 @@ def test_a_missing_device_is_an_error_before_preparation(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    line = complaint("train", [f"runtime.device={device}"], capsys)
+    line = run_failing_command("train", [f"runtime.device={device}"], capsys)
     assert line == f"runtime.device={device}: not available on this machine (there is cpu); use runtime=auto"
 
 
@@ -117,7 +117,7 @@ def test_sequences_longer_than_the_text_are_an_error_before_training(
     seq_len: int, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for start in ([], ["-m", "seed=0,1"]):
-        line = complaint("train", [*start, f"data.dir={data}", f"training.seq_len={seq_len}"], capsys)
+        line = run_failing_command("train", [*start, f"data.dir={data}", f"training.seq_len={seq_len}"], capsys)
         assert f"training.seq_len={seq_len}: the " in line and "choose a smaller training.seq_len" in line
 
 
@@ -199,21 +199,23 @@ REPORT = [
 
 
 MISTAKES = [
-    pytest.param(command, arguments, wanted, id=" ".join([command, *arguments]))
+    pytest.param(command, arguments, expected, id=" ".join([command, *arguments]))
     for command, mistakes in {"prepare": PREPARE, "generate": GENERATE, "evaluate": EVALUATE, "report": REPORT}.items()
-    for arguments, wanted in mistakes
+    for arguments, expected in mistakes
 ]
 
 
-@pytest.mark.parametrize(("command", "arguments", "wanted"), MISTAKES)
-def test_mistakes(command: str, arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert wanted in complaint(command, arguments, capsys)
+@pytest.mark.parametrize(("command", "arguments", "expected"), MISTAKES)
+def test_user_errors_are_one_line(
+    command: str, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in run_failing_command(command, arguments, capsys)
 
 
 def test_an_output_root_below_a_file_is_an_error(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "file").write_text("")
     for command, more in (("train", [f"data.dir={data}"]), ("prepare", [])):
-        line = complaint(command, ["output_root=../file/deep", *more], capsys)
+        line = run_failing_command(command, ["output_root=../file/deep", *more], capsys)
         assert line.startswith("output_root=../file/deep: ") and "is no folder that you can write to" in line
 
 
@@ -295,7 +297,7 @@ def test_an_error_with_newlines_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert "a\\nb\ufffd[31m: no such folder" in line
 
 
-def test_no_backend_of_matplotlib_is_needed() -> None:
+def test_no_matplotlib_backend_is_loaded() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "src.benchmark", "--cfg", "job"],
         cwd=ROOT, env={**os.environ, "MPLBACKEND": "nonsense"}, capture_output=True, check=False,

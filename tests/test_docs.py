@@ -1,6 +1,6 @@
-"""What the documents say can be done: every command line composes, every link leads somewhere, every target exists.
+"""The documentation: every command line composes, every link and make target exists.
 
-The training guide names every setting of training, and none that there is not.
+The training guide documents every training setting and no other.
 """
 
 import re
@@ -91,7 +91,7 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
     assert run_command(name, schema, lambda config: 0, quote(argv), raw) == 0
 
 
-def test_the_report_command_takes_its_folder_raw() -> None:
+def test_the_report_command_accepts_an_unquoted_folder() -> None:
     assert report.main(["dir=/no/such folder"]) == 2
 
 
@@ -130,7 +130,7 @@ def test_every_setting_in_the_guide_exists() -> None:
     assert given and given <= known, f"no such setting: {sorted(given - known)}"
 
 
-def test_the_stages_that_the_guide_defines_are_stages() -> None:
+def test_stages_defined_in_the_guide_are_valid() -> None:
     [block] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     plan = build_config(PlanConfig, yaml.safe_load(block))
     assert [stage.corpus for stage in plan.stages.values()] == ["language", "code", "code"]

@@ -81,8 +81,8 @@ def test_auto_is_the_largest_micro_batch_by_the_estimate(
     assert found["micro_batch_size_asked"] == "auto"
     assert 1 < found["micro_batch_size"] == device["largest_micro_batch"] < 64
     assert found["train_memory_bytes"] <= device["available_bytes"] and device["fits"]
-    wanted = f"micro batch {found['micro_batch_size']} (auto), fp32"
-    assert wanted in output(*arguments, capsys=capsys)
+    expected = f"micro batch {found['micro_batch_size']} (auto), fp32"
+    assert expected in output(*arguments, capsys=capsys)
 
 
 def test_learned_positions_limit_the_contexts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,19 +101,19 @@ def test_time_is_tokens_over_speed(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_grid_is_a_table_with_one_row_per_job(capsys: pytest.CaptureFixture[str]) -> None:
     """The error of a job without a model is below the table."""
-    said = output("-m", "architecture=dense,jamba", "size=nano,micro", "recipe=classic", capsys=capsys)
-    assert "recipe=classic" not in said, "what all jobs have in common is no news"
-    rows = [line for line in said.splitlines() if line.startswith("| architecture=")]
+    text = output("-m", "architecture=dense,jamba", "size=nano,micro", "recipe=classic", capsys=capsys)
+    assert "recipe=classic" not in text, "common settings are omitted"
+    rows = [line for line in text.splitlines() if line.startswith("| architecture=")]
     assert len(rows) == 4 and len({len(row) for row in rows}) == 1
-    assert "architecture=jamba size=nano: architecture.n_blocks=8: too few for the pattern of 16 blocks" in said
+    assert "architecture=jamba size=nano: architecture.n_blocks=8: too few for the pattern of 16 blocks" in text
     found = as_json("-m", "architecture=dense,jamba", "size=nano,micro", capsys=capsys)["estimates"]
     assert found[0]["overrides"] == ["architecture=dense", "size=nano", "format=json"]
     assert ["error" in row for row in found] == [False, False, True, False]
 
 
 def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    said = output("architecture=moe", "size=micro", "tokens_per_second=1000", capsys=capsys)
-    for wanted in (
+    text = output("architecture=moe", "size=micro", "tokens_per_second=1000", capsys=capsys)
+    for expected in (
         "moe x 8",
         "attention x 8",
         "Training memory at micro batch 8",
@@ -121,11 +121,11 @@ def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) ->
         "this machine",
         "at 1,000",
     ):
-        assert wanted in said
+        assert expected in text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["architecture=mixtral"], "architecture=mixtral: no such choice"),
         (["size=nano,micro"], "add -m"),
@@ -137,10 +137,10 @@ def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) ->
         (["architecture=jamba", "size=nano"], "too few for the pattern"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: estimate.main(arguments)) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_measured_run_without_a_speed_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,16 +45,16 @@ def run(*arguments: str) -> int:
     return run_cli(lambda: export.main([*arguments]))
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def run_failing_export(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command, check that it writes nothing, and return its error line."""
     out = Path(next(item for item in arguments if item.startswith("out="))[4:])
     before = sorted(out.parent.rglob("*")) if out.parent.exists() else []
     capsys.readouterr()
     assert run(*arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and output.err.count("\n") == 1
     assert (sorted(out.parent.rglob("*")) if out.parent.exists() else []) == before
-    return said.err.removeprefix("error: ").rstrip("\n")
+    return output.err.removeprefix("error: ").rstrip("\n")
 
 
 def text(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
@@ -171,7 +171,7 @@ def test_a_checkpoint_without_a_summary_is_exported(tmp_path: Path) -> None:
 
 def test_a_model_without_a_mapping_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = bare_run(tmp_path / "bare", spec_of("moe", **CLASSIC))
-    line = refused(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
+    line = run_failing_export(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
     assert line.startswith(
         f"run={place}: no class of transformers computes the same; norm=layernorm: MixtralForCausalLM needs"
     )
@@ -184,7 +184,7 @@ def test_damaged_files_of_a_run_are_one_line_errors(
         place = tmp_path / "run"
         shutil.copytree(finished, place)
         (place / name).write_bytes(b"\x80\x04 broken")
-        line = refused(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
+        line = run_failing_export(capsys, "format=huggingface", f"run={place}", f"out={tmp_path / 'new' / 'out'}")
         assert line.startswith(f"run={place / name}: "), line
         shutil.rmtree(place)
 
@@ -210,7 +210,7 @@ def test_damaged_files_of_a_run_are_one_line_errors(
 def test_mistakes_are_one_line(
     arguments: list[str], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refused(capsys, *arguments, f"out={tmp_path / 'new' / 'out'}").startswith(wanted)
+    assert run_failing_export(capsys, *arguments, f"out={tmp_path / 'new' / 'out'}").startswith(wanted)
 
 
 def test_an_export_overwrites_nothing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,10 +218,10 @@ def test_an_export_overwrites_nothing(finished: Path, tmp_path: Path, capsys: py
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x", encoding="utf-8")
     wanted = "already exists and is no export of this command; give a new or an empty folder"
-    assert refused(capsys, *command, f"out={tmp_path / 'full'}") == f"out={tmp_path / 'full'}: {wanted}"
-    assert refused(capsys, *command, f"out={tmp_path / 'full' / 'mine'}").endswith(wanted)
+    assert run_failing_export(capsys, *command, f"out={tmp_path / 'full'}") == f"out={tmp_path / 'full'}: {wanted}"
+    assert run_failing_export(capsys, *command, f"out={tmp_path / 'full' / 'mine'}").endswith(wanted)
     below = tmp_path / "full" / "mine" / "out"
-    line = refused(capsys, *command, f"out={below}")
+    line = run_failing_export(capsys, *command, f"out={below}")
     assert "cannot be written" in line or "is not a writable folder" in line
     assert run(*command, "out=") == 2
     assert capsys.readouterr().err == "error: out: is empty; name the folder to write\n"
@@ -260,7 +260,7 @@ def test_a_repeated_export_succeeds_and_another_is_an_error(
     ):
         (place / name).write_text("changed", encoding="utf-8")
         if place == out:
-            assert "already exists and is no export" in refused(capsys, *command, f"out={place}")
+            assert "already exists and is no export" in run_failing_export(capsys, *command, f"out={place}")
         else:
             assert run(*command, f"out={place}") == 2
     assert (kept / "mine").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["back", "out", "out.old"]
@@ -313,7 +313,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_files(
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("src.huggingface.export_model.save_file", fill)
-    line = refused(capsys, "format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}")
+    line = run_failing_export(capsys, "format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}")
     assert line == "disk: No space left on device; make room"
 
 
@@ -349,8 +349,8 @@ def test_control_characters_of_a_source_do_not_reach_the_terminal(
         for change in each:
             (source / name).write_text(json.dumps(json.loads(whole) | change), encoding="utf-8")
             assert run("format=ours", f"source={source}", f"out={tmp_path / 'out'}") == 2
-            said = capsys.readouterr()
-            assert said.err.count("\n") == 1 and not {"\x1b", "\x07"} & {*said.err, *said.out}
+            output = capsys.readouterr()
+            assert output.err.count("\n") == 1 and not {"\x1b", "\x07"} & {*output.err, *output.out}
         (source / name).write_text(whole, encoding="utf-8")
 
 
@@ -389,7 +389,7 @@ def test_a_manipulated_record_is_an_error(
     shutil.copytree(folder, source)
     values = json.loads((source / RECORD).read_text(encoding="utf-8"))
     (source / RECORD).write_text(json.dumps(values | changes), encoding="utf-8")
-    line = refused(capsys, "format=ours", f"source={source}", f"out={tmp_path / 'new' / 'out'}")
+    line = run_failing_export(capsys, "format=ours", f"source={source}", f"out={tmp_path / 'new' / 'out'}")
     assert line.startswith(f"source={source}/") and wanted in line, line
 
 

@@ -103,11 +103,11 @@ def test_generate_accepts_a_checkpoint_folder(
 ) -> None:
     common = ["prompt=Once", "max_new_tokens=5", "temperature=0"]
     best = finished / "checkpoints" / "language" / "best"
-    wanted = text([f"run={finished}", *common], capsys)
-    assert text([f"run={best}", *common], capsys) == wanted
+    expected = text([f"run={finished}", *common], capsys)
+    assert text([f"run={best}", *common], capsys) == expected
     for folder in (finished, best):
         monkeypatch.chdir(folder)
-        assert text(["run=.", *common], capsys) == wanted
+        assert text(["run=.", *common], capsys) == expected
 
 
 def test_learned_positions_limit_the_text(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The set-up: scripts/setup.sh with each interpreter and installer, and the consistency of the package lists."""
+"""The setup: scripts/setup.sh with each interpreter and installer, and the consistency of the package lists."""
 
 import os
 import re
@@ -25,8 +25,8 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OWN_PINS = "torch$|triton$|nvidia-|cuda-"  # PyTorch is pinned by constraints.txt, and pins its CUDA libraries itself
 DEMO, TEST = "-r requirements/demo.txt", "-r requirements/demo.txt -r requirements/test.txt"
 
-# A Python of the given version: answers the questions of the set-up, and makes an environment whose pip does what PIP
-# says and has the settings PIP_CONFIG.
+# A Python of the given version: it answers the questions of the setup, and creates an environment whose pip runs PIP
+# with the settings PIP_CONFIG.
 PYTHON = """#!/bin/sh
 echo "{name} $*" >> "$CALLS"
 case "$*" in
@@ -41,7 +41,7 @@ case "$*" in
 esac
 """
 
-# Finds the interpreter that FOUND names, and makes environments of the one that it is given.
+# Finds the interpreter that FOUND names, and creates environments with the given one.
 UV = """#!/bin/sh
 echo "uv $*" >> "$CALLS"
 case "$*" in
@@ -53,7 +53,7 @@ esac
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the files that the set-up reads, and a PATH with make, a shell and its tools, but no Python."""
+    """A copy of the files that the setup reads, and a PATH with make, a shell and its tools, but without Python."""
     work = tmp_path / "a tree"
     work.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -273,7 +273,7 @@ GNU_ONLY = [
 
 
 @pytest.mark.parametrize("construct", GNU_ONLY)
-def test_makefile_and_scripts_need_nothing_that_a_mac_lacks(construct: str) -> None:
+def test_makefile_and_scripts_run_on_a_mac(construct: str) -> None:
     text = "\n".join([MAKEFILE, *(script.read_text(encoding="utf-8") for script in SCRIPTS)])
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert not [line for line in lines if re.search(construct, line)]
@@ -291,8 +291,8 @@ def test_scripts_are_clean_posix_shell() -> None:
 
 def test_constraints_pin_every_direct_dependency_and_name_no_index() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {requirement for group in project["optional-dependencies"].values() for requirement in group}
-    names = {re.split(r"[\[<>=; ]", item)[0] for item in wanted.union(project["dependencies"])} - {project["name"]}
+    expected = {requirement for group in project["optional-dependencies"].values() for requirement in group}
+    names = {re.split(r"[\[<>=; ]", item)[0] for item in expected.union(project["dependencies"])} - {project["name"]}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; .+)?", line) for line in pins), "a pin is a name and a public version"
@@ -401,7 +401,7 @@ def needed(requirements: list[Requirement]) -> set[str]:
 
 
 @pytest.mark.parametrize("level", ["demo", "test"])
-def test_lists_hold_every_package_that_is_needed(level: str) -> None:
+def test_lists_contain_every_required_package(level: str) -> None:
     files, requirements = LISTS[level]
     try:
         missing = needed(expand(requirements)) - {canonicalize_name(pin.name) for pin in read_pins(*files)}
@@ -410,7 +410,7 @@ def test_lists_hold_every_package_that_is_needed(level: str) -> None:
     assert not [name for name in missing if not re.match(OWN_PINS, name)], "run make lock"
 
 
-def test_supported_pythons_are_the_same_everywhere() -> None:
+def test_supported_python_versions_are_consistent() -> None:
     supported = SpecifierSet(PROJECT["project"]["requires-python"])
     assert [f"3.{minor}" for minor in range(8, 20) if f"3.{minor}" in supported] == PYTHONS
     workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")

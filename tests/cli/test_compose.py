@@ -1,4 +1,4 @@
-"""Composition: every YAML, from anywhere, without torch; and Hydra's errors as one line that tells what to do."""
+"""Composition of every YAML file, from any directory and without torch; errors of Hydra become one line."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from src.config.schema import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfi
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name != "repositories"  # lists that data names, no settings
+    if folder.is_dir() and folder.name != "repositories"  # lists of repositories are data, not settings
 }
 EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
@@ -32,27 +32,27 @@ def compose_train(*overrides: str) -> TrainConfig:
     return compose_config(TrainConfig, "train", overrides)
 
 
-def complaint(*overrides: str) -> str:
+def composition_error(*overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         compose_train(*overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def python(code: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run code in a fresh interpreter whose working directory is not the repository."""
+def run_python(code: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run code in a new interpreter whose working directory is not the repository."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # whether ray is installed is another matter
-    for turn in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once
-        chosen = {group: names[turn % len(names)] for group, names in GROUPS.items()}
+    monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # ray may be missing
+    for index in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once
+        chosen = {group: names[index % len(names)] for group, names in GROUPS.items()}
         if chosen["stage"].endswith("_budgets"):
             chosen["schedule"] = "wsd"  # branches need a stable phase
-        chosen["size"] = "tiny"  # the longest pattern needs eight layers; other sizes have a test of their own
+        chosen["size"] = "tiny"  # the longest pattern needs eight layers; another test covers the other sizes
         config = compose_train(*(f"{group}={name}" for group, name in chosen.items()))
         assert {group: getattr(config, group).name for group in chosen} == chosen
         validate(config)
@@ -74,11 +74,11 @@ def test_every_architecture_in_every_size_is_valid() -> None:
     for path in (CONF / "architecture").glob("*.yaml"):
         architecture = compose_train(f"architecture={path.stem}").architecture
         for config in sizes:
-            if len(architecture.pattern) <= 2 * config.size.n_layers:  # the rest says so: test_validation.py
+            if len(architecture.pattern) <= 2 * config.size.n_layers:  # test_validation.py tests the others
                 validate(replace(config, architecture=architecture))
 
 
-def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> None:
+def test_a_size_sets_training_defaults_that_a_key_overrides() -> None:
     config = compose_train("size=micro", "training.seq_len=128")
     assert (config.training.seq_len, config.training.max_tokens) == (128, 10_000_000)
     assert config.optimizer.learning_rate == config.size.learning_rate
@@ -88,14 +88,14 @@ def test_a_size_gives_the_defaults_of_its_training_which_a_key_replaces() -> Non
 def test_original_data_has_the_large_vocabulary_by_default(command: str) -> None:
     schema: type[PrepareConfig | TrainConfig] = {"prepare": PrepareConfig, "train": TrainConfig}[command]
     register_schema(schema, command)
-    for overrides, wanted in (
+    for overrides, expected in (
         ("data=tinystories_bash", 32000),
         ("data=tinystories_v2_bash", 32000),
         ("data=tinystories_bash tokenizer=bpe_4k", 4096),
         ("data=tinystories_bash tokenizer.vocab_size=8000", 8000),
         ("data=embedded", 4096),
     ):
-        assert compose_config(schema, command, overrides.split()).tokenizer.vocab_size == wanted
+        assert compose_config(schema, command, overrides.split()).tokenizer.vocab_size == expected
 
 
 FLAGS = (["--cfg", "job"], ["--help"], ["--info", "defaults"], ["--hydra-help"])
@@ -114,7 +114,7 @@ def test_help_flags_work_from_any_directory_without_torch(command: str, tmp_path
         "    assert len(shown.getvalue()) > 8, (flags, shown.getvalue())\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
     )
-    result = python(code, tmp_path)
+    result = run_python(code, tmp_path)
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -124,13 +124,13 @@ def test_help_lists_choices_and_settings(capsys: pytest.CaptureFixture[str]) -> 
 
     assert main(["--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for wanted in (
+    for expected in (
         "architecture: dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba, mamba1, moe",
         "max_steps",
         "-m",
         "--help KEY",
     ):
-        assert wanted in shown
+        assert expected in shown
     assert "_schema" not in shown, "Hydra's own names of the schemas"
 
 
@@ -177,7 +177,7 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected"),
     [
         ("trainig.seq_len=64", "trainig.seq_len: no such setting; did you mean training.seq_len?"),
         ("training.seqlen=64", "did you mean training.seq_len?"),
@@ -230,8 +230,8 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
         ("stage.stages.language.prompts=[null]", "prompts=[null]: needs a value, it cannot be null"),
     ],
 )
-def test_errors_name_key_value_and_remedy(override: str, wanted: str) -> None:
-    assert wanted in complaint("size=nano", override, "tracking=none")
+def test_errors_name_key_value_and_remedy(override: str, expected: str) -> None:
+    assert expected in composition_error("size=nano", override, "tracking=none")
 
 
 @pytest.mark.parametrize("argument", ["moe", "=3", "~seed", "~training", "~/data"])
@@ -255,7 +255,7 @@ def test_settings_of_legacy_flags_compose() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "expected"),
     [
         (["--seed", "3"], "--seed: no such flag; settings have no dashes"),
         (["-x"], "-x: no such flag"),
@@ -265,8 +265,8 @@ def test_settings_of_legacy_flags_compose() -> None:
         (["--config-dir", "foo"], "--config-dir: not used here"),
     ],
 )
-def test_unknown_flags_are_errors(arguments: list[str], wanted: str) -> None:
-    with pytest.raises(UserError, match=wanted) as caught:
+def test_unknown_flags_are_errors(arguments: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
         parse_arguments([*arguments, "seed=3"])
     assert "\n" not in str(caught.value)
 
@@ -318,8 +318,10 @@ def test_disk_errors_are_one_line(number: int, remedy: str, capsys: pytest.Captu
         raise OSError(number, os.strerror(number), "/data/file")
 
     assert run_cli(refuse) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and said.count("\n") == 1
+    error_output = capsys.readouterr().err
+    assert (
+        error_output.startswith(f"error: /data/file: {os.strerror(number)}; {remedy}") and error_output.count("\n") == 1
+    )
 
 
 def test_other_os_errors_keep_their_traceback() -> None:
@@ -331,7 +333,7 @@ def test_other_os_errors_keep_their_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected"),
     [
         ("seed=interval(0,1)", "seed=interval(0,1): an interval has no finite list of values; list some"),
         ("seed=range(0,1000000000)", "seed=range(0,1000000000): more than 10000 jobs in one sweep"),
@@ -339,14 +341,14 @@ def test_other_os_errors_keep_their_traceback() -> None:
         ("seed=range(3,3)", "seed=range(3,3): gives no value"),
     ],
 )
-def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> None:
+def test_sweeps_without_values_or_with_too_many(override: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         expand_sweep("train", TrainConfig, ["size=nano", override, "match=none"])
-    assert str(caught.value).startswith(wanted)
+    assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("argument", "wanted"),
+    ("argument", "expected"),
     [
         ("hydra.run.dir=x", "hydra.run.dir=x: has no effect here; output_root sets the folder of runs"),
         ("hydra.verbose=true", "hydra.verbose=true: has no effect here; leave it out"),
@@ -357,7 +359,7 @@ def test_sweeps_without_values_or_with_too_many(override: str, wanted: str) -> N
         ("--resolve", "--resolve: is for --cfg job"),
     ],
 )
-def test_settings_without_effect_are_errors(argument: str, wanted: str) -> None:
+def test_settings_without_effect_are_errors(argument: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_arguments(["seed=1", argument])
-    assert str(caught.value).startswith(wanted)
+    assert str(caught.value).startswith(expected)

@@ -1,4 +1,4 @@
-"""The cache composes what Hydra composes, for command lines of every kind, in any order, and quickly."""
+"""The cached loader composes the same configuration as Hydra, for any command line, and quickly."""
 
 import random
 import time
@@ -52,10 +52,10 @@ def outcome(compose: Callable[[], DictConfig]) -> Outcome:
     whole = OmegaConf.to_yaml(config)
     with open_dict(config):
         del config["hydra"]
-    return whole, shown(config)
+    return whole, to_text(config)
 
 
-def shown(config: DictConfig) -> str:
+def to_text(config: DictConfig) -> str:
     said = OmegaConf.to_yaml(config)
     for action in (lambda: OmegaConf.to_yaml(config, resolve=True), lambda: str(OmegaConf.to_object(config))):
         try:
@@ -75,22 +75,22 @@ def test_random_command_lines_compose_as_in_hydra(n: int) -> None:
     with hydra_session([], []) as ours:
         theirs = ConfigLoaderImpl(ours.config_search_path)
 
-        def lent(line: list[str]) -> str:
+        def borrow_config(line: list[str]) -> str:
             try:
                 with ours.borrow("train", line) as config:
-                    return shown(config)
+                    return to_text(config)
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 return f"{type(error).__name__}: {error} ({type(error.__cause__).__name__}: {error.__cause__})"
 
-        before, wanted = lent(["seed=1"]), list[Outcome]()
+        before, expected = borrow_config(["seed=1"]), list[Outcome]()
         for line in lines:
             draw.shuffle(line)
             loaders = [partial(one.load_configuration, "train", line, RunMode.RUN, False) for one in (theirs, ours)]
-            wanted.append(outcome(loaders[0]))
-            assert outcome(loaders[1]) == wanted[-1], line
-            assert lent(line) == wanted[-1][1], line
-        assert lent(["seed=1"]) == before  # what was lent has left no trace
-        assert [lent(line) for line in lines] == [bare for _, bare in wanted]
+            expected.append(outcome(loaders[0]))
+            assert outcome(loaders[1]) == expected[-1], line
+            assert borrow_config(line) == expected[-1][1], line
+        assert borrow_config(["seed=1"]) == before  # borrowing leaves no trace
+        assert [borrow_config(line) for line in lines] == [bare for _, bare in expected]
 
 
 def test_a_changed_schema_is_composed_again() -> None:

@@ -1,4 +1,4 @@
-"""Commands that are printed to be copied arrive unchanged, through the shell and Hydra's grammar."""
+"""Printed commands pass unchanged through the shell and Hydra's grammar when they are copied."""
 
 import shlex
 

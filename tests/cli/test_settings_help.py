@@ -15,7 +15,7 @@ from src.config.setting import entries_of
 SCHEMAS = {command: getattr(schemas, f"{command.title()}Config") for command in COMMANDS}
 
 
-def details(*words: str) -> str:
+def print_details(*words: str) -> str:
     register_schema(TrainConfig, "train")
     overrides = [word for word in words if "=" in word]
     return command_help("train", overrides, [word for word in words if "=" not in word])
@@ -33,9 +33,9 @@ def test_help_lists_every_setting_in_one_line_of_its_section(command: str) -> No
         assert re.search(line, block, re.MULTILINE), f"{entry.key}: not in one line"
 
 
-def test_a_key_shows_all_that_is_known_of_it() -> None:
+def test_help_of_a_key_shows_all_its_details() -> None:
     assert (
-        details("training.max_tokens", "training.budget")
+        print_details("training.max_tokens", "training.budget")
         == """\
 training.max_tokens
   Tokens of each stage, in whole steps. max_steps can end it earlier, and
@@ -55,11 +55,11 @@ training.budget
 
 
 def test_defaults_follow_the_choices_of_the_command_line() -> None:
-    assert "default  10000000 (${size.max_tokens} in conf/settings.yaml)" in details(
+    assert "default  10000000 (${size.max_tokens} in conf/settings.yaml)" in print_details(
         "training.max_tokens", "size=micro"
     )
-    assert "default  muon (in conf/optimizer/muon.yaml)" in details("optimizer.name", "optimizer=muon")
-    assert "default  7 (on the command line)" in details("seed", "seed=7")
+    assert "default  muon (in conf/optimizer/muon.yaml)" in print_details("optimizer.name", "optimizer=muon")
+    assert "default  7 (on the command line)" in print_details("seed", "seed=7")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_defaults_follow_the_choices_of_the_command_line() -> None:
         ("stage.stages.code.budget_share", "stage.stages.*.budget_share"),
     ],
 )
-def test_a_pattern_a_section_and_a_stage_name_settings(pattern: str, keys: str) -> None:
-    assert [line for line in details(pattern).splitlines() if line and line[0] != " "] == keys.split()
+def test_patterns_sections_and_stages_select_settings(pattern: str, keys: str) -> None:
+    assert [line for line in print_details(pattern).splitlines() if line and line[0] != " "] == keys.split()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -88,14 +88,14 @@ def test_an_unknown_key_is_one_line_and_status_2(command: str, capsys: pytest.Ca
     )
 
 
-def test_an_unknown_key_names_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_key_suggests_the_closest_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: import_module("src.train").main(["training.max_tokns", "--help"])) == 2
     assert capsys.readouterr().err == (
         "error: training.max_tokns: no such setting; did you mean training.max_tokens?\n"
     )
 
 
-def test_the_page_of_settings_is_current() -> None:
+def test_the_settings_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == current_page(), "write it again: python -m src.cli.settings_page"
 
 

@@ -1,4 +1,4 @@
-"""Validation: whatever is wrong with a configuration, in one line that names key, value and remedy."""
+"""Validation: every invalid configuration gives one line that names key, value and remedy."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from src.config.schema import CorpusConfig, HygieneConfig, StageConfig, TrainCon
 
 
 @cache
-def base(architecture: str) -> TrainConfig:
+def compose_base(architecture: str) -> TrainConfig:
     register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}"])
 
 
-def changed(architecture: str = "dense", **values: Any) -> TrainConfig:
+def change_config(architecture: str = "dense", **values: Any) -> TrainConfig:
     """Replace values by dotted key, written with __ for the dot."""
-    config = base(architecture)
+    config = compose_base(architecture)
     for key, value in values.items():
         section, _, name = key.partition("__")
         new = replace(getattr(config, section), **{name: value}) if name else value
@@ -30,7 +30,7 @@ def changed(architecture: str = "dense", **values: Any) -> TrainConfig:
     return config
 
 
-def complaint(config: TrainConfig) -> str:
+def validation_error(config: TrainConfig) -> str:
     with pytest.raises(UserError) as caught:
         validate(config)
     assert "\n" not in str(caught.value)
@@ -40,7 +40,10 @@ def complaint(config: TrainConfig) -> str:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "samples.temperature"])
 def test_numbers_are_finite(key: str, value: float) -> None:
-    assert complaint(changed("dense", **{key.replace(".", "__"): value})) == f"{key}={value}: must be a finite number"
+    assert (
+        validation_error(change_config("dense", **{key.replace(".", "__"): value}))
+        == f"{key}={value}: must be a finite number"
+    )
 
 
 CASES: list[tuple[str, dict[str, Any], str]] = [
@@ -73,7 +76,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"stage__stages": {"a": StageConfig("python")}}, "stages.a.corpus=python: must be one of language, code"),
     ("dense", {"stage__stages": {"a": StageConfig("code", 0)}}, "stage.stages.a.max_tokens=0: must be greater than 0"),
     ("dense", {"stage__stages": {"a": StageConfig("code", learning_rate_scale=0)}}, "a.learning_rate_scale=0"),
-    *(("dense", {"stage__stages": {"a": StageConfig("code", mixture=mix)}}, wanted) for mix, wanted in (
+    *(("dense", {"stage__stages": {"a": StageConfig("code", mixture=mix)}}, expected) for mix, expected in (
         ({"python": 0.1}, "stage.stages.a.mixture.python=0.1: no such corpus; there are language and code"),
         ({"code": 0.1}, "stage.stages.a.mixture.code=0.1: is the stage's own corpus, which has the rest; leave it out"),
         ({"language": 0.0}, "stage.stages.a.mixture.language=0.0: must be greater than 0"),
@@ -100,16 +103,16 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("architecture", "values", "wanted"), CASES, ids=[case[2][:50] for case in CASES])
-def test_what_cannot_be(architecture: str, values: dict[str, Any], wanted: str) -> None:
-    assert wanted in complaint(changed(architecture, **values))
+@pytest.mark.parametrize(("architecture", "values", "expected"), CASES, ids=[case[2][:50] for case in CASES])
+def test_invalid_configurations_are_errors(architecture: str, values: dict[str, Any], expected: str) -> None:
+    assert expected in validation_error(change_config(architecture, **values))
 
 
 BRANCH = StageConfig("language", branch_of="a", budget_share=0.25)
 
 
 @pytest.mark.parametrize(
-    ("branch", "more", "wanted"),
+    ("branch", "more", "expected"),
     [
         (replace(BRANCH, budget_share=None), {}, "branch_of=a, stage.stages.b.budget_share=None: a branch needs both"),
         (replace(BRANCH, branch_of=None), {}, "branch_of=None, stage.stages.b.budget_share=0.25: a branch needs both"),
@@ -129,29 +132,31 @@ BRANCH = StageConfig("language", branch_of="a", budget_share=0.25)
         (replace(BRANCH, budget_share=0.999), {}, "is 195 of the 195 steps of stage a; a branch needs"),
     ],
 )  # fmt: skip
-def test_a_branch_that_cannot_be(branch: StageConfig, more: dict[str, Any], wanted: str) -> None:
-    validate(changed(stage__stages={"a": StageConfig("language"), "b": BRANCH}))
+def test_invalid_branches_are_errors(branch: StageConfig, more: dict[str, Any], expected: str) -> None:
+    validate(change_config(stage__stages={"a": StageConfig("language"), "b": BRANCH}))
     stages = {"a": StageConfig("language"), "b": branch}
-    assert wanted in complaint(changed(stage__stages=stages, **more))
+    assert expected in validation_error(change_config(stage__stages=stages, **more))
 
 
-def test_branches_come_last_and_have_none_themselves() -> None:
+def test_branches_come_last_and_cannot_be_nested() -> None:
     stages = {"a": StageConfig("language"), "b": BRANCH, "c": StageConfig("code")}
-    assert complaint(changed(stage__stages=stages)) == (
+    assert validation_error(change_config(stage__stages=stages)) == (
         "stage.stages.c: comes after b, a branch, and would start from its weights; put branches last"
     )
     stages["c"] = replace(BRANCH, branch_of="b", budget_share=0.5)
-    assert complaint(changed(stage__stages=stages)).startswith("stage.stages.c.branch_of=b: must be an earlier stage")
+    assert validation_error(change_config(stage__stages=stages)).startswith(
+        "stage.stages.c.branch_of=b: must be an earlier stage"
+    )
 
 
-def test_learned_positions_end() -> None:
-    config = changed(training__seq_len=8192, recipe__position="learned")
-    assert "recipe.max_seq_len=8192 or recipe.position=rope" in complaint(config)
+def test_learned_positions_limit_the_sequence_length() -> None:
+    config = change_config(training__seq_len=8192, recipe__position="learned")
+    assert "recipe.max_seq_len=8192 or recipe.position=rope" in validation_error(config)
 
 
-def test_a_source_that_is_not_there() -> None:
-    language = replace(base("dense").data.language, source="wikipedia")
-    assert complaint(changed(data__language=language)) == (
+def test_a_missing_source_run_is_an_error() -> None:
+    language = replace(compose_base("dense").data.language, source="wikipedia")
+    assert validation_error(change_config(data__language=language)) == (
         "data.language.source=wikipedia: must be one of stories, scripts, local, hub, git"
     )
 
@@ -160,7 +165,7 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         ({"source": "local"}, "repo=a/b: source=local does not read it; leave it out"),
         ({"source": "stories", "repo": None, "revision": None}, "files={"),
@@ -187,16 +192,18 @@ HUB = CorpusConfig(source="hub", repo="a/b", revision="0" * 40, files={"a.txt": 
         ({"files": {"a.txt": "F" * 64}}, f"files.a.txt={'F' * 64}: must be its sha256, 64 hex digits"),
     ],
 )
-def test_settings_of_the_hub(values: dict[str, Any], wanted: str) -> None:
-    validate(changed(data__language=HUB))
-    assert complaint(changed(data__language=replace(HUB, **values))).startswith(f"data.language.{wanted}")
+def test_invalid_hub_settings_are_errors(values: dict[str, Any], expected: str) -> None:
+    validate(change_config(data__language=HUB))
+    assert validation_error(change_config(data__language=replace(HUB, **values))).startswith(
+        f"data.language.{expected}"
+    )
 
 
 GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
 
 
 @pytest.mark.parametrize(
-    ("corpus", "wanted"),
+    ("corpus", "expected"),
     [
         (replace(GIT, repositories="perl"), "repositories=perl: no such list; choose one of bash"),
         (replace(GIT, repositories=None), "repositories=None: no such list"),
@@ -219,32 +226,34 @@ GIT = CorpusConfig(source="git", repositories="bash", extensions=[".sh"])
         ),
     ],
 )
-def test_settings_of_code(corpus: CorpusConfig, wanted: str) -> None:
-    validate(changed(data__code=GIT))
-    assert complaint(changed(data__code=corpus)).startswith(f"data.code.{wanted}")
+def test_invalid_code_settings_are_errors(corpus: CorpusConfig, expected: str) -> None:
+    validate(change_config(data__code=GIT))
+    assert validation_error(change_config(data__code=corpus)).startswith(f"data.code.{expected}")
 
 
-def test_stories_have_no_hygiene_and_no_repositories() -> None:
-    assert complaint(changed(data__language=GIT)) == (
+def test_filters_and_repositories_are_only_for_code() -> None:
+    assert validation_error(change_config(data__language=GIT)) == (
         "data.language.source=git: repositories are a source of code; choose another"
     )
     stories = CorpusConfig("local", hygiene=HygieneConfig(drop_generated=False))
-    assert complaint(changed(data__language=stories)).startswith("data.language.hygiene.drop_generated: is no code")
+    assert validation_error(change_config(data__language=stories)).startswith(
+        "data.language.hygiene.drop_generated: is no code"
+    )
 
 
-def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     find: Callable[..., Any] = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "joblib" in name else find(name))
-    assert complaint(changed(launcher__name="joblib")) == (
+    assert validation_error(change_config(launcher__name="joblib")) == (
         "launcher=joblib: not installed; pip install -c constraints.txt -e '.[joblib]'"
     )
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
-def test_what_is_right_passes(architecture: str) -> None:
-    validate(base(architecture))
-    validate(changed(architecture, match="none"))
-    validate(changed(architecture, size__d_model=192, size__n_layers=3, training__seq_len=37))
+def test_valid_configurations_pass(architecture: str) -> None:
+    validate(compose_base(architecture))
+    validate(change_config(architecture, match="none"))
+    validate(change_config(architecture, size__d_model=192, size__n_layers=3, training__seq_len=37))
 
 
 def test_an_output_root_is_a_folder_or_can_become_one(tmp_path: Path) -> None:

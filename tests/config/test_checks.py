@@ -1,4 +1,4 @@
-"""Every setting is described beside its field, and a value that its description rules out is refused in one line."""
+"""Every setting has a description, and a value outside its described range is a one-line error."""
 
 import typing
 from dataclasses import fields, is_dataclass
@@ -33,10 +33,10 @@ def test_every_field_is_described_and_every_number_has_a_range(command: str) -> 
         for item in fields(schema):
             if is_dataclass(hints[item.name]):
                 continue
-            described = item.metadata.get("setting")
-            assert isinstance(described, Setting), f"{section}.{item.name}: declare it by setting(...)"
-            assert described.meaning.endswith(".") and len(described.summary) <= 72, described.meaning
-            assert bool(described.range) == is_number(hints[item.name]), f"{section}.{item.name}"
+            description = item.metadata.get("setting")
+            assert isinstance(description, Setting), f"{section}.{item.name}: declare it by setting(...)"
+            assert description.meaning.endswith(".") and len(description.summary) <= 72, description.meaning
+            assert bool(description.range) == is_number(hints[item.name]), f"{section}.{item.name}"
 
 
 def test_ranges_are_finite_and_forms_are_known() -> None:
@@ -44,7 +44,7 @@ def test_ranges_are_finite_and_forms_are_known() -> None:
     assert {entry.setting.form for entry in ENTRIES.values()} == {"", "path", "name"}
 
 
-def test_choices_are_those_of_the_code_that_reads_them() -> None:
+def test_choices_equal_those_of_the_code() -> None:
     assert choices_of(TrainConfig, "match") == (*QUANTITIES, "none")
     assert choices_of(TrainConfig, "architecture.free_parameters") == FREE_PARAMETERS
     for corpus in ("language", "code"):
@@ -60,7 +60,7 @@ def test_defaults_are_within_their_ranges_and_choices() -> None:
 
 
 @pytest.mark.parametrize(("key", "limit"), RANGES, ids=[key for key, _ in RANGES])
-def test_what_is_beyond_a_limit_is_refused(key: str, limit: Range) -> None:
+def test_values_beyond_a_limit_are_errors(key: str, limit: Range) -> None:
     for value in ([] if limit.below else [limit.most]) + ([] if limit.above else [limit.least]):
         check_number(key, value, limit)
     for value in (
@@ -80,7 +80,7 @@ def test_what_is_beyond_a_limit_is_refused(key: str, limit: Range) -> None:
 
 def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
     register_schema(TrainConfig, "train")
-    for overrides, wanted in (
+    for overrides, expected in (
         (["optimizer.betas=[0.9,7]"], "optimizer.betas=7.0: is a share, at most 1"),
         (
             ["stage=code", "+stage.stages.code.mixture.language=1.5"],
@@ -93,11 +93,11 @@ def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
     ):
         with pytest.raises(UserError) as caught:
             check_settings(compose_config(TrainConfig, "train", overrides))
-        assert str(caught.value).startswith(wanted)
+        assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("path", "wanted"),
+    ("path", "expected"),
     [
         ("~nosuchuser/x", "dir=~nosuchuser/x: there is no such user"),
         ("x" * 256, "too long for a path: at most 1000 bytes, 255 in each part"),
@@ -106,13 +106,13 @@ def test_the_check_reaches_sections_lists_and_dictionaries() -> None:
         ("a\0b", "a path cannot have a zero byte"),
     ],
 )
-def test_what_can_be_no_path(path: str, wanted: str) -> None:
+def test_invalid_paths_are_errors(path: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         check_path("dir", path)
-    assert wanted in str(caught.value) and len(str(caught.value)) < 250
+    assert expected in str(caught.value) and len(str(caught.value)) < 250
 
 
-def test_names_have_a_length() -> None:
+def test_too_long_names_are_errors() -> None:
     check_name("stage.name=x", "x" * 64)
     for name in ("x" * 65, "名" * 22, "x" * 5000):
         with pytest.raises(UserError, match="must have at most 64 bytes"):

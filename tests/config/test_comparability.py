@@ -1,4 +1,4 @@
-"""The contract holds every setting that can change a result; whatever it leaves out is listed with its reason."""
+"""The contract contains every setting that can change a result; exceptions are listed with their reasons."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -33,13 +33,13 @@ def composed(*overrides: str) -> TrainConfig:
     return compose_config(TrainConfig, "train", ["stage=full", "data=embedded", *overrides])
 
 
-def contract(config: TrainConfig) -> dict[str, Any]:
+def make_contract(config: TrainConfig) -> dict[str, Any]:
     from src.runs.summary import build_contract
 
     return build_contract(config, None, None, CPU)
 
 
-def changed(value: Any) -> Any:
+def change_value(value: Any) -> Any:
     """Return another value of the same type."""
     if isinstance(value, bool):
         return not value
@@ -50,11 +50,11 @@ def changed(value: Any) -> Any:
     return 7 if value is None else f"{value}x"
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield every setting: its key, and the section and name under which it can be changed."""
+def list_settings(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the key of every setting, and the section and name by which it can be changed."""
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from list_settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", values, name
 
@@ -66,29 +66,29 @@ def with_changed(config: TrainConfig, key: str) -> TrainConfig:
     for part in parts[:-1]:
         section = section[part]
     before = section[parts[-1]]
-    section[parts[-1]] = {"language": 0.25} if before == {} else __file__ if key in FILES else changed(before)
-    if parts[-1] in BRANCH:  # neither means anything without the other
+    section[parts[-1]] = {"language": 0.25} if before == {} else __file__ if key in FILES else change_value(before)
+    if parts[-1] in BRANCH:  # one has no meaning without the other
         section |= BRANCH
-    # Built by hand: no schema is asked whether `cosinex` is a schedule, since the contract does not ask either.
-    return rebuilt(config, values)
+    # Built without composing: the schema would reject `cosinex` as a schedule, and the contract does not check values.
+    return build_dataclass(config, values)
 
 
-def rebuilt(config: Any, values: dict[str, Any]) -> Any:
+def build_dataclass(config: Any, values: dict[str, Any]) -> Any:
     """Build the dataclass of the same kind from nested values."""
     parts = {}
     for name, value in values.items():
         before = getattr(config, name)
         if hasattr(before, "__dataclass_fields__"):
-            parts[name] = rebuilt(before, value)
+            parts[name] = build_dataclass(before, value)
         elif name == "stages":
-            parts[name] = {key: rebuilt(before[key], each) for key, each in value.items()}
+            parts[name] = {key: build_dataclass(before[key], each) for key, each in value.items()}
         else:
             parts[name] = value
     return replace(config, **parts)
 
 
 CONFIG = composed()
-KEYS = [key for key, _, _ in leaves(asdict(CONFIG))]
+KEYS = [key for key, _, _ in list_settings(asdict(CONFIG))]
 FILES = ("tokenizer.path", "tokenizer.compare")
 BRANCH = {"branch_of": "language", "budget_share": 0.5}
 BY_CONTENT = ("data.", "tokenizer.", "init_from", "learning_rates", "launcher.")
@@ -97,7 +97,7 @@ BY_CONTENT = ("data.", "tokenizer.", "init_from", "learning_rates", "launcher.")
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_changes_the_contract_or_is_on_the_list_with_its_reason(key: str) -> None:
-    """`training_contract` is what a contract is made of but for machine and versions."""
+    """`training_contract` returns the contract without machine and versions."""
     before, after = (training_contract(config, None, None) for config in (CONFIG, with_changed(CONFIG, key)))
     differing = {name for name in before.keys() | after.keys() if before.get(name, ...) != after.get(name, ...)}
     if is_listed(key, MAY_DIFFER):
@@ -110,67 +110,74 @@ def test_every_setting_changes_the_contract_or_is_on_the_list_with_its_reason(ke
 
 
 @dataclass
-class YoungerTraining(TrainingConfig):
-    """A later version of the schema."""
+class LaterTraining(TrainingConfig):
+    """A later version of the schema with a new setting."""
 
     memory: str = "full"
     kernels: dict[str, bool] = field(default_factory=lambda: {"flash": True})
 
 
-def test_a_new_setting_is_in_the_contract_until_somebody_lists_it() -> None:
-    younger = replace(CONFIG, training=YoungerTraining(**asdict(CONFIG.training)))
-    new = settings_of(younger).keys() - settings_of(CONFIG).keys()
+def test_a_new_setting_is_in_the_contract_unless_it_is_listed() -> None:
+    later_config = replace(CONFIG, training=LaterTraining(**asdict(CONFIG.training)))
+    new = settings_of(later_config).keys() - settings_of(CONFIG).keys()
     assert new == {"training.memory", "training.kernels.flash"}
 
 
-def test_each_list_names_settings_that_there_are_and_gives_a_reason() -> None:
+def test_each_list_names_existing_settings_with_reasons() -> None:
     known = {key.replace("stages.language", "stages.*").replace("stages.code", "stages.*") for key in KEYS}
     known |= {".".join(key.split(".")[:end]) for key in known for end in range(1, key.count(".") + 1)}
     assert set(MAY_DIFFER) | set(COUNTED_AS) <= known
     assert not set(MAY_DIFFER) & set(COUNTED_AS)
     assert all(MAY_DIFFER.values()) and {name for names in COUNTED_AS.values() for name in names} <= set(DERIVED)
-    assert contract(CONFIG).keys() >= set(SPEED_KEYS) | set(DERIVED)
+    assert make_contract(CONFIG).keys() >= set(SPEED_KEYS) | set(DERIVED)
 
 
-def test_two_widths_under_one_name_of_a_size_are_not_ranked() -> None:
-    """The audit's case: dense at width 64 and hybrid at 128 were both `nano`."""
-    dense = contract(composed("architecture=dense", "size.d_model=64"))
-    hybrid = contract(composed("architecture=hybrid"))
+def test_two_widths_with_the_same_size_name_are_not_comparable() -> None:
+    """Dense at width 64 and hybrid at 128 once shared the size name `nano`."""
+    dense = make_contract(composed("architecture=dense", "size.d_model=64"))
+    hybrid = make_contract(composed("architecture=hybrid"))
     assert comparable_groups({"dense": dense, "hybrid": hybrid}) == [["dense"], ["hybrid"]]
     assert "size.d_model: 64 (dense) | 128 (hybrid)" in differences({"dense": dense, "hybrid": hybrid})
 
 
-def test_text_and_launcher_count_by_what_they_come_to() -> None:
-    assert contract(composed("data.seed=1"))["data_hash"] != contract(CONFIG)["data_hash"]
-    assert contract(composed("tokenizer.code_share=0.3"))["tokenizer_hash"] != contract(CONFIG)["tokenizer_hash"]
-    assert contract(CONFIG)["host_shared"] is False and contract(composed("launcher=joblib"))["host_shared"] is True
+def test_text_and_launcher_are_compared_by_their_effect() -> None:
+    assert make_contract(composed("data.seed=1"))["data_hash"] != make_contract(CONFIG)["data_hash"]
+    assert (
+        make_contract(composed("tokenizer.code_share=0.3"))["tokenizer_hash"] != make_contract(CONFIG)["tokenizer_hash"]
+    )
+    assert (
+        make_contract(CONFIG)["host_shared"] is False
+        and make_contract(composed("launcher=joblib"))["host_shared"] is True
+    )
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "moe", "hybrid", "gated_deltanet"])
 @pytest.mark.parametrize("more", [(), ("training.budget=flops",), ("training.budget=time", "training.max_seconds=60")])
 def test_architectures_at_the_same_settings_have_equal_contracts(architecture: str, more: tuple[str, ...]) -> None:
-    assert contract(composed("architecture=dense", *more)) == contract(composed(f"architecture={architecture}", *more))
+    assert make_contract(composed("architecture=dense", *more)) == make_contract(
+        composed(f"architecture={architecture}", *more)
+    )
 
 
-def test_the_budget_and_the_warmup_stand_in_every_unit() -> None:
+def test_budget_and_warmup_are_recorded_in_every_unit() -> None:
     rules = training_contract(composed("schedule.warmup_steps=39"), None, None)
     # 2 x 791,680 matrices + causal attention over 256 positions + a head of 4096, three times, for each token
     assert "195 steps and 399360 tokens, of dense 3.466e+12 FLOPs" in str(rules["stages"])
     assert rules["warmup"] == "language: 39 of 195 steps (20.0%), code: 39 of 195 steps (20.0%)"
 
 
-def test_equal_budgets_in_other_words_are_equal() -> None:
+def test_equal_budgets_in_different_units_are_equal() -> None:
     by_tokens, by_steps = composed("training.max_tokens=204800"), composed("training.max_steps=100")
-    assert contract(by_tokens) == contract(by_steps)
+    assert make_contract(by_tokens) == make_contract(by_steps)
 
 
-def test_a_searched_rate_is_a_result_and_its_search_a_rule() -> None:
+def test_a_searched_rate_is_a_result_and_its_search_settings_are_rules() -> None:
     searched = [replace(CONFIG.optimizer, learning_rate=rate, search="grid, 5 rates") for rate in (1e-3, 2e-3)]
-    one, other = (contract(replace(CONFIG, optimizer=optimizer)) for optimizer in searched)
+    one, other = (make_contract(replace(CONFIG, optimizer=optimizer)) for optimizer in searched)
     assert one == other and one["optimizer.learning_rate"] is None
     assert one["learning_rate_search"] == "grid, 5 rates"
     for_other = replace(searched[0], search_differences=["training.max_tokens: 1 | 2"])
-    assert contract(replace(CONFIG, optimizer=for_other)) != one
+    assert make_contract(replace(CONFIG, optimizer=for_other)) != one
 
 
 @pytest.mark.parametrize(
@@ -187,18 +194,18 @@ def test_a_searched_rate_is_a_result_and_its_search_a_rule() -> None:
         ("optimizer.weight_decay=0.01", "optimizer.weight_decay"),
     ],
 )
-def test_a_search_made_for_something_else_says_what(override: str, key: str) -> None:
+def test_a_search_for_other_settings_names_the_differences(override: str, key: str) -> None:
     search, run = training_contract(CONFIG, None, None), training_contract(composed(override), None, None)
     assert search_differences(search, training_contract(composed("architecture=mamba", "seed=7"), None, None)) == []
     found = {line.split(":")[0]: line for line in search_differences(search, run)}
     assert "(search) | " in found[key] and "(run)" in found[key]
 
 
-def test_contracts_of_earlier_versions_are_read_under_the_names_of_today() -> None:
+def test_contracts_of_earlier_versions_are_read_with_current_names() -> None:
     assert with_current_names({"budget": "tokens", "device": "cpu", "data_hash": "x"}) == {
         "training.budget": "tokens", "runtime.device": "cpu", "data_hash": "x",
     }  # fmt: skip
-    assert with_current_names(contract(CONFIG)) == contract(CONFIG)
+    assert with_current_names(make_contract(CONFIG)) == make_contract(CONFIG)
 
 
 def test_nested_settings_become_dotted_keys() -> None:
@@ -217,7 +224,7 @@ def test_a_difference_names_key_values_and_runs() -> None:
     assert comparable_groups(contracts) == [["a"], ["b", "c"]]
 
 
-def test_a_missing_key_is_a_difference_and_not_the_same_as_null() -> None:
+def test_a_missing_key_differs_from_null() -> None:
     contracts = {"a": BASE, "b": {key: value for key, value in BASE.items() if key != "init_from"}}
     assert differences(contracts) == ["init_from: null (a) | (missing) (b)"]
     assert comparable_groups(contracts) == [["a"], ["b"]]
@@ -246,11 +253,11 @@ def test_long_lists_of_runs_are_shortened() -> None:
     assert differences(contracts) == ["seq_len: 0 (r0, r1 and 3 more) | 1 (r5)"]
 
 
-def test_nothing_to_compare() -> None:
+def test_no_contracts_have_no_differences() -> None:
     assert differences({}) == [] and comparable_groups({}) == []
 
 
-def test_long_texts_are_cut_to_what_differs() -> None:
+def test_long_texts_are_cut_to_their_differing_part() -> None:
     text = "name: adamw, learning_rate: {}, betas: [0.9, {}], rate of code: 1.5"
     contracts = {"a": {"optimizer": text.format(0.003, 0.95)}, "b": {"optimizer": text.format(0.001, 0.99)}}
     assert differences(contracts) == [

@@ -1,4 +1,4 @@
-"""Settings of earlier versions: their records are read, their hashes stay, and a command line names the new key."""
+"""Renamed settings: old records are read, run names stay, and an old key on a command line names the new one."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ def composed(*overrides: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_renamed_setting_exists_under_its_new_name_alone_in_the_same_section(old: str, new: str) -> None:
+def test_a_renamed_setting_exists_only_under_its_new_name_in_the_same_section(old: str, new: str) -> None:
     assert new in KEYS and old not in KEYS
     assert old.rpartition(".")[0] == new.rpartition(".")[0]
     assert current_key(old) == new and earlier_key(new) == old and current_key(new) == new
@@ -54,12 +54,12 @@ def test_a_file_named_like_a_setting_keeps_its_name() -> None:
     assert rename_keys(values, current_key) == values
 
 
-def test_the_name_of_a_run_stays() -> None:
+def test_the_name_of_a_run_is_unchanged() -> None:
     config = composed("stage=replay")
     values = rename_keys(asdict(config), earlier_key)
     earlier = {key: value for key, value in values.items() if key not in IGNORED_SETTINGS}
     assert run_name(config, "f", None).endswith(f"-{short_hash([earlier, 'f', None])}")
 
 
-def test_a_contract_of_an_earlier_version_has_the_names_of_today() -> None:
+def test_a_contract_of_an_earlier_version_gets_current_names() -> None:
     assert with_current_names({"training.max_bad_steps": 20}) == {"training.max_nonfinite_steps": 20}

@@ -110,12 +110,12 @@ def run_separately(model: LanguageModel, tokens: Tensor) -> Tensor:
 
 def test_masked_documents_equal_separate_documents(model: LanguageModel) -> None:
     tokens, documents = packed()
-    found, wanted = model(tokens, documents=documents).hidden, run_separately(model, tokens)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    found, expected = model(tokens, documents=documents).hidden, run_separately(model, tokens)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     # Gradients of the shared weights, along a random direction.
     direction, names = torch.randn_like(found), [name for name, _ in model.named_parameters() if name != "head.weight"]
     weights = [model.get_parameter(name) for name in names]
-    ours, theirs = (torch.autograd.grad((hidden * direction).sum(), weights) for hidden in (found, wanted))
+    ours, theirs = (torch.autograd.grad((hidden * direction).sum(), weights) for hidden in (found, expected))
     for name, one, other in zip(names, ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()), msg=name)
 
@@ -306,8 +306,8 @@ def test_initialization(model: LanguageModel) -> None:
             assert parameter.std().item() == pytest.approx(spreads[short], rel=close), name
             assert abs(parameter.mean().item()) < 5 * spreads[short] / math.sqrt(parameter.numel()), name
         elif short == "A_log" and parameter.ndim == 2:  # Mamba-1: 1..N in every channel
-            wanted = torch.arange(1.0, model.spec.d_state + 1).expand(model.spec.d_inner, -1)
-            torch.testing.assert_close(parameter.exp(), wanted, rtol=1e-6, atol=0)
+            expected = torch.arange(1.0, model.spec.d_state + 1).expand(model.spec.d_inner, -1)
+            torch.testing.assert_close(parameter.exp(), expected, rtol=1e-6, atol=0)
         elif short == "A_log":
             assert parameter.min() >= 0 and parameter.max() <= math.log(16), name
             assert parameter.exp().std() > 1, name
@@ -316,8 +316,8 @@ def test_initialization(model: LanguageModel) -> None:
             assert dt.min() >= 1e-3 * 0.999 and dt.max() <= 1e-1 * 1.001, name
             assert dt.log().std() > 0.3, name
         elif short == "D" or "norm" in short or (short == "weight" and "norms" in name):
-            wanted = torch.zeros if short.endswith("bias") else torch.ones
-            assert torch.equal(parameter, wanted(parameter.shape)), name
+            expected = torch.zeros if short.endswith("bias") else torch.ones
+            assert torch.equal(parameter, expected(parameter.shape)), name
         elif not is_of_another_kind(name, model):
             assert short.endswith("bias") and not parameter.any(), f"{name}: not listed above"
 
@@ -339,7 +339,7 @@ def test_initial_loss_is_that_of_a_uniform_prediction(architecture: str, recipe:
 
 def test_parameters_without_weight_decay(model: LanguageModel) -> None:
     not_decayed = ("A_log", "D", "dt_bias", "norm_weight")
-    wanted = {
+    expected = {
         name
         for name, _ in model.named_parameters()
         if name.endswith(("bias", *(f".{last}" for last in not_decayed)))
@@ -347,12 +347,12 @@ def test_parameters_without_weight_decay(model: LanguageModel) -> None:
         or name.startswith(("norms.", "final_norm."))
         or (is_of_another_kind(name, model) and name in model.no_decay())
     }
-    assert model.no_decay() == wanted
+    assert model.no_decay() == expected
     config = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.1)
     decayed, excluded = build_optimizer(model, config).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
-    assert {names[parameter] for parameter in excluded["params"]} == wanted
-    assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - wanted
+    assert {names[parameter] for parameter in excluded["params"]} == expected
+    assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - expected
     assert (decayed["weight_decay"], excluded["weight_decay"]) == (0.1, 0.0)
 
 
@@ -368,19 +368,19 @@ def test_activation_checkpointing_is_exact(model: LanguageModel) -> None:
 
 def test_bf16_is_close_to_fp32(model: LanguageModel) -> None:
     tokens = random_tokens(2, SEQ_LEN + 1)
-    exact, wanted = loss_of(model, tokens), gradients(model, tokens)
+    exact, expected = loss_of(model, tokens), gradients(model, tokens)
     model.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = loss_of(model, tokens)
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=2e-3)
-    total = math.sqrt(sum(float(gradient.square().sum()) for gradient in wanted.values()))
+    total = math.sqrt(sum(float(gradient.square().sum()) for gradient in expected.values()))
     squared_error = 0.0
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
         assert parameter.grad.isfinite().all(), name
-        squared_error += float((parameter.grad - wanted[name]).square().sum())
+        squared_error += float((parameter.grad - expected[name]).square().sum())
     assert math.sqrt(squared_error) < 0.05 * total
 
 

@@ -36,10 +36,10 @@ def loss_and_gradients(
     return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters())))
 
 
-def assert_close(found: Gradients, wanted: Gradients, of_loss: float, of_gradient: float) -> None:
+def assert_close(found: Gradients, expected: Gradients, of_loss: float, of_gradient: float) -> None:
     """Compare relative to the loss and to the largest entry of each gradient."""
-    torch.testing.assert_close(found[0], wanted[0], rtol=of_loss, atol=0)
-    for one, other in zip(found[1], wanted[1], strict=True):
+    torch.testing.assert_close(found[0], expected[0], rtol=of_loss, atol=0)
+    for one, other in zip(found[1], expected[1], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=of_gradient * float(other.abs().max()))
 
 
@@ -69,8 +69,8 @@ def test_every_kind_compiles_once(kinds: list[str]) -> None:
         forward = compile_blocks(model)
         for seed in range(3):
             tokens = random_tokens(2, 33, seed)
-            found, wanted = (loss_and_gradients(model, each, tokens) for each in (forward, run_as_compiled(model)))
-            assert_close(found, wanted, 0, 0)
+            found, expected = (loss_and_gradients(model, each, tokens) for each in (forward, run_as_compiled(model)))
+            assert_close(found, expected, 0, 0)
             assert counter.frame_count == len(kinds)
         if "moe" not in kinds:
             return
@@ -94,7 +94,7 @@ def test_each_shape_compiles_its_own_graph() -> None:
 @pytest.mark.slow
 def test_cheap_activations_are_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build_model(replace(small_spec("mamba"), blocks=("mamba", "mamba")), seed=0), random_tokens(2, 65)
-    wanted = loss_and_gradients(model, model, tokens)
+    expected = loss_and_gradients(model, model, tokens)
 
     def saved_bytes(budget: float) -> int:
         monkeypatch.setattr(Mamba, "memory_budget", budget)
@@ -104,7 +104,7 @@ def test_cheap_activations_are_recomputed(monkeypatch: pytest.MonkeyPatch) -> No
             torch.compiler.set_stance("default", force_backend="aot_eager_decomp_partition"),
             torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.nbytes), x)[1], lambda x: x),
         ):
-            assert_close(loss_and_gradients(model, compile_blocks(model), tokens), wanted, 1e-5, 1e-3)
+            assert_close(loss_and_gradients(model, compile_blocks(model), tokens), expected, 1e-5, 1e-3)
         return sum(sizes)
 
     assert saved_bytes(Mamba.memory_budget) < 0.7 * saved_bytes(1.0)

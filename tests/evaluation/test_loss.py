@@ -56,13 +56,13 @@ def test_first_token_of_a_window_is_not_a_target() -> None:
 def test_batch_size_does_not_change_the_loss(architecture: str) -> None:
     model = small_model(architecture)
     windows, lengths = random_tokens(7, 33).numpy(), [1] * VOCAB_SIZE
-    wanted = evaluate(model, windows, lengths, batch_size=1)
+    expected = evaluate(model, windows, lengths, batch_size=1)
     for batch_size in (2, 3, 7, 100):
         found = evaluate(model, windows, lengths, batch_size)
-        assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-6)
         assert found.tokens == 7 * 32
-    assert wanted.loss == pytest.approx(math.log(VOCAB_SIZE), rel=0.02)
-    assert wanted.bits_per_byte == pytest.approx(wanted.loss / math.log(2)), "one byte per token"
+    assert expected.loss == pytest.approx(math.log(VOCAB_SIZE), rel=0.02)
+    assert expected.bits_per_byte == pytest.approx(expected.loss / math.log(2)), "one byte per token"
 
 
 def test_masked_documents_are_evaluated_independently() -> None:
@@ -100,8 +100,8 @@ def test_logits_are_computed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         peak_growth(lambda: found.append(evaluate(model, windows.numpy(), [1] * 8192, batch_size=8))) < all_logits / 8
     )
     with torch.no_grad():
-        wanted = F.cross_entropy(model.logits(windows[:, :-1]).double().flatten(0, 1), windows[:, 1:].flatten())
-    assert found[0].loss == pytest.approx(float(wanted), rel=1e-6)
+        expected = F.cross_entropy(model.logits(windows[:, :-1]).double().flatten(0, 1), windows[:, 1:].flatten())
+    assert found[0].loss == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False])

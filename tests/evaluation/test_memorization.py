@@ -23,8 +23,8 @@ def test_shares_equal_an_exhaustive_search(monkeypatch: pytest.MonkeyPatch) -> N
     texts = [draw.integers(0, 3, n).tolist() for n in (0, 3, 40, 200)]
     texts += [training[30:80].tolist(), [9, *training[95:110].tolist(), 9]]
     for span in (4, 7):
-        wanted = [reference(text, training.tolist(), span) for text in texts]
-        assert memorized_shares(texts, training.astype(np.uint16), span) == pytest.approx(wanted)
+        expected = [reference(text, training.tolist(), span) for text in texts]
+        assert memorized_shares(texts, training.astype(np.uint16), span) == pytest.approx(expected)
     assert 0 < memorized_shares(texts, training, 7)[-1] < 1
 
 

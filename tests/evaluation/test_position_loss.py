@@ -97,12 +97,12 @@ def test_losses_equal_those_of_the_evaluation(eot_id: int | None) -> None:
     model, windows = small_model("hybrid"), random_tokens(5, 65).numpy()
     windows[:, 20] = 3
     nats, hits = predict_targets(model, windows, device=CPU, eot_id=eot_id)
-    wanted = evaluate_windows(model, windows, np.ones(VOCAB_SIZE, dtype=int), batch_size=2, device=CPU, eot_id=eot_id)
-    assert nats.mean() == pytest.approx(wanted.loss, rel=1e-6)
+    expected = evaluate_windows(model, windows, np.ones(VOCAB_SIZE, dtype=int), batch_size=2, device=CPU, eot_id=eot_id)
+    assert nats.mean() == pytest.approx(expected.loss, rel=1e-6)
     assert hits.shape == (5, 64) and model.training
     found = summarize_context(nats, hits, windows, np.ones(VOCAB_SIZE, dtype=int), None)
     assert list(found) == ["positions"]
-    assert np.average(found["positions"]["loss"], weights=found["positions"]["n"]) == pytest.approx(wanted.loss)
+    assert np.average(found["positions"]["loss"], weights=found["positions"]["n"]) == pytest.approx(expected.loss)
 
 
 def test_losses_of_a_broken_model_are_none(text: SimpleNamespace) -> None:

@@ -89,7 +89,7 @@ def test_minimal_config_equals_transformers(
 
 
 @pytest.mark.parametrize(
-    ("model_type", "more", "wanted"),
+    ("model_type", "more", "expected"),
     [
         ("llama", {"rms_norm_eps": None}, "rms_norm_eps=1e-06 (the default of transformers): not supported"),
         ("mixtral", {"rope_theta": None}, "'rope_theta': 1000000.0} (the default of transformers): not supported"),
@@ -98,11 +98,11 @@ def test_minimal_config_equals_transformers(
         ("granitemoehybrid", {"layer_types": None}, "its layers require model_type=advanced_code_model_hybrid"),
     ],
 )
-def test_unsupported_default_is_named(model_type: str, more: dict[str, Any], wanted: str, tmp_path: Path) -> None:
+def test_unsupported_default_is_named(model_type: str, more: dict[str, Any], expected: str, tmp_path: Path) -> None:
     case = {"llama": "dense", "mixtral": "moe", "gpt2": "dense, classic", "granitemoehybrid": "jamba"}[model_type]
     out = exported(tmp_path / "out", model_of(spec_of(case)))
     values = json.loads((out / "config.json").read_text(encoding="utf-8"))
     (out / "config.json").write_text(json.dumps({**values, "rope_parameters": None, **more}), encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_folder(out)
-    assert wanted in str(error.value)
+    assert expected in str(error.value)

@@ -171,8 +171,8 @@ def test_card_has_the_figures_of_the_run() -> None:
     spec = spec_of("dense")
     card = model_card(spec, mapping_of(spec), "out", RECORD)
     count = sum(parameter.numel() for parameter in model_of(spec).parameters())
-    for wanted in (f"{count:,}", "step 1,234", "56,789", "1.2346", "0.9876", "99,999", "1.5000", "`embedded`", "256"):
-        assert wanted in card, wanted
+    for expected in (f"{count:,}", "step 1,234", "56,789", "1.2346", "0.9876", "99,999", "1.5000", "`embedded`", "256"):
+        assert expected in card, expected
     assert card.startswith("---\nlibrary_name: transformers\n") and "license:" not in card
     assert """prompt='It'"'"'s a prompt'\n""" in card and 'prompt = "It\'s a prompt"\n' in card
     assert "None" not in card and "trust_remote_code" not in card

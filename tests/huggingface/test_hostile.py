@@ -140,7 +140,7 @@ def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         (
             {"model_type": "qwen2"},
@@ -195,14 +195,14 @@ def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
         ),
     ],
 )
-def test_unsupported_settings_are_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
+def test_unsupported_settings_are_named(changes: dict[str, Any], expected: str, folder: Path) -> None:
     (folder / "advanced_code_model.json").unlink()
     edit(folder / "config.json", **changes)
-    assert wanted in refused(folder)
+    assert expected in refused(folder)
 
 
 @pytest.mark.parametrize(
-    ("case", "changes", "wanted"),
+    ("case", "changes", "expected"),
     [
         ("mamba", {"expand": 3}, "num_heads=8: not supported, only 12 is"),
         ("mamba", {"n_groups": 8}, "n_groups=8: not supported"),
@@ -242,12 +242,12 @@ def test_unsupported_settings_are_named(changes: dict[str, Any], wanted: str, fo
     ],
 )
 def test_unsupported_settings_of_other_classes_are_named(
-    case: str, changes: dict[str, Any], wanted: str, tmp_path: Path
+    case: str, changes: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     folder = exported(tmp_path / "out", model_of(spec_of(case)))
     (folder / "advanced_code_model.json").unlink()
     edit(folder / "config.json", **changes)
-    assert wanted in refused(folder)
+    assert expected in refused(folder)
 
 
 def test_wrong_tensors_are_named(folder: Path) -> None:
@@ -295,7 +295,7 @@ def test_wrong_tokenizers_are_named(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         ({"format_version": 99}, "format_version=99: this program reads 1"),
         ({"spec": ...}, "spec: not the description of a model"),
@@ -303,9 +303,9 @@ def test_wrong_tokenizers_are_named(folder: Path, tmp_path: Path) -> None:
         ({"spec": {"blocks": ["attention"]}}, "spec: not the description of a model"),
     ],
 )
-def test_invalid_record_is_named(changes: dict[str, Any], wanted: str, folder: Path) -> None:
+def test_invalid_record_is_named(changes: dict[str, Any], expected: str, folder: Path) -> None:
     edit(folder / "advanced_code_model.json", **changes)
-    assert wanted in refused(folder)
+    assert expected in refused(folder)
 
 
 @pytest.mark.parametrize(

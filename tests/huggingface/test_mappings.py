@@ -122,7 +122,7 @@ def test_logits_of_padded_and_continued_rows(case: str, transformers: Any, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("version", "functions", "wanted"),
+    ("version", "functions", "expected"),
     [
         ("4.57.6", None, "transformers 4.57.6 lacks parts of this model; install one that has them: pip install"),
         (
@@ -145,7 +145,7 @@ def test_logits_of_padded_and_continued_rows(case: str, transformers: Any, tmp_p
 def test_hybrid_rejects_unsupported_versions(
     version: str,
     functions: dict[str, str] | None,
-    wanted: str,
+    expected: str,
     transformers: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,7 +159,7 @@ def test_hybrid_rejects_unsupported_versions(
         else:
             monkeypatch.setattr(getattr(transformers, name), "forward", scope["function"])
     monkeypatch.setattr(sys.modules["transformers"], "__version__", version)
-    with pytest.raises(ImportError, match=re.escape(wanted)) as error:
+    with pytest.raises(ImportError, match=re.escape(expected)) as error:
         runpy.run_path(str(ROOT / "src" / "huggingface" / "modeling_hybrid.py"))
     assert "\n" not in str(error.value)
 
@@ -228,7 +228,7 @@ def test_every_architecture_but_one_control_has_a_mapping(architecture: str, siz
 
 
 @pytest.mark.parametrize(
-    ("spec", "wanted"),
+    ("spec", "expected"),
     [
         (spec_of("mamba", norm="layernorm"), "norm=layernorm: Mamba2ForCausalLM needs norm=rmsnorm"),
         (spec_of("moe", **CLASSIC), "norm=layernorm: MixtralForCausalLM needs norm=rmsnorm, position=rope"),
@@ -248,7 +248,7 @@ def test_every_architecture_but_one_control_has_a_mapping(architecture: str, siz
         (replace(spec_of("dense"), blocks=("mamba1", "mlp")), "blocks mamba1, mlp: no class of transformers"),
     ],
 )
-def test_model_without_a_mapping_is_rejected(spec: ModelSpec, wanted: str) -> None:
+def test_model_without_a_mapping_is_rejected(spec: ModelSpec, expected: str) -> None:
     with pytest.raises(UserError) as error:
         mapping_of(spec)
-    assert wanted in str(error.value) and "\n" not in str(error.value)
+    assert expected in str(error.value) and "\n" not in str(error.value)

@@ -49,8 +49,8 @@ def test_greedy_tokens_are_the_most_probable(architecture: str) -> None:
 
 def test_top_k_1_is_greedy() -> None:
     model = confident_model("hybrid")
-    wanted = list(generate(model, PROMPT, GREEDY))
-    assert list(generate(model, PROMPT, SamplingConfig(max_new_tokens=30, temperature=0.8, top_k=1))) == wanted
+    expected = list(generate(model, PROMPT, GREEDY))
+    assert list(generate(model, PROMPT, SamplingConfig(max_new_tokens=30, temperature=0.8, top_k=1))) == expected
 
 
 def test_seed_reproduces_its_text() -> None:
@@ -66,9 +66,9 @@ def test_seed_reproduces_its_text() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_batch_equals_single_texts(architecture: str) -> None:
     model, sampling = confident_model(architecture), SamplingConfig(max_new_tokens=40, temperature=1.5, seed=3)
-    wanted = [list(generate(model, PROMPT, replace(sampling, seed=3 + i))) for i in range(4)]
-    assert generate_batch(model, PROMPT, sampling, 4) == wanted
-    stop = wanted[1][5]
+    expected = [list(generate(model, PROMPT, replace(sampling, seed=3 + i))) for i in range(4)]
+    assert generate_batch(model, PROMPT, sampling, 4) == expected
+    stop = expected[1][5]
     assert generate_batch(model, PROMPT, sampling, 4, stop=stop) == [
         list(generate(model, PROMPT, replace(sampling, seed=3 + i), stop=stop)) for i in range(4)
     ]
@@ -111,10 +111,10 @@ def test_first_token_does_not_wait_for_the_token_limit(architecture: str) -> Non
 
 def test_growing_cache_does_not_change_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = SamplingConfig(max_new_tokens=60, temperature=1.5, seed=3)
-    wanted = {name: list(generate(confident_model(name), PROMPT, sampling)) for name in ("dense", "hybrid")}
+    expected = {name: list(generate(confident_model(name), PROMPT, sampling)) for name in ("dense", "hybrid")}
     monkeypatch.setattr(attention, "INITIAL_CAPACITY", 1)
     monkeypatch.setattr(generation, "RANDOM_CHUNK", 7)
-    assert {name: list(generate(confident_model(name), PROMPT, sampling)) for name in wanted} == wanted
+    assert {name: list(generate(confident_model(name), PROMPT, sampling)) for name in expected} == expected
 
 
 def test_all_learned_positions_can_be_used() -> None:

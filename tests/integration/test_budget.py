@@ -1,4 +1,4 @@
-"""Budgets: equal tokens, equal FLOPs and equal time, each with a schedule that ends at it."""
+"""Budgets of equal tokens, equal FLOPs and equal time; each schedule ends at its budget."""
 
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,18 @@ from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 
 
-def trained(data: Path, root: Path, *more: str) -> tuple[dict[str, Any], list[float]]:
-    """Return the summary of a run, and its learning rates."""
+def train_run(data: Path, root: Path, *more: str) -> tuple[dict[str, Any], list[float]]:
+    """Return the summary of a run and its learning rates."""
     assert tiny.run(data, root, "evaluation.enabled=false", *more) == 0
     folder = tiny.only_run(root)
-    rates = [row["train/learning_rate"] for row in tiny.rows(folder) if "train/loss" in row]
+    rates = [row["train/learning_rate"] for row in tiny.read_rows(folder) if "train/loss" in row]
     return read_json(folder / "summary.json"), rates
 
 
-def test_equal_flops_end_at_those_of_dense(data: Path, tmp_path: Path) -> None:
+def test_equal_flops_give_the_flops_of_dense(data: Path, tmp_path: Path) -> None:
     settings = ("training.budget=flops", "training.max_steps=12")
-    dense, of_dense = trained(data, tmp_path / "dense", *settings)
-    mamba, of_mamba = trained(data, tmp_path / "mamba", "architecture=mamba", *settings)
+    dense, of_dense = train_run(data, tmp_path / "dense", *settings)
+    mamba, of_mamba = train_run(data, tmp_path / "mamba", "architecture=mamba", *settings)
     assert dense["stages"]["language"]["steps"] == 12 != mamba["stages"]["language"]["steps"]
     step = mamba["accounting"]["train_flops_per_token"] * 4 * 32
     assert 0 <= dense["final"]["train_flops"] - mamba["final"]["train_flops"] < step
@@ -31,16 +31,16 @@ def test_equal_flops_end_at_those_of_dense(data: Path, tmp_path: Path) -> None:
     assert "of dense 12 steps and 1536 tokens" in dense["contract"]["stages"]
 
 
-def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(
+def test_equal_time_is_measured_once_and_does_not_change_the_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A budget of 8 steps, by a clock that says so, ends as 8 steps asked for do."""
+    """A time budget that a fake clock converts to 8 steps gives the result of a run of 8 steps."""
     true = stage_runner.median_times
     monkeypatch.setattr(stage_runner, "median_times", lambda *given: [true(*given)[0] * 0 + 0.5])
     settings = ("training.budget=time", "training.max_seconds=4.2")
-    timed, rates = trained(data, tmp_path / "timed", *settings)
-    counted, wanted = trained(data, tmp_path / "counted", "training.max_steps=8")
-    assert timed["stages"]["language"]["steps"] == 8 and rates == wanted
+    timed, rates = train_run(data, tmp_path / "timed", *settings)
+    counted, expected = train_run(data, tmp_path / "counted", "training.max_steps=8")
+    assert timed["stages"]["language"]["steps"] == 8 and rates == expected
     assert timed["final"]["val_loss"] == counted["final"]["val_loss"]
     assert timed["contract"]["stages"] == "language: language 4.2 s"
     folder = tiny.only_run(tmp_path / "timed")
@@ -51,7 +51,7 @@ def test_equal_time_is_measured_once_and_the_weights_are_those_of_the_seed(
 def test_a_resumed_run_keeps_its_measured_steps(
     processes: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where another number of processes began it."""
+    """Also if the run was started with another number of processes."""
     settings = ("training.budget=time", "training.max_seconds=4", "evaluation.enabled=false")
     monkeypatch.setattr(stage_runner, "median_times", lambda *given: [0.5])
     with monkeypatch.context() as patch:
@@ -60,33 +60,33 @@ def test_a_resumed_run_keeps_its_measured_steps(
     folder = tiny.only_run(tmp_path)
     environment = read_json(folder / "summary.json")["environment"]
     tiny.change_summary(folder, environment=environment | {"processes": processes})
-    monkeypatch.setattr(stage_runner, "median_times", None)  # nothing is to be measured again
+    monkeypatch.setattr(stage_runner, "median_times", None)  # no second measurement is allowed
     assert tiny.run(data, tmp_path, *settings) == 0
     assert read_json(folder / "summary.json")["stages"]["language"]["steps"] == 8
 
 
-def test_a_stage_that_starts_from_a_timed_run_measures_for_itself(
+def test_a_stage_that_starts_from_a_timed_run_measures_its_own_time(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("training.budget=time", "training.max_seconds=4")
     monkeypatch.setattr(stage_runner, "median_times", lambda *given: [0.5])
-    trained(data, tmp_path / "first", *settings)
+    train_run(data, tmp_path / "first", *settings)
     first = tiny.only_run(tmp_path / "first")
     monkeypatch.setattr(stage_runner, "median_times", lambda *given: [1.0])
-    own = ["runtime.device=cpu", "runtime.threads=1", "tracking=none", "evaluation.enabled=false"]
+    measured = ["runtime.device=cpu", "runtime.threads=1", "tracking=none", "evaluation.enabled=false"]
     root = tmp_path / "second"
-    assert tiny.train_main(["stage=code", f"init_from={first}", f"output_root={root}", *own]) == 0
+    assert tiny.train_main(["stage=code", f"init_from={first}", f"output_root={root}", *measured]) == 0
     assert read_json(tiny.only_run(root) / "summary.json")["stages"]["code"]["steps"] == 4
 
 
 @pytest.mark.slow
 def test_a_time_budget_is_met_approximately(data: Path, tmp_path: Path) -> None:
-    summary, _ = trained(data, tmp_path, "training.budget=time", "training.max_seconds=3", "architecture=hybrid")
+    summary, _ = train_run(data, tmp_path, "training.budget=time", "training.max_seconds=3", "architecture=hybrid")
     final = summary["final"]
     assert 1 < final["tokens"] / final["tokens_per_second"] < 9, "this machine may be busy; a second is the measurement"
 
 
-MISTAKES = {
+INVALID_SETTINGS = {
     "training.budget=time": "training.budget=time, training.max_seconds=None",
     "training.max_seconds=5": "training.budget=tokens, training.max_seconds=5.0",
     "training.budget=energy": "training.budget=energy: must be one of tokens, flops, time",
@@ -94,7 +94,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes(data: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tiny.run(data, tmp_path, mistake) == 2
-    assert MISTAKES[mistake] in capsys.readouterr().err
+@pytest.mark.parametrize("setting", INVALID_SETTINGS)
+def test_invalid_budgets_are_errors(
+    data: Path, tmp_path: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.run(data, tmp_path, setting) == 2
+    assert INVALID_SETTINGS[setting] in capsys.readouterr().err

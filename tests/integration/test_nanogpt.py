@@ -1,7 +1,7 @@
-"""An anchor outside of this program: nanoGPT's CPU run on Shakespeare, by settings alone; and its parts in small.
+"""The settings of nanoGPT's CPU run on Shakespeare reproduce its loss; a small version of the recipe runs end to end.
 
-The text is not ours, so it is not here. ACM_SHAKESPEARE names the file: data/tinyshakespeare/input.txt of the
-repository karpathy/char-rnn. The run takes about five minutes of one core.
+The text is not part of this repository. The environment variable ACM_SHAKESPEARE names the file:
+data/tinyshakespeare/input.txt of the repository karpathy/char-rnn. The run takes about five minutes on one core.
 """
 
 import os
@@ -30,7 +30,7 @@ NANOGPT_LOSS, TOLERANCE = 1.8935, 0.02
 
 @pytest.mark.slow
 @pytest.mark.skipif(TEXT is None, reason="ACM_SHAKESPEARE does not name the text (see the top of this file)")
-def test_nanogpts_run_has_nanogpts_loss(tmp_path: Path) -> None:
+def test_the_nanogpt_recipe_reaches_its_published_loss(tmp_path: Path) -> None:
     def run(module: str, *arguments: str) -> str:
         command = [sys.executable, "-m", module, *arguments, f"output_root={tmp_path}"]
         done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=3600)
@@ -45,16 +45,16 @@ def test_nanogpts_run_has_nanogpts_loss(tmp_path: Path) -> None:
     assert final["val_loss"] == pytest.approx(NANOGPT_LOSS, abs=TOLERANCE)
 
 
-def text_of(folder: Path) -> Path:
+def write_one_document(folder: Path) -> Path:
     """Write stories into one file, as one document."""
     draw = Random(0)
     file = folder / "input.txt"
-    file.write_text("\n\n".join(tiny.story(draw) for _ in range(60)), encoding="utf-8")
+    file.write_text("\n\n".join(tiny.write_story(draw) for _ in range(60)), encoding="utf-8")
     return file
 
 
 def shakespeare(file: Path, sha256: str | None = None) -> DataConfig:
-    """Read conf/data/shakespeare.yaml, with another text."""
+    """Read conf/data/shakespeare.yaml and replace its text."""
     values = yaml.safe_load((CONF / "data" / "shakespeare.yaml").read_text())
     del values["defaults"]
     values["language"] |= {"paths": [str(file)], "sha256": sha256 or file_sha256(file)}
@@ -66,11 +66,11 @@ CHARACTERS = TokenizerConfig("characters", 256, kind="characters")
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    return prepare_data(shakespeare(text_of(tmp_path)), CHARACTERS, tmp_path, log=lambda line: None).folder
+    return prepare_data(shakespeare(write_one_document(tmp_path)), CHARACTERS, tmp_path, log=lambda line: None).folder
 
 
 def test_text_with_another_checksum_is_an_error(tmp_path: Path) -> None:
-    file = text_of(tmp_path)
+    file = write_one_document(tmp_path)
     with pytest.raises(UserError, match=r"input\.txt\]: has SHA-256 \w{64}, not data\.language\.sha256=0+; give that"):
         prepare_data(shakespeare(file, "0" * 64), CHARACTERS, tmp_path / "outputs")
     several = shakespeare(file)
@@ -88,23 +88,25 @@ def test_the_text_is_found_without_its_path(prepared: Path, tmp_path: Path) -> N
     assert find_prepared(replace(settings, val_fraction=0.2), CHARACTERS, tmp_path) is None
 
 
-def test_the_recipe_in_small(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of it but the size: stopped and gone on with it ends the same; evaluated, and continued by `generate`."""
+def test_a_small_version_of_the_recipe_resumes_and_generates(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole recipe except the size: it resumes bit-identically, is evaluated, and generates text."""
     kept = {"training.global_batch_size", "training.micro_batch_size", "training.seq_len", "samples.max_new_tokens"}
     more = [item for item in tiny.SETTINGS if item.split("=")[0] not in kept]
     arguments = ["+experiment=nanogpt_shakespeare", f"data.dir={prepared}", *more, "training.eval_sequences=8"]
     arguments += ["size.d_model=64", "training.dropout=0.1", "schedule.warmup_steps=2"]
     arguments = list({item.split("=", 1)[0]: item for item in arguments}.values())
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert tiny.train_main([*arguments, f"output_root={whole}"]) == 0
+    uninterrupted, interrupted = tmp_path / "whole", tmp_path / "broken"
+    assert tiny.train_main([*arguments, f"output_root={uninterrupted}"]) == 0
     with pytest.MonkeyPatch.context() as patch:
         tiny.break_step(patch, 5)
         with pytest.raises(RuntimeError, match="on fire"):
-            tiny.train_main([*arguments, f"output_root={broken}"])
-    assert tiny.train_main([*arguments, f"output_root={broken}"]) == 0
-    assert tiny.weights(whole) == tiny.weights(broken)
+            tiny.train_main([*arguments, f"output_root={interrupted}"])
+    assert tiny.train_main([*arguments, f"output_root={interrupted}"]) == 0
+    assert tiny.hash_weights(uninterrupted) == tiny.hash_weights(interrupted)
 
-    run = tiny.only_run(whole)
+    run = tiny.only_run(uninterrupted)
     assert "does not fill a window: only its validation loss is reported" in capsys.readouterr().out
     summary = read_json(run / "summary.json")
     assert summary["stages"]["language"]["val_bits_per_byte"] is not None
@@ -128,9 +130,9 @@ def test_character_model_with_tied_head_export_round_trip(prepared: Path, tmp_pa
     assert read_json(out / "config.json")["tie_word_embeddings"] is True
     assert run_cli(lambda: export.main(["format=ours", f"source={out}", f"out={back}"])) == 0
     assert (back / "tokenizer.json").read_bytes() == (run / "tokenizer.json").read_bytes()
-    ours, theirs = (read_checkpoint(each / "checkpoints" / "language" / "best") for each in (run, back))
-    assert ours.spec == theirs.spec
-    assert ours.sha256["model.safetensors"] == theirs.sha256["model.safetensors"]
+    original, loaded = (read_checkpoint(each / "checkpoints" / "language" / "best") for each in (run, back))
+    assert original.spec == loaded.spec
+    assert original.sha256["model.safetensors"] == loaded.sha256["model.safetensors"]
     again = tmp_path / "again"
     assert tiny.train_main([f"init_from={run}", f"data.dir={prepared}", f"output_root={again}", "tracking=none"]) == 0
 

@@ -1,4 +1,4 @@
-"""Stopped by any signal, a run goes on by repeating its command, and ends bit by bit as if it had never stopped."""
+"""Runs that are stopped by signals resume bit-identically when their command is repeated."""
 
 import os
 import signal
@@ -30,46 +30,46 @@ def start_and_signal(arguments: list[str], root: Path, number: int, after_step: 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_stopped_and_killed_run_is_bit_identical(architecture: str, data: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_a_stopped_and_killed_run_resumes_bit_identically(architecture: str, data: Path, tmp_path: Path) -> None:
+    uninterrupted, interrupted = tmp_path / "whole", tmp_path / "broken"
     more = ("stage=full", f"architecture={architecture}", *SETTINGS)
-    assert tiny.run(data, whole, *more) == 0
-    arguments = tiny.command_line(data, broken, *more)
+    assert tiny.run(data, uninterrupted, *more) == 0
+    arguments = tiny.command_line(data, interrupted, *more)
 
-    code, out, err = start_and_signal(arguments, broken, signal.SIGTERM, after_step=2)
-    folder = tiny.only_run(broken)
+    code, out, err = start_and_signal(arguments, interrupted, signal.SIGTERM, after_step=2)
+    folder = tiny.only_run(interrupted)
     assert code == 143, err
     assert err == f"Stopped by SIGTERM; the same command goes on: {folder}\n"
     summary = read_json(folder / "summary.json")
     assert (summary["status"], summary["error"]) == ("interrupted", "stopped by SIGTERM")
 
-    code, out, err = start_and_signal(arguments, broken, signal.SIGKILL, after_step=9)
+    code, out, err = start_and_signal(arguments, interrupted, signal.SIGKILL, after_step=9)
     assert code == -signal.SIGKILL and "Resuming stage language after step" in out
     assert read_json(folder / "summary.json")["status"] == "running"
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
-        handle.write('{"stage": "language", "st')  # the half line of a kill
+        handle.write('{"stage": "language", "st')  # the incomplete line of a killed process
 
-    assert tiny.run(data, broken, *more) == 0
-    assert differences(tiny.only_run(whole), folder) == []
+    assert tiny.run(data, interrupted, *more) == 0
+    assert differences(tiny.only_run(uninterrupted), folder) == []
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)]
 )
-def test_other_signals_save_between_two_steps_and_what_is_damaged_later_is_one_line(
+def test_other_signals_save_a_checkpoint_and_later_damage_is_a_one_line_error(
     number: int, code: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = (*SETTINGS, "training.checkpoint_every=1000")
-    found, _, err = start_and_signal(tiny.command_line(data, tmp_path, *more), tmp_path, number, after_step=2)
-    assert found == code
+    exit_code, _, err = start_and_signal(tiny.command_line(data, tmp_path, *more), tmp_path, number, after_step=2)
+    assert exit_code == code
     assert err.splitlines()[-1].startswith(f"Stopped by {signal.Signals(number).name}; the same command goes on: ")
     last = tiny.only_run(tmp_path) / "checkpoints" / "language" / "last"
     assert 2 <= read_json(last / "meta.json")["progress"]["step"] < STEPS  # saved although no checkpoint was due
 
     (last / "state.pt").write_bytes(b"garbage")
     assert tiny.run(data, tmp_path, *more) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith(f"error: {last / 'state.pt'}: damaged: its SHA-256") and said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {last / 'state.pt'}: damaged: its SHA-256") and output.err.count("\n") == 1
     assert read_json(tiny.only_run(tmp_path) / "summary.json")["status"] == "failed"
     assert tiny.run(data, tmp_path, *more, "rerun=true") == 0
 
@@ -80,7 +80,7 @@ def test_a_second_process_on_a_run_is_an_error(data: Path, tmp_path: Path) -> No
     both = [tiny.start(arguments), tiny.start(arguments)]
     ended = [(process.communicate(timeout=120), process.returncode) for process in both]
     codes = sorted(code for _, code in ended)
-    refusals = [err for (_, err), code in ended if code == 2]
-    assert codes in ([0, 2], [0, 0])  # the second may come when the first is done
-    assert all("another process is training this run" in err and err.count("\n") == 1 for err in refusals)
-    assert tiny.rows(tiny.only_run(tmp_path))[-1]["step"] == STEPS
+    errors = [err for (_, err), code in ended if code == 2]
+    assert codes in ([0, 2], [0, 0])  # the second may start after the first has finished
+    assert all("another process is training this run" in err and err.count("\n") == 1 for err in errors)
+    assert tiny.read_rows(tiny.only_run(tmp_path))[-1]["step"] == STEPS

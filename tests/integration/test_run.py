@@ -1,4 +1,4 @@
-"""One run from the command to its last file: what it writes, what a repetition does, how it fails."""
+"""One training run: the files it writes, repeated commands, and errors."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_a_run_writes_every_file(finished: Path) -> None:
 def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
     summary = strict_json(finished / "summary.json")
     assert (summary["status"], summary["error"], summary["run"]) == ("done", None, finished.name)
-    assert summary["data"] == "local"  # by what the data is, not by the default that data.dir took the place of
+    assert summary["data"] == "local"  # derived from the data, not from the default that data.dir replaces
     assert finished.name.startswith("hybrid-nano-full-s0-")
     assert [stage["steps"] for stage in summary["stages"].values()] == [6, 6]
     for name, stage in summary["stages"].items():
@@ -73,7 +73,7 @@ def test_the_summary_is_complete_and_strict_json(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_generated_text_has_its_floor_by_position_and_recalls_by_distance(tmp_path: Path) -> None:
+def test_generated_text_is_evaluated_by_position_and_recall_distance(tmp_path: Path) -> None:
     text = ["data.language.max_bytes=150_000", "data.code.max_bytes=150_000", "tokenizer.vocab_size=600"]
     text += ["training.seq_len=128", "training.eval_sequences=16", "training.test_sequences=16"]
     arguments = tiny.command_line(Path(), tmp_path, "stage=full", *text)
@@ -94,18 +94,18 @@ def test_config_yaml_holds_no_auto(finished: Path) -> None:
     assert Path(config["data"]["dir"]).is_absolute() and config["tokenizer"]["vocab_size"] == 512
 
 
-def test_metrics_count_up_within_each_stage(finished: Path) -> None:
-    table = tiny.rows(finished)
+def test_metrics_increase_within_each_stage(finished: Path) -> None:
+    table = tiny.read_rows(finished)
     assert [row["stage"] for row in table] == sorted((row["stage"] for row in table), reverse=True)
     for stage in ("language", "code"):
-        mine = [row for row in table if row["stage"] == stage]
+        own_rows = [row for row in table if row["stage"] == stage]
         for key in ("step", "tokens", "flops", "wall_time_s"):
-            values = [row[key] for row in mine]
+            values = [row[key] for row in own_rows]
             assert values == sorted(values), key
-        assert [row["step"] for row in mine if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
-        assert [row["step"] for row in mine if "val/loss" in row] == [0, 3, 6]
-        assert all(row["tokens"] == row["step"] * 4 * 32 for row in mine)
-        rates = [row["train/learning_rate"] for row in mine if "train/loss" in row]
+        assert [row["step"] for row in own_rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+        assert [row["step"] for row in own_rows if "val/loss" in row] == [0, 3, 6]
+        assert all(row["tokens"] == row["step"] * 4 * 32 for row in own_rows)
+        rates = [row["train/learning_rate"] for row in own_rows if "train/loss" in row]
         peak = rates[1]  # after two steps of warm-up, a third of the stage
         assert rates[0] == pytest.approx(peak / 2) and rates[-1] == pytest.approx(peak / 10)
         assert rates[1:] == sorted(rates[1:], reverse=True)
@@ -113,7 +113,7 @@ def test_metrics_count_up_within_each_stage(finished: Path) -> None:
 
 def test_the_second_stage_begins_with_the_weights_of_the_first(finished: Path) -> None:
     first = strict_json(finished / "summary.json")["stages"]
-    start = next(row["val/loss"] for row in tiny.rows(finished) if row["stage"] == "code" and row["step"] == 0)
+    start = next(row["val/loss"] for row in tiny.read_rows(finished) if row["stage"] == "code" and row["step"] == 0)
     assert first["code"]["val_loss"] < start < math.log(512) * 1.1
 
 
@@ -138,14 +138,14 @@ def test_a_repeated_command_of_a_finished_run_changes_nothing(
 def test_rerun_trains_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 0
     folder = tiny.only_run(tmp_path)
-    first = tiny.rows(folder)
+    first = tiny.read_rows(folder)
     (folder / "left.over").write_text("")
     capsys.readouterr()
     assert tiny.run(data, tmp_path, "training.max_steps=2", "rerun=true") == 0
     out = capsys.readouterr().out
     assert "Resuming" not in out and out.strip().splitlines()[-1] == f"Run: {folder}"
     assert not (folder / "left.over").exists()
-    assert [row.get("train/loss") for row in tiny.rows(folder)] == [row.get("train/loss") for row in first]
+    assert [row.get("train/loss") for row in tiny.read_rows(folder)] == [row.get("train/loss") for row in first]
 
 
 def test_lost_rows_of_metrics_are_reported(
@@ -159,17 +159,17 @@ def test_lost_rows_of_metrics_are_reported(
     (tiny.only_run(tmp_path / "missing") / "metrics.jsonl").unlink()
     changed = tiny.only_run(tmp_path / "changed") / "metrics.jsonl"
     changed.write_text(changed.read_text().replace('"train/loss": 6', '"train/loss": 5', 1))
-    said: dict[str, str] = {}
+    output: dict[str, str] = {}
     for name in ("whole", "missing", "changed"):
         capsys.readouterr()
         assert tiny.run(data, tmp_path / name) == 0
-        said[name] = capsys.readouterr().out
-    folders = {name: tiny.only_run(tmp_path / name) for name in said}
+        output[name] = capsys.readouterr().out
+    folders = {name: tiny.only_run(tmp_path / name) for name in output}
     lost = {name: read_json(folder / "summary.json")["metrics"]["lost"] for name, folder in folders.items()}
     assert lost == {"whole": False, "missing": True, "changed": True}
-    assert "metrics.jsonl" not in said["whole"]
-    assert "metrics.jsonl: 0 of 3 rows up to step 2 of stage language are left" in said["missing"]
-    assert "metrics.jsonl: the 3 rows up to step 2 of stage language have changed" in said["changed"]
+    assert "metrics.jsonl" not in output["whole"]
+    assert "metrics.jsonl: 0 of 3 rows up to step 2 of stage language are left" in output["missing"]
+    assert "metrics.jsonl: the 3 rows up to step 2 of stage language have changed" in output["changed"]
     reports = {name: write_report(folder).with_name("summary.md").read_text() for name, folder in folders.items()}
     assert {name: "rows were lost or changed" in text for name, text in reports.items()} == lost
     with (folders["whole"] / "metrics.jsonl").open("a") as file:
@@ -184,8 +184,8 @@ def test_a_run_does_not_resume_on_other_data(data: Path, tmp_path: Path, capsys:
     tiny.change_summary(folder, contract=contract, status="running")
     capsys.readouterr()
     assert tiny.run(data, tmp_path, "training.max_steps=2") == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert f"{folder}: begun on data 000000000000, but {data} is" in said[-1]
+    output = capsys.readouterr().err.strip().splitlines()
+    assert f"{folder}: begun on data 000000000000, but {data} is" in output[-1]
 
 
 def test_changed_data_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,8 +197,8 @@ def test_changed_data_is_an_error(data: Path, tmp_path: Path, capsys: pytest.Cap
         handle.seek(1000)
         handle.write(bytes([byte ^ 1]))
     assert tiny.run(copy, tmp_path / "outputs") == 2
-    said = capsys.readouterr().err.strip()
-    assert f"{copy}/language_train.npy: its content has changed since it was written" in said and "\n" not in said
+    output = capsys.readouterr().err.strip()
+    assert f"{copy}/language_train.npy: its content has changed since it was written" in output and "\n" not in output
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
@@ -222,10 +222,10 @@ def test_a_failed_run_records_its_error_and_resumes(
 
 def test_a_locked_run_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tiny.plan(data, tmp_path).folder
-    with file_lock(folder / ".lock"):  # flock excludes by open file, so this process can stand for another
+    with file_lock(folder / ".lock"):  # flock locks per open file, so this process can act as another one
         assert tiny.run(data, tmp_path) == 2
-    said = capsys.readouterr()
-    assert said.err == (
+    output = capsys.readouterr()
+    assert output.err == (
         f"error: {folder}: another process is training this run; wait for it, or change the seed or a setting\n"
     )
     assert [path.name for path in folder.iterdir()] == [".lock"]
@@ -243,20 +243,20 @@ def test_rerun_does_not_remove_the_folder_of_a_running_process(data: Path, tmp_p
 
 @pytest.fixture(scope="session")
 def replayed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """A run of stage=replay, like `finished` but for the mix of its second stage; read only."""
+    """A run of stage=replay, equal to `finished` except for the mixture of its second stage; read only."""
     root = tmp_path_factory.mktemp("replayed")
     assert tiny.run(data, root, "stage=replay", "architecture=hybrid") == 0
     return tiny.only_run(root)
 
 
-def test_a_mix_changes_only_its_stage(replayed: Path, finished: Path) -> None:
-    with_mix, without = tiny.settled(replayed), tiny.settled(finished)
-    assert [row for row in with_mix if row["stage"] == "language"] == [
+def test_a_mixture_changes_only_its_stage(replayed: Path, finished: Path) -> None:
+    with_mixture, without = tiny.read_untimed_rows(replayed), tiny.read_untimed_rows(finished)
+    assert [row for row in with_mixture if row["stage"] == "language"] == [
         row for row in without if row["stage"] == "language"
     ]
     starts = [
         next(row["val/loss"] for row in table if row["stage"] == "code" and row["step"] == 0)
-        for table in (with_mix, without)
+        for table in (with_mixture, without)
     ]
     assert starts[0] == starts[1], "evaluated on its own corpus, with the weights of the stage before"
     ends = [strict_json(folder / "summary.json")["stages"]["code"] for folder in (replayed, finished)]
@@ -265,7 +265,7 @@ def test_a_mix_changes_only_its_stage(replayed: Path, finished: Path) -> None:
 
 
 def test_every_evaluation_measures_the_other_corpus(replayed: Path) -> None:
-    table = tiny.rows(replayed)
+    table = tiny.read_rows(replayed)
     language = [row for row in table if row["stage"] == "language"]
     assert not any(key.startswith("val/language") for row in language for key in row)
     code = [row for row in table if row["stage"] == "code"]
@@ -280,17 +280,17 @@ def test_every_evaluation_measures_the_other_corpus(replayed: Path) -> None:
     assert best == min(row["val/loss"] for row in code if "val/loss" in row), "by its own corpus"
 
 
-def test_the_contract_holds_the_mix(replayed: Path, finished: Path) -> None:
-    ours, plain = (strict_json(folder / "summary.json")["contract"] for folder in (replayed, finished))
+def test_the_contract_records_the_mixture(replayed: Path, finished: Path) -> None:
+    code_rows, plain = (strict_json(folder / "summary.json")["contract"] for folder in (replayed, finished))
     assert "code: code 6 steps and 768 tokens, of dense " in plain["stages"]
-    assert "code: code with 0.25 language for 6 steps and 768 tokens, of dense " in ours["stages"]
-    orders, plain_orders = (contract["data_order_hash"].split(", ") for contract in (ours, plain))
+    assert "code: code with 0.25 language for 6 steps and 768 tokens, of dense " in code_rows["stages"]
+    orders, plain_orders = (contract["data_order_hash"].split(", ") for contract in (code_rows, plain))
     assert orders[0] == plain_orders[0] and orders[1] != plain_orders[1]
-    differing = {key for key in ours | plain if ours.get(key) != plain.get(key)}
+    differing = {key for key in code_rows | plain if code_rows.get(key) != plain.get(key)}
     assert differing == {"stages", "data_order_hash", "stage.stages.code.mixture.language"}
 
 
-def test_a_mix_from_the_command_line_resumes(
+def test_a_mixture_from_the_command_line_resumes(
     replayed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = ("stage=full", "architecture=hybrid", "+stage.stages.code.mixture.language=0.25")
@@ -299,17 +299,17 @@ def test_a_mix_from_the_command_line_resumes(
         with pytest.raises(RuntimeError, match="on fire"):
             tiny.run(data, tmp_path, *more)
     assert tiny.run(data, tmp_path, *more) == 0
-    assert tiny.settled(tiny.only_run(tmp_path)) == tiny.settled(replayed)
+    assert tiny.read_untimed_rows(tiny.only_run(tmp_path)) == tiny.read_untimed_rows(replayed)
 
 
 def test_documents_are_masked_in_every_evaluation(finished: Path, data: Path, tmp_path: Path) -> None:
-    """Same weights, same windows, another loss; the contract says why."""
+    """The same weights and windows give another loss, and the contract records the setting."""
     assert tiny.run(data, tmp_path, "stage=full", "architecture=hybrid", "training.document_masking=true") == 0
     masked = tiny.only_run(tmp_path)
-    ours, plain = (strict_json(folder / "summary.json")["contract"] for folder in (masked, finished))
-    assert {key for key in ours if ours[key] != plain[key]} == {"training.document_masking"}
+    code_rows, plain = (strict_json(folder / "summary.json")["contract"] for folder in (masked, finished))
+    assert {key for key in code_rows if code_rows[key] != plain[key]} == {"training.document_masking"}
     for key in ("val/loss", "train/loss"):
-        one, other = ([row[key] for row in tiny.rows(folder) if key in row] for folder in (masked, finished))
+        one, other = ([row[key] for row in tiny.read_rows(folder) if key in row] for folder in (masked, finished))
         assert len(one) == len(other) and all(x != y for x, y in zip(one, other, strict=True))
 
 
@@ -323,14 +323,14 @@ def names(data: Path, tmp_path: Path) -> Any:
 
 def test_a_run_name_depends_on_all_settings_of_the_result(names: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     name = names()
-    deciding = (
+    result_settings = (
         "seed=1 architecture=moe size.n_layers=3 recipe=classic stage=code optimizer.weight_decay=0.2 schedule=cosine "
         "training.max_steps=7 training.eval_sequences=5 samples.seed=2 match=none runtime.precision=bf16 "
         "stage.stages.language.learning_rate_scale=0.5 +stage.stages.language.mixture.code=0.5 runtime.threads=2 "
         "training.document_masking=true recipe.tie_embeddings=true training.dropout=0.1 training.sampling=replacement"
     ).split()
-    found = [names(item) for item in deciding]
-    assert len({name, *found}) == len(deciding) + 1
+    changed_names = [names(item) for item in result_settings]
+    assert len({name, *changed_names}) == len(result_settings) + 1
     assert names(of=tiny.data_dir(tmp_path_factory, seed=1)) != name
 
 
@@ -357,7 +357,7 @@ def test_a_run_name_ignores_output_settings(
 
 
 def test_a_resumed_run_keeps_its_device(data: Path, tmp_path: Path) -> None:
-    """What `auto` became is decided once: the first sitting had one thread, so has the second."""
+    """The value of `auto` is determined once: the first attempt had one thread, so the second has one."""
     assert tiny.run(data, tmp_path, "training.max_steps=1", "runtime.threads=null") == 0
     folder = tiny.only_run(tmp_path)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -395,7 +395,7 @@ def test_a_resumed_run_keeps_its_micro_batch(
     assert config["training"]["micro_batch_size"] == 2
 
 
-def test_defaults_compose_to_a_run_of_the_readme(data: Path) -> None:
+def test_defaults_compose_to_the_run_of_the_readme(data: Path) -> None:
     register_schema(TrainConfig, "train")
     config = compose_config(TrainConfig, "train", [])
     described = (config.architecture.name, config.size.name, config.recipe.name, config.stage.name, config.data.name)
@@ -416,14 +416,14 @@ def test_train_prepares_generated_data(
     assert 0 < floor["floor_bits_per_byte"] < 8
 
 
-def test_a_run_of_another_length_reports_the_finished_one(
+def test_a_run_of_another_length_names_the_finished_run(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tiny.run(data, tmp_path, "training.max_steps=1", "evaluation.enabled=false") == 0
     first = tiny.only_run(tmp_path)
     capsys.readouterr()
     assert tiny.run(data, tmp_path, "training.max_steps=2", "evaluation.enabled=false") == 0
-    said = capsys.readouterr().out
-    assert f"Another length of {first}, which is finished" in said and f"init_from={first}\n" in said
+    output = capsys.readouterr().out
+    assert f"Another length of {first}, which is finished" in output and f"init_from={first}\n" in output
     assert tiny.run(data, tmp_path, "training.max_steps=2", "evaluation.enabled=false", "optimizer.eps=1e-7") == 0
     assert "Another length" not in capsys.readouterr().out

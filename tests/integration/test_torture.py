@@ -1,4 +1,4 @@
-"""Whatever kills a run, fills its disk or takes its folder away: at most one line, and it goes on to the bit."""
+"""Killed runs, disk errors and removed folders: at most one error line, and the run resumes bit-identically."""
 
 import errno
 import os
@@ -31,16 +31,16 @@ def test_a_run_killed_at_random_times_is_bit_identical(architectures: list[str],
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing happened to."""
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
     root = tmp_path_factory.mktemp("whole")
     assert tiny.run(data, root, *MORE) == 0
     return tiny.only_run(root)
 
 
 @contextmanager
-def largest_file(n_bytes: int) -> Iterator[None]:
-    """Have the system refuse to let any file grow longer."""
+def limit_file_size(n_bytes: int) -> Iterator[None]:
+    """Limit the size to which files can grow."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
@@ -50,8 +50,8 @@ def largest_file(n_bytes: int) -> Iterator[None]:
 
 
 @contextmanager
-def refusing(patch: pytest.MonkeyPatch, where: Any, name: str, number: int, after: int) -> Iterator[None]:
-    """Have a function fail with an error of the system, from its call `after` on."""
+def fail_with_os_error(patch: pytest.MonkeyPatch, where: Any, name: str, number: int, after: int) -> Iterator[None]:
+    """Make a function raise OSError from its call number `after` on."""
     real, calls = getattr(where, name), iter(range(1_000_000))
 
     def refuse(*arguments: Any, **named: Any) -> Any:
@@ -59,33 +59,38 @@ def refusing(patch: pytest.MonkeyPatch, where: Any, name: str, number: int, afte
             raise OSError(number, os.strerror(number))
         return real(*arguments, **named)
 
-    with patch.context() as until:
-        until.setattr(where, name, refuse)
+    with patch.context() as context:
+        context.setattr(where, name, refuse)
         yield
 
 
-def assert_one_line_and_goes_on(
-    trouble: Callable[[], Any], said: str, data: Path, root: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+def assert_error_line_and_resume(
+    failure: Callable[[], Any],
+    message: str,
+    data: Path,
+    root: Path,
+    uninterrupted: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In trouble a run ends with one line that names its folder, leaves no litter, and goes on once it is over."""
+    """Check that a failing run prints one error line, leaves no temporary files, and resumes bit-identically."""
     capsys.readouterr()
-    with trouble():
+    with failure():
         assert tiny.run(data, root, *MORE) == 2
     folder = tiny.only_run(root)
     err = capsys.readouterr().err
-    assert err == f"error: {folder}: {said}, and the same command goes on\n"
+    assert err == f"error: {folder}: {message}, and the same command goes on\n"
     assert not list(folder.rglob(".*.tmp"))
     assert tiny.run(data, root, *MORE) == 0
-    assert differences(whole, folder) == []
+    assert differences(uninterrupted, folder) == []
 
 
 @pytest.mark.parametrize("n_bytes", [300, 100_000, 1_000_000])
-def test_a_file_that_cannot_grow(
-    n_bytes: int, data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_size_limit_is_a_one_line_error(
+    n_bytes: int, data: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row, the weights, or the optimizer's state: Python, safetensors and torch each have their own word for it."""
-    said = f"{os.strerror(errno.EFBIG)}; raise ulimit -f"
-    assert_one_line_and_goes_on(lambda: largest_file(n_bytes), said, data, tmp_path, whole, capsys)
+    """A metrics row, the weights, and the optimizer state: three libraries report the error differently."""
+    message = f"{os.strerror(errno.EFBIG)}; raise ulimit -f"
+    assert_error_line_and_resume(lambda: limit_file_size(n_bytes), message, data, tmp_path, uninterrupted, capsys)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +110,16 @@ def test_disk_errors_are_one_line_and_the_run_resumes(
     number: int,
     remedy: str,
     data: Path,
-    whole: Path,
+    uninterrupted: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def trouble() -> Any:
-        return refusing(monkeypatch, where, name, number, after)
+    def failure() -> Any:
+        return fail_with_os_error(monkeypatch, where, name, number, after)
 
-    said = f"{os.strerror(number)}; {remedy}"
-    assert_one_line_and_goes_on(trouble, said, data, tmp_path, whole, capsys)
+    message = f"{os.strerror(number)}; {remedy}"
+    assert_error_line_and_resume(failure, message, data, tmp_path, uninterrupted, capsys)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +150,11 @@ def test_a_removed_run_folder_is_not_recreated(
 
 
 def test_an_interrupted_rerun_leaves_no_finished_run(
-    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while it empties the folder, a rerun leaves a run to go on with."""
-    folder = tmp_path / "runs" / whole.name
-    shutil.copytree(whole, folder)
+    """A rerun that is interrupted while it removes the folder leaves a run that can be resumed."""
+    folder = tmp_path / "runs" / uninterrupted.name
+    shutil.copytree(uninterrupted, folder)
 
     def die(path: Path) -> None:
         raise KeyboardInterrupt
@@ -158,4 +163,4 @@ def test_an_interrupted_rerun_leaves_no_finished_run(
         patch.setattr(shutil, "rmtree", die)
         assert tiny.run(data, tmp_path, *MORE, "rerun=true") == 130
     assert tiny.run(data, tmp_path, *MORE) == 0
-    assert differences(whole, folder) == []
+    assert differences(uninterrupted, folder) == []

@@ -1,6 +1,6 @@
-"""The smallest corpus, model and budget that still go through everything, for the tests of whole commands.
+"""The smallest corpus, model and budget that exercise all parts, for tests of whole commands.
 
-The text is drawn from a few short lists with a fixed seed, so that it is the same everywhere and BPE finds repetitions.
+The text is drawn from a few short word lists with a fixed seed, so that it is reproducible and BPE finds repetitions.
 """
 
 import json
@@ -44,11 +44,11 @@ SETTINGS = (
     "training.eval_every=3 training.checkpoint_every=2 samples.max_new_tokens=8 runtime.device=cpu runtime.threads=1 "
     "tracking=none evaluation.probe_sequences=2 evaluation.scripts=2"
 ).split()
-"""Six steps of a model of a hundred thousand weights."""
+"""Six steps of a model with a hundred thousand parameters."""
 CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
 
 
-def story(draw: random.Random) -> str:
+def write_story(draw: random.Random) -> str:
     name, friend = draw.sample(NAMES, 2)
     animal, place, thing, mood = (draw.choice(words) for words in (ANIMALS, PLACES, THINGS, MOODS))
     return (
@@ -58,7 +58,7 @@ def story(draw: random.Random) -> str:
     )
 
 
-def script(draw: random.Random) -> str:
+def write_script(draw: random.Random) -> str:
     variable, other = draw.sample(VARIABLES, 2)
     return (
         f'#!/bin/bash\nset -e\n\n{variable}="${{1:-/tmp/{draw.choice(THINGS)}}}"\n'
@@ -69,13 +69,13 @@ def script(draw: random.Random) -> str:
 
 
 def write_corpus(folder: Path, seed: int = 0) -> DataConfig:
-    """Write some hundred stories and scripts, and describe them as `data=local` would."""
+    """Write some hundred stories and scripts, and return their settings as `data=local` would."""
     draw = random.Random(seed)
     folder.mkdir(parents=True)
-    (folder / "stories.txt").write_text("<|endoftext|>\n".join(story(draw) for _ in range(400)), encoding="utf-8")
+    (folder / "stories.txt").write_text("<|endoftext|>\n".join(write_story(draw) for _ in range(400)), encoding="utf-8")
     (folder / "scripts").mkdir()
     for number in range(400):
-        (folder / "scripts" / f"{number:03}.sh").write_text(script(draw), encoding="utf-8")
+        (folder / "scripts" / f"{number:03}.sh").write_text(write_script(draw), encoding="utf-8")
     return DataConfig(
         name="local",
         language=CorpusConfig("local", [str(folder / "stories.txt")], [".txt"]),
@@ -85,7 +85,7 @@ def write_corpus(folder: Path, seed: int = 0) -> DataConfig:
 
 
 def data_dir(factory: pytest.TempPathFactory, seed: int = 0) -> Path:
-    """Prepare the corpus, once a session, and return the folder."""
+    """Prepare the corpus once per session, and return its folder."""
     return _prepare(factory.getbasetemp() / f"tiny-{seed}", seed)
 
 
@@ -96,30 +96,30 @@ def _prepare(root: Path, seed: int) -> Path:
 
 
 def command_line(data: Path, output_root: Path, *more: str) -> list[str]:
-    """Settings of a tiny run; a later one takes the place of an earlier one with the same key."""
-    given = [f"data.dir={data}", f"output_root={output_root}", *SETTINGS, *more]
-    return list({item.split("=", 1)[0]: item for item in given}.values())
+    """Return the settings of a tiny run; a later setting replaces an earlier one with the same key."""
+    merged = [f"data.dir={data}", f"output_root={output_root}", *SETTINGS, *more]
+    return list({item.split("=", 1)[0]: item for item in merged}.values())
 
 
 def plan(data: Path, output_root: Path, *more: str) -> Plan:
-    """Plan a run, and do nothing of it."""
+    """Plan a run without starting it."""
     register_schema(TrainConfig, "train")
     return plan_runs([quote_paths(command_line(data, output_root, *more))])[0]
 
 
 def run(data: Path, output_root: Path, *more: str) -> int:
-    """Run `src.train` in this process, and return its exit status."""
+    """Run `src.train` in this process and return its exit status."""
     return train_main(command_line(data, output_root, *more))
 
 
 def train_main(arguments: list[str]) -> int:
-    """Run `src.train` as its module does, and return its exit status."""
-    logging.getLogger("src").disabled = False  # a sweep or --help earlier in this process had Hydra silence it
+    """Run `src.train` as its module does and return its exit status."""
+    logging.getLogger("src").disabled = False  # an earlier sweep or --help in this process lets Hydra disable it
     return run_cli(lambda: train.main(arguments))
 
 
 def start(arguments: list[str], module: str = "src.train", **options: object) -> "subprocess.Popen[str]":
-    """Start a command as a process of its own, in a session of its own."""
+    """Start a command as a subprocess in its own process session."""
     settings: dict[str, object] = {
         "cwd": ROOT,
         "text": True,
@@ -133,39 +133,39 @@ def start(arguments: list[str], module: str = "src.train", **options: object) ->
 
 
 def only_run(output_root: Path) -> Path:
-    """Return the one run directory there is."""
+    """Return the only run directory."""
     (folder,) = (output_root / "runs").iterdir()
     return folder
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run directory."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what depends on the clock."""
+def drop_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Remove the values that depend on the clock."""
     return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
 
 
-def settled(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics of a run directory without what depends on the clock."""
-    return untimed(rows(folder))
+def read_untimed_rows(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run directory without values that depend on the clock."""
+    return drop_times(read_rows(folder))
 
 
-def weights(output_root: Path) -> dict[str, str]:
+def hash_weights(output_root: Path) -> dict[str, str]:
     """Return the hash of the last weights of stage language, by run."""
-    found = {folder.name: folder / "checkpoints" / "language" / "last" for folder in (output_root / "runs").iterdir()}
-    return {name: read_checkpoint(folder).sha256["model.safetensors"] for name, folder in found.items()}
+    folders = {folder.name: folder / "checkpoints" / "language" / "last" for folder in (output_root / "runs").iterdir()}
+    return {name: read_checkpoint(folder).sha256["model.safetensors"] for name, folder in folders.items()}
 
 
 def change_summary(folder: Path, **values: object) -> None:
-    """Have the summary of a run say something else."""
+    """Change values in the summary of a run."""
     write_record(folder / "summary.json", read_json(folder / "summary.json") | values)
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
-    """Wait for what a process at work brings about. Raises AssertionError if it ends or time is up before."""
+    """Wait until a condition holds. Raises AssertionError if the process ends or the time is up before."""
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -180,23 +180,23 @@ def wait_for_step(output_root: Path, step: int, process: "subprocess.Popen[str]"
 
 
 def break_step(patch: pytest.MonkeyPatch, number: int, words: str = "the device is on fire") -> None:
-    """Have a training step of this process raise RuntimeError: the one after `number` others."""
-    true, calls = loop.train_step, iter(range(1_000_000))
+    """Make a training step of this process raise RuntimeError after `number` successful steps."""
+    original, calls = loop.train_step, iter(range(1_000_000))
 
     def failing(*arguments: Any, **options: Any) -> Any:
         if next(calls) == number:
             raise RuntimeError(words)
-        return true(*arguments, **options)
+        return original(*arguments, **options)
 
     patch.setattr(loop, "train_step", failing)
 
 
 def stop_after_a_save(patch: pytest.MonkeyPatch) -> None:
-    """Have this process stopped by Ctrl-C, twice, once it has saved a checkpoint to go on from: exit status 130."""
-    true = stage_runner.save_checkpoint
+    """Interrupt this process by KeyboardInterrupt after it has saved its first checkpoint: exit status 130."""
+    original = stage_runner.save_checkpoint
 
     def stop(folder: Path, *arguments: Any, **options: Any) -> None:
-        true(folder, *arguments, **options)
+        original(folder, *arguments, **options)
         if folder.name == "last":
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Invented runs and sweeps in the format of the run directory. No model was trained for any of these numbers."""
+"""Synthetic runs and sweeps in the format of the run directory; no model was trained for these numbers."""
 
 import json
 import math
@@ -27,7 +27,7 @@ class SweepBuilder:
         self.jobs: list[dict[str, Any]] = []
 
     def add(self, architecture: str, seed: int = 0, size: str = "nano", status: str = "done", **changes: Any) -> Path:
-        """Add a finished run and its job; `contract`, `stages`, `level`, `error`, `summary` (a dict) change it."""
+        """Add a finished run and its job; `contract`, `stages`, `level`, `error` and `summary` (a dict) change it."""
         run = changes.get("run", f"{architecture}-{size}-full-s{seed}-0000abcd")
         run_dir = self.root / "runs" / run
         stages = changes.get("stages", ("language", "code"))
@@ -49,7 +49,7 @@ class SweepBuilder:
         return run_dir
 
     def plan(self, run: str, architecture: str, seed: int = 0, size: str = "nano") -> None:
-        """Add a job to the sweep: without anything else it is one that never started."""
+        """Add a job to the sweep; without a run or a job record it has never started."""
         job = {"run": run, "run_dir": f"../../runs/{run}", "overrides": [f"architecture={architecture}"]}
         job |= {"architecture": architecture, "size": size, "recipe": "modern", "stage": "full", "data": "embedded"}
         self.jobs.append({**job, "seed": seed})
@@ -58,7 +58,7 @@ class SweepBuilder:
         (self.sweep / "sweep.json").write_text(json.dumps(sweep))
 
     def job_record(self, run: str, status: str, error: str | None = None) -> None:
-        """Write what the parent process knows of a job."""
+        """Write the job record of the parent process."""
         (self.sweep / "jobs").mkdir(exist_ok=True)
         entry = {"status": status, "exit_code": 0 if status == "done" else 1, "error": error}
         (self.sweep / "jobs" / f"{run}.json").write_text(json.dumps(entry))
@@ -120,7 +120,7 @@ def builder(tmp_path: Path) -> SweepBuilder:
 
 @pytest.fixture
 def four(builder: SweepBuilder) -> SweepBuilder:
-    """A finished sweep of the four architectures, one seed."""
+    """A finished sweep of four architectures with one seed."""
     for architecture in LEVELS:
         builder.add(architecture)
     return builder

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on a sweep, and hold no outputs."""
+"""The notebooks run from top to bottom on a sweep, and contain no outputs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 
 
 def run(name, directory, root, monkeypatch) -> tuple[int, str]:
-    """Run a notebook on a directory; return how many pictures it shows, and what it prints."""
+    """Run a notebook on a directory; return the number of its pictures and its printed text."""
     monkeypatch.setenv("SWEEP_DIR", str(directory))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("IPYTHONDIR", str(root / "ipython"))
@@ -26,10 +26,10 @@ def run(name, directory, root, monkeypatch) -> tuple[int, str]:
     return pictures, "".join(texts)
 
 
-@pytest.mark.filterwarnings("default")  # the warnings of Jupyter's own parts are not ours
+@pytest.mark.filterwarnings("default")  # warnings of Jupyter's own packages are not checked
 def test_compare_architectures_runs_on_a_sweep(four, monkeypatch):
-    pictures, printed = run("compare_architectures", four.sweep, four.root, monkeypatch)
-    assert pictures == 4 and "no verdict: 1 seed" in printed and "Once upon a time" in printed
+    pictures, text = run("compare_architectures", four.sweep, four.root, monkeypatch)
+    assert pictures == 4 and "no verdict: 1 seed" in text and "Once upon a time" in text
 
 
 @pytest.mark.slow
@@ -38,8 +38,8 @@ def test_learning_rates_runs_on_a_search(four, monkeypatch):
     trials = [{"learning_rate": 10**-n, "bits_per_byte": abs(n - 3) + 1.0} for n in (2, 3, 4)]
     search = {"size": "nano", "text": "grid", "rates": {"dense": {"trials": trials, "edge": None}}}
     (four.sweep / "learning_rates.json").write_text(json.dumps({"format_version": 1, "searches": [search]}))
-    pictures, printed = run("learning_rates", four.sweep, four.root, monkeypatch)
-    assert pictures == 1 and "| dense | nano | 0.001 | 1.000 | 3 | no |" in printed
+    pictures, text = run("learning_rates", four.sweep, four.root, monkeypatch)
+    assert pictures == 1 and "| dense | nano | 0.001 | 1.000 | 3 | no |" in text
 
 
 @pytest.mark.slow
@@ -52,12 +52,12 @@ def test_scaling_runs_on_a_sweep_of_sizes(builder, monkeypatch):
         summary["accounting"]["active_non_embedding_params"] *= 1 + (size == "micro")
         summary["stages"]["language"]["train_flops"] *= 1 + (size == "micro")
         path.write_text(json.dumps(summary))
-    pictures, printed = run("scaling", builder.sweep, builder.root, monkeypatch)
-    assert pictures == 2 and "no interval: 2 sizes" in printed
+    pictures, text = run("scaling", builder.sweep, builder.root, monkeypatch)
+    assert pictures == 2 and "no interval: 2 sizes" in text
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_short_and_holds_no_outputs(path):
+def test_a_notebook_is_short_and_contains_no_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     assert len(notebook.cells) <= 12
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)

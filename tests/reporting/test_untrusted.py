@@ -1,4 +1,4 @@
-"""A sweep or run that somebody else has sent: nothing is written or read outside of it, nothing in it is obeyed."""
+"""An untrusted sweep or run: nothing is written or read outside its folder, and its text is never executed."""
 
 import csv
 import json
@@ -14,11 +14,11 @@ from src.reporting.data.runs import load_evaluation
 from tests.reporting.conftest import SweepBuilder
 
 
-def tree(root: Path) -> set[str]:
+def list_files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
-def edit(path: Path, **changes: Any) -> None:
+def change_record(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -34,23 +34,23 @@ def edit(path: Path, **changes: Any) -> None:
         {"run": "a/../b", "run_dir": "../../runs/a/../b"},
     ],
 )
-def test_the_runs_of_a_sweep_are_where_runs_are(job: dict[str, Any], four: SweepBuilder, tmp_path: Path) -> None:
+def test_jobs_cannot_name_runs_outside_the_runs_folder(job: dict[str, Any], four: SweepBuilder, tmp_path: Path) -> None:
     sweep = json.loads((four.sweep / "sweep.json").read_text())
     sweep["jobs"][1] |= job
     (four.sweep / "sweep.json").write_text(json.dumps(sweep))
-    before = tree(tmp_path)
+    before = list_files(tmp_path)
     for command in (load_runs, write_report):
         with pytest.raises(UserError, match=r"plain name|is not a directory of runs"):
             command(four.sweep)
-    assert tree(tmp_path) == before
+    assert list_files(tmp_path) == before
 
 
 @pytest.mark.parametrize("stage", ["../../../x", "/tmp/x", "..", "a/b", "../../secret"])
-def test_a_stage_names_no_file_elsewhere(stage: str, four: SweepBuilder, tmp_path: Path) -> None:
+def test_a_stage_name_cannot_be_a_path(stage: str, four: SweepBuilder, tmp_path: Path) -> None:
     run = next((four.root / "runs").glob("dense-*"))
     (tmp_path / "secret.json").write_text('[{"prompt": "", "text": "a secret of this disk"}]')
     stages = json.loads((run / "summary.json").read_text())["stages"]
-    edit(run / "summary.json", stages={**stages, stage: stages["code"]})
+    change_record(run / "summary.json", stages={**stages, stage: stages["code"]})
     entry = {"weights_sha256": "a", "corpus": "code", "test": {}, "references": {}, "samples": [0.0]}
     (run / "evaluation.json").write_text(json.dumps({"format_version": 1, "stages": {stage: entry}}))
     assert stage not in load_evaluation(run)
@@ -70,15 +70,15 @@ def test_a_stage_names_no_file_elsewhere(stage: str, four: SweepBuilder, tmp_pat
 
 @pytest.mark.parametrize("place", ["report", "report/figures", "report/summary.csv"])
 def test_a_report_is_not_written_through_a_link(place: str, four: SweepBuilder, tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "file").write_text("mine")
+    outside_file = tmp_path / "victim"
+    outside_file.mkdir()
+    (outside_file / "file").write_text("mine")
     link = four.sweep / place
     link.parent.mkdir(exist_ok=True)
-    link.symlink_to(victim / "file" if "." in place else victim)
+    link.symlink_to(outside_file / "file" if "." in place else outside_file)
     with pytest.raises(UserError, match="is a symbolic link"):
         write_report(four.sweep)
-    assert tree(victim) == {"file"} and (victim / "file").read_text() == "mine"
+    assert list_files(outside_file) == {"file"} and (outside_file / "file").read_text() == "mine"
 
 
 def test_files_of_a_run_are_not_read_through_links(four: SweepBuilder, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_files_of_a_run_are_not_read_through_links(four: SweepBuilder, tmp_path:
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "@SUM(1+1)", "+1+1", "-1+1"])
-def test_a_spreadsheet_computes_nothing(text: str, builder: SweepBuilder) -> None:
+def test_csv_cells_are_not_formulas(text: str, builder: SweepBuilder) -> None:
     builder.add("dense", status="failed", error=text)
     builder.add("mamba", summary={"data": text, "solved": {text: 1}})
     with (write_report(builder.sweep).parent / "summary.csv").open(newline="") as file:
@@ -101,28 +101,30 @@ def test_a_spreadsheet_computes_nothing(text: str, builder: SweepBuilder) -> Non
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@")) or (cell[:1] == "-" and cell[1:2] == "1")]
 
 
-def test_numbers_of_a_csv_stay_numbers(builder: SweepBuilder) -> None:
+def test_numbers_in_a_csv_are_unchanged(builder: SweepBuilder) -> None:
     builder.add("dense", summary={"match_residual": -0.25})
     with (write_report(builder.sweep).parent / "summary.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["match_residual"]) == -0.25
 
 
-def test_a_terminal_obeys_nothing(builder: SweepBuilder) -> None:
-    evil = "\x1b[2J\x1b]0;title\x07\x9b31m\x08"
-    builder.add("dense", status="failed", error=f"error {evil}", summary={"architecture": f"dense{evil}"})
-    builder.add("mamba", contract={"recipe": evil, evil: evil})
+def test_control_characters_never_reach_the_terminal(builder: SweepBuilder) -> None:
+    malicious_text = "\x1b[2J\x1b]0;title\x07\x9b31m\x08"
+    builder.add(
+        "dense", status="failed", error=f"error {malicious_text}", summary={"architecture": f"dense{malicious_text}"}
+    )
+    builder.add("mamba", contract={"recipe": malicious_text, malicious_text: malicious_text})
     builder.add("moe", contract={"recipe": "other"})
     text = comparison_text(load_runs(builder.sweep))
     assert "error" in text and not set(text) & set("\x1b\x07\x9b\x08")
 
 
 @pytest.mark.images
-def test_one_figure_that_fails_costs_a_line(four: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_figure_is_one_log_line(four: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise ValueError("Data cannot be log-scaled")
 
-    monkeypatch.setattr("src.reporting.plots.figure._label_right", fail)  # of the figures of loss alone
+    monkeypatch.setattr("src.reporting.plots.figure._label_right", fail)  # only of the figures of loss
     monkeypatch.setattr("src.reporting.plots.charts.expert_chart", fail)
     monkeypatch.setattr("src.reporting.tables.secondary._cost", fail)
     page = write_report(four.sweep)
@@ -135,7 +137,7 @@ def test_one_figure_that_fails_costs_a_line(four: SweepBuilder, monkeypatch: pyt
 
 @pytest.mark.images
 def test_a_figure_without_any_point_is_drawn(four: SweepBuilder) -> None:
-    """Recall of few names leaves no range that is shown."""
+    """Recall with few names leaves no range to draw."""
     for run in (four.root / "runs").iterdir():
         recall = {"to": [8, 16], "n": [2, 1], "accuracy": [0.5, 1.0]}
         context = {"recall": recall, "hidden": {"n": [1], "accuracy": [0.5]}, "positions": {"to": [], "loss": []}}

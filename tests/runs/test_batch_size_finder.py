@@ -1,4 +1,4 @@
-"""What `auto` becomes: the largest micro batch that fits, whatever way memory runs out in a trial."""
+"""`micro_batch_size=auto` is the largest micro batch that fits, however a trial runs out of memory."""
 
 import math
 import resource
@@ -43,7 +43,7 @@ def test_the_largest_micro_batch_is_found_in_few_trials(rows: int) -> None:
 
 
 class Trials:
-    """Stands for the processes: a trial takes `each` bytes a sequence, and is killed above `dies_at`."""
+    """Replaces trial processes: a trial takes `each` bytes per sequence, and is killed above `dies_at`."""
 
     def __init__(self, each: int, dies_at: int = 1 << 60) -> None:
         self.each, self.dies_at, self.tried = each, dies_at, []
@@ -67,8 +67,8 @@ def spec() -> ModelSpec:
 
 
 def find(config: TrainConfig, spec: ModelSpec, device: Device = CPU) -> tuple[int, list[str]]:
-    said: list[str] = []
-    return find_micro_batch_size(config, spec, device, StopRequest(), said.append), said
+    messages: list[str] = []
+    return find_micro_batch_size(config, spec, device, StopRequest(), messages.append), messages
 
 
 @pytest.mark.parametrize("dies_at", [9, 1 << 60])
@@ -97,22 +97,22 @@ def test_processes_divide_batch_and_memory(
     trials = Trials(GIB)
     monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 8 * GIB)
-    found, _ = find(config, spec, replace(CPU, process_group=ProcessGroup(0, 4, 0, 2)))
-    assert (found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
+    size_found, _ = find(config, spec, replace(CPU, process_group=ProcessGroup(0, 4, 0, 2)))
+    assert (size_found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
 
 
 def test_sizes_beyond_the_estimate_are_not_tried(
     config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In half precision, where it is an upper bound, up to twice of what it is sure of."""
+    """In half precision, where the estimate is an upper bound, sizes up to twice the estimate are tried."""
     largest = {}
     for precision in ("fp32", "bf16"):
         trials, runtime = Trials(1), replace(config.runtime, precision=precision)
         monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
         monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 6 * GIB // 10)
-        largest[precision], said = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
+        largest[precision], messages = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
         assert len(trials.tried) == 1
-        assert ("more do not fit by the estimate" in said[0]) == (largest[precision] < 24)
+        assert ("more do not fit by the estimate" in messages[0]) == (largest[precision] < 24)
     assert 1 <= largest["fp32"] < largest["bf16"]
 
 
@@ -123,9 +123,12 @@ def test_the_error_suggests_settings_if_no_size_fits(
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
     with pytest.raises(UserError) as error:
         find(config, spec)
-    said = str(error.value)
-    assert said.startswith("training.micro_batch_size=1: out of memory; training needs about ") and "\n" not in said
-    assert "at a time)" in said and "for example runtime.activation_checkpointing=true" in said
+    messages = str(error.value)
+    assert (
+        messages.startswith("training.micro_batch_size=1: out of memory; training needs about ")
+        and "\n" not in messages
+    )
+    assert "at a time)" in messages and "for example runtime.activation_checkpointing=true" in messages
 
 
 def test_a_stop_signal_is_not_counted_as_out_of_memory(
@@ -139,22 +142,22 @@ def test_a_stop_signal_is_not_counted_as_out_of_memory(
         find(config, spec)
 
 
-def limited(config: TrainConfig, spec: ModelSpec, max_bytes: int) -> int | None:
-    """Try with no more memory than that to be had, so that the allocator refuses."""
+def find_within_limit(config: TrainConfig, spec: ModelSpec, max_bytes: int) -> int | None:
+    """Search with a limit on memory, so that the allocator fails."""
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
     return measure_trial(config, spec, accumulate=True)
 
 
 @pytest.mark.slow
 def test_real_trials_run_out_of_memory_in_both_ways(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that takes too much is ended, one that is refused memory says so, and the search ends below both."""
+    """A process above the limit is killed, and a failing allocation raises an error; the result is below both."""
     config = composed("dense", "modern", "size=nano", *SMALL, "training.global_batch_size=256")
     large, small = (partial(measure_trial, with_micro_batch(config, size), spec, accumulate=True) for size in (256, 1))
     with pytest.raises(BrokenProcessPool):
         run_in_subprocess(large, max_bytes=GIB)
-    assert run_in_subprocess(partial(limited, with_micro_batch(config, 256), spec, 2 * GIB)) is None
+    assert run_in_subprocess(partial(find_within_limit, with_micro_batch(config, 256), spec, 2 * GIB)) is None
     peak = run_in_subprocess(small, max_bytes=GIB)
     assert peak is not None and peak < GIB
     monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
-    found, said = find(config, spec)
-    assert 1 < found < 256 and len(said) == 1
+    size_found, messages = find(config, spec)
+    assert 1 < size_found < 256 and len(messages) == 1

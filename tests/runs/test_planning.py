@@ -1,4 +1,4 @@
-"""What is found wrong with a run before it starts, once its data is known."""
+"""Errors of a run that are found before it starts, once its data is known."""
 
 import pytest
 

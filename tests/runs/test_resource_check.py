@@ -1,4 +1,4 @@
-"""Memory and disk are checked before anything is built; an out-of-memory error suggests settings that fit."""
+"""Memory and disk are checked before training; an out-of-memory error suggests settings that fit."""
 
 import json
 import re
@@ -38,8 +38,8 @@ def config() -> TrainConfig:
     )
 
 
-def applied(config: TrainConfig, text: str) -> TrainConfig:
-    """Apply the changes that a message suggests."""
+def apply_suggestion(config: TrainConfig, text: str) -> TrainConfig:
+    """Apply the settings that a message suggests."""
     for item in text.split():
         key, _, value = item.partition("=")
         section, _, name = key.partition(".")
@@ -68,12 +68,12 @@ def test_every_suggested_setting_fits(gib: int, config: TrainConfig, monkeypatch
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: gib * GIB)
     with pytest.raises(UserError) as error:
         check_memory(config, spec)
-    said = str(error.value)
-    assert said.startswith("training.micro_batch_size=16: training needs about ") and "\n" not in said
-    proposals = said.partition("for example ")[2].split(", or ")
-    assert 1 <= len(proposals) <= 3 and len(set(proposals)) == len(proposals)
-    for proposal in proposals:
-        changed = applied(config, proposal)
+    message = str(error.value)
+    assert message.startswith("training.micro_batch_size=16: training needs about ") and "\n" not in message
+    suggestions = message.partition("for example ")[2].split(", or ")
+    assert 1 <= len(suggestions) <= 3 and len(set(suggestions)) == len(suggestions)
+    for suggestion in suggestions:
+        changed = apply_suggestion(config, suggestion)
         assert memory_needed(changed, match_config(changed).spec).total <= gib * GIB - PROCESS_BYTES
         check_memory(changed, match_config(changed).spec)
 
@@ -142,7 +142,7 @@ def test_out_of_memory_is_a_one_line_error_with_suggestions(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And the same command goes on from the last checkpoint once there is memory."""
+    """The same command resumes from the last checkpoint when there is enough memory."""
     from src.training import loop
 
     data, real, steps = tiny.data_dir(tmp_path_factory), loop.train_step, iter(range(100))
@@ -155,10 +155,12 @@ def test_out_of_memory_is_a_one_line_error_with_suggestions(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", fail)
         assert tiny.run(data, tmp_path) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: training.micro_batch_size=2: out of memory; training needs about ")
+    message = capsys.readouterr().err
+    assert message.startswith("error: training.micro_batch_size=2: out of memory; training needs about ")
     assert (
-        "can't allocate memory" in said and "for example training.micro_batch_size=1" in said and said.count("\n") == 1
+        "can't allocate memory" in message
+        and "for example training.micro_batch_size=1" in message
+        and message.count("\n") == 1
     )
     summary = json.loads((tiny.only_run(tmp_path) / "summary.json").read_text())
     assert summary["status"] == "failed" and summary["error"].startswith("training.micro_batch_size=2: out of memory")

@@ -1,4 +1,4 @@
-"""The contract of a run that was made in several sittings."""
+"""The contract of a run that was resumed by another version."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from src.runs.summary import join_values
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "said"),
+    ("before", "now", "expected"),
     [
         ("a", "a", "a"),
         ("a", "b", "a, then b"),
@@ -14,5 +14,5 @@ from src.runs.summary import join_values
         ("a, then b", "c", "a, then b, then c"),
     ],
 )
-def test_a_resumed_run_records_both_versions(before: str, now: str, said: str) -> None:
-    assert join_values(before, now) == said
+def test_a_resumed_run_records_both_versions(before: str, now: str, expected: str) -> None:
+    assert join_values(before, now) == expected

@@ -1,4 +1,4 @@
-"""A stage that starts from a finished run: what it takes over, what may not contradict it, what it is compared by."""
+"""A stage that starts from a finished run: inherited settings, contradicting settings, and its contract."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ SOURCE = ("size.d_model=128", "training.seq_len=48", "optimizer.weight_decay=0.0
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Path]:
-    """Language runs of two architectures, with settings that are no defaults; read only."""
+    """Language runs of two architectures with settings that are not the defaults; read only."""
     found = {}
     for architecture in ("dense", "moe"):
         root = tmp_path_factory.mktemp(architecture)
@@ -27,24 +27,27 @@ def sources(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, P
     return found
 
 
-def go_on(source: Path, root: Path, *more: str) -> int:
-    """Train stage code from a run, saying nothing of what it has decided."""
+def train_code_from(source: Path, root: Path, *more: str) -> int:
+    """Train stage code from a run."""
     command = [f"init_from={source}", "stage=code", f"output_root={root}", "tracking=none", "samples.max_new_tokens=4"]
     return tiny.train_main([*command, *more])
 
 
-def config_of(root: Path) -> dict[str, Any]:
+def read_config(root: Path) -> dict[str, Any]:
     return yaml.safe_load((tiny.only_run(root) / "config.yaml").read_text(encoding="utf-8"))
 
 
 def test_a_stage_inherits_the_settings_of_its_source_run(sources: dict[str, Path], tmp_path: Path) -> None:
-    assert go_on(sources["moe"], tmp_path) == 0
+    assert train_code_from(sources["moe"], tmp_path) == 0
     folder = tiny.only_run(tmp_path)
     assert folder.name.startswith("moe-nano-code-s0-")
-    ours, theirs = config_of(tmp_path), yaml.safe_load((sources["moe"] / "config.yaml").read_text(encoding="utf-8"))
+    own_contract, source_contract = (
+        read_config(tmp_path),
+        yaml.safe_load((sources["moe"] / "config.yaml").read_text(encoding="utf-8")),
+    )
     for section in "architecture size recipe tokenizer match data training optimizer schedule".split():
-        assert ours[section] == theirs[section], section
-    assert (ours["stage"]["name"], ours["seed"]) == ("code", 0)
+        assert own_contract[section] == source_contract[section], section
+    assert (own_contract["stage"]["name"], own_contract["seed"]) == ("code", 0)
     log = (folder / "train.log").read_text(encoding="utf-8")
     assert "after 2 steps of stage language" in log and sources["moe"].name in log
 
@@ -55,13 +58,13 @@ def test_a_setting_newer_than_the_source_run_has_its_default(sources: dict[str, 
     config = yaml.safe_load((older / "config.yaml").read_text(encoding="utf-8"))
     del config["training"]["document_masking"]
     (older / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    assert go_on(older, tmp_path, "training.max_steps=1") == 0
-    assert config_of(tmp_path)["training"]["document_masking"] is False
+    assert train_code_from(older, tmp_path, "training.max_steps=1") == 0
+    assert read_config(tmp_path)["training"]["document_masking"] is False
 
 
 def test_training_starts_from_the_weights_of_the_source_run(sources: dict[str, Path], tmp_path: Path) -> None:
     more = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", "training.max_steps=1")
-    assert go_on(sources["dense"], tmp_path, *more) == 0
+    assert train_code_from(sources["dense"], tmp_path, *more) == 0
     file = Path("checkpoints", "{}", "last", "model.safetensors")
     before = load_file(sources["dense"] / str(file).format("language"))
     after = load_file(tiny.only_run(tmp_path) / str(file).format("code"))
@@ -78,8 +81,8 @@ def test_training_starts_from_the_weights_of_the_source_run(sources: dict[str, P
     ],
 )
 def test_overrides_replace_inherited_settings(given: list[str], sources: dict[str, Path], tmp_path: Path) -> None:
-    assert go_on(sources["moe"], tmp_path, *given) == 0
-    config = config_of(tmp_path)
+    assert train_code_from(sources["moe"], tmp_path, *given) == 0
+    config = read_config(tmp_path)
     for item in given:
         key, value = item.split("=")
         found: Any = config
@@ -90,7 +93,7 @@ def test_overrides_replace_inherited_settings(given: list[str], sources: dict[st
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected"),
     [
         ("architecture=mamba", "architecture.name=mamba: contradicts init_from="),
         ("architecture=dense", "architecture.name=dense: contradicts init_from="),
@@ -103,11 +106,11 @@ def test_overrides_replace_inherited_settings(given: list[str], sources: dict[st
     ],
 )
 def test_overrides_that_contradict_the_weights_are_errors(
-    override: str, wanted: str, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    override: str, expected: str, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert go_on(sources["moe"], tmp_path / "new", override) == 2
+    assert train_code_from(sources["moe"], tmp_path / "new", override) == 2
     err = capsys.readouterr().err
-    assert wanted in err and err.strip().endswith("leave it out") and err.count("\n") == 1
+    assert expected in err and err.strip().endswith("leave it out") and err.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
 
@@ -116,7 +119,7 @@ def test_data_with_another_tokenizer_is_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     other = tiny.data_dir(tmp_path_factory, seed=1)
-    assert go_on(sources["dense"], tmp_path / "new", f"data.dir={other}") == 2
+    assert train_code_from(sources["dense"], tmp_path / "new", f"data.dir={other}") == 2
     err = capsys.readouterr().err
     assert "its weights have another tokenizer than" in err and "data.dir=" in err
     assert not (tmp_path / "new").exists()
@@ -125,15 +128,15 @@ def test_data_with_another_tokenizer_is_an_error(
 def test_changed_data_settings_select_other_data(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is looked for by its settings, and not passed over for the folder that the run was trained on."""
-    assert go_on(sources["dense"], tmp_path / "new", "data.seed=1", "data.language.source=local") == 2
+    """Data is searched by its settings, instead of using the folder that the run was trained on."""
+    assert train_code_from(sources["dense"], tmp_path / "new", "data.seed=1", "data.language.source=local") == 2
     assert "not prepared in" in capsys.readouterr().err
 
 
 def test_init_from_accepts_a_checkpoint_folder(sources: dict[str, Path], tmp_path: Path) -> None:
     last = sources["dense"] / "checkpoints" / "language" / "last"
-    assert go_on(last, tmp_path, "training.max_steps=1") == 0
-    assert go_on(sources["dense"], tmp_path, "training.max_steps=1") == 0
+    assert train_code_from(last, tmp_path, "training.max_steps=1") == 0
+    assert train_code_from(sources["dense"], tmp_path, "training.max_steps=1") == 0
     tiny.only_run(tmp_path)  # the same weights: the same run
 
 
@@ -147,7 +150,7 @@ def test_other_initial_weights_give_another_run_name(sources: dict[str, Path], t
     weights.write_bytes(content)
     update_checksums(weights.parent)
     for source in (sources["dense"], other):
-        assert go_on(source, tmp_path / "out", "training.max_steps=1") == 0
+        assert train_code_from(source, tmp_path / "out", "training.max_steps=1") == 0
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
     assert best.exists()
 
@@ -158,7 +161,7 @@ def test_a_moved_run_is_a_valid_source(sources: dict[str, Path], tmp_path: Path,
     config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
     config["data"]["dir"] = "/nowhere/data"
     (moved / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    assert go_on(moved, tmp_path / "out", f"data.dir={data}", "training.max_steps=1") == 0
+    assert train_code_from(moved, tmp_path / "out", f"data.dir={data}", "training.max_steps=1") == 0
 
 
 def test_the_lineage_in_the_contract_is_independent_of_the_architecture(
@@ -166,7 +169,7 @@ def test_the_lineage_in_the_contract_is_independent_of_the_architecture(
 ) -> None:
     lineages = set()
     for architecture, source in sources.items():
-        assert go_on(source, tmp_path / architecture, "training.max_steps=1") == 0
+        assert train_code_from(source, tmp_path / architecture, "training.max_steps=1") == 0
         contract = read_json(tiny.only_run(tmp_path / architecture) / "summary.json")["contract"]
         lineages.add(contract["init_from"])
     assert len(lineages) == 1
@@ -177,14 +180,14 @@ def test_a_source_run_without_config_is_an_error(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(sources["dense"] / "checkpoints", tmp_path / "bare" / "checkpoints")
-    assert go_on(tmp_path / "bare", tmp_path / "new") == 2
+    assert train_code_from(tmp_path / "bare", tmp_path / "new") == 2
     assert "config.yaml is missing; give a run directory of src.train" in capsys.readouterr().err
 
 
 def test_data_that_needs_another_tokenizer_is_an_error_before_preparation(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert go_on(sources["dense"], tmp_path / "new", "data.seed=1") == 2
+    assert train_code_from(sources["dense"], tmp_path / "new", "data.seed=1") == 2
     line = capsys.readouterr().err
     assert line.startswith("error: data.seed=1: this text would get another tokenizer than init_from=")
     assert f"python -m src.prepare tokenizer.path={sources['dense']} tokenizer.vocab_size=512 and" in line

@@ -41,7 +41,7 @@ def test_omp_spin_is_limited_unless_the_user_sets_it(given: dict[str, str], foun
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("processor\t: 0\nvendor_id\t: GenuineIntel\n", True),
         ("processor\t: 0\nvendor_id\t: AuthenticAMD\n", False),
@@ -49,11 +49,11 @@ def test_omp_spin_is_limited_unless_the_user_sets_it(given: dict[str, str], foun
     ],
 )
 def test_an_intel_cpu_is_detected(
-    text: str | None, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without /proc/cpuinfo, as on a Mac, the answer is False."""
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(host, "CPU_INFO", path)
-    assert is_intel() == wanted
+    assert is_intel() == expected

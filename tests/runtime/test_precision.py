@@ -1,4 +1,4 @@
-"""Detect by its speed a precision without CPU instructions."""
+"""A precision without CPU instructions is detected by its speed."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from src.runtime.device import Device
 
 
 @pytest.mark.parametrize(
-    ("times", "said"), [(46.2, "products take 46 times as long as in fp32 on this CPU,"), (0.5, None)]
+    ("times", "message"), [(46.2, "products take 46 times as long as in fp32 on this CPU,"), (0.5, None)]
 )
 def test_a_precision_without_instructions_is_reported(
-    times: float, said: str | None, monkeypatch: pytest.MonkeyPatch
+    times: float, message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds = {"fp32": 1e11, "bf16": 1e11 / times}
     monkeypatch.setattr(precision, "matmul_speed", lambda device, precision, size, seconds: speeds[precision])
     found = precision.slow_precision_warning(Device("cpu", "bf16", 1))
-    assert found is None if said is None else found and said in found
+    assert found is None if message is None else found and message in found
     assert precision.slow_precision_warning(Device("cpu", "fp32", 1)) is None

@@ -76,7 +76,7 @@ def test_every_changed_byte_of_a_record_is_found(note: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not a JSON file"),
         (b"{", "not a JSON file"),
@@ -93,12 +93,12 @@ def test_every_changed_byte_of_a_record_is_found(note: Path) -> None:
         (b"\xff\xfe", "not a JSON file"),
     ],
 )
-def test_an_invalid_record_is_a_one_line_error(content: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_record_is_a_one_line_error(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "note.json"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
         read_record(path, Note, "remedy")
-    assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_control_characters_are_replaced() -> None:
     )
 
 
-def test_temporaries_of_a_living_process_stay(tmp_path: Path) -> None:
+def test_temporary_files_of_a_running_process_are_kept(tmp_path: Path) -> None:
     (tmp_path / ".out.1.tmp").mkdir()
     (tmp_path / ".out.2.tmp").touch()
     (tmp_path / ".other.3.tmp").touch()

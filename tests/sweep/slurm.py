@@ -1,4 +1,4 @@
-"""A Slurm of one host for the tests: real daemons, started from a folder of their own and stopped afterwards."""
+"""Start a Slurm cluster of one host for the tests: real daemons in a temporary folder that are stopped afterwards."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
 
-# Without accounting, submitit would wait for ever for a job that ends without a result: this says what scontrol knows.
+# Without accounting, submitit waits forever for a job that ends without a result: this answers with scontrol's state.
 SACCT = r"""#!/bin/bash
 echo "JobID|State|NodeList"
 scontrol -o show job 2>/dev/null | while read -r line; do
@@ -26,8 +26,8 @@ done
 """
 
 
-def why_not() -> str | None:
-    """Say why no Slurm can be started here, or None. Installs it where that can be done."""
+def skip_reason() -> str | None:
+    """Return why Slurm cannot be started here, or None. Installs it where possible."""
     if os.geteuid() != 0:
         return "only root can start a Slurm of its own"
     if all(map(shutil.which, NEEDED)):
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """Start munge, slurmctld and slurmd; yields the environment in which sbatch and its like find them."""
+    """Start munge, slurmctld and slurmd; yield the environment in which sbatch and the other commands find them."""
     host = socket.gethostname().split(".")[0]
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir(parents=True)

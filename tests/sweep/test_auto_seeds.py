@@ -1,4 +1,4 @@
-"""`seeds=auto`: looks and levels that are fixed beforehand, and a sweep that adds seeds until its report is decided."""
+"""`seeds=auto`: fixed interim analyses and levels, and a sweep that adds seeds until its report is decided."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_the_levels_of_all_looks_add_up_to_that_of_one_report() -> None:
         (["-m", "seeds=4"], "seeds=4: must be auto; for seeds of your choice give seed=0,1,2"),
     ],
 )
-def test_mistakes(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_errors(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.train_main(arguments) == 2
     assert line in capsys.readouterr().err
 
@@ -49,13 +49,13 @@ def test_a_dry_run_estimates_the_first_and_the_last_look(
 def test_seeds_are_added_until_the_report_is_decided(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Decided at the second look: the third is not begun; the same command finds all done."""
-    answers = [False, True, False, True]
-    monkeypatch.setattr(launch, "is_decided", lambda runs, margin: answers.pop(0))
+    """Decided at the second look: the third is not started, and a repeated command finds all jobs done."""
+    statuses = [False, True, False, True]
+    monkeypatch.setattr(launch, "is_decided", lambda runs, margin: statuses.pop(0))
     assert sweep(data, tmp_path, "dense") == 0
     (folder,) = (tmp_path / "sweeps").iterdir()
     assert len(list((tmp_path / "runs").iterdir())) == LOOKS[1] and read_json(folder / "sweep.json")["look"] == 1
     assert f"Not decided with {LOOKS[0]} seeds; going on to {LOOKS[1]}" in capfd.readouterr().out
-    assert sweep(data, tmp_path, "dense") == 0 and not answers
+    assert sweep(data, tmp_path, "dense") == 0 and not statuses
     assert "Stage language" not in capfd.readouterr().out
     assert [folder] == list((tmp_path / "sweeps").iterdir())

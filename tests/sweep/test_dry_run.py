@@ -1,4 +1,4 @@
-"""What a command would do is told whole, breaches included, and nothing of it is done."""
+"""A dry run prints the whole plan, including comparability warnings, and writes nothing."""
 
 from pathlib import Path
 
@@ -13,32 +13,32 @@ from tests.integration import tiny
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert tiny.train_main([*arguments, "dry_run=true"]) == 0
     return capsys.readouterr().out
 
 
-def cells(text: str, name: str) -> list[str]:
+def table_cells(text: str, name: str) -> list[str]:
     row = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 def test_nothing_is_prepared_started_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "out"
-    out = told(capsys, "-m", "architecture=dense,moe", "seed=0,1", f"output_root={root}")
+    out = dry_run(capsys, "-m", "architecture=dense,moe", "seed=0,1", f"output_root={root}")
     assert not root.exists()
-    assert cells(out, "architecture=moe seed=1")[1:5] == ["new", "expert_d_ff=172", "3.43M", "796k"]
+    assert table_cells(out, "architecture=moe seed=1")[1:5] == ["new", "expert_d_ff=172", "3.43M", "796k"]
     assert "Total: 4 jobs, 0 of them done; to do: " in out and "time unknown" in out
     assert "nano: no verdict: 2 seeds; at least 3 are needed" in out
 
 
 def test_unequal_settings_are_listed_with_their_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ("-m", "architecture=dense,mamba", "seed=0,1,2", f"output_root={tmp_path}")
-    assert "contracts differ" not in told(capsys, *sweep) and not list(tmp_path.iterdir())
-    out = told(capsys, *sweep, "training.seq_len=128,256")
+    assert "contracts differ" not in dry_run(capsys, *sweep) and not list(tmp_path.iterdir())
+    out = dry_run(capsys, *sweep, "training.seq_len=128,256")
     line = next(line for line in out.splitlines() if "contracts differ" in line)
     assert "seq_len: 128 (architecture=dense seed=0 training.seq_len=128, " in line
-    other = told(capsys, *sweep, "data.seed=0,1")
+    other = dry_run(capsys, *sweep, "data.seed=0,1")
     assert "not prepared yet" in other and "contracts differ" in other
 
 
@@ -51,9 +51,9 @@ def test_finished_runs_give_the_time_estimate_and_are_not_counted(
     tiny.change_summary(folder, final=final | {"tokens_per_second": final["tokens"] / 30})
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
-    out = told(capsys, "-m", *tiny.command_line(data, tmp_path, *ONE_STEP, "seed=0,1"))
-    assert [cells(out, f"seed={seed}")[1] for seed in (0, 1)] == ["done", "new"]
-    assert cells(out, "seed=1")[-1] == "30 s" and "1 of them done" in out and "about 30 s" in out
+    out = dry_run(capsys, "-m", *tiny.command_line(data, tmp_path, *ONE_STEP, "seed=0,1"))
+    assert [table_cells(out, f"seed={seed}")[1] for seed in (0, 1)] == ["done", "new"]
+    assert table_cells(out, "seed=1")[-1] == "30 s" and "1 of them done" in out and "about 30 s" in out
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -67,7 +67,7 @@ def test_a_dry_run_raises_the_errors_of_the_command(tmp_path: Path, capsys: pyte
 
 
 def test_a_dry_run_has_the_name_of_the_run_itself() -> None:
-    """The key decides nothing about the result."""
+    """The key does not change the result."""
     register_schema(TrainConfig, "train")
     names = {run_name(compose_config(TrainConfig, "train", [f"dry_run={dry}"]), "f", None) for dry in (True, False)}
     assert len(names) == 1

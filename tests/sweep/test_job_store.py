@@ -1,4 +1,4 @@
-"""The record of a sweep, and the process of one job: however it ends, it is told in one line."""
+"""The job records of a sweep and the process of one job: its end is recorded and reported in one line."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> JobStore:
 
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> Child:
-    """Put a few lines of Python in the place of a training process, and note what was started."""
+    """Replace the training process by a line of Python, and record the started commands."""
     true_popen: Any = subprocess.Popen
 
     def replace(code: str) -> list[list[str]]:
@@ -69,7 +69,7 @@ def test_a_job_that_was_never_started_is_pending(store: JobStore) -> None:
 def test_a_job_is_a_subprocess_with_its_overrides(store: JobStore, child: Child) -> None:
     started = child("pass")
     assert run_job(store, job(0), SweepConfig()) == 0
-    assert record(store)["status"] == "failed"  # it ended well, but there is no finished run
+    assert record(store)["status"] == "failed"  # its exit status is 0, but there is no finished run
     assert started == [[sys.executable, "-m", "src.train", "seed=0"]]
 
 
@@ -82,7 +82,7 @@ def test_a_job_is_a_subprocess_with_its_overrides(store: JobStore, child: Child)
         ("raise SystemExit(130)", 130, "interrupted", "stopped by SIGINT"),
         ("raise SystemExit(143)", 143, "interrupted", "stopped by SIGTERM"),
         ("raise SystemExit(138)", 138, "interrupted", "stopped by SIGUSR1"),
-        # Asked to stop while it was starting, before it listened.
+        # Stopped while it starts, before it handles signals.
         ("import os; os.kill(os.getpid(), 15)", -15, "interrupted", "stopped by SIGTERM"),
     ],
 )
@@ -102,7 +102,7 @@ def test_the_error_of_a_failed_job_is_that_of_its_summary(store: JobStore, child
     assert record(store)["error"] == "RuntimeError: the device is on fire"
 
 
-def test_an_old_error_in_the_summary_is_not_that_of_a_later_process(store: JobStore, child: Child) -> None:
+def test_an_old_error_in_the_summary_is_not_reported_for_a_later_process(store: JobStore, child: Child) -> None:
     finish_run(store, 0, "interrupted", "stopped by SIGTERM")
     child("raise SystemExit(2)")
     assert run_job(store, job(0), SweepConfig()) == 2

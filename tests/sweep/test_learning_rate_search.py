@@ -1,4 +1,4 @@
-"""The search for learning rates: equal budgets, ranges that grow where they have to, and rates that jobs take."""
+"""The search for learning rates: equal budgets, extended ranges, and rates that jobs use."""
 
 import json
 import math
@@ -17,18 +17,18 @@ from src.sweep.learning_rate_search import Trial
 from tests.integration import tiny
 
 
-def command(data: Path, root: Path, *more: str) -> int:
+def run_tune(data: Path, root: Path, *more: str) -> int:
     return run_cli(lambda: tune.main(tiny.command_line(data, root, "training.max_steps=2", *more)))
 
 
-def found(root: Path) -> dict[str, Any]:
+def read_search(root: Path) -> dict[str, Any]:
     (folder,) = (root / "tuning").iterdir()
     (search,) = read_json(folder / "learning_rates.json")["searches"]
     return search
 
 
-class Valley(learning_rate_search._Search):
-    """A search whose trials cost nothing: the loss is the distance to `best`, in factors of 2."""
+class FreeSearch(learning_rate_search._Search):
+    """A search with free trials: the loss is the distance to `best` in factors of 2."""
 
     def run(self, overrides: list[str]) -> Any:
         CALLS.append(overrides)
@@ -39,53 +39,56 @@ CALLS: list[list[str]] = []
 BEST = {"dense": 1e-3, "mamba": 1e-3}
 
 
-def valley(
+def run_free_search(
     settings: TuneSettings, folder: Path, monkeypatch: pytest.MonkeyPatch, **best: float
 ) -> learning_rate_search.Trials:
     CALLS.clear()
     monkeypatch.setattr(
         learning_rate_search, "_mean_loss", lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[name]))
     )
-    search = Valley(folder, [], "seed=1000", list(best), 1e-3, settings)
+    search = FreeSearch(folder, [], "seed=1000", list(best), 1e-3, settings)
     return (learning_rate_search._search_grid if settings.method == "grid" else learning_rate_search._search_tpe)(
         search
     )
 
 
-def rates(trials: list[Trial]) -> list[float]:
+def learning_rates(trials: list[Trial]) -> list[float]:
     return [trial.learning_rate for trial in trials]
 
 
 def test_the_grid_is_centered_on_the_rate_of_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=2e-3)
-    assert rates(trials["dense"]) == rates(trials["mamba"]) == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
+    trials = run_free_search(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=2e-3)
+    assert learning_rates(trials["dense"]) == learning_rates(trials["mamba"]) == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
     assert learning_rate_search._find_best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
 
 
 def test_a_best_rate_at_the_edge_extends_the_range_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = valley(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=1.6e-2)
-    assert rates(trials["dense"]) == rates(trials["mamba"])
-    assert rates(trials["mamba"])[-2:] == [1.6e-2, 3.2e-2], "one beyond the best, and no more"
-    assert rates(trials["mamba"])[0] == 2.5e-4, "the other side is left alone"
+    trials = run_free_search(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=1.6e-2)
+    assert learning_rates(trials["dense"]) == learning_rates(trials["mamba"])
+    assert learning_rates(trials["mamba"])[-2:] == [1.6e-2, 3.2e-2], "one beyond the best, and no more"
+    assert learning_rates(trials["mamba"])[0] == 2.5e-4, "the other side is left alone"
     assert learning_rate_search._find_edge(trials["mamba"]) is None
 
 
 def test_extensions_are_limited_and_the_edge_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = valley(TuneSettings(extensions=2), tmp_path, monkeypatch, dense=1e-9)
+    trials = run_free_search(TuneSettings(extensions=2), tmp_path, monkeypatch, dense=1e-9)
     assert len(trials["dense"]) == 7 and learning_rate_search._to_record(trials["dense"])["edge"] == "low"
-    assert valley(TuneSettings(extensions=0), tmp_path, monkeypatch, dense=1e-9)["dense"][0].learning_rate == 2.5e-4
+    assert (
+        run_free_search(TuneSettings(extensions=0), tmp_path, monkeypatch, dense=1e-9)["dense"][0].learning_rate
+        == 2.5e-4
+    )
 
 
 def test_a_diverged_rate_is_never_the_best() -> None:
-    told = learning_rate_search._to_record([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
-    assert told["learning_rate"] == 1e-3 and told["edge"] == "low"
-    assert [trial["bits_per_byte"] for trial in told["trials"]] == [2.0, None, None]
-    json.dumps(told, allow_nan=False)
+    record = learning_rate_search._to_record([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
+    assert record["learning_rate"] == 1e-3 and record["edge"] == "low"
+    assert [trial["bits_per_byte"] for trial in record["trials"]] == [2.0, None, None]
+    json.dumps(record, allow_nan=False)
 
 
 @pytest.mark.parametrize("method", ["grid", "tpe"])
 def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short warm-up moves the best rate from 1e-3 to 5e-4 and costs 0.5 there."""
+    """A short warmup moves the best rate from 1e-3 to 5e-4, where it adds 0.5 to the loss."""
     if method == "tpe":
         pytest.importorskip("optuna")
     settings = TuneSettings(method=method, trials=8, warmup=[5, 50])
@@ -96,21 +99,21 @@ def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkey
         lambda plans, name, rate, warmup: 1 + abs(math.log2(rate / best[warmup])) + 0.5 * (warmup == 5),
     )
     CALLS.clear()
-    search = Valley(tmp_path, [], "seed=1000", ["dense"], 1e-3, settings)
+    search = FreeSearch(tmp_path, [], "seed=1000", ["dense"], 1e-3, settings)
     trials = (learning_rate_search._search_grid if method == "grid" else learning_rate_search._search_tpe)(search)[
         "dense"
     ]
-    found = learning_rate_search._to_record(trials)
-    assert found["warmup_steps"] == 50 and found["learning_rate"] == pytest.approx(1e-3, rel=0.4)
-    assert {trial["warmup_steps"] for trial in found["trials"]} == {5, 50}
+    result = learning_rate_search._to_record(trials)
+    assert result["warmup_steps"] == 50 and result["learning_rate"] == pytest.approx(1e-3, rel=0.4)
+    assert {trial["warmup_steps"] for trial in result["trials"]} == {5, 50}
     if method == "grid":
         assert len(trials) == 2 * 8 and CALLS[0][1] == "schedule.warmup_steps=5,50"
     (name,) = [
         line
-        for line in learning_rate_search._format_results({"dense": found}, "nano")
+        for line in learning_rate_search._format_results({"dense": result}, "nano")
         if "dense nano, warm-up 50" in line
     ]
-    assert f"{found['learning_rate']:g}" in name
+    assert f"{result['learning_rate']:g}" in name
     assert learning_rate_search._to_record([Trial(1e-3, 2.0)])["warmup_steps"] is None
 
 
@@ -126,39 +129,41 @@ def test_a_damaged_study_is_a_one_line_error(content: bytes, tmp_path: Path) -> 
         assert learning_rate_search._open_study("dense", file).trials == []
 
 
-def test_tpe_tries_equal_numbers_and_continues_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tpe_runs_equal_numbers_of_trials_and_continues_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = TuneSettings(method="tpe", trials=6)
-    trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
+    trials = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert len(trials["dense"]) == len(trials["mamba"]) >= 6 and (tmp_path / "optuna.db").exists()
     assert all(learning_rate_search._find_best(tried).loss < 1.7 for tried in trials.values())
-    assert all(2e-4 < rate < 5e-3 for rate in rates(trials["dense"])[:6])
-    again = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
+    assert all(2e-4 < rate < 5e-3 for rate in learning_rates(trials["dense"])[:6])
+    again = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert again == trials and not CALLS, "all of it stands in the database"
 
 
 def test_tpe_finishes_an_interrupted_trial_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, run = TuneSettings(method="tpe", trials=3, extensions=0), Valley.run
+    settings, run = TuneSettings(method="tpe", trials=3, extensions=0), FreeSearch.run
 
-    def stop(self: Valley, overrides: list[str]) -> Any:
+    def stop(self: FreeSearch, overrides: list[str]) -> Any:
         run(self, overrides)
         raise learning_rate_search.Unfinished(130, "stopped")
 
-    monkeypatch.setattr(Valley, "run", stop)
+    monkeypatch.setattr(FreeSearch, "run", stop)
     with pytest.raises(learning_rate_search.Unfinished):
-        valley(settings, tmp_path, monkeypatch, dense=1e-3)
-    (broken_off,) = CALLS
-    monkeypatch.setattr(Valley, "run", run)
-    trials = valley(settings, tmp_path, monkeypatch, dense=1e-3)
-    assert CALLS[0] == broken_off and len(CALLS) == len(trials["dense"]) == 3
+        run_free_search(settings, tmp_path, monkeypatch, dense=1e-3)
+    (interrupted,) = CALLS
+    monkeypatch.setattr(FreeSearch, "run", run)
+    trials = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3)
+    assert CALLS[0] == interrupted and len(CALLS) == len(trials["dense"]) == 3
 
 
 def test_tpe_extends_its_range_if_the_best_is_at_its_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TuneSettings(method="tpe", trials=8)
-    trials = valley(settings, tmp_path, monkeypatch, dense=1e-3, mamba=3.2e-2)
-    assert max(rates(trials["mamba"])) > 4e-3 * 1.01 and len(trials["dense"]) == len(trials["mamba"]) > 8
+    trials = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3, mamba=3.2e-2)
+    assert max(learning_rates(trials["mamba"])) > 4e-3 * 1.01 and len(trials["dense"]) == len(trials["mamba"]) > 8
 
 
-MISTAKES = {
+INVALID_SETTINGS = {
     "optimizer.learning_rate=1e-3": "optimizer.learning_rate: is chosen by tune",
     "seed=3": "seed: is chosen by tune",
     "tune.method=random": "tune.method=random: must be one of grid, tpe",
@@ -174,27 +179,29 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes(data: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(data, tmp_path, mistake) == 2
-    assert MISTAKES[mistake] in capsys.readouterr().err and not list(tmp_path.iterdir())
+@pytest.mark.parametrize("setting", INVALID_SETTINGS)
+def test_invalid_settings_are_errors(
+    data: Path, tmp_path: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tune(data, tmp_path, setting) == 2
+    assert INVALID_SETTINGS[setting] in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def search_file(folder: Path, **rates: float) -> Path:
+def write_search_file(folder: Path, **learning_rates: float) -> Path:
     folder.mkdir()
-    found = {name: {"learning_rate": rate, "edge": None, "trials": []} for name, rate in rates.items()}
-    write_searches(folder, [{"size": "nano", "optimizer": "adamw", "text": "grid", "seeds": [1000], "rates": found}])
+    rates = {name: {"learning_rate": rate, "edge": None, "trials": []} for name, rate in learning_rates.items()}
+    write_searches(folder, [{"size": "nano", "optimizer": "adamw", "text": "grid", "seeds": [1000], "rates": rates}])
     return folder
 
 
 def test_jobs_with_tuned_rates_are_comparable(data: Path, tmp_path: Path) -> None:
-    folder = search_file(tmp_path / "search", dense=1e-3, mamba=4e-3)
+    folder = write_search_file(tmp_path / "search", dense=1e-3, mamba=4e-3)
     contracts = []
     for architecture, rate in (("dense", 1e-3), ("mamba", 4e-3)):
         assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
         (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
         contracts.append(read_json(run / "summary.json")["contract"])
-        assert max(row.get("train/learning_rate", 0) for row in tiny.rows(run)) == pytest.approx(rate)
+        assert max(row.get("train/learning_rate", 0) for row in tiny.read_rows(run)) == pytest.approx(rate)
     assert contracts[0] == contracts[1] and contracts[0]["learning_rate_search"] == "grid"
     assert tiny.run(data, tmp_path, "architecture=dense", "optimizer.learning_rate=1e-3") == 0
     assert len(list((tmp_path / "runs").glob("dense-*"))) == 2, "the same rate, not searched for, is another run"
@@ -203,18 +210,18 @@ def test_jobs_with_tuned_rates_are_comparable(data: Path, tmp_path: Path) -> Non
 def test_jobs_with_tuned_warmups_are_comparable(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "search"
     folder.mkdir()
-    rates = {
+    learning_rates = {
         name: {"learning_rate": 1e-3, "warmup_steps": steps, "edge": None, "trials": []}
         for name, steps in (("dense", 4), ("mamba", 2))
     }
-    search = {"size": "nano", "optimizer": "adamw", "text": "grid", "seeds": [1000], "rates": rates}
+    search = {"size": "nano", "optimizer": "adamw", "text": "grid", "seeds": [1000], "rates": learning_rates}
     write_searches(folder, [search])
     contracts = []
     for architecture, steps in (("dense", 4), ("mamba", 2)):
         assert tiny.run(data, tmp_path, f"architecture={architecture}", f"learning_rates=[{folder}]") == 0
         (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
         contracts.append(read_json(run / "summary.json")["contract"])
-        first = next(row["train/learning_rate"] for row in tiny.rows(run) if "train/learning_rate" in row)
+        first = next(row["train/learning_rate"] for row in tiny.read_rows(run) if "train/learning_rate" in row)
         assert first == pytest.approx(1e-3 / steps)
     assert contracts[0] == contracts[1] and contracts[0]["schedule.warmup_steps"] == "searched"
     assert contracts[0]["search_differences"] == "made by an earlier version"
@@ -234,13 +241,13 @@ def test_a_search_for_other_settings_is_used_and_recorded(
     key: str, value: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("tune.trials=3", "tune.factor=1.5", "tune.extensions=0", "training.max_steps=2")
-    assert command(data, tmp_path, *arguments) == 0
+    assert run_tune(data, tmp_path, *arguments) == 0
     (folder,) = (tmp_path / "tuning").iterdir()
     given = [f"learning_rates=[{folder}]", "training.max_steps=2"]
     assert tiny.run(data, tmp_path, *given) == 0 and tiny.run(data, tmp_path, *given, f"{key}={value}") == 0
-    found = [read_json(file)["contract"]["search_differences"] for file in tmp_path.glob("runs/*-s0-*/summary.json")]
-    assert len(found) == 2 and "" in found
-    (differences,) = set(found) - {""}
+    result = [read_json(file)["contract"]["search_differences"] for file in tmp_path.glob("runs/*-s0-*/summary.json")]
+    assert len(result) == 2 and "" in result
+    (differences,) = set(result) - {""}
     assert ("stages" if key == "training.max_steps" else key) in differences and "(search) | " in differences
     capfd.readouterr()
     assert tiny.run(data, tmp_path, "-m", "seed=0,1,2", *given, f"{key}={value}", "dry_run=true") == 0
@@ -261,18 +268,18 @@ def test_a_search_for_other_settings_is_used_and_recorded(
 def test_invalid_learning_rates_are_errors(
     data: Path, tmp_path: Path, more: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = search_file(tmp_path / "search", dense=1e-3)
+    folder = write_search_file(tmp_path / "search", dense=1e-3)
     assert tiny.run(data, tmp_path, f"learning_rates=[{folder}]", *more) == 2
     assert line in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
-def test_a_search_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One rate diverges; the search goes on without it, and the same command starts nothing again."""
+def test_a_search_runs_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One rate diverges and the search continues without it; a repeated command starts no trial again."""
     arguments = ("tune.trials=3", "tune.factor=1e22", "tune.extensions=0", "optimizer.grad_clip=0")
     arguments += ("training.max_steps=6", "training.max_nonfinite_steps=1")
-    assert command(data, tmp_path, *arguments) == 0
-    search = found(tmp_path)
+    assert run_tune(data, tmp_path, *arguments) == 0
+    search = read_search(tmp_path)
     losses = [trial["bits_per_byte"] for trial in search["rates"]["dense"]["trials"]]
     assert losses[0] is not None and losses[1] is not None and losses[2] is None
     assert search["rates"]["dense"]["learning_rate"] == 3e-3
@@ -283,14 +290,14 @@ def test_a_search_end_to_end(data: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert "trials of learning rates" in page and "## Learning rates" in page
     assert (folder / "report" / "figures" / "learning_rates.png").exists()
     capfd.readouterr()
-    assert command(data, tmp_path, *arguments) == 0
-    assert "Stage language" not in capfd.readouterr().out and found(tmp_path) == search
+    assert run_tune(data, tmp_path, *arguments) == 0
+    assert "Stage language" not in capfd.readouterr().out and read_search(tmp_path) == search
 
 
 def test_a_trial_that_fails_for_another_reason_ends_the_search(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(data, tmp_path, "tune.trials=3", "tune.extensions=0", "sweep.timeout=0.01") == 1
+    assert run_tune(data, tmp_path, "tune.trials=3", "tune.extensions=0", "sweep.timeout=0.01") == 1
     out = capfd.readouterr().out
     assert "Not finished: dense-nano-language-s1000" in out and "took more than sweep.timeout" in out
     assert not list((tmp_path / "tuning").glob("*/learning_rates.json"))

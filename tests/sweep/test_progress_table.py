@@ -1,4 +1,4 @@
-"""The table of a sweep's jobs says of each what its files say, in whatever state they are."""
+"""The table of a sweep's jobs shows the state that their files record, even if files are incomplete."""
 
 import io
 import json
@@ -30,14 +30,14 @@ def write_metrics(store: JobStore, number: int, *rows: dict[str, object], more: 
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + more)
 
 
-def text_of(store: JobStore) -> str:
+def render_table(store: JobStore) -> str:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(build_table(store))
     return console.export_text()
 
 
-def line_of(store: JobStore, number: int) -> list[str]:
-    line = next(line for line in text_of(store).splitlines() if f" r{number} " in line)
+def render_row(store: JobStore, number: int) -> list[str]:
+    line = next(line for line in render_table(store).splitlines() if f" r{number} " in line)
     return [cell.strip() for cell in line.strip("│┃ ").split("│")]
 
 
@@ -48,7 +48,7 @@ def test_a_branch_counts_the_tokens_that_it_trains_itself(tmp_path: Path) -> Non
     opened.open("s", [branched])
     opened.record(branched, "running")
     write_metrics(opened, 0, {"stage": "part", "step": 9, "tokens": 325, "perf/tokens_per_second": 25.0})
-    assert line_of(opened, 0) == ["r0", "running", "part", "90%", "-", "25", "5.0 s"]
+    assert render_row(opened, 0) == ["r0", "running", "part", "90%", "-", "25", "5.0 s"]
 
 
 def test_every_state_is_shown(store: JobStore) -> None:
@@ -62,17 +62,17 @@ def test_every_state_is_shown(store: JobStore) -> None:
     )
     store.record(job(1), "failed", 1, "RuntimeError: fire")
     write_summary(store.folder / job(2).run_dir)
-    assert line_of(store, 0) == ["r0", "running", "code", "50%", "3.250", "40", "50 s"]
-    assert line_of(store, 1) == ["r1", "failed: RuntimeError: fire", *["-"] * 5]
-    assert line_of(store, 2)[1] == "done" and line_of(store, 3)[1] == "pending"
-    assert "4 jobs: 1 done, 1 running, 1 failed, 1 pending" in text_of(store)
+    assert render_row(store, 0) == ["r0", "running", "code", "50%", "3.250", "40", "50 s"]
+    assert render_row(store, 1) == ["r1", "failed: RuntimeError: fire", *["-"] * 5]
+    assert render_row(store, 2)[1] == "done" and render_row(store, 3)[1] == "pending"
+    assert "4 jobs: 1 done, 1 running, 1 failed, 1 pending" in render_table(store)
 
 
 def test_partly_written_files_are_tolerated(store: JobStore) -> None:
     store.record(job(0), "running")
     for content in ("", "{", "[]\n", '{"stage": "other", "tokens": 1}\n', '{"stage": "code", "tokens": null}\n'):
         write_metrics(store, 0, more=content)
-        assert line_of(store, 0)[1:] == ["running", *["-"] * 5]
+        assert render_row(store, 0)[1:] == ["running", *["-"] * 5]
 
 
 def test_the_last_state_stays_on_the_screen(store: JobStore, capsys: pytest.CaptureFixture[str]) -> None:

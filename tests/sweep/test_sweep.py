@@ -1,4 +1,4 @@
-"""Whole sweeps with true child processes: every job is done or told of, and the same command does only what is left."""
+"""Sweeps with real subprocesses: every job is finished or reported as failed, and a repeated command runs the rest."""
 
 import csv
 import json
@@ -20,14 +20,14 @@ from tests.integration import tiny
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
 
 
-def watch_jobs(monkeypatch: pytest.MonkeyPatch, stand_in: str | None = None, only: str = "seed=") -> list[str]:
-    """Note the seed of every job that is started; start another command in the place of those with a setting."""
+def watch_jobs(monkeypatch: pytest.MonkeyPatch, replacement: str | None = None, only: str = "seed=") -> list[str]:
+    """Record the seed of every started job; replace the command of jobs with a given setting."""
     true_popen: Any = subprocess.Popen
     seeds: list[str] = []
 
     def start(command: list[str], **options: Any) -> Any:
         seeds.append(next(item for item in command if item.startswith("seed=")))
-        return true_popen(["sh", "-c", stand_in] if stand_in and only in seeds[-1] else command, **options)
+        return true_popen(["sh", "-c", replacement] if replacement and only in seeds[-1] else command, **options)
 
     monkeypatch.setattr(job_process.subprocess, "Popen", start)
     return seeds
@@ -42,24 +42,24 @@ def only_sweep(root: Path) -> Path:
     return folder
 
 
-def report_of(root: Path) -> dict[str, dict[str, str]]:
+def read_report(root: Path) -> dict[str, dict[str, str]]:
     with (only_sweep(root) / "report" / "summary.csv").open(encoding="utf-8", newline="") as handle:
         return {row["run"]: row for row in csv.DictReader(handle)}
 
 
-def job_records(root: Path) -> list[dict[str, Any]]:
+def read_job_records(root: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((only_sweep(root) / "jobs").glob("*.json"))]
 
 
 def test_a_failed_job_is_reported_and_only_it_is_repeated(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Three commands: a sweep with an obstacle in its first job, the same without, and the same when all is done."""
+    """Three commands: a sweep whose first job fails, the same without a failure, the same when all jobs are done."""
     command, started = (data, tmp_path, "seed=0,1", *ONE_STEP), watch_jobs(monkeypatch)
     run = tiny.plan(data, tmp_path, "seed=0", *ONE_STEP).folder.name
-    broken = tmp_path / "runs" / run / "checkpoints" / "language" / "last"
-    broken.mkdir(parents=True)
-    (broken / "meta.json").write_text("garbage")
+    failing = tmp_path / "runs" / run / "checkpoints" / "language" / "last"
+    failing.mkdir(parents=True)
+    (failing / "meta.json").write_text("garbage")
 
     assert sweep(*command) == 1
     assert started == ["seed=0", "seed=1"]
@@ -68,17 +68,17 @@ def test_a_failed_job_is_reported_and_only_it_is_repeated(
     assert f"Sweep: 2 jobs, {folder}" in out and f"[1/2] {run}" in out
     assert "1 of 2 jobs not done; the same command goes on with them" in out
     assert out.strip().splitlines()[-1].startswith(f"Report: {folder / 'report'}")
-    assert [record["status"] for record in job_records(tmp_path)] == ["failed", "done"]
-    rows = report_of(tmp_path)
+    assert [record["status"] for record in read_job_records(tmp_path)] == ["failed", "done"]
+    rows = read_report(tmp_path)
     assert [rows[name]["status"] for name in sorted(rows)] == ["failed", "done"]
     assert "meta.json: not a JSON file" in rows[run]["error"]
     assert "not a JSON file" in (folder / "report" / "summary.md").read_text(encoding="utf-8")
 
-    (broken / "meta.json").unlink()
+    (failing / "meta.json").unlink()
     started.clear()
     assert sweep(*command) == 0
     assert started == ["seed=0"]
-    assert {row["status"] for row in report_of(tmp_path).values()} == {"done"}
+    assert {row["status"] for row in read_report(tmp_path).values()} == {"done"}
 
     started.clear()
     capfd.readouterr()
@@ -97,14 +97,14 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes_it(data: Path, tmp_pa
     more = ("seed=0,1", "training.max_steps=2000", "stage.stages.language.prompts=[]", "training.checkpoint_every=500")
     process = tiny.start(["-m", *tiny.command_line(data, tmp_path, *more)])
     tiny.wait_for_step(tmp_path, 2, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and child
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and child
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "2 of 2 jobs not done; the same command goes on with them" in out
-    (record,) = job_records(tmp_path)
+    (record,) = read_job_records(tmp_path)
     assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGINT")
-    assert sorted(row["status"] for row in report_of(tmp_path).values()) == ["interrupted", "pending"]
+    assert sorted(row["status"] for row in read_report(tmp_path).values()) == ["interrupted", "pending"]
 
 
 @pytest.mark.slow
@@ -113,13 +113,13 @@ def test_a_killed_job_does_not_affect_others(
 ) -> None:
     watch_jobs(monkeypatch, "kill -9 $$", only="seed=0")
     assert sweep(data, tmp_path, "seed=0,1", *ONE_STEP) == 1
-    records = job_records(tmp_path)
+    records = read_job_records(tmp_path)
     assert [record["status"] for record in records] == ["failed", "done"]
     assert records[0]["error"] == "killed by SIGKILL (out of memory?)"
-    assert [row["error"] for row in report_of(tmp_path).values()] == ["killed by SIGKILL (out of memory?)", ""]
+    assert [row["error"] for row in read_report(tmp_path).values()] == ["killed by SIGKILL (out of memory?)", ""]
 
 
-def test_an_experiment_is_a_sweep_without_a_flag_and_the_command_line_narrows_it(
+def test_an_experiment_needs_no_flag_and_the_command_line_selects_a_part(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     watch_jobs(monkeypatch, "true")
@@ -142,7 +142,7 @@ def test_fail_fast_starts_no_further_job(
     for _ in range(2):
         assert sweep(*command) == 1
         assert started == ["seed=0", "seed=0"]
-        assert sorted(row["status"] for row in report_of(tmp_path).values()) == ["failed", "pending", "pending"]
+        assert sorted(row["status"] for row in read_report(tmp_path).values()) == ["failed", "pending", "pending"]
         started.clear()
 
 
@@ -164,7 +164,7 @@ def test_all_architectures_train_both_stages_and_repeat(
 ) -> None:
     command = (data, tmp_path, "architecture=dense,mamba,moe,hybrid", "stage=full")
     assert sweep(*command) == 0
-    rows = report_of(tmp_path)
+    rows = read_report(tmp_path)
     assert [row["architecture"] for row in rows.values()] == ["dense", "mamba", "moe", "hybrid"]
     assert {row["status"] for row in rows.values()} == {"done"}
     contracts = [read_json(path)["contract"] for path in tmp_path.glob("runs/*/summary.json")]
@@ -177,7 +177,7 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = (data, tmp_path, "launcher=joblib", "seed=0,1,2", "training.max_steps=30")
     assert sweep(*command) == 0
-    assert {record["status"] for record in job_records(tmp_path)} == {"done"}
+    assert {record["status"] for record in read_job_records(tmp_path)} == {"done"}
     times: list[tuple[float, float]] = []
     for folder in (tmp_path / "runs").iterdir():
         end = (folder / "train.log").stat().st_mtime
@@ -189,7 +189,7 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
 
 
 @pytest.mark.parametrize(
-    ("launcher", "wanted"),
+    ("launcher", "expected"),
     [
         (LauncherConfig("serial"), None),
         (LauncherConfig("joblib", n_jobs=3), 2),
@@ -199,11 +199,11 @@ def test_joblib_runs_two_jobs_at_once(data: Path, tmp_path: Path, capfd: pytest.
     ],
 )
 def test_concurrent_jobs_divide_the_cores(
-    launcher: LauncherConfig, wanted: int | None, monkeypatch: pytest.MonkeyPatch
+    launcher: LauncherConfig, expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    assert threads_per_job(launcher) == wanted
+    assert threads_per_job(launcher) == expected
 
 
 @pytest.mark.slow

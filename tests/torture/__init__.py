@@ -1,1 +1,1 @@
-"""Hard use, made small: damaged files, kills at every file operation, and command lines that nobody would write."""
+"""Robustness tests: damaged files, kills before file operations, and random command lines."""

@@ -1,10 +1,10 @@
-"""Command lines drawn at random from the schemas: every command, every key, and values of every wrong kind.
+"""Random command lines from the schemas: every command, every key, and invalid values of every kind.
 
     python -m tests.torture.command_lines 3000 [SEED]
 
-Each runs in a fork of a process that has imported everything and computed nothing, and is cut off where it would train,
-measure or write for long. It fails if it ends in a traceback, another status than it may have, a signal, without a
-line on standard error at status 2, or too late. A setting that is accepted has to change the resolved configuration.
+Each command line runs in a fork of a process that has imported everything and computed nothing, and is stopped where it
+would train, measure or write for long. It fails with a traceback, an unexpected exit status, a signal, exit status 2
+without an error line, or a timeout. An accepted setting has to change the resolved configuration.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ hydra.sweeper.params.seed=1,2 +hydra.sweeper.params.seed='1,2'
 
 
 class Line(NamedTuple):
-    """A command line, and what it is expected to need."""
+    """A command line and its settings."""
 
     command: str
     arguments: list[str]
@@ -102,13 +102,13 @@ class Line(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a command line ended."""
+    """The result of a command line."""
 
     line: Line
     status: int
     seconds: float
     fault: str | None
-    said: str
+    output: str
 
 
 def schema_keys(command: str) -> list[str]:
@@ -116,28 +116,30 @@ def schema_keys(command: str) -> list[str]:
     return compose.schema_keys(schema)
 
 
-def draw_line(draw: random.Random, places: Sequence[str]) -> Line:
-    """Draw a command line: one setting alone half of the time, else several, flags and what is no setting."""
+def draw_line(draw: random.Random, folders: Sequence[str]) -> Line:
+    """Draw a command line: a single setting half of the time, else several settings, flags and invalid arguments."""
     command = draw.choice([*MAINS, "train", "train", "estimate"])
     keys = schema_keys(command)
     if draw.random() < 0.5:
-        setting = draw_setting(draw, keys, command, places)
-        return Line(command, [setting, *needed(command, [setting], places)], setting)
-    arguments = [draw_setting(draw, keys, command, places) for _ in range(draw.randint(0, 4))]
+        setting = draw_setting(draw, keys, command, folders)
+        return Line(command, [setting, *required_settings(command, [setting], folders)], setting)
+    arguments = [draw_setting(draw, keys, command, folders) for _ in range(draw.randint(0, 4))]
     for _ in range(draw.choice([0, 0, 0, 1, 2])):
         arguments.append(draw.choice([*FLAGS, *LONE, *HYDRA, *(arguments or ["-m"])]))
     draw.shuffle(arguments)
-    return Line(command, [*arguments, *(needed(command, arguments, places) if draw.random() < 0.9 else [])], None)
+    return Line(
+        command, [*arguments, *(required_settings(command, arguments, folders) if draw.random() < 0.9 else [])], None
+    )
 
 
-def draw_setting(draw: random.Random, keys: Sequence[str], command: str, places: Sequence[str]) -> str:
-    """Draw `key=value`: mostly a key of the command, with a value of any kind."""
+def draw_setting(draw: random.Random, keys: Sequence[str], command: str, folders: Sequence[str]) -> str:
+    """Draw `key=value`: usually a key of the command, with a value of any kind."""
     kind = draw.random()
     groups = GROUPS if "architecture" in keys else ["data", "tokenizer"] if command == "prepare" else []
     if kind < 0.12 and groups:
         group = draw.choice(groups)
         choices = [path.stem for path in (CONF / group).glob("*.yaml")]
-        return f"{group}={draw.choice([*choices, *choices, draw_value(draw, places)])}"
+        return f"{group}={draw.choice([*choices, *choices, draw_value(draw, folders)])}"
     if kind < 0.15:
         return f"+experiment={draw.choice([*(path.stem for path in EXPERIMENTS.glob('*.yaml')), 'nope', ''])}"
     key = draw.choice(keys)
@@ -152,35 +154,35 @@ def draw_setting(draw: random.Random, keys: Sequence[str], command: str, places:
     ):
         whole = not any(isinstance(end, float) for end in limit[:2])
         return f"{key}={draw.choice([limit.least, limit.most, limit.most + whole])}"
-    return f"{key}={draw_value(draw, places)}"
+    return f"{key}={draw_value(draw, folders)}"
 
 
-def draw_value(draw: random.Random, places: Sequence[str]) -> str:
-    return draw.choice(draw.choice([NUMBERS, NUMBERS, TEXTS, GRAMMAR, places]))
+def draw_value(draw: random.Random, folders: Sequence[str]) -> str:
+    return draw.choice(draw.choice([NUMBERS, NUMBERS, TEXTS, GRAMMAR, folders]))
 
 
-def needed(command: str, arguments: Sequence[str], places: Sequence[str]) -> list[str]:
-    """Return what a command cannot do without, or would take long without, where it is not given."""
+def required_settings(command: str, arguments: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Return the settings that a command requires, or that keep it short, unless they are given."""
     common = {
         "train": ["dry_run=true", "output_root=out"],
         "tune": ["output_root=out"],
         "prepare": ["mode=inspect", "output_root=out"],
-        "evaluate": [f"run={places[0]}", "device=cpu"],
-        "generate": [f"run={places[0]}", "max_new_tokens=2", "device=cpu", "prompt=a"],
-        "report": [f"dir={places[1]}"],
-        "export": [f"run={places[0]}", "format=huggingface", "out=exported"],
+        "evaluate": [f"run={folders[0]}", "device=cpu"],
+        "generate": [f"run={folders[0]}", "max_new_tokens=2", "device=cpu", "prompt=a"],
+        "report": [f"dir={folders[1]}"],
+        "export": [f"run={folders[0]}", "format=huggingface", "out=exported"],
         "benchmark": ["output_root=out", "architecture=dense"],
     }.get(command, [])
     given = given_keys([item for item in arguments if "=" in item])
     return [item for item in common if item.partition("=")[0] not in given]
 
 
-class CutOff(BaseException):
-    """The command has passed all its checks, and would now compute."""
+class ComputationReached(BaseException):
+    """Raised where a command has passed all its checks and starts to compute."""
 
 
-def cut_off() -> None:
-    """Have commands end where they would begin to compute: everything before is what is tested."""
+def stop_before_computing() -> None:
+    """Stop commands where they start to compute: only the part before is tested."""
     import src.data.preparation.prepare
     import src.huggingface.convert_run
     import src.inference.generation
@@ -192,7 +194,7 @@ def cut_off() -> None:
     import src.sweep.learning_rate_search
 
     def stop(*_: Any, **__: Any) -> Any:
-        raise CutOff
+        raise ComputationReached
 
     for module, name in (
         (src.runs.runner, "execute_run"), (src.sweep.launch, "launch"), (src.sweep.launch, "write_report"),
@@ -207,8 +209,8 @@ def cut_off() -> None:
         setattr(module, name, stop)
 
 
-def warm() -> None:
-    """Import in the parent what every fork needs, and compute nothing."""
+def import_modules() -> None:
+    """Import in the parent all modules that the forks need, without computing."""
     import pandas
     import torch
 
@@ -219,57 +221,57 @@ def warm() -> None:
         compose.compose_config(getattr(schemas, f"{command.title()}Config"), command, [])
     torch.set_num_threads(1)
     pandas.DataFrame()
-    cut_off()
+    stop_before_computing()
 
 
 def run_line(line: Line, folder: Path) -> Outcome:
     """Run one command line in a fork, in an empty folder."""
     read, write = os.pipe()
     started = time.monotonic()
-    child = os.fork()
-    if child == 0:
+    fork_id = os.fork()
+    if fork_id == 0:
         os.close(read)
         try:
             _child(line, folder, write)
         finally:
             os._exit(99)
     os.close(write)
-    said = b""
+    output = b""
     while True:
         left = started + LIMIT_S - time.monotonic()
         ready = select.select([read], [], [], max(0.0, left))[0]
         part = os.read(read, 1 << 16) if ready else b""
-        said += part
+        output += part
         if not part:
             break
-    late = time.monotonic() - started >= LIMIT_S
-    if late:
-        os.kill(child, signal.SIGABRT)  # faulthandler tells where it is
+    timed_out = time.monotonic() - started >= LIMIT_S
+    if timed_out:
+        os.kill(fork_id, signal.SIGABRT)  # faulthandler prints the stack
         ready = select.select([read], [], [], 2.0)[0]
-        said += os.read(read, 1 << 16) if ready else b""
-        os.kill(child, signal.SIGKILL)
+        output += os.read(read, 1 << 16) if ready else b""
+        os.kill(fork_id, signal.SIGKILL)
     os.close(read)
-    _, code = os.waitpid(child, 0)
+    _, code = os.waitpid(fork_id, 0)
     seconds = time.monotonic() - started
-    text = said.decode("utf-8", "replace")
+    text = output.decode("utf-8", "replace")
     status = -os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
-    return Outcome(line, status, seconds, fault_of(status, text, late), text)
+    return Outcome(line, status, seconds, find_fault(status, text, timed_out), text)
 
 
-def fault_of(status: int, said: str, late: bool) -> str | None:
-    """Say what is wrong with how a command line ended; None: nothing."""
-    if late:
+def find_fault(status: int, output: str, timed_out: bool) -> str | None:
+    """Describe what is wrong with the result of a command line, or return None."""
+    if timed_out:
         return "too late"
     if status < 0:
         return f"died of signal {-status}"
-    if "Traceback (most recent call last)" in said:
+    if "Traceback (most recent call last)" in output:
         return "traceback"
-    if "SILENT" in said:
+    if "SILENT" in output:
         return "silent acceptance"
     if status not in (0, 2):
         return f"status {status}"
     if status == 2:
-        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        errors = [line for line in output.splitlines() if line.startswith("error: ")]
         if len(errors) != 1 or any(letter < " " and letter != "\t" for letter in errors[0]):
             return "not one clean line"
     return None
@@ -292,24 +294,24 @@ def _child(line: Line, folder: Path, write: int) -> None:
     try:
         with redirect_stdout(out), redirect_stderr(errors):
             status = compose.run_cli(lambda: MAINS[line.command](list(line.arguments)))
-    except CutOff:
+    except ComputationReached:
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException:
         traceback.print_exc(file=errors)
-    said = errors.getvalue()
+    output = errors.getvalue()
     try:
-        if status == 0 and line.single is not None and (silent := is_silent(line)):
-            said += f"\nSILENT: {silent}"
+        if status == 0 and line.single is not None and (ignored := find_ignored_setting(line)):
+            output += f"\nSILENT: {ignored}"
     except BaseException:
-        said += traceback.format_exc()
-    os.write(2, said[-60_000:].encode("utf-8", "replace"))
+        output += traceback.format_exc()
+    os.write(2, output[-60_000:].encode("utf-8", "replace"))
     os._exit(status)
 
 
-def is_silent(line: Line) -> str | None:
-    """Tell whether an accepted setting has left the resolved configuration as it was without it."""
+def find_ignored_setting(line: Line) -> str | None:
+    """Return the accepted setting if it does not change the resolved configuration, else None."""
     assert line.single is not None
     others = [item for item in line.arguments if item != line.single]
     schema = getattr(schemas, f"{line.command.title()}Config")
@@ -364,8 +366,8 @@ def is_silent(line: Line) -> str | None:
     return None if same else line.single
 
 
-def places_below(folder: Path) -> list[str]:
-    """Return folders that settings can name: a finished run first, a folder of runs, data, and what is none of them."""
+def find_folders(folder: Path) -> list[str]:
+    """Return folders for settings: a finished run first, a folder of runs, data, and an unrelated folder."""
     runs = sorted((folder / "outputs" / "runs").glob("*")) if (folder / "outputs").exists() else []
     data = sorted((folder / "outputs" / "data").glob("*")) if (folder / "outputs").exists() else []
     run = runs[0] if runs else folder / "no-run"
@@ -373,58 +375,58 @@ def places_below(folder: Path) -> list[str]:
 
 
 def fuzz(n: int, seed: int, folder: Path, say: Callable[[str], None]) -> list[Outcome]:
-    """Run n command lines on all cores, and return what failed."""
-    warm()
-    places = places_below(folder)
+    """Run n command lines on all cores, and return the failed outcomes."""
+    import_modules()
+    folders = find_folders(folder)
     workers = min(4, os.cpu_count() or 1)
     pipes: list[tuple[int, int]] = []
     for worker in range(workers):
         read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _work(n, seed, worker, workers, places, write)
+        fork_id = os.fork()
+        if fork_id == 0:
+            _work(n, seed, worker, workers, folders, write)
         os.close(write)
-        pipes.append((read, child))
+        pipes.append((read, fork_id))
     failed: list[Outcome] = []
-    n_done, kinds = 0, Counter[str]()
-    for read, child in pipes:
+    n_finished, kinds = 0, Counter[str]()
+    for read, fork_id in pipes:
         with os.fdopen(read, encoding="utf-8") as results:
             for result in results:
                 outcome = eval(result, {"Outcome": Outcome, "Line": Line, "__builtins__": {}})
-                n_done += 1
+                n_finished += 1
                 kinds[outcome.fault or f"status {outcome.status}"] += 1
                 if outcome.fault:
                     failed.append(outcome)
-        os.waitpid(child, 0)
-    say(f"{n_done} command lines: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+        os.waitpid(fork_id, 0)
+    say(f"{n_finished} command lines: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     return failed
 
 
-def _work(n: int, seed: int, worker: int, workers: int, places: Sequence[str], write: int) -> None:
+def _work(n: int, seed: int, worker: int, workers: int, folders: Sequence[str], write: int) -> None:
     with os.fdopen(write, "w", encoding="utf-8") as results, tempfile.TemporaryDirectory() as work:
         for number in range(worker, n, workers):
-            line = draw_line(random.Random(f"{seed} {number}"), places)
+            line = draw_line(random.Random(f"{seed} {number}"), folders)
             folder = Path(work) / str(number)
             folder.mkdir()
             outcome = run_line(line, folder)
-            results.write(repr(outcome if outcome.fault else outcome._replace(said="")) + "\n")
+            results.write(repr(outcome if outcome.fault else outcome._replace(output="")) + "\n")
             results.flush()
             shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
 def describe(outcome: Outcome) -> str:
-    """Write a failure for people."""
+    """Format a failure for printing."""
     shown = " ".join(repr(item if len(item) < 150 else f"{item[:70]}...") for item in outcome.line.arguments)
     head = f"{outcome.fault} after {outcome.seconds:.1f} s, status {outcome.status}"
-    return f"{head}: {outcome.line.command} {shown}\n{outcome.said[-1500:]}\n"
+    return f"{head}: {outcome.line.command} {shown}\n{outcome.output[-1500:]}\n"
 
 
 def main() -> int:
-    """Run as many command lines as the first argument says, from the seed that is the second."""
-    n, seed, *places = [*sys.argv[1:], *["300", "0"][len(sys.argv) - 1 :]]
+    """Run as many command lines as the first argument says, with the seed from the second."""
+    n, seed, *folders = [*sys.argv[1:], *["300", "0"][len(sys.argv) - 1 :]]
     with tempfile.TemporaryDirectory() as empty:
-        failed = fuzz(int(n), int(seed), Path(*places or [empty]), print)
+        failed = fuzz(int(n), int(seed), Path(*folders or [empty]), print)
     for outcome in failed:
         print(describe(outcome))
     return 1 if failed else 0

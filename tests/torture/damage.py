@@ -1,7 +1,7 @@
-"""Damage every kind of file that the product writes, run what reads it, and see that each says so in a line.
+"""Damage every kind of file that the program writes, run the commands that read it, and check their error messages.
 
-A pair of damage and command fails if the command ends in a traceback or a status of its own, hangs, says more or less
-than one line of error, or accepts the damage in silence: it opened the file, ended well and named it nowhere.
+A pair of damage and command fails if the command ends in a traceback, has an unexpected exit status, hangs, prints more
+or less than one error line, or silently accepts the damage: it opened the file, succeeded, and did not name the file.
 """
 
 import json
@@ -89,8 +89,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def mutated(path: Path, draw: random.Random) -> str | None:
-    """Change one value within a JSON file, with no digest to give it away; return what was done, or None."""
+def mutate_json(path: Path, draw: random.Random) -> str | None:
+    """Change one value in a JSON file without a digest that detects it; return a description of the change, or None."""
     try:
         content: Any = read_json(path)
     except ValueError:
@@ -98,20 +98,20 @@ def mutated(path: Path, draw: random.Random) -> str | None:
     if not isinstance(content, dict):
         return None
     content.pop("record_sha256", None)
-    place, keys = content, list[str]()
-    while isinstance(place, dict) and place:
-        key = draw.choice(sorted(place))
+    node, keys = content, list[str]()
+    while isinstance(node, dict) and node:
+        key = draw.choice(sorted(node))
         keys.append(key)
-        if not isinstance(place[key], dict) or not place[key] or draw.random() < 0.3:
+        if not isinstance(node[key], dict) or not node[key] or draw.random() < 0.3:
             break
-        place = place[key]
+        node = node[key]
     if not keys:
         return None
     value = draw.choice([None, [], {}, "text", -1, 1e308, True, "../../x", "=1+1", "\x1b[2J", ["a"], "removed"])
     if value == "removed":
-        del place[keys[-1]]
+        del node[keys[-1]]
     else:
-        place[keys[-1]] = value
+        node[keys[-1]] = value
     path.unlink()
     path.write_text(json.dumps(content))
     return f"{'.'.join(keys)}={value!r}"
@@ -119,7 +119,7 @@ def mutated(path: Path, draw: random.Random) -> str | None:
 
 @dataclass
 class Site:
-    """An output root with something of every kind, and the commands that read it."""
+    """An output root with files of every kind, and the commands that read them."""
 
     root: Path
 
@@ -146,7 +146,7 @@ class Site:
         return tiny.command_line(self.data, self.outputs, "stage=full", "training.max_steps=2", *more)
 
     def commands(self) -> dict[str, tuple[str, list[str]]]:
-        """Name each command that reads, with its arguments."""
+        """Return each command that reads files, with its arguments, by name."""
         done, stopped = self.run_of(0), self.run_of(9)
         made = self.root / "made"
         return {
@@ -185,35 +185,35 @@ class Site:
         return [file.relative_to(self.root) for file in kinds.values()]
 
 
-def build(root: Path) -> Site:
-    """Make the output root: data, two finished runs, one that was stopped, a sweep, a search, an export, a copy."""
+def build_site(root: Path) -> Site:
+    """Create an output root: data, two finished runs, an interrupted run, a sweep, a search, an export, a copy."""
     prepared = forked.prepare_in_a_fork(root.parent / "text")
     (root / "outputs" / "data").mkdir(parents=True)
     shutil.copytree(prepared, root / "outputs" / "data" / prepared.name)
     site = Site(root)
 
-    def do(command: str, arguments: list[str], status: int = 0) -> None:
-        ended = forked.run(command, arguments, seconds=300)
-        assert ended.status == status, ended.said
+    def run_command(command: str, arguments: list[str], status: int = 0) -> None:
+        result = forked.run(command, arguments, seconds=300)
+        assert result.status == status, result.output
 
-    do("train", site.train("seed=0,1", "-m", "sweep.live=false"))
-    do("train", site.train("seed=9", "training.max_steps=2"))
-    _stop(site.run_of(9))
-    do("tune", site.train("tune.trials=3", "tune.extensions=0", "sweep.live=false", "stage=language"))
-    do("report", [f"dir={site.sweep}", f"publish_to={root / 'kept'}"])
-    do("export", [f"run={site.run_of(0)}", "format=huggingface", f"out={root / 'export'}"])
+    run_command("train", site.train("seed=0,1", "-m", "sweep.live=false"))
+    run_command("train", site.train("seed=9", "training.max_steps=2"))
+    _mark_interrupted(site.run_of(9))
+    run_command("tune", site.train("tune.trials=3", "tune.extensions=0", "sweep.live=false", "stage=language"))
+    run_command("report", [f"dir={site.sweep}", f"publish_to={root / 'kept'}"])
+    run_command("export", [f"run={site.run_of(0)}", "format=huggingface", f"out={root / 'export'}"])
     return site
 
 
-def _stop(run: Path) -> None:
-    """Have a finished run look as if it had been stopped after its first stage."""
+def _mark_interrupted(run: Path) -> None:
+    """Make a finished run look interrupted after its first stage."""
     stages = read_json(run / "summary.json")["stages"]
     tiny.change_summary(run, status="interrupted", stages={"language": stages["language"]})
 
 
 @dataclass(frozen=True)
 class Case:
-    """A damage to a file, and a command that is run on it."""
+    """A damage to a file, and the command to run on it."""
 
     file: Path
     damage: str
@@ -221,7 +221,7 @@ class Case:
 
 
 def cases(site: Site, seed: int) -> list[Case]:
-    """List every pair of damage and command, in a random order that begins with one damage of each file."""
+    """List every pair of damage and command in random order."""
     draw = random.Random(seed)
     damages = [*DAMAGES, *(f"mutated {number}" for number in range(6))]
     found = [
@@ -235,67 +235,71 @@ def cases(site: Site, seed: int) -> list[Case]:
     return found
 
 
-def copy_of(site: Site, folder: Path) -> Site:
-    """Copy an output root by hard links: a damage replaces a file, and a command never writes into one."""
+def copy_site(site: Site, folder: Path) -> Site:
+    """Copy an output root by hard links: damages replace files, and commands never write into existing files."""
     shutil.copytree(site.root, folder, copy_function=os.link, symlinks=True)
-    for log in [*folder.rglob("*.log"), *folder.rglob("metrics.jsonl"), *folder.rglob(".lock")]:  # appended to
+    for log in [
+        *folder.rglob("*.log"),
+        *folder.rglob("metrics.jsonl"),
+        *folder.rglob(".lock"),
+    ]:  # these are appended to
         content = log.read_bytes()
         log.unlink()
         log.write_bytes(content)
     return Site(folder)
 
 
-def verdict(case: Case, ended: forked.Ended, damaged: Path, report: str) -> str | None:
-    """Return what is wrong with how a command took the damage, or None."""
-    if "Traceback (most recent call last)" in ended.said:
+def find_fault(case: Case, result: forked.CommandResult, damaged: Path, report: str) -> str | None:
+    """Describe how a command mishandled the damage, or return None."""
+    if "Traceback (most recent call last)" in result.output:
         return "traceback"
-    if ended.status not in ((0, 1, 2) if case.command == "sweep again" else (0, 2)):
-        return f"exit status {ended.status}"
-    if "\x1b[2J" in ended.said:
+    if result.status not in ((0, 1, 2) if case.command == "sweep again" else (0, 2)):
+        return f"exit status {result.status}"
+    if "\x1b[2J" in result.output:
         return "control characters reach the terminal"
-    if ended.status == 2 and len(ended.errors) != 1:
-        return f"{len(ended.errors)} lines of error"
-    named = damaged.name in ended.said or damaged.name in report or damaged.parent.name in "".join(ended.errors)
-    if ended.status == 0 and str(damaged) in ended.opened and not named and not damaged.name.endswith(CACHES):
+    if result.status == 2 and len(result.errors) != 1:
+        return f"{len(result.errors)} lines of error"
+    named = damaged.name in result.output or damaged.name in report or damaged.parent.name in "".join(result.errors)
+    if result.status == 0 and str(damaged) in result.opened and not named and not damaged.name.endswith(CACHES):
         return "silent acceptance"
     return None
 
 
-def check(site: Site, case: Case, place: Path, draw: random.Random) -> tuple[str | None, str]:
-    """Run one case in a copy of the site; return what is wrong, if anything, and what was said."""
-    here = copy_of(site, place)
-    damaged, damage = here.root / case.file, case.damage
-    command, arguments = here.commands()[case.command]  # before anything of it is missing
+def run_case(site: Site, case: Case, workspace: Path, draw: random.Random) -> tuple[str | None, str]:
+    """Run one case in a copy of the site; return its fault, if any, and the output."""
+    copied_site = copy_site(site, workspace)
+    damaged, damage = copied_site.root / case.file, case.damage
+    command, arguments = copied_site.commands()[case.command]  # before any of its files is missing
     if damage.startswith("mutated"):
-        change = mutated(damaged, draw)
+        change = mutate_json(damaged, draw)
         if change is None:
             return "skipped", ""
         damage = change
     else:
         DAMAGES[damage](damaged)
     before = _content(damaged)
-    ended = forked.run(command, arguments, watch=here.root)
-    if _content(damaged) != before:  # the command has written it again
-        ended.opened.discard(str(damaged))
-    reports = [file.read_text("utf-8") for file in here.root.rglob("report/summary.md")]
-    wrong = verdict(case, ended, damaged, "\n".join(reports))
-    if damage == "a link" or case.damage.startswith("mutated"):  # a value that may be right is not refused
-        wrong = None if wrong == "silent acceptance" else wrong
-    return wrong, f"{case.file} {damage}: {command} {case.command}: status {ended.status}\n{ended.said}"
+    result = forked.run(command, arguments, watch=copied_site.root)
+    if _content(damaged) != before:  # the command has rewritten it
+        result.opened.discard(str(damaged))
+    reports = [file.read_text("utf-8") for file in copied_site.root.rglob("report/summary.md")]
+    fault = find_fault(case, result, damaged, "\n".join(reports))
+    if damage == "a link" or case.damage.startswith("mutated"):  # a valid changed value is accepted
+        fault = None if fault == "silent acceptance" else fault
+    return fault, f"{case.file} {damage}: {command} {case.command}: status {result.status}\n{result.output}"
 
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def torture(site: Site, place: Path, n: int, seed: int = 0, only: str = "") -> Counter[str]:
-    """Check so many cases, print what was said where one has a fault, and return how many had which."""
+def torture(site: Site, workspace: Path, n: int, seed: int = 0, only: str = "") -> Counter[str]:
+    """Check `n` cases, print the output of those with a fault, and return the number of cases by fault."""
     faults, draw = Counter[str](), random.Random(seed)
     chosen = [case for case in cases(site, seed) if only in f"{case.file} {case.damage} {case.command}"]
     for number, case in enumerate(chosen[:n]):
-        wrong, said = check(site, case, place / str(number), draw)
-        faults[wrong or "well"] += 1
-        if wrong not in (None, "skipped"):
-            print(f"{wrong}: {said}", flush=True)
-        shutil.rmtree(place / str(number), ignore_errors=True)
+        fault, output = run_case(site, case, workspace / str(number), draw)
+        faults[fault or "well"] += 1
+        if fault not in (None, "skipped"):
+            print(f"{fault}: {output}", flush=True)
+        shutil.rmtree(workspace / str(number), ignore_errors=True)
     return faults

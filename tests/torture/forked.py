@@ -1,4 +1,4 @@
-"""Run commands in forks of a process that has torch loaded and has computed nothing: half a second each."""
+"""Run commands in forks of a process that has loaded torch and computed nothing: half a second per command."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch._dynamo  # the first optimizer loads it, for a second in every fork
+import torch._dynamo  # the first optimizer imports it, which takes a second in every fork
 
 from src import estimate, evaluate, export, generate, prepare, report, tune
 from src.cli.compose import run_cli
@@ -37,12 +37,12 @@ MAINS: dict[str, Callable[[list[str]], int]] = {
 
 
 @dataclass
-class Ended:
-    """How a command ended."""
+class CommandResult:
+    """The result of a command."""
 
     status: int
     """Its exit status; negative: the signal that killed it."""
-    said: str
+    output: str
     """Standard output and standard error, as they came."""
     seconds: float
     opened: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ class Ended:
     @property
     def errors(self) -> list[str]:
         """The lines that report an error."""
-        return [line for line in self.said.splitlines() if line.startswith("error:")]
+        return [line for line in self.output.splitlines() if line.startswith("error:")]
 
 
 def run(
@@ -63,41 +63,41 @@ def run(
     kill_before: int | None = None,
     watch: Path | None = None,
     seconds: float = 60,
-) -> Ended:
+) -> CommandResult:
     """Run a command in a fork.
 
-    kill_before: the number of the operation on files before which it is killed; all are counted in any case.
-    watch: note which files below this folder are opened. seconds: after which it is killed, as if it hung.
+    kill_before: the number of the file operation before which the process is killed; all operations are counted anyway.
+    watch: record the opened files below this folder. seconds: timeout after which the process is killed.
     """
     with tempfile.TemporaryDirectory(prefix="forked-") as name:
         folder = Path(name)
         started = time.monotonic()
         action = partial(_run_command, command, arguments, folder, kill_before, watch)
-        status = _wait(start_fork(action, folder / "said"), seconds)
-        said = (folder / "said").read_text(encoding="utf-8", errors="replace")
+        status = _wait(start_fork(action, folder / "output"), seconds)
+        output = (folder / "output").read_text(encoding="utf-8", errors="replace")
         opened = (folder / "opened").read_text().split("\n") if (folder / "opened").exists() else []
         count = (folder / "count").read_text() if (folder / "count").exists() else "0"
-        return Ended(status, said, time.monotonic() - started, set(opened), int(count or 0))
+        return CommandResult(status, output, time.monotonic() - started, set(opened), int(count or 0))
 
 
-def _wait(child: int, seconds: float) -> int:
+def _wait(fork_id: int, seconds: float) -> int:
     end = time.monotonic() + seconds
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status = os.waitpid(fork_id, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            os.kill(fork_id, signal.SIGKILL)
+            os.waitpid(fork_id, 0)
             return -signal.SIGALRM
         time.sleep(0.005)
 
 
 def _run_command(command: str, arguments: list[str], folder: Path, kill_before: int | None, watch: Path | None) -> int:
-    """Run a command in this process, a fork; write what it has done into `folder`."""
+    """Run a command in this process, which is a fork; write its counts into `folder`."""
     sys.stdin = open(os.devnull)  # noqa: SIM115 (for as long as the process lives)
     job_process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProcess})  # pyright: ignore
-    write.to_png = lambda figure: b"drawn elsewhere"  # most of the time of a report
+    write.to_png = lambda figure: b"drawn elsewhere"  # most of the time of a report is spent here
     torch.set_num_threads(1)
     opened = _watch_opened(watch or folder)
     count = operations.kill_before(kill_before)
@@ -109,7 +109,7 @@ def _run_command(command: str, arguments: list[str], folder: Path, kill_before: 
 
 
 def _watch_opened(folder: Path) -> set[str]:
-    """Note which files below a folder this process opens."""
+    """Record which files below a folder this process opens."""
     opened, prefix = set[str](), str(folder)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -121,7 +121,7 @@ def _watch_opened(folder: Path) -> set[str]:
 
 
 class ForkedProcess:
-    """Stands in for the process of a job: a fork of the sweep, in place of a new interpreter."""
+    """Replaces the process of a job by a fork of the sweep instead of a new interpreter."""
 
     def __init__(self, command: list[str], *, stdout: Any, **_: Any) -> None:
         assert command[1:3] == ["-m", "src.train"], command
@@ -151,7 +151,7 @@ class ForkedProcess:
 
 
 def prepare_in_a_fork(root: Path) -> Path:
-    """Prepare the small corpus in a fork: the tokenizer's threads would not survive the forks to come."""
+    """Prepare the small corpus in a fork, because the tokenizer's threads do not survive later forks."""
     assert wait_for_fork(start_fork(lambda: (tiny._prepare(root, 0), 0)[1])) == 0
     (data,) = (folder for folder in (root / "outputs" / "data").iterdir() if folder.is_dir())
     return data

@@ -1,4 +1,4 @@
-"""Count this process's operations on files, and kill it just before one of them."""
+"""Count this process's file operations, and kill it just before one of them."""
 
 import os
 import signal
@@ -8,18 +8,19 @@ from typing import Any
 FILE_EVENTS = tuple("open os.rename os.remove os.mkdir os.rmdir os.truncate shutil.rmtree shutil.copyfile".split())
 
 IMPORTS = (".py',)", ".pyc',)", ".so',)")
-"""Ends of what an import opens, as an event has it: no kill there can hurt."""
+"""Endings of the files that imports open, as events name them: a kill there cannot do damage."""
+IMPORTS = (".py',)", ".pyc',)", ".so',)")
 
 
 def kill_before(operation: int | None) -> list[int]:
-    """Have this process die before it does that operation on files; return their count, which goes on."""
-    done = [0]
+    """Kill this process before the given file operation; return a list with the current count."""
+    count = [0]
 
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    def audit_hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in FILE_EVENTS and not str(arguments[:1]).endswith(IMPORTS):
-            if done[0] == operation:
+            if count[0] == operation:
                 os.kill(os.getpid(), signal.SIGKILL)
-            done[0] += 1
+            count[0] += 1
 
-    sys.addaudithook(watch)
-    return done
+    sys.addaudithook(audit_hook)
+    return count

@@ -1,4 +1,4 @@
-"""Three hundred random command lines end as they should; `make torture` runs thousands."""
+"""Random command lines end with a correct status; `make torture` runs thousands of them."""
 
 import os
 import subprocess
@@ -9,13 +9,13 @@ import pytest
 
 from src.config.schema import ROOT
 from tests.integration import tiny
-from tests.torture.command_lines import Line, fault_of, run_line
+from tests.torture.command_lines import Line, find_fault, run_line
 
 
 @pytest.mark.parametrize("n", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_random_command_lines(n: int, tmp_path: Path, data: Path) -> None:
     assert tiny.run(data, tmp_path / "outputs", "training.max_steps=2", "evaluation.enabled=false") == 0
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "tests.torture.command_lines", str(n), "0", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -23,17 +23,17 @@ def test_random_command_lines(n: int, tmp_path: Path, data: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.startswith(f"{n} command lines: ") and done.returncode == 0, done.stdout + done.stderr
+    assert result.stdout.startswith(f"{n} command lines: ") and result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_harness_detects_faults(tmp_path: Path) -> None:
-    assert fault_of(2, "error: a=b: must be c\n", late=False) is None
-    assert fault_of(0, "", late=False) is None
-    assert fault_of(1, "", late=False) == "status 1"
-    assert fault_of(2, "", late=False) == "not one clean line"
-    assert fault_of(2, "error: a\x1b[31m\n", late=False) == "not one clean line"
-    assert fault_of(0, "\nSILENT: a=b", late=False) == "silent acceptance"
-    assert fault_of(-11, "", late=False) == "died of signal 11"
-    assert fault_of(0, "", late=True) == "too late"
-    assert fault_of(1, "Traceback (most recent call last):\n", late=False) == "traceback"
+    assert find_fault(2, "error: a=b: must be c\n", timed_out=False) is None
+    assert find_fault(0, "", timed_out=False) is None
+    assert find_fault(1, "", timed_out=False) == "status 1"
+    assert find_fault(2, "", timed_out=False) == "not one clean line"
+    assert find_fault(2, "error: a\x1b[31m\n", timed_out=False) == "not one clean line"
+    assert find_fault(0, "\nSILENT: a=b", timed_out=False) == "silent acceptance"
+    assert find_fault(-11, "", timed_out=False) == "died of signal 11"
+    assert find_fault(0, "", timed_out=True) == "too late"
+    assert find_fault(1, "Traceback (most recent call last):\n", timed_out=False) == "traceback"
     assert run_line(Line("generate", ["run=nowhere"], None), tmp_path).status == 2

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run is what metrics.jsonl holds, once each, also where the run went on or back."""
+"""TensorBoard shows the values of metrics.jsonl, each once, also after a resume or a rewind."""
 
 from pathlib import Path
 from typing import Any
@@ -13,38 +13,38 @@ from tests.integration import tiny
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
-def shown(folder: Path) -> Any:
+def load_events(folder: Path) -> Any:
     found = event_accumulator.EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "tensors": 0})
     found.Reload()
     return found
 
 
-def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in shown(folder).Scalars(name)]
+def read_scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in load_events(folder).Scalars(name)]
 
 
-def truth(folder: Path, name: str) -> list[float]:
-    return [row[name] for row in tiny.rows(folder) if name in row]
+def read_metric(folder: Path, name: str) -> list[float]:
+    return [row[name] for row in tiny.read_rows(folder) if name in row]
 
 
 def test_tensorboard_has_all_metrics_samples_and_settings(data: Path, tmp_path: Path) -> None:
     assert tiny.run(data, tmp_path, "tracking=tensorboard", "stage=full", "evaluation.enabled=false") == 0
     folder = tiny.only_run(tmp_path)
-    val = scalars(folder, "val/loss")
+    val = read_scalars(folder, "val/loss")
     assert [step for step, _ in val] == [0, 3, 6, 7, 10, 13]
-    assert [value for _, value in val] == pytest.approx(truth(folder, "val/loss"))
-    text = shown(folder).Tensors("samples/code/0/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert [value for _, value in val] == pytest.approx(read_metric(folder, "val/loss"))
+    text = load_events(folder).Tensors("samples/code/0/text_summary")[0].tensor_proto.string_val[0].decode()
     sample = read_json(folder / "samples" / "code.json")[0]["text"]
     assert "\n".join(line[4:] for line in text.split("\n")) == sample
-    config = shown(folder).Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    config = load_events(folder).Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "    contract.data_hash=" in config and "    seed=0" in config
 
 
 def test_a_resumed_run_logs_each_step_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, arguments = stage_runner.StageHooks.log, ("tracking=tensorboard", "evaluation.enabled=false")
+    original, arguments = stage_runner.StageHooks.log, ("tracking=tensorboard", "evaluation.enabled=false")
 
     def stop(self: Any, row: dict[str, Any]) -> None:
-        true(self, row)
+        original(self, row)
         if row["step"] == 5:  # the last checkpoint is of step 4
             raise KeyboardInterrupt
 
@@ -53,9 +53,9 @@ def test_a_resumed_run_logs_each_step_once(data: Path, tmp_path: Path, monkeypat
         assert tiny.run(data, tmp_path, *arguments) == 130
     assert tiny.run(data, tmp_path, *arguments) == 0
     folder = tiny.only_run(tmp_path)
-    loss = scalars(folder, "train/loss")
+    loss = read_scalars(folder, "train/loss")
     assert [step for step, _ in loss] == [1, 2, 3, 4, 5, 6]
-    assert [value for _, value in loss] == pytest.approx(truth(folder, "train/loss"))
+    assert [value for _, value in loss] == pytest.approx(read_metric(folder, "train/loss"))
 
 
 def test_steps_after_a_rewind_are_hidden(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_steps_after_a_rewind_are_hidden(tmp_path: Path) -> None:
     tracker.rewind(1)
     tracker.log({"loss": 20.0}, 2)
     tracker.finish(0)
-    assert scalars(tmp_path, "loss") == [(0, 0.0), (1, 1.0), (2, 20.0)]
+    assert read_scalars(tmp_path, "loss") == [(0, 0.0), (1, 1.0), (2, 20.0)]
 
 
 def test_a_missing_extra_is_a_one_line_error(
@@ -73,9 +73,11 @@ def test_a_missing_extra_is_a_one_line_error(
 ) -> None:
     from src.cli import validation
 
-    true = validation.importlib.util.find_spec
+    original = validation.importlib.util.find_spec
     monkeypatch.setattr(
-        validation.importlib.util, "find_spec", lambda name, *more: None if name == "tensorboard" else true(name, *more)
+        validation.importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "tensorboard" else original(name, *more),
     )
     assert tiny.run(data, tmp_path, "tracking=all") == 2
     assert "tracking=tensorboard: not installed; pip install" in capsys.readouterr().err

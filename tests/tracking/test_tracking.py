@@ -1,4 +1,4 @@
-"""metrics.jsonl and its rewind, and who gets the metrics besides."""
+"""metrics.jsonl and its rewind, and the other trackers."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ STAGES = ["language", "code"]
 
 
 def log_info(line: str) -> None:
-    """Keep quiet."""
+    """Log nothing."""
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def log(tmp_path: Path) -> JsonlLog:
     return JsonlLog(tmp_path / "metrics.jsonl")
 
 
-def steps(log: JsonlLog) -> list[tuple[str, int]]:
+def read_steps(log: JsonlLog) -> list[tuple[str, int]]:
     rows = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
     return [(row["stage"], row["step"]) for row in rows]
 
 
-def fill(log: JsonlLog) -> None:
+def write_rows(log: JsonlLog) -> None:
     for stage in STAGES:
         for step in (0, 5, 10):
             log.log({"stage": stage, "step": step, "train/loss": 1.5})
@@ -45,7 +45,7 @@ def test_a_row_is_written_at_once(log: JsonlLog) -> None:
 @pytest.mark.parametrize(
     ("stage", "step", "left"),
     [
-        ("language", -1, []),  # killed before its first checkpoint: the stage begins anew
+        ("language", -1, []),  # killed before its first checkpoint: the stage starts again
         ("language", 0, [("language", 0)]),
         ("code", -1, [("language", 0), ("language", 5), ("language", 10)]),
         ("language", 7, [("language", 0), ("language", 5)]),
@@ -54,22 +54,22 @@ def test_a_row_is_written_at_once(log: JsonlLog) -> None:
     ],
 )
 def test_a_rewind_drops_later_rows(log: JsonlLog, stage: str, step: int, left: list[tuple[str, int]]) -> None:
-    fill(log)
+    write_rows(log)
     log.rewind(STAGES, stage, step)
-    assert steps(log) == left
+    assert read_steps(log) == left
 
 
 @pytest.mark.parametrize(
     "rest", ['{"stage": "co', '{"stage": "code"}', "7", "null", '{"stage": "other", "step": 1}', "\x00"]
 )
 def test_a_rewind_drops_invalid_lines(log: JsonlLog, rest: str) -> None:
-    fill(log)
+    write_rows(log)
     with log.path.open("a", encoding="utf-8") as handle:
         handle.write(rest)
     log.rewind(STAGES, "code", 10)
-    assert len(steps(log)) == 6
+    assert len(read_steps(log)) == 6
     log.log({"stage": "code", "step": 11})
-    assert steps(log)[-1] == ("code", 11)
+    assert read_steps(log)[-1] == ("code", 11)
 
 
 def test_a_rewind_without_a_file_does_nothing(log: JsonlLog) -> None:
@@ -80,11 +80,11 @@ def test_a_rewind_without_a_file_does_nothing(log: JsonlLog) -> None:
 def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(TRACKERS) == set(choices_of(TrackingConfig, "trackers"))
     assert build_tracker(TrackingConfig("none"), tmp_path, {}, log_info).trackers == []
-    asked: list[Any] = []
-    monkeypatch.setattr(ours, "start_wandb", lambda *arguments: asked.append(arguments))
+    requested: list[Any] = []
+    monkeypatch.setattr(ours, "start_wandb", lambda *arguments: requested.append(arguments))
     config = TrackingConfig("wandb", ["wandb", "tensorboard"])
     (other,) = build_tracker(config, tmp_path, {"seed": 1}, log_info).trackers
-    assert asked == [(config, tmp_path, {"seed": 1}, log_info)] and isinstance(other, TensorboardTracker)
+    assert requested == [(config, tmp_path, {"seed": 1}, log_info)] and isinstance(other, TensorboardTracker)
     other.finish(0)
 
 

@@ -1,4 +1,4 @@
-"""W&B can never ask, hang or end a run: without a key it is offline, and so it is with a bad key or network."""
+"""W&B never prompts, hangs or ends a run: without a key, with an invalid key or without network it is offline."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from src.tracking.wandb import find_home, start_wandb
 from tests.integration import tiny
 
 
-def records(file: Path) -> list[dict[str, Any]]:
-    """Read an offline file with W&B's own tool."""
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """Read an offline file with W&B's own reader."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -34,22 +34,22 @@ def offline_files(folder: Path) -> list[Path]:
     return sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def read_history(folder: Path) -> list[dict[str, Any]]:
     """Read the rows of the one offline file under a run directory."""
     (file,) = offline_files(folder)
-    return [record["history"]["item"] for record in records(file) if record["type"] == "history"]
+    return [record["history"]["item"] for record in read_records(file) if record["type"] == "history"]
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    """Read the values that stand in the summary of the one offline file."""
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read the summary of the only offline file."""
     found: dict[str, Any] = {}
-    for record in records(offline_files(folder)[0]):
+    for record in read_records(offline_files(folder)[0]):
         found |= record.get("summary", {}).get("update", {})
     return found
 
 
 def test_without_a_key_a_run_is_offline_and_does_not_prompt(data: Path, tmp_path: Path) -> None:
-    """Under a pseudo-terminal, where W&B would ask for a key and wait for ever."""
+    """In a pseudo-terminal, where W&B would prompt for a key and wait forever."""
     parent, terminal = pty.openpty()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     environment |= {"NETRC": os.devnull, "HOME": str(tmp_path / "home"), "WANDB_ERROR_REPORTING": "false"}
@@ -60,7 +60,7 @@ def test_without_a_key_a_run_is_offline_and_does_not_prompt(data: Path, tmp_path
     try:
         while part := os.read(parent, 4096):
             seen += part
-    except OSError:  # how Linux tells that nobody holds the terminal any more
+    except OSError:  # Linux reports this when no process holds the terminal
         pass
     os.close(parent)
     assert process.wait(timeout=60) == 0, seen.decode()
@@ -68,19 +68,19 @@ def test_without_a_key_a_run_is_offline_and_does_not_prompt(data: Path, tmp_path
     assert b"wandb.ai" not in seen and b"Enter your choice" not in seen
 
     folder = tiny.only_run(tmp_path)
-    rows = history(folder)
+    rows = read_history(folder)
     merged: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in tiny.rows(folder):  # metrics and validation of a step are two rows here, and one there
+    for row in tiny.read_rows(folder):  # here metrics and validation of a step are two rows, in W&B one
         merged.setdefault((row["stage"], row["step"]), {}).update(row)
     assert [row["_step"] for row in rows] == list(range(6))  # steps 0, 1, 2 of both stages
-    for row, wanted in zip(rows, merged.values(), strict=True):
-        assert {key: row[key] for key in wanted} == pytest.approx(wanted)
+    for row, expected in zip(rows, merged.values(), strict=True):
+        assert {key: row[key] for key in expected} == pytest.approx(expected)
     for row, stage in ((rows[2], "language"), (rows[5], "code")):
         (file,) = (folder / "wandb").glob(f"offline-run-*/files/{row[f'samples/{stage}.path']}")
         samples = read_json(folder / "samples" / f"{stage}.json")
         assert read_json(file)["data"] == [[sample["prompt"], sample["text"]] for sample in samples]
     final = read_json(folder / "summary.json")["final"]
-    assert summary(folder)["final/val_loss"] == pytest.approx(final["val_loss"])
+    assert read_summary(folder)["final/val_loss"] == pytest.approx(final["val_loss"])
 
 
 def test_wandb_mode_disabled_writes_nothing(
@@ -104,7 +104,7 @@ def test_an_invalid_key_without_network_does_not_fail_the_run(data: Path, tmp_pa
     assert process.returncode == 0, err
     assert "W&B: online failed" in out and "W&B: offline" in out
     assert time.monotonic() - started < 45
-    assert len(history(tiny.only_run(tmp_path))) == 3
+    assert len(read_history(tiny.only_run(tmp_path))) == 3
 
 
 class FakeRun:
@@ -122,7 +122,7 @@ class FakeRun:
 
 @pytest.fixture
 def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Put a list of its arguments in the place of wandb.init."""
+    """Replace wandb.init by a function that records its arguments."""
     calls: list[dict[str, Any]] = []
 
     def init(**arguments: Any) -> FakeRun:
@@ -136,7 +136,7 @@ def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "key", "variable", "wanted"),
+    ("mode", "key", "variable", "expected"),
     [
         ("auto", "", None, "offline"),
         ("auto", "k", None, "online"),
@@ -147,22 +147,22 @@ def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     ],
 )
 def test_mode_of_wandb(
-    mode: str, key: str, variable: str | None, wanted: str, inits: list[dict[str, Any]], tmp_path: Path,
+    mode: str, key: str, variable: str | None, expected: str, inits: list[dict[str, Any]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("WANDB_API_KEY", key)
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
     start_wandb(TrackingConfig("wandb", ["wandb"], mode=mode), tmp_path, {}, lambda line: None)
-    assert [call["mode"] for call in inits] == [wanted]
+    assert [call["mode"] for call in inits] == [expected]
 
 
 def test_a_wandb_run_has_name_group_tags_and_settings(inits: list[dict[str, Any]], tmp_path: Path) -> None:
     config = TrackingConfig("wandb", ["wandb"], project="p", entity="e", mode="online", group="sweep-1", tags=["a"])
     start_wandb(config, tmp_path / "dense-nano-language-s0-01234567", {"seed": 0}, lambda line: None)
     (call,) = inits
-    wanted = {"project": "p", "entity": "e", "group": "sweep-1", "tags": ["a"], "config": {"seed": 0}}
-    assert {key: call[key] for key in wanted} == wanted
+    expected = {"project": "p", "entity": "e", "group": "sweep-1", "tags": ["a"], "config": {"seed": 0}}
+    assert {key: call[key] for key in expected} == expected
     assert call["name"] == call["id"] == "dense-nano-language-s0-01234567" and call["resume"] == "allow"
     assert call["settings"].init_timeout <= 10
 
@@ -171,7 +171,7 @@ def test_a_wandb_run_has_name_group_tags_and_settings(inits: list[dict[str, Any]
 def test_a_failure_online_falls_back_to_offline_and_then_to_no_tracker(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, said = {"online"}, list[str]()
+    broken, messages = {"online"}, list[str]()
 
     def init(**arguments: Any) -> FakeRun:
         if arguments["mode"] in broken:
@@ -181,12 +181,12 @@ def test_a_failure_online_falls_back_to_offline_and_then_to_no_tracker(
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda: None)
     config = TrackingConfig("wandb", ["wandb"], mode="online")
-    assert start_wandb(config, tmp_path, {}, said.append) is not None
-    assert said[0] == f"W&B: online failed ({error})" and said[1].startswith("W&B: offline (upload later")
+    assert start_wandb(config, tmp_path, {}, messages.append) is not None
+    assert messages[0] == f"W&B: online failed ({error})" and messages[1].startswith("W&B: offline (upload later")
     broken.add("offline")
-    said.clear()
-    assert start_wandb(config, tmp_path, {}, said.append) is None
-    assert said == [f"W&B: {mode} failed ({error})" for mode in ("online", "offline")]
+    messages.clear()
+    assert start_wandb(config, tmp_path, {}, messages.append) is None
+    assert messages == [f"W&B: {mode} failed ({error})" for mode in ("online", "offline")]
 
 
 def test_a_failure_during_the_run_is_logged_once_and_disables_wandb() -> None:
@@ -194,12 +194,12 @@ def test_a_failure_during_the_run_is_logged_once_and_disables_wandb() -> None:
         def log(self, row: dict[str, Any], step: int) -> None:
             raise CommError("the service is gone\nand more")
 
-    said = list[str]()
-    failing = ours.WandbTracker(Failing(), said.append)
+    messages = list[str]()
+    failing = ours.WandbTracker(Failing(), messages.append)
     for step in range(3):
         failing.log({}, step)
     failing.finish(0)
-    assert said == ["W&B: disabled after an error (the service is gone)"]
+    assert messages == ["W&B: disabled after an error (the service is gone)"]
 
 
 def test_the_tracker_receives_the_exit_code(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_importing_the_tracker_does_not_import_wandb() -> None:
 def test_a_resumed_offline_run_has_the_same_wandb_id(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two files of one run: `wandb sync` puts them together by their id, in the order of their start."""
+    """Two files of one run: `wandb sync` joins them by their id, in the order of their start."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     arguments = ("tracking=wandb", "evaluation.enabled=false", "training.max_steps=6")
     with monkeypatch.context() as patch:
@@ -242,14 +242,14 @@ def test_a_resumed_offline_run_has_the_same_wandb_id(
     files = offline_files(tiny.only_run(tmp_path))
     assert len(files) == 2 and len({file.name for file in files}) == 1, "the name of a file is its run's id"
     steps = [
-        [record["history"]["item"]["_step"] for record in records(file) if record["type"] == "history"]
+        [record["history"]["item"]["_step"] for record in read_records(file) if record["type"] == "history"]
         for file in files
     ]
     assert steps[0] == [0, 1, 2] and steps[1] == [3, 4, 5, 6]
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """A W&B server that knows no key."""
+class RejectingServer(BaseHTTPRequestHandler):
+    """A W&B server that rejects every key."""
 
     def answer(self) -> None:
         self.send_response(401)
@@ -259,12 +259,12 @@ class Refusing(BaseHTTPRequestHandler):
     do_GET = do_POST = answer
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.mark.slow
 def test_a_server_that_rejects_the_key_does_not_fail_the_run(data: Path, tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), RejectingServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {
             "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "x" * 40,
@@ -277,7 +277,7 @@ def test_a_server_that_rejects_the_key_does_not_fail_the_run(data: Path, tmp_pat
         server.shutdown()
     assert process.returncode == 0, out + err
     assert "W&B: online failed" in out and "W&B: offline" in out and time.monotonic() - started < 60
-    assert history(tiny.only_run(tmp_path))
+    assert read_history(tiny.only_run(tmp_path))
 
 
 def test_a_home_is_found_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

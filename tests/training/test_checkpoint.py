@@ -78,8 +78,8 @@ def test_weights_are_restored_exactly(architecture: str, recipe: str, tmp_path: 
     assert (info.spec, info.progress, info.tokenizer_sha256, info.run) == (model.spec, PROGRESS, "abc", "a-run")
     other = small_model(architecture, recipe, seed=1)
     load_weights(info, other)
-    wanted = model.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in other.state_dict().items())
+    expected = model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
     assert sorted(file.name for file in info.folder.iterdir()) == ["meta.json", "model.safetensors"]
 
 

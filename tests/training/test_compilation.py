@@ -44,8 +44,8 @@ def test_graphs_of_the_trial_are_reused_in_training(masked: bool, dropout: float
     with torch.compiler.set_stance("default", force_backend=counter):
         forward = compilation.compile_and_check(model, BATCH._replace(masked=masked, dropout=dropout), CPU)
         n_graphs = counter.frame_count
-        found, wanted = (hidden(each) for each in (forward, run_as_compiled(model)))
-        assert torch.equal(found, wanted)
+        found, expected = (hidden(each) for each in (forward, run_as_compiled(model)))
+        assert torch.equal(found, expected)
     assert counter.frame_count == n_graphs == len(set(model.spec.blocks))
 
 

@@ -188,10 +188,10 @@ def test_resumed_training_is_identical(
 
     # The uninterrupted run saves at the step of the stop too.
     assert uninterrupted.calls == first.calls + second.calls
-    rows = [tiny.untimed(each.rows) for each in (uninterrupted, first, second)]
+    rows = [tiny.drop_times(each.rows) for each in (uninterrupted, first, second)]
     assert rows[0] == rows[1] + rows[2]
-    wanted = uninterrupted.state.model.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in second.state.model.state_dict().items())
+    expected = uninterrupted.state.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.state.model.state_dict().items())
     one, two = (each.state.optimizer.state_dict()["state"] for each in (uninterrupted, second))
     assert all(torch.equal(one[i][name], two[i][name]) for i in one for name in one[i])
     ours, theirs = vars(second.state.progress), vars(uninterrupted.state.progress)

@@ -67,11 +67,11 @@ def test_metrics_computed_by_hand() -> None:
         "max_violation": [0.0, 1.0, 3.0],
         "router_z": [1.0, 2.0, 6.0],
     }
-    wanted = {"load_entropy": 0.5, "max_share": 1.0, "dead_experts": 5, "max_violation": 3.0, "router_z": 3.0}
-    wanted = {f"moe/{name}": value for name, value in wanted.items()}
+    expected = {"load_entropy": 0.5, "max_share": 1.0, "dead_experts": 5, "max_violation": 3.0, "router_z": 3.0}
+    expected = {f"moe/{name}": value for name, value in expected.items()}
     for name, values in by_layer.items():
-        wanted |= {f"moe/layer_{layer:02}/{name}": value for layer, value in enumerate(values)}
-    assert row == pytest.approx(wanted)
+        expected |= {f"moe/layer_{layer:02}/{name}": value for layer, value in enumerate(values)}
+    assert row == pytest.approx(expected)
     assert all(isinstance(value, int) for key, value in row.items() if key.endswith("dead_experts"))
 
 
@@ -153,15 +153,15 @@ def test_only_logged_steps_are_described(
 def test_bias_changes_once_per_step_by_the_load_of_the_batch(micro: int, build_state: StateBuilder) -> None:
     state = build_state(model=build_moe_model(router_bias_rate=0.125))
     assert not biases(state.model).any()
-    wanted = torch.zeros(2, 8)
+    expected = torch.zeros(2, 8)
     for number in range(3):
         output = step(state, random_tokens(8, 17, number), micro)
         assert output.expert_load is not None and output.expert_load.sum(dim=1).tolist() == [8 * 16 * 2] * 2
         for layer, load in enumerate(output.expert_load.tolist()):
             for expert, choices in enumerate(load):
-                wanted[layer, expert] += 0.125 * ((choices < 32) - (choices > 32))
-        assert torch.equal(biases(state.model), wanted)
-    assert wanted.any()
+                expected[layer, expert] += 0.125 * ((choices < 32) - (choices > 32))
+        assert torch.equal(biases(state.model), expected)
+    assert expected.any()
 
 
 def test_skipped_step_does_not_change_the_bias(build_state: StateBuilder) -> None:
@@ -228,7 +228,7 @@ def test_training_resumed_from_a_checkpoint_is_identical(
         return build_state(model=build_moe_model(seed, router_bias_rate=0.01, aux_loss_weight=0.0))
 
     uninterrupted, first, second = build(0), build(0), build(9)
-    wanted = train(uninterrupted, loader, steps=6)
+    expected = train(uninterrupted, loader, steps=6)
     rows = train(first, loader, steps=3)
     save_checkpoint(
         tmp_path / "last", first.model, first.progress, tokenizer_sha256="", run="", state=first.state_dict()
@@ -239,7 +239,7 @@ def test_training_resumed_from_a_checkpoint_is_identical(
     second.restore(load_state(info))
     rows += train(second, loader, steps=6)
 
-    assert tiny.untimed(rows) == tiny.untimed(wanted)
+    assert tiny.drop_times(rows) == tiny.drop_times(expected)
     ends = uninterrupted.model.state_dict()
     assert all(torch.equal(tensor, ends[name]) for name, tensor in second.model.state_dict().items())
 
@@ -295,7 +295,7 @@ def test_all_experts_of_nano_are_used_after_100_steps(balancing: tuple[str, ...]
         "samples.max_new_tokens=1"
     ).split()
     assert tiny.train_main([*settings, *balancing, f"output_root={tmp_path}"]) == 0
-    rows = [row for row in tiny.rows(tiny.only_run(tmp_path)) if row["step"] > 100 and "train/loss" in row]
+    rows = [row for row in tiny.read_rows(tiny.only_run(tmp_path)) if row["step"] > 100 and "train/loss" in row]
     assert len(rows) == 20 and rows[0]["step"] == 110
     assert sum(row["moe/dead_experts"] for row in rows) == 0
     entropies = [row[f"moe/layer_0{layer}/load_entropy"] for row in rows for layer in range(4)]

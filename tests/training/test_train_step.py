@@ -27,11 +27,11 @@ def test_chunked_loss_equals_reference_implementation(rows: int, monkeypatch: py
     model = small_model("dense")
     hidden, targets = torch.randn(1, rows, 64, requires_grad=True), random_tokens(1, rows)
     loss = token_loss(model, ModelOutput(hidden, None, None), targets)
-    wanted = reference_cross_entropy(hidden[0], model.head.weight, targets[0])
-    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
+    expected = reference_cross_entropy(hidden[0], model.head.weight, targets[0])
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(loss, F.cross_entropy(model.head(hidden)[0], targets[0]), rtol=1e-6, atol=0)
     found = torch.autograd.grad(loss, [hidden, model.head.weight])
-    reference = torch.autograd.grad(wanted, [hidden, model.head.weight])
+    reference = torch.autograd.grad(expected, [hidden, model.head.weight])
     for one, other in zip(found, reference, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
@@ -50,8 +50,8 @@ def test_micro_batches_equal_the_batch(architecture: str, build_state: StateBuil
         torch.testing.assert_close(part.loss, whole.loss, rtol=1e-6, atol=0)
         torch.testing.assert_close(part.grad_norm, whole.grad_norm, rtol=1e-5, atol=0)
         for name, found in state.optimizer.state_dict()["state"].items():
-            wanted = states[0].optimizer.state_dict()["state"][name]["exp_avg"]
-            torch.testing.assert_close(found["exp_avg"], wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+            expected = states[0].optimizer.state_dict()["state"][name]["exp_avg"]
+            torch.testing.assert_close(found["exp_avg"], expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
     for name, found in weights(states[1]).items():
         # Adam's first step is the sign of the gradient, which is random if the gradient is only rounding error.
         torch.testing.assert_close(found, weights(states[0])[name], rtol=0, atol=2.1e-3)
@@ -64,9 +64,9 @@ def test_micro_batches_equal_the_batch(architecture: str, build_state: StateBuil
 def test_loss_of_a_step_has_no_auxiliary_part(build_state: StateBuilder) -> None:
     state, batch = build_state("moe"), random_tokens(4, 17)
     output = state.model(batch[:, :-1])
-    wanted = token_loss(state.model, output, batch[:, 1:])
+    expected = token_loss(state.model, output, batch[:, 1:])
     assert output.aux_loss > 0
-    torch.testing.assert_close(step(state, batch).loss, wanted.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(step(state, batch).loss, expected.detach(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
@@ -75,15 +75,15 @@ def test_masked_documents_are_trained_independently(activation_checkpointing: bo
     state, eot, cuts = build_state("jamba"), 3, [5, 1, 11]
     tokens = random_tokens(1, 18) % 200 + 4
     tokens[0, [5, 6]] = eot
-    wanted = torch.zeros(())
+    expected = torch.zeros(())
     for part, targets in zip(tokens[:, :-1].split(cuts, dim=1), tokens[:, 1:].split(cuts, dim=1), strict=True):
-        wanted = wanted + token_loss(state.model, state.model(part), targets) * part.shape[1] / 17
-    gradients = torch.autograd.grad(wanted, list(state.model.parameters()))
+        expected = expected + token_loss(state.model, state.model(part), targets) * part.shape[1] / 17
+    gradients = torch.autograd.grad(expected, list(state.model.parameters()))
     state.model.activation_checkpointing = activation_checkpointing
     output = step(state, tokens, eot_id=eot)
-    torch.testing.assert_close(output.loss, wanted.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(output.loss, expected.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(output.grad_norm, torch.stack([each.norm() for each in gradients]).norm())
-    assert abs(step(build_state("jamba"), tokens).loss - wanted) > 1e-3
+    assert abs(step(build_state("jamba"), tokens).loss - expected) > 1e-3
 
 
 def test_clipping_bounds_the_gradient_norm(build_state: StateBuilder) -> None:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from src.data.filters.mojibake import rejection_reason, repair_mojibake
 
-LEADS = "ÂÃâïð"
-HONEST = st.characters(codec="utf-8", exclude_characters=LEADS)
+LEAD_BYTES = "ÂÃâïð"
+CORRECT_TEXTS = st.characters(codec="utf-8", exclude_characters=LEAD_BYTES)
 REPAIRABLE = st.one_of(
-    st.characters(max_codepoint=0xFF, exclude_characters=LEADS),
+    st.characters(max_codepoint=0xFF, exclude_characters=LEAD_BYTES),
     st.characters(min_codepoint=0x2000, max_codepoint=0x2FFF),
     st.characters(min_codepoint=0xF000, max_codepoint=0xFFFF),
     st.characters(min_codepoint=0x10000, max_codepoint=0x3FFFF),
@@ -30,7 +30,7 @@ def test_mojibake_is_repaired_exactly(text: str, times: int) -> None:
     assert repair_mojibake(text.encode().decode("latin-1")) == text
 
 
-@given(st.text(HONEST))
+@given(st.text(CORRECT_TEXTS))
 def test_correct_text_is_unchanged(text: str) -> None:
     assert repair_mojibake(text) == text
 

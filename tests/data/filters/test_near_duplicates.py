@@ -85,8 +85,8 @@ def test_index_finds_near_duplicates_across_sets(tmp_path: Path) -> None:
     with NearDuplicateIndex(tmp_path) as index:
         for start in range(0, 40, 3):  # many sorted runs, merged as they grow
             index.add(sketch_texts(held_out[start : start + 3]))
-        wanted = ["another text of six words", "", held_out[39] + " end", held_out[0]]
-        assert index.find(sketch_texts(wanted)) == [
+        expected = ["another text of six words", "", held_out[39] + " end", held_out[0]]
+        assert index.find(sketch_texts(expected)) == [
             None,
             None,
             (39, 296 / 297),

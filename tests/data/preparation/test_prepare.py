@@ -64,10 +64,10 @@ def test_every_document_is_in_one_split(prepare: Prepare, corpus_files: tuple[Pa
     groups = {split: {source[text] for text in documents_of(prepared, "code", split)} for split in SPLITS}
     assert not groups["train"] & (groups["val"] | groups["test"])
     assert not groups["val"] & groups["test"]
-    told = prepared.manifest["corpora"]["code"]["groups"]
+    group_records = prepared.manifest["corpora"]["code"]["groups"]
     for split in SPLITS:
-        assert {name for name, entry in told.items() if entry["split"] == split} == groups[split]
-    assert sum(entry["documents"] for entry in told.values()) == 200
+        assert {name for name, entry in group_records.items() if entry["split"] == split} == groups[split]
+    assert sum(entry["documents"] for entry in group_records.values()) == 200
     assert prepared.manifest["corpora"]["language"]["groups"] == {}
 
 

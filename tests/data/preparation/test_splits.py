@@ -176,9 +176,11 @@ def test_a_generated_document_is_not_cut(tmp_path: Path) -> None:
     assert found.cut_positions([0, 3, 4, 9]) == [0, 3, 7, 9]
 
 
-@pytest.mark.parametrize(("val", "test", "wanted"), [(0.1, 0, [90, 100]), (0.1, 0.05, [85, 95]), (0.3, 0.1, [60, 90])])
-def test_positions_are_exact(val: float, test: float, wanted: list[int]) -> None:
-    assert split_positions(100, val, test) == wanted
+@pytest.mark.parametrize(
+    ("val", "test", "expected"), [(0.1, 0, [90, 100]), (0.1, 0.05, [85, 95]), (0.3, 0.1, [60, 90])]
+)
+def test_positions_are_exact(val: float, test: float, expected: list[int]) -> None:
+    assert split_positions(100, val, test) == expected
 
 
 def test_splits_by_position_are_consecutive(tmp_path: Path) -> None:

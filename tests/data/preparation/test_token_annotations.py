@@ -30,13 +30,13 @@ def corpus(request: pytest.FixtureRequest) -> Corpus:
 def test_token_bits_are_the_sum_of_their_characters(corpus: Corpus) -> None:
     source, documents, tokenizer, tokens = corpus
     found = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
-    wanted: list[float] = []
+    expected: list[float] = []
     for document in documents:
         bits = parse(DOCUMENT_WRITERS[source], document.text).bits_by_character
         offsets = tokenizer.encode(document.text, add_special_tokens=False).offsets
-        wanted += [*(bits[start:end].sum() for start, end in offsets), 0.0]
+        expected += [*(bits[start:end].sum() for start, end in offsets), 0.0]
     assert found.unparsed == 0
-    assert found.bits[0] == pytest.approx(wanted, abs=1e-9)
+    assert found.bits[0] == pytest.approx(expected, abs=1e-9)
     assert found.bits.sum() == pytest.approx(sum(document.bits for document in documents), abs=1e-6)
 
 
@@ -60,13 +60,13 @@ def test_annotations_of_windows_equal_those_of_the_stream(corpus: Corpus) -> Non
     whole = annotate_windows(tokens, [0], len(tokens) - 1, source, tokenizer, EOT_ID)
     starts, seq_len = [0, 100, 1000, 2500, len(tokens) - 301], 300
     found = annotate_windows(tokens, starts, seq_len, source, tokenizer, EOT_ID)
-    wanted = set()
+    expected = set()
     for window, start in enumerate(starts):
         assert found.bits[window] == pytest.approx(whole.bits[0, start : start + seq_len])
         for _, first, end, distance in whole.recalls - np.array([0, start, start, 0]):
             if first >= 0 and end <= seq_len:  # target 0 is the token after the window's first
-                wanted.add((window, first, end, distance if first + 1 >= distance else 0))
-    assert set(map(tuple, found.recalls.tolist())) == wanted
+                expected.add((window, first, end, distance if first + 1 >= distance else 0))
+    assert set(map(tuple, found.recalls.tolist())) == expected
     distances = found.recalls[:, 3]
     assert (distances > 0).any() and (distances == 0).any()
 

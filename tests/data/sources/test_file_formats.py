@@ -40,7 +40,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("separator", "text", "wanted"),
+    ("separator", "text", "expected"),
     [
         (None, "One.<|endoftext|>Two.", ["One.", "Two."]),
         (None, "One. <|endoftext|>\t Two.\n<|endoftext|>", ["One.", "Two.\n"]),
@@ -57,10 +57,10 @@ def write(path: Path, content: str | bytes) -> Path:
 )
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 20])
 def test_an_inline_separator_splits_anywhere(
-    separator: str | None, text: str, wanted: list[str], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    separator: str | None, text: str, expected: list[str], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compression, "CHUNK", chunk)
-    assert texts("language", write(tmp_path / "a.txt", text), separator=separator) == wanted
+    assert texts("language", write(tmp_path / "a.txt", text), separator=separator) == expected
 
 
 def test_frequent_unknown_separators_are_reported(tmp_path: Path) -> None:

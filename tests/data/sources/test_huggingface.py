@@ -260,10 +260,10 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("failure", "wanted"), FAILURES, ids=[str(failure)[:40] for failure, _ in FAILURES])
+@pytest.mark.parametrize(("failure", "expected"), FAILURES, ids=[str(failure)[:40] for failure, _ in FAILURES])
 def test_failures_are_one_error_line(
     failure: dict[str, object],
-    wanted: str,
+    expected: str,
     hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -273,7 +273,7 @@ def test_failures_are_one_error_line(
     pin = hub.add("stories.txt", STORIES)
     healthy = {key: getattr(hub, key) for key in failure}
     vars(hub).update(failure)
-    assert wanted.format(hub=hub.endpoint) in error_line(tmp_path, pin, capsys)
+    assert expected.format(hub=hub.endpoint) in error_line(tmp_path, pin, capsys)
     vars(hub).update(healthy)
     cache = tmp_path / "outputs" / "sources"
     assert fetch(cache, stories=pin) == [STORIES], "the next attempt succeeds"

@@ -17,12 +17,12 @@ def heads(length: int, seed: int = 0, batch: int = 2) -> list[Tensor]:
     return [torch.randn(batch, 3, length, 8, requires_grad=True) for _ in range(3)]
 
 
-def assert_agree(found: Tensor, wanted: Tensor, leaves: list[Tensor]) -> None:
+def assert_agree(found: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
     """Compare outputs, and the gradients of a random projection."""
-    torch.testing.assert_close(found, wanted.to(found.dtype), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-5, atol=1e-5)
     projection = torch.randn_like(found)
     fast = torch.autograd.grad((found * projection).sum(), leaves)
-    reference = torch.autograd.grad((wanted * projection).sum(), leaves)
+    reference = torch.autograd.grad((expected * projection).sum(), leaves)
     for one, other in zip(fast, reference, strict=True):
         torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=2e-5)
 
@@ -47,15 +47,15 @@ def test_documents_do_not_attend_to_each_other(lengths: tuple[int, ...], window:
     q, k, v = heads(sum(lengths), batch=1)
     found = sliding_attention(q, k, v, window or 2000, packed_ids(lengths, 1))
     cuts = torch.arange(sum(lengths)).split(list(lengths))
-    wanted = [masked_attention(q[:, :, cut], k[:, :, cut], v[:, :, cut], window) for cut in cuts]
-    assert_agree(found, torch.cat(wanted, dim=2), [q, k, v])
+    expected = [masked_attention(q[:, :, cut], k[:, :, cut], v[:, :, cut], window) for cut in cuts]
+    assert_agree(found, torch.cat(expected, dim=2), [q, k, v])
 
 
 @pytest.mark.parametrize("offset", [0, 1, 1000])
 def test_rope_equals_complex_product(offset: int) -> None:
     x = heads(12)[0]
-    found, wanted = apply_rope(x, offset), complex_rope(x, offset)
-    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=3e-4 if offset else 1e-5)
+    found, expected = apply_rope(x, offset), complex_rope(x, offset)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-4 if offset else 1e-5)
 
 
 def test_rope_of_a_position_does_not_depend_on_the_length() -> None:
@@ -85,8 +85,8 @@ def test_block_equals_reference_implementation(kind: type[Attention], recipe: st
             parameter.mul_(10)  # weights as large as after training, so that attention is not uniform
     x = torch.randn(2, length, 64)
     window = spec.window if kind is SlidingAttention else None
-    wanted = reference_attention(x, block.qkv.weight, block.out.weight, spec.n_heads, window, recipe == "modern")
-    assert_agree(block(x).y, wanted, [block.qkv.weight, block.out.weight])
+    expected = reference_attention(x, block.qkv.weight, block.out.weight, spec.n_heads, window, recipe == "modern")
+    assert_agree(block(x).y, expected, [block.qkv.weight, block.out.weight])
 
 
 @pytest.mark.parametrize("prefill", [1, 3, 4, 5, 11])
@@ -107,8 +107,8 @@ def test_ring_buffer_keeps_the_last_positions(prefill: int) -> None:
 def test_angles_cached_in_inference_mode_are_not_used_in_training() -> None:
     x = torch.randn(1, 2, 5, 8)
     with torch.inference_mode():
-        wanted = apply_rope(x, 3).clone()
+        expected = apply_rope(x, 3).clone()
     x.requires_grad_()
     rotated = apply_rope(x, 3)
     rotated.sum().backward()
-    assert torch.equal(rotated.detach(), wanted) and x.grad is not None
+    assert torch.equal(rotated.detach(), expected) and x.grad is not None

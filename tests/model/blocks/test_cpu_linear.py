@@ -55,8 +55,8 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def check_product(shape: tuple[int, ...], bias: bool) -> None:
     """Compare a layer with its product in float64."""
     layer, x = Linear(96, 32, bias=bias), torch.randn(*shape, 96)
-    y, wanted = layer(x), F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-6)
+    y, expected = layer(x), F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-6)
     assert y.is_contiguous()
 
 

@@ -42,9 +42,9 @@ def draw(length: int, decay: float = 1.0, seed: int = 0) -> Inputs:
 def test_chunks_equal_reference_implementation(chunk: int, decay: float) -> None:
     """With a length that no chunk divides, from a state, without decay, and with almost complete decay."""
     given, state = draw(75, decay), torch.randn(2, H, N, P, generator=torch.Generator().manual_seed(9))
-    wanted, last = sequential_delta_rule(*given, state)
+    expected, last = sequential_delta_rule(*given, state)
     found, end = chunked_delta_rule(*given, chunk, state)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(end.double(), last, rtol=1e-5, atol=2e-5)
 
 
@@ -62,9 +62,9 @@ def test_documents_equal_reference_implementation() -> None:
     parts = [
         Inputs(*(part[:, first : first + n] for part in given)) for first, n in zip((0, 20, 21, 48), cuts, strict=True)
     ]
-    wanted = torch.cat([sequential_delta_rule(*part)[0] for part in parts], dim=1)
+    expected = torch.cat([sequential_delta_rule(*part)[0] for part in parts], dim=1)
     found, _ = chunked_delta_rule(*given, 16, documents=packed_ids(cuts, 2))
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_write_replaces_the_value_of_its_key() -> None:

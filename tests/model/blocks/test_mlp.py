@@ -15,5 +15,5 @@ def test_swiglu_gates_with_the_first_half() -> None:
 
 def test_gelu_is_the_tanh_form() -> None:
     x = torch.randn(3, 10)
-    wanted = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    torch.testing.assert_close(apply_activation(x, "gelu"), wanted)
+    expected = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    torch.testing.assert_close(apply_activation(x, "gelu"), expected)

@@ -37,8 +37,8 @@ def test_groups_equal_reference_implementation(
         block.get_buffer("router_bias").copy_(torch.tensor(bias))
     x = torch.randn(2, length, 16, requires_grad=True)
     y, aux_loss, load, router_z = block(x)
-    wanted, wanted_aux, wanted_load, wanted_z = reference_moe(block, x)
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
+    expected, wanted_aux, wanted_load, wanted_z = reference_moe(block, x)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(aux_loss.double(), wanted_aux, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(router_z.double(), wanted_z.detach(), rtol=1e-5, atol=0)
     assert load.tolist() == wanted_load
@@ -47,7 +47,7 @@ def test_groups_equal_reference_implementation(
     projection = torch.randn_like(x)
     leaves = [x, *block.parameters()]
     fast = torch.autograd.grad((y * projection).sum() + aux_loss, leaves)
-    reference = torch.autograd.grad((wanted * projection).sum() + wanted_aux, leaves)
+    reference = torch.autograd.grad((expected * projection).sum() + wanted_aux, leaves)
     for found, want in zip(fast, reference, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6 + 1e-4 * float(want.abs().max()))
 

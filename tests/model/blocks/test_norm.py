@@ -14,16 +14,16 @@ def test_rmsnorm_divides_by_the_root_mean_square(gradients: bool, scale: float) 
     norm, x = RMSNorm(8), scale * torch.randn(2, 3, 8)
     with torch.no_grad():
         norm.weight.copy_(torch.arange(8))
-    wanted = x / (x.square().mean(dim=-1, keepdim=True) + EPS).sqrt() * torch.arange(8)
+    expected = x / (x.square().mean(dim=-1, keepdim=True) + EPS).sqrt() * torch.arange(8)
     with torch.set_grad_enabled(gradients):
-        torch.testing.assert_close(norm(x), wanted)
+        torch.testing.assert_close(norm(x), expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_layernorm_is_centered_and_scaled(bias: bool) -> None:
     norm, x = LayerNorm(8, bias), torch.randn(2, 3, 8) + 5
-    wanted = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, keepdim=True, unbiased=False) + EPS).sqrt()
-    torch.testing.assert_close(norm(x), wanted, rtol=1e-4, atol=1e-5)
+    expected = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, keepdim=True, unbiased=False) + EPS).sqrt()
+    torch.testing.assert_close(norm(x), expected, rtol=1e-4, atol=1e-5)
     assert (norm.bias is not None) == bias
 
 

@@ -1,4 +1,4 @@
-"""A published comparison reads like the run folders that it was made of, and damage to it is one line."""
+"""A published comparison reads like the run folders, and damage to it is a one-line error."""
 
 import gzip
 import json
@@ -24,11 +24,11 @@ def published(builder: SweepBuilder, tmp_path: Path) -> Path:
     return tmp_path / "published"
 
 
-def test_it_is_two_files_beside_the_sweep(published: Path) -> None:
+def test_a_publication_adds_two_files_to_the_sweep(published: Path) -> None:
     assert sorted(path.name for path in published.iterdir()) == [METRICS, RUNS, "sweep.json"]
 
 
-def test_every_number_is_that_of_the_runs(builder: SweepBuilder, published: Path) -> None:
+def test_published_numbers_equal_those_of_the_runs(builder: SweepBuilder, published: Path) -> None:
     before, after = load_metrics(builder.sweep), load_metrics(published)
     place = ["run", "stage", "step"]
     pairs = after.merge(before, on=place, suffixes=("", " before"), validate="one_to_one")
@@ -52,31 +52,31 @@ def test_other_folders_are_read_in_place(builder: SweepBuilder) -> None:
     assert run_folders(builder.sweep) == builder.sweep
 
 
-def shortened(folder: Path) -> None:
+def truncate_file(folder: Path) -> None:
     (folder / METRICS).write_bytes((folder / METRICS).read_bytes()[:-20])
 
 
-def absent(folder: Path) -> None:
+def remove_file(folder: Path) -> None:
     (folder / METRICS).unlink()
 
 
-def not_a_table(folder: Path) -> None:
+def replace_by_text(folder: Path) -> None:
     (folder / METRICS).write_bytes(gzip.compress(b"run,stage\nno json,1\n"))
 
 
-def changed(folder: Path) -> None:
+def change_value(folder: Path) -> None:
     text = (folder / RUNS).read_text().replace('"seed": 0', '"seed": 7')
     (folder / RUNS).write_text(text)
 
 
-def naming_a_path(folder: Path) -> None:
+def insert_path(folder: Path) -> None:
     content = json.loads((folder / RUNS).read_text())
     del content[DIGEST]
     (folder / RUNS).write_text(json.dumps({"runs": {"../../elsewhere": {}}}))
 
 
-@pytest.mark.parametrize("damage", [shortened, absent, not_a_table, changed, naming_a_path])
-def test_damage_is_one_line(published: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [truncate_file, remove_file, replace_by_text, change_value, insert_path])
+def test_damage_is_a_one_line_error(published: Path, damage: Callable[[Path], None]) -> None:
     damage(published)
     with pytest.raises(UserError) as caught:
         load_runs(published)
@@ -85,7 +85,7 @@ def test_damage_is_one_line(published: Path, damage: Callable[[Path], None]) -> 
     )
 
 
-def test_a_file_that_grows_without_bound_is_refused(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_large_decompressed_file_is_an_error(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match="when decompressed"):
         load_runs(published)

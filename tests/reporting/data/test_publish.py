@@ -1,4 +1,4 @@
-"""What is kept of a sweep makes the same report, and holds nothing that should stay behind."""
+"""A published sweep gives the same report and contains nothing private."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ from src.reporting.tables.comparison import comparison_table
 from tests.reporting.conftest import SweepBuilder
 
 
-def evaluated(run_dir: Path, *, samples: Any = (0.0,), **weights: str) -> None:
+def write_evaluation(run_dir: Path, *, samples: Any = (0.0,), **weights: str) -> None:
     stages = {
         stage: {"corpus": stage, "weights_sha256": sha256, "samples": list(samples), "test": {}, "context": {}}
         for stage, sha256 in weights.items()
@@ -34,10 +34,10 @@ def evaluated(run_dir: Path, *, samples: Any = (0.0,), **weights: str) -> None:
 
 @pytest.fixture
 def sweep(builder: SweepBuilder) -> Path:
-    """Two architectures, three seeds, and one run that failed."""
+    """Two architectures, three seeds, and a failed run."""
     for architecture in ("dense", "mamba"):
         for seed in range(3):
-            evaluated(builder.add(architecture, seed), language=f"{architecture}{seed}", code="b" * 64)
+            write_evaluation(builder.add(architecture, seed), language=f"{architecture}{seed}", code="b" * 64)
     builder.add("moe", status="failed", error="error: no room in /home/someone/outputs")
     for job in builder.jobs:
         job["overrides"] += ["output_root='/home/someone/x'", "tracking.group=g", "hydra.mode=RUN", "data.dir=/home/y"]
@@ -46,35 +46,35 @@ def sweep(builder: SweepBuilder) -> Path:
     return builder.sweep
 
 
-def keep(sweep: Path, out: Path) -> pd.DataFrame:
+def publish_sweep(sweep: Path, out: Path) -> pd.DataFrame:
     assert publish_runs(sweep, load_runs(sweep), out) == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     return load_runs(out)
 
 
 def test_the_report_is_the_same(sweep: Path, tmp_path: Path) -> None:
-    before, kept = load_runs(sweep), keep(sweep, tmp_path / "kept")
-    assert verdict_lines(kept) == verdict_lines(before)
-    assert comparison_table(kept) == comparison_table(before)
+    before, published = load_runs(sweep), publish_sweep(sweep, tmp_path / "kept")
+    assert verdict_lines(published) == verdict_lines(before)
+    assert comparison_table(published) == comparison_table(before)
     same = [column for column in before.columns if column not in ("run_dir", "error", "contract")]
-    pd.testing.assert_frame_equal(kept[same], before[same])
-    assert list(kept["contract"]) == list(before["contract"])
+    pd.testing.assert_frame_equal(published[same], before[same])
+    assert list(published["contract"]) == list(before["contract"])
     assert write_report(tmp_path / "kept").is_file()
 
 
-def test_metrics_are_thinned_and_every_validation_stays(sweep: Path, tmp_path: Path) -> None:
-    keep(sweep, tmp_path / "kept")
-    before, kept = load_metrics(sweep), load_metrics(tmp_path / "kept")
-    per_run = kept.groupby("run").size()
+def test_metrics_are_thinned_and_validation_rows_are_kept(sweep: Path, tmp_path: Path) -> None:
+    publish_sweep(sweep, tmp_path / "kept")
+    before, published = load_metrics(sweep), load_metrics(tmp_path / "kept")
+    per_run = published.groupby("run").size()
     assert 20 < per_run.max() <= 1.5 * ROWS < before.groupby("run").size().max()
     columns = ["run", "stage", "step", "val/loss"]
     all_values, kept_values = (
-        frame[frame["val/loss"].notna()][columns].to_numpy().tolist() for frame in (before, kept)
+        frame[frame["val/loss"].notna()][columns].to_numpy().tolist() for frame in (before, published)
     )
     assert kept_values == all_values
 
 
-def test_nothing_of_this_machine_is_kept(sweep: Path, tmp_path: Path) -> None:
-    keep(sweep, tmp_path / "kept")
+def test_machine_details_are_not_published(sweep: Path, tmp_path: Path) -> None:
+    publish_sweep(sweep, tmp_path / "kept")
     for file in (tmp_path / "kept").rglob("*"):
         if file.is_file():
             content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -83,69 +83,69 @@ def test_nothing_of_this_machine_is_kept(sweep: Path, tmp_path: Path) -> None:
     assert '"architecture=dense"' in (tmp_path / "kept" / "sweep.json").read_text()
 
 
-def test_texts_that_stand_in_the_training_text_stay_behind(builder: SweepBuilder, tmp_path: Path) -> None:
+def test_samples_copied_from_training_text_are_not_published(builder: SweepBuilder, tmp_path: Path) -> None:
     run = builder.add("dense", stages=("language",))
     texts = [{"prompt": f"p{i}", "text": f"p{i} said"} for i in range(4)]
     (run / "samples" / "language.json").write_text(json.dumps(texts))
-    evaluated(run, language="a", samples=(0.0, 0.25, None))
-    kept = keep(builder.sweep, tmp_path / "kept")
-    assert [sample["prompt"] for sample in load_samples(kept)] == ["p0"], "the last was never compared"
+    write_evaluation(run, language="a", samples=(0.0, 0.25, None))
+    published = publish_sweep(builder.sweep, tmp_path / "kept")
+    assert [sample["prompt"] for sample in load_samples(published)] == ["p0"], "the last was never compared"
 
 
-def test_what_is_kept_again_takes_the_place_of_what_was(sweep: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    keep(sweep, kept)
-    (kept / "runs" / "of-an-earlier-version").mkdir(parents=True)
-    (kept / "RESULTS.md").write_text("mine")
-    keep(sweep, kept)
-    assert not (kept / "runs").exists() and (kept / "RESULTS.md").read_text() == "mine"
+def test_publishing_again_replaces_the_publication(sweep: Path, tmp_path: Path) -> None:
+    published = tmp_path / "kept"
+    publish_sweep(sweep, published)
+    (published / "runs" / "of-an-earlier-version").mkdir(parents=True)
+    (published / "RESULTS.md").write_text("mine")
+    publish_sweep(sweep, published)
+    assert not (published / "runs").exists() and (published / "RESULTS.md").read_text() == "mine"
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="something else in it"):
-        keep(sweep, other)
+        publish_sweep(sweep, other)
     assert [file.name for file in other.iterdir()] == ["thesis.tex"]
 
 
-def test_runs_are_never_replaced_by_what_is_kept_of_them(builder: SweepBuilder) -> None:
-    """`outputs` has a folder of runs as well."""
+def test_runs_are_never_replaced_by_their_publication(builder: SweepBuilder) -> None:
+    """The folder `outputs` has a subfolder `runs` as well."""
     run = builder.add("dense")
     (run / "config.yaml").write_text("seed: 0")
     with pytest.raises(UserError, match="something else in it"):
-        keep(builder.sweep, builder.root)
+        publish_sweep(builder.sweep, builder.root)
     assert (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file()
 
 
-def test_runs_made_again_are_compared_by_their_weights(tmp_path: Path) -> None:
+def test_repeated_runs_are_compared_by_weights(tmp_path: Path) -> None:
     first, again = SweepBuilder(tmp_path / "first"), SweepBuilder(tmp_path / "again")
     for seed in range(3):
         for builder in (first, again):
-            evaluated(builder.add("dense", seed), language="a" * 64, code="b" * 64)
-    evaluated(first.add("mamba"), language="c" * 64)
+            write_evaluation(builder.add("dense", seed), language="a" * 64, code="b" * 64)
+    write_evaluation(first.add("mamba"), language="c" * 64)
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))
     assert lines == [
         "3 of 3 repeated runs ended with the same weights, bit for bit (SHA-256, after every stage).",
         "1 run was made or evaluated only once.",
     ]
-    evaluated(again.root / "runs" / "dense-nano-full-s1-0000abcd", language="a" * 64, code="d" * 64)
+    write_evaluation(again.root / "runs" / "dense-nano-full-s1-0000abcd", language="a" * 64, code="d" * 64)
     lines = repeated_lines(load_runs(first.sweep), load_runs(again.sweep))
     assert lines[0].startswith("2 of 3 repeated runs")
     assert lines[1] == "dense-nano-full-s1-0000abcd: different weights after stage code"
 
 
-def test_runs_without_weights_repeat_nothing(builder: SweepBuilder) -> None:
+def test_runs_without_weights_are_not_compared(builder: SweepBuilder) -> None:
     builder.add("dense")
     assert repeated_lines(*[load_runs(builder.sweep)] * 2) == [
         "No run of the two has the same name and weights that could be compared."
     ]
 
 
-def test_the_command(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = tmp_path / "kept"
-    assert main([f"dir={sweep}", f"publish_to={kept}"]) == 0
-    assert f"Published: {kept}, " in capsys.readouterr().out
-    assert main([f"dir={kept}", f"compare_with={sweep}"]) == 0
-    said = "6 of 6 repeated runs ended with the same weights"
-    assert said in capsys.readouterr().out
+def test_the_publish_command(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = tmp_path / "kept"
+    assert main([f"dir={sweep}", f"publish_to={published}"]) == 0
+    assert f"Published: {published}, " in capsys.readouterr().out
+    assert main([f"dir={published}", f"compare_with={sweep}"]) == 0
+    message = "6 of 6 repeated runs ended with the same weights"
+    assert message in capsys.readouterr().out
     for name in ("summary.md", "report.html"):
-        assert said in (kept / "report" / name).read_text(encoding="utf-8")
+        assert message in (published / "report" / name).read_text(encoding="utf-8")

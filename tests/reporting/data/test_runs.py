@@ -16,7 +16,7 @@ def only_row(frame: pd.DataFrame) -> dict:
     return row
 
 
-def test_columns_come_in_their_fixed_order_then_the_rest(four):
+def test_known_columns_come_first_in_fixed_order(four):
     runs = load_runs(four.sweep)
     assert tuple(runs.columns[: len(COLUMNS)]) == COLUMNS
     assert COLUMNS[:4] == ("run", "architecture", "size", "recipe") and COLUMNS[-1] == "error"
@@ -44,7 +44,7 @@ def test_a_single_run(four):
     assert only_row(load_runs(run_dir))["run"] == run_dir.name
 
 
-def test_order_is_size_architecture_seed_and_never_the_result(builder):
+def test_runs_are_sorted_by_size_architecture_and_seed(builder):
     builder.add("hybrid", level=1.0)
     builder.add("zebra")
     builder.add("dense", seed=1)
@@ -78,7 +78,7 @@ def test_a_job_that_never_started_is_pending(builder):
         ("done", "done", "done"),
     ],
 )
-def test_the_job_record_wins_over_a_stale_running(builder, job, summary, status):
+def test_the_job_record_overrides_a_stale_running_status(builder, job, summary, status):
     run_dir = builder.add("dense", status=summary, error="child's word" if summary == "failed" else None)
     builder.job_record(run_dir.name, job, error="killed by signal 9" if job == "failed" else None)
     row = only_row(load_runs(builder.sweep))
@@ -86,7 +86,7 @@ def test_the_job_record_wins_over_a_stale_running(builder, job, summary, status)
     assert (row["status"], row["error"]) == (status, expected)
 
 
-def test_a_failed_run_keeps_what_it_finished(builder):
+def test_a_failed_run_keeps_its_finished_stages(builder):
     builder.add("mamba", status="failed", error="RuntimeError:\n  out of\x1b[31m memory", stages=("language",))
     row = only_row(load_runs(builder.sweep))
     assert row["val_loss"] is None and row["language/val_loss"] == pytest.approx(2.3)
@@ -96,7 +96,7 @@ def test_a_failed_run_keeps_what_it_finished(builder):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"stages": {"language": 3}, "seed": "x"']
 )
-def test_a_summary_that_cannot_be_read_becomes_a_row(four, content):
+def test_an_unreadable_summary_becomes_a_row(four, content):
     (next((four.root / "runs").glob("moe-*")) / "summary.json").write_bytes(content)
     rows = {row["architecture"]: row for row in to_records(load_runs(four.sweep))}
     assert rows["moe"]["status"] == "unknown" and "summary.json" in rows["moe"]["error"]
@@ -104,7 +104,7 @@ def test_a_summary_that_cannot_be_read_becomes_a_row(four, content):
     assert len(load_runs(four.root)) == 4
 
 
-def test_a_summary_of_odd_values_becomes_a_row(four):
+def test_a_summary_with_invalid_values_becomes_a_row(four):
     path = next((four.root / "runs").glob("moe-*")) / "summary.json"
     odd = {
         "status": "done",
@@ -125,7 +125,7 @@ def test_a_run_without_a_summary_and_a_broken_job_record(four):
     assert (row["run"], row["status"], row["error"]) == (run_dir.name, "unknown", "summary.json is missing")
 
 
-def test_folders_on_their_way_in_or_out_are_no_runs(four):
+def test_temporary_folders_are_not_runs(four):
     for name in (".dense.123.tmp", "dense.old", "notes"):
         (four.root / "runs" / name).mkdir()
     for name in (".dense.123.tmp", "dense.old"):
@@ -133,7 +133,7 @@ def test_folders_on_their_way_in_or_out_are_no_runs(four):
     assert len(load_runs(four.root)) == 4
 
 
-def test_nothing_to_report_is_one_clear_line(tmp_path, four):
+def test_a_folder_without_runs_is_a_one_line_error(tmp_path, four):
     with pytest.raises(UserError, match="no run in this folder; train first"):
         load_runs(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
@@ -148,7 +148,7 @@ def test_nothing_to_report_is_one_clear_line(tmp_path, four):
         load_runs(four.sweep)
 
 
-def test_metrics_are_long_over_runs(four):
+def test_metrics_have_one_row_per_run_and_step(four):
     metrics = load_metrics(four.sweep)
     assert list(metrics.columns[:9]) == [
         "run", "architecture", "size", "seed", "stage", "step", "tokens", "flops", "wall_time_s",
@@ -157,18 +157,18 @@ def test_metrics_are_long_over_runs(four):
     assert metrics["train/loss"].dtype == "float64"
 
 
-def test_a_half_written_last_line_and_rubbish_are_ignored(four):
+def test_incomplete_and_invalid_lines_are_ignored(four):
     path = next((four.root / "runs").glob("dense-*")) / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + b'[1]\n{"no": "stage"}\n\xff\n\n{"stage": "code", "step": 15')
     assert len(load_metrics(four.sweep)) == 4 * 2 * 151
 
 
-def test_missing_metrics_are_no_rows(four):
+def test_missing_metrics_give_no_rows(four):
     next((four.root / "runs").glob("dense-*")).joinpath("metrics.jsonl").unlink()
     assert set(load_metrics(four.sweep)["architecture"]) == {"mamba", "moe", "hybrid"}
 
 
-def test_a_resumed_run_tells_each_step_once(builder):
+def test_a_resumed_run_has_each_step_once(builder):
     run_dir = builder.add("dense")
     rows = [{"stage": "language", "step": step, "train/loss": loss} for step, loss in [(10, 9), (20, 8), (30, 7)]]
     rows += [{"stage": "language", "step": 20, "train/loss": 5}, {"stage": "language", "step": 30, "train/loss": 4}]
@@ -178,13 +178,13 @@ def test_a_resumed_run_tells_each_step_once(builder):
     assert metrics["train/loss"].tolist() == [9, 5, 4, 3] and metrics["step"].tolist() == [10, 20, 30, 10]
 
 
-def test_thinning_keeps_the_validation(four):
+def test_thinning_keeps_validation_rows(four):
     runs = load_runs(four.sweep)
     full, thin = load_metrics(four.sweep), read_metrics(runs, max_rows=50)
     assert len(thin) < len(full) / 3 and thin["val/loss"].count() == full["val/loss"].count()
 
 
-def test_samples_are_given_without_their_prompt(four):
+def test_samples_exclude_their_prompt(four):
     path = next((four.root / "runs").glob("dense-*")) / "samples" / "code.json"
     path.write_text(
         json.dumps([{"prompt": "#!/bin/bash", "text": "#!/bin/bash\necho \x07\ud800hi"}, 3, {"text": None}])
@@ -199,7 +199,7 @@ def test_torch_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-def test_what_a_sweep_varies_of_an_architecture_makes_architectures_to_compare(builder):
+def test_varied_settings_of_an_architecture_are_part_of_its_name(builder):
     for window, level in ((64, 2.0), (128, 2.2)):
         for seed in range(3):
             run = f"hybrid-nano-full-s{seed}-{window:08}"
@@ -211,6 +211,6 @@ def test_what_a_sweep_varies_of_an_architecture_makes_architectures_to_compare(b
     assert any("best is hybrid window=64" in line and "worse hybrid window=128" in line for line in verdict_lines(runs))
 
 
-def test_a_setting_that_all_jobs_share_names_none():
+def test_a_setting_shared_by_all_jobs_is_not_part_of_a_name():
     assert variants([["architecture=hybrid", "architecture.window=64"]] * 2) == ["", ""]
     assert variants([["architecture.top_k=2"], ["architecture=dense"]]) == ["top_k=2", ""]

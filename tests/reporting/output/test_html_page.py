@@ -1,4 +1,4 @@
-"""The page in a browser: everything is drawn, nothing leaves it, filters work, and a telephone can show it."""
+"""The page in a browser: all charts are drawn, no request leaves it, filters work, and it fits a narrow screen."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from src.reporting import load_metrics, load_runs, write_report
 from src.reporting.output.html_page import _json
 from src.reporting.plots.chart import as_values
 from src.reporting.plots.charts import build_charts
-from tests.reporting.plots.test_context import measure
+from tests.reporting.plots.test_context import write_measurements
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -48,28 +48,28 @@ addEventListener("load", () => setTimeout(() => {
 </script>"""
 
 
-def look(page: Path, width: int = 1400, *flags: str) -> dict[str, Any]:
-    """Open a page with the probe in it, and return what the probe found; `errors` are those of the console."""
+def probe_page(page: Path, width: int = 1400, *flags: str) -> dict[str, Any]:
+    """Open a page with the probe in it, and return the result of the probe; `errors` are those of the console."""
     copy = page.with_name("probed.html")
     text = page.read_text(encoding="utf-8")
     copy.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--enable-logging=stderr", "--virtual-time-budget=8000"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, f"--window-size={width},2000", *flags, "--dump-dom", copy.as_uri()],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert match, done.stderr[-2000:]
-    found = json.loads(match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    return found | {"errors": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
+    match = re.search(r'<pre id="found">(.*?)</pre>', process.stdout, re.DOTALL)
+    assert match, process.stderr[-2000:]
+    result = json.loads(match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return result | {"errors": [line for line in process.stderr.splitlines() if "CONSOLE" in line]}
 
 
 @pytest.fixture
-def whole(builder):
-    """A sweep with all that a report can show, and with hostile text wherever text comes from elsewhere."""
+def full_sweep(builder):
+    """A sweep with all parts that a report can show, and with hostile text in every field from outside."""
     for architecture, level in (("dense", 1.0), ("mamba", 2.0), ("moe", 1.5)):
         for seed in range(3):
-            measure(builder.add(architecture, seed), level + seed / 10, ("language", "code"))
+            write_measurements(builder.add(architecture, seed), level + seed / 10, ("language", "code"))
     for run in builder.root.glob("runs/moe-*"):
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for row in rows:
@@ -98,8 +98,8 @@ CHARTS = (
 ).split()
 
 
-def test_there_is_a_chart_of_everything_that_was_measured(whole):
-    charts = build_charts(load_runs(whole.sweep), load_metrics(whole.sweep), whole.sweep)
+def test_every_measurement_has_a_chart(full_sweep):
+    charts = build_charts(load_runs(full_sweep.sweep), load_metrics(full_sweep.sweep), full_sweep.sweep)
     assert [chart.id for chart in charts] == CHARTS
     curves = as_values(charts[1])["panels"]
     assert [panel["title"] for panel in curves] == ["language", "code"]
@@ -113,38 +113,38 @@ def test_there_is_a_chart_of_everything_that_was_measured(whole):
     assert {trace["name"] for trace in curves[0]["traces"]} >= {"hybrid (failed)", "unigram", "uniform"}
 
 
-def test_a_run_that_has_not_begun_makes_no_chart(builder):
+def test_a_pending_run_has_no_chart(builder):
     builder.plan("dense-nano-full-s0-0000abcd", "dense")
     assert build_charts(load_runs(builder.sweep), load_metrics(builder.sweep), builder.sweep) == []
     assert "no verdict: no run is finished" in write_report(builder.sweep).read_text(encoding="utf-8")
 
 
-def test_no_text_ends_the_data_of_the_charts():
+def test_text_cannot_end_the_script_of_chart_data():
     assert "<" not in _json([HOSTILE, "<!--"]) and json.loads(_json([HOSTILE])) == [HOSTILE]
 
 
 @needs_browser
-def test_in_a_browser(whole):
-    found = look(write_report(whole.sweep))
-    assert found["errors"] == [] and found["blocked"] == [] and found["requests"] == []
-    assert found["title"] == "demo-12345678" and found["images"] == 0, "hostile text stays text"
-    assert found["plots"] and min(found["plots"]) > 0 and min(found["all"]) > 0, "every chart has something in it"
-    assert sum(found["fewer"]) < sum(found["all"]) and found["again"] == found["all"]
-    assert found["fewerRows"] < found["rows"]
-    assert found["before"] == "tokens in the stage" and found["after"] == "training FLOPs in the stage"
+def test_page_works_in_a_browser(full_sweep):
+    result = probe_page(write_report(full_sweep.sweep))
+    assert result["errors"] == [] and result["blocked"] == [] and result["requests"] == []
+    assert result["title"] == "demo-12345678" and result["images"] == 0, "hostile text stays text"
+    assert result["plots"] and min(result["plots"]) > 0 and min(result["all"]) > 0, "every chart has something in it"
+    assert sum(result["fewer"]) < sum(result["all"]) and result["again"] == result["all"]
+    assert result["fewerRows"] < result["rows"]
+    assert result["before"] == "tokens in the stage" and result["after"] == "training FLOPs in the stage"
 
 
 @pytest.mark.slow
 @needs_browser
-def test_on_a_telephone_and_in_the_dark(whole):
-    page = write_report(whole.sweep)
-    light, small = look(page), look(page, 390, "--blink-settings=preferredColorScheme=0")
+def test_page_works_on_a_narrow_screen_and_in_dark_mode(full_sweep):
+    page = write_report(full_sweep.sweep)
+    light, small = probe_page(page), probe_page(page, 390, "--blink-settings=preferredColorScheme=0")
     assert small["errors"] == [] and small["scroll"] <= small["width"] <= 500
     assert light["ink"] == "rgb(27, 31, 36)" and small["ink"] == "rgb(230, 233, 237)"
 
 
-def test_what_failed_shows_its_last_lines_and_all_can_be_repeated(whole):
-    page = write_report(whole.sweep).read_text(encoding="utf-8")
+def test_failed_runs_show_their_last_lines_and_every_run_its_command(full_sweep):
+    page = write_report(full_sweep.sweep).read_text(encoding="utf-8")
     assert "last lines of hybrid-nano-full-s0-0000abcd" in page and "first\n&lt;/script&gt;" in page
     assert "python -m src.train architecture=dense" in page and "the contract" in page
     assert len(page) < 2_500_000

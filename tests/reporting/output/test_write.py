@@ -15,7 +15,7 @@ FIGURES = {"loss_vs_tokens.png", "loss_vs_flops.png", "loss_vs_time.png", "speed
 
 
 class Page(HTMLParser):
-    """Collects tags, attributes and text, and checks that what is opened is closed."""
+    """Collects tags, attributes and text, and checks that every opened tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.images
-def test_everything_is_written(four):
+def test_all_files_are_written(four):
     path = write_report(four.sweep)
     assert path == four.sweep / "report" / "report.html"
     found = {file.relative_to(path.parent).as_posix() for file in path.parent.rglob("*") if file.is_file()}
@@ -48,13 +48,13 @@ def test_everything_is_written(four):
     assert all((path.parent / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in FIGURES)
 
 
-def test_another_folder_and_text_paths(four, tmp_path):
+def test_output_folder_and_text_paths_are_accepted(four, tmp_path):
     path = write_report(str(four.sweep), str(tmp_path / "elsewhere"))
     assert path == tmp_path / "elsewhere" / "report.html" and path.exists()
     assert not (four.sweep / "report").exists()
 
 
-def test_the_csv_has_a_row_a_run(four):
+def test_the_csv_has_one_row_per_run(four):
     four.plan("moe-nano-full-s3-0000abcd", "moe", seed=3)
     with (write_report(four.sweep).parent / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -67,7 +67,7 @@ def test_the_csv_has_a_row_a_run(four):
     assert pending["val_loss"] == "" and pending["run"] == "moe-nano-full-s3-0000abcd"
 
 
-def test_the_page_stands_alone_and_escapes_everything(four):
+def test_the_page_is_self_contained_and_escapes_text(four):
     error = "RuntimeError: <script>alert('x')</script> & more"
     four.add("mamba", seed=1, status="failed", error=error)
     samples = next((four.root / "runs").glob("dense-*")) / "samples" / "language.json"
@@ -80,21 +80,21 @@ def test_the_page_stands_alone_and_escapes_everything(four):
     assert "no verdict: 1 seed; at least 3 are needed" in page.words and "entropy floor" in page.words
 
 
-def test_samples_stand_side_by_side(four):
+def test_samples_are_shown_side_by_side(four):
     page = Page(write_report(four.sweep).read_text(encoding="utf-8"))
     section = page.words.split("After the language stage")[1].split("After the code stage")[0]
     places = [section.index(f"<b>{name}</b> & friends") for name in ("dense", "mamba", "moe", "hybrid")]
     assert places == sorted(places) and page.tags.count("pre") == 8
 
 
-def test_the_lowest_seed_speaks_for_its_architecture(builder):
+def test_samples_are_of_the_lowest_seed(builder):
     for seed in (2, 1, 3):
         builder.add("dense", seed)
     page = Page(write_report(builder.sweep).read_text(encoding="utf-8"))
     assert "of seed 1" in page.words and "of seed 2" not in page.words
 
 
-def test_the_markdown_fences_hold_whatever_the_text(four):
+def test_markdown_fences_enclose_any_text(four):
     text = (write_report(four.sweep).parent / "summary.md").read_text(encoding="utf-8")
     assert "````text\nOnce upon a time <b>dense</b> & friends ``` of seed 0\n````" in text
     assert all(f"](figures/{name})" in text for name in FIGURES)
@@ -111,7 +111,7 @@ def test_markdown_cells_are_escaped():
     ]
 
 
-def test_a_report_at_any_moment(builder):
+def test_a_report_of_unfinished_runs_is_written(builder):
     builder.plan("dense-nano-full-s0-0000abcd", "dense")
     assert "pending" in write_report(builder.sweep).read_text(encoding="utf-8")
     builder.add("moe", status="running", stages=())
@@ -126,7 +126,7 @@ def test_the_same_directory_gives_the_same_report(four):
     assert len({tuple((folder / name).read_bytes() for name in files) for folder in folders}) == 1
 
 
-def test_what_fails_half_way_leaves_the_old_report(four, monkeypatch):
+def test_a_failed_report_keeps_the_old_report(four, monkeypatch):
     page = write_report(four.sweep)
     old = page.read_text(encoding="utf-8")
     figure = page.parent / "figures" / "speed.png"
@@ -142,11 +142,11 @@ def test_what_fails_half_way_leaves_the_old_report(four, monkeypatch):
     assert page.read_text(encoding="utf-8") == old and figure.read_bytes() == picture
 
 
-def test_no_temporary_file_stays(four):
+def test_no_temporary_file_remains(four):
     assert not [path for path in write_report(four.sweep).parent.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_nothing_there_writes_nothing(tmp_path):
+def test_an_empty_folder_writes_no_report(tmp_path):
     with pytest.raises(UserError):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []

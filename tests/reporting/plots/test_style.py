@@ -1,4 +1,4 @@
-"""What figures share."""
+"""Colors, markers and legends that all figures share."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from src.reporting.plots.style import COLORS, style_of
 
 
 @pytest.mark.parametrize("width", [4, 6.1, 11])
-def test_a_legend_is_as_wide_as_its_figure_at_most(width: float) -> None:
+def test_a_legend_is_at_most_as_wide_as_its_figure(width: float) -> None:
     figure = Figure(figsize=(width, 4), layout="constrained")
     figure.subplots().plot([0, 1])
     add_legend(figure, [Line2D([], [], marker="o", label=name) for name in (*ARCHITECTURES, "lowest to highest layer")])
@@ -23,9 +23,9 @@ def test_a_legend_is_as_wide_as_its_figure_at_most(width: float) -> None:
     assert len(columns) > 1 or width == 4
 
 
-def test_every_architecture_has_a_colour_and_a_marker_of_its_own() -> None:
+def test_every_architecture_has_its_own_color_and_marker() -> None:
     styles = [style_of(name) for name in ARCHITECTURES]
-    assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == len(ARCHITECTURES)
+    assert len({color for color, _ in styles}) == len({marker for _, marker in styles}) == len(ARCHITECTURES)
     assert style_of("of our own") == style_of("of our own")
 
 

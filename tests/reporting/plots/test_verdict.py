@@ -1,4 +1,4 @@
-"""The figure of the verdict shows what the verdict says."""
+"""The figure of the verdict agrees with the verdict."""
 
 from statistics import fmean
 
@@ -15,32 +15,32 @@ SEEDS = {"dense": (2.50, 2.51, 2.52), "mamba": (2.31, 2.30, 2.32), "hybrid": (2.
 
 
 def add_seeds(builder, seeds, **changes):
-    """Add a run for each level; the builder adds 0.01 a seed, which is taken off here."""
+    """Add a run for each level; the 0.01 that the builder adds per seed is subtracted here."""
     for architecture, levels in seeds.items():
         for seed, level in enumerate(levels):
             builder.add(architecture, seed, level=level - 0.01 * seed, **changes)
     return load_runs(builder.sweep)
 
 
-def words(panel) -> dict[str, str]:
-    """Return the words beside each architecture of the first panel of a row."""
+def read_labels(panel) -> dict[str, str]:
+    """Return the label beside each architecture in the first panel of a row."""
     names = [label.get_text() for label in panel.get_yticklabels()]
     return dict(zip(names, [text.get_text() for text in panel.texts], strict=True))
 
 
 def drawn_seeds(panel) -> list[list[float]]:
-    """Return the seeds of each architecture as they are drawn: points without a line, three of each."""
+    """Return the drawn seeds of each architecture: three points without a line for each."""
     points = [np.asarray(line.get_xdata()) for line in panel.lines if line.get_linestyle() == "None"]
     return [x.tolist() for x in points if len(x) == 3]
 
 
-def test_seeds_means_intervals_and_words(builder):
+def test_seeds_means_intervals_and_labels_are_drawn(builder):
     runs = add_seeds(builder, SEEDS)
     figure = draw(verdict_chart(runs))
     language, code = figure.axes
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["language", "code"]
     stable = compare_headlines(runs)[0].comparison.stable
-    assert words(language) == {
+    assert read_labels(language) == {
         "dense": f"{fmean(stable['dense']):.3f} significantly worse",
         "mamba": f"{fmean(stable['mamba']):.3f} not significantly worse",
         "hybrid": f"{fmean(stable['hybrid']):.3f} lowest mean",
@@ -59,35 +59,35 @@ def test_seeds_means_intervals_and_words(builder):
 def test_a_best_architecture_is_called_best(builder):
     runs = add_seeds(builder, SEEDS | {"hybrid": (2.1, 2.105, 2.095)})
     assert "best is hybrid" in verdict_lines(runs)[0]
-    shown = words(draw(verdict_chart(runs)).axes[0])
+    shown = read_labels(draw(verdict_chart(runs)).axes[0])
     assert shown["hybrid"].endswith(" best")
     assert shown["mamba"].endswith(" significantly worse") and "not" not in shown["mamba"]
 
 
-def test_an_unstable_architecture_is_shown_by_its_seeds_alone(builder):
+def test_an_unstable_architecture_shows_only_its_seeds(builder):
     runs = add_seeds(builder, SEEDS | {"moe": (2.4, 2.41, 3.4)})
     panel = draw(verdict_chart(runs)).axes[0]
-    assert words(panel)["moe"] == "unstable, not ranked"
+    assert read_labels(panel)["moe"] == "unstable, not ranked"
     assert len(panel.containers) == 3
     assert len(drawn_seeds(panel)) == 4
 
 
-def test_equivalence_is_said_within_the_margin_that_is_given(builder):
+def test_equivalence_is_labeled_within_the_given_margin(builder):
     runs = add_seeds(builder, SEEDS)
-    assert words(draw(verdict_chart(runs, margin=1.0)).axes[0])["mamba"].endswith(" equivalent")
+    assert read_labels(draw(verdict_chart(runs, margin=1.0)).axes[0])["mamba"].endswith(" equivalent")
 
 
-def test_a_row_a_group_of_comparable_runs(builder):
+def test_each_group_of_comparable_runs_has_a_row(builder):
     add_seeds(builder, SEEDS)
     runs = add_seeds(builder, {name: SEEDS[name] for name in ("dense", "mamba")}, size="micro", stages=("language",))
     figure = draw(verdict_chart(runs))
     titles = [panel.get_title(loc="left") for panel in figure.axes]
     assert titles == ["language, nano", "code, nano", "language, micro", ""]
-    assert len(words(figure.axes[0])) == 3 and len(words(figure.axes[2])) == 2 and not figure.axes[3].axison
+    assert len(read_labels(figure.axes[0])) == 3 and len(read_labels(figure.axes[2])) == 2 and not figure.axes[3].axison
     assert to_png(figure).startswith(b"\x89PNG")
 
 
-def test_there_is_no_figure_without_a_verdict(four):
+def test_no_verdict_gives_no_figure(four):
     runs = load_runs(four.sweep)
     assert verdict_chart(runs).is_empty
     assert "nothing measured" in draw(verdict_chart(runs)).texts[0].get_text()

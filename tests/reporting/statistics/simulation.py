@@ -29,7 +29,7 @@ FAR = 60.0
 
 @dataclass(frozen=True)
 class Design:
-    """What is true of the architectures."""
+    """The true values of the architectures."""
 
     name: str
     n_top: int | None = None
@@ -77,7 +77,7 @@ NULLS = (
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What the rules say of each headline; i and j are the architectures of the P pairs."""
+    """The verdicts on each headline; i and j are the architectures of the P pairs."""
 
     unstable: np.ndarray
     """[R, M, K]"""
@@ -166,7 +166,7 @@ def correct(p: np.ndarray, leaves_out: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares in percent; of reports, unless it is said."""
+    """Rates in percent of reports, unless stated otherwise."""
 
     false_best: float
     """Some headline says "best" although another stable architecture is as good or better."""

@@ -1,4 +1,4 @@
-"""The interval over documents: what it covers, and what it refuses."""
+"""The bootstrap interval over documents: its coverage and its errors."""
 
 import json
 import math
@@ -13,13 +13,13 @@ from src.reporting.statistics.documents import difference_over_documents, losses
 from src.reporting.tables.secondary import further_tables
 
 
-def seed_of(nats: np.ndarray, n_bytes: np.ndarray) -> dict[str, Any]:
+def make_seed(nats: np.ndarray, n_bytes: np.ndarray) -> dict[str, Any]:
     return {"first": list(range(len(nats))), "nats": nats.tolist(), "bytes": n_bytes.tolist()}
 
 
-def test_the_difference_is_that_of_all_bytes_and_a_constant_one_has_no_spread() -> None:
+def test_the_difference_is_over_all_bytes_and_a_constant_one_has_no_spread() -> None:
     n_bytes = np.arange(100, 130)
-    worse, better = (losses_of([seed_of(math.log(2) * bits * n_bytes, n_bytes)]) for bits in (2.5, 2.0))
+    worse, better = (losses_of([make_seed(math.log(2) * bits * n_bytes, n_bytes)]) for bits in (2.5, 2.0))
     assert worse and better
     found = difference_over_documents(worse, better)
     assert found and found.n_documents == 30
@@ -28,12 +28,12 @@ def test_the_difference_is_that_of_all_bytes_and_a_constant_one_has_no_spread() 
     assert back and back.value == pytest.approx(-0.5)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_has_the_stated_coverage() -> None:
     draw, n_bytes, hits = np.random.default_rng(0), np.full(60, 200), 0
     for _ in range(200):
         gaps = 0.3 + draw.normal(0, 0.4, 60)
-        model = losses_of([seed_of(gaps * math.log(2) * 200, n_bytes)])
-        other = losses_of([seed_of(np.zeros(60), n_bytes)])
+        model = losses_of([make_seed(gaps * math.log(2) * 200, n_bytes)])
+        other = losses_of([make_seed(np.zeros(60), n_bytes)])
         assert model and other
         found = difference_over_documents(model, other)
         assert found is not None
@@ -43,30 +43,30 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_seeds_are_averaged_and_must_have_the_same_documents() -> None:
     n_bytes = np.full(12, 10)
-    one, other = seed_of(np.full(12, 1.0), n_bytes), seed_of(np.full(12, 3.0), n_bytes)
+    one, other = make_seed(np.full(12, 1.0), n_bytes), make_seed(np.full(12, 3.0), n_bytes)
     mean = losses_of([one, other])
     assert mean and mean.nats.tolist() == [2.0] * 12
     assert losses_of([]) is None and losses_of([{}]) is None
     assert losses_of([one, other | {"first": list(range(1, 13))}]) is None
     assert losses_of([one | {"nats": [1.0] * 11}]) is None
     assert losses_of([one | {"nats": [*[1.0] * 11, None]}]) is None, "a model that broke has no number"
-    few = losses_of([seed_of(np.ones(9), n_bytes[:9])])
+    few = losses_of([make_seed(np.ones(9), n_bytes[:9])])
     assert few and difference_over_documents(few, few) is None, "nine documents tell nothing"
 
 
 def evaluate(run_dir: Path, bits: float, documents: int) -> None:
-    """Write an evaluation of stage language on so many documents of 100 bytes."""
+    """Write an evaluation of stage language on `documents` documents of 100 bytes."""
     n_bytes = np.full(documents, 100)
     draw = np.random.default_rng(1).normal(0, 0.1, documents)
     entry = {
         "corpus": "language",
         "test": {"language": {"loss": bits, "bits_per_byte": bits, "tokens": 100}},
-        "documents": {"language": seed_of((bits + draw) * math.log(2) * 100, n_bytes)},
+        "documents": {"language": make_seed((bits + draw) * math.log(2) * 100, n_bytes)},
     }
     (run_dir / "evaluation.json").write_text(json.dumps({"format_version": 1, "stages": {"language": entry}}))
 
 
-def test_a_table_sets_every_architecture_against_the_best(builder: Any) -> None:
+def test_a_table_compares_every_architecture_with_the_best(builder: Any) -> None:
     for seed in range(3):
         evaluate(builder.add("dense", seed), 2.0 + seed / 100, 20)
         evaluate(builder.add("hybrid", seed), 1.5, 20)

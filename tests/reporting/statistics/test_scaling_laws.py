@@ -1,4 +1,4 @@
-"""Power laws over sizes: what was put in is found, with an interval that holds it as often as it says."""
+"""Power laws over sizes are recovered, with an interval of the stated coverage."""
 
 import json
 import random
@@ -9,14 +9,14 @@ from src.reporting import draw, fit_laws, law_lines, load_runs, scaling_chart
 from src.reporting.statistics.scaling_laws import _fit
 
 
-def test_a_law_without_noise_is_found_exactly():
+def test_a_law_without_noise_is_recovered_exactly():
     x = [1e6, 1e7, 1e8, 1e9]
     law = _fit("dense", x, [3.0 * each**-0.07 for each in x])
     assert law.exponent == pytest.approx(0.07) and law.half_width == pytest.approx(0, abs=1e-9)
     assert law.at(1e10) == pytest.approx(3.0 * 1e10**-0.07)
 
 
-def test_the_interval_holds_the_exponent_as_often_as_it_says():
+def test_the_interval_has_the_stated_coverage():
     draw, x, inside = random.Random(0), [10.0**n for n in range(5, 10)], 0
     for _ in range(400):
         law = _fit("dense", x, [3.0 * each**-0.07 * 2 ** draw.gauss(0, 0.02) for each in x])
@@ -24,7 +24,7 @@ def test_the_interval_holds_the_exponent_as_often_as_it_says():
     assert 0.92 <= inside / 400 <= 0.98
 
 
-def test_laws_are_of_architectures_and_of_means_over_seeds(builder):
+def test_laws_are_fitted_per_architecture_to_means_over_seeds(builder):
     for n, (size, level) in enumerate((("nano", 2.0), ("micro", 1.8), ("mini", 1.62))):
         for seed in range(2):
             for architecture in ("dense", "mamba"):
@@ -44,7 +44,7 @@ def test_laws_are_of_architectures_and_of_means_over_seeds(builder):
     assert [law.exponent for law in fit_laws(runs, "train_flops")] == pytest.approx([law.exponent / 2 for law in laws])
 
 
-def test_nothing_to_fit_is_told(builder):
+def test_missing_points_are_reported(builder):
     builder.add("dense")
     runs = load_runs(builder.sweep)
     assert law_lines(fit_laws(runs)) == ["no law: finished runs of at least two sizes are needed"]

@@ -38,7 +38,7 @@ def draw(means: dict[str, float], n: int, seed: int = 0, spread: float = 1.0) ->
     return {name: [generator.gauss(mean, spread) for _ in range(n)] for name, mean in means.items()}
 
 
-def test_best_is_by_the_largest_p_of_welch() -> None:
+def test_best_uses_the_largest_p_of_welch_tests() -> None:
     found = compare_architectures(FOUR)
     assert found.leader == "hybrid" and list(found.stable) == ["hybrid", "mamba", "dense", "moe"]
     others = [FOUR[name] for name in ("mamba", "dense", "moe")]
@@ -47,7 +47,7 @@ def test_best_is_by_the_largest_p_of_welch() -> None:
 
 
 @pytest.mark.parametrize("n_headlines", [1, 2])
-def test_intervals_are_the_wider_of_two_of_scipy(n_headlines: int) -> None:
+def test_intervals_equal_the_wider_of_two_scipy_intervals(n_headlines: int) -> None:
     found = compare_architectures({name: FOUR[name] for name in ("dense", "moe", "hybrid")}, n_headlines)
     samples = list(found.stable.values())
     intervals = [
@@ -74,7 +74,7 @@ def test_all_pairs_significant_implies_best() -> None:
             assert found.p_best < 0.05
 
 
-def test_seeds_need_not_be_equally_many() -> None:
+def test_unequal_numbers_of_seeds_are_accepted() -> None:
     values = {**FOUR, "hybrid": [*FOUR["hybrid"], 1.410, 1.412]}
     found = compare_architectures(values)
     samples = list(found.stable.values())
@@ -82,7 +82,7 @@ def test_seeds_need_not_be_equally_many() -> None:
     assert found.pairs[0].half_width >= 0.999 * float(interval.high[0, 1] - interval.low[0, 1]) / 2
 
 
-def test_architectures_whose_seeds_split_are_found_though_there_are_two() -> None:
+def test_two_unstable_architectures_are_found() -> None:
     assert find_unstable(SEARCHED) == {"dense", "mamba1"}
     found = compare_architectures(SEARCHED)
     assert found.unstable == {"dense": [1.532, 1.610, 1.761], "mamba1": [1.354, 1.362, 1.529]}
@@ -90,7 +90,7 @@ def test_architectures_whose_seeds_split_are_found_though_there_are_two() -> Non
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_a_split_is_found_with_any_number_of_seeds_whichever_side_is_alone(n: int) -> None:
+def test_a_split_is_found_with_any_number_of_seeds_on_either_side(n: int) -> None:
     values = draw(dict.fromkeys("abc", 0.0), n)
     for n_fallen in (1, n - 1):
         ordinary = draw({"d": 0.0}, n, 1)["d"]
@@ -104,7 +104,7 @@ def test_a_wide_spread_without_a_split_is_not_called_unstable() -> None:
     assert find_unstable({**values, "d": [4.0 * step for step in range(10)]}) == set()
 
 
-def test_two_architectures_give_no_spread_to_judge_by() -> None:
+def test_two_architectures_are_never_unstable() -> None:
     assert find_unstable({"a": [0, 0.1, 9], "b": [0, 0.1, 0.2]}) == set()
 
 
@@ -123,7 +123,7 @@ def test_equal_seeds_are_neither_best_nor_an_error() -> None:
     assert apart.p_best == 0.0 and apart.pairs[0].is_significant
 
 
-def test_the_largest_numbers_that_are_read_do_not_overflow() -> None:
+def test_the_largest_accepted_numbers_do_not_overflow() -> None:
     found = compare_architectures({"a": [1e150, -1e150, 0.0], "b": [1.0, 2.0, 3.0], "c": [0.0, 0.0, 1e150]})
     assert math.isfinite(found.p_best) and not any(pair.is_significant for pair in found.pairs)
 
@@ -138,24 +138,24 @@ def test_headlines_are_corrected_by_hochberg() -> None:
     assert correct_for_headlines(with_p(0.2, 0.01)) == pytest.approx([0.2, 0.02])
 
 
-def test_headlines_that_leave_something_out_ease_nothing() -> None:
+def test_headlines_with_unstable_architectures_do_not_relax_the_correction() -> None:
     assert correct_for_headlines(with_p(0.0001, 0.03, unstable=(0,))) == pytest.approx([0.0002, 0.06])
     assert correct_for_headlines(with_p(0.6, 0.02, 0.02, unstable=(0,))) == pytest.approx([1.0, 0.04, 0.04])
 
 
-def test_equivalence_is_that_the_interval_lies_within_the_margin() -> None:
+def test_equivalence_needs_the_interval_within_the_margin() -> None:
     close = compare_architectures(draw({"a": 0.0, "b": 0.0}, 40, spread=0.01)).pairs[0]
     assert close.is_equivalent(0.02) and not close.is_equivalent(0.003)
     assert not compare_architectures(FOUR).pairs[0].is_equivalent(0.02), "a significant difference of 0.043"
 
 
-def test_the_power_is_that_of_a_simulation() -> None:
+def test_the_power_equals_that_of_a_simulation() -> None:
     first, second = np.random.default_rng(0).standard_normal((2, 5, 20_000))
     p_values = np.asarray(stats.ttest_ind(first, second + 2, axis=0))[1]
     assert power(5, 2.0, 1.0) == pytest.approx(np.mean(p_values < 0.05), abs=0.01)
 
 
-def test_seeds_needed_is_the_least_number_with_that_power() -> None:
+def test_seeds_needed_is_the_smallest_number_with_the_power() -> None:
     n = seeds_needed(0.02, 0.01)
     assert n is not None and power(n, 0.02, 0.01) >= POWER > power(n - 1, 0.02, 0.01)
     more = seeds_needed(0.02, 0.01, 6)
@@ -163,7 +163,7 @@ def test_seeds_needed_is_the_least_number_with_that_power() -> None:
     assert seeds_needed(1e-6, 1.0) is None and seeds_needed(0.02, 0.0) == 2
 
 
-def test_critical_values_round_their_freedom_down() -> None:
+def test_critical_values_round_degrees_of_freedom_down() -> None:
     assert tukey_critical(0.05, 2, 4.2) == tukey_critical(0.05, 2, 4.0) == pytest.approx(stats.t.ppf(0.975, 4))
     assert tukey_critical(0.05, 4, 8.9) == tukey_critical(0.05, 4, 8)
 

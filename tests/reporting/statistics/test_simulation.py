@@ -1,4 +1,4 @@
-"""The simulation applies the rules of the report, and its tables are those of docs/dev/STATISTICS.md."""
+"""The simulation applies the rules of the report, and its tables equal those of docs/dev/STATISTICS.md."""
 
 import re
 
@@ -41,12 +41,12 @@ def test_arrays_and_mappings_give_the_same_verdicts(design: Design, n: int) -> N
 
 
 def test_a_leader_ahead_by_5_standard_deviations_is_found_with_3_seeds() -> None:
-    """Paired t tests with Holm found it in 8% of cases."""
+    """Paired t tests with Holm's correction found it in 8% of cases."""
     assert measure(LEAD, 4, 3, 1, 4000).power > 90
 
 
 @pytest.mark.parametrize("n", [3, 5])
-def test_a_false_best_is_as_rare_as_is_said(n: int) -> None:
+def test_a_false_best_is_as_rare_as_documented(n: int) -> None:
     two_at_the_top = next(design for design in NULLS if design.n_top == 2)
     rates = measure(two_at_the_top, 4, n, 1, 4000)
     assert 1 < rates.false_best < 6 and rates.coverage > 94 and rates.unstable < 1.5
@@ -54,7 +54,7 @@ def test_a_false_best_is_as_rare_as_is_said(n: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_tables_are_those_of_the_documentation() -> None:
+def test_the_tables_equal_the_documentation() -> None:
     text = DOCUMENT.read_text("utf-8")
     written, made = (
         re.split(r"(\d+\.\d)", part)

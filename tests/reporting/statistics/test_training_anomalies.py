@@ -1,4 +1,4 @@
-"""A spike is told of, noise and a falling loss are not."""
+"""Spikes are reported; noise and a falling loss are not."""
 
 import json
 import math
@@ -10,43 +10,43 @@ from src.reporting import write_report
 from src.reporting.statistics.training_anomalies import anomaly_lines
 
 
-def frame(losses, skipped=None, stage="language"):
+def make_metrics(losses, skipped=None, stage="language"):
     steps = range(1, len(losses) + 1)
     rows = {"run": "dense-nano", "stage": stage, "step": list(steps), "train/loss": losses}
     return pd.DataFrame(rows | ({"train/skipped_steps": skipped} if skipped else {}))
 
 
-def falling(count, noise=0.0):
+def falling_losses(count, noise=0.0):
     return [3 + 5 * math.exp(-step / 30) + noise * math.sin(7 * step) for step in range(count)]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.3])
 def test_a_falling_loss_with_noise_has_no_spikes(noise):
-    assert anomaly_lines(frame(falling(200, noise))) == []
+    assert anomaly_lines(make_metrics(falling_losses(200, noise))) == []
 
 
-def test_a_spike_is_named_with_its_place_and_height():
-    losses = falling(100, 0.05)
+def test_a_spike_is_reported_with_position_and_height():
+    losses = falling_losses(100, 0.05)
     losses[60:63] = [7.5, 6.0, 5.9]
-    (line,) = anomaly_lines(frame(losses))
+    (line,) = anomaly_lines(make_metrics(losses))
     assert line.startswith("dense-nano: the training loss of stage language jumped to 7.50 at step 61, from 3.")
     assert line.endswith(", and 2 rows more")
 
 
-def test_too_few_rows_and_missing_values_are_no_spikes():
-    assert anomaly_lines(frame([3.0] * 5 + [9.0])) == []
-    assert anomaly_lines(frame([math.nan] * 30)) == []
+def test_too_few_rows_and_missing_values_are_not_spikes():
+    assert anomaly_lines(make_metrics([3.0] * 5 + [9.0])) == []
+    assert anomaly_lines(make_metrics([math.nan] * 30)) == []
     assert anomaly_lines(pd.DataFrame({"run": [], "stage": [], "step": []})) == []
 
 
-def test_skipped_steps_are_told_once_a_stage():
+def test_skipped_steps_are_reported_once_per_stage():
     skipped = [0] * 10 + [1] * 5 + [3] * 5
-    assert anomaly_lines(frame([3.0] * 20, skipped)) == [
+    assert anomaly_lines(make_metrics([3.0] * 20, skipped)) == [
         "dense-nano: 3 steps of stage language were skipped because their gradients were not finite"
     ]
 
 
-def test_the_report_tells_of_them(four):
+def test_the_report_contains_anomalies(four):
     run_dir = four.sweep.parents[1] / "runs"
     file = next(run_dir.glob("moe-*")) / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]

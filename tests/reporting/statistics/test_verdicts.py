@@ -23,7 +23,7 @@ def test_two_seeds_give_no_verdict(builder):
     assert "no verdict: 2 seeds; at least 3 are needed" in verdict(builder)
 
 
-def test_seeds_need_not_be_the_same_nor_equally_many(builder):
+def test_different_numbers_of_different_seeds_are_accepted(builder):
     for seed in range(3):
         builder.add("dense", seed, level=2.2)
         builder.add("moe", seed + 1, level=2.0)
@@ -39,7 +39,7 @@ def test_the_architecture_with_too_few_seeds_is_named(builder):
 
 
 def add_levels(builder, levels: dict[str, tuple[float, ...]]) -> None:
-    """Add runs with these losses; the level less what `builder.add` adds for the seed."""
+    """Add runs with these losses; the amount that `builder.add` adds per seed is subtracted."""
     for architecture, values in levels.items():
         for seed, value in enumerate(values):
             builder.add(architecture, seed, level=value - 0.01 * seed)
@@ -52,7 +52,7 @@ def test_three_seeds_name_the_best_and_those_significantly_worse(builder):
     assert "nano: code: best is moe" in text and "corrected for 2 headlines" in text and "Holm" not in text
 
 
-def test_differences_within_the_noise_name_no_best_and_the_seeds_that_decide(builder):
+def test_differences_within_the_noise_name_no_best_but_the_seeds_needed(builder):
     noisy = {"dense": (2.25, 2.14, 2.22), "moe": (2.15, 2.26, 2.18), "mamba": (3.05, 2.94, 3.02)}
     add_levels(builder, noisy)
     text = verdict(builder)
@@ -65,7 +65,7 @@ def test_differences_within_the_noise_name_no_best_and_the_seeds_that_decide(bui
 
 
 def test_a_noisy_worse_mean_is_not_placed_above_a_steady_better_one(builder):
-    """Only its noise keeps the last from being significantly worse."""
+    """Only the noise of the last keeps it from being significantly worse."""
     levels = {"moe": 2.0, "dense": 2.5, "hybrid": 3.0}
     steady = {name: tuple(level + step for step in (0, 0.01, 0.02, 0.03)) for name, level in levels.items()}
     add_levels(builder, {**steady, "mamba": (2.1, 2.4, 2.7, 3.0)})
@@ -88,7 +88,7 @@ def test_unstable_architectures_are_named_with_their_seeds_and_not_averaged(buil
     assert "unstable" in row and "0.857–1.307" in row and "±" not in row
 
 
-def test_equivalence_needs_a_margin_that_the_user_states(builder):
+def test_equivalence_needs_a_margin_from_the_user(builder):
     close = {name: tuple(2.0 + 0.001 * step for step in steps) for name, steps in (("a", (0, 1, 2)), ("b", (1, 0, 2)))}
     add_levels(builder, close)
     assert "equivalent" not in verdict(builder)
@@ -112,7 +112,7 @@ def test_differing_contracts_are_listed_and_not_ranked(builder):
     assert "nano, contract A: language: best is moe" in text
 
 
-def test_other_threads_leave_the_ranking_and_void_the_speed(builder):
+def test_other_threads_keep_the_ranking_and_invalidate_speed(builder):
     for seed in range(3):
         builder.add("dense", seed)
         builder.add("moe", seed, contract={"threads": 8})
@@ -120,13 +120,13 @@ def test_other_threads_leave_the_ranking_and_void_the_speed(builder):
     assert "best is moe" in text and "speed, memory and time may not: runtime.threads: 2" in text
 
 
-def test_jobs_that_shared_a_machine_say_nothing_of_speed(builder):
+def test_concurrent_jobs_invalidate_speed(builder):
     builder.add("dense", contract={"host_shared": True})
     builder.add("moe", contract={"host_shared": True})
     assert "Jobs shared the machine" in verdict(builder)
 
 
-def test_sizes_are_ranked_apart(builder):
+def test_sizes_are_ranked_separately(builder):
     for seed in range(3):
         for size in ("nano", "micro"):
             builder.add("dense", seed, size=size)
@@ -136,7 +136,7 @@ def test_sizes_are_ranked_apart(builder):
     assert "different sizes are not ranked" in text
 
 
-def test_runs_of_the_same_seed_are_no_replicates(builder):
+def test_runs_of_the_same_seed_are_not_replicates(builder):
     for index in range(3):
         builder.add("dense", run=f"dense-nano-full-s0-0000000{index}")
         builder.add("moe", index)
@@ -158,7 +158,7 @@ def test_a_diverged_run_has_no_loss_and_gives_no_verdict(builder):
     assert "language: no verdict: some runs have no validation loss" in verdict(builder)
 
 
-def test_nothing_finished(builder):
+def test_unfinished_runs_give_no_verdict(builder):
     builder.plan("dense-x", "dense")
     assert verdict(builder) == "no verdict: no run is finished"
 
@@ -171,42 +171,42 @@ def add_all(builder, marks, levels, **contract):
             builder.add(architecture, seed, run=run, level=level + 0.001 * seed, contract=contract)
 
 
-def test_each_budget_and_matching_rule_has_a_verdict_of_its_own(builder):
+def test_each_budget_and_matching_rule_has_its_own_verdict(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "f", {"dense": 2.2, "mamba": 2.0}, budget="flops", stages="language 150 steps of dense in FLOPs")
     add_all(builder, "m", {"dense": 2.0, "mamba": 2.1}, match="total")
     lines = verdict(builder).split("\n")
-    told = [line for line in lines if "code: best is" in line]
-    assert [line.split(": ")[0] for line in told] == [
+    best_lines = [line for line in lines if "code: best is" in line]
+    assert [line.split(": ")[0] for line in best_lines] == [
         "nano, match active, equal tokens",
         "nano, match active, equal FLOPs",
         "nano, match total, equal tokens",
     ]
-    assert [line.split("code: ")[1][:13] for line in told] == ["best is dense", "best is mamba", "best is dense"]
+    assert [line.split("code: ")[1][:13] for line in best_lines] == ["best is dense", "best is mamba", "best is dense"]
     assert not any("contracts differ" in line for line in lines)
 
 
-def test_what_differs_besides_the_rules_is_still_told(builder):
+def test_differences_besides_the_rules_are_reported(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "f", {"dense": 2.2, "mamba": 2.0}, budget="flops", seq_len=64)
     (line,) = [line for line in verdict(builder).split("\n") if "seq_len: 128" in line]
     assert "not comparable where contracts differ" in line and "the loss may be compared" not in line
 
 
-def test_rules_that_differ_beside_threads_leave_the_loss_comparable(builder):
+def test_differing_rules_and_threads_keep_losses_comparable(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "m", {"dense": 2.0, "mamba": 2.2}, match="total", threads=8)
     (line,) = [line for line in verdict(builder).split("\n") if "threads: " in line]
     assert "speed, memory and time may not: runtime.threads: 2" in line
 
 
-def test_jobs_that_shared_a_machine_say_so_where_contracts_differ_too(builder):
+def test_concurrent_jobs_are_reported_with_differing_contracts(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2}, host_shared=True)
     add_all(builder, "u", {"dense": 2.0, "mamba": 2.2}, host_shared=True, seq_len=64)
     assert "Jobs shared the machine" in verdict(builder)
 
 
-def test_two_contracts_with_the_same_rules_keep_their_letters(builder):
+def test_contracts_with_the_same_rules_keep_their_letters(builder):
     add_all(builder, "t", {"dense": 2.0, "mamba": 2.2})
     add_all(builder, "u", {"dense": 2.0, "mamba": 2.2}, seq_len=64)
     lines = verdict(builder).split("\n")
@@ -227,7 +227,7 @@ def equal_time(builder, seconds=(600, 630), **contract):
     return verdict(builder).split("\n")
 
 
-def test_equal_time_is_ranked_where_it_was_equal(builder):
+def test_equal_times_are_ranked(builder):
     assert any("code: best is dense" in line for line in equal_time(builder))
 
 
@@ -236,7 +236,7 @@ def test_unequal_times_are_not_ranked_as_equal(builder):
     assert "from 600 to 700 s" in line
 
 
-def test_jobs_that_shared_the_machine_have_no_verdict_by_time(builder):
+def test_concurrent_jobs_have_no_verdict_by_time(builder):
     (line,) = [line for line in equal_time(builder, host_shared=True) if "no verdict" in line]
     assert "shared the machine" in line
 

@@ -11,7 +11,7 @@ def names(table) -> list[str]:
     return [column.name for column in table.columns]
 
 
-def test_a_row_a_run_and_the_references_below(four):
+def test_the_table_has_one_row_per_run_and_the_references_below(four):
     table = comparison_table(load_runs(four.sweep))
     assert names(table) == [
         "architecture", "loss", "bits/byte", "loss", "bits/byte", "params", "tokens/s", "memory", "time",
@@ -25,7 +25,7 @@ def test_a_row_a_run_and_the_references_below(four):
     ]
 
 
-def test_the_floor_in_nats_per_token():
+def test_the_entropy_floor_is_converted_to_nats_per_token():
     record = {"code/floor_bits_per_byte": 0.5, "code/bytes_per_token": 4.0, "code/unigram_loss": 6.0}
     found = reference_losses(record, "code")
     assert found["entropy floor"] == (pytest.approx(0.5 * math.log(2) * 4), 0.5)
@@ -33,7 +33,7 @@ def test_the_floor_in_nats_per_token():
     assert reference_losses({}, "code") == {}
 
 
-def test_seeds_become_a_mean_with_its_interval(builder):
+def test_seeds_are_averaged_with_an_interval(builder):
     for seed in range(3):
         builder.add("dense", seed)
         builder.add("moe", seed)
@@ -47,7 +47,7 @@ def test_seeds_become_a_mean_with_its_interval(builder):
     assert "95% interval" in text and "pending: dense-nano-full-s9-0000abcd" in text
 
 
-def test_two_seeds_become_a_mean_without_an_interval(builder):
+def test_two_seeds_are_averaged_without_an_interval(builder):
     builder.add("dense", 0)
     builder.add("dense", 1)
     assert comparison_table(load_runs(builder.sweep)).rows[0][:4] == ["dense", "2", "2.205", "0.994"]
@@ -87,14 +87,14 @@ def test_runs_of_differing_contracts_are_shown_with_their_letter(builder):
     assert [row[:2] for row in table.rows] == [["dense", "A"], ["moe", "B"]]
 
 
-def test_runs_that_nothing_else_tells_apart_show_their_names(builder):
+def test_otherwise_equal_runs_show_their_names(builder):
     builder.add("dense", run="dense-nano-full-s0-aaaaaaaa")
     builder.add("dense", run="dense-nano-full-s0-bbbbbbbb")
     table = comparison_table(load_runs(builder.sweep))
     assert [row[1] for row in table.rows] == ["…aaaaaaaa", "…bbbbbbbb"]
 
 
-def test_every_set_of_data_has_its_own_references(builder):
+def test_every_data_set_has_its_own_references(builder):
     builder.add("dense")
     builder.add("dense", seed=1, summary={"data": "local"})
     labels = [row[0] for row in comparison_table(load_runs(builder.sweep)).references]
@@ -102,7 +102,7 @@ def test_every_set_of_data_has_its_own_references(builder):
     assert "unigram, local" in labels
 
 
-def test_the_text_says_its_axis_and_fits_the_terminal(builder):
+def test_the_text_names_its_axis_and_fits_the_terminal(builder):
     for size in ("nano", "micro"):
         for seed in range(3):
             for architecture in ("dense", "mamba", "moe", "hybrid"):
@@ -116,7 +116,7 @@ def test_the_text_says_its_axis_and_fits_the_terminal(builder):
     assert "Left out for width: loss." in text and "bits/byte" in text
 
 
-def test_what_does_not_fit_the_terminal_is_left_out_and_named(builder):
+def test_columns_too_wide_for_the_terminal_are_dropped_and_named(builder):
     for stages in (("language", "code"), ("language", "code", "shell", "prose", "verse")):
         builder.add(f"an-architecture-of-{len(stages)}-stages", stages=stages)
     text = comparison_text(load_runs(builder.sweep))
@@ -124,13 +124,13 @@ def test_what_does_not_fit_the_terminal_is_left_out_and_named(builder):
     assert "Left out for width: loss, time." in text and "verse" in text
 
 
-def test_a_table_of_nothing_yet(builder):
+def test_a_table_without_results(builder):
     builder.plan("dense-nano-full-s0-0000abcd", "dense")
     text = comparison_text(load_runs(builder.sweep))
     assert "pending" in text and "no verdict: no run is finished" in text and "unigram" not in text
 
 
-def test_a_heading_over_a_single_column_is_shown_whole(builder):
+def test_a_heading_over_a_single_column_is_not_cut(builder):
     builder.add("dense", stages=("language", "language_sixteenth_of_the_budget"))
     text = comparison_text(load_runs(builder.sweep))
     heads, body = text.splitlines()[2:4]

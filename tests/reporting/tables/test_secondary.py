@@ -1,4 +1,4 @@
-"""What is compared once runs were evaluated on the test split: verdicts, forgetting, generated scripts."""
+"""Tables of runs that were evaluated on the test split: verdicts, forgetting and generated scripts."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from src.reporting.tables.secondary import further_tables
 
 
 def evaluate(run_dir, language, forgotten, code, **scripts):
-    """Write an evaluation with these test bits per byte: of language before and after the code stage, and of code."""
+    """Write an evaluation with given test bits per byte: of language before and after the code stage, and of code."""
     summed = {"n": 4, "finished": 1.0, "valid": 0.5, "findings_per_line": None, "memorised": 0.25, "distinct_4": 0.75}
 
     def test(first, second):
@@ -29,7 +29,7 @@ def evaluate(run_dir, language, forgotten, code, **scripts):
 
 @pytest.fixture
 def tested(builder):
-    """Three seeds of dense and of mamba: mamba is worse on the validation text and better on that of the test."""
+    """Three seeds of dense and mamba: mamba is worse on validation text and better on test text."""
     for seed in range(3):
         evaluate(builder.add("dense", seed, level=2.0), 1.0, 1.5 + seed / 10, 2.0 + seed / 100)
         evaluate(builder.add("mamba", seed, level=2.5), 0.9, 1.0, 1.9 + seed / 100, valid=0.25)
@@ -42,36 +42,36 @@ def rows(runs, title):
 
 
 def test_the_verdict_is_on_the_test_split(tested):
-    told = " ".join(comparison_text(load_runs(tested.sweep)).split())
-    assert "code: best is mamba 1.910" in told and "significantly worse dense 2.010" in told
-    assert "bits per byte of the test text" in told and "Test loss after equal tokens" in told
+    verdict_text = " ".join(comparison_text(load_runs(tested.sweep)).split())
+    assert "code: best is mamba 1.910" in verdict_text and "significantly worse dense 2.010" in verdict_text
+    assert "bits per byte of the test text" in verdict_text and "Test loss after equal tokens" in verdict_text
 
 
-def test_one_run_that_was_not_evaluated_puts_all_back_to_validation(tested):
+def test_one_unevaluated_run_returns_the_verdict_to_validation(tested):
     tested.add("moe", 0)
-    told = " ".join(comparison_text(load_runs(tested.sweep)).split())
-    assert "Validation loss after equal tokens" in told and "best is mamba" not in told
+    verdict_text = " ".join(comparison_text(load_runs(tested.sweep)).split())
+    assert "Validation loss after equal tokens" in verdict_text and "best is mamba" not in verdict_text
 
 
-def test_a_run_without_a_test_loss_is_no_reason_where_it_has_not_finished(tested):
+def test_an_unfinished_run_without_test_loss_does_not_change_the_split(tested):
     tested.add("moe", 0, status="failed", error="x")
     assert "Test loss after equal tokens" in comparison_text(load_runs(tested.sweep))
 
 
-def test_forgetting_is_told_by_corpus(tested):
+def test_forgetting_is_reported_by_corpus(tested):
     dense, mamba = rows(load_runs(tested.sweep), "Forgetting")
     assert (dense["corpus"], dense["after"]) == ("language", "code")
     assert dense["before"].startswith("1.000±") and dense["change"].startswith("+0.600±0.248")
     assert mamba["change"] == "+0.100±0.000"
 
 
-def test_scripts_are_summed_up_by_architecture(tested):
+def test_scripts_are_summarized_by_architecture(tested):
     dense, mamba = rows(load_runs(tested.sweep), "Generated scripts")
     assert dense["scripts"] == "12" and dense["valid"] == "0.500±0.000" and mamba["valid"] == "0.250±0.000"
     assert dense["findings/line"] == "-"
 
 
-def test_the_report_has_them_and_a_row_of_the_csv_has_the_test_loss(tested):
+def test_the_report_has_the_tables_and_the_csv_has_the_test_loss(tested):
     page = write_report(tested.sweep).read_text()
     assert "Forgetting" in page and "Generated scripts" in page
     text = (tested.sweep / "report" / "summary.csv").read_text().split("\n")
@@ -79,7 +79,7 @@ def test_the_report_has_them_and_a_row_of_the_csv_has_the_test_loss(tested):
     assert float(row["test_bits_per_byte"]) == 2.0 and float(row["language/test_bits_per_byte"]) == 1.0
 
 
-def test_size_and_cost_are_told_of_every_architecture(tested):
+def test_size_and_cost_are_reported_for_every_architecture(tested):
     dense, mamba = rows(load_runs(tested.sweep), "Size and cost")
     assert dense == {
         "architecture": "dense", "seeds": "3", "all": "2.05M", "no embeddings": "1.00M", "active": "1.00M",
@@ -88,14 +88,14 @@ def test_size_and_cost_are_told_of_every_architecture(tested):
     assert mamba["all"] == "2.05M" and mamba["time"] == "2m 34s"
 
 
-def test_every_pair_has_its_interval_and_what_became_of_it(tested):
+def test_every_pair_has_its_interval_and_verdict(tested):
     language, code = rows(load_runs(tested.sweep), "Pairs")
     assert [code[name] for name in ("stage", "better", "other")] == ["code", "mamba", "dense"]
     assert code["bits/byte"] == "0.100±0.029", "2.5% of Tukey's range of two is Student's t: 3.495 * 0.01 * (2 / 3)^0.5"
     assert code["result"] == language["result"] == "significant"
 
 
-def test_a_pair_of_the_best_may_be_significant_by_that_alone_or_equivalent(builder):
+def test_a_pair_with_the_best_can_be_significant_by_welch_or_equivalent(builder):
     for seed, noise in enumerate((-0.002, 0, 0.002)):
         for name, level in {"dense": 2.028, "moe": 2.0, "mamba": 2.029, "hybrid": 3.0}.items():
             builder.add(name, seed, level=level + noise * (4 if name == "moe" else 1) - 0.01 * seed, stages=("code",))
@@ -109,13 +109,13 @@ def test_a_pair_of_the_best_may_be_significant_by_that_alone_or_equivalent(build
     }  # fmt: skip
 
 
-def test_nothing_evaluated_makes_no_further_table(four):
+def test_unevaluated_runs_have_no_secondary_tables(four):
     assert [table.title for table in further_tables(load_runs(four.sweep))] == ["Size and cost"]
 
 
 @pytest.fixture
 def branched(builder):
-    """Three seeds of dense and of mamba with a branch: mamba is behind on the small budget and ahead on the whole."""
+    """Three seeds of dense and mamba with a branch: mamba is worse at the small budget and better at the full one."""
     for seed in range(3):
         for name, small, whole in (("dense", 2.0, 1.5), ("mamba", 2.5, 1.25)):
             run_dir = builder.add(name, seed, stages=("language", "part"))
@@ -134,7 +134,7 @@ def branched(builder):
     return builder
 
 
-def test_gaps_are_told_by_budget_the_smallest_first(branched):
+def test_differences_are_reported_by_budget_in_ascending_order(branched):
     (titled,) = (each for each in further_tables(load_runs(branched.sweep)) if each.title == "Gap by budget: language")
     assert [column.group for column in titled.table.columns] == ["", *["76.8k tokens"] * 2, *["307k tokens"] * 2]
     dense, mamba = titled.table.rows
@@ -143,7 +143,7 @@ def test_gaps_are_told_by_budget_the_smallest_first(branched):
     assert "Gap by budget: language" in write_report(branched.sweep).read_text()
 
 
-def test_a_branch_is_neither_the_result_of_a_run_nor_what_makes_it_forget(branched):
+def test_a_branch_affects_neither_result_nor_forgetting(branched):
     runs = load_runs(branched.sweep)
     assert sorted(set(runs["test_bits_per_byte"].round(2))) == [1.25, 1.26, 1.27, 1.5, 1.51, 1.52]
     assert "Forgetting" not in [each.title for each in further_tables(runs)]

@@ -52,8 +52,8 @@ def test_bits_by_character_equal_conditional_probabilities() -> None:
         return sum(p for text, p in probabilities.items() if text.startswith(beginning))
 
     for text in list(probabilities)[::17]:
-        wanted = [math.log2(mass(text[:end]) / mass(text[: end + 1])) for end in range(len(text))]
-        assert parse(compose_small, text).bits_by_character == pytest.approx(wanted, abs=1e-9)
+        expected = [math.log2(mass(text[:end]) / mass(text[: end + 1])) for end in range(len(text))]
+        assert parse(compose_small, text).bits_by_character == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(("generate", "compose"), [(generate_stories, write_story), (generate_scripts, write_script)])

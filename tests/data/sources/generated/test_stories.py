@@ -137,9 +137,9 @@ def test_gifts_keep_their_recipients(stories: list[GeneratedDocument]) -> None:
 def test_parcels_reach_their_recipients(stories: list[GeneratedDocument]) -> None:
     for text in of_kind(stories, "parcels"):
         listed = search(r"There were (\w+) parcels: (.+?)\. ", text)
-        wanted = set(re.findall(r"a ([\w ]+?) for (\w+)", listed[2]))
+        expected = set(re.findall(r"a ([\w ]+?) for (\w+)", listed[2]))
         given = re.findall(r"\n\n(\w+) (?:was at|came to|stood at).+?gave h\w+ the ([\w ]+?)\. ", text)
-        assert {(thing, person) for person, thing in given} == wanted
+        assert {(thing, person) for person, thing in given} == expected
         assert len(given) == 3 + COUNTS.index(listed[1])
 
 
