@@ -128,8 +128,11 @@
     };
   };
 
+  // One object for all drawings: Plotly compares the settings of two drawings, which takes forever for new functions.
   const download = (format) => ({ name: format, title: `download as ${format}`, icon: Plotly.Icons.camera,
     click: (plot) => Plotly.downloadImage(plot, { format: format.toLowerCase(), filename: "chart" }) });
+
+  const settings = { responsive: true, displaylogo: false, modeBarButtons: [["SVG", "PNG"].map(download)] };
 
   for (const chart of charts) {
     const section = document.getElementById("chart-" + chart.id);
@@ -150,7 +153,6 @@
       drawn.push({ chart, draw: () => {
         const shown = panel.traces.filter((trace) => !hidden.has(trace.architecture));
         const all = chart.kind === "lines" ? lines(chart, shown, x.value, y.value) : rows(chart, shown, y.value);
-        const settings = { responsive: true, displaylogo: false, modeBarButtons: [["SVG", "PNG"].map(download)] };
         Plotly.react(plot, all, layout(chart, x.value, y.value, shown, all), settings);
       } });
     }
