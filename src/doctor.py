@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.cli.compose import compose_config, register_schema, run_cli, run_command
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, show_bytes, show_flops
+from src.config.formatting import NOTHING, count_of, show_bytes, show_flops
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
 from src.model.size_matching import match_config
 from src.runtime.host import machine_bytes
@@ -108,7 +108,8 @@ def describe(found: dict[str, Any]) -> str:
     plain = speeds["fp32"]
     lines = [
         f"Python {versions['python']}, PyTorch {versions['torch']}, {versions['system']}",
-        f"Device: {found['device']}, {found['threads']} CPU threads; runtime.precision=auto means {found['precision']}",
+        f"Device: {found['device']}, {count_of(found['threads'], 'CPU thread')}; "
+        f"runtime.precision=auto means {found['precision']}",
         f"Memory: machine {show_bytes(found['machine_bytes'])}, for tensors {show_bytes(found['device_bytes'])}",
         "",
         "Products, FLOP/s (and against fp32):",

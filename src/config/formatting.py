@@ -13,6 +13,11 @@ def show_flops(value: float | None) -> str:
     return _with_unit(value, (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)))
 
 
+def count_of(n: int, noun: str) -> str:
+    """Write a number with its noun: 1 thread, 2 threads."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def show_bytes(value: float | None) -> str:
     """Write an amount of memory in GB (1e9 bytes), or in MB or kB below one."""
     if value is None:

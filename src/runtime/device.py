@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.config.formatting import count_of
 from src.config.schema import RuntimeConfig, UserError
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.runtime.host import machine_bytes, peak_rss
@@ -37,7 +38,8 @@ class Device:
 
     def describe(self) -> str:
         processes = f"{self.process_group.size} processes, " if self.process_group.size > 1 else ""
-        return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{self.threads} CPU threads"
+        threads = count_of(self.threads, "CPU thread")
+        return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{threads}"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute products in the chosen precision; weights stay in fp32."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.config.formatting import show_bytes, show_count, show_flops, show_time
+from src.config.formatting import count_of, show_bytes, show_count, show_flops, show_time
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,10 @@ from src.config.formatting import show_bytes, show_count, show_flops, show_time
 )
 def test_counts(value: float | None, shown: str) -> None:
     assert show_count(value) == shown
+
+
+def test_a_noun_is_singular_for_one() -> None:
+    assert [count_of(n, "run") for n in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]
 
 
 def test_flops() -> None:

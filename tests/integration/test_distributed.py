@@ -55,7 +55,7 @@ def assert_close(folder: Path, other: Path) -> None:
 def train_with_two_processes(data: Path, root: Path, *more: str) -> Path:
     out = train(2, tiny.command_line(data, root, *more))
     folder = tiny.only_run(root)
-    assert out.count("Device: CPU, precision fp32, 2 processes, 1 CPU threads") == 1
+    assert out.count("Device: CPU, precision fp32, 2 processes, 1 CPU thread") == 1
     assert out.splitlines()[-1] == f"Run: {folder}"
     assert read_json(folder / "summary.json")["contract"]["processes"] == 2
     return folder

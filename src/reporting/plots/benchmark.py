@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.config.formatting import NOTHING, show_bytes, show_flops, table
+from src.config.formatting import NOTHING, count_of, show_bytes, show_flops, table
 from src.config.schema import UserError
 from src.reporting.plots.chart import Axis, Chart, Panel, trace_of
 from src.reporting.plots.figure import draw, to_png
@@ -48,7 +48,8 @@ def describe(found: dict[str, Any]) -> str:
     """Write the benchmark as text that is Markdown as well."""
     machine = [series["machine"] for series in found["series"] if series["machine"]]
     lines = [
-        f"{found['device']}, {found['precision']}, {found['threads']} threads, torch {found['versions']['torch']}"
+        f"{found['device']}, {found['precision']}, {count_of(found['threads'], 'thread')}, "
+        f"torch {found['versions']['torch']}"
         + "".join(
             f"; products of matrices {show_flops(one['gemm_flops_per_second'])} FLOP/s, "
             f"memory {one['memory_bytes_per_second'] / 1e9:.1f} GB/s"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from src.config.formatting import show_bytes
+from src.config.formatting import count_of, show_bytes
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import reference_losses, stage_names, to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, add_reference, panel_title, trace_of
@@ -221,4 +221,4 @@ def _add_layers(trace: Trace, measure: str, seeds: Sequence[pd.DataFrame]) -> No
 
 def _device(record: Record) -> str:
     threads = record["threads"]
-    return str(record["device"] or "unknown device") + (f", {threads} threads" if threads else "")
+    return str(record["device"] or "unknown device") + (f", {count_of(threads, 'thread')}" if threads else "")
