@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from src.cli.command_line import suggest_choices
 from src.config.checks import shorten
 from src.config.comparability import comparable_groups
-from src.config.formatting import NOTHING, show_bytes, show_count, show_time
+from src.config.formatting import NOTHING, count_of, show_bytes, show_count, show_time
 from src.config.schema import UserError
 from src.reporting.data.runs import load_runs, to_records
 from src.runs.lookup import folder_bytes, is_in_use, list_runs
@@ -105,7 +105,7 @@ def list_lines(root: Path, conditions: Sequence[str], sort: str | None) -> list[
     total = show_bytes(sum(row["disk"] for row in rows))
     links = sorted(path.name for path in (root / "runs").iterdir() if path.is_symlink())
     left_out = [f"Left out, a symbolic link: {replace_control_chars(name)}" for name in links]
-    return [*_format_table(rows, width), "", f"{len(rows)} run{'s' * (len(rows) > 1)}, {total}", *left_out]
+    return [*_format_table(rows, width), "", f"{count_of(len(rows), 'run')}, {total}", *left_out]
 
 
 def _format_table(rows: Sequence[Record], width: int | None) -> list[str]:
@@ -142,11 +142,11 @@ def best_lines(root: Path, metric: str, conditions: Sequence[str]) -> list[str]:
     best = (max if is_higher else min)(known, key=lambda row: row[metric])
     lines = [
         f"{best['folder']}",
-        f"{metric} {best[metric]:.6g}, the {'highest' if is_higher else 'lowest'} of {len(known)} finished "
-        f"run{'s' * (len(known) > 1)}",
+        f"{metric} {best[metric]:.6g}, the {'highest' if is_higher else 'lowest'} of "
+        f"{count_of(len(known), 'finished run')}",
     ]
     if unknown := len(rows) - len(known):
-        lines.append(f"Without this metric: {unknown} finished run{'s' * (unknown > 1)}")
+        lines.append(f"Without this metric: {count_of(unknown, 'finished run')}")
     contracts = {str(row["name"]): row["contract"] for row in known}
     groups = comparable_groups(contracts, speed=is_higher or name in ("wall_time_s", "peak_memory_bytes"))
     if len(groups) > 1:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.config.formatting import show_bytes
+from src.config.formatting import count_of, show_bytes
 from src.config.schema import UserError
 from src.runs.listing import load_rows
 from src.runs.lookup import (
@@ -50,7 +50,7 @@ def remove_runs(names: Sequence[str], root: Path, *, is_forced: bool, is_confirm
     sizes = {folder: folder_bytes(folder) for folder in folders.values()}
     for folder, size in sizes.items():
         log(f"{folder}  {show_bytes(size)}")
-    what = f"{len(sizes)} run{'s' * (len(sizes) > 1)}, {show_bytes(sum(sizes.values()))}"
+    what = f"{count_of(len(sizes), 'run')}, {show_bytes(sum(sizes.values()))}"
     if not is_confirmed:
         log(f"Would remove {what}; confirm=true removes {'them' if len(sizes) > 1 else 'it'}")
         return
@@ -123,7 +123,7 @@ def prune_runs(root: Path, conditions: Sequence[str], *, is_confirmed: bool, log
         return
     for pruning in prunings:
         log(f"{pruning.folder.name}  {show_bytes(pruning.size)}  {pruning.what}")
-    what = f"{show_bytes(sum(pruning.size for pruning in prunings))} of {len(prunings)} run{'s' * (len(prunings) > 1)}"
+    what = f"{show_bytes(sum(pruning.size for pruning in prunings))} of {count_of(len(prunings), 'run')}"
     if not is_confirmed:
         log(f"Would free {what}; confirm=true removes these files")
         return

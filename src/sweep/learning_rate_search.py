@@ -17,7 +17,7 @@ from src.cli.command_line import format_argument, given_keys
 from src.cli.compose import Sweep, compose_config, expand_sweep
 from src.cli.validation import check_installed
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, table
+from src.config.formatting import NOTHING, count_of, table
 from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.reporting import write_report
 from src.reporting.data.artifacts import next_rate_fails
@@ -128,7 +128,7 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     tried = f"{n.pop() // max(1, len(settings.warmup))} rates"
     if settings.warmup:
         tried += f" x {len(settings.warmup)} warm-ups"
-    text = f"{settings.method}, {tried}, {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {budget}"
+    text = f"{settings.method}, {tried}, {count_of(len(settings.seeds), 'seed')}, {budget}"
     found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
     contract = training_contract(config, plans[0].data, plans[0].init)
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])

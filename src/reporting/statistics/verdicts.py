@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from src.config.comparability import SPEED_KEYS, comparable_groups, differences
-from src.config.formatting import NOTHING
+from src.config.formatting import NOTHING, count_of
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import split_of, stage_names, to_records
 from src.reporting.statistics.costs import cost_line
@@ -247,7 +247,7 @@ def _reason_for_no_verdict(group: Group) -> str | None:
     fewest = min(members, key=lambda name: len(members[name]))
     if (n := len(members[fewest])) < MIN_SEEDS:
         owner = "" if all(len(runs) == n for runs in members.values()) else f" of {fewest}"
-        return f"no verdict: {n} seed{'s' * (n != 1)}{owner}; at least {MIN_SEEDS} are needed"
+        return f"no verdict: {count_of(n, 'seed')}{owner}; at least {MIN_SEEDS} are needed"
     if group.budget == "time" and (problem := _unequal_times(group)):
         return f"no verdict: {problem}"
     return None
