@@ -3,7 +3,6 @@
 import gzip
 import io
 import re
-from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ from src.reporting import draw, load_runs, verdict_lines, write_report
 from src.reporting.output import write
 from src.reporting.plots.figure import to_png
 from src.reporting.plots.verdict import NOT_RANKED, verdict_chart, verdict_words
+from src.reporting.statistics.answers import join_words
 from src.reporting.statistics.verdicts import Headline, compare_headlines
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +107,9 @@ def test_the_readme_has_the_verdict_of_the_published_comparison() -> None:
         ("code", "hybrid", True),
     }
     names = one_rate[0].group.by_architecture()
-    at_one_rate = f"At one learning rate for all of {listed(list(names))}, hybrid is significantly best on stories and"
+    at_one_rate = (
+        f"At one learning rate for all of {join_words(list(names))}, hybrid is significantly best on stories and"
+    )
     assert at_one_rate in text
 
 
@@ -123,13 +125,13 @@ def answer_of(stories: Headline, scripts: Headline) -> str:
     def close(headline: Headline) -> str:
         names = [name for name, words in verdict_words(headline).items() if words == "not significantly worse"]
         verb = "is" if len(names) == 1 else "are"
-        return f"{listed([f'{name} {mean(headline, name)}' for name in names])} {verb} not significantly worse"
+        return f"{join_words([f'{name} {mean(headline, name)}' for name in names])} {verb} not significantly worse"
 
     first, second = stories.comparison.leader, scripts.comparison.leader
     return (
         f"No architecture is significantly best: {first} has the lowest mean on stories ({mean(stories, first)} bits "
         f"per byte; {close(stories)}), {second} on scripts ({mean(scripts, second)}; {close(scripts)}), and "
-        f"{listed(unstable)} are unstable at their learning rates, so they are not ranked."
+        f"{join_words(unstable)} are unstable at their learning rates, so they are not ranked."
     )
 
 
@@ -142,10 +144,6 @@ def settings_of(runs: pd.DataFrame) -> str:
         f"Size {size} ({active.pop()} active parameters without embeddings), {tokens / 1e6:.1f}M tokens of stories "
         f"(stage `language`), then {code_tokens / 1e6:.1f}M of shell scripts (stage `code`), {seeds} seeds,"
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def test_the_figure_of_the_verdict_is_drawn_from_the_published_runs() -> None:

@@ -125,16 +125,21 @@ def settings_of(config: TrainConfig) -> dict[str, Scalar]:
     return {key: value for key, value in flatten(asdict(config)).items() if is_listed(key, left_out) is None}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Return nested settings as dotted keys; a list becomes JSON."""
-    flat: dict[str, Scalar] = {}
+def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted keys; a list stays a list."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat |= flatten(cast("dict[str, Any]", value), f"{name}.")
-        else:
-            flat[name] = json.dumps(value) if isinstance(value, list) else value
+        flat |= (
+            flatten_settings(cast("dict[str, Any]", value), f"{name}.") if isinstance(value, dict) else {name: value}
+        )
     return flat
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return nested settings as dotted keys; a list becomes JSON."""
+    flat = flatten_settings(values)
+    return {name: json.dumps(value) if isinstance(value, list) else value for name, value in flat.items()}
 
 
 def is_listed(key: str, table: Mapping[str, T]) -> T | None:

@@ -13,7 +13,7 @@ from src.config.comparability import comparable_groups
 from src.config.formatting import NOTHING, count_of, show_bytes, show_count, show_time
 from src.config.schema import UserError
 from src.reporting.data.runs import load_runs, to_records
-from src.runs.lookup import folder_bytes, is_in_use, list_runs
+from src.runs.lookup import current_status, folder_bytes, list_runs
 from src.runtime.log import replace_control_chars
 
 Record = dict[str, Any]
@@ -70,8 +70,7 @@ def load_rows(root: Path, conditions: Sequence[str] = ()) -> list[Record]:
         row = record | {"name": record["run"], "folder": folder, "time": record["wall_time_s"]}
         bits = (record["test_bits_per_byte"], record["val_bits_per_byte"])
         row["bits_per_byte"] = next((value for value in bits if value is not None), None)
-        if row["status"] == "running" and not is_in_use(folder):  # its process was killed
-            row["status"] = "interrupted"
+        row["status"] = current_status(record["status"], folder)
         if all(fnmatchcase(str(row[key]), value) for key, value in checked):
             rows.append(row)
     return rows

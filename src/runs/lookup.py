@@ -87,17 +87,14 @@ def is_in_use(folder: Path) -> bool:
         return False
 
 
+def current_status(status: str, folder: Path) -> str:
+    """Return the status of a run; it is interrupted if its process was killed, which left "running" behind."""
+    return "interrupted" if status == "running" and not is_in_use(folder) else status
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the config.yaml of a run, with the current names. Raises: UserError if it is missing or damaged."""
     return rename_keys(read_yaml(folder / "config.yaml"), current_key)
-
-
-def flatten_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted keys; a list stays a list."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def sweeps_of(root: Path, *kinds: str, ignore_damage: bool = False) -> dict[Path, set[Path]]:

@@ -15,8 +15,9 @@ from typing import Any
 
 from src.cli.command_line import PATHS, format_argument, quote_value
 from src.cli.compose import compose_config, read_run_config, register_schema
+from src.config.comparability import flatten_settings
 from src.config.schema import CONF, TrainConfig, UserError
-from src.runs.lookup import flatten_settings, root_of
+from src.runs.lookup import root_of
 from src.runs.run_id import run_name
 from src.runs.summary import read_summary
 

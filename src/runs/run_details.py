@@ -7,6 +7,7 @@ from typing import Any
 
 from src.cli.command_line import format_argument
 from src.cli.compose import read_run_config
+from src.config.comparability import flatten_settings
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.config.schema import UserError
 from src.reporting.data.json_values import Record, as_dict, as_number, clean_text, read_or_none
@@ -14,10 +15,9 @@ from src.reporting.data.runs import load_runs, stage_names, to_records
 from src.runs.lookup import (
     SWEEPS,
     TUNING,
+    current_status,
     find_run,
-    flatten_settings,
     folder_bytes,
-    is_in_use,
     list_runs,
     read_settings,
     root_of,
@@ -91,9 +91,7 @@ def _load_record(folder: Path) -> Record:
     reject_symlinks(folder, "wandb")
     runs = load_runs(folder)
     (record,) = to_records(runs)
-    if record["status"] == "running" and not is_in_use(folder):  # its process was killed
-        record["status"] = "interrupted"
-    return record | {"stages": stage_names(runs)}
+    return record | {"stages": stage_names(runs), "status": current_status(record["status"], folder)}
 
 
 def _printable_settings(folder: Path) -> dict[str, str]:

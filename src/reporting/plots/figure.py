@@ -92,9 +92,9 @@ def _draw_lines(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None:
         if (behind := chart.behind.get(y)) in trace.y:
             axis.plot(trace.x[behind][x], trace.y[behind], color=trace.color, alpha=0.3, linewidth=1, zorder=1)
         axis.plot(places, values, color=trace.color, zorder=3, linewidth=1.6, **_marks(trace, len(values)))
-    for name, places in chart.marks.items():
+    for places in chart.marks.values():
         for place in places:
-            axis.axvline(place, color=GRAY, linestyle=DASHES["dash"], linewidth=1.2, zorder=2, label=name)
+            axis.axvline(place, color=GRAY, linestyle=DASHES["dash"], linewidth=1.2, zorder=2)
     _set_axes(axis, chart.x[x], chart.y[y], drawn, x, y)
     levels = [trace for trace in panel.traces if trace.level is not None and (trace.only is None or y in trace.only)]
     for trace in levels:
