@@ -12,6 +12,7 @@ from typing import Any
 
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.data_path import expand_data_path
 from src.cli.validation import validate
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost
@@ -23,7 +24,7 @@ from src.runtime.log import LogFunction
 
 def main(argv: list[str]) -> int:
     """Measure every configuration of the command line, and write the results."""
-    argv = quote_paths(argv)
+    argv = expand_data_path(quote_paths(argv))
     register_schema(BenchmarkConfig, "benchmark")
     arguments = parse_arguments(argv)
     if has_hydra_flag(arguments):

@@ -9,6 +9,7 @@ from typing import Any
 
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths, varying_overrides
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.data_path import expand_data_path
 from src.cli.validation import validate
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
 from src.config.schema import EstimateConfig, ModelSpec, UserError
@@ -253,7 +254,7 @@ def _batches(device: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """Print one estimate, or a table over a grid with -m; nothing is built or written."""
-    argv = quote_paths(argv)
+    argv = expand_data_path(quote_paths(argv))
     register_schema(EstimateConfig, "estimate")
     arguments = parse_arguments(argv)
     if has_hydra_flag(arguments):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.cli.command_line import quote_paths
 from src.cli.compose import run_cli, run_command
+from src.cli.data_path import expand_data_path
 from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
 from src.config.schema import PrepareConfig, UserError
@@ -46,7 +47,7 @@ def prepare(config: PrepareConfig) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return run_command("prepare", PrepareConfig, prepare, quote_paths(argv))
+    return run_command("prepare", PrepareConfig, prepare, expand_data_path(quote_paths(argv), has_stages=False))
 
 
 if __name__ == "__main__":

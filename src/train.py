@@ -12,13 +12,14 @@ from src.cli.command_line import (
     quote_paths,
 )
 from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.data_path import expand_data_path
 from src.config.schema import TrainConfig, UserError
 from src.runtime.distributed import ProcessGroup, RankFailure, RankZeroFailed, open_process_group, reject_torchrun
 
 
 def main(argv: list[str]) -> int:
     """Train, and return the exit status: 0 done, 1 failed, 2 invalid input, 128 + n stopped by signal n."""
-    argv = quote_paths(argv)
+    argv = expand_data_path(quote_paths(argv))
     register_schema(TrainConfig, "train")
     arguments = parse_arguments(argv)
     if has_hydra_flag(arguments):

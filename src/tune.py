@@ -4,13 +4,14 @@ import sys
 
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
 from src.cli.compose import register_schema, run_cli, show_hydra_help
+from src.cli.data_path import expand_data_path
 from src.config.schema import TrainConfig, TuneConfig
 from src.runtime.distributed import reject_torchrun
 
 
 def main(argv: list[str]) -> int:
     """Search, and return the exit status: 0 found, 1 a trial failed, 2 invalid input, 128 + n stopped by signal n."""
-    argv = quote_paths(argv)
+    argv = expand_data_path(quote_paths(argv))
     register_schema(TuneConfig, "tune")
     register_schema(TrainConfig, "train")
     arguments = parse_arguments(argv)

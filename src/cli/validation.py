@@ -60,8 +60,7 @@ def validate(config: TrainConfig) -> None:
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Check the settings of the text and its tokenizer. Raises UserError."""
-    for name in ("language", "code"):
-        corpus: CorpusConfig = getattr(data, name)
+    for name, corpus in data.corpora.items():
         _check_source(f"data.{name}", corpus)
         if corpus.source == "hub":
             _check_hub(f"data.{name}", corpus)
@@ -85,6 +84,11 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     if characters and tokenizer.path is not None:
         raise UserError(
             f"tokenizer.path={tokenizer.path}: is not made from the text; leave out tokenizer.kind=characters"
+        )
+    if len(data.corpora) == 1 and tokenizer.code_share != TokenizerConfig.code_share:
+        raise UserError(
+            f"tokenizer.code_share={tokenizer.code_share}: data={data.name} has only {next(iter(data.corpora))} text; "
+            "leave it out"
         )
     if characters and tokenizer.code_share != TokenizerConfig.code_share:
         raise UserError(

@@ -60,6 +60,11 @@ class PreparedData:
         return self.manifest["tokenizer"]["vocab_size"]
 
     @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpora that were prepared, of CORPORA."""
+        return tuple(self.manifest["corpora"])
+
+    @property
     def tokenizer_kind(self) -> str:
         """The value of `tokenizer.kind`: bpe or characters."""
         return self.manifest["settings"].get("tokenizer", {}).get("kind", TokenizerConfig.kind)
@@ -174,7 +179,10 @@ def load_prepared(folder: Path) -> PreparedData:
     if (version := content.get("format_version")) != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {REMEDY}")
     manifest: Any = convert(path, content, Manifest, REMEDY)
-    wanted = {f"{name}_{split}{kind}" for name in CORPORA for split in SPLITS for kind in (".npy", ".offsets.npy")}
+    names = manifest["corpora"]
+    if not names or not set(names) <= set(CORPORA):
+        raise UserError(f"{path}: corpora: must be of {' and '.join(CORPORA)}; {REMEDY}")
+    wanted = {f"{name}_{split}{kind}" for name in names for split in SPLITS for kind in (".npy", ".offsets.npy")}
     if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
         raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
     if not is_plain_name(manifest["name"]):
@@ -224,9 +232,7 @@ def _compare_with_files(data: PreparedData) -> None:
     for key, value in actual.items():
         if stated[key] != value:
             raise UserError(f"{path}: tokenizer.{key}={stated[key]}, but its tokenizer.json has {value}; {REMEDY}")
-    for name in CORPORA:
-        if name not in data.manifest["corpora"]:
-            raise UserError(f"{path}: has no corpus {name}; {REMEDY}")
+    for name in data.corpora:
         for split in SPLITS:
             entry = data.manifest["corpora"][name]["splits"].get(split)
             if entry is None:
@@ -298,7 +304,7 @@ def hashed_settings(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, A
             if values[name][key] is None:
                 del values[name][key]
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
-    generated = any(getattr(data, name).source in GENERATED for name in CORPORA)
+    generated = any(corpus.source in GENERATED for corpus in data.corpora.values())
     tokenizer_settings = asdict(tokenizer)
     if tokenizer.kind == TokenizerConfig.kind:
         del tokenizer_settings["kind"]  # so that data of earlier versions are found

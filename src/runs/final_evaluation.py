@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from src.config.schema import SamplingConfig, StageConfig, TrainConfig, UserError
-from src.data.dataset import CORPORA, PreparedData
+from src.data.dataset import PreparedData
 from src.data.document import GENERATED
 from src.data.loader import eval_starts, eval_windows
 from src.data.preparation.token_annotations import annotate_windows
@@ -176,7 +176,7 @@ class _StageEvaluator:
 
     def evaluate(self, stage: StageConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the measurements of a stage, and its generated scripts."""
-        found = {corpus: self._predict(corpus) for corpus in CORPORA}
+        found = {corpus: self._predict(corpus) for corpus in self.data.corpora}
         entry: dict[str, Any] = {
             "corpus": stage.corpus,
             "test": {corpus: one and self._likelihood(*one[:2]) for corpus, one in found.items()},
@@ -255,9 +255,9 @@ class _StageEvaluator:
         )
 
     def memorized(self, texts: list[str]) -> list[float]:
-        """Return the fraction of each text that is in the training text, in long matches in either corpus."""
+        """Return the fraction of each text that is in the training text, in long matches in any corpus."""
         tokens = [encode(self.tokenizer, text) for text in texts]
-        found = [memorized_shares(tokens, self.data.tokens(corpus, "train")) for corpus in CORPORA]
+        found = [memorized_shares(tokens, self.data.tokens(corpus, "train")) for corpus in self.data.corpora]
         return [round(max(shares), 6) for shares in zip(*found, strict=True)]
 
     def _scripts(self, stage: StageConfig) -> list[dict[str, Any]]:

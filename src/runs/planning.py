@@ -3,7 +3,7 @@
 import glob
 import json
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -80,7 +80,8 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
     elif config.learning_rates:
         config = with_tuned_rate(config, overrides)
     validate(config)
-    if config.data.dir is None:  # otherwise the data determine the vocabulary
+    if config.data.dir is None:  # otherwise the data determine the corpora and the vocabulary
+        check_corpora(config, [*config.data.corpora])
         check_memory(config, match_config(config).spec)
     if init is not None:
         check_same_tokenizer(config, init.folder.parents[2], overrides)
@@ -108,7 +109,7 @@ def check_same_tokenizer(config: TrainConfig, run: Path, overrides: list[str]) -
     changed = [item for item in overrides if next(iter(given_keys([item]))).startswith("data.")]
     if not changed or tokenizer.path is not None or find_prepared(config.data, tokenizer, root) is not None:
         return
-    if {config.data.language.source, config.data.code.source} <= set(GENERATED):
+    if all(corpus.source in GENERATED or corpus.paths for corpus in config.data.corpora.values()):
         raise UserError(
             f"{changed[0]}: this text would get another tokenizer than init_from={config.init_from} has; prepare it "
             f"with python -m src.prepare {format_argument('tokenizer.path', str(run))} "
@@ -124,6 +125,7 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
             f"init_from={config.init_from}: its weights have another tokenizer than {data.folder}; "
             "use the data that the run was trained on (data.dir=...)"
         )
+    check_corpora(config, data.corpora)
     tokenizer = load_tokenizer(data.tokenizer_path)
     for name, stage in config.stage.stages.items():
         check_prompts(f"stage.stages.{name}.prompts", stage.prompts, tokenizer)
@@ -140,6 +142,16 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
     folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
     check_machine(config, folder)
     return Plan(config, data, init, folder)
+
+
+def check_corpora(config: TrainConfig, there: Sequence[str]) -> None:
+    """Check that the data has the corpora of every stage. Raises: UserError."""
+    for name, stage in config.stage.stages.items():
+        if missing := [corpus for corpus in stage.corpora if corpus not in there]:
+            raise UserError(
+                f"stage={config.stage.name}: its stage {name} needs {missing[0]} text, and the data has only "
+                f"{there[0]} text; give stage={there[0]}, or data with both (data.{missing[0]}.paths=[...])"
+            )
 
 
 def check_prompts(key: str, prompts: list[str], tokenizer: Tokenizer) -> None:
@@ -188,13 +200,13 @@ def reject_duplicate_runs(names: list[str]) -> None:
 
 
 def _find_data(config: TrainConfig) -> PreparedData:
-    """Find or generate the data of a job. Raises: UserError if it is not prepared."""
+    """Find the data of a job, or prepare it if all of it is here. Raises: UserError if it is to be downloaded first."""
     root = Path(config.output_root).expanduser()
     if prepared := find_prepared(config.data, config.tokenizer, root):
         return prepared
-    if {config.data.language.source, config.data.code.source} <= set(GENERATED):
+    corpora = config.data.corpora
+    if all(corpus.source in GENERATED or corpus.paths for corpus in corpora.values()):
         return prepare_data(config.data, config.tokenizer, root)
-    corpora = {"language": config.data.language, "code": config.data.code}
     paths = " ".join(f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local")
     raise UserError(
         f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare "

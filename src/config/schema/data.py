@@ -31,7 +31,12 @@ class CorpusConfig:
         "Kind of source. stories and scripts are generated; git is for code alone.",
         choices=("stories", "scripts", "local", "hub", "git"),
     )
-    paths: list[str] = setting([], "Files, folders and globs, for the local source.", form="path")
+    paths: list[str] = setting(
+        [],
+        "Files, folders and globs, for the local source. A local corpus without paths is left out, if the other has "
+        "text.",
+        form="path",
+    )
     extensions: list[str] = setting(
         [], "Extensions of the files to read in a folder. Scripts are also found by their shebang."
     )
@@ -107,6 +112,15 @@ class DataConfig:
         None, "Folder written by `python -m src.prepare`. null: found by the settings above.", form="path"
     )
 
+    @property
+    def corpora(self) -> dict[str, CorpusConfig]:
+        """The corpora that there are: a local one without paths is left out, if the other one has text.
+
+        Both, where neither has paths: prepared data decides then.
+        """
+        both = {"language": self.language, "code": self.code}
+        return {name: corpus for name, corpus in both.items() if corpus.source != "local" or corpus.paths} or both
+
 
 @dataclass
 class TokenizerConfig:
@@ -115,10 +129,13 @@ class TokenizerConfig:
     name: str = setting(MISSING, "Name of the tokenizer.", form="name")
     vocab_size: int = setting(
         MISSING,
-        "Tokens of a bpe, at least 257. With kind=characters the text decides, and this is the most that it may need.",
+        "Tokens of a bpe, at least 257; fewer if the text has too few repeated pieces. With kind=characters the text "
+        "decides, and this is the most that it may need.",
         Range(2, 2**20, unit="tokens"),
     )
-    code_share: float = setting(0.5, "Share of code in the text it is trained on. The rest is language.", SHARE)
+    code_share: float = setting(
+        0.5, "Share of code in the text it is trained on. The rest is language. One corpus alone is all of it.", SHARE
+    )
     path: str | None = setting(
         None,
         "An existing tokenizer to use instead. A tokenizer.json of Hugging Face's tokenizers, or a folder with one.",

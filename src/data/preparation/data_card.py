@@ -36,7 +36,7 @@ def render_data_card(manifest: dict[str, Any]) -> str:
     ]
     for name, corpus in manifest["corpora"].items():
         lines += [
-            *_corpus_section(name, corpus, data[name]),
+            *_corpus_section(name, corpus, data[name], corpus["split"] != data.get("split", "group")),
             *_tokenizer_section(tokenizer.get("compared", {}).get(name)),
         ]
     files = manifest["files"].items()
@@ -51,8 +51,8 @@ def render_data_card(manifest: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _corpus_section(name: str, corpus: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """Describe one corpus."""
+def _corpus_section(name: str, corpus: dict[str, Any], settings: dict[str, Any], is_cut: bool) -> list[str]:
+    """Describe one corpus. is_cut: whether it is split by position although the settings say by group."""
     hygiene = settings["hygiene"] if name == "code" and settings["source"] not in GENERATED else {}
     flat = {**settings, "hygiene": None, **{f"hygiene.{key}": value for key, value in hygiene.items()}}
     used = {key: value for key, value in flat.items() if value not in (None, [], {}, "")}
@@ -73,6 +73,7 @@ def _corpus_section(name: str, corpus: dict[str, Any], settings: dict[str, Any])
         "",
         "; ".join(f"`{key}`: {value}" for key, value in used.items()),
         "",
+        *(["Split by position: it has too few documents to hold out whole ones.", ""] if is_cut else []),
         *_markdown_table(head, rows),
         *_dropped_section("Left out", "documents", corpus["dropped"], corpus["left_out"]),
         *_dropped_section(

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from src.data.dataset import CORPORA, PreparedData
+from src.data.dataset import PreparedData
 from src.data.preparation.splits import SPLITS
 from src.data.tokenizer.bpe import load_tokenizer
 
@@ -33,7 +33,7 @@ def inspect_data(data: PreparedData, n_documents: int, out: TextIO) -> None:
     """Print statistics of each split and some of its documents with their tokens marked."""
     tokenizer = load_tokenizer(data.tokenizer_path)
     marks = COLORS if out.isatty() and not os.environ.get("NO_COLOR") else BRACKETS
-    for corpus in CORPORA:
+    for corpus in data.corpora:
         for split in SPLITS:
             documents = _Documents(data, corpus, split)
             entry = data.manifest["corpora"][corpus]["splits"][split]

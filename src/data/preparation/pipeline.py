@@ -9,8 +9,9 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
-from src.data.dataset import CORPORA, compute_fingerprint
+from src.config.formatting import count_of
+from src.config.schema import DataConfig, TokenizerConfig, UserError
+from src.data.dataset import compute_fingerprint
 from src.data.document import GENERATED, N_EXAMPLES, ReadTally, Tally, format_size
 from src.data.filters.text_cleaning import clean_documents
 from src.data.preparation.decontamination import find_leaks
@@ -62,6 +63,8 @@ MAX_UNEXPECTED_SHARE = 0.1
 class ReadRecord(TypedDict):
     """The result of reading a corpus."""
 
+    split: str
+    """How it is split: the value of `data.split`, or position if it has fewer documents than there are splits."""
     dropped: dict[str, int]
     left_out: dict[str, dict[str, Any]]
     passed_over: dict[str, dict[str, Any]]
@@ -102,24 +105,30 @@ class Pipeline:
     ) -> None:
         self.data, self.tokenizer, self.folder, self.cache, self.log = data, tokenizer, folder, cache, log
         self.out = folder / "out"
-        self.stores = {name: DocumentStore(folder / name) for name in CORPORA}
+        self.corpora = data.corpora
+        self.stores = {name: DocumentStore(folder / name) for name in self.corpora}
 
     def run(self) -> dict[str, Any]:
         """Run the steps that are not finished, and return the manifest's entries on the contents."""
         read = {
             name: self._run_step(f"read.{name}", ReadRecord, list(self.stores[name].paths), self._read, name)
-            for name in CORPORA
+            for name in self.corpora
         }
         split = {
             name: self._run_step(
-                f"split.{name}", SplitRecord, [self.folder / f"{name}.split_assignment.npy"], self._split, name
+                f"split.{name}",
+                SplitRecord,
+                [self.folder / f"{name}.split_assignment.npy"],
+                self._split,
+                name,
+                read[name],
             )
-            for name in CORPORA
+            for name in self.corpora
         }
         files = [self.out / name for name in ("tokenizer.json", TOKENIZER_CONFIG)]
         record = self._run_step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
         tokenizer = {key: value for key, value in record.items() if key not in ("files", DIGEST)}
-        corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in CORPORA}
+        corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in self.corpora}
         files = describe_files(self.out)
         fingerprint = compute_fingerprint(files)
         return {
@@ -159,7 +168,7 @@ class Pipeline:
 
     def _read(self, name: str) -> "ReadRecord":
         """Read and clean a corpus. Raises: UserError if no document remains."""
-        corpus: CorpusConfig = getattr(self.data, name)
+        corpus = self.corpora[name]
         started = time.monotonic()
         dropped = ReadTally()
         replaced: Counter[str] = Counter()
@@ -180,15 +189,23 @@ class Pipeline:
                 f"data.{name}.{where}: no documents in them (dropped: {reasons}); "
                 f"give files with text, or folders with files{extensions}"
             )
-        if self.data.split == "position":
+        n_documents = len(store)
+        split = "position" if n_documents < len(SPLITS) else self.data.split
+        if split == "position":
             store.cut(self._cut_positions(name))
         self.log(
-            f"{name}: read {len(store):,} documents, {store.n_bytes / 1e6:.1f} MB; dropped: {dropped.describe()} "
+            f"{name}: read {n_documents:,} documents, {store.n_bytes / 1e6:.1f} MB; dropped: {dropped.describe()} "
             f"({time.monotonic() - started:.1f} s)"
         )
+        if split != self.data.split:
+            self.log(
+                f"{name}: {count_of(n_documents, 'document')} cannot be divided into train, val and test, so the last "
+                f"parts of the text are held out; data.{name}.separator=MARK says where documents end"
+            )
         for line in drop_warnings(name, dropped, store.n_bytes):
             self.log(line)
         return {
+            "split": split,
             "dropped": dict(dropped),
             "left_out": dropped.details(),
             "passed_over": {
@@ -199,14 +216,14 @@ class Pipeline:
             "files": {},
         }
 
-    def _split(self, name: str) -> "SplitRecord":
+    def _split(self, name: str, read: "ReadRecord") -> "SplitRecord":
         """Drop duplicates, split the corpus, and drop training text that is near held-out text."""
-        store, corpus = self.stores[name], getattr(self.data, name)
+        store, corpus, split = self.stores[name], self.corpora[name], read["split"]
         started = time.monotonic()
         split_assignment = find_duplicates(store)
         duplicates = int((split_assignment == DUPLICATE).sum())
         val, test = self.data.val_fraction, self.data.test_fraction
-        if self.data.split == "position":
+        if split == "position":
             assign_by_position(store, split_assignment, self._cut_positions(name), f"data.{name}", test > 0)
         else:
             assign_groups(
@@ -277,12 +294,14 @@ class Pipeline:
             )
             tokenizer, eot = train_tokenizer(texts, settings.vocab_size), EOT
             sizes = " and ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in trained_on.items())
-            self.log(f"tokenizer: {settings.vocab_size} tokens from {sizes} ({time.monotonic() - started:.1f} s)")
+            reached = count_ids(tokenizer)
+            found = f"{reached:,}" if reached == settings.vocab_size else f"{reached:,} of {settings.vocab_size:,}"
+            self.log(f"tokenizer: {found} tokens from {sizes} ({time.monotonic() - started:.1f} s)")
         save_tokenizer(tokenizer, eot, self.out)
         compared = {}
         if settings.compare is not None:
             other = open_tokenizer("tokenizer.compare", settings.compare)
-            for name in CORPORA:
+            for name in self.corpora:
                 texts = list(self.stores[name].sample(self._load_assignment(name) == VAL, COMPARED_BYTES))
                 compared[name] = compare_tokenizers(tokenizer, other, texts)
         return {
@@ -299,6 +318,8 @@ class Pipeline:
         code_share = self.tokenizer.code_share
         total = TOKENIZER_SAMPLE_BYTES
         shares = {"language": 1 - code_share, "code": code_share}
+        if len(self.corpora) == 1:
+            shares = dict.fromkeys(self.corpora, 1.0)
         for name, share in shares.items():
             if share:
                 chosen = self._load_assignment(name) == TRAIN
@@ -313,7 +334,7 @@ class Pipeline:
         """Write the token files of a corpus and return its entry in the manifest."""
         started = time.monotonic()
         store, split_assignment, stem = self.stores[name], self._load_assignment(name), self.out / name
-        corpus: CorpusConfig = getattr(self.data, name)
+        corpus = self.corpora[name]
         path = self.out / "tokenizer.json"
         special = tokenizer["eot_id"], tokenizer["vocab_size"]
         pack(
@@ -341,6 +362,7 @@ class Pipeline:
         self.log(f"{name}: packed tokens: {counts} ({time.monotonic() - started:.1f} s)")
         return {
             "source": corpus.source,
+            "split": read["split"],
             **entry,
             "dropped": {reason: dropped[reason] for reason in sorted(dropped) if dropped[reason]},
             "left_out": {reason: left_out[reason] for reason in sorted(left_out)},

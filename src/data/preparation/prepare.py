@@ -16,10 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.config.schema import DataConfig, TokenizerConfig, UserError
+from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.dataset import (
     CARD,
-    CORPORA,
     FORMAT_VERSION,
     MANIFEST,
     PreparedData,
@@ -47,7 +46,7 @@ from src.runtime.atomic_files import (
 from src.runtime.log import LogFunction, replace_control_chars
 from src.runtime.records import read_record, write_record
 
-WORK_VERSION = 3
+WORK_VERSION = 4
 """Increase when the files of unfinished work change, so that work of an earlier version is restarted."""
 
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
@@ -66,7 +65,7 @@ def prepare_data(
     folder = prepared_folder(data, tokenizer, output_root)
     if rerun or not (folder / MANIFEST).exists():
         check_tokenizer(tokenizer)
-    inputs = {name: _inputs(data, name) for name in CORPORA}
+    inputs = {name: _inputs(corpus, name) for name, corpus in data.corpora.items()}
     with file_lock(folder.with_name(f".lock-{folder.name}")):
         recover_folder(folder)
         remove_path(folder.with_name(f"{folder.name}.old"))  # left by a process that was killed while moving folders
@@ -115,9 +114,8 @@ def _open_work_folder(work: Path, settings_record: dict[str, Any], log: LogFunct
     write_record(path, wanted)
 
 
-def _inputs(data: DataConfig, name: str) -> list[list[Any]]:
+def _inputs(corpus: CorpusConfig, name: str) -> list[list[Any]]:
     """List path, size and modification time of the files of a local corpus, or the repositories of a git corpus."""
-    corpus = getattr(data, name)
     if corpus.source == "git":
         return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
     if corpus.source != "local":
