@@ -1,4 +1,4 @@
-"""`python -m src.prepare data=local data.language.paths=[...] data.code.paths=[...]`: pack text into tokens.
+"""`python -m src.prepare data=PATH`: pack text into tokens.
 
 `mode=inspect` with the same settings shows the content of prepared data.
 """

@@ -12,7 +12,7 @@ from src.cli.command_line import given_keys, quote_value
 from src.cli.config_loader import parse
 from src.config.checks import shorten
 from src.config.schema import CONF, UserError
-from src.data.dataset import MANIFEST
+from src.data.dataset import MANIFEST, load_data_dir
 from src.data.sources.own_text import corpora_of
 from src.runtime.atomic_files import read_yaml
 
@@ -44,7 +44,18 @@ def _own_text(value: str, names: list[str], argv: Sequence[str], has_stages: boo
         raise UserError(f"data={shorten(value)}: {_explain_missing(path, names)}")
     given = given_keys(argv)
     if (Path(place) / MANIFEST).is_file():
-        return [f"data.dir={quote_value(path)}"]
+        corpora = load_data_dir(path).corpora
+        overrides = [f"data.dir={quote_value(path)}"]
+    else:
+        corpora, overrides = _local_text(path, value, argv)
+    if has_stages and "stage" not in given and "init_from" not in given:
+        overrides.append(f"stage={'full' if len(corpora) == 2 else corpora[0]}")
+    return overrides
+
+
+def _local_text(path: str, value: str, argv: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """Return the corpora of files that are not prepared, and the settings that read them."""
+    given = given_keys(argv)
     if clash := sorted(given & {"data.dir", "data.language.paths", "data.code.paths"}):
         raise UserError(f"{clash[0]}: data={shorten(value)} names the text already; leave one out")
     local = read_yaml(CONF / "data" / "local.yaml")
@@ -52,11 +63,9 @@ def _own_text(value: str, names: list[str], argv: Sequence[str], has_stages: boo
     corpora = corpora_of(path, **{f"{corpus}_extensions": values for corpus, values in extensions.items()})
     overrides = ["data=local", *(f"data.{corpus}.paths=[{quote_value(path)}]" for corpus in corpora)]
     if "data.name" not in given:
-        overrides.append(f"data.name={_name_of(place)}")
-    if has_stages and "stage" not in given and "init_from" not in given:
-        overrides.append(f"stage={'full' if len(corpora) == 2 else corpora[0]}")
+        overrides.append(f"data.name={_name_of(os.path.expanduser(path))}")
     print(f"data={path}: {' and '.join(corpora)}", file=sys.stderr)
-    return overrides
+    return corpora, overrides
 
 
 def _extensions(corpus: str, argv: Sequence[str]) -> list[str]:

@@ -60,7 +60,8 @@ def validate(config: TrainConfig) -> None:
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Check the settings of the text and its tokenizer. Raises UserError."""
-    for name, corpus in data.corpora.items():
+    for name in ("language", "code"):
+        corpus: CorpusConfig = getattr(data, name)
         _check_source(f"data.{name}", corpus)
         if corpus.source == "hub":
             _check_hub(f"data.{name}", corpus)

@@ -211,7 +211,7 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
             "architecture=mixtral",
             "no such choice; there are dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba",
         ),
-        ("size=huge", "size=huge: no such choice; there are large, medium, micro, mini, nano, tiny, xlarge"),
+        ("size=huge", "size=huge: no such choice; there are large, medium, micro, mini, nano, pico, tiny, xlarge"),
         ("+experiment=nope", "experiment=nope: no such choice; there are compare_active"),
         ("seed=0,1", "seed=0,1: several values make a sweep"),
         ("architecture==moe", "architecture==moe: cannot be read; write key=value without spaces"),
