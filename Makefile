@@ -25,9 +25,9 @@ help: ## explain every target (this list)
 setup: ## make .venv with all that runs, tests and checks the program; does nothing if that is there
 	@sh scripts/setup.sh test
 
-demo: ## train the four architectures at size nano and print the comparison (10 minutes); installs only what runs
+demo: ## compare four small architectures in ten minutes and say which learned most; installs only what runs
 	@sh scripts/setup.sh demo
-	@$(PY) -m src.train -m +experiment=demo
+	@$(PY) -m src.demo
 
 test: setup check ## lint, types, import floors, and all tests but the slow ones
 	@$(PY) -m pytest -n auto --maxprocesses 8 -m "not slow"

@@ -7,7 +7,7 @@ from src.cli.compose import report_error, run_cli
 from src.config.schema import CONF
 
 COMMANDS = (
-    *("prepare", "train", "tune", "report", "runs", "evaluate", "generate", "export", "estimate", "benchmark"),
+    *("demo", "prepare", "train", "tune", "report", "runs", "evaluate", "generate", "export", "estimate", "benchmark"),
     "doctor",
 )
 """In the order of use."""

@@ -14,9 +14,11 @@ import yaml
 from src import export, generate, report
 from src.cli.command_line import parse_arguments, quote_paths
 from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_command, schema_keys
+from src.cli.data_path import expand_data_path
 from src.config.schema import (
     ROOT,
     BenchmarkConfig,
+    DemoConfig,
     DoctorConfig,
     EstimateConfig,
     EvaluateConfig,
@@ -48,7 +50,15 @@ SCHEMAS = (
     BenchmarkConfig,
     EvaluateConfig,
     TuneConfig,
+    DemoConfig,
 )
+SWEEPING = {
+    "train": TrainConfig,
+    "demo": DemoConfig,
+    "estimate": EstimateConfig,
+    "benchmark": BenchmarkConfig,
+    "tune": TuneConfig,
+}
 STAGE_KEYS = {f"stage.stages.code.{item.name}" for item in fields(StageConfig)}
 
 
@@ -63,14 +73,19 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("document", "line"), commands())
-def test_every_command_of_the_documents_composes(document: str, line: str) -> None:
+def test_every_command_of_the_documents_composes(
+    document: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stories.txt", "texts", "PATH"):  # what data=PATH names in the documents
+        (tmp_path / name).write_text("Once upon a time")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     module, *argv = shlex.split(line)
     name = module.removeprefix("src.")
-    sweeping = {"train": TrainConfig, "estimate": EstimateConfig, "benchmark": BenchmarkConfig, "tune": TuneConfig}
-    if schema := sweeping.get(name):
+    if schema := SWEEPING.get(name):
         register_schema(schema, name)
         seen: set[str] = set()
-        jobs = expand_sweep(name, schema, parse_arguments(quote_paths(argv)).overrides).jobs
+        jobs = expand_sweep(name, schema, parse_arguments(expand_data_path(quote_paths(argv))).overrides).jobs
         if any(item.startswith("+experiment=") for item in argv):
             jobs = jobs[:1]  # tests/cli/test_compose.py composes all of an experiment
         for job in jobs:
@@ -87,8 +102,9 @@ def test_every_command_of_the_documents_composes(document: str, line: str) -> No
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
     }[name]
-    quote = {"prepare": quote_paths, "runs": runs.quote_lists}.get(name, list)
-    assert run_command(name, schema, lambda config: 0, quote(argv), raw) == 0
+    if name == "prepare":
+        argv = expand_data_path(quote_paths(argv), has_stages=False)
+    assert run_command(name, schema, lambda config: 0, runs.quote_lists(argv) if name == "runs" else argv, raw) == 0
 
 
 def test_the_report_command_accepts_an_unquoted_folder() -> None:

@@ -183,6 +183,8 @@ def load_prepared(folder: Path) -> PreparedData:
     if not names or not set(names) <= set(CORPORA):
         raise UserError(f"{path}: corpora: must be of {' and '.join(CORPORA)}; {REMEDY}")
     wanted = {f"{name}_{split}{kind}" for name in names for split in SPLITS for kind in (".npy", ".offsets.npy")}
+    if lost := [name for name in CORPORA if name not in names and f"{name}_train.npy" in manifest["files"]]:
+        raise UserError(f"{path}: has no corpus {lost[0]}, but its files; {REMEDY}")
     if missing := (wanted | {"tokenizer.json"}) - set(manifest["files"]):
         raise UserError(f"{path}: lists no {sorted(missing)[0]}; {REMEDY}")
     if not is_plain_name(manifest["name"]):

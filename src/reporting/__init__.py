@@ -8,6 +8,7 @@ from src.reporting.plots.charts import learning_rate_chart, scaling_chart
 from src.reporting.plots.context import position_chart, recall_chart
 from src.reporting.plots.figure import draw
 from src.reporting.plots.training import loss_chart, speed_chart
+from src.reporting.plots.verdict import verdict_chart
 from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.scaling_laws import fit_laws, law_lines
 from src.reporting.statistics.verdicts import verdict_lines
@@ -34,6 +35,7 @@ __all__ = [
     "repeated_lines",
     "scaling_chart",
     "speed_chart",
+    "verdict_chart",
     "verdict_lines",
     "write_report",
 ]

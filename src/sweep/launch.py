@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -29,11 +29,15 @@ from src.sweep.job_store import Job, JobStore
 from src.sweep.progress_table import show_jobs
 from src.training.stage_budget import shared_tokens, stage_tokens
 
+Describe = Callable[[Path, Path], str]
+"""What to print at the end of a sweep, from its folder and the file of its report."""
 
-def run_sweep(sweeps: Sequence[Sweep]) -> int:
+
+def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
     """Run the jobs of a sweep that are not done, write the report, and return 0 only if every job is done.
 
     sweeps: one per look of `seeds=auto`, otherwise one; later looks run only until the report is decided.
+    describe: replaces the comparison and the path of the report.
 
     Raises:
         UserError: a job's configuration is invalid, or the same sweep is already running; nothing was started.
@@ -42,14 +46,14 @@ def run_sweep(sweeps: Sequence[Sweep]) -> int:
     for look, sweep in enumerate(sweeps):
         plans = plan_runs(sweep.jobs)
         folder = folder or _sweep_folder(plans)  # further looks belong to the same sweep
-        exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None)
+        exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None, describe)
         if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
             break
         print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
     return exit_code
 
 
-def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -> int:
+def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None, describe: Describe | None) -> int:
     config = plans[0].config
     with open_sweep(folder, config.sweep_name, plans, sweep.jobs, look) as store:
         if config.learning_rates:
@@ -57,11 +61,12 @@ def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -
         exit_code = launch(sweep, config, store)
         states = store.states()
         report = write_report(folder, margin=config.verdict.margin)
-        print(comparison_text(load_runs(folder), config.verdict.margin))
+        print(describe(folder, report) if describe else comparison_text(load_runs(folder), config.verdict.margin))
         unfinished = [run for run, state in states.items() if state != "done"]
         if unfinished:
             print(f"{len(unfinished)} of {len(states)} jobs not done; the same command goes on with them")
-        print(f"Report: {report}")
+        if not describe:
+            print(f"Report: {report}")
     return exit_code or (1 if unfinished else 0)
 
 

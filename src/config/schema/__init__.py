@@ -24,12 +24,13 @@ from src.config.schema.recipe import RecipeConfig
 from src.config.schema.runtime import LauncherConfig, RuntimeConfig, SweepConfig, TrackingConfig
 from src.config.schema.size import SizeConfig
 from src.config.schema.stage import PlanConfig, StageConfig
-from src.config.schema.train import BenchmarkConfig, EstimateConfig, TrainConfig, TuneConfig, TuneSettings
+from src.config.schema.train import BenchmarkConfig, DemoConfig, EstimateConfig, TrainConfig, TuneConfig, TuneSettings
 from src.config.schema.training import TrainingConfig
 from src.config.setting import MISSING
 
 __all__ = [
     "CONF", "EXPERIMENTS", "MISSING", "ROOT", "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
+    "DemoConfig",
     "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
     "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig",

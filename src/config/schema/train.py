@@ -96,6 +96,17 @@ class EstimateConfig(TrainConfig):
 
 
 @dataclass
+class DemoConfig(TrainConfig):
+    """`python -m src.demo`: all that train takes, and the time for the whole comparison."""
+
+    minutes: float = setting(
+        10.0,
+        "Time for the whole comparison. It lowers training.max_tokens by the speed of this machine.",
+        Range(0, 100_000, above=True, unit="minutes"),
+    )
+
+
+@dataclass
 class BenchmarkConfig(TrainConfig):
     """`python -m src.benchmark`: all that train takes, which decides the models; nothing is learned."""
 

@@ -451,10 +451,26 @@ def test_no_remaining_document_is_an_error(prepare: Prepare, local_data: DataCon
         prepare(data=data)
 
 
-def test_a_single_document_cannot_be_split_by_group(prepare: Prepare, local_data: DataConfig, tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text("It was a dark night.\n" * 100)
-    data = replace(local_data, language=replace(local_data.language, paths=[str(tmp_path / "book.txt")]))
-    with pytest.raises(UserError, match=r"data\.language: 1 group.*<\|endoftext\|>"):
+def test_a_single_document_is_split_by_position_instead_of_by_group(
+    prepare: Prepare, local_data: DataConfig, tmp_path: Path
+) -> None:
+    book = "".join(f"It was dark night number {number}.\n" for number in range(400))
+    (tmp_path / "book.txt").write_text(book)
+    prepared = prepare(
+        data=replace(local_data, language=replace(local_data.language, paths=[str(tmp_path / "book.txt")]))
+    )
+    assert "".join(text for split in SPLITS for text in documents_of(prepared, "language", split)) == book.strip()
+    assert {name: corpus["split"] for name, corpus in prepared.manifest["corpora"].items()} == {
+        "language": "position",
+        "code": "group",
+    }
+
+
+def test_documents_of_two_groups_cannot_be_split(prepare: Prepare, local_data: DataConfig, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"Story {number}", "source": f"book {number % 2}"}) for number in range(9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    data = replace(local_data, language=replace(local_data.language, paths=[str(tmp_path / "rows.jsonl")]))
+    with pytest.raises(UserError, match=r"data\.language: 2 group.*vary `source`"):
         prepare(data=data)
 
 
