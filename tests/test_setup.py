@@ -149,7 +149,7 @@ def test_demo_installs_runtime_packages_and_test_adds_the_rest(tree: Path) -> No
     add_python(tree, "python3.11", "3.11.9")
     assert make(tree, "demo").returncode == 0
     said = calls(tree)
-    assert f"--require-hashes {DEMO}\n" in said and "src.train -m +experiment=demo" in said
+    assert f"--require-hashes {DEMO}\n" in said and "src.demo" in said
     assert make(tree, "setup").stdout.startswith("Updating .venv")
     said = calls(tree)
     assert f"--require-hashes {TEST}\n" in said and "-m venv" not in said

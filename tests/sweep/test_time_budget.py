@@ -31,7 +31,7 @@ def test_the_jobs_fit_into_the_time(configs: list[TrainConfig]) -> None:
         assert budget["max_tokens"] % 1024 == 0
         trained = sum(2 * budget["max_tokens"] * SPEED.seconds_per_token[each.architecture.name] for each in configs)
         fixed.append(budget["predicted_s"] - trained)
-    assert fixed[0] == pytest.approx(fixed[1])
+    assert fixed[0] == pytest.approx(fixed[1], rel=1e-3)
     assert fixed[0] > len(configs) * SPEED.start_s
     assert chosen[20.0]["max_tokens"] > 2 * chosen[10.0]["max_tokens"]
 
