@@ -27,52 +27,49 @@ LARGER_MINUTES = 60
 def main(argv: list[str]) -> int:
     """Choose the budget, run the sweep, and describe what came out; the exit status is that of `src.train -m`."""
     started = time.monotonic()
-    from src.cli.data_path import expand_data_path
-
-    given = argv
-    argv = expand_data_path(quote_paths(argv))
-    register_schema(DemoConfig, "demo")
-    register_schema(TrainConfig, "train")
-    arguments = parse_arguments(argv)
+    arguments = parse_arguments(quote_paths(argv))
     if has_hydra_flag(arguments):
+        register_schema(DemoConfig, "demo")
         show_hydra_help("demo", argv, arguments.overrides)
         return 0
-    overrides = [EXPERIMENT, *arguments.overrides]
+    print("Comparing small models on this machine. Ctrl-C stops; the same command continues.", flush=True)
+    from src.cli.data_path import expand_data_path
+    from src.runs.planning import check_jobs
+
+    register_schema(DemoConfig, "demo")
+    overrides = [EXPERIMENT, *expand_data_path(arguments.overrides)]
     jobs = expand_sweep("demo", DemoConfig, overrides).jobs
     configs = [compose_config(DemoConfig, "demo", job) for job in jobs]
-    first = configs[0]
-    check_settings(first)
-    print(
-        f"{len(jobs)} runs in about {first.minutes:g} minutes. Ctrl-C stops them; the same command continues.",
-        flush=True,
-    )
-    from src.runs.planning import check_jobs
-    from src.runs.run_id import short_hash
-    from src.sweep.time_budget import load_or_choose
-
+    check_settings(configs[0])
+    register_schema(TrainConfig, "train")
     overrides = [item for item in overrides if given_keys([item]) != {"minutes"}]
     check_jobs(expand_sweep("train", TrainConfig, overrides).jobs)
     if "training.max_tokens" not in given_keys(overrides):
-        file = Path(first.output_root).expanduser() / "demos" / f"{short_hash(jobs)}.json"
-        is_known = file.exists()
-        if not is_known:
-            print("Measuring the speed of this machine", flush=True)
-        budget = load_or_choose(configs, first.minutes - (time.monotonic() - started) / 60, file, not first.dry_run)
-        print(
-            f"{show_count(budget['max_tokens'])} tokens a stage"
-            + (f", as chosen before ({file})" if is_known else f": about {show_time(budget['predicted_s'])} in all"),
-            flush=True,
-        )
-        overrides.append(f"training.max_tokens={budget['max_tokens']}")
+        overrides.append(f"training.max_tokens={choose_max_tokens(configs, jobs, started)}")
     sweep = expand_sweep("train", TrainConfig, overrides)
-    if first.dry_run:
+    if configs[0].dry_run:
         from src.sweep.dry_run import describe_dry_run
 
         print(describe_dry_run([sweep.jobs]))
         return 0
     from src.sweep.launch import run_sweep
 
-    return run_sweep([sweep], lambda folder, report: describe(folder, report, given))
+    return run_sweep([sweep], lambda folder, report: describe(folder, report, argv))
+
+
+def choose_max_tokens(configs: list[DemoConfig], jobs: list[list[str]], started: float) -> int:
+    """Return the budget that was chosen for these jobs before, or choose one, and say so."""
+    from src.runs.run_id import short_hash
+    from src.sweep.time_budget import load_or_choose
+
+    first = configs[0]
+    file = Path(first.output_root).expanduser() / "demos" / f"{short_hash(jobs)}.json"
+    is_known = file.exists()
+    print(f"{len(jobs)} runs{'' if is_known else '; measuring the speed of this machine'}", flush=True)
+    budget = load_or_choose(configs, first.minutes - (time.monotonic() - started) / 60, file, not first.dry_run)
+    why = f"as chosen before in {file}" if is_known else f"about {show_time(budget['predicted_s'])} in all"
+    print(f"{show_count(budget['max_tokens'])} tokens for each stage of a run: {why}", flush=True)
+    return budget["max_tokens"]
 
 
 def describe(folder: Path, report: Path, given: list[str]) -> str:

@@ -30,7 +30,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     argv = [f"data={tmp_path / 'text' / 'stories.txt'}", f"output_root={tmp_path / 'out'}", *FAST]
     assert run_cli(lambda: demo.main(argv)) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert out.index("Measuring the speed") < out.index("language, bits per byte") < out.index("Texts after stage")
+    assert out.index("measuring the speed") < out.index("language, bits per byte") < out.index("Texts after stage")
     answer, commands = out.split("\nNext\n")
     assert "(3 seeds)" in answer[answer.index("Texts after stage") :]
     assert "file:///" in commands and "data=PATH" in commands and "size=nano minutes=60" in commands
