@@ -11,8 +11,8 @@ from src.reporting.plots.training import loss_chart, speed_chart
 from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.scaling_laws import fit_laws, law_lines
 from src.reporting.statistics.verdicts import verdict_lines
-from src.reporting.tables.comparison import comparison_text
 from src.reporting.tables.learning_rates import learning_rate_tables
+from src.reporting.tables.terminal import comparison_text
 
 __all__ = [
     "answer_lines",

@@ -19,7 +19,7 @@ from src.reporting.data.runs import load_evaluation, to_records
 from src.reporting.output.report import Report
 from src.reporting.plots.chart import Chart, as_values
 from src.reporting.plots.style import style_of
-from src.reporting.tables.comparison import Table
+from src.reporting.tables.table import Table
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "plotly-basic-4.1.1.min.js"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.reporting.tables.comparison import Table, Titled
+from src.reporting.tables.table import Table, Titled
 
 
 @dataclass(frozen=True)

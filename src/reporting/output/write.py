@@ -26,9 +26,10 @@ from src.reporting.plots.figure import draw, to_png
 from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.training_anomalies import anomaly_lines
 from src.reporting.statistics.verdicts import verdict_lines
-from src.reporting.tables.comparison import Table, comparison_table, introduction, table_note, unfinished_lines
+from src.reporting.tables.comparison import comparison_table, introduction, table_note, unfinished_lines
 from src.reporting.tables.learning_rates import learning_rate_tables
 from src.reporting.tables.secondary import further_tables
+from src.reporting.tables.table import Table
 from src.runtime.atomic_files import reject_symlinks, remove_stale_temporaries, write_bytes, write_text
 
 MAX_POINTS = 40_000

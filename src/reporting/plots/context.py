@@ -4,6 +4,7 @@ A panel is a stage of a group of comparable runs. A line is the mean over the se
 from the lowest seed to the highest.
 """
 
+import math
 from collections.abc import Callable
 from statistics import fmean
 
@@ -12,10 +13,14 @@ import pandas as pd
 from src.reporting.data.artifacts import PROBES, load_context
 from src.reporting.data.runs import to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, add_reference, panel_title, trace_of
-from src.reporting.statistics.verdicts import ranking_groups
+from src.reporting.statistics.groups import ranking_groups
+from src.reporting.statistics.noise import is_noise
 
 MIN_RECALLS = 10
 """Ranges of distance with fewer recalls are left out, because their share of hits is chance."""
+
+MIN_GAIN = 0.05
+"""Nats for each token; a smaller saving than 5% of the perplexity is no ability, however significant."""
 
 Measures = dict[str, dict[str, Values]]
 """What a run measured in a stage (see `load_context`): measure -> name -> a number for each range."""
@@ -72,7 +77,24 @@ def probe_chart(runs: pd.DataFrame, probe: str) -> Chart:
         add_reference(panel, "no benefit", 0.0)
 
     title = f"{probe.capitalize()} by distance"
-    return _chart(runs, f"probe/{probe}", "gain", title, f"probe_{probe}", PROBES[probe], add_zero)
+    chart = _chart(runs, f"probe/{probe}", "gain", title, f"probe_{probe}", PROBES[probe], add_zero)
+    if is_noise(_gains(runs, f"probe/{probe}"), MIN_GAIN):
+        chart.says_nothing = (
+            f"left out: no mean saves {MIN_GAIN:g} nats or more that the spread of its seeds does not explain"
+        )
+    return chart
+
+
+def _gains(runs: pd.DataFrame, measure: str) -> list[list[Values]]:
+    """Return the gains of the seeds of each architecture, for each stage and distance."""
+    places: dict[tuple[str, str, float], dict[str, Values]] = {}
+    for (group, stage), architectures in _load_measures(runs, measure).items():
+        for name, seeds in architectures.items():
+            for seed in seeds:
+                for end, gain in zip(seed[measure].get("to", []), seed[measure].get("gain", []), strict=False):
+                    if math.isfinite(gain):
+                        places.setdefault((group, stage, end), {}).setdefault(name, []).append(gain)
+    return [[*architectures.values()] for architectures in places.values()]
 
 
 AXES = {

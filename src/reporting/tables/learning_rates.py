@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from src.reporting.data.artifacts import load_searches, next_rate_fails
-from src.reporting.tables.comparison import Column, Table, Titled
+from src.reporting.tables.table import Column, Table, Titled
 
 
 def learning_rate_tables(directory: Path) -> list[Titled]:

@@ -9,7 +9,7 @@ from src.config.schema import UserError
 from src.reporting import write_report
 from src.reporting.data.runs import COLUMNS
 from src.reporting.output.write import markdown_table
-from src.reporting.tables.comparison import Column, Table
+from src.reporting.tables.table import Column, Table
 
 FIGURES = {"loss_vs_tokens.png", "loss_vs_flops.png", "loss_vs_time.png", "speed.png"}
 

@@ -7,6 +7,7 @@ from src.reporting import comparison_text, draw, load_metrics, load_runs, positi
 from src.reporting.data.artifacts import load_context
 from src.reporting.plots.charts import build_charts
 from src.reporting.plots.context import beyond_chart, probe_chart
+from src.reporting.plots.style import GRAY
 from src.reporting.tables.comparison import comparison_table
 
 
@@ -27,8 +28,13 @@ def write_measurements(run_dir, level, stages=("language",), floor=True):
 
 
 def read_curves(axes, style: str) -> list[list[list[float]]]:
-    """Return x and y of the lines with a given style."""
-    return [[list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines if line.get_linestyle() == style]
+    """Return x and y of the lines with a given style; "-" are those of architectures, whatever their dash."""
+
+    def style_of(line) -> str:
+        is_own = line.get_color() != GRAY and line.get_linestyle() != ":"
+        return "-" if is_own else line.get_linestyle()
+
+    return [[list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines if style_of(line) == style]
 
 
 @pytest.fixture
