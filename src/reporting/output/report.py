@@ -10,6 +10,8 @@ class Report:
     """The words and tables, to be rendered as Markdown and as HTML."""
 
     title: str
+    """What a person called the sweep, else the question."""
+    question: str
     introduction: str
     table: Table
     note: str

@@ -99,6 +99,8 @@ class Chart:
     """Legend entry -> x of vertical lines in all panels."""
     columns: int = 1
     """How many panels are side by side in a file."""
+    is_read_at_minimum: bool = False
+    """Whether the result of a line is its lowest value; otherwise its last."""
     says_nothing: str = ""
     """Why the values are no result; such a chart is left out of a report with this reason."""
 

@@ -75,6 +75,7 @@ def learning_rate_chart(searches: Sequence[Search]) -> Chart:
         {"learning_rates": ""},
         panels,
         columns=len(panels) or 1,
+        is_read_at_minimum=True,
     )
 
 

@@ -127,7 +127,7 @@ def _draw_points(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None
         else:
             axis.plot(places * len(seeds), seeds, markerfacecolor="none", **style)
         axis.annotate(
-            trace.name, (places[0], seeds[0]), xytext=(7, 4), textcoords="offset points", color=trace.color, fontsize=9
+            trace.name, (places[0], seeds[0]), xytext=(7, 4), textcoords="offset points", color=INK, fontsize=9
         )
     axis.margins(x=0.16)
     for scale in (axis.xaxis, axis.yaxis):

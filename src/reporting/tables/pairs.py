@@ -35,7 +35,7 @@ def _matrix(headline: Headline, margin: float | None, several: bool, is_last: bo
             difference = pair.difference if pair.other == row else -pair.difference
             cells.append(f"{difference:+.3f}{SIGNS.get(result, '')}")
             title = f"{pair.other} against {pair.better}: {pair.difference:.3f}±{pair.half_width:.3f}, {result}"
-            marks[i, j + 1] = Mark("" if result in SIGNS else "gray", title)
+            marks[i, j + 1] = Mark("" if result in SIGNS else "open", title)
         rows.append(cells)
     title = f"Differences: {f'{headline.group.title}, ' if several else ''}{headline.stage}"
     note = ""
