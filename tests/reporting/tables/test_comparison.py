@@ -4,7 +4,8 @@ import pytest
 
 from src.reporting import comparison_text, load_runs
 from src.reporting.data.runs import reference_losses
-from src.reporting.tables.comparison import WIDTH, comparison_table, unfinished_lines
+from src.reporting.tables.comparison import comparison_table, unfinished_lines
+from src.reporting.tables.terminal import WIDTH
 
 
 def names(table) -> list[str]:
