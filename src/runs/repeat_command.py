@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from src.cli.command_line import PATHS, format_argument, quote_value
+from src.cli.command_line import PATH_LISTS, PATHS, format_argument, quote_value
 from src.cli.compose import compose_config, read_run_config, register_schema
 from src.config.comparability import flatten_settings
 from src.config.schema import CONF, TrainConfig, UserError
@@ -158,9 +158,8 @@ def _overrides(config: TrainConfig, source: TrainConfig | None, text: dict[str, 
     left_out = {*OUTSIDE, *(SEARCHED if config.learning_rates else ())}
     if is_prepared:
         left_out |= {"data", "tokenizer"}
-    groups = tuple(
-        name for name in GROUPS if name not in inherited and not (is_prepared and name in ("data", "tokenizer"))
-    )
+    unneeded = {*inherited, *(("data", "tokenizer") if is_prepared else ()), *(("tracking",) if text else ())}
+    groups = tuple(name for name in GROUPS if name not in unneeded)
     choices = chosen_groups(config, groups)
     default, values = default_settings(choices), flatten_settings(asdict(config))
     if text is not None:
@@ -183,6 +182,8 @@ def _overrides(config: TrainConfig, source: TrainConfig | None, text: dict[str, 
 def _format_override(key: str, value: Any, is_new: bool) -> str:
     if key in PATHS and isinstance(value, str):
         return format_argument(key, value)
+    if key in PATH_LISTS and all(re.fullmatch(r"[\w./~-]+", path) for path in value):
+        return shlex.quote(f"{key}=[{','.join(value)}]")
     return shlex.quote(f"{'+' * is_new}{key}={_format_value(value)}")
 
 

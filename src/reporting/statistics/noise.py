@@ -9,11 +9,14 @@ from statistics import fmean, variance
 
 from src.reporting.statistics.significance import LEVEL
 
+MIN_FREEDOM = 4
+"""Those of two architectures with three seeds, which a verdict needs too."""
+
 
 def is_noise(points: Sequence[Sequence[Sequence[float]]], least: float) -> bool:
     """Whether no mean over seeds is at least `least` and above 0 by more than chance.
 
-    False where no point has two seeds, since the noise is unknown then.
+    False where no place has MIN_FREEDOM degrees of freedom, since the noise is unknown then.
 
     points: of each place (a stage and a distance), the values of the seeds of each architecture. One-sided t tests with
     the variance of a place pooled over architectures, at LEVEL divided by the number of tests.
@@ -23,7 +26,7 @@ def is_noise(points: Sequence[Sequence[Sequence[float]]], least: float) -> bool:
     tests, has_replicates = sum(map(len, points)), False
     for architectures in points:
         freedom = sum(len(seeds) - 1 for seeds in architectures)
-        if not freedom:
+        if freedom < MIN_FREEDOM:
             continue
         has_replicates = True
         pooled = sum((len(seeds) - 1) * variance(seeds) for seeds in architectures if len(seeds) > 1) / freedom

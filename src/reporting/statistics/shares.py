@@ -20,7 +20,7 @@ def share_interval(hits: Sequence[float], trials: Sequence[float]) -> tuple[floa
     n /= design_effect(hits, trials)
     center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return share, max(0.0, center - half), min(1.0, center + half)
+    return share, min(share, max(0.0, center - half)), max(share, min(1.0, center + half))  # rounding aside
 
 
 def design_effect(hits: Sequence[float], trials: Sequence[float]) -> float:
