@@ -45,7 +45,8 @@ def draw(chart: Chart, x: str | None = None) -> Figure:
     heights = [
         1 if lines else 2 + max(len(p.traces) for p, _ in cells[i * columns : (i + 1) * columns]) for i in range(rows)
     ]
-    size = (1.2 + (3.4 if len(ys) > 2 else 4.9) * columns, 1.1 + (3.3 * rows if lines else 0.33 * sum(heights)))
+    width = 5.4 if chart.kind == "intervals" else 3.4 if len(ys) > 2 else 4.9
+    size = (1.2 + width * columns, 1.1 + (3.3 * rows if lines else 0.33 * sum(heights)))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flatten()
     for index, axis in enumerate(axes):
@@ -104,7 +105,7 @@ def _draw_lines(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None:
         axis.axhline(trace.level or 0.0, color=trace.color, linestyle=_line(trace.dash), linewidth=1.2, zorder=2)
     if chart.has_end_labels:
         finished = [trace for trace in drawn if trace.name == trace.architecture]
-        ends = [(trace.name, trace.y[y][-1], trace.color) for trace in finished]
+        ends = [(trace.name, trace.y[y][-1], INK) for trace in finished]
         labels = [(trace.name, trace.level or 0.0, GRAY) for trace in levels]
         values = [value for trace in drawn for value in trace.y[y]]
         if values:
@@ -131,8 +132,12 @@ def _draw_points(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None
         )
     axis.margins(x=0.16)
     for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_locator(MaxNLocator(6))
+        scale.set_major_locator(_round_steps())
         scale.set_major_formatter(FuncFormatter(_short))
+
+
+def _round_steps() -> MaxNLocator:
+    return MaxNLocator(6, steps=[1, 2, 5, 10])
 
 
 def _line(dash: str) -> Any:
@@ -169,7 +174,7 @@ def _draw_rows(axis: Axes, chart: Chart, panel: Panel, y: str) -> None:
     """Draw bars or intervals, one below the other, with their words at the right."""
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
-    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.xaxis.set_major_locator(_round_steps())
     axis.xaxis.set_major_formatter(FuncFormatter(_short))
     for row, trace in enumerate(panel.traces):
         seeds, place = trace.seeds[y], row + 0.0

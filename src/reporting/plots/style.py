@@ -15,7 +15,7 @@ DASHES = (
 )  # fmt: skip
 """One for each of ARCHITECTURES: lengths of lines and gaps, in pixels."""
 OTHER_MARKERS = ("*", "<", ">", "+")
-INK, GRAY = "#222222", "#777777"
+INK, GRAY = "#222222", "#767676"
 
 
 def style_of(architecture: str) -> tuple[str, str, str]:

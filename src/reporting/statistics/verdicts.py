@@ -72,7 +72,7 @@ def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
     found = [
         (group, {stage: values for stage in stages if (values := stage_values(group, stage, split)) is not None})
         for group in ranking_groups(records)
-        if _reason_for_no_verdict(group) is None
+        if reason_for_no_verdict(group) is None
     ]
     n, share = sum(len(values) for _, values in found), _level_share(records)
     compared = [
@@ -132,7 +132,7 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
     headlines = compare_headlines(runs)
     compared = {(each.group.title, each.stage): each for each in headlines}
     for group in groups:
-        if (problem := _reason_for_no_verdict(group)) is not None:
+        if (problem := reason_for_no_verdict(group)) is not None:
             lines.append(f"{group.title}: {problem}")
             continue
         for stage in stages:
@@ -169,11 +169,11 @@ def comparability_warnings(records: Sequence[Record]) -> list[str]:
     records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.
     """
     groups = ranking_groups(records)
-    lines = [f"{group.title}: {problem}" for group in groups if (problem := _reason_for_no_verdict(group)) is not None]
+    lines = [f"{group.title}: {problem}" for group in groups if (problem := reason_for_no_verdict(group)) is not None]
     return lines + _contract_lines(groups)
 
 
-def _reason_for_no_verdict(group: Group) -> str | None:
+def reason_for_no_verdict(group: Group) -> str | None:
     """Return why a group gets no verdict whatever its results, or None."""
     members = group.by_architecture()
     if len(members) < 2:

@@ -61,7 +61,7 @@
       && other.values.some((value) => Math.abs(value - one.values[0]) < 0.15 * high)) ? "top left" : "top right";
     return [...shown.filter((trace) => !trace.architecture).map((trace) => ({ type: "scatter", mode: "lines",
       x: trace.x[y][x], y: trace.y[y], name: trace.name, hoverinfo: "name",
-      line: { color: "#777777", width: 1.6, dash: trace.dash, shape: "hv" } })),
+      line: { color: "#767676", width: 1.6, dash: trace.dash, shape: "hv" } })),
     ...places.map((one) => {
       const { trace, at, values } = one, mean = trace.y[y];
       return { type: "scatter", mode: "markers+text", x: values.map(() => at), y: values, name: trace.name,
@@ -108,7 +108,7 @@
       straight(trace.name, [Math.min(...x_of), Math.max(...x_of)], [trace.level, trace.level], trace.color, trace.dash);
     }
     for (const [name, places] of Object.entries(chart.marks)) {
-      for (const at of places) straight(name, [at, at], [low, high], "#777777", "dash");
+      for (const at of places) straight(name, [at, at], [low, high], "#767676", "dash");
     }
     return found;
   };
@@ -123,7 +123,7 @@
         if (at >= low / 1.3 && at <= high * 1.3) found.push(at);
       }
     }
-    return { tickvals: found, ticktext: found.map(short) };
+    return found.filter((at) => at >= low && at <= high).length < 3 ? {} : { tickvals: found, ticktext: found.map(short) };
   };
   const UNITS = [["E", 1e18], ["P", 1e15], ["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]];
   const short = (value) => {
