@@ -212,6 +212,8 @@ def _repetition(records: Sequence[Record], report: Report, directory: Path) -> s
     note = (
         "The same command on the same machine, with the versions of the contract, gives the same weights, bit for bit."
     )
+    if any(" data=" in command for command in commands.values()):
+        note += " Text that is not generated is prepared first: python -m src.prepare with the command's data settings."
     repeated = _list(report.repeated) if report.repeated else ""
     details = f"<details><summary>commands of {count_of(len(rows), 'run')}</summary>{table}</details>"
     return f"{repeated}<p class='soft'>{note}</p>{details}{_contracts(records)}"

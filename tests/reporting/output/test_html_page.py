@@ -175,6 +175,13 @@ def test_page_works_on_a_narrow_screen_and_in_dark_mode(full_sweep):
     assert light["ink"] == "rgb(27, 31, 36)" and small["ink"] == "rgb(230, 233, 237)"
 
 
+def test_a_run_of_an_earlier_version_has_its_searched_rate_in_its_command(full_sweep):
+    full_sweep.jobs[0]["overrides"] += ["learning_rates=['outputs/tuning/x']", "seed=0"]
+    full_sweep.plan("later", "mamba")
+    page = write_report(full_sweep.sweep).read_text(encoding="utf-8")
+    assert "src.train architecture=dense seed=0 optimizer.learning_rate=0.002</td>" in page
+
+
 def test_failed_runs_show_their_last_lines_and_every_run_its_command(full_sweep):
     page = write_report(full_sweep.sweep).read_text(encoding="utf-8")
     assert "last lines of hybrid-nano-full-s0-0000abcd" in page and "first\n&lt;/script&gt;" in page

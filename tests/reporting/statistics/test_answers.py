@@ -60,8 +60,8 @@ def test_the_report_and_the_terminal_have_the_same_sentence(builder):
 
 def test_without_a_verdict_the_answer_has_the_results_and_the_reason(four):
     assert answer_lines(load_runs(four.sweep)) == [
-        "language: moe has the fewest bits per byte of the validation text, 0.947, before hybrid 0.969, dense 0.992 and "
-        "mamba 1.037; no verdict: 1 seed; at least 3 are needed",
+        "language: moe has the fewest bits per byte of the validation text, 0.947, before hybrid 0.969, dense 0.992 "
+        "and mamba 1.037; no verdict: 1 seed; at least 3 are needed",
         "code: moe has the fewest bits per byte of the validation text, 0.857, before hybrid 0.879, dense 0.902 and "
         "mamba 0.947; no verdict: 1 seed; at least 3 are needed",
     ]
