@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+from scipy.stats import binomtest
 
 from src.reporting import comparison_text, draw, load_metrics, load_runs, position_chart, recall_chart, write_report
 from src.reporting.data.artifacts import load_context
@@ -64,6 +65,15 @@ def test_recall_hides_ranges_with_few_names_and_names_them(measured):
     assert read_curves(language, "-") == [[[8, 16], [0.5, 0.25]], [[8, 16], [0.5, 0.25]]]
     assert [y for _, y in read_curves(language, ":")] == [[0.05, 0.05]] * 2
     assert language.get_xscale() == "log"
+
+
+def test_a_share_of_names_has_an_interval_between_0_and_1(builder):
+    write_measurements(builder.add("dense"), 4.0)
+    (trace,) = (each for each in recall_chart(load_runs(builder.sweep)).panels[0].traces if each.level is None)
+    expected = [binomtest(hits, n).proportion_ci(method="wilson") for hits, n in ((40, 40), (5, 10))]
+    assert trace.y[""] == [1.0, 0.5]
+    assert trace.low[""] == pytest.approx([each.low for each in expected], abs=1e-6)
+    assert trace.high[""] == pytest.approx([each.high for each in expected], abs=1e-6)
 
 
 def test_contracts_are_not_averaged(builder):

@@ -6,6 +6,7 @@
   const hidden = new Set();
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = []; // one redraw function a panel
+  let onPaper = false;
 
   const make = (tag, name, parent) => {
     const element = document.createElement(tag);
@@ -203,7 +204,7 @@
       };
       for (const format of ["SVG", "PNG"]) button(head, format, [chart.id, panel.title].filter(Boolean).join(" "), file);
       drawn.push({ chart, draw: () => {
-        const found = figure(dark.matches);
+        const found = figure(dark.matches && !onPaper);
         Plotly.react(plot, found.data, found.layout, settings);
       } });
     }
@@ -218,13 +219,19 @@
       redrawAll();
     });
   }
-  // On paper, details are open.
+  // On paper, details are open and charts are dark on white.
   const opened = [];
   dark.addEventListener("change", redrawAll);
   addEventListener("beforeprint", () => {
+    onPaper = true;
+    redrawAll();
     opened.push(...document.querySelectorAll("details:not([open])"));
     opened.forEach((element) => { element.open = true; });
   });
-  addEventListener("afterprint", () => opened.splice(0).forEach((element) => { element.open = false; }));
+  addEventListener("afterprint", () => {
+    onPaper = false;
+    redrawAll();
+    opened.splice(0).forEach((element) => { element.open = false; });
+  });
   redrawAll();
 })();
