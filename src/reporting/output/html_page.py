@@ -39,7 +39,7 @@ def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, dire
     by_id = {chart.id: chart for chart in charts}
     hero = [by_id[name] for name in HERO if name in by_id]
     curves = [by_id["curves"]] if "curves" in by_id else []
-    measured = [chart for chart in charts if chart not in (*hero, *curves)]
+    measured = [chart for chart in charts if chart.id not in (*HERO, "curves")]
     table = Titled("Comparison", report.table, report.note)
     sections = {
         "curves": ("Learning curves", _charts(curves)),
@@ -53,7 +53,7 @@ def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, dire
     sections = {name: (title, content) for name, (title, content) in sections.items() if content}
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in sections)
     body = [
-        f'<nav><div aria-label="Contents"><a href="#answer">Answer</a>{links}</div>{_filter(records)}</nav>',
+        f'<nav aria-label="Contents, and what is shown"><div><a href="#answer">Answer</a>{links}</div>{_filter(records)}</nav>',
         f'<main><section id="answer"><h1>{escape(report.title)}</h1>',
         f'<p class="soft">{escape(report.question)}</p>' if report.question != report.title else "",
         f'<div class="verdict">{_answer(report)}</div>',

@@ -23,7 +23,7 @@ class NotebookChart:
         page = write_document(self.chart.title, f'<div class="charts">{chart_element(self.chart)}</div>', [self.chart])
         panels = [panel for panel in self.chart.panels if panel.traces]
         is_line = self.chart.kind == "lines"
-        height = max(PLOT_PX if is_line else 120 + ROW_PX * len(panel.traces) for panel in panels)
+        height = max(PLOT_PX if is_line else 80 + ROW_PX * len(panel.traces) for panel in panels)
         height = AROUND_PX + height * -(-len(panels) // 2)
         return f'<iframe srcdoc="{escape(page)}" width="100%" height="{height}" style="border: 0"></iframe>'
 

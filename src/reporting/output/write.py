@@ -92,7 +92,7 @@ def _draw_files(charts: Sequence[Chart], problems: Problems) -> dict[str, tuple[
         for name, x in chart.files.items():
             image = problems.attempt(f"figure {name}", lambda chart=chart, x=x: to_png(draw(chart, x)), b"")
             if image:
-                found[f"{name}.png"] = image, f"{chart.title}. {summarize_chart(chart)}", chart.note
+                found[f"{name}.png"] = image, f"{chart.title}. {summarize_chart(chart, x)}", chart.note
     return found
 
 

@@ -7,17 +7,18 @@ from src.config.formatting import show_flops
 from src.reporting.plots.chart import Chart, Panel, Trace
 
 
-def summarize_chart(chart: Chart) -> str:
-    """Write the values of every panel, the lowest first."""
-    return " ".join(filter(None, (summarize_panel(chart, panel) for panel in chart.panels)))
+def summarize_chart(chart: Chart, x: str | None = None) -> str:
+    """Write the values of every panel, the lowest first; x: as for `summarize_panel`."""
+    return " ".join(filter(None, (summarize_panel(chart, panel, x) for panel in chart.panels)))
 
 
-def summarize_panel(chart: Chart, panel: Panel) -> str:
-    """Write the values of a panel at the first of the axes that can be chosen, in a sentence; empty without any.
+def summarize_panel(chart: Chart, panel: Panel, x: str | None = None) -> str:
+    """Write the values of a panel in a sentence; empty without any. A line has its result, an interval its words.
 
-    A line has its result, an interval its words.
+    x: which of the x axes that can be chosen; the first unless given. Of the y axes, it is the first.
     """
-    y, x = next(iter(chart.file_y or chart.y)), next(iter(chart.x), "")
+    y = next(iter(chart.file_y or chart.y))
+    x = next(iter(chart.x), "") if x is None else x
     found = [
         (value, trace)
         for trace in panel.traces

@@ -137,3 +137,20 @@ def test_a_damaged_evaluation_is_ignored(measured):
     assert len(draw(position_chart(load_runs(measured.sweep))).axes) == 1
     draw(recall_chart(load_runs(measured.sweep)))
     write_report(measured.sweep)
+
+
+def test_a_probe_within_its_noise_is_left_out_with_the_reason(builder):
+    for name in ("dense", "mamba"):
+        for seed, level in enumerate((0.0, 0.01, 0.02)):
+            write_measurements(builder.add(name, seed), level)
+    page = write_report(builder.sweep)
+    line = (
+        "Copying by distance: left out: no mean saves 0.05 nats or more that the spread of its seeds does not explain"
+    )
+    assert f"<li>{line}</li>" in page.read_text("utf-8") and f"- {line}" in page.with_name("summary.md").read_text(
+        "utf-8"
+    )
+    assert not (page.parent / "figures" / "probe_copying.png").exists()
+    for run in builder.root.glob("runs/dense-*"):
+        write_measurements(run, 2.0)
+    assert (write_report(builder.sweep).parent / "figures" / "probe_copying.png").exists()

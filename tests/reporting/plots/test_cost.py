@@ -81,5 +81,7 @@ def test_one_architecture_has_no_chart(builder):
 
 
 def test_the_text_has_every_architecture_with_its_value_and_cost(four):
-    text = summarize_chart(cost_chart(load_runs(four.sweep)))
+    chart = cost_chart(load_runs(four.sweep))
+    text = summarize_chart(chart)
+    assert "(700M)" in summarize_chart(chart, "memory")
     assert "the lowest first: moe 0.946" in text and text.count("hybrid") == 2 and "(1.84T)" in text

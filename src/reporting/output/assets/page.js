@@ -148,7 +148,7 @@
       ticktext: shown.map((trace) => `<b>${trace.name}</b><br>${trace.text[y]}`), showgrid: false, zeroline: false };
     // The names beside points need room.
     const room = (values) => {
-      const low = Math.min(...values), high = Math.max(...values), more = 0.22 * (high - low || high || 1);
+      const low = Math.min(...values), high = Math.max(...values), more = 0.28 * (high - low || high || 1);
       return [low - more, high + more];
     };
     const lies = ["bars", "intervals"].includes(chart.kind), across = chart.kind === "bars" ? chart.y[y] : chart.x[x];
