@@ -52,8 +52,9 @@ def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, dire
     }
     sections = {name: (title, content) for name, (title, content) in sections.items() if content}
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in sections)
+    contents = f'<div><a href="#answer">Answer</a>{links}</div>'
     body = [
-        f'<nav aria-label="Contents, and what is shown"><div><a href="#answer">Answer</a>{links}</div>{_filter(records)}</nav>',
+        f'<nav aria-label="Contents, and what is shown">{contents}{_filter(records)}</nav>',
         f'<main><section id="answer"><h1>{escape(report.title)}</h1>',
         f'<p class="soft">{escape(report.question)}</p>' if report.question != report.title else "",
         f'<div class="verdict">{_answer(report)}</div>',
