@@ -1,4 +1,4 @@
-"""The command line that finds a run again: it resumes the run, or says that it is done.
+"""The command lines of a run: one finds it again, to resume it; the other repeats it elsewhere, for the report.
 
 A run's name is a hash of its settings as they were given, before `auto` was resolved, and config.yaml has the resolved
 ones. So each of the settings that a run resolves is tried as it is and as `auto`, until the hash is that of the run.
@@ -13,10 +13,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from src.cli.command_line import PATHS, format_argument, quote_value
+from src.cli.command_line import PATH_LISTS, PATHS, format_argument, quote_value
 from src.cli.compose import compose_config, read_run_config, register_schema
 from src.config.comparability import flatten_settings
 from src.config.schema import CONF, TrainConfig, UserError
+from src.data.dataset import PreparedData
 from src.runs.lookup import root_of
 from src.runs.run_id import run_name
 from src.runs.summary import read_summary
@@ -37,10 +38,11 @@ GROUPS = (
 OUTSIDE = (
     *("output_root", "sweep_name", "sweep", "launcher", "tracking", "verdict", "seeds", "rerun", "dry_run"),
     *("training.measured_steps", "schedule.searched", "tokenizer.kind", "data.name", "optimizer.search_differences"),
+    "optimizer.search",
     *(f"{group}.name" for group in GROUPS),
 )
 """Settings and sections that do not belong to the command line of one run, or that the run finds itself."""
-SEARCHED = ("optimizer.learning_rate", "optimizer.search", "schedule.warmup_steps")
+SEARCHED = ("optimizer.learning_rate", "schedule.warmup_steps")
 """Settings that `learning_rates` brings."""
 
 
@@ -124,25 +126,44 @@ def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
         yield replace(config, runtime=given, training=replace(training, micro_batch_size=micro, measured_steps=None))
 
 
-def _overrides(config: TrainConfig, source: TrainConfig | None) -> list[str]:
+def explicit_command(config: TrainConfig, data: PreparedData, init_run: Path | None, n_processes: int) -> str:
+    """Return the command that gives the same weights elsewhere: searched rates and resolved settings as values.
+
+    The text is given by the settings that it was prepared with, unless its tokenizer is external. init_run: the run
+    that this one started from.
+    """
+    settings, text = data.manifest["settings"], None
+    if settings["tokenizer"].get("path") is None:
+        text = flatten_settings({name: settings[name] for name in ("data", "tokenizer")})
+        name = text.get("tokenizer.name", config.tokenizer.name)
+        config = replace(config, tokenizer=replace(config.tokenizer, name=name))
+    source = read_run_config(init_run / "config.yaml") if init_run else None
+    overrides = _overrides(replace(config, learning_rates=[]), source, text)
+    program = "python" if n_processes == 1 else f"torchrun --nproc-per-node={n_processes}"
+    return " ".join([program, "-m src.train", *overrides])
+
+
+def _overrides(config: TrainConfig, source: TrainConfig | None, text: dict[str, Any] | None = None) -> list[str]:
     """Return the arguments of the command line, quoted for the shell.
 
-    source: settings of the run that this one started from, most of which it inherits.
+    source: settings of the run that this one started from, most of which it inherits. text: settings of the data and
+    the tokenizer, instead of the prepared folder.
     """
     inherited: tuple[str, ...] = ()
     if source is not None:
         from src.runs.warm_start import FIXED, INHERITED  # imports torch
 
         inherited = (*FIXED, *INHERITED)
-    is_prepared = Path(config.data.dir or "").is_dir()
-    left_out = {*OUTSIDE, *(SEARCHED if config.learning_rates else ()), *(["optimizer.search"] if source else [])}
+    is_prepared = text is None and Path(config.data.dir or "").is_dir()
+    left_out = {*OUTSIDE, *(SEARCHED if config.learning_rates else ())}
     if is_prepared:
         left_out |= {"data", "tokenizer"}
-    groups = tuple(
-        name for name in GROUPS if name not in inherited and not (is_prepared and name in ("data", "tokenizer"))
-    )
+    unneeded = {*inherited, *(("data", "tokenizer") if is_prepared else ()), *(("tracking",) if text else ())}
+    groups = tuple(name for name in GROUPS if name not in unneeded)
     choices = chosen_groups(config, groups)
     default, values = default_settings(choices), flatten_settings(asdict(config))
+    if text is not None:
+        values = {key: value for key, value in values.items() if key.split(".")[0] not in ("data", "tokenizer")} | text
     if source is not None:
         theirs = flatten_settings(asdict(source))
         default |= {key: value for key, value in theirs.items() if key.split(".")[0] in inherited}
@@ -161,6 +182,8 @@ def _overrides(config: TrainConfig, source: TrainConfig | None) -> list[str]:
 def _format_override(key: str, value: Any, is_new: bool) -> str:
     if key in PATHS and isinstance(value, str):
         return format_argument(key, value)
+    if key in PATH_LISTS and all(re.fullmatch(r"[\w./~-]+", path) for path in value):
+        return shlex.quote(f"{key}=[{','.join(value)}]")
     return shlex.quote(f"{'+' * is_new}{key}={_format_value(value)}")
 
 

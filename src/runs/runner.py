@@ -22,6 +22,7 @@ from src.model.language_model import LanguageModel
 from src.model.size_matching import match_config
 from src.runs.batch_size_finder import find_micro_batch_size
 from src.runs.final_evaluation import evaluate_run
+from src.runs.repeat_command import explicit_command
 from src.runs.resource_check import out_of_memory_message, with_micro_batch
 from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
 from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
@@ -145,6 +146,9 @@ def _prepare_run(
         start_summary(config, data, folder, device, match, cost, init) if process_group.is_rank_zero else None
     )
     assert summary is not None, "rank 0 has broadcast it"
+    if process_group.is_rank_zero:
+        init_run = init.folder.parents[2] if init else None
+        summary["command"] = explicit_command(config, data, init_run, process_group.size)
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     metrics = JsonlLog(folder / "metrics.jsonl") if process_group.is_rank_zero else None
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, is_held)

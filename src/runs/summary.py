@@ -105,6 +105,8 @@ class Summary(TypedDict):
     stages: dict[str, StageSummary]
     final: Final | None
     metrics: NotRequired[Metrics]
+    command: NotRequired[str]
+    """Repeats the run (`explicit_command`); missing in runs of earlier versions."""
 
 
 def read_summary(folder: Path) -> Summary | None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from src.config.schema import TrainConfig
 from src.reporting.data.json_values import (
     Record,
     as_dict,
@@ -100,13 +101,35 @@ def load_searches(directory: str | Path) -> list[Search]:
     return found
 
 
-def load_commands(directory: str | Path) -> dict[str, str]:
-    """Load the command of each job of a sweep, without the overrides that the sweep adds: run -> command."""
+def load_sweep_name(directory: str | Path) -> str | None:
+    """Load the name that a person gave a sweep; None where it is the default, or that of its experiment."""
+    sweep = as_dict(read_or_none(Path(directory) / "sweep.json"))
+    words = {
+        str(as_text(word)) for job in as_list(sweep.get("jobs")) for word in as_list(as_dict(job).get("overrides"))
+    }
+    experiments = {word.partition("experiment=")[2].replace("_", "-") for word in words if "experiment=" in word}
+    name = as_text(sweep.get("name"))
+    return None if name in {TrainConfig.sweep_name, *experiments} else name
+
+
+def load_commands(directory: str | Path, runs: Sequence[Record]) -> dict[str, str]:
+    """Load the command of each run: the one that it wrote, else that of its job, with the searched rate as a value."""
     found: dict[str, str] = {}
+    searches = as_dict(read_or_none(Path(directory) / "learning_rates.json")).get("searches")
+    rates = {str(as_dict(each).get("size")): as_dict(as_dict(each).get("rates")) for each in as_list(searches)}
     for job in map(as_dict, as_list(as_dict(read_or_none(Path(directory) / "sweep.json")).get("jobs"))):
         words = [str(as_text(item)) for item in as_list(job.get("overrides"))]
         own = words[: words.index("hydra.mode=RUN")] if "hydra.mode=RUN" in words else words
+        searched = as_dict(rates.get(str(job.get("size")), {}).get(str(job.get("architecture"))))
+        if (rate := as_number(searched.get("learning_rate"))) is not None:
+            warmup = as_number(searched.get("warmup_steps"))
+            own = [word for word in own if not word.startswith("learning_rates=")]
+            own += [f"optimizer.learning_rate={rate!r}", *([f"schedule.warmup_steps={warmup}"] if warmup else [])]
         found[str(job.get("run"))] = shlex.join(["python", "-m", "src.train", *own])
+    for run in runs:
+        summary = as_dict(read_or_none(Path(run["run_dir"]) / "summary.json"))
+        if isinstance(command := summary.get("command"), str):
+            found[run["run"]] = clean_text(command)
     return found
 
 

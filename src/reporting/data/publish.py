@@ -8,6 +8,7 @@ compared with it.
 """
 
 import os
+import shlex
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,11 @@ ROWS = 100
 """Rows of metrics published for each run, those of the validation among them."""
 MACHINE_SETTINGS = ("output_root=", "data.dir=", "tracking.", "launcher.", "launcher=", "sweep.", "hydra.")
 """Overrides that do not affect the result."""
+PATH_SETTINGS = (
+    *("init_from", "data.dir", "data.language.paths", "data.code.paths", "data.code.repositories"),
+    *("tokenizer.path", "tokenizer.compare"),
+)
+"""Settings whose values are paths of this machine."""
 
 
 def publish_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
@@ -75,6 +81,8 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
     summary, evaluation = (read_or_none(folder / f"{name}.json") for name in ("summary", "evaluation"))
     rows = read_points(folder / "metrics.jsonl", ROWS)
     kept = {**as_dict(summary), "error": None} if isinstance(summary, dict) else None  # an error may name a path
+    if kept and isinstance(command := kept.get("command"), str):
+        kept["command"] = _without_paths(command)
     for entry in map(as_dict, as_dict((kept or {}).get("stages")).values()):
         entry.pop("samples_sha256", None)  # not all of them are published
     if kept and (mark := as_dict(kept.get("metrics"))):
@@ -86,6 +94,12 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
             samples[stage] = not_memorized
     evaluated = as_dict(evaluation) if isinstance(evaluation, dict) else None
     return PublishedRun(summary=kept, evaluation=evaluated, samples=samples), rows
+
+
+def _without_paths(command: str) -> str:
+    """Replace the paths of this machine in a command by dots."""
+    words = [word.partition("=") for word in shlex.split(command)]
+    return shlex.join(f"{key}=..." if key in PATH_SETTINGS else key + sign + value for key, sign, value in words)
 
 
 def repeated_lines(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:

@@ -8,52 +8,81 @@ import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from src.config.comparability import DERIVED
-from src.config.formatting import NOTHING
+from src.config.formatting import NOTHING, count_of
 from src.reporting.data.artifacts import load_commands, load_log_ends
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import load_evaluation, to_records
+from src.reporting.output.html_table import frame, of_architecture, write_table
 from src.reporting.output.report import Report
 from src.reporting.plots.chart import Chart, as_values
 from src.reporting.plots.style import style_of
-from src.reporting.tables.comparison import Table
+from src.reporting.plots.summary import summarize_chart, summarize_panel
+from src.reporting.tables.table import Titled
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = "plotly-basic-4.1.1.min.js"
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
+HERO = ("verdict", "cost")
+"""Charts of the first screen, beside each other."""
+
+
 def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, directory: Path) -> str:
-    """Write the page: the answer first, then charts, tables, samples, what failed, and how to repeat it."""
+    """Write the page: answer and its charts, learning curves, tables, measurements, samples, how to repeat it."""
     records = to_records(runs)
-    sections = [
-        f"<h1>{escape(report.title)}</h1>",
+    by_id = {chart.id: chart for chart in charts}
+    hero = [by_id[name] for name in HERO if name in by_id]
+    curves = [by_id["curves"]] if "curves" in by_id else []
+    measured = [chart for chart in charts if chart.id not in (*HERO, "curves")]
+    table = Titled("Comparison", report.table, report.note)
+    sections = {
+        "curves": ("Learning curves", _charts(curves)),
+        "results": ("Results", f'<div class="tables">{"".join(map(_titled_table, (table, *report.more)))}</div>'),
+        "measurements": ("Measurements", _charts(measured)),
+        "unfinished": ("Not finished", _unfinished(report.unfinished, directory)),
+        "samples": ("Samples", _samples(report, [str(record["architecture"]) for record in records])),
+        "limits": ("Limits", _limits(report)),
+        "repeat": ("How to repeat it", _repetition(records, report, directory)),
+    }
+    sections = {name: (title, content) for name, (title, content) in sections.items() if content}
+    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in sections)
+    contents = f'<div><a href="#answer">Answer</a>{links}</div>'
+    body = [
+        f'<nav aria-label="Contents, and what is shown">{contents}{_filter(records)}</nav>',
+        f'<main><section id="answer"><h1>{escape(report.title)}</h1>',
+        f'<p class="soft">{escape(report.question)}</p>' if report.question != report.title else "",
         f'<div class="verdict">{_answer(report)}</div>',
-        f'<p class="soft">{escape(report.introduction)}</p>',
-        _filter(records),
-        _titled("Charts", f"<div class='charts'>{''.join(map(_chart, charts))}</div>" if charts else ""),
-        f"<h2>Results</h2>{_table(report.table)}<p class='soft'>{escape(report.note)}</p>",
-        *(_titled(each.title, _table(each.table) + f"<p class='soft'>{escape(each.note)}</p>") for each in report.more),
-        _titled("Not finished", _unfinished(report.unfinished, directory)),
-        _titled("Training anomalies", _list(report.anomalies) if report.anomalies else ""),
-        _titled("Samples", _samples(report, [str(record["architecture"]) for record in records])),
-        _titled("What was equal", _contracts(records)),
-        _titled("Left out", _list(report.problems) if report.problems else ""),
-        _titled("Repeated runs", _list(report.repeated) if report.repeated else ""),
-        _titled("How to repeat it", _reproduction(records, directory)),
+        f'<div class="hero">{"".join(map(chart_element, hero))}</div>' if hero else "",
+        f'<p class="soft">{escape(report.introduction)}</p></section>',
+        *(f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, (title, content) in sections.items()),
+        "</main>",
     ]
-    body = "\n".join(section for section in sections if section)
+    return write_document(report.title, "\n".join(filter(None, body)), charts)
+
+
+def write_document(title: str, body: str, charts: Sequence[Chart]) -> str:
+    """Write an HTML document whose script draws the charts into the elements that `chart_element` makes."""
     scripts = "\n".join(f"<script>{_read(name)}</script>" for name in (PLOTLY, "page.js"))
-    data = f'<script type="application/json" id="charts">{_json([as_values(chart) for chart in charts])}</script>'
+    data = f'<script type="application/json" id="charts">{_json([_values(chart) for chart in charts])}</script>'
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    head += f"<title>{escape(report.title)}</title><style>{_read('page.css')}</style>"
+    head += f"<title>{escape(title)}</title><style>{_read('page.css')}</style>"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n{data}\n{scripts}\n</body>\n</html>\n'
     )
+
+
+def _values(chart: Chart) -> dict[str, Any]:
+    """Return a chart as values, with the text of each panel."""
+    values = as_values(chart)
+    texts = [summarize_panel(chart, panel) for panel in chart.panels if panel.traces]
+    return values | {"texts": texts}
 
 
 def _read(name: str) -> str:
@@ -65,15 +94,21 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _titled(title: str, content: str) -> str:
-    return f"<h2>{escape(title)}</h2>{content}" if content else ""
+def _titled_table(each: Titled) -> str:
+    content = write_table(each.table, each.title)
+    if note := each.note + each.table.gray_note():
+        content += f'<p class="soft">{escape(note)}</p>'
+    if each.is_folded:
+        return f"<details><summary>{escape(each.title)}</summary>{content}</details>"
+    return f"<section><h3>{escape(each.title)}</h3>{content}</section>"
 
 
 def _answer(report: Report) -> str:
     """Return the answers with the verdict folded below them, or the verdict itself, which says why there are none."""
     if not report.answers:
         return f"<strong>Verdict</strong>{_list(report.verdict)}"
-    sentences = "".join(f"<p>{escape(answer)}</p>" for answer in report.answers)
+    parts = [answer.partition(": ") for answer in report.answers]
+    sentences = "".join(f"<p><b>{escape(name)}:</b> {escape(words)}</p>" for name, _, words in parts)
     return f"{sentences}<details><summary>verdict in full</summary>{_list(report.verdict)}</details>"
 
 
@@ -91,49 +126,19 @@ def _filter(records: Sequence[Record]) -> str:
         f"{escape(name)}</label>"
         for name in names
     ]
-    return f"<nav aria-label='Architectures to show'>{''.join(boxes)}</nav>"
+    return f"<fieldset><legend>Show:</legend>{''.join(boxes)}</fieldset>"
 
 
-def _chart(chart: Chart) -> str:
+def _charts(charts: Sequence[Chart]) -> str:
+    return f'<div class="charts">{"".join(map(chart_element, charts))}</div>' if charts else ""
+
+
+def chart_element(chart: Chart) -> str:
+    """Return the element that the page's script draws a chart into, with the chart's text folded."""
     wide = ' class="wide"' if len(chart.panels) > 1 or len(chart.y) > 2 else ""
-    head = f'<h3>{escape(chart.title)}</h3><p class="soft">{escape(chart.note)}</p>'
-    return f'<section id="chart-{escape(chart.id)}"{wide}>{head}</section>'
-
-
-def _table(table: Table) -> str:
-    groups: list[tuple[str, int]] = []
-    for column in table.columns:
-        if groups and column.group and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    top = "".join(
-        f'<th colspan="{span}"{" class=several" if span > 1 else ""}>{escape(group)}</th>' for group, span in groups
-    )
-    sides = [" class=words" if column.is_words else "" for column in table.columns]
-    names = "".join(f"<th{side}>{escape(column.name)}</th>" for side, column in zip(sides, table.columns, strict=True))
-    of_architecture = table.columns[0].name == "architecture"
-
-    def body(kind: str, rows: list[list[str]], filtered: bool) -> str:
-        lines = [
-            f"<tr{_architecture(row[0]) if filtered else ''}>"
-            + "".join(f"<td{side}>{escape(cell)}</td>" for side, cell in zip(sides, row, strict=True))
-            + "</tr>"
-            for row in rows
-        ]
-        return f'<tbody class="{kind}">{"".join(lines)}</tbody>' if rows else ""
-
-    over = f"<tr>{top}</tr>" if any(group for group, _ in groups) else ""
-    content = (
-        f"<thead>{over}<tr>{names}</tr></thead>"
-        + body("runs", table.rows, of_architecture)
-        + body("references", table.references, False)
-    )
-    return f'<div class="scroll"><table>{content}</table></div>'
-
-
-def _architecture(name: str) -> str:
-    return f' data-architecture="{escape(name)}"'
+    head = f'<h3>{escape(chart.title)}</h3><div class="plots"></div><p class="soft">{escape(chart.note)}</p>'
+    text = f"<details><summary>in words</summary><p>{escape(summarize_chart(chart))}</p></details>"
+    return f'<section id="chart-{escape(chart.id)}"{wide}>{head}{text}</section>'
 
 
 def _unfinished(lines: Sequence[str], directory: Path) -> str:
@@ -158,12 +163,18 @@ def _samples(report: Report, architectures: Sequence[str]) -> str:
         shown = escape(prompt)
         parts.append(f"<h3>After the {escape(stage)} stage: <code>{shown}</code></h3>")
         cells = [
-            f"<div{_architecture(owner(heading))}><h4>{escape(heading)}</h4><pre><b>{shown}</b>{escape(text)}</pre>"
+            f"<div{of_architecture(owner(heading))}><h4>{escape(heading)}</h4><pre><b>{shown}</b>{escape(text)}</pre>"
             "</div>"
             for heading, text in texts
         ]
         parts.append(f'<div class="samples">{"".join(cells)}</div>')
     return "".join(parts)
+
+
+def _limits(report: Report) -> str:
+    """Return what limits the answer: anomalies of training, and what is left out."""
+    parts = {"Training anomalies": report.anomalies, "Left out": report.problems}
+    return "".join(f"<h3>{title}</h3>{_list(lines)}" for title, lines in parts.items() if lines)
 
 
 def _contracts(records: Sequence[Record]) -> str:
@@ -178,14 +189,14 @@ def _contracts(records: Sequence[Record]) -> str:
         rows.append("<tr>" + "".join(f'<td class="{kind}">{escape(cell)}</td>' for kind, cell in marks) + "</tr>")
     if not rows:
         return ""
-    intro = "Runs are ranked against each other only if all of this is equal, apart from speed."
-    table = f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
+    intro = "What was equal: runs are ranked against each other only if all of this is, apart from speed."
+    table = frame(f"<tbody>{''.join(rows)}</tbody>", "Contract")
     return f"<p class='soft'>{intro}</p><details><summary>the contract</summary>{table}</details>"
 
 
-def _reproduction(records: Sequence[Record], directory: Path) -> str:
-    """Return the command of every run and the hashes of its weights."""
-    commands = load_commands(directory)
+def _repetition(records: Sequence[Record], report: Report, directory: Path) -> str:
+    """Return the command of every run, the hashes of its weights, and what was equal."""
+    commands = load_commands(directory, records)
     rows: list[str] = []
     for record in records:
         found = load_evaluation(record["run_dir"])
@@ -193,13 +204,17 @@ def _reproduction(records: Sequence[Record], directory: Path) -> str:
         cells = [
             ("words", str(record["run"])),
             ("words", hashes or NOTHING),
-            ("wrap", commands.get(record["run"], "see its config.yaml")),
+            ("wrap code", commands.get(record["run"], "see its config.yaml")),
         ]
-        tag = _architecture(str(record["architecture"]))
+        tag = of_architecture(str(record["architecture"]))
         rows.append(f"<tr{tag}>" + "".join(f'<td class="{kind}">{escape(cell)}</td>' for kind, cell in cells) + "</tr>")
     head = "".join(f"<th class=words>{name}</th>" for name in ("run", "SHA-256 of its weights", "command"))
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    table = frame(f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>", "Commands")
     note = (
         "The same command on the same machine, with the versions of the contract, gives the same weights, bit for bit."
     )
-    return f"<p class='soft'>{note}</p><details><summary>{len(rows)} runs</summary>{table}</details>"
+    if any(" data=" in command for command in commands.values()):
+        note += " Text that is not generated is prepared first: python -m src.prepare with the command's data settings."
+    repeated = _list(report.repeated) if report.repeated else ""
+    details = f"<details><summary>commands of {count_of(len(rows), 'run')}</summary>{table}</details>"
+    return f"{repeated}<p class='soft'>{note}</p>{details}{_contracts(records)}"

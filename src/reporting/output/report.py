@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.reporting.tables.comparison import Table, Titled
+from src.reporting.tables.table import Table, Titled
 
 
 @dataclass(frozen=True)
@@ -10,6 +10,8 @@ class Report:
     """The words and tables, to be rendered as Markdown and as HTML."""
 
     title: str
+    """What a person called the sweep, else the question."""
+    question: str
     introduction: str
     table: Table
     note: str

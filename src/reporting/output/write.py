@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from src.reporting.data.archive import run_folders
-from src.reporting.data.artifacts import load_samples
+from src.reporting.data.artifacts import load_samples, load_sweep_name
 from src.reporting.data.json_values import Record
 from src.reporting.data.problems import Problems, damage_lines
 from src.reporting.data.runs import load_runs, read_metrics, to_records
@@ -23,12 +23,15 @@ from src.reporting.output.report import Report
 from src.reporting.plots.chart import Chart
 from src.reporting.plots.charts import build_charts
 from src.reporting.plots.figure import draw, to_png
+from src.reporting.plots.summary import summarize_chart
 from src.reporting.statistics.answers import answer_lines
+from src.reporting.statistics.question import question_of
 from src.reporting.statistics.training_anomalies import anomaly_lines
 from src.reporting.statistics.verdicts import verdict_lines
-from src.reporting.tables.comparison import Table, comparison_table, introduction, table_note, unfinished_lines
+from src.reporting.tables.comparison import comparison_table, introduction, table_note, unfinished_lines
 from src.reporting.tables.learning_rates import learning_rate_tables
 from src.reporting.tables.secondary import further_tables
+from src.reporting.tables.table import Table
 from src.runtime.atomic_files import reject_symlinks, remove_stale_temporaries, write_bytes, write_text
 
 MAX_POINTS = 40_000
@@ -56,7 +59,8 @@ def write_report(
     charts = build_charts(runs, metrics, directory, problems, margin)
     figures = _draw_files(charts, problems)
     report = Report(
-        title=directory.resolve().name,
+        title=load_sweep_name(directory) or question_of(runs),
+        question=question_of(runs),
         introduction=introduction(runs),
         table=comparison_table(runs),
         note=table_note(runs),
@@ -66,29 +70,29 @@ def write_report(
         anomalies=attempt("training anomalies", lambda: anomaly_lines(metrics), []),
         repeated=list(repeated),
         more=[
-            *attempt("table of learning rates", lambda: learning_rate_tables(directory), []),
             *further_tables(runs, problems, margin),
+            *attempt("table of learning rates", lambda: learning_rate_tables(directory), []),
         ],
         samples=attempt("samples", lambda: _arrange_samples(runs), {}),
         problems=[*attempt("damage", lambda: damage_lines(runs, directory), []), *problems.lines],
     )
     page = build_page(report, charts, runs, directory)
-    for name, (image, _) in figures.items():
+    for name, (image, *_) in figures.items():
         write_bytes(folder / "figures" / name, image)
     write_text(folder / "summary.csv", _csv(runs, directory))
-    write_text(folder / "summary.md", _markdown(report, {name: caption for name, (_, caption) in figures.items()}))
+    write_text(folder / "summary.md", _markdown(report, {name: texts for name, (_, *texts) in figures.items()}))
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _draw_files(charts: Sequence[Chart], problems: Problems) -> dict[str, tuple[bytes, str]]:
-    """Draw the image files of all charts: name -> PNG and caption; one that fails is left out and noted."""
-    found: dict[str, tuple[bytes, str]] = {}
+def _draw_files(charts: Sequence[Chart], problems: Problems) -> dict[str, tuple[bytes, str, str]]:
+    """Draw the image files of all charts: name -> PNG, text, caption; one that fails is left out and noted."""
+    found: dict[str, tuple[bytes, str, str]] = {}
     for chart in charts:
         for name, x in chart.files.items():
             image = problems.attempt(f"figure {name}", lambda chart=chart, x=x: to_png(draw(chart, x)), b"")
             if image:
-                found[f"{name}.png"] = image, f"{chart.title}. {chart.note}"
+                found[f"{name}.png"] = image, f"{chart.title}. {summarize_chart(chart, x)}", chart.note
     return found
 
 
@@ -96,8 +100,17 @@ def markdown_table(table: Table) -> str:
     """Write a table as Markdown."""
     names = [" ".join(filter(None, (column.group, column.name))) for column in table.columns]
     sides = [":--" if column.is_words else "--:" for column in table.columns]
-    rows = [names, sides, *table.rows, *table.references]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows)
+    rows = [
+        [f"**{_plain(cell)}**" if _is_best(table, i, j) else _plain(cell) for j, cell in enumerate(row)]
+        for i, row in enumerate(table.rows)
+    ]
+    references = [[_plain(cell) for cell in row] for row in table.references]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [[_plain(name) for name in names], sides, *rows, *references])
+
+
+def _is_best(table: Table, row: int, column: int) -> bool:
+    mark = table.marks.get((row, column))
+    return mark is not None and mark.kind == "best"
 
 
 def _csv(runs: pd.DataFrame, directory: Path) -> str:
@@ -132,10 +145,16 @@ def _arrange_samples(runs: pd.DataFrame) -> dict[tuple[str, str], list[tuple[str
     return arranged
 
 
-def _markdown(report: Report, captions: dict[str, str]) -> str:
+def _markdown(report: Report, captions: dict[str, list[str]]) -> str:
+    """Write the report as Markdown.
+
+    captions: name of an image -> its text, for readers who do not see it, and its caption.
+    """
     answers = [f"**{_plain(answer)}**" for answer in report.answers]
-    parts = [f"# Comparison: {_plain(report.title)}", *answers, _plain(report.introduction)]
-    parts += ["## Verdict", _bullets(report.verdict), "## Results", markdown_table(report.table), _plain(report.note)]
+    parts = [f"# {_plain(report.title)}", *([_plain(report.question)] if report.question != report.title else [])]
+    parts += [*answers, _plain(report.introduction)]
+    parts += ["## Verdict", _bullets(report.verdict), "## Results", markdown_table(report.table)]
+    parts += [_plain(report.note + report.table.gray_note())]
     if report.unfinished:
         parts += ["## Not finished", _bullets(report.unfinished)]
     if report.anomalies:
@@ -145,10 +164,11 @@ def _markdown(report: Report, captions: dict[str, str]) -> str:
     if report.repeated:
         parts += ["## Repeated runs", _bullets(report.repeated)]
     for table in report.more:
-        parts += [f"## {table.title}", markdown_table(table.table), _plain(table.note)]
+        parts += [f"## {table.title}", markdown_table(table.table), _plain(table.note + table.table.gray_note())]
     if captions:
         parts.append("## Figures")
-    parts += [f"![{_plain(caption)}](figures/{name})" for name, caption in captions.items()]
+    for name, (text, caption) in captions.items():
+        parts += [f"![{_plain(text)}](figures/{name})", _plain(caption)]
     if report.samples:
         parts.append("## Samples")
     for (stage, prompt), texts in report.samples.items():

@@ -15,7 +15,7 @@ from src.runtime.records import read_verified_json, write_record
 REMEDY = "measure again with python -m src.benchmark, or remove it"
 PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
 DASHES = {"ours": "solid", "mambapy": "dot"}
-"""Line of each model; other libraries have dashes."""
+"""Line of each model; other libraries have dashes, so architectures differ by color and marker alone."""
 COLUMNS = (
     "architecture size phase model context_len tokens turns seconds tokens_per_second flops_per_second share_of_gemm "
     "share_of_memory peak_bytes state_bytes"

@@ -27,7 +27,7 @@ class Axis:
 
 @dataclass
 class Trace:
-    """A line, a row of points, a bar or an interval of a panel."""
+    """A line, a row of points, a bar, an interval or a point of a panel."""
 
     name: str
     """In the legend; traces with equal names share an entry."""
@@ -37,16 +37,16 @@ class Trace:
     marker: str = "o"
     """matplotlib's letter."""
     dash: str = "solid"
-    """solid, dash or dot; empty: points without a line."""
+    """solid, dash, dot, or lengths in pixels as in `style.DASHES`; empty: points without a line."""
     x: dict[str, dict[str, Values]] = field(default_factory=dict[str, dict[str, Values]])
-    """y axis -> x axis -> values."""
+    """y axis -> x axis -> values; a trace without values for an axis is not drawn against it."""
     y: dict[str, Values] = field(default_factory=dict[str, Values])
     """y axis -> values; a bar or an interval has one."""
     low: dict[str, Values] = field(default_factory=dict[str, Values])
     high: dict[str, Values] = field(default_factory=dict[str, Values])
     """The band around y, where there is one."""
     seeds: dict[str, Values] = field(default_factory=dict[str, Values])
-    """The values of single seeds beside a bar or an interval."""
+    """The values of single seeds beside a bar, an interval or a point."""
     text: dict[str, str] = field(default_factory=dict[str, str])
     """What is written beside a bar or an interval."""
     level: float | None = None
@@ -89,7 +89,8 @@ class Chart:
     file_y: tuple[str, ...] = ()
     """The y axes that a file shows; all unless given. With several, each panel is a row and each axis a column."""
     kind: str = "lines"
-    """lines, bars or intervals; bars and intervals lie horizontally, one below the other."""
+    """lines, bars, intervals or points; bars and intervals lie horizontally, one below the other. A point has its
+    interval and its name beside it; a trace without architecture is a line of steps."""
     has_end_labels: bool = False
     """Whether a file names each line beside its end, with its value."""
     behind: dict[str, str] = field(default_factory=dict[str, str])
@@ -98,6 +99,10 @@ class Chart:
     """Legend entry -> x of vertical lines in all panels."""
     columns: int = 1
     """How many panels are side by side in a file."""
+    is_read_at_minimum: bool = False
+    """Whether the result of a line is its lowest value; otherwise its last."""
+    says_nothing: str = ""
+    """Why the values are no result; such a chart is left out of a report with this reason."""
 
     @property
     def is_empty(self) -> bool:
@@ -105,10 +110,10 @@ class Chart:
         return all(trace.level is not None for panel in self.panels for trace in panel.traces)
 
 
-def trace_of(architecture: str, name: str | None = None, dash: str = "solid") -> Trace:
-    """Return an empty trace in the style of an architecture."""
-    color, marker = style_of(architecture)
-    return Trace(name or architecture, architecture, color, marker, dash)
+def trace_of(architecture: str, name: str | None = None, dash: str | None = None) -> Trace:
+    """Return an empty trace in the style of an architecture; dash: instead of its own."""
+    color, marker, own = style_of(architecture)
+    return Trace(name or architecture, architecture, color, marker, own if dash is None else dash)
 
 
 def add_reference(panel: Panel, name: str, level: float, only: list[str] | None = None) -> None:

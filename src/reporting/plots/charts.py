@@ -10,6 +10,7 @@ from src.reporting.data.problems import Problems
 from src.reporting.plots.benchmark import benchmark_charts, newest_benchmark
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, trace_of
 from src.reporting.plots.context import beyond_chart, position_chart, probe_chart, recall_chart
+from src.reporting.plots.cost import cost_chart
 from src.reporting.plots.training import expert_chart, loss_chart, speed_chart
 from src.reporting.plots.verdict import verdict_chart
 from src.reporting.statistics.scaling_laws import AXES as SCALING_AXES
@@ -23,12 +24,14 @@ def build_charts(
     problems: Problems | None = None,
     margin: float | None = None,
 ) -> list[Chart]:
-    """Build every chart that has something to draw.
+    """Build every chart that has something to say.
 
-    problems: takes note of charts that fail, instead of an exception. margin: as for `verdict_chart`.
+    problems: takes note of charts that fail, instead of an exception, and of those that say nothing. margin: as for
+    `verdict_chart`.
     """
     builders: dict[str, Callable[[], list[Chart]]] = {
         "verdict": lambda: [verdict_chart(runs, margin)],
+        "quality against cost": lambda: [cost_chart(runs)],
         "curves": lambda: [loss_chart(runs, metrics)],
         "learning rates": lambda: [learning_rate_chart(load_searches(directory))],
         "positions": lambda: [position_chart(runs), beyond_chart(runs)],
@@ -40,7 +43,9 @@ def build_charts(
     found: list[Chart] = []
     for name, build in builders.items():
         found += build() if problems is None else problems.attempt(f"chart of {name}", build, [])
-    return [chart for chart in found if not chart.is_empty]
+    if problems is not None:
+        problems.lines += [f"{chart.title}: {chart.says_nothing}" for chart in found if chart.says_nothing]
+    return [chart for chart in found if not chart.is_empty and not chart.says_nothing]
 
 
 def learning_rate_chart(searches: Sequence[Search]) -> Chart:
@@ -70,6 +75,7 @@ def learning_rate_chart(searches: Sequence[Search]) -> Chart:
         {"learning_rates": ""},
         panels,
         columns=len(panels) or 1,
+        is_read_at_minimum=True,
     )
 
 

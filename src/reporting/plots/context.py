@@ -1,9 +1,10 @@
 """The charts of how a model uses its context: loss by position, recall by distance, probes by distance.
 
 A panel is a stage of a group of comparable runs. A line is the mean over the seeds of an architecture, with a band
-from the lowest seed to the highest.
+from the lowest seed to the highest, or the interval of a share.
 """
 
+import math
 from collections.abc import Callable
 from statistics import fmean
 
@@ -12,10 +13,15 @@ import pandas as pd
 from src.reporting.data.artifacts import PROBES, load_context
 from src.reporting.data.runs import to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, add_reference, panel_title, trace_of
-from src.reporting.statistics.verdicts import ranking_groups
+from src.reporting.statistics.groups import ranking_groups
+from src.reporting.statistics.noise import is_noise
+from src.reporting.statistics.shares import share_interval
 
 MIN_RECALLS = 10
 """Ranges of distance with fewer recalls are left out, because their share of hits is chance."""
+
+MIN_GAIN = 0.05
+"""Nats for each token; a smaller saving than 5% of the perplexity is no ability, however significant."""
 
 Measures = dict[str, dict[str, Values]]
 """What a run measured in a stage (see `load_context`): measure -> name -> a number for each range."""
@@ -60,7 +66,7 @@ def recall_chart(runs: pd.DataFrame) -> Chart:
     note = (
         "Recall of names that the generated text determines, by distance to their last mention: the share of them of "
         "which every token is the likeliest. Dotted: that mention is out of the window. Ranges with fewer than "
-        f"{MIN_RECALLS} names are left out. Bands: seeds."
+        f"{MIN_RECALLS} names are left out. Bands: 95% intervals (Wilson's) over names and seeds."
     )
     return _chart(runs, "recall", "accuracy", "Recall by distance", "recall_by_distance", note, add_hidden)
 
@@ -72,7 +78,24 @@ def probe_chart(runs: pd.DataFrame, probe: str) -> Chart:
         add_reference(panel, "no benefit", 0.0)
 
     title = f"{probe.capitalize()} by distance"
-    return _chart(runs, f"probe/{probe}", "gain", title, f"probe_{probe}", PROBES[probe], add_zero)
+    chart = _chart(runs, f"probe/{probe}", "gain", title, f"probe_{probe}", PROBES[probe], add_zero)
+    if is_noise(_gains(runs, f"probe/{probe}"), MIN_GAIN):
+        chart.says_nothing = (
+            f"left out: no mean saves {MIN_GAIN:g} nats or more that the spread of its seeds does not explain"
+        )
+    return chart
+
+
+def _gains(runs: pd.DataFrame, measure: str) -> list[list[Values]]:
+    """Return the gains of the seeds of each architecture, for each stage and distance."""
+    places: dict[tuple[str, str, float], dict[str, Values]] = {}
+    for (group, stage), architectures in _load_measures(runs, measure).items():
+        for name, seeds in architectures.items():
+            for seed in seeds:
+                for end, gain in zip(seed[measure].get("to", []), seed[measure].get("gain", []), strict=False):
+                    if math.isfinite(gain):
+                        places.setdefault((group, stage, end), {}).setdefault(name, []).append(gain)
+    return [[*architectures.values()] for architectures in places.values()]
 
 
 AXES = {
@@ -124,15 +147,25 @@ def _load_measures(runs: pd.DataFrame, measure: str) -> dict[tuple[str, str], di
 
 
 def _add_ranges(trace: Trace, seeds: list[dict[str, Values]], name: str) -> None:
-    """Add the mean, the lowest and the highest of the seeds in every range that any of them has."""
-    values: dict[float, Values] = {}
+    """Add the mean and the band of every range that any of the seeds has.
+
+    The band goes from the lowest seed to the highest; of a share, it is its interval.
+    """
+    is_share = name == "accuracy"
+    values: dict[float, list[tuple[float, float]]] = {}
     for seed in seeds:
         ends = seed.get("to", [])
-        counts = seed.get("n", []) if name == "accuracy" else [MIN_RECALLS] * len(ends)
+        counts = seed.get("n", []) if is_share else [MIN_RECALLS] * len(ends)
         for end, value, n in zip(ends, seed.get(name, []), counts, strict=False):
             if n >= MIN_RECALLS:
-                values.setdefault(end, []).append(value)
+                values.setdefault(end, []).append((value, n))
     x = sorted(values)
-    trace.x[""], trace.y[""] = {"": x}, [fmean(values[end]) for end in x]
+    trace.x[""] = {"": x}
+    if is_share:
+        found = [share_interval([value * n for value, n in values[end]], [n for _, n in values[end]]) for end in x]
+        trace.y[""], trace.low[""], trace.high[""] = ([each[part] for each in found] for part in range(3))
+        return
+    alone = [[value for value, _ in values[end]] for end in x]
+    trace.y[""] = [*map(fmean, alone)]
     if len(seeds) > 1:
-        trace.low[""], trace.high[""] = [min(values[end]) for end in x], [max(values[end]) for end in x]
+        trace.low[""], trace.high[""] = [*map(min, alone)], [*map(max, alone)]

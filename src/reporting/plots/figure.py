@@ -24,7 +24,8 @@ MAX_END_LABELS = 9
 """Labels beside a panel; with more, final losses are left to the table."""
 SEED_OFFSET = 0.24
 """How far below its mean an architecture has its seeds, in rows, so that neither hides the other."""
-DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 3)), "dot": ":", "": ""}
+LINES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 3)), "dot": ":", "": ""}
+"""Style of a dash by its name; others are lengths."""
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -40,11 +41,12 @@ def draw(chart: Chart, x: str | None = None) -> Figure:
     columns = len(ys) if len(ys) > 1 else min(chart.columns, len(chart.panels))
     cells = [(panel, y) for panel in chart.panels for y in ys]
     rows = -(-len(cells) // columns)
-    lines = chart.kind == "lines"
+    lines = chart.kind in ("lines", "points")
     heights = [
         1 if lines else 2 + max(len(p.traces) for p, _ in cells[i * columns : (i + 1) * columns]) for i in range(rows)
     ]
-    size = (1.2 + (3.4 if len(ys) > 2 else 4.9) * columns, 1.1 + (3.3 * rows if lines else 0.33 * sum(heights)))
+    width = 5.4 if chart.kind == "intervals" else 3.4 if len(ys) > 2 else 4.9
+    size = (1.2 + width * columns, 1.1 + (3.3 * rows if lines else 0.33 * sum(heights)))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flatten()
     for index, axis in enumerate(axes):
@@ -60,10 +62,12 @@ def draw(chart: Chart, x: str | None = None) -> Figure:
         axis.set_ylabel(label if is_first else "")
         axis.set_xlabel(chart.x[x].label if is_last else "")
         _style(axis)
-        if lines:
+        if chart.kind == "points":
+            _draw_points(axis, chart, panel, x, y)
+        elif lines:
             _draw_lines(axis, chart, panel, x, y)
         else:
-            _draw_rows(axis, chart, panel, y, has_names=is_first)
+            _draw_rows(axis, chart, panel, y)
     figure.suptitle(chart.title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     add_legend(figure, _legend(chart, ys))
     return figure
@@ -84,7 +88,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def _draw_lines(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None:
-    drawn = [trace for trace in panel.traces if trace.y.get(y)]
+    drawn = [trace for trace in panel.traces if trace.y.get(y) and x in trace.x[y]]
     for trace in drawn:
         places, values = trace.x[y][x], trace.y[y]
         if y in trace.low:
@@ -94,18 +98,51 @@ def _draw_lines(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None:
         axis.plot(places, values, color=trace.color, zorder=3, linewidth=1.6, **_marks(trace, len(values)))
     for places in chart.marks.values():
         for place in places:
-            axis.axvline(place, color=GRAY, linestyle=DASHES["dash"], linewidth=1.2, zorder=2)
+            axis.axvline(place, color=GRAY, linestyle=LINES["dash"], linewidth=1.2, zorder=2)
     _set_axes(axis, chart.x[x], chart.y[y], drawn, x, y)
     levels = [trace for trace in panel.traces if trace.level is not None and (trace.only is None or y in trace.only)]
     for trace in levels:
-        axis.axhline(trace.level or 0.0, color=trace.color, linestyle=DASHES[trace.dash], linewidth=1.2, zorder=2)
+        axis.axhline(trace.level or 0.0, color=trace.color, linestyle=_line(trace.dash), linewidth=1.2, zorder=2)
     if chart.has_end_labels:
-        ends = [(trace.name, trace.y[y][-1], trace.color) for trace in drawn if trace.dash == "solid"]
+        finished = [trace for trace in drawn if trace.name == trace.architecture]
+        ends = [(trace.name, trace.y[y][-1], INK) for trace in finished]
         labels = [(trace.name, trace.level or 0.0, GRAY) for trace in levels]
         values = [value for trace in drawn for value in trace.y[y]]
         if values:
             axis.set_ylim(*loss_range(values, [level for _, level, _ in labels]))
         _label_right(axis, [*labels, *ends] if len(labels) + len(ends) <= MAX_END_LABELS else labels)
+
+
+def _draw_points(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None:
+    """Draw the Pareto front, each mean with its interval and its name, and the seeds of unstable architectures."""
+    for trace in (trace for trace in panel.traces if x in trace.x[y]):
+        places = trace.x[y][x]
+        if not trace.architecture:
+            axis.step(places, trace.y[y], color=GRAY, linestyle=_line(trace.dash), where="post", linewidth=1.4)
+            continue
+        style: dict[str, Any] = {"color": trace.color, "marker": trace.marker, "markersize": 7, "linestyle": ""}
+        seeds = trace.y.get(y) or trace.seeds[y]
+        if y in trace.y:
+            half = [trace.high[y][0] - seeds[0]] if y in trace.high else None
+            axis.errorbar(places, seeds, yerr=half, capsize=3, zorder=3, **style)
+        else:
+            axis.plot(places * len(seeds), seeds, markerfacecolor="none", **style)
+        axis.annotate(
+            trace.name, (places[0], seeds[0]), xytext=(7, 4), textcoords="offset points", color=INK, fontsize=9
+        )
+    axis.margins(x=0.16)
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_locator(_round_steps())
+        scale.set_major_formatter(FuncFormatter(_short))
+
+
+def _round_steps() -> MaxNLocator:
+    return MaxNLocator(6, steps=[1, 2, 5, 10])
+
+
+def _line(dash: str) -> Any:
+    """Return matplotlib's style of a dash."""
+    return LINES[dash] if dash in LINES else (0, tuple(0.7 * float(length) for length in dash.split(",")))
 
 
 def _set_axes(axis: Axes, x_axis: Axis, y_axis: Axis, traces: Sequence[Trace], x: str, y: str) -> None:
@@ -133,11 +170,11 @@ def _set_axes(axis: Axes, x_axis: Axis, y_axis: Axis, traces: Sequence[Trace], x
             set_limits(limits[0], max(1.0, reached[1]) if limits[1] is None else limits[1])
 
 
-def _draw_rows(axis: Axes, chart: Chart, panel: Panel, y: str, has_names: bool) -> None:
+def _draw_rows(axis: Axes, chart: Chart, panel: Panel, y: str) -> None:
     """Draw bars or intervals, one below the other, with their words at the right."""
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
-    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.xaxis.set_major_locator(_round_steps())
     axis.xaxis.set_major_formatter(FuncFormatter(_short))
     for row, trace in enumerate(panel.traces):
         seeds, place = trace.seeds[y], row + 0.0
@@ -156,12 +193,12 @@ def _draw_rows(axis: Axes, chart: Chart, panel: Panel, y: str, has_names: bool) 
             trace.text[y], (1, row), xytext=(5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", color=INK, annotation_clip=False,
         )  # fmt: skip
-    axis.set_yticks(range(len(panel.traces)), [trace.name if has_names else "" for trace in panel.traces])
+    axis.set_yticks(range(len(panel.traces)), [trace.name for trace in panel.traces])
     axis.set_ylim(len(panel.traces) - 0.5, -0.5)
 
 
 def _marks(trace: Trace, n: int) -> dict[str, Any]:
-    style: dict[str, Any] = {"linestyle": DASHES[trace.dash], "marker": trace.marker, "markersize": 4.5}
+    style: dict[str, Any] = {"linestyle": _line(trace.dash), "marker": trace.marker, "markersize": 4.5}
     if trace.marker == "ring":
         return style | {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK}
     return style | {"markevery": max(1, n // 12)}
@@ -175,12 +212,15 @@ def _legend(chart: Chart, ys: Sequence[str]) -> list[Artist]:
             if trace.level is None and not any(trace.y.get(y) for y in ys):
                 continue
             color = GRAY if trace.level is not None else trace.color
-            marks = _marks(trace, 1) if trace.level is None else {"linestyle": DASHES[trace.dash]}
+            marks = _marks(trace, 1) if trace.level is None else {"linestyle": _line(trace.dash)}
             handles[trace.name] = Line2D([], [], color=color, label=trace.name, **marks)
     for name in chart.marks:
-        handles[name] = Line2D([], [], color=GRAY, linestyle=DASHES["dash"], linewidth=1.2, label=name)
-    if chart.kind == "intervals":
+        handles[name] = Line2D([], [], color=GRAY, linestyle=LINES["dash"], linewidth=1.2, label=name)
+    if chart.kind == "points" and any(not trace.architecture for panel in chart.panels for trace in panel.traces):
+        handles["front"] = Line2D([], [], color=GRAY, linestyle=LINES["dot"], label="Pareto front of the means")
+    if chart.kind in ("intervals", "points"):
         handles["mean"] = Line2D([], [], color=GRAY, marker="o", label="mean with its own 95% interval")
+    if chart.kind == "intervals":
         handles["seed"] = Line2D([], [], color=GRAY, marker="o", markersize=4, mfc="white", linestyle="", label="seed")
     return list(handles.values())
 

@@ -1,4 +1,4 @@
-"""The style of the charts: a color and a marker for each architecture."""
+"""The style of the charts: a color, a marker and a dash for each architecture."""
 
 from src.reporting.data.runs import ARCHITECTURES
 
@@ -9,14 +9,19 @@ COLORS = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "d", "8", "H", "p")
 """One color and one marker for each of ARCHITECTURES. The colors are near those of Okabe and Ito's palette for the
 color-blind, and all have a contrast of at least 3:1 to the light and to the dark page."""
+DASHES = (
+    "solid", "9,3", "3,2", "9,3,2,3", "5,2", "12,3,3,3,3,3", "14,4", "6,2,2,2,2,2", "9,2,4,2", "4,4", "16,3,2,3",
+    "3,2,9,2",
+)  # fmt: skip
+"""One for each of ARCHITECTURES: lengths of lines and gaps, in pixels."""
 OTHER_MARKERS = ("*", "<", ">", "+")
-INK, GRAY = "#222222", "#777777"
+INK, GRAY = "#222222", "#767676"
 
 
-def style_of(architecture: str) -> tuple[str, str]:
-    """Return color and marker; an unknown name gets another marker, always the same."""
+def style_of(architecture: str) -> tuple[str, str, str]:
+    """Return color, marker and dash; an unknown name gets another marker, always the same."""
     if architecture in ARCHITECTURES:
         index = ARCHITECTURES.index(architecture)
-        return COLORS[index], MARKERS[index]
+        return COLORS[index], MARKERS[index], DASHES[index]
     number = sum(architecture.encode())
-    return COLORS[number % len(COLORS)], OTHER_MARKERS[number % len(OTHER_MARKERS)]
+    return COLORS[number % len(COLORS)], OTHER_MARKERS[number % len(OTHER_MARKERS)], DASHES[number % len(DASHES)]

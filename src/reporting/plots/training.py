@@ -14,7 +14,7 @@ from src.config.formatting import count_of, show_bytes
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import reference_losses, stage_names, to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, add_reference, panel_title, trace_of
-from src.reporting.statistics.verdicts import ranking_groups
+from src.reporting.statistics.groups import ranking_groups
 
 EXPERT_BALANCE = {
     "load_entropy": Axis("load entropy (1: even)", limits=(0, 1.04)),
@@ -29,23 +29,29 @@ def loss_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
     """Chart loss against tokens, FLOPs and time: a panel for each stage of each group."""
     unit, seconds = time_unit(float(metrics["wall_time_s"].max()))
     metrics = metrics.assign(wall_time_s=metrics["wall_time_s"] / seconds)
+    x = {
+        "tokens": Axis("tokens in the stage", is_log=True),
+        "flops": Axis("training FLOPs in the stage", is_log=True),
+        "wall_time_s": Axis(f"wall-clock time in the stage ({unit})", limits=(0, None)),
+    }
+    why = _speed_problem(to_records(runs))
+    if why:
+        del x["wall_time_s"]
+    files = {"tokens": "loss_vs_tokens", "flops": "loss_vs_flops", "wall_time_s": "loss_vs_time"}
     chart = Chart(
         "curves",
         "Loss while training",
         "Validation loss, the mean over seeds, with a band from the lowest seed to the highest; faint: training loss. "
         "Learning rates reach their end at the budget, so a point before the end of a curve is a run that is not "
-        "finished: only runs made for a budget in FLOPs or time are ranked by it.",
-        {
-            "tokens": Axis("tokens in the stage", is_log=True),
-            "flops": Axis("training FLOPs in the stage", is_log=True),
-            "wall_time_s": Axis(f"wall-clock time in the stage ({unit})", limits=(0, None)),
-        },
+        "finished: only runs made for a budget in FLOPs or time are ranked by it."
+        + (f" The time is left out: {why}." if why else ""),
+        x,
         {
             "val/loss": Axis("validation loss (nats per token)"),
             "val/bits_per_byte": Axis("validation bits per byte"),
             "train/loss": Axis("training loss (nats per token)"),
         },
-        {"loss_vs_tokens": "tokens", "loss_vs_flops": "flops", "loss_vs_time": "wall_time_s"},
+        {files[axis]: axis for axis in x},
         [],
         file_y=("val/loss",),
         has_end_labels=True,
@@ -98,7 +104,13 @@ def speed_chart(runs: pd.DataFrame) -> Chart:
     records = [record for record in to_records(runs) if record["tokens_per_second"] is not None]
     devices = list(dict.fromkeys(_device(record) for record in records))
     warning = " (different: not comparable)" if len(devices) > 1 else ""
-    groups = ranking_groups(records)
+    groups, why = ranking_groups(records), _speed_problem(records)
+    y = {
+        "tokens_per_second": Axis("training speed (tokens per second)"),
+        "peak_memory_bytes": Axis("peak memory (bytes)"),
+    }
+    if why:
+        del y["tokens_per_second"], kinds["tokens_per_second"]
     panels: list[Panel] = []
     for group in groups:
         panel = Panel(group.title if len(groups) > 1 else "")
@@ -113,17 +125,19 @@ def speed_chart(runs: pd.DataFrame) -> Chart:
                 trace.text[kind] = show(fmean(values)) if values else "not measured"
     return Chart(
         "speed",
-        f"Speed and memory on {' / '.join(devices)}{warning}",
-        "Of training: bars are means over seeds. Speeds are not comparable where jobs shared the machine.",
+        f"{'Memory' if why else 'Speed and memory'} on {' / '.join(devices)}{warning}",
+        "Of training: bars are means over seeds." + (f" The speed is left out: {why}." if why else ""),
         {"": Axis("")},
-        {
-            "tokens_per_second": Axis("training speed (tokens per second)"),
-            "peak_memory_bytes": Axis("peak memory (bytes)"),
-        },
+        y,
         {"speed": ""},
         panels,
         kind="bars",
     )
+
+
+def _speed_problem(records: Sequence[Record]) -> str | None:
+    """Return why speed and time of some of these runs say nothing about their architectures, or None."""
+    return next((why for group in ranking_groups(records) if (why := group.speed_problem())), None)
 
 
 def time_unit(longest: float) -> tuple[str, float]:

@@ -4,8 +4,9 @@ import pandas as pd
 
 from src.reporting.data.runs import split_of, stage_names, to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, panel_title, trace_of
+from src.reporting.statistics.groups import SPLITS
 from src.reporting.statistics.significance import mean_and_half_width
-from src.reporting.statistics.verdicts import SPLITS, Headline, compare_headlines
+from src.reporting.statistics.verdicts import Headline, compare_headlines
 
 NOT_RANKED = "unstable, not ranked"
 
@@ -13,8 +14,8 @@ NOT_RANKED = "unstable, not ranked"
 def verdict_chart(runs: pd.DataFrame, margin: float | None = None) -> Chart:
     """Chart bits per byte of every architecture: seeds, mean with its 95% interval, and the verdict in words.
 
-    An unstable architecture is shown by its seeds alone. margin: the difference in bits per byte within which
-    architectures count as equivalent (`verdict.margin`).
+    The lowest mean is first; an unstable architecture is last and shown by its seeds alone. margin: the difference in
+    bits per byte within which architectures count as equivalent (`verdict.margin`).
     """
     headlines = {(headline.group.title, headline.stage): headline for headline in compare_headlines(runs)}
     titles, stages = (list(dict.fromkeys(names)) for names in zip(*headlines, strict=True)) if headlines else ([], [])
@@ -30,8 +31,8 @@ def verdict_chart(runs: pd.DataFrame, margin: float | None = None) -> Chart:
     return Chart(
         "verdict",
         f"Verdict on {split} text",
-        "Bits per byte (less is better): every seed, and means with their own 95% intervals. Whether two means differ "
-        "is in the words and in the table Pairs, not in these intervals.",
+        "Bits per byte, less is better: each seed, and means with their own 95% intervals. Whether two means differ is "
+        "in the words and in the table Pairs, not in these intervals.",
         {"": Axis("bits per byte")},
         {"": Axis("")},
         {"verdict": ""},
@@ -56,7 +57,7 @@ def verdict_words(headline: Headline, margin: float | None = None) -> dict[str, 
 def _verdict_traces(headline: Headline, margin: float | None) -> list[Trace]:
     comparison, words = headline.comparison, verdict_words(headline, margin)
     traces: list[Trace] = []
-    for name in headline.group.by_architecture():
+    for name in (*comparison.stable, *comparison.unstable):
         trace = trace_of(name)
         seeds = comparison.stable.get(name, comparison.unstable.get(name, []))
         trace.seeds[""], trace.text[""] = [*seeds], words[name]

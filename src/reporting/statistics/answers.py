@@ -1,27 +1,53 @@
-"""The answer of a report: one sentence for each headline, the same on the page, in Markdown and in the terminal."""
+"""The answer of a report: one sentence for each stage of each group, the same on the page, in Markdown and in the
+terminal.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import pandas as pd
 
+from src.config.formatting import count_of
+from src.reporting.data.runs import split_of, stage_names, to_records
+from src.reporting.statistics.groups import SPLITS, ranking_groups, stage_values
 from src.reporting.statistics.significance import Pair
-from src.reporting.statistics.verdicts import Headline, compare_headlines, count_seeds
+from src.reporting.statistics.verdicts import TRIAL, Headline, compare_headlines, count_seeds, reason_for_no_verdict
 
 MAX_PAIRS = 3
 """Pairs behind the best that are named; more are counted."""
 
 
 def answer_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
-    """Write what was found in each headline; nothing without a verdict, whose reason is in `verdict_lines`.
+    """Write what was found after each stage: the verdict, or the results and why there is none.
 
-    margin: as for `verdict_lines`.
+    Empty without finished runs, and for trials of learning rates. margin: as for `verdict_lines`.
     """
-    headlines = compare_headlines(runs)
-    several = len({headline.group.title for headline in headlines}) > 1
-    return [
-        f"{f'{headline.group.title}, ' if several else ''}{headline.stage}: {_answer(headline, margin)}"
-        for headline in headlines
-    ]
+    records, stages = to_records(runs), stage_names(runs)
+    if any(record["contract"].get("learning_rate_search") == TRIAL for record in records):
+        return []
+    split, groups = split_of(records, stages), ranking_groups(records)
+    headlines = {(each.group.title, each.stage): each for each in compare_headlines(runs)}
+    lines: list[str] = []
+    for group in groups:
+        for stage in stages:
+            if headline := headlines.get((group.title, stage)):
+                words = _answer(headline, margin)
+            elif values := None if group.has_repeated_seeds() else stage_values(group, stage, split):
+                words = _results(values, SPLITS[split], reason_for_no_verdict(group))
+            else:
+                continue
+            lines.append(f"{f'{group.title}, ' if len(groups) > 1 else ''}{stage}: {words}")
+    return lines
+
+
+def _results(values: Mapping[str, Sequence[float]], split: str, reason: str | None) -> str:
+    """Write the means of a stage without a verdict, the lowest first."""
+    (first, lowest), *others = sorted(((name, fmean(seeds)) for name, seeds in values.items()), key=lambda one: one[1])
+    seeds = count_of(len(values[first]), "seed")
+    if not others:
+        return f"{first} has {lowest:.3f} bits per byte of the {split} text ({seeds})"
+    rest = join_words([f"{name} {mean:.3f}" for name, mean in others])
+    return f"{first} has the fewest bits per byte of the {split} text, {lowest:.3f}, before {rest}; {reason}"
 
 
 def join_words(words: Sequence[str]) -> str:

@@ -4,19 +4,20 @@ A verdict needs equal contracts (src/config/comparability.py) and at least three
 *headline* is a stage of a group of such runs. One correction covers all headlines of a report.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from src.config.comparability import SPEED_KEYS, comparable_groups, differences
+from src.config.comparability import SPEED_KEYS, differences
 from src.config.formatting import NOTHING, count_of
-from src.reporting.data.json_values import Record
-from src.reporting.data.runs import split_of, stage_names, to_records
+from src.reporting.data.json_values import Record, mean_value
+from src.reporting.data.runs import branches_of, split_of, stage_names, to_records
 from src.reporting.statistics.costs import cost_line
+from src.reporting.statistics.groups import RULES, SPLITS, Group, ranking_groups, stage_values
 from src.reporting.statistics.sample_size import POWER, seeds_needed
 from src.reporting.statistics.sequential import LOOKS, share_of_look
 from src.reporting.statistics.significance import (
@@ -39,88 +40,6 @@ METHOD = (
 )
 TRIAL = "trial"
 """Value of `learning_rate_search` in the contract of a search's trial."""
-LETTERED = "contract "
-SPLITS = {"test": "test", "val": "validation"}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Finished runs of one size with equal contracts: these, and only these, are ranked against each other."""
-
-    size: str
-    mark: str
-    """Tells apart groups of the same size: by matching rule and budget, else by a letter; empty where there is one."""
-    runs: list[Record]
-
-    @property
-    def is_lettered(self) -> bool:
-        """Whether the matching rule and the budget do not tell it apart."""
-        return self.mark.startswith(LETTERED)
-
-    @property
-    def short(self) -> str:
-        """Short form of the mark, for narrow columns."""
-        return self.mark.removeprefix(LETTERED)
-
-    @property
-    def title(self) -> str:
-        return f"{self.size}, {self.mark}" if self.mark else self.size
-
-    @property
-    def budget(self) -> str:
-        """What each run was given alike: tokens, flops or time."""
-        return str(self.runs[0]["contract"].get("training.budget", "tokens"))
-
-    def by_architecture(self) -> dict[str, list[Record]]:
-        """Return the runs of each architecture."""
-        members: dict[str, list[Record]] = {}
-        for run in self.runs:
-            members.setdefault(str(run["architecture"]), []).append(run)
-        return members
-
-    def has_repeated_seeds(self) -> bool:
-        """Whether an architecture has two runs of one seed, which then differ by something else."""
-        seeds = [
-            [(run["seed"], run.get("data_order_seed")) for run in runs] for runs in self.by_architecture().values()
-        ]
-        return any(len(set(pairs)) < len(pairs) for pairs in seeds)
-
-    @property
-    def search_differences(self) -> str:
-        """What its learning rates were searched for, where that is not these runs."""
-        return str(self.runs[0]["contract"].get("search_differences") or "")
-
-
-def ranking_groups(records: Sequence[Record]) -> list[Group]:
-    """Group the finished runs by size and contract, in order of appearance."""
-    sizes: dict[str, dict[str, Record]] = {}
-    for record in records:
-        if record["status"] == "done":
-            sizes.setdefault(str(record["size"]), {})[record["run"]] = record
-    split = {
-        size: comparable_groups({name: run["contract"] for name, run in runs.items()}) for size, runs in sizes.items()
-    }
-    members = [(size, [sizes[size][name] for name in names]) for size, groups in split.items() for names in groups]
-    if any(len(groups) > 1 for groups in split.values()):
-        rules = [(size, *_rules(runs[0])) for size, runs in members]
-        are_distinct = len(set(rules)) == len(rules)
-        marks = [_mark(rule[1:]) if are_distinct else f"{LETTERED}{_letter(index)}" for index, rule in enumerate(rules)]
-    else:
-        marks = [""] * len(members)
-    return [Group(size, mark, runs) for (size, runs), mark in zip(members, marks, strict=True)]
-
-
-RULES = ("match", "training.budget", "stages")
-"""Keys of a contract that name a comparison: others than these make runs that no comparison is about."""
-BUDGETS = {"tokens": "equal tokens", "flops": "equal FLOPs", "time": "equal time"}
-
-
-def _rules(run: Record) -> tuple[str, str]:
-    return str(run["contract"].get("match")), str(run["contract"].get("training.budget", "tokens"))
-
-
-def _mark(rules: tuple[str, str]) -> str:
-    return f"match {rules[0]}, {BUDGETS.get(rules[1], rules[1])}"
 
 
 class Headline(NamedTuple):
@@ -151,9 +70,9 @@ def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
     records, stages = to_records(runs), stage_names(runs)
     split = split_of(records, stages)
     found = [
-        (group, {stage: values for stage in stages if (values := _values(group, stage, split)) is not None})
+        (group, {stage: values for stage in stages if (values := stage_values(group, stage, split)) is not None})
         for group in ranking_groups(records)
-        if _reason_for_no_verdict(group) is None
+        if reason_for_no_verdict(group) is None
     ]
     n, share = sum(len(values) for _, values in found), _level_share(records)
     compared = [
@@ -163,6 +82,23 @@ def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
     ]
     corrected = correct_for_headlines([comparison for *_, comparison in compared])
     return [Headline(*each, min(1.0, p / share)) for each, p in zip(compared, corrected, strict=True)]
+
+
+def members_by_result(runs: pd.DataFrame) -> list[tuple[Group, dict[str, list[Record]]]]:
+    """Return each group with its architectures sorted by bits per byte after the last stage, unstable ones last."""
+    records, stages = to_records(runs), stage_names(runs)
+    branches = {branch for names in branches_of(runs).values() for branch in names}
+    last, split = [stage for stage in stages if stage not in branches][-1:], split_of(records, stages)
+    unstable = {(each.group.title, name) for each in compare_headlines(runs) for name in each.comparison.unstable}
+
+    def place(group: Group, name: str, members: list[Record]) -> tuple[bool, float]:
+        values = [mean_value(members, f"{stage}/{split}_bits_per_byte") for stage in last]
+        return (group.title, name) in unstable, next((value for value in values if value is not None), math.inf)
+
+    return [
+        (group, dict(sorted(group.by_architecture().items(), key=lambda item: place(group, *item))))
+        for group in ranking_groups(records)
+    ]
 
 
 def is_decided(runs: pd.DataFrame, margin: float | None = None) -> bool:
@@ -196,7 +132,7 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
     headlines = compare_headlines(runs)
     compared = {(each.group.title, each.stage): each for each in headlines}
     for group in groups:
-        if (problem := _reason_for_no_verdict(group)) is not None:
+        if (problem := reason_for_no_verdict(group)) is not None:
             lines.append(f"{group.title}: {problem}")
             continue
         for stage in stages:
@@ -233,11 +169,11 @@ def comparability_warnings(records: Sequence[Record]) -> list[str]:
     records: with `run`, `size`, `architecture`, `seed` and `contract`, and `status` done.
     """
     groups = ranking_groups(records)
-    lines = [f"{group.title}: {problem}" for group in groups if (problem := _reason_for_no_verdict(group)) is not None]
+    lines = [f"{group.title}: {problem}" for group in groups if (problem := reason_for_no_verdict(group)) is not None]
     return lines + _contract_lines(groups)
 
 
-def _reason_for_no_verdict(group: Group) -> str | None:
+def reason_for_no_verdict(group: Group) -> str | None:
     """Return why a group gets no verdict whatever its results, or None."""
     members = group.by_architecture()
     if len(members) < 2:
@@ -253,23 +189,14 @@ def _reason_for_no_verdict(group: Group) -> str | None:
     return None
 
 
-def _values(group: Group, stage: str, split: str) -> dict[str, list[float]] | None:
-    """Return bits per byte of each architecture's seeds; None where a run has none."""
-    key = f"{stage}/{split}_bits_per_byte"
-    values: dict[str, list[Any]] = {name: [run[key] for run in runs] for name, runs in group.by_architecture().items()}
-    return None if any(value is None for row in values.values() for value in row) else values
-
-
 TIME_TOLERANCE = 0.1
 """The longest of runs with equal time may have trained so much longer than the shortest."""
 
 
 def _unequal_times(group: Group) -> str | None:
     """Return why runs with equal time trained unequally, or None."""
-    if any(run["contract"].get("host_shared") for run in group.runs):
-        return "jobs shared the machine, so that equal time gave unequal work"
-    if len(comparable_groups({run["run"]: run["contract"] for run in group.runs}, speed=True)) > 1:
-        return "the runs had other devices, threads or versions, so that equal time gave unequal work"
+    if problem := group.speed_problem():
+        return f"{problem}, so that equal time gave unequal work"
     times = [run["tokens"] / run["tokens_per_second"] for run in group.runs if run.get("tokens_per_second")]
     if times and max(times) > (1 + TIME_TOLERANCE) * min(times):
         return f"the runs trained from {min(times):.0f} to {max(times):.0f} s, so the budget was not equal time"
@@ -368,7 +295,3 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     if any(contract.get("learning_rate_search") == "none" for contract in contracts):
         lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
     return lines
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else f"#{index + 1}"

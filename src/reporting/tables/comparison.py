@@ -1,13 +1,11 @@
-"""The comparison as a table, with its introduction and its notes, and its form for a terminal.
+"""The comparison as a table, with its introduction and its notes.
 
 A row is a run or, where an architecture has several seeds, the mean over them. Loss and bits per byte are taken after
-equal tokens; the figures show the other two axes, FLOPs and time. Rows are not sorted by result.
+equal tokens; the figures show the other two axes, FLOPs and time. Rows are sorted by the last
+bits per byte.
 """
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,59 +13,9 @@ import pandas as pd
 from src.config.formatting import NOTHING, show_bytes, show_count, show_time
 from src.reporting.data.json_values import Record, known_values, mean_value
 from src.reporting.data.runs import ABOVE_FLOOR, FLOOR, reference_losses, split_of, stage_names, to_records
-from src.reporting.statistics.answers import answer_lines
-from src.reporting.statistics.verdicts import (
-    BUDGETS,
-    SPLITS,
-    Group,
-    compare_headlines,
-    ranking_groups,
-    show_mean,
-    verdict_lines,
-)
-
-WIDTH = 110
-_DROPPABLE = ("loss", "time", "memory", "tokens/s", "above floor", "params")
-"""Columns that are dropped if the table is too wide for a terminal, in this order."""
-
-
-WORDS = frozenset("architecture size contract run status corpus after edge stage better other result".split())
-"""Columns whose cells are words, set to the left; numbers are set to the right."""
-
-
-@dataclass(frozen=True)
-class Column:
-    group: str
-    """Heading over neighboring columns, such as the stage."""
-    name: str
-
-    @property
-    def is_words(self) -> bool:
-        return self.name in WORDS
-
-
-@dataclass(frozen=True)
-class Table:
-    columns: list[Column]
-    rows: list[list[str]]
-    references: list[list[str]]
-    """Reference losses, in the same columns."""
-
-    def without(self, name: str) -> "Table":
-        kept = [index for index, column in enumerate(self.columns) if column.name != name]
-
-        def cut(rows: list[list[str]]) -> list[list[str]]:
-            return [[row[index] for index in kept] for row in rows]
-
-        return Table([self.columns[index] for index in kept], cut(self.rows), cut(self.references))
-
-
-class Titled(NamedTuple):
-    """A table, with its heading and its explanation."""
-
-    title: str
-    table: Table
-    note: str
+from src.reporting.statistics.groups import BUDGETS, SPLITS, Group, ranking_groups
+from src.reporting.statistics.verdicts import compare_headlines, members_by_result, show_mean
+from src.reporting.tables.table import Column, Mark, Table
 
 
 def comparison_table(runs: pd.DataFrame) -> Table:
@@ -80,34 +28,14 @@ def comparison_table(runs: pd.DataFrame) -> Table:
             for headline in compare_headlines(runs)
             for name, values in headline.comparison.unstable.items()
         }
-        columns, rows = _mean_rows(records, groups, stages, unstable)
+        columns, rows, shown = _mean_rows(runs, stages, unstable)
     else:
-        columns, rows = _run_rows(records, groups, stages)
+        columns, rows, shown = _run_rows(runs, stages)
     references = [
         [label, *[cells.get((column.group, column.name), "") for column in columns[1:]]]
         for label, cells in _references(records, stages)
     ]
-    return Table(columns, rows, references)
-
-
-def comparison_text(runs: pd.DataFrame, margin: float | None = None) -> str:
-    """Write the whole comparison for a terminal: table, failed runs, verdict and answer (see `answer_lines`)."""
-    table = comparison_table(runs)
-    dropped: list[str] = []
-    for name in _DROPPABLE:
-        if _width(table) > WIDTH:
-            table = table.without(name)
-            dropped.append(name)
-    notes = [table_note(runs), *([f"Left out for width: {', '.join(dropped)}."] if dropped else [])]
-    parts = [_fill(introduction(runs)), *_draw(table), "", *map(_fill, notes)]
-    for title, lines in (
-        ("Not finished", unfinished_lines(runs)),
-        ("Verdict", verdict_lines(runs, margin)),
-        ("Answer", answer_lines(runs, margin)),
-    ):
-        if lines:
-            parts += ["", title, *(_fill(line, "  ") for line in lines)]
-    return "\n".join(parts)
+    return Table(columns, rows, references, _marks(columns, shown))
 
 
 def introduction(runs: pd.DataFrame) -> str:
@@ -140,6 +68,7 @@ def table_note(runs: pd.DataFrame) -> str:
     if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records for stage in stages):
         note += " above floor: bits per byte above the exact entropy of the windows evaluated; a model sees only the"
         note += " window, without the start of its first document, so it cannot reach 0."
+    note += " Bold: the lowest of its column."
     if has_replicates(ranking_groups(records)):
         note += (
             " Means over seeds; ±: half a 95% interval of that mean alone (Student's t), from three seeds on; the table"
@@ -194,13 +123,40 @@ def _stage_columns(records: list[Record], stages: list[str]) -> dict[str, Column
     return columns
 
 
-def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> tuple[list[Column], list[list[str]]]:
-    letters = {run["run"]: group.short for group in groups for run in group.runs}
+class _Row(NamedTuple):
+    """What decides the marks of a row."""
+
+    group: str
+    values: dict[Column, float]
+    """Bits per byte that are ranked."""
+    speed_problem: str | None
+
+
+def _marks(columns: list[Column], rows: Sequence[_Row]) -> dict[tuple[int, int], Mark]:
+    """Mark the lowest bits per byte of each group, and speeds that say nothing."""
+    marks: dict[tuple[int, int], Mark] = {}
+    for index, column in enumerate(columns):
+        for title in dict.fromkeys(row.group for row in rows):
+            own = [(row, i) for i, row in enumerate(rows) if row.group == title and column in row.values]
+            found = [(row.values[column], i) for row, i in own]
+            if len(found) > 1:
+                marks[min(found)[1], index] = Mark("best", "lowest of its column")
+        for i, row in enumerate(rows):
+            if row.speed_problem and column.name in ("tokens/s", "time"):
+                marks[i, index] = Mark("gray", row.speed_problem)
+    return marks
+
+
+def _run_rows(runs: pd.DataFrame, stages: list[str]) -> tuple[list[Column], list[list[str]], list[_Row]]:
+    ranked = [(group, own) for group, members in members_by_result(runs) for own in members.values()]
+    groups = {record["run"]: group for group, own in ranked for record in own}
+    records = [record for _, own in ranked for record in own]
+    records += [record for record in to_records(runs) if record["run"] not in groups]
     # Columns that distinguish rows, as far as these runs need them.
     optional: dict[str, list[str]] = {
         "size": [str(record["size"]) for record in records],
         "seed": [_number(record["seed"], "d") for record in records],
-        "contract": [letters.get(record["run"], "") for record in records],
+        "contract": [groups[record["run"]].short if record["run"] in groups else "" for record in records],
     }
     optional = {name: cells for name, cells in optional.items() if len(set(cells) - {""}) > 1}
     names = [str(record["architecture"]) for record in records]
@@ -210,34 +166,50 @@ def _run_rows(records: list[Record], groups: list[Group], stages: list[str]) -> 
         optional["status"] = [record["status"] for record in records]
     results = _stage_columns(records, stages)
     rows: list[list[str]] = []
+    shown: list[_Row] = []
     for index, record in enumerate(records):
         losses = [_number(record[key]) for key in results]
         rows.append([names[index], *(cells[index] for cells in optional.values()), *losses, *_measures(record)])
+        if group := groups.get(record["run"]):
+            values = {
+                column: record[key] for key, column in results.items() if _is_bits(column) and record[key] is not None
+            }
+            shown.append(_Row(group.title, values, group.speed_problem()))
     columns = [Column("", "architecture"), *(Column("", name) for name in optional)]
-    return [*columns, *results.values(), *_MEASURES], rows
+    return [*columns, *results.values(), *_MEASURES], rows, shown
 
 
 def _mean_rows(
-    records: list[Record], groups: list[Group], stages: list[str], unstable: dict[tuple[str, str, str], list[float]]
-) -> tuple[list[Column], list[list[str]]]:
+    runs: pd.DataFrame, stages: list[str], unstable: dict[tuple[str, str, str], list[float]]
+) -> tuple[list[Column], list[list[str]], list[_Row]]:
     """Build a row an architecture; if it is unstable, its lowest and highest seed replace the mean."""
+    records, ranked = to_records(runs), members_by_result(runs)
     several_sizes = len({record["size"] for record in records}) > 1
-    lettered = any(group.mark for group in groups)
+    lettered = any(group.mark for group, _ in ranked)
     results = _stage_columns(records, stages)
     rows: list[list[str]] = []
-    for group in groups:
-        for architecture, members in group.by_architecture().items():
+    shown: list[_Row] = []
+    for group, by_result in ranked:
+        for architecture, members in by_result.items():
             row = [architecture, *([group.size] if several_sizes else []), str(len(members))]
             row += [group.short] if lettered else []
+            values: dict[Column, float] = {}
             for key, column in results.items():
                 if (seeds := unstable.get((group.title, column.group, architecture))) is None:
                     row.append(_mean(members, key, interval=not key.endswith("_loss")))
+                    if _is_bits(column) and (value := mean_value(members, key)) is not None:
+                        values[column] = value
                 else:
-                    row.append(f"{seeds[0]:.3f}–{seeds[-1]:.3f}" if column.name == "bits/byte" else "unstable")
+                    row.append(f"{seeds[0]:.3f}–{seeds[-1]:.3f}" if _is_bits(column) else "unstable")
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
             rows.append([*row, *_measures({key: mean_value(members, key) for key in keys})])
+            shown.append(_Row(group.title, values, group.speed_problem()))
     head = ["architecture", *(["size"] if several_sizes else []), "seeds", *(["contract"] if lettered else [])]
-    return [*(Column("", name) for name in head), *results.values(), *_MEASURES], rows
+    return [*(Column("", name) for name in head), *results.values(), *_MEASURES], rows, shown
+
+
+def _is_bits(column: Column) -> bool:
+    return column.name == "bits/byte"
 
 
 def _mean(members: list[Record], key: str, interval: bool) -> str:
@@ -261,46 +233,3 @@ def _references(records: list[Record], stages: list[str]) -> list[tuple[str, dic
             if set(cells.values()) - {NOTHING}:
                 found.append((name + suffix, cells))
     return found
-
-
-def _widths(table: Table) -> list[int]:
-    cells = zip(*([column.name for column in table.columns], *table.rows, *table.references), strict=True)
-    widths = [max(map(len, column)) for column in cells]
-    for group, members in groupby(range(len(widths)), key=lambda index: table.columns[index].group):
-        first, *others = members
-        span = sum(widths[first : first + 1 + len(others)]) + 2 * len(others)
-        widths[first] += max(0, len(group) + 2 * bool(others) - span)  # the heading needs room over its columns
-    return widths
-
-
-def _width(table: Table) -> int:
-    return sum(_widths(table)) + 2 * (len(table.columns) - 1)
-
-
-def _draw(table: Table) -> list[str]:
-    """Draw the table: names to the left, numbers to the right, headings of groups over their columns."""
-    widths = _widths(table)
-
-    def line(cells: Sequence[str]) -> str:
-        sides = [str.ljust if column.is_words else str.rjust for column in table.columns]
-        return "  ".join(side(cell, width) for side, cell, width in zip(sides, cells, widths, strict=True)).rstrip()
-
-    heads, index = list[str](), 0
-    while index < len(widths):
-        group = table.columns[index].group
-        end = index + 1
-        while group and end < len(widths) and table.columns[end].group == group:
-            end += 1
-        span = sum(widths[index:end]) + 2 * (end - index - 1)
-        heads.append(f" {group} ".center(span, "-") if end - index > 1 else group.rjust(span)[:span])
-        index = end
-    rule = "-" * _width(table)
-    body = [line([column.name for column in table.columns]), rule, *map(line, table.rows)]
-    return ["  ".join(heads).rstrip(), *body, *([rule] if table.references else []), *map(line, table.references)]
-
-
-def _fill(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  " * bool(indent),
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip

@@ -3,7 +3,18 @@
 from pathlib import Path
 
 from src.reporting.data.artifacts import load_searches, next_rate_fails
-from src.reporting.tables.comparison import Column, Table, Titled
+from src.reporting.statistics.answers import join_words
+from src.reporting.tables.table import Column, Table, Titled
+
+
+def learning_rate_lines(directory: Path) -> list[str]:
+    """Write the best rate of each architecture, a sentence for each search."""
+    lines: list[str] = []
+    for search in load_searches(directory):
+        points = {name: search.points(name) for name in search.tried}
+        best = [f"{min(own, key=lambda one: one[1])[0]:g} for {name}" for name, own in points.items() if own]
+        lines += [f"{search.size}: the best learning rates are {join_words(best)}."] if best else []
+    return lines
 
 
 def learning_rate_tables(directory: Path) -> list[Titled]:

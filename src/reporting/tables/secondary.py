@@ -1,10 +1,11 @@
-"""Tables besides the comparison: costs, forgetting, gaps by budget, generated scripts, pairs, and documents.
+"""Tables besides the comparison: pairs, costs, forgetting, gaps by budget, generated scripts, and documents.
 
-A row an architecture (or a pair), the mean over the seeds of comparable runs (± half a 95% interval, from three seeds
+A row an architecture, by result, the mean over the seeds of comparable runs (± half a 95% interval, from three seeds
 on).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -15,8 +16,11 @@ from src.reporting.data.json_values import Record, known_values, mean_value
 from src.reporting.data.problems import Problems
 from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
 from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
-from src.reporting.statistics.verdicts import SPLITS, compare_headlines, ranking_groups, show_mean
-from src.reporting.tables.comparison import Column, Table, Titled
+from src.reporting.statistics.groups import SPLITS, ranking_groups
+from src.reporting.statistics.shares import share_interval
+from src.reporting.statistics.verdicts import members_by_result, show_mean
+from src.reporting.tables.pairs import pair_tables
+from src.reporting.tables.table import Column, Mark, Table, Titled
 
 SCRIPTS = {
     "finished": "finished",
@@ -26,6 +30,10 @@ SCRIPTS = {
     "distinct_4": "distinct",
 }
 """Values of generated scripts in evaluation.json, and the names of their columns."""
+COUNTED = ("finished", "valid")
+"""Those that are shares of scripts; memorized and distinct are means of shares of their tokens."""
+BROKEN = 0.1
+"""Where fewer scripts are valid, the other values describe text that is not a script."""
 
 
 Evaluations = list[dict[str, Record]]
@@ -38,16 +46,13 @@ def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin:
     builders: dict[str, Callable[[pd.DataFrame], Titled]] = {"size and cost": _cost, "forgetting": _forgetting}
     for origin, branches in branches_of(runs).items():
         builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
-    builders |= {
-        "generated scripts": _scripts,
-        "pairs": partial(_pairs, margin=margin),
-        "differences over documents": _documents,
-    }
+    builders |= {"generated scripts": _scripts, "differences over documents": _documents}
+    every: dict[str, Callable[[], list[Titled]]] = {"pairs": partial(pair_tables, runs, margin)}
+    every |= {name: lambda build=build: [build(runs)] for name, build in builders.items()}
     found: list[Titled] = []
-    for name, build in builders.items():
-        table = build(runs) if problems is None else problems.attempt(f"table of {name}", partial(build, runs), None)
-        found += [table] if table and table.table.rows else []
-    return found
+    for name, build in every.items():
+        found += build() if problems is None else problems.attempt(f"table of {name}", build, [])
+    return [each for each in found if each.table.rows]
 
 
 def _cost(runs: pd.DataFrame) -> Titled:
@@ -72,7 +77,11 @@ def _cost(runs: pd.DataFrame) -> Titled:
         "a sequence while decoding, at the training context."
     )
     heads = [Column("", "seeds"), *(column for column, _ in columns.values())]
-    return Titled("Size and cost", _table(runs, heads, row), note)
+    table = _table(runs, heads, row)
+    problems = [group.speed_problem() for group, members in members_by_result(runs) for _ in members]
+    time = len(table.columns) - 1
+    marks = {(index, time): Mark("gray", problem) for index, problem in enumerate(problems) if problem}
+    return Titled("Size and cost", replace(table, marks=marks), note)
 
 
 def _forgetting(runs: pd.DataFrame) -> Titled:
@@ -135,13 +144,13 @@ def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> 
     }
     stages = sorted(budgets, key=lambda stage: max(budgets[stage], default=0))
     split = split_of(records, stages)
-    groups = ranking_groups(records)
+    groups = members_by_result(runs)
     several = len(groups) > 1
     rows: list[list[str]] = []
-    for group in groups:
+    for group, by_result in groups:
         found = {
             architecture: [known_values(members, f"{stage}/{split}_bits_per_byte") for stage in stages]
-            for architecture, members in group.by_architecture().items()
+            for architecture, members in by_result.items()
         }
         best = [min((fmean(own) for own in column if own), default=0.0) for column in zip(*found.values(), strict=True)]
         for architecture, values in found.items():
@@ -168,10 +177,8 @@ def _scripts(runs: pd.DataFrame) -> Titled:
         for stage in seeds[0] if seeds else ():
             summaries = [seed[stage]["scripts"] for seed in seeds if stage in seed and seed[stage]["scripts"].get("n")]
             if summaries:
-                cells = [
-                    show_mean([values[key] for values in summaries if values.get(key) is not None]) for key in SCRIPTS
-                ]
-                found.append([stage, str(sum(values["n"] for values in summaries)), *cells])
+                n = sum(values["n"] for values in summaries)
+                found.append([stage, str(n), *(_script_cell(summaries, key) for key in SCRIPTS)])
         return found
 
     columns = [Column("", "after"), Column("", "scripts"), *(Column("", name) for name in SCRIPTS.values())]
@@ -179,45 +186,43 @@ def _scripts(runs: pd.DataFrame) -> Titled:
         "Scripts drawn at fixed seeds; none is ever run. finished: ended by the model, not at the limit of tokens "
         "(then cut after the last whole line). valid: bash -n takes it. findings: of shellcheck. memorized: share of "
         "tokens in sequences of 24 that occur in the training text. distinct: share of different sequences of four "
-        "tokens."
+        "tokens. Intervals of finished and valid: 95%, Wilson's, over scripts and seeds; of memorized and distinct: "
+        "from the lowest seed to the highest."
     )
-    return Titled("Generated scripts", _table(runs, columns, rows), note)
+    table = _table(runs, columns, rows)
+    names = [column.name for column in table.columns]
+    valid = names.index("valid")
+    marks = {
+        (row, column): Mark("gray", f"of architectures with fewer than {BROKEN:.0%} valid scripts")
+        for row, cells in enumerate(table.rows)
+        if cells[valid] != NOTHING and float(cells[valid].split()[0]) < BROKEN
+        for column, name in enumerate(names)
+        if name in SCRIPTS.values() and name not in COUNTED
+    }
+    return Titled("Generated scripts", replace(table, marks=marks), note)
 
 
-def _pairs(runs: pd.DataFrame, margin: float | None) -> Titled:
-    """Give the difference of each pair of stable architectures in every headline."""
-    found = compare_headlines(runs)
-    several = len({headline.group.title for headline in found}) > 1
-    rows = [
-        [
-            *([headline.group.title] if several else []),
-            headline.stage,
-            pair.better,
-            pair.other,
-            f"{pair.difference:.3f}±{pair.half_width:.3f}",
-            headline.result(pair, margin),
-        ]
-        for headline in found
-        for pair in headline.comparison.pairs
-    ]
-    names = [*(["size"] if several else []), "stage", "better", "other", "bits/byte", "result"]
-    note = (
-        "How much worse the other is, with its simultaneous 95% interval over all pairs and headlines of this report. "
-        "better: by the mean. significant: the interval excludes 0. significant as best: the verdict that the first is "
-        "best tests its own pairs alone and so needs less. Unstable architectures are left out."
-    )
-    if margin is not None:
-        note += f" equivalent: the interval lies within ±{margin:g} bits per byte."
-    return Titled("Pairs", Table([Column("", name) for name in names], rows, []), note)
+def _script_cell(summaries: Sequence[Record], key: str) -> str:
+    """Write the value of a key over seeds, with an interval that a share cannot leave."""
+    known = [values for values in summaries if values.get(key) is not None]
+    values = [each[key] for each in known]
+    if not values or key == "findings_per_line":
+        return show_mean(values)
+    if key in COUNTED:
+        trials = [each["n"] for each in known]
+        share, low, high = share_interval([value * n for value, n in zip(values, trials, strict=True)], trials)
+    else:
+        share, low, high = fmean(values), min(values), max(values)
+    return f"{share:.3f} ({low:.2f}–{high:.2f})"
 
 
 def _table(runs: pd.DataFrame, columns: Sequence[Column], rows: Callable[[list[Record]], list[list[str]]]) -> Table:
     """Put the rows of each architecture of each group below each other."""
-    groups = ranking_groups(to_records(runs))
+    groups = members_by_result(runs)
     several = len(groups) > 1
     body: list[list[str]] = []
-    for group in groups:
-        for architecture, members in group.by_architecture().items():
+    for group, by_result in groups:
+        for architecture, members in by_result.items():
             head = [architecture, *([group.title] if several else [])]
             body += [[*head, *row] for row in rows(members)]
     head = [Column("", "architecture"), *([Column("", "size")] if several else [])]

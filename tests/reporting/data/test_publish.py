@@ -83,6 +83,18 @@ def test_machine_details_are_not_published(sweep: Path, tmp_path: Path) -> None:
     assert '"architecture=dense"' in (tmp_path / "kept" / "sweep.json").read_text()
 
 
+def test_a_published_command_has_no_path(builder: SweepBuilder, tmp_path: Path) -> None:
+    command = "python -m src.train data=local 'data.code.paths=[/home/me/a b.sh]' init_from=/home/x seed=1"
+    builder.add("dense", summary={"command": command})
+    publish_sweep(builder.sweep, tmp_path / "kept")
+    summary = json.loads((tmp_path / "kept" / "runs.json").read_text())["runs"]["dense-nano-full-s0-0000abcd"][
+        "summary"
+    ]
+    assert summary["command"] == "python -m src.train data=local data.code.paths=... init_from=... seed=1"
+    page = write_report(tmp_path / "kept").read_text("utf-8")
+    assert "data.code.paths=... init_from=... seed=1" in page
+
+
 def test_samples_copied_from_training_text_are_not_published(builder: SweepBuilder, tmp_path: Path) -> None:
     run = builder.add("dense", stages=("language",))
     texts = [{"prompt": f"p{i}", "text": f"p{i} said"} for i in range(4)]

@@ -39,6 +39,18 @@ addEventListener("load", () => setTimeout(() => {
       .filter((name) => !name.startsWith("data:")),
     width: innerWidth, scroll: document.documentElement.scrollWidth, images: document.images.length,
     ink: getComputedStyle(document.body).color,
+    box: Object.fromEntries(["h1", ".verdict", "#chart-verdict .plot", "#chart-cost .plot"].map((name) => {
+      const { top, bottom, left, right } = document.querySelector(name)?.getBoundingClientRect() ?? {};
+      return [name, { top, bottom, left, right }];
+    })),
+    links: [...document.querySelectorAll("nav a")].map(
+      (link) => [link.textContent, Boolean(document.querySelector(link.hash))]),
+    labels: [...document.querySelectorAll(".plot")].map((plot) => plot.getAttribute("aria-label")),
+    buttons: document.querySelectorAll(".panel button").length,
+    cut: [...document.querySelectorAll("table")].map((table) => [table, table.closest(".scroll")]).filter(
+      ([table, frame]) => frame.scrollWidth < table.offsetWidth || getComputedStyle(frame).overflowX !== "auto").length,
+    dashes: [...new Set([...document.querySelectorAll("#chart-curves .js-line")].map(
+      (line) => line.style.strokeDasharray))],
   };
   const place = document.createElement("pre");
   place.id = "found";
@@ -94,14 +106,15 @@ def full_sweep(builder):
 
 
 CHARTS = (
-    "verdict curves learning-rates positions beyond recall probe-copying experts speed benchmark-speed benchmark-memory"
+    "verdict cost curves learning-rates positions beyond recall probe-copying experts speed benchmark-speed "
+    "benchmark-memory"
 ).split()
 
 
 def test_every_measurement_has_a_chart(full_sweep):
     charts = build_charts(load_runs(full_sweep.sweep), load_metrics(full_sweep.sweep), full_sweep.sweep)
     assert [chart.id for chart in charts] == CHARTS
-    curves = as_values(charts[1])["panels"]
+    curves = as_values(charts[2])["panels"]
     assert [panel["title"] for panel in curves] == ["language", "code"]
     dense = curves[0]["traces"][0]
     y = dense["y"]["val/loss"]
@@ -127,11 +140,29 @@ def test_text_cannot_end_the_script_of_chart_data():
 def test_page_works_in_a_browser(full_sweep):
     result = probe_page(write_report(full_sweep.sweep))
     assert result["errors"] == [] and result["blocked"] == [] and result["requests"] == []
-    assert result["title"] == "demo-12345678" and result["images"] == 0, "hostile text stays text"
+    assert result["title"] == "demo" and result["images"] == 0, "hostile text stays text"
     assert result["plots"] and min(result["plots"]) > 0 and min(result["all"]) > 0, "every chart has something in it"
     assert sum(result["fewer"]) < sum(result["all"]) and result["again"] == result["all"]
     assert result["fewerRows"] < result["rows"]
+    assert result["buttons"] == 2 * len(result["plots"]) and all("lowest first" in text for text in result["labels"])
+    assert len(result["dashes"]) >= 4, "architectures differ by their dashes"
     assert result["before"] == "tokens in the stage" and result["after"] == "training FLOPs in the stage"
+
+
+@needs_browser
+def test_the_first_screen_has_the_answer_and_its_charts(full_sweep):
+    page = write_report(full_sweep.sweep)
+    box = probe_page(page)["box"]
+    forest, cost = box["#chart-verdict .plot"], box["#chart-cost .plot"]
+    assert 0 < box["h1"]["bottom"] < box[".verdict"]["bottom"] < forest["top"] < forest["bottom"] < 900
+    assert forest["right"] <= cost["left"] and cost["bottom"] < 900
+
+
+@needs_browser
+def test_contents_lead_to_sections(full_sweep):
+    links = dict(probe_page(write_report(full_sweep.sweep))["links"])
+    assert list(links) == ["Answer", "Curves", "Results", "Measurements", "Unfinished", "Samples", "Repeat"]
+    assert all(links.values())
 
 
 @pytest.mark.slow
@@ -140,7 +171,15 @@ def test_page_works_on_a_narrow_screen_and_in_dark_mode(full_sweep):
     page = write_report(full_sweep.sweep)
     light, small = probe_page(page), probe_page(page, 390, "--blink-settings=preferredColorScheme=0")
     assert small["errors"] == [] and small["scroll"] <= small["width"] <= 500
+    assert small["cut"] == light["cut"] == 0 and small["box"]["#chart-verdict .plot"]["top"] < 800
     assert light["ink"] == "rgb(27, 31, 36)" and small["ink"] == "rgb(230, 233, 237)"
+
+
+def test_a_run_of_an_earlier_version_has_its_searched_rate_in_its_command(full_sweep):
+    full_sweep.jobs[0]["overrides"] += ["learning_rates=['outputs/tuning/x']", "seed=0"]
+    full_sweep.plan("later", "mamba")
+    page = write_report(full_sweep.sweep).read_text(encoding="utf-8")
+    assert "src.train architecture=dense seed=0 optimizer.learning_rate=0.002</td>" in page
 
 
 def test_failed_runs_show_their_last_lines_and_every_run_its_command(full_sweep):

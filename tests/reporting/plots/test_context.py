@@ -2,11 +2,13 @@ import json
 import math
 
 import pytest
+from scipy.stats import binomtest
 
 from src.reporting import comparison_text, draw, load_metrics, load_runs, position_chart, recall_chart, write_report
 from src.reporting.data.artifacts import load_context
 from src.reporting.plots.charts import build_charts
 from src.reporting.plots.context import beyond_chart, probe_chart
+from src.reporting.plots.style import GRAY
 from src.reporting.tables.comparison import comparison_table
 
 
@@ -27,8 +29,13 @@ def write_measurements(run_dir, level, stages=("language",), floor=True):
 
 
 def read_curves(axes, style: str) -> list[list[list[float]]]:
-    """Return x and y of the lines with a given style."""
-    return [[list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines if line.get_linestyle() == style]
+    """Return x and y of the lines with a given style; "-" are those of architectures, whatever their dash."""
+
+    def style_of(line) -> str:
+        is_own = line.get_color() != GRAY and line.get_linestyle() != ":"
+        return "-" if is_own else line.get_linestyle()
+
+    return [[list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines if style_of(line) == style]
 
 
 @pytest.fixture
@@ -60,6 +67,15 @@ def test_recall_hides_ranges_with_few_names_and_names_them(measured):
     assert language.get_xscale() == "log"
 
 
+def test_a_share_of_names_has_an_interval_between_0_and_1(builder):
+    write_measurements(builder.add("dense"), 4.0)
+    (trace,) = (each for each in recall_chart(load_runs(builder.sweep)).panels[0].traces if each.level is None)
+    expected = [binomtest(hits, n).proportion_ci(method="wilson") for hits, n in ((40, 40), (5, 10))]
+    assert trace.y[""] == [1.0, 0.5]
+    assert trace.low[""] == pytest.approx([each.low for each in expected], abs=1e-6)
+    assert trace.high[""] == pytest.approx([each.high for each in expected], abs=1e-6)
+
+
 def test_contracts_are_not_averaged(builder):
     write_measurements(builder.add("dense"), 1.0, ("language", "code"))
     write_measurements(builder.add("dense", 5, contract={"seq_len": 64}), 3.0)
@@ -80,7 +96,7 @@ def test_the_distance_to_a_known_floor_is_a_column(measured, builder):
     names = [(column.group, column.name) for column in table.columns]
     place = names.index(("language", "above floor"))
     assert ("code", "above floor") not in names
-    assert [row[place] for row in table.rows] == ["0.200", "0.200", "-"]
+    assert [row[place] for row in table.rows] == ["-", "0.200", "0.200"], "sorted by result"
     assert "above floor" in comparison_text(runs) and runs["language/above_floor_bits_per_byte"].dtype == "float64"
 
 
@@ -121,3 +137,20 @@ def test_a_damaged_evaluation_is_ignored(measured):
     assert len(draw(position_chart(load_runs(measured.sweep))).axes) == 1
     draw(recall_chart(load_runs(measured.sweep)))
     write_report(measured.sweep)
+
+
+def test_a_probe_within_its_noise_is_left_out_with_the_reason(builder):
+    for name in ("dense", "mamba"):
+        for seed, level in enumerate((0.0, 0.01, 0.02)):
+            write_measurements(builder.add(name, seed), level)
+    page = write_report(builder.sweep)
+    line = (
+        "Copying by distance: left out: no mean saves 0.05 nats or more that the spread of its seeds does not explain"
+    )
+    assert f"<li>{line}</li>" in page.read_text("utf-8") and f"- {line}" in page.with_name("summary.md").read_text(
+        "utf-8"
+    )
+    assert not (page.parent / "figures" / "probe_copying.png").exists()
+    for run in builder.root.glob("runs/dense-*"):
+        write_measurements(run, 2.0)
+    assert (write_report(builder.sweep).parent / "figures" / "probe_copying.png").exists()

@@ -23,9 +23,9 @@ def test_a_legend_is_at_most_as_wide_as_its_figure(width: float) -> None:
     assert len(columns) > 1 or width == 4
 
 
-def test_every_architecture_has_its_own_color_and_marker() -> None:
+def test_every_architecture_has_its_own_color_marker_and_dash() -> None:
     styles = [style_of(name) for name in ARCHITECTURES]
-    assert len({color for color, _ in styles}) == len({marker for _, marker in styles}) == len(ARCHITECTURES)
+    assert [len(set(values)) for values in zip(*styles, strict=True)] == [len(ARCHITECTURES)] * 3
     assert style_of("of our own") == style_of("of our own")
 
 

@@ -8,6 +8,7 @@ from matplotlib.text import Annotation
 from src.reporting import draw, load_metrics, load_runs, loss_chart, speed_chart
 from src.reporting.plots.charts import build_charts
 from src.reporting.plots.figure import loss_range, to_png
+from src.reporting.plots.style import GRAY
 from src.reporting.plots.training import EXPERT_BALANCE, expert_chart
 
 
@@ -30,7 +31,7 @@ def read_texts(figure) -> list[str]:
 
 
 def read_dashed_lines(axes) -> list[float]:
-    return [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+    return [line.get_ydata()[0] for line in axes.lines if line.get_color() == GRAY]
 
 
 def write_balance(run_dir, layers, stages=("language",), steps=3):
@@ -49,7 +50,7 @@ def test_each_stage_has_a_panel_with_training_and_validation(four):
     """The validation before the first step is left out: its tokens are 0, which a log axis cannot show."""
     figure = plot_loss(four.sweep)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["language", "code"]
-    lengths = sorted(np.size(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-")
+    lengths = sorted(np.size(line.get_xdata()) for line in figure.axes[0].lines if line.get_color() != GRAY)
     assert lengths == [10] * 4 + [150] * 4
 
 

@@ -53,14 +53,32 @@ def test_the_report_and_the_terminal_have_the_same_sentence(builder):
     runs = add_seeds(builder, SEEDS)
     page = write_report(builder.sweep)
     for answer in answer_lines(runs):
-        assert answer in page.read_text("utf-8")
+        assert answer in page.read_text("utf-8").replace("<b>", "").replace("</b>", "")
         assert f"**{answer}**" in page.with_name("summary.md").read_text("utf-8").replace("\\", "")
         assert answer in " ".join(comparison_text(runs).split())
 
 
-def test_there_is_no_answer_without_a_verdict(four):
-    assert answer_lines(load_runs(four.sweep)) == []
-    page = write_report(four.sweep).read_text("utf-8")
+def test_without_a_verdict_the_answer_has_the_results_and_the_reason(four):
+    assert answer_lines(load_runs(four.sweep)) == [
+        "language: moe has the fewest bits per byte of the validation text, 0.947, before hybrid 0.969, dense 0.992 "
+        "and mamba 1.037; no verdict: 1 seed; at least 3 are needed",
+        "code: moe has the fewest bits per byte of the validation text, 0.857, before hybrid 0.879, dense 0.902 and "
+        "mamba 0.947; no verdict: 1 seed; at least 3 are needed",
+    ]
+
+
+def test_one_architecture_has_its_result(builder):
+    for seed in range(3):
+        builder.add("dense", seed, stages=("code",))
+    assert answer_lines(load_runs(builder.sweep)) == [
+        "code: dense has 0.996 bits per byte of the validation text (3 seeds)"
+    ]
+
+
+def test_trials_and_unfinished_runs_have_no_answer(builder):
+    builder.add("dense", contract={"learning_rate_search": "trial"})
+    assert answer_lines(load_runs(builder.sweep)) == []
+    page = write_report(builder.sweep).read_text("utf-8")
     assert "<strong>Verdict</strong><ul><li>" in page
 
 

@@ -2,9 +2,11 @@ import math
 
 import pytest
 
-from src.reporting import comparison_text, load_runs
+from src.reporting import comparison_text, load_runs, write_report
 from src.reporting.data.runs import reference_losses
-from src.reporting.tables.comparison import WIDTH, comparison_table, unfinished_lines
+from src.reporting.tables.comparison import comparison_table, unfinished_lines
+from src.reporting.tables.table import Mark
+from src.reporting.tables.terminal import WIDTH
 
 
 def names(table) -> list[str]:
@@ -16,13 +18,32 @@ def test_the_table_has_one_row_per_run_and_the_references_below(four):
     assert names(table) == [
         "architecture", "loss", "bits/byte", "loss", "bits/byte", "params", "tokens/s", "memory", "time",
     ]  # fmt: skip
-    assert table.rows[0] == ["dense", "2.200", "0.992", "2.000", "0.902", "1.00M", "9,000", "700 MB", "1m 08s"]
-    assert [row[0] for row in table.rows] == ["dense", "mamba", "moe", "hybrid"]
+    assert table.rows[-2] == ["dense", "2.200", "0.992", "2.000", "0.902", "1.00M", "9,000", "700 MB", "1m 08s"]
+    assert [row[0] for row in table.rows] == ["moe", "hybrid", "dense", "mamba"], "sorted by result"
+    assert table.marks == {(0, 2): Mark("best", "lowest of its column"), (0, 4): Mark("best", "lowest of its column")}
     assert table.references == [
         ["uniform", "8.318", "3.750", "8.318", "3.750", "", "", "", ""],
         ["unigram", "6.100", "2.750", "5.700", "2.570", "", "", "", ""],
         ["entropy floor", "1.375", "0.620", "-", "-", "", "", "", ""],
     ]
+
+
+def test_speed_and_time_are_gray_where_jobs_shared_the_machine(builder):
+    for name in ("dense", "moe"):
+        builder.add(name, contract={"host_shared": True})
+    table = comparison_table(load_runs(builder.sweep))
+    gray = {(row, table.columns[column].name) for (row, column), mark in table.marks.items() if mark.kind == "gray"}
+    assert gray == {(row, name) for row in (0, 1) for name in ("tokens/s", "time")}
+    assert table.gray_note() == " Gray: tokens/s, time (jobs shared the machine)."
+    page = write_report(builder.sweep)
+    assert '<td class="gray" title="jobs shared the machine">9,000</td>' in page.read_text("utf-8")
+    assert table.gray_note() in page.with_name("summary.md").read_text("utf-8")
+    assert '"tokens_per_second"' not in page.read_text("utf-8") and not list(page.parent.glob("figures/*time.png"))
+
+
+def test_a_dropped_column_keeps_the_marks_of_the_others(four):
+    table = comparison_table(load_runs(four.sweep)).without("loss")
+    assert set(table.marks) == {(0, 1), (0, 2)} and table.rows[0][1] == "0.947"
 
 
 def test_the_entropy_floor_is_converted_to_nats_per_token():
@@ -41,8 +62,8 @@ def test_seeds_are_averaged_with_an_interval(builder):
     text = comparison_text(load_runs(builder.sweep))
     table = comparison_table(load_runs(builder.sweep))
     assert [row[:4] for row in table.rows] == [
-        ["dense", "3", "2.210", "0.996±0.011"],
         ["moe", "3", "2.110", "0.951±0.011"],
+        ["dense", "3", "2.210", "0.996±0.011"],
     ]
     assert "95% interval" in text and "pending: dense-nano-full-s9-0000abcd" in text
 

@@ -59,16 +59,26 @@ def test_an_unfinished_run_without_test_loss_does_not_change_the_split(tested):
 
 
 def test_forgetting_is_reported_by_corpus(tested):
-    dense, mamba = rows(load_runs(tested.sweep), "Forgetting")
+    mamba, dense = rows(load_runs(tested.sweep), "Forgetting")
     assert (dense["corpus"], dense["after"]) == ("language", "code")
     assert dense["before"].startswith("1.000±") and dense["change"].startswith("+0.600±0.248")
     assert mamba["change"] == "+0.100±0.000"
 
 
 def test_scripts_are_summarized_by_architecture(tested):
-    dense, mamba = rows(load_runs(tested.sweep), "Generated scripts")
-    assert dense["scripts"] == "12" and dense["valid"] == "0.500±0.000" and mamba["valid"] == "0.250±0.000"
-    assert dense["findings/line"] == "-"
+    mamba, dense = rows(load_runs(tested.sweep), "Generated scripts")
+    assert dense["scripts"] == "12" and dense["valid"] == "0.500 (0.25–0.75)" and mamba["valid"] == "0.250 (0.09–0.53)"
+    assert dense["findings/line"] == "-" and dense["memorized"] == "0.250 (0.25–0.25)"
+
+
+def test_values_of_scripts_that_nearly_all_fail_are_gray(builder):
+    for seed in range(3):
+        evaluate(builder.add("dense", seed), 1.0, 1.5, 2.0, valid=0.0)
+        evaluate(builder.add("moe", seed), 0.9, 1.0, 1.9)
+    (table,) = (each.table for each in further_tables(load_runs(builder.sweep)) if each.title == "Generated scripts")
+    gray = {(table.rows[row][0], table.columns[column].name) for row, column in table.marks}
+    assert gray == {("dense", name) for name in ("findings/line", "memorized", "distinct")}
+    assert "fewer than 10% valid scripts" in table.gray_note()
 
 
 def test_the_report_has_the_tables_and_the_csv_has_the_test_loss(tested):
@@ -80,7 +90,7 @@ def test_the_report_has_the_tables_and_the_csv_has_the_test_loss(tested):
 
 
 def test_size_and_cost_are_reported_for_every_architecture(tested):
-    dense, mamba = rows(load_runs(tested.sweep), "Size and cost")
+    mamba, dense = rows(load_runs(tested.sweep), "Size and cost")
     assert dense == {
         "architecture": "dense", "seeds": "3", "all": "2.05M", "no embeddings": "1.00M", "active": "1.00M",
         "FLOPs/token": "6.00M", "state": "-", "tokens": "614k", "FLOPs": "3.69T", "memory": "700 MB", "time": "1m 08s",
@@ -137,7 +147,7 @@ def branched(builder):
 def test_differences_are_reported_by_budget_in_ascending_order(branched):
     (titled,) = (each for each in further_tables(load_runs(branched.sweep)) if each.title == "Gap by budget: language")
     assert [column.group for column in titled.table.columns] == ["", *["76.8k tokens"] * 2, *["307k tokens"] * 2]
-    dense, mamba = titled.table.rows
+    mamba, dense = titled.table.rows
     assert [cell.partition("±")[0] for cell in dense] == ["dense", "2.010", "0.000", "1.510", "0.250"]
     assert [cell.partition("±")[0] for cell in mamba] == ["mamba", "2.510", "0.500", "1.260", "0.000"]
     assert "Gap by budget: language" in write_report(branched.sweep).read_text()

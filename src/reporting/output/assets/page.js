@@ -6,6 +6,7 @@
   const hidden = new Set();
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = []; // one redraw function a panel
+  let onPaper = false;
 
   const make = (tag, name, parent) => {
     const element = document.createElement(tag);
@@ -27,14 +28,15 @@
     return select;
   };
 
+  const dashes = (dash) => (/^\d/.test(dash) ? dash.split(",").map((length) => length + "px").join(",") : dash);
   const transparent = (color) => color + "2e"; // an eighth of it or so
   const SYMBOLS = { o: "circle", s: "square", "^": "triangle-up", D: "diamond", v: "triangle-down", P: "cross", X: "x",
     h: "hexagon", d: "diamond-tall", 8: "octagon", H: "hexagon2", p: "pentagon", "*": "star", "<": "triangle-left",
-    ">": "triangle-right", "+": "cross-thin-open", ring: "circle-open", "": "circle" };
+    ">": "triangle-right", "+": "hourglass", ring: "circle-open", "": "circle" };
   const hover = "%{x:,.4~g}: %{y:.4~g}<extra>%{fullData.name}</extra>";
 
   // Bars and intervals: one below the other, each with its words under its name.
-  const rows = (chart, traces, y) => traces.flatMap((trace, row) => {
+  const rows = (chart, traces, x, y) => traces.flatMap((trace, row) => {
     const mean = trace.y[y], seeds = trace.seeds[y], style = { name: trace.name, showlegend: false };
     const hovertemplate = "%{x:,.4~g}<extra>%{fullData.name}</extra>";
     const points = (color) => ({ type: "scatter", mode: "markers", x: seeds, y: seeds.map(() => row + (mean ? 0.25 : 0)),
@@ -47,6 +49,31 @@
       error_x: mean && { type: "data", array: [trace.high[y][0] - mean[0]], color: trace.color, thickness: 2 } };
     return [...(mean ? [interval] : []), points(trace.color)];
   });
+
+  // Points: each mean with its interval and its name, the seeds of unstable architectures open, and the Pareto front.
+  const points = (chart, traces, x, y) => {
+    const shown = traces.filter((trace) => trace.x[y][x]);
+    const places = shown.filter((trace) => trace.architecture).map(
+      (trace) => ({ trace, at: trace.x[y][x][0], values: trace.y[y] || trace.seeds[y] }));
+    const width = (pick) => Math.max(...places.flatMap(pick)) - Math.min(...places.flatMap(pick)) || 1;
+    const wide = width((one) => [one.at]), high = width((one) => one.values);
+    // A name is at the left of its point where another point is close at the right.
+    const side = (one) => places.some((other) => other !== one && other.at >= one.at && other.at < one.at + 0.3 * wide
+      && other.values.some((value) => Math.abs(value - one.values[0]) < 0.15 * high)) ? "top left" : "top right";
+    return [...shown.filter((trace) => !trace.architecture).map((trace) => ({ type: "scatter", mode: "lines",
+      x: trace.x[y][x], y: trace.y[y], name: trace.name, hoverinfo: "name",
+      line: { color: "#767676", width: 1.6, dash: trace.dash, shape: "hv" } })),
+    ...places.map((one) => {
+      const { trace, at, values } = one, mean = trace.y[y];
+      return { type: "scatter", mode: "markers+text", x: values.map(() => at), y: values, name: trace.name,
+        text: values.map((_, index) => (index ? "" : " " + trace.name + " ")), textposition: side(one),
+        hovertemplate: hover, cliponaxis: false,
+        marker: { size: 10, symbol: SYMBOLS[trace.marker], color: mean ? trace.color : "rgba(0,0,0,0)",
+          line: { color: trace.color, width: 1.5 } },
+        error_y: mean && trace.high[y] && { type: "data", array: [trace.high[y][0] - mean[0]], color: trace.color,
+          thickness: 1.5 } };
+    })];
+  };
 
   const lines = (chart, traces, x, y) => {
     const found = [], named = new Set();
@@ -67,7 +94,7 @@
       const every = Math.max(1, Math.floor(values.length / 12));
       found.push({ type: "scatter", x: at, y: values, name: trace.name, showlegend: showlegend(trace.name),
         mode: trace.dash ? (trace.marker ? "lines+markers" : "lines") : "markers", hovertemplate: hover,
-        line: { color: trace.color, width: 2, dash: trace.dash || "solid" },
+        line: { color: trace.color, width: 2, dash: dashes(trace.dash || "solid") },
         marker: { color: trace.color, symbol: SYMBOLS[trace.marker],
           size: values.map((_, index) => (trace.marker === "ring" ? 14 : index % every ? 0 : 7)) } });
     }
@@ -82,7 +109,7 @@
       straight(trace.name, [Math.min(...x_of), Math.max(...x_of)], [trace.level, trace.level], trace.color, trace.dash);
     }
     for (const [name, places] of Object.entries(chart.marks)) {
-      for (const at of places) straight(name, [at, at], [low, high], "#777777", "dash");
+      for (const at of places) straight(name, [at, at], [low, high], "#767676", "dash");
     }
     return found;
   };
@@ -97,7 +124,7 @@
         if (at >= low / 1.3 && at <= high * 1.3) found.push(at);
       }
     }
-    return { tickvals: found, ticktext: found.map(short) };
+    return found.filter((at) => at >= low && at <= high).length < 3 ? {} : { tickvals: found, ticktext: found.map(short) };
   };
   const UNITS = [["E", 1e18], ["P", 1e15], ["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]];
   const short = (value) => {
@@ -105,8 +132,8 @@
     return String(Number((value / size).toPrecision(3))) + unit;
   };
 
-  const layout = (chart, x, y, shown, drawn) => {
-    const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#363d46" : "#e3e7eb";
+  const layout = (chart, x, y, shown, drawn, isDark) => {
+    const ink = isDark ? "#e6e9ed" : "#1b1f24", line = isDark ? "#363d46" : "#e3e7eb";
     const axis = (own, letter) => {
       const values = drawn.flatMap((line) => line[letter]).filter((value) => value > 0);
       const [from, to] = own.limits || [null, null], reached = Math.max(...values) * 1.05;
@@ -119,41 +146,66 @@
     };
     const named = { tickvals: shown.map((_, row) => row), range: [shown.length - 0.5, -0.5], automargin: true,
       ticktext: shown.map((trace) => `<b>${trace.name}</b><br>${trace.text[y]}`), showgrid: false, zeroline: false };
-    const lies = chart.kind !== "lines", across = chart.kind === "bars" ? chart.y[y] : chart.x[x];
+    // The names beside points need room.
+    const room = (values) => {
+      const low = Math.min(...values), high = Math.max(...values), more = 0.28 * (high - low || high || 1);
+      return [low - more, high + more];
+    };
+    const lies = ["bars", "intervals"].includes(chart.kind), across = chart.kind === "bars" ? chart.y[y] : chart.x[x];
     return {
       margin: { l: 50, r: 10, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', sans-serif" },
-      xaxis: axis(lies ? across : chart.x[x], "x"), yaxis: lies ? named : axis(chart.y[y], "y"), hovermode: "closest",
-      showlegend: !lies, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+      xaxis: { ...axis(lies ? across : chart.x[x], "x"),
+        ...(chart.kind === "points" && drawn.length ? { range: room(drawn.flatMap((line) => line.x)) } : {}) },
+      yaxis: lies ? named : axis(chart.y[y], "y"), hovermode: "closest",
+      showlegend: chart.kind === "lines", legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     };
   };
 
   // One object for all drawings: Plotly compares the settings of two drawings, which takes forever for new functions.
-  const download = (format) => ({ name: format, title: `download as ${format}`, icon: Plotly.Icons.camera,
-    click: (plot) => Plotly.downloadImage(plot, { format: format.toLowerCase(), filename: "chart" }) });
+  const settings = { responsive: true, displayModeBar: false };
+  const DRAW = { lines, points, bars: rows, intervals: rows };
 
-  const settings = { responsive: true, displaylogo: false, modeBarButtons: [["SVG", "PNG"].map(download)] };
+  const button = (parent, format, name, figure) => {
+    const element = make("button", "", parent);
+    element.type = "button";
+    element.textContent = format;
+    element.setAttribute("aria-label", `download ${name} as ${format}`);
+    element.addEventListener("click", () => Plotly.downloadImage(figure(), { format: format.toLowerCase(),
+      filename: name.replace(/[^\w]+/g, "-").toLowerCase(), width: 900, height: 500 }));
+  };
 
   for (const chart of charts) {
-    const section = document.getElementById("chart-" + chart.id);
-    const choices = make("div", "choices", section);
+    const section = document.getElementById("chart-" + chart.id), place = section.querySelector(".plots");
+    const choices = make("div", "choices", place);
     const redraw = () => drawn.filter((one) => one.chart === chart).forEach((one) => one.draw());
     const pick = (label, options) =>
       Object.keys(options).length > 1 ? choice(choices, label, options, redraw) : { value: Object.keys(options)[0] };
     const labels = (axes) => Object.fromEntries(Object.entries(axes).map(([key, axis]) => [key, axis.label]));
     const y = pick("show", labels(chart.y)), x = pick("against", labels(chart.x));
-    const panels = make("div", "panels", section);
-    for (const panel of chart.panels) {
-      const box = make("div", "panel", panels);
-      make("h4", "", box).textContent = panel.title;
-      const plot = make("div", "plot", box);
+    const panels = make("div", "panels", place);
+    for (const [index, panel] of chart.panels.entries()) {
+      const box = make("div", "panel", panels), head = make("h4", "", box), plot = make("div", "plot", box);
+      make("span", "", head).textContent = panel.title;
       plot.setAttribute("role", "img");
-      plot.setAttribute("aria-label", `${chart.title} ${panel.title}: ${panel.traces.map((one) => one.name).join(", ")}`);
-      if (chart.kind !== "lines") plot.style.height = `${5 + 2.6 * panel.traces.length}rem`;
+      plot.setAttribute("aria-label", `${chart.title}. ${chart.texts[index]}`);
+      const rowHeight = 2.15 * panel.traces.filter((trace) => trace.architecture).length;
+      if (chart.kind !== "lines") plot.style.height = `${chart.kind === "points" ? Math.max(15, 4 + rowHeight) : 4 + rowHeight}rem`;
+      const traces = () => panel.traces.filter((trace) => !hidden.has(trace.architecture));
+      const figure = (isDark) => {
+        const shown = traces(), data = DRAW[chart.kind](chart, shown, x.value, y.value);
+        return { data, layout: layout(chart, x.value, y.value, shown, data, isDark) };
+      };
+      // A file has a white ground, and its title in it, whatever the page shows.
+      const file = () => {
+        const found = figure(false), text = [chart.title, panel.title].filter(Boolean).join(": ");
+        return { ...found, layout: { ...found.layout, paper_bgcolor: "#ffffff", title: { text, x: 0.01 },
+          margin: { l: 60, r: 20, t: 90, b: 60 } } };
+      };
+      for (const format of ["SVG", "PNG"]) button(head, format, [chart.id, panel.title].filter(Boolean).join(" "), file);
       drawn.push({ chart, draw: () => {
-        const shown = panel.traces.filter((trace) => !hidden.has(trace.architecture));
-        const all = chart.kind === "lines" ? lines(chart, shown, x.value, y.value) : rows(chart, shown, y.value);
-        Plotly.react(plot, all, layout(chart, x.value, y.value, shown, all), settings);
+        const found = figure(dark.matches && !onPaper);
+        Plotly.react(plot, found.data, found.layout, settings);
       } });
     }
   }
@@ -167,6 +219,19 @@
       redrawAll();
     });
   }
+  // On paper, details are open and charts are dark on white.
+  const opened = [];
   dark.addEventListener("change", redrawAll);
+  addEventListener("beforeprint", () => {
+    onPaper = true;
+    redrawAll();
+    opened.push(...document.querySelectorAll("details:not([open])"));
+    opened.forEach((element) => { element.open = true; });
+  });
+  addEventListener("afterprint", () => {
+    onPaper = false;
+    redrawAll();
+    opened.splice(0).forEach((element) => { element.open = false; });
+  });
   redrawAll();
 })();

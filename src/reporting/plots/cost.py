@@ -1,0 +1,118 @@
+"""Quality against cost: bits per byte against training FLOPs, memory and time, with the Pareto front."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+import pandas as pd
+
+from src.config.formatting import count_of
+from src.reporting.data.json_values import Record, mean_value
+from src.reporting.data.runs import split_of, stage_names, to_records
+from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, panel_title, trace_of
+from src.reporting.plots.training import time_unit
+from src.reporting.statistics.groups import SPLITS, Group, ranking_groups, stage_values
+from src.reporting.statistics.significance import mean_and_half_width
+from src.reporting.statistics.verdicts import compare_headlines
+
+COSTS = {
+    "flops": ("train_flops", "training FLOPs of the stage"),
+    "memory": ("peak_memory_bytes", "peak memory of the stage (bytes)"),
+    "time": ("wall_time_s", "training time of the stage"),
+}
+"""Name of an x axis -> column of a stage, and its label."""
+
+
+def cost_chart(runs: pd.DataFrame) -> Chart:
+    """Chart bits per byte of every architecture against its cost: a panel for each stage of each group.
+
+    A cost that the budget makes equal, or that was not measured under equal conditions, is left out with the reason.
+    """
+    records, stages = to_records(runs), stage_names(runs)
+    split = split_of(records, stages)
+    unstable = {(each.group.title, each.stage): each.comparison.unstable for each in compare_headlines(runs)}
+    groups = [group for group in ranking_groups(records) if len(group.by_architecture()) > 1]
+    groups = [group for group in groups if not group.has_repeated_seeds()]
+    reasons = {cost: why for cost in COSTS for group in groups if (why := _why_not(group, cost))}
+    costs = [cost for cost in COSTS if cost not in reasons]
+    times = [run[f"{stage}/wall_time_s"] or 0.0 for run in records for stage in stages]
+    unit, seconds = time_unit(max(times, default=0.0))
+    panels: list[Panel] = []
+    for group in groups:
+        for stage in stages:
+            values = stage_values(group, stage, split)
+            left_out = unstable.get((group.title, stage), {})
+            traces = _traces(group, stage, values, left_out, costs, seconds) if values and costs else []
+            panels.append(Panel(panel_title(stage, group.title, [group.title for group in groups]), traces))
+    note = "Mean over seeds with its 95% interval (from three seeds on); lower and further left is better."
+    note += " Dotted: the Pareto front of the means, on which no architecture is both cheaper and lower."
+    if any(unstable.values()):
+        note += " Open: seeds of an unstable architecture."
+    note += "".join(f" Left out: {COSTS[cost][1].split(' of ')[0]}: {why}." for cost, why in reasons.items())
+    units = {"time": f" ({unit})"}
+    return Chart(
+        "cost",
+        "Quality against cost",
+        note,
+        {cost: Axis(COSTS[cost][1] + units.get(cost, "")) for cost in costs},
+        {"": Axis(f"{SPLITS[split]} bits per byte")},
+        {f"quality_vs_{cost}": cost for cost in costs},
+        panels,
+        kind="points",
+        columns=len(stages) or 1,
+    )
+
+
+def _why_not(group: Group, cost: str) -> str | None:
+    """Return why a cost of a group says nothing about its architectures, or None."""
+    if group.budget == cost:
+        return "is equal by the budget"
+    return group.speed_problem() if cost == "time" else None
+
+
+def _traces(
+    group: Group,
+    stage: str,
+    values: Mapping[str, Sequence[float]],
+    unstable: Mapping[str, Sequence[float]],
+    costs: Sequence[str],
+    seconds: float,
+) -> list[Trace]:
+    """Return a point for each architecture, the seeds of unstable ones, and a front for each cost."""
+    spent: dict[str, dict[str, float]] = {cost: {} for cost in costs}
+    for name, members in group.by_architecture().items():
+        for cost in costs:
+            if value := _cost(members, stage, cost):
+                spent[cost][name] = value / (seconds if cost == "time" else 1.0)
+    traces: list[Trace] = []
+    for name, seeds in values.items():
+        trace = trace_of(name)
+        trace.x[""] = {cost: [known[name]] for cost, known in spent.items() if name in known}
+        if name in unstable:
+            trace.seeds[""] = [*seeds]
+        else:
+            mean, half = mean_and_half_width(seeds)
+            trace.y[""], trace.text[""] = [mean], f"{mean:.3f} ({count_of(len(seeds), 'seed')})"
+            if half is not None:
+                trace.low[""], trace.high[""] = [mean - half], [mean + half]
+        traces.append(trace)
+    means = {name: fmean(seeds) for name, seeds in values.items() if name not in unstable}
+    fronts = [
+        Trace("Pareto front", marker="", dash="dot", x={"": {cost: [*x, max(known.values())]}}, y={"": [*y, y[-1]]})
+        for cost, known in spent.items()
+        for x, y in [pareto_front([(known[name], means[name]) for name in means if name in known])]
+        if x
+    ]
+    return [*traces, *fronts]
+
+
+def _cost(members: Sequence[Record], stage: str, cost: str) -> float | None:
+    return mean_value(members, f"{stage}/{COSTS[cost][0]}")
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[Values, Values]:
+    """Return x and y of the points than which no other is lower in both, by x."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return [x for x, _ in front], [y for _, y in front]
