@@ -13,6 +13,7 @@ from typing import Any
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.cli.validation import validate
+from src.config.formatting import terminal_width
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
@@ -46,8 +47,12 @@ def main(argv: list[str]) -> int:
     for found in _measure(configs, progress):
         if first.format == "text":
             write_benchmark(found, folder)
-    print(json.dumps(found, indent=2) if first.format == "json" else f"{describe(found)}\nBenchmark: {folder}")
+    print(json.dumps(found, indent=2) if first.format == "json" else _text(found, folder))
     return 0
+
+
+def _text(found: dict[str, Any], folder: Path) -> str:
+    return f"{describe(found, terminal_width())}\nBenchmark: {folder}"
 
 
 def _check(config: BenchmarkConfig) -> None:

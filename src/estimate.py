@@ -10,7 +10,7 @@ from typing import Any
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths, varying_overrides
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.cli.validation import validate
-from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
+from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table, terminal_width
 from src.config.schema import EstimateConfig, ModelSpec, UserError
 from src.model.blocks import kind_of
 from src.model.blocks.kind import no_activations
@@ -181,7 +181,8 @@ def _component_lines(found: dict[str, Any]) -> list[str]:
     ]
     params = (show_count(found[name]) for name in ("total_params", "active_params"))
     flops = (show_flops(found[name]) for name in ("forward_flops_per_token", "executed_forward_flops_per_token"))
-    return table(header, [*rows, ["all", *params, *flops, show_bytes(found["state_bytes"] or None)]])
+    rows.append(["all", *params, *flops, show_bytes(found["state_bytes"] or None)])
+    return table(header, rows, ("executed", "state", "active"), terminal_width())
 
 
 def _context_lines(found: dict[str, Any]) -> list[str]:
@@ -194,7 +195,7 @@ def _context_lines(found: dict[str, Any]) -> list[str]:
         ]
         for row in found["contexts"]
     ]
-    return table(header, rows)
+    return table(header, rows, ("executed", "forward FLOPs/token needed"), terminal_width())
 
 
 def _device_lines(found: dict[str, Any]) -> list[str]:
@@ -241,7 +242,8 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
         "Estimates. Memory: of training, at the micro batch after it. Storage: the two checkpoints of a stage. For "
         "each machine: the largest micro batch that fits / that fits with activation checkpointing."
     )
-    return "\n".join([*table(header, rows), "", note, *problems])
+    droppable = ["storage", "state", "active", *reversed(names[:-1]), "training FLOPs/token", "parameters"]
+    return "\n".join([*table(header, rows, droppable, terminal_width()), "", note, *problems])
 
 
 def _batches(device: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.cli.compose import read_run_config, run_cli, run_command
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, table
+from src.config.formatting import NOTHING, table, terminal_width
 from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
 
 
@@ -68,7 +68,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         lines += [f"After the {stage} stage", *table(["test text", "loss", "bits per byte", "tokens"], rows)]
         if positions := entry.get("beyond") or entry.get("context", {}).get("positions"):
             header = ["loss by position, past the training context too", *map(str, positions["to"])]
-            lines += ["", *table(header, [["loss", *map(_show, positions["loss"])]])]
+            lines += ["", *_wide_table(header, [["loss", *map(_show, positions["loss"])]])]
         if probes := entry.get("probes"):
             distances = sorted({distance for values in probes.values() for distance in values["to"]})
             rows = []
@@ -76,12 +76,17 @@ def describe(found: dict[str, Any]) -> list[str]:
                 for kind in ("accuracy", "gain"):
                     by_distance = dict(zip(values["to"], values[kind], strict=True))
                     rows.append([f"{name}, {kind}", *(_show(by_distance.get(distance)) for distance in distances)])
-            lines += ["", *table(["probe, by distance", *map(str, distances)], rows)]
+            lines += ["", *_wide_table(["probe, by distance", *map(str, distances)], rows)]
         if scripts := entry.get("scripts"):
             shares = [[key.replace("_", " "), _show(scripts[key])] for key in scripts if key != "n"]
             lines += ["", *table([f"{scripts['n']} generated scripts", ""], shares)]
         lines.append("")
     return [*lines, *_notes(found)]
+
+
+def _wide_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Format a table of which a narrow terminal leaves out every other column first, and never the last."""
+    return table(header, rows, [*header[2:-1:2], *header[1:-1:2]], terminal_width())
 
 
 def _notes(found: dict[str, Any]) -> list[str]:

@@ -52,7 +52,9 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
         UserError: a configuration is invalid, or its data is not prepared.
     """
     checked = check_jobs(jobs)
-    return [make_plan(config, init, _find_data(config)) for config, init in show_progress(checked, "Planning jobs")]
+    data = [_find_data(config) for config, _ in checked]  # has progress bars of its own
+    found = [(*job, each) for job, each in zip(checked, data, strict=True)]
+    return [make_plan(*job) for job in show_progress(found, "Planning jobs")]
 
 
 def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":

@@ -1,6 +1,7 @@
 """Run a sweep: check all jobs, run each in a child process of Hydra's launcher, write the report."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,7 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli.command_line import SINGLE_RUN, explain_hydra_error, quote_value
 from src.cli.compose import Sweep
+from src.config.formatting import count_of
 from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import match_config
 from src.reporting import comparison_text, load_runs, write_report
 from src.reporting.statistics.sequential import LOOKS
 from src.reporting.statistics.verdicts import is_decided
@@ -27,6 +31,7 @@ from src.runtime.signals import stop_signal
 from src.sweep.job_process import run_job
 from src.sweep.job_store import Job, JobStore
 from src.sweep.progress_table import show_jobs
+from src.sweep.report_refresh import refresh_report
 from src.training.stage_budget import shared_tokens, stage_tokens
 
 
@@ -77,7 +82,8 @@ def open_sweep(
     with file_lock(folder / ".lock", f"{folder}: this sweep is already running in another process"):
         reject_symlinks(folder, ".submitit")  # written by the Slurm launcher
         store.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
-        print(f"Sweep: {len(plans)} jobs, {folder}")
+        print(f"Sweep: {count_of(len(plans), 'job')}, {folder}")
+        print(f"Live page: python -m src.report {shlex.quote(f'dir={folder}')} serve=true")
         yield store
 
 
@@ -103,6 +109,7 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
         seed=config.seed,
         stage_tokens=stage_tokens(config),
         shared_tokens=shared_tokens(config),
+        flops_per_token=model_cost(match_config(config).spec, config.training.seq_len).train_flops_per_token,
     )
 
 
@@ -118,7 +125,7 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
     ]
     before, sys.argv = sys.argv, ["src.train", "-m", *overrides, *ours]
     try:
-        with show_jobs(store) if live else nullcontext():
+        with refresh_report(store, config.verdict.margin), show_jobs(store) if live else nullcontext():
             if config.launcher.name == "ray":
                 from src.sweep.ray_launcher import launch_on_ray
 

@@ -17,7 +17,7 @@ from src.cli.command_line import format_argument, given_keys
 from src.cli.compose import Sweep, compose_config, expand_sweep
 from src.cli.validation import check_installed
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, count_of, table
+from src.config.formatting import NOTHING, count_of, table, terminal_width
 from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.reporting import write_report
 from src.reporting.data.artifacts import next_rate_fails
@@ -333,7 +333,8 @@ def _format_results(rates: dict[str, Any], size: str) -> list[str]:
         "next rate fails",
         *(f"{rate:g}" for rate in tried),
     ]
-    return ["", *table(header, rows), ""]
+    droppable = [*header[4:][::-1], "at the edge", "next rate fails"]
+    return ["", *table(header, rows, droppable, terminal_width()), ""]
 
 
 def _format_loss(loss: float | None) -> str:

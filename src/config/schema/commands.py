@@ -71,6 +71,10 @@ class ReportConfig:
     compare_with: str | None = setting(
         None, "Folder of a repetition of the same runs. The report says which have the same weights.", form="path"
     )
+    serve: bool = setting(
+        False, "Open a page on this machine that follows a running sweep. It shows jobs, curves, time left and errors."
+    )
+    port: int | None = setting(None, "Port of serve=true. null: a free one.", Range(1, 65535))
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
 
