@@ -31,7 +31,7 @@ UNUSED_FLAGS = {
         ("config_path", "config_name", "config_dir"), "not used here; put your settings in experiments/*.yaml"
     ),
     "experimental_rerun": "not used here; repeat the command itself",
-    "shell_completion": "not used here; --help lists the settings",
+    "shell_completion": "not used here; python -m src --completion bash prints the script of a shell",
 }
 """Hydra flags without effect here, and their replacements."""
 
