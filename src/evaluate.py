@@ -5,12 +5,19 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.cli.compose import read_run_config, run_cli, run_command
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, table, terminal_width
-from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
+from src.config.formatting import NOTHING, show_time, table, terminal_width
+from src.config.schema import EvaluateConfig, RuntimeConfig, TrainConfig, UserError
+
+if TYPE_CHECKING:
+    from src.data.dataset import PreparedData
+    from src.runs.summary import Summary
+
+FORWARD_SPEED = 3
+"""Speed of prediction as a multiple of that of training: its FLOPs are a third."""
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -40,6 +47,9 @@ def evaluate(config: EvaluateConfig) -> int:
     data, trained_on = load_prepared(data_dir), str(summary["contract"].get("data_hash"))
     if data.fingerprint != trained_on:
         raise UserError(f"data_dir={data_dir}: {data.fingerprint[:12]}, but the run was trained on {trained_on[:12]}")
+    if config.dry_run:
+        print("\n".join(describe_dry_run(known, data, folder, summary, config.rerun)))
+        return 0
     runtime = RuntimeConfig(
         "evaluate", config.device, known.runtime.precision, threads=config.threads or known.runtime.threads
     )
@@ -54,6 +64,36 @@ def evaluate(config: EvaluateConfig) -> int:
         print("\n".join(describe(found)))
         print(f"Evaluation: {folder / EVALUATION}")
     return 0
+
+
+def describe_dry_run(
+    known: TrainConfig, data: "PreparedData", folder: Path, summary: "Summary", rerun: bool
+) -> list[str]:
+    """Describe what would be measured, and how long the test text would take by the speed of the run's training."""
+    from src.data.dataset import CORPORA
+    from src.runs.final_evaluation import evaluated_stages, finished_stages
+
+    length, settings = known.training.seq_len, known.evaluation
+    windows = {
+        corpus: min(known.training.test_sequences, (len(data.tokens(corpus, "test")) - 1) // length)
+        for corpus in CORPORA
+    }
+    tokens, speed = sum(windows.values()) * length, summary["final"] and summary["final"]["tokens_per_second"]
+    done, lines = set() if rerun else evaluated_stages(known, folder), list[str]()
+    for name in finished_stages(known, folder):
+        parts = [f"{n} windows of {length:,} tokens of {corpus}" for corpus, n in windows.items()]
+        parts += ["probes"] if settings.probes else []
+        stage = known.stage.stages[name]
+        parts += (
+            [f"{settings.scripts * len(stage.prompts)} scripts"] if stage.corpus == "code" and settings.scripts else []
+        )
+        lines.append(f"{name}: {'evaluated already; rerun=true does it again' if name in done else ', '.join(parts)}")
+    if speed and any(name not in done for name in finished_stages(known, folder)):
+        seconds = tokens / (FORWARD_SPEED * speed)
+        lines.append(
+            f"The windows take about {show_time(seconds)} a stage, at {FORWARD_SPEED} times the speed of training"
+        )
+    return [*lines, "Nothing was measured or written."]
 
 
 def describe(found: dict[str, Any]) -> list[str]:

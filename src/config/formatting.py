@@ -2,7 +2,9 @@
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -89,6 +91,19 @@ def table(
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (n + 1) + ":" for n in widths[1:])]) + "|"
     return [line(header), rule, *(line(row) for row in rows)]
+
+
+def fit_text(lines: Sequence[str], room: int | None) -> str:
+    """Join lines and break those that are longer than the terminal between words; tables stay as they are."""
+    if room is None:
+        return "\n".join(lines)
+    broken: list[str] = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()))
+        fill = partial(textwrap.fill, width=room, break_long_words=False, break_on_hyphens=False)
+        is_text = len(line) > room and not line.startswith("|")
+        broken.append(fill(line.strip(), initial_indent=indent, subsequent_indent=f"{indent}  ") if is_text else line)
+    return "\n".join(broken)
 
 
 def _with_unit(value: float | None, units: tuple[tuple[str, float], ...]) -> str:

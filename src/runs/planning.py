@@ -196,9 +196,14 @@ def _find_data(config: TrainConfig) -> PreparedData:
         return prepared
     if {config.data.language.source, config.data.code.source} <= set(GENERATED):
         return prepare_data(config.data, config.tokenizer, root)
+    raise UserError(not_prepared(config))
+
+
+def not_prepared(config: TrainConfig) -> str:
+    """Return the line that says that data is missing, and the command that prepares it."""
     corpora = {"language": config.data.language, "code": config.data.code}
     paths = " ".join(f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local")
-    raise UserError(
-        f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare "
-        f"data={config.data.name} with the same settings{paths and f' ({paths})'}"
+    return (
+        f"data={config.data.name}: not prepared in {Path(config.output_root).expanduser() / 'data'}; first run "
+        f"python -m src.prepare data={config.data.name} with the same settings{paths and f' ({paths})'}"
     )

@@ -17,7 +17,7 @@ from src.sweep.job_store import Job, JobStore
 TAIL_BYTES = 20_000
 STATUSES = ("done", "running", "failed", "interrupted", "pending")
 OPEN = ("running", "pending")
-COLUMNS = ("job", "phase", "done", "elapsed", "left", "val loss", "tokens/s")
+COLUMNS: tuple[str, ...] = ("job", "phase", "done", "elapsed", "left", "val loss", "tokens/s")
 """The headings of `show_cells`."""
 
 
