@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
+from src.cli.command_line import given_keys, has_hydra_flag, parse_arguments, quote_paths
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.next_command import command_of, print_next, written_overrides
 from src.cli.validation import validate
 from src.config.formatting import count_of, fit_text, show_bytes, show_time, table, terminal_width
 from src.config.schema import BenchmarkConfig, UserError
@@ -23,6 +24,11 @@ from src.runs.run_id import short_hash
 from src.runtime.host import PROCESS_BYTES, machine_bytes
 from src.runtime.log import LogFunction
 
+OWN = (
+    *("context_lens", "batch_size", "point_seconds", "peers", "peers_keep_memory", "profile", "format", "seed"),
+    "dry_run",
+)
+"""Settings that are not for training, or that the next command has itself."""
 PHASES = ("training", "prefill", "decoding")
 
 
@@ -55,6 +61,10 @@ def main(argv: list[str]) -> int:
         if first.format == "text":
             write_benchmark(found, folder)
     print(json.dumps(found, indent=2) if first.format == "json" else _text(found, folder))
+    if first.format == "text":
+        written = written_overrides(arguments.overrides, OWN)
+        given = [] if "architecture" in given_keys(arguments.overrides) else ["architecture=dense,mamba,moe,hybrid"]
+        print_next([command_of("train", "-m", *written, *given, "seed=0,1,2", "dry_run=true")])
     return 0
 
 

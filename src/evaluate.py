@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.cli.compose import read_run_config, run_cli, run_command
+from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, show_time, table, terminal_width
 from src.config.schema import EvaluateConfig, RuntimeConfig, TrainConfig, UserError
@@ -63,6 +64,7 @@ def evaluate(config: EvaluateConfig) -> int:
     else:
         print("\n".join(describe(found)))
         print(f"Evaluation: {folder / EVALUATION}")
+        print_next([command_of("report", raw_argument("dir", config.run))])
     return 0
 
 

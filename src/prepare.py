@@ -8,8 +8,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from src.cli.command_line import quote_paths
+from src.cli.command_line import format_argument, quote_paths
 from src.cli.compose import run_cli, run_command
+from src.cli.next_command import command_of, print_next
 from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
 from src.config.formatting import count_of, show_bytes
@@ -50,6 +51,9 @@ def prepare(config: PrepareConfig) -> int:
             for text in example.get("excerpts", []):
                 print(f"    {replace_control_chars(text)}")
     print(f"Data: {data.folder}")
+    text = format_argument("data.dir", str(data.folder))
+    comparison = ("-m", text, "architecture=dense,mamba,moe,hybrid", "seed=0,1,2", "dry_run=true")
+    print_next([command_of("train", text), command_of("train", *comparison)])
     return 0
 
 

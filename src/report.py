@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from src.cli.compose import run_cli, run_command
+from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.formatting import show_bytes
 from src.config.schema import ReportConfig, UserError
@@ -29,6 +30,10 @@ def report(config: ReportConfig) -> int:
         command = f"python -m src.report {shlex.quote(f'dir={out}')}"
         print(f"Published: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
     print(f"Report: {write_report(folder, repeated=repeated, margin=config.verdict.margin)}")
+    is_open = {"running", "pending"} & {*runs["status"]} and (folder / "sweep.json").is_file()
+    publish = raw_argument("publish_to", Path("results") / folder.resolve().name)
+    if is_open or not config.publish_to:
+        print_next([command_of("report", raw_argument("dir", config.dir), "serve=true" if is_open else publish)])
     return 0
 
 

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
         print(describe_searches(config.tune, searches))
         return 0
-    return tune(config.tune, searches)
+    return tune(config.tune, searches, arguments.overrides)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli.command_line import SINGLE_RUN, explain_hydra_error, quote_value
 from src.cli.compose import Sweep
+from src.cli.next_command import print_next
 from src.config.formatting import count_of
 from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.model.cost.model_cost import model_cost
@@ -30,6 +31,7 @@ from src.runtime.errors import first_line
 from src.runtime.signals import stop_signal
 from src.sweep.job_process import run_job
 from src.sweep.job_store import Job, JobStore
+from src.sweep.next_steps import sweep_commands
 from src.sweep.progress_table import show_jobs
 from src.sweep.report_refresh import refresh_report
 from src.training.stage_budget import shared_tokens, stage_tokens
@@ -49,6 +51,9 @@ def run_sweep(sweeps: Sequence[Sweep]) -> int:
         folder = folder or _sweep_folder(plans)  # further looks belong to the same sweep
         exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None)
         if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
+            if not exit_code:
+                configs = [plan.config for plan in plans]
+                print_next(sweep_commands(folder, sweep, configs, load_runs(folder)))
             break
         print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
     return exit_code

@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from src.cli.command_line import format_argument, given_keys
+from src.cli.command_line import given_keys
 from src.cli.compose import Sweep, compose_config, expand_sweep
+from src.cli.next_command import print_next
 from src.cli.validation import check_installed
 from src.config.checks import check_settings
 from src.config.formatting import count_of
@@ -28,6 +29,7 @@ from src.runtime.errors import first_line
 from src.sweep.job_process import run_job
 from src.sweep.job_store import JobStore
 from src.sweep.launch import launch, open_sweep
+from src.sweep.next_steps import comparison_command, comparison_seconds
 from src.sweep.search_results import Trial, Trials, find_edge, format_results, to_record
 from src.training.stage_budget import stage_tokens
 
@@ -85,14 +87,19 @@ def plan_searches(overrides: list[str]) -> tuple[TuneConfig, list[SizeSearch]]:
     ]
 
 
-def tune(settings: TuneSettings, searches: Sequence[SizeSearch]) -> int:
-    """Search for every size, and return the exit status: 0 if all rates were found. Raises: UserError."""
+def tune(settings: TuneSettings, searches: Sequence[SizeSearch], overrides: Sequence[str]) -> int:
+    """Search for every size, and return the exit status: 0 if all rates were found. Raises: UserError.
+
+    overrides: those of the command line, for the command that compares by the rates.
+    """
+    folders: list[Path] = []
     for search in searches:
         try:
-            _search(search.base, search.size, search.center, settings)
+            folders.append(_search(search.base, search.size, search.center, settings))
         except Unfinished as unfinished:
             print(f"Not finished: {unfinished}; the same command goes on with it")
             return unfinished.exit_code
+    print_next([comparison_command(overrides, folders, settings.seeds)], comparison_seconds(folders))
     return 0
 
 
@@ -117,8 +124,8 @@ def _check_settings(settings: TuneSettings, given: set[str]) -> None:
         check_installed("tune.method=tpe", "optuna", "tune")
 
 
-def _search(base: list[str], size: str, center: float, settings: TuneSettings) -> None:
-    """Search for the architectures of one size. Raises: Unfinished, UserError."""
+def _search(base: list[str], size: str, center: float, settings: TuneSettings) -> Path:
+    """Search for the architectures of one size, and return the folder. Raises: Unfinished, UserError."""
     seeds = f"seed={','.join(map(str, settings.seeds))}"
     plans = plan_runs(expand_sweep("train", TrainConfig, [*base, f"seed={settings.seeds[0]}"]).jobs)
     config = plans[0].config
@@ -141,9 +148,8 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
     print("\n".join(format_results(rates, size)))
     print(f"Report: {write_report(folder)}")
-    print(
-        f"Learning rates: {folder / FILE}; compare with {format_argument('learning_rates', str(folder), is_list=True)}"
-    )
+    print(f"Learning rates: {folder / FILE}")
+    return folder
 
 
 class _Search(NamedTuple):
