@@ -5,6 +5,8 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -20,9 +22,10 @@ from src.config.formatting import count_of
 from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
-from src.reporting import comparison_text, load_runs, write_report
+from src.reporting import answer_lines, comparison_text, load_runs, verdict_lines, write_report
 from src.reporting.statistics.sequential import LOOKS
 from src.reporting.statistics.verdicts import is_decided
+from src.reporting.tables.comparison import comparison_table
 from src.runs.planning import Plan, plan_runs, reject_duplicate_runs
 from src.runs.run_id import short_hash
 from src.runs.tuned_learning_rates import load_searches, write_searches
@@ -45,18 +48,36 @@ def run_sweep(sweeps: Sequence[Sweep]) -> int:
     Raises:
         UserError: a job's configuration is invalid, or the same sweep is already running; nothing was started.
     """
-    folder, exit_code = None, 0
+    folder = None
     for look, sweep in enumerate(sweeps):
         plans = plan_runs(sweep.jobs)
         folder = folder or _sweep_folder(plans)  # further looks belong to the same sweep
         exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None)
         if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
+            if exit_code < 128:  # not stopped
+                track_comparison(plans[0].config, folder)
             if not exit_code:
-                configs = [plan.config for plan in plans]
-                print_next(sweep_commands(folder, sweep, configs, load_runs(folder)))
-            break
+                print_next(sweep_commands(folder, sweep, [plan.config for plan in plans], load_runs(folder)))
+            return exit_code
         print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
-    return exit_code
+    return 0
+
+
+def track_comparison(config: TrainConfig, folder: Path) -> None:
+    """Log the answer and the table of a sweep to W&B, as a run of its own in the group of the sweep's runs."""
+    if "wandb" not in config.tracking.trackers:
+        return
+    from src.tracking.wandb import start_wandb
+
+    runs, log_info = load_runs(folder), partial(print, file=sys.stderr)
+    table, margin = comparison_table(runs), config.verdict.margin
+    columns = [" ".join(filter(None, (column.group, column.name))) for column in table.columns]
+    texts = {"answer": answer_lines(runs, margin), "verdict": verdict_lines(runs, margin)}
+    settings = {"sweep": folder.name, "runs": len(runs)}
+    tracking = replace(config.tracking, group=folder.name)
+    if opened := start_wandb(tracking, folder, settings, log_info, job_type="comparison"):
+        opened.log_comparison({key: "\n".join(lines) for key, lines in texts.items()}, columns, table.rows)
+        opened.finish(0)
 
 
 def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None) -> int:
@@ -85,7 +106,7 @@ def open_sweep(
     """
     store = JobStore(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is already running in another process"):
-        reject_symlinks(folder, ".submitit")  # written by the Slurm launcher
+        reject_symlinks(folder, ".submitit", "wandb")  # written by the Slurm launcher and by W&B
         store.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
         print(f"Sweep: {count_of(len(plans), 'job')}, {folder}")
         print(f"Live page: python -m src.report {shlex.quote(f'dir={folder}')} serve=true")
