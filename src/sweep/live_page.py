@@ -202,7 +202,7 @@ def build_live_page(title: str, charts: list[Chart]) -> str:
 
 def _section(chart: Chart) -> str:
     wide = ' class="wide"' if len(chart.panels) > 1 or len(chart.y) > 2 else ""
-    head = f'<h3>{escape(chart.title)}</h3><p class="soft">{escape(chart.note)}</p>'
+    head = f'<h3>{escape(chart.title)}</h3><div class="plots"></div><p class="soft">{escape(chart.note)}</p>'
     return f'<section id="chart-{escape(chart.id)}"{wide}>{head}</section>'
 
 

@@ -52,8 +52,9 @@ class WandbTracker:
         def show(run: Any) -> None:
             import wandb
 
+            names: list[Any] = [*columns]
             cells: list[Any] = [*rows]
-            run.log({"comparison": wandb.Table(columns=columns, data=cells)})
+            run.log({"comparison": wandb.Table(columns=names, data=cells)})
             run.summary.update(texts)
 
         self._try(show)
