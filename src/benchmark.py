@@ -5,21 +5,32 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
+from src.cli.command_line import given_keys, has_hydra_flag, parse_arguments, quote_paths
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.cli.data_path import expand_data_path
+from src.cli.next_command import command_of, print_next, written_overrides
 from src.cli.validation import validate
+from src.config.formatting import count_of, fit_text, show_bytes, show_time, table, terminal_width
 from src.config.schema import BenchmarkConfig, UserError
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
 from src.reporting.plots.benchmark import describe, describe_profile, write_benchmark
+from src.runs.resource_check import memory_needed
 from src.runs.run_id import short_hash
+from src.runtime.host import PROCESS_BYTES, machine_bytes
 from src.runtime.log import LogFunction
+
+OWN = (
+    *("context_lens", "batch_size", "point_seconds", "peers", "peers_keep_memory", "profile", "format", "seed"),
+    "dry_run",
+)
+"""Settings that are not for training, or that the next command has itself."""
+PHASES = ("training", "prefill", "decoding")
 
 
 def main(argv: list[str]) -> int:
@@ -34,6 +45,9 @@ def main(argv: list[str]) -> int:
     configs = [compose_config(BenchmarkConfig, "benchmark", job) for job in jobs]
     for config in configs:
         _check(config)
+    if configs[0].dry_run:
+        print(describe_dry_run(configs))
+        return 0
     # The profiler warns about memory that was allocated before it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     first = configs[0]
@@ -47,8 +61,16 @@ def main(argv: list[str]) -> int:
     for found in _measure(configs, progress):
         if first.format == "text":
             write_benchmark(found, folder)
-    print(json.dumps(found, indent=2) if first.format == "json" else f"{describe(found)}\nBenchmark: {folder}")
+    print(json.dumps(found, indent=2) if first.format == "json" else _text(found, folder))
+    if first.format == "text":
+        written = written_overrides(arguments.overrides, OWN)
+        given = [] if "architecture" in given_keys(arguments.overrides) else ["architecture=dense,mamba,moe,hybrid"]
+        print_next([command_of("train", "-m", *written, *given, "seed=0,1,2", "dry_run=true")])
     return 0
+
+
+def _text(found: dict[str, Any], folder: Path) -> str:
+    return f"{describe(found, terminal_width())}\nBenchmark: {folder}"
 
 
 def _check(config: BenchmarkConfig) -> None:
@@ -63,6 +85,36 @@ def _check(config: BenchmarkConfig) -> None:
 
         check_installed()
         baseline_names(match_config(config).spec)
+
+
+def describe_dry_run(configs: list[BenchmarkConfig]) -> str:
+    """Describe the measurements, with the memory of a training step at each context length."""
+    first, available = configs[0], machine_bytes() - PROCESS_BYTES
+    lengths = sorted(set(first.context_lens))
+    rows: list[list[str]] = []
+    for config in configs:
+        spec, row = match_config(config).spec, [f"{config.architecture.name} {config.size.name}"]
+        for length in lengths:
+            sequences = max(1, config.training.micro_batch * config.training.seq_len // length)
+            training = replace(config.training, seq_len=length, micro_batch_size=sequences, global_batch_size=sequences)
+            needed = memory_needed(replace(config, training=training), spec).total
+            row.append(show_bytes(needed) if needed <= available else f"{show_bytes(needed)}, too much")
+        rows.append(row)
+    header = ["training memory at a context of", *(f"{length:,}" for length in lengths)]
+    n_series = len(PHASES) * len(configs) * (2 if first.peers else 1)
+    lines = table(header, rows, header[:0:-1], terminal_width())
+    return fit_text(
+        [
+            *lines,
+            "",
+            f"{n_series} series: {', '.join(PHASES)} of {count_of(len(configs), 'model')}"
+            f"{' and of other libraries' if first.peers else ''}. A series ends with memory, or after the "
+            f"first context that takes longer than point_seconds={first.point_seconds:g}; so at most about "
+            f"{show_time(n_series * len(lengths) * first.point_seconds)}, and usually a fraction of it.",
+            "Nothing was measured or written.",
+        ],
+        terminal_width(),
+    )
 
 
 def _measure(configs: list[BenchmarkConfig], log_progress: LogFunction) -> Iterator[dict[str, Any]]:

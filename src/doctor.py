@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from src.cli.compose import compose_config, register_schema, run_cli, run_command
+from src.cli.next_command import command_of, print_next
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, count_of, show_bytes, show_flops
 from src.config.schema import CONF, DoctorConfig, ModelSpec, RuntimeConfig, TrainConfig
@@ -34,6 +35,8 @@ def doctor(config: DoctorConfig) -> int:
     device = open_device(RuntimeConfig("doctor", config.device, threads=config.threads))
     found = examine(device, config.compile)
     print(json.dumps(found, indent=2) if config.format == "json" else describe(found))
+    if found["ok"] and config.format == "text":
+        print_next([command_of("train", "-m", "+experiment=demo", "dry_run=true")])
     return 0 if found["ok"] else 1
 
 

@@ -10,19 +10,29 @@ from typing import Any
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths, varying_overrides
 from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
 from src.cli.data_path import expand_data_path
+from src.cli.next_command import command_of, print_next, written_overrides
 from src.cli.validation import validate
-from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table
+from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table, terminal_width
 from src.config.schema import EstimateConfig, ModelSpec, UserError
 from src.model.blocks import kind_of
 from src.model.blocks.kind import no_activations
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, inference_memory
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import match_config
-from src.runs.resource_check import largest_by_estimate, memory_needed, precision_of, resolve_micro_batch
+from src.runs.resource_check import (
+    largest_by_estimate,
+    memory_needed,
+    precision_of,
+    resolve_micro_batch,
+    suggest_settings,
+    with_micro_batch,
+)
 from src.runs.summary import read_summary
 from src.runtime.host import PROCESS_BYTES, machine_bytes
 from src.training.stage_budget import stage_tokens
 
+OWN = ("format", "tokens_per_second", "measured", "context_lens", "dry_run")
+"""Settings that are not for training."""
 CONTEXT_FLOPS = ("forward_flops_per_token", "executed_forward_flops_per_token", "train_flops_per_token")
 GIB = 1 << 30
 MACS = (16, 32, 48)
@@ -104,8 +114,11 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
             for recompute in (False, True)
         }
         plain = largest[config.runtime.activation_checkpointing]
+        is_auto = config.training.micro_batch_size == "auto"
+        smallest = with_micro_batch(config, 1) if is_auto else config
         found[name] = {
             "available_bytes": available,
+            "fitting": None if plain else suggest_settings(smallest, spec, available).removeprefix("; "),
             "fits": plain > 0 if config.training.micro_batch_size == "auto" else memory.total <= available,
             "largest_micro_batch": plain,
             "largest_micro_batch_with_activation_checkpointing": largest[True],
@@ -182,7 +195,8 @@ def _component_lines(found: dict[str, Any]) -> list[str]:
     ]
     params = (show_count(found[name]) for name in ("total_params", "active_params"))
     flops = (show_flops(found[name]) for name in ("forward_flops_per_token", "executed_forward_flops_per_token"))
-    return table(header, [*rows, ["all", *params, *flops, show_bytes(found["state_bytes"] or None)]])
+    rows.append(["all", *params, *flops, show_bytes(found["state_bytes"] or None)])
+    return table(header, rows, ("executed", "state", "active"), terminal_width())
 
 
 def _context_lines(found: dict[str, Any]) -> list[str]:
@@ -195,18 +209,20 @@ def _context_lines(found: dict[str, Any]) -> list[str]:
         ]
         for row in found["contexts"]
     ]
-    return table(header, rows)
+    return table(header, rows, ("executed", "forward FLOPs/token needed"), terminal_width())
 
 
 def _device_lines(found: dict[str, Any]) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for name, device in found["devices"].items():
-        recomputed = device["largest_micro_batch_with_activation_checkpointing"]
-        lines.append(
-            f"{name} ({show_bytes(device['available_bytes'])} to use): {'fits' if device['fits'] else 'does not fit'}; "
-            f"largest micro batch {device['largest_micro_batch'] or 'none'}"
-            + ("" if found["activation_checkpointing"] else f", {recomputed or 'none'} with activation checkpointing")
-        )
+        largest = f"largest micro batch {device['largest_micro_batch']}"
+        if not device["largest_micro_batch"]:
+            largest = device["fitting"].partition(", or ")[0]
+        elif not found["activation_checkpointing"]:
+            recomputed = device["largest_micro_batch_with_activation_checkpointing"]
+            largest += f", {recomputed} with activation checkpointing"
+        fits = "fits" if device["fits"] else "does not fit"
+        lines.append(f"{name} ({show_bytes(device['available_bytes'])} to use): {fits}; {largest}")
     return lines
 
 
@@ -242,7 +258,8 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
         "Estimates. Memory: of training, at the micro batch after it. Storage: the two checkpoints of a stage. For "
         "each machine: the largest micro batch that fits / that fits with activation checkpointing."
     )
-    return "\n".join([*table(header, rows), "", note, *problems])
+    droppable = ["storage", "state", "active", *reversed(names[:-1]), "training FLOPs/token", "parameters"]
+    return "\n".join([*table(header, rows, droppable, terminal_width()), "", note, *problems])
 
 
 def _batches(device: dict[str, Any]) -> str:
@@ -266,7 +283,11 @@ def main(argv: list[str]) -> int:
             raise UserError("several values make a table over a grid; add -m")
         config = compose_config(EstimateConfig, "estimate", arguments.overrides)
         found = estimate(config)
-        print(json.dumps(found, indent=2) if config.format == "json" else describe(found))
+        if config.format == "json":
+            print(json.dumps(found, indent=2))
+        else:
+            print(describe(found))
+            print_next([command_of("train", *written_overrides(arguments.overrides, OWN), "dry_run=true")])
         return 0
     configs = [compose_config(EstimateConfig, "estimate", job) for job in sweep.jobs]
     results = [_estimate_or_error(config) for config in configs]
@@ -276,6 +297,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"estimates": rows}, indent=2))
     else:
         print(describe_grid(sweep.jobs, results))
+        print_next([command_of("train", "-m", *written_overrides(arguments.overrides, OWN), "dry_run=true")])
     return 0
 
 

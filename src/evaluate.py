@@ -5,12 +5,20 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.cli.compose import read_run_config, run_cli, run_command
+from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, table
-from src.config.schema import EvaluateConfig, RuntimeConfig, UserError
+from src.config.formatting import NOTHING, show_time, table, terminal_width
+from src.config.schema import EvaluateConfig, RuntimeConfig, TrainConfig, UserError
+
+if TYPE_CHECKING:
+    from src.data.dataset import PreparedData
+    from src.runs.summary import Summary
+
+FORWARD_SPEED = 3
+"""Speed of prediction as a multiple of that of training: its FLOPs are a third."""
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -40,6 +48,9 @@ def evaluate(config: EvaluateConfig) -> int:
     data, trained_on = load_prepared(data_dir), str(summary["contract"].get("data_hash"))
     if data.fingerprint != trained_on:
         raise UserError(f"data_dir={data_dir}: {data.fingerprint[:12]}, but the run was trained on {trained_on[:12]}")
+    if config.dry_run:
+        print("\n".join(describe_dry_run(known, data, folder, summary, config.rerun)))
+        return 0
     runtime = RuntimeConfig(
         "evaluate", config.device, known.runtime.precision, threads=config.threads or known.runtime.threads
     )
@@ -53,7 +64,38 @@ def evaluate(config: EvaluateConfig) -> int:
     else:
         print("\n".join(describe(found)))
         print(f"Evaluation: {folder / EVALUATION}")
+        print_next([command_of("report", raw_argument("dir", config.run))])
     return 0
+
+
+def describe_dry_run(
+    known: TrainConfig, data: "PreparedData", folder: Path, summary: "Summary", rerun: bool
+) -> list[str]:
+    """Describe what would be measured, and how long the test text would take by the speed of the run's training."""
+    from src.data.dataset import CORPORA
+    from src.runs.final_evaluation import evaluated_stages, finished_stages
+
+    length, settings = known.training.seq_len, known.evaluation
+    windows = {
+        corpus: min(known.training.test_sequences, (len(data.tokens(corpus, "test")) - 1) // length)
+        for corpus in CORPORA
+    }
+    tokens, speed = sum(windows.values()) * length, summary["final"] and summary["final"]["tokens_per_second"]
+    done, lines = set() if rerun else evaluated_stages(known, folder), list[str]()
+    for name in finished_stages(known, folder):
+        parts = [f"{n} windows of {length:,} tokens of {corpus}" for corpus, n in windows.items()]
+        parts += ["probes"] if settings.probes else []
+        stage = known.stage.stages[name]
+        parts += (
+            [f"{settings.scripts * len(stage.prompts)} scripts"] if stage.corpus == "code" and settings.scripts else []
+        )
+        lines.append(f"{name}: {'evaluated already; rerun=true does it again' if name in done else ', '.join(parts)}")
+    if speed and any(name not in done for name in finished_stages(known, folder)):
+        seconds = tokens / (FORWARD_SPEED * speed)
+        lines.append(
+            f"The windows take about {show_time(seconds)} a stage, at {FORWARD_SPEED} times the speed of training"
+        )
+    return [*lines, "Nothing was measured or written."]
 
 
 def describe(found: dict[str, Any]) -> list[str]:
@@ -68,7 +110,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         lines += [f"After the {stage} stage", *table(["test text", "loss", "bits per byte", "tokens"], rows)]
         if positions := entry.get("beyond") or entry.get("context", {}).get("positions"):
             header = ["loss by position, past the training context too", *map(str, positions["to"])]
-            lines += ["", *table(header, [["loss", *map(_show, positions["loss"])]])]
+            lines += ["", *_wide_table(header, [["loss", *map(_show, positions["loss"])]])]
         if probes := entry.get("probes"):
             distances = sorted({distance for values in probes.values() for distance in values["to"]})
             rows = []
@@ -76,12 +118,17 @@ def describe(found: dict[str, Any]) -> list[str]:
                 for kind in ("accuracy", "gain"):
                     by_distance = dict(zip(values["to"], values[kind], strict=True))
                     rows.append([f"{name}, {kind}", *(_show(by_distance.get(distance)) for distance in distances)])
-            lines += ["", *table(["probe, by distance", *map(str, distances)], rows)]
+            lines += ["", *_wide_table(["probe, by distance", *map(str, distances)], rows)]
         if scripts := entry.get("scripts"):
             shares = [[key.replace("_", " "), _show(scripts[key])] for key in scripts if key != "n"]
             lines += ["", *table([f"{scripts['n']} generated scripts", ""], shares)]
         lines.append("")
     return [*lines, *_notes(found)]
+
+
+def _wide_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Format a table of which a narrow terminal leaves out every other column first, and never the last."""
+    return table(header, rows, [*header[2:-1:2], *header[1:-1:2]], terminal_width())
 
 
 def _notes(found: dict[str, Any]) -> list[str]:

@@ -1,13 +1,18 @@
 """`python -m src.export run=DIR format=huggingface out=DIR`: convert a model to transformers and back."""
 
+import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from src.cli.compose import run_cli, run_command
+from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.schema import ExportConfig, UserError
+from src.runtime.atomic_files import read_json
 
+PROMPT = "Once upon a time"
 RAW = ("run", "source", "out")
 FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours": ("source", "run", "checkpoints")}
 """Per format: the setting it reads, the one it ignores, and a file or folder of each export."""
@@ -34,7 +39,18 @@ def export(config: ExportConfig) -> int:
     except FileExistsError:
         raise _already_exists(config.out) from None
     print(f"Export: {out}")
+    print_next(next_commands(config.format, out))
     return 0
+
+
+def next_commands(format: str, out: Path) -> list[str]:
+    """Return how to use an export: with transformers anywhere, or as a run here."""
+    if format == "ours":
+        return [command_of("generate", raw_argument("run", out), raw_argument("prompt", PROMPT))]
+    trust = ", trust_remote_code=True" if "auto_map" in read_json(out / "config.json") else ""
+    pipe = f'pipeline("text-generation", {json.dumps(str(out))}{trust})({json.dumps(PROMPT)})'
+    code = f'from transformers import pipeline; print({pipe}[0]["generated_text"])'
+    return [f"python -c {shlex.quote(code)}"]
 
 
 def _already_exists(given: str) -> UserError:

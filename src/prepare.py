@@ -3,18 +3,24 @@
 `mode=inspect` with the same settings shows the content of prepared data.
 """
 
+import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
-from src.cli.command_line import quote_paths
+from src.cli.command_line import format_argument, quote_paths
 from src.cli.compose import run_cli, run_command
 from src.cli.data_path import expand_data_path
+from src.cli.next_command import command_of, print_next
 from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
+from src.config.formatting import count_of, show_bytes
 from src.config.schema import PrepareConfig, UserError
 from src.runtime.log import replace_control_chars
 
 SHOWN_EXAMPLES = 3
+WORK_FACTOR = 2
+"""Bytes on disk for each byte of text: its documents and its tokens."""
 
 
 def prepare(config: PrepareConfig) -> int:
@@ -32,6 +38,9 @@ def prepare(config: PrepareConfig) -> int:
         inspect_data(found, config.documents, sys.stdout)
         return 0
     check_writable(config.output_root)
+    if config.dry_run:
+        print("\n".join(describe_dry_run(config, root)))
+        return 0
     data = prepare_data(config.data, config.tokenizer, root, config.rerun)
     for name, corpus in data.manifest["corpora"].items():
         splits = ", ".join(f"{split} {values['tokens']:,}" for split, values in corpus["splits"].items())
@@ -43,7 +52,47 @@ def prepare(config: PrepareConfig) -> int:
             for text in example.get("excerpts", []):
                 print(f"    {replace_control_chars(text)}")
     print(f"Data: {data.folder}")
+    text = format_argument("data.dir", str(data.folder))
+    comparison = ("-m", text, "architecture=dense,mamba,moe,hybrid", "seed=0,1,2", "dry_run=true")
+    print_next([command_of("train", text), command_of("train", *comparison)])
     return 0
+
+
+def describe_dry_run(config: PrepareConfig, root: Path) -> list[str]:
+    """Describe what would be read, and where it would be written. Raises: UserError as the command itself."""
+    from src.data.dataset import prepared_folder
+    from src.data.preparation.prepare import find_prepared
+    from src.data.sources.local import list_local_files
+    from src.data.sources.repository_list import load_repositories
+    from src.data.tokenizer.external import check_tokenizer
+
+    data, is_done = config.data, find_prepared(config.data, config.tokenizer, root) is not None
+    check_tokenizer(config.tokenizer)
+    lines, known_bytes = [], 0
+    for name, corpus in data.corpora.items():
+        n_bytes = corpus.max_bytes
+        if corpus.source == "local":
+            files = list_local_files(corpus, name, Counter())
+            n_bytes = min(sum(file.stat().st_size for file in files), n_bytes or sys.maxsize)
+            source = f"{count_of(len(files), 'local file')}"
+        elif corpus.source == "git":
+            n = len(load_repositories(corpus, name))
+            source = f"{n:,} {'repository' if n == 1 else 'repositories'}, fetched once into {root / 'sources'}"
+        else:
+            source = f"{corpus.source}{f' {corpus.repo}' if corpus.source == 'hub' else ''}"
+        known_bytes += n_bytes or 0
+        lines.append(f"{name}: {source}; {f'up to {show_bytes(n_bytes)} of text' if n_bytes else 'of unknown size'}")
+    tokenizer = config.tokenizer.path or f"{config.tokenizer.kind}, up to {config.tokenizer.vocab_size:,} tokens"
+    lines.append(f"tokenizer: {tokenizer}")
+    folder = data.dir or prepared_folder(data, config.tokenizer, root)
+    verb = "would be prepared again" if config.rerun else "is prepared already"
+    lines.append(f"Data: {folder} {verb if is_done else 'would be written'}")
+    free = shutil.disk_usage(next(place for place in (root, *root.absolute().parents) if place.exists())).free
+    if WORK_FACTOR * known_bytes > free:
+        lines.append(
+            f"Missing: disk for the work of about {show_bytes(WORK_FACTOR * known_bytes)}, {show_bytes(free)} are free"
+        )
+    return [*lines, "Nothing was fetched or written."]
 
 
 def main(argv: list[str]) -> int:

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from src.cli.compose import run_cli, run_command
+from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.formatting import show_bytes
-from src.config.schema import ReportConfig
+from src.config.schema import ReportConfig, UserError
 
 
 def report(config: ReportConfig) -> int:
@@ -15,7 +16,11 @@ def report(config: ReportConfig) -> int:
     from src.reporting import comparison_text, load_runs, publish_runs, repeated_lines, write_report
 
     check_settings(config)
+    if config.port is not None and not config.serve:
+        raise UserError(f"port={config.port}: is for serve=true; leave it out")
     folder = Path(config.dir).expanduser()
+    if config.serve:
+        return serve(config, folder)
     runs = load_runs(folder)
     repeated = repeated_lines(runs, load_runs(Path(config.compare_with).expanduser())) if config.compare_with else []
     print("\n".join([comparison_text(runs, config.verdict.margin), *repeated]))
@@ -25,7 +30,21 @@ def report(config: ReportConfig) -> int:
         command = f"python -m src.report {shlex.quote(f'dir={out}')}"
         print(f"Published: {out}, {show_bytes(n_bytes)}; {command} makes this report of it")
     print(f"Report: {write_report(folder, repeated=repeated, margin=config.verdict.margin)}")
+    is_open = {"running", "pending"} & {*runs["status"]} and (folder / "sweep.json").is_file()
+    publish = raw_argument("publish_to", Path("results") / folder.resolve().name)
+    if is_open or not config.publish_to:
+        print_next([command_of("report", raw_argument("dir", config.dir), "serve=true" if is_open else publish)])
     return 0
+
+
+def serve(config: ReportConfig, folder: Path) -> int:
+    """Serve the page of a running sweep. Raises: UserError for settings that have no effect on it."""
+    from src.sweep.live_page import serve_sweep
+
+    for key in ("publish_to", "compare_with"):
+        if getattr(config, key):
+            raise UserError(f"{key}: has no effect with serve=true; leave one out")
+    return serve_sweep(folder, config.port)
 
 
 def main(argv: list[str]) -> int:

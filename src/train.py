@@ -1,6 +1,7 @@
 """`python -m src.train architecture=moe size=large`: train one run, or a sweep with `-m`."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from src.cli.command_line import (
     SINGLE_RUN,
@@ -15,6 +16,9 @@ from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema
 from src.cli.data_path import expand_data_path
 from src.config.schema import TrainConfig, UserError
 from src.runtime.distributed import ProcessGroup, RankFailure, RankZeroFailed, open_process_group, reject_torchrun
+
+if TYPE_CHECKING:
+    from src.runs.planning import Plan
 
 
 def main(argv: list[str]) -> int:
@@ -95,6 +99,7 @@ def _train(overrides: list[str], process_group: ProcessGroup) -> int:
     log_info = print if process_group.is_rank_zero else lambda *_, **__: None
     if process_group.broadcast(is_done(plan.folder)) and not plan.config.rerun:
         log_info(f"Done already (rerun=true starts over): {plan.folder}")
+        _print_next(plan, overrides, process_group)
         return 0
     if process_group.is_rank_zero and not plan.folder.exists() and (other := find_run_of_other_length(plan)):
         log_info(
@@ -112,7 +117,17 @@ def _train(overrides: list[str], process_group: ProcessGroup) -> int:
     if summary["final"] and summary["final"]["val_loss"] is None:
         log_info("Validation loss is not a number: training has diverged; try a smaller optimizer.learning_rate")
     log_info(f"Run: {plan.folder}")
+    _print_next(plan, overrides, process_group)
     return 0
+
+
+def _print_next(plan: "Plan", overrides: list[str], process_group: ProcessGroup) -> None:
+    """Print the commands that use the run, unless it is a job of a sweep."""
+    from src.cli.next_command import print_next
+    from src.sweep.next_steps import run_commands
+
+    if process_group.is_rank_zero and SINGLE_RUN not in overrides:
+        print_next(run_commands(plan.folder, plan.config))
 
 
 if __name__ == "__main__":

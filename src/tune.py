@@ -19,9 +19,15 @@ def main(argv: list[str]) -> int:
         show_hydra_help("tune", argv, arguments.overrides)
         return 0
     reject_torchrun("each trial runs in its own process")
-    from src.sweep.learning_rate_search import tune
+    from src.sweep.learning_rate_search import plan_searches, tune
 
-    return tune(arguments.overrides)
+    config, searches = plan_searches(arguments.overrides)
+    if config.dry_run:
+        from src.sweep.search_preview import describe_searches
+
+        print(describe_searches(config.tune, searches))
+        return 0
+    return tune(config.tune, searches, arguments.overrides)
 
 
 if __name__ == "__main__":

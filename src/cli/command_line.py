@@ -31,7 +31,7 @@ UNUSED_FLAGS = {
         ("config_path", "config_name", "config_dir"), "not used here; put your settings in experiments/*.yaml"
     ),
     "experimental_rerun": "not used here; repeat the command itself",
-    "shell_completion": "not used here; --help lists the settings",
+    "shell_completion": "not used here; python -m src --completion bash prints the script of a shell",
 }
 """Hydra flags without effect here, and their replacements."""
 
@@ -54,6 +54,11 @@ LEGACY_FLAGS = {
     "use-gradient-checkpointing": "runtime.activation_checkpointing=true",
 }
 """Options of the original script, and the settings that replace them."""
+
+UNNAMED = ("data.dir", "tracking.group")
+"""Keys that a sweep adds to its jobs, which do not name them."""
+SHORT_KEYS = {"learning_rate": "lr", "warmup_steps": "warmup", "micro_batch_size": "micro_batch"}
+"""Shorter names of settings that are often swept over, by their last part."""
 
 WRONG_VALUES = {
     "not a valid bool": "must be true or false",
@@ -251,3 +256,21 @@ def varying_overrides(jobs: list[list[str]]) -> list[str]:
     """Return for each job the overrides that differ between jobs."""
     common = set[str].intersection(*map(set, jobs))
     return [" ".join(item for item in job if item not in common) or " ".join(job) for job in jobs]
+
+
+def job_names(architectures: Sequence[str], jobs: list[list[str]]) -> list[str]:
+    """Name each job of a sweep by its architecture, seed and what else varies: `dense s0 lr=0.001`."""
+    common = set[str].intersection(*map(set, jobs))
+    names: list[str] = []
+    for architecture, job in zip(architectures, jobs, strict=True):
+        parts = [architecture]
+        for item in job:
+            key, _, value = item.partition("=")
+            if key == "seed":
+                parts.append(f"s{value}")
+            elif item not in common and key != "architecture" and key not in UNNAMED:
+                last = key.rpartition(".")[2]
+                parts.append(value if "." not in key else f"{SHORT_KEYS.get(last, last)}={value}")
+        names.append(" ".join(parts))
+    repeated = {name for name in names if names.count(name) > 1}
+    return [varied if name in repeated else name for name, varied in zip(names, varying_overrides(jobs), strict=True)]

@@ -1,5 +1,13 @@
 """Format numbers and tables: three digits and a unit, or a dash for a missing value."""
 
+import shutil
+import sys
+import textwrap
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 NOTHING = "-"
 
 
@@ -9,8 +17,10 @@ def show_count(value: float | None) -> str:
 
 
 def show_flops(value: float | None) -> str:
-    """Write an amount of arithmetic: 6.53G."""
-    return _with_unit(value, (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)))
+    """Write an amount of arithmetic: 6.53G, and from 1e15 on as a power of ten: 6.53e18."""
+    if value is not None and value >= 9.995e14:
+        return f"{value:.3g}".replace("e+", "e")
+    return _with_unit(value, (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)))
 
 
 def count_of(n: int, noun: str) -> str:
@@ -41,9 +51,38 @@ def show_time(seconds: float | None) -> str:
     return f"{hours}h {minutes:02d}m" if hours < 48 else f"{hours // 24}d {hours % 24:02d}h"
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Format a Markdown table that is aligned in plain text: the first column to the left, the others to the right."""
+def terminal_width() -> int | None:
+    """Return the columns of the terminal; None if the output is no terminal and needs no limit."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def columns_to_drop(widths: Mapping[Key, int], droppable: Sequence[Key], room: int | None, gap: int = 2) -> list[Key]:
+    """Return the columns to leave out so that a table fits, in the order of `droppable`.
+
+    widths: of the columns, by name. room: columns of the terminal; None: no limit. gap: columns between two of them.
+    """
+    dropped: list[Key] = []
+    for name in (name for name in droppable if name in widths):
+        kept = [width for key, width in widths.items() if key not in dropped]
+        if room is None or sum(kept) + gap * (len(kept) - 1) <= room:
+            break
+        dropped.append(name)
+    return dropped
+
+
+def table(
+    header: list[str], rows: list[list[str]], droppable: Sequence[str] = (), room: int | None = None
+) -> list[str]:
+    """Format a Markdown table that is aligned in plain text: the first column to the left, the others to the right.
+
+    droppable, room: as for `columns_to_drop`; a line below the table names what was left out.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    order = [index for name in droppable for index, column in enumerate(header) if column == name]
+    if dropped := columns_to_drop(dict(enumerate(widths)), order, room and room - 4, gap=3):
+        kept = [index for index in range(len(header)) if index not in dropped]
+        cut = [[row[index] for index in kept] for row in [header, *rows]]
+        return [*table(cut[0], cut[1:]), f"Left out for width: {', '.join(header[index] for index in dropped)}"]
 
     def line(cells: list[str]) -> str:
         first, *others = cells
@@ -52,6 +91,19 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (n + 1) + ":" for n in widths[1:])]) + "|"
     return [line(header), rule, *(line(row) for row in rows)]
+
+
+def fit_text(lines: Sequence[str], room: int | None) -> str:
+    """Join lines and break those that are longer than the terminal between words; tables stay as they are."""
+    if room is None:
+        return "\n".join(lines)
+    broken: list[str] = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()))
+        fill = partial(textwrap.fill, width=room, break_long_words=False, break_on_hyphens=False)
+        is_text = len(line) > room and not line.startswith("|")
+        broken.append(fill(line.strip(), initial_indent=indent, subsequent_indent=f"{indent}  ") if is_text else line)
+    return "\n".join(broken)
 
 
 def _with_unit(value: float | None, units: tuple[tuple[str, float], ...]) -> str:

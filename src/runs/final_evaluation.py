@@ -111,12 +111,8 @@ def evaluate_run(
     Raises: UserError if no stage is finished.
     """
     device, tokenizer = replace(device, process_group=SINGLE_PROCESS), load_tokenizer(folder / "tokenizer.json")
-    settings = asdict(config.evaluation) | {"sequences": config.training.test_sequences}
-    checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
-    result: dict[str, Any] = {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
-    path = folder / EVALUATION
-    before = None if rerun else find_record(path, Evaluation, "evaluating again", log_info)
-    known = before["stages"] if before and {**before, "stages": {}} == result else {}
+    path, result = folder / EVALUATION, _empty_evaluation(config)
+    known = {} if rerun else _known_stages(path, result, log_info)
     for name in finished_stages(config, folder):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
         weights = info.sha256["model.safetensors"]
@@ -142,6 +138,29 @@ def evaluate_run(
         result["stages"][name] = {"weights_sha256": weights, **entry}
         write_record(path, result)
     return result
+
+
+def _empty_evaluation(config: TrainConfig) -> dict[str, Any]:
+    settings = asdict(config.evaluation) | {"sequences": config.training.test_sequences}
+    checkers = {"bash": bash_version(), "shellcheck": shellcheck_version()}
+    return {"format_version": FORMAT_VERSION, "settings": settings, **checkers, "stages": {}}
+
+
+def _known_stages(path: Path, empty: dict[str, Any], log_info: LogFunction) -> dict[str, StageEvaluation]:
+    """Return the stages of an evaluation.json that was made with the same settings."""
+    before = find_record(path, Evaluation, "evaluating again", log_info)
+    return before["stages"] if before and {**before, "stages": {}} == empty else {}
+
+
+def evaluated_stages(config: TrainConfig, folder: Path) -> set[str]:
+    """Return the stages whose last checkpoint is evaluated under these settings."""
+    known = _known_stages(folder / EVALUATION, _empty_evaluation(config), lambda line: None)
+    weights = {
+        name: read_checkpoint(folder / "checkpoints" / name / "last").sha256["model.safetensors"]
+        for name in finished_stages(config, folder)
+        if name in known
+    }
+    return {name for name, sha256 in weights.items() if known[name]["weights_sha256"] == sha256}
 
 
 def finished_stages(config: TrainConfig, folder: Path) -> list[str]:

@@ -1,7 +1,5 @@
 """The table of runs, its filter and order, and the best run by a metric."""
 
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any, NamedTuple
 from src.cli.command_line import suggest_choices
 from src.config.checks import shorten
 from src.config.comparability import comparable_groups
-from src.config.formatting import NOTHING, count_of, show_bytes, show_count, show_time
+from src.config.formatting import NOTHING, columns_to_drop, count_of, show_bytes, show_count, show_time, terminal_width
 from src.config.schema import UserError
 from src.reporting.data.runs import load_runs, to_records
 from src.runs.lookup import current_status, folder_bytes, list_runs
@@ -100,19 +98,17 @@ def list_lines(root: Path, conditions: Sequence[str], sort: str | None) -> list[
         rows = known + [row for row in rows if row[key] is None]
     if not rows:
         return [f"No run fulfills filter=[{','.join(conditions)}]"]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     total = show_bytes(sum(row["disk"] for row in rows))
     links = sorted(path.name for path in (root / "runs").iterdir() if path.is_symlink())
     left_out = [f"Left out, a symbolic link: {replace_control_chars(name)}" for name in links]
-    return [*_format_table(rows, width), "", f"{count_of(len(rows), 'run')}, {total}", *left_out]
+    return [*_format_table(rows, terminal_width()), "", f"{count_of(len(rows), 'run')}, {total}", *left_out]
 
 
 def _format_table(rows: Sequence[Record], width: int | None) -> list[str]:
     """Format the table within a number of columns of the terminal; None: all columns of the table."""
     cells = {key: [column.heading, *map(column.show, rows)] for key, column in COLUMNS.items()}
-    for key in DROPPED:
-        if width is None or sum(2 + max(map(len, column)) for column in cells.values()) - 2 <= width:
-            break
+    widths = {key: max(map(len, column)) for key, column in cells.items()}
+    for key in columns_to_drop(widths, DROPPED, width):
         del cells[key]
     padded: list[list[str]] = []
     for key, column in cells.items():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.schema import RunsConfig, UserError
 from src.runtime.log import replace_control_chars
@@ -34,6 +35,11 @@ def manage_runs(config: RunsConfig, log: Callable[[str], object] = print) -> int
         return 0
     for line in _describe(action, config, root):
         log_line(line)
+    if not action:
+        place = (
+            [] if config.output_root == RunsConfig.output_root else [raw_argument("output_root", config.output_root)]
+        )
+        print_next([command_of("runs", *place, "best=val_bits_per_byte")])
     return 0
 
 

@@ -52,7 +52,9 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
         UserError: a configuration is invalid, or its data is not prepared.
     """
     checked = check_jobs(jobs)
-    return [make_plan(config, init, _find_data(config)) for config, init in show_progress(checked, "Planning jobs")]
+    data = [_find_data(config) for config, _ in checked]  # has progress bars of its own
+    found = [(*job, each) for job, each in zip(checked, data, strict=True)]
+    return [make_plan(*job) for job in show_progress(found, "Planning jobs")]
 
 
 def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":
@@ -204,11 +206,16 @@ def _find_data(config: TrainConfig) -> PreparedData:
     root = Path(config.output_root).expanduser()
     if prepared := find_prepared(config.data, config.tokenizer, root):
         return prepared
-    corpora = config.data.corpora
-    if all(corpus.source in GENERATED or corpus.paths for corpus in corpora.values()):
+    if all(corpus.source in GENERATED or corpus.paths for corpus in config.data.corpora.values()):
         return prepare_data(config.data, config.tokenizer, root)
+    raise UserError(not_prepared(config))
+
+
+def not_prepared(config: TrainConfig) -> str:
+    """Return the line that says that data is missing, and the command that prepares it."""
+    corpora = config.data.corpora
     paths = " ".join(f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local")
-    raise UserError(
-        f"data={config.data.name}: not prepared in {root / 'data'}; first run python -m src.prepare "
-        f"data={config.data.name} with the same settings{paths and f' ({paths})'}"
+    return (
+        f"data={config.data.name}: not prepared in {Path(config.output_root).expanduser() / 'data'}; first run "
+        f"python -m src.prepare data={config.data.name} with the same settings{paths and f' ({paths})'}"
     )

@@ -38,6 +38,8 @@ class Job:
     """Tokens of each stage, in order."""
     shared_tokens: dict[str, int] = field(default_factory=dict[str, int])
     """Tokens of a stage's budget that its origin stage trains on; 0 except for branches."""
+    flops_per_token: float | None = None
+    """FLOPs of training; None in sweeps of earlier versions."""
 
 
 class SweepRecord(TypedDict):
@@ -59,6 +61,9 @@ class JobRecord(TypedDict):
     error: str | None
     pid: int
     time: float
+    """When this was recorded; of a running job, when the attempt began."""
+    seconds: NotRequired[float | None]
+    """How long the last attempt took."""
 
 
 class JobStore:
@@ -76,6 +81,10 @@ class JobStore:
     def jobs(self) -> list[Job]:
         return [Job(**cast(dict[str, Any], job)) for job in self._record()["jobs"]]
 
+    def started(self) -> float:
+        """Return when the sweep was last started, in seconds since the epoch."""
+        return self._record()["started"]
+
     def _record(self) -> SweepRecord:
         return read_record(self.folder / "sweep.json", SweepRecord, REMEDY)
 
@@ -85,18 +94,21 @@ class JobStore:
 
     def is_done(self, job: Job) -> bool:
         """Return whether the run of a job is finished, also by another command."""
-        summary = self._summary(job)
+        summary = self.summary(job)
         return summary is not None and summary["status"] == "done"
 
     def has_diverged(self, job: Job) -> bool:
         """Return whether a run has failed by divergence, which the same settings would repeat."""
-        summary = self._summary(job)
+        summary = self.summary(job)
         return summary is not None and summary["status"] == "failed" and "has diverged" in str(summary["error"])
 
     def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
+        now, before = time.time(), self.entry(job)
+        seconds = before and (now - before["time"] if before["status"] == "running" else before.get("seconds"))
         write_record(
             child_path(self.folder / "jobs", job.run, ".json"),
-            {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": time.time()},
+            {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": now}
+            | {"seconds": None if status == "running" else seconds},
         )
 
     def record_exit(self, job: Job, exit_code: int, timeout: float | None = None) -> None:
@@ -122,7 +134,7 @@ class JobStore:
 
     def _last_error(self, job: Job) -> str | None:
         """Return the error in the run's summary, or the last line of its process."""
-        summary = self._summary(job)
+        summary = self.summary(job)
         if summary is not None and summary["status"] == "failed":
             return summary["error"]
         log = self.log_of(job)
@@ -136,24 +148,24 @@ class JobStore:
     def status(self, job: Job) -> str:
         if self.is_done(job):
             return "done"
-        entry = self._entry(job)
+        entry = self.entry(job)
         return "pending" if entry is None or entry["status"] == "done" else entry["status"]
 
     def error(self, job: Job) -> str | None:
-        entry = self._entry(job)
+        entry = self.entry(job)
         return entry and entry["error"]
 
     def has_failed(self) -> bool:
         """Return whether a job has failed since the sweep was last started."""
-        started = self._record()["started"]
-        entries = [self._entry(job) for job in self.jobs()]
+        started = self.started()
+        entries = [self.entry(job) for job in self.jobs()]
         return any(entry and entry["status"] == "failed" and entry["time"] >= started for entry in entries)
 
-    def _entry(self, job: Job) -> JobRecord | None:
+    def entry(self, job: Job) -> JobRecord | None:
         """Read the record of a job; None if it is missing or damaged: the job then counts as pending."""
         return find_record(child_path(self.folder / "jobs", job.run, ".json"), JobRecord)
 
-    def _summary(self, job: Job) -> Summary | None:
+    def summary(self, job: Job) -> Summary | None:
         """Read the summary of a job's run; None if it is damaged, which the job itself reports."""
         try:
             return read_summary(self.run_dir(job))

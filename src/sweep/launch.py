@@ -1,9 +1,12 @@
 """Run a sweep: check all jobs, run each in a child process of Hydra's launcher, write the report."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -14,10 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli.command_line import SINGLE_RUN, explain_hydra_error, quote_value
 from src.cli.compose import Sweep
+from src.cli.next_command import print_next
+from src.config.formatting import count_of
 from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, UserError
-from src.reporting import comparison_text, load_runs, write_report
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import match_config
+from src.reporting import answer_lines, comparison_text, load_runs, verdict_lines, write_report
 from src.reporting.statistics.sequential import LOOKS
 from src.reporting.statistics.verdicts import is_decided
+from src.reporting.tables.comparison import comparison_table
 from src.runs.planning import Plan, plan_runs, reject_duplicate_runs
 from src.runs.run_id import short_hash
 from src.runs.tuned_learning_rates import load_searches, write_searches
@@ -26,7 +34,9 @@ from src.runtime.errors import first_line
 from src.runtime.signals import stop_signal
 from src.sweep.job_process import run_job
 from src.sweep.job_store import Job, JobStore
+from src.sweep.next_steps import sweep_commands
 from src.sweep.progress_table import show_jobs
+from src.sweep.report_refresh import refresh_report
 from src.training.stage_budget import shared_tokens, stage_tokens
 
 Describe = Callable[[Path, Path], str]
@@ -42,15 +52,36 @@ def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
     Raises:
         UserError: a job's configuration is invalid, or the same sweep is already running; nothing was started.
     """
-    folder, exit_code = None, 0
+    folder = None
     for look, sweep in enumerate(sweeps):
         plans = plan_runs(sweep.jobs)
         folder = folder or _sweep_folder(plans)  # further looks belong to the same sweep
         exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None, describe)
         if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
-            break
+            if exit_code < 128:  # not stopped
+                track_comparison(plans[0].config, folder)
+            if not exit_code:
+                print_next(sweep_commands(folder, sweep, [plan.config for plan in plans], load_runs(folder)))
+            return exit_code
         print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
-    return exit_code
+    return 0
+
+
+def track_comparison(config: TrainConfig, folder: Path) -> None:
+    """Log the answer and the table of a sweep to W&B, as a run of its own in the group of the sweep's runs."""
+    if "wandb" not in config.tracking.trackers:
+        return
+    from src.tracking.wandb import start_wandb
+
+    runs, log_info = load_runs(folder), partial(print, file=sys.stderr)
+    table, margin = comparison_table(runs), config.verdict.margin
+    columns = [" ".join(filter(None, (column.group, column.name))) for column in table.columns]
+    texts = {"answer": answer_lines(runs, margin), "verdict": verdict_lines(runs, margin)}
+    settings = {"sweep": folder.name, "runs": len(runs)}
+    tracking = replace(config.tracking, group=folder.name)
+    if opened := start_wandb(tracking, folder, settings, log_info, job_type="comparison"):
+        opened.log_comparison({key: "\n".join(lines) for key, lines in texts.items()}, columns, table.rows)
+        opened.finish(0)
 
 
 def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None, describe: Describe | None) -> int:
@@ -80,9 +111,10 @@ def open_sweep(
     """
     store = JobStore(folder)
     with file_lock(folder / ".lock", f"{folder}: this sweep is already running in another process"):
-        reject_symlinks(folder, ".submitit")  # written by the Slurm launcher
+        reject_symlinks(folder, ".submitit", "wandb")  # written by the Slurm launcher and by W&B
         store.open(name, [_job(plan, job, folder) for plan, job in zip(plans, jobs, strict=True)], look)
-        print(f"Sweep: {len(plans)} jobs, {folder}")
+        print(f"Sweep: {count_of(len(plans), 'job')}, {folder}")
+        print(f"Live page: python -m src.report {shlex.quote(f'dir={folder}')} serve=true")
         yield store
 
 
@@ -108,6 +140,7 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
         seed=config.seed,
         stage_tokens=stage_tokens(config),
         shared_tokens=shared_tokens(config),
+        flops_per_token=model_cost(match_config(config).spec, config.training.seq_len).train_flops_per_token,
     )
 
 
@@ -123,7 +156,7 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
     ]
     before, sys.argv = sys.argv, ["src.train", "-m", *overrides, *ours]
     try:
-        with show_jobs(store) if live else nullcontext():
+        with refresh_report(store, config.verdict.margin), show_jobs(store) if live else nullcontext():
             if config.launcher.name == "ray":
                 from src.sweep.ray_launcher import launch_on_ray
 

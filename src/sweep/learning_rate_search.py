@@ -13,14 +13,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from src.cli.command_line import format_argument, given_keys
+from src.cli.command_line import given_keys
 from src.cli.compose import Sweep, compose_config, expand_sweep
+from src.cli.next_command import print_next
 from src.cli.validation import check_installed
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, count_of, table
+from src.config.formatting import count_of
 from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.reporting import write_report
-from src.reporting.data.artifacts import next_rate_fails
 from src.runs.planning import Plan, check_jobs, plan_runs
 from src.runs.run_id import short_hash
 from src.runs.summary import read_summary, training_contract
@@ -29,6 +29,8 @@ from src.runtime.errors import first_line
 from src.sweep.job_process import run_job
 from src.sweep.job_store import JobStore
 from src.sweep.launch import launch, open_sweep
+from src.sweep.next_steps import comparison_command, comparison_seconds
+from src.sweep.search_results import Trial, Trials, find_edge, format_results, to_record
 from src.training.stage_budget import stage_tokens
 
 MAX_SPAN = 1e30
@@ -40,20 +42,6 @@ TPE_HALF_RANGE = 2.0
 TRIAL_OVERRIDES = ("optimizer.search=trial", "evaluation.enabled=false", "sweep.skip_diverged=true")
 
 
-class Trial(NamedTuple):
-    """One learning rate and warm-up, tried with every seed."""
-
-    learning_rate: float
-    loss: float
-    """Validation bits per byte, averaged over stages and seeds; infinite if it diverged."""
-    warmup_steps: int | None = None
-    """None: the default, as the warm-up is not searched."""
-
-
-Trials = dict[str, list[Trial]]
-"""Trials by architecture."""
-
-
 class Unfinished(Exception):
     """A trial has failed for another reason than divergence, or the search was stopped."""
 
@@ -62,15 +50,24 @@ class Unfinished(Exception):
         self.exit_code = exit_code
 
 
-def tune(overrides: list[str]) -> int:
-    """Search for every size on the command line, and return the exit status: 0 if all rates were found.
+class SizeSearch(NamedTuple):
+    """The search of one size, as the command line gives it."""
+
+    size: str
+    base: list[str]
+    """The overrides of all trials, without rates and seeds."""
+    center: float
+    architectures: list[str]
+
+
+def plan_searches(overrides: list[str]) -> tuple[TuneConfig, list[SizeSearch]]:
+    """Return the configuration and the search of every size on the command line.
 
     Raises: UserError for invalid settings, or several values of settings other than architecture and size.
     """
     config = compose_config(TuneConfig, "tune", expand_sweep("tune", TuneConfig, overrides).jobs[0])
-    settings = config.tune
     check_settings(config)
-    _check_settings(settings, given_keys(overrides))
+    _check_settings(config.tune, given_keys(overrides))
     base = [item for item in overrides if not item.startswith("tune.")]
     sweep = expand_sweep("train", TrainConfig, [*base, "seed=0"])
     configs = [compose_config(TrainConfig, "train", job) for job in sweep.jobs]
@@ -78,14 +75,31 @@ def tune(overrides: list[str]) -> int:
     if len(set(names)) < len(names):
         raise UserError("tune: finds one rate per architecture and size; give one value of every other setting")
     check_jobs(sweep.jobs)  # all sizes, before the first search
-    for size in dict.fromkeys(size for _, size in names):
-        center = next(config.size.learning_rate for config in configs if config.size.name == size)
-        own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed"}]
+    own = [item for item in sweep.overrides if given_keys([item]) - {"size", "seed", "dry_run"}]
+    return config, [
+        SizeSearch(
+            size,
+            [*own, f"size={size}", *TRIAL_OVERRIDES],
+            next(config.size.learning_rate for config in configs if config.size.name == size),
+            [architecture for architecture, other in names if other == size],
+        )
+        for size in dict.fromkeys(size for _, size in names)
+    ]
+
+
+def tune(settings: TuneSettings, searches: Sequence[SizeSearch], overrides: Sequence[str]) -> int:
+    """Search for every size, and return the exit status: 0 if all rates were found. Raises: UserError.
+
+    overrides: those of the command line, for the command that compares by the rates.
+    """
+    folders: list[Path] = []
+    for search in searches:
         try:
-            _search([*own, f"size={size}", *TRIAL_OVERRIDES], size, center, settings)
+            folders.append(_search(search.base, search.size, search.center, settings))
         except Unfinished as unfinished:
             print(f"Not finished: {unfinished}; the same command goes on with it")
             return unfinished.exit_code
+    print_next([comparison_command(overrides, folders, settings.seeds)], comparison_seconds(folders))
     return 0
 
 
@@ -110,8 +124,8 @@ def _check_settings(settings: TuneSettings, given: set[str]) -> None:
         check_installed("tune.method=tpe", "optuna", "tune")
 
 
-def _search(base: list[str], size: str, center: float, settings: TuneSettings) -> None:
-    """Search for the architectures of one size. Raises: Unfinished, UserError."""
+def _search(base: list[str], size: str, center: float, settings: TuneSettings) -> Path:
+    """Search for the architectures of one size, and return the folder. Raises: Unfinished, UserError."""
     seeds = f"seed={','.join(map(str, settings.seeds))}"
     plans = plan_runs(expand_sweep("train", TrainConfig, [*base, f"seed={settings.seeds[0]}"]).jobs)
     config = plans[0].config
@@ -123,7 +137,7 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     trials = method(_Search(folder, base, seeds, architectures, center, settings))
     n = {len(tried) for tried in trials.values()}
     assert len(n) == 1, "equal budgets"
-    rates = {name: _to_record(tried) for name, tried in trials.items()}
+    rates = {name: to_record(tried) for name, tried in trials.items()}
     budget = f"{sum(stage_tokens(config).values()):,} tokens each"
     tried = f"{n.pop() // max(1, len(settings.warmup))} rates"
     if settings.warmup:
@@ -132,11 +146,10 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
     contract = training_contract(config, plans[0].data, plans[0].init)
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
-    print("\n".join(_format_results(rates, size)))
+    print("\n".join(format_results(rates, size)))
     print(f"Report: {write_report(folder)}")
-    print(
-        f"Learning rates: {folder / FILE}; compare with {format_argument('learning_rates', str(folder), is_list=True)}"
-    )
+    print(f"Learning rates: {folder / FILE}")
+    return folder
 
 
 class _Search(NamedTuple):
@@ -178,19 +191,29 @@ def _run_one_by_one(store: JobStore, plans: list[Plan], sweep: Sweep) -> int:
     return 0
 
 
+def first_exponents(settings: TuneSettings) -> list[int]:
+    """Return the exponents of the grid before it is extended."""
+    low = -(settings.trials // 2)
+    return list(range(low, low + settings.trials))
+
+
+def grid_rates(center: float, settings: TuneSettings, exponents: Sequence[int]) -> list[float]:
+    """Return the rates of a grid."""
+    return [_round_rate(center * settings.factor**exponent) for exponent in exponents]
+
+
 def _search_grid(search: _Search) -> Trials:
     """Try the points of a grid, and extend it while the best of any architecture is at the edge."""
-    n, low = search.settings.trials, -(search.settings.trials // 2)
-    exponents = list(range(low, low + n))
+    n, exponents = search.settings.trials, first_exponents(search.settings)
     for _ in range(1 + search.settings.extensions):
-        rates = [_round_rate(search.center * search.settings.factor**exponent) for exponent in exponents]
+        rates = grid_rates(search.center, search.settings, exponents)
         plans = search.run([f"optimizer.learning_rate={','.join(map(repr, rates))}", *search.warmup_override()])
         points = [(rate, warmup) for rate in rates for warmup in search.settings.warmup or [None]]
         trials = {
             name: [Trial(rate, _mean_loss(plans, name, rate, warmup), warmup) for rate, warmup in points]
             for name in search.architectures
         }
-        edges = {_find_edge(tried) for tried in trials.values()} - {None}
+        edges = {find_edge(tried) for tried in trials.values()} - {None}
         if not edges or len(exponents) == n + search.settings.extensions:
             break
         exponents = [
@@ -227,7 +250,7 @@ def _search_tpe(search: _Search) -> Trials:
         for name in search.architectures:
             study = _open_study(name, search.folder / "optuna.db")
             trials[name] = _run_tpe_trials(study, search, name, n, (low, high))
-        edges = {_find_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
+        edges = {find_edge(tried, low * factor**0.5, high / factor**0.5) for tried in trials.values()} - {None}
         if not edges or extension == search.settings.extensions:
             break
         low, high = (low / factor if "low" in edges else low), (high * factor if "high" in edges else high)
@@ -279,62 +302,3 @@ def _mean_loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: in
             known = [loss for loss in found if loss is not None]
             losses.append(fmean(known) if len(known) == len(plan.config.stage.stages) else math.inf)
     return fmean(losses)
-
-
-def _find_best(trials: Sequence[Trial]) -> Trial:
-    return min(trials, key=lambda trial: trial.loss)
-
-
-def _find_edge(trials: Sequence[Trial], low: float | None = None, high: float | None = None) -> str | None:
-    """Return "low" or "high" if the best rate is at that edge of the tried range, otherwise None."""
-    rate, rates = _find_best(trials).learning_rate, [trial.learning_rate for trial in trials]
-    if rate <= (min(rates) if low is None else low):
-        return "low"
-    return "high" if rate >= (max(rates) if high is None else high) else None
-
-
-def _to_record(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the result for an architecture as plain values for JSON."""
-    best = _find_best(trials)
-    return {
-        "learning_rate": best.learning_rate,
-        "warmup_steps": best.warmup_steps,
-        "edge": _find_edge(trials),
-        "trials": [
-            {
-                "learning_rate": trial.learning_rate,
-                "warmup_steps": trial.warmup_steps,
-                "bits_per_byte": trial.loss if math.isfinite(trial.loss) else None,
-            }
-            for trial in trials
-        ],
-    }
-
-
-def _format_results(rates: dict[str, Any], size: str) -> list[str]:
-    """Format the results as a table: one row per architecture, one column per rate."""
-    tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
-    rows: list[list[str]] = []
-    for name, found in rates.items():
-        for warmup in dict.fromkeys(trial["warmup_steps"] for trial in found["trials"]):
-            own = [trial for trial in found["trials"] if trial["warmup_steps"] == warmup]
-            losses = {trial["learning_rate"]: trial["bits_per_byte"] for trial in own}
-            cells = [_format_loss(losses[rate]) if rate in losses else NOTHING for rate in tried]
-            best = NOTHING, NOTHING, NOTHING
-            if warmup == found["warmup_steps"]:
-                fails = "yes" if next_rate_fails(list(losses.items())) else NOTHING
-                best = f"{found['learning_rate']:g}", found["edge"] or NOTHING, fails
-            name_of_row = f"{name} {size}" if warmup is None else f"{name} {size}, warm-up {warmup}"
-            rows.append([name_of_row, *best, *cells])
-    header = [
-        "validation bits per byte at",
-        "best rate",
-        "at the edge",
-        "next rate fails",
-        *(f"{rate:g}" for rate in tried),
-    ]
-    return ["", *table(header, rows), ""]
-
-
-def _format_loss(loss: float | None) -> str:
-    return "diverged" if loss is None else f"{loss:.4f}"

@@ -1,48 +1,46 @@
-"""A live table of the jobs of a sweep in the terminal.
+"""A live table of the jobs of a sweep in the terminal."""
 
-It only reads the job records and metrics.jsonl, so it works with any launcher and cannot disturb a job.
-"""
-
-import json
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from src.config.formatting import NOTHING, show_time
-from src.sweep.job_store import Job, JobStore
+from src.config.formatting import columns_to_drop
+from src.runtime.log import replace_control_chars
+from src.sweep.job_store import JobStore
+from src.sweep.progress import COLUMNS, JobProgress, SweepProgress, read_sweep, show_cells, show_totals
 
 REFRESH_S = 1.0
-TAIL_BYTES = 20_000
 COLORS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow", "pending": "dim"}
-
-
-class JobProgress(NamedTuple):
-    """Progress of a job."""
-
-    stage: str
-    share: float
-    """Fraction of the tokens of all its stages."""
-    val_loss: float | None
-    tokens_per_second: float | None
-    left_s: float | None
+BAR = 12
+TEXTS = ("job", "phase")
+"""Columns that are set to the left."""
+DROPPED = ("tokens/s", "bar", "val loss", "elapsed")
+"""The columns that a narrow terminal leaves out, in this order."""
+GAP = 2
+AROUND = 8
+"""Lines of the screen that are not rows of the table: header, footer, and some lines of output above."""
 
 
 @contextmanager
 def show_jobs(store: JobStore) -> Iterator[None]:
     """Show the table during the block; output of the block appears above it."""
-    ended = threading.Event()
-    with Live(build_table(store), console=Console(file=sys.stdout), auto_refresh=False) as live:
+    ended, console = threading.Event(), Console(file=sys.stdout)
+
+    def draw(hint: str = "Ctrl-C saves and stops") -> Group:
+        return build_table(read_sweep(store), console.width, max(4, console.height - AROUND), hint)
+
+    with Live(draw(), console=console, auto_refresh=False) as live:
 
         def refresh() -> None:
             while not ended.wait(REFRESH_S):
-                live.update(build_table(store), refresh=True)
+                live.update(draw(), refresh=True)
 
         thread = threading.Thread(target=refresh, daemon=True)
         thread.start()
@@ -51,66 +49,47 @@ def show_jobs(store: JobStore) -> Iterator[None]:
         finally:
             ended.set()
             thread.join()
-            live.update(build_table(store), refresh=True)
+            live.update(draw(""), refresh=True)
 
 
-def build_table(store: JobStore) -> Table:
-    """Build the table from the current files."""
-    jobs = store.jobs()
-    states = [store.status(job) for job in jobs]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in COLORS if state in states)
-    table = Table(title=f"{len(jobs)} jobs: {counts}", title_justify="left", caption="Ctrl-C saves and stops")
-    for name, justify in zip(
-        ("run", "status", "stage", "done", "val loss", "tokens/s", "left"), "lllrrrr", strict=True
-    ):
-        table.add_column(name, justify={"l": "left", "r": "right"}[justify], overflow="fold")  # pyright: ignore
-    for job, state in zip(jobs, states, strict=True):
-        course = read_progress(store, job) if state != "pending" else None
-        error = f": {store.error(job)}" if state == "failed" else ""
-        cells = [NOTHING] * 5 if course is None else _cells(course, state)
-        table.add_row(job.run, Text(f"{state}{error}", style=COLORS[state]), *cells)
-    return table
+def build_table(progress: SweepProgress, width: int, rows: int, hint: str = "") -> Group:
+    """Build the table, the errors and a line of totals.
+
+    It has the columns that fit `width`, and at most `rows` jobs, those at work first. hint: a remark after the totals.
+    """
+    shown = _most_important(progress.jobs, rows)
+    cells = dict(zip(COLUMNS, zip(COLUMNS, *map(show_cells, shown), strict=True), strict=True))
+    widths = {name: max(map(len, column)) for name, column in cells.items()} | {"bar": BAR}
+    dropped = columns_to_drop(widths, DROPPED, width, GAP)
+    names = [name for name in (*COLUMNS[:2], "bar", *COLUMNS[2:]) if name not in dropped]
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for name in names:
+        header, justify = ("", "left") if name == "bar" else (name, "left" if name in TEXTS else "right")
+        table.add_column(header, justify=justify, no_wrap=True)
+    for index, job in enumerate(shown, start=1):
+        row: dict[str, Text | ProgressBar] = {name: Text(cells[name][index]) for name in names if name != "bar"}
+        row["bar"] = ProgressBar(1.0, job.share, width=BAR)
+        row["phase"] = Text(cells["phase"][index], style=COLORS[job.status])
+        table.add_row(*(row[name] for name in names))
+    lines = [_line(f"{job.name}: {job.error}", width, COLORS["failed"]) for job in shown if job.error]
+    hidden = len(progress.jobs) - len(shown)
+    totals = "; ".join([show_totals(progress), *([f"{hidden} not shown"] if hidden else [])])
+    has_room = hint and len(totals) + len(hint) + 2 <= width
+    return Group(table, *lines, _line(f"{totals}; {hint}" if has_room else totals, width))
 
 
-def _cells(course: JobProgress, state: str) -> list[str]:
-    return [
-        course.stage,
-        f"{course.share:.0%}",
-        NOTHING if course.val_loss is None else f"{course.val_loss:.3f}",
-        NOTHING if course.tokens_per_second is None else f"{course.tokens_per_second:,.0f}",
-        show_time(course.left_s) if state == "running" else NOTHING,
-    ]
+def _most_important(jobs: list[JobProgress], rows: int) -> list[JobProgress]:
+    """Return at most `rows` jobs in order: running and failed ones, then the next that wait, then the last done."""
+    waiting = [job for job in jobs if job.status == "pending"]
+    done = [job for job in jobs if job.status == "done"]
+    first = [job for job in jobs if job.status not in ("pending", "done")]
+    chosen = [*first, *waiting[: max(1, rows // 3)], *reversed(done), *waiting[max(1, rows // 3) :]][:rows]
+    kept = {job.run for job in chosen}
+    return [job for job in jobs if job.run in kept]
 
 
-def read_progress(store: JobStore, job: Job) -> JobProgress | None:
-    """Read the progress of a job from the end of its metrics; None: it has not started."""
-    rows = _last_rows(store, job)
-    if not rows or rows[-1].get("stage") not in job.stage_tokens:
-        return None
-    stage, names = str(rows[-1]["stage"]), list(job.stage_tokens)
-    before = sum(job.stage_tokens[name] for name in names[: names.index(stage)])
-    done, total = before + rows[-1]["tokens"] - job.shared_tokens.get(stage, 0), sum(job.stage_tokens.values())
-    speed = _last(rows, "perf/tokens_per_second")
-    return JobProgress(stage, done / total, _last(rows, "val/loss"), speed, (total - done) / speed if speed else None)
-
-
-def _last_rows(store: JobStore, job: Job) -> list[dict[str, Any]]:
-    try:
-        with (store.run_dir(job) / "metrics.jsonl").open("rb") as handle:
-            handle.seek(max(0, handle.seek(0, 2) - TAIL_BYTES))
-            lines = handle.read().splitlines()
-    except OSError:
-        return []
-    rows: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # cut off at the start, or partly written
-            continue
-        if isinstance(row, dict) and isinstance(row.get("tokens"), int):
-            rows.append(row)
-    return rows
-
-
-def _last(rows: list[dict[str, Any]], key: str) -> float | None:
-    return next((row[key] for row in reversed(rows) if row.get(key) is not None), None)
+def _line(text: str, width: int, style: str = "") -> Text:
+    """Return one line that ends with an ellipsis if it does not fit."""
+    line = Text(replace_control_chars(text).replace("\n", " "), style=style, no_wrap=True, overflow="ellipsis")
+    line.truncate(width, overflow="ellipsis")
+    return line

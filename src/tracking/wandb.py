@@ -46,6 +46,19 @@ class WandbTracker:
 
         self._try(show)
 
+    def log_comparison(self, texts: dict[str, str], columns: list[str], rows: list[list[str]]) -> None:
+        """Log the comparison of a sweep: texts into the summary, and a table."""
+
+        def show(run: Any) -> None:
+            import wandb
+
+            names: list[Any] = [*columns]
+            cells: list[Any] = [*rows]
+            run.log({"comparison": wandb.Table(columns=names, data=cells)})
+            run.summary.update(texts)
+
+        self._try(show)
+
     def summarize(self, results: dict[str, Any]) -> None:
         self._try(lambda run: run.summary.update({f"final/{key}": value for key, value in results.items()}))
 
@@ -72,9 +85,16 @@ def find_home(folder: Path) -> str:
 
 
 def start_wandb(
-    config: TrackingConfig, run_dir: Path, settings: dict[str, Any], log_info: Callable[[str], None]
+    config: TrackingConfig,
+    run_dir: Path,
+    settings: dict[str, Any],
+    log_info: Callable[[str], None],
+    job_type: str | None = None,
 ) -> WandbTracker | None:
-    """Open a W&B run named after the run directory; on failure log the reason and return None."""
+    """Open a W&B run named after the run directory; on failure log the reason and return None.
+
+    job_type: None: the name of the stages.
+    """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("HOME", find_home(run_dir))  # without HOME its service logs every step to the terminal
@@ -89,7 +109,7 @@ def start_wandb(
                 project=config.project,
                 entity=config.entity,
                 group=config.group,
-                job_type=settings.get("stage", {}).get("name"),
+                job_type=job_type or settings.get("stage", {}).get("name"),
                 tags=config.tags,
                 name=run_dir.name,
                 id=run_dir.name[-64:],

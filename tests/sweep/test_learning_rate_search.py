@@ -12,8 +12,8 @@ from src.cli.compose import run_cli
 from src.config.schema import TuneSettings, UserError
 from src.runs.tuned_learning_rates import write_searches
 from src.runtime.atomic_files import read_json
-from src.sweep import learning_rate_search
-from src.sweep.learning_rate_search import Trial
+from src.sweep import learning_rate_search, search_results
+from src.sweep.search_results import Trial
 from tests.integration import tiny
 
 
@@ -59,7 +59,7 @@ def learning_rates(trials: list[Trial]) -> list[float]:
 def test_the_grid_is_centered_on_the_rate_of_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = run_free_search(TuneSettings(), tmp_path, monkeypatch, dense=1e-3, mamba=2e-3)
     assert learning_rates(trials["dense"]) == learning_rates(trials["mamba"]) == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
-    assert learning_rate_search._find_best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
+    assert search_results.find_best(trials["mamba"]).learning_rate == 2e-3 and len(CALLS) == 1
 
 
 def test_a_best_rate_at_the_edge_extends_the_range_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +67,12 @@ def test_a_best_rate_at_the_edge_extends_the_range_of_all(tmp_path: Path, monkey
     assert learning_rates(trials["dense"]) == learning_rates(trials["mamba"])
     assert learning_rates(trials["mamba"])[-2:] == [1.6e-2, 3.2e-2], "one beyond the best, and no more"
     assert learning_rates(trials["mamba"])[0] == 2.5e-4, "the other side is left alone"
-    assert learning_rate_search._find_edge(trials["mamba"]) is None
+    assert search_results.find_edge(trials["mamba"]) is None
 
 
 def test_extensions_are_limited_and_the_edge_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = run_free_search(TuneSettings(extensions=2), tmp_path, monkeypatch, dense=1e-9)
-    assert len(trials["dense"]) == 7 and learning_rate_search._to_record(trials["dense"])["edge"] == "low"
+    assert len(trials["dense"]) == 7 and search_results.to_record(trials["dense"])["edge"] == "low"
     assert (
         run_free_search(TuneSettings(extensions=0), tmp_path, monkeypatch, dense=1e-9)["dense"][0].learning_rate
         == 2.5e-4
@@ -80,7 +80,7 @@ def test_extensions_are_limited_and_the_edge_is_recorded(tmp_path: Path, monkeyp
 
 
 def test_a_diverged_rate_is_never_the_best() -> None:
-    record = learning_rate_search._to_record([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
+    record = search_results.to_record([Trial(1e-3, 2.0), Trial(1e-2, math.inf), Trial(1e-1, math.inf)])
     assert record["learning_rate"] == 1e-3 and record["edge"] == "low"
     assert [trial["bits_per_byte"] for trial in record["trials"]] == [2.0, None, None]
     json.dumps(record, allow_nan=False)
@@ -103,18 +103,16 @@ def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkey
     trials = (learning_rate_search._search_grid if method == "grid" else learning_rate_search._search_tpe)(search)[
         "dense"
     ]
-    result = learning_rate_search._to_record(trials)
+    result = search_results.to_record(trials)
     assert result["warmup_steps"] == 50 and result["learning_rate"] == pytest.approx(1e-3, rel=0.4)
     assert {trial["warmup_steps"] for trial in result["trials"]} == {5, 50}
     if method == "grid":
         assert len(trials) == 2 * 8 and CALLS[0][1] == "schedule.warmup_steps=5,50"
     (name,) = [
-        line
-        for line in learning_rate_search._format_results({"dense": result}, "nano")
-        if "dense nano, warm-up 50" in line
+        line for line in search_results.format_results({"dense": result}, "nano") if "dense nano, warm-up 50" in line
     ]
     assert f"{result['learning_rate']:g}" in name
-    assert learning_rate_search._to_record([Trial(1e-3, 2.0)])["warmup_steps"] is None
+    assert search_results.to_record([Trial(1e-3, 2.0)])["warmup_steps"] is None
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 100, b""])
@@ -135,7 +133,7 @@ def test_tpe_runs_equal_numbers_of_trials_and_continues_its_study(
     settings = TuneSettings(method="tpe", trials=6)
     trials = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert len(trials["dense"]) == len(trials["mamba"]) >= 6 and (tmp_path / "optuna.db").exists()
-    assert all(learning_rate_search._find_best(tried).loss < 1.7 for tried in trials.values())
+    assert all(search_results.find_best(tried).loss < 1.7 for tried in trials.values())
     assert all(2e-4 < rate < 5e-3 for rate in learning_rates(trials["dense"])[:6])
     again = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3, mamba=1.5e-3)
     assert again == trials and not CALLS, "all of it stands in the database"
@@ -271,6 +269,21 @@ def test_invalid_learning_rates_are_errors(
     folder = write_search_file(tmp_path / "search", dense=1e-3)
     assert tiny.run(data, tmp_path, f"learning_rates=[{folder}]", *more) == 2
     assert line in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_counts_the_trials_and_starts_none(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("architecture=dense,moe", "tune.trials=3", "tune.extensions=1", "tune.seeds=[7,8]", "dry_run=true")
+    before = sorted(tmp_path.rglob("*"))
+    assert run_tune(data, tmp_path, *arguments) == 0
+    out = capfd.readouterr().out
+    rows = {line.split("|")[1].strip(): line.replace(" ", "").split("|")[2:-1] for line in out.splitlines()[2:4]}
+    assert rows["dense nano"][:3] == ["6", "0", "256"] and rows["dense nano"][-2] == "+4", "two rates with two seeds"
+    assert rows["dense nano"][-3] == "6.0x", "by FLOPs, since nothing is measured"
+    assert "Total: 12 trials" in out and "Size nano: rates for dense, moe alone" in out
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is started or written"
+    assert run_tune(data, tmp_path, *arguments, "seed=1") == 2
 
 
 @pytest.mark.slow

@@ -15,12 +15,15 @@ import pytest
 import wandb
 from wandb.errors import CommError, UsageError
 
-from src.config.schema import ROOT, TrackingConfig
-from src.runtime.atomic_files import read_json
+from src.config.schema import ROOT, TrackingConfig, TrainConfig
+from src.reporting import answer_lines, load_runs, verdict_lines
+from src.runtime.atomic_files import read_json, reject_symlinks
+from src.sweep.launch import track_comparison
 from src.tracking import tracker
 from src.tracking import wandb as ours
 from src.tracking.wandb import find_home, start_wandb
 from tests.integration import tiny
+from tests.reporting.conftest import SweepBuilder
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
@@ -289,3 +292,35 @@ def test_a_home_is_found_without_the_environment(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "home", fail)
     assert find_home(tmp_path) == str(tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [3, 1])
+def test_the_answer_of_a_sweep_is_in_the_summary_of_a_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seeds: int
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    builder = SweepBuilder(tmp_path / "outputs")
+    for architecture in ("dense", "mamba"):
+        for seed in range(seeds):
+            builder.add(architecture, seed)
+    tracking = TrackingConfig("wandb", trackers=["wandb"])
+    track_comparison(TrainConfig(tracking=tracking), builder.sweep)
+    summary, runs = read_summary(builder.sweep), load_runs(builder.sweep)
+    assert summary["answer"] == "\n".join(answer_lines(runs)) and bool(summary["answer"]) is (seeds == 3)
+    assert summary["verdict"] == "\n".join(verdict_lines(runs)) != ""
+    (table,) = (builder.sweep / "wandb").glob("offline-run-*/files/media/table/comparison_*.table.json")
+    values = json.loads(table.read_text())
+    assert values["columns"][0] == "architecture" and [row[0] for row in values["data"]][:2] == ["dense", "mamba"]
+    (record,) = [each["run"] for each in read_records(offline_files(builder.sweep)[0]) if each["type"] == "run"]
+    assert (record["display_name"], record["job_type"], record["run_group"]) == (
+        builder.sweep.name, "comparison", builder.sweep.name,
+    )  # fmt: skip
+    assert "wandb sync" in capsys.readouterr().err
+    reject_symlinks(builder.sweep, "wandb")
+
+
+def test_without_wandb_nothing_of_it_is_written(tmp_path: Path) -> None:
+    builder = SweepBuilder(tmp_path / "outputs")
+    builder.add("dense")
+    track_comparison(TrainConfig(tracking=TrackingConfig("none")), builder.sweep)
+    assert not (builder.sweep / "wandb").exists()

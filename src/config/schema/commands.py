@@ -23,6 +23,7 @@ class PrepareConfig:
     documents: int = setting(2, "Documents of each split to show with mode=inspect.", Range(0, 10**6, unit="documents"))
     output_root: str = setting("outputs", "Folder for prepared data.", form="path")
     rerun: bool = setting(False, "Prepare again although it is done.")
+    dry_run: bool = setting(False, "Print what would be read and written. Nothing is fetched or written.")
 
 
 @dataclass
@@ -58,6 +59,7 @@ class EvaluateConfig:
     threads: int | None = setting(None, "CPU threads. null: as many as the run had.", THREADS)
     format: str = setting("text", "Form of the output. json: one object and nothing else.", choices=FORMATS)
     rerun: bool = setting(False, "Evaluate again although it is done.")
+    dry_run: bool = setting(False, "Print what would be measured. Nothing is measured or written.")
 
 
 @dataclass
@@ -71,6 +73,10 @@ class ReportConfig:
     compare_with: str | None = setting(
         None, "Folder of a repetition of the same runs. The report says which have the same weights.", form="path"
     )
+    serve: bool = setting(
+        False, "Open a page on this machine that follows a running sweep. It shows jobs, curves, time left and errors."
+    )
+    port: int | None = setting(None, "Port of serve=true. null: a free one.", Range(1, 65535))
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
 

@@ -39,12 +39,17 @@ MAX_POINTS = 40_000
 
 
 def write_report(
-    directory: str | Path, out: str | Path | None = None, repeated: Sequence[str] = (), margin: float | None = None
+    directory: str | Path,
+    out: str | Path | None = None,
+    repeated: Sequence[str] = (),
+    margin: float | None = None,
+    reload_s: int | None = None,
 ) -> Path:
     """Write summary.csv, summary.md, report.html and figures/*.png; return the path of report.html.
 
     directory: as for `load_runs`. out: the folder to write to; `<directory>/report` unless given. repeated: as
-    `repeated_lines` gives them. margin: as for `verdict_lines`. A part that fails is left out and named in the report.
+    `repeated_lines` gives them. margin: as for `verdict_lines`. reload_s: the page loads itself again after so many
+    seconds, while a sweep runs. A part that fails is left out and named in the report.
     Raises: UserError.
     """
     directory = Path(directory)
@@ -77,6 +82,8 @@ def write_report(
         problems=[*attempt("damage", lambda: damage_lines(runs, directory), []), *problems.lines],
     )
     page = build_page(report, charts, runs, directory)
+    if reload_s is not None:
+        page = page.replace("<head>", f'<head><meta http-equiv="refresh" content="{reload_s}">', 1)
     for name, (image, *_) in figures.items():
         write_bytes(folder / "figures" / name, image)
     write_text(folder / "summary.csv", _csv(runs, directory))

@@ -44,8 +44,11 @@ def write_benchmark(found: dict[str, Any], folder: Path) -> None:
             write_bytes(new / f"{chart.id.removeprefix('benchmark-')}.png", to_png(draw(chart)))
 
 
-def describe(found: dict[str, Any]) -> str:
-    """Write the benchmark as text that is Markdown as well."""
+def describe(found: dict[str, Any], room: int | None = None) -> str:
+    """Write the benchmark as text that is Markdown as well.
+
+    room: columns of the terminal; None: no limit.
+    """
     machine = [series["machine"] for series in found["series"] if series["machine"]]
     lines = [
         f"{found['device']}, {found['precision']}, {count_of(found['threads'], 'thread')}, "
@@ -60,7 +63,7 @@ def describe(found: dict[str, Any]) -> str:
     header = ["model", "context", "training", "of GEMM", "memory", "prefill", "memory"]
     header += ["decoding", "of memory", "a token", "state"]
     rows = [row for series in found["series"] for row in _rows(series)]
-    lines += [*table(header, rows), ""]
+    lines += [*table(header, rows, ("state", "of memory", "of GEMM", "a token", "memory"), room), ""]
     lines += [
         f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; the models are "
         f"measured alternately. A step of training has {found['train_tokens']:,} tokens or one sequence, the others "

@@ -80,6 +80,8 @@ def _answer(headline: Headline, margin: float | None) -> str:
     if unstable := list(comparison.unstable):
         verb = "is" if len(unstable) == 1 else "are"
         parts.append(f"{join_words(unstable)} {verb} unstable at this learning rate and not ranked")
+    if headline.group.search_differences:
+        parts.append("learning rates were searched for other settings")
     return f"{'; '.join(parts)} ({count_seeds(comparison)})"
 
 

@@ -2,37 +2,41 @@
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
 import pandas as pd
 
+from src.config.formatting import terminal_width
 from src.reporting.statistics.answers import answer_lines
 from src.reporting.statistics.verdicts import verdict_lines
 from src.reporting.tables.comparison import comparison_table, introduction, table_note, unfinished_lines
 from src.reporting.tables.table import Table
 
 WIDTH = 110
+"""Columns of the text where the output is no terminal, and at most of its paragraphs."""
 _DROPPABLE = ("loss", "time", "memory", "tokens/s", "above floor", "params")
 """Columns that are dropped if the table is too wide for a terminal, in this order."""
 
 
 def comparison_text(runs: pd.DataFrame, margin: float | None = None) -> str:
     """Write the whole comparison for a terminal: table, failed runs, verdict and answer (see `answer_lines`)."""
-    table = comparison_table(runs)
+    table, room = comparison_table(runs), terminal_width() or WIDTH
     dropped: list[str] = []
     for name in _DROPPABLE:
-        if _width(table) > WIDTH:
+        if _width(table) > room:
             table = table.without(name)
             dropped.append(name)
     notes = [table_note(runs), *([f"Left out for width: {', '.join(dropped)}."] if dropped else [])]
-    parts = [_fill(introduction(runs)), *_draw(table), "", *map(_fill, notes)]
+    fill = partial(_fill, width=min(room, WIDTH))
+    parts = [fill(introduction(runs)), *_draw(table), "", *map(fill, notes)]
     for title, lines in (
         ("Not finished", unfinished_lines(runs)),
         ("Verdict", verdict_lines(runs, margin)),
         ("Answer", answer_lines(runs, margin)),
     ):
         if lines:
-            parts += ["", title, *(_fill(line, "  ") for line in lines)]
+            parts += ["", title, *(fill(line, indent="  ") for line in lines)]
     return "\n".join(parts)
 
 
@@ -72,8 +76,8 @@ def _draw(table: Table) -> list[str]:
     return ["  ".join(heads).rstrip(), *body, *([rule] if table.references else []), *map(line, table.references)]
 
 
-def _fill(text: str, indent: str = "") -> str:
+def _fill(text: str, indent: str = "", width: int = WIDTH) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  " * bool(indent),
+        text, width, initial_indent=indent, subsequent_indent=indent + "  " * bool(indent),
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip

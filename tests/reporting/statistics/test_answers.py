@@ -41,6 +41,16 @@ def test_an_unstable_architecture_is_named_and_not_ranked(builder):
     assert "; moe is unstable at this learning rate and not ranked (3 seeds)" in answer_lines(runs)[0]
 
 
+def test_rates_that_were_searched_for_other_settings_are_named(builder):
+    for name in SEEDS:
+        for seed in range(3):
+            builder.add(
+                name, seed, contract={"learning_rate_search": "grid", "search_differences": "seq_len: 64 | 128"}
+            )
+    (answer, _) = answer_lines(load_runs(builder.sweep))
+    assert "; learning rates were searched for other settings (3 seeds)" in answer
+
+
 def test_several_groups_are_told_apart_by_their_title(builder):
     add_seeds(builder, SEEDS)
     runs = add_seeds(builder, SEEDS, size="micro")

@@ -4,6 +4,7 @@ import pytest
 
 from src.reporting import comparison_text, load_runs, write_report
 from src.reporting.data.runs import reference_losses
+from src.reporting.tables import terminal
 from src.reporting.tables.comparison import comparison_table, unfinished_lines
 from src.reporting.tables.table import Mark
 from src.reporting.tables.terminal import WIDTH
@@ -135,6 +136,17 @@ def test_the_text_names_its_axis_and_fits_the_terminal(builder):
     )
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "Left out for width: loss." in text and "bits/byte" in text
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_text_takes_the_width_of_the_terminal(builder, monkeypatch, width):
+    for architecture in ("dense", "mamba", "moe", "hybrid"):
+        for seed in range(3):
+            builder.add(architecture, seed)
+    monkeypatch.setattr(terminal, "terminal_width", lambda: width)
+    lines = comparison_text(load_runs(builder.sweep)).splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("Left out for width" in line for line in lines) is (width == 80)
 
 
 def test_columns_too_wide_for_the_terminal_are_dropped_and_named(builder):

@@ -233,5 +233,16 @@
     redrawAll();
     opened.splice(0).forEach((element) => { element.open = false; });
   });
+  // The page of a running sweep (src/sweep/live_page.py) brings new values: the panels stay, unless there are others.
+  document.addEventListener("charts", (event) => {
+    const shape = (all) => JSON.stringify(all.map((chart) => [chart.id, chart.panels.map((panel) => panel.title)]));
+    if (shape(event.detail) !== shape(charts)) return location.reload();
+    charts.forEach((chart, row) => {
+      const { panels, ...values } = event.detail[row];
+      Object.assign(chart, values);
+      chart.panels.forEach((panel, column) => Object.assign(panel, panels[column]));
+    });
+    redrawAll();
+  });
   redrawAll();
 })();
