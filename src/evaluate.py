@@ -72,13 +72,12 @@ def describe_dry_run(
     known: TrainConfig, data: "PreparedData", folder: Path, summary: "Summary", rerun: bool
 ) -> list[str]:
     """Describe what would be measured, and how long the test text would take by the speed of the run's training."""
-    from src.data.dataset import CORPORA
     from src.runs.final_evaluation import evaluated_stages, finished_stages
 
     length, settings = known.training.seq_len, known.evaluation
     windows = {
         corpus: min(known.training.test_sequences, (len(data.tokens(corpus, "test")) - 1) // length)
-        for corpus in CORPORA
+        for corpus in data.corpora
     }
     tokens, speed = sum(windows.values()) * length, summary["final"] and summary["final"]["tokens_per_second"]
     done, lines = set() if rerun else evaluated_stages(known, folder), list[str]()

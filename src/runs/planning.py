@@ -16,7 +16,7 @@ from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
 from src.config.renamed import current_key, rename_keys
-from src.config.schema import TrainConfig, UserError
+from src.config.schema import DataConfig, TrainConfig, UserError
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
 from src.data.preparation.prepare import PreparedData, find_prepared, prepare_data
@@ -111,7 +111,7 @@ def check_same_tokenizer(config: TrainConfig, run: Path, overrides: list[str]) -
     changed = [item for item in overrides if next(iter(given_keys([item]))).startswith("data.")]
     if not changed or tokenizer.path is not None or find_prepared(config.data, tokenizer, root) is not None:
         return
-    if all(corpus.source in GENERATED or corpus.paths for corpus in config.data.corpora.values()):
+    if is_on_this_machine(config.data):
         raise UserError(
             f"{changed[0]}: this text would get another tokenizer than init_from={config.init_from} has; prepare it "
             f"with python -m src.prepare {format_argument('tokenizer.path', str(run))} "
@@ -206,9 +206,14 @@ def _find_data(config: TrainConfig) -> PreparedData:
     root = Path(config.output_root).expanduser()
     if prepared := find_prepared(config.data, config.tokenizer, root):
         return prepared
-    if all(corpus.source in GENERATED or corpus.paths for corpus in config.data.corpora.values()):
+    if is_on_this_machine(config.data):
         return prepare_data(config.data, config.tokenizer, root)
     raise UserError(not_prepared(config))
+
+
+def is_on_this_machine(data: DataConfig) -> bool:
+    """Return whether all text is generated or read from local files, so that `train` prepares it itself."""
+    return all(corpus.source in GENERATED or corpus.paths for corpus in data.corpora.values())
 
 
 def not_prepared(config: TrainConfig) -> str:

@@ -24,13 +24,20 @@ from src.config.formatting import (
 )
 from src.config.schema import TrainConfig
 from src.data.dataset import PreparedData, find_prepared
-from src.data.document import GENERATED
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, match_config
 from src.reporting.data.runs import variants
 from src.reporting.statistics.verdicts import comparability_warnings
-from src.runs.planning import check_jobs, check_machine, make_plan, not_prepared, reject_duplicate_runs, show_progress
+from src.runs.planning import (
+    check_jobs,
+    check_machine,
+    is_on_this_machine,
+    make_plan,
+    not_prepared,
+    reject_duplicate_runs,
+    show_progress,
+)
 from src.runs.resource_check import memory_needed, resolve_micro_batch
 from src.runs.speed_estimate import Speed, estimate_speed, find_measured
 from src.runs.summary import read_summary
@@ -219,7 +226,7 @@ def missing_lines(found: Sequence[PlannedJob]) -> list[str]:
     lines: list[str] = []
     for job in found:
         config = job.config
-        if job.data is None and {config.data.language.source, config.data.code.source} <= set(GENERATED):
+        if job.data is None and is_on_this_machine(config.data):
             lines.append(f"data={config.data.name}: not prepared yet; the command does it first")
         elif job.data is None:
             lines.append(not_prepared(config))
