@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
 
 
 def _text(found: dict[str, Any], folder: Path) -> str:
-    return f"{describe(found, terminal_width())}\nBenchmark: {folder}"
+    room = terminal_width()
+    return f"{fit_text(describe(found, room).splitlines(), room)}\nBenchmark: {folder}"
 
 
 def _check(config: BenchmarkConfig) -> None:

@@ -12,7 +12,16 @@ from src.cli.compose import compose_config, expand_sweep, register_schema, run_c
 from src.cli.data_path import expand_data_path
 from src.cli.next_command import command_of, print_next, written_overrides
 from src.cli.validation import validate
-from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time, table, terminal_width
+from src.config.formatting import (
+    NOTHING,
+    fit_text,
+    show_bytes,
+    show_count,
+    show_flops,
+    show_time,
+    table,
+    terminal_width,
+)
 from src.config.schema import EstimateConfig, ModelSpec, UserError
 from src.model.blocks import kind_of
 from src.model.blocks.kind import no_activations
@@ -286,7 +295,7 @@ def main(argv: list[str]) -> int:
         if config.format == "json":
             print(json.dumps(found, indent=2))
         else:
-            print(describe(found))
+            print(fit_text(describe(found).splitlines(), terminal_width()))
             print_next([command_of("train", *written_overrides(arguments.overrides, OWN), "dry_run=true")])
         return 0
     configs = [compose_config(EstimateConfig, "estimate", job) for job in sweep.jobs]
@@ -296,7 +305,7 @@ def main(argv: list[str]) -> int:
         rows = [{"overrides": job, **value} for job, value in zip(sweep.jobs, values, strict=True)]
         print(json.dumps({"estimates": rows}, indent=2))
     else:
-        print(describe_grid(sweep.jobs, results))
+        print(fit_text(describe_grid(sweep.jobs, results).splitlines(), terminal_width()))
         print_next([command_of("train", "-m", *written_overrides(arguments.overrides, OWN), "dry_run=true")])
     return 0
 

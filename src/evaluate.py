@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from src.cli.compose import read_run_config, run_cli, run_command
 from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
-from src.config.formatting import NOTHING, show_time, table, terminal_width
+from src.config.formatting import NOTHING, fit_text, show_time, table, terminal_width
 from src.config.schema import EvaluateConfig, RuntimeConfig, TrainConfig, UserError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> int:
         own = last["test"][last["corpus"]] or dict.fromkeys(("loss", "bits_per_byte", "tokens"))
         print(json.dumps({**own, **found}, indent=2))
     else:
-        print("\n".join(describe(found)))
+        print(fit_text(describe(found), terminal_width()))
         print(f"Evaluation: {folder / EVALUATION}")
         print_next([command_of("report", raw_argument("dir", config.run))])
     return 0
