@@ -47,7 +47,7 @@ def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
     """Run the jobs of a sweep that are not done, write the report, and return 0 only if every job is done.
 
     sweeps: one per look of `seeds=auto`, otherwise one; later looks run only until the report is decided.
-    describe: replaces the comparison and the path of the report.
+    describe: replaces the comparison, the path of the report and the next commands.
 
     Raises:
         UserError: a job's configuration is invalid, or the same sweep is already running; nothing was started.
@@ -60,7 +60,7 @@ def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
         if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
             if exit_code < 128:  # not stopped
                 track_comparison(plans[0].config, folder)
-            if not exit_code:
+            if not exit_code and not describe:
                 print_next(sweep_commands(folder, sweep, [plan.config for plan in plans], load_runs(folder)))
             return exit_code
         print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
