@@ -19,14 +19,14 @@ from typing import Any
 from src.config.schema import UserError
 from src.reporting.data.problems import Problems
 from src.reporting.data.runs import load_runs, read_metrics
-from src.reporting.output.html_page import ASSETS, PLOTLY
-from src.reporting.plots.chart import Chart, as_values
+from src.reporting.output.html_page import chart_element, chart_values, write_document
+from src.reporting.plots.chart import Chart
 from src.reporting.plots.charts import build_charts
 from src.sweep.job_store import JobStore
 from src.sweep.progress import COLUMNS, SweepProgress, read_sweep, show_cells, show_totals
 
 LOOPBACK = "127.0.0.1"
-OWN_ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parent / "assets"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
 )
@@ -95,7 +95,7 @@ class LiveServer(ThreadingHTTPServer):
         if path == "/progress.json":
             return "application/json", json.dumps(self.progress())
         if path == "/charts.json":
-            return "application/json", json.dumps([as_values(chart) for chart in self.current_charts()])
+            return "application/json", json.dumps([*map(chart_values, self.current_charts())])
         return None
 
     def page(self) -> str:
@@ -175,36 +175,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 def build_live_page(title: str, charts: list[Chart]) -> str:
     """Write the page that follows a sweep; live.js fills it in."""
-    style = _read(ASSETS / "page.css") + _read(OWN_ASSETS / "live.css")
-    values = json.dumps([as_values(chart) for chart in charts]).replace("<", "\\u003c")
-    scripts = "\n".join(
-        f"<script>{_read(file)}</script>" for file in (ASSETS / PLOTLY, ASSETS / "page.js", OWN_ASSETS / "live.js")
-    )
-    sections = "".join(map(_section, charts)) or "<p class='soft'>No curve yet.</p>"
-    return f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(title)}</title><style>{style}</style></head>
-<body>
-<h1>{escape(title)}</h1>
+    sections = "".join(map(chart_element, charts)) or "<p class='soft'>No curve yet.</p>"
+    body = f"""<main><h1>{escape(title)}</h1>
 <div class="verdict" id="state"><p id="totals" aria-live="polite"></p><progress id="share" value="0"></progress></div>
 <p id="lost" class="failed"></p>
 <div class="scroll"><table><tbody id="jobs"></tbody></table></div>
 <ul id="errors"></ul>
-<h2>Charts</h2><div class="charts">{sections}</div>
-<script type="application/json" id="charts">{values}</script>
-{scripts}
-</body>
-</html>
-"""
-
-
-def _section(chart: Chart) -> str:
-    wide = ' class="wide"' if len(chart.panels) > 1 or len(chart.y) > 2 else ""
-    head = f'<h3>{escape(chart.title)}</h3><div class="plots"></div><p class="soft">{escape(chart.note)}</p>'
-    return f'<section id="chart-{escape(chart.id)}"{wide}>{head}</section>'
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8").replace("</script", "<\\/script")
+<h2>Charts</h2><div class="charts">{sections}</div></main>"""
+    style, script = ((ASSETS / f"live.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return write_document(title, body, charts, style, script, POLICY)

@@ -66,19 +66,24 @@ def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, dire
     return write_document(report.title, "\n".join(filter(None, body)), charts)
 
 
-def write_document(title: str, body: str, charts: Sequence[Chart]) -> str:
-    """Write an HTML document whose script draws the charts into the elements that `chart_element` makes."""
-    scripts = "\n".join(f"<script>{_read(name)}</script>" for name in (PLOTLY, "page.js"))
-    data = f'<script type="application/json" id="charts">{_json([_values(chart) for chart in charts])}</script>'
+def write_document(
+    title: str, body: str, charts: Sequence[Chart], style: str = "", script: str = "", policy: str = POLICY
+) -> str:
+    """Write an HTML document whose script draws the charts into the elements that `chart_element` makes.
+
+    style, script: what comes after those of every page. policy: its Content-Security-Policy.
+    """
+    scripts = "\n".join(f"<script>{each}</script>" for each in (_read(PLOTLY), _read("page.js"), script) if each)
+    data = f'<script type="application/json" id="charts">{_json([*map(chart_values, charts)])}</script>'
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    head += f"<title>{escape(title)}</title><style>{_read('page.css')}</style>"
+    head += f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    head += f"<title>{escape(title)}</title><style>{_read('page.css')}{style}</style>"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n{data}\n{scripts}\n</body>\n</html>\n'
     )
 
 
-def _values(chart: Chart) -> dict[str, Any]:
+def chart_values(chart: Chart) -> dict[str, Any]:
     """Return a chart as values, with the text of each panel."""
     values = as_values(chart)
     texts = [summarize_panel(chart, panel) for panel in chart.panels if panel.traces]
