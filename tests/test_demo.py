@@ -50,7 +50,7 @@ def test_a_dry_run_starts_and_writes_nothing(
     )
     assert run_cli(lambda: demo.main([f"output_root={tmp_path / 'out'}", "dry_run=true", *FAST])) == 0
     out = capsys.readouterr().out
-    assert "6 runs" in out and "seed=2" in out and "Nothing was started" in out
+    assert "6 runs" in out and "mamba s2" in out and "Nothing was started" in out
     assert not (tmp_path / "out").exists()
 
 
