@@ -22,11 +22,13 @@ def memorized_shares(texts: Sequence[Sequence[int]], training: np.ndarray, span:
     """
     hashes = [_hash_spans(np.asarray(text, dtype=np.uint64), span) for text in texts]
     wanted = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes]))
-    found: list[np.ndarray] = []
+    is_known = np.zeros(len(wanted), dtype=bool)
     for start in range(0, len(training) if len(wanted) else 0, CHUNK_SIZE):
-        chunk = np.asarray(training[start : start + CHUNK_SIZE + span - 1], dtype=np.uint64)
-        found.append(np.intersect1d(wanted, _hash_spans(chunk, span)))
-    known = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
+        chunk = _hash_spans(np.asarray(training[start : start + CHUNK_SIZE + span - 1], dtype=np.uint64), span)
+        # The texts have few spans, so finding each of the training text among them is faster than sorting the latter.
+        places = np.minimum(np.searchsorted(wanted, chunk), len(wanted) - 1)
+        is_known[places[wanted[places] == chunk]] = True
+    known = wanted[is_known]
     shares: list[float] = []
     for text, own in zip(texts, hashes, strict=True):
         inside = np.zeros(len(text), dtype=bool)

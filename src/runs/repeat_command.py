@@ -18,7 +18,6 @@ from src.cli.compose import compose_config, read_run_config, register_schema
 from src.config.comparability import flatten_settings
 from src.config.schema import CONF, TrainConfig, UserError
 from src.data.dataset import PreparedData
-from src.runs.lookup import root_of
 from src.runs.run_id import run_name
 from src.runs.summary import read_summary
 
@@ -100,6 +99,8 @@ def repeat_command(folder: Path) -> str | None:
             given = compose_config(TrainConfig, "train", [_unquoted(item) for item in overrides])
             if run_name(replace(given, optimizer=candidate.optimizer), fingerprint, None) != folder.name:
                 return None
+    from src.runs.lookup import root_of  # imports what reports need, which takes as long as starting a run
+
     root = root_of(folder)
     place = [] if str(root) == TrainConfig.output_root else [format_argument("output_root", str(root))]
     return " ".join(["python -m src.train", *overrides, *place])

@@ -20,13 +20,13 @@ from src.training.stage_budget import stage_tokens, trained_budgets
 
 STEPS = 6
 """Steps that are timed for each model, after one that allocates memory."""
-STARTS_PER_JOB = 2
+STARTS_PER_JOB = 3
 """Time of a job without its training and validation, in starts of a process: the start itself, samples, checkpoints."""
 FORWARD_SHARE = 1 / 3
 """Time of a token that is only evaluated, relative to one that is trained on."""
 VALIDATIONS = 11
 """Validations of a stage: one before the first step, and one every tenth of its steps."""
-SHARE_OF_TIME = 0.85
+SHARE_OF_TIME = 0.8
 """Share of the given time that is planned; speed varies with what else the machine does."""
 FEWEST_STEPS = 32
 """Steps of a stage at least; with fewer, hardly anything is learned."""
