@@ -104,13 +104,13 @@ def next_commands(report: Path, given: list[str]) -> list[str]:
     """Return the three commands that come next, each with its cost."""
     others = [item for item in given if not item.startswith(("minutes=", "data="))]
     data = [item for item in given if item.startswith("data=")]
-    command = ["python", "-m", "src.demo"]
+    command = ["python", "-m", "src.demo", *others]
+    larger = [*command, *data, "size=nano", f"minutes={LARGER_MINUTES}"]
     return [
         "Next",
-        f"  open the report              {report.absolute().as_uri()}",
-        f"  your own text, same time     {shlex.join([*command, *others])} data=PATH",
-        f"  larger models, {LARGER_MINUTES} minutes    "
-        + shlex.join([*command, *others, *data, "size=nano", f"minutes={LARGER_MINUTES}"]),
+        f"  open the report:\n    {report.absolute().as_uri()}",
+        f"  your own text, in the same time:\n    {shlex.join(command)} data=PATH",
+        f"  larger models, in {LARGER_MINUTES} minutes:\n    {shlex.join(larger)}",
     ]
 
 
