@@ -84,9 +84,9 @@ def _read_config(path: Path) -> TrainConfig | None:
 
 
 def _read_summary(run: Path) -> dict[str, Any] | None:
-    """Read a run's summary.json without its error, which may contain paths of this machine."""
+    """Read a run's summary.json without its error and its command, which may contain paths of this machine."""
     summary = read_summary(run)
-    return summary and {**summary, "error": None}
+    return summary and {key: value for key, value in summary.items() if key != "command"} | {"error": None}
 
 
 def import_run(source: Path, out: Path) -> None:

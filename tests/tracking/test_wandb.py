@@ -306,7 +306,7 @@ def test_the_answer_of_a_sweep_is_in_the_summary_of_a_run_of_its_own(
     tracking = TrackingConfig("wandb", trackers=["wandb"])
     track_comparison(TrainConfig(tracking=tracking), builder.sweep)
     summary, runs = read_summary(builder.sweep), load_runs(builder.sweep)
-    assert summary["answer"] == "\n".join(answer_lines(runs)) and bool(summary["answer"]) is (seeds == 3)
+    assert summary["answer"] == "\n".join(answer_lines(runs)) != ""
     assert summary["verdict"] == "\n".join(verdict_lines(runs)) != ""
     (table,) = (builder.sweep / "wandb").glob("offline-run-*/files/media/table/comparison_*.table.json")
     values = json.loads(table.read_text())

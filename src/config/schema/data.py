@@ -129,8 +129,8 @@ class TokenizerConfig:
     name: str = setting(MISSING, "Name of the tokenizer.", form="name")
     vocab_size: int = setting(
         MISSING,
-        "Tokens of a bpe, at least 257; fewer if the text has too few repeated pieces. With kind=characters the text "
-        "decides, and this is the most that it may need.",
+        "Tokens of a bpe, at least 257. It has fewer if the text has too few repeated pieces. With kind=characters the "
+        "text decides, and this is the most that it may need.",
         Range(2, 2**20, unit="tokens"),
     )
     code_share: float = setting(
