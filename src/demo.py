@@ -79,7 +79,13 @@ def describe(folder: Path, report: Path, given: list[str]) -> str:
 
     width, runs = get_terminal_size().columns, load_runs(folder)
     answer = [textwrap.fill(line, width) for line in answer_lines(runs) or verdict_lines(runs)]
-    parts = [*draw_text(verdict_chart(runs), width), *sample_lines(runs, width), "", *answer, ""]
+    active = show_count(runs["active_non_embedding_params"].median())
+    caution = (
+        f"These models have {active} active parameters without embeddings and share one learning rate. Larger models, "
+        "or a rate searched for each (python -m src.tune), may give another order."
+    )
+    parts = [*draw_text(verdict_chart(runs), width), *sample_lines(runs, width), "", *answer]
+    parts += [textwrap.fill(caution, width), ""]
     return "\n".join([*parts, *next_commands(report, given)])
 
 

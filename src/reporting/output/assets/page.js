@@ -134,12 +134,13 @@
 
   const layout = (chart, x, y, shown, drawn, isDark) => {
     const ink = isDark ? "#e6e9ed" : "#1b1f24", line = isDark ? "#363d46" : "#e3e7eb";
+    const lies = ["bars", "intervals"].includes(chart.kind);
     const axis = (own, letter) => {
       const values = drawn.flatMap((line) => line[letter]).filter((value) => value > 0);
       const [from, to] = own.limits || [null, null], reached = Math.max(...values) * 1.05;
       return {
         title: { text: own.label, standoff: 8 }, gridcolor: line, linecolor: line, zeroline: false, automargin: true,
-        type: own.is_log ? "log" : "linear", exponentformat: "SI", nticks: 8,
+        type: own.is_log ? "log" : "linear", exponentformat: "SI", tickangle: 0, nticks: lies ? 5 : 8,
         ...(own.limits && values.length ? { range: [from, to === null ? reached : to] } : {}),
         ...(own.is_log && values.length ? ticks(values) : {}),
       };
@@ -151,7 +152,7 @@
       const low = Math.min(...values), high = Math.max(...values), more = 0.28 * (high - low || high || 1);
       return [low - more, high + more];
     };
-    const lies = ["bars", "intervals"].includes(chart.kind), across = chart.kind === "bars" ? chart.y[y] : chart.x[x];
+    const across = chart.kind === "bars" ? chart.y[y] : chart.x[x];
     return {
       margin: { l: 50, r: 10, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', sans-serif" },
