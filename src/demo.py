@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         register_schema(DemoConfig, "demo")
         show_hydra_help("demo", argv, arguments.overrides)
         return 0
-    print("Comparing small models on this machine. Ctrl-C stops; the same command continues.", flush=True)
+    print("Comparing small models. Ctrl-C stops; the same command continues.", flush=True)
     from src.cli.data_path import expand_data_path
     from src.runs.planning import check_jobs
 
@@ -81,8 +81,8 @@ def describe(folder: Path, report: Path, given: list[str]) -> str:
     answer = [textwrap.fill(line, width) for line in answer_lines(runs) or verdict_lines(runs)]
     active = show_count(runs["active_non_embedding_params"].median())
     caution = (
-        f"These models have {active} active parameters without embeddings and share one learning rate. Larger models, "
-        "or a rate searched for each (python -m src.tune), may give another order."
+        f"These models have {active} active parameters without embeddings: larger ones may give another order, as may "
+        "a learning rate searched for each (python -m src.tune)."
     )
     parts = [*draw_text(verdict_chart(runs), width), *sample_lines(runs, width), "", *answer]
     parts += [textwrap.fill(caution, width), ""]

@@ -97,7 +97,7 @@ def _traces(
         traces.append(trace)
     means = {name: fmean(seeds) for name, seeds in values.items() if name not in unstable}
     fronts = [
-        Trace("Pareto front", marker="", dash="dot", x={"": {cost: [*x, max(known.values())]}}, y={"": [*y, y[-1]]})
+        Trace("Pareto front", marker="", dash="dot", x={"": {cost: x}}, y={"": y})
         for cost, known in spent.items()
         for x, y in [pareto_front([(known[name], means[name]) for name in means if name in known])]
         if x

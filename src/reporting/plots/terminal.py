@@ -25,7 +25,7 @@ def draw_text(chart: Chart, width: int = 80) -> list[str]:
         ]
         axis = f"{low:.3f}{f'{high:.3f}':>{space - len(f'{low:.3f}')}}"
         lines.append(f"{'':<{names}}  {axis}")
-    return lines
+    return [*lines, "", f"{MEAN} mean, {LINE} its 95% interval, {SEED} seeds"] if lines else []
 
 
 def _words(trace: Trace) -> str:

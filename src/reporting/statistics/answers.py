@@ -66,22 +66,28 @@ def _answer(headline: Headline, margin: float | None) -> str:
             open_pairs = [f"{len(open_pairs)} of the {len(others)} other pairs"]
         parts += [f"no significant difference between {join_words(open_pairs)}"] if open_pairs else []
     else:
-        parts = [f"no architecture is significantly best: {comparison.leader} has the lowest mean"]
-        for result, words in (
-            ("not significant", "not significantly worse"),
-            ("equivalent", f"equivalent within {margin} bits per byte"),
-            ("significant", "significantly worse"),
-        ):
-            found = [pair for pair in behind if headline.result(pair, margin) == result]
-            if found:
-                unit = " bits per byte behind" * (len(parts) == 1)
-                names = [f"{pair.other} ({_gap(pair)}{unit * (not i)})" for i, pair in enumerate(found)]
-                parts.append(f"{join_words(names)} {'is' if len(found) == 1 else 'are'} {words}")
+        unit = " bits per byte behind"
+        by_result: dict[str, list[str]] = {}
+        for pair in behind:
+            by_result.setdefault(headline.result(pair, margin), []).append(f"{pair.other} ({_gap(pair)}{unit})")
+            unit = ""
+        lead = [f"{comparison.leader} leads"]
+        lead += [
+            f"equivalent within {margin} to {join_words(names)}" for names in [by_result.get("equivalent")] if names
+        ]
+        lead += [
+            f"not significantly before {join_words(names)}" for names in [by_result.get("not significant")] if names
+        ]
+        parts = [", ".join(lead)]
+        if worse := by_result.get("significant"):
+            parts.append(f"{join_words(worse)} {'is' if len(worse) == 1 else 'are'} significantly worse")
     if unstable := list(comparison.unstable):
         verb = "is" if len(unstable) == 1 else "are"
         parts.append(f"{join_words(unstable)} {verb} unstable at this learning rate and not ranked")
     if headline.group.search_differences:
         parts.append("learning rates were searched for other settings")
+    if any(run["contract"].get("learning_rate_search") == "none" for run in headline.group.runs):
+        parts.append("learning rates were not searched")
     return f"{'; '.join(parts)} ({count_seeds(comparison)})"
 
 

@@ -13,7 +13,8 @@ def _trace(name: str, mean: float, half: float, seeds: list[float]) -> Trace:
 def test_draw_text() -> None:
     panel = Panel("language", [_trace("dense", 2.0, 0.5, [1.8, 2.2]), _trace("hybrid", 1.0, 0.0, [1.0])])
     chart = Chart("verdict", "", "", {"": Axis("bits per byte")}, {"": Axis("")}, {}, [panel, Panel("code")])
-    _, title, dense, hybrid, axis = draw_text(chart, width=60)
+    _, title, dense, hybrid, axis, _, legend = draw_text(chart, width=60)
+    assert all(mark in legend for mark in (MEAN, LINE, SEED))
     assert title == "language, bits per byte"
     assert hybrid.index(MEAN) < dense.index(LINE) < dense.index(MEAN) < dense.rindex(LINE)
     assert dense.count(SEED) == 2 and hybrid.count(LINE) == 0
