@@ -28,7 +28,8 @@ class Default(NamedTuple):
 def help_text(header: str, groups: Iterable[str], schema: type) -> str:
     """Return the help of a command: its forms, the choices of groups, and one line for each setting."""
     lines = [header, ""]
-    choices = [f"{group}: {', '.join(files_of(CONF / group))}" for group in groups]
+    path = {"data": ", or a file, folder or glob of your own"}
+    choices = [f"{group}: {', '.join(files_of(CONF / group))}{path.get(group, '')}" for group in groups]
     if issubclass(schema, TrainConfig):
         choices.append(f"+experiment: {', '.join(files_of(EXPERIMENTS))}")
     if choices:
