@@ -52,10 +52,10 @@ def serve_sweep(directory: Path, port: int | None) -> int:
         server = LiveServer(store, port or 0)
     except OSError as error:
         raise UserError(f"port={port}: {error.strerror or error}; leave it out for a free one") from None
-    print(f"Live page: {server.address} (Ctrl-C ends it; the sweep goes on)", flush=True)
-    if _has_display():
-        webbrowser.open(server.address)
     try:
+        print(f"Live page: {server.address} (Ctrl-C ends it; the sweep goes on)", flush=True)
+        if _has_display():
+            webbrowser.open(server.address)
         server.serve_forever()
     except KeyboardInterrupt:
         print("\nThe live page has ended")
