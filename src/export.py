@@ -11,6 +11,7 @@ from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.schema import ExportConfig, UserError
 from src.runtime.atomic_files import read_json
+from src.runtime.host import nearest_folder
 
 PROMPT = "Once upon a time"
 RAW = ("run", "source", "out")
@@ -67,7 +68,7 @@ def check_out(given: str, marker: str) -> Path:
     try:
         out = Path(given).expanduser().resolve()
         is_taken = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / marker).exists()))
-        nearest = next(folder for folder in out.parents if folder.exists())
+        nearest = nearest_folder(out.parent)
     except (OSError, RuntimeError, ValueError) as error:  # unknown home, loop of links, NUL character
         raise UserError(f"out={given}: cannot be written ({error}); give another folder") from None
     if is_taken:

@@ -3,7 +3,6 @@
 `mode=inspect` with the same settings shows the content of prepared data.
 """
 
-import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
 from src.config.formatting import count_of, show_bytes
 from src.config.schema import PrepareConfig, UserError
+from src.runtime.host import free_bytes
 from src.runtime.log import replace_control_chars
 
 SHOWN_EXAMPLES = 3
@@ -87,7 +87,7 @@ def describe_dry_run(config: PrepareConfig, root: Path) -> list[str]:
     folder = data.dir or prepared_folder(data, config.tokenizer, root)
     verb = "would be prepared again" if config.rerun else "is prepared already"
     lines.append(f"Data: {folder} {verb if is_done else 'would be written'}")
-    free = shutil.disk_usage(next(place for place in (root, *root.absolute().parents) if place.exists())).free
+    free = free_bytes(root)
     if WORK_FACTOR * known_bytes > free:
         lines.append(
             f"Missing: disk for the work of about {show_bytes(WORK_FACTOR * known_bytes)}, {show_bytes(free)} are free"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from src.cli.command_line import given_keys, quote_value
 from src.cli.config_loader import parse
+from src.cli.settings_help import files_of
 from src.config.checks import shorten
 from src.config.schema import CONF, UserError
 from src.data.dataset import MANIFEST, load_data_dir
@@ -25,7 +26,7 @@ def expand_data_path(argv: Sequence[str], has_stages: bool = True) -> list[str]:
     has_stages: whether the command has the setting `stage`. A name in conf/data remains.
     Raises: UserError for a path that does not exist or has no text, and for an unknown name.
     """
-    names = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
+    names = files_of(CONF / "data")
     expanded: list[str] = []
     for argument in argv:
         key, sign, value = argument.partition("=")

@@ -26,7 +26,7 @@ from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_config
-from src.runtime.host import read_rank_info
+from src.runtime.host import nearest_folder, read_rank_info
 from src.runtime.log import replace_control_chars
 from src.training.stage_budget import plan_stage
 
@@ -173,7 +173,7 @@ def _check_hygiene(name: str, corpus: CorpusConfig) -> None:
 def check_writable(output_root: str) -> None:
     """Check that a folder is writable or can be created. Raises UserError."""
     root = Path(output_root).expanduser().absolute()
-    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+    nearest = nearest_folder(root)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"output_root={output_root}: {nearest} is no folder that you can write to; give another")
 

@@ -1,13 +1,12 @@
 """Check that a run fits the memory and disk of this machine, and suggest settings that fit."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from src.config.formatting import show_bytes
 from src.config.schema import ModelSpec, TrainConfig, UserError
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, divisors, training_memory
-from src.runtime.host import PROCESS_BYTES, has_dedicated_memory, machine_bytes, read_rank_info
+from src.runtime.host import PROCESS_BYTES, free_bytes, has_dedicated_memory, machine_bytes, read_rank_info
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
@@ -113,9 +112,7 @@ def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
     existing = sum(file.stat().st_size for file in run_dir.glob("checkpoints/*/*/*"))
     # A checkpoint is written completely before it replaces the previous one.
     needed = max(0, stages * (sizes.best + sizes.last) - existing) + sizes.last
-    nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
-    free = shutil.disk_usage(nearest).free
-    if needed > free:
+    if needed > (free := free_bytes(run_dir)):
         raise UserError(
             f"output_root={config.output_root}: the checkpoints of this run take up to {show_bytes(needed)}, and "
             f"{show_bytes(free)} are free; make room or give another output_root"

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,16 @@ def available_bytes() -> int:
         return machine_bytes()
     fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
     return min(machine_bytes(), int(fields["MemAvailable"].split()[0]) * 1024)
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return the path itself, or the nearest one above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that a path is on, or will be on once it is created."""
+    return shutil.disk_usage(nearest_folder(path)).free
 
 
 def is_intel() -> bool:

@@ -3,7 +3,6 @@
 Nothing is started, prepared or written. Times are estimated from what was measured in `output_root`.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +41,7 @@ from src.runs.resource_check import memory_needed, resolve_micro_batch
 from src.runs.speed_estimate import Speed, estimate_speed, find_measured
 from src.runs.summary import read_summary
 from src.runs.tuned_learning_rates import with_search_differences
-from src.runtime.host import PROCESS_BYTES, machine_bytes
+from src.runtime.host import PROCESS_BYTES, free_bytes, machine_bytes
 from src.training.stage_budget import stage_tokens, trained_budgets
 
 if TYPE_CHECKING:
@@ -90,10 +89,12 @@ class PlannedJob:
 
     def show_time(self, flops: float) -> str:
         """Write the time, or the FLOPs as a multiple of `flops` if nothing was measured."""
-        if self.time_s is None:
-            return f"{self.flops / flops:.1f}x"
+        return f"{self.flops / flops:.1f}x" if self.time_s is None else self.show_seconds(self.time_s)
+
+    def show_seconds(self, seconds: float) -> str:
+        """Write a time that follows from the speed of this job, with ~ if another model was measured."""
         is_exact = self.config.training.max_seconds is not None or (self.speed is not None and self.speed.is_measured)
-        return f"{'' if is_exact else '~'}{show_time(self.time_s)}"
+        return f"{'' if is_exact else '~'}{show_time(seconds)}"
 
 
 def describe_dry_run(looks: list[list[list[str]]]) -> str:
@@ -130,6 +131,7 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
 
 def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
     """Return what each job would train and cost. Raises: UserError as the command itself."""
+    from src.runs.summary import build_contract
     from src.runtime.device import open_device  # imports torch
 
     checked = check_jobs(jobs)
@@ -144,16 +146,9 @@ def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
         cost = model_cost(match.spec, config.training.seq_len)
         known, architecture = measured[device.kind], config.architecture.name
         speed = estimate_speed(architecture, match.spec, cost, config.training.seq_len, known)
-        contract, tokens = _contract(config, data, init), sum(stage_tokens(config).values())
+        contract, tokens = build_contract(config, data, init, device), sum(stage_tokens(config).values())
         found.append(PlannedJob(config, match, cost, data, run, status, contract, tokens, speed))
     return found
-
-
-def _contract(config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None") -> dict[str, Any]:
-    from src.runs.summary import build_contract
-    from src.runtime.device import open_device
-
-    return build_contract(config, data, init, open_device(config.runtime))
 
 
 def _resolve_run(
@@ -235,8 +230,7 @@ def missing_lines(found: Sequence[PlannedJob]) -> list[str]:
         root = Path(job.config.output_root).expanduser()
         needed[root] = needed.get(root, 0) + (job.storage_bytes if job.status == "new" else 0)
     for root, n_bytes in needed.items():
-        free = shutil.disk_usage(next(folder for folder in (root, *root.absolute().parents) if folder.exists())).free
-        if n_bytes > free:
+        if n_bytes > (free := free_bytes(root)):
             lines.append(f"output_root={root}: all checkpoints take {show_bytes(n_bytes)}, {show_bytes(free)} are free")
     return [*dict.fromkeys([*lines, *_missing_tools(found)])]
 

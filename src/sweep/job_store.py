@@ -66,6 +66,20 @@ class JobRecord(TypedDict):
     """How long the last attempt took."""
 
 
+def status_of(summary: Summary | None, entry: JobRecord | None) -> str:
+    """Return the status of a job from the summary of its run, which may be of another command, and its record."""
+    if summary is not None and summary["status"] == "done":
+        return "done"
+    return "pending" if entry is None or entry["status"] == "done" else entry["status"]
+
+
+def attempt_seconds(entry: JobRecord | None, now: float) -> float | None:
+    """Return how long the last attempt at a job took, or takes until now."""
+    if entry is None:
+        return None
+    return now - entry["time"] if entry["status"] == "running" else entry.get("seconds")
+
+
 class JobStore:
     """The files of a sweep directory."""
 
@@ -94,8 +108,7 @@ class JobStore:
 
     def is_done(self, job: Job) -> bool:
         """Return whether the run of a job is finished, also by another command."""
-        summary = self.summary(job)
-        return summary is not None and summary["status"] == "done"
+        return status_of(self.summary(job), None) == "done"
 
     def has_diverged(self, job: Job) -> bool:
         """Return whether a run has failed by divergence, which the same settings would repeat."""
@@ -103,8 +116,8 @@ class JobStore:
         return summary is not None and summary["status"] == "failed" and "has diverged" in str(summary["error"])
 
     def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
-        now, before = time.time(), self.entry(job)
-        seconds = before and (now - before["time"] if before["status"] == "running" else before.get("seconds"))
+        now = time.time()
+        seconds = attempt_seconds(self.entry(job), now)
         write_record(
             child_path(self.folder / "jobs", job.run, ".json"),
             {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": now}
@@ -146,10 +159,7 @@ class JobStore:
         return {job.run: self.status(job) for job in self.jobs()}
 
     def status(self, job: Job) -> str:
-        if self.is_done(job):
-            return "done"
-        entry = self.entry(job)
-        return "pending" if entry is None or entry["status"] == "done" else entry["status"]
+        return status_of(self.summary(job), self.entry(job))
 
     def error(self, job: Job) -> str | None:
         entry = self.entry(job)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from src.cli.command_line import job_names
 from src.config.formatting import NOTHING, show_time
 from src.runs.summary import Summary
-from src.sweep.job_store import Job, JobStore
+from src.sweep.job_store import Job, JobRecord, JobStore, attempt_seconds, status_of
 
 TAIL_BYTES = 20_000
 STATUSES = ("done", "running", "failed", "interrupted", "pending")
@@ -94,7 +94,7 @@ class _Found(NamedTuple):
     status: str
     summary: Summary | None
     rows: list[dict[str, Any]]
-    entry: Any
+    entry: JobRecord | None
 
     def tokens(self) -> int:
         """Return the tokens that are trained on, those of earlier stages included."""
@@ -134,10 +134,11 @@ def read_sweep(store: JobStore, now: float | None = None) -> SweepProgress:
 
 
 def _read_job(store: JobStore, job: Job) -> _Found:
-    status, summary = store.status(job), store.summary(job)
+    summary, entry = store.summary(job), store.entry(job)
+    status = status_of(summary, entry)
     rows = [] if status == "pending" else _last_rows(store, job)
     rows = rows if rows and rows[-1].get("stage") in job.stage_tokens else []
-    return _Found(job, status, summary, rows, store.entry(job))
+    return _Found(job, status, summary, rows, entry)
 
 
 class _TimeEstimate:
@@ -169,13 +170,6 @@ class _TimeEstimate:
             speed = fmean(self.flops_per_second) / each.job.flops_per_token
         tokens = sum(each.job.stage_tokens.values()) - each.tokens()
         return max(0, tokens) / speed + (self.evaluation_s or 0.0) if speed else None
-
-
-def attempt_seconds(entry: Any, now: float) -> float | None:
-    """Return how long the last attempt at a job took, or takes until now."""
-    if entry is None:
-        return None
-    return now - entry["time"] if entry["status"] == "running" else entry.get("seconds")
 
 
 def _progress(name: str, each: _Found, estimate: _TimeEstimate, now: float) -> JobProgress:

@@ -1,7 +1,6 @@
 """A live table of the jobs of a sweep in the terminal."""
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.config.formatting import columns_to_drop
+from src.runtime.background import repeat_in_background
 from src.runtime.log import replace_control_chars
 from src.sweep.job_store import JobStore
 from src.sweep.progress import COLUMNS, JobProgress, SweepProgress, read_sweep, show_cells, show_totals
@@ -31,24 +31,16 @@ AROUND = 8
 @contextmanager
 def show_jobs(store: JobStore) -> Iterator[None]:
     """Show the table during the block; output of the block appears above it."""
-    ended, console = threading.Event(), Console(file=sys.stdout)
+    console = Console(file=sys.stdout)
 
     def draw(hint: str = "Ctrl-C saves and stops") -> Group:
         return build_table(read_sweep(store), console.width, max(4, console.height - AROUND), hint)
 
     with Live(draw(), console=console, auto_refresh=False) as live:
-
-        def refresh() -> None:
-            while not ended.wait(REFRESH_S):
-                live.update(draw(), refresh=True)
-
-        thread = threading.Thread(target=refresh, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeat_in_background(lambda: live.update(draw(), refresh=True), REFRESH_S):
+                yield
         finally:
-            ended.set()
-            thread.join()
             live.update(draw(""), refresh=True)
 
 

@@ -1,11 +1,11 @@
 """Write the report of a sweep again while it runs, so that its page shows the jobs that are done."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from src.reporting import write_report
+from src.runtime.background import repeat_in_background
 from src.sweep.job_store import JobStore
 
 POLL_S = 2.0
@@ -21,26 +21,20 @@ def refresh_report(store: JobStore, margin: float | None) -> Iterator[None]:
 
     margin: as for `write_report`.
     """
-    ended = threading.Event()
+    written, next_at = _count_done(store), 0.0
 
     def refresh() -> None:
-        written, next_at = _count_done(store), 0.0
-        while not ended.wait(POLL_S):
-            started, done = time.monotonic(), _count_done(store)
-            if done == written or started < next_at:
-                continue
-            with suppress(Exception):  # the report after the last job raises what is wrong
-                write_report(store.folder, margin=margin, reload_s=RELOAD_S)
-            written, now = done, time.monotonic()
-            next_at = now + (now - started) / TIME_SHARE
+        nonlocal written, next_at
+        started, done = time.monotonic(), _count_done(store)
+        if done == written or started < next_at:
+            return
+        with suppress(Exception):  # the report after the last job raises what is wrong
+            write_report(store.folder, margin=margin, reload_s=RELOAD_S)
+        written, now = done, time.monotonic()
+        next_at = now + (now - started) / TIME_SHARE
 
-    thread = threading.Thread(target=refresh, daemon=True)
-    thread.start()
-    try:
+    with repeat_in_background(refresh, POLL_S):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _count_done(store: JobStore) -> int:

@@ -43,7 +43,7 @@ def describe_searches(settings: TuneSettings, searches: Sequence[SizeSearch]) ->
             elif first.time_s is not None:
                 total, further = sum(one for one in seconds if one is not None), extension * first.time_s
                 least, most = least + total, most + total + further
-                times = [_time(first, total), _time(first, further)]
+                times = [first.show_seconds(total), first.show_seconds(further)]
             rows.append(
                 [
                     f"{name} {search.size}",
@@ -82,11 +82,6 @@ def coverage_line(search: SizeSearch) -> str:
         f"Size {search.size}: rates for {', '.join(search.architectures)} alone. A comparison by them refuses other "
         "architectures, and its report names other data, stages, budgets and batches."
     )
-
-
-def _time(job: PlannedJob, seconds: float) -> str:
-    is_exact = job.speed is None or job.speed.is_measured
-    return f"{'' if is_exact else '~'}{show_time(seconds)}"
 
 
 def _inspect_trials(settings: TuneSettings, search: SizeSearch) -> list[PlannedJob]:

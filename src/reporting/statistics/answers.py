@@ -72,12 +72,10 @@ def _answer(headline: Headline, margin: float | None) -> str:
             by_result.setdefault(headline.result(pair, margin), []).append(f"{pair.other} ({_gap(pair)}{unit})")
             unit = ""
         lead = [f"{comparison.leader} leads"]
-        lead += [
-            f"equivalent within {margin} to {join_words(names)}" for names in [by_result.get("equivalent")] if names
-        ]
-        lead += [
-            f"not significantly before {join_words(names)}" for names in [by_result.get("not significant")] if names
-        ]
+        if equivalent := by_result.get("equivalent"):
+            lead.append(f"equivalent within {margin} to {join_words(equivalent)}")
+        if undecided := by_result.get("not significant"):
+            lead.append(f"not significantly before {join_words(undecided)}")
         parts = [", ".join(lead)]
         if worse := by_result.get("significant"):
             parts.append(f"{join_words(worse)} {'is' if len(worse) == 1 else 'are'} significantly worse")
@@ -86,7 +84,7 @@ def _answer(headline: Headline, margin: float | None) -> str:
         parts.append(f"{join_words(unstable)} {verb} unstable at this learning rate and not ranked")
     if headline.group.search_differences:
         parts.append("learning rates were searched for other settings")
-    if any(run["contract"].get("learning_rate_search") == "none" for run in headline.group.runs):
+    if headline.group.is_unsearched:
         parts.append("learning rates were not searched")
     return f"{'; '.join(parts)} ({count_seeds(comparison)})"
 

@@ -67,6 +67,11 @@ class Group:
         """What its learning rates were searched for, where that is not these runs."""
         return str(self.runs[0]["contract"].get("search_differences") or "")
 
+    @property
+    def is_unsearched(self) -> bool:
+        """Whether a learning rate of these runs was not searched for."""
+        return any(run["contract"].get("learning_rate_search") == "none" for run in self.runs)
+
 
 def ranking_groups(records: Sequence[Record]) -> list[Group]:
     """Group the finished runs by size and contract, in order of appearance."""

@@ -292,6 +292,6 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     for differences_of_search in dict.fromkeys(str(one.get("search_differences") or "") for one in contracts):
         if differences_of_search:
             lines.append(f"Learning rates were searched for other settings: {differences_of_search}")
-    if any(contract.get("learning_rate_search") == "none" for contract in contracts):
+    if any(group.is_unsearched for group in groups):
         lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
     return lines
