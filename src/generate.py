@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from src.cli.compose import run_cli, run_command
+from src.cli.next_command import export_command, print_next
 from src.config.checks import check_settings
 from src.config.schema import GenerateConfig, RuntimeConfig, UserError
 from src.runtime.log import replace_control_chars
@@ -20,6 +21,7 @@ def generate_text(config: GenerateConfig) -> int:
     from tokenizers.decoders import DecodeStream
 
     from src.data.tokenizer.bpe import encode, get_eot_id, load_tokenizer
+    from src.huggingface import is_exportable
     from src.inference.generation import generate
     from src.model.build import build_model
     from src.runtime.device import open_device
@@ -51,6 +53,9 @@ def generate_text(config: GenerateConfig) -> int:
         sys.stdout.write(display(stream.step(tokenizer, token) or ""))
         sys.stdout.flush()
     sys.stdout.write("\n")
+    sys.stdout.flush()  # before the lines on standard error
+    if is_exportable(info.spec):
+        print_next([export_command(config.run, info.folder.parents[2].name)])
     return 0
 
 

@@ -53,7 +53,7 @@ class Terminal(io.StringIO):
 def text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     status = run_cli(lambda: generate.main([*arguments, "threads=1", "device=cpu"]))
     said = capsys.readouterr()
-    assert (status, said.err) == (0, "")
+    assert status == 0 and said.err.startswith("Next: python -m src.export ") and said.err.count("\n") == 1
     return said.out
 
 

@@ -55,6 +55,7 @@ def test_a_run_is_generated_from_reported_and_exported(
     for command in next_commands(err):
         assert call(command) == 0, command
     out, err = capsys.readouterr()
+    assert err.count("python -m src.export format=huggingface run=") == 1, "generate names the export too"
     (folder,) = (place / "exports").iterdir()
     flag, code = shlex.split(next_commands(err[err.rindex("Next: python -c") :])[0])
     compile(code, "the next command", "exec")

@@ -49,7 +49,7 @@ def _own_text(value: str, names: list[str], argv: Sequence[str], has_stages: boo
         overrides = [f"data.dir={quote_value(path)}"]
     else:
         corpora, overrides = _local_text(path, value, argv)
-    if has_stages and "stage" not in given and "init_from" not in given:
+    if has_stages and "stage" not in given:
         overrides.append(f"stage={'full' if len(corpora) == 2 else corpora[0]}")
     return overrides
 

@@ -25,6 +25,12 @@ def command_of(name: str, *arguments: str) -> str:
     return " ".join([f"python -m src.{name}", *arguments])
 
 
+def export_command(run: str | Path, name: str) -> str:
+    """Return the command that exports a run into a folder of this name."""
+    out = raw_argument("out", Path("exports") / name)
+    return command_of("export", "format=huggingface", raw_argument("run", run), out)
+
+
 def raw_argument(key: str, value: str | Path) -> str:
     """Write `key=value` of a setting that bypasses Hydra's grammar, such as `run` and `prompt`."""
     return f"{key}={shlex.quote(str(value))}"

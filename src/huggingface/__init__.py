@@ -8,6 +8,6 @@ other files are JSON and safetensors, so nothing in a folder is ever executed.
 
 from src.huggingface.export_model import RECORD, write_folder
 from src.huggingface.import_model import Imported, read_folder
-from src.huggingface.mappings import mapping_of
+from src.huggingface.mappings import is_exportable, mapping_of
 
-__all__ = ["RECORD", "Imported", "mapping_of", "read_folder", "write_folder"]
+__all__ = ["RECORD", "Imported", "is_exportable", "mapping_of", "read_folder", "write_folder"]

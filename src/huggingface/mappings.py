@@ -40,6 +40,15 @@ def mapping_of(spec: ModelSpec) -> Mapping:
     return mapping
 
 
+def is_exportable(spec: ModelSpec) -> bool:
+    """Return whether `mapping_of` has a mapping of a model."""
+    try:
+        mapping_of(spec)
+    except UserError:
+        return False
+    return True
+
+
 def _select_by_blocks(spec: ModelSpec) -> Mapping | None:
     dense = CLASSIC_DENSE if spec.norm == "layernorm" else DENSE
     for mapping in (MAMBA2, MAMBA1, dense, QK_NORM_DENSE, MOE):

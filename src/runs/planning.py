@@ -16,7 +16,7 @@ from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
 from src.config.renamed import current_key, rename_keys
-from src.config.schema import DataConfig, TrainConfig, UserError
+from src.config.schema import DataConfig, TokenizerConfig, TrainConfig, UserError
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
 from src.data.preparation.prepare import PreparedData, find_prepared, prepare_data
@@ -86,7 +86,7 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
         check_corpora(config, [*config.data.corpora])
         check_memory(config, match_config(config).spec)
     if init is not None:
-        check_same_tokenizer(config, init.folder.parents[2], overrides)
+        config = with_tokenizer_of_weights(config, init, overrides)
     if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
         from src.runtime.device import open_device  # imports torch
 
@@ -105,19 +105,24 @@ def check_data_keys(overrides: list[str]) -> None:
             raise UserError(f"{override}: has no effect, since data.dir is prepared data; leave one out")
 
 
-def check_same_tokenizer(config: TrainConfig, run: Path, overrides: list[str]) -> None:
-    """Check that changed text would not be prepared with another tokenizer than the weights'. Raises: UserError."""
-    root, tokenizer = Path(config.output_root).expanduser(), config.tokenizer
-    changed = [item for item in overrides if next(iter(given_keys([item]))).startswith("data.")]
-    if not changed or tokenizer.path is not None or find_prepared(config.data, tokenizer, root) is not None:
-        return
-    if is_on_this_machine(config.data):
-        raise UserError(
-            f"{changed[0]}: this text would get another tokenizer than init_from={config.init_from} has; prepare it "
-            f"with python -m src.prepare {format_argument('tokenizer.path', str(run))} "
-            f"tokenizer.vocab_size={tokenizer.vocab_size} "
-            "and these settings, and give data.dir"
-        )
+def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overrides: list[str]) -> TrainConfig:
+    """Let text that is not prepared for the weights' tokenizer be prepared with it.
+
+    Raises: UserError if it is an alphabet, which has the characters of its own text alone.
+    """
+    tokenizer, root = config.tokenizer, Path(config.output_root).expanduser()
+    found = find_prepared(config.data, tokenizer, root)
+    if config.data.dir is not None or (found and found.manifest["tokenizer"]["sha256"] == init.tokenizer_sha256):
+        return config
+    if tokenizer.kind == "characters":
+        if any(key.split(".")[0] == "data" for key in given_keys(overrides)):
+            raise UserError(
+                f"data={config.data.name}: init_from={config.init_from} has tokenizer=characters, which knows the "
+                "characters of its own text alone; leave out the data, or train without init_from"
+            )
+        return config
+    run = str(init.folder.parents[2])
+    return replace(config, tokenizer=replace(tokenizer, path=run, code_share=TokenizerConfig.code_share))
 
 
 def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:
@@ -219,8 +224,11 @@ def is_on_this_machine(data: DataConfig) -> bool:
 def not_prepared(config: TrainConfig) -> str:
     """Return the line that says that data is missing, and the command that prepares it."""
     corpora = config.data.corpora
-    paths = " ".join(f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local")
+    settings = [f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local"]
+    if config.tokenizer.path is not None:
+        settings.append(format_argument("tokenizer.path", config.tokenizer.path))
+    given = " ".join(settings)
     return (
         f"data={config.data.name}: not prepared in {Path(config.output_root).expanduser() / 'data'}; first run "
-        f"python -m src.prepare data={config.data.name} with the same settings{paths and f' ({paths})'}"
+        f"python -m src.prepare data={config.data.name} with the same settings{given and f' ({given})'}"
     )

@@ -33,6 +33,8 @@ def inherit_settings(config: TrainConfig, overrides: list[str]) -> tuple[TrainCo
     source = asdict(read_run_config(source_path))
     default, merged = asdict(compose_config(TrainConfig, "train", [])), asdict(config)
     keys = given_keys(overrides)
+    if "data" in keys and not any(key.split(".")[0] == "tokenizer" for key in keys):
+        merged["tokenizer"] = default["tokenizer"]  # data=NAME may choose one, but the weights have theirs
     other_text = any(key.startswith("data.") and key != "data.dir" for key in keys)
     if other_text or not Path(source["data"]["dir"] or "").exists():
         source["data"]["dir"] = None  # find it by its settings: they differ from the run's, or its folder has moved

@@ -9,9 +9,9 @@ import pandas as pd
 
 from src.cli.command_line import format_argument, given_keys
 from src.cli.compose import Sweep, read_run_config
-from src.cli.next_command import command_of, raw_argument, written_overrides
-from src.config.schema import ModelSpec, TrainConfig, UserError
-from src.huggingface import mapping_of
+from src.cli.next_command import command_of, export_command, raw_argument, written_overrides
+from src.config.schema import TrainConfig
+from src.huggingface import is_exportable
 from src.model.size_matching import match_config
 from src.reporting.data.runs import to_records
 from src.sweep.job_store import JobStore
@@ -30,18 +30,9 @@ def run_commands(folder: Path, config: TrainConfig) -> list[str]:
         command_of("generate", raw_argument("run", folder), raw_argument("prompt", prompt)),
         command_of("report", raw_argument("dir", folder)),
     ]
-    if _is_exportable(match_config(config).spec):
-        out = raw_argument("out", Path("exports") / folder.name)
-        commands.append(command_of("export", "format=huggingface", raw_argument("run", folder), out))
+    if is_exportable(match_config(config).spec):
+        commands.append(export_command(folder, folder.name))
     return commands
-
-
-def _is_exportable(spec: ModelSpec) -> bool:
-    try:
-        mapping_of(spec)
-    except UserError:
-        return False
-    return True
 
 
 def sweep_commands(folder: Path, sweep: Sweep, configs: Sequence[TrainConfig], runs: pd.DataFrame) -> list[str]:

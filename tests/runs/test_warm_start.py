@@ -1,5 +1,6 @@
 """A stage that starts from a finished run: inherited settings, contradicting settings, and its contract."""
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,19 @@ def test_data_with_another_tokenizer_is_an_error(
     assert not (tmp_path / "new").exists()
 
 
-def test_changed_data_settings_select_other_data(
-    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Data is searched by its settings, instead of using the folder that the run was trained on."""
-    assert train_code_from(sources["dense"], tmp_path / "new", "data.seed=1", "data.language.source=local") == 2
-    assert "would get another tokenizer than init_from" in capsys.readouterr().err
+def test_new_text_is_prepared_with_the_tokenizer_of_the_weights(sources: dict[str, Path], tmp_path: Path) -> None:
+    """The text of the run is found by its folder, changed text by its settings; a repetition finds it prepared."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    draw = random.Random(0)
+    for number in range(100):
+        (scripts / f"{number}.sh").write_text(tiny.write_script(draw), encoding="utf-8")
+    for _ in range(2):
+        assert train_code_from(sources["dense"], tmp_path, f"data={scripts}", "training.max_steps=1") == 0
+    folder, (prepared,) = tiny.only_run(tmp_path), tuple((tmp_path / "data").glob("[!.]*"))
+    contract = read_json(folder / "summary.json")["contract"]
+    assert contract["tokenizer_hash"] == read_json(sources["dense"] / "summary.json")["contract"]["tokenizer_hash"]
+    assert [path.name for path in sorted(prepared.glob("*_train.npy"))] == ["code_train.npy"]
 
 
 def test_init_from_accepts_a_checkpoint_folder(sources: dict[str, Path], tmp_path: Path) -> None:
@@ -184,11 +192,24 @@ def test_a_source_run_without_config_is_an_error(
     assert "config.yaml is missing; give a run directory of src.train" in capsys.readouterr().err
 
 
-def test_data_that_needs_another_tokenizer_is_an_error_before_preparation(
+def test_text_to_download_names_the_tokenizer_of_the_weights(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train_code_from(sources["dense"], tmp_path / "new", "data.seed=1") == 2
+    assert train_code_from(sources["dense"], tmp_path / "new", "data=tinystories_bash") == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: data.seed=1: this text would get another tokenizer than init_from=")
-    assert f"python -m src.prepare tokenizer.path={sources['dense']} tokenizer.vocab_size=512 and" in line
-    assert not (tmp_path / "new").exists()
+    assert f"prepare data=tinystories_bash with the same settings (tokenizer.path={sources['dense']})" in line
+    assert line.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_new_text_for_an_alphabet_is_an_error_before_it_is_prepared(
+    sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "characters"
+    shutil.copytree(sources["dense"], source)
+    config = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
+    config["tokenizer"]["kind"] = "characters"
+    (source / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert train_code_from(source, tmp_path / "new", "data.seed=1") == 2
+    line = capsys.readouterr().err
+    assert "has tokenizer=characters, which knows the characters of its own text alone" in line
+    assert line.count("\n") == 1 and not (tmp_path / "new").exists()
