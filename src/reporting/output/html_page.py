@@ -29,6 +29,21 @@ PLOTLY = "plotly-basic-4.1.1.min.js"
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
+TERMS = {
+    "bits per byte": "how many bits a model needs for a byte of text that it was not trained on: the lower, the more "
+    "it has learned; 8 is to know nothing",
+    "best": "ahead of every other by a test that is wrong in at most 5% of reports; one that only leads has the lowest "
+    "mean, and more seeds may change that",
+    "±": "half of a 95% interval: what other seeds could have given",
+    "seed": "decides the initial weights and the order of the text: runs that differ in it alone show what is chance",
+    "unstable": "at this learning rate, some seeds ended well and others did not, so their mean would say nothing",
+    "parameters at work (active)": "those that one token passes through, without the tables of tokens: moe has more in "
+    "all, and each token uses few",
+    "FLOPs": "arithmetic operations of training, by formula",
+    "state": "memory that a text takes while it is generated: keys and values of attention, or that of a recurrence",
+    "contract": "all settings that have to be equal before runs are ranked; How to repeat it lists them",
+}
+"""Words that the page uses without explaining them where they stand."""
 HERO = ("verdict", "cost")
 """Charts of the first screen, beside each other."""
 
@@ -114,7 +129,11 @@ def _answer(report: Report) -> str:
         return f"<strong>Verdict</strong>{_list(report.verdict)}"
     parts = [answer.partition(": ") for answer in report.answers]
     sentences = "".join(f"<p><b>{escape(name)}:</b> {escape(words)}</p>" for name, _, words in parts)
-    return f"{sentences}<details><summary>verdict in full</summary>{_list(report.verdict)}</details>"
+    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in TERMS.items())
+    return (
+        f"{sentences}<details><summary>verdict in full</summary>{_list(report.verdict)}</details>"
+        f"<details><summary>terms</summary><dl>{terms}</dl></details>"
+    )
 
 
 def _list(lines: Sequence[str]) -> str:
