@@ -5,7 +5,7 @@ same folder, so that sizes can be matched without torch.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 INIT_STD = 0.02
 
@@ -87,6 +88,16 @@ def disable_cpu_kernels() -> Iterator[None]:
         yield
     finally:
         _CPU_KERNELS_DISABLED.reset(token)
+
+
+def recompute(function: Callable[..., Tensor], x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
+    """Return function(x, cache, documents) without keeping what the backward pass needs: it calls the function again.
+
+    Not with a cache, which the function changes, and not in a compiled graph, which decides itself what to keep.
+    """
+    if cache is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(x, cache, documents)
+    return checkpoint(function, x, cache, documents, use_reentrant=False, preserve_rng_state=False)
 
 
 def init_linear(layer: nn.Linear, std: float = INIT_STD) -> None:

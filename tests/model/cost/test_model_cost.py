@@ -106,6 +106,19 @@ def test_mamba(spec: ModelSpec) -> None:
     assert cost_of("mamba", spec, 5) == cost_of("mamba", spec, 5_000_000), "at any length"
 
 
+@pytest.mark.parametrize("architecture", ["mamba", "gated_deltanet"])
+def test_what_is_mixed_is_computed_again(architecture: str) -> None:
+    """All products but those of the projections, in every backward pass."""
+    model = small_model(architecture)
+    projections = sum(2 * model.get_parameter(name).numel() for name in model.matrices() if ".w_" not in name)
+    mixed = sum(
+        cost_of(architecture, model.spec, 64).executed_flops for kind in model.spec.blocks if kind == architecture
+    )
+    cost = model_cost(model.spec, 64)
+    assert cost.again_flops_per_token == mixed - projections > 0
+    assert cost.executed_train_flops_per_token() == 3 * cost.executed_forward_flops_per_token + mixed - projections
+
+
 def test_mamba1(spec: ModelSpec) -> None:
     """`3dD+d(K+1)+d(R+2N)+d(R+1)+d(N+1)+D` with D = 8, d = 16, N = 3, K = 4 and R = 1; the scan is 9dN."""
     cost = cost_of("mamba1", spec, 6)

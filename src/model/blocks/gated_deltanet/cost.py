@@ -51,8 +51,10 @@ def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     if filled > 1:  # beta and v are copied
         in_chunks += (heads + value) * filled
     in_chunks -= channels * chunk / context_len  # reads of the first chunk, and the last chunk's update of the state
-    kept = norm_activations(spec) + convolved + 6 * heads + in_chunks + 6 * value
+    kept = norm_activations(spec) + outside
+    recomputed = convolved + 4 * heads + in_chunks + 4 * value
     forward = (
         spec.d_model + outside + channels + (8 * key + 4 * value + 3 * chunk * heads + 2 * states / chunk) * filled
     )
-    return Activations(kept, 3 * value, forward, 2 * value * spec.d_model)
+    again = block_cost(spec, context_len).executed_flops - 2 * spec.d_model * outside
+    return Activations(kept, recomputed + 3 * value, forward, 2 * value * spec.d_model, again_flops=again)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
-from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, pad_to_chunks
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, pad_to_chunks, recompute
 from src.model.blocks.convolution import convolve
-from src.model.blocks.cpu_linear import Linear
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
+from src.model.blocks.linear import Linear
 from src.model.blocks.mamba.module import A_RANGE, MambaCache, draw_dt_bias
 from src.model.blocks.mamba.ssd import decay_in_chunks
 from src.model.blocks.norm import rms_norm
@@ -94,16 +94,21 @@ class GatedDeltaNet(Block):
         self.out_proj = Linear(self.d_value, spec.d_model, bias=False)
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
-        value, gate = self.value_gate(x).chunk(2, dim=-1)
-        dt, beta = self.dt_beta(x).chunk(2, dim=-1)
-        hidden = convolve(torch.cat((self.qk(x), value), dim=-1), self.conv_weight, None, cache, documents)
-        with torch.autocast(x.device.type, enabled=False):
-            o = self._run_recurrence(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
-            o = rms_norm(o, self.norm_weight).flatten(-2)
-            o = o * F.silu(gate.float())  # the norm of each head comes before the gate
+        projected = torch.cat((self.qk(x), self.value_gate(x), self.dt_beta(x)), dim=-1)
+        o = recompute(self._mix, projected, cache, documents)  # two dozen results as large as its input
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(o.to(x.dtype)))
+
+    def _mix(self, projected: Tensor, cache: MambaCache | None, documents: Tensor | None) -> Tensor:
+        """Map q, k, v, gate, dt and beta (B, T, ...) to the gated, normalized output (B, T, H P), in fp32."""
+        widths = (2 * self.d_key + self.d_value, self.d_value, self.n_heads, self.n_heads)
+        conv_in, gate, dt, beta = projected.split(widths, dim=-1)
+        hidden = convolve(conv_in, self.conv_weight, None, cache, documents)
+        with torch.autocast(projected.device.type, enabled=False):
+            o = self._run_recurrence(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
+            o = rms_norm(o, self.norm_weight).flatten(-2)
+            return o * F.silu(gate.float())  # the norm of each head comes before the gate
 
     def _run_recurrence(
         self, hidden: Tensor, dt: Tensor, beta: Tensor, cache: MambaCache | None, documents: Tensor | None

@@ -47,8 +47,10 @@ def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     if filled > 1:  # x, dt, b and c are copied
         copies = inner * filled
         in_chunks += copies + heads * (filled - 1) + 2 * state * filled
-    kept = norm_activations(spec) + projected + convolved + 2 * heads + in_chunks
-    kept += 2 * states - state * inner / context_len + 5 * inner + 1
+    kept = norm_activations(spec) + projected + inner
+    recomputed = convolved + 2 * heads + in_chunks + 2 * states - state * inner / context_len + 4 * inner + 1
     forward = spec.d_model + projected + channels + (3 * inner + 3 * heads) * filled + squares
     forward += copies + 2 * states + max(2 * inner * filled, states)
-    return Activations(kept, 3 * inner, forward, 2 * inner * spec.d_model)
+    matrices = spec.d_model * projected + inner * spec.d_model
+    again = block_cost(spec, context_len).executed_flops - 2 * matrices
+    return Activations(kept, recomputed + 3 * inner, forward, 2 * inner * spec.d_model, again_flops=again)

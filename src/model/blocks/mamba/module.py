@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
-from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform, recompute
 from src.model.blocks.convolution import convolve
-from src.model.blocks.cpu_linear import Linear
+from src.model.blocks.linear import Linear
 from src.model.blocks.mamba.ssd import ssd
 from src.model.blocks.norm import rms_norm
 
@@ -59,16 +59,20 @@ class Mamba(Block):
         self.out_proj = Linear(spec.d_inner, spec.d_model, bias=False)
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
-        channels = self.d_inner + 2 * self.d_state
-        gate, conv_in, dt = self.in_proj(x).split((self.d_inner, channels, self.n_heads), dim=-1)
-        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
-        with torch.autocast(x.device.type, enabled=False):
-            y = self._run_state_space(hidden.float(), dt.float(), cache, documents)
-            y = y * F.silu(gate.float())  # the norm comes after the gate
-            y = rms_norm(y, self.norm_weight)
+        y = recompute(self._mix, self.in_proj(x), cache, documents)  # a dozen results as large as its input
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(y.to(x.dtype)))
+
+    def _mix(self, projected: Tensor, cache: MambaCache | None, documents: Tensor | None) -> Tensor:
+        """Map z, x, B, C and dt (B, T, ...) to the normalized output (B, T, D_inner) of the state space, in fp32."""
+        channels = self.d_inner + 2 * self.d_state
+        gate, conv_in, dt = projected.split((self.d_inner, channels, self.n_heads), dim=-1)
+        hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
+        with torch.autocast(projected.device.type, enabled=False):
+            y = self._run_state_space(hidden.float(), dt.float(), cache, documents)
+            y = y * F.silu(gate.float())  # the norm comes after the gate
+            return rms_norm(y, self.norm_weight)
 
     def _run_state_space(
         self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None
