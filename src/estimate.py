@@ -91,13 +91,14 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "micro_batch_size": resolved.training.micro_batch,
         "micro_batch_size_asked": training.micro_batch_size,
         "activation_checkpointing": runtime.activation_checkpointing,
+        "memory": training.memory,
         "precision": precision_of(config),
         "train_memory_bytes": memory.total,
         "train_memory": memory.parts(),
         "not_in_memory": [kind for kind in dict.fromkeys(spec.blocks) if kind_of(kind).activations is no_activations],
         "prefill_memory_bytes": inference.prefill.total,
         "decode_memory_bytes": inference.decode.total,
-        "checkpoint_bytes": checkpoint_bytes(spec)._asdict(),
+        "checkpoint_bytes": checkpoint_bytes(spec, training.memory)._asdict(),
         "devices": _fits(config, spec, memory),
         "tokens": tokens,
         "train_flops": tokens * cost.train_flops_per_token,
@@ -118,11 +119,11 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
     found = {}
     for name, n_bytes in devices().items():
         available = n_bytes - PROCESS_BYTES
+        plain = largest_by_estimate(config, spec, available)
         largest = {
-            recompute: largest_by_estimate(config, spec, available, activation_checkpointing=recompute)
-            for recompute in (False, True)
+            memory: largest_by_estimate(config, spec, available, activation_checkpointing=True, memory=memory)
+            for memory in (config.training.memory, "lean")
         }
-        plain = largest[config.runtime.activation_checkpointing]
         is_auto = config.training.micro_batch_size == "auto"
         smallest = with_micro_batch(config, 1) if is_auto else config
         found[name] = {
@@ -130,7 +131,8 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
             "fitting": None if plain else suggest_settings(smallest, spec, available).removeprefix("; "),
             "fits": plain > 0 if config.training.micro_batch_size == "auto" else memory.total <= available,
             "largest_micro_batch": plain,
-            "largest_micro_batch_with_activation_checkpointing": largest[True],
+            "largest_micro_batch_with_activation_checkpointing": largest[config.training.memory],
+            "largest_micro_batch_with_both": largest["lean"],
         }
     return found
 
@@ -153,6 +155,7 @@ def describe(found: dict[str, Any]) -> str:
     """Format one estimate as text."""
     solved = "".join(f", {name}={value}" for name, value in found["solved"].items())
     recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
+    memory = "" if found["memory"] == "full" else f", training.memory={found['memory']}"
     parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
     lines = [
         f"{found['architecture']} {found['size']}, recipe {found['recipe']}, vocabulary {found['vocab_size']:,}, "
@@ -169,7 +172,7 @@ def describe(found: dict[str, Any]) -> str:
         "",
         *_context_lines(found),
         "",
-        f"Training memory at micro batch {_micro_batch(found)}, {found['precision']}{recompute}: "
+        f"Training memory at micro batch {_micro_batch(found)}, {found['precision']}{memory}{recompute}: "
         f"{show_bytes(found['train_memory_bytes'])}",
         f"  {parts}",
         *(f"  without the activations of {kind}, which does not state them" for kind in found["not_in_memory"]),
@@ -227,9 +230,12 @@ def _device_lines(found: dict[str, Any]) -> list[str]:
         largest = f"largest micro batch {device['largest_micro_batch']}"
         if not device["largest_micro_batch"]:
             largest = device["fitting"].partition(", or ")[0]
-        elif not found["activation_checkpointing"]:
-            recomputed = device["largest_micro_batch_with_activation_checkpointing"]
-            largest += f", {recomputed} with activation checkpointing"
+        else:
+            if not found["activation_checkpointing"]:
+                recomputed = device["largest_micro_batch_with_activation_checkpointing"]
+                largest += f", {recomputed} with activation checkpointing"
+            if found["memory"] != "lean":
+                largest += f", {device['largest_micro_batch_with_both']} with training.memory=lean as well"
         fits = "fits" if device["fits"] else "does not fit"
         lines.append(f"{name} ({show_bytes(device['available_bytes'])} to use): {fits}; {largest}")
     return lines
@@ -265,17 +271,16 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
         )
     note = (
         "Estimates. Memory: of training, at the micro batch after it. Storage: the two checkpoints of a stage. For "
-        "each machine: the largest micro batch that fits / that fits with activation checkpointing."
+        "each machine: the largest micro batch that fits / with activation checkpointing / with training.memory=lean "
+        "as well."
     )
     droppable = ["storage", "state", "active", *reversed(names[:-1]), "training FLOPs/token", "parameters"]
     return "\n".join([*table(header, rows, droppable, terminal_width()), "", note, *problems])
 
 
 def _batches(device: dict[str, Any]) -> str:
-    plain, recomputed = (
-        device[key] or NOTHING for key in ("largest_micro_batch", "largest_micro_batch_with_activation_checkpointing")
-    )
-    return f"{plain} / {recomputed}"
+    keys = ("largest_micro_batch", *(f"largest_micro_batch_with_{way}" for way in ("activation_checkpointing", "both")))
+    return " / ".join(str(device[key] or NOTHING) for key in keys)
 
 
 def main(argv: list[str]) -> int:

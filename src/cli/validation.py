@@ -11,6 +11,7 @@ from pathlib import Path
 
 from src.config.checks import check_name, check_settings
 from src.config.schema import (
+    BF16_WEIGHTS,
     ArchitectureConfig,
     CorpusConfig,
     DataConfig,
@@ -259,6 +260,13 @@ def _check_batches(config: TrainConfig) -> None:
         raise UserError(
             f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
             "needs max_seconds, and nothing else uses it"
+        )
+    if training.memory != "full" and config.optimizer.name != "adamw":
+        raise UserError(f"training.memory={training.memory}: is for optimizer=adamw; set training.memory=full")
+    if training.memory in BF16_WEIGHTS and config.runtime.precision == "fp16":
+        raise UserError(
+            f"training.memory={training.memory}: its weights are bf16, which runtime.precision=fp16 would round "
+            "further; set runtime.precision=fp32 or bf16"
         )
     micro = training.micro_batch_size
     size = 1 if isinstance(micro, str) else micro

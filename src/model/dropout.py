@@ -18,7 +18,7 @@ class Dropout:
     def __init__(self, p: float, key: tuple[object, ...], rows: range, device: str) -> None:
         """p: the dropout probability. key: plain values. rows: of the global batch. device: where masks are drawn."""
         self.p = p
-        self.generators = [torch.Generator(device).manual_seed(_hash_key((*key, row))) for row in rows]
+        self.generators = [torch.Generator(device).manual_seed(hash_key((*key, row))) for row in rows]
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw a mask in the shape of a tensor (B, ...): 0 for dropped elements, else 1 / (1 - p)."""
@@ -28,5 +28,6 @@ class Dropout:
         return kept.div_(1 - self.p)
 
 
-def _hash_key(key: tuple[object, ...]) -> int:
+def hash_key(key: tuple[object, ...]) -> int:
+    """Hash plain values to a seed of 63 bits."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest()) >> 1

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from src.config.schema import ModelSpec
 from src.model.blocks import block_class
 from src.model.blocks.base import INIT_STD, Block, BlockOutput
-from src.model.blocks.cpu_linear import Linear, linear
+from src.model.blocks.linear import Linear, linear
 from src.model.blocks.moe.module import MoE
 from src.model.blocks.norm import build_norm
 from src.model.cost.memory_estimate import loss_chunk
@@ -214,10 +214,22 @@ class LanguageModel(nn.Module):
     def _moe_blocks(self) -> list[MoE]:
         return [block for block in self.blocks if isinstance(block, MoE)]
 
+    def _moe_indices(self) -> list[int]:
+        return [i for i, block in enumerate(self.blocks) if isinstance(block, MoE)]
+
     def packed_projections(self) -> dict[str, tuple[int, ...]]:
         """Return the names of weights that stack several projections along their rows, with the row count of each."""
         blocks = enumerate(self._typed_blocks())
         return {f"blocks.{i}.{name}": rows for i, block in blocks for name, rows in block.packed_projections().items()}
+
+    def matrices(self) -> set[str]:
+        """Return the names of the weights of blocks that `linear` multiplies: they may be bf16, and Muon updates them.
+
+        A router's is not one of them, since the choice of experts is not to depend on rounding.
+        """
+        layers = self.blocks.named_modules(prefix="blocks")
+        experts = {f"blocks.{i}.{name}" for i in self._moe_indices() for name in ("w_in", "w_out")}
+        return experts | {f"{name}.weight" for name, module in layers if isinstance(module, Linear)}
 
     def no_decay(self) -> set[str]:
         """Return the names of parameters without weight decay: norms, biases, embeddings, and those that blocks add."""

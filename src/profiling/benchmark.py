@@ -243,7 +243,8 @@ def _build_action(
     tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
     if name in ("ours", "compiled"):
         if phase == "train":
-            state = build_train_state(spec, config.optimizer, device, is_compiled=name == "compiled")
+            is_compiled, memory = name == "compiled", config.training.memory
+            state = build_train_state(spec, config.optimizer, device, is_compiled=is_compiled, memory=memory)
             step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
             return Action(step, rows * context_len)
         model = build_model(spec, seed=0).to(device.kind).eval()

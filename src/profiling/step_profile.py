@@ -31,7 +31,7 @@ MAX_OPERATORS = 15
 def profile_step(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, Any]:
     """Profile a training step of one micro batch, and one token after a context of the training length."""
     device = open_device(config.runtime)
-    state = build_train_state(spec, config.optimizer, device)
+    state = build_train_state(spec, config.optimizer, device, memory=config.training.memory)
     model = state.model
     rows, length = config.training.micro_batch, config.training.seq_len
     step = partial(

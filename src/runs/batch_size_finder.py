@@ -83,7 +83,8 @@ def measure_trial(config: TrainConfig, spec: ModelSpec, *, accumulate: bool) -> 
     """
     training, device = config.training, open_device(config.runtime)
     try:
-        state = build_train_state(spec, config.optimizer, device, config.runtime.activation_checkpointing)
+        recompute = config.runtime.activation_checkpointing
+        state = build_train_state(spec, config.optimizer, device, recompute, memory=training.memory)
         step = partial(
             random_step,
             state,

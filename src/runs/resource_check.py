@@ -47,13 +47,14 @@ def largest_by_estimate(
     *,
     seq_len: int | None = None,
     activation_checkpointing: bool | None = None,
+    memory: str | None = None,
 ) -> int:
     """Return the largest micro batch that fits by the estimate, or 0; arguments replace settings of `config`."""
     training, runtime = config.training, config.runtime
     recompute = runtime.activation_checkpointing if activation_checkpointing is None else activation_checkpointing
     config = replace(
         config,
-        training=replace(training, seq_len=seq_len or training.seq_len),
+        training=replace(training, seq_len=seq_len or training.seq_len, memory=memory or training.memory),
         runtime=replace(runtime, activation_checkpointing=recompute),
     )
     for size in reversed(divisors(training.global_batch_size // read_rank_info().size)):
@@ -79,6 +80,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         precision=precision_of(config),
         document_masking=training.document_masking,
         dropout=training.dropout,
+        memory=training.memory,
     )
 
 
@@ -87,16 +89,24 @@ def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int)
     training, runtime = config.training, config.runtime
     found: list[str] = []
     shorter = [length for length in (training.seq_len >> shift for shift in range(1, 8)) if length >= 64]
-    for seq_len, recompute in [(training.seq_len, runtime.activation_checkpointing), (training.seq_len, True)] + [
-        (length, True) for length in shorter
+    plain, own = runtime.activation_checkpointing, training.memory
+    lean = "lean" if config.optimizer.name == "adamw" else own
+    for seq_len, recompute, memory in [
+        (training.seq_len, plain, own),
+        (training.seq_len, True, own),
+        (training.seq_len, plain, lean),
+        (training.seq_len, True, lean),
+        *((length, True, own) for length in shorter),
+        *((length, True, lean) for length in shorter),
     ]:
         largest = largest_by_estimate(
-            config, spec, available_bytes, seq_len=seq_len, activation_checkpointing=recompute
+            config, spec, available_bytes, seq_len=seq_len, activation_checkpointing=recompute, memory=memory
         )
         batch = min(largest, training.micro_batch)
         changes = [
             *([f"training.micro_batch_size={batch}"] if batch < training.micro_batch else []),
-            *(["runtime.activation_checkpointing=true"] if recompute and not runtime.activation_checkpointing else []),
+            *([f"training.memory={memory}"] if memory != own else []),
+            *(["runtime.activation_checkpointing=true"] if recompute and not plain else []),
             *([f"training.seq_len={seq_len}"] if seq_len < training.seq_len else []),
         ]
         if batch and changes and (text := " ".join(changes)) not in found:
@@ -108,7 +118,7 @@ def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int)
 
 def check_disk(config: TrainConfig, spec: ModelSpec, run_dir: Path) -> None:
     """Check that the checkpoints of all stages fit the disk. Raises: UserError."""
-    sizes, stages = checkpoint_bytes(spec), len(config.stage.stages)
+    sizes, stages = checkpoint_bytes(spec, config.training.memory), len(config.stage.stages)
     existing = sum(file.stat().st_size for file in run_dir.glob("checkpoints/*/*/*"))
     # A checkpoint is written completely before it replaces the previous one.
     needed = max(0, stages * (sizes.best + sizes.last) - existing) + sizes.last

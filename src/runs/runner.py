@@ -38,6 +38,7 @@ from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
 from src.training.checkpoint import CheckpointInfo, load_weights, read_checkpoint
 from src.training.compilation import Batch, CompilationError, Forward, compile_and_check, compile_if_faster
+from src.training.optimizers import prepare_weights
 
 
 def is_done(folder: Path) -> bool:
@@ -229,6 +230,7 @@ def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
 def _train_all(run: Run, init: CheckpointInfo | None) -> None:
     """Train the stages, from the last checkpoint of a resumed run."""
     model = build_model(run.match.spec, run.config.seed)
+    prepare_weights(model, run.config.training.memory)
     model.activation_checkpointing = run.config.runtime.activation_checkpointing
     if init is not None:
         load_weights(init, model)

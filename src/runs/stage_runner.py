@@ -132,7 +132,9 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     config = run.config
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
     loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
-    state = TrainState.begin(name, model, build_optimizer(model, config.optimizer), run.device, forward)
+    state = TrainState.begin(
+        name, model, build_optimizer(model, config.optimizer, config.training.memory), run.device, forward
+    )
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
         _restore_last_checkpoint(run, plan, state)
     elif stage.branch_of is None:
@@ -177,7 +179,9 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = next(iter(config.stage.stages.values()))
     loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
-    state = TrainState.begin("measuring", model, build_optimizer(model, config.optimizer), run.device, forward)
+    state = TrainState.begin(
+        "measuring", model, build_optimizer(model, config.optimizer, config.training.memory), run.device, forward
+    )
     size = config.training.global_batch_size
     rows = run.device.process_group.rank_slice(size)
     model.train()

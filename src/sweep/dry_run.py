@@ -85,7 +85,7 @@ class PlannedJob:
 
     @property
     def storage_bytes(self) -> int:
-        return sum(checkpoint_bytes(self.match.spec)) * len(self.config.stage.stages)
+        return sum(checkpoint_bytes(self.match.spec, self.config.training.memory)) * len(self.config.stage.stages)
 
     def show_time(self, flops: float) -> str:
         """Write the time, or the FLOPs as a multiple of `flops` if nothing was measured."""

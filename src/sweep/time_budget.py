@@ -130,7 +130,7 @@ def _time_steps(config: TrainConfig) -> list[float]:
     from src.training.trial_step import build_train_state, random_step
 
     training, device = config.training, open_device(config.runtime)
-    state = build_train_state(match_config(config).spec, config.optimizer, device)
+    state = build_train_state(match_config(config).spec, config.optimizer, device, memory=training.memory)
     times: list[float] = []
     for _ in range(STEPS + 1):
         random_step(

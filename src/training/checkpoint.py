@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from src.config.schema import ModelSpec, UserError
 from src.model.blocks import kind_names
-from src.model.blocks.kind import BYTES_PER_FLOAT
+from src.model.cost.memory_estimate import BYTES_PER_HALF
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import (
@@ -176,9 +176,11 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
     if unknown := [kind for kind in spec.blocks if kind not in kind_names()]:
         raise UserError(f"{file}: unknown block {unknown[0]!r}; add its folder to src/model/blocks")
     weights = folder / "model.safetensors"
-    needed = BYTES_PER_FLOAT * model_cost(spec, 1).total_params
+    needed = BYTES_PER_HALF * model_cost(spec, 1).total_params
     if weights.exists() and weights.stat().st_size < needed:  # checked before a model of this size is built
-        raise UserError(f"{weights}: truncated, or of another model ({weights.stat().st_size:,} bytes of {needed:,})")
+        raise UserError(
+            f"{weights}: truncated, or of another model ({weights.stat().st_size:,} bytes of at least {needed:,})"
+        )
     return info
 
 

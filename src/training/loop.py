@@ -110,7 +110,7 @@ def fit(
                 device=device,
                 eot_id=eot_id,
                 dropout=training.dropout,
-                dropout_key=(seed, plan.origin, progress.step),
+                key=(seed, plan.origin, progress.step),
             )
             state.count(output.skipped)
             progress.step += 1

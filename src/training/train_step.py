@@ -13,6 +13,7 @@ from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel, ModelOutput, document_ids, token_loss
 from src.runtime.device import Device
 from src.training.checkpoint import Progress
+from src.training.lean_adamw import LeanAdamW
 
 
 @dataclass
@@ -89,15 +90,15 @@ def train_step(
     device: Device,
     eot_id: int | None = None,
     dropout: float = 0.0,
-    dropout_key: tuple[object, ...] = (),
+    key: tuple[object, ...] = (),
 ) -> StepOutput:
     """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
 
     Gradients are summed over all processes, losses are means over the
     tokens of the global batch. If the gradient is not finite, the optimizer changes neither weights nor state; the
     device decides that. MoE balancing uses the load of the whole batch. eot_id: the token that begins a document, if
-    documents are masked. dropout: the probability; the mask is a function of the step's key and the row of a sequence
-    in the global batch.
+    documents are masked. dropout: the probability. key: plain values that name the step; the random numbers of
+    dropout (with the row of a sequence in the global batch) and of rounding are functions of it.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     loss = torch.zeros((), device=batch.device)
@@ -107,7 +108,7 @@ def train_step(
     for micro_batch in batch.split(micro_batch_size):
         rows = range(row, row + len(micro_batch))
         row = rows.stop
-        model.dropout = Dropout(dropout, dropout_key, rows, batch.device.type) if dropout else None
+        model.dropout = Dropout(dropout, key, rows, batch.device.type) if dropout else None
         share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
             inputs = micro_batch[:, :-1]
@@ -131,6 +132,8 @@ def train_step(
     if not scaler.is_enabled():
         # The fused kernels read this attribute, as under a scaler, and skip the update.
         optimizer.found_inf = skipped  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(optimizer, LeanAdamW):
+        optimizer.rounding_key = key
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.build import build_model
 from src.runtime.device import Device
 from src.training.compilation import compile_blocks
-from src.training.optimizers import build_optimizer
+from src.training.optimizers import build_optimizer, prepare_weights
 from src.training.train_step import TrainState, train_step
 
 
@@ -16,12 +16,15 @@ def build_train_state(
     device: Device,
     activation_checkpointing: bool = False,
     is_compiled: bool = False,
+    memory: str = "full",
 ) -> TrainState:
-    """Build the model and optimizer of a run."""
-    model = build_model(spec, seed=0).to(device.kind).train()
+    """Build the model and optimizer of a run. memory: `training.memory`."""
+    model = build_model(spec, seed=0).train()
+    prepare_weights(model, memory)
+    model.to(device.kind)
     model.activation_checkpointing = activation_checkpointing
     forward = compile_blocks(model) if is_compiled else None
-    return TrainState.begin("measured", model, build_optimizer(model, optimizer), device, forward)
+    return TrainState.begin("measured", model, build_optimizer(model, optimizer, memory), device, forward)
 
 
 def random_step(

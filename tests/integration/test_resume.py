@@ -12,12 +12,15 @@ from tests.integration.torture import differences
 
 STEPS = 16
 SETTINGS = (f"training.max_steps={STEPS}", "training.checkpoint_every=4", "training.eval_every=8")
-ARCHITECTURES = [
-    "mamba",
-    pytest.param("moe", marks=pytest.mark.slow),
-    pytest.param("dense", marks=pytest.mark.slow),
-    pytest.param("hybrid", marks=pytest.mark.slow),
+CASES = [
+    ("mamba", "full"),
+    ("moe", "lean"),
+    *(
+        pytest.param(architecture, memory, marks=pytest.mark.slow)
+        for architecture, memory in (("moe", "full"), ("dense", "full"), ("hybrid", "full"), ("hybrid", "lean"))
+    ),
 ]
+"""Architectures and values of `training.memory`."""
 
 
 def start_and_signal(arguments: list[str], root: Path, number: int, after_step: int) -> tuple[int, str, str]:
@@ -29,10 +32,12 @@ def start_and_signal(arguments: list[str], root: Path, number: int, after_step: 
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_stopped_and_killed_run_resumes_bit_identically(architecture: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "memory"), CASES)
+def test_a_stopped_and_killed_run_resumes_bit_identically(
+    architecture: str, memory: str, data: Path, tmp_path: Path
+) -> None:
     uninterrupted, interrupted = tmp_path / "whole", tmp_path / "broken"
-    more = ("stage=full", f"architecture={architecture}", *SETTINGS)
+    more = ("stage=full", f"architecture={architecture}", f"training.memory={memory}", *SETTINGS)
     assert tiny.run(data, uninterrupted, *more) == 0
     arguments = tiny.command_line(data, interrupted, *more)
 

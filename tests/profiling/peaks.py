@@ -41,10 +41,12 @@ def training_peak(
     precision: str = "fp32",
     document_masking: bool = False,
     dropout: float = 0.0,
+    memory: str = "full",
 ) -> Measured:
     """Train three steps on random tokens in this process and measure the last, when the optimizer has its state."""
     device = open_device(RuntimeConfig(name="cpu", device="cpu", precision=precision, threads=torch.get_num_threads()))
-    state = build_train_state(spec, OptimizerConfig(name="adamw", learning_rate=1e-4), device, activation_checkpointing)
+    optimizer = OptimizerConfig(name="adamw", learning_rate=1e-4)
+    state = build_train_state(spec, optimizer, device, activation_checkpointing, memory=memory)
     step = partial(
         random_step,
         state,

@@ -89,6 +89,15 @@ def test_training_with_masks_matches_the_estimate(architecture: str) -> None:
     )
 
 
+@pytest.mark.parametrize("memory", ["int8_moments", "bf16_weights", "lean"])
+@pytest.mark.parametrize("architecture", ["dense", "moe", "hybrid"])
+def test_lean_training_matches_the_estimate(architecture: str, memory: str) -> None:
+    spec, settings = small_spec(architecture), {"seq_len": 64, "micro_batch_size": 8, "accumulate": True}
+    estimate = training_memory(spec, **settings, memory=memory).total
+    assert estimate == pytest.approx(training_peak(spec, **settings, memory=memory).tensor_bytes, rel=0.05)
+    assert estimate < training_memory(spec, **settings).total
+
+
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_training_with_dropout_matches_the_estimate(activation_checkpointing: bool) -> None:
     spec = small_spec("dense")

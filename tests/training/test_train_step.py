@@ -147,11 +147,11 @@ def test_loss_decreases(build_state: StateBuilder) -> None:
 def test_dropout_does_not_depend_on_the_micro_batch(build_state: StateBuilder) -> None:
     """Another step has other masks."""
 
-    def loss(micro: int, dropout_key: tuple[object, ...], dropout: float = 0.3) -> float:
+    def loss(micro: int, key: tuple[object, ...], dropout: float = 0.3) -> float:
         state = build_state()
         output = train_step(
             state, random_tokens(6, 17),
-            micro_batch_size=micro, grad_clip=1.0, device=CPU, dropout=dropout, dropout_key=dropout_key,
+            micro_batch_size=micro, grad_clip=1.0, device=CPU, dropout=dropout, key=key,
         )  # fmt: skip
         assert state.model.dropout is None, "dropout is off after the step"
         return float(output.grad_norm)

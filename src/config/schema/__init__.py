@@ -25,11 +25,12 @@ from src.config.schema.runtime import LauncherConfig, RuntimeConfig, SweepConfig
 from src.config.schema.size import SizeConfig
 from src.config.schema.stage import PlanConfig, StageConfig
 from src.config.schema.train import BenchmarkConfig, DemoConfig, EstimateConfig, TrainConfig, TuneConfig, TuneSettings
-from src.config.schema.training import TrainingConfig
+from src.config.schema.training import BF16_WEIGHTS, INT8_MOMENTS, TrainingConfig
 from src.config.setting import MISSING
 
 __all__ = [
-    "CONF", "EXPERIMENTS", "MISSING", "ROOT", "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
+    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT",
+    "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
     "DemoConfig",
     "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from src.config.setting import LENGTH, MISSING, SECONDS, SEQUENCES, SHARE_BELOW_1, STEPS, TOKENS, Range, setting
 
+BF16_WEIGHTS = ("bf16_weights", "lean")
+"""Values of `memory` with which the matrices of the blocks, and their gradients, are bf16."""
+INT8_MOMENTS = ("int8_moments", "lean")
+"""Values of `memory` with which the moments of AdamW have 8 bits."""
 WINDOWS = Range(1, 10**7, unit="sequences")
 
 
@@ -40,6 +44,12 @@ class TrainingConfig:
         SECONDS,
     )
     measured_steps: int | None = setting(None, "Result of that measurement. Set by the run.", STEPS)
+    memory: str = setting(
+        "full",
+        "Form of weights and moments. full: fp32, 16 bytes a parameter. int8_moments: moments of adamw in 8 bits. "
+        "bf16_weights: matrices of the blocks and their gradients in bf16, rounded at random. lean: both, 6 bytes.",
+        choices=("full", "int8_moments", "bf16_weights", "lean"),
+    )
     dropout: float = setting(
         0.0,
         "Dropout rate in training. Of the embedding, and of what each block adds to the residual stream.",

@@ -1,4 +1,4 @@
-"""Faster matrix products of few rows, as in decoding, for CPUs that use MKL.
+"""The matrix products of the blocks: with weights in bf16, and of few rows, as in decoding, on CPUs that use MKL.
 
 With few rows, reading the weight dominates, and MKL is slow in two cases (torch 2.13, two cores). On CPUs of other
 makers than Intel, one thread reads the whole weight: a batched product over parts of the weight, one part a thread, is
@@ -7,8 +7,11 @@ makers than Intel, one thread reads the whole weight: a batched product over par
 and are not changed.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from src.model.blocks.base import should_use_cpu_kernel
@@ -25,12 +28,15 @@ IS_INTEL = is_intel()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute the same as `F.linear` for x (..., in), weight (out, in), bias (out,)."""
+    """Compute the same as `F.linear` for x (..., in), weight (out, in), bias (out,); the weight may be bf16."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        y = CastLinear.apply(x, weight)
+        return y if bias is None else y + bias
     least, some = (MIN_INTEL_WEIGHT_SIZE, INTEL_ROWS) if IS_INTEL else (MIN_WEIGHT_SIZE, range(1, MAX_ROWS + 1))
     if weight.numel() < least or torch.is_grad_enabled() or not HAS_MKL or not should_use_cpu_kernel(x):
         return F.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
-    if rows not in some or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
+    if rows not in some or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     if IS_INTEL:
         y = _multiply_weight_first(x.reshape(rows, -1), weight)
@@ -52,6 +58,28 @@ def _multiply_by_parts(x: Tensor, weight: Tensor, parts: int) -> Tensor:
 def _multiply_weight_first(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply weight (out, in) with the transpose of x (rows, in), and transpose the product: (rows, out)."""
     return (weight @ x.mT).mT.contiguous()
+
+
+class CastLinear(torch.autograd.Function):
+    """x (..., in) times the transpose of a weight (out, in) of another type, in the type of x.
+
+    The weight is converted again in the backward pass: autograd's own would keep the converted copy of every weight
+    until then, which is as much memory as weights of that type.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        dy = gradients[0]
+        dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
+        dw = (dy.flatten(0, -2).mT @ x.flatten(0, -2)).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return dx, dw
 
 
 class Linear(nn.Linear):

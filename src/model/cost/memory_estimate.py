@@ -4,14 +4,14 @@ The backward pass of a step is followed block by block: saved activations shrink
 with the most live memory is the peak. `tests/profiling/peaks.py` measures the same with the allocator; the memory of
 the process itself (interpreter, libraries, allocator reserve) comes on top.
 
-Weights, gradients and both moments of the optimizer are always fp32. For bf16 and fp16 the estimate is an upper bound:
-activations as in fp32, and a copy of the weights in two bytes each.
+Weights, gradients and both moments of the optimizer are fp32, unless `training.memory` says otherwise. For bf16 and
+fp16 the estimate is an upper bound: activations as in fp32, and a copy of the fp32 weights in two bytes each.
 """
 
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from src.config.schema import ModelSpec
+from src.config.schema import BF16_WEIGHTS, INT8_MOMENTS, ModelSpec
 from src.model.blocks import kind_of
 from src.model.blocks.kind import BYTES_PER_FLOAT, norm_activations
 from src.model.cost.model_cost import model_cost
@@ -21,6 +21,8 @@ LOGITS_AT_ONCE = 1 << 22
 MIN_LOSS_CHUNK = 64
 """Tokens: the minimum whose logits are computed together."""
 BYTES_PER_HALF = 2
+BYTES_PER_8BIT_MOMENT = 1 + BYTES_PER_FLOAT / 256
+"""A code, and its part of the scale of 256 (`src/training/lean_adamw.py`)."""
 
 
 def loss_chunk(vocab_size: int) -> int:
@@ -82,22 +84,35 @@ def training_memory(
     precision: str = "fp32",
     document_masking: bool = False,
     dropout: float = 0.0,
+    memory: str = "full",
 ) -> Memory:
     """Estimate the peak of a training step, from the second step on, when the optimizer has its state.
 
-    accumulate: whether gradients of several micro batches are summed, so that they exist all the time.
+    accumulate: whether gradients of several micro batches are summed, so that they exist all the time. memory:
+    `training.memory`.
     """
     masks = document_masking, dropout > 0
-    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks)
+    halved = memory in BF16_WEIGHTS
+    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks, halved)
     worst = max(moments, key=sum)
-    params = model_cost(spec, seq_len).total_params
+    params, halves = model_cost(spec, seq_len).total_params, _count_halves(spec, memory)
+    copied = BYTES_PER_HALF if precision != "fp32" else 0
     return Memory(
-        weights=params * (BYTES_PER_FLOAT + (BYTES_PER_HALF if precision != "fp32" else 0)),
+        weights=halves * BYTES_PER_HALF + (params - halves) * (BYTES_PER_FLOAT + copied),
         gradients=round(worst.gradients * BYTES_PER_FLOAT),
-        optimizer=2 * params * BYTES_PER_FLOAT,
+        optimizer=_moment_bytes(params, memory),
         activations=round(worst.activations * BYTES_PER_FLOAT),
         workspace=round(worst.workspace * BYTES_PER_FLOAT),
     )
+
+
+def _count_halves(spec: ModelSpec, memory: str) -> int:
+    """Return the number of weights in bf16: those of the blocks, whose few vectors are counted as well."""
+    return sum(kind_of(kind).cost(spec, 1).params for kind in spec.blocks) if memory in BF16_WEIGHTS else 0
+
+
+def _moment_bytes(params: int, memory: str) -> int:
+    return round(2 * params * (BYTES_PER_8BIT_MOMENT if memory in INT8_MOMENTS else BYTES_PER_FLOAT))
 
 
 def _list_moments(
@@ -108,12 +123,17 @@ def _list_moments(
     activation_checkpointing: bool,
     document_masking: bool,
     drops: bool,
+    halved: bool,
 ) -> list[_Moment]:
     """List the live floats at the loss, at the final norm, in each block from the last to the first, and at the end."""
     tokens = seq_len * micro_batch_size
     stream = tokens * spec.d_model
     head = spec.vocab_size * spec.d_model
-    params = model_cost(spec, seq_len).total_params
+    costs = [kind_of(kind).cost(spec, seq_len) for kind in spec.blocks]
+    part = (
+        BYTES_PER_HALF / BYTES_PER_FLOAT if halved else 1.0
+    )  # of a float, that the gradient of a block's weight takes
+    params = model_cost(spec, seq_len).total_params - (1 - part) * sum(cost.params for cost in costs)
     found = [kind_of(kind).activations(spec, seq_len) for kind in spec.blocks]
     whole = [tokens * (block.kept + (block.masks if document_masking else 0)) for block in found]
     kept = [float(stream)] * len(whole) if activation_checkpointing else whole
@@ -127,13 +147,15 @@ def _list_moments(
     at_loss = _Moment(accumulated + head, sum(kept) + final, stream + rows * (spec.vocab_size + spec.d_model))
     through_norm = (4 if spec.norm == "rmsnorm" else 2) * stream
     moments = [at_loss, _Moment(accumulated or head, sum(kept) + final, through_norm)]
-    done = head
+    done = float(head)
     for i in reversed(range(len(whole))):
-        kind = kind_of(spec.blocks[i])
-        done += kind.cost(spec, seq_len).params
-        gradients = accumulated + kind.cost(spec, seq_len).params if accumulate else done
+        own = part * costs[i].params
+        done += own
+        gradients = accumulated + own if accumulate else done
         # The step holds the last hidden states, autograd the gradient of the residual stream.
         workspace = tokens * found[i].backward + 2 * stream
+        if halved:  # the largest matrix, up to three quarters of a block, and its gradient in fp32
+            workspace += 1.5 * costs[i].active_params
         moments.append(_Moment(gradients, sum(kept[:i]) + whole[i], workspace))
     # The embedding's gradient is added to an existing one: of an earlier micro batch or of a tied head.
     added = head if accumulate or spec.tie_embeddings else 0
@@ -157,10 +179,11 @@ def inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> I
     return InferenceMemory(phase(context_len), phase(1))
 
 
-def checkpoint_bytes(spec: ModelSpec) -> CheckpointBytes:
+def checkpoint_bytes(spec: ModelSpec, memory: str = "full") -> CheckpointBytes:
     """Return the sizes of a stage's two checkpoints; metadata, some kilobytes, is not counted."""
-    weights = model_cost(spec, 1).total_params * BYTES_PER_FLOAT
-    return CheckpointBytes(weights, 3 * weights)
+    params, halves = model_cost(spec, 1).total_params, _count_halves(spec, memory)
+    weights = halves * BYTES_PER_HALF + (params - halves) * BYTES_PER_FLOAT
+    return CheckpointBytes(weights, weights + _moment_bytes(params, memory))
 
 
 def divisors(number: int) -> list[int]:

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from src.config.schema import SamplingConfig
 from src.inference.generation import generate
-from src.model.blocks import cpu_linear as module
+from src.model.blocks import linear as module
 from src.model.blocks.base import disable_cpu_kernels
-from src.model.blocks.cpu_linear import MAX_ROWS, Linear, linear
+from src.model.blocks.linear import MAX_ROWS, Linear, linear
 from src.model.language_model import LanguageModel
+from src.training.optimizers import prepare_weights
 from tests.contract.small import ARCHITECTURES, random_tokens, small_model
 
 needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="products are split only for MKL")
@@ -146,3 +147,20 @@ def test_text_does_not_depend_on_the_parts(divided: list[int]) -> None:
     assert divided
     torch.set_num_threads(1)
     assert list(generate(model, [1, 2, 3], sampling)) == text
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_in_bf16_compute_as_the_same_weights_in_fp32(architecture: str) -> None:
+    """The hidden states are equal, and gradients are those of fp32, rounded."""
+    lean, plain = small_model(architecture), small_model(architecture)
+    prepare_weights(lean, "lean")
+    plain.load_state_dict(lean.state_dict())
+    tokens = random_tokens(2, 24)
+    for model in (lean, plain):
+        output = model(tokens)
+        (output.hidden.square().mean() + (output.aux_loss or 0)).backward()
+    torch.testing.assert_close(lean(tokens).hidden, plain(tokens).hidden, atol=0, rtol=0)
+    for (name, ours), theirs in zip(lean.named_parameters(), plain.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert ours.grad is not None and ours.grad.dtype == ours.dtype, name
+            torch.testing.assert_close(ours.grad.float(), theirs.grad, atol=1e-6, rtol=2**-8, msg=name)

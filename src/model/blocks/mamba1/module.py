@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.convolution import convolve
-from src.model.blocks.cpu_linear import Linear
+from src.model.blocks.linear import Linear
 from src.model.blocks.mamba.module import MambaCache, draw_dt_bias
 from src.model.blocks.mamba1.cost import dt_rank
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
-from src.model.blocks.cpu_linear import Linear
+from src.model.blocks.linear import Linear
 
 
 def apply_activation(hidden: Tensor, kind: str) -> Tensor:

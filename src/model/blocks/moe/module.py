@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
-from src.model.blocks.cpu_linear import Linear, linear
+from src.model.blocks.linear import linear
 from src.model.blocks.mlp.module import apply_activation
 
 
@@ -59,7 +59,7 @@ class MoE(Block):
         self.kind, self.n_experts, self.top_k = spec.mlp, spec.n_experts, spec.top_k
         self.aux_loss_weight, self.router_z_loss_weight = spec.aux_loss_weight, spec.router_z_loss_weight
         inputs = 2 if spec.mlp == "swiglu" else 1
-        self.router = Linear(spec.d_model, spec.n_experts, bias=False)
+        self.router = nn.Linear(spec.d_model, spec.n_experts, bias=False)
         self.bias_rate = spec.router_bias_rate
         self.router_bias: Tensor | None
         # It has no gradient but changes the output, so it is saved with the weights.
