@@ -30,6 +30,7 @@ from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import match_config
 from src.runs.resource_check import (
     largest_by_estimate,
+    leanest_memory,
     memory_needed,
     precision_of,
     resolve_micro_batch,
@@ -92,6 +93,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "micro_batch_size_asked": training.micro_batch_size,
         "activation_checkpointing": runtime.activation_checkpointing,
         "memory": training.memory,
+        "leanest_memory": leanest_memory(config),
         "precision": precision_of(config),
         "train_memory_bytes": memory.total,
         "train_memory": memory.parts(),
@@ -120,10 +122,10 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
     for name, n_bytes in devices().items():
         available = n_bytes - PROCESS_BYTES
         plain = largest_by_estimate(config, spec, available)
-        largest = {
-            memory: largest_by_estimate(config, spec, available, activation_checkpointing=True, memory=memory)
-            for memory in (config.training.memory, "lean")
-        }
+        recomputed, lean = (
+            largest_by_estimate(config, spec, available, activation_checkpointing=True, memory=form)
+            for form in (config.training.memory, leanest_memory(config))
+        )
         is_auto = config.training.micro_batch_size == "auto"
         smallest = with_micro_batch(config, 1) if is_auto else config
         found[name] = {
@@ -131,8 +133,8 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
             "fitting": None if plain else suggest_settings(smallest, spec, available).removeprefix("; "),
             "fits": plain > 0 if config.training.micro_batch_size == "auto" else memory.total <= available,
             "largest_micro_batch": plain,
-            "largest_micro_batch_with_activation_checkpointing": largest[config.training.memory],
-            "largest_micro_batch_with_both": largest["lean"],
+            "largest_micro_batch_with_activation_checkpointing": recomputed,
+            "largest_micro_batch_with_lean": lean,
         }
     return found
 
@@ -234,8 +236,8 @@ def _device_lines(found: dict[str, Any]) -> list[str]:
             if not found["activation_checkpointing"]:
                 recomputed = device["largest_micro_batch_with_activation_checkpointing"]
                 largest += f", {recomputed} with activation checkpointing"
-            if found["memory"] != "lean":
-                largest += f", {device['largest_micro_batch_with_both']} with training.memory=lean as well"
+            if found["memory"] != found["leanest_memory"]:
+                largest += f", {device['largest_micro_batch_with_lean']} with training.memory=lean as well"
         fits = "fits" if device["fits"] else "does not fit"
         lines.append(f"{name} ({show_bytes(device['available_bytes'])} to use): {fits}; {largest}")
     return lines
@@ -279,7 +281,7 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
 
 
 def _batches(device: dict[str, Any]) -> str:
-    keys = ("largest_micro_batch", *(f"largest_micro_batch_with_{way}" for way in ("activation_checkpointing", "both")))
+    keys = ("largest_micro_batch", *(f"largest_micro_batch_with_{way}" for way in ("activation_checkpointing", "lean")))
     return " / ".join(str(device[key] or NOTHING) for key in keys)
 
 

@@ -79,7 +79,7 @@ class LanguageModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.activation_checkpointing = False
+        self._activation_checkpointing = False
         self.dropout: Dropout | None = None
         """Dropout of the next training pass; evaluation uses none."""
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
@@ -90,6 +90,17 @@ class LanguageModel(nn.Module):
         tied = spec.tie_embeddings
         self.head = TiedHead(self.embedding) if tied else Linear(spec.d_model, spec.vocab_size, bias=False)
         self.init_weights()
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether the backward pass computes each block again."""
+        return self._activation_checkpointing
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, value: bool) -> None:
+        self._activation_checkpointing = value
+        for block in self._typed_blocks():
+            block.is_recomputed = value
 
     def init_weights(self) -> None:
         """Initialize every weight. The seed is the last one of torch's global generator."""
@@ -214,9 +225,6 @@ class LanguageModel(nn.Module):
     def _moe_blocks(self) -> list[MoE]:
         return [block for block in self.blocks if isinstance(block, MoE)]
 
-    def _moe_indices(self) -> list[int]:
-        return [i for i, block in enumerate(self.blocks) if isinstance(block, MoE)]
-
     def packed_projections(self) -> dict[str, tuple[int, ...]]:
         """Return the names of weights that stack several projections along their rows, with the row count of each."""
         blocks = enumerate(self._typed_blocks())
@@ -228,8 +236,8 @@ class LanguageModel(nn.Module):
         A router's is not one of them, since the choice of experts is not to depend on rounding.
         """
         layers = self.blocks.named_modules(prefix="blocks")
-        experts = {f"blocks.{i}.{name}" for i in self._moe_indices() for name in ("w_in", "w_out")}
-        return experts | {f"{name}.weight" for name, module in layers if isinstance(module, Linear)}
+        found = {Linear: ("weight",), MoE: ("w_in", "w_out")}
+        return {f"{name}.{weight}" for name, module in layers for weight in found.get(type(module), ())}
 
     def no_decay(self) -> set[str]:
         """Return the names of parameters without weight decay: norms, biases, embeddings, and those that blocks add."""

@@ -108,20 +108,21 @@ def check_data_keys(overrides: list[str]) -> None:
 def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overrides: list[str]) -> TrainConfig:
     """Let text that is not prepared for the weights' tokenizer be prepared with it.
 
-    Raises: UserError if it is an alphabet, which has the characters of its own text alone.
+    Raises: UserError for tokenizer=characters, which has only the characters of its own text.
     """
-    tokenizer, root = config.tokenizer, Path(config.output_root).expanduser()
-    found = find_prepared(config.data, tokenizer, root)
+    tokenizer, run = config.tokenizer, str(init.folder.parents[2])
+    if tokenizer.path is not None:  # of the run's own text; its file may be gone, and the run has a copy
+        tokenizer = replace(tokenizer, path=run)
+    found = find_prepared(config.data, tokenizer, Path(config.output_root).expanduser())
     if config.data.dir is not None or (found and found.manifest["tokenizer"]["sha256"] == init.tokenizer_sha256):
-        return config
+        return replace(config, tokenizer=tokenizer)
     if tokenizer.kind == "characters":
         if any(key.split(".")[0] == "data" for key in given_keys(overrides)):
             raise UserError(
-                f"data={config.data.name}: init_from={config.init_from} has tokenizer=characters, which knows the "
-                "characters of its own text alone; leave out the data, or train without init_from"
+                f"data={config.data.name}: init_from={config.init_from} has tokenizer=characters, which has only the "
+                "characters of its own text; leave out the data, or train without init_from"
             )
         return config
-    run = str(init.folder.parents[2])
     return replace(config, tokenizer=replace(tokenizer, path=run, code_share=TokenizerConfig.code_share))
 
 

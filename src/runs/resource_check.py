@@ -63,6 +63,12 @@ def largest_by_estimate(
     return 0
 
 
+def leanest_memory(config: TrainConfig) -> str:
+    """Return the value of `training.memory` with the fewest bytes that the other settings permit."""
+    is_allowed = config.optimizer.name == "adamw" and config.runtime.precision != "fp16"
+    return "lean" if is_allowed else config.training.memory
+
+
 def precision_of(config: TrainConfig) -> str:
     """Return the precision for estimates; `auto` counts as fp32, as the device is not open yet."""
     return "fp32" if config.runtime.precision == "auto" else config.runtime.precision
@@ -89,8 +95,7 @@ def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int)
     training, runtime = config.training, config.runtime
     found: list[str] = []
     shorter = [length for length in (training.seq_len >> shift for shift in range(1, 8)) if length >= 64]
-    plain, own = runtime.activation_checkpointing, training.memory
-    lean = "lean" if config.optimizer.name == "adamw" else own
+    plain, own, lean = runtime.activation_checkpointing, training.memory, leanest_memory(config)
     for seq_len, recompute, memory in [
         (training.seq_len, plain, own),
         (training.seq_len, True, own),

@@ -42,7 +42,7 @@ class Device:
         return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{threads}"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Compute products in the chosen precision; weights stay in fp32."""
+        """Compute products in the chosen precision; weights stay as they are stored."""
         return torch.autocast(self.kind, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def build_scaler(self) -> torch.amp.GradScaler:

@@ -48,14 +48,14 @@ class ProcessGroup(RankInfo):
         return slice(self.rank * n_local, (self.rank + 1) * n_local)
 
     def all_reduce_sum(self, tensors: Iterable["Tensor"]) -> None:
-        """Sum each tensor over the processes, in place; all have one dtype and device."""
+        """Sum each tensor over the processes, in place, bf16 in fp32; all have one device."""
         if self.size == 1:
             return
         import torch
         from torch import distributed
 
         for bucket in _group_tensors(tensors):
-            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            flat = torch.cat([(t.float() if t.dtype == torch.bfloat16 else t).flatten() for t in bucket])
             with self._detect_rank_failure():
                 distributed.all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in bucket])

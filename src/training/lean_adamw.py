@@ -1,4 +1,4 @@
-"""AdamW for little memory: both moments in 8 bits, and weights in bf16 that are rounded at random.
+"""AdamW for little memory: both moments in 8 bits, and weights in bf16 with stochastic rounding.
 
 The update is that of `torch.optim.AdamW` (Loshchilov and Hutter, 2019). What is stored differs:
 
@@ -6,10 +6,10 @@ The update is that of `torch.optim.AdamW` (Loshchilov and Hutter, 2019). What is
   in the block (as Dettmers et al., 2022, arXiv 2110.02861). A code c stands for scale * sign(c) * (|c| / 127)^2 in the
   first moment and for scale * (c / 255)^4 in the second: the powers give small values small steps, as the dynamic code
   of that paper does, and need no table. A code of the second moment is at least 1, as the step divides by its root.
-- Weights in bf16: rounded up or down with probabilities that make the mean exact. Rounding to the nearest would lose
-  every update below half the distance of two numbers, a 512th of the weight.
+- Weights in bf16: rounded up or down with probabilities that make the mean exact (stochastic rounding). Rounding to the
+  nearest would lose every update below half the distance of two numbers, a 512th of the weight.
 
-Codes are rounded at random too: at the nearest code, a small moment would stay where it is instead of decaying. The
+Codes are rounded stochastically too: at the nearest code, a small moment would stay where it is and not decay. The
 random numbers are a function of `rounding_key`, which is set before each step, so a resumed run draws the same. A step
 whose gradient is not finite changes nothing; the device decides that, without synchronization.
 
@@ -29,7 +29,7 @@ from src.model.dropout import hash_key
 BLOCK = 256
 MIN_SIZE = 4096
 """Elements of a parameter from which its moments are stored in 8 bits."""
-CPU_CHUNK, CHUNK = 1 << 18, 1 << 24
+CPU_CHUNK, CHUNK = 1 << 18, 1 << 22
 """Elements that are updated at a time: few enough for a CPU's cache; on a GPU, to bound the temporary fp32 copies."""
 TINY = torch.finfo(torch.float32).tiny
 
@@ -43,10 +43,10 @@ class Code(NamedTuple):
     power: int
     """2 or 4."""
     shift: int
-    """Bits of the random number that precede those for rounding this code."""
+    """The first of the 16 random bits that round this code."""
 
 
-CODES = {"m": Code(torch.int8, 127, -127, 2, shift=16), "v": Code(torch.uint8, 255, 1, 4, shift=24)}
+CODES = {"m": Code(torch.int8, 127, -127, 2, shift=8), "v": Code(torch.uint8, 255, 1, 4, shift=16)}
 """Of the first and of the second moment."""
 
 
@@ -75,15 +75,15 @@ class LeanAdamW(torch.optim.Optimizer):
         device = updated[0][0].device
         generator = torch.Generator(device).manual_seed(hash_key(self.rounding_key))
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        keep = torch.ones((), dtype=torch.bool, device=device) if found_inf is None else found_inf == 0
+        is_applied = torch.ones((), dtype=torch.bool, device=device) if found_inf is None else found_inf == 0
         for parameter, group in updated:
             state = self.state[parameter]
             if not state:
                 state |= self._new_state(parameter)
-            state["step"] += keep
+            state["step"] += is_applied
             size = CPU_CHUNK if parameter.is_cpu else CHUNK
             for start in range(0, parameter.numel(), size):
-                _update_part(parameter, slice(start, start + size), state, group, keep, generator)
+                _update_part(parameter, slice(start, start + size), state, group, is_applied, generator)
 
     def _new_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         size, device = parameter.numel(), parameter.device
@@ -107,10 +107,10 @@ def _update_part(
     part: slice,
     state: dict[str, Tensor],
     group: dict[str, Any],
-    keep: Tensor,
+    is_applied: Tensor,
     generator: torch.Generator,
 ) -> None:
-    """Update elements of a parameter and its moments. part: begins at a whole block. keep: false to change nothing."""
+    """Update elements of a parameter and its moments. part: begins at a whole block. is_applied: false: no change."""
     assert parameter.grad is not None
     weight, gradient = parameter.view(-1)[part], parameter.grad.view(-1)[part].float()
     blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
@@ -134,16 +134,16 @@ def _update_part(
         if scales:
             for name, code in CODES.items():
                 new[name], scale = encode(new[name], code, noise)
-                scales[name].copy_(torch.where(keep, scale, scales[name]))
+                scales[name].copy_(torch.where(is_applied, scale, scales[name]))
         if weight.dtype == torch.bfloat16:
-            changed = round_at_random(changed, noise[: weight.numel()])
+            changed = round_stochastically(changed, noise[: weight.numel()])
     for name, value in new.items():
-        stored[name].copy_(torch.where(keep, value, stored[name]))
-    weight.copy_(torch.where(keep, changed, weight))
+        stored[name].copy_(torch.where(is_applied, value, stored[name]))
+    weight.copy_(torch.where(is_applied, changed, weight))
 
 
 def encode(values: Tensor, code: Code, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode values (n,). noise: (n rounded up to whole blocks,) int32, of which 8 bits count.
+    """Encode values (n,). noise: (n rounded up to whole blocks,) int32, of which 16 bits count.
 
     Returns: codes (n,) of the code's type, and scales (number of blocks,).
     """
@@ -151,7 +151,7 @@ def encode(values: Tensor, code: Code, noise: Tensor) -> tuple[Tensor, Tensor]:
     scale = blocks.abs().amax(dim=1)
     share = (blocks.abs() / scale.clamp(min=TINY)[:, None]).sqrt_()
     share = share.sqrt_() if code.power == 4 else share
-    up = ((noise >> code.shift) & 0xFF).view_as(blocks) / 256
+    up = ((noise >> code.shift) & 0xFFFF).view_as(blocks) / (1 << 16)
     codes = ((share * code.levels + up).floor_() * blocks.sign()).clamp_(min=code.least)
     return codes.view(-1)[: values.numel()].to(code.dtype), scale
 
@@ -163,7 +163,7 @@ def decode(codes: Tensor, scale: Tensor, code: Code) -> Tensor:
     return (shares * scale[:, None]).view(-1)[: codes.numel()]
 
 
-def round_at_random(values: Tensor, noise: Tensor) -> Tensor:
+def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
     """Round fp32 values (n,) to bf16, up or down such that the mean is exact.
 
     bf16 is the upper half of fp32: a random lower half is added, and what is then in the lower half is dropped. noise:

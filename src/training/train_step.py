@@ -127,7 +127,7 @@ def train_step(
         parameter.grad for parameter in model.parameters() if parameter.grad is not None
     )
     scaler.unscale_(optimizer)
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
+    grad_norm = clip_gradients(model, grad_clip)
     skipped = (~torch.isfinite(grad_norm)).float()
     if not scaler.is_enabled():
         # The fused kernels read this attribute, as under a scaler, and skip the update.
@@ -143,3 +143,14 @@ def train_step(
         device.process_group.all_reduce_sum([expert_load])
         model.update_routers(expert_load, applied=1 - skipped)
     return StepOutput(loss, grad_norm, skipped, expert_load, router_z)
+
+
+def clip_gradients(model: LanguageModel, limit: float) -> Tensor:
+    """Scale all gradients such that their common norm is at most the limit, if there is one; return it before that."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    if all(parameter.dtype == torch.float32 for parameter in parameters):
+        return nn.utils.clip_grad_norm_(parameters, limit or torch.inf)
+    norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters]  # in bf16 it has three digits
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    nn.utils.clip_grads_with_norm_(parameters, limit or torch.inf, norm)
+    return norm

@@ -113,14 +113,14 @@ def test_every_setting_changes_the_contract_or_is_on_the_list_with_its_reason(ke
 class LaterTraining(TrainingConfig):
     """A later version of the schema with a new setting."""
 
-    memory: str = "full"
+    order: str = "fixed"
     kernels: dict[str, bool] = field(default_factory=lambda: {"flash": True})
 
 
 def test_a_new_setting_is_in_the_contract_unless_it_is_listed() -> None:
     later_config = replace(CONFIG, training=LaterTraining(**asdict(CONFIG.training)))
     new = settings_of(later_config).keys() - settings_of(CONFIG).keys()
-    assert new == {"training.memory", "training.kernels.flash"}
+    assert new == {"training.order", "training.kernels.flash"}
 
 
 def test_each_list_names_existing_settings_with_reasons() -> None:

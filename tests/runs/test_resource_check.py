@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from src.config.schema import TrainConfig, UserError
 from src.model.cost.memory_estimate import checkpoint_bytes
@@ -43,7 +44,7 @@ def apply_suggestion(config: TrainConfig, text: str) -> TrainConfig:
     for item in text.split():
         key, _, value = item.partition("=")
         section, _, name = key.partition(".")
-        changed = replace(getattr(config, section), **{name: json.loads(value)})
+        changed = replace(getattr(config, section), **{name: yaml.safe_load(value)})
         config = replace(config, **{section: changed})
     return config
 

@@ -201,7 +201,7 @@ def test_text_to_download_names_the_tokenizer_of_the_weights(
     assert line.count("\n") == 1 and not (tmp_path / "new").exists()
 
 
-def test_new_text_for_an_alphabet_is_an_error_before_it_is_prepared(
+def test_new_text_for_a_character_tokenizer_is_an_error_before_it_is_prepared(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "characters"
@@ -211,5 +211,5 @@ def test_new_text_for_an_alphabet_is_an_error_before_it_is_prepared(
     (source / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert train_code_from(source, tmp_path / "new", "data.seed=1") == 2
     line = capsys.readouterr().err
-    assert "has tokenizer=characters, which knows the characters of its own text alone" in line
+    assert "has tokenizer=characters, which has only the characters of its own text" in line
     assert line.count("\n") == 1 and not (tmp_path / "new").exists()

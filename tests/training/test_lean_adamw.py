@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from src.config.schema import OptimizerConfig
 from src.model.build import build_model
-from src.training.lean_adamw import BLOCK, CODES, LeanAdamW, decode, encode, round_at_random
+from src.training import lean_adamw as module
+from src.training.lean_adamw import BLOCK, CODES, LeanAdamW, decode, encode, round_stochastically
 from src.training.optimizers import build_optimizer, prepare_weights
 from tests.contract.small import ARCHITECTURES, small_spec
 
@@ -80,11 +81,11 @@ def test_rounding_is_exact_on_average_and_keeps_what_bf16_can_hold() -> None:
         -(1 << 31), 1 << 31, (1 << 16,), dtype=torch.int32, generator=torch.Generator().manual_seed(1)
     )
     for value in (1.001, -0.037, 3.3e-5):
-        rounded = round_at_random(torch.full((1 << 16,), value), noise).float()
+        rounded = round_stochastically(torch.full((1 << 16,), value), noise).float()
         assert len(rounded.unique()) == 2
         assert float(rounded.double().mean()) == pytest.approx(value, rel=1e-4)
     kept = torch.tensor([1.0, -0.5, 0.0, 1.0078125])
-    assert torch.equal(round_at_random(kept, noise[:4]).float(), kept)
+    assert torch.equal(round_stochastically(kept, noise[:4]).float(), kept)
 
 
 @pytest.mark.parametrize("size", [1, BLOCK, 3 * BLOCK + 7])
@@ -100,6 +101,50 @@ def test_codes_hold_a_value_within_their_step(name: str, size: int) -> None:
     share = lambda x: (x.abs() / scale.repeat_interleave(BLOCK)[:size]) ** (1 / code.power)  # noqa: E731
     assert (share(found) - share(values)).abs().max() < 1.01 / code.levels
     assert torch.equal(found.sign(), values.sign()) or name == "m", "a second moment is never 0"
+
+
+@pytest.mark.parametrize("second", [0.95, 0.999])
+def test_moments_decay_at_their_rate(second: float) -> None:
+    """Rounded to the nearest code, a small moment would stay; with too few random bits, it would decay too fast."""
+    parameter = nn.Parameter(torch.zeros(100, 2560))
+    optimizer = LeanAdamW([{"params": [parameter], "weight_decay": 0.0}], lr=1e-3, betas=(0.9, second), eps=1e-8)
+    steps = 40
+    parameter.grad = torch.logspace(-2, 0, 256).repeat(100, 10)  # every block has values down to a hundredth
+    for step in range(steps + 1):
+        optimizer.rounding_key = (step,)
+        optimizer.step()
+        if step == 0:
+            first = {name: decode_moment(optimizer, parameter, name) for name in CODES}
+            parameter.grad = parameter.grad * (torch.arange(256) == 255).repeat(100, 10)  # the largest keeps the scale
+    for name, rate in (("m", 0.9), ("v", second)):
+        found = decode_moment(optimizer, parameter, name) / first[name]
+        middle = found.view(-1, 256)[:, 100:250].mean(dim=0)
+        assert float(middle.mean()) == pytest.approx(rate**steps, rel=0.2 if name == "v" else 0.6, abs=1e-4), name
+
+
+def decode_moment(optimizer: LeanAdamW, parameter: nn.Parameter, name: str) -> Tensor:
+    state = optimizer.state[parameter]
+    return decode(state[name], state[f"{name}_scale"], CODES[name])
+
+
+def test_chunks_do_not_change_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With moments in fp32, which need no random numbers; 8-bit ones stay as near to them as in one chunk."""
+    whole, _ = trained(lambda groups: lean_adamw(groups, has_8bit_moments=False))
+    monkeypatch.setattr(module, "CPU_CHUNK", 4 * BLOCK)
+    parts, _ = trained(lambda groups: lean_adamw(groups, has_8bit_moments=False))
+    coded, _ = trained(lean_adamw)
+    assert torch.equal(parts, whole)
+    assert 0 < (coded - whole).norm() < 0.15 * (whole - 1).norm()
+
+
+def test_a_skipped_first_step_changes_nothing() -> None:
+    parameter = nn.Parameter(torch.ones(100, 100))
+    optimizer = lean_adamw([{"params": [parameter], "weight_decay": 0.1}])
+    optimizer.found_inf = torch.ones(())
+    parameter.grad = torch.full_like(parameter, torch.inf)
+    optimizer.step()
+    assert torch.equal(parameter, torch.ones(100, 100))
+    assert not any(value.any() for value in optimizer.state[parameter].values())
 
 
 def test_a_skipped_step_changes_nothing() -> None:

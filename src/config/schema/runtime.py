@@ -17,8 +17,8 @@ class RuntimeConfig:
     )
     precision: str = setting(
         "auto",
-        "Arithmetic. bf16 and fp16 are by autocast, weights stay fp32. auto: bf16 on NVIDIA GPUs that have it, "
-        "otherwise fp32.",
+        "Arithmetic. bf16 and fp16 are by autocast; training.memory decides the weights. auto: bf16 on NVIDIA GPUs "
+        "that have it, otherwise fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     compile: bool = setting(

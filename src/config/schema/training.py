@@ -46,8 +46,8 @@ class TrainingConfig:
     measured_steps: int | None = setting(None, "Result of that measurement. Set by the run.", STEPS)
     memory: str = setting(
         "full",
-        "Form of weights and moments. full: fp32, 16 bytes a parameter. int8_moments: moments of adamw in 8 bits. "
-        "bf16_weights: matrices of the blocks and their gradients in bf16, rounded at random. lean: both, 6 bytes.",
+        "Form of weights and moments. full: fp32, 16 bytes a parameter. int8_moments: adamw's moments in 8 bits. "
+        "bf16_weights: matrices of blocks and their gradients in bf16, stochastically rounded. lean: both, 6 bytes.",
         choices=("full", "int8_moments", "bf16_weights", "lean"),
     )
     dropout: float = setting(

@@ -43,6 +43,8 @@ class Block(nn.Module):
 
     memory_budget = 1.0
     """Share of activations that a compiled graph saves on a CPU; the cheapest ones to recompute are not saved."""
+    is_recomputed = False
+    """Whether the backward pass computes the whole block again (activation checkpointing)."""
 
     def forward(self, x: Tensor, cache: Any = None, documents: Tensor | None = None) -> BlockOutput:
         """Map x (B, T, D); with a cache, x continues the sequence in the cache.
@@ -51,6 +53,15 @@ class Block(nn.Module):
         own document. Not supported together with a cache, which holds one document.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def recompute(self, function: Callable[..., Tensor], x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
+        """Return function(x, cache, documents); the backward pass calls it again instead of keeping what it computes.
+
+        Not with a cache, which the function changes, nor without gradients.
+        """
+        if cache is not None or self.is_recomputed or not torch.is_grad_enabled():
+            return function(x, cache, documents)
+        return checkpoint(function, x, cache, documents, use_reentrant=False, preserve_rng_state=False)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> Cache | None:
         """Build an empty decoding state with the device and dtype of `like`; None if the block needs none."""
@@ -88,16 +99,6 @@ def disable_cpu_kernels() -> Iterator[None]:
         yield
     finally:
         _CPU_KERNELS_DISABLED.reset(token)
-
-
-def recompute(function: Callable[..., Tensor], x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
-    """Return function(x, cache, documents) without keeping what the backward pass needs: it calls the function again.
-
-    Not with a cache, which the function changes, and not in a compiled graph, which decides itself what to keep.
-    """
-    if cache is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return function(x, cache, documents)
-    return checkpoint(function, x, cache, documents, use_reentrant=False, preserve_rng_state=False)
 
 
 def init_linear(layer: nn.Linear, std: float = INIT_STD) -> None:

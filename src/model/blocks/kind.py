@@ -50,8 +50,8 @@ class Activations:
     """Per token: FLOPs of the last product if its result is not saved, so that it need not be recomputed; else 0."""
     masks: float = 0
     """Saved in addition with document masks. State-space blocks save up to 7% less then, which is ignored."""
-    again_flops: float = 0
-    """Per token: FLOPs that the backward pass computes again, with or without activation checkpointing."""
+    mix_flops: float = 0
+    """Per token: FLOPs that the backward pass recomputes without activation checkpointing (`Block.recompute`)."""
 
 
 def no_activations(spec: ModelSpec, context_len: int) -> Activations:

@@ -30,8 +30,10 @@ IS_INTEL = is_intel()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute the same as `F.linear` for x (..., in), weight (out, in), bias (out,); the weight may be bf16."""
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        y = CastLinear.apply(x, weight)
-        return y if bias is None else y + bias
+        if torch.is_grad_enabled():
+            y = CastLinear.apply(x, weight)
+            return y if bias is None else y + bias
+        weight = weight.to(x.dtype)
     least, some = (MIN_INTEL_WEIGHT_SIZE, INTEL_ROWS) if IS_INTEL else (MIN_WEIGHT_SIZE, range(1, MAX_ROWS + 1))
     if weight.numel() < least or torch.is_grad_enabled() or not HAS_MKL or not should_use_cpu_kernel(x):
         return F.linear(x, weight, bias)

@@ -92,13 +92,13 @@ def training_memory(
     `training.memory`.
     """
     masks = document_masking, dropout > 0
-    halved = memory in BF16_WEIGHTS
-    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks, halved)
+    in_bf16 = memory in BF16_WEIGHTS
+    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks, in_bf16)
     worst = max(moments, key=sum)
-    params, halves = model_cost(spec, seq_len).total_params, _count_halves(spec, memory)
+    params, in_bf16 = model_cost(spec, seq_len).total_params, _count_bf16_weights(spec, memory)
     copied = BYTES_PER_HALF if precision != "fp32" else 0
     return Memory(
-        weights=halves * BYTES_PER_HALF + (params - halves) * (BYTES_PER_FLOAT + copied),
+        weights=in_bf16 * BYTES_PER_HALF + (params - in_bf16) * (BYTES_PER_FLOAT + copied),
         gradients=round(worst.gradients * BYTES_PER_FLOAT),
         optimizer=_moment_bytes(params, memory),
         activations=round(worst.activations * BYTES_PER_FLOAT),
@@ -106,7 +106,7 @@ def training_memory(
     )
 
 
-def _count_halves(spec: ModelSpec, memory: str) -> int:
+def _count_bf16_weights(spec: ModelSpec, memory: str) -> int:
     """Return the number of weights in bf16: those of the blocks, whose few vectors are counted as well."""
     return sum(kind_of(kind).cost(spec, 1).params for kind in spec.blocks) if memory in BF16_WEIGHTS else 0
 
@@ -123,16 +123,15 @@ def _list_moments(
     activation_checkpointing: bool,
     document_masking: bool,
     drops: bool,
-    halved: bool,
+    has_bf16_weights: bool,
 ) -> list[_Moment]:
     """List the live floats at the loss, at the final norm, in each block from the last to the first, and at the end."""
     tokens = seq_len * micro_batch_size
     stream = tokens * spec.d_model
     head = spec.vocab_size * spec.d_model
     costs = [kind_of(kind).cost(spec, seq_len) for kind in spec.blocks]
-    part = (
-        BYTES_PER_HALF / BYTES_PER_FLOAT if halved else 1.0
-    )  # of a float, that the gradient of a block's weight takes
+    # Floats that the gradient of a weight of a block takes.
+    part = BYTES_PER_HALF / BYTES_PER_FLOAT if has_bf16_weights else 1.0
     params = model_cost(spec, seq_len).total_params - (1 - part) * sum(cost.params for cost in costs)
     found = [kind_of(kind).activations(spec, seq_len) for kind in spec.blocks]
     whole = [tokens * (block.kept + (block.masks if document_masking else 0)) for block in found]
@@ -154,7 +153,7 @@ def _list_moments(
         gradients = accumulated + own if accumulate else done
         # The step holds the last hidden states, autograd the gradient of the residual stream.
         workspace = tokens * found[i].backward + 2 * stream
-        if halved:  # the largest matrix, up to three quarters of a block, and its gradient in fp32
+        if has_bf16_weights:  # the largest matrix, up to three quarters of a block, and its gradient in fp32
             workspace += 1.5 * costs[i].active_params
         moments.append(_Moment(gradients, sum(kept[:i]) + whole[i], workspace))
     # The embedding's gradient is added to an existing one: of an earlier micro batch or of a tied head.
@@ -181,8 +180,8 @@ def inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> I
 
 def checkpoint_bytes(spec: ModelSpec, memory: str = "full") -> CheckpointBytes:
     """Return the sizes of a stage's two checkpoints; metadata, some kilobytes, is not counted."""
-    params, halves = model_cost(spec, 1).total_params, _count_halves(spec, memory)
-    weights = halves * BYTES_PER_HALF + (params - halves) * BYTES_PER_FLOAT
+    params, in_bf16 = model_cost(spec, 1).total_params, _count_bf16_weights(spec, memory)
+    weights = in_bf16 * BYTES_PER_HALF + (params - in_bf16) * BYTES_PER_FLOAT
     return CheckpointBytes(weights, weights + _moment_bytes(params, memory))
 
 

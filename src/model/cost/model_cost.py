@@ -25,8 +25,8 @@ class ModelCost:
     """Token embedding, positions and head."""
     recomputed_flops_per_token: float
     """As executed: recomputed with activation checkpointing, the blocks without the last product of each."""
-    again_flops_per_token: float
-    """As executed: computed again in every backward pass."""
+    mix_recompute_flops_per_token: float
+    """As executed: recomputed without activation checkpointing, what lies between the projections of some blocks."""
 
     @cached_property
     def total(self) -> Cost:
@@ -64,8 +64,8 @@ class ModelCost:
 
     def executed_train_flops_per_token(self, activation_checkpointing: bool = False) -> float:
         """Return the FLOPs of three forward passes and of what is computed again."""
-        recomputed = self.recomputed_flops_per_token if activation_checkpointing else 0
-        return 3 * self.executed_forward_flops_per_token + self.again_flops_per_token + recomputed
+        again = self.recomputed_flops_per_token if activation_checkpointing else self.mix_recompute_flops_per_token
+        return 3 * self.executed_forward_flops_per_token + again
 
     @property
     def state_bytes(self) -> int:
@@ -94,18 +94,18 @@ def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
     table = spec.vocab_size * spec.d_model
     embedding = table + spec.learned_positions * spec.d_model
     components = {"embedding": Cost(embedding, embedding, 0, 0, 0)}
-    recomputed = again = 0.0
+    recomputed = mixed = 0.0
     for kind in dict.fromkeys(spec.blocks):
         count, cost = spec.blocks.count(kind), kind_of(kind).cost(spec, context_len)
         activations = kind_of(kind).activations(spec, context_len)
         recomputed += count * (cost.executed_flops - activations.last_product_flops)
-        again += count * activations.again_flops
+        mixed += count * activations.mix_flops
         components[f"{kind} x {count}"] = scale_cost(cost, count)
     norm = norm_params(spec)
     components["final norm"] = Cost(norm, norm, 0, 0, 0)
     head = 0 if spec.tie_embeddings else table  # a tied head has no weights of its own
     components["head"] = Cost(head, head, 2 * table, 2 * table, 0)
-    return ModelCost(context_len, components, embedding + head, recomputed, again)
+    return ModelCost(context_len, components, embedding + head, recomputed, mixed)
 
 
 def scale_cost(cost: Cost, count: int) -> Cost:

@@ -31,19 +31,18 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 TERMS = {
     "bits per byte": "how many bits a model needs for a byte of text that it was not trained on: the lower, the more "
-    "it has learned; 8 is to know nothing",
+    "it has learned; 8 for a model that guesses",
     "best": "ahead of every other by a test that is wrong in at most 5% of reports; one that only leads has the lowest "
     "mean, and more seeds may change that",
-    "±": "half of a 95% interval: what other seeds could have given",
-    "seed": "decides the initial weights and the order of the text: runs that differ in it alone show what is chance",
+    "±": "half of a 95% interval: the range that other seeds would give",
+    "seed": "decides initial weights and the order of the text: runs that differ only in it show the effect of chance",
     "unstable": "at this learning rate, some seeds ended well and others did not, so their mean would say nothing",
-    "parameters at work (active)": "those that one token passes through, without the tables of tokens: moe has more in "
-    "all, and each token uses few",
+    "active parameters": "those that one token uses, without embedding and head: moe has more in all",
     "FLOPs": "arithmetic operations of training, by formula",
     "state": "memory that a text takes while it is generated: keys and values of attention, or that of a recurrence",
     "contract": "all settings that have to be equal before runs are ranked; How to repeat it lists them",
 }
-"""Words that the page uses without explaining them where they stand."""
+"""Words that the page uses more than once, with their meaning."""
 HERO = ("verdict", "cost")
 """Charts of the first screen, beside each other."""
 

@@ -56,5 +56,5 @@ def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     forward = (
         spec.d_model + outside + channels + (8 * key + 4 * value + 3 * chunk * heads + 2 * states / chunk) * filled
     )
-    again = block_cost(spec, context_len).executed_flops - 2 * spec.d_model * outside
-    return Activations(kept, recomputed + 3 * value, forward, 2 * value * spec.d_model, again_flops=again)
+    mixed = block_cost(spec, context_len).executed_flops - 2 * spec.d_model * outside
+    return Activations(kept, recomputed + 3 * value, forward, 2 * value * spec.d_model, mix_flops=mixed)

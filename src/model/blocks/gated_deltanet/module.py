@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
-from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, pad_to_chunks, recompute
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, pad_to_chunks
 from src.model.blocks.convolution import convolve
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
 from src.model.blocks.linear import Linear
@@ -95,7 +95,7 @@ class GatedDeltaNet(Block):
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
         projected = torch.cat((self.qk(x), self.value_gate(x), self.dt_beta(x)), dim=-1)
-        o = recompute(self._mix, projected, cache, documents)  # two dozen results as large as its input
+        o = self.recompute(self._mix, projected, cache, documents)  # two dozen results as large as its input
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(o.to(x.dtype)))

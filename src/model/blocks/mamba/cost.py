@@ -52,5 +52,5 @@ def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     forward = spec.d_model + projected + channels + (3 * inner + 3 * heads) * filled + squares
     forward += copies + 2 * states + max(2 * inner * filled, states)
     matrices = spec.d_model * projected + inner * spec.d_model
-    again = block_cost(spec, context_len).executed_flops - 2 * matrices
-    return Activations(kept, recomputed + 3 * inner, forward, 2 * inner * spec.d_model, again_flops=again)
+    mixed = block_cost(spec, context_len).executed_flops - 2 * matrices
+    return Activations(kept, recomputed + 3 * inner, forward, 2 * inner * spec.d_model, mix_flops=mixed)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
-from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform, recompute
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
 from src.model.blocks.convolution import convolve
 from src.model.blocks.linear import Linear
 from src.model.blocks.mamba.ssd import ssd
@@ -59,7 +59,7 @@ class Mamba(Block):
         self.out_proj = Linear(spec.d_inner, spec.d_model, bias=False)
 
     def forward(self, x: Tensor, cache: MambaCache | None = None, documents: Tensor | None = None) -> BlockOutput:
-        y = recompute(self._mix, self.in_proj(x), cache, documents)  # a dozen results as large as its input
+        y = self.recompute(self._mix, self.in_proj(x), cache, documents)  # a dozen results as large as its input
         if cache is not None:
             cache.offset += x.shape[1]
         return BlockOutput(self.out_proj(y.to(x.dtype)))
