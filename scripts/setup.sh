@@ -11,7 +11,8 @@
 # knows which of them are whole. .venv is made again if that file exists, if the folder was moved, if its interpreter
 # does not run or if PYTHON names another one. Otherwise it is kept, one that was made by hand too.
 set -u
-level=$1
+level=${1-}
+case $level in demo|test) ;; *) echo "usage: sh scripts/setup.sh demo|test" >&2; exit 2 ;; esac
 sources='pyproject.toml constraints.txt requirements/demo.txt requirements/test.txt'
 here=$(pwd -P)
 # shellcheck disable=SC2086

@@ -58,6 +58,8 @@ TRAIN = [
     ("architecture=dense,moe", "architecture=dense,moe: several values make a sweep; add -m"),
     ("training.micro_batch_size=3", "training.micro_batch_size=3: must divide training.global_batch_size=8"),
     ("training.micro_batch_size=2.5", "training.micro_batch_size=2.5: must be a whole number, or auto"),
+    ("training.memory=lean optimizer=muon", "training.memory=lean: is for optimizer=adamw; set training.memory=full"),
+    ("training.memory=bf16_weights runtime.precision=fp16", "training.memory=bf16_weights: its weights are bf16"),
     ("architecture.top_k=3", "architecture.top_k=3: architecture dense has no moe block"),
     ("match=time", "match=time: must be one of active, total, flops, none"),
     ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1.0: must be greater than 0"),

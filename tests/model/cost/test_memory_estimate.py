@@ -15,7 +15,7 @@ from src.model.blocks.kind import Activations, Kind, norm_activations
 from src.model.build import build_model
 from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory, training_memory
 from src.model.cost.model_cost import model_cost
-from src.model.size_matching import match_size
+from src.model.size_matching import match_config, match_size
 from src.training.checkpoint import Progress, save_checkpoint
 from src.training.optimizers import build_optimizer
 from tests.contract.small import ARCHITECTURES, RECIPES, composed, small_spec
@@ -161,3 +161,22 @@ def test_every_architecture_has_an_estimate(architecture: str) -> None:
     )
     assert all(kind_of(kind).activations(spec, 64).kept > 3 * spec.d_model for kind in spec.blocks)
     assert recomputed.total < plain.total
+
+
+@pytest.mark.parametrize("size", ["nano", "micro", "mini", "tiny", "medium", "large", "xlarge"])
+def test_what_lean_training_needs_at_1024_tokens(size: str) -> None:
+    """Every model on a 48 GB Mac, all but the largest on one with 32 GB, and recurrences in the memory of dense."""
+    needed: dict[str, dict[str, int]] = {"full": {}, "lean": {}}
+    for architecture in ("dense", "mamba", "moe", "hybrid"):
+        spec = match_config(composed(architecture, "modern", f"size={size}", "tokenizer=bpe_32k")).spec
+        for memory, found in needed.items():
+            found[architecture] = training_memory(
+                spec, seq_len=1024, micro_batch_size=1, accumulate=True, memory=memory
+            ).total
+    lean, full = needed["lean"], needed["full"]
+    assert max(lean.values()) < 38e9
+    if size != "xlarge":
+        assert max(n_bytes for name, n_bytes in lean.items() if (name, size) != ("moe", "large")) < 22.5e9
+    if size == "large":
+        assert lean["moe"] < 30e9 < full["moe"]
+    assert max(full["mamba"], full["hybrid"]) < 1.5 * full["dense"]
