@@ -54,6 +54,8 @@ class LeanAdamW(torch.optim.Optimizer):
     """AdamW with 8-bit moments, for parameters in fp32 or bf16."""
 
     _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf` instead of skipping the step
+    found_inf: Tensor | None = None
+    """1.0 if the gradient is not finite: the step then changes nothing. A scaler deletes it after the step."""
 
     def __init__(
         self,
@@ -74,8 +76,7 @@ class LeanAdamW(torch.optim.Optimizer):
         updated = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         device = updated[0][0].device
         generator = torch.Generator(device).manual_seed(hash_key(self.rounding_key))
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
-        is_applied = torch.ones((), dtype=torch.bool, device=device) if found_inf is None else found_inf == 0
+        is_applied = torch.ones((), dtype=torch.bool, device=device) if self.found_inf is None else self.found_inf == 0
         for parameter, group in updated:
             state = self.state[parameter]
             if not state:
