@@ -57,9 +57,11 @@ class Block(nn.Module):
     def recompute(self, function: Callable[..., Tensor], x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
         """Return function(x, cache, documents); the backward pass calls it again instead of keeping what it computes.
 
-        Not with a cache, which the function changes, nor without gradients.
+        Not with a cache, which the function changes, nor without gradients, nor in a compiled graph, which decides
+        itself what to keep.
         """
-        if cache is not None or self.is_recomputed or not torch.is_grad_enabled():
+        is_plain = cache is not None or self.is_recomputed or not torch.is_grad_enabled()
+        if is_plain or torch.compiler.is_compiling():
             return function(x, cache, documents)
         return checkpoint(function, x, cache, documents, use_reentrant=False, preserve_rng_state=False)
 
