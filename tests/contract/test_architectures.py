@@ -241,7 +241,7 @@ FLOP_FORMULAS = {torch.ops.aten.linalg_solve_triangular: triangular_solve_flops}
 @pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("length", [SEQ_LEN, 50, 9])
 def test_executed_flops_equal_those_counted_by_torch(model: LanguageModel, length: int) -> None:
-    """Exactly, with whole and padded windows and chunks; in training also two products for each and what is recomputed."""
+    """Exactly, with whole and padded windows and chunks; training has two more products for each, and recomputation."""
     tokens = random_tokens(2, length + 1)
     cost = model_cost(model.spec, length)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
