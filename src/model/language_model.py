@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from src.config.schema import ModelSpec
 from src.model.blocks import block_class
-from src.model.blocks.base import INIT_STD, Block, BlockOutput
+from src.model.blocks.base import INIT_STD, Block, BlockOutput, call_recomputed
 from src.model.blocks.linear import Linear, linear
 from src.model.blocks.moe.module import MoE
 from src.model.blocks.norm import build_norm
@@ -188,8 +187,7 @@ class LanguageModel(nn.Module):
             return block(norm(x), cache, documents)
 
         if self.activation_checkpointing and self.training:
-            # Blocks draw no random numbers, so there is no generator state to save for the second pass.
-            output: BlockOutput = checkpoint(run_block, x, use_reentrant=False, preserve_rng_state=False)
+            output: BlockOutput = call_recomputed(run_block, x)
         else:
             output = run_block(x)
         return output._replace(y=x + (output.y if mask is None else output.y * mask))

@@ -70,6 +70,11 @@ class Run:
         """Whether this process writes files and logs."""
         return self.device.process_group.is_rank_zero
 
+    def begin_state(self, stage: str, model: LanguageModel, forward: Forward) -> TrainState:
+        """Create the state of a new stage, with a new optimizer."""
+        optimizer = build_optimizer(model, self.config.optimizer, self.config.training.memory)
+        return TrainState.begin(stage, model, optimizer, self.device, forward)
+
     def global_step(self, stage: str, step: int) -> int:
         """Return the step counted over all stages, unique per stage, since trackers merge rows of equal steps."""
         stages = self.config.stage.stages
@@ -132,9 +137,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     config = run.config
     plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
     loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
-    state = TrainState.begin(
-        name, model, build_optimizer(model, config.optimizer, config.training.memory), run.device, forward
-    )
+    state = run.begin_state(name, model, forward)
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
         _restore_last_checkpoint(run, plan, state)
     elif stage.branch_of is None:
@@ -179,9 +182,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = next(iter(config.stage.stages.values()))
     loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
-    state = TrainState.begin(
-        "measuring", model, build_optimizer(model, config.optimizer, config.training.memory), run.device, forward
-    )
+    state = run.begin_state("measuring", model, forward)
     size = config.training.global_batch_size
     rows = run.device.process_group.rank_slice(size)
     model.train()

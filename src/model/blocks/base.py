@@ -63,7 +63,7 @@ class Block(nn.Module):
         is_plain = cache is not None or self.is_recomputed or not torch.is_grad_enabled()
         if is_plain or torch.compiler.is_compiling():
             return function(x, cache, documents)
-        return checkpoint(function, x, cache, documents, use_reentrant=False, preserve_rng_state=False)
+        return call_recomputed(function, x, cache, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> Cache | None:
         """Build an empty decoding state with the device and dtype of `like`; None if the block needs none."""
@@ -80,6 +80,14 @@ class Block(nn.Module):
     def no_decay(self) -> set[str]:
         """Return the names of parameters to exclude from weight decay, besides those with one dimension."""
         return set()
+
+
+def call_recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Call a function of blocks, and again in the backward pass, instead of keeping what it computes.
+
+    Blocks draw no random numbers, so there is no generator state to save for the second call.
+    """
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def should_use_cpu_kernel(x: Tensor) -> bool:

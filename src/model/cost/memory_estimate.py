@@ -91,9 +91,8 @@ def training_memory(
     accumulate: whether gradients of several micro batches are summed, so that they exist all the time. memory:
     `training.memory`.
     """
-    masks = document_masking, dropout > 0
-    in_bf16 = memory in BF16_WEIGHTS
-    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *masks, in_bf16)
+    forms = document_masking, dropout > 0, memory in BF16_WEIGHTS
+    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *forms)
     worst = max(moments, key=sum)
     params, in_bf16 = model_cost(spec, seq_len).total_params, _count_bf16_weights(spec, memory)
     copied = BYTES_PER_HALF if precision != "fp32" else 0
