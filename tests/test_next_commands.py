@@ -11,6 +11,7 @@ from src import estimate, evaluate, export, generate, prepare, report, train, tu
 from src.cli.compose import Sweep, run_cli
 from src.cli.next_command import print_next, raw_argument, written_overrides
 from src.reporting import load_runs
+from src.reporting.data.runs import to_records
 from src.sweep.next_steps import comparison_command, sweep_commands
 from tests.integration import tiny
 
@@ -120,6 +121,11 @@ def test_an_estimate_names_its_training(tmp_path: Path, capsys: pytest.CaptureFi
     assert call(command) == 0
 
 
+def test_naming_the_commands_after_a_run_does_not_import_what_reports_need() -> None:
+    code = "import sys, src.train, src.runs.runner, src.sweep.next_steps; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(("overrides", "tunes"), [([], True), (["seed=0,1"], True), (["match=active,total"], False)])
 def test_a_search_is_proposed_where_it_could_be_made(
     data: Path, tmp_path: Path, overrides: list[str], tunes: bool
@@ -130,7 +136,7 @@ def test_a_search_is_proposed_where_it_could_be_made(
     key, _, values = (overrides or ["seed=0"])[0].partition("=")
     jobs = [[f"architecture={name}", f"{key}={value}"] for name in ("dense", "mamba") for value in values.split(",")]
     sweep = Sweep(["architecture=dense,mamba", *overrides], jobs, is_from_experiment=False)
-    commands = sweep_commands(tmp_path / "sweeps" / "s", sweep, configs, load_runs(run))
+    commands = sweep_commands(tmp_path / "sweeps" / "s", sweep, configs, to_records(load_runs(run)))
     assert any("src.tune" in command for command in commands) is tunes
     assert not any("seed" in command for command in commands if "src.tune" in command)
 

@@ -23,6 +23,7 @@ from src.config.schema import CONF, LauncherConfig, SweepConfig, TrainConfig, Us
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
 from src.reporting import answer_lines, comparison_text, load_runs, verdict_lines, write_report
+from src.reporting.data.runs import to_records
 from src.reporting.statistics.sequential import LOOKS
 from src.reporting.statistics.verdicts import is_decided
 from src.reporting.tables.comparison import comparison_table
@@ -61,7 +62,8 @@ def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
             if exit_code < 128:  # not stopped
                 track_comparison(plans[0].config, folder)
             if not exit_code and not describe:
-                print_next(sweep_commands(folder, sweep, [plan.config for plan in plans], load_runs(folder)))
+                runs = to_records(load_runs(folder))
+                print_next(sweep_commands(folder, sweep, [plan.config for plan in plans], runs))
             return exit_code
         print(f"Not decided with {LOOKS[look]} seeds; going on to {LOOKS[look + 1]}")
     return 0

@@ -1,11 +1,10 @@
 """The commands that can follow a run, a sweep or a search, with its folders and settings filled in."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-
-import pandas as pd
+from typing import Any
 
 from src.cli.command_line import format_argument, given_keys
 from src.cli.compose import Sweep, read_run_config
@@ -13,7 +12,6 @@ from src.cli.next_command import command_of, export_command, raw_argument, writt
 from src.config.schema import TrainConfig
 from src.huggingface import is_exportable
 from src.model.size_matching import match_config
-from src.reporting.data.runs import to_records
 from src.sweep.job_store import JobStore
 
 N_SEEDS = 3
@@ -35,8 +33,13 @@ def run_commands(folder: Path, config: TrainConfig) -> list[str]:
     return commands
 
 
-def sweep_commands(folder: Path, sweep: Sweep, configs: Sequence[TrainConfig], runs: pd.DataFrame) -> list[str]:
-    """Return the commands that follow a finished sweep: a search, if there was none, and those of its best run."""
+def sweep_commands(
+    folder: Path, sweep: Sweep, configs: Sequence[TrainConfig], runs: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return the commands that follow a finished sweep: a search, if there was none, and those of its best run.
+
+    runs: the records of the sweep's report. Not a table: after a run, importing pandas would take most of a second.
+    """
     varied = {key for job in sweep.jobs for item in job if item not in _common(sweep) for key in given_keys([item])}
     architectures = {config.architecture.name for config in configs}
     commands: list[str] = []
@@ -44,7 +47,7 @@ def sweep_commands(folder: Path, sweep: Sweep, configs: Sequence[TrainConfig], r
     if len(architectures) > 1 and varied <= TUNED and not is_searched:
         without = ("seed", "seeds", "optimizer.learning_rate", "sweep.", "sweep_name", "dry_run", "rerun", "hydra.")
         commands.append(command_of("tune", *written_overrides(sweep.overrides, without), "dry_run=true"))
-    known = [record for record in to_records(runs) if record["status"] == "done" and record["val_bits_per_byte"]]
+    known = [record for record in runs if record["status"] == "done" and record["val_bits_per_byte"]]
     if known:
         best = Path(min(known, key=lambda record: record["val_bits_per_byte"])["run_dir"])
         commands += run_commands(folder.parents[1] / "runs" / best.name, read_run_config(best / "config.yaml"))[::2]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from src.model.blocks.moe import module
 from src.model.blocks.moe.module import MoE
 from src.model.build import build_model
 from tests.contract.small import random_tokens, small_spec
@@ -50,6 +51,44 @@ def test_groups_equal_reference_implementation(
     reference = torch.autograd.grad((expected * projection).sum() + wanted_aux, leaves)
     for found, want in zip(fast, reference, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6 + 1e-4 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("recipe", ["modern", "classic"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_grouped_product_equals_the_loop(monkeypatch: pytest.MonkeyPatch, recipe: str, precision: str) -> None:
+    block = build_moe(recipe, scale=5.0)
+    with torch.no_grad():
+        block.router.weight[0] = -block.router.weight[1:].sum(dim=0).abs() * 100  # an expert without tokens
+    x = torch.randn(2, 9, 16).abs().requires_grad_()
+    leaves, projection = [x, *block.parameters()], torch.randn_like(x)
+
+    def run() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output = block(x)
+        assert output.expert_load is not None
+        assert 0 in output.expert_load
+        return [output.y, *torch.autograd.grad((output.y * projection).sum() + output.aux_loss, leaves)]
+
+    loop = run()
+    products: list[torch.dtype] = []
+    grouped_mm = torch.nn.functional.grouped_mm
+
+    def count(a: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        products.append(a.dtype)
+        return grouped_mm(a, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", count)
+    monkeypatch.setattr(module, "has_grouped_product", lambda device, dtype: True)
+    for found, want in zip(run(), loop, strict=True):
+        torch.testing.assert_close(found, want, rtol=0, atol=0)
+    assert products == [torch.bfloat16 if precision == "bf16" else torch.float32] * 2
+
+
+def test_widths_that_the_grouped_product_does_not_take_use_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, x = build_moe(expert_d_ff=12), torch.randn(2, 9, 16)
+    wanted = block(x).y
+    monkeypatch.setattr(module, "has_grouped_product", lambda device, dtype: True)
+    assert torch.equal(block(x).y, wanted)
 
 
 @torch.no_grad()

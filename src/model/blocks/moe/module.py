@@ -10,7 +10,7 @@ on how a batch is split into micro batches or over processes, as it would with t
 If `router_bias_rate` is above 0, routing also uses a bias per expert (Wang et al., 2024, arXiv 2408.15664): it is added
 to the softmax probabilities for top-k only, never to the weights, and changes by a fixed step after each optimizer
 step. To balance by the bias only, set `aux_loss_weight` to 0: it stays as configured. Tokens are sorted by expert, so
-each expert is one matrix product over its own tokens.
+each expert is one matrix product over its own tokens, and all experts are one grouped product where the device has it.
 
 M: tokens of the batch (B * T); D: d_model; F: expert_d_ff; E: experts; k: experts per token.
 """
@@ -26,6 +26,10 @@ from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import linear
 from src.model.blocks.mlp.module import apply_activation
+
+
+GRAIN = 8
+"""`F.grouped_mm` takes rows of a multiple of 16 bytes."""
 
 
 class Gather(torch.autograd.Function):
@@ -49,6 +53,14 @@ class Gather(torch.autograd.Function):
         if ctx.copies > 1:
             gathered = gathered.unflatten(0, (-1, ctx.copies)).sum(dim=1)
         return gathered, None, None, None
+
+
+def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `F.grouped_mm` is one kernel: for bf16, on CUDA devices of compute capability 9.0 and later.
+
+    Elsewhere it is a loop that reads the loads on the host for every product, where the loop of `MoE` reads them once.
+    """
+    return device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 class MoE(Block):
@@ -85,13 +97,7 @@ class MoE(Block):
         order = experts.flatten().argsort(stable=True)  # (M k): assignments grouped by expert
         load = F.one_hot(experts.flatten(), self.n_experts).sum(dim=0)  # (E,)
         inverse = order.argsort()  # (M k): the position of each assignment in that order
-        groups = Gather.apply(tokens, order, inverse, self.top_k).split(load.tolist())
-        outputs = [
-            self._run_expert(group, w_in, w_out)
-            for group, w_in, w_out in zip(groups, self.w_in, self.w_out, strict=True)
-            if torch.compiler.is_compiling() or len(group)  # with few tokens, most experts get none
-        ]
-        outputs = torch.cat(outputs).view(len(order), -1)  # a compiled graph does not know that the loads sum to M k
+        outputs = self._run_experts(Gather.apply(tokens, order, inverse, self.top_k), load)
         y = Gather.apply(outputs, inverse, order, 1).view(-1, self.top_k, x.shape[-1])
         y = (y * weights[..., None].to(y.dtype)).sum(dim=1).view_as(x)
         if not torch.is_grad_enabled():  # no loss to balance
@@ -99,6 +105,22 @@ class MoE(Block):
         z_loss = logits.logsumexp(dim=-1).square().mean()
         aux_loss = self.aux_loss_weight * self._balance_loss(probabilities) + self.router_z_loss_weight * z_loss
         return BlockOutput(y, aux_loss, load, z_loss.detach())
+
+    def _run_experts(self, tokens: Tensor, load: Tensor) -> Tensor:
+        """Map tokens (M k, D), sorted by expert, by the expert of each; load (E,): the number of tokens of each."""
+        device = tokens.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+        is_aligned = self.w_in.shape[-1] % GRAIN == self.w_out.shape[-1] % GRAIN == 0
+        if is_aligned and has_grouped_product(tokens.device, dtype):
+            offsets = load.cumsum(0, dtype=torch.int32)
+            hidden = apply_activation(F.grouped_mm(tokens.to(dtype), self.w_in.to(dtype).mT, offs=offsets), self.kind)
+            return F.grouped_mm(hidden, self.w_out.to(dtype).mT, offs=offsets)
+        outputs = [
+            self._run_expert(group, w_in, w_out)
+            for group, w_in, w_out in zip(tokens.split(load.tolist()), self.w_in, self.w_out, strict=True)
+            if torch.compiler.is_compiling() or len(group)  # with few tokens, most experts get none
+        ]
+        return torch.cat(outputs).view(tokens.shape)  # a compiled graph does not know that the loads sum to M k
 
     def _run_expert(self, tokens: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
         return linear(apply_activation(linear(tokens, w_in), self.kind), w_out)
