@@ -49,6 +49,10 @@ def test_the_benchmark_writes_tables_points_and_figures(tmp_path: Path, capsys: 
     assert "timed once" not in out
     next(point for point in found["series"][1]["points"] if point["model"] == "mambapy")["turns"] = 1
     assert "mamba nano: training of mambapy at 16 is slow: timed once" in describe(found)
+    assert "is slow here" not in out
+    for point in found["series"][0]["points"][:2]:
+        point["shrunk_from"] = 64
+    assert "dense nano: training at 16 is slow here: steps of 64 tokens instead of 64" in describe(found)
     charts = benchmark_charts(newest_benchmark(tmp_path / "sweeps" / "s"))
     assert [list(chart.files) for chart in charts] == [["benchmark_speed"], ["benchmark_memory"]]
     assert newest_benchmark(tmp_path.parent / "elsewhere" / "sweeps" / "s") is None

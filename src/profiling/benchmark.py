@@ -1,13 +1,14 @@
 """Measure training, prefill and decoding by context length, compared with the machine's limits and other libraries.
 
 All measurements that are compared are interleaved in one process: our model, the baselines, a matrix product and a
-memory copy. Each context length runs in its own process, which may run out of memory without ending the benchmark.
+memory copy. On a slow or busy machine, a step of training has fewer sequences, and one of decoding fewer tokens, so
+that each has its turns. Each context length runs in its own process, which may run out of memory without ending the
+benchmark.
 
 The allocator keeps freed memory for all models (`keep_freed_memory`), which other libraries do not enable themselves,
 unless `peers_keep_memory` is false.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ DECODED_TOKENS = 32
 MEMORY_SHARE = 0.9
 """Share of the available memory that a process may use."""
 GEMM_WIDTH = 1024
+GEMMS = 8
 COPIED_FLOATS = 1 << 24
 Point = dict[str, Any]
 
@@ -84,7 +86,7 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFu
             ended |= dict.fromkeys(phases, f"{reason} at {context_len:,}")
         else:
             points += found["points"]
-            limits.append(found["limits"])
+            limits += found["limits"]
             ended |= {phase: f"{reason} at {context_len:,}" for phase, reason in found["ended"].items()}
             lengths = lengths[1:]
         yield _build_series(config, points, ended, limits)
@@ -100,11 +102,6 @@ def _build_series(
 ) -> dict[str, Any]:
     """Return the results of an architecture so far."""
     machine = {key: statistics.median(limit[key] for limit in limits) for key in limits[0]} if limits else {}
-    for point in points:
-        if "flops_per_second" in point:
-            point["share_of_gemm"] = point["flops_per_second"] / machine["gemm_flops_per_second"]
-        if "bytes_per_second" in point:
-            point["share_of_memory"] = point["bytes_per_second"] / machine["memory_bytes_per_second"]
     return {
         "architecture": config.architecture.name,
         "size": config.size.name,
@@ -136,14 +133,11 @@ def measure_point(
     Raises: BaselineOutOfMemory if memory ran out and there are baselines to leave out.
     """
     device = open_device(config.runtime)
-    limits, points, ended = _measure_limits(device), list[Point](), dict[str, str]()
+    limits, points, ended = list[dict[str, float]](), list[Point](), dict[str, str]()
     for phase in phases:
         names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else []), *baselines]
         try:
-            actions = {name: _build_action(phase, name, config, spec, context_len, device) for name in names}
-            times = time_interleaved(
-                {name: action.run for name, action in actions.items()}, device, config.point_seconds / REPEATS
-            )
+            actions, times, shrunk_from = _time_phase(phase, names, config, spec, context_len, device)
             if len(times["ours"]) < REPEATS:
                 ended[phase] = f"one call takes more than {config.point_seconds / REPEATS:g} s"
                 continue
@@ -155,6 +149,7 @@ def measure_point(
                 raise BaselineOutOfMemory from None
             ended[phase] = "out of memory"
             continue
+        limits.append(_limits(times))
         for name, action in actions.items():
             seconds = statistics.median(times[name])
             point: Point = {
@@ -162,6 +157,7 @@ def measure_point(
                 "model": name,
                 "context_len": context_len,
                 "tokens": action.tokens,
+                "shrunk_from": shrunk_from,
                 "turns": len(times[name]),
                 "seconds": seconds,
                 "tokens_per_second": action.tokens / seconds,
@@ -171,12 +167,35 @@ def measure_point(
                 cost = model_cost(spec, context_len)
                 flops = cost.train_flops_per_token if phase == "train" else cost.forward_flops_per_token
                 point["flops_per_second"] = flops * point["tokens_per_second"]
+                point["share_of_gemm"] = point["flops_per_second"] / limits[-1]["gemm_flops_per_second"]
                 if action.state_bytes is not None:
                     point |= {"state_bytes": action.state_bytes, "state_bytes_by_formula": cost.state_bytes}
                     steps_per_second = point["tokens_per_second"] / config.batch_size
                     point["bytes_per_second"] = bytes_read(spec, cost, config.batch_size) * steps_per_second
+                    point["share_of_memory"] = point["bytes_per_second"] / limits[-1]["memory_bytes_per_second"]
             points.append(point)
     return {"points": points, "limits": limits, "ended": ended}
+
+
+def _time_phase(
+    phase: str, names: list[str], config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
+) -> tuple[dict[str, Action], dict[str, list[float]], int | None]:
+    """Time a phase of each model, and the machine's limits in the same turns.
+
+    Returns the actions, the seconds of each and of the limits, and the tokens of a step that was too slow, or None.
+    """
+    rows = max(1, config.training.micro_batch * config.training.seq_len // context_len)
+    units, shrunk_from = {"train": rows, "prefill": 1, "decode": DECODED_TOKENS}[phase], None
+    max_seconds = config.point_seconds / REPEATS
+    while True:
+        actions = {name: _build_action(phase, name, units, config, spec, context_len, device) for name in names}
+        timed = {name: action.run for name, action in actions.items()} | _limit_actions(device)
+        times = time_interleaved(timed, device, max_seconds)
+        slowest = max(times[name][0] for name in names)
+        if slowest <= max_seconds or units == 1:
+            return actions, times, shrunk_from
+        shrunk_from = shrunk_from or actions["ours"].tokens
+        units = max(1, int(min(0.5, 0.8 * max_seconds / slowest) * units))
 
 
 def bytes_read(spec: ModelSpec, cost: ModelCost, rows: int) -> float:
@@ -213,18 +232,20 @@ def _time_call(action: Callable[[], object], device: Device) -> float:
     return time.perf_counter() - start
 
 
-def _measure_limits(device: Device) -> dict[str, float]:
-    """Measure matrix products in the precision of training, and bytes copied (read and written), per second."""
+def _limit_actions(device: Device) -> dict[str, Callable[[], object]]:
+    """Return what bounds the speed: matrix products in the precision of training, and a copy of memory."""
     dtype = DTYPES[device.precision]
     a, b = (torch.randn(GEMM_WIDTH, GEMM_WIDTH, device=device.kind).to(dtype) for _ in range(2))
     source = torch.randn(COPIED_FLOATS, device=device.kind)
     target = torch.empty_like(source)
-    gemms = 8
-    actions = {"gemm": lambda: [a @ b for _ in range(gemms)], "copy": lambda: target.copy_(source)}
-    seconds = {name: statistics.median(times) for name, times in time_interleaved(actions, device, math.inf).items()}
+    return {"gemm": lambda: [a @ b for _ in range(GEMMS)], "copy": lambda: target.copy_(source)}
+
+
+def _limits(times: dict[str, list[float]]) -> dict[str, float]:
+    """Return the FLOPs of matrix products and the bytes copied (read and written), per second."""
     return {
-        "gemm_flops_per_second": gemms * 2 * GEMM_WIDTH**3 / seconds["gemm"],
-        "memory_bytes_per_second": 2 * source.nbytes / seconds["copy"],
+        "gemm_flops_per_second": GEMMS * 2 * GEMM_WIDTH**3 / statistics.median(times["gemm"]),
+        "memory_bytes_per_second": 2 * COPIED_FLOATS * BYTES_PER_FLOAT / statistics.median(times["copy"]),
     }
 
 
@@ -234,12 +255,13 @@ def _peak_bytes(action: Callable[[], object], device: Device) -> int:
 
 
 def _build_action(
-    phase: str, name: str, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
+    phase: str, name: str, units: int, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
 ) -> Action:
-    """Build a model and return its action for a phase."""
-    rows = config.batch_size
-    if phase == "train":
-        rows = max(1, config.training.micro_batch * config.training.seq_len // context_len)
+    """Build a model and return its action for a phase.
+
+    units: sequences of a batch in training, tokens that are decoded of each sequence.
+    """
+    rows = units if phase == "train" else config.batch_size
     tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
     if name in ("ours", "compiled"):
         if phase == "train":
@@ -249,15 +271,17 @@ def _build_action(
             return Action(step, rows * context_len)
         model = build_model(spec, seed=0).to(device.kind).eval()
         if phase == "decode":
-            return prepare_decoding(model, tokens[:, :-1])
+            return prepare_decoding(model, tokens[:, :-1], units)
         return Action(partial(_run_prefill, model, tokens[:, :-1]), rows * context_len)
-    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, device)
+    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, units, device)
     if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
         return action
     return action._replace(run=partial(_with_default_allocator, action.run))
 
 
-def _baseline_action(phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, device: Device) -> Action:
+def _baseline_action(
+    phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, units: int, device: Device
+) -> Action:
     """Return the action of a baseline for a phase."""
     baseline.model.to(device.kind)
     read = tokens[:, :-1]
@@ -268,7 +292,7 @@ def _baseline_action(phase: str, baseline: Baseline, config: BenchmarkConfig, to
         return Action(partial(_train_baseline, baseline, optimizer, tokens, device), read.numel())
     baseline.model.eval()
     if phase == "decode":
-        return _prepare_baseline_decoding(baseline, read)
+        return _prepare_baseline_decoding(baseline, read, units)
     return Action(torch.no_grad()(partial(baseline.prefill, read)), read.numel())
 
 
@@ -316,16 +340,16 @@ def prepare_decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECOD
     return Action(decode, rows * n_tokens, sum(value.nbytes for value in tensors if isinstance(value, Tensor)))
 
 
-def _prepare_baseline_decoding(baseline: Baseline, tokens: Tensor) -> Action:
+def _prepare_baseline_decoding(baseline: Baseline, tokens: Tensor, n_tokens: int) -> Action:
     with torch.no_grad():
         states = [baseline.prefill(tokens)]
 
     @torch.no_grad()
     def decode() -> None:
-        for _ in range(DECODED_TOKENS):
+        for _ in range(n_tokens):
             states[0] = baseline.decode(tokens[:, -1:], states[0])
 
-    return Action(decode, len(tokens) * DECODED_TOKENS)
+    return Action(decode, len(tokens) * n_tokens)
 
 
 def fit_growth(points: list[Point], min_context: int = 1024) -> dict[str, dict[str, float]]:

@@ -68,7 +68,7 @@ def describe(found: dict[str, Any], room: int | None = None) -> str:
         f"Training, prefill and decoding in tokens per second, medians of {_turns(found)} turns; the models are "
         f"measured alternately. A step of training has {found['train_tokens']:,} tokens or one sequence, the others "
         f"{found['batch_size']} sequence(s). Memory: of tensors at the peak, beyond weights and moments. Of GEMM: the "
-        "FLOP/s that the model needs, over those of a product of matrices in the same process. Of memory: the bytes of "
+        "FLOP/s that the model needs, over those of a product of matrices in the same turns. Of memory: the bytes of "
         "weights and state that a token has to read, over those of a copy there."
         + (
             ""
@@ -129,6 +129,12 @@ def _remarks(series: dict[str, Any], turns: int) -> list[str]:
         f"cost per token of {PHASES[phase]} grows as T^{fit['exponent']:.2f} from {fit['from']:,} to {fit['to']:,} "
         f"tokens (x{fit['ratio']:.2f})"
         for phase, fit in series["growth"].items()
+    ]
+    lines += [
+        f"{PHASES[point['phase']]} at {point['context_len']:,} is slow here: steps of {point['tokens']:,} tokens "
+        f"instead of {point['shrunk_from']:,}"
+        for point in series["points"]
+        if point["model"] == "ours" and point["shrunk_from"]
     ]
     lines += [
         f"{PHASES[point['phase']]} of {point['model']} at {point['context_len']:,} is slow: timed once"

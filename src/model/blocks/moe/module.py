@@ -27,7 +27,6 @@ from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import linear
 from src.model.blocks.mlp.module import apply_activation
 
-
 GRAIN = 8
 """`F.grouped_mm` takes rows of a multiple of 16 bytes."""
 
