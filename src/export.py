@@ -1,4 +1,4 @@
-"""`python -m src.export run=DIR format=huggingface out=DIR`: convert a model to transformers and back."""
+"""`python -m src.export run=DIR format=huggingface out=DIR`: convert a model to transformers and back, and to GGUF."""
 
 import json
 import os
@@ -15,39 +15,57 @@ from src.runtime.host import nearest_folder
 
 PROMPT = "Once upon a time"
 RAW = ("run", "source", "out")
-FORMATS = {"huggingface": ("run", "source", "advanced_code_model.json"), "ours": ("source", "run", "checkpoints")}
-"""Per format: the setting it reads, the one it ignores, and a file or folder of each export."""
+FORMATS = {"huggingface": ("run", "source"), "gguf": ("run", "source"), "ours": ("source", "run")}
+"""The setting that each format reads, and the one that has no effect."""
+MARKERS = {"huggingface": "advanced_code_model.json", "ours": "checkpoints"}
+"""A file or folder of each export."""
+MARKER_BYTES = 1 << 16
+"""The name of the key that marks a GGUF file is in its beginning."""
 
 
 def export(config: ExportConfig) -> int:
     """Write the folder and print its path."""
     check_settings(config)
-    needed, unused, marker = FORMATS[config.format]
+    needed, unused = FORMATS[config.format]
     if not getattr(config, needed):
         raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")
     if getattr(config, unused) is not None:
         raise UserError(f"{unused}: has no effect with format={config.format}, which reads {needed}=DIR; leave it out")
-    out = check_out(config.out, marker)
+    if config.dtype is not None and config.format != "gguf":
+        raise UserError(f"dtype={config.dtype}: is for format=gguf; leave it out")
+    out = check_out(config.out, config.format)
 
-    from src.huggingface.convert_run import export_run, import_run
+    from src.huggingface.convert_run import export_gguf, export_run, import_run
 
     given = Path(getattr(config, needed)).expanduser().resolve()
+    notes: list[str] = []
     try:
-        (export_run if config.format == "huggingface" else import_run)(given, out)
+        if config.format == "gguf":
+            notes = export_gguf(given, out, config.dtype or "f32")
+        else:
+            (export_run if config.format == "huggingface" else import_run)(given, out)
     except UserError as error:  # its line begins with the path
         line = str(error).replace("\n", " ")  # it may hold texts of the source
         raise UserError(f"{needed}={line}") from None
     except FileExistsError:
         raise _already_exists(config.out) from None
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"Export: {out}")
     print_next(next_commands(config.format, out))
     return 0
 
 
 def next_commands(format: str, out: Path) -> list[str]:
-    """Return how to use an export: with transformers anywhere, or as a run here."""
+    """Return how to use an export: with transformers or llama.cpp anywhere, or as a run here."""
     if format == "ours":
         return [command_of("generate", raw_argument("run", out), raw_argument("prompt", PROMPT))]
+    if format == "gguf":
+        file, model = shlex.quote(str(out)), shlex.quote(str(out.with_suffix(".Modelfile")))
+        return [
+            f"llama-completion -m {file} -no-cnv -p {shlex.quote(PROMPT)}",
+            f"ollama create {shlex.quote(out.stem)} -f {model}",
+        ]
     trust = ", trust_remote_code=True" if "auto_map" in read_json(out / "config.json") else ""
     pipe = f'pipeline("text-generation", {json.dumps(str(out))}{trust})({json.dumps(PROMPT)})'
     code = f'from transformers import pipeline; print({pipe}[0]["generated_text"])'
@@ -55,27 +73,40 @@ def next_commands(format: str, out: Path) -> list[str]:
 
 
 def _already_exists(given: str) -> UserError:
-    return UserError(f"out={given}: already exists and is no export of this command; give a new or an empty folder")
+    return UserError(f"out={given}: already exists and is no export of this command; give a new path")
 
 
-def check_out(given: str, marker: str) -> Path:
-    """Return the folder to write: a new one, an empty one, or an earlier export, recognized by `marker`.
+def check_out(given: str, format: str) -> Path:
+    """Return the path to write: a new one, an empty folder, or an earlier export, recognized by its marker.
 
-    Raises: UserError if something would be overwritten, or the folder cannot be created.
+    Raises: UserError if something would be overwritten, or the path cannot be created.
     """
     if not given:
-        raise UserError("out: is empty; name the folder to write")
+        raise UserError("out: is empty; name what to write")
     try:
         out = Path(given).expanduser().resolve()
-        is_taken = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / marker).exists()))
+        is_taken = out.exists() and not _is_earlier_export(out, format)
         nearest = nearest_folder(out.parent)
     except (OSError, RuntimeError, ValueError) as error:  # unknown home, loop of links, NUL character
-        raise UserError(f"out={given}: cannot be written ({error}); give another folder") from None
+        raise UserError(f"out={given}: cannot be written ({error}); give another path") from None
     if is_taken:
         raise _already_exists(given)
+    if format == "gguf" and out.suffix != ".gguf":
+        raise UserError(f"out={given}: give a file that ends in .gguf")
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"out={given}: {nearest} is not a writable folder; give another")
     return out
+
+
+def _is_earlier_export(out: Path, format: str) -> bool:
+    if format == "gguf":
+        from src.huggingface.gguf_file import MARKER
+
+        if not out.is_file():
+            return False
+        with out.open("rb") as file:
+            return MARKER.encode() in file.read(MARKER_BYTES)
+    return out.is_dir() and (not any(out.iterdir()) or (out / MARKERS[format]).exists())
 
 
 def main(argv: list[str]) -> int:

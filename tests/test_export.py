@@ -193,7 +193,7 @@ def test_damaged_files_of_a_run_are_one_line_errors(
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["format=onnx", "run=x"], "format=onnx: must be one of huggingface, ours"),
+        (["format=onnx", "run=x"], "format=onnx: must be one of huggingface, gguf, ours"),
         (["run=x"], "format: is needed; write format=..."),
         (["format=huggingface"], "run: is needed; write run=DIR for format=huggingface"),
         (["format=huggingface", "run="], "run: is needed"),
@@ -218,14 +218,14 @@ def test_an_export_overwrites_nothing(finished: Path, tmp_path: Path, capsys: py
     command = ["format=huggingface", f"run={finished}"]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x", encoding="utf-8")
-    wanted = "already exists and is no export of this command; give a new or an empty folder"
+    wanted = "already exists and is no export of this command; give a new path"
     assert run_failing_export(capsys, *command, f"out={tmp_path / 'full'}") == f"out={tmp_path / 'full'}: {wanted}"
     assert run_failing_export(capsys, *command, f"out={tmp_path / 'full' / 'mine'}").endswith(wanted)
     below = tmp_path / "full" / "mine" / "out"
     line = run_failing_export(capsys, *command, f"out={below}")
     assert "cannot be written" in line or "is not a writable folder" in line
     assert run(*command, "out=") == 2
-    assert capsys.readouterr().err == "error: out: is empty; name the folder to write\n"
+    assert capsys.readouterr().err == "error: out: is empty; name what to write\n"
     (tmp_path / "empty").mkdir()
     assert run(*command, f"out={tmp_path / 'empty'}") == 0
 
@@ -356,7 +356,7 @@ def test_control_characters_of_a_source_do_not_reach_the_terminal(
 
 
 def test_an_export_has_the_marker_of_the_command() -> None:
-    assert {needed: held for needed, _, held in export.FORMATS.values()} == {"run": RECORD, "source": "checkpoints"}
+    assert export.MARKERS == {"huggingface": RECORD, "ours": "checkpoints"}
 
 
 @pytest.mark.parametrize(
@@ -398,3 +398,21 @@ def test_every_mapping_has_a_test_case() -> None:
     from src.huggingface.mappings import MAPPINGS
 
     assert {mapping.class_name for mapping in MAPPINGS.values()} == {name for name, _, _ in BLOCKS.values()}
+
+
+@pytest.mark.slow
+def test_gguf_of_a_run_with_its_modelfile(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run(data, tmp_path, "architecture=dense", *MORE) == 0
+    trained = tiny.only_run(tmp_path)
+    out = tmp_path / "gguf" / "my model.gguf"
+    capsys.readouterr()
+    assert run("format=gguf", f"run={trained}", f"out={out}", "dtype=f16") == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0] == f"Export: {out}"
+    assert "note: llama.cpp does not have the pattern" in shown.err and "ollama create 'my model' -f" in shown.err
+    assert {file.name for file in out.parent.iterdir()} == {"my model.gguf", "my model.Modelfile"}
+    assert "FROM ./my model.gguf" in out.with_suffix(".Modelfile").read_text()
+    content = out.read_bytes()
+    assert run("format=gguf", f"run={trained}", f"out={out}", "dtype=f16") == 0
+    assert out.read_bytes() == content
+    assert "already exists" in run_failing_export(capsys, "format=gguf", f"run={trained}", f"out={out}")

@@ -98,6 +98,9 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         )
     if tokenizer.path is not None and tokenizer.code_share != TokenizerConfig.code_share:
         raise UserError(f"tokenizer.code_share={tokenizer.code_share}: tokenizer.path is not trained; leave it out")
+    if tokenizer.pattern != TokenizerConfig.pattern and (characters or tokenizer.path is not None):
+        given = "tokenizer.kind=characters" if characters else "tokenizer.path"
+        raise UserError(f"tokenizer.pattern={tokenizer.pattern}: has no effect with {given}; leave it out")
     if tokenizer.path is None and tokenizer.eot is not None:
         raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
 

@@ -104,6 +104,8 @@ are not comparable. Every other key decides both.
 SEARCHED = "searched"
 """Replaces a warm-up that each architecture has for itself."""
 
+_MISSING = "(missing)"
+
 VERSION_KEYS = ("torch", "git_commit")
 """Versions: they decide whether runs are ranked, but not whether learning rates were searched for the same settings."""
 
@@ -160,7 +162,12 @@ def with_current_names(contract: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def search_differences(search: Contract, run: Contract) -> list[str]:
-    """List the differences between a search for learning rates and a run that uses it, one line per key."""
+    """List the differences between a search for learning rates and a run that uses it, one line per key.
+
+    A setting that the search's version did not have is none, if the run has its default: what was done before.
+    """
+    defaults = flatten(asdict(TrainConfig()))
+    run = {key: value for key, value in run.items() if key in search or defaults.get(key, _MISSING) != value}
     ignored = {
         *SPEED_KEYS,
         *VERSION_KEYS,
@@ -175,9 +182,6 @@ def search_differences(search: Contract, run: Contract) -> list[str]:
         for name, contract in (("search", search), ("run", run))
     }
     return differences(sides)
-
-
-_MISSING = "(missing)"
 
 
 def differences(contracts: Mapping[str, Contract]) -> list[str]:

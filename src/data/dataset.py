@@ -308,9 +308,10 @@ def hashed_settings(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, A
         values[name]["paths"] = [os.path.abspath(os.path.expanduser(path)) for path in values[name]["paths"]]
     generated = any(corpus.source in GENERATED for corpus in data.corpora.values())
     tokenizer_settings = asdict(tokenizer)
-    if tokenizer.kind == TokenizerConfig.kind:
-        del tokenizer_settings["kind"]  # so that data of earlier versions are found
-    else:
+    for key in ("kind", "pattern"):
+        if getattr(tokenizer, key) == getattr(TokenizerConfig, key):
+            del tokenizer_settings[key]  # so that data of earlier versions are found
+    if tokenizer.kind == "characters":
         del tokenizer_settings["vocab_size"]  # the text decides it
     for key in ("path", "compare"):
         if tokenizer_settings[key] is not None:

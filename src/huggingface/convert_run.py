@@ -1,29 +1,45 @@
-"""Convert runs to folders of Hugging Face's transformers and back.
+"""Convert runs to folders of Hugging Face's transformers and back, and to GGUF files.
 
 An imported folder has the layout of a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, if the export
 recorded them, the run's config.yaml and summary.json. It can be generated from and trained on (`init_from`), but not
 resumed: the optimizer's state is not exported.
 """
 
+import errno
+import filecmp
 import hashlib
 import json
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from src.cli.compose import build_run_config, read_run_config
 from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
 from src.huggingface import RECORD, mapping_of, read_folder, write_folder
+from src.huggingface.gguf_file import format_of, modelfile, write_gguf
 from src.huggingface.model_card import model_card
 from src.model.build import build_model
 from src.runs.summary import read_summary
-from src.runtime.atomic_files import create_folder, write_bytes, write_json, write_yaml
+from src.runtime.atomic_files import (
+    apply_umask,
+    create_folder,
+    sync,
+    temporary_path,
+    write_bytes,
+    write_json,
+    write_text,
+    write_yaml,
+)
+from src.runtime.errors import raise_os_errors
 from src.runtime.log import replace_control_chars
 from src.runtime.records import is_plain_name, write_record
 from src.runtime.run_lock import is_run_locked
-from src.training.checkpoint import Progress, find_checkpoint, load_weights, save_checkpoint
+from src.training.checkpoint import CheckpointInfo, Progress, find_checkpoint, load_weights, save_checkpoint
 
 MAX_COUNTER = 2**63
 """Largest value of a counter."""
@@ -42,26 +58,77 @@ def export_run(run: Path, out: Path) -> None:
         mapping = mapping_of(info.spec)
     except UserError as error:
         raise UserError(f"{run}: no class of transformers computes the same; {error}") from None
-    folder = info.folder.parents[2]
-    load_tokenizer(folder / "tokenizer.json")
-    tokenizer, eot = (folder / "tokenizer.json").read_bytes(), read_eos_token(folder / "tokenizer.json")
-    model = build_model(info.spec, seed=0)
-    load_weights(info, model)
-    config, summary = _read_config(folder / "config.yaml"), _read_summary(folder)
+    trained = _read_trained(info)
+    folder, summary = trained.folder, _read_summary(trained.folder)
     record = {
         "run": info.run,
         "progress": asdict(info.progress),
         "tokenizer_sha256": info.tokenizer_sha256,
-        "config": asdict(config) if config else None,
+        "config": asdict(trained.config) if trained.config else None,
         "summary": summary,
     }
     shown = summary
     if summary is not None and summary.get("status") == "running" and not _is_training(folder):
         shown = summary | {"status": "interrupted (its process was killed)"}
     card = model_card(info.spec, mapping, out.name, record | {"summary": shown})
-    sampling = config.samples if config else SamplingConfig()
     with create_folder(out) as temporary:
-        write_folder(temporary, info.spec, model.state_dict(), tokenizer, sampling, record, card, eot)
+        write_folder(
+            temporary, info.spec, trained.weights, trained.tokenizer, trained.sampling, record, card, trained.eot
+        )
+
+
+def export_gguf(run: Path, out: Path, dtype: str) -> list[str]:
+    """Write the best checkpoint of a run's last stage as a GGUF file, and a Modelfile for Ollama beside it.
+
+    Returns: lines on what the file does not keep. Raises: UserError if the run cannot be read, llama.cpp has no such
+    model or tokenizer, or the library is not installed; FileExistsError if another file is at `out`.
+    """
+    info = find_checkpoint(run, "best")
+    try:
+        format_of(info.spec)
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from None
+    trained = _read_trained(info)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(out)
+    try:
+        with raise_os_errors():
+            notes = write_gguf(
+                temporary, info.spec, trained.weights, trained.tokenizer, trained.eot, dtype, info.run or out.stem
+            )
+        if out.exists() and not filecmp.cmp(temporary, out, shallow=False):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+        apply_umask(temporary)
+        sync(temporary)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_text(out.with_suffix(".Modelfile"), modelfile(out.name, trained.sampling, trained.eot))
+    return notes
+
+
+class Trained(NamedTuple):
+    """What an export needs of a run."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    tokenizer: bytes
+    """The content of tokenizer.json."""
+    eot: str
+    config: TrainConfig | None
+    sampling: SamplingConfig
+
+
+def _read_trained(info: CheckpointInfo) -> Trained:
+    folder = info.folder.parents[2]
+    path = folder / "tokenizer.json"
+    load_tokenizer(path)
+    tokenizer, eot = path.read_bytes(), read_eos_token(path)
+    model = build_model(info.spec, seed=0)
+    load_weights(info, model)
+    config = _read_config(folder / "config.yaml")
+    sampling = config.samples if config else SamplingConfig()
+    return Trained(folder, model.state_dict(), tokenizer, eot, config, sampling)
 
 
 def _is_training(folder: Path) -> bool:

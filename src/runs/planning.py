@@ -123,7 +123,8 @@ def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overr
                 "characters of its own text; leave out the data, or train without init_from"
             )
         return config
-    return replace(config, tokenizer=replace(tokenizer, path=run, code_share=TokenizerConfig.code_share))
+    unused = {key: getattr(TokenizerConfig, key) for key in ("code_share", "pattern")}
+    return replace(config, tokenizer=replace(tokenizer, path=run, **unused))
 
 
 def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:

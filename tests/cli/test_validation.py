@@ -97,6 +97,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"tokenizer__kind": "words"}, "tokenizer.kind=words: must be one of bpe, characters"),
     ("dense", {"tokenizer__kind": "characters", "tokenizer__path": "x"}, "tokenizer.path=x: is not made from the text"),
     ("dense", {"tokenizer__kind": "characters", "tokenizer__code_share": 0.2}, "tokenizer.code_share=0.2: tokenizer.k"),
+    ("dense", {"tokenizer__kind": "characters", "tokenizer__pattern": "qwen2"}, "tokenizer.pattern=qwen2: has no"),
+    ("dense", {"tokenizer__path": "x", "tokenizer__pattern": "qwen2"}, "tokenizer.pattern=qwen2: has no"),
     ("dense", {"architecture__name": "a/b"}, "architecture.name=a/b: names a folder"),
     ("dense", {"sweep_name": "../x"}, "sweep_name=../x: names a folder"),
     ("dense", {"stage__stages": {"a/b": StageConfig("code")}}, "stage.stages.a/b: names a folder"),

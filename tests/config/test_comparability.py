@@ -201,6 +201,13 @@ def test_a_search_for_other_settings_names_the_differences(override: str, key: s
     assert "(search) | " in found[key] and "(run)" in found[key]
 
 
+def test_a_setting_that_a_search_did_not_have_counts_unless_it_is_the_default() -> None:
+    search = {key: value for key, value in training_contract(CONFIG, None, None).items() if key != "training.memory"}
+    assert search_differences(search, training_contract(CONFIG, None, None)) == []
+    lean = training_contract(composed("training.memory=lean"), None, None)
+    assert search_differences(search, lean) == ["training.memory: (missing) (search) | lean (run)"]
+
+
 def test_contracts_of_earlier_versions_are_read_with_current_names() -> None:
     assert with_current_names({"budget": "tokens", "device": "cpu", "data_hash": "x"}) == {
         "training.budget": "tokens", "runtime.device": "cpu", "data_hash": "x",

@@ -115,13 +115,18 @@ class ExportConfig:
 
     format: str = setting(
         MISSING,
-        "Format to write. huggingface: a folder that transformers loads, made of `run`. ours: a run directory, made of "
-        "such a folder (`source`).",
-        choices=("huggingface", "ours"),
+        "Format to write. huggingface: a folder that transformers loads, made of `run`. gguf: a file that llama.cpp, "
+        "Ollama and LM Studio run, made of `run`. ours: a run directory, made of a folder of transformers (`source`).",
+        choices=("huggingface", "gguf", "ours"),
     )
     run: str | None = setting(None, "Run directory, or one of its checkpoints.", form="path")
     source: str | None = setting(None, "Folder with config.json, model.safetensors and tokenizer.json.", form="path")
-    out: str = setting(MISSING, "Folder to write. It must not exist, or be empty.", form="path")
+    out: str = setting(
+        MISSING, "Folder to write; of gguf, a file. It must not exist, be empty, or be an earlier export.", form="path"
+    )
+    dtype: str | None = setting(
+        None, "Type of the matrices in a gguf file. null: f32, exact.", choices=("f32", "f16", "bf16", "q8_0")
+    )
 
 
 @dataclass

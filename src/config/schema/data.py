@@ -154,3 +154,8 @@ class TokenizerConfig:
         "Kind of tokenizer. characters: one token for each character of the prepared text, held-out text included.",
         choices=("bpe", "characters"),
     )
+    pattern: str = setting(
+        "own",
+        "Pattern that cuts text before bpe. qwen2: one that llama.cpp has; a GGUF file then reads text as here.",
+        choices=("own", "qwen2"),
+    )

@@ -292,7 +292,7 @@ class Pipeline:
                 for name, size in trained_on.items()
                 for text in self.stores[name].sample(self._load_assignment(name) == TRAIN, size)
             )
-            tokenizer, eot = train_tokenizer(texts, settings.vocab_size), EOT
+            tokenizer, eot = train_tokenizer(texts, settings.vocab_size, settings.pattern), EOT
             sizes = " and ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in trained_on.items())
             reached = count_ids(tokenizer)
             found = f"{reached:,}" if reached == settings.vocab_size else f"{reached:,} of {settings.vocab_size:,}"

@@ -64,6 +64,14 @@ def test_no_token_crosses_a_piece(tokenizer: Tokenizer, text: str, pieces: list[
     assert [text[slice(*span)] for _, span in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == pieces
 
 
+def test_the_pattern_of_qwen2_cuts_at_other_places() -> None:
+    pre_tokenizer = train_tokenizer(LINES, VOCAB_SIZE, "qwen2").pre_tokenizer
+    assert pre_tokenizer is not None
+    text = "don't  do\n\t\tls 12 &&\n"
+    pieces = [text[slice(*span)] for _, span in pre_tokenizer.pre_tokenize_str(text)]
+    assert pieces == ["don", "'t", " ", " do", "\n", "\t", "\tls", " ", "1", "2", " &&\n"]
+
+
 def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
     assert train_tokenizer(iter([*LINES, EOT * 50]), VOCAB_SIZE).to_str() == tokenizer.to_str()
 
