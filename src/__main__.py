@@ -7,7 +7,21 @@ from src import __version__
 from src.config.schema import CONF
 
 COMMANDS = (
-    *("demo", "prepare", "train", "tune", "report", "runs", "evaluate", "generate", "export", "estimate", "benchmark"),
+    *(
+        "demo",
+        "prepare",
+        "train",
+        "tune",
+        "report",
+        "runs",
+        "evaluate",
+        "generate",
+        "chat",
+        "serve",
+        "export",
+        "estimate",
+        "benchmark",
+    ),
     "doctor",
 )
 """In the order of use."""

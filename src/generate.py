@@ -6,7 +6,7 @@ from pathlib import Path
 from src.cli.compose import run_cli, run_command
 from src.cli.next_command import export_command, print_next
 from src.config.checks import check_settings
-from src.config.schema import GenerateConfig, RuntimeConfig, UserError
+from src.config.schema import GenerateConfig, UserError
 from src.runtime.log import replace_control_chars
 
 RAW = ("run", "prompt", "prompt_file")
@@ -18,44 +18,21 @@ def generate_text(config: GenerateConfig) -> int:
     check_settings(config)
     prompt = read_prompt(config)
 
-    from tokenizers.decoders import DecodeStream
-
-    from src.data.tokenizer.bpe import encode, get_eot_id, load_tokenizer
     from src.huggingface import is_exportable
-    from src.inference.generation import generate
-    from src.model.build import build_model
-    from src.runtime.device import open_device
-    from src.training.checkpoint import find_checkpoint, load_weights
+    from src.runs.open_model import open_text_model
 
-    try:
-        info = find_checkpoint(Path(config.run).expanduser().resolve(), "best")
-    except UserError as error:  # its message starts with the path
-        raise UserError(f"run={error}") from None
-    path = info.folder.parents[2] / "tokenizer.json"
-    tokenizer = load_tokenizer(path)
-    eot_id = get_eot_id(tokenizer, path)
-    tokens = [eot_id, *encode(tokenizer, prompt)]
-    limit = info.spec.learned_positions
-    if limit and len(tokens) + config.max_new_tokens > limit:
-        raise UserError(
-            f"max_new_tokens={config.max_new_tokens}: with the prompt's {len(tokens)} tokens, more than the {limit} "
-            f"learned positions of this model; at most {max(0, limit - len(tokens))}"
-        )
-    device = open_device(RuntimeConfig("generate", config.device, "fp32", threads=config.threads))
-    model = build_model(info.spec, seed=0)
-    load_weights(info, model)
-    model.to(device.kind)
-
-    stream = DecodeStream(skip_special_tokens=True)
+    model = open_text_model(config.run, config.device, config.threads)
+    tokens = model.read(prompt)
+    model.check_length(tokens, config.max_new_tokens)
     display = replace_control_chars if sys.stdout.isatty() else str  # files and pipes get the unchanged text
     sys.stdout.write(display(prompt))
-    for token in generate(model, tokens, config, stop=eot_id, cache=config.cache):
-        sys.stdout.write(display(stream.step(tokenizer, token) or ""))
+    for piece in model.stream(tokens, config, cache=config.cache):
+        sys.stdout.write(display(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()  # before the lines on standard error
-    if is_exportable(info.spec):
-        print_next([export_command(config.run, info.folder.parents[2].name)])
+    if is_exportable(model.spec):
+        print_next([export_command(config.run, model.run.name)])
     return 0
 
 

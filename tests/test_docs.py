@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import export, generate, report
+from src import chat, export, generate, report, serve
 from src.cli.command_line import parse_arguments, quote_paths
 from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_command, schema_keys
 from src.cli.data_path import expand_data_path
 from src.config.schema import (
     ROOT,
     BenchmarkConfig,
+    ChatConfig,
     DemoConfig,
     DoctorConfig,
     EstimateConfig,
@@ -28,6 +29,7 @@ from src.config.schema import (
     PrepareConfig,
     ReportConfig,
     RunsConfig,
+    ServeConfig,
     StageConfig,
     TrainConfig,
     TuneConfig,
@@ -99,6 +101,8 @@ def test_every_command_of_the_documents_composes(
         "evaluate": (EvaluateConfig, ("run",)),
         "report": (ReportConfig, ("dir",)),
         "runs": (RunsConfig, runs.RAW),
+        "chat": (ChatConfig, chat.RAW),
+        "serve": (ServeConfig, serve.RAW),
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
     }[name]

@@ -8,6 +8,7 @@ from src.config.errors import UserError
 from src.config.paths import CONF, EXPERIMENTS, ROOT
 from src.config.schema.architecture import ArchitectureConfig
 from src.config.schema.commands import (
+    ChatConfig,
     DoctorConfig,
     EvaluateConfig,
     ExportConfig,
@@ -15,6 +16,7 @@ from src.config.schema.commands import (
     PrepareConfig,
     ReportConfig,
     RunsConfig,
+    ServeConfig,
 )
 from src.config.schema.data import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
@@ -30,11 +32,11 @@ from src.config.setting import MISSING
 
 __all__ = [
     "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT",
-    "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
+    "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CorpusConfig", "DataConfig",
     "DemoConfig",
     "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
-    "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig",
-    "SweepConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig", "TuneSettings",
-    "UserError", "VerdictConfig",
+    "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "ServeConfig", "SizeConfig",
+    "StageConfig", "SweepConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig",
+    "TuneSettings", "UserError", "VerdictConfig",
 ]  # fmt: skip

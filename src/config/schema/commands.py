@@ -6,7 +6,7 @@ from src.config.schema.data import DataConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
 from src.config.schema.runtime import DEVICES
 from src.config.schema.train import FORMATS
-from src.config.setting import MISSING, THREADS, Range, setting
+from src.config.setting import MISSING, SECONDS, THREADS, Range, setting
 
 
 @dataclass
@@ -38,6 +38,32 @@ class GenerateConfig(SamplingConfig):
     )  # fmt: skip
     prompt_file: str | None = setting(None, "File with the prompt.", form="path")
     cache: bool = setting(True, "Keep states and keys of earlier tokens. false: slow, with the same text.")
+    device: str = setting(
+        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
+    )
+    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
+
+
+@dataclass
+class ChatConfig(SamplingConfig):
+    """`python -m src.chat`."""
+
+    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
+    device: str = setting(
+        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
+    )
+    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
+
+
+@dataclass
+class ServeConfig:
+    """`python -m src.serve`."""
+
+    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
+    port: int | None = setting(None, "Port on the loopback interface. null: a free one.", Range(1, 65535))
+    key: str | None = setting(None, "Key that a client has to send. null: none is needed.")
+    max_new_tokens: int = setting(2000, "The most tokens that a request may ask for.", Range(1, 10**6, unit="tokens"))
+    max_seconds: float = setting(120.0, "Time after which a text ends.", SECONDS)
     device: str = setting(
         "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
     )
