@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from src.config.formatting import (
 from src.config.schema import EstimateConfig, ModelSpec, UserError
 from src.model.blocks import kind_of
 from src.model.blocks.kind import no_activations
-from src.model.cost.memory_estimate import Memory, checkpoint_bytes, inference_memory
+from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import match_config
 from src.runs.resource_check import (
@@ -38,15 +38,15 @@ from src.runs.resource_check import (
     with_micro_batch,
 )
 from src.runs.summary import read_summary
-from src.runtime.host import PROCESS_BYTES, machine_bytes
+from src.runtime.host import APPLE_DEVICE, PROCESS_BYTES, has_math_attention, machine_bytes
 from src.training.stage_budget import stage_tokens
 
 OWN = ("format", "tokens_per_second", "measured", "context_lens", "dry_run")
 """Settings that are not for training."""
 CONTEXT_FLOPS = ("forward_flops_per_token", "executed_forward_flops_per_token", "train_flops_per_token")
 GIB = 1 << 30
-MACS = (16, 32, 48)
-"""Memory in GiB of the Macs in the table."""
+MAC, MACS = "Mac", (16, 32, 48)
+"""Name, and memory in GiB, of the Macs in the table."""
 
 
 def devices() -> dict[str, int]:
@@ -55,7 +55,7 @@ def devices() -> dict[str, int]:
     Metal recommends two thirds of a Mac's memory for one program, three quarters above 36 GB. For this machine: all
     memory, or the limit of its container.
     """
-    known = {f"{gib} GB Mac": gib * GIB * (3 if gib > 36 else 2) // (4 if gib > 36 else 3) for gib in MACS}
+    known = {f"{gib} GB {MAC}": gib * GIB * (3 if gib > 36 else 2) // (4 if gib > 36 else 3) for gib in MACS}
     return known | {"this machine": machine_bytes()}
 
 
@@ -73,7 +73,8 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     spec, cost = match.spec, model_cost(match.spec, training.seq_len)
     resolved = resolve_micro_batch(config, spec, machine_bytes() - PROCESS_BYTES)
     memory = memory_needed(resolved, spec)
-    inference = inference_memory(spec, context_len=training.seq_len, batch_size=1)
+    keeps_weights = has_math_attention(runtime.device)
+    inference = inference_memory(spec, context_len=training.seq_len, batch_size=1, math_attention=keeps_weights)
     tokens = sum(stage_tokens(config).values())
     speed = _tokens_per_second(config, cost)
     return {
@@ -95,13 +96,14 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "memory": training.memory,
         "leanest_memory": leanest_memory(config),
         "precision": precision_of(config),
+        "math_attention": keeps_weights,
         "train_memory_bytes": memory.total,
         "train_memory": memory.parts(),
         "not_in_memory": [kind for kind in dict.fromkeys(spec.blocks) if kind_of(kind).activations is no_activations],
         "prefill_memory_bytes": inference.prefill.total,
         "decode_memory_bytes": inference.decode.total,
         "checkpoint_bytes": checkpoint_bytes(spec, training.memory)._asdict(),
-        "devices": _fits(config, spec, memory),
+        "devices": _fits(config, spec),
         "tokens": tokens,
         "train_flops": tokens * cost.train_flops_per_token,
         "tokens_per_second": speed,
@@ -116,11 +118,13 @@ def _contexts(spec: ModelSpec, lengths: Sequence[int]) -> list[dict[str, Any]]:
     return [{name: getattr(cost, name) for name in ("context_len", *CONTEXT_FLOPS, "state_bytes")} for cost in costs]
 
 
-def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, dict[str, Any]]:
+def _fits(asked: EstimateConfig, spec: ModelSpec) -> dict[str, dict[str, Any]]:
     """Return for each machine whether training fits, and the largest micro batch that fits."""
     found = {}
+    on_mac = replace(asked, runtime=replace(asked.runtime, device=APPLE_DEVICE))
     for name, n_bytes in devices().items():
         available = n_bytes - PROCESS_BYTES
+        config = on_mac if name.endswith(MAC) else asked
         plain = largest_by_estimate(config, spec, available)
         recomputed, lean = (
             largest_by_estimate(config, spec, available, activation_checkpointing=True, memory=form)
@@ -131,7 +135,7 @@ def _fits(config: EstimateConfig, spec: ModelSpec, memory: Memory) -> dict[str, 
         found[name] = {
             "available_bytes": available,
             "fitting": None if plain else suggest_settings(smallest, spec, available).removeprefix("; "),
-            "fits": plain > 0 if config.training.micro_batch_size == "auto" else memory.total <= available,
+            "fits": plain > 0 if is_auto else memory_needed(config, spec).total <= available,
             "largest_micro_batch": plain,
             "largest_micro_batch_with_activation_checkpointing": recomputed,
             "largest_micro_batch_with_lean": lean,
@@ -158,6 +162,7 @@ def describe(found: dict[str, Any]) -> str:
     solved = "".join(f", {name}={value}" for name, value in found["solved"].items())
     recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
     memory = "" if found["memory"] == "full" else f", training.memory={found['memory']}"
+    kept = ", attention keeps its weights" if found["math_attention"] else ""
     parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
     lines = [
         f"{found['architecture']} {found['size']}, recipe {found['recipe']}, vocabulary {found['vocab_size']:,}, "
@@ -174,7 +179,7 @@ def describe(found: dict[str, Any]) -> str:
         "",
         *_context_lines(found),
         "",
-        f"Training memory at micro batch {_micro_batch(found)}, {found['precision']}{memory}{recompute}: "
+        f"Training memory at micro batch {_micro_batch(found)}, {found['precision']}{memory}{recompute}{kept}: "
         f"{show_bytes(found['train_memory_bytes'])}",
         f"  {parts}",
         *(f"  without the activations of {kind}, which does not state them" for kind in found["not_in_memory"]),

@@ -13,7 +13,7 @@ from src.cli.compose import run_cli
 from src.config.schema import ROOT
 from src.model.cost.memory_estimate import training_memory
 from src.model.cost.model_cost import model_cost
-from src.model.size_matching import match_size
+from src.model.size_matching import match_config, match_size
 from tests.contract.small import composed
 from tests.summaries import final, write_summary
 
@@ -62,13 +62,28 @@ def test_the_largest_micro_batch_depends_on_memory_and_recomputation(
     ]
     assert largest == sorted(largest) and largest[0] < largest[-1]
     assert all(more >= plain for plain, more in zip(largest, recomputed, strict=True)) and recomputed[0] > largest[0]
-    for device in found["devices"].values():
-        assert device["fits"] == (found["train_memory_bytes"] <= device["available_bytes"])
-        batch = device["largest_micro_batch"]
-        repeated = as_json(
-            "size=medium", "recipe=classic", "tokenizer=bpe_32k", f"training.micro_batch_size={batch}", capsys=capsys
+    arguments = ("size=medium", "recipe=classic", "tokenizer=bpe_32k")
+    for name, device in found["devices"].items():
+        runtime = "runtime=mps" if "Mac" in name else "runtime=cpu"
+        assert device["fits"] == (
+            as_json(*arguments, runtime, capsys=capsys)["train_memory_bytes"] <= device["available_bytes"]
         )
+        batch = f"training.micro_batch_size={device['largest_micro_batch']}"
+        repeated = as_json(*arguments, runtime, batch, capsys=capsys)
         assert repeated["train_memory_bytes"] <= device["available_bytes"]
+
+
+def test_macs_keep_the_weights_of_attention(capsys: pytest.CaptureFixture[str]) -> None:
+    """B x H x T x T floats a layer in training; the other floats per token differ by at most five rows of d_model."""
+    arguments = ("size=large", "tokenizer=bpe_32k", "training.micro_batch_size=4")
+    mac, cpu = (as_json(*arguments, f"runtime={name}", capsys=capsys) for name in ("mps", "cpu"))
+    spec = match_config(composed("dense", "modern", "size=large", "tokenizer=bpe_32k")).spec
+    weights = 4 * 4 * spec.n_heads * 1024**2 * spec.blocks.count("attention")
+    difference = mac["train_memory_bytes"] - cpu["train_memory_bytes"]
+    assert difference == pytest.approx(weights, rel=0.3) and difference > 11e9
+    assert (mac["math_attention"], cpu["math_attention"]) == (True, False)
+    assert mac["devices"]["48 GB Mac"] == cpu["devices"]["48 GB Mac"]
+    assert "attention keeps its weights" in output(*arguments, "runtime=mps", capsys=capsys)
 
 
 def test_auto_is_the_largest_micro_batch_by_the_estimate(

@@ -6,7 +6,14 @@ from pathlib import Path
 from src.config.formatting import show_bytes
 from src.config.schema import ModelSpec, TrainConfig, UserError
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, divisors, training_memory
-from src.runtime.host import PROCESS_BYTES, free_bytes, has_dedicated_memory, machine_bytes, read_rank_info
+from src.runtime.host import (
+    PROCESS_BYTES,
+    free_bytes,
+    has_dedicated_memory,
+    has_math_attention,
+    machine_bytes,
+    read_rank_info,
+)
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
@@ -87,6 +94,7 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         document_masking=training.document_masking,
         dropout=training.dropout,
         memory=training.memory,
+        math_attention=has_math_attention(runtime.device),
     )
 
 

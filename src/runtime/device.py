@@ -97,6 +97,15 @@ def fast_dtype(like: Tensor) -> torch.dtype:
     return torch.bfloat16 if like.device.type == "cuda" else torch.float32
 
 
+def needs_causal_mask(query: Tensor) -> bool:
+    """Return whether SDPA needs an explicit mask instead of its causal flag for queries like this one.
+
+    On MPS in half precision without gradients, the flag can mask in groups of four positions, so that three of them see
+    the future (pytorch#195910). Reported on a Mac; not measured here.
+    """
+    return query.device.type == "mps" and query.dtype != torch.float32
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is an out-of-memory error of any device."""
     message = str(error).lower()

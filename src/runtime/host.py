@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 PROCESS_BYTES = 400 << 20
 """Memory of Python and torch before the first tensor: measured 0.3 to 0.4 GB on Linux, CPU build."""
+APPLE_DEVICE = "mps"
+"""The device of Macs, by its name in the configuration."""
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 CPU_INFO = Path("/proc/cpuinfo")
 OMP_SPIN_COUNT = 10_000
@@ -81,6 +83,14 @@ def read_rank_info() -> RankInfo:
 def has_dedicated_memory(device: str) -> bool:
     """Return whether a device, by its name in the configuration, has its own memory."""
     return device == "cuda" or (device == "auto" and NVIDIA_DRIVER.exists())
+
+
+def has_math_attention(device: str) -> bool:
+    """Return whether training on a device, by its name in the configuration, keeps the weights of attention.
+
+    torch has no other kernel with gradients for MPS (`_fused_sdp_choice` in its native_functions.yaml).
+    """
+    return device == APPLE_DEVICE or (device == "auto" and sys.platform == "darwin")
 
 
 def peak_rss() -> int:

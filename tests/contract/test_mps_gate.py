@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from src.config.schema import CONF, ModelSpec, OptimizerConfig, SamplingConfig, ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.inference.generation import generate
+from src.model.blocks.attention import module
 from src.model.blocks.base import BlockOutput
 from src.model.blocks.mlp.module import MLP
 from src.model.build import build_model
@@ -111,6 +112,12 @@ def test_training_step_in_half_precision_passes(architecture: str, precision: st
     spec = small_spec(architecture)
     trace = traced_step(build_model(each_kind_once(spec), seed=0), "adamw", precision)
     assert trace.violations(known_waits(spec)) == known
+
+
+def test_causal_mask_of_half_precision_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "needs_causal_mask", lambda query: True)
+    trace = traced_step(build_model(each_kind_once(small_spec("dense")), seed=0), "adamw", "bf16")
+    assert trace.violations() == [] and "tril" in trace.ops
 
 
 def test_training_options_pass() -> None:

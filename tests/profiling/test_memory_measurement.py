@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from src.config.formatting import show_bytes, table
 from src.config.schema import ModelSpec
@@ -78,6 +79,27 @@ def test_training_matches_the_estimate(architecture: str, accumulate: bool, acti
     )
     assert isinstance(estimate, Memory) and isinstance(measured, Measured)
     assert estimate.total == pytest.approx(measured.tensor_bytes, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ["dense", "hybrid", "moe"])
+def test_training_with_the_math_kernel_matches_the_estimate(architecture: str) -> None:
+    """Torch's attention with gradients on MPS, at a context where its weights are most of the memory of dense."""
+    spec, settings = small_spec(architecture), {"seq_len": 512, "micro_batch_size": 2, "accumulate": True}
+    with sdpa_kernel(SDPBackend.MATH):
+        measured = training_peak(spec, **settings).tensor_bytes
+    assert training_memory(spec, **settings, math_attention=True).total == pytest.approx(measured, rel=0.05)
+    if architecture != "hybrid":
+        assert training_memory(spec, **settings).total < 0.6 * measured
+
+
+@pytest.mark.parametrize("architecture", ["dense", "hybrid"])
+def test_inference_with_the_math_kernel_matches_the_estimate(architecture: str) -> None:
+    spec = small_spec(architecture)
+    with sdpa_kernel(SDPBackend.MATH):
+        measured = inference_peaks(spec, context_len=64, batch_size=16)
+    estimates = inference_memory(spec, context_len=64, batch_size=16, math_attention=True)
+    for estimate, peak in zip(estimates, measured, strict=True):
+        assert estimate.total == pytest.approx(peak.tensor_bytes, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("architecture", ["dense", "hybrid"])

@@ -7,7 +7,7 @@ the context length, and include the norm before the block. `tests/contract` comp
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add
 
 from src.config.schema import ModelSpec
@@ -50,8 +50,17 @@ class Activations:
     """Per token: FLOPs of the last product if its result is not saved, so that it need not be recomputed; else 0."""
     masks: float = 0
     """Saved in addition with document masks. State-space blocks save up to 7% less then, which is ignored."""
+    math_kept: float = 0
+    """Saved in addition where SDPA stores its attention weights: torch's MATH kernel, the one for training on MPS."""
+    math_peak: float = 0
+    """Added there to the peaks of both passes."""
     mix_flops: float = 0
     """Per token: FLOPs that the backward pass recomputes without activation checkpointing (`Block.recompute`)."""
+
+    def with_math_attention(self) -> "Activations":
+        """Return the floats of the same block if attention is computed by torch's MATH kernel."""
+        backward, forward = (peak + self.math_peak for peak in (self.backward, self.forward))
+        return replace(self, kept=self.kept + self.math_kept, backward=backward, forward=forward)
 
 
 def no_activations(spec: ModelSpec, context_len: int) -> Activations:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from src.config.schema import BF16_WEIGHTS, INT8_MOMENTS, ModelSpec
 from src.model.blocks import kind_of
-from src.model.blocks.kind import BYTES_PER_FLOAT, norm_activations
+from src.model.blocks.kind import BYTES_PER_FLOAT, Activations, norm_activations
 from src.model.cost.model_cost import model_cost
 
 LOGITS_AT_ONCE = 1 << 22
@@ -85,14 +85,16 @@ def training_memory(
     document_masking: bool = False,
     dropout: float = 0.0,
     memory: str = "full",
+    math_attention: bool = False,
 ) -> Memory:
     """Estimate the peak of a training step, from the second step on, when the optimizer has its state.
 
     accumulate: whether gradients of several micro batches are summed, so that they exist all the time. memory:
-    `training.memory`.
+    `training.memory`. math_attention: whether attention keeps its weights, as torch's MATH kernel does.
     """
+    found = _block_activations(spec, seq_len, math_attention)
     forms = document_masking, dropout > 0, memory in BF16_WEIGHTS
-    moments = _list_moments(spec, seq_len, micro_batch_size, accumulate, activation_checkpointing, *forms)
+    moments = _list_moments(spec, found, seq_len, micro_batch_size, accumulate, activation_checkpointing, *forms)
     worst = max(moments, key=sum)
     params, in_bf16 = model_cost(spec, seq_len).total_params, _count_bf16_weights(spec, memory)
     copied = BYTES_PER_HALF if precision != "fp32" else 0
@@ -114,8 +116,15 @@ def _moment_bytes(params: int, memory: str) -> int:
     return round(2 * params * (BYTES_PER_8BIT_MOMENT if memory in INT8_MOMENTS else BYTES_PER_FLOAT))
 
 
+def _block_activations(spec: ModelSpec, seq_len: int, math_attention: bool) -> list[Activations]:
+    """Return the floats per token of every block."""
+    found = [kind_of(kind).activations(spec, seq_len) for kind in spec.blocks]
+    return [block.with_math_attention() for block in found] if math_attention else found
+
+
 def _list_moments(
     spec: ModelSpec,
+    found: list[Activations],
     seq_len: int,
     micro_batch_size: int,
     accumulate: bool,
@@ -132,7 +141,6 @@ def _list_moments(
     # Floats that the gradient of a weight of a block takes.
     part = BYTES_PER_HALF / BYTES_PER_FLOAT if has_bf16_weights else 1.0
     params = model_cost(spec, seq_len).total_params - (1 - part) * sum(cost.params for cost in costs)
-    found = [kind_of(kind).activations(spec, seq_len) for kind in spec.blocks]
     whole = [tokens * (block.kept + (block.masks if document_masking else 0)) for block in found]
     kept = [float(stream)] * len(whole) if activation_checkpointing else whole
     if drops:  # the masks on the output of each block and on the embedding
@@ -160,12 +168,17 @@ def _list_moments(
     return [*moments, _Moment(params + added, 0, 2 * stream)]
 
 
-def inference_memory(spec: ModelSpec, *, context_len: int, batch_size: int) -> InferenceMemory:
-    """Estimate the peaks of a prefill that fills the context and of one decoding step after it."""
+def inference_memory(
+    spec: ModelSpec, *, context_len: int, batch_size: int, math_attention: bool = False
+) -> InferenceMemory:
+    """Estimate the peaks of a prefill that fills the context and of one decoding step after it.
+
+    math_attention: as in `training_memory`.
+    """
     cost = model_cost(spec, context_len)
 
     def phase(n_tokens: int) -> Memory:
-        inside = max(kind_of(kind).activations(spec, n_tokens).forward for kind in set(spec.blocks))
+        inside = max(block.forward for block in _block_activations(spec, n_tokens, math_attention))
         # Besides the block's own: the residual stream and the output of the previous block.
         floats = batch_size * (n_tokens * (inside + 2 * spec.d_model) + spec.vocab_size)
         return Memory(

@@ -1,14 +1,22 @@
 """Attention against its reference implementation, rotary positions against complex numbers, the cache against both."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from src.model.blocks.attention import module
 from src.model.blocks.attention.module import Attention, KeyValueCache, apply_rope
 from src.model.blocks.sliding_attention.module import SlidingAttention, sliding_attention
+from src.runtime.device import needs_causal_mask
 from tests.contract.small import small_spec
 from tests.reference.attention import complex_rope, masked_attention, reference_attention
 from tests.reference.documents import packed_ids
+
+SDPA = F.scaled_dot_product_attention
 
 
 def heads(length: int, seed: int = 0, batch: int = 2) -> list[Tensor]:
@@ -25,6 +33,39 @@ def assert_agree(found: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
     reference = torch.autograd.grad((expected * projection).sum(), leaves)
     for one, other in zip(fast, reference, strict=True):
         torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=2e-5)
+
+
+def leaky_sdpa(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Mask as pytorch#195910 reports of MPS: once for each group of four positions."""
+    if is_causal:
+        position = torch.arange(q.shape[2])
+        attn_mask = position[None] <= (position | 3)[:, None]
+    return SDPA(q, k, v, attn_mask=attn_mask)
+
+
+@pytest.mark.parametrize("window", [16, 100])
+def test_explicit_mask_replaces_a_leaking_flag(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(F, "scaled_dot_product_attention", leaky_sdpa)
+    q, k, v = heads(48)
+    expected = masked_attention(q, k, v, window)
+    assert not torch.allclose(sliding_attention(q, k, v, window), expected, atol=0.1)
+    monkeypatch.setattr(module, "needs_causal_mask", lambda query: True)
+    assert_agree(sliding_attention(q, k, v, window), expected, [q, k, v])
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "needed"),
+    [
+        ("mps", torch.bfloat16, True),
+        ("mps", torch.float16, True),
+        ("mps", torch.float32, False),
+        ("cuda", torch.bfloat16, False),
+        ("cpu", torch.bfloat16, False),
+    ],
+)
+def test_half_precision_on_mps_needs_a_mask(kind: str, dtype: torch.dtype, needed: bool) -> None:
+    query: Any = SimpleNamespace(device=torch.device(kind), dtype=dtype)
+    assert needs_causal_mask(query) is needed
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 16, 100])

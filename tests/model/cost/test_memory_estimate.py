@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from src.config.schema import ModelSpec, OptimizerConfig
 from src.model.blocks import kind_names, kind_of
@@ -57,6 +58,19 @@ def test_saved_floats_equal_those_of_autograd(kind: str, recipe: str, length: in
     spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)
     per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
     assert kind_of(kind).activations(spec, length).kept == pytest.approx(per_token, rel=5e-3)
+
+
+@pytest.mark.parametrize("length", [48, 40, 16])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", [kind for kind in kind_names() if "attention" in kind])
+def test_weights_that_the_math_kernel_keeps_equal_those_of_autograd(kind: str, recipe: str, length: int) -> None:
+    """MPS trains with this kernel, which runs on the CPU as well."""
+    spec = replace(small_spec("dense", recipe), blocks=(kind,))
+    with sdpa_kernel(SDPBackend.MATH):
+        per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
+    plain = kind_of(kind).activations(spec, length)
+    assert plain.with_math_attention().kept == pytest.approx(per_token, rel=1e-6)
+    assert plain.kept != pytest.approx(per_token, rel=0.01)
 
 
 @pytest.mark.parametrize("length", [48, 40, 16])

@@ -29,9 +29,12 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     """Count q, k and v as projected, y and one log-sum a head; with rotary positions q and k a second time.
 
-    The document mask is one square for all heads, which the kernel stores as floats.
+    The document mask is one square for all heads, which the kernel stores as floats. The MATH kernel keeps T weights a
+    head instead of the log-sum, and no q and k before the rotation; its peaks have the weights and a gradient of them.
     """
     width, rope = spec.d_model, spec.position == "rope"
     kept = norm_activations(spec) + (6 if rope else 4) * width + spec.n_heads
     backward, forward = (3 * width, 9 * width) if rope else (4 * width, 6 * width)
-    return Activations(kept, backward, forward, 2 * width * width, context_len)
+    weights = spec.n_heads * context_len
+    math_kept = weights - spec.n_heads - (2 * width if rope else 0)
+    return Activations(kept, backward, forward, 2 * width * width, context_len, math_kept, 2 * weights)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import Linear
+from src.runtime.device import needs_causal_mask
 
 ROPE_THETA = 10000.0
 
@@ -71,10 +72,13 @@ def _cos_sin_table(length: int, width: int, device: torch.device, inference: boo
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
     """Attend from each position to itself and all previous ones; q, k, v and result (B, H, T, P), documents (B, T)."""
-    if documents is None:
+    if documents is not None:
+        visible = (documents[:, :, None] == documents[:, None]).tril()[:, None]
+    elif needs_causal_mask(q):
+        visible = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    else:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    visible = (documents[:, :, None] == documents[:, None]).tril()
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
 
 
 INITIAL_CAPACITY = 4096

@@ -16,5 +16,10 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     """Add what the norms save of queries and keys to attention; without rotary positions both input and output."""
     plain = attention.activation_memory(spec, context_len)
-    copies = 2 if spec.position == "rope" else 4
-    return replace(plain, kept=plain.kept + copies * spec.d_model + 2 * spec.n_heads)
+    rope = spec.position == "rope"
+    copies, math_copies = (2, 3) if rope else (4, 1)
+    return replace(
+        plain,
+        kept=plain.kept + copies * spec.d_model + 2 * spec.n_heads,
+        math_kept=plain.math_kept + math_copies * spec.d_model,
+    )

@@ -16,7 +16,10 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Add, for all windows but the first, copies of q (W) and of k and v (2 W each) to attention."""
+    """Add, for all windows but the first, copies of q (W) and of k and v (2 W each) to attention.
+
+    The MATH kernel keeps scaled copies of these instead.
+    """
     window, n_windows = spec.window, -(-context_len // spec.window)
     if n_windows == 1:
         return attention.activation_memory(spec, context_len)
@@ -25,4 +28,6 @@ def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     kept = norm_activations(spec) + (3 + rotated + first + 6 * rest + 1) * width + (first + rest) * spec.n_heads
     forward = (4 + rotated + first + 3 * (first + rest) + 6 * rest) * width
     masks = (first + 2 * rest) * window
-    return Activations(kept, 7 * rest * width, forward, 2 * width * width, masks)
+    weights = spec.n_heads * masks
+    math_kept = weights - (first + rest) * spec.n_heads - (3 + rotated) * width
+    return Activations(kept, 7 * rest * width, forward, 2 * width * width, masks, math_kept, 2 * weights)
