@@ -88,6 +88,7 @@ DERIVED: dict[str, str] = {
 
 SPEED_KEYS: tuple[str, ...] = (
     "runtime.compile",
+    "runtime.deterministic",
     "runtime.activation_checkpointing",
     "training.micro_batch_size",
     "runtime.device",

@@ -27,7 +27,7 @@ from src.runs.resource_check import out_of_memory_message, with_micro_batch
 from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
 from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
 from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries, write_bytes, write_yaml
-from src.runtime.device import Device, check_reductions, is_out_of_memory, open_device
+from src.runtime.device import Device, check_reductions, is_nondeterministic, is_out_of_memory, open_device
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankFailure
 from src.runtime.errors import first_line
 from src.runtime.log import LogFunction, open_log
@@ -221,6 +221,10 @@ def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
                 raise_if_stopped=run.stop.raise_if_stopped,
             )
     except (RuntimeError, MemoryError) as error:
+        if is_nondeterministic(error):
+            raise UserError(
+                f"runtime.deterministic=true: {first_line(error)}; leave it out, or train an architecture without it"
+            ) from error
         if not is_out_of_memory(error):
             raise
         line = out_of_memory_message(run.config, run.match.spec, run.device.capacity_bytes(), first_line(error))

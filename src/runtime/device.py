@@ -18,7 +18,7 @@ from torch import Tensor
 from src.config.formatting import count_of
 from src.config.schema import RuntimeConfig, UserError
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from src.runtime.host import machine_bytes, peak_rss
+from src.runtime.host import current_rss, machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_REDUCTION = 32767
@@ -50,7 +50,10 @@ class Device:
         return torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
 
     def tensor(self, batch: np.ndarray) -> Tensor:
-        return torch.from_numpy(batch).to(self.kind)
+        """Copy a batch to the device; on CUDA from pinned memory, without waiting until it is there."""
+        on_host = torch.from_numpy(batch)
+        is_pinned = self.kind == "cuda"
+        return (on_host.pin_memory() if is_pinned else on_host).to(self.kind, non_blocking=is_pinned)
 
     def synchronize(self) -> None:
         """Wait for the device to finish; call it only to measure time."""
@@ -66,6 +69,16 @@ class Device:
         if self.kind == "mps":
             return torch.mps.driver_allocated_memory()
         return peak_rss()
+
+    def held_bytes(self) -> int:
+        """Return the bytes that the allocator holds now; on the CPU those of the process, without freed memory."""
+        if self.kind == "cuda":
+            return torch.cuda.memory_reserved()
+        if self.kind == "mps":
+            return torch.mps.driver_allocated_memory()
+        if libc := _find_glibc():
+            libc.malloc_trim(0)
+        return current_rss()
 
     def peak_growth(self, action: Callable[[], object]) -> int:
         """Run `action` and return the peak bytes of its tensors on an accelerator.
@@ -113,15 +126,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return is_torch or isinstance(error, MemoryError)
 
 
+def is_nondeterministic(error: BaseException) -> bool:
+    """Return whether an error says that an operation has no deterministic form, in deterministic mode."""
+    return (
+        isinstance(error, RuntimeError)
+        and "deterministic" in str(error)
+        and torch.are_deterministic_algorithms_enabled()
+    )
+
+
 def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROCESS) -> Device:
     """Resolve device and precision, and configure threads and memory.
 
     Raises:
-        UserError: the device is missing, or does not support the precision.
+        UserError: the device is missing, or does not support the precision or TF32.
     """
     kind = resolve_device(config.device)
     if process_group.size > 1:
         _select_local_gpu(kind, process_group)
+    _set_arithmetic(config, kind)
     threads = torch.get_num_threads()
     if process_group.size > 1:  # torchrun would give one core to each process
         threads = max(1, (os.cpu_count() or 1) // process_group.local_size)
@@ -130,6 +153,21 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
     if kind == "cpu":
         keep_freed_memory()
     return Device(kind, _resolve_precision(config.precision, kind), threads, process_group)
+
+
+def _set_arithmetic(config: RuntimeConfig, kind: str) -> None:
+    """Set TF32 and deterministic mode for this process. Raises: UserError if the device has no TF32."""
+    if config.tf32 and kind != "cuda":
+        raise UserError(f"runtime.tf32=true: {kind} computes fp32 in full; leave it out")
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32  # torch's own default is true
+    torch.use_deterministic_algorithms(config.deterministic)
+    # To fill new memory only helps to find reads of it, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    # The backward pass of memory-efficient attention, which fp32 has on CUDA, adds in any order.
+    torch.backends.cuda.enable_mem_efficient_sdp(not config.deterministic)
+    if config.deterministic and kind == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _select_local_gpu(kind: str, process_group: ProcessGroup) -> None:
@@ -181,12 +219,18 @@ def keep_freed_memory(keep: bool = True) -> None:
 
     keep: False restores the largest thresholds that glibc reaches by itself (`mallopt(3)`).
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another C library, for example musl
+    libc = _find_glibc()
+    if libc is None:
         return
     mmap_threshold, trim_threshold, two_gib, default_max = -3, -1, (1 << 31) - 1, 32 << 20
     libc.mallopt(mmap_threshold, two_gib if keep else default_max)
     libc.mallopt(trim_threshold, two_gib if keep else 2 * default_max)
+
+
+def _find_glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL("libc.so.6")
+    except OSError:  # another C library, for example musl
+        return None

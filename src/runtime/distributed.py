@@ -12,6 +12,7 @@ Imports torch only for several processes.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.config.schema import UserError
@@ -21,6 +22,9 @@ from src.runtime.host import RankInfo, read_rank_info
 if TYPE_CHECKING:
     from torch import Tensor
 
+TIMEOUT = timedelta(minutes=30)
+"""A process that waits for longer stops with an error. NCCL's own limit, 10 minutes, is less than the first process may
+take to write a checkpoint to a slow disk."""
 BUCKET_BYTES = 32 << 20
 """Approximate bytes of gradients in one all-reduce."""
 T = TypeVar("T")
@@ -142,7 +146,7 @@ def open_process_group() -> Iterator[ProcessGroup]:
 
     try:
         # NCCL for tensors on GPUs, gloo for those on the CPU.
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     except RuntimeError as error:
         raise UserError(f"torchrun: the processes cannot connect to each other ({first_line(error)})") from error
     yield process_group

@@ -93,6 +93,12 @@ def has_math_attention(device: str) -> bool:
     return device == APPLE_DEVICE or (device == "auto" and sys.platform == "darwin")
 
 
+def current_rss() -> int:
+    """Return the resident set of this process in bytes; on macOS, which has no file for it, its peak."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else peak_rss()
+
+
 def peak_rss() -> int:
     """Return the largest resident set of this process so far, in bytes."""
     status = Path("/proc/self/status")

@@ -1,7 +1,8 @@
 """The training loop of one stage.
 
 1. Batch number `step` is a function of the seed and the step, so the loader has no state to save.
-2. One optimizer step; it synchronizes with the device only if the step is logged.
+2. One optimizer step; it synchronizes with the device only if the step is logged. The next batch is loaded while the
+   device computes.
 3. At their intervals: a row of metrics, an evaluation on fixed windows, checkpoints. An evaluation comes before the
    checkpoint of the same step, so a resumed run neither repeats nor misses one.
 """
@@ -91,17 +92,19 @@ def fit(
     """
     progress, size = state.progress, training.global_batch_size
     stopwatch = Stopwatch(progress, device)
+    rows = device.process_group.rank_slice(size)
+    batches = (device.tensor(loader.batch(step, size, rows)) for step in range(progress.step, plan.steps))
+    batch = next(batches, None)
     state.model.train()
     with _progress_bar(progress, plan, device) as bar:
         if progress.step == plan.first_step:
             _evaluate(state, plan, device, hooks)
             stopwatch.resume()
-        while progress.step < plan.steps:
+        while batch is not None:
             factor = progress.rate_scale * learning_rate_factor(progress.step, plan.steps, schedule)
             learning_rate = plan.learning_rate * factor
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
-            batch = device.tensor(loader.batch(progress.step, size, device.process_group.rank_slice(size)))
             output = train_step(
                 state,
                 batch,
@@ -112,6 +115,7 @@ def fit(
                 dropout=training.dropout,
                 key=(seed, plan.origin, progress.step),
             )
+            batch = next(batches, None)
             state.count(output.skipped)
             progress.step += 1
             progress.tokens += size * training.seq_len

@@ -26,10 +26,11 @@ from src.model.language_model import LanguageModel
 from src.profiling.operator_trace import OperatorTrace, read_kernels, runs_on_mps
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
+from src.training import loop
 from src.training.loop import Hooks, fit
 from src.training.optimizers import build_optimizer
 from src.training.stage_budget import StagePlan
-from src.training.train_step import TrainState, train_step
+from src.training.train_step import StepOutput, TrainState, train_step
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, VOCAB_SIZE, random_tokens, small_spec
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -198,17 +199,17 @@ def test_shapes_do_not_change(
 
 
 @pytest.mark.parametrize("architecture", ["dense", "moe"])
-def test_loop_synchronizes_only_in_logged_steps(architecture: str) -> None:
+def test_loop_synchronizes_only_in_logged_steps(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = small_spec(architecture)
     model, waits = build_model(spec, seed=0), list[Counter[str]]()
 
-    class Loader(TrainLoader):
-        def batch(self, step: int, batch_size: int, rows: slice | range = slice(None)) -> np.ndarray:
-            waits.append(Counter())
-            trace.waits = waits[-1]
-            return super().batch(step, batch_size, rows)
+    def counted_step(*given: Any, **settings: Any) -> StepOutput:
+        trace.waits = Counter()
+        waits.append(trace.waits)
+        return train_step(*given, **settings)
 
-    loader = Loader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
+    monkeypatch.setattr(loop, "train_step", counted_step)
+    loader = TrainLoader(np.random.default_rng(0).integers(0, VOCAB_SIZE, 4000).astype(np.uint16), 32, seed=0)
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
     state = TrainState.begin("language", model, optimizer, CPU)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)

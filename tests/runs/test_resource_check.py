@@ -167,3 +167,24 @@ def test_out_of_memory_is_a_one_line_error_with_suggestions(
     assert summary["status"] == "failed" and summary["error"].startswith("training.micro_batch_size=2: out of memory")
     assert tiny.run(data, tmp_path) == 0
     assert "Resuming stage language after step 2" in capsys.readouterr().out
+
+
+def test_a_missing_deterministic_form_is_one_line(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from src.training import loop
+
+    def fail(*arguments: Any, **settings: Any) -> Any:
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set ...\nDetails")
+
+    monkeypatch.setattr(loop, "train_step", fail)
+    try:
+        assert tiny.run(tiny.data_dir(tmp_path_factory), tmp_path, "runtime.deterministic=true") == 2
+    finally:
+        torch.use_deterministic_algorithms(False)
+    message = capsys.readouterr().err
+    assert message.startswith("error: runtime.deterministic=true: cumsum_cuda_kernel does not have a deterministic ")
+    assert message.count("\n") == 1

@@ -1,6 +1,7 @@
 """Devices: selection, precision, threads and one-line errors."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,17 +13,76 @@ import torch
 
 from src.config.schema import ROOT, RuntimeConfig, UserError
 from src.config.setting import choices_of
-from src.runtime.device import MAX_REDUCTION, Device, check_reductions, open_device, resolve_device
+from src.runtime.device import (
+    MAX_REDUCTION,
+    Device,
+    _set_arithmetic,
+    check_reductions,
+    is_nondeterministic,
+    open_device,
+    resolve_device,
+)
 
 CPU = RuntimeConfig(name="cpu", device="cpu", precision="auto")
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Opening a device sets the threads of the whole process."""
+def _settings() -> Iterator[None]:
+    """Opening a device sets threads and arithmetic of the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+    _set_arithmetic(CPU, "cpu")
+
+
+def test_tf32_and_deterministic_mode_are_off_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def state() -> tuple[object, ...]:
+        return (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.are_deterministic_algorithms_enabled(),
+            not torch.backends.cuda.mem_efficient_sdp_enabled(),
+        )
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    open_device(CPU)
+    assert state() == (False,) * 4 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    _set_arithmetic(replace(CPU, tf32=True, deterministic=True), "cuda")
+    assert state() == (True,) * 4 and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    open_device(CPU)
+    assert state() == (False,) * 4
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_tf32_on_a_device_without_it_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"^runtime\.tf32=true: cpu computes fp32 in full; leave it out$"):
+        open_device(replace(CPU, tf32=True))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_are_pinned_for_cuda_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    class Fake:
+        def pin_memory(self) -> "Fake":
+            calls.append("pinned")
+            return self
+
+        def to(self, device: str, *, non_blocking: bool) -> "Fake":
+            calls.append((device, non_blocking))
+            return self
+
+    monkeypatch.setattr(torch, "from_numpy", lambda batch: Fake())
+    Device(kind, "fp32", 1).tensor(np.arange(3))
+    assert calls == (["pinned", ("cuda", True)] if kind == "cuda" else [("cpu", False)])
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_missing_deterministic_forms_are_recognized(mode: bool) -> None:
+    torch.use_deterministic_algorithms(mode)
+    error = RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set ...")
+    assert is_nondeterministic(error) is mode
+    assert not is_nondeterministic(RuntimeError("out of memory")) and not is_nondeterministic(ValueError(str(error)))
 
 
 @pytest.fixture
@@ -87,6 +147,11 @@ def test_a_cpu_device_has_tensors_memory_and_no_scaler() -> None:
     assert device.tensor(np.arange(3)).tolist() == [0, 1, 2]
     device.synchronize()
     assert 2**20 < device.memory_bytes() < 2**40
+    held = device.held_bytes()
+    ballast = torch.ones(1 << 26)
+    more = device.held_bytes()
+    del ballast
+    assert held + (200 << 20) < more and device.held_bytes() < more - (200 << 20)
 
 
 def test_peak_growth_excludes_memory_allocated_before(monkeypatch: pytest.MonkeyPatch) -> None:

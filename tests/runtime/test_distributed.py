@@ -1,5 +1,7 @@
 """Slices, buckets and collectives of one process."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 
@@ -38,3 +40,16 @@ def test_a_sweep_under_torchrun_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun: no sweeps; start it with"):
         reject_torchrun("no sweeps")
+
+
+def test_a_process_waits_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    given: dict[str, timedelta] = {}
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout: given.update({backend: timeout})
+    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with distributed.open_process_group() as process_group:
+        assert process_group.size == 2
+    assert given == {"gloo": timedelta(minutes=30)}

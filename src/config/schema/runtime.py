@@ -21,6 +21,13 @@ class RuntimeConfig:
         "that have it, otherwise fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    tf32: bool = setting(
+        False, "Compute fp32 products and convolutions with ten bits of mantissa. Only NVIDIA GPUs have that."
+    )
+    deterministic: bool = setting(
+        False,
+        "Use only operations that repeat bit for bit. Slower on an NVIDIA GPU. One without such a form ends the run.",
+    )
     compile: bool = setting(
         False,
         "Train through torch.compile, one graph for each kind of block. It is tried before the first step: where it "

@@ -99,15 +99,19 @@ def decay_in_chunks(steps: Tensor, documents: Tensor | None) -> Decay:
     """
     batch, n_chunks, chunk, _ = steps.shape
     visible = torch.ones(chunk, chunk, dtype=torch.bool, device=steps.device).tril()
-    if documents is None:
-        sums = steps.transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
-    else:
+    summed = visible
+    if documents is not None:
         padding = n_chunks * chunk - documents.shape[1]
         documents = torch.cat((documents, documents[:, -1:].expand(-1, padding)), dim=1) if padding else documents
         documents = documents.reshape(batch, n_chunks, 1, chunk)
         visible = visible & (documents[..., :, None] == documents[..., None, :])  # (B, c, 1, Q, Q)
-        # Sums restart at each document, so that rounding errors of one do not affect the next.
-        sums = (visible[:, :, 0].to(steps.dtype) @ steps).transpose(2, 3)
+        summed = visible[:, :, 0]
+    if documents is None and not torch.are_deterministic_algorithms_enabled():
+        sums = steps.transpose(2, 3).cumsum(-1)  # (B, c, H, Q), <= 0
+    else:
+        # Sums restart at each document, so that rounding errors of one do not affect the next. Unlike `cumsum`, a
+        # product repeats bit for bit on CUDA.
+        sums = (summed.to(steps.dtype) @ steps).transpose(2, 3)
     between = (sums[..., :, None] - sums[..., None, :]).masked_fill(~visible, -torch.inf)
     from_start, to_end, through = sums, sums[..., -1:] - sums, sums[..., -1:]
     if documents is not None:
