@@ -52,7 +52,7 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
     size = "nano" if device.kind == "cpu" else "mini"
     spec = match_config(compose_train("dense", "modern", f"size={size}")).spec
     options = list(measure_options(spec, device, compiled=compiled))
-    comparisons = list(compare_all(device))
+    comparisons = list(compare_all(device, compiled))
     failed = [one for one in comparisons if not one.ok]
     return {
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform()},
@@ -70,8 +70,8 @@ def examine(device: "Device", compiled: bool) -> dict[str, Any]:
     }
 
 
-def compare_all(device: "Device") -> Iterator["Comparison"]:
-    """Compare small models of every architecture and recipe of conf/."""
+def compare_all(device: "Device", compiled: bool) -> Iterator["Comparison"]:
+    """Compare small models of every architecture and recipe of conf/, and check the device."""
     import torch
 
     from src.profiling.doctor import compare, compare_long_reduction, compare_optimizers
@@ -82,8 +82,27 @@ def compare_all(device: "Device") -> Iterator["Comparison"]:
         for recipe in names("recipe"):
             yield from compare(f"{architecture} {recipe}", small_spec(architecture, recipe), tokens, device)
     yield compare_long_reduction(device)
+    yield from check_device(device, compiled)
     if device.kind != "cpu":
         yield from compare_optimizers(small_spec("moe", "modern"), tokens, device)
+
+
+def check_device(device: "Device", compiled: bool) -> Iterator["Comparison"]:
+    """Check what went wrong on other people's devices."""
+    from src.profiling import device_checks as checks
+
+    log_progress("checking attention, shapes of batches, vocabularies, memory ...")
+    dense, hybrid, moe = (small_spec(architecture, "modern") for architecture in ("dense", "hybrid", "moe"))
+    yield from checks.compare_attention(device)
+    for name, spec in (("dense", dense), ("hybrid", hybrid)):
+        yield from checks.compare_batch_shapes(name, spec, device)
+    yield from checks.compare_vocabularies(dense, device)
+    yield checks.compare_overfitting(hybrid, device)
+    yield checks.compare_memory_growth(moe, device)
+    if compiled:
+        for name, spec in (("dense", dense), ("hybrid", hybrid), ("moe", moe)):
+            log_progress(f"compiling {name} ...")
+            yield checks.compare_compiled(name, spec, device)
 
 
 def names(group: str) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 
 from src import doctor
 from src.config.schema import CONF, ModelSpec
+from src.profiling import device_checks
 from src.profiling import doctor as body
 from src.profiling.doctor import Comparison, Option
 from src.runtime.device import Device
@@ -34,6 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "matmul_speeds", lambda device: {"fp32": 1e11, "bf16": 2e9, "fp16": None})
     options = [Option("runtime.precision=bf16", 0.02), Option("runtime.compile=true", None, "no compiler")]
     monkeypatch.setattr(body, "measure_options", lambda spec, device, compiled: options[: 1 + compiled])
+    monkeypatch.setattr(doctor, "check_device", lambda device, compiled: iter(()))
     monkeypatch.setattr(doctor, "names", lambda group: {"architecture": ["dense"], "recipe": ["modern"]}[group])
 
 
@@ -46,7 +48,7 @@ def test_json_output_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["versions"]["torch"] == torch.__version__
     assert (found["device"], found["precision"], found["threads"]) == ("cpu", "fp32", 1)
     assert found["options"] == [{"name": "runtime.precision=bf16", "speedup": 0.02, "note": "", "pays": False}]
-    assert len(found["comparisons"]) == 4 and all(one["ok"] for one in found["comparisons"])
+    assert len(found["comparisons"]) == 5 and all(one["ok"] for one in found["comparisons"])
     assert "comparing dense" in said.err
 
 
@@ -55,12 +57,12 @@ def test_text_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["device=cpu", "threads=1", "compile=true"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == (
-        "All well: 4 comparisons, the CPU agrees with itself; there is no accelerator to compare with it."
+        "All well: 5 comparisons, the CPU agrees with itself; there is no accelerator to compare with it."
     )
     assert "  bf16  2.00G  0.02x" in lines and "  fp16  -" in lines
     assert "  runtime.precision=bf16: 0.02x as fast, not worth it" in lines
     assert "  runtime.compile=true: not available here (no compiler)" in lines
-    assert sum(line.startswith("  ok     ") for line in lines) == 4
+    assert sum(line.startswith("  ok     ") for line in lines) == 5
 
 
 @pytest.mark.usefixtures("quick")
@@ -70,7 +72,7 @@ def test_a_failed_comparison_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys
         Comparison("moe", "a, b", {}, False, "no kernel"),
         Comparison("mamba", "a, b", {"loss": 0.0}, True),
     ]
-    monkeypatch.setattr(doctor, "compare_all", lambda device: iter(rows))
+    monkeypatch.setattr(doctor, "compare_all", lambda device, compiled: iter(rows))
     assert doctor.main(["device=cpu"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "FAILED: 2 of 3 comparisons failed; do not trust what is trained here."
@@ -102,7 +104,7 @@ def test_a_missing_device_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "mps: not available on this machine" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "others"), [("cpu", ["sum"]), ("mps", ["sum", "optimizers"])])
+@pytest.mark.parametrize(("kind", "others"), [("cpu", ["sum", "checks"]), ("mps", ["sum", "checks", "optimizers"])])
 def test_every_architecture_and_recipe_is_compared(
     kind: str, others: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +112,8 @@ def test_every_architecture_and_recipe_is_compared(
     monkeypatch.setattr(body, "compare", lambda name, spec, tokens, device: seen.append((name, spec)) or [])
     monkeypatch.setattr(body, "compare_long_reduction", lambda device: "sum")
     monkeypatch.setattr(body, "compare_optimizers", lambda spec, tokens, device: ["optimizers"])
-    assert list(doctor.compare_all(Device(kind, "fp32", 1))) == others
+    monkeypatch.setattr(doctor, "check_device", lambda device, compiled: ["checks"])
+    assert list(doctor.compare_all(Device(kind, "fp32", 1), compiled=False)) == others
     assert {name for name, _ in seen} == COMBINATIONS
     for name, spec in seen:
         pattern = doctor.compose_train(*name.split()).architecture.pattern
@@ -122,7 +125,22 @@ def test_the_whole_command_examines_this_machine() -> None:
     process = tiny.start(["format=json", "threads=1", "device=cpu"], module="src.doctor")
     out, _ = process.communicate(timeout=600)
     found = json.loads(out)
-    assert process.returncode == 0 and found["ok"] and len(found["comparisons"]) == 3 * len(COMBINATIONS) + 1
+    assert process.returncode == 0 and found["ok"] and len(found["comparisons"]) == 4 * len(COMBINATIONS) + 1 + 17
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_device_check_runs(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def record(name: str) -> object:
+        calls.append(name)
+        return [name] if name in ("attention", "batch_shapes", "vocabularies") else name
+
+    every = ("attention", "batch_shapes", "vocabularies", "overfitting", "memory_growth", "compiled")
+    for name in every:
+        monkeypatch.setattr(device_checks, f"compare_{name}", lambda *_, name=name: record(name))
+    found = list(doctor.check_device(Device("cpu", "fp32", 1), compiled))
+    assert found == calls and set(calls) == set(every if compiled else every[:-1])
 
 
 def test_columns_are_as_wide_as_the_longest_name() -> None:
