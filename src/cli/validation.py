@@ -56,6 +56,8 @@ def validate(config: TrainConfig) -> None:
     for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
         if module := EXTRAS.get(name):
             check_installed(f"{key}={name}", module, name)
+    if config.runtime.attention == "flex" and config.runtime.compile:
+        raise UserError("runtime.attention=flex: not with runtime.compile=true; use runtime.attention=auto")
     match_config(config)
 
 

@@ -18,10 +18,12 @@ from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
 from src.model.blocks import block_class
+from src.model.blocks.attention.module import Attention
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, call_recomputed
 from src.model.blocks.linear import Linear, linear
 from src.model.blocks.moe.module import MoE
 from src.model.blocks.norm import build_norm
+from src.model.blocks.sliding_attention.module import SlidingAttention
 from src.model.cost.memory_estimate import loss_chunk
 from src.model.dropout import Dropout
 
@@ -100,6 +102,24 @@ class LanguageModel(nn.Module):
         self._activation_checkpointing = value
         for block in self._typed_blocks():
             block.is_recomputed = value
+
+    @property
+    def uses_flex(self) -> bool:
+        """Whether attention with windows or document masks is computed by FlexAttention."""
+        return any(block.uses_flex for block in self._typed_blocks())
+
+    @uses_flex.setter
+    def uses_flex(self, value: bool) -> None:
+        for block in self._typed_blocks():
+            block.uses_flex = value
+
+    def has_masked_attention(self, length: int, has_documents: bool) -> bool:
+        """Return whether a block of attention has a window shorter than a sequence, or masks documents."""
+        return any(
+            has_documents or (isinstance(block, SlidingAttention) and block.window < length)
+            for block in self._typed_blocks()
+            if isinstance(block, Attention)
+        )
 
     def init_weights(self) -> None:
         """Initialize every weight. The seed is the last one of torch's global generator."""

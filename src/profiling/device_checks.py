@@ -16,7 +16,7 @@ B, T: batch, position; H: heads; P: head_dim.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec, OptimizerConfig
+from src.model.blocks.attention.flex import flex_causal_attention
 from src.model.blocks.sliding_attention.module import sliding_attention
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
@@ -51,31 +52,39 @@ WARM_STEPS, GROWTH_STEPS = 10, 50
 
 def compare_attention(device: Device) -> Iterator[Comparison]:
     """Compare attention and its gradients with the whole matrix in fp32, and change what a position must not see."""
-    for precision, dtype in DTYPES.items():
-        action = partial(attention_differences, dtype, device)
-        yield check_differences("attention", f"{device.kind} {precision}, matrix", f"attention {precision}", action)
+    kernels = {"attention": sliding_attention} | (
+        {"FlexAttention": flex_causal_attention} if device.has_flex_gradients else {}
+    )
+    for (name, kernel), (precision, dtype) in product(kernels.items(), DTYPES.items()):
+        action = partial(attention_differences, kernel, dtype, device)
+        yield check_differences(name, f"{device.kind} {precision}, matrix", f"attention {precision}", action)
 
 
-def attention_differences(dtype: torch.dtype, device: Device) -> dict[str, float]:
+def attention_differences(kernel: Callable[..., Tensor], dtype: torch.dtype, device: Device) -> dict[str, float]:
     """Return the largest relative differences over shapes, windows and document masks."""
     worst = {"values": 0.0, "gradient": 0.0, "leak": 0.0}
     for length, width in ATTENTION_SHAPES:
         documents = (torch.arange(length) * 3 // length).expand(2, -1)
         for window, ids in product(WINDOWS, (None, documents)):
-            for name, value in _differences_of_shape((2, HEADS, length, width), window, ids, dtype, device).items():
+            for name, value in _differences(kernel, (2, HEADS, length, width), window, ids, dtype, device).items():
                 worst[name] = max(worst[name], value)
     return worst
 
 
-def _differences_of_shape(
-    shape: tuple[int, ...], window: int, documents: Tensor | None, dtype: torch.dtype, device: Device
+def _differences(
+    kernel: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    window: int,
+    documents: Tensor | None,
+    dtype: torch.dtype,
+    device: Device,
 ) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     q, k, v, weight, new_k, new_v = (torch.randn(shape, generator=generator).to(dtype) for _ in range(6))
     placed = None if documents is None else documents.to(device.kind)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return sliding_attention(q, k, v, window, placed)
+        return kernel(q, k, v, window, placed)
 
     leaves = [part.to(device.kind, copy=True).requires_grad_() for part in (q, k, v)]
     y = attend(*leaves)

@@ -87,7 +87,9 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
         check_memory(config, match_config(config).spec)
     if init is not None:
         config = with_tokenizer_of_weights(config, init, overrides)
-    if config.runtime.device not in ("auto", "cpu") or config.runtime.precision == "fp16":
+    runtime = config.runtime
+    needs_device = runtime.precision == "fp16" or runtime.tf32 or runtime.attention == "flex"
+    if runtime.device not in ("auto", "cpu") or needs_device:
         from src.runtime.device import open_device  # imports torch
 
         open_device(config.runtime)

@@ -116,14 +116,17 @@ def _unquoted(argument: str) -> str:
 def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
     """Yield the configuration with each of the settings that a run resolves as it is, and as it may have been given."""
     runtime, training = config.runtime, config.training
-    for device, precision, threads, compile_, micro in product(
+    for device, precision, threads, attention, compile_, micro in product(
         dict.fromkeys([runtime.device, "auto"]),
         dict.fromkeys([runtime.precision, "auto"]),
         dict.fromkeys([runtime.threads, None]),
+        dict.fromkeys([runtime.attention, "auto"]),
         dict.fromkeys([runtime.compile, True]),
         dict.fromkeys([training.micro_batch_size, "auto"]),
     ):
-        given = replace(runtime, device=device, precision=precision, threads=threads, compile=compile_)
+        given = replace(
+            runtime, device=device, precision=precision, threads=threads, attention=attention, compile=compile_
+        )
         yield replace(config, runtime=given, training=replace(training, micro_batch_size=micro, measured_steps=None))
 
 

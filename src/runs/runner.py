@@ -36,6 +36,7 @@ from src.runtime.run_lock import acquire_run_lock, report_disk_errors
 from src.runtime.signals import Interrupted, StopRequest, handle_stop_signals
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
+from src.training.attention_kernel import FLEX, SDPA, choose_kernel
 from src.training.checkpoint import CheckpointInfo, load_weights, read_checkpoint
 from src.training.compilation import Batch, CompilationError, Forward, compile_and_check, compile_if_faster
 from src.training.optimizers import prepare_weights
@@ -242,6 +243,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})"
         )
     model.to(run.device.kind)
+    _choose_attention(run, model)
     forward = _compile_model(run, model) if run.config.runtime.compile else model
     if run.is_rank_zero:
         shown = asdict(run.config) | {"contract": run.summary["contract"]}
@@ -265,6 +267,25 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         run.write_summary()
 
 
+def _choose_attention(run: Run, model: LanguageModel) -> None:
+    """Choose the kernel of attention once and write it to config.yaml, which a resumed run reads."""
+    runtime = run.config.runtime
+    if runtime.attention == "auto":
+        runtime.attention = (
+            SDPA
+            if runtime.compile or runtime.deterministic
+            else choose_kernel(model, _batch(run), run.device, run.log_info)
+        )
+        if run.is_rank_zero:
+            _write_config(run.config, run.folder)
+    model.uses_flex = runtime.attention == FLEX
+
+
+def _batch(run: Run) -> Batch:
+    training = run.config.training
+    return Batch(training.micro_batch, training.seq_len, training.document_masking, training.dropout)
+
+
 def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
     """Measure once how many steps fit into `training.max_seconds`, and write it to config.yaml."""
     config, training = run.config, run.config.training
@@ -281,8 +302,7 @@ def _compile_model(run: Run, model: LanguageModel) -> Forward:
 
     Raises: UserError if a resumed run was compiled and cannot be here.
     """
-    training = run.config.training
-    batch = Batch(training.micro_batch, training.seq_len, training.document_masking, training.dropout)
+    batch = _batch(run)
     if any((run.folder / "checkpoints").glob("*/last")):
         try:
             return compile_and_check(model, batch, run.device)

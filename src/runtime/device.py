@@ -41,6 +41,11 @@ class Device:
         threads = count_of(self.threads, "CPU thread")
         return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{threads}"
 
+    @property
+    def has_flex_gradients(self) -> bool:
+        """Whether torch's FlexAttention has gradients (2.13: `torch/nn/attention/flex_attention.py`)."""
+        return self.kind == "cuda"
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute products in the chosen precision; weights stay as they are stored."""
         return torch.autocast(self.kind, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
@@ -139,7 +144,7 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
     """Resolve device and precision, and configure threads and memory.
 
     Raises:
-        UserError: the device is missing, or does not support the precision or TF32.
+        UserError: the device is missing, or does not support the precision, TF32 or FlexAttention.
     """
     kind = resolve_device(config.device)
     if process_group.size > 1:
@@ -156,9 +161,11 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
 
 
 def _set_arithmetic(config: RuntimeConfig, kind: str) -> None:
-    """Set TF32 and deterministic mode for this process. Raises: UserError if the device has no TF32."""
+    """Set TF32 and deterministic mode for this process. Raises: UserError if the device lacks what is set."""
     if config.tf32 and kind != "cuda":
         raise UserError(f"runtime.tf32=true: {kind} computes fp32 in full; leave it out")
+    if config.attention == "flex" and kind != "cuda":
+        raise UserError(f"runtime.attention=flex: FlexAttention has no gradients on {kind}; use auto or sdpa")
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32  # torch's own default is true
     torch.use_deterministic_algorithms(config.deterministic)

@@ -64,7 +64,7 @@ def compile_and_check(model: LanguageModel, batch: Batch, device: Device) -> For
     """Compile the blocks for such batches and run them once. Raises CompilationError."""
     forward = compile_blocks(model)
     try:
-        _run_pass(model, forward, batch, device)
+        run_pass(model, forward, batch, device)
     except Exception as error:  # a compiler may raise any type
         raise CompilationError(first_line(error)) from error
     return forward
@@ -81,7 +81,7 @@ def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, log_in
     try:
         forward = compile_and_check(model, batch, device)
         compile_s = time.perf_counter() - start
-        passes = [partial(_run_pass, model, each, batch, device) for each in (model, forward)]
+        passes = [partial(run_pass, model, each, batch, device) for each in (model, forward)]
         plain, compiled = median_times(passes, device, seconds=4)
         is_faster, report = compiled < plain, f"{plain / compiled:.2f} times as fast ({compile_s:.0f} s of compiling)"
     except CompilationError as error:
@@ -93,17 +93,23 @@ def compile_if_faster(model: LanguageModel, batch: Batch, device: Device, log_in
     return None if is_rejected else forward
 
 
-def _run_pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
+def run_pass(model: LanguageModel, forward: Forward, batch: Batch, device: Device) -> None:
     """Run one forward and backward pass on artificial tokens, and discard the gradients."""
     model.train()
     model.dropout = Dropout(batch.dropout, (), range(batch.size), device.kind) if batch.dropout else None
-    shape = (batch.size, batch.length)
-    tokens = torch.arange(batch.size * batch.length, device=device.kind).view(shape) % model.spec.vocab_size
+    tokens, documents = artificial_tokens(model, batch, device)
     try:
         with device.autocast():
-            output = forward(tokens, documents=torch.zeros_like(tokens) if batch.masked else None)
+            output = forward(tokens, documents=documents)
         loss = output.hidden.float().sum()
         (loss if output.aux_loss is None else loss + output.aux_loss).backward()
     finally:
         model.dropout = None
         model.zero_grad(set_to_none=True)
+
+
+def artificial_tokens(model: LanguageModel, batch: Batch, device: Device) -> tuple[Tensor, Tensor | None]:
+    """Return tokens (B, T) in ascending order, and the number of their document, of which each row has four."""
+    positions = torch.arange(batch.length, device=device.kind)
+    tokens = torch.arange(batch.size * batch.length, device=device.kind).view(batch.size, -1) % model.spec.vocab_size
+    return tokens, (positions * 4 // batch.length).repeat(batch.size, 1) if batch.masked else None

@@ -28,6 +28,12 @@ class RuntimeConfig:
         False,
         "Use only operations that repeat bit for bit. Slower on an NVIDIA GPU. One without such a form ends the run.",
     )
+    attention: str = setting(
+        "auto",
+        "Kernel for windows and document masks. sdpa: in blocks. flex: FlexAttention on NVIDIA GPUs, not with compile. "
+        "auto: flex where a trial before the first step shows that it is faster.",
+        choices=("auto", "sdpa", "flex"),
+    )
     compile: bool = setting(
         False,
         "Train through torch.compile, one graph for each kind of block. It is tried before the first step: where it "

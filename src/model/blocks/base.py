@@ -43,6 +43,8 @@ class Block(nn.Module):
 
     memory_budget = 1.0
     """Share of activations that a compiled graph saves on a CPU; the cheapest ones to recompute are not saved."""
+    uses_flex = False
+    """Whether windows and document masks are computed by FlexAttention (`attention/flex.py`)."""
     is_recomputed = False
     """Whether the backward pass computes the whole block again (activation checkpointing)."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
+from src.model.blocks.attention.flex import flex_causal_attention
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import Linear
 from src.runtime.device import needs_causal_mask
@@ -170,6 +171,8 @@ class Attention(Block):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
         """Attend within one sequence from its start; q, k, v and result (B, H, T, P), documents (B, T)."""
+        if self.uses_flex and documents is not None:  # without documents, SDPA has a faster kernel
+            return flex_causal_attention(q, k, v, None, documents)
         return causal_attention(q, k, v, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
+from src.model.blocks.attention.flex import flex_causal_attention
 from src.model.blocks.attention.module import Attention, KeyValueCache, causal_attention
 
 
@@ -59,6 +60,8 @@ class SlidingAttention(Attention):
         self.window = spec.window
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+        if self.uses_flex:
+            return flex_causal_attention(q, k, v, self.window, documents)
         return sliding_attention(q, k, v, self.window, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:
