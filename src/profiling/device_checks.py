@@ -43,8 +43,8 @@ WINDOWS = (16, 1 << 10)
 """The second is longer than the text."""
 BATCH_SHAPES = ((2, 64), (260, 128), (3, 48), (2, 64))
 """(B, T), in this order; the second has 33,280 tokens."""
-ROWS_AT_ONCE = 20
-"""Sequences of such a batch that the reference computes together."""
+PARTS = 10
+"""Parts of such a batch that the reference computes one after the other; of a small one its single sequences."""
 VOCABULARIES = (32_000, 50_257)
 OVERFIT_STEPS, OVERFIT_RATE = 40, 5e-3
 WARM_STEPS, GROWTH_STEPS = 10, 50
@@ -132,7 +132,9 @@ def compare_batch_shapes(name: str, spec: ModelSpec, device: Device) -> Iterator
 
         def action(tokens: Tensor = tokens) -> dict[str, float]:
             found = _gradient(model, [tokens], Device(device.kind, "fp32", device.threads))
-            expected = _gradient(reference, list(tokens.split(ROWS_AT_ONCE)), Device("cpu", "fp32", device.threads))
+            expected = _gradient(
+                reference, list(tokens.split(max(1, len(tokens) // PARTS))), Device("cpu", "fp32", device.threads)
+            )
             return {"gradient": float((found - expected).norm() / expected.norm())}
 
         shape = f"{batch} x {length} tokens"

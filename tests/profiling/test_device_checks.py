@@ -67,7 +67,7 @@ def test_plain_attention_equals_the_reference(window: int) -> None:
 def test_gradients_of_several_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, plain = small_spec("dense"), MLP.forward
     correct = list(compare_batch_shapes("dense", spec, CPU))
-    assert all(one.ok for one in correct) and correct[1].differences["gradient"] and len(correct) == 4
+    assert all(one.ok and one.differences["gradient"] for one in correct) and len(correct) == 4
 
     def forward(self: MLP, x: Tensor, cache: Any = None, documents: Any = None) -> BlockOutput:
         y = plain(self, x, cache).y
