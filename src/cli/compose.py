@@ -11,7 +11,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import islice, product
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -107,6 +107,10 @@ def compose_config(schema: type[T], command: str, overrides: Sequence[str]) -> T
                 _reject_unknown_keys(config, schema, "")
                 return typing.cast(T, OmegaConf.to_object(config))
 
+        try:
+            return schema(**loader.compose_sections(command, overrides, partial(_convert_section, schema)))
+        except Exception:
+            pass  # composed as a whole it raises Hydra's own error
         try:
             return composed(overrides)
         except UserError:
@@ -271,6 +275,16 @@ def _reject_unknown_keys(config: DictConfig, schema: type, prefix: str) -> None:
             raise UserError(f"{name}: {no_such_setting(name, schema_keys(schema, prefix))}")
         if dataclasses.is_dataclass(hints[key]) and isinstance(config._get_node(key), DictConfig):
             _reject_unknown_keys(config[key], typing.cast(type, hints[key]), f"{name}.")
+
+
+def _convert_section(schema: type, config: DictConfig, key: str) -> Any:
+    """Convert a section to its dataclass, or a single value. Raises: UserError for a key that the schema lacks."""
+    value, kind = config[key], _field_types(schema)[key]
+    if not isinstance(value, Container):
+        return value
+    if isinstance(value, DictConfig) and dataclasses.is_dataclass(kind):
+        _reject_unknown_keys(value, typing.cast(type, kind), f"{key}.")
+    return OmegaConf.to_object(value)
 
 
 def run_command(

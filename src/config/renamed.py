@@ -1,6 +1,7 @@
 """Renamed settings: records of earlier versions are read, and errors name the new key of an old one."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 RENAMED: dict[str, str] = {
@@ -14,11 +15,13 @@ RENAMED: dict[str, str] = {
 """Earlier key: current key, in the same section. A `*` matches any name."""
 
 
+@lru_cache(maxsize=4096)
 def current_key(key: str) -> str:
     """Return the current name of a setting, or of a section."""
     return _rename(key, RENAMED)
 
 
+@lru_cache(maxsize=4096)
 def earlier_key(key: str) -> str:
     """Return the first name of a setting. Hashes of settings use it, so that a new name does not change them."""
     return _rename(key, {new: old for old, new in RENAMED.items()})

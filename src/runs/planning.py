@@ -3,10 +3,10 @@
 import glob
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
 from src.config.renamed import current_key, rename_keys
-from src.config.schema import DataConfig, TokenizerConfig, TrainConfig, UserError
+from src.config.schema import DataConfig, PlanConfig, TokenizerConfig, TrainConfig, UserError
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
 from src.data.preparation.prepare import PreparedData, find_prepared, prepare_data
@@ -30,7 +30,10 @@ from src.runtime.atomic_files import file_sha256, read_json, read_yaml
 if TYPE_CHECKING:
     from src.training.checkpoint import CheckpointInfo
 
+P = ParamSpec("P")
 T = TypeVar("T")
+CheckStages = Callable[[PreparedData, PlanConfig, int], None]
+"""`check_stages`, or what `call_once` makes of it for many jobs."""
 LENGTH = ("max_tokens", "max_steps", "max_seconds", "measured_steps", "micro_batch_size")
 """Settings of the length and micro batch of training."""
 
@@ -51,10 +54,26 @@ def plan_runs(jobs: list[list[str]]) -> list[Plan]:
     Raises:
         UserError: a configuration is invalid, or its data is not prepared.
     """
-    checked = check_jobs(jobs)
-    data = [_find_data(config) for config, _ in checked]  # has progress bars of its own
+    checked, find_data, check = check_jobs(jobs), call_once(_find_data), call_once(check_stages)
+    data = [find_data(config.data, config.tokenizer, config.output_root) for config, _ in checked]  # has own progress
     found = [(*job, each) for job, each in zip(checked, data, strict=True)]
-    return [make_plan(*job) for job in show_progress(found, "Planning jobs")]
+    return [make_plan(*job, check) for job in show_progress(found, "Planning jobs")]
+
+
+def call_once(action: Callable[P, T]) -> Callable[P, T]:
+    """Return `action` with a cache for equal arguments: the jobs of a sweep share most of their settings.
+
+    The text of the arguments is the key, because settings cannot be hashed.
+    """
+    results: dict[str, T] = {}
+
+    def cached(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = repr((args, kwargs))
+        if key not in results:
+            results[key] = action(*args, **kwargs)
+        return results[key]
+
+    return cached
 
 
 def check_jobs(jobs: list[list[str]]) -> "list[tuple[TrainConfig, CheckpointInfo | None]]":
@@ -129,7 +148,12 @@ def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overr
     return replace(config, tokenizer=replace(tokenizer, path=run, **unused))
 
 
-def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData) -> Plan:
+def make_plan(
+    config: TrainConfig,
+    init: "CheckpointInfo | None",
+    data: PreparedData,
+    check: CheckStages | None = None,
+) -> Plan:
     """Name the run of a job, and check its data and this machine. Raises: UserError."""
     if init is not None and init.tokenizer_sha256 != data.manifest["tokenizer"]["sha256"]:
         raise UserError(
@@ -137,12 +161,7 @@ def make_plan(config: TrainConfig, init: "CheckpointInfo | None", data: Prepared
             "use the data that the run was trained on (data.dir=...)"
         )
     check_corpora(config, data.corpora)
-    tokenizer = load_tokenizer(data.tokenizer_path)
-    for name, stage in config.stage.stages.items():
-        check_prompts(f"stage.stages.{name}.prompts", stage.prompts, tokenizer)
-        build_loader(data, stage, config.training.seq_len, 0)
-        for corpus in stage.corpora:
-            eval_windows(data.tokens(corpus, "val"), config.training.seq_len, 1, f"the held-out {corpus} text")
+    (check or check_stages)(data, config.stage, config.training.seq_len)
     config = replace(
         config,
         data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),
@@ -163,6 +182,16 @@ def check_corpora(config: TrainConfig, there: Sequence[str]) -> None:
                 f"stage={config.stage.name}: its stage {name} needs {missing[0]} text, and the data has only "
                 f"{there[0]} text; give stage={there[0]}, or data with both (data.{missing[0]}.paths=[...])"
             )
+
+
+def check_stages(data: PreparedData, plan: PlanConfig, seq_len: int) -> None:
+    """Check that the data is long enough for each stage, and its tokenizer knows the prompts. Raises: UserError."""
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    for name, stage in plan.stages.items():
+        check_prompts(f"stage.stages.{name}.prompts", stage.prompts, tokenizer)
+        build_loader(data, stage, seq_len, 0)
+        for corpus in stage.corpora:
+            eval_windows(data.tokens(corpus, "val"), seq_len, 1, f"the held-out {corpus} text")
 
 
 def check_prompts(key: str, prompts: list[str], tokenizer: Tokenizer) -> None:
@@ -210,14 +239,14 @@ def reject_duplicate_runs(names: list[str]) -> None:
         raise UserError(f"{duplicate}: two jobs of the sweep are the same run; drop one of the values")
 
 
-def _find_data(config: TrainConfig) -> PreparedData:
+def _find_data(data: DataConfig, tokenizer: TokenizerConfig, output_root: str) -> PreparedData:
     """Find the data of a job, or prepare it if all of it is here. Raises: UserError if it is to be downloaded first."""
-    root = Path(config.output_root).expanduser()
-    if prepared := find_prepared(config.data, config.tokenizer, root):
+    root = Path(output_root).expanduser()
+    if prepared := find_prepared(data, tokenizer, root):
         return prepared
-    if is_on_this_machine(config.data):
-        return prepare_data(config.data, config.tokenizer, root)
-    raise UserError(not_prepared(config))
+    if is_on_this_machine(data):
+        return prepare_data(data, tokenizer, root)
+    raise UserError(not_prepared(data, tokenizer, root))
 
 
 def is_on_this_machine(data: DataConfig) -> bool:
@@ -225,14 +254,13 @@ def is_on_this_machine(data: DataConfig) -> bool:
     return all(corpus.source in GENERATED or corpus.paths for corpus in data.corpora.values())
 
 
-def not_prepared(config: TrainConfig) -> str:
-    """Return the line that says that data is missing, and the command that prepares it."""
-    corpora = config.data.corpora
-    settings = [f"data.{name}.paths=[...]" for name, corpus in corpora.items() if corpus.source == "local"]
-    if config.tokenizer.path is not None:
-        settings.append(format_argument("tokenizer.path", config.tokenizer.path))
+def not_prepared(data: DataConfig, tokenizer: TokenizerConfig, root: Path) -> str:
+    """Return the line that says that data is missing below an output root, and the command that prepares it."""
+    settings = [f"data.{name}.paths=[...]" for name, corpus in data.corpora.items() if corpus.source == "local"]
+    if tokenizer.path is not None:
+        settings.append(format_argument("tokenizer.path", tokenizer.path))
     given = " ".join(settings)
     return (
-        f"data={config.data.name}: not prepared in {Path(config.output_root).expanduser() / 'data'}; first run "
-        f"python -m src.prepare data={config.data.name} with the same settings{given and f' ({given})'}"
+        f"data={data.name}: not prepared in {root / 'data'}; first run "
+        f"python -m src.prepare data={data.name} with the same settings{given and f' ({given})'}"
     )

@@ -1,6 +1,6 @@
 """The name of a run, with a hash of all settings and data that determine its result."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 
 from src.config.renamed import earlier_key, rename_keys
 from src.config.schema import TrainConfig
@@ -28,7 +28,11 @@ are hashed by content, not by name."""
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:
     """Return `<architecture>-<size>-<stage>-s<seed>-<hash>`."""
-    values = {key: value for key, value in asdict(config).items() if key not in IGNORED_SETTINGS}
+    own = {item.name: getattr(config, item.name) for item in fields(config) if item.name not in IGNORED_SETTINGS}
+    values = {
+        key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for key, value in own.items()
+    }
     deciding = [rename_keys(values, earlier_key), data_fingerprint, init_sha256]
     parts = (config.architecture.name, config.size.name, config.stage.name, f"s{config.seed}", short_hash(deciding))
     return "-".join(parts)

@@ -29,8 +29,11 @@ from src.model.size_matching import Match, match_config
 from src.reporting.data.runs import variants
 from src.reporting.statistics.verdicts import comparability_warnings
 from src.runs.planning import (
+    CheckStages,
+    call_once,
     check_jobs,
     check_machine,
+    check_stages,
     is_on_this_machine,
     make_plan,
     not_prepared,
@@ -140,8 +143,10 @@ def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
         kind: find_measured(roots, kind) for kind in {open_device(config.runtime).kind for config, _ in checked}
     }
     found: list[PlannedJob] = []
+    find_data, check = call_once(find_prepared), call_once(check_stages)
     for given, init in show_progress(checked, "Inspecting jobs"):
-        config, data, run, status = _resolve_run(given, init)
+        data = find_data(given.data, given.tokenizer, Path(given.output_root).expanduser())
+        config, run, status = _resolve_run(given, init, data, check)
         match, device = match_config(config), open_device(config.runtime)
         cost = model_cost(match.spec, config.training.seq_len)
         known, architecture = measured[device.kind], config.architecture.name
@@ -152,18 +157,16 @@ def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
 
 
 def _resolve_run(
-    config: TrainConfig, init: "CheckpointInfo | None"
-) -> tuple[TrainConfig, PreparedData | None, str | None, str]:
-    """Return the resolved configuration, its data, the name of the run and its status."""
-    root = Path(config.output_root).expanduser()
-    data = find_prepared(config.data, config.tokenizer, root)
+    config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData | None, check: CheckStages
+) -> tuple[TrainConfig, str | None, str]:
+    """Return the resolved configuration, the name of the run and its status."""
     if data is None:
-        check_machine(config, root)
-        return with_search_differences(config, data, init), None, None, "new"
-    plan = make_plan(config, init, data)
+        check_machine(config, Path(config.output_root).expanduser())
+        return with_search_differences(config, data, init), None, "new"
+    plan = make_plan(config, init, data, check)
     summary = None if config.rerun else read_summary(plan.folder)
     status = "new" if summary is None else "done" if summary["status"] == "done" else "goes on"
-    return plan.config, data, plan.folder.name, status
+    return plan.config, plan.folder.name, status
 
 
 def _format_table(found: list[PlannedJob], names: list[str]) -> list[str]:
@@ -224,7 +227,7 @@ def missing_lines(found: Sequence[PlannedJob]) -> list[str]:
         if job.data is None and is_on_this_machine(config.data):
             lines.append(f"data={config.data.name}: not prepared yet; the command does it first")
         elif job.data is None:
-            lines.append(not_prepared(config))
+            lines.append(not_prepared(config.data, config.tokenizer, Path(config.output_root).expanduser()))
     needed: dict[Path, int] = {}
     for job in found:
         root = Path(job.config.output_root).expanduser()

@@ -3,7 +3,9 @@
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -14,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli.compose import compose_config, expand_sweep, hydra_session, register_schema
 from src.cli.config_loader import CachedConfigLoader
-from src.config.schema import EXPERIMENTS, TrainConfig
+from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
 
 CHOICES = (
     "architecture=moe architecture=mamba size=micro size=tiny recipe=classic stage=full stage=replay data=local "
@@ -92,6 +94,68 @@ def test_random_command_lines_compose_as_in_hydra(n: int) -> None:
             assert borrow_config(line) == expected[-1][1], line
         assert borrow_config(["seed=1"]) == before  # borrowing leaves no trace
         assert [borrow_config(line) for line in lines] == [bare for _, bare in expected]
+
+
+GROUPS = ("architecture", "size", "stage", "optimizer", "recipe", "schedule", "runtime", "tracking")
+GOOD = (
+    "seed=4 training.max_steps=7 training.max_tokens=null size.seq_len=32 size.learning_rate=0.5 "
+    "optimizer.betas=[0.1,0.2] training.micro_batch_size=auto ++training.log_every=3 sweep_name=${architecture.name} "
+    "output_root=${seed} training.max_tokens=${size.d_model} architecture.pattern=[mlp] evaluation.scripts=2 "
+    "+architecture.settings.c=2 samples.seed=9 ~runtime.threads optimizer.learning_rate=${size.d_model} "
+    "architecture={n_experts:3} data=local data=shakespeare launcher=joblib tokenizer=characters "
+    "+experiment=hybrid_ratio data.dir=/tmp/x"
+).split()
+
+
+def lines_of_all_choices(draw: random.Random) -> list[list[str]]:
+    """Return command lines in which every file of GROUPS occurs, with and without other overrides."""
+    files = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS}
+    lines: list[list[str]] = []
+    for index in range(max(map(len, files.values()))):
+        line = [f"{group}={names[index % len(names)]}" for group, names in files.items()]
+        lines += [[*line, *draw.sample(GOOD, n)] for n in (0, 1, 2)]
+    return lines + [[*(f"{group}={draw.choice(names)}" for group, names in files.items()), "seed=1"] for _ in lines]
+
+
+@pytest.mark.parametrize("n", [12, pytest.param(None, marks=pytest.mark.slow)])
+def test_jobs_are_those_that_hydra_composes(n: int | None) -> None:
+    draw = random.Random(0)
+    lines = lines_of_all_choices(draw)
+    lines = lines if n is None else [*draw.sample(lines, n), *draw.sample(lines[len(lines) // 2 :], n)]
+    with hydra_session([], []) as loader:
+        theirs = ConfigLoaderImpl(loader.config_search_path)
+    CachedConfigLoader.clear()
+    for line in [*lines, *draw.sample(lines, 5)]:  # some again, from what is cached
+        draw.shuffle(line)
+        try:
+            expected = theirs.load_configuration("train", line, RunMode.RUN, False)
+        except (HydraException, OmegaConfBaseException):
+            with pytest.raises(UserError):
+                compose_config(TrainConfig, "train", line)
+            continue
+        with open_dict(expected):
+            del expected["hydra"]
+        assert compose_config(TrainConfig, "train", line) == OmegaConf.to_object(expected), line
+
+
+def test_choices_are_put_together_from_those_composed_before() -> None:
+    CachedConfigLoader.clear()
+    names = [["dense", "moe", "mamba"], ["nano", "micro", "mini"]]
+    for architecture, size in product(*names):
+        config = compose_config(TrainConfig, "train", [f"architecture={architecture}", f"size={size}"])
+        assert (config.architecture.name, config.size.name) == (architecture, size)
+        assert config.training.max_tokens == config.size.max_tokens  # refers to the size
+    assert len(CachedConfigLoader._bases) == 5
+
+
+def test_a_job_that_is_changed_leaves_the_next_one_alone() -> None:
+    lines = [["architecture=moe", f"seed={seed}"] for seed in range(2)]
+    first = compose_config(TrainConfig, "train", lines[0])
+    first.architecture.pattern.append("mlp")
+    first.optimizer.learning_rate = 1.0
+    assert compose_config(TrainConfig, "train", lines[1]) == replace(
+        compose_config(TrainConfig, "train", lines[0]), seed=1
+    )
 
 
 def test_a_changed_schema_is_composed_again() -> None:
