@@ -19,6 +19,7 @@ from src.reporting.data.json_values import (
     read_or_none,
 )
 from src.reporting.data.runs import load_evaluation, stage_names, to_records
+from src.reporting.data.shared_results import shared
 
 PROBES = {
     "copying": "A sequence of random tokens, then the same again: nats saved for each token of the repetition.",
@@ -41,7 +42,8 @@ def load_samples(runs: pd.DataFrame) -> list[Record]:
     return samples
 
 
-def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+@shared
+def load_context(run_dir: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
 
     Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any, cast
 
 from src.config.schema import UserError
+from src.reporting.data.shared_results import shared
 from src.runtime.log import replace_control_chars
 from src.runtime.records import read_verified_json
 
@@ -21,6 +22,7 @@ def clean_text(value: Any) -> str:
     return replace_control_chars("" if value is None else str(value).replace("\r\n", "\n"))
 
 
+@shared
 def read_or_none(path: Path) -> Any:
     """Read a JSON file; None where it is missing or damaged, which `damage_lines` reports."""
     try:

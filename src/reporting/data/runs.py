@@ -26,6 +26,7 @@ from src.reporting.data.json_values import (
     clean_text,
     read_or_none,
 )
+from src.reporting.data.shared_results import shared
 from src.runtime.atomic_files import read_bytes
 from src.runtime.records import is_plain_name, read_verified_json, run_path
 
@@ -130,13 +131,19 @@ def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFram
 
 
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
+    """Load the content of a run's evaluation.json for each stage; see `_load_evaluation`."""
+    return _load_evaluation(Path(run_dir).resolve())
+
+
+@shared
+def _load_evaluation(run_dir: Path) -> dict[str, Record]:
     """Load the content of a run's evaluation.json for each stage; damaged parts are left out.
 
     Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), documents (corpus -> first, nats and
     bytes of each), scripts, references, context, beyond, probes, and samples (of each, the share that occurs in the
     training text).
     """
-    content = as_dict(read_or_none(Path(run_dir) / "evaluation.json"))
+    content = as_dict(read_or_none(run_dir / "evaluation.json"))
     found: dict[str, Record] = {}
     for stage, entry in _stages(content):
         values = as_dict(entry)
@@ -158,6 +165,7 @@ def _stages(content: Record) -> list[tuple[str, Any]]:
     return [(stage, entry) for stage, entry in as_dict(content.get("stages")).items() if is_plain_name(stage)]
 
 
+@shared
 def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
     """Return which split the finished runs are compared on: test if each was evaluated on it, else val."""
     done = [record for record in records if record["status"] == "done"]
@@ -166,11 +174,13 @@ def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
     return "test" if tested and all(tested) else "val"
 
 
+@shared
 def stage_names(runs: pd.DataFrame) -> list[str]:
     """Name the stages that any run has reached, in order."""
     return [str(column).rpartition("/")[0] for column in runs.columns if str(column).endswith("/val_loss")]
 
 
+@shared
 def branches_of(runs: pd.DataFrame) -> dict[str, list[str]]:
     """Name the branches of each stage that has any, in order: of budgets smaller than that of the stage itself."""
     found: dict[str, list[str]] = {}
@@ -182,6 +192,7 @@ def branches_of(runs: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
+@shared
 def to_records(frame: pd.DataFrame) -> list[Record]:
     """Turn rows into dicts, with None for every missing value."""
     values = frame.astype(object)

@@ -18,6 +18,7 @@ from src.reporting.data.artifacts import load_samples, load_sweep_name
 from src.reporting.data.json_values import Record
 from src.reporting.data.problems import Problems, damage_lines
 from src.reporting.data.runs import load_runs, read_metrics, to_records
+from src.reporting.data.shared_results import share_results
 from src.reporting.output.html_page import build_page
 from src.reporting.output.report import Report
 from src.reporting.plots.chart import Chart
@@ -54,6 +55,11 @@ def write_report(
     """
     directory = Path(directory)
     folder = directory / "report" if out is None else Path(out)
+    with share_results():
+        return _write(directory, folder, repeated, margin, reload_s)
+
+
+def _write(directory: Path, folder: Path, repeated: Sequence[str], margin: float | None, reload_s: int | None) -> Path:
     runs = load_runs(directory)
     reject_symlinks(folder)
     for place in (folder, folder / "figures"):

@@ -1,6 +1,7 @@
 """Build the charts of a report from a directory of runs, in the order of the page."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,11 @@ from src.reporting.plots.training import expert_chart, loss_chart, speed_chart
 from src.reporting.plots.verdict import verdict_chart
 from src.reporting.statistics.scaling_laws import AXES as SCALING_AXES
 from src.reporting.statistics.scaling_laws import fit_laws
+
+MANY_RUNS = 200
+"""With more runs, charts are limited to MAX_PANELS."""
+MAX_PANELS = 8
+"""Panels of a chart of many runs: each takes 0.3 s in an image file."""
 
 
 def build_charts(
@@ -45,7 +51,17 @@ def build_charts(
         found += build() if problems is None else problems.attempt(f"chart of {name}", build, [])
     if problems is not None:
         problems.lines += [f"{chart.title}: {chart.says_nothing}" for chart in found if chart.says_nothing]
-    return [chart for chart in found if not chart.is_empty and not chart.says_nothing]
+    shown = [chart for chart in found if not chart.is_empty and not chart.says_nothing]
+    return [_limit_panels(chart) for chart in shown] if len(runs) > MANY_RUNS else shown
+
+
+def _limit_panels(chart: Chart) -> Chart:
+    """Leave out all but the first panels of a chart, and say so in its note."""
+    panels = [panel for panel in chart.panels if panel.traces]
+    if len(panels) <= MAX_PANELS:
+        return chart
+    note = f"{chart.note} Only the first {MAX_PANELS} of {len(panels)} panels are drawn; summary.csv has every run."
+    return replace(chart, panels=panels[:MAX_PANELS], note=note.strip())
 
 
 def learning_rate_chart(searches: Sequence[Search]) -> Chart:

@@ -3,8 +3,9 @@
 Runs are averaged over seeds only within a group of comparable runs. Unfinished runs are drawn dotted, each by itself.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ EXPERT_BALANCE = {
     "router_z": Axis("router z", limits=(0, None)),
 }
 """The measures of each layer of experts."""
+MAX_UNFINISHED = 50
+"""Unfinished runs that are drawn, each by itself."""
 
 
 def loss_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
@@ -44,7 +47,8 @@ def loss_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
         "Validation loss, the mean over seeds, with a band from the lowest seed to the highest; faint: training loss. "
         "Learning rates reach their end at the budget, so a point before the end of a curve is a run that is not "
         "finished: only runs made for a budget in FLOPs or time are ranked by it."
-        + (f" The time is left out: {why}." if why else ""),
+        + (f" The time is left out: {why}." if why else "")
+        + _unfinished_note(runs),
         x,
         {
             "val/loss": Axis("validation loss (nats per token)"),
@@ -71,6 +75,11 @@ def loss_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
     return chart
 
 
+def _unfinished_note(runs: pd.DataFrame) -> str:
+    n = int((runs["status"] != "done").sum())
+    return f" Of {n} unfinished runs, the first {MAX_UNFINISHED} are drawn." if n > MAX_UNFINISHED else ""
+
+
 def expert_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
     """Chart how evenly experts are used, against tokens: a panel for each stage of each group.
 
@@ -78,7 +87,7 @@ def expert_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
     collapses widens it, however many others are even.
     """
     panels: list[Panel] = []
-    for panel, _, lines in _panels(runs, metrics):
+    for panel, _, lines in _panels(runs, _with_layers(metrics)):
         panels.append(panel)
         for line, rows in lines:
             trace = line.trace()
@@ -172,11 +181,11 @@ def _panels(
     records = to_records(runs)
     groups = ranking_groups(records)
     lines = [_Line(group.title, *item) for group in groups for item in group.by_architecture().items()]
-    for record in records:
-        if record["status"] != "done":
-            titles = [group.title for group in groups if group.size == record["size"]]
-            title = titles[0] if len(titles) == 1 else str(record["size"])
-            lines.append(_Line(title, str(record["architecture"]), [record]))
+    unfinished = [record for record in records if record["status"] != "done"]
+    for record in unfinished[:MAX_UNFINISHED]:
+        titles = [group.title for group in groups if group.size == record["size"]]
+        title = titles[0] if len(titles) == 1 else str(record["size"])
+        lines.append(_Line(title, str(record["architecture"]), [record]))
     rows: dict[Any, pd.DataFrame] = dict(iter(metrics.groupby(["run", "stage"], sort=False)))
     titles = list(dict.fromkeys(line.group for line in lines))
     return [
@@ -198,34 +207,50 @@ def _stages(runs: pd.DataFrame, metrics: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([*stage_names(runs), *metrics["stage"].dropna()]))
 
 
-def _add_metric(trace: Trace, metric: str, axes: Iterable[str], seeds: Sequence[pd.DataFrame]) -> None:
+def _add_metric(trace: Trace, metric: str, axes: Sequence[str], seeds: Sequence[pd.DataFrame]) -> None:
     """Add a metric at every step that all seeds have, after the first: a log axis has no place for 0 tokens."""
-    seeds = [rows[rows[metric].notna() & (rows["step"] > 0)] for rows in seeds if metric in rows.columns]
-    seeds = [rows.drop_duplicates("step").set_index("step") for rows in seeds if len(rows)]
-    if not seeds:
+    found = [_values_by_step(rows, [metric, *axes]) for rows in seeds if metric in rows.columns]
+    found = [values for values in found if values]
+    if not found:
         return
-    steps = sorted(set[Any].intersection(*(set(rows.index) for rows in seeds)))
+    steps = sorted(set[float].intersection(*map(set, found)))
 
-    def at_steps(column: str) -> list[Values]:
-        return [rows[column].reindex(steps).astype(float).tolist() for rows in seeds]
+    def at_steps(column: int) -> list[Values]:
+        return [[values[step][column] for step in steps] for values in found]
 
-    x = {axis: [fmean(values) for values in zip(*at_steps(axis), strict=True)] for axis in axes}
-    trace.add_seeds(metric, x, at_steps(metric))
+    x = {axis: [fmean(each) for each in zip(*at_steps(index), strict=True)] for index, axis in enumerate(axes, start=1)}
+    trace.add_seeds(metric, x, at_steps(0))
+
+
+def _values_by_step(rows: pd.DataFrame, columns: Sequence[str]) -> dict[float, Values]:
+    """Return the values of each step that has the first column; plain Python, as pandas takes 5 ms for each run."""
+    found: dict[float, Values] = {}
+    for step, *values in rows[["step", *columns]].to_numpy(dtype=float).tolist():
+        if step > 0 and not math.isnan(values[0]):
+            found.setdefault(step, values)
+    return found
+
+
+def _with_layers(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Add the mean, lowest and highest layer of each measure of experts as columns."""
+    added: dict[str, Any] = {}
+    for measure in EXPERT_BALANCE:
+        if columns := layer_columns(metrics, measure):
+            layers = metrics[columns].astype(float)
+            own = {"mean": layers.mean(axis=1), "low": layers.min(axis=1), "high": layers.max(axis=1)}
+            added |= {f"{measure}/{name}": values for name, values in own.items()}
+    return metrics[["run", "stage", "step", "tokens"]].assign(**added)
 
 
 def _add_layers(trace: Trace, measure: str, seeds: Sequence[pd.DataFrame]) -> None:
     """Add a measure of experts at every step that all seeds have."""
-    parts: list[pd.DataFrame] = []
-    for rows in seeds:
-        if columns := layer_columns(rows, measure):
-            layers = rows[columns].astype(float)
-            values = {"mean": layers.mean(axis=1), "low": layers.min(axis=1), "high": layers.max(axis=1)}
-            parts.append(rows[["step", "tokens"]].assign(**values).dropna())
-    if not parts:
+    names = {f"{measure}/{name}": name for name in ("mean", "low", "high")}
+    if not seeds or not {*names} <= {*seeds[0].columns}:
         return
-    steps = pd.concat(parts).groupby("step")
+    rows = pd.concat(seeds)[["step", "tokens", *names]].rename(columns=names).dropna()
+    steps = rows.groupby("step")
     found = steps.agg({"tokens": "mean", "mean": "mean", "low": "min", "high": "max"})
-    found = found[steps.size() == len(parts)]
+    found = found[steps.size() == len(seeds)]
     if len(found):
         trace.x[measure] = {"": found["tokens"].tolist()}
         trace.y[measure], trace.low[measure], trace.high[measure] = (

@@ -6,6 +6,7 @@ from typing import Any
 
 from src.config.comparability import comparable_groups
 from src.reporting.data.json_values import Record
+from src.reporting.data.shared_results import shared
 
 LETTERED = "contract "
 SPLITS = {"test": "test", "val": "validation"}
@@ -73,6 +74,7 @@ class Group:
         return any(run["contract"].get("learning_rate_search") == "none" for run in self.runs)
 
 
+@shared
 def ranking_groups(records: Sequence[Record]) -> list[Group]:
     """Group the finished runs by size and contract, in order of appearance."""
     sizes: dict[str, dict[str, Record]] = {}

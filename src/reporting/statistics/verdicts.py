@@ -16,6 +16,7 @@ from src.config.comparability import SPEED_KEYS, differences
 from src.config.formatting import NOTHING, count_of
 from src.reporting.data.json_values import Record, mean_value
 from src.reporting.data.runs import branches_of, split_of, stage_names, to_records
+from src.reporting.data.shared_results import shared
 from src.reporting.statistics.costs import cost_line
 from src.reporting.statistics.groups import RULES, SPLITS, Group, ranking_groups, stage_values
 from src.reporting.statistics.sample_size import POWER, seeds_needed
@@ -65,6 +66,7 @@ class Headline(NamedTuple):
         return "equivalent" if margin is not None and pair.is_equivalent(margin) else "not significant"
 
 
+@shared
 def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
     """Compare the architectures of every group and stage that can have a verdict."""
     records, stages = to_records(runs), stage_names(runs)
@@ -84,6 +86,7 @@ def compare_headlines(runs: pd.DataFrame) -> list[Headline]:
     return [Headline(*each, min(1.0, p / share)) for each, p in zip(compared, corrected, strict=True)]
 
 
+@shared
 def members_by_result(runs: pd.DataFrame) -> list[tuple[Group, dict[str, list[Record]]]]:
     """Return each group with its architectures sorted by bits per byte after the last stage, unstable ones last."""
     records, stages = to_records(runs), stage_names(runs)
