@@ -15,6 +15,7 @@ from src.config.schema import (
     ArchitectureConfig,
     CorpusConfig,
     DataConfig,
+    LauncherConfig,
     StageConfig,
     TokenizerConfig,
     TrainConfig,
@@ -27,7 +28,7 @@ from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_config
-from src.runtime.host import nearest_folder, read_rank_info
+from src.runtime.host import VISIBLE_GPUS, nearest_folder, read_rank_info
 from src.runtime.log import replace_control_chars
 from src.training.stage_budget import plan_stage
 
@@ -58,7 +59,21 @@ def validate(config: TrainConfig) -> None:
             check_installed(f"{key}={name}", module, name)
     if config.runtime.attention == "flex" and config.runtime.compile:
         raise UserError("runtime.attention=flex: not with runtime.compile=true; use runtime.attention=auto")
+    _check_gpus(config.launcher)
     match_config(config)
+
+
+def _check_gpus(launcher: LauncherConfig) -> None:
+    if launcher.gpus_per_job is not None and launcher.name == "serial":
+        raise UserError(
+            f"launcher.gpus_per_job={launcher.gpus_per_job}: is for launcher=joblib, ray or slurm; leave it out, or "
+            f"set {VISIBLE_GPUS}"
+        )
+    if launcher.jobs_per_gpu > 1 and (launcher.name not in ("joblib", "ray") or (launcher.gpus_per_job or 1) > 1):
+        raise UserError(
+            f"launcher.jobs_per_gpu={launcher.jobs_per_gpu}: is for launcher=joblib and ray with "
+            "launcher.gpus_per_job=1; leave it out"
+        )
 
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:

@@ -40,7 +40,7 @@ def find_micro_batch_size(
     """
     # Available memory excludes what this process holds; each trial holds as much before its first tensor.
     host_budget = int(MEMORY_FRACTION * available_bytes()) // device.process_group.local_size
-    budget = host_budget if device.kind == "cpu" else int(MEMORY_FRACTION * device.capacity_bytes())
+    budget = host_budget if device.kind == "cpu" else int(MEMORY_FRACTION * device.free_bytes())
     rows = config.training.global_batch_size // device.process_group.size
     # In half precision, and for state spaces on a CPU, the estimate is an upper bound, up to twice the memory.
     is_bound = device.precision != "fp32" or (device.kind == "cpu" and "mamba" in spec.blocks)

@@ -18,7 +18,7 @@ from torch import Tensor
 from src.config.formatting import count_of
 from src.config.schema import RuntimeConfig, UserError
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from src.runtime.host import current_rss, machine_bytes, peak_rss
+from src.runtime.host import available_bytes, current_rss, machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_REDUCTION = 32767
@@ -103,8 +103,16 @@ class Device:
     def capacity_bytes(self) -> int:
         """Return the bytes available for tensors: of the device, or of the machine if the device shares its memory."""
         if self.kind == "cuda":
-            return torch.cuda.get_device_properties(0).total_memory
+            return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         return torch.mps.recommended_max_memory() if self.kind == "mps" else machine_bytes()
+
+    def free_bytes(self) -> int:
+        """Return the bytes that tensors of this process can take now, beside other programs on the same device."""
+        if self.kind == "cuda":
+            return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        if self.kind == "mps":
+            return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return available_bytes()
 
 
 def fast_dtype(like: Tensor) -> torch.dtype:

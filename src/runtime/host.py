@@ -12,6 +12,8 @@ PROCESS_BYTES = 400 << 20
 APPLE_DEVICE = "mps"
 """The device of Macs, by its name in the configuration."""
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that names the GPUs of a process."""
 CPU_INFO = Path("/proc/cpuinfo")
 OMP_SPIN_COUNT = 10_000
 """Polls of an idle OpenMP thread before it sleeps; GNU's default is 300,000 or more."""
@@ -43,6 +45,19 @@ def nearest_folder(path: Path) -> Path:
 def free_bytes(path: Path) -> int:
     """Return the free bytes of the disk that a path is on, or will be on once it is created."""
     return shutil.disk_usage(nearest_folder(path)).free
+
+
+def gpu_names() -> list[str]:
+    """Return the NVIDIA GPUs that a process here would see, as CUDA_VISIBLE_DEVICES has them; torch is not asked."""
+    if (visible := os.environ.get(VISIBLE_GPUS)) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    folder = NVIDIA_DRIVER / "gpus"
+    return [str(index) for index in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+
+
+def may_use_gpu(device: str) -> bool:
+    """Return whether a device, by its name in the configuration, is an NVIDIA GPU where there is one."""
+    return device in ("auto", "cuda")
 
 
 def is_intel() -> bool:

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any, BinaryIO
 
 from src.config.schema import SweepConfig
+from src.runtime.host import VISIBLE_GPUS
 from src.runtime.run_lock import is_run_locked
 from src.runtime.signals import stop_signal
+from src.sweep.gpu_pool import GpuPool
 from src.sweep.job_store import Job, JobStore
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -25,12 +27,17 @@ GRACE_S = 60
 
 
 def run_job(
-    store: JobStore, job: Job, config: SweepConfig, start_over: bool = False, threads: int | None = None
+    store: JobStore,
+    job: Job,
+    config: SweepConfig,
+    start_over: bool = False,
+    threads: int | None = None,
+    pool: GpuPool | None = None,
 ) -> int:
     """Run one job unless it is done, record the result, and return its exit code (negative: killed by a signal).
 
     A failed job is retried up to `config.retries` times, from its last checkpoint.
-    threads: default CPU threads of its process.
+    threads: default CPU threads of its process. pool: where it waits for its GPUs; without one it sees all.
     """
     if store.is_done(job) and not start_over:
         store.record(job, "done", 0)
@@ -40,21 +47,34 @@ def run_job(
     exit_code = 0
     for attempt in range(1 + config.retries):
         again = ["rerun=false"] if attempt else []  # a retry resumes
-        exit_code = _run_attempt(store, job, config, again, threads)
+        with pool.reserve() if pool else nullcontext(None) as gpus:
+            exit_code = _run_attempt(store, job, config, again, job_environment(threads, gpus), gpus)
         if store.status(job) != "failed":
             break
     return exit_code
 
 
-def _run_attempt(store: JobStore, job: Job, config: SweepConfig, more: list[str], threads: int | None) -> int:
-    store.record(job, "running")
+def job_environment(threads: int | None, gpus: Sequence[str] | None) -> dict[str, str]:
+    """Return the environment of a job's process. threads, gpus: None leaves what this process has."""
+    added = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    return {**os.environ, **added, **({} if gpus is None else {VISIBLE_GPUS: ",".join(gpus)})}
+
+
+def _run_attempt(
+    store: JobStore,
+    job: Job,
+    config: SweepConfig,
+    more: list[str],
+    environment: dict[str, str],
+    gpus: Sequence[str] | None,
+) -> int:
+    store.record(job, "running", gpus=gpus)
     if _wait_for_orphan(store, job) and store.is_done(job):
         store.record(job, "done", 0)
         return 0
     log = store.log_of(job)
     with log.open("wb") as written, log.open("rb") as read:
         command = [sys.executable, "-m", "src.train", *job.overrides, *more]
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads)) if threads else None
         child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
         with _forward_signals(child) as deferred:
             exit_code, timed_out = _wait(child, read, config)

@@ -8,6 +8,7 @@ jobs/<run>.log        output of its process in the last attempt
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
@@ -64,6 +65,8 @@ class JobRecord(TypedDict):
     """When this was recorded; of a running job, when the attempt began."""
     seconds: NotRequired[float | None]
     """How long the last attempt took."""
+    gpus: NotRequired[list[str]]
+    """The GPUs of the last attempt, where the sweep has assigned them."""
 
 
 def status_of(summary: Summary | None, entry: JobRecord | None) -> str:
@@ -115,13 +118,23 @@ class JobStore:
         summary = self.summary(job)
         return summary is not None and summary["status"] == "failed" and "has diverged" in str(summary["error"])
 
-    def record(self, job: Job, status: str, exit_code: int | None = None, error: str | None = None) -> None:
-        now = time.time()
-        seconds = attempt_seconds(self.entry(job), now)
+    def record(
+        self,
+        job: Job,
+        status: str,
+        exit_code: int | None = None,
+        error: str | None = None,
+        gpus: Sequence[str] | None = None,
+    ) -> None:
+        """Record the status of a job. gpus: those of an attempt that begins."""
+        now, entry = time.time(), self.entry(job)
+        seconds = attempt_seconds(entry, now)
+        assigned = gpus if status == "running" else (entry or {}).get("gpus")
         write_record(
             child_path(self.folder / "jobs", job.run, ".json"),
             {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": now}
-            | {"seconds": None if status == "running" else seconds},
+            | {"seconds": None if status == "running" else seconds}
+            | ({} if assigned is None else {"gpus": list(assigned)}),
         )
 
     def record_exit(self, job: Job, exit_code: int, timeout: float | None = None) -> None:

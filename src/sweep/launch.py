@@ -33,6 +33,7 @@ from src.runs.tuned_learning_rates import load_searches, write_searches
 from src.runtime.atomic_files import file_lock, reject_symlinks
 from src.runtime.errors import first_line
 from src.runtime.signals import stop_signal
+from src.sweep.gpu_pool import open_gpu_pool
 from src.sweep.job_process import run_job
 from src.sweep.job_store import Job, JobStore
 from src.sweep.next_steps import sweep_commands
@@ -56,6 +57,7 @@ def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
     folder = None
     for look, sweep in enumerate(sweeps):
         plans = plan_runs(sweep.jobs)
+        open_gpu_pool(plans[0].config.launcher, plans[0].config.runtime.device, Path())  # missing GPUs are an error now
         folder = folder or _sweep_folder(plans)  # further looks belong to the same sweep
         exit_code = _run_look(sweep, plans, folder, look if len(sweeps) > 1 else None, describe)
         if exit_code or look + 1 == len(sweeps) or is_decided(load_runs(folder), plans[0].config.verdict.margin):
@@ -162,8 +164,7 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
             if config.launcher.name == "ray":
                 from src.sweep.ray_launcher import launch_on_ray
 
-                threads = threads_per_job(config.launcher)
-                return launch_on_ray(store, config.launcher, config.sweep, config.rerun, threads)
+                return launch_on_ray(store, config, threads_per_job(config.launcher))
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
         return 130
@@ -202,7 +203,9 @@ def launch_job(config: DictConfig) -> None:
         return
     if not config.sweep.live:
         print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
-    threads = threads_per_job(LauncherConfig(**config.launcher))
-    exit_code = run_job(store, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), threads)
+    launcher = LauncherConfig(**config.launcher)
+    pool = open_gpu_pool(launcher, config.runtime.device, store.folder)
+    threads = threads_per_job(launcher)
+    exit_code = run_job(store, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), threads, pool)
     if number := stop_signal(exit_code):
         raise SystemExit(128 + number)

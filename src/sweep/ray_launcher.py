@@ -9,21 +9,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from src.config.schema import LauncherConfig, SweepConfig, UserError
+from src.config.schema import SweepConfig, TrainConfig, UserError
 from src.runtime.errors import first_line
+from src.sweep.gpu_pool import gpus_wanted
 from src.sweep.job_process import run_job
 from src.sweep.job_store import JobStore
 
 
-def launch_on_ray(
-    store: JobStore, launcher: LauncherConfig, config: SweepConfig, start_over: bool, threads: int | None
-) -> int:
+def launch_on_ray(store: JobStore, config: TrainConfig, threads: int | None) -> int:
     """Run the jobs that are not done on the cluster; return 0, or the exit status of a stopped job.
 
     Raises:
         UserError: there is no cluster at `launcher.address`.
     """
     ray: Any = import_module("ray")  # an extra, so its types may be missing
+    launcher = config.launcher
     try:
         check_port(str(launcher.address))
         ray.init(address=launcher.address, log_to_driver=False, configure_logging=False)
@@ -33,13 +33,21 @@ def launch_on_ray(
             "example with ray start --head"
         ) from None
     try:
-        task: Any = ray.remote(num_cpus=launcher.cpus_per_job, max_retries=0)(_run_task)
+        needs = resources(config, ray.cluster_resources().get("GPU", 0) > 0)
+        task: Any = ray.remote(**needs, max_retries=0)(_run_task)
         folder, n = str(store.folder.resolve()), len(store.jobs())
-        waiting = [task.remote(folder, index, config, start_over, threads) for index in range(n)]
+        waiting = [task.remote(folder, index, config.sweep, config.rerun, threads) for index in range(n)]
         codes = [_get_result(ray, job) for job in waiting]
     finally:
         ray.shutdown()
     return next((code for code in codes if code > 128), 0)
+
+
+def resources(config: TrainConfig, has_gpus: bool) -> dict[str, float]:
+    """Return what Ray has to reserve for a job; it shows a task only the GPUs that the task asks for."""
+    launcher = config.launcher
+    n = gpus_wanted(launcher, config.runtime.device, has_gpus)
+    return {"num_cpus": launcher.cpus_per_job, "num_gpus": n / launcher.jobs_per_gpu}
 
 
 def check_port(address: str) -> None:

@@ -22,6 +22,7 @@ from src.runtime.device import (
     open_device,
     resolve_device,
 )
+from src.runtime.host import machine_bytes
 
 CPU = RuntimeConfig(name="cpu", device="cpu", precision="auto")
 
@@ -213,3 +214,13 @@ def test_only_the_device_module_names_devices() -> None:
     assert [line for path in files for line in _named_in_code(path)] == []
     in_schema = {line.split(": ")[1] for line in _named_in_code(ROOT / "src/config/schema/runtime.py")}
     assert in_schema <= set(choices_of(RuntimeConfig, "device"))
+
+
+def test_free_memory_is_that_of_the_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other programs hold on the GPU counts as taken; what this process has cached does not."""
+    gpus = {0: (1_000, 80_000), 1: (70_000, 80_000)}
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: gpus[torch.cuda.current_device()])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 5_000)
+    assert Device("cuda", "bf16", 1).free_bytes() == 75_000
+    assert 0 < Device("cpu", "fp32", 1).free_bytes() <= machine_bytes()

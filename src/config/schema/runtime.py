@@ -68,6 +68,15 @@ class LauncherConfig:
     n_jobs: int = setting(1, "Jobs at the same time, for joblib.", Range(1, 1024, unit="jobs"))
     address: str | None = setting(None, "Address of the Ray cluster. auto: the one on this machine.")
     cpus_per_job: int = setting(1, "CPU threads for each job, for ray.", THREADS)
+    gpus_per_job: int | None = setting(
+        None,
+        "GPUs for each job, which sees no others. For joblib, ray and slurm. null: one where there are GPUs, except "
+        "on slurm, which then decides.",
+        Range(0, 1024, unit="GPUs"),
+    )
+    jobs_per_gpu: int = setting(
+        1, "Jobs that share a GPU, for joblib and ray. They slow each other down.", Range(1, 64, unit="jobs")
+    )
 
 
 @dataclass
