@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -36,6 +37,8 @@ REMEDIES = {
 """Remedies for errors of the operating system that the user has to fix, by errno."""
 MAX_FILE_BYTES = 256 << 20
 """Upper limit for files that are read whole; regular ones are far smaller."""
+HOST = re.sub(r"\W", "-", socket.gethostname().partition(".")[0])[:16] or "host"
+"""Part of the names of temporary files; at most 16 letters, as a name has at most 255 bytes."""
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -45,8 +48,8 @@ def storage_remedy(error: BaseException) -> str | None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the temporary sibling of a file or folder that this process writes."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return the temporary sibling of a file or folder that this process writes; other hosts have equal process ids."""
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -362,6 +365,8 @@ def file_lock(path: Path, busy: str | None = None) -> Iterator[Callable[[], bool
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
             raise LockBusy(busy or "locked") from None
+        except OSError as error:  # some network file systems have no locks
+            raise UserError(f"{path}: cannot be locked ({error.strerror}); {REMEDIES[errno.ENOLCK]}") from None
 
         def is_held() -> bool:
             try:

@@ -65,6 +65,8 @@ class JobRecord(TypedDict):
     """When this was recorded; of a running job, when the attempt began."""
     seconds: NotRequired[float | None]
     """How long the last attempt took."""
+    started: NotRequired[float]
+    """`started` of the sweep that recorded this: hosts have different clocks, so times of two are not compared."""
     gpus: NotRequired[list[str]]
     """The GPUs of the last attempt, where the sweep has assigned them."""
 
@@ -80,7 +82,7 @@ def attempt_seconds(entry: JobRecord | None, now: float) -> float | None:
     """Return how long the last attempt at a job took, or takes until now."""
     if entry is None:
         return None
-    return now - entry["time"] if entry["status"] == "running" else entry.get("seconds")
+    return max(0.0, now - entry["time"]) if entry["status"] == "running" else entry.get("seconds")
 
 
 class JobStore:
@@ -133,7 +135,7 @@ class JobStore:
         write_record(
             child_path(self.folder / "jobs", job.run, ".json"),
             {"status": status, "exit_code": exit_code, "error": error, "pid": os.getpid(), "time": now}
-            | {"seconds": None if status == "running" else seconds}
+            | {"seconds": None if status == "running" else seconds, "started": self.started()}
             | ({} if assigned is None else {"gpus": list(assigned)}),
         )
 
@@ -182,7 +184,7 @@ class JobStore:
         """Return whether a job has failed since the sweep was last started."""
         started = self.started()
         entries = [self.entry(job) for job in self.jobs()]
-        return any(entry and entry["status"] == "failed" and entry["time"] >= started for entry in entries)
+        return any(entry and entry["status"] == "failed" and entry.get("started") == started for entry in entries)
 
     def entry(self, job: Job) -> JobRecord | None:
         """Read the record of a job; None if it is missing or damaged: the job then counts as pending."""

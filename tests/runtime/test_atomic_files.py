@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from src.config.schema import ROOT, UserError
+from src.runtime import atomic_files
 from src.runtime.atomic_files import (
     file_lock,
     finite_or_none,
@@ -223,3 +224,24 @@ def test_a_lock_is_released_after_an_exception(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with file_lock(tmp_path / ".lock", "busy"):
         pass
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(atomic_files.fcntl, "flock", flock)
+    expected = r"\.lock: cannot be locked \(.*\); set output_root to a disk that supports"
+    with pytest.raises(UserError, match=expected), atomic_files.file_lock(tmp_path / ".lock", "busy"):
+        pass
+
+
+def test_temporary_names_differ_between_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = atomic_files.temporary_path(tmp_path / "out")
+    monkeypatch.setattr(atomic_files, "HOST", "another")
+    other = atomic_files.temporary_path(tmp_path / "out")
+    assert other.name == f".out.another.{os.getpid()}.tmp" != own.name
+    own.mkdir()
+    other.touch()
+    atomic_files.remove_stale_temporaries(tmp_path, "out")
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from src.config.schema import SweepConfig
 from src.runtime.atomic_files import read_json
 from src.sweep import job_process
 from src.sweep.job_process import run_job
-from src.sweep.job_store import Job, JobStore
+from src.sweep.job_store import Job, JobStore, attempt_seconds
 from tests.summaries import write_summary
 
 Child = Callable[[str], list[list[str]]]
@@ -147,6 +147,20 @@ def test_only_failures_since_the_last_start_count(store: JobStore) -> None:
     assert store.has_failed()
     store.open("s", store.jobs())
     assert not store.has_failed() and store.status(job(0)) == "failed"
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+def test_a_failure_counts_whatever_the_clock_of_its_host(
+    skew: float, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + skew)
+    store.record(job(0), "running")
+    assert attempt_seconds(store.entry(job(0)), real()) >= 0
+    store.record(job(0), "failed", 1)
+    assert store.has_failed()
+    store.open("s", store.jobs())
+    assert not store.has_failed()
 
 
 @pytest.mark.parametrize("start_over", [False, True])
