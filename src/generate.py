@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from src.cli.compose import run_cli, run_command
+from src.cli.compose import check_has_text, run_cli, run_command
 from src.cli.next_command import export_command, print_next
 from src.config.checks import check_settings
 from src.config.schema import GenerateConfig, RuntimeConfig, UserError
@@ -29,6 +29,7 @@ def generate_text(config: GenerateConfig) -> int:
 
     try:
         info = find_checkpoint(Path(config.run).expanduser().resolve(), "best")
+        check_has_text(info.folder.parents[2])
     except UserError as error:  # its message starts with the path
         raise UserError(f"run={error}") from None
     path = info.folder.parents[2] / "tokenizer.json"

@@ -245,6 +245,16 @@ def read_run_config(path: Path) -> TrainConfig:
     return build_run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
 
 
+def check_has_text(folder: Path) -> None:
+    """Raise UserError if the run in a folder was trained on a task, whose tokens are no text."""
+    path = folder / "config.yaml"
+    if path.is_file() and (config := read_run_config(path)).data.is_task:
+        raise UserError(
+            f"{folder}: trained on the task {config.data.task.name}, which has no text; its results are read by "
+            "python -m src.evaluate and python -m src.report"
+        )
+
+
 def build_run_config(values: Any, path: Path) -> TrainConfig:
     """Build the configuration of a run of any version from the values of a file. Raises: UserError naming the file."""
     try:

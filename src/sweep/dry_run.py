@@ -22,7 +22,7 @@ from src.config.formatting import (
     terminal_width,
 )
 from src.config.schema import TrainConfig
-from src.data.dataset import PreparedData, find_prepared
+from src.data.dataset import Data, find_data
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, match_config
@@ -58,7 +58,7 @@ class PlannedJob:
     config: TrainConfig
     match: Match
     cost: ModelCost
-    data: PreparedData | None
+    data: Data | None
     """None if it is not prepared yet."""
     run: str | None
     """None: the name depends on data that is not prepared yet."""
@@ -153,10 +153,10 @@ def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
 
 def _resolve_run(
     config: TrainConfig, init: "CheckpointInfo | None"
-) -> tuple[TrainConfig, PreparedData | None, str | None, str]:
+) -> tuple[TrainConfig, Data | None, str | None, str]:
     """Return the resolved configuration, its data, the name of the run and its status."""
     root = Path(config.output_root).expanduser()
-    data = find_prepared(config.data, config.tokenizer, root)
+    data = find_data(config.data, config.tokenizer, root)
     if data is None:
         check_machine(config, root)
         return with_search_differences(config, data, init), None, None, "new"

@@ -298,7 +298,8 @@ def _mean_loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: in
         if found[:2] == (architecture, rate) and warmup in (None, found[2]):
             summary = read_summary(plan.folder)
             stages = summary["stages"] if summary else {}
-            found = [stage["val_bits_per_byte"] for stage in stages.values()]
+            keys = ("val_loss" if "val_accuracy" in stage else "val_bits_per_byte" for stage in stages.values())
+            found = [stage[key] for key, stage in zip(keys, stages.values(), strict=True)]
             known = [loss for loss in found if loss is not None]
             losses.append(fmean(known) if len(known) == len(plan.config.stage.stages) else math.inf)
     return fmean(losses)

@@ -16,7 +16,7 @@ from src.config.schema.commands import (
     ReportConfig,
     RunsConfig,
 )
-from src.config.schema.data import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
+from src.config.schema.data import TASK, CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
 from src.config.schema.model_spec import ModelSpec
 from src.config.schema.optimizer import OptimizerConfig, ScheduleConfig
@@ -24,17 +24,18 @@ from src.config.schema.recipe import RecipeConfig
 from src.config.schema.runtime import LauncherConfig, RuntimeConfig, SweepConfig, TrackingConfig
 from src.config.schema.size import SizeConfig
 from src.config.schema.stage import PlanConfig, StageConfig
+from src.config.schema.task import TaskConfig
 from src.config.schema.train import BenchmarkConfig, DemoConfig, EstimateConfig, TrainConfig, TuneConfig, TuneSettings
 from src.config.schema.training import BF16_WEIGHTS, INT8_MOMENTS, TrainingConfig
 from src.config.setting import MISSING
 
 __all__ = [
-    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT",
+    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK",
     "ArchitectureConfig", "BenchmarkConfig", "CorpusConfig", "DataConfig",
     "DemoConfig",
     "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
     "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig",
-    "SweepConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig", "TuneSettings",
-    "UserError", "VerdictConfig",
+    "SweepConfig", "TaskConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig",
+    "TuneSettings", "UserError", "VerdictConfig",
 ]  # fmt: skip

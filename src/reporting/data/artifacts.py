@@ -44,18 +44,35 @@ def load_samples(runs: pd.DataFrame) -> list[Record]:
 def load_context(run_dir: str | Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
 
-    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and
-    `probe/<name>` for each of PROBES.
+    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too),
+    `probe/<name>` for each of PROBES, and of a task distance and length.
     """
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for stage, entry in load_evaluation(run_dir).items():
         measures = {name: entry["context"].get(name) for name in ("positions", "recall", "hidden")}
+        measures |= {"distance": entry["distance"], "length": _by_length(entry["answers"])}
         measures |= {"beyond": entry["beyond"], **{f"probe/{name}": entry["probes"].get(name) for name in PROBES}}
         found[stage] = {
             measure: {name: as_floats(numbers) for name, numbers in as_dict(values).items()}
             for measure, values in measures.items()
         }
     return found
+
+
+def _by_length(answers: Record) -> Record:
+    """Return the accuracy of a task by the length of the test sequences, the mean over their difficulties."""
+    found: dict[float, list[tuple[float, float]]] = {}
+    columns = [as_floats(answers.get(key)) for key in ("length", "n", "accuracy")]
+    for length, n, accuracy in zip(*columns, strict=False):
+        found.setdefault(length, []).append((n, accuracy))
+    if len(found) < 2:
+        return {}
+    means = {length: [sum(part) for part in zip(*each, strict=True)] for length, each in found.items()}
+    return {
+        "to": sorted(found),
+        "n": [means[length][0] for length in sorted(found)],
+        "accuracy": [means[length][1] / len(found[length]) for length in sorted(found)],
+    }
 
 
 class Search(NamedTuple):

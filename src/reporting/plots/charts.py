@@ -9,7 +9,7 @@ from src.reporting.data.artifacts import PROBES, Search, load_searches
 from src.reporting.data.problems import Problems
 from src.reporting.plots.benchmark import benchmark_charts, newest_benchmark
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, trace_of
-from src.reporting.plots.context import beyond_chart, position_chart, probe_chart, recall_chart
+from src.reporting.plots.context import beyond_chart, position_chart, probe_chart, recall_chart, task_charts
 from src.reporting.plots.cost import cost_chart
 from src.reporting.plots.training import expert_chart, loss_chart, speed_chart
 from src.reporting.plots.verdict import verdict_chart
@@ -35,6 +35,7 @@ def build_charts(
         "curves": lambda: [loss_chart(runs, metrics)],
         "learning rates": lambda: [learning_rate_chart(load_searches(directory))],
         "positions": lambda: [position_chart(runs), beyond_chart(runs)],
+        "accuracy": lambda: task_charts(runs),
         "recall": lambda: [recall_chart(runs), *(probe_chart(runs, name) for name in PROBES)],
         "experts": lambda: [expert_chart(runs, metrics)],
         "speed": lambda: [speed_chart(runs)],
