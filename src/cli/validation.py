@@ -296,6 +296,11 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
             "needs max_seconds, and nothing else uses it"
         )
+    if training.embedding_dropout and training.dropout:
+        raise UserError(
+            f"training.embedding_dropout={training.embedding_dropout}: training.dropout={training.dropout} is of the "
+            "embedding too; leave one out"
+        )
     if training.memory != "full" and config.optimizer.name != "adamw":
         raise UserError(f"training.memory={training.memory}: is for optimizer=adamw; set training.memory=full")
     if training.memory in BF16_WEIGHTS and config.runtime.precision == "fp16":

@@ -149,7 +149,7 @@ class LanguageModel(nn.Module):
         if self.positions is not None:
             x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
         dropout = self.dropout if self.training else None
-        x = x if dropout is None else x * dropout.mask(x)
+        x = x if dropout is None else dropout.drop_embedding(x)
         aux_losses: list[Tensor] = []
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []

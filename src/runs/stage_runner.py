@@ -203,6 +203,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
             device=run.device,
             eot_id=run.masking_eot,
             dropout=config.training.dropout,
+            embedding_dropout=config.training.embedding_dropout,
         )
 
     is_single = run.device.process_group.size == 1  # several processes have to take the same number of steps

@@ -120,6 +120,7 @@ def fit(
                 device=device,
                 eot_id=eot_id,
                 dropout=training.dropout,
+                embedding_dropout=training.embedding_dropout,
                 key=(seed, plan.origin, progress.step),
             )
             state.count(output.skipped)

@@ -90,6 +90,7 @@ def train_step(
     device: Device,
     eot_id: int | None = None,
     dropout: float = 0.0,
+    embedding_dropout: float = 0.0,
     key: tuple[object, ...] = (),
 ) -> StepOutput:
     """Update the weights once from batch (B, T + 1) or (B, 2, T): the global batch, or this process's rows of it.
@@ -97,8 +98,8 @@ def train_step(
     Gradients are summed over all processes, losses are means over the tokens or answers of the global batch. If the
     gradient is not finite, the optimizer changes neither weights nor state; the device decides that. MoE balancing uses
     the load of the whole batch. eot_id: the token that begins a document, if documents are masked. dropout: the
-    probability. key: plain values that name the step; the random numbers of dropout (with the row of a sequence in the
-    global batch) and of rounding are functions of it.
+    probability, and embedding_dropout that of the embedding where it is another. key: plain values that name the step;
+    the random numbers of dropout (with the row of a sequence in the global batch) and of rounding are functions of it.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     loss = torch.zeros((), device=batch.device)
@@ -109,7 +110,8 @@ def train_step(
     for micro_batch in batch.split(micro_batch_size):
         rows = range(row, row + len(micro_batch))
         row = rows.stop
-        model.dropout = Dropout(dropout, key, rows, batch.device.type) if dropout else None
+        of_embedding = embedding_dropout or dropout
+        model.dropout = Dropout(dropout, key, rows, batch.device.type, of_embedding) if of_embedding else None
         share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
             inputs, targets = split_rows(micro_batch)

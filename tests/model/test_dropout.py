@@ -60,6 +60,19 @@ def test_recomputation_uses_the_same_masks(architecture: str) -> None:
     assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
 
 
+def test_embedding_can_be_dropped_alone() -> None:
+    model = small_model("dense").train()
+    tokens = random_tokens(2, SEQ_LEN)
+    model.dropout = Dropout(0.0, ("embedding",), range(2), "cpu", embedding_p=P)
+    kept = Dropout(P, ("embedding",), range(2), "cpu").mask(model.embedding(tokens))
+    assert kept is not None and model.dropout.mask(kept) is None
+    hidden = model(tokens).hidden
+    x = model.embedding(tokens) * kept
+    for norm, block in zip(model.norms, model.blocks, strict=True):
+        x = model.residual_step(norm, block, x, None, None).y
+    torch.testing.assert_close(hidden, model.final_norm(x))
+
+
 def test_dropped_block_adds_nothing() -> None:
     """With nearly everything dropped, the final hidden states are those of a zero input."""
     model = small_model("dense").train()
