@@ -26,6 +26,7 @@ class TriedRate(TypedDict):
 
     learning_rate: float
     bits_per_byte: float | None
+    """Of a task, its nats per answer."""
     warmup_steps: NotRequired[int | None]
 
 
@@ -44,6 +45,8 @@ class Search(TypedDict):
 
     size: str
     optimizer: str
+    unit: NotRequired[str]
+    """Of the losses; missing in searches of earlier versions: bits per byte."""
     text: str
     seeds: list[int]
     contract: NotRequired[dict[str, Scalar]]

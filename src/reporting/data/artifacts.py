@@ -18,6 +18,7 @@ from src.reporting.data.json_values import (
     clean_text,
     read_or_none,
 )
+from src.reporting.data.metric import BITS
 from src.reporting.data.runs import load_evaluation, stage_names, to_records
 
 PROBES = {
@@ -80,6 +81,8 @@ class Search(NamedTuple):
 
     size: str
     text: str
+    unit: str
+    """Of the losses."""
     tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
     """Architecture -> its (rate, validation bits per byte or None if it diverged), and at which edge the best is."""
 
@@ -114,7 +117,8 @@ def load_searches(directory: str | Path) -> list[Search]:
             pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in own]
             points = [(rate, loss) for rate, loss in pairs if rate is not None]
             tried[name] = sorted(points, key=lambda point: point[0]), as_text(as_dict(entry).get("edge"))
-        found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), tried))
+        unit = as_text(search.get("unit")) or BITS.unit
+        found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), unit, tried))
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from src.reporting.data.artifacts import PROBES, Search, load_searches
+from src.reporting.data.metric import BITS
 from src.reporting.data.problems import Problems
 from src.reporting.plots.benchmark import benchmark_charts, newest_benchmark
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, trace_of
@@ -52,6 +53,7 @@ def build_charts(
 def learning_rate_chart(searches: Sequence[Search]) -> Chart:
     """Chart validation loss against learning rate: a panel for each search, the chosen rates ringed."""
     panels: list[Panel] = []
+    unit = " or ".join(dict.fromkeys(search.unit for search in searches)) or BITS.unit
     for search in searches:
         panel = Panel(search.size)
         chosen: list[tuple[float, float]] = []
@@ -69,10 +71,10 @@ def learning_rate_chart(searches: Sequence[Search]) -> Chart:
     return Chart(
         "learning-rates",
         "Sensitivity to the learning rate",
-        "Validation bits per byte against the peak learning rate, by python -m src.tune on seeds that no comparison "
+        f"Validation {unit} against the peak learning rate, by python -m src.tune on seeds that no comparison "
         "uses. Rates that diverged are missing.",
         {"": Axis("peak learning rate", is_log=True)},
-        {"": Axis("validation bits per byte")},
+        {"": Axis(f"validation {unit}")},
         {"learning_rates": ""},
         panels,
         columns=len(panels) or 1,
