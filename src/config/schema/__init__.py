@@ -5,7 +5,7 @@ and nothing below the commands sees a `DictConfig`. A new setting is a field her
 """
 
 from src.config.errors import UserError
-from src.config.paths import CONF, EXPERIMENTS, ROOT
+from src.config.paths import CONF, EXPERIMENTS, ROOT, experiment_files
 from src.config.schema.architecture import ArchitectureConfig
 from src.config.schema.commands import (
     DoctorConfig,
@@ -15,6 +15,7 @@ from src.config.schema.commands import (
     PrepareConfig,
     ReportConfig,
     RunsConfig,
+    ValidateConfig,
 )
 from src.config.schema.data import TASK, CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
@@ -37,5 +38,5 @@ __all__ = [
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
     "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "SizeConfig", "StageConfig",
     "SweepConfig", "TaskConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig",
-    "TuneSettings", "UserError", "VerdictConfig",
+    "TuneSettings", "UserError", "ValidateConfig", "VerdictConfig", "experiment_files",
 ]  # fmt: skip
