@@ -8,7 +8,7 @@ from src.config.schema import CONF
 
 COMMANDS = (
     *("demo", "prepare", "train", "tune", "report", "runs", "evaluate", "generate", "export", "estimate", "benchmark"),
-    "doctor",
+    *("validate", "doctor"),
 )
 """In the order of use."""
 

@@ -31,6 +31,7 @@ from src.config.schema import (
     StageConfig,
     TrainConfig,
     TuneConfig,
+    ValidateConfig,
 )
 from src.runs import __main__ as runs
 
@@ -47,6 +48,7 @@ SCHEMAS = (
     RunsConfig,
     ExportConfig,
     DoctorConfig,
+    ValidateConfig,
     BenchmarkConfig,
     EvaluateConfig,
     TuneConfig,
@@ -101,6 +103,7 @@ def test_every_command_of_the_documents_composes(
         "runs": (RunsConfig, runs.RAW),
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
+        "validate": (ValidateConfig, ()),
     }[name]
     if name == "prepare":
         argv = expand_data_path(quote_paths(argv), has_stages=False)
