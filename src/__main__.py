@@ -7,22 +7,8 @@ from src import __version__
 from src.config.schema import CONF
 
 COMMANDS = (
-    *(
-        "demo",
-        "prepare",
-        "train",
-        "tune",
-        "report",
-        "runs",
-        "evaluate",
-        "generate",
-        "chat",
-        "serve",
-        "export",
-        "estimate",
-        "benchmark",
-    ),
-    "doctor",
+    *("demo", "prepare", "train", "tune", "report", "runs", "evaluate", "generate", "chat", "serve", "export"),
+    *("estimate", "benchmark", "validate", "doctor"),
 )
 """In the order of use."""
 

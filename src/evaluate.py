@@ -14,7 +14,7 @@ from src.config.formatting import NOTHING, fit_text, show_time, table, terminal_
 from src.config.schema import EvaluateConfig, RuntimeConfig, TrainConfig, UserError
 
 if TYPE_CHECKING:
-    from src.data.dataset import PreparedData
+    from src.data.dataset import Data
     from src.runs.summary import Summary
 
 FORWARD_SPEED = 3
@@ -29,7 +29,6 @@ def evaluate(config: EvaluateConfig) -> int:
     """
     check_settings(config)
 
-    from src.data.dataset import MANIFEST, load_prepared
     from src.runs.final_evaluation import EVALUATION, evaluate_run, finished_stages
     from src.runs.summary import read_summary
     from src.runtime.device import open_device
@@ -40,14 +39,10 @@ def evaluate(config: EvaluateConfig) -> int:
         raise UserError(f"run={config.run}: no run directory of src.train; its last line names it")
     known = replace(read_run_config(folder / "config.yaml"), evaluation=config.evaluation)
     finished_stages(known, folder)
-    data_dir = Path(config.data_dir or str(known.data.dir)).expanduser()
-    if not (data_dir / MANIFEST).is_file():
-        raise UserError(f"data_dir={data_dir}: no prepared data there; give the folder that the run was trained on")
-    summary = read_summary(folder)
+    data, summary = _open_data(config, known), read_summary(folder)
     assert summary is not None, "finished_stages has read it"
-    data, trained_on = load_prepared(data_dir), str(summary["contract"].get("data_hash"))
-    if data.fingerprint != trained_on:
-        raise UserError(f"data_dir={data_dir}: {data.fingerprint[:12]}, but the run was trained on {trained_on[:12]}")
+    if data.fingerprint != (trained_on := str(summary["contract"].get("data_hash"))):
+        raise UserError(f"{data.location}: {data.fingerprint[:12]}, but the run was trained on {trained_on[:12]}")
     if config.dry_run:
         print("\n".join(describe_dry_run(known, data, folder, summary, config.rerun)))
         return 0
@@ -68,22 +63,39 @@ def evaluate(config: EvaluateConfig) -> int:
     return 0
 
 
-def describe_dry_run(
-    known: TrainConfig, data: "PreparedData", folder: Path, summary: "Summary", rerun: bool
-) -> list[str]:
+def _open_data(config: EvaluateConfig, known: TrainConfig) -> "Data":
+    """Open the data that a run was trained on. Raises: UserError."""
+    from src.data.dataset import MANIFEST, TaskData, load_prepared
+
+    if known.data.is_task:
+        if config.data_dir is not None:
+            raise UserError(
+                f"data_dir={config.data_dir}: the run was trained on a task, which is generated; leave it out"
+            )
+        return TaskData(known.data)
+    data_dir = Path(config.data_dir or str(known.data.dir)).expanduser()
+    if not (data_dir / MANIFEST).is_file():
+        raise UserError(f"data_dir={data_dir}: no prepared data there; give the folder that the run was trained on")
+    return load_prepared(data_dir)
+
+
+def describe_dry_run(known: TrainConfig, data: "Data", folder: Path, summary: "Summary", rerun: bool) -> list[str]:
     """Describe what would be measured, and how long the test text would take by the speed of the run's training."""
+    from src.data.dataset import PreparedData
     from src.runs.final_evaluation import evaluated_stages, finished_stages
 
     length, settings = known.training.seq_len, known.evaluation
     windows = {
         corpus: min(known.training.test_sequences, (len(data.tokens(corpus, "test")) - 1) // length)
+        if isinstance(data, PreparedData)
+        else known.training.test_sequences
         for corpus in data.corpora
     }
     tokens, speed = sum(windows.values()) * length, summary["final"] and summary["final"]["tokens_per_second"]
     done, lines = set() if rerun else evaluated_stages(known, folder), list[str]()
     for name in finished_stages(known, folder):
         parts = [f"{n} windows of {length:,} tokens of {corpus}" for corpus, n in windows.items()]
-        parts += ["probes"] if settings.probes else []
+        parts += ["probes"] if settings.probes and isinstance(data, PreparedData) else []
         stage = known.stage.stages[name]
         parts += (
             [f"{settings.scripts * len(stage.prompts)} scripts"] if stage.corpus == "code" and settings.scripts else []
@@ -106,6 +118,20 @@ def describe(found: dict[str, Any]) -> list[str]:
             for corpus, value in entry["test"].items()
             if value is not None
         ]
+        if answers := entry.get("answers"):
+            rows = [[*row[:1], row[1], _show(entry["test"][row[0]]["accuracy"]), row[3]] for row in rows]
+            columns = (answers[key] for key in ("length", "value", "n", "loss", "accuracy"))
+            rows += [
+                [
+                    f"length {length}" + (f", {answers['difficulty']} {value}" if value else ""),
+                    _show(loss),
+                    _show(share),
+                    f"{n:,}",
+                ]
+                for length, value, n, loss, share in zip(*columns, strict=True)
+            ]
+            lines += [f"After the {stage} stage", *table(["test", "loss", "accuracy", "answers"], rows), ""]
+            continue
         lines += [f"After the {stage} stage", *table(["test text", "loss", "bits per byte", "tokens"], rows)]
         if positions := entry.get("beyond") or entry.get("context", {}).get("positions"):
             header = ["loss by position, past the training context too", *map(str, positions["to"])]

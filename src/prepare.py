@@ -29,6 +29,8 @@ def prepare(config: PrepareConfig) -> int:
 
     check_settings(config)
     check_data(config.data, config.tokenizer)
+    if config.data.is_task:
+        raise UserError(f"data={config.data.name}: a task is generated while it trains; there is nothing to prepare")
     root = Path(config.output_root).expanduser()
     if config.mode == "inspect":
         from src.data.preparation.inspection import inspect_data

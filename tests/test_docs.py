@@ -33,6 +33,7 @@ from src.config.schema import (
     StageConfig,
     TrainConfig,
     TuneConfig,
+    ValidateConfig,
 )
 from src.runs import __main__ as runs
 
@@ -49,6 +50,7 @@ SCHEMAS = (
     RunsConfig,
     ExportConfig,
     DoctorConfig,
+    ValidateConfig,
     BenchmarkConfig,
     EvaluateConfig,
     TuneConfig,
@@ -105,6 +107,7 @@ def test_every_command_of_the_documents_composes(
         "serve": (ServeConfig, serve.RAW),
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
+        "validate": (ValidateConfig, ()),
     }[name]
     if name == "prepare":
         argv = expand_data_path(quote_paths(argv), has_stages=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 
 from src.config import schema as schemas
-from src.config.schema import CONF, EXPERIMENTS, TrainConfig
+from src.config.schema import CONF, TrainConfig, experiment_files
 from src.config.setting import Entry, entries_of
 
 SCRIPTS = Path(__file__).parent / "completions"
@@ -116,7 +116,7 @@ class _Command:
         if key in self.groups:
             return _stems(CONF / key)
         if key == "+experiment" and self.composes:
-            return _stems(EXPERIMENTS)
+            return list(experiment_files())
         if entry is None:
             return []
         if key in NAMES:

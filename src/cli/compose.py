@@ -41,7 +41,7 @@ from src.cli.config_loader import CachedConfigLoader, parse
 from src.cli.settings_help import Default, describe, help_text
 from src.config.checks import check_settings, shorten
 from src.config.renamed import current_key, rename_keys
-from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
+from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError, experiment_files
 from src.config.setting import entries_of
 from src.runtime.atomic_files import read_yaml, storage_remedy
 from src.runtime.host import limit_omp_spin
@@ -66,20 +66,21 @@ _registered: dict[str, Registered] = {}
 
 
 def register_schema(schema: type, command: str) -> None:
-    """Register the schema of a command and every experiments/*.yaml with Hydra, from any working directory."""
-    paths = sorted(EXPERIMENTS.glob("*.yaml"))
-    content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in paths])
+    """Register the schema of a command and every YAML file of experiments with Hydra, from any working directory."""
+    files = experiment_files(EXPERIMENTS)
+    content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in files.values()])
     if _registered.get(command) == content:
         return
     CachedConfigLoader.clear()
     store = ConfigStore.instance()
     store.store(name=f"{command}_schema", node=schema)
-    for path in paths:
+    for name, path in files.items():
         try:
             node = OmegaConf.load(path)
         except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
-        store.store(group="experiment", name=path.stem, node=node, package="_global_")
+        group, _, stem = f"experiment/{name}".rpartition("/")
+        store.store(group=group, name=stem, node=node, package="_global_")
     _registered[command] = content
 
 
@@ -247,6 +248,16 @@ def build_config(schema: type[T], values: dict[str, Any]) -> T:
 def read_run_config(path: Path) -> TrainConfig:
     """Read the config.yaml of a run. Raises: UserError if it is missing or invalid."""
     return build_run_config(read_yaml(path, "data", "stage", "runtime", "training"), path)
+
+
+def check_has_text(folder: Path) -> None:
+    """Raise UserError if the run in a folder was trained on a task, whose tokens are no text."""
+    path = folder / "config.yaml"
+    if path.is_file() and (config := read_run_config(path)).data.is_task:
+        raise UserError(
+            f"{folder}: trained on the task {config.data.task.name}, which has no text; its results are read by "
+            "python -m src.evaluate and python -m src.report"
+        )
 
 
 def build_run_config(values: Any, path: Path) -> TrainConfig:

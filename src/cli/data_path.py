@@ -1,4 +1,4 @@
-"""`data=PATH`: the user's own text, written out as the settings that read it."""
+"""`data=PATH`: the user's own text, written out as the settings that read it; `data=TASK`: its stage."""
 
 import difflib
 import glob
@@ -12,7 +12,7 @@ from src.cli.command_line import given_keys, quote_value
 from src.cli.config_loader import parse
 from src.cli.settings_help import files_of
 from src.config.checks import shorten
-from src.config.schema import CONF, UserError
+from src.config.schema import CONF, TASK, UserError
 from src.data.dataset import MANIFEST, load_data_dir
 from src.data.sources.own_text import corpora_of
 from src.runtime.atomic_files import read_yaml
@@ -23,7 +23,8 @@ LOOKS_LIKE_PATH = re.compile(r"[/\\.*?~]|\s")
 def expand_data_path(argv: Sequence[str], has_stages: bool = True) -> list[str]:
     """Replace `data=PATH` by data=local with the paths of the corpora that are there, and their stage if none is given.
 
-    has_stages: whether the command has the setting `stage`. A name in conf/data remains.
+    has_stages: whether the command has the setting `stage`. A name in conf/data remains; that of a task is followed by
+    its stage, if none is given.
     Raises: UserError for a path that does not exist or has no text, and for an unknown name.
     """
     names = files_of(CONF / "data")
@@ -33,9 +34,17 @@ def expand_data_path(argv: Sequence[str], has_stages: bool = True) -> list[str]:
         choices = value.strip("'\"").split(",")
         if key != "data" or not sign or all(choice in names for choice in choices):
             expanded.append(argument)
+            if key == "data" and has_stages and "stage" not in given_keys(argv) and all(map(_is_task, choices)):
+                expanded.append(f"stage={TASK}")
             continue
         expanded += _own_text(value, names, argv, has_stages)
     return expanded
+
+
+def _is_task(choice: str) -> bool:
+    """Return whether a choice of conf/data is a synthetic task, which has a stage of its own."""
+    path = CONF / "data" / f"{choice}.yaml"
+    return path.is_file() and TASK in read_yaml(path)
 
 
 def _own_text(value: str, names: list[str], argv: Sequence[str], has_stages: bool) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.cli.command_line import no_such_setting
-from src.config.schema import CONF, EXPERIMENTS, MISSING, TrainConfig, UserError
+from src.config.schema import CONF, MISSING, TrainConfig, UserError, experiment_files
 from src.config.setting import Entry, entries_of, sections_of
 
 WIDTH = 100
@@ -31,7 +31,7 @@ def help_text(header: str, groups: Iterable[str], schema: type) -> str:
     path = {"data": ", or a file, folder or glob of your own"}
     choices = [f"{group}: {', '.join(files_of(CONF / group))}{path.get(group, '')}" for group in groups]
     if issubclass(schema, TrainConfig):
-        choices.append(f"+experiment: {', '.join(files_of(EXPERIMENTS))}")
+        choices.append(f"+experiment: {', '.join(experiment_files())}")
     if choices:
         lines += ["== Choices, written group=choice ==", "", *(_wrap(line, 2) for line in choices), ""]
     lines += [

@@ -8,7 +8,9 @@ from src.config.setting import Entry, entries_of
 
 PAGE = ROOT / "docs" / "SETTINGS.md"
 MARK = "<!-- `python -m src.cli.settings_page` writes everything below from src/config/schema and conf. -->\n"
-COMMANDS = "train demo estimate benchmark tune prepare generate chat serve evaluate report runs export doctor".split()
+COMMANDS = (
+    "train demo estimate benchmark tune prepare generate chat serve evaluate report runs export validate doctor"
+).split()
 HEADER = ["| setting | meaning | type and unit | range or choices | default |", "|---|---|---|---|---|"]
 
 

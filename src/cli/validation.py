@@ -12,6 +12,7 @@ from pathlib import Path
 from src.config.checks import check_name, check_settings
 from src.config.schema import (
     BF16_WEIGHTS,
+    TASK,
     ArchitectureConfig,
     CorpusConfig,
     DataConfig,
@@ -24,6 +25,7 @@ from src.config.schema import (
 from src.data.document import GENERATED
 from src.data.sources.file_formats import RECORDS, file_extension, unsupported_reason
 from src.data.sources.repository_list import load_repositories
+from src.data.sources.tasks.registry import check_task
 from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
@@ -46,6 +48,8 @@ def validate(config: TrainConfig) -> None:
     """Check a whole training configuration. Raises UserError, one line with key, value and remedy."""
     check_settings(config)
     check_data(config.data, config.tokenizer)
+    if config.data.is_task:
+        _check_task(config)
     check_writable(config.output_root)
     _check_batches(config)
     _check_widths(config)
@@ -77,7 +81,13 @@ def _check_gpus(launcher: LauncherConfig) -> None:
 
 
 def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
-    """Check the settings of the text and its tokenizer. Raises UserError."""
+    """Check the settings of the text and its tokenizer, or that a task has none. Raises UserError."""
+    if data.is_task != (tokenizer.kind == "none"):
+        wanted = "none" if data.is_task else "bpe_4k"
+        what = f"data.task.name={data.task.name} has tokens of its own" if data.is_task else "the data is text"
+        raise UserError(f"tokenizer.kind={tokenizer.kind}: {what}; give tokenizer={wanted}")
+    if data.is_task:
+        return
     for name in ("language", "code"):
         corpus: CorpusConfig = getattr(data, name)
         _check_source(f"data.{name}", corpus)
@@ -120,6 +130,31 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
         raise UserError(f"tokenizer.pattern={tokenizer.pattern}: has no effect with {given}; leave it out")
     if tokenizer.path is None and tokenizer.eot is not None:
         raise UserError(f"tokenizer.eot={tokenizer.eot}: is for a tokenizer that tokenizer.path names; leave it out")
+
+
+def _check_task(config: TrainConfig) -> None:
+    """Check the settings of a synthetic task, and those that need text. Raises UserError."""
+    check_task(config.data.task, config.training.seq_len)
+    if config.tokenizer.vocab_size != config.data.task.vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size={config.tokenizer.vocab_size}: data.task.vocab_size={config.data.task.vocab_size} "
+            "says it; leave it out"
+        )
+    text = {
+        "data.dir": config.data.dir is not None,
+        "training.document_masking": config.training.document_masking,
+        "training.sampling": config.training.sampling != "epochs",
+    }
+    for name, stage in ((name, stage) for name, stage in config.stage.stages.items() if stage.corpus == TASK):
+        text |= {f"stage.stages.{name}.prompts": stage.prompts, f"stage.stages.{name}.mixture": stage.mixture}
+    if given := next((key for key, is_given in text.items() if is_given), None):
+        raise UserError(f"{given}: is for text, and data={config.data.name} is a task; leave it out")
+    longest = max([config.training.seq_len, *config.data.task.test_lengths])
+    if config.recipe.position == "learned" and longest > config.recipe.max_seq_len:
+        raise UserError(
+            f"data.task.test_lengths={config.data.task.test_lengths}: beyond the {config.recipe.max_seq_len} learned "
+            f"positions; set recipe.max_seq_len={longest} or recipe.position=rope"
+        )
 
 
 READ_BY: dict[str, tuple[str, ...]] = {
@@ -280,6 +315,11 @@ def _check_batches(config: TrainConfig) -> None:
         raise UserError(
             f"training.budget={training.budget}, training.max_seconds={training.max_seconds}: training.budget=time "
             "needs max_seconds, and nothing else uses it"
+        )
+    if training.embedding_dropout and training.dropout:
+        raise UserError(
+            f"training.embedding_dropout={training.embedding_dropout}: training.dropout={training.dropout} is of the "
+            "embedding too; leave one out"
         )
     if training.memory != "full" and config.optimizer.name != "adamw":
         raise UserError(f"training.memory={training.memory}: is for optimizer=adamw; set training.memory=full")

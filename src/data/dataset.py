@@ -12,6 +12,7 @@ import numpy as np
 
 from src.config.schema import DataConfig, TokenizerConfig, UserError
 from src.data.document import GENERATED
+from src.data.task_data import TaskData
 from src.data.tokenizer.bpe import count_ids, get_eot_id, load_tokenizer
 from src.data.tokenizer.external import find_tokenizer_file
 from src.runtime.atomic_files import file_sha256, find_folder
@@ -56,6 +57,19 @@ class PreparedData:
         return self.manifest["fingerprint"]
 
     @property
+    def name(self) -> str:
+        return self.manifest["name"]
+
+    @property
+    def location(self) -> str:
+        """Where the data is, for messages."""
+        return str(self.folder)
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        return self.manifest["tokenizer"]["sha256"]
+
+    @property
     def vocab_size(self) -> int:
         return self.manifest["tokenizer"]["vocab_size"]
 
@@ -94,6 +108,10 @@ class PreparedData:
             "floor_bits_per_byte": entry["floor_bits_per_byte"],
             "bytes_per_token": entry["bytes_per_token"],
         }
+
+
+Data = PreparedData | TaskData
+"""What a run is trained on."""
 
 
 def compute_fingerprint(files: dict[str, dict[str, Any]]) -> str:
@@ -263,6 +281,11 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
+def find_data(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> Data | None:
+    """Return the task of these settings, or find their prepared data; None if there is none. Raises: UserError."""
+    return TaskData(data) if data.is_task else find_prepared(data, tokenizer, output_root)
+
+
 def find_prepared(data: DataConfig, tokenizer: TokenizerConfig, output_root: Path) -> PreparedData | None:
     """Find the prepared data of these settings or of `data.dir`; None if there is none.
 
@@ -297,7 +320,7 @@ def load_data_dir(name: str) -> PreparedData:
 def hashed_settings(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """Collect the settings that decide the tokens; external tokenizers and generated text are included by hash."""
     values = asdict(data)
-    del values["dir"]
+    del values["dir"], values["task"]  # text has no task
     if data.split == DataConfig.split:
         del values["split"]  # so that data of earlier versions are found
     for name in CORPORA:

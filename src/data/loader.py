@@ -18,8 +18,9 @@ from fractions import Fraction
 import numpy as np
 
 from src.config.schema import StageConfig, UserError
-from src.data.dataset import PreparedData
-from src.data.hashing import splitmix64
+from src.data.dataset import Data, PreparedData
+from src.data.hashing import shuffle_order, splitmix64
+from src.data.task_data import TaskLoader
 
 ORDER_VERSION = 1
 """Increase when the order changes; it is part of the order hash of a run."""
@@ -93,7 +94,7 @@ class TrainLoader:
         if epoch != self._epoch:
             key = splitmix64(splitmix64(np.array([self.seed % 2**64], dtype=np.uint64)) ^ np.uint64(epoch))
             offset = int(splitmix64(key)[0] % np.uint64(self._n_offsets))
-            order = np.argsort(splitmix64(splitmix64(np.arange(self.n_windows, dtype=np.uint64)) ^ key), kind="stable")
+            order = shuffle_order(self.n_windows, key[0])
             self._epoch, self._starts = epoch, offset + self.seq_len * order.astype(np.int64)
         return self._starts
 
@@ -105,10 +106,16 @@ class TrainLoader:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def build_loader(
-    data: PreparedData, stage: StageConfig, seq_len: int, seed: int, sampling: str = "epochs"
-) -> TrainLoader:
-    """Open the training text of a stage and of its mixture. Raises: UserError if a text does not fill one window."""
+Loader = TrainLoader | TaskLoader
+
+
+def build_loader(data: Data, stage: StageConfig, seq_len: int, seed: int, sampling: str = "epochs") -> Loader:
+    """Open the training text of a stage and of its mixture, or a task.
+
+    Raises: UserError if a text does not fill one window.
+    """
+    if not isinstance(data, PreparedData):
+        return TaskLoader(data, seq_len, seed)
 
     def open_corpus(corpus: str, mix: Sequence[tuple[TrainLoader, float]] = ()) -> TrainLoader:
         tokens, name = data.tokens(corpus, "train"), f"the {corpus} text"

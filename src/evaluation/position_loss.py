@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from src.data.preparation.token_annotations import Annotations
 from src.model.cost.memory_estimate import loss_chunk
-from src.model.language_model import LanguageModel, document_ids
+from src.model.language_model import LanguageModel, document_ids, split_rows
 from src.runtime.device import Device
 
 TOKENS_AT_ONCE = 2048
@@ -31,27 +31,32 @@ TOKENS_AT_ONCE = 2048
 def predict_targets(
     model: LanguageModel, windows: np.ndarray, *, device: Device, eot_id: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the loss of each target in nats, and whether it is the most probable token: (n, T) each, for (n, T + 1)
-    ids.
+    """Return the loss of each target in nats, and whether it is the most probable token: (n, T) each, for rows
+    (n, T + 1) of text or (n, 2, T) of a task. Positions of a task that ask for no answer have a loss of 0.
 
     Computed in fp32, a few windows and one chunk of logits at a time, to limit memory. eot_id: as in
     `evaluate_windows`.
     """
     was_training = model.training
     model.eval()
-    n, length = len(windows), windows.shape[1] - 1
-    nats, hits = np.empty(n * length, dtype=np.float64), np.empty(n * length, dtype=np.bool_)
+    n, length = len(windows), windows.shape[-1] - (windows.ndim == 2)
+    nats, hits = np.zeros(n * length, dtype=np.float64), np.zeros(n * length, dtype=np.bool_)
+    counted = np.ones(n * length, dtype=np.bool_) if windows.ndim == 2 else (windows[:, 1] >= 0).ravel()
     weight = model.head.weight.float()
     chunk, at_once = loss_chunk(len(weight)), max(1, TOKENS_AT_ONCE // length)
     for first in range(0, n, at_once):
         tokens = device.tensor(windows[first : first + at_once])
-        inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+        inputs, targets = split_rows(tokens)
+        places = np.flatnonzero(counted[first * length : (first + len(tokens)) * length])
         with device.autocast():
             hidden = model(inputs, documents=document_ids(inputs, eot_id)).hidden.flatten(0, 1)
+        hidden, targets = (
+            part if len(places) == len(hidden) else part[device.tensor(places)] for part in (hidden, targets.flatten())
+        )
         for start in range(0, len(hidden), chunk):
             rows = slice(start, min(start + chunk, len(hidden)))
             logits = F.linear(hidden[rows].float(), weight)
-            where = slice(first * length + rows.start, first * length + rows.stop)
+            where = first * length + places[rows]
             nats[where] = F.cross_entropy(logits, targets[rows], reduction="none").cpu()
             hits[where] = (logits.argmax(dim=-1) == targets[rows]).cpu()
     model.train(was_training)
@@ -65,13 +70,13 @@ def summarize_context(
     counted = np.ones(nats.shape, dtype=bool) if known is None else np.isfinite(known.bits)
     positions = np.broadcast_to(np.arange(1, nats.shape[1] + 1), nats.shape)[counted]
     if known is None:
-        return {"positions": _average_by_range(positions, loss=nats[counted])}
+        return {"positions": average_by_range(positions, loss=nats[counted])}
     floor = known.bits[counted] * math.log(2)
     above = (nats[counted].sum() - floor.sum()) / math.log(2) / max(1, byte_lengths[windows[:, 1:]][counted].sum())
     return {
         "above_floor_bits_per_byte": _rounded(above),
         "unparsed_documents": known.unparsed,
-        "positions": _average_by_range(positions, loss=nats[counted], floor=floor),
+        "positions": average_by_range(positions, loss=nats[counted], floor=floor),
         **_summarize_recall(nats, hits, known.recalls),
     }
 
@@ -82,14 +87,14 @@ def _summarize_recall(nats: np.ndarray, hits: np.ndarray, recalls: np.ndarray) -
     accuracy = np.array([hits[window, first:end].all() for window, first, end, _ in recalls], dtype=float)
     distances = recalls[:, 3]
     in_window = distances > 0
-    hidden = _average_by_range(np.ones(int((~in_window).sum())), loss=loss[~in_window], accuracy=accuracy[~in_window])
+    hidden = average_by_range(np.ones(int((~in_window).sum())), loss=loss[~in_window], accuracy=accuracy[~in_window])
     return {
-        "recall": _average_by_range(distances[in_window], loss=loss[in_window], accuracy=accuracy[in_window]),
+        "recall": average_by_range(distances[in_window], loss=loss[in_window], accuracy=accuracy[in_window]),
         "hidden": {key: value[0] for key, value in hidden.items() if value and key != "to"},
     }
 
 
-def _average_by_range(coordinates: np.ndarray, **values: np.ndarray) -> dict[str, list[Any]]:
+def average_by_range(coordinates: np.ndarray, **values: np.ndarray) -> dict[str, list[Any]]:
     """Return means over the ranges 1, 2, 3 to 4, 5 to 8 and so on, as far as they occur; `to` lists their ends."""
     exponents = np.frexp(coordinates - 1)[1]
     found = np.unique(exponents)

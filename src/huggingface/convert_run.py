@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from src.cli.compose import build_run_config, read_run_config
+from src.cli.compose import build_run_config, check_has_text, read_run_config
 from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
@@ -54,6 +54,7 @@ def export_run(run: Path, out: Path) -> None:
     Raises: UserError if the run cannot be read or no class computes the same; FileExistsError as `create_folder`.
     """
     info = find_checkpoint(run, "best")
+    check_has_text(info.folder.parents[2])
     try:
         mapping = mapping_of(info.spec)
     except UserError as error:
@@ -84,6 +85,7 @@ def export_gguf(run: Path, out: Path, dtype: str) -> list[str]:
     model or tokenizer, or the library is not installed; FileExistsError if another file is at `out`.
     """
     info = find_checkpoint(run, "best")
+    check_has_text(info.folder.parents[2])
     try:
         format_of(info.spec)
     except UserError as error:

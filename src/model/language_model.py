@@ -49,6 +49,14 @@ def document_ids(tokens: Tensor, eot_id: int | None) -> Tensor | None:
     return None if eot_id is None else (tokens == eot_id).cumsum(dim=1)
 
 
+def split_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Split rows into inputs and targets (B, T) each: of text (B, T + 1), of a task (B, 2, T).
+
+    The target of a position that asks for no answer is negative, which the loss ignores.
+    """
+    return (rows[:, 0], rows[:, 1]) if rows.ndim == 3 else (rows[:, :-1], rows[:, 1:])
+
+
 class TiedHead(nn.Module):
     """A head that uses the weights of the embedding, which owns them: they are saved, counted and updated once."""
 
@@ -161,7 +169,7 @@ class LanguageModel(nn.Module):
         if self.positions is not None:
             x = x + self._position_rows(tokens, cache.offset if cache else 0, documents)
         dropout = self.dropout if self.training else None
-        x = x if dropout is None else x * dropout.mask(x)
+        x = x if dropout is None else dropout.drop_embedding(x)
         aux_losses: list[Tensor] = []
         loads: list[Tensor] = []
         router_zs: list[Tensor] = []
@@ -269,6 +277,7 @@ class LanguageModel(nn.Module):
 def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Return the cross-entropy of targets (B, T) in nats: the mean, or with `none` one per target (B * T,).
 
+    Targets of -100 are ignored: the mean is over the others, of which there has to be one.
     It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast.
     """
     return F.linear_cross_entropy(

@@ -139,6 +139,7 @@ def _configured_spec(
         max_seq_len=recipe.max_seq_len,
         settings=dict(architecture.settings),
         tie_embeddings=recipe.tie_embeddings,
+        negative_eigenvalues=architecture.negative_eigenvalues,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from src.config.schema import SamplingConfig, StageConfig, TrainConfig, UserError
-from src.data.dataset import PreparedData
+from src.data.dataset import Data, PreparedData
 from src.data.document import GENERATED
 from src.data.loader import eval_starts, eval_windows
 from src.data.preparation.token_annotations import annotate_windows
@@ -27,6 +27,7 @@ from src.inference.generation import generate_batch
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runs.summary import read_summary
+from src.runs.task_evaluation import evaluate_task
 from src.runtime.atomic_files import finite_or_none, write_json
 from src.runtime.device import Device
 from src.runtime.distributed import SINGLE_PROCESS
@@ -43,6 +44,8 @@ class Likelihood(TypedDict):
 
     loss: float | None
     bits_per_byte: float | None
+    accuracy: NotRequired[float]
+    """Of the answers of a task."""
     tokens: int
 
 
@@ -69,6 +72,8 @@ class StageEvaluation(TypedDict):
     weights_sha256: str
     corpus: str
     test: dict[str, Likelihood | None]
+    answers: NotRequired[dict[str, Any]]
+    distance: NotRequired[dict[str, list[Any]]]
     documents: NotRequired[dict[str, Documents]]
     references: dict[str, float | None]
     context: NotRequired[dict[str, Any]]
@@ -97,7 +102,7 @@ class Sample(TypedDict):
 
 def evaluate_run(
     config: TrainConfig,
-    data: PreparedData,
+    data: Data,
     folder: Path,
     device: Device,
     log_info: LogFunction,
@@ -110,7 +115,7 @@ def evaluate_run(
     raise_if_stopped: called between measurements, to raise Interrupted. rerun: repeat existing evaluations.
     Raises: UserError if no stage is finished.
     """
-    device, tokenizer = replace(device, process_group=SINGLE_PROCESS), load_tokenizer(folder / "tokenizer.json")
+    device = replace(device, process_group=SINGLE_PROCESS)
     path, result = folder / EVALUATION, _empty_evaluation(config)
     known = {} if rerun else _known_stages(path, result, log_info)
     for name in finished_stages(config, folder):
@@ -124,20 +129,37 @@ def evaluate_run(
         model = build_model(info.spec, seed=0)
         load_weights(info, model)
         model.to(device.kind).eval()
-        evaluator = _StageEvaluator(config, data, device, tokenizer, model, raise_if_stopped)
-        entry, scripts = evaluator.evaluate(config.stage.stages[name])
-        if entry["test"][entry["corpus"]] is None:
-            log_info(
-                f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported"
-            )
-        file = child_path(folder / "samples", name, ".json")
-        samples = find_record(file, list[Sample], "going on without these samples", log_info) or []
-        entry["samples"] = evaluator.memorized([sample["text"] for sample in samples])
-        if scripts:
-            write_json(folder / "samples" / f"{name}-scripts.json", scripts)
+        if isinstance(data, PreparedData):
+            entry = _evaluate_text(config, data, folder, name, device, model, log_info, raise_if_stopped)
+        else:
+            entry = evaluate_task(config, data, device, model, raise_if_stopped) | {"samples": []}
         result["stages"][name] = {"weights_sha256": weights, **entry}
         write_record(path, result)
     return result
+
+
+def _evaluate_text(
+    config: TrainConfig,
+    data: PreparedData,
+    folder: Path,
+    name: str,
+    device: Device,
+    model: LanguageModel,
+    log_info: LogFunction,
+    raise_if_stopped: Callable[[], None],
+) -> dict[str, Any]:
+    """Return the measurements of a stage on text, and write its generated scripts."""
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    evaluator = _StageEvaluator(config, data, device, tokenizer, model, raise_if_stopped)
+    entry, scripts = evaluator.evaluate(config.stage.stages[name])
+    if entry["test"][entry["corpus"]] is None:
+        log_info(f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported")
+    file = child_path(folder / "samples", name, ".json")
+    samples = find_record(file, list[Sample], "going on without these samples", log_info) or []
+    entry["samples"] = evaluator.memorized([sample["text"] for sample in samples])
+    if scripts:
+        write_json(folder / "samples" / f"{name}-scripts.json", scripts)
+    return entry
 
 
 def _empty_evaluation(config: TrainConfig) -> dict[str, Any]:

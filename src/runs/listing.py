@@ -19,6 +19,8 @@ Record = dict[str, Any]
 
 def _show_bits(run: Record) -> str:
     test, val = run["test_bits_per_byte"], run["val_bits_per_byte"]
+    if test is None and val is None and run["val_accuracy"] is not None:
+        return f"accuracy {run['val_accuracy'] if run['test_accuracy'] is None else run['test_accuracy']:.4f}"
     return f"{test:.4f}" if test is not None else NOTHING if val is None else f"val {val:.4f}"
 
 
@@ -46,10 +48,11 @@ DROPPED = ("stage", "seed", "size", "architecture", "time", "tokens", "disk", "b
 """The columns that a narrow terminal leaves out, in this order. The name of a run contains the first four."""
 FILTERS = ("name", "architecture", "size", "recipe", "stage", "data", "seed", "status", "device", "precision")
 METRICS = (
+    *("val_accuracy", "test_accuracy"),
     *("val_bits_per_byte", "val_loss", "best_val_loss", "test_bits_per_byte", "test_loss", "tokens_per_second"),
     *("wall_time_s", "peak_memory_bytes", "train_flops"),
 )
-HIGHER_IS_BETTER = ("tokens_per_second",)
+HIGHER_IS_BETTER = ("tokens_per_second", "val_accuracy", "test_accuracy")
 
 
 def load_rows(root: Path, conditions: Sequence[str] = ()) -> list[Record]:
@@ -143,7 +146,7 @@ def best_lines(root: Path, metric: str, conditions: Sequence[str]) -> list[str]:
     if unknown := len(rows) - len(known):
         lines.append(f"Without this metric: {count_of(unknown, 'finished run')}")
     contracts = {str(row["name"]): row["contract"] for row in known}
-    groups = comparable_groups(contracts, speed=is_higher or name in ("wall_time_s", "peak_memory_bytes"))
+    groups = comparable_groups(contracts, speed=name in ("tokens_per_second", "wall_time_s", "peak_memory_bytes"))
     if len(groups) > 1:
         lines.append(
             f"Not all are comparable: they have {len(groups)} different contracts (data, budget, settings); "

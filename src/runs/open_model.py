@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from src.cli.compose import check_has_text
 from src.config.schema import RuntimeConfig, UserError
 from src.data.tokenizer.bpe import get_eot_id, load_tokenizer
 from src.inference.text_model import TextModel
@@ -11,9 +12,13 @@ from src.training.checkpoint import find_checkpoint, load_weights
 
 
 def open_text_model(run: str, device: str, threads: int | None) -> TextModel:
-    """Open the best checkpoint of a run's last stage, in fp32. Raises: UserError: no checkpoint, or no such device."""
+    """Open the best checkpoint of a run's last stage, in fp32.
+
+    Raises: UserError if there is none, it was trained on a task and not on text, or there is no such device.
+    """
     try:
         info = find_checkpoint(Path(run).expanduser().resolve(), "best")
+        check_has_text(info.folder.parents[2])
     except UserError as error:  # its message starts with the path
         raise UserError(f"run={error}") from None
     folder = info.folder.parents[2]

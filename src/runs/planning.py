@@ -16,10 +16,11 @@ from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
 from src.config.renamed import current_key, rename_keys
-from src.config.schema import DataConfig, PlanConfig, TokenizerConfig, TrainConfig, UserError
+from src.config.schema import TASK, DataConfig, PlanConfig, TokenizerConfig, TrainConfig, UserError
+from src.data.dataset import Data, PreparedData, find_data
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
-from src.data.preparation.prepare import PreparedData, find_prepared, prepare_data
+from src.data.preparation.prepare import prepare_data
 from src.data.tokenizer.bpe import encode, load_tokenizer
 from src.model.size_matching import match_config
 from src.runs.resource_check import check_disk, check_memory
@@ -43,7 +44,7 @@ class Plan:
     """A run that can start."""
 
     config: TrainConfig
-    data: PreparedData
+    data: Data
     init: "CheckpointInfo | None"
     folder: Path
 
@@ -134,8 +135,10 @@ def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overr
     tokenizer, run = config.tokenizer, str(init.folder.parents[2])
     if tokenizer.path is not None:  # of the run's own text; its file may be gone, and the run has a copy
         tokenizer = replace(tokenizer, path=run)
-    found = find_prepared(config.data, tokenizer, Path(config.output_root).expanduser())
-    if config.data.dir is not None or (found and found.manifest["tokenizer"]["sha256"] == init.tokenizer_sha256):
+    found = find_data(config.data, tokenizer, Path(config.output_root).expanduser())
+    if config.data.is_task:  # `make_plan` compares its vocabulary
+        return config
+    if config.data.dir is not None or (found and found.tokenizer_sha256 == init.tokenizer_sha256):
         return replace(config, tokenizer=tokenizer)
     if tokenizer.kind == "characters":
         if any(key.split(".")[0] == "data" for key in given_keys(overrides)):
@@ -151,22 +154,23 @@ def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overr
 def make_plan(
     config: TrainConfig,
     init: "CheckpointInfo | None",
-    data: PreparedData,
+    data: Data,
     check: CheckStages | None = None,
 ) -> Plan:
     """Name the run of a job, and check its data and this machine. Raises: UserError."""
-    if init is not None and init.tokenizer_sha256 != data.manifest["tokenizer"]["sha256"]:
+    if init is not None and init.tokenizer_sha256 != data.tokenizer_sha256:
         raise UserError(
-            f"init_from={config.init_from}: its weights have another tokenizer than {data.folder}; "
+            f"init_from={config.init_from}: its weights have another tokenizer than {data.location}; "
             "use the data that the run was trained on (data.dir=...)"
         )
     check_corpora(config, data.corpora)
-    (check or check_stages)(data, config.stage, config.training.seq_len)
-    config = replace(
-        config,
-        data=replace(config.data, name=data.manifest["name"], dir=str(data.folder.resolve())),
-        tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
-    )
+    if isinstance(data, PreparedData):
+        (check or check_stages)(data, config.stage, config.training.seq_len)
+        config = replace(
+            config,
+            data=replace(config.data, name=data.name, dir=str(data.folder.resolve())),
+            tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
+        )
     config = with_search_differences(config, data, init)
     weights = file_sha256(init.folder / "model.safetensors") if init else None
     folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
@@ -178,6 +182,11 @@ def check_corpora(config: TrainConfig, there: Sequence[str]) -> None:
     """Check that the data has the corpora of every stage. Raises: UserError."""
     for name, stage in config.stage.stages.items():
         if missing := [corpus for corpus in stage.corpora if corpus not in there]:
+            if TASK in (*missing, *there):
+                raise UserError(
+                    f"stage={config.stage.name}: its stage {name} trains on {missing[0]}, and data={config.data.name} "
+                    f"is {'no task' if TASK in missing else 'a task'}; give stage={there[0]}, or other data"
+                )
             raise UserError(
                 f"stage={config.stage.name}: its stage {name} needs {missing[0]} text, and the data has only "
                 f"{there[0]} text; give stage={there[0]}, or data with both (data.{missing[0]}.paths=[...])"
@@ -239,11 +248,11 @@ def reject_duplicate_runs(names: list[str]) -> None:
         raise UserError(f"{duplicate}: two jobs of the sweep are the same run; drop one of the values")
 
 
-def _find_data(data: DataConfig, tokenizer: TokenizerConfig, output_root: str) -> PreparedData:
+def _find_data(data: DataConfig, tokenizer: TokenizerConfig, output_root: str) -> Data:
     """Find the data of a job, or prepare it if all of it is here. Raises: UserError if it is to be downloaded first."""
     root = Path(output_root).expanduser()
-    if prepared := find_prepared(data, tokenizer, root):
-        return prepared
+    if found := find_data(data, tokenizer, root):
+        return found
     if is_on_this_machine(data):
         return prepare_data(data, tokenizer, root)
     raise UserError(not_prepared(data, tokenizer, root))

@@ -17,7 +17,7 @@ from src.cli.command_line import PATH_LISTS, PATHS, format_argument, quote_value
 from src.cli.compose import compose_config, read_run_config, register_schema
 from src.config.comparability import flatten_settings
 from src.config.schema import CONF, TrainConfig, UserError
-from src.data.dataset import PreparedData
+from src.data.dataset import Data, PreparedData
 from src.runs.run_id import run_name
 from src.runs.summary import read_summary
 
@@ -130,14 +130,14 @@ def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
         yield replace(config, runtime=given, training=replace(training, micro_batch_size=micro, measured_steps=None))
 
 
-def explicit_command(config: TrainConfig, data: PreparedData, init_run: Path | None, n_processes: int) -> str:
+def explicit_command(config: TrainConfig, data: Data, init_run: Path | None, n_processes: int) -> str:
     """Return the command that gives the same weights elsewhere: searched rates and resolved settings as values.
 
     The text is given by the settings that it was prepared with, unless its tokenizer is external. init_run: the run
     that this one started from.
     """
-    settings, text = data.manifest["settings"], None
-    if settings["tokenizer"].get("path") is None:
+    settings, text = data.manifest["settings"] if isinstance(data, PreparedData) else None, None
+    if settings is not None and settings["tokenizer"].get("path") is None:
         text = flatten_settings({name: settings[name] for name in ("data", "tokenizer")})
         name = text.get("tokenizer.name", config.tokenizer.name)
         config = replace(config, tokenizer=replace(config.tokenizer, name=name))
@@ -158,7 +158,7 @@ def _overrides(config: TrainConfig, source: TrainConfig | None, text: dict[str, 
         from src.runs.warm_start import FIXED, INHERITED  # imports torch
 
         inherited = (*FIXED, *INHERITED)
-    is_prepared = text is None and Path(config.data.dir or "").is_dir()
+    is_prepared = text is None and config.data.dir is not None and Path(config.data.dir).is_dir()
     left_out = {*OUTSIDE, *(SEARCHED if config.learning_rates else ())}
     if is_prepared:
         left_out |= {"data", "tokenizer"}

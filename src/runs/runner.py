@@ -14,7 +14,7 @@ from pathlib import Path
 
 from src.cli.compose import read_run_config
 from src.config.schema import TrainConfig, UserError
-from src.data.preparation.prepare import PreparedData
+from src.data.dataset import Data, PreparedData
 from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer
 from src.model.build import build_model
 from src.model.cost.model_cost import model_cost
@@ -50,7 +50,7 @@ def is_done(folder: Path) -> bool:
 
 def execute_run(
     config: TrainConfig,
-    data: PreparedData,
+    data: Data,
     folder: Path,
     init: CheckpointInfo | None,
     process_group: ProcessGroup = SINGLE_PROCESS,
@@ -110,7 +110,7 @@ def _write_final_summary(run: Run) -> None:
 
 def _prepare_run(
     config: TrainConfig,
-    data: PreparedData,
+    data: Data,
     folder: Path,
     process_group: ProcessGroup,
     is_held: Callable[[], bool],
@@ -127,7 +127,7 @@ def _prepare_run(
         config, device = _resolve_settings(config, folder, process_group, stop, log_info)
         _write_config(config, folder)
         for name in ("tokenizer.json", TOKENIZER_CONFIG):
-            if not (folder / name).exists():
+            if isinstance(data, PreparedData) and not (folder / name).exists():
                 write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
         process_group.broadcast(config)
     else:
@@ -151,21 +151,21 @@ def _prepare_run(
     if process_group.is_rank_zero:
         init_run = init.folder.parents[2] if init else None
         summary["command"] = explicit_command(config, data, init_run, process_group.size)
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json") if isinstance(data, PreparedData) else None
     metrics = JsonlLog(folder / "metrics.jsonl") if process_group.is_rank_zero else None
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, is_held)
     run.write_summary()
     return run
 
 
-def _check_same_data(folder: Path, data: PreparedData) -> None:
+def _check_same_data(folder: Path, data: Data) -> None:
     """Raise UserError if the run was started on other data."""
     if summary := read_summary(folder):
         begun = str(summary["contract"].get("data_hash", data.fingerprint))
         if begun != data.fingerprint:
             raise UserError(
-                f"{folder}: begun on data {begun[:12]}, but {data.folder} is {data.fingerprint[:12]}; give the data it "
-                "was begun on (data.dir=...), or start over with rerun=true"
+                f"{folder}: begun on data {begun[:12]}, but {data.location} is {data.fingerprint[:12]}; give the data "
+                "it was begun on (data.dir=...), or start over with rerun=true"
             )
 
 
@@ -260,8 +260,8 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             continue
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
-        if run.is_rank_zero:
-            entry["samples_sha256"] = write_samples(run, name, stage, model)
+        if run.is_rank_zero and run.tokenizer is not None:
+            entry["samples_sha256"] = write_samples(run, run.tokenizer, name, stage, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.write_summary()

@@ -4,14 +4,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from src.config.schema import StageConfig, TrainConfig, UserError
+from src.data.dataset import Data, PreparedData
 from src.data.loader import build_loader, eval_windows
-from src.data.preparation.prepare import PreparedData
+from src.data.task_data import HeldOutSet
 from src.data.tokenizer.bpe import byte_lengths, encode
+from src.evaluation.answers import score_answers
 from src.evaluation.loss import evaluate_windows
 from src.inference.generation import generate
 from src.model.cost.model_cost import ModelCost
@@ -37,7 +41,7 @@ from src.training.checkpoint import (
     save_checkpoint,
 )
 from src.training.compilation import Forward
-from src.training.loop import Diverged, Hooks, fit
+from src.training.loop import Diverged, Hooks, Validation, fit
 from src.training.optimizers import build_optimizer
 from src.training.stage_budget import StagePlan, plan_stage, stage_schedule
 from src.training.train_step import TrainState, train_step
@@ -48,12 +52,13 @@ class Run:
     """State of a run that all its parts share."""
 
     config: TrainConfig
-    data: PreparedData
+    data: Data
     folder: Path
     device: Device
     match: Match
     cost: ModelCost
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """None: the data is a task."""
     summary: Summary
     metrics: JsonlLog | None
     """None except in rank 0, as is the tracker."""
@@ -92,7 +97,9 @@ class Run:
     @property
     def masking_eot(self) -> int | None:
         """The token between documents if documents are masked, otherwise None."""
-        return self.data.eot_id if self.config.training.document_masking else None
+        if not self.config.training.document_masking or not isinstance(self.data, PreparedData):
+            return None
+        return self.data.eot_id
 
     def check_folder_exists(self) -> None:
         """Raise UserError if the run directory was removed: writing would create a partial one."""
@@ -196,6 +203,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
             device=run.device,
             eot_id=run.masking_eot,
             dropout=config.training.dropout,
+            embedding_dropout=config.training.embedding_dropout,
         )
 
     is_single = run.device.process_group.size == 1  # several processes have to take the same number of steps
@@ -210,23 +218,40 @@ class StageHooks:
     def __init__(self, run: Run, stage: StageConfig, plan: StagePlan, state: TrainState) -> None:
         self.run, self.stage, self.plan, self.state = run, stage, plan, state
         training = run.config.training
-        self.windows = {
-            corpus: eval_windows(run.data.tokens(corpus, "val"), training.seq_len, training.eval_sequences)
-            for corpus in stage.corpora
-        }
-        self.byte_lengths = byte_lengths(run.tokenizer)
+        self.windows: dict[str, np.ndarray] = {}
+        self.held_out: list[HeldOutSet] = []
+        if isinstance(run.data, PreparedData):
+            self.windows = {
+                corpus: eval_windows(run.data.tokens(corpus, "val"), training.seq_len, training.eval_sequences)
+                for corpus in stage.corpora
+            }
+        else:
+            self.held_out = [*run.data.held_out_sets("val", training.seq_len, training.eval_sequences)]
         self.other_losses: dict[str, float | None] = {}
         """The last losses on the stage's other corpora."""
         self.steps_before = run.global_step(plan.name, 0)
 
-    def evaluate(self) -> tuple[float, float]:
-        """Return loss and bits per byte on the stage's corpus."""
-        batch_size = self.run.config.training.micro_batch
+    def evaluate(self) -> Validation:
+        """Return loss and bits per byte on the stage's corpus, or loss and accuracy on a task."""
+        return self._evaluate_text(self.run.tokenizer) if self.run.tokenizer else self._evaluate_task()
+
+    def _evaluate_task(self) -> Validation:
+        scores = [score_answers(self.state.model, each, device=self.run.device) for each in self.held_out]
+        loss, accuracy = fmean(score.loss for score in scores), fmean(score.accuracy for score in scores)
+        self._log_validation(f"val loss {loss:.4f}, accuracy {accuracy:.4f}")
+        return Validation(loss, accuracy=accuracy)
+
+    def _log_validation(self, results: str) -> None:
+        name, progress = self.run.config.architecture.name, self.state.progress
+        self.run.log_info(f"{name} {self.plan.name} step {progress.step}/{self.plan.steps}: {results}")
+
+    def _evaluate_text(self, tokenizer: Tokenizer) -> Validation:
+        batch_size, n_bytes = self.run.config.training.micro_batch, byte_lengths(tokenizer)
         results = {
             corpus: evaluate_windows(
                 self.state.model,
                 windows,
-                self.byte_lengths,
+                n_bytes,
                 batch_size=batch_size,
                 device=self.run.device,
                 eot_id=self.run.masking_eot,
@@ -234,15 +259,14 @@ class StageHooks:
             for corpus, windows in self.windows.items()
         }
         own = results.pop(self.stage.corpus)
-        self.run.log_info(
-            f"{self.run.config.architecture.name} {self.plan.name} step {self.state.progress.step}/{self.plan.steps}: "
+        self._log_validation(
             f"val loss {own.loss:.4f}, {own.bits_per_byte:.4f} bits per byte"
             + "".join(f"; {corpus} {other.loss:.4f}, {other.bits_per_byte:.4f}" for corpus, other in results.items())
         )
         for corpus, other in results.items():
             self.other_losses[f"val/{corpus}/loss"] = finite_or_none(other.loss)
             self.other_losses[f"val/{corpus}/bits_per_byte"] = finite_or_none(other.bits_per_byte)
-        return own.loss, own.bits_per_byte
+        return Validation(own.loss, bits_per_byte=own.bits_per_byte)
 
     def log(self, row: dict[str, Any]) -> None:
         """Write a row of metrics."""
@@ -278,7 +302,7 @@ class StageHooks:
             self.run.folder / "checkpoints" / progress.stage / kind,
             self.state.model,
             progress,
-            tokenizer_sha256=self.run.data.manifest["tokenizer"]["sha256"],
+            tokenizer_sha256=self.run.data.tokenizer_sha256,
             run=self.run.folder.name,
             state=state,
             metrics=metrics,
@@ -311,13 +335,14 @@ def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
     run.log_info(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
 
 
-def write_samples(run: Run, name: str, stage: StageConfig, model: LanguageModel) -> str:
+def write_samples(run: Run, tokenizer: Tokenizer, name: str, stage: StageConfig, model: LanguageModel) -> str:
     """Generate from the stage's prompts, and return the SHA-256 of the file with the texts."""
+    assert isinstance(run.data, PreparedData), "only text has a tokenizer"
     samples = []
     for prompt in stage.prompts:
-        tokens = [run.data.eot_id, *encode(run.tokenizer, prompt)]
+        tokens = [run.data.eot_id, *encode(tokenizer, prompt)]
         generated = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
-        samples.append({"prompt": prompt, "text": prompt + run.tokenizer.decode(generated)})
+        samples.append({"prompt": prompt, "text": prompt + tokenizer.decode(generated)})
     run.check_folder_exists()
     file = run.folder / "samples" / f"{name}.json"
     write_json(file, samples)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 from src.config.comparability import SEARCHED, SPEED_KEYS, Scalar, settings_of, with_current_names
 from src.config.renamed import earlier_key
 from src.config.schema import ROOT, StageConfig, TrainConfig
-from src.data.dataset import prepared_folder
+from src.data.dataset import Data, prepared_folder
 from src.data.loader import build_loader
-from src.data.preparation.prepare import PreparedData
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, reference_spec
 from src.runtime.atomic_files import finite_or_none
@@ -49,6 +48,8 @@ class StageSummary(TypedDict):
     train_flops: float
     val_loss: float | None
     val_bits_per_byte: float | None
+    val_accuracy: NotRequired[float | None]
+    """Of the answers, for a task."""
     best_val_loss: float | None
     tokens_per_second: float
     peak_memory_bytes: int
@@ -68,6 +69,7 @@ class Final(TypedDict):
     train_flops: float
     val_loss: float | None
     val_bits_per_byte: float | None
+    val_accuracy: NotRequired[float | None]
     tokens_per_second: float
     peak_memory_bytes: int
     wall_time_s: float
@@ -120,7 +122,7 @@ def read_summary(folder: Path) -> Summary | None:
 
 
 def stage_summary(
-    data: PreparedData, stage: StageConfig, progress: "Progress", cost: ModelCost, device: "Device"
+    data: Data, stage: StageConfig, progress: "Progress", cost: ModelCost, device: "Device"
 ) -> StageSummary:
     """Return the results of one stage."""
     summary: StageSummary = {
@@ -139,6 +141,8 @@ def stage_summary(
         "rollbacks": progress.rollbacks,
         "references": data.references(stage.corpus, "val"),
     }
+    if progress.val_accuracy is not None:
+        summary["val_accuracy"] = progress.val_accuracy
     if stage.branch_of is not None:
         summary["branch_of"] = stage.branch_of
         summary["shared"] = {
@@ -157,7 +161,7 @@ def final_summary(stages: dict[str, StageSummary]) -> Final:
     last = [stage for stage in done if "branch_of" not in stage][-1]
     tokens = sum(stage["tokens"] for stage in done) - sum(part["tokens"] for part in shared)
     train_time_s = sum(stage["tokens"] / stage["tokens_per_second"] for stage in done)
-    return {
+    final: Final = {
         "tokens": tokens,
         "train_flops": sum(stage["train_flops"] for stage in done) - sum(part["train_flops"] for part in shared),
         "val_loss": last["val_loss"],
@@ -166,11 +170,14 @@ def final_summary(stages: dict[str, StageSummary]) -> Final:
         "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done),
         "wall_time_s": sum(stage["wall_time_s"] for stage in done) - sum(part["wall_time_s"] for part in shared),
     }
+    if "val_accuracy" in last:
+        final["val_accuracy"] = last["val_accuracy"]
+    return final
 
 
 def start_summary(
     config: TrainConfig,
-    data: PreparedData,
+    data: Data,
     folder: Path,
     device: "Device",
     match: Match,
@@ -216,7 +223,7 @@ def start_summary(
 
 
 def build_contract(
-    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None", device: "Device"
+    config: TrainConfig, data: Data | None, init: "CheckpointInfo | None", device: "Device"
 ) -> dict[str, Scalar]:
     """Return the settings and versions that have to be equal for two runs to be ranked.
 
@@ -233,9 +240,7 @@ def build_contract(
     }
 
 
-def training_contract(
-    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
-) -> dict[str, Scalar]:
+def training_contract(config: TrainConfig, data: Data | None, init: "CheckpointInfo | None") -> dict[str, Scalar]:
     """Return the part of a contract that does not depend on machine and versions; `data` as for `build_contract`."""
     reference = reference_spec(config)
     cost = model_cost(reference, config.training.seq_len)
@@ -274,7 +279,7 @@ def _describe_warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
     return f"{warmup} of {steps} steps ({warmup / steps:.1%})"
 
 
-def _hash_contents(config: TrainConfig, data: PreparedData | None) -> dict[str, str]:
+def _hash_contents(config: TrainConfig, data: Data | None) -> dict[str, str]:
     """Return hashes of tokenizer, data and batch order."""
     if data is None:
         settings = prepared_folder(config.data, config.tokenizer, Path()).name
@@ -285,7 +290,7 @@ def _hash_contents(config: TrainConfig, data: PreparedData | None) -> dict[str, 
         for name, stage in config.stage.stages.items()
     }
     return {
-        "tokenizer_hash": data.manifest["tokenizer"]["sha256"],
+        "tokenizer_hash": data.tokenizer_sha256,
         "data_hash": data.fingerprint,
         "data_order_hash": _join_items(orders),
     }

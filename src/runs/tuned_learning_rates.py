@@ -10,7 +10,7 @@ from msgspec import Meta
 from src.cli.command_line import given_keys
 from src.config.comparability import Scalar, search_differences, with_current_names
 from src.config.schema import TrainConfig, UserError
-from src.data.dataset import PreparedData
+from src.data.dataset import Data
 from src.runs.summary import training_contract
 from src.runtime.records import read_record, write_record
 
@@ -26,6 +26,7 @@ class TriedRate(TypedDict):
 
     learning_rate: float
     bits_per_byte: float | None
+    """Of a task, its nats per answer."""
     warmup_steps: NotRequired[int | None]
 
 
@@ -44,6 +45,8 @@ class Search(TypedDict):
 
     size: str
     optimizer: str
+    unit: NotRequired[str]
+    """Of the losses; missing in searches of earlier versions: bits per byte."""
     text: str
     seeds: list[int]
     contract: NotRequired[dict[str, Scalar]]
@@ -98,9 +101,7 @@ def with_tuned_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
     return replace(config, optimizer=optimizer, schedule=schedule)
 
 
-def with_search_differences(
-    config: TrainConfig, data: PreparedData | None, init: "CheckpointInfo | None"
-) -> TrainConfig:
+def with_search_differences(config: TrainConfig, data: Data | None, init: "CheckpointInfo | None") -> TrainConfig:
     """Record the differences between the search that a job takes its rate from and the job.
 
     data, init: as for `src.runs.summary.training_contract`.

@@ -22,7 +22,7 @@ from src.config.formatting import (
     terminal_width,
 )
 from src.config.schema import TrainConfig
-from src.data.dataset import PreparedData, find_prepared
+from src.data.dataset import Data, find_data
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, match_config
@@ -61,7 +61,7 @@ class PlannedJob:
     config: TrainConfig
     match: Match
     cost: ModelCost
-    data: PreparedData | None
+    data: Data | None
     """None if it is not prepared yet."""
     run: str | None
     """None: the name depends on data that is not prepared yet."""
@@ -143,9 +143,9 @@ def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
         kind: find_measured(roots, kind) for kind in {open_device(config.runtime).kind for config, _ in checked}
     }
     found: list[PlannedJob] = []
-    find_data, check = call_once(find_prepared), call_once(check_stages)
+    find, check = call_once(find_data), call_once(check_stages)
     for given, init in show_progress(checked, "Inspecting jobs"):
-        data = find_data(given.data, given.tokenizer, Path(given.output_root).expanduser())
+        data = find(given.data, given.tokenizer, Path(given.output_root).expanduser())
         config, run, status = _resolve_run(given, init, data, check)
         match, device = match_config(config), open_device(config.runtime)
         cost = model_cost(match.spec, config.training.seq_len)
@@ -157,7 +157,7 @@ def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
 
 
 def _resolve_run(
-    config: TrainConfig, init: "CheckpointInfo | None", data: PreparedData | None, check: CheckStages
+    config: TrainConfig, init: "CheckpointInfo | None", data: Data | None, check: CheckStages
 ) -> tuple[TrainConfig, str | None, str]:
     """Return the resolved configuration, the name of the run and its status."""
     if data is None:

@@ -131,7 +131,8 @@ def _sweep_folder(plans: list[Plan]) -> Path:
 
 def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     config = plan.config
-    extra = [SINGLE_RUN, f"tracking.group={folder.name}", f"data.dir={quote_value(plan.config.data.dir or '')}"]
+    extra = [SINGLE_RUN, f"tracking.group={folder.name}"]
+    extra += [f"data.dir={quote_value(plan.config.data.dir)}"] if plan.config.data.dir is not None else []
     return Job(
         run=plan.folder.name,
         run_dir=os.path.relpath(plan.folder, folder),

@@ -1,8 +1,9 @@
 """Search the learning rate of each architecture of a size, with equal budgets and seeds that no comparison uses.
 
 Every architecture is tried with the same number of rates and each rate with the same seeds. The criterion is
-validation bits per byte, averaged over stages and seeds. If the best rate of any architecture is at the edge of the
-range, the range is extended for all of them. A trial is an ordinary run: repeated commands resume it or skip it.
+validation bits per byte (of a task: its validation loss), averaged over stages and seeds. If the best rate of any
+architecture is at the edge of the range, the range is extended for all of them. A trial is an ordinary run: repeated
+commands resume it or skip it.
 
     tuning/<size>-<hash>/  sweep.json  jobs/  learning_rates.json  report/  (optuna.db, with method=tpe)
 """
@@ -143,10 +144,11 @@ def _search(base: list[str], size: str, center: float, settings: TuneSettings) -
     if settings.warmup:
         tried += f" x {len(settings.warmup)} warm-ups"
     text = f"{settings.method}, {tried}, {count_of(len(settings.seeds), 'seed')}, {budget}"
-    found = {"size": size, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
+    unit = "nats per answer" if config.data.is_task else "bits per byte"
+    found = {"size": size, "unit": unit, "optimizer": config.optimizer.name, "text": f"{text} ({folder.name})"}
     contract = training_contract(config, plans[0].data, plans[0].init)
     write_searches(folder, [{**found, "seeds": settings.seeds, "contract": contract, "rates": rates}])
-    print("\n".join(format_results(rates, size)))
+    print("\n".join(format_results(rates, size, unit)))
     print(f"Report: {write_report(folder)}")
     print(f"Learning rates: {folder / FILE}")
     return folder
@@ -298,7 +300,8 @@ def _mean_loss(plans: Sequence[Plan], architecture: str, rate: float, warmup: in
         if found[:2] == (architecture, rate) and warmup in (None, found[2]):
             summary = read_summary(plan.folder)
             stages = summary["stages"] if summary else {}
-            found = [stage["val_bits_per_byte"] for stage in stages.values()]
+            keys = ("val_loss" if "val_accuracy" in stage else "val_bits_per_byte" for stage in stages.values())
+            found = [stage[key] for key, stage in zip(keys, stages.values(), strict=True)]
             known = [loss for loss in found if loss is not None]
             losses.append(fmean(known) if len(known) == len(plan.config.stage.stages) else math.inf)
     return fmean(losses)

@@ -21,7 +21,9 @@ TUNED = {"architecture", "size", "seed"}
 
 
 def run_commands(folder: Path, config: TrainConfig) -> list[str]:
-    """Return the commands that use a finished run: generate, report, export."""
+    """Return the commands that use a finished run: generate, report, export; of a task, evaluate and report."""
+    if config.data.is_task:
+        return [command_of(name, raw_argument(key, folder)) for name, key in (("evaluate", "run"), ("report", "dir"))]
     prompts = [prompt for stage in config.stage.stages.values() if not stage.branch_of for prompt in stage.prompts[:1]]
     prompt = (prompts[-1] if prompts else "Once upon a time").strip().partition("\n")[0]
     commands = [
@@ -47,9 +49,9 @@ def sweep_commands(
     if len(architectures) > 1 and varied <= TUNED and not is_searched:
         without = ("seed", "seeds", "optimizer.learning_rate", "sweep.", "sweep_name", "dry_run", "rerun", "hydra.")
         commands.append(command_of("tune", *written_overrides(sweep.overrides, without), "dry_run=true"))
-    known = [record for record in runs if record["status"] == "done" and record["val_bits_per_byte"]]
+    known = [record for record in runs if record["status"] == "done" and record["val_loss"] is not None]
     if known:
-        best = Path(min(known, key=lambda record: record["val_bits_per_byte"])["run_dir"])
+        best = Path(min(known, key=lambda record: record["val_bits_per_byte"] or record["val_loss"])["run_dir"])
         commands += run_commands(folder.parents[1] / "runs" / best.name, read_run_config(best / "config.yaml"))[::2]
     publish = raw_argument("publish_to", Path("results") / folder.name)
     return [*commands, command_of("report", raw_argument("dir", folder), publish)]

@@ -13,7 +13,7 @@ class Trial(NamedTuple):
 
     learning_rate: float
     loss: float
-    """Validation bits per byte, averaged over stages and seeds; infinite if it diverged."""
+    """Validation bits per byte, or nats per answer, averaged over stages and seeds; infinite if it diverged."""
     warmup_steps: int | None = None
     """None: the default, as the warm-up is not searched."""
 
@@ -52,8 +52,8 @@ def to_record(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def format_results(rates: dict[str, Any], size: str) -> list[str]:
-    """Format the results as a table: one row per architecture, one column per rate."""
+def format_results(rates: dict[str, Any], size: str, unit: str) -> list[str]:
+    """Format the results as a table: one row per architecture, one column per rate. unit: of the losses."""
     tried = sorted({trial["learning_rate"] for found in rates.values() for trial in found["trials"]})
     rows: list[list[str]] = []
     for name, found in rates.items():
@@ -68,7 +68,7 @@ def format_results(rates: dict[str, Any], size: str) -> list[str]:
             name_of_row = f"{name} {size}" if warmup is None else f"{name} {size}, warm-up {warmup}"
             rows.append([name_of_row, *best, *cells])
     header = [
-        "validation bits per byte at",
+        f"validation {unit} at",
         "best rate",
         "at the edge",
         "next rate fails",

@@ -56,6 +56,8 @@ class Progress:
     """The part of it in training steps."""
     val_loss: float | None = None
     val_bits_per_byte: float | None = None
+    val_accuracy: float | None = None
+    """Of the answers, for a task."""
     best_val_loss: float | None = None
     shared_tokens: int = 0
     """The part of `tokens` that the origin of a branch trained on; likewise for the two times below."""

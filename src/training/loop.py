@@ -11,12 +11,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from src.config.schema import ScheduleConfig, TrainingConfig
-from src.data.loader import TrainLoader
+from src.data.loader import Loader
 from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
@@ -27,12 +27,22 @@ from src.training.stage_budget import StagePlan
 from src.training.train_step import StepOutput, TrainState, train_step
 
 
+class Validation(NamedTuple):
+    """The result of a validation."""
+
+    loss: float
+    """Nats per token, or per answer of a task."""
+    bits_per_byte: float | None = None
+    """Of text."""
+    accuracy: float | None = None
+    """Of the answers of a task."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of the loop: evaluation, metrics, checkpoints."""
 
-    evaluate: Callable[[], tuple[float, float]]
-    """Return the validation loss in nats per token, and bits per byte."""
+    evaluate: Callable[[], "Validation"]
     log: Callable[[dict[str, Any]], None]
     save: Callable[[str], None]
     """Save a checkpoint as `best` or as `last`."""
@@ -74,7 +84,7 @@ class Stopwatch:
 def fit(
     state: TrainState,
     plan: StagePlan,
-    loader: TrainLoader,
+    loader: Loader,
     training: TrainingConfig,
     schedule: ScheduleConfig,
     grad_clip: float,
@@ -113,6 +123,7 @@ def fit(
                 device=device,
                 eot_id=eot_id,
                 dropout=training.dropout,
+                embedding_dropout=training.embedding_dropout,
                 key=(seed, plan.origin, progress.step),
             )
             batch = next(batches, None)
@@ -181,10 +192,12 @@ def progress_row(progress: Progress, plan: StagePlan, device: Device) -> dict[st
 
 
 def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) -> None:
-    loss, bits_per_byte = hooks.evaluate()
+    loss, bits_per_byte, accuracy = hooks.evaluate()
     progress = state.progress
-    progress.val_loss, progress.val_bits_per_byte = loss, bits_per_byte
-    row = {"val/loss": finite_or_none(loss), "val/bits_per_byte": finite_or_none(bits_per_byte)}
+    progress.val_loss, progress.val_bits_per_byte, progress.val_accuracy = loss, bits_per_byte, accuracy
+    row = {"val/loss": finite_or_none(loss)}
+    row |= {} if bits_per_byte is None else {"val/bits_per_byte": finite_or_none(bits_per_byte)}
+    row |= {} if accuracy is None else {"val/accuracy": accuracy}
     hooks.log(progress_row(progress, plan, device) | row)
     best = progress.best_val_loss
     if best is None or not math.isfinite(best) or loss < best:

@@ -1,4 +1,7 @@
-"""Learning rate schedules, as a factor of the peak. Every schedule ends with the last step of the stage."""
+"""Learning rate schedules, as a factor of the peak. Every schedule ends with the last step of the stage.
+
+With `update_every`, the rate is constant over so many steps, and the next value would be the last.
+"""
 
 import math
 from collections.abc import Callable
@@ -38,5 +41,8 @@ def learning_rate_factor(step: int, total: int, config: ScheduleConfig) -> float
     warmup = warmup_steps(total, config)
     if step < warmup:
         return (step + 1) / warmup
+    if config.update_every > 1:  # as torch's schedules that are stepped once an epoch: the last epoch is not at the end
+        step = warmup + (step - warmup) // config.update_every * config.update_every
+        return SCHEDULES[config.name](min(1.0, (step - warmup) / max(1, total - warmup)), config)
     progress = (step - warmup) / max(1, total - 1 - warmup)
     return SCHEDULES[config.name](min(1.0, progress), config)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from src.model.dropout import Dropout
-from src.model.language_model import LanguageModel, ModelOutput, document_ids, token_loss
+from src.model.language_model import LanguageModel, ModelOutput, document_ids, split_rows, token_loss
 from src.runtime.device import Device
 from src.training.checkpoint import Progress
 from src.training.lean_adamw import LeanAdamW
@@ -90,33 +90,38 @@ def train_step(
     device: Device,
     eot_id: int | None = None,
     dropout: float = 0.0,
+    embedding_dropout: float = 0.0,
     key: tuple[object, ...] = (),
 ) -> StepOutput:
-    """Update the weights once from batch (B, T + 1): the global batch, or this process's rows of it.
+    """Update the weights once from batch (B, T + 1) or (B, 2, T): the global batch, or this process's rows of it.
 
-    Gradients are summed over all processes, losses are means over the
-    tokens of the global batch. If the gradient is not finite, the optimizer changes neither weights nor state; the
-    device decides that. MoE balancing uses the load of the whole batch. eot_id: the token that begins a document, if
-    documents are masked. dropout: the probability. key: plain values that name the step; the random numbers of
-    dropout (with the row of a sequence in the global batch) and of rounding are functions of it.
+    Gradients are summed over all processes, losses are means over the tokens or answers of the global batch. If the
+    gradient is not finite, the optimizer changes neither weights nor state; the device decides that. MoE balancing uses
+    the load of the whole batch. eot_id: the token that begins a document, if documents are masked. dropout: the
+    probability, and embedding_dropout that of the embedding where it is another. key: plain values that name the step;
+    the random numbers of dropout (with the row of a sequence in the global batch) and of rounding are functions of it.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     loss = torch.zeros((), device=batch.device)
     loads: list[Tensor] = []
     router_zs: list[Tensor] = []
     row = device.process_group.rank_slice(len(batch) * device.process_group.size).start
+    n_answers = _count_answers(batch, device)
     for micro_batch in batch.split(micro_batch_size):
         rows = range(row, row + len(micro_batch))
         row = rows.stop
-        model.dropout = Dropout(dropout, key, rows, batch.device.type) if dropout else None
+        of_embedding = embedding_dropout or dropout
+        model.dropout = Dropout(dropout, key, rows, batch.device.type, of_embedding) if of_embedding else None
         share = len(micro_batch) / (len(batch) * device.process_group.size)
         with device.autocast():
-            inputs = micro_batch[:, :-1]
+            inputs, targets = split_rows(micro_batch)
             output: ModelOutput = state.forward(inputs, documents=document_ids(inputs, eot_id))
-            micro_loss = token_loss(model, output, micro_batch[:, 1:])
-        objective = micro_loss if output.aux_loss is None else micro_loss + output.aux_loss
-        scaler.scale(objective * share).backward()
-        loss += micro_loss.detach() * share
+            micro_loss = token_loss(model, output, targets)
+        of_answers = share if n_answers is None else (targets >= 0).sum() / n_answers
+        objective = micro_loss * of_answers
+        objective = objective if output.aux_loss is None else objective + output.aux_loss * share
+        scaler.scale(objective).backward()
+        loss += micro_loss.detach() * of_answers
         if output.expert_load is not None:
             loads.append(output.expert_load)
         if output.router_z is not None:
@@ -143,6 +148,15 @@ def train_step(
         device.process_group.all_reduce_sum([expert_load])
         model.update_routers(expert_load, applied=1 - skipped)
     return StepOutput(loss, grad_norm, skipped, expert_load, router_z)
+
+
+def _count_answers(batch: Tensor, device: Device) -> Tensor | None:
+    """Count the answers of the global batch of a task; None for text, of which each row has as many targets."""
+    if batch.ndim < 3:
+        return None
+    n_answers = (split_rows(batch)[1] >= 0).sum().float()
+    device.process_group.all_reduce_sum([n_answers])
+    return n_answers
 
 
 def clip_gradients(model: LanguageModel, limit: float) -> Tensor:

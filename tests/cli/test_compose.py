@@ -12,14 +12,14 @@ import pytest
 from src.cli.command_line import LEGACY_FLAGS, given_keys, parse_arguments, quote_paths, quote_value
 from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_cli
 from src.cli.validation import validate
-from src.config.schema import CONF, EXPERIMENTS, ROOT, PrepareConfig, TrainConfig, UserError
+from src.config.schema import CONF, ROOT, PrepareConfig, TrainConfig, UserError, experiment_files
 
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
     if folder.is_dir() and folder.name != "repositories"  # lists of repositories are data, not settings
 }
-EXPERIMENT_NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+EXPERIMENT_NAMES = list(experiment_files())
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
 
 
@@ -50,10 +50,17 @@ def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # ray may be missing
     for index in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once
         chosen = {group: names[index % len(names)] for group, names in GROUPS.items()}
-        if chosen["stage"].endswith("_budgets"):
+        more: list[str] = []
+        if compose_train(f"data={chosen['data']}").data.is_task:
+            chosen |= {"tokenizer": "none", "stage": "task"}
+            more = ["training.seq_len=64"]  # longer ones need more keys
+        else:  # both are for tasks
+            others = {"tokenizer": ("none", "bpe_4k"), "stage": ("task", "language")}
+            chosen |= {group: other for group, (name, other) in others.items() if chosen[group] == name}
+        if chosen["stage"].endswith(("_budgets", "_quarter")):
             chosen["schedule"] = "wsd"  # branches need a stable phase
         chosen["size"] = "tiny"  # the longest pattern needs eight layers; another test covers the other sizes
-        config = compose_train(*(f"{group}={name}" for group, name in chosen.items()))
+        config = compose_train(*(f"{group}={name}" for group, name in chosen.items()), *more)
         assert {group: getattr(config, group).name for group in chosen} == chosen
         validate(config)
 

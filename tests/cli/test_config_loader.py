@@ -16,14 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli.compose import compose_config, expand_sweep, hydra_session, register_schema
 from src.cli.config_loader import CachedConfigLoader
-from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError
+from src.config.schema import CONF, TrainConfig, UserError, experiment_files
 
 CHOICES = (
     "architecture=moe architecture=mamba size=micro size=tiny recipe=classic stage=full stage=replay data=local "
     "data=tinystories_bash tokenizer=bpe_32k optimizer=muon schedule=cosine runtime=cpu tracking=none launcher=joblib "
     "architecture=nope ~schedule ~tracking=wandb data=local.yaml +architecture=dense size=null recipe=[modern,classic] "
     "stage=${size} hydra/launcher=joblib"
-).split() + [f"+experiment={path.stem}" for path in sorted(EXPERIMENTS.glob("*.yaml"))]
+).split() + [f"+experiment={name}" for name in experiment_files()]
 VALUES = (
     "seed=3 seed=4 seed=abc training.max_steps=7 training.max_steps=null size.seq_len=32 size.learning_rate=0.5 "
     "training.micro_batch_size=auto optimizer.betas=[0.1,0.2] data.dir=/tmp/x +stage.stages.code.mixture.language=0.25 "

@@ -130,3 +130,11 @@ def test_a_single_document_is_split_by_position(text: Path, tmp_path: Path) -> N
     assert tiny.train_main(["data=novel.txt", f"output_root={tmp_path / 'out'}", *RUN]) == 0
     (card,) = (tmp_path / "out" / "data").glob("novel-*/DATA_CARD.md")
     assert "Split by position: it has too few documents" in card.read_text()
+
+
+def test_a_task_brings_its_stage_unless_one_is_given() -> None:
+    assert expand_data_path(["data=mqar", "seed=1"]) == ["data=mqar", "stage=task", "seed=1"]
+    assert expand_data_path(["data=mqar,parity"]) == ["data=mqar,parity", "stage=task"]
+    assert expand_data_path(["data=mqar", "stage=code"]) == ["data=mqar", "stage=code"]
+    assert expand_data_path(["data=embedded"]) == ["data=embedded"]
+    assert expand_data_path(["data=mqar"], has_stages=False) == ["data=mqar"]

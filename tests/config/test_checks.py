@@ -16,7 +16,7 @@ from src.model.size_matching import FREE_PARAMETERS, QUANTITIES
 
 COMMANDS = {
     name: getattr(schemas, f"{name.title()}Config")
-    for name in "train tune prepare generate evaluate report runs export estimate benchmark doctor".split()
+    for name in "train tune prepare generate evaluate report runs export estimate benchmark validate doctor".split()
 }
 ENTRIES = {(command, key): entry for command, schema in COMMANDS.items() for key, entry in entries_of(schema).items()}
 RANGES = {(entry.key, entry.setting.range): entry.setting.range for entry in ENTRIES.values() if entry.setting.range}

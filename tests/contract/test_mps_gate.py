@@ -27,7 +27,7 @@ from src.profiling.operator_trace import OperatorTrace, read_kernels, runs_on_mp
 from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training import loop
-from src.training.loop import Hooks, fit
+from src.training.loop import Hooks, Validation, fit
 from src.training.optimizers import build_optimizer
 from src.training.stage_budget import StagePlan
 from src.training.train_step import StepOutput, TrainState, train_step
@@ -213,7 +213,7 @@ def test_loop_synchronizes_only_in_logged_steps(architecture: str, monkeypatch: 
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
     state = TrainState.begin("language", model, optimizer, CPU)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)
-    hooks = Hooks(lambda: (1.0, 1.0), lambda row: None, lambda kind: None, lambda branch: None)
+    hooks = Hooks(lambda: Validation(1.0, 1.0), lambda row: None, lambda kind: None, lambda branch: None)
     with OperatorTrace() as trace:
         plan = StagePlan("language", 6, 1e-3, 100, 100, flops_per_token=1.0)
         fit(state, plan, loader, training, ScheduleConfig(name="cosine"), 1.0, CPU, hooks, StopRequest())

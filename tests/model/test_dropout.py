@@ -13,8 +13,14 @@ from tests.contract.small import ARCHITECTURES, SEQ_LEN, random_tokens, small_mo
 P = 0.25
 
 
+def drawn(dropout: Dropout, like: Tensor) -> Tensor:
+    mask = dropout.mask(like)
+    assert mask is not None
+    return mask
+
+
 def test_mask_has_the_probability_and_scale() -> None:
-    mask = Dropout(P, (0, "language", 3), range(100), "cpu").mask(torch.zeros(100, 1000))
+    mask = drawn(Dropout(P, (0, "language", 3), range(100), "cpu"), torch.zeros(100, 1000))
     assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - P)])
     assert (mask == 0).float().mean().item() == pytest.approx(P, abs=0.01)
     assert mask.mean().item() == pytest.approx(1, abs=0.01)
@@ -23,7 +29,7 @@ def test_mask_has_the_probability_and_scale() -> None:
 def test_masks_are_a_function_of_the_key() -> None:
     def masks(*key: object) -> list[Tensor]:
         dropout = Dropout(P, key, range(4), "cpu")
-        return [dropout.mask(torch.zeros(4, 50)) for _ in range(2)]
+        return [drawn(dropout, torch.zeros(4, 50)) for _ in range(2)]
 
     first, second = masks(0, "language", 3)
     assert not torch.equal(first, second) and len(first.unique(dim=0)) == 4
@@ -31,7 +37,7 @@ def test_masks_are_a_function_of_the_key() -> None:
     assert torch.equal(first, again[0]) and torch.equal(second, again[1])
     others = ((1, "language", 3), (0, "code", 3), (0, "language", 4))
     assert not any(torch.equal(first, masks(*key)[0]) for key in others)
-    part = Dropout(P, (0, "language", 3), range(1, 3), "cpu").mask(torch.zeros(2, 50))
+    part = drawn(Dropout(P, (0, "language", 3), range(1, 3), "cpu"), torch.zeros(2, 50))
     assert torch.equal(part, first[1:3]), "the mask of a row of the global batch does not depend on the micro batch"
 
 
@@ -58,6 +64,19 @@ def test_recomputation_uses_the_same_masks(architecture: str) -> None:
     assert torch.equal(again, hidden)
     assert gradients.keys() == recomputed.keys()
     assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
+
+
+def test_embedding_can_be_dropped_alone() -> None:
+    model = small_model("dense").train()
+    tokens = random_tokens(2, SEQ_LEN)
+    model.dropout = Dropout(0.0, ("embedding",), range(2), "cpu", embedding_p=P)
+    kept = Dropout(P, ("embedding",), range(2), "cpu").mask(model.embedding(tokens))
+    assert kept is not None and model.dropout.mask(kept) is None
+    hidden = model(tokens).hidden
+    x = model.embedding(tokens) * kept
+    for norm, block in zip(model.norms, model.blocks, strict=True):
+        x = model.residual_step(norm, block, x, None, None).y
+    torch.testing.assert_close(hidden, model.final_norm(x))
 
 
 def test_dropped_block_adds_nothing() -> None:

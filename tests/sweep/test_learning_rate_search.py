@@ -109,7 +109,9 @@ def test_each_rate_is_tried_with_each_warmup(method: str, tmp_path: Path, monkey
     if method == "grid":
         assert len(trials) == 2 * 8 and CALLS[0][1] == "schedule.warmup_steps=5,50"
     (name,) = [
-        line for line in search_results.format_results({"dense": result}, "nano") if "dense nano, warm-up 50" in line
+        line
+        for line in search_results.format_results({"dense": result}, "nano", "bits per byte")
+        if "dense nano, warm-up 50" in line
     ]
     assert f"{result['learning_rate']:g}" in name
     assert search_results.to_record([Trial(1e-3, 2.0)])["warmup_steps"] is None

@@ -12,7 +12,7 @@ import torch
 from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.runtime.signals import Interrupted, StopRequest
-from src.training.loop import Hooks, fit
+from src.training.loop import Hooks, Validation, fit
 from src.training.stage_budget import StagePlan
 from src.training.train_step import TrainState
 from tests.contract.small import ARCHITECTURES, CPU
@@ -40,11 +40,11 @@ class Recorder:
     def hooks(self) -> Hooks:
         return Hooks(self.evaluate, self.log, self.save, self.begin_branch)
 
-    def evaluate(self) -> tuple[float, float]:
+    def evaluate(self) -> Validation:
         self.calls.append(("evaluate", self.state.progress.step))
         loss = self.losses[self.evaluations % len(self.losses)]
         self.evaluations += 1
-        return loss, loss / 2
+        return Validation(loss, loss / 2)
 
     def log(self, row: dict[str, Any]) -> None:
         self.calls.append(("log val" if "val/loss" in row else "log train", row["step"]))

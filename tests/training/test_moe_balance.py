@@ -20,7 +20,7 @@ from src.model.language_model import LanguageModel
 from src.runtime.signals import StopRequest
 from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
 from src.training.compilation import compile_blocks
-from src.training.loop import Hooks, fit
+from src.training.loop import Hooks, Validation, fit
 from src.training.moe_metrics import describe_balance
 from src.training.stage_budget import StagePlan
 from src.training.train_step import TrainState
@@ -51,7 +51,7 @@ def train(state: TrainState, loader: TrainLoader, steps: int, log_every: int = 1
     )
     plan = StagePlan("language", steps, 1e-3, 100, 100, flops_per_token=7.0)
     schedule = ScheduleConfig(name="wsd", warmup_steps=0, min_ratio=1.0)
-    hooks = Hooks(lambda: (1.0, 1.0), rows.append, lambda kind: None, lambda branch: None)
+    hooks = Hooks(lambda: Validation(1.0, 1.0), rows.append, lambda kind: None, lambda branch: None)
     fit(state, plan, loader, training, schedule, 1.0, CPU, hooks, StopRequest())
     return [row for row in rows if "train/loss" in row]
 

@@ -30,6 +30,22 @@ def test_schedule_ends_with_the_stage(name: str, total: int) -> None:
     assert all(0 < factor <= 1 for factor in factors)
 
 
+def test_update_every_is_torchs_cosine_stepped_once_an_epoch() -> None:
+    import torch
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8, eta_min=0.0)
+    expected: list[float] = []
+    for _ in range(8):
+        expected += [optimizer.param_groups[0]["lr"]] * 5
+        optimizer.step()
+        schedule.step()
+    assert factors_of(40, "cosine", warmup_steps=0, min_ratio=0.0, update_every=5) == pytest.approx(expected)
+    held = factors_of(45, "cosine", warmup_steps=5, min_ratio=0.0, update_every=5)
+    assert held[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and held[5:] == pytest.approx(expected)
+
+
 def test_cosine_is_symmetric() -> None:
     factors = factors_of(101, "cosine", warmup_steps=0, min_ratio=0.1)
     assert factors[0] == 1.0

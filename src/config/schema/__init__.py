@@ -5,7 +5,7 @@ and nothing below the commands sees a `DictConfig`. A new setting is a field her
 """
 
 from src.config.errors import UserError
-from src.config.paths import CONF, EXPERIMENTS, ROOT
+from src.config.paths import CONF, EXPERIMENTS, ROOT, experiment_files
 from src.config.schema.architecture import ArchitectureConfig
 from src.config.schema.commands import (
     ChatConfig,
@@ -17,8 +17,9 @@ from src.config.schema.commands import (
     ReportConfig,
     RunsConfig,
     ServeConfig,
+    ValidateConfig,
 )
-from src.config.schema.data import CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
+from src.config.schema.data import TASK, CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
 from src.config.schema.model_spec import ModelSpec
 from src.config.schema.optimizer import OptimizerConfig, ScheduleConfig
@@ -26,17 +27,18 @@ from src.config.schema.recipe import RecipeConfig
 from src.config.schema.runtime import LauncherConfig, RuntimeConfig, SweepConfig, TrackingConfig
 from src.config.schema.size import SizeConfig
 from src.config.schema.stage import PlanConfig, StageConfig
+from src.config.schema.task import TaskConfig
 from src.config.schema.train import BenchmarkConfig, DemoConfig, EstimateConfig, TrainConfig, TuneConfig, TuneSettings
 from src.config.schema.training import BF16_WEIGHTS, INT8_MOMENTS, TrainingConfig
 from src.config.setting import MISSING
 
 __all__ = [
-    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT",
+    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK",
     "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CorpusConfig", "DataConfig",
     "DemoConfig",
     "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
     "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
     "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "ServeConfig", "SizeConfig",
-    "StageConfig", "SweepConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig", "TuneConfig",
-    "TuneSettings", "UserError", "VerdictConfig",
+    "StageConfig", "SweepConfig", "TaskConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig",
+    "TuneConfig", "TuneSettings", "UserError", "ValidateConfig", "VerdictConfig", "experiment_files",
 ]  # fmt: skip

@@ -57,4 +57,9 @@ class ArchitectureConfig:
         64, "Positions that the state-space layer processes at a time. It changes the speed, never the result.",
         Range(1, 2**16, unit="tokens"),
     )  # fmt: skip
+    negative_eigenvalues: bool = setting(
+        False,
+        "Let the state's transition have eigenvalues from -1 to 1, not 0 to 1. For gated_deltanet. Source: Grazzi "
+        "et al., 2024, arXiv 2411.12537.",
+    )
     settings: dict[str, Any] = setting({}, "Settings of your own blocks, by the names that their KIND lists.")

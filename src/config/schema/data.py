@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from src.config.schema.task import TaskConfig
 from src.config.setting import BYTES, MISSING, SEED, SHARE, TOKENS, Range, setting
+
+TASK = "task"
+"""The corpus of data that is a synthetic task."""
 
 
 @dataclass
@@ -27,7 +31,7 @@ class CorpusConfig:
     """Where the documents of one corpus come from."""
 
     source: str = setting(
-        MISSING,
+        "local",
         "Kind of source. stories and scripts are generated; git is for code alone.",
         choices=("stories", "scripts", "local", "hub", "git"),
     )
@@ -91,7 +95,7 @@ class CorpusConfig:
 
 @dataclass
 class DataConfig:
-    """The text of both stages and its split."""
+    """The text of both stages and its split, or a synthetic task."""
 
     name: str = setting(MISSING, "Name of the data.", form="name")
     seed: int = setting(0, "Seed of generated text and of the split. Training has a seed of its own.", SEED)
@@ -112,12 +116,21 @@ class DataConfig:
         None, "Folder written by `python -m src.prepare`. null: found by the settings above.", form="path"
     )
 
+    task: TaskConfig = field(default_factory=TaskConfig)
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the data is a synthetic task: generated for each batch, without text and tokenizer."""
+        return self.task.name != "none"
+
     @property
     def corpora(self) -> dict[str, CorpusConfig]:
         """The corpora that there are: a local one without paths is left out, if the other one has text.
 
-        Both, where neither has paths: prepared data decides then.
+        Both, where neither has paths: prepared data decides then. Of a task, one that nothing is read from.
         """
+        if self.is_task:
+            return {TASK: CorpusConfig()}
         both = {"language": self.language, "code": self.code}
         return {name: corpus for name, corpus in both.items() if corpus.source != "local" or corpus.paths} or both
 
@@ -151,8 +164,9 @@ class TokenizerConfig:
     )
     kind: str = setting(
         "bpe",
-        "Kind of tokenizer. characters: one token for each character of the prepared text, held-out text included.",
-        choices=("bpe", "characters"),
+        "Kind of tokenizer. characters: one token for each character of the prepared text, held-out text included. "
+        "none: the tokens of a task are numbers.",
+        choices=("bpe", "characters", "none"),
     )
     pattern: str = setting(
         "own",

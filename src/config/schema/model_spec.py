@@ -36,6 +36,9 @@ class ModelSpec:
     tie_embeddings: bool = False
     """Whether the head has the weights of the embedding; models of earlier versions do not say it."""
 
+    negative_eigenvalues: bool = False
+    """Of the transition of gated_deltanet's state; models of earlier versions do not say it."""
+
     @property
     def n_heads(self) -> int:
         return self.d_model // self.head_dim

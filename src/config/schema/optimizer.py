@@ -9,6 +9,7 @@ from src.config.setting import (
     RATE,
     SHARE,
     SHARE_BELOW_1,
+    STEPS,
     WEIGHT,
     Range,
     setting,
@@ -50,4 +51,9 @@ class ScheduleConfig:
     )
     searched: bool = setting(False, "Whether learning_rates chose the warm-up. Set by it.")
     min_ratio: float = setting(0.1, "Last learning rate over the peak.", SHARE)
+    update_every: int = setting(
+        1,
+        "Steps between changes of the rate after the warm-up. Those of an epoch give a schedule by epoch.",
+        STEPS,
+    )
     decay_fraction: float = setting(0.2, "Share of the stage that decays, for wsd.", POSITIVE_SHARE)

@@ -9,7 +9,7 @@ from src.config.setting import FACTOR, MISSING, POSITIVE_SHARE, TOKENS, setting
 class StageConfig:
     """One stage of training."""
 
-    corpus: str = setting(MISSING, "Corpus to train on, and to be evaluated on.", choices=("language", "code"))
+    corpus: str = setting(MISSING, "Corpus to train on, and to be evaluated on.", choices=("language", "code", "task"))
     max_tokens: int | None = setting(None, "Budget of the stage. null: training.max_tokens.", TOKENS)
     prompts: list[str] = setting([], "Prompts to continue after the stage, as samples for the report.")
     learning_rate_scale: float = setting(1.0, "Factor on optimizer.learning_rate in this stage.", FACTOR)

@@ -55,6 +55,11 @@ class TrainingConfig:
         "Dropout rate in training. Of the embedding, and of what each block adds to the residual stream.",
         SHARE_BELOW_1,
     )
+    embedding_dropout: float = setting(
+        0.0,
+        "Dropout rate of the embedding alone, in training. With training.dropout, leave it out.",
+        SHARE_BELOW_1,
+    )
     sampling: str = setting(
         "epochs",
         "How windows of the training text are drawn. epochs: each window once an epoch. replacement: each window "

@@ -18,6 +18,7 @@ from src.reporting.data.json_values import (
     clean_text,
     read_or_none,
 )
+from src.reporting.data.metric import BITS
 from src.reporting.data.runs import load_evaluation, stage_names, to_records
 from src.reporting.data.shared_results import shared
 
@@ -46,12 +47,13 @@ def load_samples(runs: pd.DataFrame) -> list[Record]:
 def load_context(run_dir: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Load what was measured of a run's context: stage -> measure -> name -> a number a range, or nan.
 
-    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too), and
-    `probe/<name>` for each of PROBES.
+    Measures: positions, recall and hidden (of generated text), beyond (positions past the training context too),
+    `probe/<name>` for each of PROBES, and of a task distance and length.
     """
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for stage, entry in load_evaluation(run_dir).items():
         measures = {name: entry["context"].get(name) for name in ("positions", "recall", "hidden")}
+        measures |= {"distance": entry["distance"], "length": _by_length(entry["answers"])}
         measures |= {"beyond": entry["beyond"], **{f"probe/{name}": entry["probes"].get(name) for name in PROBES}}
         found[stage] = {
             measure: {name: as_floats(numbers) for name, numbers in as_dict(values).items()}
@@ -60,11 +62,29 @@ def load_context(run_dir: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     return found
 
 
+def _by_length(answers: Record) -> Record:
+    """Return the accuracy of a task by the length of the test sequences, the mean over their difficulties."""
+    found: dict[float, list[tuple[float, float]]] = {}
+    columns = [as_floats(answers.get(key)) for key in ("length", "n", "accuracy")]
+    for length, n, accuracy in zip(*columns, strict=False):
+        found.setdefault(length, []).append((n, accuracy))
+    if len(found) < 2:
+        return {}
+    means = {length: [sum(part) for part in zip(*each, strict=True)] for length, each in found.items()}
+    return {
+        "to": sorted(found),
+        "n": [means[length][0] for length in sorted(found)],
+        "accuracy": [means[length][1] / len(found[length]) for length in sorted(found)],
+    }
+
+
 class Search(NamedTuple):
     """A learning-rate search for one size, and its results."""
 
     size: str
     text: str
+    unit: str
+    """Of the losses."""
     tried: dict[str, tuple[list[tuple[float, float | None]], str | None]]
     """Architecture -> its (rate, validation bits per byte or None if it diverged), and at which edge the best is."""
 
@@ -99,7 +119,8 @@ def load_searches(directory: str | Path) -> list[Search]:
             pairs = [(as_number(trial.get("learning_rate")), as_number(trial.get("bits_per_byte"))) for trial in own]
             points = [(rate, loss) for rate, loss in pairs if rate is not None]
             tried[name] = sorted(points, key=lambda point: point[0]), as_text(as_dict(entry).get("edge"))
-        found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), tried))
+        unit = as_text(search.get("unit")) or BITS.unit
+        found.append(Search(str(as_text(search.get("size"))), str(as_text(search.get("text"))), unit, tried))
     return found
 
 

@@ -26,14 +26,15 @@ from src.reporting.data.json_values import (
     clean_text,
     read_or_none,
 )
+from src.reporting.data.metric import METRICS
 from src.reporting.data.shared_results import shared
 from src.runtime.atomic_files import read_bytes
 from src.runtime.records import is_plain_name, read_verified_json, run_path
 
 DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
 PARAMETERS = ("total_params", "active_params", "non_embedding_params")
-TESTED = ("test_loss", "test_bits_per_byte")
-LEARNED = ("tokens", "train_flops", "val_loss", "val_bits_per_byte", *TESTED)
+TESTED = ("test_loss", "test_bits_per_byte", "test_accuracy")
+LEARNED = ("tokens", "train_flops", "val_loss", "val_bits_per_byte", "val_accuracy", *TESTED)
 SPENT = ("tokens_per_second", "peak_memory_bytes", "wall_time_s")
 RESULTS = (*LEARNED, *SPENT)
 COLUMNS = (*DESCRIPTION, *PARAMETERS, *RESULTS, "error")
@@ -62,6 +63,8 @@ ARCHITECTURES = (
 )  # fmt: skip
 """The order in which they are shown; others follow."""
 
+EVALUATED = ("references", "context", "beyond", "probes", "answers", "distance")
+"""Parts of a stage's evaluation that are mappings."""
 _NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}
 FINAL_STATUSES = ("done", "failed", "interrupted")
 
@@ -140,14 +143,13 @@ def _load_evaluation(run_dir: Path) -> dict[str, Record]:
     """Load the content of a run's evaluation.json for each stage; damaged parts are left out.
 
     Always there: corpus, weights (SHA-256), test (corpus -> loss, bits_per_byte), documents (corpus -> first, nats and
-    bytes of each), scripts, references, context, beyond, probes, and samples (of each, the share that occurs in the
-    training text).
+    bytes of each), scripts, samples (of each, the share that occurs in the training text), and those of EVALUATED.
     """
     content = as_dict(read_or_none(run_dir / "evaluation.json"))
     found: dict[str, Record] = {}
     for stage, entry in _stages(content):
         values = as_dict(entry)
-        parts = {name: as_dict(values.get(name)) for name in ("references", "context", "beyond", "probes")}
+        parts = {name: as_dict(values.get(name)) for name in EVALUATED}
         test = {corpus: as_numbers(each) for corpus, each in as_dict(values.get("test")).items()}
         found[stage] = {
             "corpus": as_text(values.get("corpus")),
@@ -170,7 +172,8 @@ def split_of(records: Sequence[Record], stages: Sequence[str]) -> str:
     """Return which split the finished runs are compared on: test if each was evaluated on it, else val."""
     done = [record for record in records if record["status"] == "done"]
     reached = [(record, stage) for record in done for stage in stages if record.get(f"{stage}/val_loss") is not None]
-    tested = [record.get(f"{stage}/test_bits_per_byte") is not None for record, stage in reached]
+    keys = [f"test_{metric.key}" for metric in METRICS]
+    tested = [any(record.get(f"{stage}/{key}") is not None for key in keys) for record, stage in reached]
     return "test" if tested and all(tested) else "val"
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from src.reporting.data.artifacts import PROBES, Search, load_searches
+from src.reporting.data.metric import BITS
 from src.reporting.data.problems import Problems
 from src.reporting.plots.benchmark import benchmark_charts, newest_benchmark
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, trace_of
-from src.reporting.plots.context import beyond_chart, position_chart, probe_chart, recall_chart
+from src.reporting.plots.context import beyond_chart, position_chart, probe_chart, recall_chart, task_charts
 from src.reporting.plots.cost import cost_chart
 from src.reporting.plots.training import expert_chart, loss_chart, speed_chart
 from src.reporting.plots.verdict import verdict_chart
@@ -41,6 +42,7 @@ def build_charts(
         "curves": lambda: [loss_chart(runs, metrics)],
         "learning rates": lambda: [learning_rate_chart(load_searches(directory))],
         "positions": lambda: [position_chart(runs), beyond_chart(runs)],
+        "accuracy": lambda: task_charts(runs),
         "recall": lambda: [recall_chart(runs), *(probe_chart(runs, name) for name in PROBES)],
         "experts": lambda: [expert_chart(runs, metrics)],
         "speed": lambda: [speed_chart(runs)],
@@ -67,6 +69,7 @@ def _limit_panels(chart: Chart) -> Chart:
 def learning_rate_chart(searches: Sequence[Search]) -> Chart:
     """Chart validation loss against learning rate: a panel for each search, the chosen rates ringed."""
     panels: list[Panel] = []
+    unit = " or ".join(dict.fromkeys(search.unit for search in searches)) or BITS.unit
     for search in searches:
         panel = Panel(search.size)
         chosen: list[tuple[float, float]] = []
@@ -84,10 +87,10 @@ def learning_rate_chart(searches: Sequence[Search]) -> Chart:
     return Chart(
         "learning-rates",
         "Sensitivity to the learning rate",
-        "Validation bits per byte against the peak learning rate, by python -m src.tune on seeds that no comparison "
+        f"Validation {unit} against the peak learning rate, by python -m src.tune on seeds that no comparison "
         "uses. Rates that diverged are missing.",
         {"": Axis("peak learning rate", is_log=True)},
-        {"": Axis("validation bits per byte")},
+        {"": Axis(f"validation {unit}")},
         {"learning_rates": ""},
         panels,
         columns=len(panels) or 1,

@@ -48,8 +48,7 @@ def beyond_chart(runs: pd.DataFrame) -> Chart:
     """Chart test loss by position in windows longer than the training context, whose end is marked."""
     note = "Loss by position in windows longer than the training context. Bands: seeds."
     chart = _chart(runs, "beyond", "loss", "Loss past the training context", "loss_beyond", note)
-    lengths = {run["contract"].get("training.seq_len") or 0 for run in to_records(runs)}
-    chart.marks = {"training context": sorted(lengths - {0})}
+    chart.marks = {"training context": _training_lengths(runs)}
     return chart
 
 
@@ -86,6 +85,21 @@ def probe_chart(runs: pd.DataFrame, probe: str) -> Chart:
     return chart
 
 
+def task_charts(runs: pd.DataFrame) -> list[Chart]:
+    """Chart the accuracy of a task by length of the test sequences, and by the distance of what decides an answer."""
+    seeds = "Bands: 95% intervals (Wilson's) over answers and seeds."
+    by_length = "Share of test answers that are right, by the length of the sequence; dashed: the training length. "
+    by_distance = "Share of test answers that are right, by the distance in tokens to what decides them. "
+    length = _chart(runs, "length", "accuracy", "Accuracy by length", "accuracy_by_length", by_length + seeds)
+    length.marks = {"training length": _training_lengths(runs)}
+    title = "Accuracy by distance"
+    return [length, _chart(runs, "distance", "accuracy", title, "accuracy_by_distance", by_distance + seeds)]
+
+
+def _training_lengths(runs: pd.DataFrame) -> Values:
+    return sorted({run["contract"].get("training.seq_len") or 0 for run in to_records(runs)} - {0})
+
+
 def _gains(runs: pd.DataFrame, measure: str) -> list[list[Values]]:
     """Return the gains of the seeds of each architecture, for each stage and distance."""
     places: dict[tuple[str, str, float], dict[str, Values]] = {}
@@ -101,9 +115,11 @@ def _gains(runs: pd.DataFrame, measure: str) -> list[list[Values]]:
 AXES = {
     "loss": ("position in the window (tokens seen)", Axis("loss (nats per token)")),
     "accuracy": ("distance to the last mention (tokens)", Axis("names recalled whole", limits=(0, 1.04))),
+    "length": ("length of the sequence (tokens)", Axis("accuracy", limits=(0, 1.04))),
+    "distance": ("distance to what decides the answer (tokens)", Axis("accuracy", limits=(0, 1.04))),
     "gain": ("distance to the mention (tokens)", Axis("nats saved for each token")),
 }
-"""Name of a measured value -> label of x, and the y axis."""
+"""Name of a measure of its own, or of a measured value -> label of x, and the y axis."""
 
 
 def _chart(
@@ -129,7 +145,7 @@ def _chart(
                 panel.traces.append(trace)
                 if add_references:
                     add_references(panel, trace, seeds)
-    x, y = AXES[value]
+    x, y = AXES.get(measure) or AXES[value]
     axes = {"": Axis(x, is_log=True)}, {"": y}
     return Chart(measure.replace("/", "-"), title, note, *axes, {file: ""}, panels, columns=len(stages) or 1)
 

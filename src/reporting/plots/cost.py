@@ -1,4 +1,4 @@
-"""Quality against cost: bits per byte against training FLOPs, memory and time, with the Pareto front."""
+"""Quality against cost: bits per byte, or a task's error, against FLOPs, memory and time, with the Pareto front."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -7,6 +7,7 @@ import pandas as pd
 
 from src.config.formatting import count_of
 from src.reporting.data.json_values import Record, mean_value
+from src.reporting.data.metric import metric_of
 from src.reporting.data.runs import split_of, stage_names, to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, panel_title, trace_of
 from src.reporting.plots.training import time_unit
@@ -23,7 +24,7 @@ COSTS = {
 
 
 def cost_chart(runs: pd.DataFrame) -> Chart:
-    """Chart bits per byte of every architecture against its cost: a panel for each stage of each group.
+    """Chart bits per byte or error of every architecture against its cost: a panel for each stage of each group.
 
     A cost that the budget makes equal, or that was not measured under equal conditions, is left out with the reason.
     """
@@ -49,12 +50,13 @@ def cost_chart(runs: pd.DataFrame) -> Chart:
         note += " Open: seeds of an unstable architecture."
     note += "".join(f" Left out: {COSTS[cost][1].split(' of ')[0]}: {why}." for cost, why in reasons.items())
     units = {"time": f" ({unit})"}
+    units_of_cost = dict.fromkeys(metric_of(records, stage).cost_unit for stage in stages)
     return Chart(
         "cost",
         "Quality against cost",
         note,
         {cost: Axis(COSTS[cost][1] + units.get(cost, "")) for cost in costs},
-        {"": Axis(f"{SPLITS[split]} bits per byte")},
+        {"": Axis(f"{SPLITS[split]} {' or '.join(units_of_cost)}")},
         {f"quality_vs_{cost}": cost for cost in costs},
         panels,
         kind="points",

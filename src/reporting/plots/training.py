@@ -17,6 +17,13 @@ from src.reporting.data.runs import reference_losses, stage_names, to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, Values, add_reference, panel_title, trace_of
 from src.reporting.statistics.groups import ranking_groups
 
+LEARNED = {
+    "val/loss": Axis("validation loss (nats per token)"),
+    "val/bits_per_byte": Axis("validation bits per byte"),
+    "val/accuracy": Axis("validation accuracy", limits=(0, 1.04)),
+    "train/loss": Axis("training loss (nats per token)"),
+}
+"""What a run learns, by metric; a run on text has no accuracy, and one on a task no bits per byte."""
 EXPERT_BALANCE = {
     "load_entropy": Axis("load entropy (1: even)", limits=(0, 1.04)),
     "max_violation": Axis("max violation (0: even)", limits=(0, None)),
@@ -50,11 +57,7 @@ def loss_chart(runs: pd.DataFrame, metrics: pd.DataFrame) -> Chart:
         + (f" The time is left out: {why}." if why else "")
         + _unfinished_note(runs),
         x,
-        {
-            "val/loss": Axis("validation loss (nats per token)"),
-            "val/bits_per_byte": Axis("validation bits per byte"),
-            "train/loss": Axis("training loss (nats per token)"),
-        },
+        {metric: axis for metric, axis in LEARNED.items() if metric in metrics.columns or metric == "val/loss"},
         {files[axis]: axis for axis in x},
         [],
         file_y=("val/loss",),

@@ -8,6 +8,7 @@ from statistics import fmean
 import pandas as pd
 
 from src.config.formatting import count_of
+from src.reporting.data.metric import Metric, metric_of
 from src.reporting.data.runs import split_of, stage_names, to_records
 from src.reporting.statistics.groups import SPLITS, ranking_groups, stage_values
 from src.reporting.statistics.significance import Pair
@@ -33,21 +34,22 @@ def answer_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
             if headline := headlines.get((group.title, stage)):
                 words = _answer(headline, margin)
             elif values := None if group.has_repeated_seeds() else stage_values(group, stage, split):
-                words = _results(values, SPLITS[split], reason_for_no_verdict(group))
+                words = _results(values, metric_of(group.runs, stage), SPLITS[split], reason_for_no_verdict(group))
             else:
                 continue
             lines.append(f"{f'{group.title}, ' if len(groups) > 1 else ''}{stage}: {words}")
     return lines
 
 
-def _results(values: Mapping[str, Sequence[float]], split: str, reason: str | None) -> str:
-    """Write the means of a stage without a verdict, the lowest first."""
-    (first, lowest), *others = sorted(((name, fmean(seeds)) for name, seeds in values.items()), key=lambda one: one[1])
+def _results(values: Mapping[str, Sequence[float]], metric: Metric, split: str, reason: str | None) -> str:
+    """Write the means of a stage without a verdict, the best first."""
+    costs = sorted(((name, fmean(seeds)) for name, seeds in values.items()), key=lambda one: one[1])
+    (first, best), *others = [(name, metric.to_cost(cost)) for name, cost in costs]
     seeds = count_of(len(values[first]), "seed")
     if not others:
-        return f"{first} has {lowest:.3f} bits per byte of the {split} text ({seeds})"
+        return f"{first} has {best:.3f} {metric.of_split.format(split=split).removeprefix('the ')} ({seeds})"
     rest = join_words([f"{name} {mean:.3f}" for name, mean in others])
-    return f"{first} has the fewest bits per byte of the {split} text, {lowest:.3f}, before {rest}; {reason}"
+    return f"{first} {metric.leads.format(split=split)}, {best:.3f}, before {rest}; {reason}"
 
 
 def join_words(words: Sequence[str]) -> str:
@@ -58,7 +60,8 @@ def join_words(words: Sequence[str]) -> str:
 def _answer(headline: Headline, margin: float | None) -> str:
     comparison, behind = headline.comparison, headline.comparison.behind_leader()
     if headline.has_best:
-        gaps = [f"{_gap(pair)}{' bits per byte better' * (not i)} than {pair.other}" for i, pair in enumerate(behind)]
+        better = f" {headline.metric.unit} better"
+        gaps = [f"{_gap(pair)}{better * (not i)} than {pair.other}" for i, pair in enumerate(behind)]
         parts = [f"{comparison.leader} learned most: {join_words(gaps)}"]
         others = [pair for pair in comparison.pairs if pair.better != comparison.leader]
         open_pairs = [f"{pair.better} and {pair.other}" for pair in others if not pair.is_significant]
@@ -66,7 +69,7 @@ def _answer(headline: Headline, margin: float | None) -> str:
             open_pairs = [f"{len(open_pairs)} of the {len(others)} other pairs"]
         parts += [f"no significant difference between {join_words(open_pairs)}"] if open_pairs else []
     else:
-        unit = " bits per byte behind"
+        unit = f" {headline.metric.unit} behind"
         by_result: dict[str, list[str]] = {}
         for pair in behind:
             by_result.setdefault(headline.result(pair, margin), []).append(f"{pair.other} ({_gap(pair)}{unit})")

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from src.config.comparability import comparable_groups
 from src.reporting.data.json_values import Record
+from src.reporting.data.metric import metric_of
 from src.reporting.data.shared_results import shared
 
 LETTERED = "contract "
@@ -108,10 +108,12 @@ def _mark(rules: tuple[str, str]) -> str:
 
 
 def stage_values(group: Group, stage: str, split: str) -> dict[str, list[float]] | None:
-    """Return bits per byte of each architecture's seeds; None where a run has none."""
-    key = f"{stage}/{split}_bits_per_byte"
-    values: dict[str, list[Any]] = {name: [run[key] for run in runs] for name, runs in group.by_architecture().items()}
-    return None if any(value is None for row in values.values() for value in row) else values
+    """Return the cost of each architecture's seeds, bits per byte or error; None where a run has none."""
+    metric = metric_of(group.runs, stage)
+    key, members = f"{stage}/{split}_{metric.key}", group.by_architecture()
+    if any(run.get(key) is None for run in group.runs):
+        return None
+    return {name: [metric.to_cost(run[key]) for run in runs] for name, runs in members.items()}
 
 
 def _letter(index: int) -> str:

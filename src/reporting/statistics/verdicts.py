@@ -15,6 +15,7 @@ import pandas as pd
 from src.config.comparability import SPEED_KEYS, differences
 from src.config.formatting import NOTHING, count_of
 from src.reporting.data.json_values import Record, mean_value
+from src.reporting.data.metric import Metric, metric_of
 from src.reporting.data.runs import branches_of, split_of, stage_names, to_records
 from src.reporting.data.shared_results import shared
 from src.reporting.statistics.costs import cost_line
@@ -34,7 +35,7 @@ from src.reporting.statistics.significance import (
 DIFFERENCE = 0.02
 """Bits per byte for which the number of seeds is given, unless the user states a margin."""
 METHOD = (
-    "Verdicts are on bits per byte of the {split} text; seeds are independent replicates; sd: standard deviation over "
+    "Verdicts are on {quantity}; seeds are independent replicates; sd: standard deviation over "
     "seeds. best: ahead of every other by Welch's t test, {correction}5% level over the whole report. significantly "
     "worse, and the intervals of the table Pairs: simultaneous over all pairs{headlines}, the wider of Tukey-Kramer's "
     "and Games-Howell's, 95%."
@@ -51,6 +52,11 @@ class Headline(NamedTuple):
     comparison: Comparison
     p: float
     """That the leader is not the best, corrected for all headlines of the report."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the stage is judged by; the comparison is of its costs."""
+        return metric_of(self.group.runs, self.stage)
 
     @property
     def has_best(self) -> bool:
@@ -95,8 +101,10 @@ def members_by_result(runs: pd.DataFrame) -> list[tuple[Group, dict[str, list[Re
     unstable = {(each.group.title, name) for each in compare_headlines(runs) for name in each.comparison.unstable}
 
     def place(group: Group, name: str, members: list[Record]) -> tuple[bool, float]:
-        values = [mean_value(members, f"{stage}/{split}_bits_per_byte") for stage in last]
-        return (group.title, name) in unstable, next((value for value in values if value is not None), math.inf)
+        metrics = [metric_of(members, stage) for stage in last]
+        values = [mean_value(members, f"{stage}/{split}_{m.key}") for stage, m in zip(last, metrics, strict=True)]
+        costs = [m.to_cost(value) for m, value in zip(metrics, values, strict=True) if value is not None]
+        return (group.title, name) in unstable, next(iter(costs), math.inf)
 
     return [
         (group, dict(sorted(group.by_architecture().items(), key=lambda item: place(group, *item))))
@@ -159,7 +167,8 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
     if n := len(headlines):
         correction = f"corrected for {n} headlines (Hochberg), " if n > 1 else ""
         both = f" and {n} headlines (Bonferroni)" if n > 1 else ""
-        lines.append(METHOD.format(split=SPLITS[split], correction=correction, headlines=both))
+        quantities = dict.fromkeys(each.metric.of_split.format(split=SPLITS[split]) for each in headlines)
+        lines.append(METHOD.format(quantity=" and ".join(quantities), correction=correction, headlines=both))
         if (share := _level_share(records)) < 1:
             looks = ", ".join(map(str, LOOKS))
             lines.append(f"seeds=auto: looks at {looks} seeds share the 5%; this one is tested at {LEVEL * share:.2%}.")
@@ -208,11 +217,12 @@ def _unequal_times(group: Group) -> str | None:
 
 def _headline_lines(headline: Headline, margin: float | None, n_headlines: int) -> list[str]:
     """Write the ranking, then what is equivalent and how many seeds would decide what is not significant."""
-    comparison = headline.comparison
+    comparison, metric = headline.comparison, headline.metric
     stable, pairs = comparison.stable, comparison.behind_leader()
 
     def show(names: Sequence[str]) -> str:
-        return ", ".join(f"{name} {fmean(stable[name]):.3f} (sd {stdev(stable[name]):.3f})" for name in names)
+        means = {name: metric.to_cost(fmean(stable[name])) for name in names}
+        return ", ".join(f"{name} {mean:.3f} (sd {stdev(stable[name]):.3f})" for name, mean in means.items())
 
     if headline.has_best:
         of = " of the stable" if comparison.unstable else ""
@@ -224,7 +234,7 @@ def _headline_lines(headline: Headline, margin: float | None, n_headlines: int) 
         worse = [pair.other for pair in pairs if pair.is_significant]
         open_pairs = [pair for pair in pairs if not pair.is_significant]
         noisy = [pair.other for pair in open_pairs if pair.other not in first]
-        parts = [f"no significant best; lowest mean {show([comparison.leader])}"]
+        parts = [f"no significant best; {metric.best} mean {show([comparison.leader])}"]
         for words, names in (
             ("not significantly worse", first),
             ("significantly worse", worse),
@@ -232,11 +242,14 @@ def _headline_lines(headline: Headline, margin: float | None, n_headlines: int) 
         ):
             parts += [f"{words} {show(names)}"] if names else []
     if comparison.unstable:
-        seeds = [f"{name} ({', '.join(f'{v:.3f}' for v in values)})" for name, values in comparison.unstable.items()]
+        seeds = [
+            f"{name} ({', '.join(f'{metric.to_cost(v):.3f}' for v in values)})"
+            for name, values in comparison.unstable.items()
+        ]
         parts.append(f"unstable at this learning rate, so neither averaged nor ranked: {', '.join(seeds)}")
     return [
         f"{'; '.join(parts)} ({count_seeds(comparison)})",
-        *_undecided(comparison, open_pairs, margin, n_headlines),
+        *_undecided(comparison, open_pairs, margin, n_headlines, metric.unit),
     ]
 
 
@@ -246,11 +259,13 @@ def count_seeds(comparison: Comparison) -> str:
     return f"{min(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
 
 
-def _undecided(comparison: Comparison, pairs: list[Pair], margin: float | None, n_headlines: int) -> list[str]:
+def _undecided(
+    comparison: Comparison, pairs: list[Pair], margin: float | None, n_headlines: int, unit: str
+) -> list[str]:
     """Say which of these pairs are equivalent within the margin, and how many seeds would decide the others."""
     lines: list[str] = []
     if margin is not None and (equal := [pair.other for pair in pairs if pair.is_equivalent(margin)]):
-        lines.append(f"equivalent to {comparison.leader} within {margin:g} bits per byte: {', '.join(equal)}")
+        lines.append(f"equivalent to {comparison.leader} within {margin:g} {unit}: {', '.join(equal)}")
         pairs = [pair for pair in pairs if pair.other not in equal]
     if not pairs:
         return lines
@@ -262,7 +277,7 @@ def _undecided(comparison: Comparison, pairs: list[Pair], margin: float | None, 
         more = "too many" if needed is None else str(max(1, needed - fewest))
         needs.append(f"{pair.other} {more}")
     start = f"no significant difference from {comparison.leader}; more seeds that would decide a difference of"
-    return [*lines, f"{start} {difference:g} bits per byte (power {POWER:g}): {', '.join(needs)}"]
+    return [*lines, f"{start} {difference:g} {unit} (power {POWER:g}): {', '.join(needs)}"]
 
 
 def show_mean(values: Sequence[float], spec: str = ".3f") -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from src.config.formatting import NOTHING, show_bytes, show_count, show_time
 from src.reporting.data.json_values import Record, known_values, mean_value
+from src.reporting.data.metric import BITS, METRICS, Metric, metric_of
 from src.reporting.data.runs import ABOVE_FLOOR, FLOOR, reference_losses, split_of, stage_names, to_records
 from src.reporting.statistics.groups import BUDGETS, SPLITS, Group, ranking_groups
 from src.reporting.statistics.verdicts import compare_headlines, members_by_result, show_mean
@@ -68,7 +69,8 @@ def table_note(runs: pd.DataFrame) -> str:
     if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records for stage in stages):
         note += " above floor: bits per byte above the exact entropy of the windows evaluated; a model sees only the"
         note += " window, without the start of its first document, so it cannot reach 0."
-    note += " Bold: the lowest of its column."
+    metrics = dict.fromkeys(metric_of(records, stage) for stage in stages)
+    note += f" Bold: the {' or '.join(metric.best for metric in metrics) or BITS.best} of its column."
     if has_replicates(ranking_groups(records)):
         note += (
             " Means over seeds; ±: half a 95% interval of that mean alone (Student's t), from three seeds on; the table"
@@ -103,6 +105,7 @@ def _number(value: float | None, spec: str = ".3f") -> str:
     return NOTHING if value is None else format(value, spec)
 
 
+_BY_HEADING = {metric.heading: metric for metric in METRICS}
 _MEASURES = [Column("active", "params"), Column("", "tokens/s"), Column("peak", "memory"), Column("", "time")]
 
 
@@ -117,7 +120,8 @@ def _stage_columns(records: list[Record], stages: list[str]) -> dict[str, Column
     columns, split = dict[str, Column](), split_of(records, stages)
     for stage in stages:
         columns[f"{stage}/{split}_loss"] = Column(stage, "loss")
-        columns[f"{stage}/{split}_bits_per_byte"] = Column(stage, "bits/byte")
+        metric = metric_of(records, stage)
+        columns[f"{stage}/{split}_{metric.key}"] = Column(stage, metric.heading)
         if any(record.get(f"{stage}/{ABOVE_FLOOR}") is not None for record in records):
             columns[f"{stage}/{ABOVE_FLOOR}"] = Column(stage, "above floor")
     return columns
@@ -128,19 +132,19 @@ class _Row(NamedTuple):
 
     group: str
     values: dict[Column, float]
-    """Bits per byte that are ranked."""
+    """Costs that are ranked: bits per byte, or errors."""
     speed_problem: str | None
 
 
 def _marks(columns: list[Column], rows: Sequence[_Row]) -> dict[tuple[int, int], Mark]:
-    """Mark the lowest bits per byte of each group, and speeds that say nothing."""
+    """Mark the best result of each group, and speeds that say nothing."""
     marks: dict[tuple[int, int], Mark] = {}
     for index, column in enumerate(columns):
         for title in dict.fromkeys(row.group for row in rows):
             own = [(row, i) for i, row in enumerate(rows) if row.group == title and column in row.values]
             found = [(row.values[column], i) for row, i in own]
             if len(found) > 1:
-                marks[min(found)[1], index] = Mark("best", "lowest of its column")
+                marks[min(found)[1], index] = Mark("best", f"{_metric(column).best} of its column")
         for i, row in enumerate(rows):
             if row.speed_problem and column.name in ("tokens/s", "time"):
                 marks[i, index] = Mark("gray", row.speed_problem)
@@ -172,7 +176,9 @@ def _run_rows(runs: pd.DataFrame, stages: list[str]) -> tuple[list[Column], list
         rows.append([names[index], *(cells[index] for cells in optional.values()), *losses, *_measures(record)])
         if group := groups.get(record["run"]):
             values = {
-                column: record[key] for key, column in results.items() if _is_bits(column) and record[key] is not None
+                column: _metric(column).to_cost(record[key])
+                for key, column in results.items()
+                if _is_ranked(column) and record[key] is not None
             }
             shown.append(_Row(group.title, values, group.speed_problem()))
     columns = [Column("", "architecture"), *(Column("", name) for name in optional)]
@@ -197,10 +203,13 @@ def _mean_rows(
             for key, column in results.items():
                 if (seeds := unstable.get((group.title, column.group, architecture))) is None:
                     row.append(_mean(members, key, interval=not key.endswith("_loss")))
-                    if _is_bits(column) and (value := mean_value(members, key)) is not None:
-                        values[column] = value
+                    if _is_ranked(column) and (value := mean_value(members, key)) is not None:
+                        values[column] = _metric(column).to_cost(value)
+                elif _is_ranked(column):
+                    low, high = sorted(_metric(column).to_cost(seed) for seed in (seeds[0], seeds[-1]))
+                    row.append(f"{low:.3f}–{high:.3f}")
                 else:
-                    row.append(f"{seeds[0]:.3f}–{seeds[-1]:.3f}" if _is_bits(column) else "unstable")
+                    row.append("unstable")
             keys = ("active_non_embedding_params", "tokens_per_second", "peak_memory_bytes", "wall_time_s")
             rows.append([*row, *_measures({key: mean_value(members, key) for key in keys})])
             shown.append(_Row(group.title, values, group.speed_problem()))
@@ -208,8 +217,12 @@ def _mean_rows(
     return [*(Column("", name) for name in head), *results.values(), *_MEASURES], rows, shown
 
 
-def _is_bits(column: Column) -> bool:
-    return column.name == "bits/byte"
+def _is_ranked(column: Column) -> bool:
+    return column.name in _BY_HEADING
+
+
+def _metric(column: Column) -> Metric:
+    return _BY_HEADING[column.name]
 
 
 def _mean(members: list[Record], key: str, interval: bool) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from src.reporting.data.metric import BITS
 from src.reporting.statistics.verdicts import Headline, compare_headlines
 from src.reporting.tables.table import Column, Mark, Table, Titled
 
@@ -15,11 +16,12 @@ def pair_tables(runs: pd.DataFrame, margin: float | None = None) -> list[Titled]
     """Build the matrix of each headline and, below, the list of its pairs; nothing without a verdict."""
     found = compare_headlines(runs)
     several = len({headline.group.title for headline in found}) > 1
-    matrices = [_matrix(headline, margin, several, is_last=headline is found[-1]) for headline in found]
+    matrices = [_matrix(headline, margin, several, found if headline is found[-1] else []) for headline in found]
     return [*matrices, _list(found, margin, several)] if found else []
 
 
-def _matrix(headline: Headline, margin: float | None, several: bool, is_last: bool) -> Titled:
+def _matrix(headline: Headline, margin: float | None, several: bool, found: Sequence[Headline]) -> Titled:
+    """Build a matrix; found: all headlines, where it is the last, which explains them."""
     names = list(headline.comparison.stable)
     pairs = {(pair.better, pair.other): pair for pair in headline.comparison.pairs}
     rows: list[list[str]] = []
@@ -39,11 +41,15 @@ def _matrix(headline: Headline, margin: float | None, several: bool, is_last: bo
         rows.append(cells)
     title = f"Differences: {f'{headline.group.title}, ' if several else ''}{headline.stage}"
     note = ""
-    if is_last:
-        note = "Bits per byte of the row less those of the column; negative: the row is better. *: significant. "
+    if found:
+        units = [*dict.fromkeys(each.metric.cost_unit for each in found)]
+        note = (
+            f"{' or '.join(units).capitalize()} of the row less {'those' if units == [BITS.unit] else 'that'} of the "
+        )
+        note += "column; negative: the row is better. *: significant. "
         note += "Gray, without a sign: not significant. The best mean is first; unstable architectures are left out."
         if margin is not None:
-            note += f" =: equivalent within ±{margin:g} bits per byte."
+            note += f" =: equivalent within ±{margin:g} {headline.metric.unit}."
     return Titled(
         title, Table([Column("", "architecture"), *(Column("", name) for name in names)], rows, [], marks), note
     )
@@ -63,12 +69,13 @@ def _list(found: Sequence[Headline], margin: float | None, several: bool) -> Tit
         for headline in found
         for pair in headline.comparison.pairs
     ]
-    names = [*(["size"] if several else []), "stage", "better", "other", "bits/byte", "result"]
+    headings = dict.fromkeys(headline.metric.heading for headline in found)
+    names = [*(["size"] if several else []), "stage", "better", "other", "/".join(headings), "result"]
     note = (
         "How much worse the other is, with its simultaneous 95% interval over all pairs and headlines of this report. "
         "better: by the mean. significant: the interval excludes 0. significant as best: the verdict that the first is "
         "best tests its own pairs alone and so needs less. Unstable architectures are left out."
     )
     if margin is not None:
-        note += f" equivalent: the interval lies within ±{margin:g} bits per byte."
+        note += f" equivalent: the interval lies within ±{margin:g} {found[0].metric.unit}."
     return Titled("Pairs", Table([Column("", name) for name in names], rows, []), note, is_folded=True)

@@ -4,6 +4,7 @@ A row an architecture, by result, the mean over the seeds of comparable runs (±
 on).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,8 @@ from statistics import fmean
 import pandas as pd
 
 from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, show_time
-from src.reporting.data.json_values import Record, known_values, mean_value
+from src.reporting.data.json_values import Record, as_floats, known_values, mean_value
+from src.reporting.data.metric import BITS, metric_of
 from src.reporting.data.problems import Problems
 from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
 from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
@@ -43,7 +45,8 @@ Evaluations = list[dict[str, Record]]
 def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin: float | None = None) -> list[Titled]:
     """Build the tables for which any finished run has something; `problems` as for `build_charts`, `margin` as for
     `verdict_lines`."""
-    builders: dict[str, Callable[[pd.DataFrame], Titled]] = {"size and cost": _cost, "forgetting": _forgetting}
+    builders: dict[str, Callable[[pd.DataFrame], Titled]] = {"accuracy by difficulty": _difficulty}
+    builders |= {"size and cost": _cost, "forgetting": _forgetting}
     for origin, branches in branches_of(runs).items():
         builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
     builders |= {"generated scripts": _scripts, "differences over documents": _documents}
@@ -53,6 +56,31 @@ def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin:
     for name, build in every.items():
         found += build() if problems is None else problems.attempt(f"table of {name}", build, [])
     return [each for each in found if each.table.rows]
+
+
+def _difficulty(runs: pd.DataFrame) -> Titled:
+    """Give the accuracy of a task at each length and difficulty of the test, where it has several."""
+    names: set[str] = set()
+
+    def rows(members: list[Record]) -> list[list[str]]:
+        answers = [seed[stage]["answers"] for seed in _evaluations(members) for stage in seed]
+        names.update(str(each["difficulty"]) for each in answers if each.get("difficulty"))
+        found: dict[tuple[float, float], list[float]] = {}
+        for each in answers:
+            lengths, values, accuracies = (as_floats(each.get(key)) for key in ("length", "value", "accuracy"))
+            for length, value, accuracy in zip(lengths, values, accuracies, strict=False):
+                found.setdefault((length, value if math.isfinite(value) else 0.0), []).append(accuracy)
+        return [
+            [f"{length:.0f}", f"{value:.0f}" if value else NOTHING, show_mean(seeds)]
+            for (length, value), seeds in sorted(found.items())
+        ] * (len(found) > 1)
+
+    table = _table(runs, [Column("", "length"), Column("", ""), Column("test", "accuracy")], rows)
+    head = " or ".join(sorted(names)).replace("_", " ")
+    columns = [replace(column, name=head) if not column.name else column for column in table.columns]
+    table = replace(table, columns=columns)
+    note = "Share of test answers that are right, at each length and difficulty of the test: means over seeds."
+    return Titled("Accuracy by difficulty", table if head else table.without(""), note)
 
 
 def _cost(runs: pd.DataFrame) -> Titled:
@@ -138,6 +166,7 @@ def _document_losses(seeds: Evaluations, stage: str) -> DocumentLosses | None:
 def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> Titled:
     """Compare the distance of each architecture to the best at each budget of a stage, the smallest budget first."""
     records = to_records(runs)
+    metric = metric_of(records, origin)
     budgets = {
         stage: sorted({record[f"{stage}/tokens"] for record in records if record.get(f"{stage}/tokens") is not None})
         for stage in (*branches, origin)
@@ -149,21 +178,25 @@ def _gap_by_budget(runs: pd.DataFrame, origin: str, branches: Sequence[str]) -> 
     rows: list[list[str]] = []
     for group, by_result in groups:
         found = {
-            architecture: [known_values(members, f"{stage}/{split}_bits_per_byte") for stage in stages]
+            architecture: [known_values(members, f"{stage}/{split}_{metric.key}") for stage in stages]
             for architecture, members in by_result.items()
         }
-        best = [min((fmean(own) for own in column if own), default=0.0) for column in zip(*found.values(), strict=True)]
+        columns_of_means = [[fmean(own) for own in column if own] for column in zip(*found.values(), strict=True)]
+        best = [min(map(metric.to_cost, means), default=0.0) for means in columns_of_means]
         for architecture, values in found.items():
             pairs = zip(values, best, strict=True)
-            cells = [[show_mean(own), f"{fmean(own) - least:.3f}" if own else NOTHING] for own, least in pairs]
+            cells = [
+                [show_mean(own), f"{metric.to_cost(fmean(own)) - least:.3f}" if own else NOTHING]
+                for own, least in pairs
+            ]
             rows.append([architecture, *([group.title] if several else []), *(cell for pair in cells for cell in pair)])
     columns = [Column("", "architecture"), *([Column("", "size")] if several else [])]
     for stage in stages:
         head = f"{show_count(budgets[stage][0])} tokens" if len(budgets[stage]) == 1 else stage
-        columns += [Column(head, "bits/byte"), Column(head, "gap")]
+        columns += [Column(head, metric.heading), Column(head, "gap")]
     note = (
-        f"{SPLITS[split].capitalize()} bits per byte after each budget of stage {origin}. gap: the distance to the "
-        "least mean of the same budget."
+        f"{SPLITS[split].capitalize()} {metric.unit} after each budget of stage {origin}. gap: the distance to the "
+        f"{'least' if metric is BITS else 'best'} mean of the same budget."
     )
     return Titled(f"Gap by budget: {origin}", Table(columns, rows, []), note)
 

@@ -3,4 +3,4 @@
 from src.model.blocks.gated_deltanet import cost
 from src.model.blocks.kind import Kind
 
-KIND = Kind("GatedDeltaNet", cost.block_cost, ("d_conv", "chunk_size"), cost.activation_memory)
+KIND = Kind("GatedDeltaNet", cost.block_cost, ("d_conv", "chunk_size", "negative_eigenvalues"), cost.activation_memory)

@@ -7,7 +7,9 @@ Mamba-2 only adds to its state and decays all of it; the delta rule first remove
 writes. Within a chunk, the write of each position depends on the writes before it: a triangular system (section 3.3 of
 the paper), solved for all chunks at once; between chunks only the states are passed on. Decoding is the recurrence
 itself. The result does not depend on the chunk size; `tests/reference/delta_rule.py` is the reference implementation.
-With document ids, each document starts from a state of zeros.
+With document ids, each document starts from a state of zeros. With `negative_eigenvalues`, b_t is from 0 to 2: a write
+multiplies what is stored under its key by 1 - b_t, from -1 to 1, which state tracking needs (Grazzi et al., 2024, arXiv
+2411.12537).
 
 The whole architecture is in this folder and `conf/architecture/gated_deltanet.yaml`.
 
@@ -42,7 +44,7 @@ def chunked_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence above, with q unscaled, from `state` (zeros if None).
 
-    q, k: (B, T, H, N), k of length 1; v: (B, T, H, P); log_decay <= 0 and beta from 0 to 1: (B, T, H);
+    q, k: (B, T, H, N), k of length 1; v: (B, T, H, P); log_decay <= 0 and beta from 0 to 2: (B, T, H);
     state: (B, H, N, P); all fp32. documents: (B, T); the first document continues from `state`.
     Returns o (B, T, H, P) and the state after position T.
     """
@@ -83,7 +85,7 @@ class GatedDeltaNet(Block):
         super().__init__()
         self.n_heads, self.head_dim, self.chunk_size = count_heads(spec), spec.head_dim, spec.chunk_size
         self.d_key, self.d_value = self.n_heads * spec.head_dim, VALUE_PER_KEY * self.n_heads * spec.head_dim
-        self.d_conv = spec.d_conv
+        self.d_conv, self.max_beta = spec.d_conv, 2.0 if spec.negative_eigenvalues else 1.0
         self.qk = Linear(spec.d_model, 2 * self.d_key, bias=False)
         self.value_gate = Linear(spec.d_model, 2 * self.d_value, bias=False)
         self.dt_beta = Linear(spec.d_model, 2 * self.n_heads, bias=False)
@@ -106,7 +108,8 @@ class GatedDeltaNet(Block):
         conv_in, gate, dt, beta = projected.split(widths, dim=-1)
         hidden = convolve(conv_in, self.conv_weight, None, cache, documents)
         with torch.autocast(projected.device.type, enabled=False):
-            o = self._run_recurrence(F.silu(hidden.float()), dt.float(), beta.float().sigmoid(), cache, documents)
+            beta = beta.float().sigmoid() if self.max_beta == 1 else self.max_beta * beta.float().sigmoid()
+            o = self._run_recurrence(F.silu(hidden.float()), dt.float(), beta, cache, documents)
             o = rms_norm(o, self.norm_weight).flatten(-2)
             return o * F.silu(gate.float())  # the norm of each head comes before the gate
 

@@ -1,0 +1,115 @@
+"""Whole commands on a synthetic task: train, resume, evaluate, report, and those that need text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src import evaluate, export, generate, prepare, report
+from src.cli.compose import run_cli
+from src.runtime.atomic_files import read_json
+from tests.integration import tiny
+
+TASK = [
+    *(item for item in tiny.SETTINGS if not item.startswith(("evaluation.", "samples."))),
+    *("data=mqar", "data.task.vocab_size=32", "data.task.pairs=2", "data.task.test_lengths=[32,48]"),
+    *("data.task.test_pairs=[2,4]", "optimizer.learning_rate=1e-2", "training.eval_sequences=32"),
+]
+
+
+def train(root: Path, *more: str) -> int:
+    return tiny.train_main([*TASK, f"output_root={root}", *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a task; read only."""
+    root = tmp_path_factory.mktemp("task")
+    assert train(root, "tracking=none") == 0
+    return tiny.only_run(root)
+
+
+def test_a_run_reports_the_accuracy_of_its_answers(trained: Path) -> None:
+    summary, evaluation = read_json(trained / "summary.json"), read_json(trained / "evaluation.json")
+    stage = summary["stages"]["task"]
+    assert 0 <= stage["val_accuracy"] == summary["final"]["val_accuracy"] <= 1
+    assert stage["val_bits_per_byte"] is None and stage["corpus"] == "task"
+    rows = tiny.read_rows(trained)
+    assert all("val/accuracy" in row and "val/bits_per_byte" not in row for row in rows if "val/loss" in row)
+    answers = evaluation["stages"]["task"]["answers"]
+    assert list(zip(answers["length"], answers["value"], strict=True)) == [(32, 2), (32, 4), (48, 2), (48, 4)]
+    test = evaluation["stages"]["task"]["test"]["task"]
+    assert test["accuracy"] == pytest.approx(sum(answers["accuracy"]) / 4, abs=1e-6)
+    assert not (trained / "tokenizer.json").exists() and not (trained / "samples").exists()
+    assert "data=mqar" in summary["command"] and "stage=task" in summary["command"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_rows(trained: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.stop_after_a_save(patch)
+        assert train(tmp_path, "tracking=none") == 130
+    assert train(tmp_path, "tracking=none") == 0
+    again = tiny.only_run(tmp_path)
+    assert again.name == trained.name
+    assert tiny.read_untimed_rows(again) == tiny.read_untimed_rows(trained)
+
+
+def test_the_command_of_a_run_finds_it_again(trained: Path) -> None:
+    from src.runs.repeat_command import repeat_command
+
+    command = repeat_command(trained)
+    assert command is not None and "data.task.pairs=2" in command and "data.dir" not in command
+
+
+def test_evaluate_and_report_read_a_task(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "evaluation.json").read_bytes()
+    assert run_cli(lambda: evaluate.main([f"run={trained}", "rerun=true", "device=cpu", "threads=1"])) == 0
+    text = capsys.readouterr().out
+    assert "accuracy" in text and "length 48, pairs 4" in text and "bits per byte" not in text
+    assert (trained / "evaluation.json").read_bytes() == before
+    assert run_cli(lambda: evaluate.main([f"run={trained}", "format=json", "device=cpu", "threads=1"])) == 0
+    assert "accuracy" in json.loads(capsys.readouterr().out)
+    assert run_cli(lambda: report.main([f"dir={trained}"])) == 0
+    assert "accuracy" in (trained / "report" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (generate, ["run={run}", "prompt=x"], "which has no text"),
+        (export, ["format=huggingface", "run={run}", "out={out}"], "which has no text"),
+        (prepare, ["data=mqar", "output_root={out}"], "there is nothing to prepare"),
+        (evaluate, ["run={run}", "data_dir=x"], "leave it out"),
+    ],
+)
+def test_commands_that_need_text_say_so_in_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command, arguments, message
+) -> None:
+    filled = [item.format(run=trained, out=tmp_path / "out") for item in arguments]
+    assert run_cli(lambda: command.main(filled)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["stage=language"], "give stage=task"),
+        (["tokenizer=bpe_4k"], "give tokenizer=none"),
+        (["training.document_masking=true"], "is for text"),
+        (["training.sampling=replacement"], "is for text"),
+        (["tokenizer.vocab_size=64"], "leave it out"),
+        (["data.task.pairs=9"], "more than the length 32"),
+        (["recipe.position=learned", "recipe.max_seq_len=40"], "beyond the 40 learned positions"),
+    ],
+)
+def test_settings_that_a_task_cannot_have_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    assert train(tmp_path, *given) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_a_stage_of_a_task_needs_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.train_main([*tiny.SETTINGS, "data=embedded", "stage=task", f"output_root={tmp_path}"]) == 2
+    assert "data=embedded is no task" in capsys.readouterr().err
