@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         return 0
     if argv[:1] == ["--completion"]:
         return print_completion_script(argv[1:])
-    from src.cli.compose import report_error  # imports Hydra
+    from src.cli.command import report_error  # imports Hydra
 
     is_help = argv in (["--help"], ["-h"])
     out = sys.stdout if is_help else sys.stderr
@@ -42,7 +42,7 @@ def print_completion_script(shells: list[str]) -> int:
     from src.cli.completion import SHELLS, script
 
     if len(shells) != 1 or shells[0] not in SHELLS:
-        from src.cli.compose import report_error
+        from src.cli.command import report_error
 
         report_error(f"--completion {' '.join(shells)}".rstrip() + f": name one shell; there are {', '.join(SHELLS)}")
         return 2
@@ -62,6 +62,6 @@ def print_candidates(line: str) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--complete"]:
         sys.exit(print_candidates(" ".join(sys.argv[2:])))
-    from src.cli.compose import run_cli
+    from src.cli.command import run_cli
 
     sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -4,7 +4,7 @@ import sys
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from src.cli.compose import run_cli, run_command
+from src.cli.command import run_cli, run_command
 from src.config.checks import check_settings
 from src.config.schema import ChatConfig, SamplingConfig, UserError
 from src.runtime.log import replace_control_chars

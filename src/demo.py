@@ -9,8 +9,10 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from src.cli.command import run_cli
 from src.cli.command_line import given_keys, has_hydra_flag, parse_arguments, quote_paths
-from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.compose import compose_config, expand_sweep, register_schema
+from src.cli.help import show_hydra_help
 from src.config.checks import check_settings
 from src.config.formatting import show_count, show_time
 from src.config.schema import DemoConfig, TrainConfig

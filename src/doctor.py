@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from src.cli.compose import compose_config, register_schema, run_cli, run_command
+from src.cli.command import run_cli, run_command
+from src.cli.compose import compose_config, register_schema
 from src.cli.next_command import command_of, print_next
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, count_of, show_bytes, show_flops

@@ -7,9 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from src.cli.command import run_cli
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths, varying_overrides
-from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.compose import compose_config, expand_sweep, register_schema
 from src.cli.data_path import expand_data_path
+from src.cli.help import show_hydra_help
 from src.cli.next_command import command_of, print_next, written_overrides
 from src.cli.validation import validate
 from src.config.formatting import (

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli.compose import read_run_config, run_cli, run_command
+from src.cli.command import run_cli, run_command
+from src.cli.compose import read_run_config
 from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.formatting import NOTHING, fit_text, show_time, table, terminal_width

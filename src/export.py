@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from src.cli.compose import run_cli, run_command
+from src.cli.command import run_cli, run_command
 from src.cli.next_command import command_of, print_next, raw_argument
 from src.config.checks import check_settings
 from src.config.schema import ExportConfig, UserError

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from src.cli.compose import run_cli, run_command
+from src.cli.command import run_cli, run_command
 from src.cli.next_command import export_command, print_next
 from src.config.checks import check_settings
 from src.config.schema import GenerateConfig, UserError

@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from src.cli.command import run_cli, run_command
 from src.cli.command_line import format_argument, quote_paths
-from src.cli.compose import run_cli, run_command
 from src.cli.data_path import expand_data_path
 from src.cli.next_command import command_of, print_next
 from src.cli.validation import check_data, check_writable

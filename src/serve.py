@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli.compose import run_cli, run_command
+from src.cli.command import run_cli, run_command
 from src.config.checks import check_settings
 from src.config.schema import ServeConfig, UserError
 

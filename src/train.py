@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from src.cli.command import run_cli
 from src.cli.command_line import (
     SINGLE_RUN,
     comma_hint,
@@ -12,8 +13,9 @@ from src.cli.command_line import (
     parse_arguments,
     quote_paths,
 )
-from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema, run_cli, show_hydra_help
+from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema
 from src.cli.data_path import expand_data_path
+from src.cli.help import show_hydra_help
 from src.config.schema import TrainConfig, UserError
 from src.runtime.distributed import ProcessGroup, RankFailure, RankZeroFailed, open_process_group, reject_torchrun
 

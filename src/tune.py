@@ -2,9 +2,11 @@
 
 import sys
 
+from src.cli.command import run_cli
 from src.cli.command_line import has_hydra_flag, parse_arguments, quote_paths
-from src.cli.compose import register_schema, run_cli, show_hydra_help
+from src.cli.compose import register_schema
 from src.cli.data_path import expand_data_path
+from src.cli.help import show_hydra_help
 from src.config.schema import TrainConfig, TuneConfig
 from src.runtime.distributed import reject_torchrun
 

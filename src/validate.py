@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
+from src.cli.command import run_cli, run_command
 from src.cli.command_line import format_argument
-from src.cli.compose import expand_sweep, register_schema, run_cli, run_command
+from src.cli.compose import expand_sweep, register_schema
 from src.cli.validation import check_writable
 from src.config.checks import check_settings
 from src.config.schema import TrainConfig, ValidateConfig

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from src import benchmark
-from src.cli.compose import compose_config, register_schema, run_cli
+from src.cli.command import run_cli
+from src.cli.compose import compose_config, register_schema
 from src.config.schema import BenchmarkConfig
 from src.profiling import baselines
 from src.reporting.plots.benchmark import benchmark_charts, describe, newest_benchmark

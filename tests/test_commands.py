@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src import __main__, evaluate, generate, prepare, report, train
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import ROOT
 from tests.integration import tiny
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from src import demo
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.runtime.atomic_files import read_json
 from src.sweep import time_budget
 from src.sweep.time_budget import Speed

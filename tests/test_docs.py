@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from src import chat, export, generate, report, serve
+from src.cli.command import run_command
 from src.cli.command_line import parse_arguments, quote_paths
-from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_command, schema_keys
+from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, schema_keys
 from src.cli.data_path import expand_data_path
 from src.config.schema import (
     ROOT,

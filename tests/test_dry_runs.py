@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from src import benchmark, evaluate, prepare
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from tests.integration import tiny
 
 

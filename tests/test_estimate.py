@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from src import estimate
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import ROOT
 from src.model.cost.memory_estimate import training_memory
 from src.model.cost.model_cost import model_cost

@@ -14,7 +14,7 @@ import yaml
 from safetensors import SafetensorError
 
 from src import export, generate
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import ROOT, SamplingConfig
 from src.runtime.atomic_files import read_json
 from src.runtime.records import DIGEST, write_record

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src import generate
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import ROOT
 from tests.integration import tiny
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from src import estimate, evaluate, export, generate, prepare, report, train, tune
-from src.cli.compose import Sweep, run_cli
+from src.cli.command import run_cli
+from src.cli.compose import Sweep
 from src.cli.next_command import print_next, raw_argument, written_overrides
 from src.reporting import load_runs
 from src.reporting.data.runs import to_records

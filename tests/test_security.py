@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src import generate, report
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from tests.integration import tiny
 from tests.training.test_checkpoint import Bomb, update_checksums
 

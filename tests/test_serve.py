@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src import chat, serve
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import ChatConfig, SamplingConfig, ServeConfig, UserError
 from src.inference.completions import Completions
 from src.inference.text_model import TextModel

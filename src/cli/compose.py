@@ -1,20 +1,16 @@
-"""Compose a command line into plain dataclasses by Hydra, and run commands.
+"""Compose a command line into plain dataclasses by Hydra.
 
 Keys that Hydra's `+` adds to the schema are errors.
 """
 
 import dataclasses
-import os
 import re
-import signal
-import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice, product
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -23,29 +19,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src import exit_immediately
 from src.cli.command_line import (
     SINGLE_RUN,
     explain_hydra_error,
     given_keys,
-    has_hydra_flag,
     no_such_setting,
-    parse_arguments,
 )
 from src.cli.config_loader import CachedConfigLoader, parse
-from src.cli.settings_help import Default, describe, help_text
 from src.config.checks import check_settings, shorten
 from src.config.renamed import current_key, rename_keys
 from src.config.schema import CONF, EXPERIMENTS, TrainConfig, UserError, experiment_files
-from src.config.setting import entries_of
-from src.runtime.atomic_files import read_yaml, storage_remedy
-from src.runtime.host import limit_omp_spin
-from src.runtime.log import replace_control_chars
+from src.runtime.atomic_files import read_yaml
 from src.runtime.records import child_path
 
 MAX_JOBS = 10_000
@@ -61,7 +49,7 @@ class Registered(NamedTuple):
     """Each file of experiments/ and when it was changed."""
 
 
-_registered: dict[str, Registered] = {}
+registered: dict[str, Registered] = {}
 """By command: what has not changed is composed once."""
 
 
@@ -69,7 +57,7 @@ def register_schema(schema: type, command: str) -> None:
     """Register the schema of a command and every YAML file of experiments with Hydra, from any working directory."""
     files = experiment_files(EXPERIMENTS)
     content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in files.values()])
-    if _registered.get(command) == content:
+    if registered.get(command) == content:
         return
     CachedConfigLoader.clear()
     store = ConfigStore.instance()
@@ -81,7 +69,7 @@ def register_schema(schema: type, command: str) -> None:
             raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
         group, _, stem = f"experiment/{name}".rpartition("/")
         store.store(group=group, name=stem, node=node, package="_global_")
-    _registered[command] = content
+    registered[command] = content
 
 
 @contextmanager
@@ -296,143 +284,3 @@ def _convert_section(schema: type, config: DictConfig, key: str) -> Any:
     if isinstance(value, DictConfig) and dataclasses.is_dataclass(kind):
         _reject_unknown_keys(value, typing.cast(type, kind), f"{key}.")
     return OmegaConf.to_object(value)
-
-
-def run_command(
-    command: str, schema: type[T], body: Callable[[T], int], argv: list[str], raw: Sequence[str] = ()
-) -> int:
-    """Run a command without sweeps: compose, call `body`, return the exit status.
-
-    raw: keys whose values bypass Hydra's grammar.
-    """
-
-    def compose_and_run() -> int:
-        register_schema(schema, command)
-        taken, rest = {}, []
-        for argument in argv:
-            key, sign, value = argument.partition("=")
-            if sign and key in raw:
-                taken[key] = value
-            else:
-                rest.append(argument)
-        arguments = parse_arguments(rest)
-        if has_hydra_flag(arguments):
-            show_hydra_help(command, rest, arguments.overrides)
-            return 0
-        if arguments.multirun:
-            raise UserError(f"--multirun: {command} has no sweeps; only train and estimate have")
-        # A placeholder satisfies mandatory keys; the raw value replaces it.
-        config = compose_config(schema, command, [*arguments.overrides, *(f"{key}=raw" for key in taken)])
-        return body(dataclasses.replace(typing.cast(Any, config), **taken))
-
-    return run_cli(compose_and_run)
-
-
-def run_cli(action: Callable[[], int]) -> int:
-    """Run a command; an error that the user can fix becomes one line on standard error and status 2."""
-    limit_omp_spin()
-    try:
-        with handle_interrupts():
-            return action()
-    except UserError as error:
-        report_error(str(error))
-        return 2
-    except BrokenPipeError:  # the reader of the output, for example `head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        if (remedy := storage_remedy(error)) is None:
-            raise
-        report_error(f"{error.filename or 'disk'}: {error.strerror}; {remedy}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-
-
-@contextmanager
-def handle_interrupts() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt during the block; before and after it, Ctrl-C exits at once."""
-    if signal.getsignal(signal.SIGINT) is not exit_immediately:  # called as a library, or by another command
-        yield
-        return
-    signal.signal(signal.SIGINT, raise_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, exit_immediately)
-
-
-def raise_interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but exit during an import, where libraries catch or replace errors."""
-    while frame is not None:
-        if "importlib._bootstrap" in frame.f_code.co_filename:
-            exit_immediately(number, None)
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
-def command_help(command: str, overrides: Sequence[str], patterns: Sequence[str]) -> str:
-    """Return the help of a command, or of the settings that patterns name. Raises UserError for an unknown one."""
-    schema = _registered[command].schema
-    with hydra_session(overrides, schema_keys(schema)):
-        config = compose(command, overrides=list(overrides), return_hydra_config=True)
-    if patterns:
-        return describe(schema, patterns, defaults_of(schema, command, overrides))
-    groups = [item.name for item in dataclasses.fields(schema) if item.name in config.hydra.runtime.choices]
-    return help_text(config.hydra.help.header, groups, schema)
-
-
-def defaults_of(schema: type, command: str, overrides: Sequence[str] = ()) -> dict[str, Default]:
-    """Return the value of each setting with these choices, and the YAML file that gives it."""
-    with hydra_session(overrides, schema_keys(schema)) as loader:
-        config = compose(command, overrides=list(overrides))
-        values = _leaves(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
-        found = {key: Default(values[key]) for key in entries_of(schema) if key in values}
-        for item in loader.compute_defaults_list(command, list(overrides), RunMode.RUN).defaults:
-            path = CONF / f"{item.config_path}.yaml"
-            if not path.is_file():
-                continue
-            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-            for key, written in _leaves(
-                content, "" if item.package in (None, "", "_global_") else f"{item.package}."
-            ).items():
-                if key in found:
-                    refers = written if isinstance(written, str) and "${" in written else None
-                    found[key] = Default(found[key].value, refers, f"conf/{item.config_path}.yaml")
-    return found | {key: Default(found[key].value, "on the command line") for key in given_keys(overrides) & {*found}}
-
-
-def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every part of nested values by its dotted key, mappings included."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found[f"{prefix}{name}"] = value
-        if isinstance(value, dict):
-            found |= _leaves(value, f"{prefix}{name}.")
-    return found
-
-
-def report_error(line: str) -> None:
-    """Print an error to standard error as one line."""
-    print(replace_control_chars(f"error: {line}".replace("\n", "\\n")), file=sys.stderr)
-
-
-def show_hydra_help(command: str, argv: list[str], overrides: list[str]) -> None:
-    """Print --help, and let Hydra answer --cfg and the other flags; it needs the overrides in one piece."""
-    if {"--help", "-h"} & {*argv}:
-        print(command_help(command, overrides, [item for item in argv if "=" not in item and not item.startswith("-")]))
-        return
-    import hydra
-
-    # --hydra-help asks for each of a hundred groups, and Hydra would copy all schemas each time: 5 seconds.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
-
-    def nothing(config: DictConfig) -> None:
-        """Never called: Hydra exits after these flags."""
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"src.{command}", *overrides, *(item for item in argv if item not in overrides)]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
-    except Exception as error:
-        raise UserError(explain_hydra_error(error, overrides, [])) from None

@@ -1,6 +1,7 @@
 """Write the tables of docs/SETTINGS.md from the descriptions in the schema: `python -m src.cli.settings_page`."""
 
-from src.cli.compose import defaults_of, register_schema
+from src.cli.compose import register_schema
+from src.cli.help import defaults_of
 from src.cli.settings_help import Default, by_section, show_value, title_of
 from src.config import schema as schemas
 from src.config.schema import ROOT, TrainConfig

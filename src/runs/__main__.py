@@ -2,8 +2,8 @@
 
 import sys
 
+from src.cli.command import run_cli, run_command
 from src.cli.command_line import quote_items
-from src.cli.compose import run_cli, run_command
 from src.config.schema import RunsConfig
 
 RAW = ("output_root", "sort", "show", "best")

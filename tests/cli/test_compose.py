@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from src.cli.command import run_cli
 from src.cli.command_line import LEGACY_FLAGS, given_keys, parse_arguments, quote_paths, quote_value
-from src.cli.compose import build_config, compose_config, expand_sweep, register_schema, run_cli
+from src.cli.compose import build_config, compose_config, expand_sweep, register_schema
 from src.cli.validation import validate
 from src.config.schema import CONF, ROOT, PrepareConfig, TrainConfig, UserError, experiment_files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from src import estimate, tune
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.cli.data_path import expand_data_path
 from src.config.schema import UserError
 from src.runtime.atomic_files import read_json

@@ -6,7 +6,9 @@ from importlib import import_module
 import pytest
 import yaml
 
-from src.cli.compose import command_help, register_schema, run_cli
+from src.cli.command import run_cli
+from src.cli.compose import register_schema
+from src.cli.help import command_help
 from src.cli.settings_page import COMMANDS, PAGE, current_page
 from src.config import schema as schemas
 from src.config.schema import CONF, TrainConfig

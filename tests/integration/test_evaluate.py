@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src import evaluate
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.data.dataset import load_prepared
 from src.data.tokenizer.bpe import load_tokenizer
 from src.reporting import load_runs

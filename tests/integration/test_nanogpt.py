@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from src import evaluate, export, generate
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import CONF, ROOT, CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.preparation.prepare import find_prepared, prepare_data
 from src.runtime.atomic_files import file_sha256, read_json

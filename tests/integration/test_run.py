@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from src import train
-from src.cli.compose import compose_config, register_schema, run_cli
+from src.cli.command import run_cli
+from src.cli.compose import compose_config, register_schema
 from src.config.schema import TrainConfig
 from src.reporting import write_report
 from src.runtime.atomic_files import file_lock, read_json

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from src import evaluate, export, generate, prepare, report
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 

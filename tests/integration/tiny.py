@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from src import train
+from src.cli.command import run_cli
 from src.cli.command_line import quote_paths
-from src.cli.compose import register_schema, run_cli
+from src.cli.compose import register_schema
 from src.config.schema import ROOT, CorpusConfig, DataConfig, TokenizerConfig, TrainConfig
 from src.data.preparation.prepare import prepare_data
 from src.runs import stage_runner

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from src import evaluate, export, generate, report
-from src.cli.compose import compose_config, register_schema, run_cli
+from src.cli.command import run_cli
+from src.cli.compose import compose_config, register_schema
 from src.config.schema import TrainConfig
 from src.reporting import load_runs
 from src.runs import __main__ as runs

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src import tune
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import TuneSettings, UserError
 from src.runs.tuned_learning_rates import write_searches
 from src.runtime.atomic_files import read_json

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from src import validate
-from src.cli.compose import compose_config, expand_sweep, register_schema, run_cli
+from src.cli.command import run_cli
+from src.cli.compose import compose_config, expand_sweep, register_schema
 from src.config.schema import TrainConfig, experiment_files
 from src.reporting.data.runs import load_runs, variants
 from src.sweep.published import CHECKS, describe_results, judge

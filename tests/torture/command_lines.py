@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from src import benchmark, doctor, estimate, evaluate, export, generate, prepare, report, train, tune
 from src.cli import compose
+from src.cli.command import run_cli
 from src.cli.command_line import given_keys, quote_paths
 from src.config import schema as schemas
 from src.config.schema import CONF, EXPERIMENTS, UserError
@@ -293,7 +294,7 @@ def _child(line: Line, folder: Path, write: int) -> None:
     status = 99
     try:
         with redirect_stdout(out), redirect_stderr(errors):
-            status = compose.run_cli(lambda: MAINS[line.command](list(line.arguments)))
+            status = run_cli(lambda: MAINS[line.command](list(line.arguments)))
     except ComputationReached:
         status = 0
     except SystemExit as stop:

@@ -17,7 +17,7 @@ import torch
 import torch._dynamo  # the first optimizer imports it, which takes a second in every fork
 
 from src import estimate, evaluate, export, generate, prepare, report, tune
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.reporting.output import write
 from src.sweep import job_process
 from tests.integration import tiny

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from src import prepare
-from src.cli.compose import run_cli
+from src.cli.command import run_cli
 from src.config.schema import ROOT, CorpusConfig, UserError
 from src.data.sources.huggingface import fetch_files
 from tests.data.conftest import make_texts
