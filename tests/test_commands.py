@@ -132,7 +132,10 @@ PREPARE = [
     (["data=tinystories_bash", "data.code.repositories=rust"], "data.code.repositories=rust: no such list; choose"),
     (["data=tinystories_bash", "data.language.revision=main"], "data.language.revision=main: must be a whole commit"),
     (["data=local", "data.language.paths=x"], "must be a list, as in data.language.paths=[a,b]"),
-    (["data=nope"], "data=nope: no such choice, file or folder (a name is one of embedded, local"),
+    (
+        ["data=nope"],
+        "data=nope: no such choice, file or folder (a name is one of associative_recall, copying",
+    ),
     (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10: must be at least 257"),
     (["data.val_fraction=2"], "data.val_fraction=2.0: is a share, at most 1"),
     (["data.code.max_bytes=0"], "data.code.max_bytes=0: must be greater than 0"),

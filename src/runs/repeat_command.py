@@ -37,6 +37,7 @@ GROUPS = (
 OUTSIDE = (
     *("output_root", "sweep_name", "sweep", "launcher", "tracking", "verdict", "seeds", "rerun", "dry_run"),
     *("training.measured_steps", "schedule.searched", "tokenizer.kind", "data.name", "optimizer.search_differences"),
+    "runtime.attention",
     "optimizer.search",
     *(f"{group}.name" for group in GROUPS),
 )

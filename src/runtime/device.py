@@ -123,6 +123,14 @@ def fast_dtype(like: Tensor) -> torch.dtype:
     return torch.bfloat16 if like.device.type == "cuda" else torch.float32
 
 
+def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `F.grouped_mm` is one kernel: for bf16, on CUDA devices of compute capability 9.0 and later.
+
+    Elsewhere it is a loop that reads the sizes of the groups on the host, for every product.
+    """
+    return device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def needs_causal_mask(query: Tensor) -> bool:
     """Return whether SDPA needs an explicit mask instead of its causal flag for queries like this one.
 

@@ -63,17 +63,18 @@ def _difficulty(runs: pd.DataFrame) -> Titled:
     names: set[str] = set()
 
     def rows(members: list[Record]) -> list[list[str]]:
-        answers = [seed[stage]["answers"] for seed in _evaluations(members) for stage in seed]
+        answers = [found for seed in _evaluations(members) for stage in seed if (found := seed[stage]["answers"])]
         names.update(str(each["difficulty"]) for each in answers if each.get("difficulty"))
-        found: dict[tuple[float, float], list[float]] = {}
+        by_difficulty: dict[tuple[float, float], list[float]] = {}
         for each in answers:
             lengths, values, accuracies = (as_floats(each.get(key)) for key in ("length", "value", "accuracy"))
             for length, value, accuracy in zip(lengths, values, accuracies, strict=False):
-                found.setdefault((length, value if math.isfinite(value) else 0.0), []).append(accuracy)
+                if math.isfinite(length) and math.isfinite(accuracy):
+                    by_difficulty.setdefault((length, value if math.isfinite(value) else 0.0), []).append(accuracy)
         return [
             [f"{length:.0f}", f"{value:.0f}" if value else NOTHING, show_mean(seeds)]
-            for (length, value), seeds in sorted(found.items())
-        ] * (len(found) > 1)
+            for (length, value), seeds in sorted(by_difficulty.items())
+        ] * (len(by_difficulty) > 1)
 
     table = _table(runs, [Column("", "length"), Column("", ""), Column("test", "accuracy")], rows)
     head = " or ".join(sorted(names)).replace("_", " ")

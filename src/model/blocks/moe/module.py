@@ -26,6 +26,7 @@ from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import linear
 from src.model.blocks.mlp.module import apply_activation
+from src.runtime.device import has_grouped_product
 
 GRAIN = 8
 """`F.grouped_mm` takes rows of a multiple of 16 bytes."""
@@ -52,14 +53,6 @@ class Gather(torch.autograd.Function):
         if ctx.copies > 1:
             gathered = gathered.unflatten(0, (-1, ctx.copies)).sum(dim=1)
         return gathered, None, None, None
-
-
-def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether `F.grouped_mm` is one kernel: for bf16, on CUDA devices of compute capability 9.0 and later.
-
-    Elsewhere it is a loop that reads the loads on the host for every product, where the loop of `MoE` reads them once.
-    """
-    return device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 class MoE(Block):
@@ -110,7 +103,7 @@ class MoE(Block):
         device = tokens.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
         is_aligned = self.w_in.shape[-1] % GRAIN == self.w_out.shape[-1] % GRAIN == 0
-        if is_aligned and has_grouped_product(tokens.device, dtype):
+        if is_aligned and has_grouped_product(tokens.device, dtype):  # otherwise, the loop reads the loads once
             offsets = load.cumsum(0, dtype=torch.int32)
             hidden = apply_activation(F.grouped_mm(tokens.to(dtype), self.w_in.to(dtype).mT, offs=offsets), self.kind)
             return F.grouped_mm(hidden, self.w_out.to(dtype).mT, offs=offsets)
