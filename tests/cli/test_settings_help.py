@@ -69,7 +69,8 @@ def test_defaults_follow_the_choices_of_the_command_line() -> None:
     [
         (
             "schedule.*",
-            "schedule.name schedule.warmup_steps schedule.searched schedule.min_ratio schedule.update_every schedule.decay_fraction",
+            "schedule.name schedule.warmup_steps schedule.searched schedule.min_ratio schedule.update_every "
+            "schedule.decay_fraction",
         ),
         ("verdict", "verdict.margin"),
         ("*warmup*", "schedule.warmup_steps"),
