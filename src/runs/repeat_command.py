@@ -16,7 +16,7 @@ from typing import Any
 from src.cli.command_line import PATH_LISTS, PATHS, format_argument, quote_value
 from src.cli.compose import compose_config, read_run_config, register_schema
 from src.config.comparability import flatten_settings
-from src.config.schema import CONF, TrainConfig, UserError
+from src.config.schema import CONF, RuntimeConfig, TrainConfig, UserError
 from src.data.dataset import Data, PreparedData
 from src.runs.run_id import run_name
 from src.runs.summary import read_summary
@@ -37,7 +37,6 @@ GROUPS = (
 OUTSIDE = (
     *("output_root", "sweep_name", "sweep", "launcher", "tracking", "verdict", "seeds", "rerun", "dry_run"),
     *("training.measured_steps", "schedule.searched", "tokenizer.kind", "data.name", "optimizer.search_differences"),
-    "runtime.attention",
     "optimizer.search",
     *(f"{group}.name" for group in GROUPS),
 )
@@ -142,8 +141,10 @@ def explicit_command(config: TrainConfig, data: Data, init_run: Path | None, n_p
         text = flatten_settings({name: settings[name] for name in ("data", "tokenizer")})
         name = text.get("tokenizer.name", config.tokenizer.name)
         config = replace(config, tokenizer=replace(config.tokenizer, name=name))
+    # The kernel is chosen when the model is there, after this command is written, so a resumed run alone knows it.
+    config = replace(config, learning_rates=[], runtime=replace(config.runtime, attention=RuntimeConfig.attention))
     source = read_run_config(init_run / "config.yaml") if init_run else None
-    overrides = _overrides(replace(config, learning_rates=[]), source, text)
+    overrides = _overrides(config, source, text)
     program = "python" if n_processes == 1 else f"torchrun --nproc-per-node={n_processes}"
     return " ".join([program, "-m src.train", *overrides])
 

@@ -10,6 +10,7 @@ from src.config.schema import TokenizerConfig
 from src.data.preparation.prepare import prepare_data
 from src.reporting import load_runs, write_report
 from src.reporting.data.runs import load_evaluation, to_records
+from src.runs.repeat_command import repeat_command
 from src.runs.summary import read_summary
 from tests.integration import tiny
 
@@ -72,3 +73,14 @@ def test_the_command_of_a_run_that_starts_from_another(roots: tuple[Path, Path])
     assert f"init_from={start}" in command and "architecture=moe" not in command
     assert tiny.train_main([*command[3:], f"output_root={again}"]) == 0
     assert weights_of(tiny.only_run(again)) == weights_of(other) != {}
+
+
+@pytest.mark.parametrize("given", [[], ["runtime.attention=sdpa"]])
+def test_a_kernel_of_attention_is_in_the_command_that_finds_a_run_if_it_was_given(
+    data: Path, tmp_path: Path, given: list[str]
+) -> None:
+    assert tiny.run(data, tmp_path, "training.max_steps=1", *given) == 0
+    run = tiny.only_run(tmp_path)
+    found = repeat_command(run)
+    assert found is not None and ("runtime.attention=sdpa" in found) is bool(given)
+    assert not any("attention" in word for word in command_of(run)), "elsewhere it is chosen again"
