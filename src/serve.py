@@ -2,8 +2,8 @@
 
 `POST /v1/completions` is that of OpenAI's interface, as far as a base model has it: prompt (texts or tokens),
 max_tokens, temperature, top_k, seed, n, stop, stream, echo and logprobs. The server listens on the loopback interface
-and computes one request at a time. It refuses a Host header that is not its own address (another site could otherwise
-read the answers by DNS rebinding), bodies and texts beyond its limits, and, if `key` is set, requests without it.
+and computes one request at a time. It refuses a Host header that is not its own address, bodies and texts beyond its
+limits, and, if `key` is set, requests without it.
 """
 
 import hmac
@@ -12,19 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.cli.command import run_cli, run_command
 from src.config.checks import check_settings
 from src.config.schema import ServeConfig, UserError
+from src.runtime.loopback import LoopbackServer
 
 if TYPE_CHECKING:
     from src.inference.completions import Completions
 
 RAW = ("run", "key")
-LOOPBACK = "127.0.0.1"
 PAGE = Path(__file__).parent / "inference" / "assets" / "serve.html"
 MAX_BODY = 1 << 20
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
@@ -52,24 +52,13 @@ def serve(config: ServeConfig) -> int:
     return 0
 
 
-class ModelServer(ThreadingHTTPServer):
-    daemon_threads = True
+class ModelServer(LoopbackServer):
+    name = "serve"
 
     def __init__(self, completions: "Completions", config: ServeConfig) -> None:
-        super().__init__((LOOPBACK, config.port or 0), _Handler)
+        super().__init__(config.port, _Handler)
         self.completions, self.key = completions, config.key
-        self.hosts = {f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")}
         self.lock = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_port}/"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a client that has closed its connection; report other errors in one line."""
-        error = sys.exception()
-        if not isinstance(error, ConnectionError):
-            print(f"serve: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,8 +1,7 @@
 """Serve a page on the loopback interface that follows a sweep: jobs, curves, time left and errors.
 
 The page asks for JSON every few seconds. Once all jobs have ended and the report is written, the server sends the
-report instead. It answers four fixed paths, so no part of a request reaches the file system. A request whose Host
-header is not the server's own address is refused: another site could otherwise read the answers by DNS rebinding.
+report instead. It answers four fixed paths, so no part of a request reaches the file system.
 """
 
 import json
@@ -12,7 +11,7 @@ import threading
 import time
 import webbrowser
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from src.reporting.data.runs import load_runs, read_metrics
 from src.reporting.output.html_page import chart_element, chart_values, write_document
 from src.reporting.plots.chart import Chart
 from src.reporting.plots.charts import build_charts
+from src.runtime.loopback import LoopbackServer
 from src.sweep.job_store import JobStore
 from src.sweep.progress import COLUMNS, SweepProgress, read_sweep, show_cells, show_totals
 
-LOOPBACK = "127.0.0.1"
 ASSETS = Path(__file__).parent / "assets"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
@@ -49,7 +48,7 @@ def serve_sweep(directory: Path, port: int | None) -> int:
         )
     store.jobs()  # a damaged sweep.json is an error before anything is served
     try:
-        server = LiveServer(store, port or 0)
+        server = LiveServer(store, port)
     except OSError as error:
         raise UserError(f"port={port}: {error.strerror or error}; leave it out for a free one") from None
     try:
@@ -71,22 +70,17 @@ def _has_display() -> bool:
     return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-class LiveServer(ThreadingHTTPServer):
+class LiveServer(LoopbackServer):
     """Answers for one sweep."""
 
-    daemon_threads = True
+    name = "Live page"
 
-    def __init__(self, store: JobStore, port: int) -> None:
-        super().__init__((LOOPBACK, port), _Handler)
+    def __init__(self, store: JobStore, port: int | None) -> None:
+        super().__init__(port, _Handler)
         self.store = store
-        self.hosts = {f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")}
         self.lock = threading.Lock()
         self.charts: list[Chart] = []
         self.built_until = 0.0
-
-    @property
-    def address(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_port}/"
 
     def answer(self, path: str) -> tuple[str, str] | None:
         """Return type and content for a path; None if there is no such path."""
@@ -135,12 +129,6 @@ class LiveServer(ThreadingHTTPServer):
                 took = time.monotonic() - started
                 self.built_until = started + took + max(LEAST_AGE_S, AGE_FACTOR * took)
             return self.charts
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a browser that has closed its connection; report other errors in one line."""
-        error = sys.exception()
-        if not isinstance(error, ConnectionError):
-            print(f"Live page: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -27,47 +27,42 @@ class PrepareConfig:
 
 
 @dataclass
-class GenerateConfig(SamplingConfig):
+class ModelConfig:
+    """The model of a command that writes text, and where it computes."""
+
+    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
+    device: str = setting(
+        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
+    )
+    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
+
+
+@dataclass
+class GenerateConfig(SamplingConfig, ModelConfig):
     """`python -m src.generate`."""
 
     max_new_tokens: int = setting(200, "Tokens to generate.", Range(1, 10**9, unit="tokens"))
-    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
     prompt: str | None = setting(
         None, "Text to continue, taken literally. null without prompt_file: read from standard input where that is no "
         "terminal.",
     )  # fmt: skip
     prompt_file: str | None = setting(None, "File with the prompt.", form="path")
     cache: bool = setting(True, "Keep states and keys of earlier tokens. false: slow, with the same text.")
-    device: str = setting(
-        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
-    )
-    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
 
 
 @dataclass
-class ChatConfig(SamplingConfig):
+class ChatConfig(SamplingConfig, ModelConfig):
     """`python -m src.chat`."""
 
-    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
-    device: str = setting(
-        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
-    )
-    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
-
 
 @dataclass
-class ServeConfig:
+class ServeConfig(ModelConfig):
     """`python -m src.serve`."""
 
-    run: str = setting(MISSING, "Run directory, or one of its checkpoints.", form="path")
     port: int | None = setting(None, "Port on the loopback interface. null: a free one.", Range(1, 65535))
     key: str | None = setting(None, "Key that a client has to send. null: none is needed.")
     max_new_tokens: int = setting(2000, "The most tokens that a request may ask for.", Range(1, 10**6, unit="tokens"))
     max_seconds: float = setting(120.0, "Time after which a text ends.", SECONDS)
-    device: str = setting(
-        "auto", "Device. auto: the first that is available, in the order of the choices.", choices=DEVICES
-    )
-    threads: int | None = setting(None, "CPU threads. null: as many as cores.", THREADS)
 
 
 @dataclass
