@@ -13,7 +13,7 @@ from src.cli.data_path import expand_data_path
 from src.cli.next_command import command_of, print_next
 from src.cli.validation import check_data, check_writable
 from src.config.checks import check_settings
-from src.config.formatting import count_of, show_bytes
+from src.config.formatting import count_of, show_bytes, show_time
 from src.config.schema import PrepareConfig, UserError
 from src.runtime.host import free_bytes
 from src.runtime.log import replace_control_chars
@@ -63,14 +63,14 @@ def prepare(config: PrepareConfig) -> int:
 def describe_dry_run(config: PrepareConfig, root: Path) -> list[str]:
     """Describe what would be read, and where it would be written. Raises: UserError as the command itself."""
     from src.data.dataset import prepared_folder
-    from src.data.preparation.prepare import find_prepared
+    from src.data.preparation.prepare import find_prepared, measured_speed
     from src.data.sources.local import list_local_files
     from src.data.sources.repository_list import load_repositories
     from src.data.tokenizer.external import check_tokenizer
 
     data, is_done = config.data, find_prepared(config.data, config.tokenizer, root) is not None
     check_tokenizer(config.tokenizer)
-    lines, known_bytes = [], 0
+    lines, known_bytes, is_known = [], 0, True
     for name, corpus in data.corpora.items():
         n_bytes = corpus.max_bytes
         if corpus.source == "local":
@@ -82,19 +82,29 @@ def describe_dry_run(config: PrepareConfig, root: Path) -> list[str]:
             source = f"{n:,} {'repository' if n == 1 else 'repositories'}, fetched once into {root / 'sources'}"
         else:
             source = f"{corpus.source}{f' {corpus.repo}' if corpus.source == 'hub' else ''}"
-        known_bytes += n_bytes or 0
+        known_bytes, is_known = known_bytes + (n_bytes or 0), is_known and bool(n_bytes)
         lines.append(f"{name}: {source}; {f'up to {show_bytes(n_bytes)} of text' if n_bytes else 'of unknown size'}")
     tokenizer = config.tokenizer.path or f"{config.tokenizer.kind}, up to {config.tokenizer.vocab_size:,} tokens"
     lines.append(f"tokenizer: {tokenizer}")
     folder = data.dir or prepared_folder(data, config.tokenizer, root)
     verb = "would be prepared again" if config.rerun else "is prepared already"
     lines.append(f"Data: {folder} {verb if is_done else 'would be written'}")
+    if not is_done or config.rerun:
+        lines.append(f"Time: {_describe_time(known_bytes if is_known else None, measured_speed(root))}")
     free = free_bytes(root)
     if WORK_FACTOR * known_bytes > free:
         lines.append(
             f"Missing: disk for the work of about {show_bytes(WORK_FACTOR * known_bytes)}, {show_bytes(free)} are free"
         )
     return [*lines, "Nothing was fetched or written."]
+
+
+def _describe_time(n_bytes: int | None, bytes_per_second: float | None) -> str:
+    if n_bytes is None:
+        return "not known, since the size of the text is not"
+    if bytes_per_second is None:
+        return "not known before text was prepared here once"
+    return f"at most about {show_time(n_bytes / bytes_per_second)} after fetching, by the speed of the last preparation"
 
 
 def main(argv: list[str]) -> int:

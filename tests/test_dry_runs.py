@@ -7,6 +7,8 @@ import pytest
 
 from src import benchmark, evaluate, prepare
 from src.cli.command import run_cli
+from src.config.formatting import show_time
+from src.runtime.records import write_record
 from tests.integration import tiny
 
 
@@ -25,6 +27,7 @@ def test_prepare(tmp_path: Path, text: list[str], capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "language: 2 local files; up to 2 kB of text\ncode: 1 local file; up to 1 kB of text\n" in out
     assert "would be written" in out and not (tmp_path / "out").exists()
+    assert "Time: not known before text was prepared here once" in out
     assert prepare.main([*text, "dry_run=true", "data.code.paths=[/nowhere]"]) == 2
     assert "/nowhere" in capsys.readouterr().err
 
@@ -38,6 +41,28 @@ def test_prepare_names_missing_disk_and_repositories(
     assert prepare.main(["data=tinystories_bash", f"output_root={tmp_path / 'out'}", "dry_run=true"]) == 0
     out = capsys.readouterr().out
     assert "language: hub roneneldan/TinyStories; " in out and " repositories, fetched once into " in out
+
+
+def test_prepare_estimates_its_time_by_the_last_preparation(
+    tmp_path: Path, text: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.txt", "c.sh"):
+        (tmp_path / "text" / name).write_text("".join(f"echo Once there were {n} mice.\n" for n in range(999)))
+    small = [*text, "tokenizer.vocab_size=300"]
+    assert prepare.main(small) == 0
+    speed = tmp_path / "out" / "data" / ".speed.json"
+    capsys.readouterr()
+    assert prepare.main([*small, "dry_run=true"]) == 0
+    assert "Time" not in capsys.readouterr().out  # it is prepared already
+    write_record(speed, {"bytes_per_second": 64.0})
+    n_bytes = sum(file.stat().st_size for file in (tmp_path / "text").iterdir())
+    assert prepare.main([*small, "dry_run=true", "rerun=true"]) == 0
+    assert f"Time: at most about {show_time(n_bytes / 64)} after fetching" in capsys.readouterr().out
+    speed.write_text("{")  # damaged: as if nothing was measured
+    assert prepare.main([*small, "dry_run=true", "rerun=true"]) == 0
+    assert "Time: not known before" in capsys.readouterr().out
+    assert prepare.main(["data=tinystories_bash", f"output_root={tmp_path / 'out'}", "dry_run=true"]) == 0
+    assert "Time: not known" in capsys.readouterr().out
 
 
 def test_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig
 from src.data.dataset import VERIFIED
 from src.data.filters import near_duplicates
 from src.data.preparation import packing
-from src.data.preparation.prepare import prepare_data
+from src.data.preparation.prepare import SPEED, prepare_data
 from tests.data.conftest import VOCAB_SIZE, write_corpus
 from tests.torture import operations
 from tests.torture.fork import start_fork, wait_for_fork
@@ -34,8 +34,8 @@ def prepare(root: Path, outputs: str, kill_at: int | None = None, rerun: bool = 
 
 
 def contents(root: Path, outputs: str) -> dict[str, bytes | None]:
-    """Read all files below a folder of outputs; None for folders."""
-    files = sorted((root / outputs).rglob("*"))
+    """Read all files below a folder of outputs but the measured speed; None for folders."""
+    files = sorted(path for path in (root / outputs).rglob("*") if path.name != SPEED)
     return {
         str(path.relative_to(root / outputs)): path.read_bytes() if path.is_file() and path.name != VERIFIED else None
         for path in files

@@ -11,10 +11,12 @@ process are reused by the next one, unless the input has changed.
 import json
 import os
 import shutil
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.dataset import (
@@ -49,6 +51,16 @@ from src.runtime.records import read_record, write_record
 WORK_VERSION = 4
 """Increase when the files of unfinished work change, so that work of an earlier version is restarted."""
 
+SPEED = ".speed.json"
+"""Beside the folders of data, whose content depends only on text and settings."""
+
+
+class Speed(TypedDict):
+    """How fast data was prepared on this machine."""
+
+    bytes_per_second: float
+
+
 __all__ = ["PreparedData", "find_prepared", "load_prepared", "prepare_data"]
 
 
@@ -68,6 +80,7 @@ def prepare_data(
     inputs = {name: _inputs(corpus, name) for name, corpus in data.corpora.items()}
     with file_lock(folder.with_name(f".lock-{folder.name}")):
         recover_folder(folder)
+        remove_stale_temporaries(folder.parent)  # of the measured speed
         remove_path(folder.with_name(f"{folder.name}.old"))  # left by a process that was killed while moving folders
         work = folder.with_name(f".{folder.name}.work")
         if not rerun and (prepared := _load_if_current(folder, inputs, log)):
@@ -79,7 +92,7 @@ def prepare_data(
             "inputs": inputs,
             "settings": hashed_settings(data, tokenizer),
         }
-        _open_work_folder(work, settings_record, log)
+        is_resumed, started = _open_work_folder(work, settings_record, log), time.monotonic()
         try:
             contents = Pipeline(data, tokenizer, work, output_root / "sources", log).run()
         except UserError:  # after a correction, this work is out of date
@@ -92,11 +105,21 @@ def prepare_data(
             remove_path(folder)
         move_folder(work / "out", folder)
         shutil.rmtree(work)
+        if not is_resumed:
+            n_bytes = sum(corpus["bytes"] for corpus in manifest["corpora"].values())
+            write_record(folder.with_name(SPEED), {"bytes_per_second": n_bytes / (time.monotonic() - started)})
         return load_prepared(folder)
 
 
-def _open_work_folder(work: Path, settings_record: dict[str, Any], log: LogFunction) -> None:
-    """Create the work folder, or keep that of an earlier process with the same settings and input."""
+def measured_speed(root: Path) -> float | None:
+    """Return the bytes of text per second of the last preparation under `root`, if one ran without a pause."""
+    with suppress(UserError):
+        return read_record(root / "data" / SPEED, Speed, "")["bytes_per_second"]
+    return None
+
+
+def _open_work_folder(work: Path, settings_record: dict[str, Any], log: LogFunction) -> bool:
+    """Create the work folder, or keep that of an earlier process with the same settings and input: True."""
     path = work / "settings.json"
     wanted = json.loads(json.dumps({"work_version": WORK_VERSION, **settings_record}))
     if (work / "out").is_dir() and path.exists():
@@ -106,12 +129,13 @@ def _open_work_folder(work: Path, settings_record: dict[str, Any], log: LogFunct
                 log(f"resuming an earlier attempt: {work}")
                 for place in (work, work / "out"):
                     remove_leftovers(place)
-                return
+                return True
         except UserError as error:
             log(f"starting over: {error}")
     remove_path(work)
     (work / "out").mkdir(parents=True)
     write_record(path, wanted)
+    return False
 
 
 def _inputs(corpus: CorpusConfig, name: str) -> list[list[Any]]:
