@@ -49,6 +49,8 @@ class Trace:
     """The values of single seeds beside a bar, an interval or a point."""
     text: dict[str, str] = field(default_factory=dict[str, str])
     """What is written beside a bar or an interval."""
+    corners: dict[str, str] = field(default_factory=dict[str, str])
+    """x axis -> where the name of a point stands, as "top right"."""
     level: float | None = None
     """Draws a line across the panel at this y instead."""
     only: list[str] | None = None

@@ -21,6 +21,10 @@ COSTS = {
     "time": ("wall_time_s", "training time of the stage"),
 }
 """Name of an x axis -> column of a stage, and its label."""
+CORNERS = ("top right", "bottom right", "top left", "bottom left")
+CHARACTER = 0.017
+"""Width of a character of a point's name, as a share of the range of the points; likewise the height of a line."""
+LINE = 0.06
 
 
 def cost_chart(runs: pd.DataFrame) -> Chart:
@@ -97,6 +101,11 @@ def _traces(
             if half is not None:
                 trace.low[""], trace.high[""] = [mean - half], [mean + half]
         traces.append(trace)
+    for cost, known in spent.items():
+        corners = name_corners({name: (known[name], fmean(seeds)) for name, seeds in values.items() if name in known})
+        for trace in traces:
+            if trace.name in corners:
+                trace.corners[cost] = corners[trace.name]
     means = {name: fmean(seeds) for name, seeds in values.items() if name not in unstable}
     fronts = [
         Trace("Pareto front", marker="", dash="dot", x={"": {cost: x}}, y={"": y})
@@ -118,3 +127,35 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[Values, Values]
         if not front or y < front[-1][1]:
             front.append((x, y))
     return [x for x, _ in front], [y for _, y in front]
+
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, as shares of the range of the points."""
+
+
+def name_corners(points: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    """Return the corner of each point at which its name covers least of the other names and points."""
+    if not points:
+        return {}
+    x, y = ([point[axis] for point in points.values()] for axis in (0, 1))
+    wide, high = max(x) - min(x) or 1.0, max(y) - min(y) or 1.0
+    places = {name: ((at - min(x)) / wide, (up - min(y)) / high) for name, (at, up) in points.items()}
+    taken: list[Box] = [(at - CHARACTER, up - LINE / 2, at + CHARACTER, up + LINE / 2) for at, up in places.values()]
+    corners: dict[str, str] = {}
+    for name, place in places.items():
+        boxes = {corner: _name_box(name, place, corner) for corner in CORNERS}
+        corners[name] = min(CORNERS, key=lambda corner: sum(_overlap(boxes[corner], other) for other in taken))
+        taken.append(boxes[corners[name]])
+    return corners
+
+
+def _name_box(name: str, place: tuple[float, float], corner: str) -> Box:
+    (x, y), width = place, CHARACTER * (len(name) + 1)
+    left = x + CHARACTER if "right" in corner else x - CHARACTER - width
+    bottom = y + LINE / 2 if "top" in corner else y - 1.5 * LINE
+    return left, bottom, left + width, bottom + LINE
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width, height = (min(one[end + 2], other[end + 2]) - max(one[end], other[end]) for end in (0, 1))
+    return max(0.0, width) * max(0.0, height)

@@ -127,9 +127,12 @@ def _draw_points(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None
             axis.errorbar(places, seeds, yerr=half, capsize=3, zorder=3, **style)
         else:
             axis.plot(places * len(seeds), seeds, markerfacecolor="none", **style)
+        vertical, side = trace.corners[x].split()
         axis.annotate(
-            trace.name, (places[0], seeds[0]), xytext=(7, 4), textcoords="offset points", color=INK, fontsize=9
-        )
+            trace.name, (places[0], seeds[0]), xytext=(7 if side == "right" else -7, 4 if vertical == "top" else -4),
+            textcoords="offset points", color=INK, fontsize=9, ha="left" if side == "right" else "right",
+            va="bottom" if vertical == "top" else "top",
+        )  # fmt: skip
     axis.margins(x=0.16)
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_locator(_round_steps())

@@ -5,7 +5,7 @@ from statistics import fmean
 import pytest
 
 from src.reporting import draw, load_runs
-from src.reporting.plots.cost import cost_chart, pareto_front
+from src.reporting.plots.cost import cost_chart, name_corners, pareto_front
 from src.reporting.plots.figure import to_png
 from src.reporting.plots.summary import summarize_chart
 from src.reporting.statistics.significance import mean_and_half_width
@@ -85,3 +85,13 @@ def test_the_text_has_every_architecture_with_its_value_and_cost(four):
     text = summarize_chart(chart)
     assert "(700M)" in summarize_chart(chart, "memory")
     assert "the lowest first: moe 0.946" in text and text.count("hybrid") == 2 and "(1.84T)" in text
+
+
+def test_names_stand_where_they_cover_no_other_name_or_point():
+    alone = {"dense": (1.0, 1.0), "mamba": (9.0, 9.0)}
+    assert name_corners(alone) == {"dense": "top right", "mamba": "top right"}
+    crowded = {"window_attention": (3.28, 1.454), "dense_qk_norm": (3.46, 1.454), "dense": (3.46, 1.470)}
+    corners = name_corners({**crowded, "hybrid": (3.44, 1.357), "mamba": (3.72, 1.384)})
+    assert corners["dense_qk_norm"] == "top right"  # dense_qk_norm to the left would lie over window_attention
+    beside = name_corners({"moe": (1.0, 2.0), "dense": (1.1, 2.0), "mamba": (9.0, 1.0)})
+    assert beside == {"moe": "top right", "dense": "bottom right", "mamba": "top right"}

@@ -55,18 +55,13 @@
     const shown = traces.filter((trace) => trace.x[y][x]);
     const places = shown.filter((trace) => trace.architecture).map(
       (trace) => ({ trace, at: trace.x[y][x][0], values: trace.y[y] || trace.seeds[y] }));
-    const width = (pick) => Math.max(...places.flatMap(pick)) - Math.min(...places.flatMap(pick)) || 1;
-    const wide = width((one) => [one.at]), high = width((one) => one.values);
-    // A name is at the left of its point where another point is close at the right.
-    const side = (one) => places.some((other) => other !== one && other.at >= one.at && other.at < one.at + 0.3 * wide
-      && other.values.some((value) => Math.abs(value - one.values[0]) < 0.15 * high)) ? "top left" : "top right";
     return [...shown.filter((trace) => !trace.architecture).map((trace) => ({ type: "scatter", mode: "lines",
       x: trace.x[y][x], y: trace.y[y], name: trace.name, hoverinfo: "name",
       line: { color: "#767676", width: 1.6, dash: trace.dash, shape: "hv" } })),
     ...places.map((one) => {
       const { trace, at, values } = one, mean = trace.y[y];
       return { type: "scatter", mode: "markers+text", x: values.map(() => at), y: values, name: trace.name,
-        text: values.map((_, index) => (index ? "" : " " + trace.name + " ")), textposition: side(one),
+        text: values.map((_, index) => (index ? "" : " " + trace.name + " ")), textposition: trace.corners[x],
         hovertemplate: hover, cliponaxis: false,
         marker: { size: 10, symbol: SYMBOLS[trace.marker], color: mean ? trace.color : "rgba(0,0,0,0)",
           line: { color: trace.color, width: 1.5 } },
