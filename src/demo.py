@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     register_schema(TrainConfig, "train")
     overrides = [item for item in overrides if given_keys([item]) != {"minutes"}]
     check_jobs(expand_sweep("train", TrainConfig, overrides).jobs)
-    if "training.max_tokens" not in given_keys(overrides):
+    if not {"training.max_tokens", "training.tokens_per_parameter"} & set(given_keys(overrides)):
         overrides.append(f"training.max_tokens={choose_max_tokens(configs, jobs, started)}")
     sweep = expand_sweep("train", TrainConfig, overrides)
     if configs[0].dry_run:

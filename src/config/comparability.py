@@ -63,6 +63,7 @@ COUNTED_AS: dict[str, tuple[str, ...]] = {
     "schedule.searched": ("schedule.warmup_steps", "warmup"),
     "stage.stages.*.max_tokens": ("stages", "warmup"),
     "training.max_tokens": ("stages", "warmup"),
+    "training.tokens_per_parameter": ("stages", "warmup"),
     "training.max_steps": ("stages", "warmup"),
     "launcher": ("host_shared",),
 }

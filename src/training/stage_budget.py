@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from src.config.schema import ScheduleConfig, StageConfig, TrainConfig, UserError
-from src.model.size_matching import tokens_at_equal_flops
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import reference_spec, tokens_at_equal_flops
 from src.training.schedule import learning_rate_factor, warmup_steps
 
 
@@ -105,11 +106,19 @@ def _tokens_per_step(config: TrainConfig) -> int:
 def _whole_steps(config: TrainConfig, stage: StageConfig) -> int:
     """Return the steps of a stage that is not a branch."""
     training, per_step = config.training, _tokens_per_step(config)
-    tokens = stage.max_tokens or training.max_tokens
+    tokens = stage.max_tokens or _budget_tokens(config)
     tokens = min(tokens, per_step * (training.max_steps or tokens))
     if training.budget == "flops":
         tokens = tokens_at_equal_flops(config, tokens)
     return training.measured_steps or max(1, tokens // per_step)
+
+
+def _budget_tokens(config: TrainConfig) -> int:
+    training = config.training
+    if training.tokens_per_parameter is None:
+        return training.max_tokens
+    params = model_cost(reference_spec(config), training.seq_len).active_non_embedding_params
+    return max(1, round(training.tokens_per_parameter * params))
 
 
 def _count_steps(config: TrainConfig, stage: StageConfig) -> int:

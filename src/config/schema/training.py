@@ -37,6 +37,12 @@ class TrainingConfig:
         "them.",
         TOKENS,
     )
+    tokens_per_parameter: float | None = setting(
+        None,
+        "Budget of a stage by the size of its model. Tokens for each active parameter of dense without embeddings, "
+        "alike for all architectures of a size. Replaces max_tokens.",
+        Range(0, 10**6, above=True, unit="tokens"),
+    )
     max_seconds: float | None = setting(
         None,
         "Time of the training steps in each stage, with budget=time. The number of steps follows from a measurement "
