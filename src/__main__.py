@@ -8,7 +8,7 @@ from src.config.schema import CONF
 
 COMMANDS = (
     *("demo", "prepare", "train", "tune", "report", "runs", "evaluate", "generate", "chat", "serve", "export"),
-    *("estimate", "benchmark", "validate", "doctor"),
+    *("estimate", "advise", "benchmark", "validate", "doctor"),
 )
 """In the order of use."""
 

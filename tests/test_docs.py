@@ -18,6 +18,7 @@ from src.cli.compose import build_config, compose_config, expand_sweep, register
 from src.cli.data_path import expand_data_path
 from src.config.schema import (
     ROOT,
+    AdviseConfig,
     BenchmarkConfig,
     ChatConfig,
     DemoConfig,
@@ -52,6 +53,7 @@ SCHEMAS = (
     ExportConfig,
     DoctorConfig,
     ValidateConfig,
+    AdviseConfig,
     BenchmarkConfig,
     EvaluateConfig,
     TuneConfig,
@@ -109,6 +111,7 @@ def test_every_command_of_the_documents_composes(
         "export": (ExportConfig, export.RAW),
         "doctor": (DoctorConfig, ()),
         "validate": (ValidateConfig, ()),
+        "advise": (AdviseConfig, ()),
     }[name]
     if name == "prepare":
         argv = expand_data_path(quote_paths(argv), has_stages=False)

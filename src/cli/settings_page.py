@@ -10,7 +10,7 @@ from src.config.setting import Entry, entries_of
 PAGE = ROOT / "docs" / "SETTINGS.md"
 MARK = "<!-- `python -m src.cli.settings_page` writes everything below from src/config/schema and conf. -->\n"
 COMMANDS = (
-    "train demo estimate benchmark tune prepare generate chat serve evaluate report runs export validate doctor"
+    "train demo estimate advise benchmark tune prepare generate chat serve evaluate report runs export validate doctor"
 ).split()
 HEADER = ["| setting | meaning | type and unit | range or choices | default |", "|---|---|---|---|---|"]
 

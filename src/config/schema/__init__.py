@@ -8,11 +8,13 @@ from src.config.errors import UserError
 from src.config.paths import CONF, EXPERIMENTS, ROOT, experiment_files
 from src.config.schema.architecture import ArchitectureConfig
 from src.config.schema.commands import (
+    AdviseConfig,
     ChatConfig,
     DoctorConfig,
     EvaluateConfig,
     ExportConfig,
     GenerateConfig,
+    MachineConfig,
     PrepareConfig,
     ReportConfig,
     RunsConfig,
@@ -33,11 +35,10 @@ from src.config.schema.training import BF16_WEIGHTS, INT8_MOMENTS, TrainingConfi
 from src.config.setting import MISSING
 
 __all__ = [
-    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK",
-    "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CorpusConfig", "DataConfig",
-    "DemoConfig",
-    "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig",
-    "HygieneConfig", "LauncherConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
+    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK", "AdviseConfig",
+    "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CorpusConfig", "DataConfig", "DemoConfig", "DoctorConfig",
+    "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig", "HygieneConfig",
+    "LauncherConfig", "MachineConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
     "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "ServeConfig", "SizeConfig",
     "StageConfig", "SweepConfig", "TaskConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig",
     "TuneConfig", "TuneSettings", "UserError", "ValidateConfig", "VerdictConfig", "experiment_files",

@@ -6,7 +6,7 @@ from src.config.schema.data import DataConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
 from src.config.schema.runtime import DEVICES
 from src.config.schema.train import FORMATS
-from src.config.setting import MISSING, SECONDS, THREADS, Range, setting
+from src.config.setting import BYTES, LENGTH, MISSING, SECONDS, SHARE, THREADS, TOKENS, Range, setting
 
 
 @dataclass
@@ -156,6 +156,39 @@ class ValidateConfig:
 
     output_root: str = setting("outputs", "Folder for runs and sweeps.", form="path")
     dry_run: bool = setting(False, "Print the runs and their cost. Nothing is started or written.")
+
+
+@dataclass
+class MachineConfig:
+    """A machine to train on."""
+
+    name: str = setting(MISSING, "Name of the machine.", form="name")
+    memory_bytes: int | None = setting(None, "Memory that training can use. null: of this machine.", BYTES)
+    peak_flops_per_second: float | None = setting(
+        None, "Speed of its matrix products. null: of finished runs and benchmarks on this machine.",
+        Range(0, 1e21, above=True, unit="FLOP/s"),
+    )  # fmt: skip
+    utilization: float | None = setting(None, "Share of that speed that training reaches. An assumption.", SHARE)
+    device: str = setting("auto", "Kind of device, which decides how much memory attention needs.", choices=DEVICES)
+    source: str = setting(MISSING, "Where these figures come from.")
+
+
+@dataclass
+class AdviseConfig:
+    """`python -m src.advise`."""
+
+    ladder: list[str] = setting(
+        [], "Folders of finished ladders, or of their published reports. Their runs are taken together.", form="path"
+    )
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    hours: float = setting(12.0, "Time to train.", Range(0, 10**6, above=True, unit="hours"))
+    text_tokens: int | None = setting(
+        None, "Tokens of text that you have. They are read four times at most. null: as many as needed.", TOKENS
+    )
+    context_len: int = setting(1024, "Context at which the state while generating is given.", LENGTH)
+    output_root: str = setting("outputs", "Folder with the runs and benchmarks that say how fast this machine is.",
+                               form="path")  # fmt: skip
+    format: str = setting("text", "Form of the output. json: one object and nothing else.", choices=FORMATS)
 
 
 @dataclass

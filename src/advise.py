@@ -1,0 +1,163 @@
+"""`python -m src.advise ladder=DIR hours=12 machine=mac_48gb`: which architecture and size to train, and how sure."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from src.cli.command import run_cli, run_command
+from src.cli.next_command import command_of, print_next
+from src.config.checks import check_settings
+from src.config.formatting import fit_text, show_bytes, show_count, show_time, table, terminal_width
+from src.config.schema import AdviseConfig
+
+if TYPE_CHECKING:
+    from src.runs.advice import Advice, Candidate
+
+DROPPED = ("state", "memory", "tokens/s", "parameters")
+"""The columns that a narrow terminal leaves out, in this order."""
+
+
+def advise(config: AdviseConfig) -> int:
+    """Print the advice. Raises: UserError if the ladder or the machine's speed is missing."""
+    from src.runs.advice import advise
+
+    check_settings(config)
+    advice = advise(config)
+    if config.format == "json":
+        print(json.dumps(as_values(config, advice), indent=2))
+        return 0
+    print(fit_text(describe(config, advice), terminal_width()))
+    best = advice.candidates[0]
+    print_next([command_of("train", *_settings(advice, best), "dry_run=true")])
+    return 0
+
+
+def _settings(advice: "Advice", best: "Candidate") -> list[str]:
+    """Return the settings of a run for which the loss was predicted."""
+    training = advice.training
+    settings = {
+        "architecture": best.model.architecture,
+        "size": best.model.size,
+        "training.max_tokens": round(best.tokens),
+        "training.seq_len": training.seq_len,
+        "training.global_batch_size": training.global_batch_size,
+        "training.micro_batch_size": "auto",
+        **({} if best.model.memory == training.memory else {"training.memory": best.model.memory}),
+    }
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def describe(config: AdviseConfig, advice: "Advice") -> list[str]:
+    """Return the answer, the table and what it rests on."""
+    best = advice.candidates[0]
+    header = ["architecture", "size", "parameters", "tokens", "bits per byte", "95%", "best in", "tokens/s", "memory",
+              "state"]  # fmt: skip
+    rows = [_row(each) for each in advice.candidates]
+    where = "on this machine" if config.machine.name == "here" else f"on {config.machine.name}"
+    model, found = best.model, best.prediction
+    return [
+        f"Train {model.architecture} at size {model.size} on {show_count(best.tokens)} tokens: about {found.loss:.3f} "
+        f"bits per byte ({found.low:.3f} to {found.high:.3f}), in {show_time(3600 * config.hours)} {where}.",
+        _how_sure(advice),
+        "",
+        *table(header, rows, DROPPED, terminal_width()),
+        "",
+        "Of each architecture its best size. best in: share of the laws' bootstrap draws in which it is best. state: "
+        f"of one sequence of {config.context_len:,} tokens while generating.",
+        f"Speed: {config.machine.source}"
+        + (f"; {config.machine.utilization:.0%} of that is assumed." if config.machine.utilization else "."),
+        *_changes_lines(advice),
+        *_extrapolation_lines(advice),
+    ]
+
+
+def _row(candidate: "Candidate") -> list[str]:
+    model, found = candidate.model, candidate.prediction
+    return [
+        model.architecture,
+        model.size,
+        show_count(model.cost.total_params),
+        show_count(candidate.tokens),
+        f"{found.loss:.3f}",
+        f"{found.low:.3f} to {found.high:.3f}",
+        f"{candidate.is_best_in:.0%}",
+        show_count(model.tokens_per_second),
+        f"{show_bytes(model.memory_bytes)}{'' if model.memory == 'full' else f' ({model.memory})'}",
+        show_bytes(model.state_bytes),
+    ]
+
+
+def _how_sure(advice: "Advice") -> str:
+    from src.runs.advice import FAR, RUNG_SEEDS, RUNG_TOKENS_PER_PARAMETER
+
+    best, *others = advice.candidates
+    if not others:
+        return "The ladder has no other architecture."
+    share, beyond = f"it is best in {best.is_best_in:.0%} of the draws", max(best.extrapolation)
+    if best.is_sure:
+        return f"Sure: {share}."
+    far = f", but {beyond:.0f} times beyond the ladder" if beyond > FAR else ""
+    if advice.rung is None:
+        return f"Not sure: {share}{far}."
+    names, size = " and ".join(advice.rung.architectures), advice.rung.size
+    return (
+        f"Not sure: {share}{far}. {RUNG_SEEDS} seeds of {names} at size {size}, {RUNG_TOKENS_PER_PARAMETER} tokens a "
+        f"parameter, would make it surer: about {show_time(advice.rung.seconds)}."
+    )
+
+
+def _changes_lines(advice: "Advice") -> list[str]:
+    (_, first), *later = advice.changes
+    if not later:
+        return [f"The order does not change: {first} is best from a sixty-fourth of the time to 64 times it."]
+    return [f"The best changes with time: {first}, " + ", ".join(f"{name} from {_hours(at)} on" for at, name in later)]
+
+
+def _hours(hours: float) -> str:
+    return show_time(3600 * hours)
+
+
+def _extrapolation_lines(advice: "Advice") -> list[str]:
+    lines: list[str] = []
+    for each in advice.candidates:
+        size, tokens = each.extrapolation
+        name, error = each.model.architecture, advice.left_out_errors[each.model.architecture]
+        tested = "" if error is None else f"; without the ladder's largest size, the law missed that by {error:+.1%}"
+        beyond = f"{size:.3g} times the ladder's largest size, {tokens:.3g} times its tokens"
+        lines.append(f"{name}: {'extrapolates: ' if max(size, tokens) > 1 else ''}{beyond}{tested}.")
+    return lines
+
+
+def as_values(config: AdviseConfig, advice: "Advice") -> dict[str, Any]:
+    """Return the advice as plain values for JSON."""
+    candidates = [
+        {
+            "architecture": each.model.architecture,
+            "size": each.model.size,
+            "total_params": each.model.cost.total_params,
+            "tokens": each.tokens,
+            "bits_per_byte": each.prediction._asdict(),
+            "is_best_in": each.is_best_in,
+            "tokens_per_second": each.model.tokens_per_second,
+            "memory": each.model.memory,
+            "memory_bytes": each.model.memory_bytes,
+            "state_bytes": each.model.state_bytes,
+            "extrapolation": dict(zip(("size", "tokens"), each.extrapolation, strict=True)),
+            "left_out_error": advice.left_out_errors[each.model.architecture],
+            "law": {"entropy": each.law.entropy, "exponents": each.law.exponents, "noise": each.law.noise},
+        }
+        for each in advice.candidates
+    ]
+    changes = [{"hours": hours, "best": name} for hours, name in advice.changes]
+    rung = None if advice.rung is None else asdict(advice.rung)
+    return {"machine": asdict(config.machine), "hours": config.hours, "candidates": candidates, "changes": changes,
+            "rung": rung}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    return run_command("advise", AdviseConfig, advise, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -1,0 +1,234 @@
+"""Choose an architecture, its size and its tokens for a machine and a time, by the laws of a ladder of small runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.cli.compose import build_config, compose_config, read_run_config, register_schema
+from src.config.schema import (
+    CONF,
+    AdviseConfig,
+    MachineConfig,
+    ModelSpec,
+    SizeConfig,
+    TrainConfig,
+    TrainingConfig,
+    UserError,
+)
+from src.model.cost.model_cost import ModelCost, model_cost
+from src.model.size_matching import match_config
+from src.reporting import load_runs
+from src.reporting.statistics.joint_law import JointLaw, Prediction, fit_joint_laws, left_out_error
+from src.runs.resource_check import largest_by_estimate, leanest_memory, memory_needed, resolve_micro_batch
+from src.runs.speed_estimate import Measured, estimate_speed, find_measured
+from src.runtime.atomic_files import read_yaml
+from src.runtime.host import PROCESS_BYTES, machine_bytes
+
+MOST_EPOCHS = 4
+"""Repeated so often, text is worth almost as much as new text (Muennighoff et al., 2023, arXiv 2305.16264)."""
+SURE = 0.95
+FAR = 10.0
+"""Multiple of the ladder's largest size or tokens beyond which the answer is not called sure."""
+CONTENDER = 0.05
+"""Share of draws in which an architecture is best, from which another run of it can change the answer."""
+RUNG_TOKENS_PER_PARAMETER, RUNG_SEEDS = 20, 2
+HALVINGS = 6
+"""The order of architectures is looked at from 2^-6 to 2^6 times the time given."""
+LADDER = "python -m src.train -m +experiment=ladder dry_run=true"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that could be trained on the machine."""
+
+    architecture: str
+    size: str
+    cost: ModelCost
+    tokens_per_second: float
+    memory: str
+    """The form of weights and moments with which it fits: training.memory."""
+    memory_bytes: int
+    state_bytes: int
+
+    @property
+    def params(self) -> float:
+        """Active, without embeddings: what the laws are in."""
+        return self.cost.active_non_embedding_params
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best size of an architecture in the time given."""
+
+    model: Model
+    law: JointLaw
+    tokens: float
+    prediction: Prediction
+    is_best_in: float = 0.0
+    """Share of the laws' draws in which no other architecture has a lower loss."""
+
+    @property
+    def extrapolation(self) -> tuple[float, float]:
+        """Size and tokens as multiples of the largest of the ladder."""
+        points = self.law.points
+        sizes, budgets = (max(point[axis] for point in points) for axis in (0, 1))
+        return self.model.params / sizes, self.tokens / budgets
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is the best of nearly all draws, and not far beyond what was run."""
+        return self.is_best_in >= SURE and max(self.extrapolation) <= FAR
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Runs that would make the answer surer."""
+
+    size: str
+    architectures: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer: candidates, the best first."""
+
+    candidates: list[Candidate]
+    changes: list[tuple[float, str]]
+    """Hours from which on another architecture is best, and its name; the first from the shortest time looked at."""
+    left_out_errors: dict[str, float | None]
+    """By architecture: how far the law missed the ladder's largest size when fitted without it."""
+    training: TrainingConfig
+    """The settings of the ladder, for which the losses are predicted."""
+    rung: Rung | None
+    """None: the answer is sure, or the ladder has every size that the machine could train in this time."""
+
+
+def advise(config: AdviseConfig) -> Advice:
+    """Find the best architecture and size. Raises: UserError if the ladder or the machine's speed is missing."""
+    if not config.ladder:
+        raise UserError(f"ladder: give the folder of a finished ladder, as in [outputs/sweeps/ladder-...]; {LADDER}")
+    folders = [Path(folder).expanduser() for folder in config.ladder]
+    runs = pd.concat([load_runs(folder) for folder in folders], ignore_index=True)
+    laws = fit_joint_laws(runs)
+    if not laws:
+        raise UserError(
+            f"ladder={config.ladder}: too few finished runs; a law needs at least two sizes, two budgets and six "
+            f"points of one architecture: {LADDER}"
+        )
+    base = _config_of(runs)
+    models = {law.architecture: _models(config, base, law.architecture) for law in laws}
+    if missing := [name for name, found in models.items() if not found]:
+        raise UserError(f"machine={config.machine.name}: no size of {missing[0]} fits its memory")
+    found = [_best_size(config, law, models[law.architecture], config.hours) for law in laws]
+    draws = np.stack([each.law.draws(each.model.params, each.tokens)[1:] for each in found])
+    winners = np.bincount(draws.argmin(axis=0), minlength=len(found)) / draws.shape[1]
+    found = [replace(each, is_best_in=float(share)) for each, share in zip(found, winners, strict=True)]
+    found.sort(key=lambda each: each.prediction.loss)
+    errors = {law.architecture: left_out_error(law) for law in laws}
+    return Advice(found, _changes(config, laws, models), errors, base.training, _next_rung(found, models))
+
+
+def _config_of(runs: pd.DataFrame) -> TrainConfig:
+    """Return the settings of one run of the ladder; its runs differ in architecture, size and seed alone."""
+    known = [Path(str(folder)) / "config.yaml" for folder in runs["run_dir"]]
+    return read_run_config(next((path for path in known if path.exists()), known[0]))
+
+
+def _models(config: AdviseConfig, base: TrainConfig, architecture: str) -> list[Model]:
+    """Return a model for each size that fits the machine, from the smallest."""
+    machine, root = config.machine, Path(config.output_root).expanduser()
+    available = (machine.memory_bytes or machine_bytes()) - PROCESS_BYTES
+    measured = [] if machine.peak_flops_per_second else _measured_here(machine, root)
+    register_schema(TrainConfig, "train")
+    chosen = compose_config(TrainConfig, "train", [f"architecture={architecture}"]).architecture
+    found: list[Model] = []
+    for path in sorted((CONF / "size").glob("*.yaml")):
+        settings = replace(
+            base,
+            architecture=chosen,
+            size=build_config(SizeConfig, read_yaml(path)),
+            training=replace(base.training, micro_batch_size="auto"),
+            runtime=replace(base.runtime, device=machine.device),
+        )
+        try:
+            spec = match_config(settings).spec
+        except UserError:  # a pattern may need more layers than a small size has
+            continue
+        forms = dict.fromkeys([settings.training.memory, leanest_memory(settings)])
+        fitting = [form for form in forms if largest_by_estimate(settings, spec, available, memory=form)]
+        if not fitting:
+            continue
+        settings = replace(settings, training=replace(settings.training, memory=fitting[0]))
+        settings = resolve_micro_batch(settings, spec, available)
+        cost = model_cost(spec, settings.training.seq_len)
+        state = model_cost(spec, config.context_len).state_bytes
+        speed = _speed(machine, architecture, spec, cost, settings.training.seq_len, measured)
+        n_bytes = memory_needed(settings, spec).total
+        found.append(Model(architecture, path.stem, cost, speed, fitting[0], n_bytes, state))
+    return sorted(found, key=lambda model: model.params)
+
+
+def _measured_here(machine: MachineConfig, root: Path) -> list[Measured]:
+    from src.runtime.device import open_device
+
+    return find_measured([root], open_device(TrainConfig().runtime).kind)
+
+
+def _speed(
+    machine: MachineConfig,
+    architecture: str,
+    spec: ModelSpec,
+    cost: ModelCost,
+    context_len: int,
+    measured: Sequence[Measured],
+) -> float:
+    if machine.peak_flops_per_second:
+        return machine.peak_flops_per_second * (machine.utilization or 1.0) / cost.train_flops_per_token
+    speed = estimate_speed(architecture, spec, cost, context_len, measured)
+    if speed is None:
+        raise UserError(
+            "machine=here: nothing was measured in output_root; train once, or run python -m src.benchmark, or name a "
+            "machine, as in machine=mac_48gb"
+        )
+    return speed.tokens_per_second
+
+
+def _best_size(config: AdviseConfig, law: JointLaw, models: Sequence[Model], hours: float) -> Candidate:
+    """Return the size with the lowest predicted loss after these hours."""
+
+    def tokens(model: Model) -> float:
+        most = MOST_EPOCHS * config.text_tokens if config.text_tokens else np.inf
+        return float(min(3600 * hours * model.tokens_per_second, most))
+
+    best = min(models, key=lambda model: law.draws(model.params, tokens(model))[0])
+    return Candidate(best, law, tokens(best), law.predict(best.params, tokens(best)))
+
+
+def _changes(config: AdviseConfig, laws: Sequence[JointLaw], models: dict[str, list[Model]]) -> list[tuple[float, str]]:
+    changes: list[tuple[float, str]] = []
+    for power in range(-HALVINGS, HALVINGS + 1):
+        hours = config.hours * 2.0**power
+        found = [_best_size(config, law, models[law.architecture], hours) for law in laws]
+        best = min(found, key=lambda each: each.prediction.loss).model.architecture
+        if not changes or changes[-1][1] != best:
+            changes.append((hours, best))
+    return changes
+
+
+def _next_rung(candidates: Sequence[Candidate], models: dict[str, list[Model]]) -> Rung | None:
+    """Return the next size above the ladder for the architectures that may be best, if the answer is not sure."""
+    if candidates[0].is_sure:
+        return None
+    contenders = [each.model.architecture for n, each in enumerate(candidates) if n < 2 or each.is_best_in >= CONTENDER]
+    largest = max(point.params for each in candidates for point in each.law.points)
+    above = [model for model in models[contenders[0]] if model.params > 1.1 * largest]
+    if not above:
+        return None
+    size = above[0].size
+    runs = [model for name in contenders for model in models[name] if model.size == size]
+    seconds = sum(RUNG_SEEDS * RUNG_TOKENS_PER_PARAMETER * model.params / model.tokens_per_second for model in runs)
+    return Rung(size, [model.architecture for model in runs], seconds)

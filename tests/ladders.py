@@ -1,0 +1,60 @@
+"""A synthetic ladder: finished runs of three sizes with two branches each; no model was trained for these numbers."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from src.cli.compose import compose_config, register_schema
+from src.config.schema import TrainConfig
+from src.model.cost.model_cost import model_cost
+from src.model.size_matching import match_config
+from tests.reporting.conftest import SweepBuilder
+
+SIZES = ("pico", "300k", "nano")
+BUDGETS = {"language": 80, "language_quarter": 20, "language_sixteenth": 5}
+"""Tokens for each parameter."""
+LAWS = {"dense": (0.9, 0.38), "mamba": (0.8, 0.33)}
+"""Entropy and exponent of the size: mamba learns more where models are large."""
+NOISE = 0.002
+
+
+def loss_of(architecture: str, params: float, tokens: float) -> float:
+    """Return bits per byte by the law of an architecture."""
+    entropy, alpha = LAWS[architecture]
+    return entropy + 0.3 * (params / 8e5) ** -alpha + 0.2 * (tokens / 1.6e7) ** -0.35
+
+
+def write_ladder(root: Path) -> Path:
+    """Write the runs and the sweep below a folder of outputs, and return the sweep."""
+    builder, generator = SweepBuilder(root), np.random.default_rng(0)
+    register_schema(TrainConfig, "train")
+    for architecture in LAWS:
+        for size in SIZES:
+            overrides = [f"architecture={architecture}", f"size={size}", "training.seq_len=256"]
+            config = compose_config(TrainConfig, "train", [*overrides, "stage=language_budgets"])
+            spec = match_config(config).spec
+            cost = model_cost(spec, 256)
+            params = cost.active_non_embedding_params
+            for seed in range(2):
+                run = builder.add(architecture, seed, size, stages=tuple(BUDGETS))
+                summary = json.loads((run / "summary.json").read_text())
+                summary["accounting"] |= cost.totals() | {"train_flops_per_token": cost.train_flops_per_token}
+                summary["contract"]["training.seq_len"] = 256
+                summary["model"] = spec.to_dict()
+                for stage, budget in BUDGETS.items():
+                    found = summary["stages"][stage]
+                    bits = loss_of(architecture, params, budget * params) * np.exp(NOISE * generator.standard_normal())
+                    found |= {
+                        "tokens": round(budget * params),
+                        "corpus": "language",
+                        "rollbacks": 0,
+                        "val_bits_per_byte": float(bits),
+                    }
+                    found["references"]["floor_bits_per_byte"] = None
+                    found |= {} if stage == "language" else {"branch_of": "language"}
+                (run / "summary.json").write_text(json.dumps(summary))
+                (run / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    return builder.sweep

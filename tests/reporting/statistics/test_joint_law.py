@@ -1,0 +1,99 @@
+"""The law of loss by size and budget: fitted as scipy fits it, with intervals that hold what was not run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from src.reporting import load_runs
+from src.reporting.statistics.joint_law import (
+    HUBER_DELTA,
+    Point,
+    fit_joint_law,
+    fit_joint_laws,
+    is_enough,
+    left_out_error,
+)
+from tests.ladders import write_ladder
+
+SIZES, BUDGETS = (1e5, 3e5, 8e5, 2e6), (5, 20, 80)
+HELD_OUT = ((6e6, 6e7), (6e6, 2.4e8), (2e7, 4e8))
+
+
+def loss_of(n: float, d: float) -> float:
+    return 0.8 + 60 / n**0.4 + 130 / d**0.37
+
+
+def ladder(generator: np.random.Generator, noise: float, sizes: tuple[float, ...] = SIZES) -> list[Point]:
+    return [
+        Point(n, n * each, loss_of(n, n * each) * np.exp(noise * generator.standard_normal()))
+        for n in sizes
+        for each in BUDGETS
+        for _ in range(3)
+    ]
+
+
+def test_the_fit_is_that_of_scipy() -> None:
+    points = ladder(np.random.default_rng(1), 0.004)
+    law = fit_joint_law("dense", points)
+    n, d, loss = (np.array(values) for values in zip(*points, strict=True))
+
+    def rest(theta: np.ndarray) -> np.ndarray:
+        e, a, alpha, b, beta = theta
+        return np.log(np.exp(e) + np.exp(a) / n**alpha + np.exp(b) / d**beta) - np.log(loss)
+
+    start = np.log(0.8), np.log(60), 0.4, np.log(130), 0.37
+    theirs = least_squares(rest, start, loss="huber", f_scale=HUBER_DELTA, x_scale="jac", xtol=1e-12, ftol=1e-14).x
+    assert law.entropy == pytest.approx(np.exp(theirs[0]), rel=1e-3)
+    assert law.exponents == pytest.approx((theirs[2], theirs[4]), rel=1e-3)
+
+
+def test_without_noise_the_law_is_recovered() -> None:
+    law = fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0))
+    assert law.entropy == pytest.approx(0.8, rel=1e-3) and law.exponents == pytest.approx((0.4, 0.37), rel=1e-2)
+    assert law.noise == 0 and law.predict(2e7, 4e8).loss == pytest.approx(loss_of(2e7, 4e8), rel=1e-4)
+
+
+def test_intervals_hold_the_losses_of_runs_that_were_not_made() -> None:
+    inside, errors, widths = 0, [], []
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        law = fit_joint_law("dense", ladder(generator, 0.004))
+        for n, d in HELD_OUT:
+            found, true = law.predict(n, d), loss_of(n, d)
+            inside += found.low <= true * np.exp(0.004 * generator.standard_normal()) <= found.high
+            errors.append(abs(found.loss / true - 1))
+            widths.append((found.high - found.low) / true)
+    assert inside >= 27, "9 in 10"
+    assert np.mean(errors) < 0.01 and np.mean(widths) < 0.06
+
+
+def test_a_known_entropy_is_kept_and_narrows_the_interval() -> None:
+    points = ladder(np.random.default_rng(2), 0.004)
+    free, known = fit_joint_law("dense", points), fit_joint_law("dense", points, entropy=0.8)
+    assert known.entropy == pytest.approx(0.8) and np.allclose(known.parameters[:, 0], np.log(0.8))
+    spread = [law.predict(1e9, 2e10) for law in (free, known)]
+    assert spread[1].high - spread[1].low < spread[0].high - spread[0].low
+
+
+def test_the_left_out_size_shows_a_law_that_does_not_hold() -> None:
+    points = ladder(np.random.default_rng(3), 0.002)
+    error = left_out_error(fit_joint_law("dense", points))
+    assert error is not None and abs(error) < 0.02
+    worse = [point._replace(loss=point.loss * 1.1) if point.params == SIZES[-1] else point for point in points]
+    error = left_out_error(fit_joint_law("dense", worse))
+    assert error is not None and error < -0.05, "the prediction was too low"
+
+
+def test_too_few_points_make_no_law() -> None:
+    assert is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:2]))
+    assert not is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:1]))
+    assert left_out_error(fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0, SIZES[:2]))) is None
+
+
+def test_a_ladder_is_read_from_runs_with_their_branches(tmp_path: Path) -> None:
+    laws = fit_joint_laws(load_runs(write_ladder(tmp_path / "outputs")))
+    assert [law.architecture for law in laws] == ["dense", "mamba"]
+    assert len(laws[0].points) == 3 * 3 * 2 and laws[0].noise > 0
+    assert {round(point.tokens / point.params) for point in laws[0].points} == {80, 20, 5}

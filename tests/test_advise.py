@@ -1,0 +1,76 @@
+"""`python -m src.advise`: the best architecture and size of a synthetic ladder, for machines of different speed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src import advise
+from src.cli.command import run_cli
+from tests.ladders import loss_of, write_ladder
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ladder(tmp_path_factory.mktemp("ladder") / "outputs")
+
+
+def run(ladder: Path, *more: str) -> int:
+    return run_cli(lambda: advise.main([f"ladder=[{ladder}]", f"output_root={ladder.parents[1]}", *more]))
+
+
+def test_the_answer_is_that_of_the_laws(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ladder, "machine=mac_48gb", "hours=24", "format=json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["architecture"] for each in found["candidates"]] == ["mamba", "dense"]
+    best = found["candidates"][0]
+    assert best["is_best_in"] == pytest.approx(1, abs=0.05) and best["extrapolation"]["size"] > 1
+    assert best["tokens"] == pytest.approx(24 * 3600 * best["tokens_per_second"])
+    loss = best["bits_per_byte"]
+    assert loss["low"] < loss["loss"] < loss["high"] and 0.8 < loss["loss"] < 1.3
+    assert best["memory_bytes"] < 38_654_705_664 and best["state_bytes"] > 0
+
+
+def test_the_predicted_loss_is_that_of_the_law_inside_the_ladder(
+    ladder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(ladder, "hours=0.5", "format=json") == 0  # at the speed of the runs here
+    found = json.loads(capsys.readouterr().out)
+    for each in found["candidates"]:
+        params = each["extrapolation"]["size"] * 8e5
+        assert each["bits_per_byte"]["loss"] == pytest.approx(
+            loss_of(each["architecture"], params, each["tokens"]), rel=0.02
+        )
+
+
+def test_more_time_gives_larger_models_and_text_that_is_short_smaller_ones(
+    ladder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def best(*settings: str) -> dict[str, float]:
+        assert run(ladder, "machine=h100", "format=json", *settings) == 0
+        return json.loads(capsys.readouterr().out)["candidates"][0]
+
+    short, long = best("hours=0.01"), best("hours=10")
+    assert long["total_params"] > short["total_params"] and long["tokens"] > short["tokens"]
+    assert best("hours=10", "text_tokens=1_000_000")["tokens"] == 4_000_000
+
+
+def test_the_text_says_how_sure_it_is_and_what_follows(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ladder, "machine=mac_16gb", "hours=2") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Train ") and " bits per byte (" in out and "on mac_16gb" in out
+    assert "arXiv 2502.05317" in out and "40% of that is assumed" in out
+    assert "Not sure: it is best in " in out and " seeds of mamba and dense at size 2m, 20 tokens" in out
+    assert "times the ladder's largest size" in out and "without the ladder's largest size" in out
+    assert "Next: python -m src.train architecture=" in err and "dry_run=true" in err
+
+
+def test_without_a_ladder_or_a_speed_it_is_one_line(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(lambda: advise.main([])) == 2
+    assert "experiment=ladder" in capsys.readouterr().err
+    assert run_cli(lambda: advise.main([f"ladder=[{ladder}]", f"output_root={tmp_path}"])) == 2
+    assert "machine=here: nothing was measured" in capsys.readouterr().err
+    assert run_cli(lambda: advise.main([f"ladder=[{tmp_path}]"])) == 2
+    assert capsys.readouterr().err.count("\n") == 1
