@@ -1,7 +1,9 @@
 """summary.json: settings, contract and results of a run; the only file that a report needs."""
 
 import os
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -262,6 +264,12 @@ def training_contract(config: TrainConfig, data: Data | None, init: "CheckpointI
     if init is not None:
         rules["init_from"] = describe_lineage(init)
     return rules
+
+
+def reference_params(contract: Mapping[str, Scalar]) -> float | None:
+    """Return the active parameters of the reference that a contract names; None if it names none."""
+    found = re.match(r"(\d+) active parameters", str(contract.get("reference")))
+    return float(found[1]) if found else None
 
 
 def describe_lineage(info: "CheckpointInfo") -> str:

@@ -43,7 +43,7 @@ from src.runs.planning import (
 from src.runs.resource_check import memory_needed, resolve_micro_batch
 from src.runs.speed_estimate import Speed, estimate_speed, find_measured
 from src.runs.summary import read_summary
-from src.runs.tuned_learning_rates import with_search_differences
+from src.runs.tuned_learning_rates import describe_transfers, with_search_differences
 from src.runtime.host import PROCESS_BYTES, free_bytes, machine_bytes
 from src.training.stage_budget import stage_tokens, trained_budgets
 
@@ -115,7 +115,7 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
     if len(looks) > 1:
         first = [job for job, overrides in zip(found, jobs, strict=True) if overrides in looks[0]]
         totals = [f"At the first look: {_format_total(first)}", f"At most: {_format_total(found)}"]
-    missing = missing_lines(found)
+    missing, transfers = missing_lines(found), describe_transfers([job.config for job in found])
     return fit_text(
         [
             *_format_table(found, names),
@@ -125,6 +125,11 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
             "Estimates, of training alone. Active: parameters used per token, without embeddings. Storage: two "
             "checkpoints per stage. Nothing was started.",
             *(["", "Missing", *(f"  {line}" for line in missing)] if missing else []),
+            *(
+                ["", "Learning rates of sizes that were not searched", *(f"  {line}" for line in transfers)]
+                if transfers
+                else []
+            ),
             "",
             *_describe_comparability(found, names, jobs),
         ],

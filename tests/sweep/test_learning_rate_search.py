@@ -194,6 +194,55 @@ def write_search_file(folder: Path, **learning_rates: float) -> Path:
     return folder
 
 
+def write_searches_of_sizes(root: Path, rates: dict[str, dict[int, float]]) -> str:
+    """Write a search for each size, which is named after its parameters; return the value of learning_rates."""
+    folders: list[str] = []
+    for params in sorted({params for of in rates.values() for params in of}):
+        found = {
+            name: {"learning_rate": of[params], "edge": None, "trials": []}
+            for name, of in rates.items()
+            if params in of
+        }
+        contract = {"reference": f"{params} active parameters, 9 in all, 9.0 FLOPs a token, vocabulary of 4096"}
+        folder = root / f"search-{params}"
+        folder.mkdir()
+        search = {"size": f"of{params}", "optimizer": "adamw", "text": f"grid ({params})", "seeds": [params]}
+        write_searches(folder, [{**search, "contract": contract, "rates": found}])
+        folders.append(str(folder))
+    return f"learning_rates=[{','.join(folders)}]"
+
+
+def test_rates_of_other_sizes_give_that_of_a_size_that_was_not_searched(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    params = {name: {n: scale * n**-0.5 for n in (100, 400, 1600)} for name, scale in (("dense", 0.1), ("mamba", 0.4))}
+    given = write_searches_of_sizes(tmp_path, params)
+    contracts = []
+    for architecture, scale in (("dense", 0.1), ("mamba", 0.4)):
+        assert tiny.run(data, tmp_path, f"architecture={architecture}", given, "training.max_steps=1") == 0
+        (run,) = (tmp_path / "runs").glob(f"{architecture}-*")
+        contracts.append(read_json(run / "summary.json")["contract"])
+        n = int(contracts[-1]["reference"].split()[0])
+        rates = [row["train/learning_rate"] for row in tiny.read_rows(run) if "train/learning_rate" in row]
+        assert max(rates) == pytest.approx(scale * n**-0.5, rel=0.01)
+    assert contracts[0] == contracts[1], "so they are ranked"
+    assert contracts[0]["learning_rate_search"].startswith("power law over sizes of100, of400, of1600: grid (100), ")
+    assert "reference: 1600 active parameters" in contracts[0]["search_differences"], "it is marked"
+    capfd.readouterr()
+    assert tiny.run(data, tmp_path, "-m", "architecture=dense,mamba", given, "seed=0,1,2", "dry_run=true") == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "Learning rates of sizes that were not searched dense nano: rate " in out
+    assert "times or divided by 1.00 (standard error), by a power law over sizes of100, of400, of1600" in out
+    assert tiny.run(data, tmp_path, given, "seed=400") == 2, "the seed of a search"
+
+
+def test_one_other_size_gives_no_rate(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = write_searches_of_sizes(tmp_path, {"dense": {100: 1e-3, 400: 5e-4}, "mamba": {100: 1e-3}})
+    assert tiny.run(data, tmp_path, given, "architecture=mamba") == 2
+    assert "nothing found for architecture=mamba size=nano" in (line := capsys.readouterr().err)
+    assert "or for two or more smaller sizes, which give a power law" in line
+
+
 def test_jobs_with_tuned_rates_are_comparable(data: Path, tmp_path: Path) -> None:
     folder = write_search_file(tmp_path / "search", dense=1e-3, mamba=4e-3)
     contracts = []

@@ -62,7 +62,7 @@ class TrainConfig:
     learning_rates: list[str] = setting(
         [],
         "Folders of `python -m src.tune` to take learning rates from. Each architecture and size takes the rate that "
-        "was found for it.",
+        "was found for it. A size that was not searched takes it by a power law of two or more others.",
         form="path",
     )
     output_root: str = setting("outputs", "Folder for runs, sweeps and data.", form="path")
