@@ -13,6 +13,7 @@ from src.reporting.plots.benchmark import benchmark_charts, newest_benchmark
 from src.reporting.plots.chart import Axis, Chart, Panel, Trace, trace_of
 from src.reporting.plots.context import beyond_chart, position_chart, probe_chart, recall_chart, task_charts
 from src.reporting.plots.cost import cost_chart
+from src.reporting.plots.ladder import ladder_chart
 from src.reporting.plots.training import expert_chart, loss_chart, speed_chart
 from src.reporting.plots.verdict import verdict_chart
 from src.reporting.statistics.scaling_laws import AXES as SCALING_AXES
@@ -41,6 +42,7 @@ def build_charts(
         "quality against cost": lambda: [cost_chart(runs)],
         "curves": lambda: [loss_chart(runs, metrics)],
         "learning rates": lambda: [learning_rate_chart(load_searches(directory))],
+        "a ladder": lambda: [ladder_chart(runs)],
         "positions": lambda: [position_chart(runs), beyond_chart(runs)],
         "accuracy": lambda: task_charts(runs),
         "recall": lambda: [recall_chart(runs), *(probe_chart(runs, name) for name in PROBES)],

@@ -19,6 +19,7 @@ import pandas as pd
 
 from src.reporting.data.json_values import Record
 from src.reporting.data.runs import BRANCH_OF, split_of, stage_names, to_records
+from src.reporting.data.shared_results import shared
 from src.reporting.statistics.significance import LEVEL
 
 HUBER_DELTA = 1e-3
@@ -71,6 +72,11 @@ class JointLaw:
     is_entropy_known: bool
     """Whether E was given."""
 
+    def losses(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the loss by the fit, of arrays that broadcast."""
+        x, y = np.broadcast_arrays(np.log(params) - self.center[0], np.log(tokens) - self.center[1])
+        return np.exp(_log_loss(self.parameters[0], x.ravel(), y.ravel())).reshape(x.shape)
+
     def draws(self, params: float, tokens: float) -> np.ndarray:
         """Return the loss by the fit and by each draw, (1 + DRAWS,)."""
         x = np.log(params) - self.center[0], np.log(tokens) - self.center[1]
@@ -94,6 +100,7 @@ class JointLaw:
         return float(self.parameters[0, 2]), float(self.parameters[0, 4])
 
 
+@shared
 def fit_joint_laws(runs: pd.DataFrame, entropy: float | None = None) -> list[JointLaw]:
     """Fit a law to each architecture whose finished runs have sizes and budgets enough.
 

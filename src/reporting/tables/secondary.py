@@ -19,6 +19,7 @@ from src.reporting.data.problems import Problems
 from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
 from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
 from src.reporting.statistics.groups import SPLITS, ranking_groups
+from src.reporting.statistics.joint_law import fit_joint_laws, left_out_error
 from src.reporting.statistics.shares import share_interval
 from src.reporting.statistics.verdicts import members_by_result, show_mean
 from src.reporting.tables.pairs import pair_tables
@@ -49,6 +50,7 @@ def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin:
     builders |= {"size and cost": _cost, "forgetting": _forgetting}
     for origin, branches in branches_of(runs).items():
         builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
+    builders["laws of size and budget"] = _laws
     builders |= {"generated scripts": _scripts, "differences over documents": _documents}
     every: dict[str, Callable[[], list[Titled]]] = {"pairs": partial(pair_tables, runs, margin)}
     every |= {name: lambda build=build: [build(runs)] for name, build in builders.items()}
@@ -155,6 +157,21 @@ def _documents(runs: pd.DataFrame) -> Titled:
         "Scripts of one package are alike, so the interval of code is rather too short."
     )
     return Titled("Differences over documents", Table([Column("", name) for name in names], sorted(rows), []), note)
+
+
+def _laws(runs: pd.DataFrame) -> Titled:
+    """Give the law of each architecture of a ladder, and how far it missed the largest size without having seen it."""
+    rows: list[list[str]] = []
+    for law in fit_joint_laws(runs):
+        (alpha, beta), error = law.exponents, left_out_error(law)
+        numbers = [f"{law.entropy:.3f}", f"{alpha:.3f}", f"{beta:.3f}"]
+        rows.append([law.architecture, *numbers, str(len(law.points)), NOTHING if error is None else f"{error:+.1%}"])
+    names = ("architecture", "E", "alpha", "beta", "points", "missed by")
+    note = (
+        "Bits per byte = E + A / N^alpha + B / D^beta, with N active parameters without embeddings and D tokens. "
+        "missed by: the error at the largest size of a law that was fitted without it. python -m src.advise uses these laws."
+    )
+    return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)
 
 
 def _document_losses(seeds: Evaluations, stage: str) -> DocumentLosses | None:

@@ -1,0 +1,86 @@
+"""The chart of a ladder: loss against training FLOPs, as measured, and as the law of each architecture predicts it."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from src.reporting.data.json_values import Record
+from src.reporting.data.runs import to_records
+from src.reporting.plots.chart import Axis, Chart, Panel, trace_of
+from src.reporting.statistics.joint_law import JointLaw, fit_joint_laws
+
+BEYOND = 100.0
+"""How far the prediction is drawn, as a multiple of the largest FLOPs of the ladder."""
+N_PLACES, N_SIZES = 61, 200
+SIZE_RANGE = 0.1, 1e3
+"""Sizes that the prediction chooses from, as multiples of the smallest and the largest of the ladder."""
+
+
+def ladder_chart(runs: pd.DataFrame) -> Chart:
+    """Chart the results of each architecture that a law can be fitted to, and its lowest predicted loss over sizes."""
+    records = [record for record in to_records(runs) if record["status"] == "done"]
+    panel, curves = Panel(""), dict[str, np.ndarray]()
+    laws = fit_joint_laws(runs)
+    flops = {law.architecture: _flops_per_token(records, law) for law in laws}
+    reached = {law.architecture: [(point, _at(flops, law, point.params) * point.tokens) for point in law.points]
+               for law in laws}  # fmt: skip
+    every = [value for points in reached.values() for _, value in points]
+    places = np.geomspace(min(every), BEYOND * max(every), N_PLACES) if every else np.array([])
+    for law in laws:
+        points, line = trace_of(law.architecture, dash=""), trace_of(law.architecture)
+        cells: dict[float, list[float]] = {}
+        for point, value in reached[law.architecture]:
+            cells.setdefault(value, []).append(point.loss)
+        points.add_seeds("", {"": sorted(cells)}, [[float(np.mean(cells[value])) for value in sorted(cells)]])
+        curves[law.architecture] = _lowest_losses(law, flops, places)
+        line.marker = ""
+        line.add_seeds("", {"": places.tolist()}, [curves[law.architecture].tolist()])
+        panel.traces += [points, line]
+    changes = _changes(curves, places)
+    note = "Points: results. Lines: the lowest loss that the law of an architecture predicts, at its best size for "
+    note += f"these FLOPs; right of the last points they extrapolate, up to {BEYOND:.0f} times."
+    return Chart(
+        "ladder",
+        "Loss by training FLOPs, predicted",
+        note,
+        {"": Axis("training FLOPs", is_log=True)},
+        {"": Axis("bits per byte")},
+        {"ladder": ""},
+        [panel],
+        marks={"another architecture is best": changes} if changes else {},
+    )
+
+
+def _flops_per_token(records: Sequence[Record], law: JointLaw) -> tuple[float, float]:
+    """Return slope and intercept of log FLOPs per token against log parameters of an architecture."""
+    own = {
+        float(record["active_non_embedding_params"]): float(record["train_flops_per_token"])
+        for record in records
+        if record["architecture"] == law.architecture
+    }
+    slope, intercept = np.polyfit(np.log([*own]), np.log([*own.values()]), 1)
+    return float(slope), float(intercept)
+
+
+def _at(flops: dict[str, tuple[float, float]], law: JointLaw, params: float) -> float:
+    slope, intercept = flops[law.architecture]
+    return float(np.exp(intercept) * params**slope)
+
+
+def _lowest_losses(law: JointLaw, flops: dict[str, tuple[float, float]], places: np.ndarray) -> np.ndarray:
+    """Return the lowest loss over sizes for each number of FLOPs, (places,)."""
+    sizes = [point.params for point in law.points]
+    params = np.geomspace(SIZE_RANGE[0] * min(sizes), SIZE_RANGE[1] * max(sizes), N_SIZES)
+    per_token = np.array([_at(flops, law, each) for each in params])
+    losses = law.losses(params[:, None], places / per_token[:, None])
+    return losses.min(axis=0)
+
+
+def _changes(curves: dict[str, np.ndarray], places: np.ndarray) -> list[float]:
+    """Return the FLOPs at which another architecture has the lowest line."""
+    if len(curves) < 2:
+        return []
+    best = np.stack([*curves.values()]).argmin(axis=0)
+    return [float(places[index + 1]) for index, (left, right) in enumerate(pairwise(best.tolist())) if left != right]

@@ -1,0 +1,38 @@
+"""The chart and the table of a ladder: results, predicted losses, and where the order changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.reporting import load_runs
+from src.reporting.plots.ladder import _changes, ladder_chart
+from src.reporting.tables.secondary import further_tables
+from tests.ladders import write_ladder
+
+
+def test_a_ladder_has_a_chart_of_predicted_losses_and_a_table_of_its_laws(tmp_path: Path) -> None:
+    runs = load_runs(write_ladder(tmp_path / "outputs"))
+    chart = ladder_chart(runs)
+    points, line, *others = chart.panels[0].traces
+    assert [trace.architecture for trace in others] == ["mamba", "mamba"] and not chart.marks, "mamba is always lower"
+    assert len(points.y[""]) == 9 and points.x[""][""] == sorted(points.x[""][""])
+    at, losses = np.array(line.x[""][""]), np.array(line.y[""])
+    assert at[-1] == pytest.approx(100 * max(points.x[""][""] + others[0].x[""][""])) and (np.diff(losses) < 0).all()
+    nearest = [losses[np.abs(np.log(at / x)).argmin()] for x in points.x[""][""]]
+    assert all(low <= loss + 0.02 for low, loss in zip(nearest, points.y[""], strict=True)), "the best size is no worse"
+    (table,) = [each.table for each in further_tables(runs) if each.title == "Laws of size and budget"]
+    assert [row[0] for row in table.rows] == ["dense", "mamba"] and table.rows[0][5].endswith("%")
+
+
+def test_runs_of_one_size_have_neither(four) -> None:
+    runs = load_runs(four.sweep)
+    assert ladder_chart(runs).is_empty
+    assert "Laws of size and budget" not in [each.title for each in further_tables(runs)]
+
+
+def test_the_order_changes_where_the_lines_cross() -> None:
+    places = np.geomspace(1, 100, 5)
+    curves = {"dense": np.array([3.0, 2.0, 1.9, 1.8, 1.7]), "mamba": np.array([4.0, 3.0, 1.5, 1.4, 1.9])}
+    assert _changes(curves, places) == pytest.approx([places[2], places[4]])
+    assert _changes({"dense": curves["dense"]}, places) == []
