@@ -169,7 +169,7 @@ def _laws(runs: pd.DataFrame) -> Titled:
     names = ("architecture", "E", "alpha", "beta", "points", "missed by")
     note = (
         "Bits per byte = E + A / N^alpha + B / D^beta, with N active parameters without embeddings and D tokens. "
-        "missed by: the error at the largest size of a law that was fitted without it. python -m src.advise uses these laws."
+        "missed by: the error at the largest size of a law that was fitted without it. src.advise uses these laws."
     )
     return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)
 
