@@ -337,6 +337,11 @@ def _check_batches(config: TrainConfig) -> None:
             f"{training.global_batch_size}; for example {near}"
         )
     processes = read_rank_info().size
+    if processes > 1 and training.memory != "full":
+        raise UserError(
+            f"training.memory={training.memory}: is for a single process; under torchrun leave it out, and set "
+            "runtime.parallel=shard to divide weights and optimizer state among the processes"
+        )
     at_once = processes * size
     if training.global_batch_size % at_once:
         raise UserError(

@@ -95,6 +95,7 @@ SPEED_KEYS: tuple[str, ...] = (
     "training.micro_batch_size",
     "runtime.device",
     "processes",
+    "runtime.parallel",
     "runtime.threads",
     "host_shared",
 )

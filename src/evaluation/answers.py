@@ -29,10 +29,12 @@ class AnswerScores(NamedTuple):
 def score_answers(model: LanguageModel, held_out: HeldOutSet, *, device: Device) -> AnswerScores:
     """Score the answers of a held-out set; several processes share its examples and return the same."""
     rows, group = rows_of(held_out.examples), device.process_group
-    own = range(group.rank, len(rows), group.size)
+    own = group.rows_of(len(rows))
     found = torch.zeros(2, len(rows), held_out.length, dtype=torch.float32)
-    nats, hits = predict_targets(model, rows[list(own)], device=device)
-    found[0, list(own)], found[1, list(own)] = torch.from_numpy(nats).float(), torch.from_numpy(hits).float()
+    nats, hits = predict_targets(model, rows[own], device=device)
+    found[0, own], found[1, own] = torch.from_numpy(nats).float(), torch.from_numpy(hits).float()
+    if not group.is_rank_zero:
+        found[:, :1] = 0  # rank 0 has it
     group.all_reduce_sum([found])
     asked = held_out.examples.targets >= 0
     nats, hits = found.double().numpy()[:, asked]

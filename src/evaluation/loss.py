@@ -39,7 +39,7 @@ def evaluate_windows(
     was_training = model.training
     model.eval()
     losses, process_group = torch.zeros(len(windows)), device.process_group
-    own = range(process_group.rank, len(windows), process_group.size)
+    own = process_group.rows_of(len(windows))
     for start in range(0, len(own), batch_size):
         indices = own[start : start + batch_size]
         batch = device.tensor(windows[indices])
@@ -47,7 +47,9 @@ def evaluate_windows(
         with device.autocast():
             output = model(inputs, documents=document_ids(inputs, eot_id))
             nats = token_loss(model, output, batch[:, 1:], reduction="none")
-        losses[list(indices)] = nats.view(len(batch), -1).sum(dim=1).cpu()
+        losses[indices] = nats.view(len(batch), -1).sum(dim=1).cpu()
+    if not process_group.is_rank_zero:
+        losses[:1] = 0  # rank 0 has it
     process_group.all_reduce_sum([losses])
     model.train(was_training)
     return text_loss(float(losses.double().sum()), windows, byte_lengths)

@@ -203,7 +203,7 @@ class LanguageModel(nn.Module):
     def residual_step(
         self,
         norm: nn.Module,
-        block: nn.Module,
+        block: Callable[..., BlockOutput],
         x: Tensor,
         cache: Any,
         documents: Tensor | None,
@@ -262,8 +262,14 @@ class LanguageModel(nn.Module):
         A router's is not one of them, since the choice of experts is not to depend on rounding.
         """
         layers = self.blocks.named_modules(prefix="blocks")
-        found = {Linear: ("weight",), MoE: ("w_in", "w_out")}
-        return {f"{name}.{weight}" for name, module in layers for weight in found.get(type(module), ())}
+        found = ((Linear, ("weight",)), (MoE, ("w_in", "w_out")))
+        return {
+            f"{name}.{weight}"
+            for name, module in layers
+            for kind, weights in found
+            if isinstance(module, kind)  # the type of a module in shards is a subclass
+            for weight in weights
+        }
 
     def no_decay(self) -> set[str]:
         """Return the names of parameters without weight decay: norms, biases, embeddings, and those that blocks add."""

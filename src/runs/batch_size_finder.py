@@ -3,7 +3,7 @@
 Each candidate trains some steps. The estimate (`src/model/cost`) covers tensors only: a process takes 1.3 to 2.1 times
 as much with Linux's CPU allocator, and other programs use memory too. A trial runs in a subprocess, because out of
 memory on a CPU raises no error: the kernel kills the process. The micro batch changes results by rounding only, so the
-run's name is hashed with `auto`.
+run's name is hashed with `auto`. A model in shards has no trial, as a single process may not hold it.
 """
 
 import time
@@ -46,6 +46,9 @@ def find_micro_batch_size(
     is_bound = device.precision != "fp32" or (device.kind == "cpu" and "mamba" in spec.blocks)
     estimate_budget = budget * (2 if is_bound else 1) - PROCESS_BYTES
     largest = max(1, largest_by_estimate(config, spec, estimate_budget))
+    if device.is_sharded:
+        log_info(f"training.micro_batch_size=auto: {largest} of {rows} sequences at a time, by the estimate alone")
+        return largest
     peaks: dict[int, int | None] = {}
 
     def fits(size: int) -> bool:

@@ -1,11 +1,13 @@
 """Evaluate the last checkpoint of each finished stage of a run: evaluation.json.
 
 A run ends with it, and `python -m src.evaluate` repeats it, also with other settings. The text is the test split, on
-which nothing is selected. Stages with an evaluation under the same settings are skipped.
+which nothing is selected. Stages with an evaluation under the same settings are skipped. Several processes share the
+measurements; each has the whole model.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -30,7 +32,6 @@ from src.runs.summary import read_summary
 from src.runs.task_evaluation import evaluate_task
 from src.runtime.atomic_files import finite_or_none, write_json
 from src.runtime.device import Device
-from src.runtime.distributed import SINGLE_PROCESS
 from src.runtime.log import LogFunction
 from src.runtime.records import child_path, find_record, write_record
 from src.training.checkpoint import has_checkpoint, load_weights, read_checkpoint
@@ -115,16 +116,16 @@ def evaluate_run(
     raise_if_stopped: called between measurements, to raise Interrupted. rerun: repeat existing evaluations.
     Raises: UserError if no stage is finished.
     """
-    device = replace(device, process_group=SINGLE_PROCESS)
-    path, result = folder / EVALUATION, _empty_evaluation(config)
-    known = {} if rerun else _known_stages(path, result, log_info)
-    for name in finished_stages(config, folder):
+    path, process_group = folder / EVALUATION, device.process_group
+    result = _empty_evaluation(config)
+    known = process_group.on_rank_zero(lambda: {} if rerun else _known_stages(path, result, log_info))
+    for name in process_group.on_rank_zero(lambda: finished_stages(config, folder)):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
         weights = info.sha256["model.safetensors"]
         if name in known and known[name]["weights_sha256"] == weights:
             result["stages"][name] = known[name]
             continue
-        raise_if_stopped()
+        process_group.map(lambda _: raise_if_stopped(), range(process_group.size))
         log_info(f"Evaluating the {name} stage")
         model = build_model(info.spec, seed=0)
         load_weights(info, model)
@@ -132,9 +133,11 @@ def evaluate_run(
         if isinstance(data, PreparedData):
             entry = _evaluate_text(config, data, folder, name, device, model, log_info, raise_if_stopped)
         else:
-            entry = evaluate_task(config, data, device, model, raise_if_stopped) | {"samples": []}
+            # The processes share each set of examples, so all of them have to stop at the same one.
+            check = raise_if_stopped if process_group.size == 1 else lambda: None
+            entry = evaluate_task(config, data, device, model, check) | {"samples": []}
         result["stages"][name] = {"weights_sha256": weights, **entry}
-        write_record(path, result)
+        process_group.on_rank_zero(lambda: write_record(path, result))
     return result
 
 
@@ -150,14 +153,13 @@ def _evaluate_text(
 ) -> dict[str, Any]:
     """Return the measurements of a stage on text, and write its generated scripts."""
     tokenizer = load_tokenizer(folder / "tokenizer.json")
+    samples_file = child_path(folder / "samples", name, ".json")
+    samples = find_record(samples_file, list[Sample], "going on without these samples", log_info) or []
     evaluator = _StageEvaluator(config, data, device, tokenizer, model, raise_if_stopped)
-    entry, scripts = evaluator.evaluate(config.stage.stages[name])
+    entry, scripts = evaluator.evaluate(config.stage.stages[name], [sample["text"] for sample in samples])
     if entry["test"][entry["corpus"]] is None:
         log_info(f"The test split of {entry['corpus']} does not fill a window: only its validation loss is reported")
-    file = child_path(folder / "samples", name, ".json")
-    samples = find_record(file, list[Sample], "going on without these samples", log_info) or []
-    entry["samples"] = evaluator.memorized([sample["text"] for sample in samples])
-    if scripts:
+    if scripts and device.process_group.is_rank_zero:
         write_json(folder / "samples" / f"{name}-scripts.json", scripts)
     return entry
 
@@ -215,27 +217,39 @@ class _StageEvaluator:
         self.lengths = byte_lengths(tokenizer)
         self.masking_eot = data.eot_id if config.training.document_masking else None
 
-    def evaluate(self, stage: StageConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return the measurements of a stage, and its generated scripts."""
-        found = {corpus: self._predict(corpus) for corpus in self.data.corpora}
+    def evaluate(self, stage: StageConfig, samples: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the measurements of a stage, and its generated scripts. samples: texts generated after the stage."""
+        share = self.device.process_group.map
+        corpora = self.data.corpora
+        found = dict(zip(corpora, share(self._predict, corpora), strict=True))
+        # Only the losses of a branch are compared; probes and scripts cost more than its training.
+        is_branch = stage.branch_of is not None
+        has_probes = self.settings.probes and not is_branch
+        has_scripts = stage.corpus == "code" and bool(self.settings.scripts) and not is_branch
+        prompts = stage.prompts if has_scripts else []
+        measurements: list[Callable[[], Any]] = [
+            lambda: self._context(stage.corpus, found[stage.corpus]),
+            lambda: self.memorized(samples),
+            lambda: self._probes(stage.corpus) if has_probes else None,
+            *(partial(self._scripts, prompt) for prompt in prompts),
+        ]
+        context, memorized, probes, *by_prompt = share(lambda measure: measure(), measurements)
         entry: dict[str, Any] = {
             "corpus": stage.corpus,
             "test": {corpus: one and self._likelihood(*one[:2]) for corpus, one in found.items()},
             "documents": {corpus: self._documents(corpus, *one[:2]) for corpus, one in found.items() if one},
             "references": self.data.references(stage.corpus, "test"),
-            **self._context(stage.corpus, found[stage.corpus]),
+            **context,
         }
-        # Only the losses of a branch are compared; probes and scripts cost more than its training.
-        is_branch = stage.branch_of is not None
-        if self.settings.probes and not is_branch:
-            self.raise_if_stopped()
-            entry["probes"] = self._probes(stage.corpus)
-        scripts: list[dict[str, Any]] = []
-        if stage.corpus == "code" and self.settings.scripts and not is_branch:
-            scripts = self._scripts(stage)
+        if has_probes:
+            entry["probes"] = probes
+        scripts = [script for one in by_prompt for script in one]
+        if has_scripts:
+            self._add_memorized(scripts)
             entry["scripts"] = _summarize(scripts)
             for script in scripts:
                 del script["tokens"]
+        entry["samples"] = memorized
         return entry, scripts
 
     def _windows(self, corpus: str, length: int, n: int) -> np.ndarray | None:
@@ -286,6 +300,7 @@ class _StageEvaluator:
         return min(length, self.model.spec.learned_positions or length)
 
     def _probes(self, corpus: str) -> dict[str, Any]:
+        self.raise_if_stopped()
         return measure_probes(
             self.model,
             frequent_tokens(self.data.tokens(corpus, "train"), self.data.eot_id),
@@ -301,27 +316,29 @@ class _StageEvaluator:
         found = [memorized_shares(tokens, self.data.tokens(corpus, "train")) for corpus in self.data.corpora]
         return [round(max(shares), 6) for shares in zip(*found, strict=True)]
 
-    def _scripts(self, stage: StageConfig) -> list[dict[str, Any]]:
-        """Generate scripts from the stage's prompts and check them."""
+    def _scripts(self, prompt: str) -> list[dict[str, Any]]:
+        """Generate scripts from a prompt and check them."""
+        self.raise_if_stopped()
         scripts: list[dict[str, Any]] = []
-        for prompt in stage.prompts:
-            self.raise_if_stopped()
-            start = [self.data.eot_id, *encode(self.tokenizer, prompt)]
-            wanted = self.settings.script_tokens or max(1, self.training.seq_len - len(start))
-            length = self._longest(len(start) + wanted) - len(start)
-            sampling = SamplingConfig(length, self.samples.temperature, self.samples.top_k, self.samples.seed)
-            texts = generate_batch(self.model, start, sampling, self.settings.scripts, stop=self.data.eot_id)
-            for index, tokens in enumerate(texts):
-                text, finished = prompt + self.tokenizer.decode(tokens), len(tokens) < length
-                shown = text if finished else drop_partial_line(text)
-                scripts.append(
-                    {"prompt": prompt, "seed": sampling.seed + index, "text": text, "finished": finished}
-                    | {"lines": len(shown.splitlines()), **asdict(check_script(shown)), "tokens": tokens}
-                )
+        start = [self.data.eot_id, *encode(self.tokenizer, prompt)]
+        wanted = self.settings.script_tokens or max(1, self.training.seq_len - len(start))
+        length = self._longest(len(start) + wanted) - len(start)
+        sampling = SamplingConfig(length, self.samples.temperature, self.samples.top_k, self.samples.seed)
+        texts = generate_batch(self.model, start, sampling, self.settings.scripts, stop=self.data.eot_id)
+        for index, tokens in enumerate(texts):
+            text, finished = prompt + self.tokenizer.decode(tokens), len(tokens) < length
+            shown = text if finished else drop_partial_line(text)
+            scripts.append(
+                {"prompt": prompt, "seed": sampling.seed + index, "text": text, "finished": finished}
+                | {"lines": len(shown.splitlines()), **asdict(check_script(shown)), "tokens": tokens}
+            )
+        return scripts
+
+    def _add_memorized(self, scripts: list[dict[str, Any]]) -> None:
+        """Add to each script the share of its tokens that are in the training text."""
         shares = memorized_shares([script["tokens"] for script in scripts], self.data.tokens("code", "train"))
         for script, share in zip(scripts, shares, strict=True):
             script["memorised"] = round(share, 6)
-        return scripts
 
 
 def _summarize(scripts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -172,7 +172,9 @@ def make_plan(
             tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
         )
     config = with_search_differences(config, data, init)
-    weights = file_sha256(init.folder / "model.safetensors") if init else None
+    weights = None
+    if init is not None:
+        weights = file_sha256(init.folder / "model.safetensors") if init.is_whole else init.weights_sha256
     folder = Path(config.output_root).expanduser() / "runs" / run_name(config, data.fingerprint, weights)
     check_machine(config, folder)
     return Plan(config, data, init, folder)

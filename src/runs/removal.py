@@ -2,7 +2,8 @@
 
 What reads a checkpoint of a finished run: `generate` and `export` the weights of `best` of the last stage, `evaluate`
 those of `last` of every stage, `init_from` those of `last` of the last stage or of a checkpoint that it names. Only a
-run that is resumed within a stage reads `last/state.pt`, the optimizer's state, and a finished run is never resumed.
+run that is resumed within a stage reads `last/state.pt` and shards beside it, the optimizer's state, and a finished run
+is never resumed.
 A trial of a search for learning rates counts by its summary.json alone.
 
 Everything is checked before anything is removed.
@@ -33,7 +34,7 @@ from src.runtime.records import is_plain_name
 from src.runtime.run_lock import acquire_run_lock, remove_run
 
 Log = Callable[[str], object]
-STATE = "state.pt"
+STATE, SHARDS = "state.pt", "shard-*.safetensors"
 
 
 def remove_runs(names: Sequence[str], root: Path, *, is_forced: bool, is_confirmed: bool, log: Log) -> None:
@@ -143,7 +144,8 @@ def _plan_pruning(folder: Path, summary: Summary, *, is_trial: bool) -> Pruning 
             return None
         return Pruning(folder, [checkpoints], "all checkpoints of this trial", folder_bytes(checkpoints))
     stages = [name for name in summary["stages"] if is_plain_name(name) and _is_prunable(checkpoints / name / "last")]
-    paths = [checkpoints / name / "last" / STATE for name in stages]
+    folders = [checkpoints / name / "last" for name in stages]
+    paths = [path for folder in folders for path in (folder / STATE, *sorted(folder.glob(SHARDS)))]
     what = f"optimizer state of stage{'s' * (len(stages) > 1)} {', '.join(stages)}"
     return Pruning(folder, paths, what, sum(map(folder_bytes, paths))) if paths else None
 

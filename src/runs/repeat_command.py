@@ -83,7 +83,7 @@ def repeat_command(folder: Path) -> str | None:
         with suppress(UserError):
             info = find_checkpoint(Path(config.init_from).expanduser().resolve(), "last")
             weights, source = (
-                info.sha256.get("model.safetensors"),
+                info.weights_sha256,
                 read_run_config(info.folder.parents[2] / "config.yaml"),
             )
         if source is None:
@@ -125,7 +125,13 @@ def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
         dict.fromkeys([training.micro_batch_size, "auto"]),
     ):
         given = replace(
-            runtime, device=device, precision=precision, threads=threads, attention=attention, compile=compile_
+            runtime,
+            device=device,
+            precision=precision,
+            threads=threads,
+            attention=attention,
+            compile=compile_,
+            parallel=RuntimeConfig.parallel,
         )
         yield replace(config, runtime=given, training=replace(training, micro_batch_size=micro, measured_steps=None))
 
@@ -142,7 +148,9 @@ def explicit_command(config: TrainConfig, data: Data, init_run: Path | None, n_p
         name = text.get("tokenizer.name", config.tokenizer.name)
         config = replace(config, tokenizer=replace(config.tokenizer, name=name))
     # The kernel is chosen when the model is there, after this command is written, so a resumed run alone knows it.
-    config = replace(config, learning_rates=[], runtime=replace(config.runtime, attention=RuntimeConfig.attention))
+    parallel = RuntimeConfig.parallel if n_processes == 1 else config.runtime.parallel
+    runtime = replace(config.runtime, attention=RuntimeConfig.attention, parallel=parallel)
+    config = replace(config, learning_rates=[], runtime=runtime)
     source = read_run_config(init_run / "config.yaml") if init_run else None
     overrides = _overrides(config, source, text)
     program = "python" if n_processes == 1 else f"torchrun --nproc-per-node={n_processes}"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from src.config.formatting import show_bytes
 from src.config.schema import ModelSpec, TrainConfig, UserError
+from src.model.blocks import kind_of
+from src.model.blocks.kind import BYTES_PER_FLOAT
 from src.model.cost.memory_estimate import Memory, checkpoint_bytes, divisors, training_memory
 from src.runtime.host import (
     PROCESS_BYTES,
@@ -25,7 +27,7 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
         return
     n_processes = read_rank_info().local_size
     available = machine_bytes() // n_processes - PROCESS_BYTES
-    config = resolve_micro_batch(config, spec, available)
+    config = resolve_micro_batch(resolve_parallel(config, spec, available), spec, available)
     needed = memory_needed(config, spec).total
     if needed > available:
         each = f" for each of {n_processes} processes" if n_processes > 1 else ""
@@ -40,6 +42,15 @@ def resolve_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: i
     if config.training.micro_batch_size != "auto":
         return config
     return with_micro_batch(config, max(1, largest_by_estimate(config, spec, available_bytes)))
+
+
+def resolve_parallel(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
+    """Replace `runtime.parallel=auto`: by `shard` if the whole model does not fit each process, by the estimate."""
+    if config.runtime.parallel != "auto":
+        return config
+    trial = with_micro_batch(config, 1) if config.training.micro_batch_size == "auto" else config
+    fits = read_rank_info().size == 1 or memory_needed(trial, spec).total <= available_bytes
+    return replace(config, runtime=replace(config.runtime, parallel="replicate" if fits else "shard"))
 
 
 def with_micro_batch(config: TrainConfig, size: int | str) -> TrainConfig:
@@ -73,7 +84,7 @@ def largest_by_estimate(
 def leanest_memory(config: TrainConfig) -> str:
     """Return the value of `training.memory` with the fewest bytes that the other settings permit."""
     is_allowed = config.optimizer.name == "adamw" and config.runtime.precision != "fp16"
-    return "lean" if is_allowed else config.training.memory
+    return "lean" if is_allowed and read_rank_info().size == 1 else config.training.memory
 
 
 def precision_of(config: TrainConfig) -> str:
@@ -83,12 +94,12 @@ def precision_of(config: TrainConfig) -> str:
 
 def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
     """Estimate the memory of a training step."""
-    training, runtime = config.training, config.runtime
-    return training_memory(
+    training, runtime, n_processes = config.training, config.runtime, read_rank_info().size
+    needed = training_memory(
         spec,
         seq_len=training.seq_len,
         micro_batch_size=training.micro_batch,
-        accumulate=training.global_batch_size // read_rank_info().size > training.micro_batch,
+        accumulate=training.global_batch_size // n_processes > training.micro_batch,
         activation_checkpointing=runtime.activation_checkpointing,
         precision=precision_of(config),
         document_masking=training.document_masking,
@@ -96,12 +107,36 @@ def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
         memory=training.memory,
         math_attention=has_math_attention(runtime.device),
     )
+    return needed if runtime.parallel != "shard" else divide_memory(needed, spec, n_processes)
+
+
+def divide_memory(needed: Memory, spec: ModelSpec, n_processes: int) -> Memory:
+    """Return the memory of each process if the model is in shards.
+
+    Besides its shards, a process has the whole weights of the root unit, of the current block and of the next one, and
+    the gradients of one unit before they are summed.
+    """
+    if n_processes == 1:
+        return needed
+    block = max(kind_of(kind).cost(spec, 1).params for kind in spec.blocks)
+    root = (1 if spec.tie_embeddings else 2) * spec.vocab_size * spec.d_model
+    return replace(
+        needed,
+        weights=needed.weights // n_processes,
+        gradients=needed.gradients // n_processes,
+        optimizer=needed.optimizer // n_processes,
+        workspace=needed.workspace + BYTES_PER_FLOAT * (root + 2 * block + max(root, block)),
+    )
 
 
 def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> str:
     """Suggest up to three changes of settings with which training fits, the smallest first."""
     training, runtime = config.training, config.runtime
-    found: list[str] = []
+    in_shards = replace(config, runtime=replace(runtime, parallel="shard"))
+    is_remedy = runtime.parallel != "shard" and read_rank_info().size > 1
+    found: list[str] = (
+        ["runtime.parallel=shard"] if is_remedy and memory_needed(in_shards, spec).total <= available_bytes else []
+    )
     shorter = [length for length in (training.seq_len >> shift for shift in range(1, 8)) if length >= 64]
     plain, own, lean = runtime.activation_checkpointing, training.memory, leanest_memory(config)
     for seq_len, recompute, memory in [

@@ -1,6 +1,7 @@
 """The name of a run, with a hash of all settings and data that determine its result."""
 
 from dataclasses import asdict, fields, is_dataclass
+from typing import Any, cast
 
 from src.config.renamed import earlier_key, rename_keys
 from src.config.schema import TrainConfig
@@ -33,6 +34,7 @@ def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None
         key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for key, value in own.items()
     }
+    cast("dict[str, Any]", values["runtime"]).pop("parallel")  # it may change when a run is resumed
     deciding = [rename_keys(values, earlier_key), data_fingerprint, init_sha256]
     parts = (config.architecture.name, config.size.name, config.stage.name, f"s{config.seed}", short_hash(deciding))
     return "-".join(parts)

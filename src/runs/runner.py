@@ -22,23 +22,24 @@ from src.model.language_model import LanguageModel
 from src.model.size_matching import match_config
 from src.runs.batch_size_finder import find_micro_batch_size
 from src.runs.final_evaluation import evaluate_run
+from src.runs.model_placement import place_model, write_config
 from src.runs.repeat_command import explicit_command
-from src.runs.resource_check import out_of_memory_message, with_micro_batch
+from src.runs.resource_check import out_of_memory_message, resolve_parallel, with_micro_batch
 from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
 from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
 from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries, write_bytes, write_yaml
-from src.runtime.device import Device, check_reductions, is_nondeterministic, is_out_of_memory, open_device
+from src.runtime.device import check_reductions, is_nondeterministic, is_out_of_memory, open_device
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankFailure
 from src.runtime.errors import first_line
+from src.runtime.host import PROCESS_BYTES
 from src.runtime.log import LogFunction, open_log
 from src.runtime.precision import slow_precision_warning
 from src.runtime.run_lock import acquire_run_lock, report_disk_errors
 from src.runtime.signals import Interrupted, StopRequest, handle_stop_signals
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
-from src.training.attention_kernel import FLEX, SDPA, choose_kernel
 from src.training.checkpoint import CheckpointInfo, load_weights, read_checkpoint
-from src.training.compilation import Batch, CompilationError, Forward, compile_and_check, compile_if_faster
+from src.training.compilation import Forward
 from src.training.optimizers import prepare_weights
 
 
@@ -119,20 +120,8 @@ def _prepare_run(
     log_info: LogFunction,
 ) -> Run:
     """Resolve `auto`, write config.yaml and the first summary, and return the state of the run."""
-    if process_group.is_rank_zero:
-        remove_stale_temporaries(folder.parent, folder.name)
-        for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
-            remove_leftovers(place)
-        _check_same_data(folder, data)
-        config, device = _resolve_settings(config, folder, process_group, stop, log_info)
-        _write_config(config, folder)
-        for name in ("tokenizer.json", TOKENIZER_CONFIG):
-            if isinstance(data, PreparedData) and not (folder / name).exists():
-                write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
-        process_group.broadcast(config)
-    else:
-        config = process_group.broadcast(config)
-        device = open_device(config.runtime, process_group)
+    config = process_group.on_rank_zero(lambda: _prepare_folder(config, data, folder, process_group, stop, log_info))
+    device = open_device(config.runtime, process_group)
     log_info(device.describe())
     if slow := slow_precision_warning(device):
         log_info(slow)
@@ -144,10 +133,7 @@ def _prepare_run(
         f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
         f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
     )
-    summary = process_group.broadcast(
-        start_summary(config, data, folder, device, match, cost, init) if process_group.is_rank_zero else None
-    )
-    assert summary is not None, "rank 0 has broadcast it"
+    summary = process_group.on_rank_zero(lambda: start_summary(config, data, folder, device, match, cost, init))
     if process_group.is_rank_zero:
         init_run = init.folder.parents[2] if init else None
         summary["command"] = explicit_command(config, data, init_run, process_group.size)
@@ -156,6 +142,27 @@ def _prepare_run(
     run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, is_held)
     run.write_summary()
     return run
+
+
+def _prepare_folder(
+    config: TrainConfig,
+    data: Data,
+    folder: Path,
+    process_group: ProcessGroup,
+    stop: StopRequest,
+    log_info: LogFunction,
+) -> TrainConfig:
+    """Remove what killed processes left, write config.yaml and the tokenizer, and return the resolved settings."""
+    remove_stale_temporaries(folder.parent, folder.name)
+    for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
+        remove_leftovers(place)
+    _check_same_data(folder, data)
+    config = _resolve_settings(config, folder, process_group, stop, log_info)
+    _write_config(config, folder)
+    for name in ("tokenizer.json", TOKENIZER_CONFIG):
+        if isinstance(data, PreparedData) and not (folder / name).exists():
+            write_bytes(folder / name, data.tokenizer_path.with_name(name).read_bytes())
+    return config
 
 
 def _check_same_data(folder: Path, data: Data) -> None:
@@ -171,8 +178,10 @@ def _check_same_data(folder: Path, data: Data) -> None:
 
 def _resolve_settings(
     config: TrainConfig, folder: Path, process_group: ProcessGroup, stop: StopRequest, log_info: LogFunction
-) -> tuple[TrainConfig, Device]:
+) -> TrainConfig:
     """Resolve device, precision, threads and micro batch, or read them from config.yaml of a resumed run.
+
+    What each process holds of the model may change when a run is resumed.
 
     Raises:
         UserError: the device is missing, or not even one sequence fits it.
@@ -187,6 +196,7 @@ def _resolve_settings(
             config = with_micro_batch(config, before.training.micro_batch_size)
         else:  # another part of the batch and of the cores
             known.threads = config.runtime.threads
+        known.parallel = config.runtime.parallel
         config = replace(config, runtime=known)
     try:
         device = open_device(config.runtime, process_group)
@@ -196,11 +206,17 @@ def _resolve_settings(
         raise UserError(f"{folder}: begun elsewhere, go on there or start over with rerun=true ({error})") from None
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
     config = replace(config, runtime=runtime)
+    config = resolve_parallel(
+        config,
+        match_config(config).spec,
+        device.capacity_bytes() // (process_group.local_size if device.kind == "cpu" else 1) - PROCESS_BYTES,
+    )
+    device = replace(device, parallel=config.runtime.parallel)
     if config.training.micro_batch_size == "auto":
         size = find_micro_batch_size(config, match_config(config).spec, device, stop, log_info)
         config = with_micro_batch(config, size)
     check_reductions(device, config.training.micro_batch * config.training.seq_len)
-    return config, device
+    return config
 
 
 def _write_config(config: TrainConfig, folder: Path) -> None:
@@ -210,9 +226,10 @@ def _write_config(config: TrainConfig, folder: Path) -> None:
 def _train_within_memory(run: Run, init: CheckpointInfo | None) -> None:
     """Train and evaluate. Raises: UserError with settings that fit if memory runs out."""
     try:
-        _train_all(run, init)
-        if run.is_rank_zero and run.config.evaluation.enabled:
-            run.check_folder_exists()
+        with run.process_group.detect_rank_failure():
+            _train_all(run, init)
+        if run.config.evaluation.enabled:
+            run.process_group.on_rank_zero(run.check_folder_exists)
             evaluate_run(
                 run.config,
                 run.data,
@@ -238,13 +255,11 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
     prepare_weights(model, run.config.training.memory)
     model.activation_checkpointing = run.config.runtime.activation_checkpointing
     if init is not None:
-        load_weights(init, model)
+        load_weights(init, model, run.process_group)
         run.log_info(
             f"Weights: {init.folder} ({init.run}, after {init.progress.step} steps of stage {init.progress.stage})"
         )
-    model.to(run.device.kind)
-    _choose_attention(run, model)
-    forward = _compile_model(run, model) if run.config.runtime.compile else model
+    forward = place_model(run, model)
     if run.is_rank_zero:
         shown = asdict(run.config) | {"contract": run.summary["contract"]}
         run.tracker = build_tracker(run.config.tracking, run.folder, shown, run.log_info)
@@ -255,67 +270,24 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
             raise Interrupted(stop_signal)  # between stages everything is saved
         if name in run.summary["stages"]:
             info = read_checkpoint(run.folder / "checkpoints" / name / "last")
-            load_weights(info, model)
+            load_weights(info, model, run.process_group)
             run.check_metrics(info)
             continue
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
-        if run.is_rank_zero and run.tokenizer is not None:
+        if run.tokenizer is not None:
             entry["samples_sha256"] = write_samples(run, run.tokenizer, name, stage, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
-        run.write_summary()
-
-
-def _choose_attention(run: Run, model: LanguageModel) -> None:
-    """Choose the kernel of attention once and write it to config.yaml, which a resumed run reads."""
-    runtime = run.config.runtime
-    if runtime.attention == "auto":
-        runtime.attention = (
-            SDPA
-            if runtime.compile or runtime.deterministic
-            else choose_kernel(model, _batch(run), run.device, run.log_info)
-        )
-        if run.is_rank_zero:
-            _write_config(run.config, run.folder)
-    model.uses_flex = runtime.attention == FLEX
-
-
-def _batch(run: Run) -> Batch:
-    training = run.config.training
-    return Batch(training.micro_batch, training.seq_len, training.document_masking, training.dropout)
+        run.process_group.on_rank_zero(run.write_summary)
 
 
 def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
     """Measure once how many steps fit into `training.max_seconds`, and write it to config.yaml."""
-    config, training = run.config, run.config.training
+    training = run.config.training
     assert training.max_seconds is not None
     seconds = measure_step(run, model, forward, budget_s=min(30.0, max(1.0, 0.02 * training.max_seconds)))
     training.measured_steps = run.device.process_group.broadcast(max(1, int(training.max_seconds / seconds)))
     run.log_info(f"Budget: {training.max_seconds:g} s a stage, {training.measured_steps} steps of {seconds:.3f} s")
     if run.is_rank_zero:
-        _write_config(config, run.folder)
-
-
-def _compile_model(run: Run, model: LanguageModel) -> Forward:
-    """Return the compiled model, or the model if compilation fails or is not faster; a resumed run keeps its choice.
-
-    Raises: UserError if a resumed run was compiled and cannot be here.
-    """
-    batch = _batch(run)
-    if any((run.folder / "checkpoints").glob("*/last")):
-        try:
-            return compile_and_check(model, batch, run.device)
-        except CompilationError as error:
-            raise UserError(
-                f"{run.folder}: begun with runtime.compile=true, which fails here ({error}); go on where it works or "
-                "start over with rerun=true"
-            ) from error
-    forward = compile_if_faster(model, batch, run.device, run.log_info)
-    if forward is None:
-        run.config.runtime.compile = False
-        run.summary["contract"]["runtime.compile"] = False
-        if run.is_rank_zero:
-            _write_config(run.config, run.folder)
-            run.write_summary()
-    return forward or model
+        write_config(run)

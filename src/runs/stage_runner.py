@@ -24,6 +24,7 @@ from src.model.size_matching import Match
 from src.runs.summary import FILE, Summary
 from src.runtime.atomic_files import file_sha256, finite_or_none, write_json
 from src.runtime.device import Device
+from src.runtime.distributed import ProcessGroup
 from src.runtime.log import LogFunction
 from src.runtime.records import MetricsDigest, write_record
 from src.runtime.run_lock import run_removed_error
@@ -35,6 +36,7 @@ from src.training.checkpoint import (
     CheckpointInfo,
     Progress,
     has_checkpoint,
+    load_sharded_optimizer,
     load_state,
     load_weights,
     read_checkpoint,
@@ -43,6 +45,8 @@ from src.training.checkpoint import (
 from src.training.compilation import Forward
 from src.training.loop import Diverged, Hooks, Validation, fit
 from src.training.optimizers import build_optimizer
+from src.training.parallel import gather_model, release_weights
+from src.training.sharded_files import optimizer_tensors, weight_tensors
 from src.training.stage_budget import StagePlan, plan_stage, stage_schedule
 from src.training.train_step import TrainState, train_step
 
@@ -71,9 +75,14 @@ class Run:
     """Whether rows of metrics were found missing or changed."""
 
     @property
+    def process_group(self) -> ProcessGroup:
+        """The processes that train the run."""
+        return self.device.process_group
+
+    @property
     def is_rank_zero(self) -> bool:
         """Whether this process writes files and logs."""
-        return self.device.process_group.is_rank_zero
+        return self.process_group.is_rank_zero
 
     def begin_state(self, stage: str, model: LanguageModel, forward: Forward) -> TrainState:
         """Create the state of a new stage, with a new optimizer."""
@@ -191,7 +200,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
     loader = build_loader(run.data, first, config.training.seq_len, config.order_seed, config.training.sampling)
     state = run.begin_state("measuring", model, forward)
     size = config.training.global_batch_size
-    rows = run.device.process_group.rank_slice(size)
+    rows = run.process_group.rank_slice(size)
     model.train()
 
     def step() -> None:
@@ -206,7 +215,7 @@ def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: flo
             embedding_dropout=config.training.embedding_dropout,
         )
 
-    is_single = run.device.process_group.size == 1  # several processes have to take the same number of steps
+    is_single = run.process_group.size == 1  # several processes have to take the same number of steps
     (seconds,) = median_times([step], run.device, budget_s if is_single else 0.0)
     model.load_state_dict(before)
     return seconds
@@ -233,7 +242,9 @@ class StageHooks:
 
     def evaluate(self) -> Validation:
         """Return loss and bits per byte on the stage's corpus, or loss and accuracy on a task."""
-        return self._evaluate_text(self.run.tokenizer) if self.run.tokenizer else self._evaluate_task()
+        found = self._evaluate_text(self.run.tokenizer) if self.run.tokenizer else self._evaluate_task()
+        release_weights(self.state.model)
+        return found
 
     def _evaluate_task(self) -> Validation:
         scores = [score_answers(self.state.model, each, device=self.run.device) for each in self.held_out]
@@ -270,8 +281,10 @@ class StageHooks:
 
     def log(self, row: dict[str, Any]) -> None:
         """Write a row of metrics."""
-        if self.run.metrics is None:
-            return
+        self.run.process_group.on_rank_zero(lambda: self._write_row(row))
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        assert self.run.metrics is not None, "rank 0 has them"
         self.run.check_folder_exists()
         if "val/loss" in row:
             row = row | self.other_losses
@@ -281,39 +294,45 @@ class StageHooks:
 
     def save(self, kind: str) -> None:
         """Save a checkpoint, `best` or `last`."""
-        if self.run.is_rank_zero:
-            state = self.state.state_dict() if kind == "last" else None
-            self._save(
-                kind, self.state.progress, state, self.run.metrics_digest(self.plan.name, self.state.progress.step)
-            )
+        self._save(kind, self.state.progress, self.run.metrics_digest(self.plan.name, self.state.progress.step))
 
     def begin_branch(self, name: str) -> None:
         """Save the current state as the checkpoint `last` of a branch, which starts from it.
 
         It has no digest of metrics.jsonl, since rows of other stages precede those of the branch.
         """
-        if self.run.is_rank_zero:
-            state, progress = self.state.state_dict(), self.state.progress.branch(name)
-            self._save("last", progress, state | {"progress": asdict(progress)}, None)
+        self._save("last", self.state.progress.branch(name), None)
 
-    def _save(self, kind: str, progress: Progress, state: dict[str, Any] | None, metrics: MetricsDigest | None) -> None:
-        self.run.check_folder_exists()
+    def _save(self, kind: str, progress: Progress, metrics: MetricsDigest | None) -> None:
+        self.run.process_group.on_rank_zero(self.run.check_folder_exists)
+        model, optimizer, is_sharded = self.state.model, self.state.optimizer, self.run.device.is_sharded
+        state, shards = None, None
+        if kind == "last":
+            state = self.state.state_dict(has_optimizer=not is_sharded) | {"progress": asdict(progress)}
+        if kind == "last" and is_sharded:
+            is_finished = progress.stage == self.plan.name and progress.step == self.plan.steps
+            shards = optimizer_tensors(model, optimizer) | ({} if is_finished else weight_tensors(model))
         save_checkpoint(
             self.run.folder / "checkpoints" / progress.stage / kind,
-            self.state.model,
+            model,
             progress,
             tokenizer_sha256=self.run.data.tokenizer_sha256,
             run=self.run.folder.name,
             state=state,
             metrics=metrics,
+            process_group=self.run.process_group,
+            shards=shards,
         )
 
 
 def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> None:
     """Restore weights, training state and metrics from the stage's last checkpoint."""
     info = read_checkpoint(run.folder / "checkpoints" / plan.name / "last")
-    load_weights(info, state.model)
-    state.restore(load_state(info))
+    load_weights(info, state.model, run.process_group)
+    saved = load_state(info)
+    if "optimizer" not in saved:
+        saved["optimizer"] = load_sharded_optimizer(info, state.model, state.optimizer, run.process_group)
+    state.restore(saved)
     step = state.progress.step
     run.rewind_metrics(plan.name, step if step > plan.first_step else step - 1)  # the first step is evaluated again
     run.check_metrics(info)
@@ -336,17 +355,24 @@ def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
 
 
 def write_samples(run: Run, tokenizer: Tokenizer, name: str, stage: StageConfig, model: LanguageModel) -> str:
-    """Generate from the stage's prompts, and return the SHA-256 of the file with the texts."""
+    """Generate from the stage's prompts, which the processes share; return the SHA-256 of the file with the texts."""
     assert isinstance(run.data, PreparedData), "only text has a tokenizer"
-    samples = []
-    for prompt in stage.prompts:
-        tokens = [run.data.eot_id, *encode(tokenizer, prompt)]
-        generated = list(generate(model, tokens, run.config.samples, stop=run.data.eot_id))
-        samples.append({"prompt": prompt, "text": prompt + tokenizer.decode(generated)})
-    run.check_folder_exists()
-    file = run.folder / "samples" / f"{name}.json"
-    write_json(file, samples)
-    if run.tracker is not None:
-        last = plan_stage(run.config, name, stage, 0).steps
-        run.tracker.log_samples(name, samples, run.global_step(name, last))
-    return file_sha256(file)
+    eot_id, model = run.data.eot_id, gather_model(model, run.device)
+
+    def sample(prompt: str) -> dict[str, str]:
+        tokens = [eot_id, *encode(tokenizer, prompt)]
+        generated = list(generate(model, tokens, run.config.samples, stop=eot_id))
+        return {"prompt": prompt, "text": prompt + tokenizer.decode(generated)}
+
+    samples = run.process_group.map(sample, stage.prompts)
+
+    def write() -> str:
+        run.check_folder_exists()
+        file = run.folder / "samples" / f"{name}.json"
+        write_json(file, samples)
+        if run.tracker is not None:
+            last = plan_stage(run.config, name, stage, 0).steps
+            run.tracker.log_samples(name, samples, run.global_step(name, last))
+        return file_sha256(file)
+
+    return run.process_group.on_rank_zero(write)

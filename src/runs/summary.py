@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FILE = "summary.json"
 REMEDY = "train the run again with rerun=true, or remove its folder"
 
-MUTABLE_KEYS = ("git_commit", "torch", "processes", "runtime.threads", "host_shared")
+MUTABLE_KEYS = ("git_commit", "torch", "processes", "runtime.threads", "runtime.parallel", "host_shared")
 """Contract keys that may differ when a run is resumed; the contract then holds both values."""
 
 

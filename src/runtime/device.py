@@ -35,11 +35,19 @@ class Device:
     """CPU threads of each process."""
     process_group: ProcessGroup = SINGLE_PROCESS
     """The processes of the run; each has its own device."""
+    parallel: str = "replicate"
+    """`runtime.parallel`: what each of several processes holds of the model."""
 
     def describe(self) -> str:
-        processes = f"{self.process_group.size} processes, " if self.process_group.size > 1 else ""
+        held = "a part of the model each" if self.is_sharded else "the whole model each"
+        processes = f"{self.process_group.size} processes with {held}, " if self.process_group.size > 1 else ""
         threads = count_of(self.threads, "CPU thread")
         return f"Device: {self.kind.upper()}, precision {self.precision}, {processes}{threads}"
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds only its part of the model."""
+        return self.parallel == "shard" and self.process_group.size > 1
 
     @property
     def has_flex_gradients(self) -> bool:
@@ -173,7 +181,7 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
     torch.set_num_threads(threads)
     if kind == "cpu":
         keep_freed_memory()
-    return Device(kind, _resolve_precision(config.precision, kind), threads, process_group)
+    return Device(kind, _resolve_precision(config.precision, kind), threads, process_group, config.parallel)
 
 
 def _set_arithmetic(config: RuntimeConfig, kind: str) -> None:

@@ -2,15 +2,14 @@
 
     torchrun --nproc-per-node 2 -m src.train ...        one process per GPU, or two on a CPU
 
-Gradients are all-reduced in flat buckets of a fixed layout after each global batch. DistributedDataParallel rebuilds
-its buckets after the first step, in the order of arrival, so a resumed run of three or more processes would sum in
-another order and not be bit-identical. The cost: communication does not overlap with computation. Every process has to
-call the same collectives in the same order, or all of them wait forever: hence `all_reduce_max` and `rank_zero_first`.
+The gradients are summed by FSDP2 (`src/training/parallel.py`); this module has the other collectives. Every process has
+to call the same collectives in the same order, or all of them wait forever. Hence what one process finds is shared
+before the others act on it: `all_reduce_max`, `rank_zero_first`, `on_rank_zero` and `map`.
 
 Imports torch only for several processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from src.config.schema import UserError
 from src.runtime.errors import first_line
 from src.runtime.host import RankInfo, read_rank_info
+from src.runtime.signals import Interrupted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(minutes=30)
 """A process that waits for longer stops with an error. NCCL's own limit, 10 minutes, is less than the first process may
 take to write a checkpoint to a slow disk."""
-BUCKET_BYTES = 32 << 20
-"""Approximate bytes of gradients in one all-reduce."""
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class RankFailure(Exception):
@@ -35,7 +34,7 @@ class RankFailure(Exception):
 
 
 class RankZeroFailed(Exception):
-    """Rank 0 has failed to start, and has reported why."""
+    """Rank 0 has failed, and has reported why."""
 
 
 class ProcessGroup(RankInfo):
@@ -51,20 +50,28 @@ class ProcessGroup(RankInfo):
         n_local = n // self.size
         return slice(self.rank * n_local, (self.rank + 1) * n_local)
 
+    def rows_of(self, n: int) -> list[int]:
+        """Return this process's rows of n, which every process has equally many of.
+
+        Every `size`-th row from its own rank on, then row 0 again where that gives fewer rows than in rank 0: models in
+        shards need as many passes in every process. The results of such rows are discarded.
+        """
+        own = [*range(self.rank, n, self.size)]
+        return own + [0] * (-(-n // self.size) - len(own))
+
     def all_reduce_sum(self, tensors: Iterable["Tensor"]) -> None:
-        """Sum each tensor over the processes, in place, bf16 in fp32; all have one device."""
+        """Sum each tensor over the processes, in place; all have one device and one type."""
         if self.size == 1:
             return
         import torch
         from torch import distributed
 
-        for bucket in _group_tensors(tensors):
-            flat = torch.cat([(t.float() if t.dtype == torch.bfloat16 else t).flatten() for t in bucket])
-            with self._detect_rank_failure():
-                distributed.all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in bucket])
-            for tensor, part in zip(bucket, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+        summed = [*tensors]
+        flat = torch.cat([tensor.flatten() for tensor in summed])
+        with self.detect_rank_failure():
+            distributed.all_reduce(flat)
+        for tensor, part in zip(summed, flat.split([tensor.numel() for tensor in summed]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def all_reduce_max(self, number: int | None) -> int | None:
         """Return the largest number of any process, so that all act on it in the same step; None if none has one."""
@@ -74,7 +81,7 @@ class ProcessGroup(RankInfo):
         from torch import distributed
 
         greatest = torch.tensor(number or 0)
-        with self._detect_rank_failure():
+        with self.detect_rank_failure():
             distributed.all_reduce(greatest, distributed.ReduceOp.MAX)
         return int(greatest) or None
 
@@ -85,7 +92,7 @@ class ProcessGroup(RankInfo):
         from torch import distributed
 
         box: list[Any] = [value]
-        with self._detect_rank_failure():
+        with self.detect_rank_failure():
             distributed.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -108,30 +115,74 @@ class ProcessGroup(RankInfo):
         self.broadcast(True)
         return result
 
+    def on_rank_zero(self, action: Callable[[], T]) -> T:
+        """Call `action` in rank 0 alone, and return its result in every process.
+
+        Raises: what `action` raises in rank 0, and RankZeroFailed in the others.
+        """
+        if not self.is_rank_zero:
+            result: tuple[T] | None = self.broadcast(None)
+            if result is None:
+                raise RankZeroFailed
+            return result[0]
+        try:
+            result = (action(),)
+        except BaseException:
+            self.broadcast(None)
+            raise
+        return self.broadcast(result)[0]
+
+    def map(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+        """Call `function` for each item, the processes in turn, and return all results in order in every process.
+
+        Raises: what `function` raises; in the processes where it does not, the same if it is Interrupted, otherwise
+            RankFailure. A UserError is raised in rank 0, and RankZeroFailed in the others.
+        """
+        if self.size == 1:
+            return [function(item) for item in items]
+        from torch import distributed
+
+        own: list[T] = []
+        error: Exception | None = None
+        try:
+            own.extend(function(item) for item in items[self.rank :: self.size])
+        except Exception as raised:
+            error = raised
+        failure = error
+        if error is not None and not isinstance(error, Interrupted | UserError):
+            failure = RankFailure(first_line(error))  # not every error can be sent
+        parts: list[Any] = [None] * self.size
+        with self.detect_rank_failure():
+            distributed.all_gather_object(parts, (own, failure))
+        failures = [other for _, other in parts if other is not None]
+        if any(isinstance(each, UserError) for each in failures) and not self.is_rank_zero:
+            raise RankZeroFailed  # rank 0 reports it
+        if error is not None or failures:
+            raise error or failures[0]
+        return [parts[index % self.size][0][index // self.size] for index in range(len(items))]
+
     @contextmanager
-    def _detect_rank_failure(self) -> Iterator[None]:
+    def detect_rank_failure(self) -> Iterator[None]:
+        """Turn the error of a collective whose other processes have ended into RankFailure."""
         try:
             yield
-        except RuntimeError as error:  # gloo, NCCL and torch's store each raise a subclass
+        except RuntimeError as error:
+            if not _is_collective_error(error):
+                raise
             raise RankFailure(
                 f"process {self.rank} of {self.size}: another process of the run has ended, so this one stops too; "
                 "the same command goes on from the last checkpoint"
             ) from error
 
 
+def _is_collective_error(error: RuntimeError) -> bool:
+    """Return whether an error is one of a collective: NCCL and torch's store raise subclasses, gloo names its file."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
 SINGLE_PROCESS = ProcessGroup()
-
-
-def _group_tensors(tensors: Iterable["Tensor"]) -> Iterator[list["Tensor"]]:
-    """Group tensors in order into buckets of about `BUCKET_BYTES`."""
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        bucket.append(tensor)
-        if sum(each.nbytes for each in bucket) >= BUCKET_BYTES:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket
 
 
 @contextmanager

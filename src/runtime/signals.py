@@ -13,8 +13,12 @@ class Interrupted(Exception):
     """A signal has stopped the run, and its progress is saved. Commands exit with 128 + the signal."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)
+        self.number = number
         self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 def stop_signal(exit_code: int) -> int | None:

@@ -3,10 +3,15 @@
 last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weights_only=True)  meta.json
 best/  model.safetensors  meta.json
 
+Of a model in shards, every process writes its part of `last` (`sharded_files.py`), with a small state.pt beside. At the
+end of a stage, the weights are in model.safetensors again, so that whoever reads a finished stage needs no shards.
+
 meta.json has the SHA-256 of the other files and of its own content, so that damage is detected before anything is
 loaded.
 """
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -30,10 +35,17 @@ from src.runtime.atomic_files import (
     replace_folder,
     write_json,
 )
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.runtime.errors import first_line, raise_os_errors
 from src.runtime.records import MetricsDigest, child_path, content_sha256, convert
+from src.training.parallel import gather_tensors, part_like
+from src.training.sharded_files import PATTERN, WEIGHTS, read_optimizer, read_shards, weight_tensors, write_shards
 
 FORMAT_VERSION = 3
+WHOLE = "model.safetensors"
+"""The weights as one file."""
+SHARD_ERRORS = OSError, SafetensorError, RuntimeError, ValueError, AssertionError, KeyError
+"""What reading a shard raises that does not fit."""
 REMEDY = "give another checkpoint, or train again with rerun=true"
 
 
@@ -91,6 +103,16 @@ class CheckpointInfo:
     metrics: MetricsDigest | None
     """The state of metrics.jsonl at that time; None in checkpoints of earlier versions."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the weights are one file."""
+        return WHOLE in self.sha256
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash of the weights: of their file, or of the hashes of the shards."""
+        return self.sha256[WHOLE] if self.is_whole else content_sha256(self.sha256)
+
 
 class Meta(TypedDict):
     """The content of meta.json."""
@@ -114,34 +136,55 @@ def save_checkpoint(
     run: str,
     state: dict[str, Any] | None = None,
     metrics: MetricsDigest | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    shards: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a checkpoint, replacing the previous one; `state` is what resuming needs besides the weights.
 
-    metrics: the state of metrics.jsonl at this time.
+    All processes of the group call it. metrics: the state of metrics.jsonl at this time. shards: tensors of which every
+    process writes its part; without weights among them, rank 0 writes the weights as one file.
 
     Raises:
         OSError: the disk is full or cannot be written to; the previous checkpoint still exists.
+        RankZeroFailed: in the other processes, if rank 0 failed.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replace_folder(folder) as temporary, raise_os_errors():
-        save_file(weights, temporary / "model.safetensors")
-        apply_umask(temporary / "model.safetensors")
+    has_weights = any(name.startswith(f"{WEIGHTS}.") for name in shards or {})
+    weights = None if has_weights else gather_tensors(model.state_dict(), process_group)
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "run": run,
+        "spec": model.spec.to_dict(),
+        # JSON has no infinite or NaN loss; `state.pt` stores it.
+        "progress": {
+            key: value if key == "stage" else finite_or_none(value) for key, value in asdict(progress).items()
+        },
+        "tokenizer_sha256": tokenizer_sha256,
+        "metrics": metrics and asdict(metrics),
+    }
+    with ExitStack() as stack:  # in rank 0, its end moves the folder into place
+        temporary = process_group.on_rank_zero(lambda: stack.enter_context(replace_folder(folder)))
+        process_group.on_rank_zero(lambda: _write_whole(temporary, weights, state))
+        if shards is not None:
+            write_shards(temporary, shards, process_group)
+        files = process_group.on_rank_zero(lambda: sorted(file.name for file in temporary.iterdir()))
+        sha256 = dict(zip(files, process_group.map(lambda name: file_sha256(temporary / name), files), strict=True))
+        meta["sha256"] = sha256
+
+        def finish() -> None:
+            write_json(temporary / "meta.json", meta | {"meta_sha256": meta_digest(meta)})
+            stack.close()
+
+        process_group.on_rank_zero(finish)
+
+
+def _write_whole(folder: Path, weights: dict[str, torch.Tensor] | None, state: dict[str, Any] | None) -> None:
+    with raise_os_errors():
+        if weights is not None:
+            save_file(weights, folder / WHOLE)
+            apply_umask(folder / WHOLE)
         if state is not None:
-            with (temporary / "state.pt").open("wb") as handle:  # torch's own writer does not report why it failed
+            with (folder / "state.pt").open("wb") as handle:  # torch's own writer does not report why it failed
                 torch.save(state, handle)
-        meta = {
-            "format_version": FORMAT_VERSION,
-            "run": run,
-            "spec": model.spec.to_dict(),
-            # JSON has no infinite or NaN loss; `state.pt` stores it.
-            "progress": {
-                key: value if key == "stage" else finite_or_none(value) for key, value in asdict(progress).items()
-            },
-            "tokenizer_sha256": tokenizer_sha256,
-            "sha256": {file.name: file_sha256(file) for file in sorted(temporary.iterdir())},
-            "metrics": metrics and asdict(metrics),
-        }
-        write_json(temporary / "meta.json", meta | {"meta_sha256": meta_digest(meta)})
 
 
 def meta_digest(meta: dict[str, Any]) -> str:
@@ -177,7 +220,7 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
     )
     if unknown := [kind for kind in spec.blocks if kind not in kind_names()]:
         raise UserError(f"{file}: unknown block {unknown[0]!r}; add its folder to src/model/blocks")
-    weights = folder / "model.safetensors"
+    weights = folder / WHOLE
     needed = BYTES_PER_HALF * model_cost(spec, 1).total_params
     if weights.exists() and weights.stat().st_size < needed:  # checked before a model of this size is built
         raise UserError(
@@ -234,17 +277,53 @@ def _verified_file(info: CheckpointInfo, name: str) -> Path:
     raise UserError(f"{file}: {problem}{remedy}")
 
 
-def load_weights(info: CheckpointInfo, model: LanguageModel) -> None:
-    """Load weights into a model of the same spec. Raises UserError if the file is damaged or does not match."""
-    file = _verified_file(info, "model.safetensors")
+def _verify_shards(info: CheckpointInfo, process_group: ProcessGroup) -> None:
+    """Check the hash of every shard, which the processes share. Raises UserError if one is missing or has changed."""
+    names = [name for name in info.sha256 if Path(name).match(PATTERN)]
+    process_group.map(lambda name: _verified_file(info, name), names)
+    if unknown := {file.name for file in info.folder.glob("*.safetensors")} - info.sha256.keys():
+        raise UserError(f"{info.folder / min(unknown)}: not a file of this checkpoint; move it away")
+
+
+def load_weights(info: CheckpointInfo, model: LanguageModel, process_group: ProcessGroup = SINGLE_PROCESS) -> None:
+    """Load weights into a model of the same spec; all processes of the group call it.
+
+    Raises: UserError if a file is damaged or does not match.
+    """
+    if not info.is_whole:
+        _verify_shards(info, process_group)
+        try:
+            read_shards(info.folder, weight_tensors(model), process_group)
+        except SHARD_ERRORS as error:
+            raise UserError(f"{info.folder}: cannot be read as weights of this model ({first_line(error)})") from None
+        return
+    file = _verified_file(info, WHOLE)
     try:
-        model.load_state_dict(load_file(file))
+        held = model.state_dict()
+        model.load_state_dict({name: part_like(tensor, held.get(name)) for name, tensor in load_file(file).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{file}: cannot be read as weights of this model ({first_line(error)})") from None
 
 
+def load_sharded_optimizer(
+    info: CheckpointInfo, model: LanguageModel, optimizer: torch.optim.Optimizer, process_group: ProcessGroup
+) -> dict[str, Any]:
+    """Load an optimizer's state dict from shards, for the parts that this process holds; all processes call it.
+
+    Raises: UserError if a file is damaged or does not match.
+    """
+    _verify_shards(info, process_group)
+    try:
+        return read_optimizer(info.folder, model, optimizer, process_group)
+    except SHARD_ERRORS as error:
+        raise UserError(f"{info.folder}: cannot be read as an optimizer's state ({first_line(error)})") from None
+
+
 def load_state(info: CheckpointInfo) -> dict[str, Any]:
-    """Load what resuming needs besides the weights; it can only contain tensors and plain values."""
+    """Load what resuming needs besides the weights; it can only contain tensors and plain values.
+
+    Without the key `optimizer`, `load_sharded_optimizer` has the rest.
+    """
     file = _verified_file(info, "state.pt")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -23,6 +23,7 @@ from src.runtime.device import Device
 from src.runtime.errors import first_line
 from src.runtime.log import LogFunction
 from src.runtime.timing import median_times
+from src.training.parallel import ResidualStep
 
 Forward = Callable[..., ModelOutput]
 
@@ -42,7 +43,12 @@ class CompilationError(Exception):
 
 
 def compile_blocks(model: LanguageModel) -> Forward:
-    """Return the model's forward pass through compiled blocks; compilation starts at the first call.
+    """Return the model's forward pass through compiled blocks; compilation starts at the first call."""
+    return partial(model, residual_step=compile_residual_step(model))
+
+
+def compile_residual_step(model: LanguageModel) -> ResidualStep:
+    """Return the compiled form of the model's method `residual_step`; `block` may be the forward pass of one.
 
     There are at most eight graphs in total, kinds times shapes (torch's `recompile_limit`); a ninth is an error.
     """
@@ -51,13 +57,14 @@ def compile_blocks(model: LanguageModel) -> Forward:
         model.residual_step, fullgraph=True, dynamic=False, isolate_recompiles=True, options={"deterministic": True}
     )
 
-    def residual_step(norm: nn.Module, block: nn.Module, x: Tensor, *rest: Any) -> BlockOutput:
+    def residual_step(norm: nn.Module, block: Any, x: Tensor, *rest: Any) -> BlockOutput:
         # The cost of recomputing was not measured on other devices.
-        budget = block.memory_budget if isinstance(block, Block) and x.device.type == "cpu" else 1.0
+        module = getattr(block, "__self__", block)
+        budget = module.memory_budget if isinstance(module, Block) and x.device.type == "cpu" else 1.0
         with torch._functorch.config.patch(activation_memory_budget=budget):
             return compiled(norm, block, x, *rest)
 
-    return partial(model, residual_step=residual_step)
+    return residual_step
 
 
 def compile_and_check(model: LanguageModel, batch: Batch, device: Device) -> Forward:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from src.runtime.device import fast_dtype
+from src.training.parallel import gather_part, local, part_like
 
 NS_STEPS = 5
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -82,9 +83,12 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
-                rows = self.packed.get(parameter, parameter.shape[-2:-1])
-                whole = parameter, parameter.grad, state["momentum"]
-                for one in zip(*(each.split(rows, dim=-2) for each in whole), strict=True):
+                rows: tuple[int, ...] = self.packed.get(parameter, tuple(parameter.shape[-2:-1]))
+                held = tuple(local(each) for each in (parameter, parameter.grad, state["momentum"]))
+                if held[0].shape != parameter.shape:
+                    self._update_shard(parameter, rows, *held, group=group, found_inf=found_inf)
+                    continue
+                for one in zip(*(each.split(rows, dim=-2) for each in held), strict=True):
                     by_shape[one[0].shape].append(one)
         for same in by_shape.values():
             self._update(*zip(*same, strict=True), group=group, found_inf=found_inf)
@@ -99,14 +103,42 @@ class Muon(torch.optim.Optimizer):
         found_inf: Tensor | None,
     ) -> None:
         """Update projections of the same shape."""
-        momentum, lr = group["momentum"], group["lr"]
-        # With keep = 0 the following changes nothing, as long as it is finite.
-        keep = torch.ones((), device=weights[0].device) if found_inf is None else 1 - found_inf.to(torch.float32)
-        gradients = tuple(torch.nan_to_num(gradient, 0.0, 0.0, 0.0) for gradient in gradients)
-        for buffer, gradient in zip(buffers, gradients, strict=True):
-            buffer.lerp_(gradient, (1 - momentum) * keep)
-        nesterov = torch.stack([g.lerp(buffer, momentum) for g, buffer in zip(gradients, buffers, strict=True)])
-        rows, cols = weights[0].shape[-2:]
-        updates = orthogonalize(nesterov) * (-0.2 * max(rows, cols) ** 0.5 * lr * keep)
+        keep = _keep(found_inf, weights[0])
+        nesterov = torch.stack([_nesterov(*pair, group, keep) for pair in zip(gradients, buffers, strict=True)])
+        updates = _scaled_update(nesterov, group, keep)
         for weight, update in zip(weights, updates.unbind(), strict=True):
-            weight.mul_(1 - lr * group["weight_decay"] * keep).add_(update)
+            weight.mul_(1 - group["lr"] * group["weight_decay"] * keep).add_(update)
+
+    def _update_shard(
+        self,
+        parameter: nn.Parameter,
+        rows: tuple[int, ...],
+        weight: Tensor,
+        gradient: Tensor,
+        buffer: Tensor,
+        *,
+        group: dict[str, Any],
+        found_inf: Tensor | None,
+    ) -> None:
+        """Update this process's part of a matrix: the iteration needs the whole, one matrix at a time for memory."""
+        keep = _keep(found_inf, weight)
+        nesterov = gather_part(_nesterov(gradient, buffer, group, keep), parameter)
+        update = torch.cat([_scaled_update(each, group, keep) for each in nesterov.split(rows, dim=-2)], dim=-2)
+        weight.mul_(1 - group["lr"] * group["weight_decay"] * keep).add_(local(part_like(update, parameter)))
+
+
+def _keep(found_inf: Tensor | None, like: Tensor) -> Tensor:
+    """Return 1.0, or 0.0 for a skipped step: with it, the updates change nothing, as long as they are finite."""
+    return torch.ones((), device=like.device) if found_inf is None else 1 - found_inf.to(torch.float32)
+
+
+def _nesterov(gradient: Tensor, buffer: Tensor, group: dict[str, Any], keep: Tensor) -> Tensor:
+    """Update the momentum and return (1 - mu) g + mu m."""
+    gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+    buffer.lerp_(gradient, (1 - group["momentum"]) * keep)
+    return gradient.lerp(buffer, group["momentum"])
+
+
+def _scaled_update(nesterov: Tensor, group: dict[str, Any], keep: Tensor) -> Tensor:
+    """Return what is added to weights (..., rows, cols)."""
+    return orthogonalize(nesterov) * (-0.2 * max(nesterov.shape[-2:]) ** 0.5 * group["lr"] * keep)

@@ -14,6 +14,7 @@ from src.model.language_model import LanguageModel, ModelOutput, document_ids, s
 from src.runtime.device import Device
 from src.training.checkpoint import Progress
 from src.training.lean_adamw import LeanAdamW
+from src.training.parallel import begin_micro_batch, local, part_like, whole
 
 
 @dataclass
@@ -47,18 +48,28 @@ class TrainState:
         self.bad_steps += 1
         self.bad_steps *= skipped
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that resuming needs besides the weights."""
+    def state_dict(self, *, has_optimizer: bool = True) -> dict[str, Any]:
+        """Return what resuming needs besides the weights. has_optimizer: false where shards have the optimizer's."""
         self.progress.skipped_steps, self.progress.bad_steps = int(self.skipped_steps), int(self.bad_steps)
-        return {
-            "optimizer": self.optimizer.state_dict(),
+        plain = {
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "load_shares": self.model.load_shares(),
         }
+        if not has_optimizer:
+            return plain
+        optimizer = self.optimizer.state_dict()
+        # Where every process has the whole state, its parts are the whole.
+        state = {i: {name: local(value) for name, value in each.items()} for i, each in optimizer["state"].items()}
+        return {"optimizer": optimizer | {"state": state}} | plain
 
     def restore(self, saved: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(saved["optimizer"])
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state = {
+            index: {name: part_like(value, parameters[index]) for name, value in each.items()}
+            for index, each in saved["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict(saved["optimizer"] | {"state": state})
         self.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         self.model.set_load_shares(saved.get("load_shares"))  # missing in earlier versions
@@ -107,7 +118,9 @@ def train_step(
     router_zs: list[Tensor] = []
     row = device.process_group.rank_slice(len(batch) * device.process_group.size).start
     n_answers = _count_answers(batch, device)
-    for micro_batch in batch.split(micro_batch_size):
+    micro_batches = batch.split(micro_batch_size)
+    for index, micro_batch in enumerate(micro_batches):
+        begin_micro_batch(model, device, is_last=index == len(micro_batches) - 1)
         rows = range(row, row + len(micro_batch))
         row = rows.stop
         of_embedding = embedding_dropout or dropout
@@ -128,9 +141,6 @@ def train_step(
             router_zs.append(output.router_z * share)
 
     model.dropout = None
-    device.process_group.all_reduce_sum(
-        parameter.grad for parameter in model.parameters() if parameter.grad is not None
-    )
     scaler.unscale_(optimizer)
     grad_norm = clip_gradients(model, grad_clip)
     skipped = (~torch.isfinite(grad_norm)).float()
@@ -163,7 +173,7 @@ def clip_gradients(model: LanguageModel, limit: float) -> Tensor:
     """Scale all gradients such that their common norm is at most the limit, if there is one; return it before that."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     if all(parameter.dtype == torch.float32 for parameter in parameters):
-        return nn.utils.clip_grad_norm_(parameters, limit or torch.inf)
+        return whole(nn.utils.clip_grad_norm_(parameters, limit or torch.inf))
     norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters]  # in bf16 it has three digits
     norm = torch.linalg.vector_norm(torch.stack(norms))
     nn.utils.clip_grads_with_norm_(parameters, limit or torch.inf, norm)

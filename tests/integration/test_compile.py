@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runs import runner
+from src.runs import model_placement
 from src.runtime.atomic_files import read_json, read_yaml
 from src.training import compilation
 from tests.integration import tiny
@@ -50,7 +50,7 @@ def test_a_resumed_compiled_run_gives_the_same_result(
     with monkeypatch.context() as patch:
         tiny.stop_after_a_save(patch)
         assert tiny.run(data, interrupted, "runtime.compile=true") == 130
-    monkeypatch.setattr(runner, "compile_if_faster", None)  # no second trial is allowed
+    monkeypatch.setattr(model_placement, "compile_if_faster", None)  # no second trial is allowed
 
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")

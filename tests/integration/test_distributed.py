@@ -17,6 +17,7 @@ STEPS = 20
 SETTINGS = (
     f"training.max_steps={STEPS}",
     "training.global_batch_size=12",
+    "training.eval_sequences=5",  # so that the processes have unequal shares
     "training.eval_every=10",
     "training.checkpoint_every=4",
     "schedule.warmup_steps=10",
@@ -50,32 +51,54 @@ def assert_close(folder: Path, other: Path) -> None:
                 assert row[key] == pytest.approx(expected[key], rel=0, abs=1e-5), (row["step"], key)
             elif key.startswith("moe/") or key == "train/grad_norm":
                 assert row[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-6), (row["step"], key)
+    stages, expected_stages = (read_json(run / "evaluation.json")["stages"] for run in (folder, other))
+    for name, stage in stages.items():
+        expected = expected_stages[name]
+        assert stage.keys() == expected.keys()
+        assert stage["test"]["language"]["loss"] == pytest.approx(expected["test"]["language"]["loss"], abs=1e-5)
+        assert stage["probes"].keys() == expected["probes"].keys()
+        assert len(stage["samples"]) == len(expected["samples"]) > 0
 
 
-def train_with_two_processes(data: Path, root: Path, *more: str) -> Path:
-    out = train(2, tiny.command_line(data, root, *more))
+def train_with_two_processes(data: Path, root: Path, parallel: str, *more: str) -> Path:
+    out = train(2, tiny.command_line(data, root, f"runtime.parallel={parallel}", *more))
     folder = tiny.only_run(root)
-    assert out.count("Device: CPU, precision fp32, 2 processes, 1 CPU thread") == 1
+    held = {"replicate": "the whole model", "shard": "a part of the model"}[parallel]
+    assert out.count(f"Device: CPU, precision fp32, 2 processes with {held} each, 1 CPU thread") == 1
     assert out.splitlines()[-1] == f"Run: {folder}"
-    assert read_json(folder / "summary.json")["contract"]["processes"] == 2
+    contract = read_json(folder / "summary.json")["contract"]
+    assert (contract["processes"], contract["runtime.parallel"]) == (2, parallel)
     return folder
 
 
 @pytest.mark.parametrize(
-    "architecture", [arch if arch == "moe" else pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES]
+    ("architecture", "parallel"),
+    [
+        ("moe", "shard"),
+        pytest.param("moe", "replicate", marks=pytest.mark.slow),
+        *(pytest.param(arch, "shard", marks=pytest.mark.slow) for arch in ARCHITECTURES if arch != "moe"),
+    ],
 )
-def test_two_processes_give_the_result_of_one(architecture: str, data: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_result_of_one(architecture: str, parallel: str, data: Path, tmp_path: Path) -> None:
     more = architecture_settings(architecture)
     assert tiny.run(data, tmp_path / "one", *more) == 0
-    assert_close(tiny.only_run(tmp_path / "one"), train_with_two_processes(data, tmp_path / "two", *more))
+    assert_close(tiny.only_run(tmp_path / "one"), train_with_two_processes(data, tmp_path / "two", parallel, *more))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_two_processes_resume_after_a_kill(architecture: str, data: Path, tmp_path: Path) -> None:
-    more = architecture_settings(architecture)
-    uninterrupted, interrupted = train_with_two_processes(data, tmp_path / "whole", *more), tmp_path / "broken"
-    arguments = tiny.command_line(data, interrupted, *more)
+@pytest.mark.parametrize(
+    ("architecture", "parallel", "optimizer"),
+    [*((arch, "shard", "adamw") for arch in ARCHITECTURES), ("moe", "shard", "muon"), ("hybrid", "replicate", "muon")],
+)
+def test_two_processes_resume_after_a_kill(
+    architecture: str, parallel: str, optimizer: str, data: Path, tmp_path: Path
+) -> None:
+    more = architecture_settings(architecture, f"optimizer={optimizer}")
+    uninterrupted, interrupted = (
+        train_with_two_processes(data, tmp_path / "whole", parallel, *more),
+        tmp_path / "broken",
+    )
+    arguments = tiny.command_line(data, interrupted, f"runtime.parallel={parallel}", *more)
     err = kill_last_rank(launch(2, arguments), interrupted, after_step=9)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert lines == [
@@ -99,7 +122,7 @@ def kill_last_rank(process: "subprocess.Popen[str]", root: Path, after_step: int
 
 @pytest.mark.slow
 def test_three_processes_stop_at_the_same_step_and_one_process_resumes(data: Path, tmp_path: Path) -> None:
-    more = architecture_settings("hybrid", "training.checkpoint_every=1000", "stage=full")
+    more = architecture_settings("hybrid", "training.checkpoint_every=1000", "stage=full", "runtime.parallel=shard")
     uninterrupted, interrupted, three = (tmp_path / name for name in ("whole", "broken", "three"))
     assert tiny.run(data, uninterrupted, *more) == 0
     train(3, tiny.command_line(data, three, *more))
@@ -119,6 +142,18 @@ def test_three_processes_stop_at_the_same_step_and_one_process_resumes(data: Pat
     assert tiny.run(data, single, *more) == 0
     assert_close(tiny.only_run(uninterrupted), tiny.only_run(single))
     assert read_json(tiny.only_run(single) / "summary.json")["contract"]["processes"] == "3, then 1"
+
+
+@pytest.mark.slow
+def test_all_processes_end_when_their_run_is_removed(data: Path, tmp_path: Path) -> None:
+    more = architecture_settings("dense", "training.max_steps=2000", "runtime.parallel=shard")
+    process = launch(2, tiny.command_line(data, tmp_path, *more))
+    tiny.wait_for_step(tmp_path, 5, process)
+    folder = tiny.only_run(tmp_path)
+    folder.rename(tmp_path / "elsewhere")
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert lines == [f"error: {folder}: removed during training; the same command starts the run again"]
 
 
 @pytest.mark.slow

@@ -20,12 +20,13 @@ from src.runs.resource_check import (
     check_memory,
     largest_by_estimate,
     memory_needed,
+    resolve_parallel,
     suggest_settings,
     with_micro_batch,
 )
 from src.runtime import host
 from src.runtime.device import is_out_of_memory
-from src.runtime.host import PROCESS_BYTES
+from src.runtime.host import PROCESS_BYTES, RankInfo
 from tests.contract.small import composed, small_spec
 from tests.integration import tiny
 
@@ -94,6 +95,25 @@ def test_auto_is_an_error_if_one_sequence_does_not_fit(config: TrainConfig, monk
     monkeypatch.setattr(resource_check, "machine_bytes", lambda: one - 1)
     with pytest.raises(UserError, match=r"^training\.micro_batch_size=1: training needs .*; for example runtime\.act"):
         check_memory(auto, spec)
+
+
+def test_a_model_that_does_not_fit_each_process_is_divided(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, one = match_config(config).spec, with_micro_batch(config, 1)
+    needed = memory_needed(one, spec)
+    assert resolve_parallel(one, spec, 0).runtime.parallel == "replicate"  # a single process
+    monkeypatch.setattr(resource_check, "read_rank_info", lambda: RankInfo(0, 4, 0, 4))
+    assert resolve_parallel(one, spec, needed.total).runtime.parallel == "replicate"
+    divided = resolve_parallel(one, spec, needed.total - 1)
+    assert divided.runtime.parallel == "shard"
+    parts = memory_needed(divided, spec)
+    assert parts.total < needed.total - 2 * needed.optimizer // 3
+    assert (parts.weights, parts.optimizer) == (needed.weights // 4, needed.optimizer // 4)
+    whole = replace(one, runtime=replace(one.runtime, parallel="replicate"))
+    assert resolve_parallel(whole, spec, 0) is whole
+    assert suggest_settings(whole, spec, parts.total).startswith("; for example runtime.parallel=shard")
+    assert "lean" not in suggest_settings(whole, spec, parts.total)
 
 
 def test_a_device_with_dedicated_memory_is_not_checked(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

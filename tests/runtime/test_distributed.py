@@ -1,4 +1,4 @@
-"""Slices, buckets and collectives of one process."""
+"""Shares of rows, and collectives of one process; `tests/training/test_parallel.py` has those of several."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ import torch
 
 from src.config.schema import UserError
 from src.runtime import distributed
-from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, _group_tensors, reject_torchrun
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, reject_torchrun
 
 
 def test_rank_slices_cover_all_rows() -> None:
@@ -25,13 +25,18 @@ def test_collectives_of_a_single_process_return_at_once() -> None:
         SINGLE_PROCESS.all_reduce_max(15),
         SINGLE_PROCESS.broadcast("x"),
         SINGLE_PROCESS.rank_zero_first(lambda: 7),
-    ) == (None, 15, "x", 7)
+        SINGLE_PROCESS.on_rank_zero(lambda: 8),
+        SINGLE_PROCESS.map(lambda item: item + 1, [1, 2]),
+    ) == (None, 15, "x", 7, 8, [2, 3])
 
 
-def test_buckets_hold_every_tensor_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "BUCKET_BYTES", 40)
-    tensors = [torch.zeros(n) for n in (4, 6, 100, 1, 2)]
-    assert [[t.numel() for t in piece] for piece in _group_tensors(tensors)] == [[4, 6], [100], [1, 2]]
+@pytest.mark.parametrize("n", [0, 1, 4, 9])
+def test_every_process_gets_as_many_rows(n: int) -> None:
+    rows = [ProcessGroup(rank, 4).rows_of(n) for rank in range(4)]
+    assert {len(each) for each in rows} == {-(-n // 4)}
+    own = [row for rank, each in enumerate(rows) for row in (each if rank == 0 else [r for r in each if r])]
+    assert sorted(own) == list(range(n))
+    assert SINGLE_PROCESS.rows_of(n) == list(range(n))
 
 
 def test_a_sweep_under_torchrun_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

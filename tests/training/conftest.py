@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from src.config.schema import OptimizerConfig
@@ -20,6 +21,11 @@ StateBuilder = Callable[..., TrainState]
 def step(state: TrainState, batch: Tensor, micro: int = 8, clip: float = 1.0, eot_id: int | None = None) -> StepOutput:
     """Take one optimizer step."""
     return train_step(state, batch, micro_batch_size=micro, grad_clip=clip, device=CPU, eot_id=eot_id)
+
+
+def random_rows(seed: int) -> Tensor:
+    """Return 12 rows of 17 random tokens."""
+    return torch.randint(VOCAB_SIZE, (12, 17), generator=torch.Generator().manual_seed(seed))
 
 
 def poison(state: TrainState, factors: Iterable[float]) -> None:

@@ -39,6 +39,12 @@ class RuntimeConfig:
         "Train through torch.compile, one graph for each kind of block. It is tried before the first step: where it "
         "fails or is not faster, the run says so and continues without.",
     )
+    parallel: str = setting(
+        "auto",
+        "What each process of torchrun holds. replicate: the whole model. shard: its part of weights, gradients and "
+        "optimizer state, for models that do not fit otherwise. auto: shard where the estimate says that they do not.",
+        choices=("auto", "replicate", "shard"),
+    )
     activation_checkpointing: bool = setting(
         False, "Recompute each block in the backward pass. Less memory, about a third more arithmetic."
     )
