@@ -14,22 +14,26 @@ Mamba's `A_log` and the router too.
 
 DistributedDataParallel is not used: it rebuilds its buckets after the first step, so three or more processes that
 resume would sum in another order.
+
+torch.distributed's modules take 1.5 s of processor time to import, so only several processes import them.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from src.model.blocks.base import BlockOutput
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.runtime.device import Device
 from src.runtime.distributed import ProcessGroup
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 ResidualStep = Callable[..., BlockOutput]
 
@@ -42,6 +46,9 @@ def parallelize(model: LanguageModel, device: Device, residual_step: ResidualSte
     size = device.process_group.size
     if size == 1:
         return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     shape, names = ((size,), ("shards",)) if device.is_sharded else ((size, 1), ("replicas", "shards"))
     mesh = init_device_mesh(device.kind, shape, mesh_dim_names=names)
     plain = model.residual_step
@@ -65,8 +72,19 @@ def _call_unit(norm: nn.Module, block: nn.Module, x: Tensor, *rest: Any) -> Bloc
     return block(x, *rest)
 
 
-def _units(model: LanguageModel) -> list[FSDPModule]:
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+def _units(model: LanguageModel) -> "list[FSDPModule]":
+    return [module for module in model.modules() if _is_unit(module)]
+
+
+def _is_unit(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def _is_part(tensor: Tensor | None) -> "TypeGuard[DTensor]":
+    """Return whether a tensor is one process's part; nothing is, unless its module was imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def begin_micro_batch(model: LanguageModel, device: Device, *, is_last: bool) -> None:
@@ -74,36 +92,40 @@ def begin_micro_batch(model: LanguageModel, device: Device, *, is_last: bool) ->
 
     Sharded gradients are summed in every pass, since those of the whole model would not fit.
     """
-    if isinstance(model, FSDPModule):
+    if _is_unit(model):
         model.set_is_last_backward(is_last)
         model.set_requires_gradient_sync(is_last or device.is_sharded)
 
 
 def release_weights(model: LanguageModel) -> None:
     """Free the gathered weights that an evaluation leaves; `parameters()` returns the process's part again."""
-    if isinstance(model, FSDPModule):
+    if _is_unit(model):
         model.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a whole tensor from the parts of all processes, which have to call this together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds; it shares the memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_part(tensor) else tensor
 
 
 def part_like(tensor: Tensor, like: Tensor | None) -> Tensor:
     """Return a tensor that every process has whole in the form of `like`: itself, or this process's part of it."""
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
+    if not _is_part(like) or _is_part(tensor) or tensor.shape != like.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def gather_part(part: Tensor, like: Tensor) -> Tensor:
     """Return the whole of a tensor of which every process has its part, as of the DTensor `like`."""
+    from torch.distributed.tensor import DTensor
+
     assert isinstance(like, DTensor)
     placed = DTensor.from_local(part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
     return placed.full_tensor()

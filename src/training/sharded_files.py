@@ -15,10 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from src.model.language_model import LanguageModel
 from src.runtime.distributed import ProcessGroup, RankZeroFailed
@@ -43,12 +39,18 @@ def optimizer_tensors(model: LanguageModel, optimizer: torch.optim.Optimizer) ->
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], process_group: ProcessGroup) -> None:
     """Write this process's parts; all have the same folder. Raises: OSError in rank 0, RankZeroFailed elsewhere."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     with _one_error(process_group):  # the order decides which process writes a tensor that all of them have
         save(dict(sorted(tensors.items())), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor], process_group: ProcessGroup) -> None:
     """Fill tensors, or this process's parts, in place. Raises: what a file or a tensor that does not fit raises."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     reader = HuggingFaceStorageReader(str(folder))
     with _one_error(process_group), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as is meant for one process
@@ -59,6 +61,8 @@ def read_optimizer(
     folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, process_group: ProcessGroup
 ) -> dict[str, Any]:
     """Return the state dict of an optimizer with the state in the files; learning rate and betas stay its own."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
@@ -79,6 +83,8 @@ def read_optimizer(
 @contextmanager
 def _one_error(process_group: ProcessGroup) -> Iterator[None]:
     """Raise the first error of any process in rank 0, and RankZeroFailed elsewhere: all processes know of it."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         yield
     except CheckpointException as failed:

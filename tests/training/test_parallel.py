@@ -1,6 +1,7 @@
 """Models in shards: any number of processes reads what any other number wrote, and damage is found."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,9 @@ def _check_damage(folder: Path, architecture: str) -> None:
     (folder / "shard-00004-model-00001-of-00001.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"shard-00004.*not a file of this checkpoint"):
         load_weights(info, model)
+
+
+def test_a_single_process_does_not_import_what_several_need() -> None:
+    names = "{'torch.distributed.fsdp', 'torch.distributed.tensor', 'torch.distributed.checkpoint'}"
+    code = f"import sys, src.runs.runner; sys.exit(bool({names} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
