@@ -66,6 +66,26 @@ class Probe(TypedDict):
     gain: list[float | None]
 
 
+class TaskMetric(TypedDict):
+    """A metric of a task of lm-eval."""
+
+    value: float | None
+    higher_is_better: bool
+    items: list[float | None]
+    """Of each item; empty for a metric that is none of items, such as a perplexity."""
+
+
+class TaskResult(TypedDict):
+    """How a model does on a task of lm-eval."""
+
+    lm_eval: str
+    """Version of lm-eval."""
+    n: int
+    items_sha256: str
+    """Of the items and the versions of their tasks: results with the same can be compared item by item."""
+    metrics: dict[str, TaskMetric]
+
+
 class StageEvaluation(TypedDict):
     """Measurements after one stage."""
 
@@ -81,6 +101,8 @@ class StageEvaluation(TypedDict):
     probes: NotRequired[dict[str, Probe]]
     scripts: NotRequired[dict[str, float | None]]
     samples: list[float]
+    tasks: NotRequired[dict[str, TaskResult]]
+    """Of lm-eval, by name; `lm_eval_tasks` writes them."""
 
 
 class Evaluation(TypedDict):
@@ -117,7 +139,7 @@ def evaluate_run(
     """
     device = replace(device, process_group=SINGLE_PROCESS)
     path, result = folder / EVALUATION, _empty_evaluation(config)
-    known = {} if rerun else _known_stages(path, result, log_info)
+    known, before = {} if rerun else _known_stages(path, result, log_info), find_record(path, Evaluation)
     for name in finished_stages(config, folder):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
         weights = info.sha256["model.safetensors"]
@@ -133,6 +155,9 @@ def evaluate_run(
             entry = _evaluate_text(config, data, folder, name, device, model, log_info, raise_if_stopped)
         else:
             entry = evaluate_task(config, data, device, model, raise_if_stopped) | {"samples": []}
+        earlier = before["stages"].get(name) if before else None
+        if earlier and earlier["weights_sha256"] == weights and "tasks" in earlier:  # they have no settings
+            entry["tasks"] = earlier["tasks"]
         result["stages"][name] = {"weights_sha256": weights, **entry}
         write_record(path, result)
     return result
