@@ -4,6 +4,7 @@ The results join those of `final_evaluation` in evaluation.json, with a value fo
 computes intervals. Weights are in fp32, so that the numbers are those of lm-eval's own backend on the exported model.
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -33,6 +34,8 @@ class Tasks(NamedTuple):
 
     loaded: dict[str, Any]
     """By the name asked for, what `TaskManager.load` returns; a group of lm-eval has several tasks."""
+    sha256: dict[str, str]
+    """Of the items of each, and the versions of its tasks."""
     version: str
     """Of lm-eval."""
 
@@ -53,7 +56,9 @@ def load_tasks(names: Sequence[str]) -> Tasks:
             raise UserError(
                 f"tasks={name}: no task of lm-eval; ours are {', '.join(own)}; `lm-eval ls tasks` lists all"
             )
-    return Tasks({name: _load(manager, name) for name in names}, str(import_module("lm_eval").__version__))
+    loaded = {name: _load(manager, name) for name in names}
+    sha256 = {name: _hash_items(found["tasks"]) for name, found in loaded.items()}
+    return Tasks(loaded, sha256, str(import_module("lm_eval").__version__))
 
 
 def _load(manager: Any, name: str) -> Any:
@@ -70,6 +75,15 @@ def _load(manager: Any, name: str) -> Any:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=1234)  # the default of lm-eval's own command
     return loaded
+
+
+def _hash_items(tasks: dict[str, Any]) -> str:
+    utils: Any = import_module("lm_eval.utils")
+    items = {
+        name: [str(task.VERSION), json.dumps(list(task.eval_docs), default=utils.handle_non_serializable)]
+        for name, task in tasks.items()
+    }
+    return content_sha256(items)
 
 
 def measure_tasks(
@@ -91,7 +105,7 @@ def measure_tasks(
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     for stage in finished_stages(config, folder):
         known = result["stages"][stage].setdefault("tasks", {})
-        missing = [name for name in tasks.loaded if rerun or known.get(name, {}).get("lm_eval") != tasks.version]
+        missing = [name for name in tasks.loaded if rerun or not _is_known(known.get(name), tasks, name)]
         if config.stage.stages[stage].branch_of is not None or not missing:
             continue
         info = read_checkpoint(folder / "checkpoints" / stage / "last")
@@ -105,6 +119,10 @@ def measure_tasks(
             known[name] = _score(asked, tasks, name)
             write_record(path, result)
     return result
+
+
+def _is_known(before: TaskResult | None, tasks: Tasks, name: str) -> bool:
+    return before is not None and (before["lm_eval"], before["items_sha256"]) == (tasks.version, tasks.sha256[name])
 
 
 def _score(model: Any, tasks: Tasks, name: str) -> TaskResult:
@@ -124,10 +142,9 @@ def _score(model: Any, tasks: Tasks, name: str) -> TaskResult:
                     "higher_is_better": is_higher_better is not False,
                     "items": [finite_or_none(round(float(item), 6)) for item in items] if is_by_item else [],
                 }
-    versions = {leaf: found["versions"].get(leaf) for leaf in found["samples"]}
     return {
         "lm_eval": tasks.version,
         "n": len(samples),
-        "items_sha256": content_sha256([versions, [sample["doc_hash"] for sample in samples]]),
+        "items_sha256": tasks.sha256[name],
         "metrics": metrics,
     }
