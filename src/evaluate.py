@@ -31,6 +31,7 @@ def evaluate(config: EvaluateConfig) -> int:
     check_settings(config)
 
     from src.runs.final_evaluation import EVALUATION, evaluate_run, finished_stages
+    from src.runs.lm_eval_tasks import load_tasks, measure_tasks
     from src.runs.summary import read_summary
     from src.runtime.device import open_device
     from src.runtime.run_lock import acquire_run_lock
@@ -44,15 +45,22 @@ def evaluate(config: EvaluateConfig) -> int:
     assert summary is not None, "finished_stages has read it"
     if data.fingerprint != (trained_on := str(summary["contract"].get("data_hash"))):
         raise UserError(f"{data.location}: {data.fingerprint[:12]}, but the run was trained on {trained_on[:12]}")
+    if config.tasks and known.data.is_task:
+        raise UserError(
+            f"tasks={','.join(config.tasks)}: the run was trained on a task and reads no text; leave it out"
+        )
     if config.dry_run:
-        print("\n".join(describe_dry_run(known, data, folder, summary, config.rerun)))
+        print("\n".join(describe_dry_run(known, data, folder, summary, config)))
         return 0
     runtime = RuntimeConfig(
         "evaluate", config.device, known.runtime.precision, threads=config.threads or known.runtime.threads
     )
     log_info = partial(print, file=sys.stderr)
+    device, tasks = open_device(runtime), load_tasks(config.tasks) if config.tasks else None
     with acquire_run_lock(folder):
-        found = evaluate_run(known, data, folder, open_device(runtime), log_info, rerun=config.rerun)
+        found = evaluate_run(known, data, folder, device, log_info, rerun=config.rerun)
+        if tasks is not None:
+            found = measure_tasks(known, folder, device, tasks, log_info, rerun=config.rerun)
     last = [entry for name, entry in found["stages"].items() if known.stage.stages[name].branch_of is None][-1]
     if config.format == "json":
         own = last["test"][last["corpus"]] or dict.fromkeys(("loss", "bits_per_byte", "tokens"))
@@ -80,7 +88,9 @@ def _open_data(config: EvaluateConfig, known: TrainConfig) -> "Data":
     return load_prepared(data_dir)
 
 
-def describe_dry_run(known: TrainConfig, data: "Data", folder: Path, summary: "Summary", rerun: bool) -> list[str]:
+def describe_dry_run(
+    known: TrainConfig, data: "Data", folder: Path, summary: "Summary", config: EvaluateConfig
+) -> list[str]:
     """Describe what would be measured, and how long the test text would take by the speed of the run's training."""
     from src.data.dataset import PreparedData
     from src.runs.final_evaluation import evaluated_stages, finished_stages
@@ -93,7 +103,7 @@ def describe_dry_run(known: TrainConfig, data: "Data", folder: Path, summary: "S
         for corpus in data.corpora
     }
     tokens, speed = sum(windows.values()) * length, summary["final"] and summary["final"]["tokens_per_second"]
-    done, lines = set() if rerun else evaluated_stages(known, folder), list[str]()
+    done, lines = set() if config.rerun else evaluated_stages(known, folder), list[str]()
     for name in finished_stages(known, folder):
         parts = [f"{n} windows of {length:,} tokens of {corpus}" for corpus, n in windows.items()]
         parts += ["probes"] if settings.probes and isinstance(data, PreparedData) else []
@@ -107,6 +117,8 @@ def describe_dry_run(known: TrainConfig, data: "Data", folder: Path, summary: "S
         lines.append(
             f"The windows take about {show_time(seconds)} a stage, at {FORWARD_SPEED} times the speed of training"
         )
+    if config.tasks:
+        lines.append(f"Tasks of lm-eval for each stage: {', '.join(config.tasks)}")
     return [*lines, "Nothing was measured or written."]
 
 
@@ -148,8 +160,23 @@ def describe(found: dict[str, Any]) -> list[str]:
         if scripts := entry.get("scripts"):
             shares = [[key.replace("_", " "), _show(scripts[key])] for key in scripts if key != "n"]
             lines += ["", *table([f"{scripts['n']} generated scripts", ""], shares)]
+        if tasks := entry.get("tasks"):
+            rows = [row for name, task in tasks.items() for row in _task_rows(name, task)]
+            lines += ["", *table(["task of lm-eval", "metric", "value", "95% interval", "items"], rows)]
         lines.append("")
     return [*lines, *_notes(found)]
+
+
+def _task_rows(name: str, task: dict[str, Any]) -> list[list[str]]:
+    """List the metrics of a task, with the intervals of those that have a value for each item."""
+    from src.reporting.statistics.task_scores import interval_of
+
+    rows: list[list[str]] = []
+    for metric, found in task["metrics"].items():
+        known = interval_of(found["items"])
+        interval = f"{known.low:.3f} to {known.high:.3f}" if known else NOTHING
+        rows.append([name, metric, _show(found["value"]), interval, f"{task['n']:,}"])
+    return rows
 
 
 def _wide_table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -63,6 +63,8 @@ def write_folder(
     write_text(folder / "README.md", card)
     if mapping.code:
         write_bytes(folder / f"{MODULE}.py", Path(__file__).with_name(f"{MODULE}.py").read_bytes())
+    if mapping.mlx_file:
+        write_bytes(folder / mapping.mlx_file, Path(__file__).with_name(mapping.mlx_file).read_bytes())
 
 
 def generation_config(sampling: SamplingConfig, use_cache: bool, eot_id: int = EOT_ID) -> Settings:

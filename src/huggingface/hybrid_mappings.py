@@ -183,4 +183,5 @@ HYBRID = Mapping(
     _hybrid_settings,
     _hybrid_sizes,
     code=True,
+    mlx_file="modeling_mlx.py",
 )

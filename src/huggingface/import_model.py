@@ -31,7 +31,17 @@ from src.runtime.errors import first_line
 DTYPES = ("F32", "BF16", "F16")
 """Types that convert to fp32 without loss."""
 UNREAD = {
-    *("architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "use_cache", "n_ctx"),
+    *(
+        "architectures",
+        "auto_map",
+        "model_file",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "dtype",
+        "use_cache",
+        "n_ctx",
+    ),
     *("transformers_version", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
 }
 """Settings that we write and that do not change what a model computes in transformers."""
@@ -112,8 +122,9 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
     mapping = MAPPINGS.get(model_type) if isinstance(model_type, str) else None
     if mapping is None:
         raise UserError(f"model_type={model_type!r:.40}: unsupported; must be one of {', '.join(MAPPINGS)}")
-    if not mapping.code and config.get("auto_map") is not None:
-        raise UserError(f"auto_map: code in a folder is never executed; {mapping.class_name} needs none")
+    for key, has_code in {"auto_map": mapping.code, "model_file": mapping.mlx_file}.items():
+        if not has_code and config.get(key) is not None:
+            raise UserError(f"{key}: code in a folder is never executed; {mapping.class_name} needs none")
     found = complete_config(mapping.model_type, config)
     untrusted = UntrustedConfig(found, n_tensors)
     fields_read = {"vocab_size": "vocab_size", **mapping.fields}

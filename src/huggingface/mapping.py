@@ -20,6 +20,8 @@ from src.model.blocks.norm import EPS
 WRITTEN_FOR = "5.23.0"
 """The version whose config.json we write."""
 TESTED_WITH = "5.23.0 and 5.24.0"
+MLX_TESTED_WITH = "0.32.2"
+LM_EVAL_TESTED_WITH = "0.4.13"
 MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
 CLASSIC: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -92,6 +94,8 @@ class Mapping:
     """Fields of `ModelSpec` that must have this value."""
     code: bool = False
     """Whether the class is not in transformers but in `modeling_hybrid.py`, which is copied into the folder."""
+    mlx_file: str | None = None
+    """The file with the class for mlx-lm, which is copied into the folder; None if mlx-lm has the class."""
     also: tuple[str, ...] = ()
     """Further classes that `architectures` lists after this one."""
 
@@ -120,6 +124,7 @@ class Mapping:
             "vocab_size": spec.vocab_size,
             "tie_word_embeddings": spec.tie_embeddings,
             "use_cache": True,
+            **({"model_file": self.mlx_file} if self.mlx_file else {}),  # mlx-lm loads its class from there
             **self.settings(spec),
             **{key: getattr(spec, field) for key, field in self.fields.items()},
             "bos_token_id": EOT_ID,

@@ -5,7 +5,8 @@ import shlex
 from typing import Any
 
 from src.config.schema import ModelSpec, SamplingConfig
-from src.huggingface.mapping import TESTED_WITH, Mapping
+from src.huggingface.gguf_file import FORMATS
+from src.huggingface.mapping import LM_EVAL_TESTED_WITH, MLX_TESTED_WITH, TESTED_WITH, Mapping
 from src.model.cost.model_cost import model_cost
 
 USE = """\
@@ -26,13 +27,41 @@ print(tokenizer.decode(model.generate(tokens, max_new_tokens={length})[0], skip_
 Every document of the training data began with the end-of-text token. The tokenizer adds it, unless you pass
 `add_special_tokens=False`. Its name within a text is tokenized as plain text.
 
-Back to a model of Advanced Code Model, bit for bit:
+{mlx}With lm-eval (its backend `hf` was checked with {lm_eval_version}):
+
+```sh
+lm_eval --model hf --model_args pretrained={shell_folder}{lm_eval_trust} --tasks TASKS
+```
+
+{gguf}Back to a model of Advanced Code Model, bit for bit:
 
 ```sh
 python -m src.export format=ours source={shell_folder} out=OUT
 python -m src.generate run=OUT prompt={shell_prompt}
 ```
 """
+
+
+MLX = """\
+With mlx-lm (checked with {version}, on its CPU build for Linux; not measured on a Mac):
+
+```sh
+mlx_lm.generate --model {folder} --prompt {prompt} --max-tokens {length}{trust}
+```
+
+"""
+GGUF = """\
+llama.cpp, Ollama and LM Studio read GGUF files, which are written from the run (checked in llama.cpp; Ollama and LM
+Studio were not run):
+
+```sh
+python -m src.export run=RUN format=gguf out=model.gguf
+llama-completion -m model.gguf -no-cnv -p {prompt}
+ollama create NAME -f model.Modelfile
+```
+
+"""
+NO_GGUF = "llama.cpp, Ollama and LM Studio cannot run it: llama.cpp has no {class_name}.\n\n"
 
 
 def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str, Any]) -> str:
@@ -45,6 +74,7 @@ def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str,
     prompts = _look_up(record["config"], "stage", "stages", stage, "prompts") or []
     lines = prompts[0].strip().splitlines() if prompts else []
     prompt = lines[0] if lines else "Once upon a time"
+    length = _look_up(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens
     parts = [
         f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_format_tags(spec, mapping)}\n---\n",
         f"# {record['run']}\n\n{_format_introduction(spec, summary)}\n",
@@ -53,9 +83,21 @@ def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str,
             version=TESTED_WITH,
             folder=json.dumps(folder),
             trust=", trust_remote_code=True" if mapping.code else "",
-            length=_look_up(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens,
+            length=length,
             prompt=json.dumps(prompt),
             shell_folder=shlex.quote(folder),
+            mlx=MLX.format(
+                version=MLX_TESTED_WITH,
+                folder=shlex.quote(folder),
+                prompt=shlex.quote(prompt),
+                length=length,
+                trust=" --trust-remote-code" if mapping.mlx_file else "",
+            ),
+            lm_eval_version=LM_EVAL_TESTED_WITH,
+            lm_eval_trust=",trust_remote_code=True" if mapping.code else "",
+            gguf=GGUF.format(prompt=shlex.quote(prompt))
+            if mapping.class_name in FORMATS
+            else NO_GGUF.format(class_name=mapping.class_name),
             shell_prompt=shlex.quote(prompt),
         ),
         f"## Limits\n\n{_format_limits(spec, mapping, summary)}\n",
@@ -137,5 +179,7 @@ def _format_limits(spec: ModelSpec, mapping: Mapping, summary: dict[str, Any]) -
         lines.append(f"It was trained on {seq_len} tokens at a time; beyond them it has not been evaluated here.")
     if mapping.code:
         lines.append("transformers has no such class: loading runs `modeling_hybrid.py` of this folder.")
+    if mapping.mlx_file:
+        lines.append(f"mlx-lm has no such class: loading runs `{mapping.mlx_file}` of this folder.")
     lines.append("No license is stated here: ask the author of the run.")
     return "\n".join(f"- {line}" for line in lines)

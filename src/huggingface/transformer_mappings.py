@@ -120,4 +120,5 @@ CLASSIC_DENSE = Mapping(
     _gpt2_settings,
     _gpt2_sizes,
     CLASSIC,
+    mlx_file="modeling_mlx_gpt2.py",
 )

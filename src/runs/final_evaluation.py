@@ -67,6 +67,26 @@ class Probe(TypedDict):
     gain: list[float | None]
 
 
+class TaskMetric(TypedDict):
+    """A metric of a task of lm-eval."""
+
+    value: float | None
+    higher_is_better: bool
+    items: list[float | None]
+    """Of each item; empty for a metric that is none of items, such as a perplexity."""
+
+
+class TaskResult(TypedDict):
+    """How a model does on a task of lm-eval."""
+
+    lm_eval: str
+    """Version of lm-eval."""
+    n: int
+    items_sha256: str
+    """Of the items and the versions of their tasks: results with the same can be compared item by item."""
+    metrics: dict[str, TaskMetric]
+
+
 class StageEvaluation(TypedDict):
     """Measurements after one stage."""
 
@@ -82,6 +102,8 @@ class StageEvaluation(TypedDict):
     probes: NotRequired[dict[str, Probe]]
     scripts: NotRequired[dict[str, float | None]]
     samples: list[float]
+    tasks: NotRequired[dict[str, TaskResult]]
+    """Of lm-eval, by name; `lm_eval_tasks` writes them."""
 
 
 class Evaluation(TypedDict):
@@ -118,7 +140,9 @@ def evaluate_run(
     """
     path, process_group = folder / EVALUATION, device.process_group
     result = _empty_evaluation(config)
-    known = process_group.on_rank_zero(lambda: {} if rerun else _known_stages(path, result, log_info))
+    known, before = process_group.on_rank_zero(
+        lambda: ({} if rerun else _known_stages(path, result, log_info), find_record(path, Evaluation))
+    )
     for name in process_group.on_rank_zero(lambda: finished_stages(config, folder)):
         info = read_checkpoint(folder / "checkpoints" / name / "last")
         weights = info.sha256["model.safetensors"]
@@ -136,6 +160,9 @@ def evaluate_run(
             # The processes share each set of examples, so all of them have to stop at the same one.
             check = raise_if_stopped if process_group.size == 1 else lambda: None
             entry = evaluate_task(config, data, device, model, check) | {"samples": []}
+        earlier = before["stages"].get(name) if before else None
+        if earlier and earlier["weights_sha256"] == weights and "tasks" in earlier:  # they have no settings
+            entry["tasks"] = earlier["tasks"]
         result["stages"][name] = {"weights_sha256": weights, **entry}
         process_group.on_rank_zero(lambda: write_record(path, result))
     return result

@@ -70,6 +70,11 @@ class EvaluateConfig:
     """`python -m src.evaluate`."""
 
     run: str = setting(MISSING, "Run directory with a finished stage.", form="path")
+    tasks: list[str] = setting(
+        [],
+        "Tasks of lm-eval to score the run on, by name. Those without a download are bash_syntax, bash_idioms and "
+        "story_grammar. A report compares runs on the tasks that all have.",
+    )
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     data_dir: str | None = setting(
         None, "Prepared data of the run. null: the folder that it was trained on.", form="path"

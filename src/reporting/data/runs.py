@@ -63,7 +63,7 @@ ARCHITECTURES = (
 )  # fmt: skip
 """The order in which they are shown; others follow."""
 
-EVALUATED = ("references", "context", "beyond", "probes", "answers", "distance")
+EVALUATED = ("references", "context", "beyond", "probes", "answers", "distance", "tasks")
 """Parts of a stage's evaluation that are mappings."""
 _NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}
 FINAL_STATUSES = ("done", "failed", "interrupted")

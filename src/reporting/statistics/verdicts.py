@@ -31,6 +31,7 @@ from src.reporting.statistics.significance import (
     correct_for_headlines,
     mean_and_half_width,
 )
+from src.reporting.statistics.task_scores import task_lines
 
 DIFFERENCE = 0.02
 """Bits per byte for which the number of seeds is given, unless the user states a margin."""
@@ -163,6 +164,7 @@ def verdict_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
         missing = dict.fromkeys(str(run["architecture"]) for run in records if run["size"] == size)
         if names := [name for name in missing if name not in ranked]:
             lines.append(f"{size}: no finished run of {', '.join(names)}: not ranked")
+    lines += task_lines([group for group in groups if reason_for_no_verdict(group) is None])
     lines += _contract_lines(groups)
     if n := len(headlines):
         correction = f"corrected for {n} headlines (Hochberg), " if n > 1 else ""

@@ -24,6 +24,7 @@ from src.reporting.statistics.shares import share_interval
 from src.reporting.statistics.verdicts import members_by_result, show_mean
 from src.reporting.tables.pairs import pair_tables
 from src.reporting.tables.table import Column, Mark, Table, Titled
+from src.reporting.tables.tasks import task_table
 
 SCRIPTS = {
     "finished": "finished",
@@ -50,8 +51,12 @@ def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin:
     builders |= {"size and cost": _cost, "forgetting": _forgetting}
     for origin, branches in branches_of(runs).items():
         builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
-    builders["laws of size and budget"] = _laws
-    builders |= {"generated scripts": _scripts, "differences over documents": _documents}
+    builders |= {
+        "laws of size and budget": _laws,
+        "tasks of lm-eval": task_table,
+        "generated scripts": _scripts,
+        "differences over documents": _documents,
+    }
     every: dict[str, Callable[[], list[Titled]]] = {"pairs": partial(pair_tables, runs, margin)}
     every |= {name: lambda build=build: [build(runs)] for name, build in builders.items()}
     found: list[Titled] = []

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-WORDS = frozenset("architecture size contract run status corpus after edge stage better other result".split())
+WORDS = frozenset(
+    "architecture size contract run status corpus after edge stage better other result task metric".split()
+)
 """Columns whose cells are words, set to the left; numbers are set to the right."""
 
 
