@@ -1,4 +1,4 @@
-"""A synthetic ladder: finished runs of three sizes with two branches each; no model was trained for these numbers."""
+"""A synthetic ladder: finished runs of four sizes with two branches each; no model was trained for these numbers."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
 from tests.reporting.conftest import SweepBuilder
 
-SIZES = ("pico", "300k", "nano")
+SIZES = ("pico", "300k", "nano", "2m")
 BUDGETS = {"language": 80, "language_quarter": 20, "language_sixteenth": 5}
 """Tokens for each parameter."""
 LAWS = {"dense": (0.9, 0.38), "mamba": (0.8, 0.33)}

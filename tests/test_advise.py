@@ -37,7 +37,7 @@ def test_the_predicted_loss_is_that_of_the_law_inside_the_ladder(
     assert run(ladder, "hours=0.5", "format=json") == 0  # at the speed of the runs here
     found = json.loads(capsys.readouterr().out)
     for each in found["candidates"]:
-        params = each["extrapolation"]["size"] * 8e5
+        params = each["extrapolation"]["size"] * 2.22e6
         assert each["bits_per_byte"]["loss"] == pytest.approx(
             loss_of(each["architecture"], params, each["tokens"]), rel=0.02
         )
@@ -55,12 +55,24 @@ def test_more_time_gives_larger_models_and_text_that_is_short_smaller_ones(
     assert best("hours=10", "text_tokens=1_000_000")["tokens"] == 4_000_000
 
 
+def test_no_size_is_trained_on_far_more_tokens_for_each_parameter_than_the_ladder(
+    ladder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(ladder, "machine=h100", "hours=2", "format=json") == 0
+    for each in json.loads(capsys.readouterr().out)["candidates"]:
+        ratio = each["extrapolation"]["tokens"] / each["extrapolation"]["size"]
+        assert ratio <= 4, "multiples of the ladder's largest tokens and size, whose ratio is its most tokens"
+    assert run(ladder, "machine=h100", "hours=100000", "format=json") == 0
+    best = json.loads(capsys.readouterr().out)["candidates"][0]
+    assert best["size"] == "xlarge", "where every size has more, the largest"
+
+
 def test_the_text_says_how_sure_it_is_and_what_follows(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(ladder, "machine=mac_16gb", "hours=2") == 0
     out, err = capsys.readouterr()
     assert out.startswith("Train ") and " bits per byte (" in out and "on mac_16gb" in out
     assert "arXiv 2502.05317" in out and "40% of that is assumed" in out
-    assert "Not sure: it is best in " in out and " seeds of mamba and dense at size 2m, 20 tokens" in out
+    assert "Not sure: it is best in " in out and " seeds of mamba and dense at size micro, 20 tokens" in out
     assert "times the ladder's largest size" in out and "without the ladder's largest size" in out
     assert "Next: python -m src.train architecture=" in err and "dry_run=true" in err
 

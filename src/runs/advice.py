@@ -34,6 +34,8 @@ FAR = 10.0
 """Multiple of the ladder's largest size or tokens beyond which the answer is not called sure."""
 CONTENDER = 0.05
 """Share of draws in which an architecture is best, from which another run of it can change the answer."""
+RATIO_MARGIN = 4.0
+"""How far the tokens for each parameter may lie beyond those of the ladder, unless no size has fewer."""
 RUNG_TOKENS_PER_PARAMETER, RUNG_SEEDS = 20, 2
 HALVINGS = 6
 """The order of architectures is looked at from 2^-6 to 2^6 times the time given."""
@@ -116,8 +118,8 @@ def advise(config: AdviseConfig) -> Advice:
     laws = fit_joint_laws(runs)
     if not laws:
         raise UserError(
-            f"ladder={config.ladder}: too few finished runs; a law needs at least two sizes, two budgets and six "
-            f"points of one architecture: {LADDER}"
+            f"ladder={config.ladder}: too few finished runs; a law needs three sizes and three budgets of one "
+            f"architecture: {LADDER}"
         )
     base = _config_of(runs)
     models = {law.architecture: _models(config, base, law.architecture) for law in laws}
@@ -198,13 +200,19 @@ def _speed(
 
 
 def _best_size(config: AdviseConfig, law: JointLaw, models: Sequence[Model], hours: float) -> Candidate:
-    """Return the size with the lowest predicted loss after these hours."""
+    """Return the size with the lowest predicted loss after these hours.
+
+    A law is trusted where tokens and parameters grow together as in the ladder: extrapolated in one of them alone, a
+    small error of its exponent decides.
+    """
 
     def tokens(model: Model) -> float:
         most = MOST_EPOCHS * config.text_tokens if config.text_tokens else np.inf
         return float(min(3600 * hours * model.tokens_per_second, most))
 
-    best = min(models, key=lambda model: law.draws(model.params, tokens(model))[0])
+    most = RATIO_MARGIN * max(point.tokens / point.params for point in law.points)
+    near = [model for model in models if tokens(model) / model.params <= most] or [models[-1]]
+    best = min(near, key=lambda model: law.draws(model.params, tokens(model))[0])
     return Candidate(best, law, tokens(best), law.predict(best.params, tokens(best)))
 
 

@@ -25,10 +25,10 @@ from src.reporting.statistics.significance import LEVEL
 HUBER_DELTA = 1e-3
 """Deviation of log L from which it counts linearly: about the noise between seeds."""
 DRAWS = 300
-MIN_POINTS = 6
-"""Sizes and budgets together: five numbers are fitted."""
-MIN_DISTINCT = 2
-"""Different sizes, and different budgets."""
+MIN_POINTS = 9
+"""Different sizes and budgets together: five numbers are fitted, and six points fit some law exactly."""
+MIN_DISTINCT = 3
+"""Different sizes, and different budgets: two show no curvature, and thus no entropy."""
 STARTS = tuple(product((0.15, 0.4, 0.8), (0.15, 0.4, 0.8), (0.3, 0.6, 0.9)))
 """alpha, beta, and E as a share of the lowest loss."""
 N_PARAMETERS = 5

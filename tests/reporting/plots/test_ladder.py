@@ -16,7 +16,7 @@ def test_a_ladder_has_a_chart_of_predicted_losses_and_a_table_of_its_laws(tmp_pa
     chart = ladder_chart(runs)
     points, line, *others = chart.panels[0].traces
     assert [trace.architecture for trace in others] == ["mamba", "mamba"] and not chart.marks, "mamba is always lower"
-    assert len(points.y[""]) == 9 and points.x[""][""] == sorted(points.x[""][""])
+    assert len(points.y[""]) == 12 and points.x[""][""] == sorted(points.x[""][""])
     at, losses = np.array(line.x[""][""]), np.array(line.y[""])
     assert at[-1] == pytest.approx(100 * max(points.x[""][""] + others[0].x[""][""])) and (np.diff(losses) < 0).all()
     nearest = [losses[np.abs(np.log(at / x)).argmin()] for x in points.x[""][""]]

@@ -87,13 +87,13 @@ def test_the_left_out_size_shows_a_law_that_does_not_hold() -> None:
 
 
 def test_too_few_points_make_no_law() -> None:
-    assert is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:2]))
-    assert not is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:1]))
-    assert left_out_error(fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0, SIZES[:2]))) is None
+    assert is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:3]))
+    assert not is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:2]))
+    assert left_out_error(fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0, SIZES[:3]))) is None
 
 
 def test_a_ladder_is_read_from_runs_with_their_branches(tmp_path: Path) -> None:
     laws = fit_joint_laws(load_runs(write_ladder(tmp_path / "outputs")))
     assert [law.architecture for law in laws] == ["dense", "mamba"]
-    assert len(laws[0].points) == 3 * 3 * 2 and laws[0].noise > 0
+    assert len(laws[0].points) == 4 * 3 * 2 and laws[0].noise > 0
     assert {round(point.tokens / point.params) for point in laws[0].points} == {80, 20, 5}
