@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtr
 
+from src.reporting.statistics.sequential import LOOKS, share_of_look
 from src.reporting.statistics.significance import LEVEL, UNSTABLE_LEVEL, tukey_critical
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "dev" / "STATISTICS.md"
@@ -25,6 +26,12 @@ SAMPLES = 24_000
 FALL, FALL_SHARE = 20.0, 1 / 3
 """How far above its level a seed ends that diverges, and the share of seeds that do."""
 FAR = 60.0
+SEQUENTIAL_COLUMNS = {
+    "false_best": "false best",
+    "false_statement": "false statement",
+    "power": "first is best, in % of headlines",
+    "seeds": "seeds, mean",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Design:
 
 EQUAL = Design("all equal")
 LEAD = Design("first ahead by 5 sd", lead=5)
+SMALL_LEAD = Design("first ahead by 2 sd", lead=2)
 LEAD_BESIDE_DIVERGING = Design("first ahead by 5 sd, one diverges at times", lead=5, has_diverging=True)
 DIVERGING = Design("all equal, one diverges at times", has_diverging=True)
 NULLS = (
@@ -93,8 +101,8 @@ class Verdicts:
     """[R, M, P], infinite where one of the two is unstable."""
 
 
-def judge(values: np.ndarray) -> Verdicts:
-    """Apply the rules to `values`, [R, M, K, N]."""
+def judge(values: np.ndarray, report_level: float = LEVEL) -> Verdicts:
+    """Apply the rules to `values`, [R, M, K, N]; a report may spend `report_level`."""
     _, m, k, n = values.shape
     means, variances = values.mean(-1), values.var(-1, ddof=1)
     unstable = find_unstable(values, variances)
@@ -104,12 +112,14 @@ def judge(values: np.ndarray) -> Verdicts:
     i, j = np.triu_indices(k, 1)
     error, freedom = welch(variances[..., i], variances[..., j], n)
     pooled = np.where(unstable, 0.0, variances).sum(-1) / n_stable
-    level = LEVEL / m
+    level = report_level / m
     tukey = critical(level, n_stable, n_stable * (n - 1.0)) * np.sqrt(2 * pooled / n)
     games_howell = critical(level, np.broadcast_to(n_stable[..., None], freedom.shape), freedom) * error
     half = np.maximum(tukey[..., None], games_howell)
     half = np.where(unstable[..., i] | unstable[..., j], np.inf, half)
-    return Verdicts(unstable, leader, correct(p, n_stable < k) < LEVEL, i, j, means[..., j] - means[..., i], half)
+    return Verdicts(
+        unstable, leader, correct(p, n_stable < k) < report_level, i, j, means[..., j] - means[..., i], half
+    )
 
 
 def find_unstable(values: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -182,16 +192,55 @@ class Rates:
     """Of headlines: the diverging one is called unstable."""
 
 
+def false_statements(found: Verdicts, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mark the headlines, [R, M], with a false best, and those with a pair that is significant without a difference."""
+    as_good = (means[None] <= means[:, None]) & ~np.eye(len(means), dtype=bool)  # [leader, other]
+    false_best = found.is_best & (as_good[found.leader] & ~found.unstable).any(-1)
+    true = means[found.j] - means[found.i]
+    significant = np.abs(found.difference) > found.half_width
+    return false_best, (significant & (found.difference * true <= 0)).any(-1)
+
+
+@dataclass(frozen=True)
+class SequentialRates:
+    """Rates of `seeds=auto` in percent of reports, unless stated otherwise."""
+
+    false_best: float
+    false_statement: float
+    power: float
+    """Of headlines: the first is called best."""
+    seeds: float
+    """Mean number of seeds of an architecture."""
+
+
+def measure_sequential(design: Design, k: int, headlines: int, samples: int = SAMPLES) -> SequentialRates:
+    """Simulate reports of one design with `seeds=auto`: looks until every headline is decided, as `is_decided` says."""
+    rng = np.random.default_rng([k, headlines, *design.name.encode()])
+    values, means = design.draw(rng, samples // headlines, headlines, k, LOOKS[-1]), design.means(k)
+    is_over = np.zeros(len(values), dtype=bool)
+    wrong, first, seeds = np.zeros((2, len(values)), dtype=bool), np.zeros(values.shape[:2], dtype=bool), 0.0
+    for look, n in enumerate(LOOKS):
+        found = judge(values[..., :n], LEVEL * share_of_look(look))
+        leader = found.leader[..., None]
+        is_open = (np.abs(found.difference) <= found.half_width) & np.isfinite(found.half_width)
+        behind_leader = (found.i == leader) | (found.j == leader)
+        is_decided = (found.is_best | ~(is_open & behind_leader).any(-1)).all(-1)
+        ends = ~is_over & (is_decided | (n == LOOKS[-1]))
+        best, pair = false_statements(found, means)
+        wrong[:, ends] = np.stack([best.any(-1), (best | pair).any(-1)])[:, ends]
+        first[ends] = (found.is_best & (found.leader == 0))[ends]
+        seeds += n * float(ends.mean())
+        is_over |= ends
+    return SequentialRates(*(100 * wrong.mean(-1)).tolist(), 100 * float(first.mean()), seeds)
+
+
 def measure(design: Design, k: int, n: int, headlines: int, samples: int = SAMPLES, seed: int = 0) -> Rates:
     """Simulate reports of one design."""
     rng = np.random.default_rng([seed, k, n, headlines, *design.name.encode()])
     found = judge(design.draw(rng, samples // headlines, headlines, k, n))
     means = design.means(k)
-    as_good = (means[None] <= means[:, None]) & ~np.eye(k, dtype=bool)  # [leader, other]
-    false_best = found.is_best & (as_good[found.leader] & ~found.unstable).any(-1)
+    false_best, false_pair = false_statements(found, means)
     true = means[found.j] - means[found.i]
-    significant = np.abs(found.difference) > found.half_width
-    false_pair = (significant & (found.difference * true <= 0)).any(-1)
     covered = np.abs(found.difference - true) <= found.half_width
     last = k - 1
     if design.has_diverging:
@@ -239,6 +288,12 @@ def tables(samples: int = SAMPLES) -> str:
         for design in (*NULLS[:3], DIVERGING)
         for k in N_ARCHITECTURES
     ]
+    sequential = [
+        [design.name, str(k), str(m), *(f"{getattr(each, name):.1f}" for name in SEQUENTIAL_COLUMNS)]
+        for design in (*NULLS, LEAD, SMALL_LEAD)
+        for k, m in cells
+        for each in [measure_sequential(design, k, m, samples)]
+    ]
     return "\n".join(
         [
             "Errors, in % of reports:\n",
@@ -249,6 +304,8 @@ def tables(samples: int = SAMPLES) -> str:
             _table(["design", "architectures", "headlines", *head("power")], powers),
             "Called unstable, in % of headlines with one in a report:\n",
             _table(["design", "architectures", *head("steady ones", "diverging one")], found),
+            f"With `seeds=auto`, looks at {', '.join(map(str, LOOKS))} seeds, in % of reports:\n",
+            _table(["design", "architectures", "headlines", *SEQUENTIAL_COLUMNS.values()], sequential),
         ]
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src.reporting.statistics.significance import LEVEL, compare_architectures, correct_for_headlines
+from tests.reporting.statistics import simulation
 from tests.reporting.statistics.simulation import (
     BEGIN,
     DIVERGING,
@@ -17,6 +18,7 @@ from tests.reporting.statistics.simulation import (
     Design,
     judge,
     measure,
+    measure_sequential,
     tables,
 )
 
@@ -51,6 +53,21 @@ def test_a_false_best_is_as_rare_as_documented(n: int) -> None:
     rates = measure(two_at_the_top, 4, n, 1, 4000)
     assert 1 < rates.false_best < 6 and rates.coverage > 94 and rates.unstable < 1.5
     assert measure(EQUAL, 4, n, 1, 4000).false_statement < 6
+
+
+def test_looking_several_times_keeps_the_error_of_a_report() -> None:
+    two_at_the_top = next(design for design in NULLS if design.n_top == 2)
+    rates = measure_sequential(two_at_the_top, 4, 1, 4000)
+    assert 0.5 < rates.false_best < 5 and 7 < rates.seeds <= 8
+    lead = measure_sequential(LEAD, 4, 1, 4000)
+    assert lead.power > 99 and lead.seeds < 5
+
+
+def test_one_look_is_the_verdict_of_as_many_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "LOOKS", (3,))
+    monkeypatch.setattr(simulation, "share_of_look", lambda look: 1.0)
+    once, auto = measure(LEAD, 4, 3, 1, 4000), measure_sequential(LEAD, 4, 1, 4000)
+    assert auto.seeds == 3 and abs(auto.power - once.power) < 2
 
 
 @pytest.mark.slow
