@@ -7,6 +7,9 @@ import pytest
 
 from src import advise
 from src.cli.command import run_cli
+from src.cli.compose import compose_config, register_schema
+from src.config.checks import check_settings
+from src.config.schema import CONF, AdviseConfig
 from tests.ladders import loss_of, write_ladder
 
 
@@ -75,6 +78,15 @@ def test_the_text_says_how_sure_it_is_and_what_follows(ladder: Path, capsys: pyt
     assert "Not sure: it is best in " in out and " seeds of mamba and dense at size micro, 20 tokens" in out
     assert "times the ladder's largest size" in out and "without the ladder's largest size" in out
     assert "Next: python -m src.train architecture=" in err and "dry_run=true" in err
+
+
+@pytest.mark.parametrize("machine", [path.stem for path in (CONF / "machine").glob("*.yaml") if path.stem != "here"])
+def test_every_named_machine_has_memory_speed_and_a_source(machine: str) -> None:
+    register_schema(AdviseConfig, "advise")
+    found = compose_config(AdviseConfig, "advise", [f"machine={machine}"]).machine
+    check_settings(found)
+    assert found.name == machine and found.memory_bytes and found.peak_flops_per_second and found.source
+    assert found.utilization == 0.4, "the documentation says so"
 
 
 def test_without_a_ladder_or_a_speed_it_is_one_line(

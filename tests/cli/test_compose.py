@@ -18,7 +18,8 @@ from src.config.schema import CONF, ROOT, PrepareConfig, TrainConfig, UserError,
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name != "repositories"  # lists of repositories are data, not settings
+    # Lists of repositories are data, not settings; machines are for src.advise alone.
+    if folder.is_dir() and folder.name not in ("repositories", "machine")
 }
 EXPERIMENT_NAMES = list(experiment_files())
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")
@@ -219,7 +220,10 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
             "architecture=mixtral",
             "no such choice; there are dense, dense_conv, dense_qk_norm, gated_deltanet, griffin, hybrid, jamba, mamba",
         ),
-        ("size=huge", "size=huge: no such choice; there are large, medium, micro, mini, nano, pico, tiny, xlarge"),
+        (
+            "size=huge",
+            "size=huge: no such choice; there are 2m, 300k, large, medium, micro, mini, nano, pico, tiny, xlarge",
+        ),
         ("+experiment=nope", "experiment=nope: no such choice; there are compare_active"),
         ("seed=0,1", "seed=0,1: several values make a sweep"),
         ("architecture==moe", "architecture==moe: cannot be read; write key=value without spaces"),
