@@ -27,22 +27,22 @@ def loss_of(architecture: str, params: float, tokens: float) -> float:
     return entropy + 0.3 * (params / 8e5) ** -alpha + 0.2 * (tokens / 1.6e7) ** -0.35
 
 
-def write_ladder(root: Path) -> Path:
+def write_ladder(root: Path, seq_len: int = 256) -> Path:
     """Write the runs and the sweep below a folder of outputs, and return the sweep."""
     builder, generator = SweepBuilder(root), np.random.default_rng(0)
     register_schema(TrainConfig, "train")
     for architecture in LAWS:
         for size in SIZES:
-            overrides = [f"architecture={architecture}", f"size={size}", "training.seq_len=256"]
+            overrides = [f"architecture={architecture}", f"size={size}", f"training.seq_len={seq_len}"]
             config = compose_config(TrainConfig, "train", [*overrides, "stage=language_budgets"])
             spec = match_config(config).spec
-            cost = model_cost(spec, 256)
+            cost = model_cost(spec, seq_len)
             params = cost.active_non_embedding_params
             for seed in range(2):
                 run = builder.add(architecture, seed, size, stages=tuple(BUDGETS))
                 summary = json.loads((run / "summary.json").read_text())
                 summary["accounting"] |= cost.totals() | {"train_flops_per_token": cost.train_flops_per_token}
-                summary["contract"]["training.seq_len"] = 256
+                summary["contract"]["training.seq_len"] = seq_len
                 summary["model"] = spec.to_dict()
                 for stage, budget in BUDGETS.items():
                     found = summary["stages"][stage]

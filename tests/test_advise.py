@@ -80,6 +80,14 @@ def test_the_text_says_how_sure_it_is_and_what_follows(ladder: Path, capsys: pyt
     assert "Next: python -m src.train architecture=" in err and "dry_run=true" in err
 
 
+def test_runs_of_other_text_or_contexts_are_no_part_of_a_ladder(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_ladder(tmp_path / "outputs", seq_len=128)
+    assert run_cli(lambda: advise.main([f"ladder=[{ladder},{other}]", "machine=h100"])) == 2
+    assert "its runs differ in training.seq_len (128, 256)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("machine", [path.stem for path in (CONF / "machine").glob("*.yaml") if path.stem != "here"])
 def test_every_named_machine_has_memory_speed_and_a_source(machine: str) -> None:
     register_schema(AdviseConfig, "advise")
