@@ -198,7 +198,7 @@ def false_statements(found: Verdicts, means: np.ndarray) -> tuple[np.ndarray, np
     false_best = found.is_best & (as_good[found.leader] & ~found.unstable).any(-1)
     true = means[found.j] - means[found.i]
     significant = np.abs(found.difference) > found.half_width
-    return false_best, (significant & (found.difference * true <= 0)).any(-1)
+    return false_best, np.any(significant & (found.difference * true <= 0), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def measure_sequential(design: Design, k: int, headlines: int, samples: int = SA
         first[ends] = (found.is_best & (found.leader == 0))[ends]
         seeds += n * float(ends.mean())
         is_over |= ends
-    return SequentialRates(*(100 * wrong.mean(-1)).tolist(), 100 * float(first.mean()), seeds)
+    false_best, false_statement = 100 * float(wrong[0].mean()), 100 * float(wrong[1].mean())
+    return SequentialRates(false_best, false_statement, 100 * float(first.mean()), seeds)
 
 
 def measure(design: Design, k: int, n: int, headlines: int, samples: int = SAMPLES, seed: int = 0) -> Rates:
