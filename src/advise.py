@@ -20,10 +20,10 @@ DROPPED = ("state", "memory", "tokens/s", "parameters")
 
 def advise(config: AdviseConfig) -> int:
     """Print the advice. Raises: UserError if the ladder or the machine's speed is missing."""
-    from src.runs.advice import advise
+    from src.runs.advice import choose_model
 
     check_settings(config)
-    advice = advise(config)
+    advice = choose_model(config)
     if config.format == "json":
         print(json.dumps(as_values(config, advice), indent=2))
         return 0

@@ -13,6 +13,7 @@ from src.config.schema import (
     AdviseConfig,
     MachineConfig,
     ModelSpec,
+    RuntimeConfig,
     SizeConfig,
     TrainConfig,
     TrainingConfig,
@@ -111,7 +112,7 @@ class Advice:
     """None: the answer is sure, or the ladder has every size that the machine could train in this time."""
 
 
-def advise(config: AdviseConfig) -> Advice:
+def choose_model(config: AdviseConfig) -> Advice:
     """Find the best architecture and size. Raises: UserError if the ladder or the machine's speed is missing."""
     if not config.ladder:
         raise UserError(f"ladder: give the folder of a finished ladder, as in [outputs/sweeps/ladder-...]; {LADDER}")
@@ -127,10 +128,14 @@ def advise(config: AdviseConfig) -> Advice:
             f"architecture: {LADDER}"
         )
     base = _config_of(runs)
-    models = {law.architecture: _models(config, base, law.architecture) for law in laws}
+    measured = [] if config.machine.peak_flops_per_second else _measured_here(config)
+    models = {law.architecture: _models(config, base, law.architecture, measured) for law in laws}
     if missing := [name for name, found in models.items() if not found]:
         raise UserError(f"machine={config.machine.name}: no size of {missing[0]} fits its memory")
-    found = [_best_size(config, law, models[law.architecture], config.hours) for law in laws]
+    found: list[Candidate] = []
+    for law in laws:
+        _, model, tokens = _best_size(config, law, models[law.architecture], config.hours)
+        found.append(Candidate(model, law, tokens, law.predict(model.params, tokens)))
     draws = np.stack([each.law.draws(each.model.params, each.tokens)[1:] for each in found])
     winners = np.bincount(draws.argmin(axis=0), minlength=len(found)) / draws.shape[1]
     found = [replace(each, is_best_in=float(share)) for each, share in zip(found, winners, strict=True)]
@@ -145,11 +150,10 @@ def _config_of(runs: pd.DataFrame) -> TrainConfig:
     return read_run_config(next((path for path in known if path.exists()), known[0]))
 
 
-def _models(config: AdviseConfig, base: TrainConfig, architecture: str) -> list[Model]:
+def _models(config: AdviseConfig, base: TrainConfig, architecture: str, measured: Sequence[Measured]) -> list[Model]:
     """Return a model for each size that fits the machine, from the smallest."""
-    machine, root = config.machine, Path(config.output_root).expanduser()
+    machine = config.machine
     available = (machine.memory_bytes or machine_bytes()) - PROCESS_BYTES
-    measured = [] if machine.peak_flops_per_second else _measured_here(machine, root)
     register_schema(TrainConfig, "train")
     chosen = compose_config(TrainConfig, "train", [f"architecture={architecture}"]).architecture
     found: list[Model] = []
@@ -179,10 +183,11 @@ def _models(config: AdviseConfig, base: TrainConfig, architecture: str) -> list[
     return sorted(found, key=lambda model: model.params)
 
 
-def _measured_here(machine: MachineConfig, root: Path) -> list[Measured]:
+def _measured_here(config: AdviseConfig) -> list[Measured]:
     from src.runtime.device import open_device
 
-    return find_measured([root], open_device(TrainConfig().runtime).kind)
+    runtime = RuntimeConfig(device=config.machine.device)
+    return find_measured([Path(config.output_root).expanduser()], open_device(runtime).kind)
 
 
 def _speed(
@@ -204,21 +209,20 @@ def _speed(
     return speed.tokens_per_second
 
 
-def _best_size(config: AdviseConfig, law: JointLaw, models: Sequence[Model], hours: float) -> Candidate:
-    """Return the size with the lowest predicted loss after these hours.
+def _best_size(
+    config: AdviseConfig, law: JointLaw, models: Sequence[Model], hours: float
+) -> tuple[float, Model, float]:
+    """Return the lowest predicted loss after these hours, with its model and tokens.
 
     A law is trusted where tokens and parameters grow together as in the ladder: extrapolated in one of them alone, a
     small error of its exponent decides.
     """
-
-    def tokens(model: Model) -> float:
-        most = MOST_EPOCHS * config.text_tokens if config.text_tokens else np.inf
-        return float(min(3600 * hours * model.tokens_per_second, most))
-
-    most = RATIO_MARGIN * max(point.tokens / point.params for point in law.points)
-    near = [model for model in models if tokens(model) / model.params <= most] or [models[-1]]
-    best = min(near, key=lambda model: law.draws(model.params, tokens(model))[0])
-    return Candidate(best, law, tokens(best), law.predict(best.params, tokens(best)))
+    most = MOST_EPOCHS * config.text_tokens if config.text_tokens else np.inf
+    tokens = [float(min(3600 * hours * model.tokens_per_second, most)) for model in models]
+    ratio = RATIO_MARGIN * max(point.tokens / point.params for point in law.points)
+    known = [(model, n) for model, n in zip(models, tokens, strict=True) if n / model.params <= ratio]
+    near = known or [(models[-1], tokens[-1])]
+    return min(((float(law.losses(model.params, n)), model, n) for model, n in near), key=lambda each: each[0])
 
 
 def _changes(config: AdviseConfig, laws: Sequence[JointLaw], models: dict[str, list[Model]]) -> list[tuple[float, str]]:
@@ -226,7 +230,7 @@ def _changes(config: AdviseConfig, laws: Sequence[JointLaw], models: dict[str, l
     for power in range(-HALVINGS, HALVINGS + 1):
         hours = config.hours * 2.0**power
         found = [_best_size(config, law, models[law.architecture], hours) for law in laws]
-        best = min(found, key=lambda each: each.prediction.loss).model.architecture
+        best = min(found, key=lambda each: each[0])[1].architecture
         if not changes or changes[-1][1] != best:
             changes.append((hours, best))
     return changes

@@ -128,22 +128,19 @@ def with_search_differences(config: TrainConfig, data: Data | None, init: "Check
 
 def describe_transfers(configs: Sequence[TrainConfig]) -> list[str]:
     """Describe the rates that no search has found for their size, a line for each architecture and size."""
-    lines: dict[tuple[str, str], str] = {}
-    for config in configs:
-        key = config.architecture.name, config.size.name
-        if not config.learning_rates or key in lines:
-            continue
-        searches = _searches_of(config)
-        if any(search["size"] == config.size.name for search in searches):
+    lines: list[str] = []
+    for config in {(each.architecture.name, each.size.name): each for each in configs if each.learning_rates}.values():
+        searches, name, size = _searches_of(config), config.architecture.name, config.size.name
+        if any(search["size"] == size for search in searches):
             continue
         known, found = _transfer(searches, config)
         sizes = ", ".join(search["size"] for search in known)
         error = "" if found.factor is None else f", times or divided by {found.factor:.2f} (standard error)"
-        lines[key] = (
-            f"{key[0]} {key[1]}: rate {found.learning_rate:g}{error}, by a power law over sizes {sizes}: it falls as "
+        lines.append(
+            f"{name} {size}: rate {found.learning_rate:g}{error}, by a power law over sizes {sizes}: it falls as "
             f"N^{-found.exponent:.2f}"
         )
-    return [*lines.values()]
+    return lines
 
 
 def _search_for(config: TrainConfig) -> Search:

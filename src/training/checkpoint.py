@@ -4,7 +4,7 @@ last/  model.safetensors  state.pt (optimizer, scaler, counters; read with weigh
 best/  model.safetensors  meta.json
 
 Of a model in shards, every process writes its part of `last` (`sharded_files.py`), with a small state.pt beside. At the
-end of a stage, the weights are in model.safetensors again, so that whoever reads a finished stage needs no shards.
+end of a stage, the weights are in model.safetensors again, so other commands need no shards of a finished stage.
 
 meta.json has the SHA-256 of the other files and of its own content, so that damage is detected before anything is
 loaded.

@@ -1,7 +1,8 @@
 """The chart of a ladder: loss against training FLOPs, as measured, and as the law of each architecture predicts it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from src.reporting.data.runs import to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, trace_of
 from src.reporting.statistics.joint_law import JointLaw, fit_joint_laws
 
+FlopsOfSize = Callable[[np.ndarray], np.ndarray]
 BEYOND = 100.0
 """How far the prediction is drawn, as a multiple of the largest FLOPs of the ladder."""
 N_PLACES, N_SIZES = 61, 200
@@ -23,18 +25,19 @@ def ladder_chart(runs: pd.DataFrame) -> Chart:
     records = [record for record in to_records(runs) if record["status"] == "done"]
     panel, curves = Panel(""), dict[str, np.ndarray]()
     laws = fit_joint_laws(runs)
-    flops = {law.architecture: _flops_per_token(records, law) for law in laws}
-    reached = {law.architecture: [(point, _at(flops, law, point.params) * point.tokens) for point in law.points]
-               for law in laws}  # fmt: skip
-    every = [value for points in reached.values() for _, value in points]
+    per_token = {law.architecture: _flops_per_token(records, law) for law in laws}
+    reached: dict[str, dict[float, list[float]]] = {}
+    for law in laws:
+        for point in law.points:
+            flops = float(per_token[law.architecture](np.array(point.params)) * point.tokens)
+            reached.setdefault(law.architecture, {}).setdefault(flops, []).append(point.loss)
+    every = [flops for losses in reached.values() for flops in losses]
     places = np.geomspace(min(every), BEYOND * max(every), N_PLACES) if every else np.array([])
     for law in laws:
         points, line = trace_of(law.architecture, dash=""), trace_of(law.architecture)
-        cells: dict[float, list[float]] = {}
-        for point, value in reached[law.architecture]:
-            cells.setdefault(value, []).append(point.loss)
-        points.add_seeds("", {"": sorted(cells)}, [[float(np.mean(cells[value])) for value in sorted(cells)]])
-        curves[law.architecture] = _lowest_losses(law, flops, places)
+        flops, losses = zip(*sorted(reached[law.architecture].items()), strict=True)
+        points.add_seeds("", {"": [*flops]}, [[fmean(seeds) for seeds in losses]])
+        curves[law.architecture] = _lowest_losses(law, per_token[law.architecture], places)
         line.marker = ""
         line.add_seeds("", {"": places.tolist()}, [curves[law.architecture].tolist()])
         panel.traces += [points, line]
@@ -53,29 +56,22 @@ def ladder_chart(runs: pd.DataFrame) -> Chart:
     )
 
 
-def _flops_per_token(records: Sequence[Record], law: JointLaw) -> tuple[float, float]:
-    """Return slope and intercept of log FLOPs per token against log parameters of an architecture."""
+def _flops_per_token(records: Sequence[Record], law: JointLaw) -> FlopsOfSize:
+    """Return training FLOPs per token as a power law of the parameters of an architecture."""
     own = {
         float(record["active_non_embedding_params"]): float(record["train_flops_per_token"])
         for record in records
         if record["architecture"] == law.architecture
     }
     slope, intercept = np.polyfit(np.log([*own]), np.log([*own.values()]), 1)
-    return float(slope), float(intercept)
+    return lambda params: np.exp(intercept) * params**slope
 
 
-def _at(flops: dict[str, tuple[float, float]], law: JointLaw, params: float) -> float:
-    slope, intercept = flops[law.architecture]
-    return float(np.exp(intercept) * params**slope)
-
-
-def _lowest_losses(law: JointLaw, flops: dict[str, tuple[float, float]], places: np.ndarray) -> np.ndarray:
+def _lowest_losses(law: JointLaw, flops_per_token: FlopsOfSize, places: np.ndarray) -> np.ndarray:
     """Return the lowest loss over sizes for each number of FLOPs, (places,)."""
     sizes = [point.params for point in law.points]
-    params = np.geomspace(SIZE_RANGE[0] * min(sizes), SIZE_RANGE[1] * max(sizes), N_SIZES)
-    per_token = np.array([_at(flops, law, each) for each in params])
-    losses = law.losses(params[:, None], places / per_token[:, None])
-    return losses.min(axis=0)
+    params = np.geomspace(SIZE_RANGE[0] * min(sizes), SIZE_RANGE[1] * max(sizes), N_SIZES)[:, None]
+    return law.losses(params, places / flops_per_token(params)).min(axis=0)
 
 
 def _changes(curves: dict[str, np.ndarray], places: np.ndarray) -> list[float]:

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.reporting.data.json_values import Record
-from src.reporting.data.runs import BRANCH_OF, split_of, stage_names, to_records
+from src.reporting.data.runs import branches_of, split_of, stage_names, to_records
 from src.reporting.data.shared_results import shared
 from src.reporting.statistics.significance import LEVEL
 
@@ -72,8 +71,8 @@ class JointLaw:
     is_entropy_known: bool
     """Whether E was given."""
 
-    def losses(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Return the loss by the fit, of arrays that broadcast."""
+    def losses(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
+        """Return the loss by the fit, of numbers or arrays that broadcast."""
         x, y = np.broadcast_arrays(np.log(params) - self.center[0], np.log(tokens) - self.center[1])
         return np.exp(_log_loss(self.parameters[0], x.ravel(), y.ravel())).reshape(x.shape)
 
@@ -108,30 +107,22 @@ def fit_joint_laws(runs: pd.DataFrame, entropy: float | None = None) -> list[Joi
     known; that of generated text is read from the runs.
     """
     records = [record for record in to_records(runs) if record["status"] == "done"]
-    laws: list[JointLaw] = []
+    if not records or not (names := stage_names(runs)):
+        return []
+    first, split, laws = names[0], split_of(records, names[:1]), list[JointLaw]()
     for architecture in dict.fromkeys(str(record["architecture"]) for record in records):
         own = [record for record in records if record["architecture"] == architecture]
-        points = ladder_points(own)
-        floors = {record.get(f"{stage_names(runs)[0]}/floor_bits_per_byte") for record in own}
+        points = [
+            Point(float(record["active_non_embedding_params"]), float(tokens), float(loss))
+            for record in own
+            for stage in (first, *branches_of(runs).get(first, []))
+            if (loss := record.get(f"{stage}/{split}_bits_per_byte")) and (tokens := record.get(f"{stage}/tokens"))
+        ]
+        floors = {record.get(f"{first}/floor_bits_per_byte") for record in own}
         known = next(iter(floors)) if len(floors) == 1 else None
         if is_enough(points):
             laws.append(fit_joint_law(architecture, points, entropy if entropy is not None else known))
     return laws
-
-
-def ladder_points(records: Sequence[Record]) -> list[Point]:
-    """Return a point for each finished run and budget of the first stage."""
-    if not records:
-        return []
-    first = stage_names(pd.DataFrame(records))[0]
-    key = f"{split_of(list(records), [first])}_bits_per_byte"
-    points: list[Point] = []
-    for record in records:
-        for stage in stage_names(pd.DataFrame([record])):
-            loss, tokens = record.get(f"{stage}/{key}"), record.get(f"{stage}/tokens")
-            if first in (stage, record.get(f"{stage}/{BRANCH_OF}")) and loss and tokens:
-                points.append(Point(float(record["active_non_embedding_params"]), float(tokens), float(loss)))
-    return points
 
 
 def is_enough(points: Sequence[Point]) -> bool:
@@ -180,7 +171,7 @@ def left_out_error(law: JointLaw) -> float | None:
         return None
     left = fit_joint_law(law.architecture, smaller, law.entropy if law.is_entropy_known else None)
     above = [point for point in law.points if point.params == largest]
-    errors = [left.draws(point.params, point.tokens)[0] / point.loss - 1 for point in above]
+    errors = [left.losses(point.params, point.tokens) / point.loss - 1 for point in above]
     return float(max(errors, key=abs))
 
 
