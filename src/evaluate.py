@@ -30,7 +30,8 @@ def evaluate(config: EvaluateConfig) -> int:
     """
     check_settings(config)
 
-    from src.runs.final_evaluation import EVALUATION, evaluate_run, finished_stages
+    from src.runs.evaluation_file import EVALUATION, finished_stages
+    from src.runs.final_evaluation import evaluate_run
     from src.runs.lm_eval_tasks import load_tasks, measure_tasks
     from src.runs.summary import read_summary
     from src.runtime.device import open_device
@@ -93,7 +94,7 @@ def describe_dry_run(
 ) -> list[str]:
     """Describe what would be measured, and how long the test text would take by the speed of the run's training."""
     from src.data.dataset import PreparedData
-    from src.runs.final_evaluation import evaluated_stages, finished_stages
+    from src.runs.evaluation_file import evaluated_stages, finished_stages
 
     length, settings = known.training.seq_len, known.evaluation
     windows = {

@@ -10,8 +10,9 @@ from pathlib import Path
 from src.cli.command import run_cli, run_command
 from src.cli.command_line import format_argument, quote_paths
 from src.cli.data_path import expand_data_path
+from src.cli.data_validation import check_data
 from src.cli.next_command import command_of, print_next
-from src.cli.validation import check_data, check_writable
+from src.cli.validation import check_writable
 from src.config.checks import check_settings
 from src.config.formatting import count_of, show_bytes, show_time
 from src.config.schema import PrepareConfig, UserError

@@ -17,7 +17,7 @@ from src.data.tokenizer.bpe import get_eot_id, load_tokenizer
 from src.inference.lm_eval_model import as_lm_eval_model
 from src.inference.text_model import TextModel
 from src.model.build import build_model
-from src.runs.final_evaluation import EVALUATION, Evaluation, TaskMetric, TaskResult, finished_stages
+from src.runs.evaluation_file import EVALUATION, Evaluation, TaskMetric, TaskResult, finished_stages
 from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 from src.runtime.errors import first_line

@@ -15,7 +15,7 @@ from src.cli.command import run_cli
 from src.data.dataset import load_prepared
 from src.data.tokenizer.bpe import load_tokenizer
 from src.reporting import load_runs
-from src.runs import final_evaluation
+from src.runs import final_evaluation, text_evaluation
 from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 
@@ -121,7 +121,7 @@ def test_an_interrupted_evaluation_resumes(
     expected = read_json(run / "evaluation.json")
     (run / "evaluation.json").unlink()
     tiny.change_summary(run, status="running")
-    probes = final_evaluation.measure_probes
+    probes = text_evaluation.measure_probes
 
     def stop(*arguments: Any, **settings: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
@@ -129,7 +129,7 @@ def test_an_interrupted_evaluation_resumes(
 
     arguments = ("stage=full", "architecture=mamba", "evaluation.scripts=3")
     with monkeypatch.context() as patch:
-        patch.setattr(final_evaluation, "measure_probes", stop)
+        patch.setattr(text_evaluation, "measure_probes", stop)
         assert tiny.run(data, tmp_path, *arguments) == 128 + signal.SIGTERM
     assert "the same command goes on" in capsys.readouterr().err
     assert list(read_json(run / "evaluation.json")["stages"]) == ["language"]

@@ -16,7 +16,7 @@ from src.cli.compose import compose_config, register_schema
 from src.config.schema import TrainConfig
 from src.reporting import load_runs
 from src.runs import __main__ as runs
-from src.runs.final_evaluation import EVALUATION
+from src.runs.evaluation_file import EVALUATION
 from src.runtime.atomic_files import read_json, write_json, write_yaml
 from src.runtime.run_lock import acquire_run_lock
 from src.sweep.job_store import Job, JobStore

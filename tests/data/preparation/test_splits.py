@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.cli.validation import check_data
+from src.cli.data_validation import check_data
 from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.document import Document
 from src.data.preparation import document_store, splits
