@@ -21,6 +21,7 @@ from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
 from src.model.size_matching import match_config
 from src.runs.batch_size_finder import find_micro_batch_size
+from src.runs.contract import build_contract
 from src.runs.final_evaluation import evaluate_run
 from src.runs.model_placement import place_model, write_config
 from src.runs.repeat_command import explicit_command
@@ -133,7 +134,9 @@ def _prepare_run(
         f"Model: {config.architecture.name} {config.size.name}, {cost.total_params:,} parameters, "
         f"{cost.active_non_embedding_params:,} active without embeddings ({match.residual:+.2%} of dense{solved})"
     )
-    summary = process_group.on_rank_zero(lambda: start_summary(config, data, folder, device, match, cost, init))
+    summary = process_group.on_rank_zero(
+        lambda: start_summary(config, build_contract(config, data, init, device), folder, device, match, cost)
+    )
     if process_group.is_rank_zero:
         init_run = init.folder.parents[2] if init else None
         summary["command"] = explicit_command(config, data, init_run, process_group.size)

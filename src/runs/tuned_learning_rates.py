@@ -14,8 +14,8 @@ from src.config.schema import TrainConfig, UserError
 from src.data.dataset import Data
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import reference_spec
+from src.runs.contract import reference_params, training_contract
 from src.runs.learning_rate_transfer import TransferredRate, refine_best_rate, transfer_rate
-from src.runs.summary import reference_params, training_contract
 from src.runtime.records import read_record, write_record
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def with_tuned_rate(config: TrainConfig, overrides: Sequence[str]) -> TrainConfi
 def with_search_differences(config: TrainConfig, data: Data | None, init: "CheckpointInfo | None") -> TrainConfig:
     """Record the differences between the search that a job takes its rate from and the job.
 
-    data, init: as for `src.runs.summary.training_contract`.
+    data, init: as for `src.runs.contract.training_contract`.
     """
     if not config.learning_rates:
         return config

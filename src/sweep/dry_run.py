@@ -139,7 +139,7 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
 
 def inspect_jobs(jobs: list[list[str]]) -> list[PlannedJob]:
     """Return what each job would train and cost. Raises: UserError as the command itself."""
-    from src.runs.summary import build_contract
+    from src.runs.contract import build_contract
     from src.runtime.device import open_device  # imports torch
 
     checked = check_jobs(jobs)

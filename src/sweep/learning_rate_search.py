@@ -22,9 +22,10 @@ from src.config.checks import check_settings
 from src.config.formatting import count_of
 from src.config.schema import TrainConfig, TuneConfig, TuneSettings, UserError
 from src.reporting import write_report
+from src.runs.contract import training_contract
 from src.runs.planning import Plan, check_jobs, plan_runs
 from src.runs.run_id import short_hash
-from src.runs.summary import read_summary, training_contract
+from src.runs.summary import read_summary
 from src.runs.tuned_learning_rates import FILE, write_searches
 from src.runtime.errors import first_line
 from src.sweep.job_process import run_job

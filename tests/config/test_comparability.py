@@ -21,7 +21,7 @@ from src.config.comparability import (
     with_current_names,
 )
 from src.config.schema import TrainConfig, TrainingConfig
-from src.runs.summary import training_contract
+from src.runs.contract import training_contract
 from tests.contract.small import CPU
 
 BASE = {"size.d_model": 128, "training.seq_len": 128, "git_commit": "a" * 40, "runtime.device": "cpu"}
@@ -34,7 +34,7 @@ def composed(*overrides: str) -> TrainConfig:
 
 
 def make_contract(config: TrainConfig) -> dict[str, Any]:
-    from src.runs.summary import build_contract
+    from src.runs.contract import build_contract
 
     return build_contract(config, None, None, CPU)
 
