@@ -91,10 +91,10 @@ def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
     return cast(T, content) if isinstance(value, dict) else value
 
 
-def write_record(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a record atomically. Raises: ValueError for NaN, which JSON lacks."""
+def write_record(path: Path, value: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Write a record atomically, as `write_json` does. Raises: ValueError for NaN, which JSON lacks."""
     plain = json.loads(json.dumps({key: item for key, item in value.items() if key != DIGEST}, allow_nan=False))
-    write_json(path, {**plain, DIGEST: content_sha256(plain)})
+    write_json(path, {**plain, DIGEST: content_sha256(plain)}, indent)
 
 
 def content_sha256(content: object) -> str:

@@ -46,7 +46,7 @@ def write_archive(folder: Path, runs: Mapping[str, PublishedRun], metrics: Mappi
     table.writerow(columns)
     for row in rows:
         table.writerow([json.dumps(row[key]) if key in row else "" for key in columns])
-    write_record(folder / RUNS, {"runs": dict(runs)})
+    write_record(folder / RUNS, {"runs": dict(runs)}, indent=None)  # its lists of losses would have a line a number
     write_bytes(folder / METRICS, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
