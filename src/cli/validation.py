@@ -31,6 +31,8 @@ EXTRAS = {
     "slurm": "hydra_plugins.hydra_submitit_launcher",
     "ray": "ray",
     "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
 }
 """Launchers and trackers that are not installed by default, and the module that each needs."""
 

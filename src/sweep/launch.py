@@ -72,20 +72,20 @@ def run_sweep(sweeps: Sequence[Sweep], describe: Describe | None = None) -> int:
 
 
 def track_comparison(config: TrainConfig, folder: Path) -> None:
-    """Log the answer and the table of a sweep to W&B, as a run of its own in the group of the sweep's runs."""
-    if "wandb" not in config.tracking.trackers:
+    """Log answer, table and report of a sweep to each tracker, as a run of its own in the group of the sweep's runs."""
+    if not config.tracking.trackers:
         return
-    from src.tracking.wandb import start_wandb
+    from src.tracking.tracker import Comparison, build_tracker
 
     runs, log_info = load_runs(folder), partial(print, file=sys.stderr)
     table, margin = comparison_table(runs), config.verdict.margin
     columns = [" ".join(filter(None, (column.group, column.name))) for column in table.columns]
-    texts = {"answer": answer_lines(runs, margin), "verdict": verdict_lines(runs, margin)}
+    texts = {"answer": "\n".join(answer_lines(runs, margin)), "verdict": "\n".join(verdict_lines(runs, margin))}
     settings = {"sweep": folder.name, "runs": len(runs)}
     tracking = replace(config.tracking, group=folder.name)
-    if opened := start_wandb(tracking, folder, settings, log_info, job_type="comparison"):
-        opened.log_comparison({key: "\n".join(lines) for key, lines in texts.items()}, columns, table.rows)
-        opened.finish(0)
+    tracker = build_tracker(tracking, folder, settings, log_info, job_type="comparison")
+    tracker.log_comparison(Comparison(texts, columns, table.rows, folder / "report"))
+    tracker.finish(0)
 
 
 def _run_look(sweep: Sweep, plans: list[Plan], folder: Path, look: int | None, describe: Describe | None) -> int:

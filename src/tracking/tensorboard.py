@@ -4,6 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from src.config.schema import TrackingConfig
+from src.tracking.tracker import Comparison, flatten, numbers_of
+
 FOLDER = "tensorboard"
 
 
@@ -25,9 +28,8 @@ class TensorboardTracker:
 
     def log(self, row: dict[str, Any], global_step: int) -> None:
         writer = self._open()
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                writer.add_scalar(name, value, global_step)
+        for name, value in numbers_of(row).items():
+            writer.add_scalar(name, value, global_step)
         writer.flush()
 
     def rewind(self, global_step: int) -> None:
@@ -35,30 +37,35 @@ class TensorboardTracker:
 
     def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
         for number, sample in enumerate(samples):
-            text = sample["text"].replace("\n", "\n    ")
-            self._open().add_text(f"samples/{stage}/{number}", f"    {text}", global_step)  # indented: shown verbatim
+            self.log_text(f"samples/{stage}/{number}", sample["text"], global_step)
+
+    def log_text(self, name: str, text: str, global_step: int | None = None) -> None:
+        """Log a text that is shown verbatim, which Markdown does with indented lines."""
+        self._open().add_text(name, "\n".join(f"    {line}" for line in text.split("\n")), global_step)
+
+    def log_comparison(self, comparison: Comparison) -> None:
+        for name, text in comparison.texts.items():
+            self.log_text(name, text)
+        lines = [comparison.columns, ["---"] * len(comparison.columns), *comparison.rows]
+        self._open().add_text("comparison", "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
     def summarize(self, results: dict[str, Any]) -> None:
-        numbers = {name: value for name, value in results.items() if isinstance(value, (int, float))}
-        self._open().add_text("summary", "\n".join(f"    {name}: {value:g}" for name, value in numbers.items()))
+        self.log_text("summary", "\n".join(f"{name}: {value:g}" for name, value in numbers_of(results).items()))
 
     def finish(self, exit_code: int) -> None:
         if self.writer is not None:
             self.writer.close()
 
 
-def start_tensorboard(run_dir: Path, settings: dict[str, Any], log_info: Callable[[str], None]) -> TensorboardTracker:
+def start(
+    config: TrackingConfig,
+    run_dir: Path,
+    settings: dict[str, Any],
+    log_info: Callable[[str], None],
+    job_type: str | None,
+) -> TensorboardTracker:
     """Open the event files of a run and log how to view them."""
     tracker = TensorboardTracker(run_dir / FOLDER)
-    text = "\n".join(f"    {line}" for line in _flatten(settings))
-    tracker._open().add_text("config", text)
+    tracker.log_text("config", "\n".join(f"{key}={value}" for key, value in flatten(settings).items()))
     log_info(f"TensorBoard: tensorboard --logdir {run_dir.parent}")
     return tracker
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return nested settings as lines of key=value."""
-    lines: list[str] = []
-    for key, value in values.items():
-        lines += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={value}"]
-    return lines

@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 from src.config.schema import TrackingConfig
 from src.runtime.errors import first_line
+from src.tracking.tracker import Comparison
 
 INIT_TIMEOUT_S = 5
 
@@ -27,53 +28,37 @@ def has_api_key() -> bool:
 class WandbTracker:
     """A run on W&B, online or offline."""
 
-    def __init__(self, run: Any, log_info: Callable[[str], None]) -> None:
+    def __init__(self, run: Any) -> None:
         self.run = run
-        self.log_info = log_info
 
     def log(self, row: dict[str, Any], global_step: int) -> None:
-        self._try(lambda run: run.log(row, step=global_step))
+        self.run.log(row, step=global_step)
 
     def rewind(self, global_step: int) -> None:
         """Do nothing: W&B ignores repeated steps, and their values are equal."""
 
     def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
-        def show(run: Any) -> None:
-            import wandb
+        import wandb
 
-            rows: list[Any] = [[sample["prompt"], sample["text"]] for sample in samples]
-            run.log({f"samples/{stage}": wandb.Table(columns=["prompt", "text"], data=rows)}, step=global_step)
+        rows: list[Any] = [[sample["prompt"], sample["text"]] for sample in samples]
+        self.run.log({f"samples/{stage}": wandb.Table(columns=["prompt", "text"], data=rows)}, step=global_step)
 
-        self._try(show)
+    def log_comparison(self, comparison: Comparison) -> None:
+        import wandb
 
-    def log_comparison(self, texts: dict[str, str], columns: list[str], rows: list[list[str]]) -> None:
-        """Log the comparison of a sweep: texts into the summary, and a table."""
-
-        def show(run: Any) -> None:
-            import wandb
-
-            names: list[Any] = [*columns]
-            cells: list[Any] = [*rows]
-            run.log({"comparison": wandb.Table(columns=names, data=cells)})
-            run.summary.update(texts)
-
-        self._try(show)
+        columns: list[Any] = [*comparison.columns]
+        rows: list[Any] = [*comparison.rows]
+        self.run.log({"comparison": wandb.Table(columns=columns, data=rows)})
+        self.run.summary.update(comparison.texts)
+        report = wandb.Artifact(f"report-{self.run.id}", type="report")
+        report.add_dir(str(comparison.report))
+        self.run.log_artifact(report)
 
     def summarize(self, results: dict[str, Any]) -> None:
-        self._try(lambda run: run.summary.update({f"final/{key}": value for key, value in results.items()}))
+        self.run.summary.update({f"final/{key}": value for key, value in results.items()})
 
     def finish(self, exit_code: int) -> None:
-        self._try(lambda run: run.finish(exit_code=exit_code))
-
-    def _try(self, action: Callable[[Any], None]) -> None:
-        """Call `action` unless W&B has failed before; after an error training continues without W&B."""
-        if self.run is None:
-            return
-        try:
-            action(self.run)
-        except Exception as error:
-            self.log_info(f"W&B: disabled after an error ({first_line(error)})")
-            self.run = None
+        self.run.finish(exit_code=exit_code)
 
 
 def find_home(folder: Path) -> str:
@@ -84,17 +69,14 @@ def find_home(folder: Path) -> str:
         return str(folder)
 
 
-def start_wandb(
+def start(
     config: TrackingConfig,
     run_dir: Path,
     settings: dict[str, Any],
     log_info: Callable[[str], None],
-    job_type: str | None = None,
+    job_type: str | None,
 ) -> WandbTracker | None:
-    """Open a W&B run named after the run directory; on failure log the reason and return None.
-
-    job_type: None: the name of the stages.
-    """
+    """Open a W&B run; on failure log the reason and return None."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("HOME", find_home(run_dir))  # without HOME its service logs every step to the terminal
@@ -109,7 +91,7 @@ def start_wandb(
                 project=config.project,
                 entity=config.entity,
                 group=config.group,
-                job_type=job_type or settings.get("stage", {}).get("name"),
+                job_type=job_type,
                 tags=config.tags,
                 name=run_dir.name,
                 id=run_dir.name[-64:],
@@ -121,7 +103,7 @@ def start_wandb(
             )
             later = f" (upload later: wandb sync {run_dir}/wandb/offline-*)" if attempt == "offline" else ""
             log_info(f"W&B: {attempt}{later}")
-            return WandbTracker(run, log_info)
+            return WandbTracker(run)
         except Exception as error:  # its errors have no common base, and none should stop training
             log_info(f"W&B: {attempt} failed ({first_line(error)})")
             wandb.teardown()  # otherwise its service keeps the id of the run

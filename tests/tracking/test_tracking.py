@@ -1,6 +1,8 @@
 """metrics.jsonl and its rewind, and the other trackers."""
 
 import json
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,7 @@ from src.config.schema import TrackingConfig
 from src.config.setting import choices_of
 from src.tracking import wandb as ours
 from src.tracking.jsonl import JsonlLog
-from src.tracking.tensorboard import TensorboardTracker
-from src.tracking.tracker import TRACKERS, build_tracker
+from src.tracking.tracker import build_tracker
 from src.tracking.wandb import has_api_key
 
 STAGES = ["language", "code"]
@@ -77,15 +78,28 @@ def test_a_rewind_without_a_file_does_nothing(log: JsonlLog) -> None:
     assert not log.path.exists()
 
 
-def test_every_tracker_of_the_configuration_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(TRACKERS) == set(choices_of(TrackingConfig, "trackers"))
-    assert build_tracker(TrackingConfig("none"), tmp_path, {}, log_info).trackers == []
+def test_every_tracker_of_the_configuration_has_a_module() -> None:
+    for name in choices_of(TrackingConfig, "trackers"):
+        parameters = signature(import_module(f"src.tracking.{name}").start).parameters
+        assert list(parameters) == ["config", "run_dir", "settings", "log_info", "job_type"]
+
+
+def test_a_tracker_that_cannot_be_opened_is_logged_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build_tracker(TrackingConfig("none"), tmp_path, {}, log_info).trackers == {}
     requested: list[Any] = []
-    monkeypatch.setattr(ours, "start_wandb", lambda *arguments: requested.append(arguments))
-    config = TrackingConfig("wandb", ["wandb", "tensorboard"])
-    (other,) = build_tracker(config, tmp_path, {"seed": 1}, log_info).trackers
-    assert requested == [(config, tmp_path, {"seed": 1}, log_info)] and isinstance(other, TensorboardTracker)
-    other.finish(0)
+
+    def start(*arguments: Any) -> None:
+        requested.append(arguments)
+        raise OSError("disk full\nand more")
+
+    monkeypatch.setattr(ours, "start", start)
+    config, lines = TrackingConfig("wandb", ["wandb", "tensorboard"]), list[str]()
+    opened = build_tracker(config, tmp_path, {"stage": {"name": "code"}}, lines.append)
+    assert requested == [(config, tmp_path, {"stage": {"name": "code"}}, lines.append, "code")]
+    assert lines[0] == "wandb: failed (disk full)" and list(opened.trackers) == ["tensorboard"]
+    opened.finish(0)
 
 
 class TestKey:

@@ -16,12 +16,12 @@ import wandb
 from wandb.errors import CommError, UsageError
 
 from src.config.schema import ROOT, TrackingConfig, TrainConfig
-from src.reporting import answer_lines, load_runs, verdict_lines
+from src.reporting import answer_lines, load_runs, verdict_lines, write_report
 from src.runtime.atomic_files import read_json, reject_symlinks
 from src.sweep.launch import track_comparison
-from src.tracking import tracker
 from src.tracking import wandb as ours
-from src.tracking.wandb import find_home, start_wandb
+from src.tracking.tracker import MultiTracker
+from src.tracking.wandb import find_home, start
 from tests.integration import tiny
 from tests.reporting.conftest import SweepBuilder
 
@@ -156,13 +156,13 @@ def test_mode_of_wandb(
     monkeypatch.setenv("WANDB_API_KEY", key)
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
-    start_wandb(TrackingConfig("wandb", ["wandb"], mode=mode), tmp_path, {}, lambda line: None)
+    start(TrackingConfig("wandb", ["wandb"], mode=mode), tmp_path, {}, lambda line: None, None)
     assert [call["mode"] for call in inits] == [expected]
 
 
 def test_a_wandb_run_has_name_group_tags_and_settings(inits: list[dict[str, Any]], tmp_path: Path) -> None:
     config = TrackingConfig("wandb", ["wandb"], project="p", entity="e", mode="online", group="sweep-1", tags=["a"])
-    start_wandb(config, tmp_path / "dense-nano-language-s0-01234567", {"seed": 0}, lambda line: None)
+    start(config, tmp_path / "dense-nano-language-s0-01234567", {"seed": 0}, lambda line: None, "language")
     (call,) = inits
     expected = {"project": "p", "entity": "e", "group": "sweep-1", "tags": ["a"], "config": {"seed": 0}}
     assert {key: call[key] for key in expected} == expected
@@ -184,25 +184,27 @@ def test_a_failure_online_falls_back_to_offline_and_then_to_no_tracker(
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda: None)
     config = TrackingConfig("wandb", ["wandb"], mode="online")
-    assert start_wandb(config, tmp_path, {}, messages.append) is not None
+    assert start(config, tmp_path, {}, messages.append, None) is not None
     assert messages[0] == f"W&B: online failed ({error})" and messages[1].startswith("W&B: offline (upload later")
     broken.add("offline")
     messages.clear()
-    assert start_wandb(config, tmp_path, {}, messages.append) is None
+    assert start(config, tmp_path, {}, messages.append, None) is None
     assert messages == [f"W&B: {mode} failed ({error})" for mode in ("online", "offline")]
 
 
-def test_a_failure_during_the_run_is_logged_once_and_disables_wandb() -> None:
+def test_a_failure_during_the_run_is_logged_once_and_disables_that_tracker() -> None:
     class Failing(FakeRun):
         def log(self, row: dict[str, Any], step: int) -> None:
             raise CommError("the service is gone\nand more")
 
     messages = list[str]()
-    failing = ours.WandbTracker(Failing(), messages.append)
+    other = FakeRun()
+    trackers = MultiTracker({"wandb": ours.WandbTracker(Failing()), "other": ours.WandbTracker(other)}, messages.append)
     for step in range(3):
-        failing.log({}, step)
-    failing.finish(0)
-    assert messages == ["W&B: disabled after an error (the service is gone)"]
+        trackers.log({}, step)
+    trackers.finish(0)
+    assert messages == ["wandb: disabled after an error (the service is gone)"]
+    assert len(other.rows) == 3 and other.exit_code == 0
 
 
 def test_the_tracker_receives_the_exit_code(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,9 +212,9 @@ def test_the_tracker_receives_the_exit_code(data: Path, tmp_path: Path, monkeypa
 
     def build(*_: Any) -> ours.WandbTracker:
         runs.append(FakeRun())
-        return ours.WandbTracker(runs[-1], print)
+        return ours.WandbTracker(runs[-1])
 
-    monkeypatch.setitem(tracker.TRACKERS, "wandb", build)
+    monkeypatch.setattr(ours, "start", build)
     tracked = ("training.max_steps=1", "tracking=wandb")
     with monkeypatch.context() as patch:
         tiny.break_step(patch, 0)
@@ -303,6 +305,7 @@ def test_the_answer_of_a_sweep_is_in_the_summary_of_a_run_of_its_own(
     for architecture in ("dense", "mamba"):
         for seed in range(seeds):
             builder.add(architecture, seed)
+    write_report(builder.sweep)
     tracking = TrackingConfig("wandb", trackers=["wandb"])
     track_comparison(TrainConfig(tracking=tracking), builder.sweep)
     summary, runs = read_summary(builder.sweep), load_runs(builder.sweep)
@@ -310,6 +313,9 @@ def test_the_answer_of_a_sweep_is_in_the_summary_of_a_run_of_its_own(
     assert summary["verdict"] == "\n".join(verdict_lines(runs)) != ""
     (table,) = (builder.sweep / "wandb").glob("offline-run-*/files/media/table/comparison_*.table.json")
     values = json.loads(table.read_text())
+    assert [
+        record["artifact"]["type"] for record in read_records(offline_files(builder.sweep)[0]) if "artifact" in record
+    ]
     assert values["columns"][0] == "architecture" and [row[0] for row in values["data"]][:2] == ["dense", "mamba"]
     (record,) = [each["run"] for each in read_records(offline_files(builder.sweep)[0]) if each["type"] == "run"]
     assert (record["display_name"], record["job_type"], record["run_group"]) == (

@@ -56,14 +56,14 @@ class TrackingConfig:
     """Where metrics are shown; metrics.jsonl in the run directory is always written."""
 
     name: str = setting(MISSING, "Name of the tracking.")
-    trackers: list[str] = setting([], "Trackers to use.", choices=("wandb", "tensorboard"))
-    project: str = setting("advanced-code-model", "Project, for wandb.")
+    trackers: list[str] = setting([], "Trackers to use.", choices=("wandb", "trackio", "mlflow", "tensorboard"))
+    project: str = setting("advanced-code-model", "Project. MLflow calls it experiment.")
     entity: str | None = setting(None, "Account or team, for wandb. null: the default of the account.")
     mode: str = setting(
         "auto", "Mode of wandb. auto: online with a key, otherwise offline.", choices=("auto", "online", "offline")
     )
     group: str | None = setting(None, "Sweep that the run belongs to. Set by the sweep.")
-    tags: list[str] = setting([], "Tags of the run, for wandb.")
+    tags: list[str] = setting([], "Tags of the run.")
 
 
 @dataclass
