@@ -1,6 +1,8 @@
 """The command: round trips of a run, the code in its README, and no partial files after an error."""
 
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
@@ -11,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors import SafetensorError
 
 from src import export, generate
 from src.cli.command import run_cli
@@ -269,9 +270,9 @@ def test_a_repeated_export_succeeds_and_another_is_an_error(
 
 KILL_AT = """
 import os, sys
-from src.runtime import files
+from src.runtime import atomic_files
 from src import export
-from src.cli.compose import guarded
+from src.cli.command import run_cli
 
 count, last = 0, int(sys.argv[1])
 
@@ -283,7 +284,7 @@ def step(event, arguments):
             os._exit(9)
 
 sys.addaudithook(step)
-sys.exit(guarded(lambda: export.main(sys.argv[2:])))
+sys.exit(run_cli(lambda: export.main(sys.argv[2:])))
 """
 
 
@@ -311,9 +312,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_files(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fill(*_: Any, **__: Any) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("src.huggingface.export_model.save_file", fill)
+    monkeypatch.setattr("src.huggingface.export_model.write_tensors", fill)
     line = run_failing_export(capsys, "format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}")
     assert line == "disk: No space left on device; make room"
 

@@ -23,8 +23,8 @@ from src.huggingface.export_model import RECORD, RECORD_VERSION
 from src.huggingface.mapping import HEAD, MODERN, Mapping, Settings, UntrustedConfig
 from src.huggingface.mappings import MAPPINGS, mapping_of
 from src.huggingface.post_processor import remove_post_processor
+from src.huggingface.tensor_file import state_shapes
 from src.huggingface.weight_mapping import Shape, TensorMapping
-from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
 
@@ -39,6 +39,7 @@ UNREAD = {
         "eos_token_id",
         "pad_token_id",
         "dtype",
+        "torch_dtype",
         "use_cache",
         "n_ctx",
     ),
@@ -47,7 +48,7 @@ UNREAD = {
 """Settings that we write and that do not change what a model computes in transformers."""
 WITHOUT_EFFECT = {
     *UNREAD,
-    *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
+    *("initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
     *("max_window_layers",),  # of Qwen3, without use_sliding_window
     *("router_jitter_noise", "pretraining_tp", "reorder_and_upcast_attn", "use_mambapy", "use_associative_scan"),
     *("time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme"),
@@ -224,8 +225,7 @@ def _read_weights(path: Path, spec: ModelSpec, mapping: Mapping, shapes: dict[st
         shapes = {name: shape for name, shape in shapes.items() if name != HEAD}
     _compare_names(path, {name for part in tensors for name in part.theirs}, shapes.keys())
     try:
-        with torch.device("meta"):
-            wanted = {name: tuple(part.shape) for name, part in LanguageModel(spec).state_dict().items()}
+        wanted = state_shapes(spec)
     except RuntimeError as error:  # the product of the sizes overflows
         raise UserError(f"{path}: does not match config.json ({first_line(error)})") from None
     for part in tensors:

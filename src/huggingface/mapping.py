@@ -21,7 +21,9 @@ WRITTEN_FOR = "5.23.0"
 """The version whose config.json we write."""
 TESTED_WITH = "5.23.0 and 5.24.0"
 MLX_TESTED_WITH = "0.32.2"
+MLX_NEEDED = "0.31"
 LM_EVAL_TESTED_WITH = "0.4.13"
+LLAMA_CPP_TESTED_WITH = "xllamacpp 2026.10.11549"
 MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
 CLASSIC: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -116,8 +118,8 @@ class Mapping:
             found += [tensor.within(f"blocks.{i}", f"{layer}.{name}", spec.n_experts) for tensor in tensors]
         return found
 
-    def config(self, spec: ModelSpec) -> Settings:
-        """Return the whole content of `config.json`."""
+    def config(self, spec: ModelSpec, dtype: str = "float32") -> Settings:
+        """Return the whole content of `config.json`; dtype: torch's name of the type of the weights."""
         return {
             "architectures": [self.class_name, *self.also],
             "model_type": self.model_type,
@@ -130,7 +132,8 @@ class Mapping:
             "bos_token_id": EOT_ID,
             "eos_token_id": EOT_ID,
             "pad_token_id": None,
-            "dtype": "float32",
+            "dtype": dtype,
+            "torch_dtype": dtype,  # transformers before 4.56, and mlx_lm.convert, which otherwise keeps fp32
             "transformers_version": WRITTEN_FOR,
         }
 
