@@ -25,9 +25,7 @@ from src.data.tokenizer.bpe import PATTERNS
 from src.huggingface.mapping import LLAMA_CPP_TESTED_WITH
 from src.huggingface.mappings import mapping_of
 from src.huggingface.tensor_file import state_shapes
-from src.model.blocks.attention.module import ROPE_THETA
 from src.model.blocks.mamba1.cost import dt_rank
-from src.model.blocks.norm import EPS
 
 INSTALL = "pip install -c constraints.txt -e '.[gguf]'"
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
@@ -142,7 +140,8 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
     writer.add_feed_forward_length(
         spec.d_ff if "mlp" in spec.blocks else spec.expert_d_ff if "moe" in spec.blocks else 0
     )
-    writer.add_layer_norm_eps(EPS) if spec.norm == "layernorm" else writer.add_layer_norm_rms_eps(EPS)
+    add_eps = writer.add_layer_norm_eps if spec.norm == "layernorm" else writer.add_layer_norm_rms_eps
+    add_eps(spec.norm_eps)
     if form.has_attention:
         attends = [kind != "mamba" for kind in spec.blocks[:: len(mapping_of(spec).norms)]]
         writer.add_head_count(spec.n_heads)
@@ -151,7 +150,7 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
         writer.add_value_length(spec.head_dim)
         if spec.position == "rope":
             writer.add_rope_dimension_count(spec.head_dim)
-            writer.add_rope_freq_base(ROPE_THETA)
+            writer.add_rope_freq_base(spec.rope_theta)
     else:
         writer.add_head_count(0)
     if "moe" in spec.blocks:

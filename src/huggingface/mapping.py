@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 from src.config.schema import ModelSpec, UserError
 from src.data.tokenizer.bpe import EOT_ID
 from src.huggingface.weight_mapping import TensorMapping, map_tensor
-from src.model.blocks.attention.module import ROPE_THETA
-from src.model.blocks.norm import EPS
 
 WRITTEN_FOR = "5.23.0"
 """The version whose config.json we write."""
@@ -31,6 +29,8 @@ TIME_STEP_LIMIT = [0.0, 65504.0]
 """No effective limit. JSON has no infinity, mlx-lm has a lower limit above 0 by default, and torch cannot clamp fp16 by
 a number that exceeds fp16."""
 Settings = dict[str, Any]
+MAX_NUMBER = 10**12
+"""Largest number that is read; no base of rotary positions is near it."""
 
 
 class OuterNames(NamedTuple):
@@ -58,6 +58,13 @@ class UntrustedConfig:
         if type(value) is not int or not 1 <= value <= largest:
             raise UserError(f"{key}={value!r:.40}: must be a whole number from 1 to {largest}")
         return value
+
+    def positive_number(self, key: str) -> float:
+        """Return a number above 0. Raises UserError."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_NUMBER:
+            raise UserError(f"{key}={value!r:.40}: must be a number above 0")
+        return float(value)
 
     def read_fields(self, fields: dict[str, str]) -> Settings:
         """Return fields of `ModelSpec` from the keys that hold them. Raises UserError."""
@@ -152,10 +159,10 @@ def attention_settings(spec: ModelSpec) -> Settings:
         "num_attention_heads": spec.n_heads,
         "num_key_value_heads": spec.n_heads,
         "hidden_act": "silu",
-        "rms_norm_eps": EPS,
+        "rms_norm_eps": spec.norm_eps,
         "attention_dropout": 0.0,
-        "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
-        "rope_theta": ROPE_THETA,  # what transformers 4 and mlx-lm read; Mixtral has another default
+        "rope_parameters": {"rope_theta": spec.rope_theta, "rope_type": "default"},
+        "rope_theta": spec.rope_theta,  # what transformers 4 and mlx-lm read; Mixtral has another default
     }
 
 

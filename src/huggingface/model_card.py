@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Any
 
-from src.config.schema import ModelSpec, SamplingConfig
+from src.config.schema import ModelSpec, RecipeConfig, SamplingConfig
 from src.huggingface.card_metadata import (
     METRICS,
     NOTHING_STATED,
@@ -218,6 +218,11 @@ def _format_limits(spec: ModelSpec, mapping: Mapping, record: dict[str, Any], dt
         lines.append(
             f"mlx-lm has no such class: loading runs `{mapping.mlx_file}` of this folder, "
             f"for mlx-lm {MLX_NEEDED} or later."
+        )
+    if mapping.model_type.startswith("mamba") and spec.norm_eps != RecipeConfig.norm_eps:
+        lines.append(
+            f"mlx-lm {MLX_TESTED_WITH} cannot run it exactly: the norms of its Mamba add {RecipeConfig.norm_eps:g}, "
+            f"these {spec.norm_eps:g}."
         )
     licenses = {str(corpus.get("licence")) for corpus in trained_corpora(record).values() if corpus.get("licence")}
     if licenses:

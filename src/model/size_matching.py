@@ -153,6 +153,8 @@ def _configured_spec(
         max_seq_len=recipe.max_seq_len,
         settings=dict(architecture.settings),
         tie_embeddings=recipe.tie_embeddings,
+        norm_eps=recipe.norm_eps,
+        rope_theta=recipe.rope_theta,
         negative_eigenvalues=architecture.negative_eigenvalues,
     )
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,10 @@ def test_card_says_what_clients_need_and_cannot_run(case: str) -> None:
     assert ("for mlx-lm 0.31 or later" in card) == (has_code or case == "dense, classic")
     assert ("llama.cpp has no model with these" in card) == has_code
     assert ("llama.cpp needs twice d_model" in card) == (case == "mamba1, odd width")
+    assert "cannot run it exactly" not in card
+    other = replace(spec, norm_eps=1e-6)
+    found = "cannot run it exactly" in model_card(other, mapping_of(other), "out", RECORD)
+    assert found == BLOCKS[case][0].startswith("Mamba")
     assert ("cannot generate with it" in card) == (has_code and not any("attention" in kind for kind in spec.blocks))
 
 
