@@ -12,16 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from src import export, generate
 from src.cli.command import run_cli
+from src.config.checks import check_settings
 from src.config.schema import ROOT, SamplingConfig
+from src.huggingface.imported_config import imported_config
+from src.model.language_model import LanguageModel
+from src.model.size_matching import match_config
 from src.runtime.atomic_files import read_json
 from src.runtime.records import DIGEST, write_record
 from src.runtime.run_lock import acquire_run_lock
 from src.training.checkpoint import Progress, save_checkpoint
-from tests.huggingface.cases import BLOCKS, CLASSIC, exported, load, model_of, open_transformers, spec_of, tokenizer_of
+from tests.huggingface.cases import (
+    BLOCKS,
+    CLASSIC,
+    exported,
+    load,
+    model_of,
+    open_transformers,
+    spec_of,
+    tokenizer_of,
+    tokens_of,
+)
 from tests.integration import tiny
 
 RECORD = "advanced_code_model.json"
@@ -153,6 +168,32 @@ def test_a_plain_transformers_folder_is_imported(case: str, tmp_path: Path, caps
     first = text(tmp_path / "out", capsys)
     assert first == text(tmp_path / "out" / "checkpoints" / "imported" / "last", capsys) != "Once upon\n"
     assert first == text(tmp_path / "out", capsys, "cache=false")
+
+
+def test_a_model_of_another_program_can_be_trained_on(folder: Path, data: Path, tmp_path: Path) -> None:
+    """Without our record, the settings of the run follow from config.json."""
+    source, back, root = tmp_path / "source", tmp_path / "back", tmp_path / "on"
+    shutil.copytree(folder, source)
+    (source / RECORD).unlink()
+    assert run("format=ours", f"source={source}", f"out={back}") == 0
+    go_on = [f"init_from={back}", "stage=code", f"output_root={root}", f"data.dir={data}", "tracking=none"]
+    small = ["training.max_steps=2", "training.seq_len=32", "training.global_batch_size=2", "samples.max_new_tokens=4"]
+    assert tiny.train_main([*go_on, *small, "training.micro_batch_size=2"]) == 0
+    summary = read_json(tiny.only_run(root) / "summary.json")
+    assert summary["contract"]["init_from"].startswith("imported step 0 of")
+    assert summary["match"] == "none" and summary["architecture"] == "imported"
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_settings_of_an_imported_model_build_it_again(case: str) -> None:
+    spec = spec_of(case, architecture="imported", norm_eps=1e-6, rope_theta=5e5, tie_embeddings=True)
+    config = imported_config(spec)
+    ours, again = model_of(spec), LanguageModel(match_config(config).spec)
+    again.load_state_dict(ours.state_dict())
+    tokens = tokens_of(spec, 1, 40)
+    with torch.no_grad():
+        assert torch.equal(ours.logits(tokens), again.logits(tokens))
+    check_settings(config)
 
 
 def bare_run(place: Path, spec: Any) -> Path:

@@ -1,8 +1,8 @@
 """Convert runs to folders of Hugging Face's transformers and back, and to GGUF files.
 
-An imported folder has the layout of a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, if the export
-recorded them, the run's config.yaml and summary.json. It can be generated from and trained on (`init_from`), but not
-resumed: the optimizer's state is not exported.
+An imported folder has the layout of a run: `checkpoints/<stage>/{best,last}`, the tokenizer and config.yaml, which is
+that of the run if the export recorded it, and summary.json if it recorded that. It can be generated from and trained on
+(`init_from`), but not resumed: the optimizer's state is not exported.
 """
 
 import errno
@@ -25,6 +25,7 @@ from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_to
 from src.huggingface import RECORD, mapping_of, read_folder, write_folder
 from src.huggingface.card_metadata import NOTHING_STATED, Stated
 from src.huggingface.gguf_file import format_of, modelfile, write_gguf
+from src.huggingface.imported_config import IMPORTED, imported_config
 from src.huggingface.model_card import model_card
 from src.huggingface.tensor_file import TensorFile, state_shapes
 from src.model.build import build_model
@@ -57,8 +58,6 @@ from src.training.checkpoint import (
 MAX_COUNTER = 2**63
 """Largest value of a counter."""
 MAX_NAME_LENGTH = 255
-IMPORTED = "imported"
-"""The stage of weights that come from elsewhere."""
 
 
 def export_run(run: Path, out: Path, dtype: str = "f32", stated: Stated = NOTHING_STATED) -> None:
@@ -206,6 +205,8 @@ def import_run(source: Path, out: Path) -> None:
     sha256 = hashlib.sha256(found.tokenizer).hexdigest()
     record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
     recorded = read_record(record, found.spec, source / RECORD)
+    if found.record is None:
+        recorded = recorded._replace(config=imported_config(found.spec))
     if record.get("tokenizer_sha256") != sha256:
         raise UserError(f"{source / 'tokenizer.json'}: not the tokenizer that these weights were trained with")
     model = build_model(found.spec, seed=0)
