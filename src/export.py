@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -14,9 +15,15 @@ from src.runtime.atomic_files import read_json
 from src.runtime.host import nearest_folder
 
 PROMPT = "Once upon a time"
-RAW = ("run", "source", "out")
+RAW = ("run", "source", "out", "push")
 FORMATS = {"huggingface": ("run", "source"), "gguf": ("run", "source"), "ours": ("source", "run")}
 """The setting that each format reads, and the one that has no effect."""
+DTYPES = {"huggingface": ("f32", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0"), "ours": ()}
+"""The types of weights that each format has."""
+OF_CARD = ("license", "language", "push")
+"""Settings of format=huggingface alone."""
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual")
 MARKERS = {"huggingface": "advanced_code_model.json", "ours": "checkpoints"}
 """A file or folder of each export."""
 MARKER_BYTES = 1 << 16
@@ -31,10 +38,10 @@ def export(config: ExportConfig) -> int:
         raise UserError(f"{needed}: is needed; write {needed}=DIR for format={config.format}")
     if getattr(config, unused) is not None:
         raise UserError(f"{unused}: has no effect with format={config.format}, which reads {needed}=DIR; leave it out")
-    if config.dtype is not None and config.format != "gguf":
-        raise UserError(f"dtype={config.dtype}: is for format=gguf; leave it out")
+    _check_options(config)
     out = check_out(config.out, config.format)
 
+    from src.huggingface.card_metadata import Stated
     from src.huggingface.convert_run import export_gguf, export_run, import_run
 
     given = Path(getattr(config, needed)).expanduser().resolve()
@@ -42,8 +49,10 @@ def export(config: ExportConfig) -> int:
     try:
         if config.format == "gguf":
             notes = export_gguf(given, out, config.dtype or "f32")
+        elif config.format == "huggingface":
+            export_run(given, out, config.dtype or "f32", Stated(config.license, tuple(config.language)))
         else:
-            (export_run if config.format == "huggingface" else import_run)(given, out)
+            import_run(given, out)
     except UserError as error:  # its line begins with the path
         line = str(error).replace("\n", " ")  # it may hold texts of the source
         raise UserError(f"{needed}={line}") from None
@@ -52,8 +61,31 @@ def export(config: ExportConfig) -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"Export: {out}")
+    if config.push:
+        from src.huggingface.hub import push_folder
+
+        print(f"Pushed: {push_folder(out, config.push)}")
     print_next(next_commands(config.format, out))
     return 0
+
+
+def _check_options(config: ExportConfig) -> None:
+    """Check the settings that not every format has. Raises: UserError."""
+    if config.dtype is not None and config.dtype not in (possible := DTYPES[config.format]):
+        remedy = f"must be one of {', '.join(possible)}" if possible else "has no effect; leave it out"
+        raise UserError(f"dtype={config.dtype}: for format={config.format}, {remedy}")
+    for name in OF_CARD:
+        if config.format != "huggingface" and getattr(config, name):
+            raise UserError(f"{name}: is for format=huggingface; leave it out")
+    if config.license is not None and not LICENSE.fullmatch(config.license):
+        raise UserError(f"license={config.license:.100}: not an identifier of the hub; write one such as apache-2.0")
+    for code in config.language:
+        if not LANGUAGE.fullmatch(code):
+            raise UserError(f"language={code:.100}: not a code of ISO 639; write two letters, such as en")
+    if config.push is not None:
+        from src.huggingface.hub import check_push
+
+        check_push(config.push)
 
 
 def next_commands(format: str, out: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """The command: round trips of a run, the code in its README, and no partial files after an error."""
 
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
@@ -10,17 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from safetensors import SafetensorError
 
 from src import export, generate
 from src.cli.command import run_cli
+from src.config.checks import check_settings
 from src.config.schema import ROOT, SamplingConfig
+from src.huggingface.imported_config import imported_config
+from src.model.language_model import LanguageModel
+from src.model.size_matching import match_config
 from src.runtime.atomic_files import read_json
 from src.runtime.records import DIGEST, write_record
 from src.runtime.run_lock import acquire_run_lock
 from src.training.checkpoint import Progress, save_checkpoint
-from tests.huggingface.cases import BLOCKS, CLASSIC, exported, load, model_of, open_transformers, spec_of, tokenizer_of
+from tests.huggingface.cases import (
+    BLOCKS,
+    CLASSIC,
+    exported,
+    load,
+    model_of,
+    open_transformers,
+    spec_of,
+    tokenizer_of,
+    tokens_of,
+)
 from tests.integration import tiny
 
 RECORD = "advanced_code_model.json"
@@ -154,6 +170,32 @@ def test_a_plain_transformers_folder_is_imported(case: str, tmp_path: Path, caps
     assert first == text(tmp_path / "out", capsys, "cache=false")
 
 
+def test_a_model_of_another_program_can_be_trained_on(folder: Path, data: Path, tmp_path: Path) -> None:
+    """Without our record, the settings of the run follow from config.json."""
+    source, back, root = tmp_path / "source", tmp_path / "back", tmp_path / "on"
+    shutil.copytree(folder, source)
+    (source / RECORD).unlink()
+    assert run("format=ours", f"source={source}", f"out={back}") == 0
+    go_on = [f"init_from={back}", "stage=code", f"output_root={root}", f"data.dir={data}", "tracking=none"]
+    small = ["training.max_steps=2", "training.seq_len=32", "training.global_batch_size=2", "samples.max_new_tokens=4"]
+    assert tiny.train_main([*go_on, *small, "training.micro_batch_size=2"]) == 0
+    summary = read_json(tiny.only_run(root) / "summary.json")
+    assert summary["contract"]["init_from"].startswith("imported step 0 of")
+    assert summary["match"] == "none" and summary["architecture"] == "imported"
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_settings_of_an_imported_model_build_it_again(case: str) -> None:
+    spec = spec_of(case, architecture="imported", norm_eps=1e-6, rope_theta=5e5, tie_embeddings=True)
+    config = imported_config(spec)
+    ours, again = model_of(spec), LanguageModel(match_config(config).spec)
+    again.load_state_dict(ours.state_dict())
+    tokens = tokens_of(spec, 1, 40)
+    with torch.no_grad():
+        assert torch.equal(ours.logits(tokens), again.logits(tokens))
+    check_settings(config)
+
+
 def bare_run(place: Path, spec: Any) -> Path:
     """Write a run directory that has a checkpoint and a tokenizer, and nothing else."""
     best = place / "checkpoints" / "language" / "best"
@@ -269,9 +311,9 @@ def test_a_repeated_export_succeeds_and_another_is_an_error(
 
 KILL_AT = """
 import os, sys
-from src.runtime import files
+from src.runtime import atomic_files
 from src import export
-from src.cli.compose import guarded
+from src.cli.command import run_cli
 
 count, last = 0, int(sys.argv[1])
 
@@ -283,7 +325,7 @@ def step(event, arguments):
             os._exit(9)
 
 sys.addaudithook(step)
-sys.exit(guarded(lambda: export.main(sys.argv[2:])))
+sys.exit(run_cli(lambda: export.main(sys.argv[2:])))
 """
 
 
@@ -311,9 +353,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_files(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fill(*_: Any, **__: Any) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("src.huggingface.export_model.save_file", fill)
+    monkeypatch.setattr("src.huggingface.export_model.write_tensors", fill)
     line = run_failing_export(capsys, "format=huggingface", f"run={finished}", f"out={tmp_path / 'out'}")
     assert line == "disk: No space left on device; make room"
 

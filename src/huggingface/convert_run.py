@@ -1,8 +1,8 @@
 """Convert runs to folders of Hugging Face's transformers and back, and to GGUF files.
 
-An imported folder has the layout of a run: `checkpoints/<stage>/{best,last}`, the tokenizer, and, if the export
-recorded them, the run's config.yaml and summary.json. It can be generated from and trained on (`init_from`), but not
-resumed: the optimizer's state is not exported.
+An imported folder has the layout of a run: `checkpoints/<stage>/{best,last}`, the tokenizer and config.yaml, which is
+that of the run if the export recorded it, and summary.json if it recorded that. It can be generated from and trained on
+(`init_from`), but not resumed: the optimizer's state is not exported.
 """
 
 import errno
@@ -10,6 +10,8 @@ import filecmp
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +23,13 @@ from src.config.comparability import with_current_names
 from src.config.schema import ModelSpec, SamplingConfig, TrainConfig, UserError
 from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer, read_eos_token, tokenizer_config
 from src.huggingface import RECORD, mapping_of, read_folder, write_folder
+from src.huggingface.card_metadata import NOTHING_STATED, Stated
 from src.huggingface.gguf_file import format_of, modelfile, write_gguf
+from src.huggingface.imported_config import IMPORTED, imported_config
 from src.huggingface.model_card import model_card
+from src.huggingface.tensor_file import TensorFile, state_shapes
 from src.model.build import build_model
+from src.runs.final_evaluation import EVALUATION, Evaluation
 from src.runs.summary import read_summary
 from src.runtime.atomic_files import (
     apply_umask,
@@ -35,23 +41,30 @@ from src.runtime.atomic_files import (
     write_text,
     write_yaml,
 )
-from src.runtime.errors import raise_os_errors
 from src.runtime.log import replace_control_chars
-from src.runtime.records import is_plain_name, write_record
+from src.runtime.records import find_record, is_plain_name, write_record
 from src.runtime.run_lock import is_run_locked
-from src.training.checkpoint import CheckpointInfo, Progress, find_checkpoint, load_weights, save_checkpoint
+from src.training.checkpoint import (
+    REMEDY,
+    WHOLE,
+    CheckpointInfo,
+    Progress,
+    find_checkpoint,
+    load_weights,
+    save_checkpoint,
+    verified_file,
+)
 
 MAX_COUNTER = 2**63
 """Largest value of a counter."""
 MAX_NAME_LENGTH = 255
-IMPORTED = "imported"
-"""The stage of weights that come from elsewhere."""
 
 
-def export_run(run: Path, out: Path) -> None:
+def export_run(run: Path, out: Path, dtype: str = "f32", stated: Stated = NOTHING_STATED) -> None:
     """Write the best checkpoint of a run's last stage as a folder that transformers loads.
 
-    Raises: UserError if the run cannot be read or no class computes the same; FileExistsError as `create_folder`.
+    dtype: type of the weights. stated: what the card says beyond the run's own figures. Raises: UserError if the run
+    cannot be read or no class computes the same; FileExistsError as `create_folder`.
     """
     info = find_checkpoint(run, "best")
     check_has_text(info.folder.parents[2])
@@ -71,11 +84,11 @@ def export_run(run: Path, out: Path) -> None:
     shown = summary
     if summary is not None and summary.get("status") == "running" and not _is_training(folder):
         shown = summary | {"status": "interrupted (its process was killed)"}
-    card = model_card(info.spec, mapping, out.name, record | {"summary": shown})
-    with create_folder(out) as temporary:
-        write_folder(
-            temporary, info.spec, trained.weights, trained.tokenizer, trained.sampling, record, card, trained.eot
-        )
+    evaluated = _read_evaluated(trained.folder, info)
+    card = model_card(info.spec, mapping, out.name, record | {"summary": shown, "evaluated": evaluated}, dtype, stated)
+    given = trained.tokenizer, trained.sampling, record, card, trained.eot, dtype
+    with create_folder(out) as temporary, open_weights(info) as weights:
+        write_folder(temporary, info.spec, weights, *given)
 
 
 def export_gguf(run: Path, out: Path, dtype: str) -> list[str]:
@@ -94,10 +107,9 @@ def export_gguf(run: Path, out: Path, dtype: str) -> list[str]:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(out)
     try:
-        with raise_os_errors():
-            notes = write_gguf(
-                temporary, info.spec, trained.weights, trained.tokenizer, trained.eot, dtype, info.run or out.stem
-            )
+        given = trained.tokenizer, trained.eot, dtype, info.run or out.stem
+        with open_weights(info) as weights:
+            notes = write_gguf(temporary, info.spec, weights, *given)
         if out.exists() and not filecmp.cmp(temporary, out, shallow=False):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
         apply_umask(temporary)
@@ -110,10 +122,9 @@ def export_gguf(run: Path, out: Path, dtype: str) -> list[str]:
 
 
 class Trained(NamedTuple):
-    """What an export needs of a run."""
+    """What an export needs of a run, besides the weights."""
 
     folder: Path
-    weights: dict[str, Tensor]
     tokenizer: bytes
     """The content of tokenizer.json."""
     eot: str
@@ -126,11 +137,38 @@ def _read_trained(info: CheckpointInfo) -> Trained:
     path = folder / "tokenizer.json"
     load_tokenizer(path)
     tokenizer, eot = path.read_bytes(), read_eos_token(path)
-    model = build_model(info.spec, seed=0)
-    load_weights(info, model)
     config = _read_config(folder / "config.yaml")
     sampling = config.samples if config else SamplingConfig()
-    return Trained(folder, model.state_dict(), tokenizer, eot, config, sampling)
+    return Trained(folder, tokenizer, eot, config, sampling)
+
+
+@contextmanager
+def open_weights(info: CheckpointInfo) -> Iterator[Mapping[str, Tensor]]:
+    """Yield the weights of a checkpoint; those of one file are read one by one, as they are looked up.
+
+    Raises: UserError if a file is damaged or does not match.
+    """
+    if not info.is_whole:
+        model = build_model(info.spec, seed=0)
+        load_weights(info, model)
+        yield model.state_dict()
+        return
+    path = verified_file(info, WHOLE)
+    with path.open("rb") as handle:
+        try:
+            weights = TensorFile(handle)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: cannot be read as safetensors; {REMEDY}") from None
+        if weights.shapes != state_shapes(info.spec):
+            raise UserError(f"{path}: holds other tensors than this model has; {REMEDY}")
+        yield weights
+
+
+def _read_evaluated(run: Path, info: CheckpointInfo) -> dict[str, Any] | None:
+    """Read the evaluation of these weights on test text, if there is one."""
+    evaluation = find_record(run / EVALUATION, Evaluation)
+    stage = evaluation["stages"].get(info.progress.stage) if evaluation else None
+    return dict(stage) if stage and stage["weights_sha256"] == info.weights_sha256 else None
 
 
 def _is_training(folder: Path) -> bool:
@@ -167,6 +205,8 @@ def import_run(source: Path, out: Path) -> None:
     sha256 = hashlib.sha256(found.tokenizer).hexdigest()
     record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
     recorded = read_record(record, found.spec, source / RECORD)
+    if found.record is None:
+        recorded = recorded._replace(config=imported_config(found.spec))
     if record.get("tokenizer_sha256") != sha256:
         raise UserError(f"{source / 'tokenizer.json'}: not the tokenizer that these weights were trained with")
     model = build_model(found.spec, seed=0)

@@ -3,10 +3,11 @@
 `advanced_code_model.json` holds what those files cannot: the whole `ModelSpec` and the caller's record.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -16,9 +17,11 @@ from src.huggingface.hybrid_mappings import MODULE
 from src.huggingface.mapping import WRITTEN_FOR, Settings
 from src.huggingface.mappings import mapping_of
 from src.huggingface.post_processor import add_post_processor
-from src.runtime.atomic_files import apply_umask, write_bytes, write_json, write_text
-from src.runtime.errors import raise_os_errors
+from src.huggingface.tensor_file import state_shapes, write_tensors
+from src.runtime.atomic_files import write_bytes, write_json, write_text
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+"""Values of `dtype`."""
 RECORD = "advanced_code_model.json"
 RECORD_VERSION = 1
 
@@ -26,30 +29,32 @@ RECORD_VERSION = 1
 def write_folder(
     folder: Path,
     spec: ModelSpec,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     tokenizer: bytes,
     sampling: SamplingConfig,
     record: dict[str, Any],
     card: str,
     eot: str = EOT,
+    dtype: str = "f32",
 ) -> None:
     """Fill an empty folder with a model, given its `state_dict` and its tokenizer.json.
 
-    record: JSON that `read_folder` returns. eot: the token that begins and ends a text. Raises UserError if no class of
-    transformers computes the same.
+    record: JSON that `read_folder` returns. eot: the token that begins and ends a text. dtype: type of the weights, a
+    key of `DTYPES`. Raises UserError if no class of transformers computes the same.
     """
     mapping = mapping_of(spec)
     tensors = mapping.map_tensors(spec)
-    assert {tensor.ours for tensor in tensors} == weights.keys(), "a tensor of this model has no counterpart"
-    theirs = {
-        name: part for tensor in tensors for name, part in tensor.to_transformers(weights[tensor.ours].cpu()).items()
-    }
-    with raise_os_errors():
-        save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
-    apply_umask(folder / "model.safetensors")
+    ours = state_shapes(spec)
+    assert {tensor.ours for tensor in tensors} == weights.keys() == ours.keys(), "a tensor has no counterpart"
+    write_tensors(
+        folder / "model.safetensors",
+        {name: tensor.shape(ours[tensor.ours]) for tensor in tensors for name in tensor.theirs},
+        (item for tensor in tensors for item in tensor.to_transformers(weights[tensor.ours].cpu()).items()),
+        DTYPES[dtype],
+    )
     eot_id = Tokenizer.from_buffer(tokenizer).token_to_id(eot)
     assert eot_id is not None, "checked by load_tokenizer"
-    config = mapping.config(spec)
+    config = mapping.config(spec, str(DTYPES[dtype]).removeprefix("torch."))
     write_json(folder / "config.json", config | {"bos_token_id": eot_id, "eos_token_id": eot_id})
     write_json(folder / "generation_config.json", generation_config(sampling, config["use_cache"], eot_id))
     with_eot, replaced = add_post_processor(tokenizer, eot, eot_id)

@@ -11,7 +11,7 @@ Names and layouts are derived from those of transformers; the library `gguf` kno
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from src.config.schema import ModelSpec, SamplingConfig, UserError
 from src.data.tokenizer.bpe import PATTERNS
+from src.huggingface.mapping import LLAMA_CPP_TESTED_WITH
 from src.huggingface.mappings import mapping_of
-from src.model.blocks.attention.module import ROPE_THETA
+from src.huggingface.tensor_file import state_shapes
 from src.model.blocks.mamba1.cost import dt_rank
-from src.model.blocks.norm import EPS
 
 INSTALL = "pip install -c constraints.txt -e '.[gguf]'"
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
@@ -62,23 +62,29 @@ FORMATS = {
 """Formats by the class of transformers that computes the same as a model."""
 
 
-def format_of(spec: ModelSpec) -> Format:
-    """Return the format of a model. Raises: UserError if llama.cpp has no such model, or `gguf` is not installed."""
+def refusal_of(spec: ModelSpec) -> str | None:
+    """Return why llama.cpp cannot run a model; None if it can. Raises: UserError as `mapping_of`."""
     name = mapping_of(spec).class_name
     if name not in FORMATS:
-        kinds = ", ".join(dict.fromkeys(spec.blocks))
-        raise UserError(f"blocks {kinds}: llama.cpp has no model with these; use format=huggingface")
+        return f"blocks {', '.join(dict.fromkeys(spec.blocks))}: llama.cpp has no model with these"
     if FORMATS[name].has_state and spec.d_inner != 2 * spec.d_model:
-        raise UserError(f"d_inner={spec.d_inner}: llama.cpp needs twice d_model={spec.d_model}; use format=huggingface")
+        return f"d_inner={spec.d_inner}: llama.cpp needs twice d_model={spec.d_model}"
+    return None
+
+
+def format_of(spec: ModelSpec) -> Format:
+    """Return the format of a model. Raises: UserError if llama.cpp has no such model, or `gguf` is not installed."""
+    if refusal := refusal_of(spec):
+        raise UserError(f"{refusal} (in {LLAMA_CPP_TESTED_WITH}); use format=huggingface")
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"gguf is not installed; {INSTALL}")
-    return FORMATS[name]
+    return FORMATS[mapping_of(spec).class_name]
 
 
 def write_gguf(
-    path: Path, spec: ModelSpec, weights: dict[str, Tensor], tokenizer: bytes, eot: str, dtype: str, name: str
+    path: Path, spec: ModelSpec, weights: Mapping[str, Tensor], tokenizer: bytes, eot: str, dtype: str, name: str
 ) -> list[str]:
-    """Write a model, given its `state_dict` and its tokenizer.json, to a new file.
+    """Write a model, given its `state_dict` and its tokenizer.json, to a new file, with one tensor in memory at a time.
 
     eot: the token that begins and ends a text. dtype: type of the matrices, a key of `DTYPES`. name: shown by clients.
 
@@ -97,18 +103,26 @@ def write_gguf(
     wanted, not_quantized = gguf.GGMLQuantizationType[dtype.upper()], 0
     n_layers = len(spec.blocks) // len(mapping_of(spec).norms)
     names = gguf.get_tensor_name_map(architecture, n_layers)
-    for theirs, tensor in _tensors(spec, weights, form):
+    kinds: list[Any] = []
+    meta = {name: torch.empty(shape, device="meta") for name, shape in state_shapes(spec).items()}
+    for theirs, tensor in _tensors(spec, meta, form):  # the header lists all tensors before the first one
         ours = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
         assert ours is not None, f"{theirs} has no name in llama.cpp"
-        kind, values = wanted, np.ascontiguousarray(tensor.float().numpy())
-        if values.ndim < 2 or not ours.endswith(".weight") or any(part in ours for part in ALWAYS_F32):
+        kind = wanted
+        if tensor.ndim < 2 or not ours.endswith(".weight") or any(part in ours for part in ALWAYS_F32):
             kind = gguf.GGMLQuantizationType.F32
-        elif kind == gguf.GGMLQuantizationType.Q8_0 and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        elif kind == gguf.GGMLQuantizationType.Q8_0 and tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind, not_quantized = gguf.GGMLQuantizationType.F16, not_quantized + 1
-        writer.add_tensor(ours, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        in_block, bytes_of_block = gguf.GGML_QUANT_SIZES[kind]
+        n_bytes = tensor.numel() // in_block * bytes_of_block
+        writer.add_tensor_info(ours, tuple(tensor.shape), np.dtype(np.float32), n_bytes, raw_dtype=kind)
+        kinds.append(kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for kind, (_, tensor) in zip(kinds, _tensors(spec, weights, form), strict=True):
+        values = np.ascontiguousarray(tensor.float().numpy())
+        writer.write_tensor_data(gguf.quants.quantize(values, kind))
     writer.close()
     notes = [] if vocabulary.pattern else [NO_PATTERN]
     if not_quantized:
@@ -126,7 +140,8 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
     writer.add_feed_forward_length(
         spec.d_ff if "mlp" in spec.blocks else spec.expert_d_ff if "moe" in spec.blocks else 0
     )
-    writer.add_layer_norm_eps(EPS) if spec.norm == "layernorm" else writer.add_layer_norm_rms_eps(EPS)
+    add_eps = writer.add_layer_norm_eps if spec.norm == "layernorm" else writer.add_layer_norm_rms_eps
+    add_eps(spec.norm_eps)
     if form.has_attention:
         attends = [kind != "mamba" for kind in spec.blocks[:: len(mapping_of(spec).norms)]]
         writer.add_head_count(spec.n_heads)
@@ -135,7 +150,7 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
         writer.add_value_length(spec.head_dim)
         if spec.position == "rope":
             writer.add_rope_dimension_count(spec.head_dim)
-            writer.add_rope_freq_base(ROPE_THETA)
+            writer.add_rope_freq_base(spec.rope_theta)
     else:
         writer.add_head_count(0)
     if "moe" in spec.blocks:
@@ -154,10 +169,10 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
             add(1.0)
 
 
-def _tensors(spec: ModelSpec, weights: dict[str, Tensor], form: Format) -> Iterator[tuple[str, Tensor]]:
+def _tensors(spec: ModelSpec, weights: Mapping[str, Tensor], form: Format) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in llama.cpp's layout, by names that the library maps."""
     for tensor in mapping_of(spec).map_tensors(spec):
-        value = weights[tensor.ours].detach().cpu()
+        value = weights[tensor.ours].detach()
         if ".experts." in tensor.theirs[0]:  # ours: (E, rows, columns), w1 and w3 on top of each other
             layer = tensor.theirs[0].split(".")[2]
             parts = [name.rsplit(".", 2)[1] for name in tensor.theirs[: len(tensor.theirs) // spec.n_experts]]

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from src.config.schema import ArchitectureConfig, ModelSpec, SizeConfig, UserError
+from src.config.schema import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
 from src.data.tokenizer.bpe import EOT, EOT_ID, count_ids, read_eos_token
-from src.huggingface.defaults import complete_config
+from src.huggingface.defaults import DEFAULTS, ROPE_THETA, complete_config
 from src.huggingface.export_model import RECORD, RECORD_VERSION
 from src.huggingface.mapping import HEAD, MODERN, Mapping, Settings, UntrustedConfig
 from src.huggingface.mappings import MAPPINGS, mapping_of
 from src.huggingface.post_processor import remove_post_processor
+from src.huggingface.tensor_file import state_shapes
 from src.huggingface.weight_mapping import Shape, TensorMapping
-from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
 
@@ -39,6 +39,7 @@ UNREAD = {
         "eos_token_id",
         "pad_token_id",
         "dtype",
+        "torch_dtype",
         "use_cache",
         "n_ctx",
     ),
@@ -47,7 +48,7 @@ UNREAD = {
 """Settings that we write and that do not change what a model computes in transformers."""
 WITHOUT_EFFECT = {
     *UNREAD,
-    *("torch_dtype", "initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
+    *("initializer_range", "rescale_prenorm_residual", "output_router_logits", "router_aux_loss_coef"),
     *("max_window_layers",),  # of Qwen3, without use_sliding_window
     *("router_jitter_noise", "pretraining_tp", "reorder_and_upcast_attn", "use_mambapy", "use_associative_scan"),
     *("time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme"),
@@ -65,6 +66,40 @@ WITHOUT_EFFECT = {
     *("d_model", "d_inner", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "pad_vocab_size_multiple"),
 }
 """Those, and settings that we do not write and that do not change it either."""
+
+
+NORM_EPS = ("rms_norm_eps", "layer_norm_epsilon")
+"""Keys for the number that norms add; a class has one of them."""
+LACKING = {
+    "num_key_value_heads": "grouped-query attention",
+    "head_dim": "heads that are wider or narrower than the model divided by their number",
+    "attention_bias": "biases of attention alone",
+    "mlp_bias": "biases of the mlp alone",
+    "hidden_act": "this activation",
+    "activation_function": "this activation",
+    "rope_parameters": "scaled or partial rotary positions",
+    "sliding_window": "a window in all layers of such a model",
+    "n_groups": "several groups of B and C",
+    "mamba_n_groups": "several groups of B and C",
+    "time_step_limit": "limits of the time step",
+    "use_bias": "biases of the projections",
+    "use_conv_bias": "convolutions without a bias",
+    "attention_multiplier": "another scale of attention",
+    **dict.fromkeys(("embedding_multiplier", "logits_scaling", "residual_multiplier"), "scales of parts of the model"),
+}
+"""The part of a model that this program lacks, by the setting that asks for it."""
+OTHER_TYPES = {
+    "qwen2": "biases of queries, keys and values alone",
+    "mistral": "its own class; save it as llama where it has no window",
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "norms that add 1 to their weight"),
+    "phi3": "packed tensors of that class",
+    "gpt_neox": "attention and mlp in parallel",
+    "gpt_neo": "attention without scale",
+    "qwen3_moe": "experts beside QK-norm",
+    "bamba": "partial rotary positions",
+    "falcon_mamba": "norms of B, C and dt",
+}
+"""What this program lacks of some other classes."""
 
 
 class Imported(NamedTuple):
@@ -121,7 +156,9 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
     model_type = config.get("model_type")
     mapping = MAPPINGS.get(model_type) if isinstance(model_type, str) else None
     if mapping is None:
-        raise UserError(f"model_type={model_type!r:.40}: unsupported; must be one of {', '.join(MAPPINGS)}")
+        lacking = OTHER_TYPES.get(model_type) if isinstance(model_type, str) else None
+        reason = f" (this program lacks {lacking})" if lacking else ""
+        raise UserError(f"model_type={model_type!r:.40}: unsupported{reason}; must be one of {', '.join(MAPPINGS)}")
     for key, has_code in {"auto_map": mapping.code, "model_file": mapping.mlx_file}.items():
         if not has_code and config.get(key) is not None:
             raise UserError(f"{key}: code in a folder is never executed; {mapping.class_name} needs none")
@@ -130,6 +167,9 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
     fields_read = {"vocab_size": "vocab_size", **mapping.fields}
     sizes = {**untrusted.read_fields(fields_read), **mapping.sizes(untrusted)}
     sizes["tie_embeddings"] = found["tie_word_embeddings"] is True
+    sizes["norm_eps"] = untrusted.positive_number(next(key for key in NORM_EPS if key in DEFAULTS[mapping.model_type]))
+    if mapping.model_type in ROPE_THETA:
+        sizes["rope_theta"] = untrusted.positive_number("rope_theta")
     spec = ModelSpec.from_dict({**_default_fields(), **MODERN, **mapping.requires, **sizes})
     _check_sizes(spec)
     if mapping_of(spec) is not mapping:
@@ -150,7 +190,8 @@ def _default_fields() -> Settings:
     defaults = ArchitectureConfig()
     values = {item.name: getattr(defaults, item.name, None) for item in fields(ModelSpec)}
     known = {name: 1 if value is None else value for name, value in values.items()}
-    return {**known, "architecture": "imported", "head_dim": SizeConfig().head_dim, "max_seq_len": 4096}
+    recipe = {name: getattr(RecipeConfig(), name) for name in ("norm_eps", "rope_theta", "max_seq_len")}
+    return {**known, **recipe, "architecture": "imported", "head_dim": SizeConfig().head_dim}
 
 
 def _check_sizes(spec: ModelSpec) -> None:
@@ -168,7 +209,8 @@ def _check_sizes(spec: ModelSpec) -> None:
 def _compare_setting(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
     value, origin = found.get(key), " (the default of transformers)" if is_default else ""
     if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
-        raise UserError(f"{key}={value!r:.60}{origin}: not supported, only {wanted!r} is")
+        reason = f"; this program lacks {LACKING[key]}" if key in LACKING else ""
+        raise UserError(f"{key}={value!r:.60}{origin}: not supported, only {wanted!r} is{reason}")
 
 
 def _read_recorded_spec(spec: ModelSpec, record: Settings) -> ModelSpec:
@@ -224,8 +266,7 @@ def _read_weights(path: Path, spec: ModelSpec, mapping: Mapping, shapes: dict[st
         shapes = {name: shape for name, shape in shapes.items() if name != HEAD}
     _compare_names(path, {name for part in tensors for name in part.theirs}, shapes.keys())
     try:
-        with torch.device("meta"):
-            wanted = {name: tuple(part.shape) for name, part in LanguageModel(spec).state_dict().items()}
+        wanted = state_shapes(spec)
     except RuntimeError as error:  # the product of the sizes overflows
         raise UserError(f"{path}: does not match config.json ({first_line(error)})") from None
     for part in tensors:

@@ -4,7 +4,6 @@ from src.config.schema import ModelSpec
 from src.huggingface import weight_mapping
 from src.huggingface.mapping import TIME_STEP_LIMIT, Mapping, OuterNames, Settings, UntrustedConfig
 from src.model.blocks.mamba1.cost import dt_rank
-from src.model.blocks.norm import EPS
 
 BACKBONE = OuterNames("backbone.embeddings", "backbone.norm_f", "backbone.layers")
 FIELDS = {"hidden_size": "d_model", "state_size": "d_state", "conv_kernel": "d_conv"}
@@ -17,7 +16,7 @@ def _settings(spec: ModelSpec) -> Settings:
         "num_hidden_layers": len(spec.blocks),
         "expand": max(1, spec.d_inner // spec.d_model),
         "hidden_act": "silu",
-        "layer_norm_epsilon": EPS,
+        "layer_norm_epsilon": spec.norm_eps,
         "use_bias": False,
         "use_conv_bias": True,
         "residual_in_fp32": True,

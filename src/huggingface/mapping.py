@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from src.config.schema import ModelSpec, UserError
 from src.data.tokenizer.bpe import EOT_ID
 from src.huggingface.weight_mapping import TensorMapping, map_tensor
-from src.model.blocks.attention.module import ROPE_THETA
-from src.model.blocks.norm import EPS
 
 WRITTEN_FOR = "5.23.0"
 """The version whose config.json we write."""
 TESTED_WITH = "5.23.0 and 5.24.0"
 MLX_TESTED_WITH = "0.32.2"
+MLX_NEEDED = "0.31"
 LM_EVAL_TESTED_WITH = "0.4.13"
+LLAMA_CPP_TESTED_WITH = "xllamacpp 2026.10.11549"
 MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
 CLASSIC: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -29,6 +29,8 @@ TIME_STEP_LIMIT = [0.0, 65504.0]
 """No effective limit. JSON has no infinity, mlx-lm has a lower limit above 0 by default, and torch cannot clamp fp16 by
 a number that exceeds fp16."""
 Settings = dict[str, Any]
+MAX_NUMBER = 10**12
+"""Largest number that is read; no base of rotary positions is near it."""
 
 
 class OuterNames(NamedTuple):
@@ -56,6 +58,13 @@ class UntrustedConfig:
         if type(value) is not int or not 1 <= value <= largest:
             raise UserError(f"{key}={value!r:.40}: must be a whole number from 1 to {largest}")
         return value
+
+    def positive_number(self, key: str) -> float:
+        """Return a number above 0. Raises UserError."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_NUMBER:
+            raise UserError(f"{key}={value!r:.40}: must be a number above 0")
+        return float(value)
 
     def read_fields(self, fields: dict[str, str]) -> Settings:
         """Return fields of `ModelSpec` from the keys that hold them. Raises UserError."""
@@ -116,8 +125,8 @@ class Mapping:
             found += [tensor.within(f"blocks.{i}", f"{layer}.{name}", spec.n_experts) for tensor in tensors]
         return found
 
-    def config(self, spec: ModelSpec) -> Settings:
-        """Return the whole content of `config.json`."""
+    def config(self, spec: ModelSpec, dtype: str = "float32") -> Settings:
+        """Return the whole content of `config.json`; dtype: torch's name of the type of the weights."""
         return {
             "architectures": [self.class_name, *self.also],
             "model_type": self.model_type,
@@ -130,7 +139,8 @@ class Mapping:
             "bos_token_id": EOT_ID,
             "eos_token_id": EOT_ID,
             "pad_token_id": None,
-            "dtype": "float32",
+            "dtype": dtype,
+            "torch_dtype": dtype,  # transformers before 4.56, and mlx_lm.convert, which otherwise keeps fp32
             "transformers_version": WRITTEN_FOR,
         }
 
@@ -149,10 +159,10 @@ def attention_settings(spec: ModelSpec) -> Settings:
         "num_attention_heads": spec.n_heads,
         "num_key_value_heads": spec.n_heads,
         "hidden_act": "silu",
-        "rms_norm_eps": EPS,
+        "rms_norm_eps": spec.norm_eps,
         "attention_dropout": 0.0,
-        "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
-        "rope_theta": ROPE_THETA,  # what transformers 4 and mlx-lm read; Mixtral has another default
+        "rope_parameters": {"rope_theta": spec.rope_theta, "rope_type": "default"},
+        "rope_theta": spec.rope_theta,  # what transformers 4 and mlx-lm read; Mixtral has another default
     }
 
 

@@ -4,15 +4,32 @@ import json
 import shlex
 from typing import Any
 
-from src.config.schema import ModelSpec, SamplingConfig
-from src.huggingface.gguf_file import FORMATS
-from src.huggingface.mapping import LM_EVAL_TESTED_WITH, MLX_TESTED_WITH, TESTED_WITH, Mapping
+from src.config.schema import ModelSpec, RecipeConfig, SamplingConfig
+from src.huggingface.card_metadata import (
+    METRICS,
+    NOTHING_STATED,
+    Stated,
+    card_metadata,
+    look_up,
+    measured_figures,
+    trained_corpora,
+)
+from src.huggingface.gguf_file import refusal_of
+from src.huggingface.mapping import (
+    LLAMA_CPP_TESTED_WITH,
+    LM_EVAL_TESTED_WITH,
+    MLX_NEEDED,
+    MLX_TESTED_WITH,
+    TESTED_WITH,
+    Mapping,
+)
 from src.model.cost.model_cost import model_cost
 
 USE = """\
 ## Use
 
-With transformers (checked with {version}):
+The commands name this folder; of a model on the hub, write OWNER/NAME instead. With transformers (checked with
+{version}):
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,7 +50,7 @@ Every document of the training data began with the end-of-text token. The tokeni
 lm_eval --model hf --model_args pretrained={shell_folder}{lm_eval_trust} --tasks TASKS
 ```
 
-{gguf}Back to a model of Advanced Code Model, bit for bit:
+{gguf}Back to a model of Advanced Code Model, {exactness}:
 
 ```sh
 python -m src.export format=ours source={shell_folder} out=OUT
@@ -51,32 +68,45 @@ mlx_lm.generate --model {folder} --prompt {prompt} --max-tokens {length}{trust}
 
 """
 GGUF = """\
-llama.cpp, Ollama and LM Studio read GGUF files, which are written from the run (checked in llama.cpp; Ollama and LM
-Studio were not run):
+llama.cpp, Ollama and LM Studio read GGUF files, which are written from the run:
 
 ```sh
 python -m src.export run=RUN format=gguf out=model.gguf
-llama-completion -m model.gguf -no-cnv -p {prompt}
-ollama create NAME -f model.Modelfile
+llama-completion -m model.gguf -no-cnv -p {prompt}    # checked in llama.cpp: {llama_version}
+ollama create NAME -f model.Modelfile                 # not tried
+ollama run NAME {prompt}                              # not tried
+lms import model.gguf                                 # LM Studio; not tried
 ```
 
 """
-NO_GGUF = "llama.cpp, Ollama and LM Studio cannot run it: llama.cpp has no {class_name}.\n\n"
+NO_GGUF = """\
+llama.cpp, Ollama and LM Studio cannot run it: {refusal}. No version is known that can; the one looked at is {version}.
+
+"""
+HYBRID_NEEDS = "It needs transformers 5.23 or a later 5.x; earlier versions lack parts of it and refuse it in one line."
 
 
-def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str, Any]) -> str:
+def model_card(
+    spec: ModelSpec,
+    mapping: Mapping,
+    folder: str,
+    record: dict[str, Any],
+    dtype: str = "f32",
+    stated: Stated = NOTHING_STATED,
+) -> str:
     """Write the README of a model exported to `folder`.
 
-    record: run (its name), progress (of the checkpoint), summary and config (of the run, or None).
+    record: run (its name), progress (of the checkpoint), summary and config (of the run, or None), and evaluated (of
+    these weights, or None). dtype: type of the weights. stated: what no run knows.
     """
     summary = record["summary"] or {}
     stage = record["progress"]["stage"]
-    prompts = _look_up(record["config"], "stage", "stages", stage, "prompts") or []
+    prompts = look_up(record["config"], "stage", "stages", stage, "prompts") or []
     lines = prompts[0].strip().splitlines() if prompts else []
     prompt = lines[0] if lines else "Once upon a time"
-    length = _look_up(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens
+    length = look_up(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens
     parts = [
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{_format_tags(spec, mapping)}\n---\n",
+        f"---\n{card_metadata(spec, mapping, record, stated)}---\n",
         f"# {record['run']}\n\n{_format_introduction(spec, summary)}\n",
         f"## Figures\n\n{_format_figures(spec, record)}\n",
         USE.format(
@@ -95,24 +125,15 @@ def model_card(spec: ModelSpec, mapping: Mapping, folder: str, record: dict[str,
             ),
             lm_eval_version=LM_EVAL_TESTED_WITH,
             lm_eval_trust=",trust_remote_code=True" if mapping.code else "",
-            gguf=GGUF.format(prompt=shlex.quote(prompt))
-            if mapping.class_name in FORMATS
-            else NO_GGUF.format(class_name=mapping.class_name),
+            gguf=GGUF.format(prompt=shlex.quote(prompt), llama_version=LLAMA_CPP_TESTED_WITH)
+            if (refusal := refusal_of(spec)) is None
+            else NO_GGUF.format(refusal=refusal, version=LLAMA_CPP_TESTED_WITH),
             shell_prompt=shlex.quote(prompt),
+            exactness="bit for bit" if dtype == "f32" else f"with its weights rounded to {dtype}",
         ),
-        f"## Limits\n\n{_format_limits(spec, mapping, summary)}\n",
+        f"## Limits\n\n{_format_limits(spec, mapping, record, dtype, stated)}\n",
     ]
     return "\n".join(parts)
-
-
-def _look_up(values: Any, *path: str) -> Any:
-    for key in path:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
-
-
-def _format_tags(spec: ModelSpec, mapping: Mapping) -> str:
-    return "\n".join(f"- {tag}" for tag in (mapping.model_type, "advanced-code-model", *dict.fromkeys(spec.blocks)))
 
 
 def _format_introduction(spec: ModelSpec, summary: dict[str, Any]) -> str:
@@ -144,15 +165,23 @@ def _format_figures(spec: ModelSpec, record: dict[str, Any]) -> str:
         rows += [
             ("seed", _format_number(summary.get("seed"))),
             ("status of the run", str(summary.get("status"))),
-            ("training context (tokens)", _format_number(_look_up(summary, "contract", "training.seq_len"))),
-            ("tokens, all stages", _format_number(_look_up(summary, "final", "tokens"))),
-            ("last validation loss", _format_number(_look_up(summary, "final", "val_loss"))),
-            ("last validation bits per byte", _format_number(_look_up(summary, "final", "val_bits_per_byte"))),
+            ("training context (tokens)", _format_number(look_up(summary, "contract", "training.seq_len"))),
+            ("tokens, all stages", _format_number(look_up(summary, "final", "tokens"))),
+            ("last validation loss", _format_number(look_up(summary, "final", "val_loss"))),
+            ("last validation bits per byte", _format_number(look_up(summary, "final", "val_bits_per_byte"))),
             (
                 "device, precision",
-                ", ".join(str(_look_up(summary, "contract", f"runtime.{key}")) for key in ("device", "precision")),
+                ", ".join(str(look_up(summary, "contract", f"runtime.{key}")) for key in ("device", "precision")),
             ),
         ]
+    rows += [
+        (
+            f"{figure.name}, {figure.split or 'lm-eval'}: {METRICS.get(figure.metric, figure.metric)}",
+            _format_number(figure.value),
+        )
+        for figure in measured_figures(record)
+        if figure.split != "validation"
+    ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows if value is not None)
     missing = (
         "" if summary is not None else "\n\nThe run of this checkpoint has no summary, so no further figures are known."
@@ -166,20 +195,38 @@ def _format_number(value: Any) -> str | None:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _format_limits(spec: ModelSpec, mapping: Mapping, summary: dict[str, Any]) -> str:
-    """List the limitations that follow from how the model was trained."""
+def _format_limits(spec: ModelSpec, mapping: Mapping, record: dict[str, Any], dtype: str, stated: Stated) -> str:
+    """List the limitations that follow from how the model was trained, and from what its clients have."""
     lines = [
         "A small model, trained from scratch on the text named above to compare architectures: its text may be wrong, "
         "its scripts may be harmful, and it has not been trained to be helpful or safe.",
-        "The figures are those of one run on the validation windows of its own data; no other benchmark was run.",
+        "The figures are those of one run, on the text named with them.",
     ]
     if spec.learned_positions:
         lines.append(f"It has {spec.learned_positions} learned positions and cannot read or write beyond them.")
-    elif seq_len := _look_up(summary, "contract", "training.seq_len"):
+    elif seq_len := look_up(record["summary"], "contract", "training.seq_len"):
         lines.append(f"It was trained on {seq_len} tokens at a time; beyond them it has not been evaluated here.")
+    if dtype != "f32":
+        lines.append(f"The weights are those of the run rounded to {dtype}. The figures are of the weights in fp32.")
     if mapping.code:
-        lines.append("transformers has no such class: loading runs `modeling_hybrid.py` of this folder.")
+        lines.append(
+            f"transformers has no such class: loading runs `modeling_hybrid.py` of this folder. {HYBRID_NEEDS}"
+        )
+        if not any("attention" in kind for kind in spec.blocks):
+            lines.append(f"lm-eval {LM_EVAL_TESTED_WITH} scores it, but cannot generate with it: it has no attention.")
     if mapping.mlx_file:
-        lines.append(f"mlx-lm has no such class: loading runs `{mapping.mlx_file}` of this folder.")
-    lines.append("No license is stated here: ask the author of the run.")
+        lines.append(
+            f"mlx-lm has no such class: loading runs `{mapping.mlx_file}` of this folder, "
+            f"for mlx-lm {MLX_NEEDED} or later."
+        )
+    if mapping.model_type.startswith("mamba") and spec.norm_eps != RecipeConfig.norm_eps:
+        lines.append(
+            f"mlx-lm {MLX_TESTED_WITH} cannot run it exactly: the norms of its Mamba add {RecipeConfig.norm_eps:g}, "
+            f"these {spec.norm_eps:g}."
+        )
+    licenses = {str(corpus.get("licence")) for corpus in trained_corpora(record).values() if corpus.get("licence")}
+    if licenses:
+        lines.append(f"Its text is licensed as {', '.join(sorted(licenses))}.")
+    if stated.license is None:
+        lines.append("No license is stated here: ask the author of the run.")
     return "\n".join(f"- {line}" for line in lines)

@@ -40,7 +40,7 @@ class ModelArgs(granite.ModelArgs):
             linear_value_head_dim=self.linear_value_head_dim,
             linear_conv_kernel_dim=self.mamba_d_conv,
             linear_allow_neg_eigval=False,
-            layer_norm_epsilon=self.rms_norm_eps,
+            layer_norm_epsilon=1e-5,
         )
 
 

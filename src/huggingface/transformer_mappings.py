@@ -15,7 +15,6 @@ from src.huggingface.mapping import (
     read_head_dim,
 )
 from src.huggingface.weight_mapping import TensorMapping, map_tensor
-from src.model.blocks.norm import EPS
 
 DENSE_FIELDS = ATTENTION_FIELDS | {"intermediate_size": "d_ff"}
 
@@ -55,7 +54,7 @@ def _gpt2_settings(spec: ModelSpec) -> Settings:
         "n_head": spec.n_heads,
         "n_ctx": spec.max_seq_len,  # llama.cpp and mlx-lm read it; transformers does not
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": EPS,
+        "layer_norm_epsilon": spec.norm_eps,
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,

@@ -19,7 +19,10 @@ TOLERANCE = 0.02
 CLOSE_MATCH = 0.01
 """Relative difference below which no further setting is changed."""
 WIDTH_MULTIPLE = 8
-"""Widths are multiples of this where that is close enough: matrix units and `grouped_mm` are fastest then."""
+"""Widths are multiples of this where that is close enough: matrix units and `grouped_mm` are fastest then.
+
+A larger `match_grain` takes its place where the match stays within TOLERANCE.
+"""
 REFERENCE_PATTERN = ("attention", "mlp")
 
 QUANTITIES: dict[str, tuple[str, Callable[[ModelCost], float]]] = {
@@ -42,10 +45,17 @@ class Match:
     """The settings that matching decided."""
 
 
-def dense_d_ff(size: SizeConfig, recipe: RecipeConfig) -> int:
-    """Return the mlp width of the reference: SwiGLU has three matrices, so it gets 2/3 of the width (Shazeer, 2020)."""
+def dense_d_ff(size: SizeConfig, recipe: RecipeConfig, grain: int = WIDTH_MULTIPLE) -> int:
+    """Return the mlp width of the reference: SwiGLU has three matrices, so it gets 2/3 of the width (Shazeer, 2020).
+
+    It is rounded up to a multiple of 8, or to the nearest multiple of another grain.
+    """
     width = size.d_ff or 4 * size.d_model
-    return width if recipe.mlp == "gelu" else -(-2 * width // (3 * WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
+    if recipe.mlp == "gelu":
+        return width
+    if grain == WIDTH_MULTIPLE:
+        return -(-2 * width // (3 * grain)) * grain
+    return max(grain, round(2 * width / (3 * grain)) * grain)
 
 
 def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
@@ -61,7 +71,7 @@ def repeat_pattern(pattern: Iterable[str], n_blocks: int) -> tuple[str, ...]:
     return blocks
 
 
-def _candidate_values(name: str, start: int, spec: ModelSpec) -> list[range]:
+def _candidate_values(name: str, start: int, spec: ModelSpec, grain: int) -> list[range]:
     """List grids of values for a setting around `start`: coarse ones first, finer ones in case those do not match."""
     if name == "n_blocks":
         return [range(1, 4 * start + 1)]
@@ -72,7 +82,8 @@ def _candidate_values(name: str, start: int, spec: ModelSpec) -> list[range]:
         ]
     if name == "d_inner" and "mamba" in spec.blocks:
         return [range(spec.head_dim, 2 * start + 1, spec.head_dim)]
-    return [range(grain, 8 * start + 1, grain) for grain in (WIDTH_MULTIPLE, 4, 2, 1)]
+    steps = [grain >> halvings for halvings in range(grain.bit_length())]  # 64, 32, 16, 8, 4, 2, 1
+    return [range(step, 8 * start + 1, step) for step in steps]
 
 
 def _set_parameter(spec: ModelSpec, pattern: list[str], name: str, value: int) -> ModelSpec:
@@ -82,9 +93,11 @@ def _set_parameter(spec: ModelSpec, pattern: list[str], name: str, value: int) -
 
 
 def _search(
-    spec: ModelSpec, pattern: list[str], names: list[str], residual: Callable[[ModelSpec], float]
+    spec: ModelSpec, pattern: list[str], names: list[str], residual: Callable[[ModelSpec], float], grain: int
 ) -> tuple[ModelSpec, dict[str, int]]:
     """Solve settings in order until the residual, which increases with each, is close to zero.
+
+    grain: step of widths; above 8, a match within TOLERANCE is close enough.
 
     If the nearest value of a setting leads to no match, the value on the other side of zero is tried too.
     """
@@ -92,27 +105,28 @@ def _search(
     def distance(found: tuple[ModelSpec, dict[str, int]]) -> float:
         return abs(residual(found[0]))
 
-    if not names or distance((spec, {})) <= CLOSE_MATCH:
+    limit = CLOSE_MATCH if grain <= WIDTH_MULTIPLE else TOLERANCE
+    if not names or distance((spec, {})) <= limit:
         return spec, {}
     name = names[0]
     set_value = partial(_set_parameter, spec, pattern, name)
     found: list[tuple[ModelSpec, dict[str, int]]] = []
-    for values in _candidate_values(name, len(spec.blocks) if name == "n_blocks" else getattr(spec, name), spec):
+    for values in _candidate_values(name, len(spec.blocks) if name == "n_blocks" else getattr(spec, name), spec, grain):
         after = bisect_left(values, 0.0, key=lambda value: residual(set_value(value)))
         sides = values[max(0, after - 1) : after + 1]
         for value in sorted(sides, key=lambda value: abs(residual(set_value(value)))):
-            candidate, solved = _search(set_value(value), pattern, names[1:], residual)
+            candidate, solved = _search(set_value(value), pattern, names[1:], residual, grain)
             found.append((candidate, {name: value} | solved))
-            if distance(found[-1]) <= CLOSE_MATCH:
+            if distance(found[-1]) <= limit:
                 return found[-1]
     return min(found, key=distance)
 
 
 def _configured_spec(
-    architecture: ArchitectureConfig, size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int
+    architecture: ArchitectureConfig, size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int, grain: int
 ) -> ModelSpec:
     """Build the model as configured, with defaults for unset values."""
-    d_ff = dense_d_ff(size, recipe)
+    d_ff = dense_d_ff(size, recipe, grain)
     n_blocks = architecture.n_blocks or 2 * size.n_layers
     return ModelSpec(
         architecture=architecture.name,
@@ -139,6 +153,8 @@ def _configured_spec(
         max_seq_len=recipe.max_seq_len,
         settings=dict(architecture.settings),
         tie_embeddings=recipe.tie_embeddings,
+        norm_eps=recipe.norm_eps,
+        rope_theta=recipe.rope_theta,
         negative_eigenvalues=architecture.negative_eigenvalues,
     )
 
@@ -161,6 +177,7 @@ def match_config(config: TrainConfig) -> Match:
         vocab_size=config.tokenizer.vocab_size,
         seq_len=config.training.seq_len,
         match=config.match,
+        grain=config.match_grain,
     )
 
 
@@ -173,12 +190,13 @@ def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
 
 def reference_spec(config: TrainConfig) -> ModelSpec:
     """Return the dense model to which the models of a configuration are matched."""
-    return _dense_spec(config.size, config.recipe, config.tokenizer.vocab_size, config.training.seq_len)
+    sizes = config.size, config.recipe, config.tokenizer.vocab_size, config.training.seq_len
+    return _dense_spec(*sizes, config.match_grain)
 
 
-def _dense_spec(size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int) -> ModelSpec:
+def _dense_spec(size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int, grain: int) -> ModelSpec:
     dense = ArchitectureConfig(name="dense", pattern=list(REFERENCE_PATTERN))
-    return _configured_spec(dense, size, recipe, vocab_size, seq_len)
+    return _configured_spec(dense, size, recipe, vocab_size, seq_len, grain)
 
 
 def match_size(
@@ -189,18 +207,20 @@ def match_size(
     vocab_size: int,
     seq_len: int,
     match: str,
+    grain: int = WIDTH_MULTIPLE,
 ) -> Match:
     """Decide all sizes of a model under a matching rule: `active`, `total`, `flops` or `none`.
 
-    Settings that the user sets stay as they are; the unset ones of `free_parameters` are solved in order.
+    Settings that the user sets stay as they are; the unset ones of `free_parameters` are solved in order. grain: widths
+    are multiples of it where the match allows that.
 
     Raises:
         UserError: unknown block kind, a pattern that is cut, or no match within 2%.
     """
     for kind in architecture.pattern:
         kind_of(kind)
-    spec = _configured_spec(architecture, size, recipe, vocab_size, seq_len)
-    reference = _dense_spec(size, recipe, vocab_size, seq_len)
+    spec = _configured_spec(architecture, size, recipe, vocab_size, seq_len, grain)
+    reference = _dense_spec(size, recipe, vocab_size, seq_len, grain)
     words, count = QUANTITIES["active" if match == "none" else match]
     target = count(model_cost(reference, seq_len))
 
@@ -210,7 +230,7 @@ def match_size(
     solved: dict[str, int] = {}
     if match != "none":
         names = [name for name in architecture.free_parameters if getattr(architecture, name) is None]
-        spec, solved = _search(spec, architecture.pattern, names, residual)
+        spec, solved = _search(spec, architecture.pattern, names, residual, grain)
         if abs(residual(spec)) > TOLERANCE:
             raise UserError(
                 f"match={match}: {architecture.name} has {residual(spec):+.1%} {words} against dense of size "

@@ -10,7 +10,7 @@ from src.cli.compose import build_config, compose_config, read_run_config
 from src.config.schema import TrainConfig, UserError
 from src.training.checkpoint import CheckpointInfo, find_checkpoint
 
-FIXED = ("architecture", "size", "recipe", "tokenizer", "match")
+FIXED = ("architecture", "size", "recipe", "tokenizer", "match", "match_grain")
 """Sections determined by the weights: taken from the source run; a different override is an error."""
 INHERITED = ("data", "training", "optimizer", "schedule")
 """Sections taken from the source run unless the command line sets them."""

@@ -258,7 +258,7 @@ def has_checkpoint(folder: Path) -> bool:
     return (find_folder(folder) / "meta.json").exists()
 
 
-def _verified_file(info: CheckpointInfo, name: str) -> Path:
+def verified_file(info: CheckpointInfo, name: str) -> Path:
     """Return a file of a checkpoint after checking its hash. Raises UserError if it is missing or has changed."""
     file = info.folder / name
     try:
@@ -280,7 +280,7 @@ def _verified_file(info: CheckpointInfo, name: str) -> Path:
 def _verify_shards(info: CheckpointInfo, process_group: ProcessGroup) -> None:
     """Check the hash of every shard, which the processes share. Raises UserError if one is missing or has changed."""
     names = [name for name in info.sha256 if Path(name).match(PATTERN)]
-    process_group.map(lambda name: _verified_file(info, name), names)
+    process_group.map(lambda name: verified_file(info, name), names)
     if unknown := {file.name for file in info.folder.glob("*.safetensors")} - info.sha256.keys():
         raise UserError(f"{info.folder / min(unknown)}: not a file of this checkpoint; move it away")
 
@@ -297,7 +297,7 @@ def load_weights(info: CheckpointInfo, model: LanguageModel, process_group: Proc
         except SHARD_ERRORS as error:
             raise UserError(f"{info.folder}: cannot be read as weights of this model ({first_line(error)})") from None
         return
-    file = _verified_file(info, WHOLE)
+    file = verified_file(info, WHOLE)
     try:
         held = model.state_dict()
         model.load_state_dict({name: part_like(tensor, held.get(name)) for name, tensor in load_file(file).items()})
@@ -324,7 +324,7 @@ def load_state(info: CheckpointInfo) -> dict[str, Any]:
 
     Without the key `optimizer`, `load_sharded_optimizer` has the rest.
     """
-    file = _verified_file(info, "state.pt")
+    file = verified_file(info, "state.pt")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a corrupt file: IndexError, KeyError, struct.error ...

@@ -88,11 +88,11 @@ def tokenizer_of(vocab_size: int) -> Tokenizer:
     return train_tokenizer(["".join(words) * 3, "for i in 1 2; do echo $i; done\n" * 9], vocab_size)
 
 
-def exported(folder: Path, model: LanguageModel, **record: Any) -> Path:
+def exported(folder: Path, model: LanguageModel, dtype: str = "f32", **record: Any) -> Path:
     """Write a model to a new folder."""
     folder.mkdir(parents=True)
     tokenizer = tokenizer_of(model.spec.vocab_size).to_str().encode()
-    write_folder(folder, model.spec, model.state_dict(), tokenizer, SamplingConfig(), record, "")
+    write_folder(folder, model.spec, model.state_dict(), tokenizer, SamplingConfig(), record, "", dtype=dtype)
     return folder
 
 

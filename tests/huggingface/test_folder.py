@@ -4,21 +4,28 @@ import ast
 import json
 import os
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer
 
 from src.config.schema import ROOT, ModelSpec, SamplingConfig
 from src.data.tokenizer.bpe import EOT, encode, load_tokenizer
 from src.huggingface import mapping_of, read_folder
+from src.huggingface.card_metadata import Stated
 from src.huggingface.export_model import generation_config
 from src.huggingface.import_model import Imported
 from src.huggingface.model_card import model_card
 from src.huggingface.post_processor import add_post_processor, remove_post_processor
 from src.model.language_model import LanguageModel
+from src.training.checkpoint import Progress, save_checkpoint
 from tests.huggingface.cases import BLOCKS, SIZES, exported, load, model_of, spec_of, tokenizer_of, tokens_of
 
 TEXTS = [
@@ -155,7 +162,7 @@ def test_file_modes_follow_the_umask(tmp_path: Path) -> None:
     assert {oct(file.stat().st_mode & 0o777) for file in out.iterdir()} == {"0o640"}
 
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "run": "dense-nano-language-s3-0a1b2c3d",
     "progress": {"stage": "language", "step": 1234, "tokens": 56789, "val_loss": 1.23456, "val_bits_per_byte": 0.9876},
     "config": {"stage": {"stages": {"language": {"prompts": ["It's a prompt"]}}}},
@@ -167,15 +174,150 @@ RECORD = {
 }  # fmt: skip
 
 
+EVALUATED = {
+    "corpus": "code",
+    "test": {"language": {"loss": 1.25, "bits_per_byte": 0.75}, "code": {"loss": None, "bits_per_byte": 0.5}},
+    "tasks": {"bash_syntax": {"metrics": {"acc": {"value": 0.875}, "ppl": {"value": None}}}},
+}
+CORPORA = {
+    "language": {"source": "hub", "repo": "somebody/stories", "licence": "CDLA-Sharing-1.0"},
+    "code": {"source": "git", "repo": None, "licence": None},
+}
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    found = yaml.safe_load(card.split("---\n")[1])
+    ModelCard(card)  # as the hub's library reads it
+    return found
+
+
 def test_card_has_the_figures_of_the_run() -> None:
     spec = spec_of("dense")
     card = model_card(spec, mapping_of(spec), "out", RECORD)
     count = sum(parameter.numel() for parameter in model_of(spec).parameters())
     for expected in (f"{count:,}", "step 1,234", "56,789", "1.2346", "0.9876", "99,999", "1.5000", "`embedded`", "256"):
         assert expected in card, expected
-    assert card.startswith("---\nlibrary_name: transformers\n") and "license:" not in card
+    assert metadata_of(card).keys() == {"library_name", "pipeline_tag", "tags", "model-index"}
     assert """prompt='It'"'"'s a prompt'\n""" in card and 'prompt = "It\'s a prompt"\n' in card
-    assert "None" not in card and "trust_remote_code" not in card
+    assert "None" not in card and "{}" not in card and "trust_remote_code" not in card
+    assert "lms import model.gguf" in card and "bit for bit" in card
+
+
+def test_card_has_license_languages_data_and_results_for_the_hub() -> None:
+    spec = spec_of("dense")
+    stages = {
+        "language": {"corpus": "language", "prompts": []},
+        "later": {"corpus": "code", "mixture": {"language": 0.25}},
+        "never": {"corpus": "task"},
+    }
+    record = RECORD | {
+        "progress": RECORD["progress"] | {"stage": "later"},
+        "config": {"stage": {"stages": stages}, "data": CORPORA},
+        "evaluated": EVALUATED,
+    }
+    card = model_card(spec, mapping_of(spec), "out", record, "bf16", Stated("apache-2.0", ("en", "de")))
+    found = metadata_of(card)
+    assert found["license"] == "apache-2.0" and found["language"] == ["en", "de", "code"]
+    assert found["datasets"] == ["somebody/stories"]
+    ((model,),) = (found["model-index"],)
+    assert model["name"] == RECORD["run"]
+    results = {
+        (result["dataset"]["type"], result["dataset"]["name"], result["dataset"].get("split"), metric["type"]): metric[
+            "value"
+        ]
+        for result in model["results"]
+        for metric in result["metrics"]
+    }
+    assert results == {
+        ("embedded", "embedded (code)", "validation", "loss"): 1.23456,
+        ("embedded", "embedded (code)", "validation", "bits_per_byte"): 0.9876,
+        ("somebody/stories", "embedded (language)", "test", "loss"): 1.25,
+        ("somebody/stories", "embedded (language)", "test", "bits_per_byte"): 0.75,
+        ("embedded", "embedded (code)", "test", "bits_per_byte"): 0.5,
+        ("bash_syntax", "bash_syntax", None, "acc"): 0.875,
+    }
+    assert "| embedded (code), test: Bits per byte | 0.5000 |" in card
+    assert "rounded to bf16" in card and "bit for bit" not in card
+    assert "licensed as CDLA-Sharing-1.0" in card and "No license is stated" not in card
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_card_says_what_clients_need_and_cannot_run(case: str) -> None:
+    spec = spec_of(case)
+    card = model_card(spec, mapping_of(spec), "out", RECORD)
+    has_code = BLOCKS[case][0] == "HybridForCausalLM"
+    assert ("It needs transformers 5.23 or a later 5.x" in card) == has_code
+    assert ("for mlx-lm 0.31 or later" in card) == (has_code or case == "dense, classic")
+    assert ("llama.cpp has no model with these" in card) == has_code
+    assert ("llama.cpp needs twice d_model" in card) == (case == "mamba1, odd width")
+    assert "cannot run it exactly" not in card
+    other = replace(spec, norm_eps=1e-6)
+    found = "cannot run it exactly" in model_card(other, mapping_of(other), "out", RECORD)
+    assert found == BLOCKS[case][0].startswith("Mamba")
+    assert ("cannot generate with it" in card) == (has_code and not any("attention" in kind for kind in spec.blocks))
+
+
+@pytest.mark.parametrize("case", ["dense", "dense, classic", "mamba", "moe", "hybrid", "gated deltanet"])
+@torch.no_grad()
+def test_bf16_is_half_the_size_and_our_rounded_model(case: str, transformers: Any, tmp_path: Path) -> None:
+    model = model_of(spec_of(case))
+    sizes = [
+        (exported(tmp_path / dtype, model, dtype) / "model.safetensors").stat().st_size for dtype in ("f32", "bf16")
+    ]
+    assert sizes[1] < 0.55 * sizes[0]
+    folder, tokens = tmp_path / "bf16", tokens_of(model.spec, 2, 40)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+    rounded = LanguageModel(model.spec)
+    rounded.load_state_dict({name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()})
+    found = read_folder(folder)
+    assert found.spec == model.spec and same_weights(rounded, found)
+    theirs = load(transformers, folder)
+    assert theirs.dtype == torch.bfloat16, "as the file says"
+    expected = rounded.logits(tokens)
+    assert torch.allclose(theirs.float()(tokens).logits, expected, atol=1e-4)
+    if case != "moe":  # rounded scores choose other experts
+        half = load(transformers, folder)(tokens).logits.float()
+        assert (half - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+from src.huggingface.convert_run import export_gguf, export_run
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+run, out, format, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+if format == "gguf":
+    import gguf
+import huggingface_hub.repocard_data
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+before = resident("VmRSS:")
+export_gguf(run, out, dtype) if format == "gguf" else export_run(run, out, dtype)
+print(resident("VmHWM:") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak of resident memory")
+@pytest.mark.parametrize(
+    ("format", "dtype"), [("huggingface", "f32"), ("huggingface", "bf16"), ("gguf", "f32"), ("gguf", "f16")]
+)
+def test_an_export_takes_at_most_1_2_times_its_file(format: str, dtype: str, tmp_path: Path) -> None:
+    """Peak of resident memory in a process of its own, for a file of 200 MB in fp32."""
+    spec = spec_of("dense", repeat=16, d_model=512, head_dim=64, d_ff=1376, vocab_size=512)
+    place = tmp_path / "run"
+    best = place / "checkpoints" / "language" / "best"
+    save_checkpoint(best, model_of(spec), Progress("language"), tokenizer_sha256="0" * 64, run="a run")
+    (place / "tokenizer.json").write_text(tokenizer_of(spec.vocab_size).to_str(), encoding="utf-8")
+    out = tmp_path / ("out.gguf" if format == "gguf" else "out")
+    command = [sys.executable, "-c", MEASURE, str(place), str(out), format, dtype]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    size = (out if format == "gguf" else out / "model.safetensors").stat().st_size
+    assert int(done.stdout) <= 1.2 * size, f"{int(done.stdout):,} bytes for a file of {size:,}"
 
 
 def test_card_without_a_summary() -> None:

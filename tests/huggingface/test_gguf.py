@@ -138,7 +138,7 @@ def test_only_a_known_pattern_has_a_name() -> None:
 
 @pytest.mark.parametrize("case", ["hybrid", "griffin", "moe_hybrid", "gated deltanet"])
 def test_models_that_llama_cpp_does_not_have_are_refused(case: str) -> None:
-    with pytest.raises(UserError, match=r"llama\.cpp has no model with these; use format=huggingface"):
+    with pytest.raises(UserError, match=r"llama\.cpp has no model with these \(in xllamacpp .*\); use"):
         format_of(spec_of(case))
 
 
@@ -170,7 +170,14 @@ def test_modelfile_continues_text_with_the_sampling_of_the_run() -> None:
     [
         (("format=gguf", "out={}/model"), "give a file that ends in .gguf"),
         (("format=gguf", "out={}/x.gguf", "dtype=int4"), "dtype=int4: must be one of f32, f16, bf16, q8_0"),
-        (("format=huggingface", "out={}/x", "dtype=f16"), "dtype=f16: is for format=gguf; leave it out"),
+        (
+            ("format=huggingface", "out={}/x", "dtype=f16"),
+            "dtype=f16: for format=huggingface, must be one of f32, bf16",
+        ),
+        (("format=gguf", "out={}/x.gguf", "license=mit"), "license: is for format=huggingface; leave it out"),
+        (("format=gguf", "out={}/x.gguf", "push=a/b"), "push: is for format=huggingface; leave it out"),
+        (("format=huggingface", "out={}/x", "license=My own"), "license=My own: not an identifier of the hub"),
+        (("format=huggingface", "out={}/x", "language=[English]"), "language=English: not a code of ISO 639"),
         (("format=gguf", "out={}/taken.gguf"), "already exists and is no export of this command; give a new path"),
     ],
 )

@@ -15,7 +15,7 @@ import torch
 from src.config.schema import CONF, ROOT, ModelSpec, SamplingConfig, UserError
 from src.huggingface import mapping_of, read_folder
 from src.inference.generation import generate
-from src.model.language_model import token_loss
+from src.model.language_model import LanguageModel, token_loss
 from src.model.size_matching import match_size
 from tests.contract.small import composed
 from tests.huggingface.cases import (
@@ -51,6 +51,24 @@ def test_logits_equal_transformers(case: str, size: str, transformers: Any, tmp_
     tokens = tokens_of(spec, 2, LENGTH)
     assert largest_difference(model.logits(tokens), theirs(tokens).logits) <= TOLERANCE
     assert largest_difference(model.logits(tokens), theirs(tokens, use_cache=False).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_other_norms_and_rotary_positions_equal_transformers(case: str, transformers: Any, tmp_path: Path) -> None:
+    model = model_of(spec_of(case, norm_eps=0.03, rope_theta=700.0))
+    tokens = tokens_of(model.spec, 2, LENGTH)
+    expected = model.logits(tokens)
+    folder = exported(tmp_path / "out", model)
+    assert largest_difference(expected, load(transformers, folder)(tokens).logits) <= TOLERANCE
+    default = LanguageModel(spec_of(case))
+    default.load_state_dict(model.state_dict())
+    assert largest_difference(expected, default.logits(tokens)) > 10 * TOLERANCE
+    (folder / "advanced_code_model.json").unlink()
+    found = read_folder(folder).spec
+    assert found.norm_eps == 0.03
+    is_rotated = found.position == "rope" and any("attention" in kind for kind in found.blocks)
+    assert found.rope_theta == (700.0 if is_rotated else found.rope_theta)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -12,6 +12,7 @@ from src.model.cost.model_cost import model_cost
 from src.model.size_matching import (
     CLOSE_MATCH,
     QUANTITIES,
+    TOLERANCE,
     Match,
     dense_d_ff,
     match_config,
@@ -82,6 +83,33 @@ def test_random_sizes_are_matched(
     if size.d_model < 64:
         return
     match_size(architecture_of(architecture), size, recipe_of("modern"), vocab_size=VOCAB_SIZE, seq_len=512, match=rule)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "solved"),
+    [
+        ("dense", "mini", {}),
+        ("mamba", "mini", {"n_blocks": 15}),
+        ("moe", "mini", {"expert_d_ff": 672}),
+        ("hybrid", "mini", {"d_ff": 1152}),
+        ("moe", "tiny", {"expert_d_ff": 1024}),
+        ("hybrid", "tiny", {"d_ff": 1792}),
+        ("moe", "medium", {"expert_d_ff": 1344}),
+    ],
+)
+def test_a_larger_grain_gives_widths_that_quantize(name: str, size: str, solved: dict[str, int]) -> None:
+    given = size_of(size), recipe_of("modern")
+    sizes = {"vocab_size": VOCAB_SIZE, "seq_len": given[0].seq_len, "match": "active", "grain": 64}
+    match = match_size(architecture_of(name), *given, **sizes)
+    assert match.solved == solved and abs(match.residual) <= TOLERANCE
+    spec = match.spec
+    widths = {"mlp": spec.d_ff, "moe": spec.expert_d_ff, "mamba": spec.d_inner}
+    rows = [spec.d_model, *(width for kind, width in widths.items() if kind in spec.blocks)]
+    assert all(width % 32 == 0 for width in rows)
+    assert all(width % 64 == 0 for width in rows) or solved == {"expert_d_ff": 672}, "64 would miss by 3%"
+    dense = match_size(architecture_of("dense"), *given, **sizes)
+    counts = [counted(each.spec, "active", given[0].seq_len) for each in (match, dense)]
+    assert counts[0] / counts[1] - 1 == pytest.approx(match.residual), "dense has widths of the same grain"
 
 
 def test_known_solutions() -> None:

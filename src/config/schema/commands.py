@@ -151,7 +151,20 @@ class ExportConfig:
         MISSING, "Folder to write; of gguf, a file. It must not exist, be empty, or be an earlier export.", form="path"
     )
     dtype: str | None = setting(
-        None, "Type of the matrices in a gguf file. null: f32, exact.", choices=("f32", "f16", "bf16", "q8_0")
+        None,
+        "Type of the weights. null: f32, exact. huggingface has f32 and bf16; in a gguf file it is that of matrices.",
+        choices=("f32", "f16", "bf16", "q8_0"),
+    )
+    license: str | None = setting(
+        None, "License of the model for its card, as the hub names it. An example is apache-2.0. null: none is stated."
+    )
+    language: list[str] = setting(
+        [], "Natural languages of the text for the card, such as [en]. Empty: en for generated stories, else none."
+    )
+    push: str | None = setting(
+        None,
+        "Repository of the Hugging Face hub to upload the folder to. OWNER/NAME; it is created, private, if there is "
+        "none. The token is that of HF_TOKEN or `hf auth login`, and HF_ENDPOINT names another hub.",
     )
 
 

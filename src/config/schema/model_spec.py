@@ -39,6 +39,10 @@ class ModelSpec:
     negative_eigenvalues: bool = False
     """Of the transition of gated_deltanet's state; models of earlier versions do not say it."""
 
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    """Of norms and rotary positions; models of earlier versions do not say them."""
+
     @property
     def n_heads(self) -> int:
         return self.d_model // self.head_dim

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.config.setting import LENGTH, MISSING, setting
+from src.config.setting import LENGTH, MISSING, Range, setting
 
 
 @dataclass
@@ -25,6 +25,14 @@ class RecipeConfig:
         MISSING, "Biases in attention, mlp and layernorm. Experts, mamba projections and the head have none."
     )
     max_seq_len: int = setting(4096, "Rows of the table of learned positions, the longest context.", LENGTH)
+    norm_eps: float = setting(
+        1e-5,
+        "Number that norms add to the mean square. In gated_deltanet, 1e-5 for the norm of each head.",
+        Range(0, 1, above=True),
+    )
+    rope_theta: float = setting(
+        10000.0, "Base of the wavelengths of rotary positions. As in RoFormer (Su et al., 2021).", Range(1, 10**12)
+    )
     tie_embeddings: bool = setting(
         False, "The head shares the weights of the token embedding. As in GPT-2 (Press and Wolf, 2017)."
     )

@@ -43,6 +43,12 @@ class TrainConfig:
         "total: all parameters. flops: FLOPs per token at the training context. none: sizes as written.",
         choices=("active", "total", "flops", "none"),
     )
+    match_grain: int = setting(
+        8,
+        "Widths of mlps and experts are multiples of this. It holds for dense too, and gives way where a match would "
+        "differ by more than 1% (2% above 8). Take 64 for 4 and 8 bit formats, whose blocks are of 32 or 64 numbers.",
+        Range(1, 256),
+    )
     seed: int = setting(
         0, "Seed of the initial weights, and of the order of the data. data_order_seed replaces it for the order.", SEED
     )

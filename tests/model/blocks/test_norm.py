@@ -9,12 +9,13 @@ from tests.contract.small import small_spec
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_rmsnorm_divides_by_the_root_mean_square(gradients: bool, scale: float) -> None:
+@pytest.mark.parametrize("eps", [EPS, 1e-2])
+def test_rmsnorm_divides_by_the_root_mean_square(eps: float, gradients: bool, scale: float) -> None:
     """Without gradients small inputs use another path; for small x, epsilon matters."""
-    norm, x = RMSNorm(8), scale * torch.randn(2, 3, 8)
+    norm, x = RMSNorm(8, eps), scale * torch.randn(2, 3, 8)
     with torch.no_grad():
         norm.weight.copy_(torch.arange(8))
-    expected = x / (x.square().mean(dim=-1, keepdim=True) + EPS).sqrt() * torch.arange(8)
+    expected = x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * torch.arange(8)
     with torch.set_grad_enabled(gradients):
         torch.testing.assert_close(norm(x), expected)
 

@@ -23,14 +23,15 @@ from src.model.blocks.linear import Linear
 from src.runtime.device import needs_causal_mask
 
 ROPE_THETA = 10000.0
+"""The default of `recipe.rope_theta`."""
 
 
-def apply_rope(x: Tensor, offset: int) -> Tensor:
+def apply_rope(x: Tensor, offset: int, theta: float = ROPE_THETA) -> Tensor:
     """Rotate each pair (x_i, x_{i + P/2}) of x (..., T, P) by its position times theta^(-2i/P), in fp32.
 
     A compiler fuses the two halves into one loop. In eager mode, fewer operations on whole rows give the same numbers.
     """
-    key = offset, x.shape[-2], x.shape[-1], x.device
+    key = offset, x.shape[-2], x.shape[-1], x.device, theta
     y = x.float()
     first, second = y.chunk(2, dim=-1)
     if torch.compiler.is_compiling():
@@ -42,10 +43,12 @@ def apply_rope(x: Tensor, offset: int) -> Tensor:
     return rotated.to(x.dtype)
 
 
-def rope_cos_sin(offset: int, length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rope_cos_sin(
+    offset: int, length: int, width: int, device: torch.device, theta: float = ROPE_THETA
+) -> tuple[Tensor, Tensor]:
     """Compute cosine and sine (T, P/2) of the rotation angles."""
     half = width // 2
-    frequency = ROPE_THETA ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    frequency = theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
     position = torch.arange(offset, offset + length, device=device, dtype=torch.float32)
     angle = position[:, None] * frequency
     return angle.cos(), angle.sin()
@@ -53,21 +56,23 @@ def rope_cos_sin(offset: int, length: int, width: int, device: torch.device) -> 
 
 @lru_cache(maxsize=2)
 def _cached_cos_sin(
-    offset: int, length: int, width: int, device: torch.device, inference: bool
+    offset: int, length: int, width: int, device: torch.device, theta: float, inference: bool
 ) -> tuple[Tensor, Tensor]:
     """Return cosine and sine (T, P), once for all layers, from a table that covers many tokens of a text."""
     end = 1 << (offset + length - 1).bit_length()
-    cos, sin = _cos_sin_table(end, width, device, inference)
+    cos, sin = _cos_sin_table(end, width, device, theta, inference)
     return cos[offset : offset + length], sin[offset : offset + length]
 
 
 @lru_cache(maxsize=2)
-def _cos_sin_table(length: int, width: int, device: torch.device, inference: bool) -> tuple[Tensor, Tensor]:
+def _cos_sin_table(
+    length: int, width: int, device: torch.device, theta: float, inference: bool
+) -> tuple[Tensor, Tensor]:
     """Compute both for the first positions (T, P), each half repeated; the sine of the first half is negated.
 
     inference: whether inference mode is on; tensors created in that mode cannot be used in training.
     """
-    cos, sin = rope_cos_sin(0, length, width, device)
+    cos, sin = rope_cos_sin(0, length, width, device, theta)
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
@@ -137,7 +142,7 @@ class Attention(Block):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.n_heads, self.head_dim = spec.n_heads, spec.head_dim
-        self.rope = spec.position == "rope"
+        self.rope, self.rope_theta = spec.position == "rope", spec.rope_theta
         self.qkv = Linear(spec.d_model, 3 * spec.d_model, bias=spec.bias)
         self.out = Linear(spec.d_model, spec.d_model, bias=spec.bias)
 
@@ -150,7 +155,7 @@ class Attention(Block):
         qk = qk.permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
         v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
         offset = cache.offset if cache else 0
-        q, k = (apply_rope(qk, offset) if self.rope else qk).unbind(0)
+        q, k = (apply_rope(qk, offset, self.rope_theta) if self.rope else qk).unbind(0)
         if cache is not None:
             assert offset == 0 or length == 1, "after the prefill, tokens are appended to a cache one at a time"
             cache.append(k, v)

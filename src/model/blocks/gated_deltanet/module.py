@@ -110,7 +110,7 @@ class GatedDeltaNet(Block):
         with torch.autocast(projected.device.type, enabled=False):
             beta = beta.float().sigmoid() if self.max_beta == 1 else self.max_beta * beta.float().sigmoid()
             o = self._run_recurrence(F.silu(hidden.float()), dt.float(), beta, cache, documents)
-            o = rms_norm(o, self.norm_weight).flatten(-2)
+            o = rms_norm(o, self.norm_weight).flatten(-2)  # its eps is fixed, as in OLMo's and fla's
             return o * F.silu(gate.float())  # the norm of each head comes before the gate
 
     def _run_recurrence(

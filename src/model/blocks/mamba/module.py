@@ -48,6 +48,7 @@ class Mamba(Block):
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
+        self.norm_eps = spec.norm_eps
         channels = spec.d_inner + 2 * spec.d_state
         self.in_proj = Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
         self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
@@ -72,7 +73,7 @@ class Mamba(Block):
         with torch.autocast(projected.device.type, enabled=False):
             y = self._run_state_space(hidden.float(), dt.float(), cache, documents)
             y = y * F.silu(gate.float())  # the norm comes after the gate
-            return rms_norm(y, self.norm_weight)
+            return rms_norm(y, self.norm_weight, self.norm_eps)
 
     def _run_state_space(
         self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None

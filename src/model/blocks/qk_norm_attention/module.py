@@ -20,13 +20,14 @@ class QKNormAttention(Attention):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
+        self.norm_eps = spec.norm_eps
         self.q_norm = nn.Parameter(torch.ones(spec.head_dim))
         self.k_norm = nn.Parameter(torch.ones(spec.head_dim))
 
     def normalize(self, qk: Tensor) -> Tensor:
         ones = self.q_norm.new_ones(self.head_dim)
         weights = torch.stack((self.q_norm, self.k_norm))[:, None]  # (2, 1, P)
-        return (rms_norm(qk.float(), ones) * weights).to(qk.dtype)
+        return (rms_norm(qk.float(), ones, self.norm_eps) * weights).to(qk.dtype)
 
     def init_weights(self, residual_scale: float) -> None:
         super().init_weights(residual_scale)
