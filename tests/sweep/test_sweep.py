@@ -14,7 +14,8 @@ from src.config.schema import LauncherConfig
 from src.runs.planning import plan_runs
 from src.runtime.atomic_files import file_lock, read_json
 from src.sweep import job_process
-from src.sweep.launch import open_sweep, threads_per_job
+from src.sweep.job_resources import threads_per_job
+from src.sweep.launch import open_sweep
 from tests.integration import tiny
 
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
