@@ -29,7 +29,8 @@ def test_processes_and_torchrun_end_alike(what: str, expected: int) -> None:
     process = start(what)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (expected, ""), "no report of torchrun"
-    assert sorted(out.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+    if what == "done":  # otherwise torchrun may end one process before it prints
+        assert sorted(out.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
 
 
 @pytest.mark.slow
