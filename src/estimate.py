@@ -43,20 +43,24 @@ from src.runs.summary import read_summary
 from src.runtime.host import APPLE_DEVICE, PROCESS_BYTES, has_math_attention, machine_bytes
 from src.training.stage_budget import stage_tokens
 
-OWN = ("format", "tokens_per_second", "measured", "context_lens", "dry_run")
+OWN = ("format", "tokens_per_second", "measured", "context_lens", "n_devices", "dry_run")
 """Settings that are not for training."""
 CONTEXT_FLOPS = ("forward_flops_per_token", "executed_forward_flops_per_token", "train_flops_per_token")
 GIB = 1 << 30
 MAC, MACS = "Mac", (16, 32, 48)
 """Name, and memory in GiB, of the Macs in the table."""
+GPUS = (24, 80)
+"""Memory in GB of the GPUs in the table of a model on several."""
 
 
-def devices() -> dict[str, int]:
-    """Return the bytes that a program can use on each machine in the table.
+def devices(n_devices: int = 1) -> dict[str, int]:
+    """Return the bytes that a program can use on each machine in the table: Macs and this one, or several GPUs.
 
     Metal recommends two thirds of a Mac's memory for one program, three quarters above 36 GB. For this machine: all
     memory, or the limit of its container.
     """
+    if n_devices > 1:
+        return {f"{n_devices} GPUs of {gb} GB": gb * 10**9 for gb in GPUS}
     known = {f"{gib} GB {MAC}": gib * GIB * (3 if gib > 36 else 2) // (4 if gib > 36 else 3) for gib in MACS}
     return known | {"this machine": machine_bytes()}
 
@@ -67,6 +71,7 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     Raises:
         UserError: a setting is invalid, or no model matches.
     """
+    config = on_devices(config)
     validate(config)
     if not config.context_lens:
         raise UserError("context_lens: empty; give at least one length in tokens, as in [1024]")
@@ -95,6 +100,8 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
         "micro_batch_size": resolved.training.micro_batch,
         "micro_batch_size_asked": training.micro_batch_size,
         "activation_checkpointing": runtime.activation_checkpointing,
+        "n_devices": config.n_devices,
+        "parallel": runtime.parallel,
         "memory": training.memory,
         "leanest_memory": leanest_memory(config),
         "precision": precision_of(config),
@@ -113,6 +120,18 @@ def estimate(config: EstimateConfig) -> dict[str, Any]:
     }
 
 
+def on_devices(config: EstimateConfig) -> EstimateConfig:
+    """Return the settings of a run with a process for each of `n_devices` GPUs, in shards by default."""
+    if config.n_devices == 1:
+        return config
+    runtime = config.runtime
+    if has_math_attention(runtime.device):
+        raise UserError(f"n_devices={config.n_devices}: several processes are not available on MPS; add runtime=cuda")
+    parallel = "shard" if runtime.parallel == "auto" else runtime.parallel
+    launcher = replace(config.launcher, processes_per_job=config.n_devices)
+    return replace(config, launcher=launcher, runtime=replace(runtime, parallel=parallel))
+
+
 def _contexts(spec: ModelSpec, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Return FLOPs and state at each context length within the learned positions."""
     longest = spec.learned_positions or max(lengths)
@@ -124,7 +143,7 @@ def _fits(asked: EstimateConfig, spec: ModelSpec) -> dict[str, dict[str, Any]]:
     """Return for each machine whether training fits, and the largest micro batch that fits."""
     found = {}
     on_mac = replace(asked, runtime=replace(asked.runtime, device=APPLE_DEVICE))
-    for name, n_bytes in devices().items():
+    for name, n_bytes in devices(asked.n_devices).items():
         available = n_bytes - PROCESS_BYTES
         config = on_mac if name.endswith(MAC) else asked
         plain = largest_by_estimate(config, spec, available)
@@ -164,6 +183,8 @@ def describe(found: dict[str, Any]) -> str:
     solved = "".join(f", {name}={value}" for name, value in found["solved"].items())
     recompute = " with activation checkpointing" if found["activation_checkpointing"] else ""
     memory = "" if found["memory"] == "full" else f", training.memory={found['memory']}"
+    held = "in shards" if found["parallel"] == "shard" else "each with the whole model"
+    where = f" of each of {found['n_devices']} devices, {held}," if found["n_devices"] > 1 else ""
     kept = ", attention keeps its weights" if found["math_attention"] else ""
     parts = "  ".join(f"{name} {show_bytes(value)}" for name, value in found["train_memory"].items() if value)
     lines = [
@@ -181,7 +202,7 @@ def describe(found: dict[str, Any]) -> str:
         "",
         *_context_lines(found),
         "",
-        f"Training memory at micro batch {_micro_batch(found)}, {found['precision']}{memory}{recompute}{kept}: "
+        f"Training memory{where} at micro batch {_micro_batch(found)}, {found['precision']}{memory}{recompute}{kept}: "
         f"{show_bytes(found['train_memory_bytes'])}",
         f"  {parts}",
         *(f"  without the activations of {kind}, which does not state them" for kind in found["not_in_memory"]),
@@ -258,7 +279,7 @@ def _time_line(found: dict[str, Any]) -> str:
 
 def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]) -> str:
     """Format estimates as a table with one row per job, followed by errors."""
-    names = list(devices())
+    names = list(dict.fromkeys(name for one in found if not isinstance(one, UserError) for name in one["devices"]))
     header = ["configuration", "parameters", "active", "training FLOPs/token", "state", "memory", "storage", *names]
     rows, problems = [], []
     for job, one in zip(varying_overrides(jobs), found, strict=True):
@@ -275,7 +296,7 @@ def describe_grid(jobs: list[list[str]], found: list[dict[str, Any] | UserError]
                 show_bytes(one["state_bytes"] or None),
                 f"{show_bytes(one['train_memory_bytes'])} at {_micro_batch(one)}",
                 show_bytes(sum(one["checkpoint_bytes"].values())),
-                *(_batches(one["devices"][name]) for name in names),
+                *(_batches(one["devices"][name]) if name in one["devices"] else NOTHING for name in names),
             ]
         )
     note = (

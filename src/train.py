@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         print(describe_dry_run([each.jobs for each in sweeps]))
         return 0
     if is_sweep:
-        reject_torchrun("each job of a sweep runs in its own process")
+        reject_torchrun("a sweep starts the processes of each job (launcher.processes_per_job=2)")
         from src.sweep.launch import run_sweep
 
         return run_sweep(sweeps)

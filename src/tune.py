@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     if has_hydra_flag(arguments):
         show_hydra_help("tune", argv, arguments.overrides)
         return 0
-    reject_torchrun("each trial runs in its own process")
+    reject_torchrun("a search starts the processes of each trial (launcher.processes_per_job=2)")
     from src.sweep.learning_rate_search import plan_searches, tune
 
     config, searches = plan_searches(arguments.overrides)

@@ -86,6 +86,27 @@ def test_macs_keep_the_weights_of_attention(capsys: pytest.CaptureFixture[str]) 
     assert "attention keeps its weights" in output(*arguments, "runtime=mps", capsys=capsys)
 
 
+def test_memory_of_several_devices_is_that_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """In shards by default; parameters, gradients and optimizer are divided, activations are not."""
+    arguments = ("size=medium", "tokenizer=bpe_32k", "runtime=cpu", "training.micro_batch_size=2")
+    more = (*arguments, "training.global_batch_size=32")
+    one, whole, divided = (
+        as_json(*more, *extra, capsys=capsys)
+        for extra in ([], ["n_devices=8", "runtime.parallel=replicate"], ["n_devices=8"])
+    )
+    assert whole["train_memory"] == one["train_memory"]
+    for part in ("weights", "gradients", "optimizer"):
+        assert divided["train_memory"][part] == one["train_memory"][part] // 8
+    assert divided["train_memory"]["activations"] == one["train_memory"]["activations"]
+    assert divided["train_memory_bytes"] < one["train_memory_bytes"]
+    assert list(divided["devices"]) == ["8 GPUs of 24 GB", "8 GPUs of 80 GB"]
+    assert divided["devices"]["8 GPUs of 24 GB"]["largest_micro_batch"] == 4, "32 sequences for 8 devices"
+    text = output(*more, "n_devices=8", capsys=capsys)
+    assert "Training memory of each of 8 devices, in shards, at micro batch 2, fp32: " in text
+    table = output("-m", *arguments, "training.global_batch_size=32", "n_devices=1,8", capsys=capsys)
+    assert "n_devices=8" in table
+
+
 def test_auto_is_the_largest_micro_batch_by_the_estimate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +171,8 @@ def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) ->
         (["context_lens=[0]"], "context_lens=0: must be greater than 0"),
         (["measured=/nowhere"], "measured=/nowhere: no summary.json with a speed there"),
         (["architecture=jamba", "size=nano"], "too few for the pattern"),
+        (["n_devices=8", "runtime=mps"], "n_devices=8: several processes are not available on MPS"),
+        (["n_devices=3"], "training.global_batch_size=8: must be a multiple of the 3 processes"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from src.cli.data_validation import check_data
+from src.cli.launcher_validation import check_launcher
 from src.config.checks import check_name, check_settings
 from src.config.schema import (
     BF16_WEIGHTS,
     TASK,
     ArchitectureConfig,
-    LauncherConfig,
     StageConfig,
     TrainConfig,
     UserError,
@@ -23,7 +23,7 @@ from src.data.sources.tasks.registry import check_task
 from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_config
-from src.runtime.host import VISIBLE_GPUS, nearest_folder, read_rank_info
+from src.runtime.host import nearest_folder, planned_ranks
 from src.training.stage_budget import plan_stage
 
 EXTRAS = {
@@ -44,6 +44,7 @@ def validate(config: TrainConfig) -> None:
     if config.data.is_task:
         _check_task(config)
     check_writable(config.output_root)
+    check_launcher(config)
     _check_batches(config)
     _check_widths(config)
     _check_stages(config)
@@ -56,21 +57,7 @@ def validate(config: TrainConfig) -> None:
             check_installed(f"{key}={name}", module, name)
     if config.runtime.attention == "flex" and config.runtime.compile:
         raise UserError("runtime.attention=flex: not with runtime.compile=true; use runtime.attention=auto")
-    _check_gpus(config.launcher)
     match_config(config)
-
-
-def _check_gpus(launcher: LauncherConfig) -> None:
-    if launcher.gpus_per_job is not None and launcher.name == "serial":
-        raise UserError(
-            f"launcher.gpus_per_job={launcher.gpus_per_job}: is for launcher=joblib, ray or slurm; leave it out, or "
-            f"set {VISIBLE_GPUS}"
-        )
-    if launcher.jobs_per_gpu > 1 and (launcher.name not in ("joblib", "ray") or (launcher.gpus_per_job or 1) > 1):
-        raise UserError(
-            f"launcher.jobs_per_gpu={launcher.jobs_per_gpu}: is for launcher=joblib and ray with "
-            "launcher.gpus_per_job=1; leave it out"
-        )
 
 
 def _check_task(config: TrainConfig) -> None:
@@ -208,10 +195,10 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.micro_batch_size={micro}: must divide training.global_batch_size="
             f"{training.global_batch_size}; for example {near}"
         )
-    processes = read_rank_info().size
+    processes = planned_ranks(config.launcher).size
     if processes > 1 and training.memory != "full":
         raise UserError(
-            f"training.memory={training.memory}: is for a single process; under torchrun leave it out, and set "
+            f"training.memory={training.memory}: is for a single process; with several, leave it out, and set "
             "runtime.parallel=shard to divide weights and optimizer state among the processes"
         )
     at_once = processes * size

@@ -4,6 +4,9 @@ Each candidate trains some steps. The estimate (`src/model/cost`) covers tensors
 as much with Linux's CPU allocator, and other programs use memory too. A trial runs in a subprocess, because out of
 memory on a CPU raises no error: the kernel kills the process. The micro batch changes results by rounding only, so the
 run's name is hashed with `auto`. A model in shards has no trial, as a single process may not hold it.
+
+Memory is that of the run's own device: what is free of its GPU, or its part of the machine's memory, which several
+processes and jobs share.
 """
 
 import time
@@ -13,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from src.config.formatting import show_bytes
-from src.config.schema import ModelSpec, TrainConfig, UserError
+from src.config.schema import LauncherConfig, ModelSpec, TrainConfig, UserError
 from src.runs.resource_check import largest_by_estimate, out_of_memory_message, with_micro_batch
 from src.runtime.device import Device, is_out_of_memory, open_device
 from src.runtime.host import PROCESS_BYTES, available_bytes
@@ -29,18 +32,28 @@ MAX_TRIAL_S = 10
 """A longer trial has no further step: one shows the peak, further ones what the allocator adds."""
 
 
+def own_free_bytes(device: Device, launcher: LauncherConfig) -> int:
+    """Return the bytes that tensors of this process can take now; later jobs on the same device have their part."""
+    is_gpu = device.kind == "cuda"
+    jobs = launcher.jobs_per_gpu if is_gpu else launcher.n_jobs
+    processes = 1 if is_gpu else device.process_group.local_size
+    return min(device.free_bytes() // processes, device.capacity_bytes() // (processes * jobs))
+
+
 def find_micro_batch_size(
-    config: TrainConfig, spec: ModelSpec, device: Device, stop: StopRequest, log_info: LogFunction
+    config: TrainConfig, spec: ModelSpec, device: Device, free_bytes: int, stop: StopRequest, log_info: LogFunction
 ) -> int:
     """Return the largest micro batch that fits, and log why; `config.runtime` holds no `auto`.
+
+    free_bytes: the least that a process of the run has (`own_free_bytes`).
 
     Raises:
         UserError: not even one sequence fits.
         Interrupted: a stop signal was received.
     """
     # Available memory excludes what this process holds; each trial holds as much before its first tensor.
-    host_budget = int(MEMORY_FRACTION * available_bytes()) // device.process_group.local_size
-    budget = host_budget if device.kind == "cpu" else int(MEMORY_FRACTION * device.free_bytes())
+    budget = int(MEMORY_FRACTION * free_bytes)
+    host_budget = budget if device.kind == "cpu" else int(MEMORY_FRACTION * available_bytes())
     rows = config.training.global_batch_size // device.process_group.size
     # In half precision, and for state spaces on a CPU, the estimate is an upper bound, up to twice the memory.
     is_bound = device.precision != "fp32" or (device.kind == "cpu" and "mamba" in spec.blocks)

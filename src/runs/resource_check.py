@@ -14,18 +14,18 @@ from src.runtime.host import (
     has_dedicated_memory,
     has_math_attention,
     machine_bytes,
-    read_rank_info,
+    planned_ranks,
 )
 
 
 def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
     """Check that training fits the memory of this machine. Raises: UserError with settings that fit.
 
-    Devices with dedicated memory are not checked: they raise an error themselves.
+    Devices with dedicated memory are not checked here: `check_gpu_memory` does it where the run has its GPU.
     """
     if has_dedicated_memory(config.runtime.device):
         return
-    n_processes = read_rank_info().local_size
+    n_processes = planned_ranks(config.launcher).local_size
     available = machine_bytes() // n_processes - PROCESS_BYTES
     config = resolve_micro_batch(resolve_parallel(config, spec, available), spec, available)
     needed = memory_needed(config, spec).total
@@ -34,6 +34,21 @@ def check_memory(config: TrainConfig, spec: ModelSpec) -> None:
         raise UserError(
             f"training.micro_batch_size={config.training.micro_batch_size}: training needs about {show_bytes(needed)}, "
             f"this machine has {show_bytes(available)}{each}{suggest_settings(config, spec, available)}"
+        )
+
+
+def check_gpu_memory(config: TrainConfig, spec: ModelSpec, free_bytes: int) -> None:
+    """Check that training can fit what is free of the GPU of each process. Raises: UserError with settings that fit.
+
+    In half precision the estimate is an upper bound, up to twice the memory, so only half of it has to fit.
+    """
+    needed = memory_needed(config, spec).total
+    fitting = free_bytes if precision_of(config) == "fp32" else 2 * free_bytes
+    if needed > fitting:
+        bound = "" if fitting == free_bytes else "up to "
+        raise UserError(
+            f"training.micro_batch_size={config.training.micro_batch_size}: training needs {bound}about "
+            f"{show_bytes(needed)}, the GPU has {show_bytes(free_bytes)} free{suggest_settings(config, spec, fitting)}"
         )
 
 
@@ -49,7 +64,7 @@ def resolve_parallel(config: TrainConfig, spec: ModelSpec, available_bytes: int)
     if config.runtime.parallel != "auto":
         return config
     trial = with_micro_batch(config, 1) if config.training.micro_batch_size == "auto" else config
-    fits = read_rank_info().size == 1 or memory_needed(trial, spec).total <= available_bytes
+    fits = planned_ranks(config.launcher).size == 1 or memory_needed(trial, spec).total <= available_bytes
     return replace(config, runtime=replace(config.runtime, parallel="replicate" if fits else "shard"))
 
 
@@ -75,7 +90,7 @@ def largest_by_estimate(
         training=replace(training, seq_len=seq_len or training.seq_len, memory=memory or training.memory),
         runtime=replace(runtime, activation_checkpointing=recompute),
     )
-    for size in reversed(divisors(training.global_batch_size // read_rank_info().size)):
+    for size in reversed(divisors(training.global_batch_size // planned_ranks(config.launcher).size)):
         if memory_needed(with_micro_batch(config, size), spec).total <= available_bytes:
             return size
     return 0
@@ -84,7 +99,7 @@ def largest_by_estimate(
 def leanest_memory(config: TrainConfig) -> str:
     """Return the value of `training.memory` with the fewest bytes that the other settings permit."""
     is_allowed = config.optimizer.name == "adamw" and config.runtime.precision != "fp16"
-    return "lean" if is_allowed and read_rank_info().size == 1 else config.training.memory
+    return "lean" if is_allowed and planned_ranks(config.launcher).size == 1 else config.training.memory
 
 
 def precision_of(config: TrainConfig) -> str:
@@ -94,7 +109,7 @@ def precision_of(config: TrainConfig) -> str:
 
 def memory_needed(config: TrainConfig, spec: ModelSpec) -> Memory:
     """Estimate the memory of a training step."""
-    training, runtime, n_processes = config.training, config.runtime, read_rank_info().size
+    training, runtime, n_processes = config.training, config.runtime, planned_ranks(config.launcher).size
     needed = training_memory(
         spec,
         seq_len=training.seq_len,
@@ -133,7 +148,7 @@ def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int)
     """Suggest up to three changes of settings with which training fits, the smallest first."""
     training, runtime = config.training, config.runtime
     in_shards = replace(config, runtime=replace(runtime, parallel="shard"))
-    is_remedy = runtime.parallel != "shard" and read_rank_info().size > 1
+    is_remedy = runtime.parallel != "shard" and planned_ranks(config.launcher).size > 1
     found: list[str] = (
         ["runtime.parallel=shard"] if is_remedy and memory_needed(in_shards, spec).total <= available_bytes else []
     )

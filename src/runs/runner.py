@@ -20,16 +20,21 @@ from src.model.build import build_model
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel
 from src.model.size_matching import match_config
-from src.runs.batch_size_finder import find_micro_batch_size
+from src.runs.batch_size_finder import find_micro_batch_size, own_free_bytes
 from src.runs.contract import build_contract
 from src.runs.final_evaluation import evaluate_run
 from src.runs.model_placement import place_model, write_config
 from src.runs.repeat_command import explicit_command
-from src.runs.resource_check import out_of_memory_message, resolve_parallel, with_micro_batch
+from src.runs.resource_check import (
+    check_gpu_memory,
+    out_of_memory_message,
+    resolve_parallel,
+    with_micro_batch,
+)
 from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
 from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
 from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries, write_bytes, write_yaml
-from src.runtime.device import check_reductions, is_nondeterministic, is_out_of_memory, open_device
+from src.runtime.device import Device, check_reductions, is_nondeterministic, is_out_of_memory, open_device
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankFailure
 from src.runtime.errors import first_line
 from src.runtime.host import PROCESS_BYTES
@@ -121,8 +126,12 @@ def _prepare_run(
     log_info: LogFunction,
 ) -> Run:
     """Resolve `auto`, write config.yaml and the first summary, and return the state of the run."""
-    config = process_group.on_rank_zero(lambda: _prepare_folder(config, data, folder, process_group, stop, log_info))
-    device = open_device(config.runtime, process_group)
+    known = process_group.on_rank_zero(lambda: _resolve_device(config, data, folder, process_group))
+    device = open_device(known.runtime, process_group)
+    # The GPUs of a run can have different amounts of free memory; every process has the same micro batch.
+    free = min(process_group.map(lambda _: own_free_bytes(device, known.launcher), range(process_group.size)))
+    config = process_group.on_rank_zero(lambda: _prepare_folder(known, data, folder, device, free, stop, log_info))
+    device = replace(device, parallel=config.runtime.parallel)
     log_info(device.describe())
     if slow := slow_precision_warning(device):
         log_info(slow)
@@ -151,7 +160,8 @@ def _prepare_folder(
     config: TrainConfig,
     data: Data,
     folder: Path,
-    process_group: ProcessGroup,
+    device: Device,
+    free_bytes: int,
     stop: StopRequest,
     log_info: LogFunction,
 ) -> TrainConfig:
@@ -159,8 +169,7 @@ def _prepare_folder(
     remove_stale_temporaries(folder.parent, folder.name)
     for place in (folder, folder / "samples", *folder.glob("checkpoints/*")):
         remove_leftovers(place)
-    _check_same_data(folder, data)
-    config = _resolve_settings(config, folder, process_group, stop, log_info)
+    config = _fit_memory(config, device, free_bytes, stop, log_info)
     _write_config(config, folder)
     for name in ("tokenizer.json", TOKENIZER_CONFIG):
         if isinstance(data, PreparedData) and not (folder / name).exists():
@@ -179,17 +188,15 @@ def _check_same_data(folder: Path, data: Data) -> None:
             )
 
 
-def _resolve_settings(
-    config: TrainConfig, folder: Path, process_group: ProcessGroup, stop: StopRequest, log_info: LogFunction
-) -> TrainConfig:
-    """Resolve device, precision, threads and micro batch, or read them from config.yaml of a resumed run.
+def _resolve_device(config: TrainConfig, data: Data, folder: Path, process_group: ProcessGroup) -> TrainConfig:
+    """Resolve device, precision and threads, or read them and the micro batch from config.yaml of a resumed run.
 
     What each process holds of the model may change when a run is resumed.
 
     Raises:
-        UserError: the device is missing, or not even one sequence fits it.
-        Interrupted: a stop signal was received; nothing is written.
+        UserError: the device is missing, or the run was begun on other data or elsewhere.
     """
+    _check_same_data(folder, data)
     decided = folder / "config.yaml"
     if decided.exists():
         before = read_run_config(decided)
@@ -208,16 +215,29 @@ def _resolve_settings(
             raise
         raise UserError(f"{folder}: begun elsewhere, go on there or start over with rerun=true ({error})") from None
     runtime = replace(config.runtime, device=device.kind, precision=device.precision, threads=device.threads)
-    config = replace(config, runtime=runtime)
-    config = resolve_parallel(
-        config,
-        match_config(config).spec,
-        device.capacity_bytes() // (process_group.local_size if device.kind == "cpu" else 1) - PROCESS_BYTES,
-    )
-    device = replace(device, parallel=config.runtime.parallel)
+    return replace(config, runtime=runtime)
+
+
+def _fit_memory(
+    config: TrainConfig, device: Device, free_bytes: int, stop: StopRequest, log_info: LogFunction
+) -> TrainConfig:
+    """Decide what each process holds, and the micro batch, by the memory of the run's own devices.
+
+    free_bytes: the least that a process has.
+
+    Raises:
+        UserError: not even one sequence fits, or the micro batch that is given does not fit a GPU.
+        Interrupted: a stop signal was received; nothing is written.
+    """
+    spec, is_gpu = match_config(config).spec, device.kind == "cuda"
+    host_bytes = device.capacity_bytes() // device.process_group.local_size - PROCESS_BYTES
+    config = resolve_parallel(config, spec, free_bytes if is_gpu else host_bytes)
     if config.training.micro_batch_size == "auto":
-        size = find_micro_batch_size(config, match_config(config).spec, device, stop, log_info)
+        sharded = replace(device, parallel=config.runtime.parallel)
+        size = find_micro_batch_size(config, spec, sharded, free_bytes, stop, log_info)
         config = with_micro_batch(config, size)
+    elif is_gpu:
+        check_gpu_memory(config, spec, free_bytes)
     check_reductions(device, config.training.micro_batch * config.training.seq_len)
     return config
 

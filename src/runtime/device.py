@@ -18,7 +18,7 @@ from torch import Tensor
 from src.config.formatting import count_of
 from src.config.schema import RuntimeConfig, UserError
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from src.runtime.host import available_bytes, current_rss, machine_bytes, peak_rss
+from src.runtime.host import PROCESS_THREADS, available_bytes, current_rss, machine_bytes, peak_rss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_REDUCTION = 32767
@@ -176,7 +176,8 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
     _set_arithmetic(config, kind)
     threads = torch.get_num_threads()
     if process_group.size > 1:  # torchrun would give one core to each process
-        threads = max(1, (os.cpu_count() or 1) // process_group.local_size)
+        given = os.environ.get(PROCESS_THREADS, "")
+        threads = int(given) if given.isdecimal() else max(1, (os.cpu_count() or 1) // process_group.local_size)
     threads = config.threads or threads
     torch.set_num_threads(threads)
     if kind == "cpu":

@@ -207,4 +207,4 @@ def open_process_group() -> Iterator[ProcessGroup]:
 def reject_torchrun(reason: str) -> None:
     """Raise UserError if torchrun has started a command that runs in one process."""
     if read_rank_info().size > 1:
-        raise UserError(f"torchrun: {reason}; start it with python -m src.train")
+        raise UserError(f"torchrun: {reason}; start it with python -m")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from src.config.schema import LauncherConfig
+
 PROCESS_BYTES = 400 << 20
 """Memory of Python and torch before the first tensor: measured 0.3 to 0.4 GB on Linux, CPU build."""
 APPLE_DEVICE = "mps"
@@ -14,6 +16,9 @@ APPLE_DEVICE = "mps"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 """The environment variable that names the GPUs of a process."""
+PROCESS_THREADS = "ADVANCED_CODE_MODEL_THREADS"
+"""The environment variable with the CPU threads of each process of a job. OMP_NUM_THREADS does not tell them: torchrun
+sets it to 1 where it is not set."""
 CPU_INFO = Path("/proc/cpuinfo")
 OMP_SPIN_COUNT = 10_000
 """Polls of an idle OpenMP thread before it sleeps; GNU's default is 300,000 or more."""
@@ -93,6 +98,12 @@ def read_rank_info() -> RankInfo:
     """Read rank and size from torchrun's environment; a single process without it."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return RankInfo(*(int(os.environ[name]) for name in names)) if set(names) <= set(os.environ) else RankInfo()
+
+
+def planned_ranks(launcher: LauncherConfig) -> RankInfo:
+    """Return the processes of a run: those that torchrun has started, or else those that the launcher will start."""
+    n, found = launcher.processes_per_job, read_rank_info()
+    return found if found.size > 1 or n == 1 else RankInfo(size=n, local_size=n // launcher.nodes_per_job)
 
 
 def has_dedicated_memory(device: str) -> bool:

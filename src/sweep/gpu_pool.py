@@ -1,4 +1,4 @@
-"""Give each job of a sweep GPUs of its own, where several jobs run at once on one machine.
+"""Give each job of a sweep GPUs of its own, where several jobs, or jobs of several processes, run on one machine.
 
 A job holds the lock of a file for each of its GPUs. The system releases the locks when the job's process ends, however
 it ends. The job sees its GPUs alone, through CUDA_VISIBLE_DEVICES.
@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from src.config.formatting import count_of
 from src.config.schema import LauncherConfig, UserError
 from src.runtime.atomic_files import LockBusy, file_lock
 from src.runtime.host import NVIDIA_DRIVER, VISIBLE_GPUS, gpu_names, may_use_gpu
@@ -57,24 +58,28 @@ class GpuPool(NamedTuple):
 
 
 def gpus_wanted(launcher: LauncherConfig, device: str, is_there: bool) -> int:
-    """Return how many GPUs each job gets: none on other devices, and one by default where there are GPUs."""
+    """Return how many GPUs each job gets: none on other devices, and by default one a process where there are GPUs."""
     if launcher.gpus_per_job is not None:
         return launcher.gpus_per_job
-    return int(is_there and may_use_gpu(device))
+    return launcher.processes_per_job if is_there and may_use_gpu(device) else 0
 
 
 def open_gpu_pool(launcher: LauncherConfig, device: str, folder: Path) -> GpuPool | None:
-    """Return the GPUs for the jobs of `launcher=joblib`; None if they get none, or with another launcher.
+    """Return the GPUs for jobs that are started on this machine; None where a job is to see what this process sees.
 
     device: runtime.device. Raises: UserError if this machine has fewer GPUs than a job is to have.
     """
-    wanted = gpus_wanted(launcher, device, NVIDIA_DRIVER.exists() and bool(gpu_names()))
-    if launcher.name != "joblib" or not wanted:
-        return None
+    is_shared = launcher.name == "joblib" or (launcher.name == "serial" and launcher.processes_per_job > 1)
     names = gpu_names()
+    wanted = gpus_wanted(launcher, device, NVIDIA_DRIVER.exists() and bool(names))
+    if not is_shared or (not wanted and launcher.gpus_per_job is None):
+        return None
     if len(names) < wanted:
+        key, none = (
+            ("processes_per_job", "") if launcher.gpus_per_job is None else ("gpus_per_job", " launcher.gpus_per_job=0")
+        )
         raise UserError(
-            f"launcher.gpus_per_job={wanted}: this machine has {len(names)} ({VISIBLE_GPUS} can hide some); "
-            "give fewer, or runtime=cpu launcher.gpus_per_job=0"
+            f"launcher.{key}={wanted}: this machine has {count_of(len(names), 'GPU')} ({VISIBLE_GPUS} can hide some); "
+            f"give fewer, or runtime=cpu{none}"
         )
     return GpuPool(folder, names, wanted, launcher.jobs_per_gpu)

@@ -1,6 +1,7 @@
 """Run each job in a child process, so that a crash or out of memory affects only that job.
 
-The child writes to a file, not a pipe, so it continues if its parent is killed.
+The child writes to a file, not a pipe, so it continues if its parent is killed. For a job of several processes it is
+torchrun, which exits as they do (`src/runtime/torchrun.py`).
 """
 
 import os
@@ -14,16 +15,18 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from src.config.schema import SweepConfig
-from src.runtime.host import VISIBLE_GPUS
+from src.runtime.host import PROCESS_THREADS, VISIBLE_GPUS
 from src.runtime.run_lock import is_run_locked
 from src.runtime.signals import stop_signal
-from src.sweep.gpu_pool import GpuPool
+from src.runtime.torchrun import SHUTDOWN_S, torchrun_command
+from src.sweep.job_resources import JobResources
 from src.sweep.job_store import Job, JobStore
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 POLL_S = 0.1
-GRACE_S = 60
-"""Seconds between the stop signal at the timeout and the kill."""
+GRACE_S = SHUTDOWN_S + 10
+"""Seconds between the stop signal at the timeout and the kill; torchrun kills its processes before."""
+ONE_PROCESS = JobResources()
 
 
 def run_job(
@@ -31,13 +34,11 @@ def run_job(
     job: Job,
     config: SweepConfig,
     start_over: bool = False,
-    threads: int | None = None,
-    pool: GpuPool | None = None,
+    resources: JobResources = ONE_PROCESS,
 ) -> int:
     """Run one job unless it is done, record the result, and return its exit code (negative: killed by a signal).
 
     A failed job is retried up to `config.retries` times, from its last checkpoint.
-    threads: default CPU threads of its process. pool: where it waits for its GPUs; without one it sees all.
     """
     if store.is_done(job) and not start_over:
         store.record(job, "done", 0)
@@ -47,16 +48,37 @@ def run_job(
     exit_code = 0
     for attempt in range(1 + config.retries):
         again = ["rerun=false"] if attempt else []  # a retry resumes
-        with pool.reserve() if pool else nullcontext(None) as gpus:
-            exit_code = _run_attempt(store, job, config, again, job_environment(threads, gpus), gpus)
+        with resources.pool.reserve() if resources.pool else nullcontext(None) as gpus:
+            exit_code = _run_attempt(store, job, config, again, resources, gpus)
         if store.status(job) != "failed":
             break
     return exit_code
 
 
+def join_job(store: JobStore, job: Job, config: SweepConfig, start_over: bool, resources: JobResources) -> int:
+    """Run this host's processes of a job that another host records, and return their exit code.
+
+    Their output goes to that of this process.
+    """
+    if not start_over and (store.is_done(job) or (config.skip_diverged and store.has_diverged(job))):
+        return 0
+    child = subprocess.Popen(job_command(job, resources), env=job_environment(resources.threads, None))
+    with _forward_signals(child) as deferred:
+        exit_code = child.wait()
+    for call_handler in deferred:
+        call_handler()
+    return exit_code
+
+
+def job_command(job: Job, resources: JobResources) -> list[str]:
+    """Return the command of a job's child process."""
+    python = torchrun_command(*resources.torchrun) if resources.torchrun else [sys.executable, "-m"]
+    return [*python, "src.train", *job.overrides]
+
+
 def job_environment(threads: int | None, gpus: Sequence[str] | None) -> dict[str, str]:
-    """Return the environment of a job's process. threads, gpus: None leaves what this process has."""
-    added = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    """Return the environment of a job's processes. threads, gpus: None leaves what this process has."""
+    added = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", PROCESS_THREADS), str(threads))
     return {**os.environ, **added, **({} if gpus is None else {VISIBLE_GPUS: ",".join(gpus)})}
 
 
@@ -65,7 +87,7 @@ def _run_attempt(
     job: Job,
     config: SweepConfig,
     more: list[str],
-    environment: dict[str, str],
+    resources: JobResources,
     gpus: Sequence[str] | None,
 ) -> int:
     store.record(job, "running", gpus=gpus)
@@ -74,10 +96,12 @@ def _run_attempt(
         return 0
     log = store.log_of(job)
     with log.open("wb") as written, log.open("rb") as read:
-        command = [sys.executable, "-m", "src.train", *job.overrides, *more]
+        command, environment = [*job_command(job, resources), *more], job_environment(resources.threads, gpus)
         child = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
         with _forward_signals(child) as deferred:
             exit_code, timed_out = _wait(child, read, config)
+    if exit_code > 128 and not stop_signal(exit_code):  # a signal has killed one of several processes
+        exit_code = 128 - exit_code
     store.record_exit(job, exit_code, config.timeout if timed_out else None)
     for call_handler in deferred:  # progress is saved, so the launcher's handler may requeue the job or exit
         call_handler()

@@ -8,16 +8,18 @@ jobs/<run>.log        output of its process in the last attempt
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
+from src.cli.command_line import job_names
 from src.config.schema import UserError
 from src.runs.summary import Summary, read_summary
 from src.runtime.records import child_path, find_record, read_record, run_path, write_record
 from src.runtime.signals import stop_signal
 
+T = TypeVar("T")
 REMEDY = "repeat the command of the sweep, which writes it again"
 
 
@@ -86,10 +88,24 @@ def attempt_seconds(entry: JobRecord | None, now: float) -> float | None:
 
 
 class JobStore:
-    """The files of a sweep directory."""
+    """The files of a sweep directory. A file is read again only if it has changed: a sweep can have thousands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files: dict[str, tuple[tuple[int, ...] | None, Any]] = {}
+        self._paths: dict[tuple[str, str], tuple[Path, Path]] = {}
+        self._names: tuple[list[Job], list[str]] = [], []
+
+    def read_once(self, path: str, read: Callable[[], T]) -> T:
+        """Return the result of `read`, of an earlier call if the file is still the same: inode, size and time."""
+        try:
+            found = os.stat(path)
+            version = (found.st_ino, found.st_size, found.st_mtime_ns)
+        except OSError:
+            version = None
+        if path not in self._files or self._files[path][0] != version:
+            self._files[path] = version, read()
+        return self._files[path][1]
 
     def open(self, name: str, jobs: list[Job], look: int | None = None) -> None:
         record: dict[str, Any] = {"format_version": 1, "name": name, "started": time.time()}
@@ -98,18 +114,37 @@ class JobStore:
         (self.folder / "jobs").mkdir(exist_ok=True)
 
     def jobs(self) -> list[Job]:
-        return [Job(**cast(dict[str, Any], job)) for job in self._record()["jobs"]]
+        return self._sweep()[1]
+
+    def names(self) -> list[str]:
+        """Return a short name of each job, by what varies."""
+        jobs = self.jobs()
+        if self._names[0] is not jobs:
+            self._names = jobs, job_names([job.architecture for job in jobs], [job.overrides for job in jobs])
+        return self._names[1]
 
     def started(self) -> float:
         """Return when the sweep was last started, in seconds since the epoch."""
-        return self._record()["started"]
+        return self._sweep()[0]
 
-    def _record(self) -> SweepRecord:
-        return read_record(self.folder / "sweep.json", SweepRecord, REMEDY)
+    def _sweep(self) -> tuple[float, list[Job]]:
+        def read() -> tuple[float, list[Job]]:
+            record = read_record(self.folder / "sweep.json", SweepRecord, REMEDY)
+            return record["started"], [Job(**cast(dict[str, Any], job)) for job in record["jobs"]]
+
+        return self.read_once(f"{self.folder}/sweep.json", read)
 
     def run_dir(self, job: Job) -> Path:
         """Return the run directory of a job. Raises: UserError if the record has an invalid path."""
-        return run_path(self.folder, job.run, job.run_dir)
+        return self._job_paths(job)[0]
+
+    def _job_paths(self, job: Job) -> tuple[Path, Path]:
+        """Return the run directory and the record of a job, which are checked once."""
+        key = job.run, job.run_dir
+        if key not in self._paths:
+            run_dir = run_path(self.folder, job.run, job.run_dir)
+            self._paths[key] = run_dir, child_path(self.folder / "jobs", job.run, ".json")
+        return self._paths[key]
 
     def is_done(self, job: Job) -> bool:
         """Return whether the run of a job is finished, also by another command."""
@@ -188,11 +223,17 @@ class JobStore:
 
     def entry(self, job: Job) -> JobRecord | None:
         """Read the record of a job; None if it is missing or damaged: the job then counts as pending."""
-        return find_record(child_path(self.folder / "jobs", job.run, ".json"), JobRecord)
+        path = self._job_paths(job)[1]
+        return self.read_once(str(path), lambda: find_record(path, JobRecord))
 
     def summary(self, job: Job) -> Summary | None:
         """Read the summary of a job's run; None if it is damaged, which the job itself reports."""
-        try:
-            return read_summary(self.run_dir(job))
-        except UserError:
-            return None
+        folder = self.run_dir(job)
+
+        def read() -> Summary | None:
+            try:
+                return read_summary(folder)
+            except UserError:
+                return None
+
+        return self.read_once(f"{folder}/summary.json", read)

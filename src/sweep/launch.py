@@ -34,7 +34,8 @@ from src.runtime.atomic_files import file_lock, reject_symlinks
 from src.runtime.errors import first_line
 from src.runtime.signals import stop_signal
 from src.sweep.gpu_pool import open_gpu_pool
-from src.sweep.job_process import run_job
+from src.sweep.job_process import join_job, run_job
+from src.sweep.job_resources import find_resources, node_rank, slurm_overrides
 from src.sweep.job_store import Job, JobStore
 from src.sweep.next_steps import sweep_commands
 from src.sweep.progress_table import show_jobs
@@ -158,6 +159,7 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
         "hydra.sweeper.params=null",
         f"hydra.sweep.dir={quote_value(str(store.folder.resolve()))}",
         f"sweep.live={live}",
+        *slurm_overrides(config.launcher),
     ]
     before, sys.argv = sys.argv, ["src.train", "-m", *overrides, *ours]
     try:
@@ -165,7 +167,7 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
             if config.launcher.name == "ray":
                 from src.sweep.ray_launcher import launch_on_ray
 
-                return launch_on_ray(store, config, threads_per_job(config.launcher))
+                return launch_on_ray(store, config)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(launch_job)()
     except KeyboardInterrupt:
         return 130
@@ -183,19 +185,11 @@ def launch(sweep: Sweep, config: TrainConfig, store: JobStore) -> int:
     return 0
 
 
-def threads_per_job(launcher: LauncherConfig) -> int | None:
-    """Return the default CPU threads of a job; None: one per core."""
-    if launcher.name == "joblib":
-        return max(1, (os.cpu_count() or 1) // launcher.n_jobs)
-    if launcher.name == "slurm":
-        return int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or None
-    return launcher.cpus_per_job if launcher.name == "ray" else None
-
-
 def launch_job(config: DictConfig) -> None:
     """Run the job of Hydra's launcher in a child process.
 
-    A failed job is recorded and the sweep continues; a stopped job ends the sweep.
+    A failed job is recorded and the sweep continues; a stopped job ends the sweep. On the further hosts of a job, only
+    their processes are run.
     """
     settings = HydraConfig.get()
     store = JobStore(Path(settings.sweep.dir))
@@ -205,8 +199,8 @@ def launch_job(config: DictConfig) -> None:
     if not config.sweep.live:
         print(f"[{index + 1}/{len(jobs)}] {jobs[index].run}", flush=True)
     launcher = LauncherConfig(**config.launcher)
-    pool = open_gpu_pool(launcher, config.runtime.device, store.folder)
-    threads = threads_per_job(launcher)
-    exit_code = run_job(store, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), threads, pool)
+    resources = find_resources(launcher, config.runtime.device, store.folder)
+    run = join_job if node_rank(launcher) else run_job
+    exit_code = run(store, jobs[index], SweepConfig(**config.sweep), bool(config.rerun), resources)
     if number := stop_signal(exit_code):
         raise SystemExit(128 + number)

@@ -29,6 +29,7 @@ from src.runs.summary import read_summary
 from src.runs.tuned_learning_rates import FILE, write_searches
 from src.runtime.errors import first_line
 from src.sweep.job_process import run_job
+from src.sweep.job_resources import find_resources
 from src.sweep.job_store import JobStore
 from src.sweep.launch import launch, open_sweep
 from src.sweep.next_steps import comparison_command, comparison_seconds
@@ -187,8 +188,10 @@ class _Search(NamedTuple):
 
 
 def _run_one_by_one(store: JobStore, plans: list[Plan], sweep: Sweep) -> int:
+    config = plans[0].config
+    resources = find_resources(config.launcher, config.runtime.device, store.folder)
     for job in store.jobs():
-        code = run_job(store, job, plans[0].config.sweep)
+        code = run_job(store, job, config.sweep, resources=resources)
         if code > 128:
             return code
     return 0

@@ -6,10 +6,10 @@ It only reads the job records, summaries and metrics.jsonl, so it works with any
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from src.cli.command_line import job_names
 from src.config.formatting import NOTHING, show_time
 from src.runs.summary import Summary
 from src.sweep.job_store import Job, JobRecord, JobStore, attempt_seconds, status_of
@@ -120,7 +120,7 @@ class _Found(NamedTuple):
 def read_sweep(store: JobStore, now: float | None = None) -> SweepProgress:
     """Read the progress of a sweep. now: seconds since the epoch."""
     now, started, jobs = now or time.time(), store.started(), store.jobs()
-    names = job_names([job.architecture for job in jobs], [job.overrides for job in jobs])
+    names = store.names()
     found = [_read_job(store, job) for job in jobs]
     estimate = _TimeEstimate(found, now)
     progress = [_progress(name, each, estimate, now) for name, each in zip(names, found, strict=True)]
@@ -136,7 +136,8 @@ def read_sweep(store: JobStore, now: float | None = None) -> SweepProgress:
 def _read_job(store: JobStore, job: Job) -> _Found:
     summary, entry = store.summary(job), store.entry(job)
     status = status_of(summary, entry)
-    rows = [] if status == "pending" else _last_rows(store, job)
+    path = f"{store.run_dir(job)}/metrics.jsonl"
+    rows = [] if status == "pending" else store.read_once(path, lambda: _last_rows(path))
     rows = rows if rows and rows[-1].get("stage") in job.stage_tokens else []
     return _Found(job, status, summary, rows, entry)
 
@@ -196,9 +197,9 @@ def _progress(name: str, each: _Found, estimate: _TimeEstimate, now: float) -> J
     )
 
 
-def _last_rows(store: JobStore, job: Job) -> list[dict[str, Any]]:
+def _last_rows(path: str) -> list[dict[str, Any]]:
     try:
-        with (store.run_dir(job) / "metrics.jsonl").open("rb") as handle:
+        with Path(path).open("rb") as handle:
             handle.seek(max(0, handle.seek(0, 2) - TAIL_BYTES))
             lines = handle.read().splitlines()
     except OSError:

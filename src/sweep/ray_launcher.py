@@ -13,10 +13,11 @@ from src.config.schema import SweepConfig, TrainConfig, UserError
 from src.runtime.errors import first_line
 from src.sweep.gpu_pool import gpus_wanted
 from src.sweep.job_process import run_job
+from src.sweep.job_resources import JobResources, find_resources
 from src.sweep.job_store import JobStore
 
 
-def launch_on_ray(store: JobStore, config: TrainConfig, threads: int | None) -> int:
+def launch_on_ray(store: JobStore, config: TrainConfig) -> int:
     """Run the jobs that are not done on the cluster; return 0, or the exit status of a stopped job.
 
     Raises:
@@ -35,8 +36,9 @@ def launch_on_ray(store: JobStore, config: TrainConfig, threads: int | None) -> 
     try:
         needs = resources(config, ray.cluster_resources().get("GPU", 0) > 0)
         task: Any = ray.remote(**needs, max_retries=0)(_run_task)
+        needed = find_resources(launcher, config.runtime.device, store.folder)
         folder, n = str(store.folder.resolve()), len(store.jobs())
-        waiting = [task.remote(folder, index, config.sweep, config.rerun, threads) for index in range(n)]
+        waiting = [task.remote(folder, index, config.sweep, config.rerun, needed) for index in range(n)]
         codes = [_get_result(ray, job) for job in waiting]
     finally:
         ray.shutdown()
@@ -65,8 +67,8 @@ def _get_result(ray: Any, job: Any) -> int:
         return 1
 
 
-def _run_task(folder: str, index: int, config: SweepConfig, start_over: bool, threads: int | None) -> int:
+def _run_task(folder: str, index: int, config: SweepConfig, start_over: bool, resources: JobResources) -> int:
     store = JobStore(Path(folder))
     if config.fail_fast and store.has_failed():
         return 0
-    return run_job(store, store.jobs()[index], config, start_over, threads)
+    return run_job(store, store.jobs()[index], config, start_over, resources)

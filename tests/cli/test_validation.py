@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from src.cli import validation
 from src.cli.compose import compose_config, register_schema
 from src.cli.validation import check_writable, validate
 from src.config.schema import CorpusConfig, HygieneConfig, StageConfig, TrainConfig, UserError
+from src.runtime import host
 from src.runtime.host import RankInfo
 
 
@@ -248,9 +248,9 @@ def test_filters_and_repositories_are_only_for_code() -> None:
 def test_lean_memory_is_for_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     config = change_config(training__memory="lean")
     validate(config)
-    monkeypatch.setattr(validation, "read_rank_info", lambda: RankInfo(0, 2, 0, 2))
+    monkeypatch.setattr(host, "read_rank_info", lambda: RankInfo(0, 2, 0, 2))
     assert validation_error(config) == (
-        "training.memory=lean: is for a single process; under torchrun leave it out, and set runtime.parallel=shard to "
+        "training.memory=lean: is for a single process; with several, leave it out, and set runtime.parallel=shard to "
         "divide weights and optimizer state among the processes"
     )
 

@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
-from src.config.schema import ModelSpec, TrainConfig, UserError
+from src.config.schema import LauncherConfig, ModelSpec, TrainConfig, UserError
 from src.runs import batch_size_finder
-from src.runs.batch_size_finder import find_micro_batch_size, largest_fitting, measure_trial
+from src.runs.batch_size_finder import find_micro_batch_size, largest_fitting, measure_trial, own_free_bytes
 from src.runs.resource_check import with_micro_batch
+from src.runtime import device as runtime_device
 from src.runtime.device import Device
 from src.runtime.distributed import ProcessGroup
 from src.runtime.signals import Interrupted, StopRequest
@@ -68,7 +70,8 @@ def spec() -> ModelSpec:
 
 def find(config: TrainConfig, spec: ModelSpec, device: Device = CPU) -> tuple[int, list[str]]:
     messages: list[str] = []
-    return find_micro_batch_size(config, spec, device, StopRequest(), messages.append), messages
+    free = own_free_bytes(device, config.launcher)
+    return find_micro_batch_size(config, spec, device, free, StopRequest(), messages.append), messages
 
 
 @pytest.mark.parametrize("dies_at", [9, 1 << 60])
@@ -77,7 +80,7 @@ def test_a_trial_that_is_killed_or_out_of_memory_does_not_fit(
 ) -> None:
     trials = Trials(GIB, dies_at)
     monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
-    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 10 * GIB)
+    monkeypatch.setattr(runtime_device, "available_bytes", lambda: 10 * GIB)
     assert find(config, spec) == (
         8,
         [
@@ -96,9 +99,40 @@ def test_processes_divide_batch_and_memory(
         monkeypatch.setenv(name, value)
     trials = Trials(GIB)
     monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
-    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 8 * GIB)
+    monkeypatch.setattr(runtime_device, "available_bytes", lambda: 8 * GIB)
     size_found, _ = find(config, spec, replace(CPU, process_group=ProcessGroup(0, 4, 0, 2)))
     assert (size_found, trials.tried[0]) == (3, (6, False)), "of 6 sequences each, in 4 GiB each"
+
+
+@pytest.mark.parametrize(
+    ("kind", "launcher", "expected"),
+    [
+        ("cuda", LauncherConfig("joblib", n_jobs=8), 60),  # each job has its own GPU, on which others use 20
+        ("cuda", LauncherConfig("joblib", n_jobs=8, jobs_per_gpu=2), 40),  # half of the GPU, since another job may come
+        ("cpu", LauncherConfig("serial"), 30),  # two processes share what is free
+        ("cpu", LauncherConfig("joblib", n_jobs=4), 10),  # and four jobs of two processes the machine
+    ],
+)
+def test_a_process_counts_the_memory_of_its_own_device(
+    kind: str, launcher: LauncherConfig, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "free_bytes", lambda device: 60)
+    monkeypatch.setattr(Device, "capacity_bytes", lambda device: 80)
+    assert own_free_bytes(Device(kind, "fp32", 1, ProcessGroup(0, 2, 0, 2)), launcher) == expected
+
+
+def test_the_memory_of_a_gpu_limits_its_trials(
+    config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has far more memory than the GPU has free; what this process holds of the GPU counts as free."""
+    trials = Trials(GIB)
+    monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
+    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 1000 * GIB)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (4 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3 * GIB)
+    monkeypatch.setattr(Device, "capacity_bytes", lambda device: 80 * GIB)
+    found, messages = find(config, spec, replace(CPU, kind="cuda"))
+    assert found == 6 and "of 6.76 GB to use" in messages[0]
 
 
 def test_sizes_beyond_the_estimate_are_not_tried(
@@ -109,7 +143,7 @@ def test_sizes_beyond_the_estimate_are_not_tried(
     for precision in ("fp32", "bf16"):
         trials, runtime = Trials(1), replace(config.runtime, precision=precision)
         monkeypatch.setattr(batch_size_finder, "run_in_subprocess", trials.run_in_subprocess)
-        monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: 6 * GIB // 10)
+        monkeypatch.setattr(runtime_device, "available_bytes", lambda: 6 * GIB // 10)
         largest[precision], messages = find(replace(config, runtime=runtime), spec, replace(CPU, precision=precision))
         assert len(trials.tried) == 1
         assert ("more do not fit by the estimate" in messages[0]) == (largest[precision] < 24)
@@ -120,7 +154,7 @@ def test_the_error_suggests_settings_if_no_size_fits(
     config: TrainConfig, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_size_finder, "run_in_subprocess", Trials(GIB).run_in_subprocess)
-    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
+    monkeypatch.setattr(runtime_device, "available_bytes", lambda: GIB)
     with pytest.raises(UserError) as error:
         find(config, spec)
     messages = str(error.value)
@@ -158,6 +192,6 @@ def test_real_trials_run_out_of_memory_in_both_ways(spec: ModelSpec, monkeypatch
     assert run_in_subprocess(partial(find_within_limit, with_micro_batch(config, 256), spec, 2 * GIB)) is None
     peak = run_in_subprocess(small, max_bytes=GIB)
     assert peak is not None and peak < GIB
-    monkeypatch.setattr(batch_size_finder, "available_bytes", lambda: GIB)
+    monkeypatch.setattr(runtime_device, "available_bytes", lambda: GIB)
     size_found, messages = find(config, spec)
     assert 1 < size_found < 256 and len(messages) == 1

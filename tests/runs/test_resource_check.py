@@ -17,6 +17,7 @@ from src.model.size_matching import match_config
 from src.runs import resource_check
 from src.runs.resource_check import (
     check_disk,
+    check_gpu_memory,
     check_memory,
     largest_by_estimate,
     memory_needed,
@@ -103,7 +104,7 @@ def test_a_model_that_does_not_fit_each_process_is_divided(
     spec, one = match_config(config).spec, with_micro_batch(config, 1)
     needed = memory_needed(one, spec)
     assert resolve_parallel(one, spec, 0).runtime.parallel == "replicate"  # a single process
-    monkeypatch.setattr(resource_check, "read_rank_info", lambda: RankInfo(0, 4, 0, 4))
+    monkeypatch.setattr(host, "read_rank_info", lambda: RankInfo(0, 4, 0, 4))
     assert resolve_parallel(one, spec, needed.total).runtime.parallel == "replicate"
     divided = resolve_parallel(one, spec, needed.total - 1)
     assert divided.runtime.parallel == "shard"
@@ -121,6 +122,22 @@ def test_a_device_with_dedicated_memory_is_not_checked(config: TrainConfig, monk
     check_memory(replace(config, runtime=replace(config.runtime, device="cuda")), match_config(config).spec)
     monkeypatch.setattr(host, "NVIDIA_DRIVER", Path("/"))
     check_memory(replace(config, runtime=replace(config.runtime, device="auto")), match_config(config).spec)
+
+
+def test_what_is_free_of_the_gpu_is_checked_where_the_run_has_it(config: TrainConfig) -> None:
+    """In half precision the estimate is up to twice the memory, so half of it has to fit."""
+    spec = match_config(config).spec
+    for precision, part in (("fp32", 1), ("bf16", 2)):
+        asked = replace(config, runtime=replace(config.runtime, precision=precision))
+        needed = memory_needed(asked, spec).total
+        check_gpu_memory(asked, spec, -(-needed // part))
+        with pytest.raises(UserError) as error:
+            check_gpu_memory(asked, spec, needed // part - 1)
+        message = str(error.value)
+        assert message.startswith("training.micro_batch_size=16: training needs ") and "\n" not in message
+        assert ("up to about" in message) == (
+            part == 2
+        ) and "GB free; for example training.micro_batch_size=8" in message
 
 
 def test_a_full_disk_is_an_error_before_training(

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from src.runtime.background import repeat_in_background
+from src.runtime.background import MAX_SHARE, pause_seconds, repeat_in_background
 
 
 def test_an_action_repeats_until_the_block_ends() -> None:
@@ -22,3 +22,8 @@ def test_an_action_repeats_until_the_block_ends() -> None:
     with pytest.raises(KeyError), repeat_in_background(action, 0.001):
         raise KeyError
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_expensive_calls_are_further_apart() -> None:
+    assert pause_seconds(1.0, 0.001) == 1.0
+    assert pause_seconds(1.0, 0.5) == 0.5 / MAX_SHARE

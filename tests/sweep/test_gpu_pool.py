@@ -107,7 +107,7 @@ def test_the_environment_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert job_environment(None, None)["CUDA_VISIBLE_DEVICES"] == "0,1"
     found = job_environment(3, ["1"])
-    assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"]) == ("1", "3")
+    assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"], found[host.PROCESS_THREADS]) == ("1", "3", "3")
 
 
 def composed(*overrides: str) -> TrainConfig:

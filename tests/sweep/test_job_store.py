@@ -14,7 +14,7 @@ import pytest
 
 from src.config.schema import SweepConfig
 from src.runtime.atomic_files import read_json
-from src.sweep import job_process
+from src.sweep import job_process, job_store
 from src.sweep.job_process import run_job
 from src.sweep.job_store import Job, JobStore, attempt_seconds
 from tests.summaries import write_summary
@@ -208,3 +208,25 @@ def test_signals_of_a_scheduler_are_forwarded_to_the_job(
     assert signal.getsignal(number) is before
     assert record(store)["exit_code"] == 128 + number
     assert record(store)["status"] == "interrupted"
+
+
+def test_a_file_is_read_again_only_if_it_has_changed(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    for name in ("read_summary", "find_record", "read_record"):
+        original: Any = getattr(job_store, name)
+
+        def count(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            read.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(job_store, name, count)
+    finish_run(store, 0, "running")
+    first = store.jobs(), store.names(), store.states()
+    read.clear()
+    assert (store.jobs(), store.names(), store.states()) == first and read == []
+    finish_run(store, 0)
+    assert store.states()[job(0).run] == "done" and read == ["read_summary"]
+    store.record(job(1), "failed", 1)
+    assert store.states()[job(1).run] == "failed" and read == ["read_summary", "find_record"]
+    store.open("s", [job(1)])
+    assert [each.run for each in store.jobs()] == list(store.states()) == [job(1).run]

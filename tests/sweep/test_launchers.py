@@ -56,6 +56,20 @@ def test_slurm_runs_the_jobs(data: Path, tmp_path: Path, cluster: dict[str, str]
     assert list((folder / ".submitit").rglob("*_log.out")), "where Slurm's own logs are"
 
 
+def test_slurm_runs_jobs_on_several_hosts(data: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
+    """Two tasks on one host stand for two hosts: each starts its process by torchrun, and they meet at the first."""
+    hosts = ("hydra.launcher.nodes=1", "hydra.launcher.tasks_per_node=2", "launcher.nodes_per_job=2")
+    more = (*hosts, "launcher.processes_per_job=2", "runtime.parallel=shard", "training.max_steps=4")
+    sweep = start_sweep(data, tmp_path, cluster, "seed=0", *more)
+    out, _ = sweep.communicate(timeout=500)
+    assert sweep.returncode == 0, out
+    assert read_statuses(tmp_path) == ["done"]
+    (log,) = tmp_path.glob("sweeps/*/jobs/*.log")
+    assert log.read_text().count("2 processes with a part of the model each") == 1
+    contract = read_json(next(tmp_path.glob("runs/*/summary.json")))["contract"]
+    assert (contract["processes"], contract["runtime.parallel"]) == (2, "shard")
+
+
 LONG = ("training.max_steps=1500", "training.eval_every=500", "training.checkpoint_every=100", "training.log_every=50")
 
 

@@ -14,7 +14,8 @@ from src.config.schema import LauncherConfig
 from src.runs.planning import plan_runs
 from src.runtime.atomic_files import file_lock, read_json
 from src.sweep import job_process
-from src.sweep.launch import open_sweep, threads_per_job
+from src.sweep.job_resources import JobResources, threads_per_job
+from src.sweep.launch import open_sweep
 from tests.integration import tiny
 
 ONE_STEP = ("training.max_steps=1", "stage.stages.language.prompts=[]")
@@ -213,5 +214,5 @@ def test_a_job_gets_its_number_of_threads(data: Path, tmp_path: Path, monkeypatc
     (plan,) = plan_runs([open_threads])
     folder = tmp_path / "sweeps" / "by-hand"
     with open_sweep(folder, "by-hand", [plan], [open_threads]) as store:
-        assert job_process.run_job(store, store.jobs()[0], plan.config.sweep, threads=1) == 0
+        assert job_process.run_job(store, store.jobs()[0], plan.config.sweep, resources=JobResources(1)) == 0
     assert read_json(plan.folder / "summary.json")["contract"]["runtime.threads"] == 1

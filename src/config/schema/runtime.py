@@ -76,12 +76,21 @@ class LauncherConfig:
     cpus_per_job: int = setting(1, "CPU threads for each job, for ray.", THREADS)
     gpus_per_job: int | None = setting(
         None,
-        "GPUs for each job, which sees no others. For joblib, ray and slurm. null: one where there are GPUs, except "
-        "on slurm, which then decides.",
+        "GPUs for each job, which sees no others. For joblib, ray and slurm. null: one for each process where there "
+        "are GPUs, except on slurm, which then decides.",
         Range(0, 1024, unit="GPUs"),
     )
     jobs_per_gpu: int = setting(
         1, "Jobs that share a GPU, for joblib and ray. They slow each other down.", Range(1, 64, unit="jobs")
+    )
+    processes_per_job: int = setting(
+        1,
+        "Processes of torchrun for each job, which share its batches. Not for ray. runtime.parallel decides what each "
+        "of them holds.",
+        Range(1, 4096, unit="processes"),
+    )
+    nodes_per_job: int = setting(
+        1, "Hosts for each job, for slurm. They have equally many of its processes.", Range(1, 1024, unit="hosts")
     )
 
 

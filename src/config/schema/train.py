@@ -99,6 +99,12 @@ class EstimateConfig(TrainConfig):
         None, "Run directory whose FLOP/s gives the speed, at the FLOPs of this model.", form="path"
     )
     context_lens: list[int] = setting(CONTEXTS, "Contexts at which FLOPs and state are printed.", LENGTH)
+    n_devices: int = setting(
+        1,
+        "GPUs that share each batch. Memory is then that of each of them. They hold the model in shards, unless "
+        "runtime.parallel=replicate.",
+        Range(1, 4096, unit="GPUs"),
+    )
 
 
 @dataclass
