@@ -126,7 +126,9 @@ def on_devices(config: EstimateConfig) -> EstimateConfig:
         return config
     runtime = config.runtime
     if has_math_attention(runtime.device):
-        raise UserError(f"n_devices={config.n_devices}: several processes are not available on MPS; add runtime=cuda")
+        raise UserError(
+            f"n_devices={config.n_devices}: several processes cannot share an Apple GPU; name another runtime"
+        )
     parallel = "shard" if runtime.parallel == "auto" else runtime.parallel
     launcher = replace(config.launcher, processes_per_job=config.n_devices)
     return replace(config, launcher=launcher, runtime=replace(runtime, parallel=parallel))

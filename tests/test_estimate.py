@@ -171,7 +171,7 @@ def test_text_output_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) ->
         (["context_lens=[0]"], "context_lens=0: must be greater than 0"),
         (["measured=/nowhere"], "measured=/nowhere: no summary.json with a speed there"),
         (["architecture=jamba", "size=nano"], "too few for the pattern"),
-        (["n_devices=8", "runtime=mps"], "n_devices=8: several processes are not available on MPS"),
+        (["n_devices=8", "runtime=mps"], "n_devices=8: several processes cannot share an Apple GPU"),
         (["n_devices=3"], "training.global_batch_size=8: must be a multiple of the 3 processes"),
     ],
 )

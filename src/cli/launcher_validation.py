@@ -39,7 +39,8 @@ def _check_processes(config: TrainConfig) -> None:
         )
     if processes > 1 and has_math_attention(config.runtime.device):
         raise UserError(
-            f"launcher.processes_per_job={processes}: not available on MPS; add runtime=cpu, or leave it out"
+            f"launcher.processes_per_job={processes}: several cannot share an Apple GPU; add runtime=cpu, or leave it "
+            "out"
         )
     if nodes > 1 and launcher.name != "slurm":
         raise UserError(f"launcher.nodes_per_job={nodes}: is for launcher=slurm; leave it out")

@@ -19,7 +19,7 @@ from src.config.formatting import show_bytes
 from src.config.schema import LauncherConfig, ModelSpec, TrainConfig, UserError
 from src.runs.resource_check import largest_by_estimate, out_of_memory_message, with_micro_batch
 from src.runtime.device import Device, is_out_of_memory, open_device
-from src.runtime.host import PROCESS_BYTES, available_bytes
+from src.runtime.host import PROCESS_BYTES, available_bytes, has_dedicated_memory
 from src.runtime.log import LogFunction
 from src.runtime.signals import StopRequest
 from src.runtime.subprocess_pool import run_in_subprocess
@@ -34,7 +34,7 @@ MAX_TRIAL_S = 10
 
 def own_free_bytes(device: Device, launcher: LauncherConfig) -> int:
     """Return the bytes that tensors of this process can take now; later jobs on the same device have their part."""
-    is_gpu = device.kind == "cuda"
+    is_gpu = has_dedicated_memory(device.kind)
     jobs = launcher.jobs_per_gpu if is_gpu else launcher.n_jobs
     processes = 1 if is_gpu else device.process_group.local_size
     return min(device.free_bytes() // processes, device.capacity_bytes() // (processes * jobs))

@@ -37,7 +37,7 @@ from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries,
 from src.runtime.device import Device, check_reductions, is_nondeterministic, is_out_of_memory, open_device
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankFailure
 from src.runtime.errors import first_line
-from src.runtime.host import PROCESS_BYTES
+from src.runtime.host import PROCESS_BYTES, has_dedicated_memory
 from src.runtime.log import LogFunction, open_log
 from src.runtime.precision import slow_precision_warning
 from src.runtime.run_lock import acquire_run_lock, report_disk_errors
@@ -229,7 +229,7 @@ def _fit_memory(
         UserError: not even one sequence fits, or the micro batch that is given does not fit a GPU.
         Interrupted: a stop signal was received; nothing is written.
     """
-    spec, is_gpu = match_config(config).spec, device.kind == "cuda"
+    spec, is_gpu = match_config(config).spec, has_dedicated_memory(device.kind)
     host_bytes = device.capacity_bytes() // device.process_group.local_size - PROCESS_BYTES
     config = resolve_parallel(config, spec, free_bytes if is_gpu else host_bytes)
     if config.training.micro_batch_size == "auto":

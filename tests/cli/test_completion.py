@@ -35,7 +35,10 @@ def candidates(line: str) -> list[str]:
         ("python -m src.train match=t", ["match=total "]),
         ("python -m src.train runtime.compile=", ["runtime.compile=true ", "runtime.compile=false "]),
         ("python -m src.train sweep.live=n", ["sweep.live=null "]),
-        ("python -m src.train tracking.trackers=[wandb,t", ["tracking.trackers=[wandb,tensorboard] "]),
+        (
+            "python -m src.train tracking.trackers=[wandb,t",
+            ["tracking.trackers=[wandb,trackio] ", "tracking.trackers=[wandb,tensorboard] "],
+        ),
         ("python -m src.train --mul", ["--multirun "]),
         ("python -m src.train --help training.max_st", ["training.max_steps "]),
         ("python -m src.report +exp", []),

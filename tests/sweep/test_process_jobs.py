@@ -58,7 +58,9 @@ def test_settings_that_contradict_are_one_line(given: list[str], message: str) -
 
 def test_mps_has_no_jobs_of_several_processes() -> None:
     config = composed("launcher.processes_per_job=2", "training.micro_batch_size=2", "runtime=mps")
-    with pytest.raises(UserError, match=r"^launcher\.processes_per_job=2: not available on MPS; add runtime=cpu"):
+    with pytest.raises(
+        UserError, match=r"^launcher\.processes_per_job=2: several cannot share an Apple GPU; add runtime=cpu"
+    ):
         validate(config)
 
 
