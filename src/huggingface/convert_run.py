@@ -29,7 +29,7 @@ from src.huggingface.imported_config import IMPORTED, imported_config
 from src.huggingface.model_card import model_card
 from src.huggingface.tensor_file import TensorFile, state_shapes
 from src.model.build import build_model
-from src.runs.final_evaluation import EVALUATION, Evaluation
+from src.runs.evaluation_file import EVALUATION, Evaluation
 from src.runs.summary import read_summary
 from src.runtime.atomic_files import (
     apply_umask,

@@ -14,11 +14,8 @@ IMPORTED = "imported"
 
 def imported_config(spec: ModelSpec) -> TrainConfig:
     """Return the defaults of `src.train` with the architecture, size and recipe of a model, which no rule matches."""
-
-    read = {
-        setting for kind in spec.blocks for setting in kind_of(kind).settings if hasattr(spec, setting)
-    }  # others have to be the defaults
-
+    # Settings that no block reads have to be the defaults.
+    read = {setting for kind in spec.blocks for setting in kind_of(kind).settings if hasattr(spec, setting)}
     register_schema(TrainConfig, "train")
     default = compose_config(TrainConfig, "train", [])
     config = replace(

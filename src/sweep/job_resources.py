@@ -64,7 +64,7 @@ def node_rank(launcher: LauncherConfig) -> int:
 
 
 def slurm_overrides(launcher: LauncherConfig) -> list[str]:
-    """Return what Hydra's launcher for Slurm is told about jobs on several hosts."""
+    """Return the settings of Hydra's launcher for Slurm that jobs on several hosts need."""
     if launcher.nodes_per_job == 1 or launcher.gpus_per_job is None:
         return []
     return [f"hydra.launcher.gpus_per_node={launcher.gpus_per_job // launcher.nodes_per_job}"]

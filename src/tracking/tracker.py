@@ -105,7 +105,8 @@ def build_tracker(
         except Exception as error:
             log_info(f"{name}: failed ({first_line(error)})")
         else:
-            opened |= {name: tracker} if tracker is not None else {}
+            if tracker is not None:
+                opened[name] = tracker
     return MultiTracker(opened, log_info)
 
 
