@@ -5,6 +5,7 @@ as they do, so that a sweep can tell a stopped job from a failed one, and prints
 """
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from src.runtime.signals import STOP_SIGNALS
 SHUTDOWN_S = 110
 """Seconds that processes have to save and end after a signal, before they are killed. Below the 120 that a job of Slurm
 has between its signal and its end (conf/launcher/slurm.yaml)."""
+ENDED_BY_TORCHRUN = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""Exit codes of a process that SIGTERM has killed, and of one that has saved and ended at it."""
 
 
 def torchrun_command(*options: str) -> list[str]:
@@ -26,9 +29,11 @@ def torchrun_command(*options: str) -> list[str]:
 def exit_status(exit_codes: Sequence[int]) -> int:
     """Return the exit status of processes that have failed: that of the first killed one, or else of the lowest rank.
 
-    exit_codes: in the order of the ranks; negative for a process that a signal has killed.
+    exit_codes: in the order of the ranks; negative for a process that a signal has killed. Those that SIGTERM has ended
+    count only where all were: after a failure torchrun ends the others by it.
     """
-    return next((128 - code for code in exit_codes if code < 0), exit_codes[0])
+    causes = [code for code in exit_codes if code not in ENDED_BY_TORCHRUN] or exit_codes
+    return next((128 - code for code in causes if code < 0), causes[0])
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,17 @@ from src.runtime.torchrun import exit_status, torchrun_command
 
 
 @pytest.mark.parametrize(
-    ("exit_codes", "expected"), [([2, 2], 2), ([1, -9, 1], 137), ([143, 143], 143), ([1, 143], 1), ([-11], 139)]
+    ("exit_codes", "expected"),
+    [
+        ([2, 2], 2),
+        ([1, -9, 1], 137),
+        ([143, 143], 143),
+        ([1, 143], 1),
+        ([-11], 139),
+        ([-15, -9], 137),
+        ([143, 2], 2),
+        ([-15, 143], 143),
+    ],
 )
 def test_the_exit_status_is_that_of_a_killed_process_or_of_the_lowest_rank(
     exit_codes: list[int], expected: int
