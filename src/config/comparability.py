@@ -53,6 +53,7 @@ MAY_DIFFER: dict[str, str] = {
 
 COUNTED_AS: dict[str, tuple[str, ...]] = {
     "data": ("data_hash", "data_order_hash", "tokenizer_hash"),
+    "data_draws": ("data_draws",),
     "tokenizer": ("data_hash", "data_order_hash", "tokenizer_hash", "reference", "stages"),
     "init_from": ("init_from",),
     "learning_rates": ("learning_rate_search", "search_differences"),
@@ -80,6 +81,7 @@ DERIVED: dict[str, str] = {
     "tokenizer_hash": "SHA-256 of the tokenizer: loss per token means nothing across tokenizers",
     "data_hash": "fingerprint of the prepared data, every split of every corpus",
     "data_order_hash": "how batches are drawn from the data, seed left out (equal seeds then see equal batches)",
+    "data_draws": "one draw of the text for all seeds, or one for each seed of the data with this hash of settings",
     "init_from": "the checkpoint that training started from and its own lineage; null: new weights",
     "torch": "version: kernels and their bugs change results",
     "git_commit": "version of this program: other code may train differently",
@@ -104,6 +106,9 @@ SPEED_KEYS: tuple[str, ...] = (
 Runs that differ in these alone keep their place in the ranking by loss; their times, tokens per second and memory
 are not comparable. Every other key decides both.
 """
+
+EACH_SEED = "each_seed"
+"""Value of `data_draws`, and the beginning of its description in a contract."""
 
 SEARCHED = "searched"
 """Replaces a warm-up that each architecture has for itself."""
@@ -191,6 +196,7 @@ def search_differences(search: Contract, run: Contract) -> list[str]:
 def differences(contracts: Mapping[str, Contract]) -> list[str]:
     """List what differs between which runs, one line per key: `seq_len: 128 (run-a) | 256 (run-b, run-c)`."""
     lines: list[str] = []
+    contracts = {run: without_draw(contract) for run, contract in contracts.items()}
     for key in _list_keys(contracts.values()):
         holders: dict[str, list[str]] = {}
         for run, contract in contracts.items():
@@ -204,11 +210,18 @@ def differences(contracts: Mapping[str, Contract]) -> list[str]:
     return lines
 
 
+def without_draw(contract: Contract) -> Contract:
+    """Leave out the hashes of one draw of the text, if each seed has its own (`data_draws`)."""
+    has_own = str(contract.get("data_draws")).startswith(EACH_SEED)
+    return {key: contract[key] for key in contract if key not in COUNTED_AS["data"]} if has_own else contract
+
+
 def comparable_groups(contracts: Mapping[str, Contract], speed: bool = False) -> list[list[str]]:
     """Group the runs whose contracts are equal, in the order of first appearance.
 
     speed: whether `SPEED_KEYS` have to be equal too, as comparing times requires.
     """
+    contracts = {run: without_draw(contract) for run, contract in contracts.items()}
     keys = [key for key in _list_keys(contracts.values()) if speed or key not in SPEED_KEYS]
     groups: dict[tuple[str, ...], list[str]] = {}
     for run, contract in contracts.items():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.cli.compose import build_config, compose_config, read_run_config, register_schema
+from src.config.comparability import without_draw
 from src.config.schema import (
     CONF,
     AdviseConfig,
@@ -40,7 +41,7 @@ RATIO_MARGIN = 4.0
 RUNG_TOKENS_PER_PARAMETER, RUNG_SEEDS = 20, 2
 HALVINGS = 6
 """The order of architectures is looked at from 2^-6 to 2^6 times the time given."""
-ALIKE = ("data_hash", "tokenizer_hash", "training.seq_len", "training.global_batch_size", "match")
+ALIKE = ("data_draws", "data_hash", "tokenizer_hash", "training.seq_len", "training.global_batch_size", "match")
 """Keys of the contract in which the runs of a ladder have to be equal: losses of others do not lie on one law."""
 LADDER = "python -m src.train -m +experiment=ladder dry_run=true"
 
@@ -119,7 +120,7 @@ def choose_model(config: AdviseConfig) -> Advice:
     folders = [Path(folder).expanduser() for folder in config.ladder]
     runs = pd.concat([load_runs(folder) for folder in folders], ignore_index=True)
     for key in ALIKE:
-        if len(values := {str(contract.get(key)) for contract in runs["contract"]}) > 1:
+        if len(values := {str(without_draw(contract).get(key)) for contract in runs["contract"]}) > 1:
             raise UserError(f"ladder={config.ladder}: its runs differ in {key} ({', '.join(sorted(values))[:80]})")
     laws = fit_joint_laws(runs)
     if not laws:

@@ -3,15 +3,15 @@
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config.comparability import SEARCHED, SPEED_KEYS, Scalar, settings_of
+from src.config.comparability import EACH_SEED, SEARCHED, SPEED_KEYS, Scalar, settings_of
 from src.config.renamed import earlier_key
 from src.config.schema import ROOT, StageConfig, TrainConfig
-from src.data.dataset import Data, prepared_folder
+from src.data.dataset import Data, PreparedData, hashed_settings, prepared_folder
 from src.data.loader import build_loader
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import reference_spec
@@ -57,6 +57,7 @@ def training_contract(config: TrainConfig, data: Data | None, init: "CheckpointI
         "learning_rate_search": config.optimizer.search,
         "search_differences": "; ".join(config.optimizer.search_differences),
         "init_from": None,
+        "data_draws": _describe_draws(config, data),
         **_hash_contents(config, data),
     }
     if config.training.budget != "time" and not config.schedule.searched:
@@ -85,6 +86,20 @@ def _describe_warmup(config: TrainConfig, name: str, stage: StageConfig) -> str:
     steps = plan_stage(reference, name, stage, 0).steps
     warmup = stage_schedule(reference, stage).warmup_steps or 0
     return f"{warmup} of {steps} steps ({warmup / steps:.1%})"
+
+
+def _describe_draws(config: TrainConfig, data: Data | None) -> str:
+    """Describe what all draws of the text have in common: the settings without the seed."""
+    if config.data_draws != EACH_SEED:
+        return config.data_draws
+    if isinstance(data, PreparedData):
+        settings = data.manifest["settings"]
+    elif config.data.is_task:
+        settings = {"data": asdict(config.data.task)}
+    else:
+        settings = hashed_settings(config.data, config.tokenizer)
+    text = {key: value for key, value in settings["data"].items() if key != "seed"}
+    return f"{EACH_SEED} of {content_sha256({**settings, 'data': text})[:12]}"
 
 
 def _hash_contents(config: TrainConfig, data: Data | None) -> dict[str, str]:

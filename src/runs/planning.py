@@ -15,6 +15,7 @@ from src.cli.command_line import SINGLE_RUN, format_argument, given_keys
 from src.cli.compose import compose_config
 from src.cli.validation import validate
 from src.config.checks import check_settings
+from src.config.comparability import EACH_SEED
 from src.config.renamed import current_key, rename_keys
 from src.config.schema import TASK, DataConfig, PlanConfig, TokenizerConfig, TrainConfig, UserError
 from src.data.dataset import Data, PreparedData, find_data
@@ -93,6 +94,7 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
     config, init = compose_config(TrainConfig, "train", overrides), None
     check_settings(config)
     check_data_keys(overrides)
+    config = with_own_draw(config, overrides)
     if config.init_from is not None and config.learning_rates:
         raise UserError(f"learning_rates={config.learning_rates}: init_from brings the rate of its run; leave one out")
     if config.init_from is not None:
@@ -125,6 +127,18 @@ def check_data_keys(overrides: list[str]) -> None:
         (key,) = given_keys([override])
         if key != "data.dir" and key.split(".")[0] in ("data", "tokenizer"):
             raise UserError(f"{override}: has no effect, since data.dir is prepared data; leave one out")
+
+
+def with_own_draw(config: TrainConfig, overrides: list[str]) -> TrainConfig:
+    """Give the data the run's seed, with `data_draws=each_seed`. Raises: UserError if it is given another."""
+    if config.data_draws != EACH_SEED:
+        return config
+    given = given_keys(overrides)
+    if "data.dir" in given and SINGLE_RUN not in overrides:
+        raise UserError(f"data_draws={EACH_SEED}: data.dir is one draw for all seeds; leave one out")
+    if "data.seed" in given and config.data.seed != config.seed:
+        raise UserError(f"data.seed={config.data.seed}: data_draws={EACH_SEED} takes it from seed; leave one out")
+    return replace(config, data=replace(config.data, seed=config.seed))
 
 
 def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overrides: list[str]) -> TrainConfig:
@@ -268,6 +282,8 @@ def is_on_this_machine(data: DataConfig) -> bool:
 def not_prepared(data: DataConfig, tokenizer: TokenizerConfig, root: Path) -> str:
     """Return the line that says that data is missing below an output root, and the command that prepares it."""
     settings = [f"data.{name}.paths=[...]" for name, corpus in data.corpora.items() if corpus.source == "local"]
+    if data.seed != DataConfig.seed:
+        settings.append(f"data.seed={data.seed}")
     if tokenizer.path is not None:
         settings.append(format_argument("tokenizer.path", tokenizer.path))
     given = " ".join(settings)

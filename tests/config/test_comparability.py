@@ -22,6 +22,7 @@ from src.config.comparability import (
 )
 from src.config.schema import TrainConfig, TrainingConfig
 from src.runs.contract import training_contract
+from src.runs.planning import check_job
 from tests.contract.small import CPU
 
 BASE = {"size.d_model": 128, "training.seq_len": 128, "git_commit": "a" * 40, "runtime.device": "cpu"}
@@ -149,6 +150,22 @@ def test_text_and_launcher_are_compared_by_their_effect() -> None:
         make_contract(CONFIG)["host_shared"] is False
         and make_contract(composed("launcher=joblib"))["host_shared"] is True
     )
+
+
+def draw(seed: int, *overrides: str) -> TrainConfig:
+    """Compose a run whose seed draws its text."""
+    return check_job([f"seed={seed}", "data_draws=each_seed", "data=embedded", "size=nano", *overrides])[0]
+
+
+def test_seeds_that_draw_their_own_text_are_comparable() -> None:
+    contracts = {f"s{seed}": make_contract(draw(seed)) for seed in (0, 1)} | {"moe": make_contract(draw(1))}
+    assert contracts["s0"]["data_hash"] != contracts["s1"]["data_hash"] == contracts["moe"]["data_hash"]
+    assert comparable_groups(contracts) == [["s0", "s1", "moe"]] and not differences(contracts)
+    assert not search_differences(contracts["s0"], contracts["s1"])
+    other, one = make_contract(draw(2, "data.val_fraction=0.1")), make_contract(CONFIG)
+    for key, run in (("data_draws", other), ("data_hash", one)):
+        assert len(comparable_groups({**contracts, "other": run})) == 2
+        assert key in [line.split(":")[0] for line in search_differences(contracts["s0"], run)]
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "moe", "hybrid", "gated_deltanet"])

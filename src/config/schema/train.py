@@ -62,6 +62,12 @@ class TrainConfig:
     data_order_seed: int | None = setting(
         None, "Seed of the order of the data. null: `seed`. With both, the two sources of variance are separate.", SEED
     )
+    data_draws: str = setting(
+        "one",
+        "Whether seeds share the split and generated text. one: those of data.seed. each_seed: a run's seed draws them "
+        "too, so that the verdict holds for other text of the kind.",
+        choices=("one", "each_seed"),
+    )
     init_from: str | None = setting(
         None, "Finished run, or checkpoint, to start from. It decides the architecture, size and recipe.", form="path"
     )

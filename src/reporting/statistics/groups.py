@@ -55,6 +55,12 @@ class Group:
         ]
         return any(len(set(pairs)) < len(pairs) for pairs in seeds)
 
+    def has_unequal_text(self) -> bool:
+        """Whether runs of one seed have different text, which only `data_draws=each_seed` admits."""
+        return len({(run["seed"], run["contract"].get("data_hash")) for run in self.runs}) > len(
+            {run["seed"] for run in self.runs}
+        )
+
     def speed_problem(self) -> str | None:
         """Return why speed and time of these runs say nothing about the architectures, or None."""
         if any(run["contract"].get("host_shared") for run in self.runs):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from src.config.comparability import SPEED_KEYS, differences
+from src.config.comparability import EACH_SEED, SPEED_KEYS, differences
 from src.config.formatting import NOTHING, count_of
 from src.reporting.data.json_values import Record, mean_value
 from src.reporting.data.metric import Metric, metric_of
@@ -194,6 +194,8 @@ def reason_for_no_verdict(group: Group) -> str | None:
         return f"not ranked: no other architecture than {next(iter(members))} has this contract"
     if group.has_repeated_seeds():
         return "no verdict: an architecture has several runs of one seed, which differ by more than the seed"
+    if group.has_unequal_text():
+        return "no verdict: runs of one seed have different text"
     fewest = min(members, key=lambda name: len(members[name]))
     if (n := len(members[fewest])) < MIN_SEEDS:
         owner = "" if all(len(runs) == n for runs in members.values()) else f" of {fewest}"
@@ -312,6 +314,8 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     for differences_of_search in dict.fromkeys(str(one.get("search_differences") or "") for one in contracts):
         if differences_of_search:
             lines.append(f"Learning rates were searched for other settings: {differences_of_search}")
+    if any(str(contract.get("data_draws")).startswith(EACH_SEED) for contract in contracts):
+        lines.append("Each seed has its own draw of the text, which sd and intervals include.")
     if any(group.is_unsearched for group in groups):
         lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")
     return lines

@@ -16,6 +16,26 @@ def test_one_seed_gives_no_verdict(four):
     assert "best" not in text and "Learning rates were not searched" in text
 
 
+def add_draws(builder, architecture: str, level: float, texts: str) -> None:
+    """Add a run for each seed, which has drawn the text of this letter."""
+    for seed, text in enumerate(texts):
+        contract = {"data_draws": "each_seed of 0123", "data_hash": text * 64}
+        builder.add(architecture, seed, level=level, contract=contract)
+
+
+def test_seeds_with_their_own_draw_of_the_text_are_compared(builder):
+    add_draws(builder, "dense", 2.2, "abc")
+    add_draws(builder, "moe", 2.0, "abc")
+    assert "best is moe" in verdict(builder) and "Each seed has its own draw of the text" in verdict(builder)
+
+
+def test_seeds_that_drew_other_text_than_another_architecture_give_no_verdict(builder):
+    add_draws(builder, "dense", 2.2, "abc")
+    add_draws(builder, "moe", 2.0, "abd")
+    assert "no verdict: runs of one seed have different text" in verdict(builder)
+    assert "best is" not in verdict(builder)
+
+
 def test_two_seeds_give_no_verdict(builder):
     for seed in (0, 1):
         builder.add("dense", seed)
