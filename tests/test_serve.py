@@ -1,8 +1,12 @@
 """`src.serve` and `src.chat`: answers equal those of `src.generate`; limits, keys and hosts; sessions."""
 
+import html
 import http.client
 import io
 import json
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +87,54 @@ def test_texts_equal_those_of_generate(server: ModelServer, model: TextModel) ->
     usage = answer["usage"]
     assert usage["prompt_tokens"] == 2 * len(tokens) == usage["total_tokens"] - usage["completion_tokens"]
     assert found["finish_reason"] == "length", "the most probable tokens do not end the text"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+USE = """<script>
+const wait = (test) => new Promise((done) => setInterval(() => test() && done(), 20));
+addEventListener("load", async () => {
+  await wait(() => at("title").textContent === "name");
+  const found = {};
+  at("text").value = "Once upon a time";
+  for (const [id, value] of [["temperature", "1"], ["top_k", "0"], ["max_tokens", "12"], ["seed", "3"]]) {
+    at(id).value = value;
+  }
+  at("go").click();
+  found.busy = [at("go").disabled, at("stop").disabled];
+  await wait(() => !at("go").disabled);
+  found.text = at("text").value;
+  at("undo").click();
+  found.undone = at("text").value;
+  at("max_tokens").value = "9999";
+  at("form").noValidate = true;
+  at("go").click();
+  await wait(() => !at("go").disabled);
+  found.error = at("error").textContent;
+  const place = document.createElement("pre");
+  place.id = "found";
+  place.textContent = JSON.stringify(found);
+  document.body.append(place);
+});
+</script></body>"""
+"""Types a prompt, continues it, takes that back, and asks for more tokens than the server gives."""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_the_page_continues_a_text_in_a_browser(
+    server: ModelServer, model: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(serve.PAGE.read_text(encoding="utf-8").replace("</body>", USE), encoding="utf-8")
+    monkeypatch.setattr(serve, "PAGE", page)
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--virtual-time-budget=20000", "--dump-dom"]
+    url = f"http://127.0.0.1:{server.server_port}/"
+    process = subprocess.run([*command, url], capture_output=True, text=True, timeout=300, check=False)
+    match = re.search(r'<pre id="found">(.*?)</pre>', process.stdout, re.DOTALL)
+    assert match, process.stderr[-2000:]
+    found = json.loads(html.unescape(match[1]))
+    assert found["busy"] == [True, False]
+    assert found["text"] == PROMPT + written(model, seed=3) and found["undone"] == PROMPT
+    assert "max_tokens" in found["error"]
 
 
 def test_a_stream_has_the_same_text_in_parts(server: ModelServer, model: TextModel) -> None:
