@@ -67,6 +67,8 @@ def describe_dry_run(config: PrepareConfig, root: Path) -> list[str]:
     from src.data.preparation.prepare import find_prepared, measured_speed
     from src.data.sources.local import list_local_files
     from src.data.sources.repository_list import load_repositories
+    from src.data.sources.token_shards import SOURCE as DATATROVE
+    from src.data.sources.token_shards import list_shards
     from src.data.tokenizer.external import check_tokenizer
 
     data, is_done = config.data, find_prepared(config.data, config.tokenizer, root) is not None
@@ -78,6 +80,12 @@ def describe_dry_run(config: PrepareConfig, root: Path) -> list[str]:
             files = list_local_files(corpus, name, Counter())
             n_bytes = min(sum(file.stat().st_size for file in files), n_bytes or sys.maxsize)
             source = f"{count_of(len(files), 'local file')}"
+        elif corpus.source == DATATROVE:
+            shards = list_shards(corpus, name)
+            n_bytes, source = (
+                sum(shard.stat().st_size for shard in shards),
+                f"{count_of(len(shards), 'shard')} of tokens",
+            )
         elif corpus.source == "git":
             n = len(load_repositories(corpus, name))
             source = f"{n:,} {'repository' if n == 1 else 'repositories'}, fetched once into {root / 'sources'}"

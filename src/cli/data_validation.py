@@ -1,12 +1,13 @@
 """Checks of the settings of text, its sources and its tokenizer. No torch."""
 
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.document import GENERATED
 from src.data.sources.file_formats import RECORDS, file_extension, unsupported_reason
 from src.data.sources.repository_list import load_repositories
+from src.data.sources.token_shards import SOURCE as DATATROVE
 from src.data.tokenizer.bpe import MIN_VOCAB_SIZE
 from src.runtime.log import replace_control_chars
 
@@ -28,6 +29,8 @@ def check_data(data: DataConfig, tokenizer: TokenizerConfig) -> None:
             _check_hub(f"data.{name}", corpus)
         elif corpus.source == "git":
             _check_git(name, corpus)
+        elif corpus.source == DATATROVE:
+            _check_datatrove(data, name, tokenizer)
         _check_hygiene(name, corpus)
         if corpus.source in GENERATED and (corpus.max_bytes or 0) > MAX_GENERATED_BYTES:
             raise UserError(
@@ -71,7 +74,7 @@ def _check_tokenizer(data: DataConfig, tokenizer: TokenizerConfig) -> None:
 
 
 READ_BY: dict[str, tuple[str, ...]] = {
-    "paths": ("local", *GENERATED),
+    "paths": ("local", DATATROVE, *GENERATED),
     **dict.fromkeys(("separator", "text_field"), ("local", "hub")),
     "sha256": ("local",),
     **dict.fromkeys(("repo", "revision", "files", "file_bytes", "licence"), ("hub",)),
@@ -124,6 +127,23 @@ def _check_git(name: str, corpus: CorpusConfig) -> None:
     if not corpus.extensions:
         raise UserError(f"{key}.extensions is empty: say what to take of the repositories, such as [.sh,.bash]")
     load_repositories(corpus, name)
+
+
+def _check_datatrove(data: DataConfig, name: str, tokenizer: TokenizerConfig) -> None:
+    """Check that nothing is asked for that needs the text, which is tokenized already. Raises UserError."""
+    key, corpus = f"data.{name}", getattr(data, name)
+    read = ("source", "paths", "max_tokens")
+    for item in fields(CorpusConfig):
+        value = getattr(corpus, item.name)
+        default = item.default_factory() if item.default is MISSING and callable(item.default_factory) else item.default
+        if item.name not in read and value != default:
+            raise UserError(f"{key}.{item.name}={value}: source={DATATROVE} is tokenized already; leave it out")
+    if tokenizer.path is None:
+        raise UserError(f"tokenizer.path: {key}.source={DATATROVE} needs the tokenizer that datatrove used")
+    if tokenizer.compare is not None:
+        raise UserError(f"tokenizer.compare={tokenizer.compare}: {key} has no text to compare with; leave it out")
+    if data.split == "position":
+        raise UserError(f"data.split=position: {key}.source={DATATROVE} is split by document; leave it out")
 
 
 def _check_hygiene(name: str, corpus: CorpusConfig) -> None:

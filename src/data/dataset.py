@@ -143,7 +143,7 @@ class SplitEntry(TypedDict):
     tokens: int
     unigram_loss: float
     bytes_per_token: float
-    tokens_per_word: float
+    tokens_per_word: float | None
     floor_bits_per_byte: float | None
 
 

@@ -17,7 +17,7 @@ from src.cli.validation import validate
 from src.config.checks import check_settings
 from src.config.comparability import EACH_SEED
 from src.config.renamed import current_key, rename_keys
-from src.config.schema import TASK, DataConfig, PlanConfig, TokenizerConfig, TrainConfig, UserError
+from src.config.schema import FROM_PATHS, TASK, DataConfig, PlanConfig, TokenizerConfig, TrainConfig, UserError
 from src.data.dataset import Data, PreparedData, find_data
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
@@ -281,7 +281,7 @@ def is_on_this_machine(data: DataConfig) -> bool:
 
 def not_prepared(data: DataConfig, tokenizer: TokenizerConfig, root: Path) -> str:
     """Return the line that says that data is missing below an output root, and the command that prepares it."""
-    settings = [f"data.{name}.paths=[...]" for name, corpus in data.corpora.items() if corpus.source == "local"]
+    settings = [f"data.{name}.paths=[...]" for name, corpus in data.corpora.items() if corpus.source in FROM_PATHS]
     if data.seed != DataConfig.seed:
         settings.append(f"data.seed={data.seed}")
     if tokenizer.path is not None:

@@ -59,6 +59,8 @@ def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
         else:  # both are for tasks
             others = {"tokenizer": ("none", "bpe_4k"), "stage": ("task", "language")}
             chosen |= {group: other for group, (name, other) in others.items() if chosen[group] == name}
+        if chosen["data"] == "datatrove":  # it comes with its tokenizer
+            chosen["tokenizer"], more = "bpe_4k", ["tokenizer.path=tokenizer.json"]
         if chosen["stage"].endswith(("_budgets", "_quarter")):
             chosen["schedule"] = "wsd"  # branches need a stable phase
         chosen["size"] = "tiny"  # the longest pattern needs eight layers; another test covers the other sizes

@@ -161,7 +161,7 @@ def test_learned_positions_limit_the_sequence_length() -> None:
 def test_a_missing_source_run_is_an_error() -> None:
     language = replace(compose_base("dense").data.language, source="wikipedia")
     assert validation_error(change_config(data__language=language)) == (
-        "data.language.source=wikipedia: must be one of stories, scripts, local, hub, git"
+        "data.language.source=wikipedia: must be one of stories, scripts, local, hub, git, datatrove"
     )
 
 

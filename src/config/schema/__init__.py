@@ -21,7 +21,7 @@ from src.config.schema.commands import (
     ServeConfig,
     ValidateConfig,
 )
-from src.config.schema.data import TASK, CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
+from src.config.schema.data import FROM_PATHS, TASK, CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
 from src.config.schema.model_spec import ModelSpec
 from src.config.schema.optimizer import OptimizerConfig, ScheduleConfig
@@ -35,7 +35,7 @@ from src.config.schema.training import BF16_WEIGHTS, INT8_MOMENTS, TrainingConfi
 from src.config.setting import MISSING
 
 __all__ = [
-    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK", "AdviseConfig",
+    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "FROM_PATHS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK", "AdviseConfig",
     "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CorpusConfig", "DataConfig", "DemoConfig", "DoctorConfig",
     "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig", "HygieneConfig",
     "LauncherConfig", "MachineConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",

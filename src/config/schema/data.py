@@ -8,6 +8,9 @@ from src.config.setting import BYTES, MISSING, SEED, SHARE, TOKENS, Range, setti
 TASK = "task"
 """The corpus of data that is a synthetic task."""
 
+FROM_PATHS = ("local", "datatrove")
+"""The sources that read files of this machine."""
+
 
 @dataclass
 class HygieneConfig:
@@ -32,13 +35,14 @@ class CorpusConfig:
 
     source: str = setting(
         "local",
-        "Kind of source. stories and scripts are generated; git is for code alone.",
-        choices=("stories", "scripts", "local", "hub", "git"),
+        "Kind of source. stories and scripts are generated; git is for code alone; datatrove reads text that datatrove "
+        "has tokenized.",
+        choices=("stories", "scripts", "local", "hub", "git", "datatrove"),
     )
     paths: list[str] = setting(
         [],
-        "Files, folders and globs, for the local source. A local corpus without paths is left out, if the other has "
-        "text.",
+        "Files, folders and globs, for the sources local and datatrove. A corpus without them is left out, if "
+        "the other has text.",
         form="path",
     )
     extensions: list[str] = setting(
@@ -125,14 +129,16 @@ class DataConfig:
 
     @property
     def corpora(self) -> dict[str, CorpusConfig]:
-        """The corpora that there are: a local one without paths is left out, if the other one has text.
+        """The corpora that there are: one of FROM_PATHS without paths is left out, if the other one has text.
 
         Both, where neither has paths: prepared data decides then. Of a task, one that nothing is read from.
         """
         if self.is_task:
             return {TASK: CorpusConfig()}
         both = {"language": self.language, "code": self.code}
-        return {name: corpus for name, corpus in both.items() if corpus.source != "local" or corpus.paths} or both
+        return {
+            name: corpus for name, corpus in both.items() if corpus.source not in FROM_PATHS or corpus.paths
+        } or both
 
 
 @dataclass

@@ -63,7 +63,7 @@ def _corpus_section(name: str, corpus: dict[str, Any], settings: dict[str, Any],
             split,
             *(f"{entry[key]:,}" for key in counts),
             f"{entry['bytes_per_token']:.3f}",
-            f"{entry['tokens_per_word']:.3f}",
+            "" if entry["tokens_per_word"] is None else f"{entry['tokens_per_word']:.3f}",
             "" if entry["floor_bits_per_byte"] is None else f"{entry['floor_bits_per_byte']:.4f}",
         )
         for split, entry in corpus["splits"].items()

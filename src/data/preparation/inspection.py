@@ -95,7 +95,9 @@ def _compute_statistics(lengths: np.ndarray, sample: list[str], entry: dict[str,
     """Yield the statistics of a split as (title, line)."""
     values = np.quantile(lengths, list(QUANTILES.values()), method="nearest").tolist()
     yield "tokens", ", ".join(f"{name} {value:,}" for name, value in zip(QUANTILES, values, strict=True))
-    yield "rates", f"{entry['bytes_per_token']:.3f} bytes per token, {entry['tokens_per_word']:.3f} tokens per word"
+    words = entry["tokens_per_word"]
+    per_word = "" if words is None else f", {words:.3f} tokens per word"
+    yield "rates", f"{entry['bytes_per_token']:.3f} bytes per token{per_word}"
     characters = Counter("".join(sample))
     total = sum(characters.values())
     kinds: Counter[str] = Counter()

@@ -33,7 +33,9 @@ from src.data.preparation.splits import (
     split_groups,
     split_positions,
 )
+from src.data.preparation.token_shards import copy_shards
 from src.data.sources.registry import read_documents
+from src.data.sources.token_shards import SOURCE as DATATROVE
 from src.data.tokenizer.bpe import (
     EOT,
     TOKENIZER_CONFIG,
@@ -106,13 +108,15 @@ class Pipeline:
         self.data, self.tokenizer, self.folder, self.cache, self.log = data, tokenizer, folder, cache, log
         self.out = folder / "out"
         self.corpora = data.corpora
-        self.stores = {name: DocumentStore(folder / name) for name in self.corpora}
+        self.stores = {
+            name: DocumentStore(folder / name) for name, corpus in self.corpora.items() if corpus.source != DATATROVE
+        }
 
     def run(self) -> dict[str, Any]:
         """Run the steps that are not finished, and return the manifest's entries on the contents."""
         read = {
             name: self._run_step(f"read.{name}", ReadRecord, list(self.stores[name].paths), self._read, name)
-            for name in self.corpora
+            for name in self.stores
         }
         split = {
             name: self._run_step(
@@ -123,12 +127,17 @@ class Pipeline:
                 name,
                 read[name],
             )
-            for name in self.corpora
+            for name in self.stores
         }
         files = [self.out / name for name in ("tokenizer.json", TOKENIZER_CONFIG)]
         record = self._run_step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
-        tokenizer = {key: value for key, value in record.items() if key not in ("files", DIGEST)}
-        corpora = {name: self._pack(name, read[name], split[name], tokenizer) for name in self.corpora}
+        tokenizer: dict[str, Any] = {key: value for key, value in record.items() if key not in ("files", DIGEST)}
+        corpora = {
+            name: self._pack(name, read[name], split[name], tokenizer)
+            if name in self.stores
+            else self._copy(name, tokenizer["eot_id"])
+            for name in self.corpora
+        }
         files = describe_files(self.out)
         fingerprint = compute_fingerprint(files)
         return {
@@ -329,6 +338,14 @@ class Pipeline:
                 )
                 total = min(total, int(there / share))
         return {name: round(share * total) for name, share in shares.items() if share}
+
+    def _copy(self, name: str, eot_id: int) -> dict[str, Any]:
+        """Copy the tokens of a corpus that is tokenized already, and return its entry in the manifest."""
+        started, tokenizer = time.monotonic(), load_tokenizer(self.out / "tokenizer.json")
+        entry = copy_shards(self.data, name, tokenizer, eot_id, self.out / name)
+        counts = ", ".join(f"{part} {entry['splits'][part]['tokens']:,}" for part in SPLITS)
+        self.log(f"{name}: copied tokens: {counts} ({time.monotonic() - started:.1f} s)")
+        return entry
 
     def _pack(self, name: str, read: "ReadRecord", split: "SplitRecord", tokenizer: dict[str, Any]) -> dict[str, Any]:
         """Write the token files of a corpus and return its entry in the manifest."""

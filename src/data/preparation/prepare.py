@@ -34,6 +34,8 @@ from src.data.preparation.data_card import render_data_card
 from src.data.preparation.pipeline import Pipeline
 from src.data.sources.local import check_sha256, list_local_files
 from src.data.sources.repository_list import load_repositories
+from src.data.sources.token_shards import SOURCE as DATATROVE
+from src.data.sources.token_shards import index_of, list_shards
 from src.data.tokenizer.external import check_tokenizer
 from src.runtime.atomic_files import (
     file_lock,
@@ -142,10 +144,13 @@ def _inputs(corpus: CorpusConfig, name: str) -> list[list[Any]]:
     """List path, size and modification time of the files of a local corpus, or the repositories of a git corpus."""
     if corpus.source == "git":
         return [list(asdict(item).values()) for item in load_repositories(corpus, name)]
-    if corpus.source != "local":
+    if corpus.source == DATATROVE:
+        paths = [file for shard in list_shards(corpus, name) for file in (shard, index_of(shard)) if file.exists()]
+    elif corpus.source == "local":
+        paths = list_local_files(corpus, name, Counter())
+        check_sha256(corpus, name, paths)
+    else:
         return []
-    paths = list_local_files(corpus, name, Counter())
-    check_sha256(corpus, name, paths)
     files = [(file, file.stat()) for file in paths]
     return [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns] for file, stat in files]
 
