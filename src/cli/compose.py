@@ -59,7 +59,8 @@ def register_schema(schema: type, command: str) -> None:
     content = Registered(schema, [(path, path.stat().st_mtime_ns) for path in files.values()])
     if registered.get(command) == content:
         return
-    CachedConfigLoader.clear()
+    if command in registered or any(other.experiments != content.experiments for other in registered.values()):
+        CachedConfigLoader.clear()
     store = ConfigStore.instance()
     store.store(name=f"{command}_schema", node=schema)
     for name, path in files.items():
@@ -174,18 +175,19 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
         parsed: list[Override] = parser.parse_overrides(list(overrides))
         check_choices(loader, overrides)
         check_sweeps(parsed)
-        plain = [item.input_line or "" for item in parsed if not item.is_sweep_override()]
-        base = compose(command, overrides=plain, return_hydra_config=True)
+        choices, _ = loader.split([item for item in parsed if not item.is_sweep_override()])
+        deciding = [item.input_line or "" for item in choices if not loader.decides_one_section(item)]
+        base = compose(command, overrides=deciding, return_hydra_config=True)
         params = {} if SINGLE_RUN in overrides else (base.hydra.sweeper.params or {})
         added = [f"{key}={value}" for key, value in params.items() if key not in given_keys(overrides)]
         swept = parser.parse_overrides([*added, *overrides])
         check_sweeps(swept)
-        choices: dict[str, list[str]] = {}  # a later override of a key replaces an earlier one
+        values_of: dict[str, list[str]] = {}  # a later override of a key replaces an earlier one
         for item in swept:
             key = item.get_key_element()
             values = item.sweep_string_iterator() if item.is_sweep_override() else [item.get_value_element_as_str()]
-            choices[key] = [f"{key}={value}" for value in values]
-        return Sweep([*added, *overrides], [list(job) for job in product(*choices.values())], bool(params))
+            values_of[key] = [f"{key}={value}" for value in values]
+        return Sweep([*added, *overrides], [list(job) for job in product(*values_of.values())], bool(params))
 
 
 def check_sweeps(overrides: Sequence[Override]) -> None:

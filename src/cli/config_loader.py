@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException
@@ -42,8 +43,8 @@ class CachedConfigLoader(ConfigLoaderImpl):
 
     _bases: ClassVar[dict[tuple[str, ...], DictConfig]] = {}
     _bare: ClassVar[dict[tuple[str, ...], "_Bare"]] = {}
-    _known: ClassVar[dict[tuple[str, ...], dict[str, DictConfig]]] = {}
-    """For each set of groups: a composition that has a choice, by its override."""
+    _known: ClassVar[dict[tuple[str, ...], dict[tuple[str, str | None], DictConfig]]] = {}
+    """By the choices that decide more than their section: a composition for each key and the choice for it."""
     _plain: ClassVar[dict[str, bool]] = {}
     """Whether a choice decides its own section alone, by its override."""
     _groups: ClassVar[dict[str, bool]] = {}
@@ -68,8 +69,8 @@ class CachedConfigLoader(ConfigLoaderImpl):
         parsed = [*map(parse, overrides)]
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
-        choices, values = self._split(parsed)
-        config = copy.deepcopy(self._base(config_name, [*map(_line, choices)]))
+        choices, values = self.split(parsed)
+        config = copy.deepcopy(self._base(config_name, choices))
         _apply(values, config)
         ours = [item for item in parsed if not item.is_hydra_override()]
         with open_dict(config.hydra):
@@ -123,7 +124,7 @@ class CachedConfigLoader(ConfigLoaderImpl):
         """Return the cached composition of the choices of a job, and its other overrides."""
         parsed = [*map(parse, overrides)]
         self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
-        choices, values = self._split(parsed)
+        choices, values = self.split(parsed)
         key = (config_name, *map(_line, choices))
         if key not in self._bare:
             config = self._compose_bare(config_name, choices)
@@ -133,26 +134,69 @@ class CachedConfigLoader(ConfigLoaderImpl):
     def _compose_bare(self, config_name: str, choices: Sequence[Override]) -> DictConfig:
         """Compose choices without Hydra's node.
 
-        Where each choice decides its own section alone and was composed before, with other choices beside it, the
-        sections are put together, so that ten architectures in ten sizes take nineteen compositions.
+        The sections are put together where each was composed before, with the same choice for it or without any: ten
+        architectures in ten sizes take twenty compositions.
         """
-        sections = {item.key_or_group: _line(item) for item in choices if self._decides_one_section(item)}
-        lines = [*map(_line, choices)]
-        others = [line for line in lines if line not in sections.values()]
-        known = self._known.setdefault((config_name, *sorted(sections), *others), {})
-        is_known = bool(sections) and all(line in known for line in sections.values())
-        if not is_known or len(lines) > len(sections) + len(others):
-            base = self._base(config_name, lines)
-            known.update(dict.fromkeys(sections.values(), base))
-            return _without_hydra(base)
-        config = _without_hydra(next(iter(known.values())))
-        for group, line in sections.items():
-            section = copy.deepcopy(_content(known[line])[group])
-            section._set_parent(config)
-            _content(config)[group] = section
+        others, sections, is_unique = self._sort(choices)
+        known = self._known.get((config_name, *map(_line, others)), {})
+        if not known or not is_unique:
+            return _without_hydra(self._base(config_name, choices))
+        wanted = {key: known.get((key, sections.get(key))) for key in {key for key, _ in known} | sections.keys()}
+        missing = [key for key, base in wanted.items() if base is None]
+        if missing and (written := self._written_by(others)) is not None and written.isdisjoint(missing):
+            plain = self._known.get((config_name,), {})
+            wanted |= {key: plain.get((key, sections.get(key))) for key in missing}
+        parts = {key: base for key, base in wanted.items() if base is not None}
+        if len(parts) < len(wanted):
+            return _without_hydra(self._base(config_name, choices))
+        nearest = next(iter(parts.values()))
+        config = _without_hydra(nearest)
+        for key, base in parts.items():
+            if key in config and base is not nearest:
+                section = copy.deepcopy(_content(base)[key])
+                section._set_parent(config)
+                _content(config)[key] = section
         return config
 
-    def _decides_one_section(self, choice: Override) -> bool:
+    def _sort(self, choices: Sequence[Override]) -> tuple[list[Override], dict[str, str], bool]:
+        """Separate the choices that decide one section alone: their lines by section.
+
+        Returns also whether no section is chosen twice.
+        """
+        others = [item for item in choices if not self.decides_one_section(item)]
+        sections = {item.key_or_group: _line(item) for item in choices if self.decides_one_section(item)}
+        return others, sections, len(others) + len(sections) == len(choices)
+
+    def _written_by(self, choices: Sequence[Override]) -> set[str] | None:
+        """Name the sections that these choices may write, by their files and lists of defaults; None if not known."""
+        written: set[str] = set()
+        files: list[str] = []
+        for item in choices:
+            if item.is_hydra_override():
+                written.add("hydra")
+            elif item.package is not None or item.is_delete() or not isinstance(value := item.value(), str):
+                return None
+            else:
+                files.append(f"{item.key_or_group}/{value}")
+        while files:
+            path = files.pop()
+            found, group = self.repository.load_config(path), path.partition("/")[0]
+            if found is None:
+                return None
+            is_global = found.header["package"] == "_global_"
+            written |= set(map(str, found.config)) if is_global else {group}
+            for default in found.defaults_list or []:
+                if not isinstance(default, GroupDefault):
+                    return None
+                name, inner = default.get_name(), (default.group or "").strip("/")
+                if not isinstance(name, str):
+                    return None
+                written.add(inner.partition("/")[0])
+                if not inner.startswith("hydra"):
+                    files.append(f"{inner}/{name}")
+        return written
+
+    def decides_one_section(self, choice: Override) -> bool:
         """Return whether a choice is of a file without a list of defaults, for the section named after its group."""
         line, value = _line(choice), choice.value()
         if line not in self._plain:
@@ -162,7 +206,7 @@ class CachedConfigLoader(ConfigLoaderImpl):
             self._plain[line] = found is not None and not found.defaults_list and found.header["package"] is None
         return self._plain[line]
 
-    def _split(self, parsed: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+    def split(self, parsed: Sequence[Override]) -> tuple[list[Override], list[Override]]:
         """Split overrides into choices with Hydra's settings, from which it composes, and values set afterwards."""
         choices = [item for item in parsed if item.is_hydra_override() or self.is_choice(item)]
         return choices, [item for item in parsed if item not in choices]
@@ -174,10 +218,16 @@ class CachedConfigLoader(ConfigLoaderImpl):
             self._groups[key] = self.repository.group_exists(key)
         return self._groups[key] and not isinstance(override.value(), dict)
 
-    def _base(self, config_name: str, choices: list[str]) -> DictConfig:
-        key = (config_name, *choices)
+    def _base(self, config_name: str, choices: Sequence[Override]) -> DictConfig:
+        """Compose choices by Hydra, once, and remember the sections that the composition has."""
+        key = (config_name, *map(_line, choices))
         if key not in self._bases:
-            self._bases[key] = super().load_configuration(config_name, choices, RunMode.RUN)
+            base = self._bases[key] = super().load_configuration(config_name, list(key[1:]), RunMode.RUN)
+            others, sections, is_unique = self._sort(choices)
+            if is_unique:
+                known = self._known.setdefault((config_name, *map(_line, others)), {})
+                for name in map(str, base):
+                    known.setdefault((name, sections.get(name)), base)
         return self._bases[key]
 
 

@@ -148,6 +148,31 @@ def test_choices_are_put_together_from_those_composed_before() -> None:
     assert len(CachedConfigLoader._bases) == 5
 
 
+@pytest.mark.parametrize(
+    ("other", "line", "n_compositions"),
+    [
+        ("launcher=joblib", ["architecture=moe", "size=micro"], 1),  # of the launcher alone
+        ("+experiment=demo", ["architecture=moe", "optimizer=muon"], 1),
+        ("+experiment=demo", ["tokenizer=bpe_32k"], 2),  # whose vocabulary the experiment sets
+        ("+experiment=demo", ["size=micro"], 2),  # which it chooses
+        ("+experiment=published/mqar", ["tokenizer=bpe_32k"], 2),  # which the data of the experiment chooses
+    ],
+)
+def test_sections_that_an_experiment_does_not_write_are_those_without_it(
+    other: str, line: list[str], n_compositions: int
+) -> None:
+    for choice in ([], *([item] for item in line)):
+        compose_config(TrainConfig, "train", choice)
+    before = len(CachedConfigLoader._bases)
+    with hydra_session([], []) as ours:
+        ours.load_configuration("train", [other], RunMode.RUN)
+        expected = ConfigLoaderImpl(ours.config_search_path).load_configuration("train", [other, *line], RunMode.RUN)
+    with open_dict(expected):
+        del expected["hydra"]
+    assert compose_config(TrainConfig, "train", [other, *line]) == OmegaConf.to_object(expected)
+    assert len(CachedConfigLoader._bases) - before <= n_compositions
+
+
 def test_a_job_that_is_changed_leaves_the_next_one_alone() -> None:
     lines = [["architecture=moe", f"seed={seed}"] for seed in range(2)]
     first = compose_config(TrainConfig, "train", lines[0])
