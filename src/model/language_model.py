@@ -26,6 +26,9 @@ from src.model.blocks.norm import build_norm
 from src.model.blocks.sliding_attention.module import SlidingAttention
 from src.model.cost.memory_estimate import loss_chunk
 from src.model.dropout import Dropout
+from src.runtime.torch_compiler import prepare_linear_cross_entropy
+
+prepare_linear_cross_entropy()
 
 
 class ModelOutput(NamedTuple):

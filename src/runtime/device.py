@@ -193,7 +193,8 @@ def _set_arithmetic(config: RuntimeConfig, kind: str) -> None:
         raise UserError(f"runtime.attention=flex: FlexAttention has no gradients on {kind}; use auto or sdpa")
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32  # torch's own default is true
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, for 2 s
+        torch.use_deterministic_algorithms(config.deterministic)
     # To fill new memory only helps to find reads of it, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # The backward pass of memory-efficient attention, which fp32 has on CUDA, adds in any order.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.model.dropout import hash_key
+from src.training.optimizer_base import Optimizer
 
 BLOCK = 256
 MIN_SIZE = 4096
@@ -50,7 +51,7 @@ CODES = {"m": Code(torch.int8, 127, -127, 2, shift=8), "v": Code(torch.uint8, 25
 """Of the first and of the second moment."""
 
 
-class LeanAdamW(torch.optim.Optimizer):
+class LeanAdamW(Optimizer):
     """AdamW with 8-bit moments, for parameters in fp32 or bf16."""
 
     _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf` instead of skipping the step

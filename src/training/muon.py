@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from src.runtime.device import fast_dtype
+from src.training.optimizer_base import AdamW, Optimizer
 from src.training.parallel import gather_part, local, part_like
 
 NS_STEPS = 5
@@ -37,7 +38,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Muon for its first parameter group, fused AdamW for the others; one state and one list of groups."""
 
     _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf` instead of skipping the step
@@ -54,7 +55,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """packed: row counts of the projections in matrices that stack several."""
         self.packed = packed or {}
-        self.adamw = torch.optim.AdamW(others, fused=True, **adamw)
+        self.adamw = AdamW(others, fused=True, **adamw)
         super().__init__(
             [{"params": matrices, "weight_decay": weight_decay, "momentum": momentum}], {"lr": adamw["lr"]}
         )

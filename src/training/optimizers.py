@@ -6,6 +6,7 @@ from src.config.schema import BF16_WEIGHTS, INT8_MOMENTS, OptimizerConfig
 from src.model.language_model import LanguageModel
 from src.training.lean_adamw import LeanAdamW
 from src.training.muon import Muon
+from src.training.optimizer_base import AdamW
 
 
 def prepare_weights(model: LanguageModel, memory: str) -> None:
@@ -36,4 +37,4 @@ def build_optimizer(model: LanguageModel, config: OptimizerConfig, memory: str =
         decay = config.weight_decay
         packed = {matrices[name]: rows for name, rows in model.packed_projections().items()}
         return Muon(list(matrices.values()), groups, packed, momentum=config.momentum, weight_decay=decay, **adamw)
-    return torch.optim.AdamW(groups, fused=True, **adamw)
+    return AdamW(groups, fused=True, **adamw)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config.schema import UserError
+from src.config.schema import ROOT, UserError
 from src.training.checkpoint import load_weights, read_checkpoint
 from tests.contract.small import CPU, small_model
 from tests.integration import tiny
@@ -61,7 +61,15 @@ def _check_damage(folder: Path, architecture: str) -> None:
         load_weights(info, model)
 
 
-def test_a_single_process_does_not_import_what_several_need() -> None:
-    names = "{'torch.distributed.fsdp', 'torch.distributed.tensor', 'torch.distributed.checkpoint'}"
-    code = f"import sys, src.runs.runner; sys.exit(bool({names} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_imports_neither_the_compiler_nor_what_several_processes_need(
+    optimizer: str, data: Path, tmp_path: Path
+) -> None:
+    """Each takes a second or two of every start."""
+    names = "{'torch._dynamo', 'torch.distributed.fsdp', 'torch.distributed.tensor', 'torch.distributed.checkpoint'}"
+    code = f"import sys, src.train; assert not src.train.main(sys.argv[1:]); sys.exit(bool({names} & set(sys.modules)))"
+    arguments = tiny.command_line(data, tmp_path, f"optimizer={optimizer}", "architecture=hybrid")
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
