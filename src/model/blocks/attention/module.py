@@ -113,7 +113,8 @@ class Attention(Block):
         if cache is not None and offset > 0:
             keys, values = cache.stored()
             q = q.view(batch, self.n_kv_heads, -1, self.head_dim)  # queries of a group share their keys, without a mask
-            y = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype)).flatten(1, 2)[:, :, None]
+            y = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype))
+            y = y.reshape(batch, self.n_heads, 1, self.head_dim)
         else:
             if self.n_kv_heads < self.n_heads:
                 k, v = (part.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for part in (k, v))
