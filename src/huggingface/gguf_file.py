@@ -73,6 +73,8 @@ def refusal_of(spec: ModelSpec) -> str | None:
         return f"blocks {', '.join(dict.fromkeys(spec.blocks))}: llama.cpp has no model with these"
     if FORMATS[name].has_state and spec.d_inner != 2 * spec.d_model:
         return f"d_inner={spec.d_inner}: llama.cpp needs twice d_model={spec.d_model}"
+    if name == "Qwen2ForCausalLM" and spec.attention_width != spec.d_model:
+        return f"n_heads={spec.n_heads}: llama.cpp has heads of d_model / n_heads alone in its qwen2"
     if spec.rope_scaling == "llama3" and FORMATS[name].has_attention and not FORMATS[name].has_scaled_frequencies:
         return f"rope_scaling=llama3: llama.cpp scales no positions so in its {FORMATS[name].architecture.lower()}"
     return None

@@ -201,10 +201,10 @@ def lacking_in_mlx(spec: ModelSpec, mapping: Mapping) -> str | None:
         return f"the norms of its Mamba add {RecipeConfig.norm_eps:g}, these {spec.norm_eps:g}"
     if "mamba" in spec.blocks and spec.n_groups > 1:
         return "its Mamba-2 norms all groups together"
-    if mapping.model_type not in ("llama", "qwen2", "qwen3") and any("attention" in kind for kind in spec.blocks):
-        if spec.rope_scaling != "none":
+    if any("attention" in kind for kind in spec.blocks):
+        if spec.rope_scaling != "none" and mapping.model_type not in ("llama", "qwen2", "qwen3"):
             return "its attention in such a model has no scaled positions"
-        if spec.attention_width != spec.d_model:
+        if spec.attention_width != spec.d_model and mapping.model_type not in ("llama", "qwen3"):
             return "its attention in such a model has heads of d_model / n_heads alone"
     return None
 

@@ -104,7 +104,7 @@ BIASED_DENSE = Mapping(
     DENSE_FIELDS,
     _qwen2_settings,
     _qwen2_sizes,
-    optional=("grouped heads", "qkv biases", "scaled positions"),
+    optional=(*LLAMA_FAMILY, "qkv biases"),
 )
 QK_NORM_DENSE = Mapping(
     "Qwen3ForCausalLM",

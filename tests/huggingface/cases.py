@@ -27,6 +27,7 @@ BLOCKS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "dense, QK-norm": ("Qwen3ForCausalLM", ["qk_norm_attention", "mlp"], {}),
     "dense, grouped": ("LlamaForCausalLM", ["attention", "mlp"], {**GROUPED, "query_heads": 8}),
     "dense, biases": ("Qwen2ForCausalLM", ["attention", "mlp"], {"kv_heads": 1, "qkv_bias": True}),
+    "dense, wide biases": ("Qwen2ForCausalLM", ["attention", "mlp"], {"query_heads": 6, "qkv_bias": True}),
     "dense, wide QK-norm": (
         "Qwen3ForCausalLM",
         ["qk_norm_attention", "mlp"],
@@ -42,8 +43,14 @@ BLOCKS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "hybrid, grouped": (
         "HybridForCausalLM",
         ["mamba", "mlp", "sliding_attention", "mlp"],
-        {**GROUPED, "kv_heads": 1, "d_inner": 192, "n_groups": 2},
+        {**GROUPED, "query_heads": 6, "d_inner": 192, "n_groups": 2},
     ),
+    "jamba, grouped": (
+        "GraniteMoeHybridForCausalLM",
+        ["mamba", "mlp", "attention", "mlp"],
+        {"kv_heads": 2, "query_heads": 6, "n_groups": 2, "d_inner": 192, "rope_scaling": "linear", "rope_factor": 2.0},
+    ),
+    "windows alone, wide": ("HybridForCausalLM", ["sliding_attention", "mlp"], {"head_dim": 24, "query_heads": 3}),
     "griffin": ("HybridForCausalLM", ["mamba", "mlp", "mamba", "mlp", "sliding_attention", "mlp"], {}),
     "jamba": ("GraniteMoeHybridForCausalLM", ["mamba", "mlp", "attention", "mlp", "mamba", "mlp"], {}),
     "moe_hybrid": ("HybridForCausalLM", ["mamba", "moe", "sliding_attention", "moe"], {}),

@@ -250,10 +250,11 @@ def test_card_says_what_clients_need_and_cannot_run(case: str) -> None:
     assert ("for mlx-lm 0.31 or later" in card) == (has_code or case == "dense, classic")
     assert ("llama.cpp has no model with these" in card) == has_code
     assert ("llama.cpp needs twice d_model" in card) == (
-        not has_code and spec.d_inner != 2 * spec.d_model and "mamba" in case
+        not has_code and spec.d_inner != 2 * spec.d_model and spec.blocks[0].startswith("mamba")
     )
     lacks = "cannot run it exactly" in card
-    assert lacks == (case in ("mamba, groups", "moe, grouped", "hybrid, grouped"))
+    wide = ("dense, wide biases", "windows alone, wide")
+    assert lacks == (case in ("mamba, groups", "moe, grouped", "hybrid, grouped", "jamba, grouped", *wide))
     other = replace(spec, norm_eps=1e-6)
     found = "cannot run it exactly" in model_card(other, mapping_of(other), "out", RECORD)
     assert found == (lacks or BLOCKS[case][0].startswith("Mamba"))
