@@ -121,7 +121,7 @@ def read_weights(files: WeightFiles, spec: ModelSpec, mapping: Mapping) -> dict[
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds numbers that are not finite")
     return {
-        part.ours: part.from_transformers([found[name].float() for name in part.theirs], wanted[part.ours])
+        part.ours: part.from_transformers([found.pop(name).float() for name in part.theirs], wanted[part.ours])
         for part in tensors
     }
 
