@@ -24,10 +24,15 @@ GROUPED_SETTINGS = (
     *("size.n_heads=6", "size.n_kv_heads=2", "recipe.qkv_bias=true"),
     *("recipe.rope_scaling=llama3", "recipe.rope_factor=8", "recipe.rope_original_seq_len=32"),
 )
-GROUPED_ARCHITECTURES = ("dense", "dense_conv", "dense_qk_norm", "hybrid", "mamba")
+GROUPED_ARCHITECTURES = {
+    "dense": (),
+    "hybrid": (),
+    **dict.fromkeys(("dense_conv", "dense_qk_norm", "mamba"), (pytest.mark.slow,)),
+}
+"""Architectures that are tested with these, and the marks of their tests: hybrid has all kinds but the controls."""
 CASES = [
     *((architecture, recipe) for architecture in ARCHITECTURES for recipe in RECIPES),
-    *((architecture, GROUPED) for architecture in GROUPED_ARCHITECTURES),
+    *(pytest.param(architecture, GROUPED, marks=marks) for architecture, marks in GROUPED_ARCHITECTURES.items()),
 ]
 """Architectures and recipes that every contract is tested with."""
 VOCAB_SIZE = 260
