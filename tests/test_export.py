@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer, normalizers
 
 from src import export, generate
 from src.cli.command import run_cli
@@ -182,6 +184,44 @@ def test_a_model_of_another_program_can_be_trained_on(folder: Path, data: Path, 
     summary = read_json(tiny.only_run(root) / "summary.json")
     assert summary["contract"]["init_from"].startswith("imported step 0 of")
     assert summary["match"] == "none" and summary["architecture"] == "imported"
+
+
+def test_a_folder_with_a_tokenizer_of_its_own_is_trained_on_and_exported(tmp_path: Path) -> None:
+    """As published ones: more rows than tokens, another end of text, a normalizer, and settings of the tokenizer."""
+    source, back, root, end = tmp_path / "source", tmp_path / "back", tmp_path / "root", "<|end_of_text|>"
+    spec = spec_of("dense, grouped")
+    exported(source, model_of(spec))
+    (source / RECORD).unlink()
+    tokenizer = Tokenizer.from_str(tokenizer_of(300).to_str())
+    tokenizer.add_special_tokens(["<|begin_of_text|>", end])
+    tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.enable_truncation(50)
+    (source / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": end}}), encoding="utf-8")
+    assert run("format=ours", f"source={source}", f"out={back}") == 0
+
+    draw, texts = random.Random(0), tmp_path / "texts"
+    texts.mkdir()
+    for number in range(40):
+        words = ("".join(draw.choices("bdfg aeiou lmnr", k=draw.randint(3, 9))) for _ in range(200))
+        (texts / f"{number}.txt").write_text(" ".join(words), encoding="utf-8")
+    go_on = [
+        f"init_from={back}",
+        f"data={texts}",
+        f"output_root={root}",
+        "tracking=none",
+        "training.micro_batch_size=2",
+    ]
+    small = ["training.max_steps=2", "training.seq_len=32", "training.global_batch_size=2", "samples.max_new_tokens=4"]
+    assert tiny.train_main([*go_on, *small]) == 0
+    trained = tiny.only_run(root)
+    assert (trained / "tokenizer.json").read_bytes() == (back / "tokenizer.json").read_bytes()
+    assert read_json(trained / "summary.json")["model"]["vocab_size"] == spec.vocab_size > 302
+
+    assert run("format=huggingface", f"run={trained}", f"out={tmp_path / 'again'}") == 0
+    config = read_json(tmp_path / "again" / "config.json")
+    assert (config["model_type"], config["num_key_value_heads"], config["eos_token_id"]) == ("llama", 2, 301)
+    assert config["rope_parameters"]["rope_type"] == "llama3"
 
 
 @pytest.mark.parametrize("case", BLOCKS)

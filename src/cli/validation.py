@@ -5,22 +5,20 @@ Rules for a single setting are declared with its field in `src.config.schema`; `
 
 import importlib.util
 import os
-from dataclasses import fields
 from pathlib import Path
 
 from src.cli.data_validation import check_data
 from src.cli.launcher_validation import check_launcher
+from src.cli.model_validation import check_model
 from src.config.checks import check_name, check_settings
 from src.config.schema import (
     BF16_WEIGHTS,
     TASK,
-    ArchitectureConfig,
     StageConfig,
     TrainConfig,
     UserError,
 )
 from src.data.sources.tasks.registry import check_task
-from src.model.blocks import kind_names, kind_of
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_config
 from src.runtime.host import nearest_folder, planned_ranks
@@ -46,10 +44,9 @@ def validate(config: TrainConfig) -> None:
     check_writable(config.output_root)
     check_launcher(config)
     _check_batches(config)
-    _check_widths(config)
+    check_model(config)
     _check_stages(config)
     _check_samples(config)
-    _check_settings_have_effect(config.architecture)
     if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise UserError(f"optimizer.betas={config.optimizer.betas}: needs two numbers from 0 up to, not including, 1")
     for key, name in [("launcher", config.launcher.name), *(("tracking", name) for name in config.tracking.trackers)]:
@@ -226,53 +223,3 @@ def _check_samples(config: TrainConfig) -> None:
                     f"samples.max_new_tokens={config.samples.max_new_tokens}: with its prompt beyond the "
                     f"{config.recipe.max_seq_len} learned positions; make it smaller or set recipe.position=rope"
                 )
-
-
-def _check_widths(config: TrainConfig) -> None:
-    architecture, size = config.architecture, config.size
-    if size.d_model % size.head_dim:
-        raise UserError(
-            f"size.d_model={size.d_model}: must be a multiple of size.head_dim={size.head_dim}; "
-            f"for example {max(1, size.d_model // size.head_dim) * size.head_dim}"
-        )
-    if size.head_dim % 2 and config.recipe.position == "rope":
-        raise UserError(
-            f"size.head_dim={size.head_dim}: must be even, since rope turns pairs; or recipe.position=learned"
-        )
-    if architecture.d_inner and "mamba" in architecture.pattern and architecture.d_inner % size.head_dim:
-        raise UserError(
-            f"architecture.d_inner={architecture.d_inner}: must be a multiple of size.head_dim={size.head_dim}; "
-            f"for example {max(1, architecture.d_inner // size.head_dim) * size.head_dim}"
-        )
-    if architecture.top_k > architecture.n_experts:
-        raise UserError(
-            f"architecture.top_k={architecture.top_k}: more than architecture.n_experts={architecture.n_experts}"
-        )
-    window, seq_len = architecture.window, config.training.seq_len
-    if "sliding_attention" in architecture.pattern and window is not None and window >= seq_len:
-        raise UserError(
-            f"architecture.window={window}: not below training.seq_len={seq_len}, so it is just full attention; "
-            f"for example {max(1, seq_len // 4)}"
-        )
-
-
-def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
-    """Check that every setting of a block kind has an effect: the pattern contains the kind. Raises UserError."""
-    if not architecture.pattern:
-        raise UserError(f"architecture.pattern: empty; name the blocks, out of {', '.join(kind_names())}")
-    settings = {name: kind_of(name).settings for name in dict.fromkeys((*architecture.pattern, *kind_names()))}
-    live = {setting for kind in architecture.pattern for setting in settings[kind]}
-    defaults = ArchitectureConfig()
-    for item in fields(ArchitectureConfig):
-        kinds = [kind for kind, names in settings.items() if item.name in names]
-        value = getattr(architecture, item.name)
-        if kinds and item.name not in live and value != getattr(defaults, item.name):
-            raise UserError(
-                f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} "
-                "block, so it would change nothing; leave it out"
-            )
-    for name in architecture.settings:
-        if name not in live:
-            raise UserError(
-                f"architecture.settings.{name}: no block of architecture {architecture.name} reads it; leave it out"
-            )

@@ -16,6 +16,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
 from src.cli.compose import build_run_config, check_has_text, read_run_config
@@ -29,6 +31,7 @@ from src.huggingface.imported_config import IMPORTED, imported_config
 from src.huggingface.model_card import model_card
 from src.huggingface.tensor_file import TensorFile, state_shapes
 from src.model.build import build_model
+from src.model.language_model import LanguageModel
 from src.runs.evaluation_file import EVALUATION, Evaluation
 from src.runs.summary import read_summary
 from src.runtime.atomic_files import (
@@ -202,6 +205,8 @@ def import_run(source: Path, out: Path) -> None:
     Raises: UserError naming the file and its problem; FileExistsError as `create_folder`.
     """
     found = read_folder(source)
+    if found.record is None:
+        found = found._replace(tokenizer=_as_prepared(found.tokenizer))
     sha256 = hashlib.sha256(found.tokenizer).hexdigest()
     record = found.record or {"run": source.name, "tokenizer_sha256": sha256, "progress": {"stage": IMPORTED}}
     recorded = read_record(record, found.spec, source / RECORD)
@@ -209,8 +214,9 @@ def import_run(source: Path, out: Path) -> None:
         recorded = recorded._replace(config=imported_config(found.spec))
     if record.get("tokenizer_sha256") != sha256:
         raise UserError(f"{source / 'tokenizer.json'}: not the tokenizer that these weights were trained with")
-    model = build_model(found.spec, seed=0)
-    model.load_state_dict(found.weights)
+    with torch.device("meta"):  # without weights of its own
+        model = LanguageModel(found.spec)
+    model.load_state_dict(found.weights, assign=True)
     with create_folder(out) as temporary:
         for kind in ("best", "last"):
             folder = temporary / "checkpoints" / recorded.progress.stage / kind
@@ -221,6 +227,20 @@ def import_run(source: Path, out: Path) -> None:
             write_yaml(temporary / "config.yaml", asdict(recorded.config))
         if recorded.summary is not None:
             write_record(temporary / "summary.json", recorded.summary)
+
+
+def _as_prepared(tokenizer: bytes) -> bytes:
+    """Return a tokenizer.json as `src.prepare` writes it, so that text prepared with it has the same tokenizer.
+
+    NFC, which the tokenizers of Qwen and GPT-NeoX apply, is left out: with it, a text does not come back as it was. It
+    changes no token of a text that is in this form already, as nearly all are.
+    """
+    opened = Tokenizer.from_buffer(tokenizer)
+    opened.no_truncation()
+    opened.no_padding()
+    if isinstance(opened.normalizer, normalizers.NFC):
+        opened.normalizer = None  # pyright: ignore[reportAttributeAccessIssue]
+    return opened.to_str(pretty=True).encode()
 
 
 class Recorded(NamedTuple):

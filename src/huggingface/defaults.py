@@ -21,6 +21,15 @@ _ATTENTION: Settings = {
     "vocab_size": 32000,
     "tie_word_embeddings": False,
 }
+_QWEN: Settings = {
+    **_ATTENTION,
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "layer_types": None,
+}
 _STATE_SPACE: Settings = {
     "conv_kernel": 4,
     "expand": 2,
@@ -57,17 +66,8 @@ _GRANITE: Settings = {
 }
 DEFAULTS: dict[str, Settings] = {
     "llama": {**_ATTENTION, "intermediate_size": 11008, "head_dim": None, "attention_bias": False, "mlp_bias": False},
-    "qwen3": {
-        **_ATTENTION,
-        "vocab_size": 151936,
-        "intermediate_size": 22016,
-        "num_key_value_heads": 32,
-        "head_dim": 128,
-        "max_position_embeddings": 32768,
-        "attention_bias": False,
-        "use_sliding_window": False,
-        "layer_types": None,
-    },
+    "qwen2": {**_QWEN, "head_dim": None},
+    "qwen3": {**_QWEN, "head_dim": 128, "attention_bias": False},
     "mixtral": {
         **_ATTENTION,
         "intermediate_size": 14336,
@@ -121,7 +121,10 @@ DEFAULTS: dict[str, Settings] = {
 }
 """By model_type, the default of every setting that we read; None if it follows from others."""
 MAX_LAYERS = 2**16
-ROPE_THETA = {"llama": 1e4, "qwen3": 1e4, "mixtral": 1e6, "granitemoehybrid": 1e4, "advanced_code_model_hybrid": 1e4}
+ROPE_THETA = {
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "granitemoehybrid", "advanced_code_model_hybrid"), 1e4),
+    "mixtral": 1e6,
+}
 NO_LIMIT = (None, TIME_STEP_LIMIT, [0.0, float("inf")], [0.0, "Infinity"], [0.0, {"__float__": "Infinity"}])
 """Values of `time_step_limit` without effect, as several versions write them."""
 
@@ -139,7 +142,9 @@ def complete_config(model_type: str, config: Settings) -> Settings:
     }
     if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
         found["num_key_value_heads"] = None  # Mixtral has another default if the key is absent
-    kind = "full_attention" if model_type == "qwen3" else "linear_attention"
+    if found.get("use_sliding_window") is False:
+        found["sliding_window"] = None
+    kind = "full_attention" if model_type in ("qwen2", "qwen3") else "linear_attention"
     for key, value in _derive_settings(found, kind).items():
         if key in defaults and found[key] in (None, "auto"):
             found[key] = value

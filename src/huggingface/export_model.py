@@ -48,7 +48,11 @@ def write_folder(
     assert {tensor.ours for tensor in tensors} == weights.keys() == ours.keys(), "a tensor has no counterpart"
     write_tensors(
         folder / "model.safetensors",
-        {name: tensor.shape(ours[tensor.ours]) for tensor in tensors for name in tensor.theirs},
+        {
+            name: shape
+            for tensor in tensors
+            for name, shape in zip(tensor.theirs, tensor.shapes(ours[tensor.ours]), strict=True)
+        },
         (item for tensor in tensors for item in tensor.to_transformers(weights[tensor.ours].cpu()).items()),
         DTYPES[dtype],
     )

@@ -25,6 +25,7 @@ from src.data.tokenizer.bpe import PATTERNS
 from src.huggingface.mapping import LLAMA_CPP_TESTED_WITH
 from src.huggingface.mappings import mapping_of
 from src.huggingface.tensor_file import state_shapes
+from src.model.blocks.attention.rope import rope_of
 from src.model.blocks.mamba1.cost import dt_rank
 
 INSTALL = "pip install -c constraints.txt -e '.[gguf]'"
@@ -48,11 +49,14 @@ class Format:
     has_interleaved_rotation: bool = False
     has_attention: bool = True
     has_state: bool = False
+    has_scaled_frequencies: bool = False
+    """Whether it reads a factor for each frequency of the rotary positions (`rope_freqs`)."""
 
 
 FORMATS = {
-    "LlamaForCausalLM": Format("LLAMA", has_interleaved_rotation=True),
-    "MixtralForCausalLM": Format("LLAMA", has_interleaved_rotation=True),
+    "LlamaForCausalLM": Format("LLAMA", has_interleaved_rotation=True, has_scaled_frequencies=True),
+    "MixtralForCausalLM": Format("LLAMA", has_interleaved_rotation=True, has_scaled_frequencies=True),
+    "Qwen2ForCausalLM": Format("QWEN2"),
     "Qwen3ForCausalLM": Format("QWEN3"),
     "GPT2LMHeadModel": Format("GPT2"),
     "MambaForCausalLM": Format("MAMBA", has_attention=False, has_state=True),
@@ -69,6 +73,10 @@ def refusal_of(spec: ModelSpec) -> str | None:
         return f"blocks {', '.join(dict.fromkeys(spec.blocks))}: llama.cpp has no model with these"
     if FORMATS[name].has_state and spec.d_inner != 2 * spec.d_model:
         return f"d_inner={spec.d_inner}: llama.cpp needs twice d_model={spec.d_model}"
+    if name == "Qwen2ForCausalLM" and spec.attention_width != spec.d_model:
+        return f"n_heads={spec.n_heads}: llama.cpp has heads of d_model / n_heads alone in its qwen2"
+    if spec.rope_scaling == "llama3" and FORMATS[name].has_attention and not FORMATS[name].has_scaled_frequencies:
+        return f"rope_scaling=llama3: llama.cpp scales no positions so in its {FORMATS[name].architecture.lower()}"
     return None
 
 
@@ -145,12 +153,15 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
     if form.has_attention:
         attends = [kind != "mamba" for kind in spec.blocks[:: len(mapping_of(spec).norms)]]
         writer.add_head_count(spec.n_heads)
-        writer.add_head_count_kv(spec.n_heads if all(attends) else [spec.n_heads * layer for layer in attends])
+        writer.add_head_count_kv(spec.n_kv_heads if all(attends) else [spec.n_kv_heads * layer for layer in attends])
         writer.add_key_length(spec.head_dim)
         writer.add_value_length(spec.head_dim)
         if spec.position == "rope":
             writer.add_rope_dimension_count(spec.head_dim)
             writer.add_rope_freq_base(spec.rope_theta)
+        if spec.rope_scaling == "linear":
+            writer.add_rope_scaling_type(importlib.import_module("gguf").RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(spec.rope_factor)
     else:
         writer.add_head_count(0)
     if "moe" in spec.blocks:
@@ -161,7 +172,7 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
         writer.add_ssm_inner_size(spec.d_inner)
         writer.add_ssm_state_size(spec.d_state)
         writer.add_ssm_time_step_rank(dt_rank(spec) if "mamba1" in spec.blocks else spec.n_ssm_heads)
-        writer.add_ssm_group_count(1)
+        writer.add_ssm_group_count(spec.n_groups)
     if form.architecture == "GRANITE_HYBRID":
         writer.add_rope_scaling_finetuned(True)  # otherwise its attention does not rotate
         writer.add_attention_scale(spec.head_dim**-0.5)
@@ -171,6 +182,10 @@ def _add_sizes(writer: Any, spec: ModelSpec, form: Format) -> None:
 
 def _tensors(spec: ModelSpec, weights: Mapping[str, Tensor], form: Format) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in llama.cpp's layout, by names that the library maps."""
+    if spec.rope_scaling == "llama3":  # by what each frequency is divided
+        scaled, cpu = rope_of(spec), torch.device("cpu")
+        unscaled = scaled._replace(scaling="none")
+        yield "rope.freqs.weight", unscaled.frequencies(spec.head_dim, cpu) / scaled.frequencies(spec.head_dim, cpu)
     for tensor in mapping_of(spec).map_tensors(spec):
         value = weights[tensor.ours].detach()
         if ".experts." in tensor.theirs[0]:  # ours: (E, rows, columns), w1 and w3 on top of each other
@@ -185,7 +200,7 @@ def _tensors(spec: ModelSpec, weights: Mapping[str, Tensor], form: Format) -> It
 
 def _convert(name: str, value: Tensor, spec: ModelSpec, form: Format) -> Iterator[tuple[str, Tensor]]:
     if name.endswith(("q_proj.weight", "k_proj.weight")) and form.has_interleaved_rotation:
-        halves = value.view(spec.n_heads, 2, spec.head_dim // 2, -1)  # transformers rotates a head's two halves
+        halves = value.view(-1, 2, spec.head_dim // 2, value.shape[-1])  # transformers rotates a head's two halves
         yield name, halves.transpose(1, 2).reshape(value.shape)
     elif name.endswith("shared_mlp.input_linear.weight"):
         for part, rows in zip(("gate_proj", "up_proj"), value.chunk(2), strict=True):
@@ -202,7 +217,7 @@ def _convert(name: str, value: Tensor, spec: ModelSpec, form: Format) -> Iterato
     elif name.endswith(".dt_bias"):
         yield name.replace(".dt_bias", ".dt_proj.bias"), value
     elif name.endswith((".mixer.norm.weight", ".mamba.norm.weight")):
-        yield name, value[None]  # (groups, channels of a group)
+        yield name, value.view(spec.n_groups, -1)  # (groups, channels of a group)
     else:
         yield name, value
 

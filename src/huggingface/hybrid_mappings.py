@@ -11,12 +11,13 @@ from src.huggingface.mapping import (
     ATTENTION_FIELDS,
     LAYER_NORMS,
     LLAMA,
+    LLAMA_FAMILY,
     TIME_STEP_LIMIT,
     Mapping,
     Settings,
     UntrustedConfig,
     attention_settings,
-    read_head_dim,
+    read_heads,
 )
 from src.huggingface.weight_mapping import map_tensor
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
@@ -76,11 +77,12 @@ def _feed_forward_settings(spec: ModelSpec) -> Settings:
 def _mamba_settings(spec: ModelSpec) -> Settings:
     """Return consistent sizes even if the pattern has no mamba, since the class checks them anyway."""
     has_mamba = "mamba" in spec.blocks
+    n_heads, rest = (spec.n_ssm_heads, 0) if has_mamba else divmod(spec.d_model, spec.head_dim)
     return {
-        "mamba_n_heads": spec.n_ssm_heads if has_mamba else spec.n_heads,
-        "mamba_d_head": spec.head_dim,
+        "mamba_n_heads": 1 if rest else n_heads,
+        "mamba_d_head": spec.d_model if rest else spec.head_dim,
         "mamba_expand": spec.d_inner // spec.d_model if has_mamba else 1,
-        "mamba_n_groups": 1,
+        "mamba_n_groups": spec.n_groups,
         "mamba_conv_bias": True,
         "mamba_proj_bias": False,
         "time_step_limit": TIME_STEP_LIMIT,
@@ -94,6 +96,7 @@ def _layer_types(spec: ModelSpec) -> list[str]:
 def _granite_settings(spec: ModelSpec) -> Settings:
     return {
         **attention_settings(spec),
+        **({"head_dim": spec.head_dim} if spec.attention_width != spec.d_model else {}),
         "num_hidden_layers": len(spec.blocks) // 2,
         "layer_types": [OLDER_NAMES.get(name, name) for name in _layer_types(spec)],
         **_feed_forward_settings(spec),
@@ -143,8 +146,9 @@ def _sizes(config: UntrustedConfig, feed_forward: list[str]) -> Settings:
     if not len(layer_types) == len(mixers) == len(feed_forward) == count:
         raise UserError(f"num_hidden_layers={count}: differs from the number of layer types")
     blocks = tuple(kind for pair in zip(mixers, feed_forward, strict=True) for kind in (ours.get(pair[0], ""), pair[1]))
-    found: Settings = {"head_dim": read_head_dim(config), "blocks": blocks}
+    found: Settings = {**read_heads(config), "blocks": blocks}
     if "mamba" in blocks:
+        found["n_groups"] = config.positive_int("mamba_n_groups")
         found["d_inner"] = config.positive_int("mamba_expand") * config.positive_int("hidden_size")
     for kind, fields in FIELDS_OF_KIND.items():
         if kind in blocks:
@@ -169,6 +173,7 @@ GRANITE = Mapping(
     FIELDS,
     _granite_settings,
     _granite_sizes,
+    optional=LLAMA_FAMILY,
     # llama.cpp's converter gives the attention of a hybrid rotary positions only if Bamba, which has the same layers,
     # is listed. All other programs use the first name or the model_type.
     also=("BambaForCausalLM",),
@@ -182,6 +187,7 @@ HYBRID = Mapping(
     FIELDS,
     _hybrid_settings,
     _hybrid_sizes,
+    optional=LLAMA_FAMILY,
     code=True,
     mlx_file="modeling_mlx.py",
 )

@@ -4,32 +4,25 @@ Only JSON and safetensors are read: no pickle is opened, no `modeling_*.py` impo
 tensors are compared with those that config.json implies before memory is allocated for them.
 """
 
-import json
 import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from src.config.schema import ArchitectureConfig, ModelSpec, RecipeConfig, SizeConfig, UserError
-from src.data.tokenizer.bpe import EOT, EOT_ID, count_ids, read_eos_token
+from src.data.tokenizer.bpe import count_ids, read_eos_token
 from src.huggingface.defaults import DEFAULTS, ROPE_THETA, complete_config
 from src.huggingface.export_model import RECORD, RECORD_VERSION
-from src.huggingface.mapping import HEAD, MODERN, Mapping, Settings, UntrustedConfig
+from src.huggingface.mapping import MODERN, Mapping, Settings, UntrustedConfig, read_rope
 from src.huggingface.mappings import MAPPINGS, mapping_of
 from src.huggingface.post_processor import remove_post_processor
-from src.huggingface.tensor_file import state_shapes
-from src.huggingface.weight_mapping import Shape, TensorMapping
+from src.huggingface.weight_files import find_weights, read_object, read_weights
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
 
-DTYPES = ("F32", "BF16", "F16")
-"""Types that convert to fp32 without loss."""
 UNREAD = {
     *(
         "architectures",
@@ -55,6 +48,7 @@ WITHOUT_EFFECT = {
     *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
     # Of every configuration, in some version.
     *("return_dict", "chunk_size_feed_forward", "id2label", "label2id", "_name_or_path", "is_encoder_decoder"),
+    *("tokenizer_class", "problem_type", "finetuning_task", "prefix", "sep_token_id", "decoder_start_token_id"),
     *("is_decoder", "add_cross_attention", "output_attentions", "output_hidden_states", "output_scores", "torchscript"),
     *("pruned_heads", "tie_encoder_decoder", "use_bfloat16", "tf_legacy_loss", "task_specific_params"),
     *("gradient_checkpointing", "_attn_implementation_autoset", "return_dict_in_generate", "remove_invalid_values"),
@@ -64,23 +58,22 @@ WITHOUT_EFFECT = {
     *("encoder_no_repeat_ngram_size", "num_return_sequences"),
     # In the first Mamba checkpoints, from the library that they were trained with.
     *("d_model", "d_inner", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "pad_vocab_size_multiple"),
+    *("norm_before_gate", "is_llama_config"),  # of Mamba-2, and of SmolLM
 }
 """Those, and settings that we do not write and that do not change it either."""
+WITHOUT_EFFECT_IF_FALSE = ("rope_interleaved", "use_mrope")
+"""Of SmolLM and Qwen2."""
 
 
 NORM_EPS = ("rms_norm_eps", "layer_norm_epsilon")
 """Keys for the number that norms add; a class has one of them."""
 LACKING = {
-    "num_key_value_heads": "grouped-query attention",
-    "head_dim": "heads that are wider or narrower than the model divided by their number",
     "attention_bias": "biases of attention alone",
     "mlp_bias": "biases of the mlp alone",
     "hidden_act": "this activation",
     "activation_function": "this activation",
-    "rope_parameters": "scaled or partial rotary positions",
+    "rope_parameters": "partial rotary positions",
     "sliding_window": "a window in all layers of such a model",
-    "n_groups": "several groups of B and C",
-    "mamba_n_groups": "several groups of B and C",
     "time_step_limit": "limits of the time step",
     "use_bias": "biases of the projections",
     "use_conv_bias": "convolutions without a bias",
@@ -89,7 +82,6 @@ LACKING = {
 }
 """The part of a model that this program lacks, by the setting that asks for it."""
 OTHER_TYPES = {
-    "qwen2": "biases of queries, keys and values alone",
     "mistral": "its own class; save it as llama where it has no window",
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "norms that add 1 to their weight"),
     "phi3": "packed tensors of that class",
@@ -121,12 +113,12 @@ def read_folder(folder: Path) -> Imported:
     """Read a model. Raises UserError naming the file and its problem."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    shapes = _read_shapes(folder / "model.safetensors")
+    files = find_weights(folder)
     config = read_object(folder / "config.json")
     path = folder / RECORD
     record = read_object(path) if os.path.lexists(path) else None
     try:
-        spec, mapping = _read_spec(config, len(shapes))
+        spec, mapping = _read_spec(config, len(files.shapes))
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     if record is not None:
@@ -135,20 +127,8 @@ def read_folder(folder: Path) -> Imported:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     tokenizer, eot = _read_tokenizer(folder / "tokenizer.json", spec.vocab_size, record)
-    weights = _read_weights(folder / "model.safetensors", spec, mapping, shapes)
+    weights = read_weights(files, spec, mapping)
     return Imported(spec, mapping, weights, tokenizer, eot, record)
-
-
-def read_object(path: Path) -> Settings:
-    """Read a JSON object. Raises UserError."""
-    content = read_bytes(path, allow_links=True)
-    try:
-        value = json.loads(content.decode("utf-8"))  # not msgspec: transformers writes Infinity
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({first_line(error)})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must be a JSON object")
-    return value
 
 
 def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
@@ -169,7 +149,7 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
     sizes["tie_embeddings"] = found["tie_word_embeddings"] is True
     sizes["norm_eps"] = untrusted.positive_number(next(key for key in NORM_EPS if key in DEFAULTS[mapping.model_type]))
     if mapping.model_type in ROPE_THETA:
-        sizes["rope_theta"] = untrusted.positive_number("rope_theta")
+        sizes |= read_rope(untrusted)
     spec = ModelSpec.from_dict({**_default_fields(), **MODERN, **mapping.requires, **sizes})
     _check_sizes(spec)
     if mapping_of(spec) is not mapping:
@@ -179,7 +159,8 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
         if key not in UNREAD:
             _compare_setting(found, key, value, is_default=config.get(key) is None)
     for key, value in config.items():
-        if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None:
+        is_off = key in WITHOUT_EFFECT_IF_FALSE and value is False
+        if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None and not is_off:
             shown = key if key.isidentifier() else f"{key!r:.60}"
             raise UserError(f"{shown}={value!r:.40}: unknown setting of {mapping.class_name}")
     return spec, mapping
@@ -190,18 +171,20 @@ def _default_fields() -> Settings:
     defaults = ArchitectureConfig()
     values = {item.name: getattr(defaults, item.name, None) for item in fields(ModelSpec)}
     known = {name: 1 if value is None else value for name, value in values.items()}
-    recipe = {name: getattr(RecipeConfig(), name) for name in ("norm_eps", "rope_theta", "max_seq_len")}
-    return {**known, **recipe, "architecture": "imported", "head_dim": SizeConfig().head_dim}
+    of_recipe = ("norm_eps", "max_seq_len", *(name for name in known if name.startswith("rope_")))
+    recipe = {name: getattr(RecipeConfig(), name) for name in of_recipe}
+    heads = {"head_dim": SizeConfig().head_dim, "query_heads": None, "kv_heads": None}
+    return {**known, **recipe, **heads, "architecture": "imported", "qkv_bias": False}
 
 
 def _check_sizes(spec: ModelSpec) -> None:
     has_attention = any("attention" in kind for kind in spec.blocks)
-    if has_attention and spec.d_model % spec.head_dim:
-        raise UserError(f"hidden size {spec.d_model}: must be a multiple of the size of a head, {spec.head_dim}")
     if has_attention and spec.position == "rope" and spec.head_dim % 2:
         raise UserError(f"head_dim={spec.head_dim}: must be even, since RoPE rotates pairs")
     if "mamba" in spec.blocks and spec.d_inner % spec.head_dim:
         raise UserError(f"expand: {spec.d_inner} channels are not a multiple of the size of a head, {spec.head_dim}")
+    if "mamba" in spec.blocks and spec.n_ssm_heads % spec.n_groups:
+        raise UserError(f"n_groups={spec.n_groups}: must divide the {spec.n_ssm_heads} heads")
     if "moe" in spec.blocks and spec.top_k > spec.n_experts:
         raise UserError(f"num_experts_per_tok={spec.top_k}: more than the {spec.n_experts} experts there are")
 
@@ -236,78 +219,15 @@ def _mapping_config(spec: ModelSpec) -> Settings | None:
         return None
 
 
-def _read_shapes(path: Path) -> dict[str, Shape]:
-    """Read the names and shapes of all tensors."""
-    if not os.path.lexists(path) and path.with_name("model.safetensors.index.json").exists():
-        raise UserError(f"{path}: no such file; weights in several files are not read, save them in one")
-    if not os.path.lexists(path):
-        raise UserError(f"{path}: no such file; weights in pickled files (.bin, .pt) are not read")
-    if not path.is_file():
-        raise UserError(f"{path}: not a regular file; replace it by the file itself")
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            for name, part in slices.items():
-                if part.get_dtype() not in DTYPES:
-                    raise UserError(
-                        f"{path}: {name!r:.80} is of type {part.get_dtype()}; must be one of {', '.join(DTYPES)}"
-                    )
-            return {name: tuple(part.get_shape()) for name, part in slices.items()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
-
-
-def _read_weights(path: Path, spec: ModelSpec, mapping: Mapping, shapes: dict[str, Shape]) -> dict[str, Tensor]:
-    """Read the weights after checking names and shapes. A tied head may be stored if it equals the embedding."""
-    tensors = mapping.map_tensors(spec)
-    embedding = f"{mapping.outer.embedding}.weight"
-    copied = spec.tie_embeddings and HEAD in shapes
-    if copied:
-        shapes = {name: shape for name, shape in shapes.items() if name != HEAD}
-    _compare_names(path, {name for part in tensors for name in part.theirs}, shapes.keys())
-    try:
-        wanted = state_shapes(spec)
-    except RuntimeError as error:  # the product of the sizes overflows
-        raise UserError(f"{path}: does not match config.json ({first_line(error)})") from None
-    for part in tensors:
-        _compare_shapes(path, part, part.shape(wanted[part.ours]), shapes)
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({first_line(error)})") from None
-    if copied and not torch.equal(found.pop(HEAD), found[embedding]):
-        raise UserError(f"{path}: {HEAD} differs from {embedding}, but config.json has tie_word_embeddings=true")
-    for name, tensor in found.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds numbers that are not finite")
-    return {
-        part.ours: part.from_transformers([found[name].float() for name in part.theirs], wanted[part.ours])
-        for part in tensors
-    }
-
-
-def _compare_names(path: Path, wanted: set[str], found: Any) -> None:
-    if missing := sorted(wanted - found):
-        raise UserError(f"{path}: {missing[0]} is missing ({len(missing)} tensors in all)")
-    if extra := sorted(found - wanted):
-        raise UserError(f"{path}: {extra[0]!r:.80} does not belong to the model of config.json ({len(extra)} in all)")
-
-
-def _compare_shapes(path: Path, part: TensorMapping, wanted: Shape, shapes: dict[str, Shape]) -> None:
-    for name in part.theirs:
-        if shapes[name] != wanted:
-            raise UserError(f"{path}: {name} has shape {list(shapes[name])}, config.json needs {list(wanted)}")
-
-
 def _read_tokenizer(path: Path, vocab_size: int, record: Settings | None) -> tuple[bytes, str]:
-    """Read a tokenizer and its end-of-text token, which is the default one unless the folder has our record."""
+    """Read a tokenizer and its end-of-text token. It may have fewer tokens than the model, whose table was padded."""
     content = read_bytes(path, allow_links=True)
     tokenizer = _open_tokenizer(path, content)
-    eot = EOT if record is None else read_eos_token(path)
+    eot = read_eos_token(path)
     eot_id = tokenizer.token_to_id(eot)
-    if eot_id is None or (record is None and tokenizer.token_to_id(EOT) != EOT_ID):
-        raise UserError(f"{path}: {eot[:60]!r} must be token {EOT_ID}; other tokenizers are not supported")
-    if count_ids(tokenizer) != vocab_size:
+    if eot_id is None:
+        raise UserError(f"{path}: has no token {eot[:60]!r} to end a text; name its own in tokenizer_config.json")
+    if count_ids(tokenizer) > vocab_size:
         raise UserError(f"{path}: has {count_ids(tokenizer)} tokens, config.json has vocab_size={vocab_size}")
     try:
         restored = remove_post_processor(content, eot, eot_id, (record or {}).get("post_processor", "null"))

@@ -29,6 +29,8 @@ def imported_config(spec: ModelSpec) -> TrainConfig:
             name=IMPORTED,
             d_model=spec.d_model,
             head_dim=spec.head_dim,
+            n_heads=spec.query_heads,
+            n_kv_heads=spec.kv_heads,
             n_layers=-(-len(spec.blocks) // 2),
             d_ff=None,
         ),

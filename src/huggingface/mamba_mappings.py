@@ -28,7 +28,7 @@ def _mamba2_settings(spec: ModelSpec) -> Settings:
     return {
         **_settings(spec),
         "num_heads": spec.n_ssm_heads,
-        "n_groups": 1,
+        "n_groups": spec.n_groups,
         # mlx-lm and llama.cpp read these two and the rank above; transformers computes them from others.
         "intermediate_size": spec.d_inner,
         "time_step_limit": TIME_STEP_LIMIT,
@@ -37,7 +37,8 @@ def _mamba2_settings(spec: ModelSpec) -> Settings:
 
 def _mamba2_sizes(config: UntrustedConfig) -> Settings:
     width = config.positive_int("expand") * config.positive_int("hidden_size")
-    return {"blocks": ("mamba",) * config.count("num_hidden_layers"), "d_inner": width}
+    n_groups = config.positive_int("n_groups")
+    return {"blocks": ("mamba",) * config.count("num_hidden_layers"), "d_inner": width, "n_groups": n_groups}
 
 
 def _mamba1_sizes(config: UntrustedConfig) -> Settings:

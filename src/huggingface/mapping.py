@@ -82,6 +82,16 @@ class UntrustedConfig:
         return value
 
 
+OPTIONAL: dict[str, Callable[[ModelSpec], str | None]] = {
+    "wide heads": lambda spec: f"n_heads={spec.n_heads}" if spec.attention_width != spec.d_model else None,
+    "grouped heads": lambda spec: f"n_kv_heads={spec.n_kv_heads}" if spec.n_kv_heads != spec.n_heads else None,
+    "qkv biases": lambda spec: "qkv_bias=true" if spec.qkv_bias else None,
+    "scaled positions": lambda spec: f"rope_scaling={spec.rope_scaling}" if spec.rope_scaling != "none" else None,
+}
+"""Properties of attention that some classes have: the setting that asks for one; None if a model does not have it."""
+LLAMA_FAMILY = ("wide heads", "grouped heads", "scaled positions")
+
+
 @dataclass(frozen=True)
 class Mapping:
     """The mapping to one class of transformers."""
@@ -105,6 +115,8 @@ class Mapping:
     """Whether the class is not in transformers but in `modeling_hybrid.py`, which is copied into the folder."""
     mlx_file: str | None = None
     """The file with the class for mlx-lm, which is copied into the folder; None if mlx-lm has the class."""
+    optional: tuple[str, ...] = ()
+    """Properties out of `OPTIONAL` that the class has."""
     also: tuple[str, ...] = ()
     """Further classes that `architectures` lists after this one."""
 
@@ -122,7 +134,7 @@ class Mapping:
             layer = f"{self.outer.layers}.{number}"
             found += _norm(spec, f"norms.{i}", f"{layer}.{self.norms[part]}")
             name, tensors = self.blocks[kind]
-            found += [tensor.within(f"blocks.{i}", f"{layer}.{name}", spec.n_experts) for tensor in tensors]
+            found += [tensor.within(f"blocks.{i}", f"{layer}.{name}", spec) for tensor in tensors]
         return found
 
     def config(self, spec: ModelSpec, dtype: str = "float32") -> Settings:
@@ -155,17 +167,75 @@ ATTENTION_FIELDS = {"hidden_size": "d_model", "max_position_embeddings": "max_se
 
 def attention_settings(spec: ModelSpec) -> Settings:
     """Return the other attention settings of Llama and its descendants."""
+    scaling = rope_scaling(spec)
     return {
         "num_attention_heads": spec.n_heads,
-        "num_key_value_heads": spec.n_heads,
+        "num_key_value_heads": spec.n_kv_heads,
         "hidden_act": "silu",
         "rms_norm_eps": spec.norm_eps,
         "attention_dropout": 0.0,
-        "rope_parameters": {"rope_theta": spec.rope_theta, "rope_type": "default"},
+        "rope_parameters": {"rope_theta": spec.rope_theta, "rope_type": "default", **scaling},
         "rope_theta": spec.rope_theta,  # what transformers 4 and mlx-lm read; Mixtral has another default
+        **({"rope_scaling": scaling} if scaling else {}),  # what they read, too
     }
 
 
-def read_head_dim(config: UntrustedConfig, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
-    """Compute the width of a head from the settings of these names."""
-    return max(1, config.positive_int(width) // config.positive_int(heads))
+ROPE_NUMBERS = {
+    "linear": {"factor": "rope_factor"},
+    "llama3": {
+        "factor": "rope_factor",
+        "low_freq_factor": "rope_low_freq_factor",
+        "high_freq_factor": "rope_high_freq_factor",
+        "original_max_position_embeddings": "rope_original_seq_len",
+    },
+}
+"""Kinds of scaled rotary positions: the keys of their numbers, and the fields of `ModelSpec` that hold them."""
+
+
+def rope_scaling(spec: ModelSpec) -> Settings:
+    """Return the scaling of rotary positions as transformers names it; empty if they are not scaled.
+
+    Raises UserError for an unknown one, in the record of a folder.
+    """
+    if spec.rope_scaling == "none":
+        return {}
+    if spec.rope_scaling not in ROPE_NUMBERS:
+        raise UserError(f"rope_scaling={spec.rope_scaling!r:.40}: unknown")
+    numbers = ROPE_NUMBERS[spec.rope_scaling]
+    return {"rope_type": spec.rope_scaling, **{key: getattr(spec, name) for key, name in numbers.items()}}
+
+
+def read_rope(config: UntrustedConfig) -> Settings:
+    """Read theta and scaling of rotary positions, as fields of `ModelSpec`. Raises UserError."""
+    found: Settings = {"rope_theta": config.positive_number("rope_theta")}
+    parameters = UntrustedConfig(config.values["rope_parameters"], config.n_tensors)
+    kind = parameters.values["rope_type"]
+    if kind == "default":
+        return found
+    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
+        raise UserError(f"rope_type={kind!r:.40}: this program has {' and '.join(ROPE_NUMBERS)} alone")
+    found["rope_scaling"] = kind
+    for key, name in ROPE_NUMBERS[kind].items():
+        is_length = name == "rope_original_seq_len"
+        found[name] = parameters.positive_int(key) if is_length else parameters.positive_number(key)
+    if kind == "llama3" and found["rope_low_freq_factor"] >= found["rope_high_freq_factor"]:
+        raise UserError("rope_parameters: low_freq_factor must be below high_freq_factor")
+    return found
+
+
+def read_heads(config: UntrustedConfig, width: str = "hidden_size", heads: str = "num_attention_heads") -> Settings:
+    """Read number and width of the heads, as fields of `ModelSpec`; None where one follows from the others.
+
+    width, heads: the keys of d_model and of the number of heads. Raises UserError.
+    """
+    d_model, n_heads = config.positive_int(width), config.positive_int(heads)
+    has_dim, has_groups = "head_dim" in config.values, "num_key_value_heads" in config.values
+    head_dim = config.positive_int("head_dim") if has_dim else max(1, d_model // n_heads)
+    n_kv_heads = config.positive_int("num_key_value_heads") if has_groups else n_heads
+    if n_heads % n_kv_heads:
+        raise UserError(f"num_key_value_heads={n_kv_heads}: must divide {heads}={n_heads}")
+    return {
+        "head_dim": head_dim,
+        "query_heads": None if n_heads * head_dim == d_model else n_heads,
+        "kv_heads": None if n_kv_heads == n_heads else n_kv_heads,
+    }

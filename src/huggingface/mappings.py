@@ -8,12 +8,12 @@ from typing import Any
 from src.config.schema import ModelSpec, UserError
 from src.huggingface.hybrid_mappings import FEED_FORWARD, GRANITE, HYBRID, MIXERS
 from src.huggingface.mamba_mappings import MAMBA1, MAMBA2
-from src.huggingface.mapping import Mapping
-from src.huggingface.transformer_mappings import CLASSIC_DENSE, DENSE, MOE, QK_NORM_DENSE
+from src.huggingface.mapping import OPTIONAL, Mapping
+from src.huggingface.transformer_mappings import BIASED_DENSE, CLASSIC_DENSE, DENSE, MOE, QK_NORM_DENSE
 
 MAPPINGS = {
     mapping.model_type: mapping
-    for mapping in (DENSE, QK_NORM_DENSE, CLASSIC_DENSE, MAMBA2, MAMBA1, MOE, GRANITE, HYBRID)
+    for mapping in (DENSE, BIASED_DENSE, QK_NORM_DENSE, CLASSIC_DENSE, MAMBA2, MAMBA1, MOE, GRANITE, HYBRID)
 }
 
 
@@ -29,6 +29,12 @@ def mapping_of(spec: ModelSpec) -> Mapping:
             raise UserError(
                 f"{name}={_format_value(getattr(spec, name))}: {mapping.class_name} needs {wanted} for such blocks"
             )
+    if any("attention" in kind for kind in spec.blocks):
+        for name, setting_of in OPTIONAL.items():
+            if (setting := setting_of(spec)) and name not in mapping.optional:
+                raise UserError(f"{setting}: {mapping.class_name} has no {name}")
+    if mapping is DENSE and spec.d_model % spec.n_heads:
+        raise UserError(f"n_heads={spec.n_heads}: {mapping.class_name} needs a divisor of d_model={spec.d_model}")
     if "moe" in spec.blocks and spec.top_k == 1:
         raise UserError(
             f"top_k=1: {mapping.class_name} always gives a single expert the weight 1; ours uses its probability"
@@ -52,7 +58,7 @@ def is_exportable(spec: ModelSpec) -> bool:
 
 
 def _select_by_blocks(spec: ModelSpec) -> Mapping | None:
-    dense = CLASSIC_DENSE if spec.norm == "layernorm" else DENSE
+    dense = CLASSIC_DENSE if spec.norm == "layernorm" else BIASED_DENSE if spec.qkv_bias else DENSE
     for mapping in (MAMBA2, MAMBA1, dense, QK_NORM_DENSE, MOE):
         pattern = tuple(mapping.blocks)
         if spec.blocks == pattern * (len(spec.blocks) // len(pattern)):

@@ -195,6 +195,20 @@ def _format_number(value: Any) -> str | None:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
+def lacking_in_mlx(spec: ModelSpec, mapping: Mapping) -> str | None:
+    """Return what mlx-lm's class of a model does otherwise; None if it computes the same."""
+    if mapping.model_type.startswith("mamba") and spec.norm_eps != RecipeConfig.norm_eps:
+        return f"the norms of its Mamba add {RecipeConfig.norm_eps:g}, these {spec.norm_eps:g}"
+    if "mamba" in spec.blocks and spec.n_groups > 1:
+        return "its Mamba-2 norms all groups together"
+    if any("attention" in kind for kind in spec.blocks):
+        if spec.rope_scaling != "none" and mapping.model_type not in ("llama", "qwen2", "qwen3"):
+            return "its attention in such a model has no scaled positions"
+        if spec.attention_width != spec.d_model and mapping.model_type not in ("llama", "qwen3"):
+            return "its attention in such a model has heads of d_model / n_heads alone"
+    return None
+
+
 def _format_limits(spec: ModelSpec, mapping: Mapping, record: dict[str, Any], dtype: str, stated: Stated) -> str:
     """List the limitations that follow from how the model was trained, and from what its clients have."""
     lines = [
@@ -219,11 +233,8 @@ def _format_limits(spec: ModelSpec, mapping: Mapping, record: dict[str, Any], dt
             f"mlx-lm has no such class: loading runs `{mapping.mlx_file}` of this folder, "
             f"for mlx-lm {MLX_NEEDED} or later."
         )
-    if mapping.model_type.startswith("mamba") and spec.norm_eps != RecipeConfig.norm_eps:
-        lines.append(
-            f"mlx-lm {MLX_TESTED_WITH} cannot run it exactly: the norms of its Mamba add {RecipeConfig.norm_eps:g}, "
-            f"these {spec.norm_eps:g}."
-        )
+    if lacking := lacking_in_mlx(spec, mapping):
+        lines.append(f"mlx-lm {MLX_TESTED_WITH} cannot run it exactly: {lacking}.")
     licenses = {str(corpus.get("licence")) for corpus in trained_corpora(record).values() if corpus.get("licence")}
     if licenses:
         lines.append(f"Its text is licensed as {', '.join(sorted(licenses))}.")

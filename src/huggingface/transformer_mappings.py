@@ -1,4 +1,4 @@
-"""Llama for dense models, Qwen3 with QK-norm, GPT-2 for the classic recipe, Mixtral for experts."""
+"""Llama for dense models, Qwen2 if q, k, v have biases, Qwen3 with QK-norm, Mixtral; GPT-2 for the classic recipe."""
 
 from src.config.schema import ModelSpec
 from src.huggingface import weight_mapping
@@ -7,12 +7,13 @@ from src.huggingface.mapping import (
     CLASSIC,
     LAYER_NORMS,
     LLAMA,
+    LLAMA_FAMILY,
     Mapping,
     OuterNames,
     Settings,
     UntrustedConfig,
     attention_settings,
-    read_head_dim,
+    read_heads,
 )
 from src.huggingface.weight_mapping import TensorMapping, map_tensor
 
@@ -24,20 +25,27 @@ def _layer_settings(spec: ModelSpec) -> Settings:
 
 
 def _layer_sizes(config: UntrustedConfig, mixer: str, feed_forward: str) -> Settings:
-    return {"blocks": (mixer, feed_forward) * config.count("num_hidden_layers"), "head_dim": read_head_dim(config)}
+    return {"blocks": (mixer, feed_forward) * config.count("num_hidden_layers"), **read_heads(config)}
 
 
 def _llama_settings(spec: ModelSpec) -> Settings:
     return {**_layer_settings(spec), "attention_bias": False, "mlp_bias": False}
 
 
-def _qwen3_settings(spec: ModelSpec) -> Settings:
+def _qwen2_settings(spec: ModelSpec) -> Settings:
     return {
         **_layer_settings(spec),
-        "attention_bias": False,
         "use_sliding_window": False,
         "layer_types": ["full_attention"] * (len(spec.blocks) // 2),
     }
+
+
+def _qwen2_sizes(config: UntrustedConfig) -> Settings:
+    return {**_layer_sizes(config, "attention", "mlp"), "qkv_bias": True}
+
+
+def _qwen3_settings(spec: ModelSpec) -> Settings:
+    return {**_qwen2_settings(spec), "attention_bias": False}
 
 
 def _mixtral_settings(spec: ModelSpec) -> Settings:
@@ -67,7 +75,7 @@ def _gpt2_settings(spec: ModelSpec) -> Settings:
 def _gpt2_sizes(config: UntrustedConfig) -> Settings:
     return {
         "blocks": ("attention", "mlp") * config.count("n_layer"),
-        "head_dim": read_head_dim(config, "n_embd", "n_head"),
+        **read_heads(config, "n_embd", "n_head"),
     }
 
 
@@ -85,6 +93,18 @@ DENSE = Mapping(
     DENSE_FIELDS,
     _llama_settings,
     lambda config: _layer_sizes(config, "attention", "mlp"),
+    optional=LLAMA_FAMILY,
+)
+BIASED_DENSE = Mapping(
+    "Qwen2ForCausalLM",
+    "qwen2",
+    LLAMA,
+    LAYER_NORMS,
+    {"attention": ("self_attn", weight_mapping.BIASED_ATTENTION), "mlp": ("mlp", weight_mapping.SWIGLU)},
+    DENSE_FIELDS,
+    _qwen2_settings,
+    _qwen2_sizes,
+    optional=(*LLAMA_FAMILY, "qkv biases"),
 )
 QK_NORM_DENSE = Mapping(
     "Qwen3ForCausalLM",
@@ -95,6 +115,7 @@ QK_NORM_DENSE = Mapping(
     DENSE_FIELDS,
     _qwen3_settings,
     lambda config: _layer_sizes(config, "qk_norm_attention", "mlp"),
+    optional=LLAMA_FAMILY,
 )
 MOE = Mapping(
     "MixtralForCausalLM",
@@ -105,6 +126,7 @@ MOE = Mapping(
     ATTENTION_FIELDS | {"intermediate_size": "expert_d_ff", "num_experts_per_tok": "top_k"},
     _mixtral_settings,
     _mixtral_sizes,
+    optional=LLAMA_FAMILY,
 )
 CLASSIC_DENSE = Mapping(
     "GPT2LMHeadModel",

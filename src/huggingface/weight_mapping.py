@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from src.config.schema import ModelSpec
+
 Shape = tuple[int, ...]
 
 
@@ -19,22 +21,27 @@ class TensorMapping(NamedTuple):
 
     ours: str
     theirs: tuple[str, ...]
-    """Several: the rows of ours split into equal parts, in this order; of (E, F, D) the E * F rows."""
+    """Several: the rows of ours split into parts, in this order; of (E, F, D) the E * F rows."""
     layout: str = "same"
-    """`same`; `transposed`: (in, out) as in GPT-2; `kernel`: (C, 1, K) for (C, K)."""
+    """`same`; `transposed`: (in, out) as in GPT-2; `kernel`: (C, 1, K) for (C, K); `qkv`: rows of q, k and v."""
+    rows: tuple[int, ...] = ()
+    """Rows of each of theirs; empty: equal parts."""
 
-    def within(self, ours: str, theirs: str, n_experts: int) -> "TensorMapping":
+    def within(self, ours: str, theirs: str, spec: ModelSpec) -> "TensorMapping":
         """Prefix the names with those of a block and of its part of a layer; `*` stands for each expert in turn."""
-        numbers = range(n_experts) if "*" in self.theirs[0] else [0]
+        numbers = range(spec.n_experts) if "*" in self.theirs[0] else [0]
         names = (f"{theirs}.{name}".replace("*", str(i)) for i in numbers for name in self.theirs)
-        return self._replace(ours=f"{ours}.{self.ours}", theirs=tuple(names))
+        rows = (spec.attention_width, spec.kv_width, spec.kv_width) if self.layout == "qkv" else ()
+        return self._replace(ours=f"{ours}.{self.ours}", theirs=tuple(names), rows=rows)
 
-    def shape(self, ours: Shape) -> Shape:
-        """Return the shape of each of theirs."""
+    def shapes(self, ours: Shape) -> list[Shape]:
+        """Return the shapes of theirs."""
+        if self.rows:
+            return [(rows, *ours[1:]) for rows in self.rows]
         part = self._part(ours)
         if self.layout == "kernel":
-            return (*part[:1], 1, *part[1:])
-        return part[::-1] if self.layout == "transposed" else part
+            part = (*part[:1], 1, *part[1:])
+        return [part[::-1] if self.layout == "transposed" else part] * len(self.theirs)
 
     def _part(self, ours: Shape) -> Shape:
         count = len(self.theirs)
@@ -45,14 +52,17 @@ class TensorMapping(NamedTuple):
 
     def to_transformers(self, tensor: Tensor) -> dict[str, Tensor]:
         """Split and rearrange one of our tensors."""
-        parts = tensor.reshape(len(self.theirs), *self._part(tuple(tensor.shape))).unbind(0)
+        ours = tuple(tensor.shape)
+        parts = tensor.split(self.rows) if self.rows else tensor.reshape(len(self.theirs), *self._part(ours)).unbind(0)
         if self.layout == "transposed":
             parts = [part.T for part in parts]
-        shape = self.shape(tuple(tensor.shape))
-        return {name: part.reshape(shape).contiguous() for name, part in zip(self.theirs, parts, strict=True)}
+        found = zip(self.theirs, parts, self.shapes(ours), strict=True)
+        return {name: part.reshape(shape).contiguous() for name, part, shape in found}
 
     def from_transformers(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
         """Build our tensor of this shape from theirs."""
+        if self.rows:
+            return torch.cat(list(parts))
         if self.layout == "transposed":
             parts = [part.T for part in parts]
         return torch.stack(list(parts)).reshape(shape)
@@ -67,10 +77,11 @@ def map_equal_names(*names: str) -> list[TensorMapping]:
 
 
 ATTENTION = [
-    map_tensor("qkv.weight", "q_proj.weight", "k_proj.weight", "v_proj.weight"),
+    map_tensor("qkv.weight", "q_proj.weight", "k_proj.weight", "v_proj.weight", layout="qkv"),
     map_tensor("out.weight", "o_proj.weight"),
 ]
 """With the names of Llama."""
+BIASED_ATTENTION = [*ATTENTION, map_tensor("qkv.bias", "q_proj.bias", "k_proj.bias", "v_proj.bias", layout="qkv")]
 QK_NORM_ATTENTION = [*ATTENTION, *(map_tensor(f"{part}_norm", f"{part}_norm.weight") for part in "qk")]
 SWIGLU = [
     map_tensor("w_in.weight", "gate_proj.weight", "up_proj.weight"),

@@ -81,7 +81,8 @@ def _candidate_values(name: str, start: int, spec: ModelSpec, grain: int) -> lis
             range(start // 2, start * 2 + 1, max(1, start // 16)),
         ]
     if name == "d_inner" and "mamba" in spec.blocks:
-        return [range(spec.head_dim, 2 * start + 1, spec.head_dim)]
+        step = spec.head_dim * spec.n_groups  # whole heads, as many in each group
+        return [range(step, 2 * start + 1, step)]
     steps = [grain >> halvings for halvings in range(grain.bit_length())]  # 64, 32, 16, 8, 4, 2, 1
     return [range(step, 8 * start + 1, step) for step in steps]
 
@@ -156,6 +157,15 @@ def _configured_spec(
         norm_eps=recipe.norm_eps,
         rope_theta=recipe.rope_theta,
         negative_eigenvalues=architecture.negative_eigenvalues,
+        query_heads=size.n_heads,
+        kv_heads=size.n_kv_heads,
+        qkv_bias=recipe.qkv_bias,
+        rope_scaling=recipe.rope_scaling,
+        rope_factor=recipe.rope_factor,
+        rope_low_freq_factor=recipe.rope_low_freq_factor,
+        rope_high_freq_factor=recipe.rope_high_freq_factor,
+        rope_original_seq_len=recipe.rope_original_seq_len,
+        n_groups=architecture.n_groups,
     )
 
 

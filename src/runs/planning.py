@@ -22,7 +22,7 @@ from src.data.dataset import Data, PreparedData, find_data
 from src.data.document import GENERATED
 from src.data.loader import build_loader, eval_windows
 from src.data.preparation.prepare import prepare_data
-from src.data.tokenizer.bpe import encode, load_tokenizer
+from src.data.tokenizer.bpe import count_ids, encode, load_tokenizer
 from src.model.size_matching import match_config
 from src.runs.resource_check import check_disk, check_memory
 from src.runs.run_id import IGNORED_SETTINGS, run_name
@@ -162,7 +162,8 @@ def with_tokenizer_of_weights(config: TrainConfig, init: "CheckpointInfo", overr
             )
         return config
     unused = {key: getattr(TokenizerConfig, key) for key in ("code_share", "pattern")}
-    return replace(config, tokenizer=replace(tokenizer, path=run, **unused))
+    size = count_ids(load_tokenizer(Path(run) / "tokenizer.json"))  # a model may have more, to round its table up
+    return replace(config, tokenizer=replace(tokenizer, path=run, vocab_size=size, **unused))
 
 
 def make_plan(
@@ -179,11 +180,12 @@ def make_plan(
         )
     check_corpora(config, data.corpora)
     if isinstance(data, PreparedData):
+        vocab_size = max(data.vocab_size, init.spec.vocab_size) if init is not None else data.vocab_size
         (check or check_stages)(data, config.stage, config.training.seq_len)
         config = replace(
             config,
             data=replace(config.data, name=data.name, dir=str(data.folder.resolve())),
-            tokenizer=replace(config.tokenizer, vocab_size=data.vocab_size, kind=data.tokenizer_kind),
+            tokenizer=replace(config.tokenizer, vocab_size=vocab_size, kind=data.tokenizer_kind),
         )
     config = with_search_differences(config, data, init)
     weights = None

@@ -26,6 +26,14 @@ IGNORED_SETTINGS = (
 """Settings outside the hash: output, display and evaluation. Data, tokenizer, initial weights and tuned learning rates
 are hashed by content, not by name."""
 
+LATER_SETTINGS = (
+    *(("size", name) for name in ("n_heads", "n_kv_heads")),
+    *(("recipe", name) for name in ("qkv_bias", "rope_scaling", "rope_factor", "rope_original_seq_len")),
+    *(("recipe", name) for name in ("rope_low_freq_factor", "rope_high_freq_factor")),
+    ("architecture", "n_groups"),
+)
+"""Sections and settings that are outside the hash at their defaults, so that earlier runs keep their names."""
+
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:
     """Return `<architecture>-<size>-<stage>-s<seed>-<hash>`."""
@@ -35,6 +43,10 @@ def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None
         for key, value in own.items()
     }
     cast("dict[str, Any]", values["runtime"]).pop("parallel")  # it may change when a run is resumed
+    for section, name in LATER_SETTINGS:
+        settings = cast("dict[str, Any]", values[section])
+        if settings[name] == getattr(type(getattr(config, section)), name):
+            del settings[name]
     deciding = [rename_keys(values, earlier_key), data_fingerprint, init_sha256]
     parts = (config.architecture.name, config.size.name, config.stage.name, f"s{config.seed}", short_hash(deciding))
     return "-".join(parts)

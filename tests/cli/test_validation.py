@@ -59,6 +59,27 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"training__micro_batch_size": 0}, "must be greater than 0"),
     ("dense", {"training__micro_batch_size": "many"}, "must be a number, or auto"),
     ("dense", {"size__d_model": 100}, "size.d_model=100: must be a multiple of size.head_dim=64; for example 64"),
+    ("dense", {"size__n_kv_heads": 5}, "size.n_kv_heads=5: must divide the 2 heads of queries; for example 1"),
+    ("mamba", {"architecture__n_groups": 3}, "architecture.n_groups=3: must divide the 4 heads of mamba"),
+    ("dense", {"architecture__n_groups": 2}, "architecture.n_groups=2: architecture dense has no mamba block"),
+    ("dense", {"recipe__qkv_bias": True, "recipe__bias": True}, "recipe.qkv_bias=true: recipe.bias=true has these"),
+    (
+        "dense",
+        {"recipe__rope_scaling": "linear", "recipe__position": "learned"},
+        "recipe.rope_scaling=linear: has no effect with recipe.position=learned",
+    ),
+    ("dense", {"recipe__rope_factor": 2.0}, "recipe.rope_factor=2.0: has no effect with recipe.rope_scaling=none"),
+    (
+        "dense",
+        {"recipe__rope_scaling": "linear", "recipe__rope_original_seq_len": 64},
+        "recipe.rope_original_seq_len=64: has no effect with recipe.rope_scaling=linear; leave it out, or set "
+        "recipe.rope_scaling=llama3",
+    ),
+    (
+        "dense",
+        {"recipe__rope_scaling": "llama3", "recipe__rope_low_freq_factor": 4.0},
+        "recipe.rope_low_freq_factor=4: must be below recipe.rope_high_freq_factor=4",
+    ),
     ("dense", {"size__head_dim": 1, "size__d_model": 8}, "size.head_dim=1: must be even"),
     ("dense", {"architecture__top_k": 3}, "architecture.top_k=3: architecture dense has no moe block"),
     ("mamba", {"architecture__window": 16}, "architecture mamba has no sliding_attention block"),

@@ -13,7 +13,7 @@ from src.config.comparability import with_current_names
 from src.config.renamed import RENAMED, current_key, earlier_key, rename_keys
 from src.config.schema import TrainConfig, UserError
 from src.config.setting import entries_of
-from src.runs.run_id import IGNORED_SETTINGS, run_name, short_hash
+from src.runs.run_id import IGNORED_SETTINGS, LATER_SETTINGS, run_name, short_hash
 
 KEYS = {
     key
@@ -59,7 +59,10 @@ def test_the_name_of_a_run_is_unchanged() -> None:
     values = rename_keys(asdict(config), earlier_key)
     earlier = {key: value for key, value in values.items() if key not in IGNORED_SETTINGS}
     del earlier["runtime"]["parallel"]  # is not part of the name
+    for section, name in LATER_SETTINGS:
+        del earlier[section][name]  # nor are these, at their defaults
     assert run_name(config, "f", None).endswith(f"-{short_hash([earlier, 'f', None])}")
+    assert run_name(composed("stage=replay", "size.n_kv_heads=1"), "f", None) != run_name(config, "f", None)
 
 
 def test_a_contract_of_an_earlier_version_gets_current_names() -> None:

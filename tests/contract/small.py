@@ -18,6 +18,23 @@ from src.runtime.device import Device
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONF / "size").glob("*.yaml"))
+GROUPED = "grouped"
+"""Modern, with what models of other programs have: more and grouped heads, biases of q, k and v, scaled positions."""
+GROUPED_SETTINGS = (
+    *("size.n_heads=6", "size.n_kv_heads=2", "recipe.qkv_bias=true"),
+    *("recipe.rope_scaling=llama3", "recipe.rope_factor=8", "recipe.rope_original_seq_len=32"),
+)
+GROUPED_ARCHITECTURES = {
+    "dense": (),
+    "hybrid": (),
+    **dict.fromkeys(("dense_conv", "dense_qk_norm", "mamba"), (pytest.mark.slow,)),
+}
+"""Architectures that are tested with these, and the marks of their tests: hybrid has all kinds but the controls."""
+CASES = [
+    *((architecture, recipe) for architecture in ARCHITECTURES for recipe in RECIPES),
+    *(pytest.param(architecture, GROUPED, marks=marks) for architecture, marks in GROUPED_ARCHITECTURES.items()),
+]
+"""Architectures and recipes that every contract is tested with."""
 VOCAB_SIZE = 260
 SEQ_LEN = 64
 CPU = Device("cpu", "fp32", 1)
@@ -26,6 +43,9 @@ CPU = Device("cpu", "fp32", 1)
 @cache
 def composed(architecture: str, recipe: str, *more: str) -> TrainConfig:
     """Compose conf/ as on a command line."""
+    if recipe == GROUPED:
+        groups = ("architecture.n_groups=2",) if architecture in ("hybrid", "mamba") else ()
+        return composed(architecture, "modern", *GROUPED_SETTINGS, *groups, *more)
     register_schema(TrainConfig, "train")
     return compose_config(TrainConfig, "train", [f"architecture={architecture}", f"recipe={recipe}", *more])
 

@@ -20,15 +20,37 @@ from src.model.language_model import LanguageModel
 from tests.contract.small import small_spec
 
 CLASSIC = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
+GROUPED = {"kv_heads": 2, "rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_seq_len": 32}
 BLOCKS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "dense": ("LlamaForCausalLM", ["attention", "mlp"], {}),
     "dense, classic": ("GPT2LMHeadModel", ["attention", "mlp"], CLASSIC),
     "dense, QK-norm": ("Qwen3ForCausalLM", ["qk_norm_attention", "mlp"], {}),
+    "dense, grouped": ("LlamaForCausalLM", ["attention", "mlp"], {**GROUPED, "query_heads": 8}),
+    "dense, biases": ("Qwen2ForCausalLM", ["attention", "mlp"], {"kv_heads": 1, "qkv_bias": True}),
+    "dense, wide biases": ("Qwen2ForCausalLM", ["attention", "mlp"], {"query_heads": 6, "qkv_bias": True}),
+    "dense, wide QK-norm": (
+        "Qwen3ForCausalLM",
+        ["qk_norm_attention", "mlp"],
+        {"query_heads": 6, "kv_heads": 3, "rope_scaling": "linear", "rope_factor": 2.0},
+    ),
     "mamba": ("Mamba2ForCausalLM", ["mamba"], {}),
+    "mamba, groups": ("Mamba2ForCausalLM", ["mamba"], {"d_inner": 192, "n_groups": 2}),
     "mamba1": ("MambaForCausalLM", ["mamba1"], {}),
     "mamba1, odd width": ("MambaForCausalLM", ["mamba1"], {"d_inner": 136}),
     "moe": ("MixtralForCausalLM", ["attention", "moe"], {}),
+    "moe, grouped": ("MixtralForCausalLM", ["attention", "moe"], {**GROUPED, "query_heads": 6}),
     "hybrid": ("HybridForCausalLM", ["mamba", "mlp", "sliding_attention", "mlp"], {}),
+    "hybrid, grouped": (
+        "HybridForCausalLM",
+        ["mamba", "mlp", "sliding_attention", "mlp"],
+        {**GROUPED, "query_heads": 6, "d_inner": 192, "n_groups": 2},
+    ),
+    "jamba, grouped": (
+        "GraniteMoeHybridForCausalLM",
+        ["mamba", "mlp", "attention", "mlp"],
+        {"kv_heads": 2, "query_heads": 6, "n_groups": 2, "d_inner": 192, "rope_scaling": "linear", "rope_factor": 2.0},
+    ),
+    "windows alone, wide": ("HybridForCausalLM", ["sliding_attention", "mlp"], {"head_dim": 24, "query_heads": 3}),
     "griffin": ("HybridForCausalLM", ["mamba", "mlp", "mamba", "mlp", "sliding_attention", "mlp"], {}),
     "jamba": ("GraniteMoeHybridForCausalLM", ["mamba", "mlp", "attention", "mlp", "mamba", "mlp"], {}),
     "moe_hybrid": ("HybridForCausalLM", ["mamba", "moe", "sliding_attention", "moe"], {}),

@@ -36,6 +36,8 @@ def test_hybrid_has_the_defaults_of_its_base_class() -> None:
 
 SMALL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "qwen2": {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "num_key_value_heads": 2},
     "qwen3": {"hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
               "num_key_value_heads": 4, "head_dim": 12, "rms_norm_eps": 1e-4, "rope_theta": 5e5},
     "mixtral": {"hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -43,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "mamba": {"hidden_size": 48, "num_hidden_layers": 2},
     "mamba2": {"hidden_size": 48, "num_hidden_layers": 2, "layer_norm_epsilon": 1e-3, "num_heads": 12, "head_dim": 8,
-               "n_groups": 1},
+               "n_groups": 2},
     "granitemoehybrid": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
                          "position_embedding_type": "rope", "num_local_experts": 0, "num_experts_per_tok": 0,
                          "shared_intermediate_size": 40, "attention_multiplier": 0.25, "mamba_n_heads": 8,
@@ -56,6 +58,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_theta": 10000, "torch_dtype": "float32", "pretraining_tp": 1, "_name_or_path": "x"}),
     ("llama", {"rope_parameters": {"rope_theta": 10000.0}, "dtype": "float32"}),
     ("llama", {"tie_word_embeddings": True}),
+    ("llama", {"num_key_value_heads": 2, "head_dim": 10}),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 3}, "rope_interleaved": False}),
+    ("qwen2", {"sliding_window": 16, "use_sliding_window": False, "use_mrope": False}),
+    ("mixtral", {"num_key_value_heads": 4}),
+    ("mamba2", {"n_groups": 1, "norm_before_gate": False, "rms_norm": True}),
     ("mixtral", {"sliding_window": None}),
     ("gpt2", {"tie_word_embeddings": False, "n_inner": None, "n_ctx": 64, "summary_type": "cls_index"}),
     ("mamba", {"time_step_rank": "auto", "tie_word_embeddings": False}),
@@ -91,7 +98,6 @@ def test_minimal_config_equals_transformers(
 @pytest.mark.parametrize(
     ("model_type", "more", "expected"),
     [
-        ("mixtral", {"num_key_value_heads": 2}, "this program lacks grouped-query attention"),
         ("gpt2", {"scale_attn_weights": None}, "scale_attn_weights=None"),
         ("granitemoehybrid", {"position_embedding_type": None}, "position_embedding_type=None (the default"),
         ("granitemoehybrid", {"layer_types": None}, "its layers require model_type=advanced_code_model_hybrid"),

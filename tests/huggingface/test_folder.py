@@ -249,11 +249,15 @@ def test_card_says_what_clients_need_and_cannot_run(case: str) -> None:
     assert ("It needs transformers 5.23 or a later 5.x" in card) == has_code
     assert ("for mlx-lm 0.31 or later" in card) == (has_code or case == "dense, classic")
     assert ("llama.cpp has no model with these" in card) == has_code
-    assert ("llama.cpp needs twice d_model" in card) == (case == "mamba1, odd width")
-    assert "cannot run it exactly" not in card
+    assert ("llama.cpp needs twice d_model" in card) == (
+        not has_code and spec.d_inner != 2 * spec.d_model and spec.blocks[0].startswith("mamba")
+    )
+    lacks = "cannot run it exactly" in card
+    wide = ("dense, wide biases", "windows alone, wide")
+    assert lacks == (case in ("mamba, groups", "moe, grouped", "hybrid, grouped", "jamba, grouped", *wide))
     other = replace(spec, norm_eps=1e-6)
     found = "cannot run it exactly" in model_card(other, mapping_of(other), "out", RECORD)
-    assert found == BLOCKS[case][0].startswith("Mamba")
+    assert found == (lacks or BLOCKS[case][0].startswith("Mamba"))
     assert ("cannot generate with it" in card) == (has_code and not any("attention" in kind for kind in spec.blocks))
 
 

@@ -21,6 +21,7 @@ from src.model.language_model import LanguageModel
 from tests.huggingface.cases import model_of, spec_of, tokenizer_of, tokens_of
 from tests.test_export import run_failing_export
 
+GROUPED = ("dense, grouped", "dense, biases", "dense, wide QK-norm", "moe, grouped", "mamba, groups", "jamba, grouped")
 CASES = ("dense", "dense, classic", "dense, QK-norm", "moe", "mamba", "mamba1", "jamba")
 LENGTH, N_TOKENS = 20, 24
 
@@ -91,6 +92,25 @@ def test_other_sizes_equal_llama_cpp(case: str, tmp_path: Path) -> None:
         ours, theirs, difference = compare(model, server)
     assert ours == theirs, theirs
     assert difference < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GROUPED)
+def test_properties_of_other_models_equal_llama_cpp(case: str, tmp_path: Path) -> None:
+    """Grouped and wide heads, biases of q, k and v, scaled positions, groups of Mamba-2."""
+    spec = spec_of(case)
+    model = model_of(replace(spec, d_inner=2 * spec.d_model), seed=4 if case == "dense, biases" else 7)
+    with llama_cpp(written(tmp_path, model)) as server:
+        ours, theirs, difference = compare(model, server)
+    assert ours == theirs, theirs
+    assert difference < 1e-3
+
+
+def test_attention_that_llama_cpp_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"rope_scaling=llama3: llama\.cpp scales no positions so in its qwen3"):
+        format_of(spec_of("dense, QK-norm", rope_scaling="llama3"))
+    with pytest.raises(UserError, match=r"n_heads=6: llama\.cpp has heads of d_model / n_heads alone in its qwen2"):
+        format_of(spec_of("dense, wide biases"))
 
 
 @pytest.mark.slow

@@ -143,29 +143,25 @@ def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
     ("changes", "expected"),
     [
         (
-            {"model_type": "qwen2"},
-            "model_type='qwen2': unsupported (this program lacks biases of queries, keys and values alone)",
+            {"model_type": "gpt_neox"},
+            "model_type='gpt_neox': unsupported (this program lacks attention and mlp in parallel)",
         ),
+        ({"model_type": "qwen2"}, "num_local_experts=4: unknown setting of Qwen2ForCausalLM"),
         ({"model_type": ["mixtral"]}, "model_type=['mixtral']: unsupported"),
         ({"model_type": ...}, "model_type=None: unsupported"),
         ({"model_type": "llama"}, "num_local_experts=4: unknown setting of LlamaForCausalLM"),
-        ({"hidden_size": ...}, "head_dim=16: not supported, only 1024 is"),
+        ({"hidden_size": ...}, "has shape [512, 64], config.json needs [512, 4096]"),
         ({"hidden_size": 64.0}, "hidden_size=64.0: must be a whole number"),
         ({"hidden_size": True}, "hidden_size=True: must be a whole number"),
         ({"hidden_size": 0}, "hidden_size=0: must be a whole number"),
         ({"hidden_size": 10**30}, "must be a whole number"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: must be a whole number from 1 to"),
         ({"num_local_experts": 10**9}, "num_local_experts=1000000000: must be a whole number from 1 to"),
-        ({"num_attention_heads": 200}, "head_dim=1: must be even, since RoPE rotates pairs"),
-        ({"num_attention_heads": 3}, "hidden size 64: must be a multiple of the size of a head, 21"),
-        (
-            {"num_key_value_heads": 2},
-            "num_key_value_heads=2: not supported, only 4 is; this program lacks grouped-query attention",
-        ),
-        (
-            {"num_key_value_heads": ...},
-            "num_key_value_heads=8 (the default of transformers): not supported, only 4 is",
-        ),
+        ({"num_attention_heads": 64, "head_dim": None}, "head_dim=1: must be even, since RoPE rotates pairs"),
+        ({"num_attention_heads": 3}, "num_key_value_heads=4: must divide num_attention_heads=3"),
+        ({"num_attention_heads": 8}, "has shape [64, 64], config.json needs [128, 64]"),
+        ({"num_key_value_heads": 2}, "has shape [64, 64], config.json needs [32, 64]"),
+        ({"num_key_value_heads": ...}, "num_key_value_heads=8: must divide num_attention_heads=4"),
         ({"num_experts_per_tok": 1}, "top_k=1: MixtralForCausalLM"),
         ({"num_experts_per_tok": 5}, "num_experts_per_tok=5: more than the 4 experts there are"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu': not supported, only 'silu' is"),
@@ -178,7 +174,22 @@ def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
         ({"rope_parameters": ..., "rope_theta": "x"}, "rope_theta='x': must be a number above 0"),
         ({"rope_parameters": ..., "rope_theta": 10**4000}, "must be a number above 0"),
         ({"rope_parameters": [1]}, "rope_parameters=[1]: must be a JSON object"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "lacks scaled or partial rotary positions"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type='yarn': this program has linear and llama3"),
+        ({"rope_scaling": {"type": ["linear"]}}, "rope_type=['linear']: this program has linear and llama3"),
+        ({"rope_scaling": {"type": "linear"}}, "factor=None: must be a number above 0"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 4.0,
+                    "high_freq_factor": 1.0,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+            "low_freq_factor must be below high_freq_factor",
+        ),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}, "lacks partial rotary"),
         ({"is_causal": False}, "is_causal=False: unknown setting"),
         ({"sliding_window": 16}, "sliding_window=16: not supported, only None is"),
         (
@@ -206,7 +217,8 @@ def test_unsupported_settings_are_named(changes: dict[str, Any], expected: str, 
     ("case", "changes", "expected"),
     [
         ("mamba", {"expand": 3}, "num_heads=8: not supported, only 12 is"),
-        ("mamba", {"n_groups": 8}, "n_groups=8: not supported"),
+        ("mamba", {"n_groups": 8}, "in_proj.weight has shape [296, 64], config.json needs [520, 64]"),
+        ("mamba", {"n_groups": 3}, "n_groups=3: must divide the 8 heads"),
         ("mamba", {"head_dim": 24, "num_heads": 5}, "128 channels are not a multiple of the size of a head, 24"),
         (
             "mamba",
@@ -214,9 +226,10 @@ def test_unsupported_settings_are_named(changes: dict[str, Any], expected: str, 
             "time_step_limit=[0.001, 0.1]: not supported, only [0.0, 65504.0] is",
         ),
         ("mamba1", {"time_step_rank": 5}, "time_step_rank=5: not supported, only 4 is"),
-        ("dense", {"head_dim": 8}, "head_dim=8: not supported, only 16 is"),
+        ("dense", {"head_dim": 8}, "q_proj.weight has shape [64, 64], config.json needs [32, 64]"),
         ("dense", {"attention_bias": True}, "attention_bias=True: not supported"),
-        ("dense", {"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=1: must be even"),
+        ("dense", {"num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": 1}, "head_dim=1: must be even"),
+        ("dense", {"num_attention_heads": 6, "num_key_value_heads": 2}, "n_heads=6: LlamaForCausalLM needs a divisor"),
         (
             "dense, classic",
             {"scale_attn_by_inverse_layer_idx": True},
@@ -278,19 +291,43 @@ def test_wrong_tensors_are_named(folder: Path) -> None:
     assert refused(folder).startswith("model.safetensors: cannot be read as safetensors")
 
 
-def test_sharded_weights_are_rejected(folder: Path) -> None:
+def test_wrong_shards_are_named(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    assert refused(folder) == "model.safetensors: no such file; weights in several files are not read, save them in one"
+    names = sorted(weights)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, held in parts.items():
+        save_file({name: weights[name].contiguous() for name in held}, folder / file)
+    index = folder / "model.safetensors.index.json"
+    listed = {name: file for file, held in parts.items() for name in held}
+
+    def with_index(weight_map: Any) -> str:
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
+        return refused(folder)
+
+    for odd in (None, [], {}, "x"):
+        assert with_index(odd) == f"{index.name}: weight_map: must name the file of each tensor"
+    for odd in ("../a.safetensors", "/etc/passwd", "a.bin", 1, None):
+        assert "is not the name of a safetensors file beside it" in with_index({**listed, names[0]: odd})
+    assert with_index({**listed, names[0]: "c.safetensors"}).startswith("c.safetensors: no such file, but")
+    assert with_index({**listed, names[0]: "b.safetensors"}).startswith(f"a.safetensors: {index.name} lists other tens")
+    assert "such as 'more'" in with_index({**listed, "more": "a.safetensors"})
+    index.write_text(json.dumps({"weight_map": listed}), encoding="utf-8")
+    assert read_folder(folder).weights
+    (folder / "b.safetensors").write_bytes((folder / "b.safetensors").read_bytes()[:-9])
+    assert refused(folder).startswith("b.safetensors: cannot be read as safetensors")
 
 
 def test_wrong_tokenizers_are_named(folder: Path, tmp_path: Path) -> None:
     other = exported(tmp_path / "other", model_of(spec_of("dense", "odd")))
-    (folder / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
-    assert refused(folder) == "tokenizer.json: has 300 tokens, config.json has vocab_size=512"
-    text = (other / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<eos>")
+    other_tokens = (other / "tokenizer.json").read_text(encoding="utf-8")
+    assert (folder / "tokenizer.json").read_text(encoding="utf-8") != other_tokens
+    text = other_tokens.replace("<|endoftext|>", "<eos>")
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    assert refused(folder).startswith("tokenizer.json: '<|endoftext|>' must be token 0")
+    assert refused(folder).startswith("tokenizer.json: has no token '<|endoftext|>' to end a text; name its own in")
+    (other / "tokenizer.json").write_bytes((tmp_path / "out" / "tokenizer.json").read_bytes())
+    edit(other / "tokenizer_config.json", eos_token="<eos>")
+    assert read_folder(other).eot == "<eos>"
     (folder / "tokenizer.json").unlink()
     assert refused(folder) == "tokenizer.json: no such file"
 

@@ -212,3 +212,21 @@ def test_tokens_give_the_flops_of_dense(architecture: str) -> None:
     tokens = tokens_at_equal_flops(config, 10**9)
     assert tokens * flops[0] == pytest.approx(10**9 * flops[1], rel=1e-6)
     assert (tokens == 10**9) == (architecture == "dense")
+
+
+@pytest.mark.parametrize(("n_blocks", "d_inner"), [(9, 768), (11, 512)])
+def test_matching_keeps_whole_groups_of_heads(n_blocks: int, d_inner: int) -> None:
+    found = matched(architecture_of("mamba", n_groups=4, n_blocks=n_blocks), size="micro").spec
+    assert found.d_inner == d_inner and found.n_ssm_heads % 4 == 0
+    plain = matched(architecture_of("mamba", n_blocks=9), size="micro").spec
+    assert plain.n_ssm_heads % 4, "without groups, any whole head will do"
+
+
+@pytest.mark.parametrize("name", ["dense", "moe", "hybrid"])
+def test_grouped_heads_hold_for_the_reference_too(name: str) -> None:
+    """The same setting of the size gives dense fewer parameters, and the others are matched to those."""
+    plain = match_config(composed(name, "modern", "size=micro"))
+    grouped = match_config(composed(name, "modern", "size=micro", "size.n_kv_heads=1"))
+    counts = [model_cost(match.spec, 512).active_non_embedding_params for match in (plain, grouped)]
+    assert grouped.spec.n_kv_heads == 1 < plain.spec.n_kv_heads
+    assert abs(grouped.residual) <= TOLERANCE and counts[1] < 0.9 * counts[0]

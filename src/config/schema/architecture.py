@@ -53,6 +53,9 @@ class ArchitectureConfig:
     d_inner: int | None = setting(
         None, "Width of the state-space layer. null: from expand, or what matching finds.", WIDTH
     )
+    n_groups: int = setting(
+        1, "Groups of heads of mamba that share B and C, each with a norm of its own. As in Mamba-2.", Range(1, 4096)
+    )
     chunk_size: int = setting(
         64, "Positions that the state-space layer processes at a time. It changes the speed, never the result.",
         Range(1, 2**16, unit="tokens"),

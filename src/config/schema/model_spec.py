@@ -1,7 +1,8 @@
 """The description of one model."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,36 @@ class ModelSpec:
     rope_theta: float = 10000.0
     """Of norms and rotary positions; models of earlier versions do not say them."""
 
+    query_heads: int | None = None
+    """Heads of queries; None: `d_model / head_dim`. Models of earlier versions say none of the following fields."""
+    kv_heads: int | None = None
+    """Heads of keys and values; None: one for each head of queries."""
+    qkv_bias: bool = False
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 4.0
+    rope_original_seq_len: int = 8192
+    n_groups: int = 1
+    """Of heads of mamba that share B and C."""
+
     @property
     def n_heads(self) -> int:
-        return self.d_model // self.head_dim
+        return self.query_heads or self.d_model // self.head_dim
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.kv_heads or self.n_heads
+
+    @property
+    def attention_width(self) -> int:
+        """Width of the queries of all heads."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the keys of all heads, and of the values."""
+        return self.n_kv_heads * self.head_dim
 
     @property
     def n_ssm_heads(self) -> int:
@@ -67,8 +95,8 @@ class ModelSpec:
         spec = cls(**typed)
         for item in fields(cls):
             value: Any = getattr(spec, item.name)
-            kind: Any = get_origin(item.type) or item.type
-            fits = type(value) in ((int, float) if kind is float else (kind,))
-            if not fits or (kind is int and value < 1):
+            kinds = get_args(item.type) if isinstance(item.type, UnionType) else (get_origin(item.type) or item.type,)
+            fits = type(value) in ((int, float) if float in kinds else kinds)
+            if not fits or (type(value) is int and value < 1 and int in kinds):
                 raise TypeError(f"{item.name}: {value!r}")
         return spec

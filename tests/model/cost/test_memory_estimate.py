@@ -19,7 +19,7 @@ from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config, match_size
 from src.training.checkpoint import Progress, save_checkpoint
 from src.training.optimizers import build_optimizer
-from tests.contract.small import ARCHITECTURES, RECIPES, composed, small_spec
+from tests.contract.small import ARCHITECTURES, GROUPED, RECIPES, composed, small_spec
 from tests.reference.documents import packed_ids
 
 
@@ -28,6 +28,13 @@ class SavedTensor:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
+
+
+def spec_of(recipe: str) -> ModelSpec:
+    """Return dense in a recipe, or with grouped heads in one."""
+    if recipe != "grouped, classic":
+        return small_spec("dense", recipe)
+    return replace(small_spec("dense", "classic"), query_heads=6, kv_heads=2)
 
 
 def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | None = None) -> float:
@@ -51,21 +58,23 @@ def kept_floats(spec: ModelSpec, batch: int, length: int, documents: Tensor | No
 
 @pytest.mark.usefixtures("without_cpu_kernels")
 @pytest.mark.parametrize("length", [48, 40])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, GROUPED, "grouped, classic"])
 @pytest.mark.parametrize("kind", kind_names())
 def test_saved_floats_equal_those_of_autograd(kind: str, recipe: str, length: int) -> None:
     """Compared by the difference of two batch sizes, which cancels tables of constant size; all widths differ."""
-    spec = replace(small_spec("dense", recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)
+    spec = replace(spec_of(recipe), blocks=(kind,), d_ff=88, expert_d_ff=56, d_inner=208, d_state=24)
+    if GROUPED in recipe:
+        spec = replace(spec, n_groups=13)
     per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
     assert kind_of(kind).activations(spec, length).kept == pytest.approx(per_token, rel=5e-3)
 
 
 @pytest.mark.parametrize("length", [48, 40, 16])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, GROUPED, "grouped, classic"])
 @pytest.mark.parametrize("kind", [kind for kind in kind_names() if "attention" in kind])
 def test_weights_that_the_math_kernel_keeps_equal_those_of_autograd(kind: str, recipe: str, length: int) -> None:
     """MPS trains with this kernel, which runs on the CPU as well."""
-    spec = replace(small_spec("dense", recipe), blocks=(kind,))
+    spec = replace(spec_of(recipe), blocks=(kind,))
     with sdpa_kernel(SDPBackend.MATH):
         per_token = (kept_floats(spec, 4, length) - kept_floats(spec, 2, length)) / (2 * length)
     plain = kind_of(kind).activations(spec, length)

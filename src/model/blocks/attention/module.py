@@ -1,15 +1,17 @@
 """Causal attention over all previous positions.
 
-Rotary positions (Su et al., 2021) in Llama's half-split layout, or none if the recipe adds learned positions to the
-embedding. Under autocast q, k and v are bf16, and the softmax inside the kernels is fp32.
+Rotary positions (`rope.py`), or none if the recipe adds learned positions to the embedding. Under autocast q, k and v
+are bf16, and the softmax inside the kernels is fp32.
+
+With fewer heads of keys and values than of queries, each serves several consecutive heads of queries (grouped-query
+attention: Ainslie et al., 2023, arXiv 2305.13245). Whole sequences repeat them for the kernel; the cache does not.
 
 With document ids, a position attends only to its own document. Rotary positions encode distances, so they need no
 reset.
 
-B, T, D: batch, position, d_model; H: heads; P: head_dim.
+B, T, D: batch, position, d_model; H, G: heads of queries, of keys and values; P: head_dim.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,62 +20,10 @@ from torch.nn import functional as F
 
 from src.config.schema import ModelSpec
 from src.model.blocks.attention.flex import flex_causal_attention
+from src.model.blocks.attention.rope import apply_rope, rope_of
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear
 from src.model.blocks.linear import Linear
 from src.runtime.device import needs_causal_mask
-
-ROPE_THETA = 10000.0
-"""The default of `recipe.rope_theta`."""
-
-
-def apply_rope(x: Tensor, offset: int, theta: float = ROPE_THETA) -> Tensor:
-    """Rotate each pair (x_i, x_{i + P/2}) of x (..., T, P) by its position times theta^(-2i/P), in fp32.
-
-    A compiler fuses the two halves into one loop. In eager mode, fewer operations on whole rows give the same numbers.
-    """
-    key = offset, x.shape[-2], x.shape[-1], x.device, theta
-    y = x.float()
-    first, second = y.chunk(2, dim=-1)
-    if torch.compiler.is_compiling():
-        cos, sin = rope_cos_sin(*key)
-        rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    else:
-        cos, sin = _cached_cos_sin(*key, torch.is_inference_mode_enabled())
-        rotated = y * cos + torch.cat((second, first), dim=-1) * sin
-    return rotated.to(x.dtype)
-
-
-def rope_cos_sin(
-    offset: int, length: int, width: int, device: torch.device, theta: float = ROPE_THETA
-) -> tuple[Tensor, Tensor]:
-    """Compute cosine and sine (T, P/2) of the rotation angles."""
-    half = width // 2
-    frequency = theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
-    position = torch.arange(offset, offset + length, device=device, dtype=torch.float32)
-    angle = position[:, None] * frequency
-    return angle.cos(), angle.sin()
-
-
-@lru_cache(maxsize=2)
-def _cached_cos_sin(
-    offset: int, length: int, width: int, device: torch.device, theta: float, inference: bool
-) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine (T, P), once for all layers, from a table that covers many tokens of a text."""
-    end = 1 << (offset + length - 1).bit_length()
-    cos, sin = _cos_sin_table(end, width, device, theta, inference)
-    return cos[offset : offset + length], sin[offset : offset + length]
-
-
-@lru_cache(maxsize=2)
-def _cos_sin_table(
-    length: int, width: int, device: torch.device, theta: float, inference: bool
-) -> tuple[Tensor, Tensor]:
-    """Compute both for the first positions (T, P), each half repeated; the sine of the first half is negated.
-
-    inference: whether inference mode is on; tensors created in that mode cannot be used in training.
-    """
-    cos, sin = rope_cos_sin(0, length, width, device, theta)
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
@@ -105,7 +55,7 @@ class KeyValueCache:
         self.offset = 0
 
     def append(self, k: Tensor, v: Tensor) -> None:
-        """Store k and v (B, H, T, P); in a full buffer they replace the oldest."""
+        """Store k and v (B, G, T, P); in a full buffer they replace the oldest."""
         end = self.offset + k.shape[2]
         if self.keys.shape[2] < min(end, self.capacity):
             self._grow(end)
@@ -131,7 +81,7 @@ class KeyValueCache:
         self.keys, self.values = keys, values
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """Return the filled slots (B, H, min(offset, capacity), P); rotated keys may be in any order."""
+        """Return the filled slots (B, G, min(offset, capacity), P); rotated keys may be in any order."""
         filled = min(self.offset, self.capacity)
         return self.keys[:, :, :filled], self.values[:, :, :filled]
 
@@ -141,37 +91,42 @@ class Attention(Block):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.n_heads, self.head_dim = spec.n_heads, spec.head_dim
-        self.rope, self.rope_theta = spec.position == "rope", spec.rope_theta
-        self.qkv = Linear(spec.d_model, 3 * spec.d_model, bias=spec.bias)
-        self.out = Linear(spec.d_model, spec.d_model, bias=spec.bias)
+        self.n_heads, self.n_kv_heads, self.head_dim = spec.n_heads, spec.n_kv_heads, spec.head_dim
+        self.widths = spec.attention_width, spec.kv_width, spec.kv_width
+        self.rope = rope_of(spec) if spec.position == "rope" else None
+        self.qkv = Linear(spec.d_model, sum(self.widths), bias=spec.bias or spec.qkv_bias)
+        self.out = Linear(spec.attention_width, spec.d_model, bias=spec.bias)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> BlockOutput:
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         qkv = self.project(x, cache, documents)
         # A single split, since the gradient of a slice is padded with zeros.
-        qk, v = qkv.split((2 * width, width), dim=-1)
-        qk = self.normalize(qk.unflatten(-1, (2, self.n_heads, self.head_dim)))
-        qk = qk.permute(2, 0, 3, 1, 4)  # (2, B, H, T, P)
-        v = v.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, P)
+        qk, v = qkv.split((self.widths[0] + self.widths[1], self.widths[2]), dim=-1)
+        qk = self.normalize(qk.unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # (B, H + G, T, P)
+        v = v.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, G, T, P)
         offset = cache.offset if cache else 0
-        q, k = (apply_rope(qk, offset, self.rope_theta) if self.rope else qk).unbind(0)
+        qk = apply_rope(qk, offset, self.rope) if self.rope else qk
+        q, k = qk.split((self.n_heads, self.n_kv_heads), dim=1)
         if cache is not None:
             assert offset == 0 or length == 1, "after the prefill, tokens are appended to a cache one at a time"
             cache.append(k, v)
         if cache is not None and offset > 0:
             keys, values = cache.stored()
+            q = q.view(batch, self.n_kv_heads, -1, self.head_dim)  # queries of a group share their keys, without a mask
             y = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype))
+            y = y.reshape(batch, self.n_heads, 1, self.head_dim)
         else:
+            if self.n_kv_heads < self.n_heads:
+                k, v = (part.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for part in (k, v))
             y = self.attend(q, k, v, documents)
-        return BlockOutput(self.out(y.transpose(1, 2).reshape(batch, length, width)))
+        return BlockOutput(self.out(y.transpose(1, 2).reshape(batch, length, -1)))
 
     def project(self, x: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
-        """Map x (B, T, D) to concatenated queries, keys and values (B, T, 3 D)."""
+        """Map x (B, T, D) to concatenated queries, keys and values (B, T, (H + 2 G) P)."""
         return self.qkv(x)
 
     def normalize(self, qk: Tensor) -> Tensor:
-        """Normalize queries and keys (B, T, 2, H, P) per head; the identity in plain attention."""
+        """Normalize queries and keys (B, T, H + G, P) per head; the identity in plain attention."""
         return qk
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
@@ -181,10 +136,10 @@ class Attention(Block):
         return causal_attention(q, k, v, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> KeyValueCache:
-        return KeyValueCache(batch_size, self.n_heads, max_len, self.head_dim, like)
+        return KeyValueCache(batch_size, self.n_kv_heads, max_len, self.head_dim, like)
 
     def packed_projections(self) -> dict[str, tuple[int, ...]]:
-        return {"qkv.weight": (self.qkv.in_features,) * 3}
+        return {"qkv.weight": self.widths}
 
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.qkv)

@@ -4,7 +4,7 @@ Mamba and gated DeltaNet convolve each channel over the last few positions befor
 model of short n-grams. Attention with the same convolution (kernel K = d_conv, as in H3 and Based, arXiv 2402.18668)
 measures how much of their advantage is due to the convolution and how much to the recurrence.
 
-B, T, D: batch, position, d_model; K: d_conv.
+B, T: batch, position; K: d_conv; C: channels of queries, keys and values together.
 """
 
 import torch
@@ -16,11 +16,11 @@ from src.model.blocks.convolution import convolve
 
 
 class ConvAttentionCache(KeyValueCache):
-    """Keys and values, and the last K - 1 projections (B, K - 1, 3 D) as input of the convolution."""
+    """Keys and values, and the last K - 1 projections (B, K - 1, C) as input of the convolution."""
 
-    def __init__(self, batch_size: int, heads: int, capacity: int, width: int, d_conv: int, like: Tensor) -> None:
-        super().__init__(batch_size, heads, capacity, width, like)
-        self.conv = like.new_zeros(batch_size, d_conv - 1, 3 * heads * width)
+    def __init__(self, batch_size: int, heads: int, capacity: int, width: int, conv: Tensor) -> None:
+        super().__init__(batch_size, heads, capacity, width, conv)
+        self.conv = conv
 
 
 class ConvAttention(Attention):
@@ -29,13 +29,14 @@ class ConvAttention(Attention):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         self.d_conv = spec.d_conv
-        self.conv_weight = nn.Parameter(torch.empty(3 * spec.d_model, spec.d_conv))
+        self.conv_weight = nn.Parameter(torch.empty(sum(self.widths), spec.d_conv))
 
     def project(self, x: Tensor, cache: ConvAttentionCache | None, documents: Tensor | None) -> Tensor:
         return convolve(self.qkv(x), self.conv_weight, None, cache, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> ConvAttentionCache:
-        return ConvAttentionCache(batch_size, self.n_heads, max_len, self.head_dim, self.d_conv, like)
+        conv = like.new_zeros(batch_size, self.d_conv - 1, sum(self.widths))
+        return ConvAttentionCache(batch_size, self.n_kv_heads, max_len, self.head_dim, conv)
 
     def init_weights(self, residual_scale: float) -> None:
         super().init_weights(residual_scale)

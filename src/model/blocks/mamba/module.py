@@ -6,7 +6,10 @@
 Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. With
 document ids, each document starts from a state of zeros.
 
-B, T: batch, position; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
+With several groups, B and C are shared by the heads of a group, and each group has its own norm: a group is computed
+like a layer of its own.
+
+B, T: batch, position; H, P: heads, head_dim; G: n_groups; N: d_state; K: d_conv; D_inner = H * P.
 """
 
 import torch
@@ -48,8 +51,8 @@ class Mamba(Block):
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
-        self.norm_eps = spec.norm_eps
-        channels = spec.d_inner + 2 * spec.d_state
+        self.norm_eps, self.n_groups, self.bc_width = spec.norm_eps, spec.n_groups, spec.n_groups * spec.d_state
+        channels = spec.d_inner + 2 * self.bc_width
         self.in_proj = Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
         self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
         self.conv_bias = nn.Parameter(torch.empty(channels))
@@ -67,32 +70,56 @@ class Mamba(Block):
 
     def _mix(self, projected: Tensor, cache: MambaCache | None, documents: Tensor | None) -> Tensor:
         """Map z, x, B, C and dt (B, T, ...) to the normalized output (B, T, D_inner) of the state space, in fp32."""
-        channels = self.d_inner + 2 * self.d_state
+        channels = self.d_inner + 2 * self.bc_width
         gate, conv_in, dt = projected.split((self.d_inner, channels, self.n_heads), dim=-1)
         hidden = F.silu(convolve(conv_in, self.conv_weight, self.conv_bias, cache, documents))
         with torch.autocast(projected.device.type, enabled=False):
             y = self._run_state_space(hidden.float(), dt.float(), cache, documents)
             y = y * F.silu(gate.float())  # the norm comes after the gate
-            return rms_norm(y, self.norm_weight, self.norm_eps)
+            if self.n_groups == 1:
+                return rms_norm(y, self.norm_weight, self.norm_eps)
+            groups = y.unflatten(-1, (self.n_groups, -1))
+            return rms_norm(groups, y.new_ones(groups.shape[-1]), self.norm_eps).flatten(-2) * self.norm_weight
 
     def _run_state_space(
         self, hidden: Tensor, dt: Tensor, cache: MambaCache | None, documents: Tensor | None
     ) -> Tensor:
         """Map the convolved x, B, C (B, T, C) and raw dt (B, T, H) to y (B, T, D_inner), in fp32."""
-        x, b, c = hidden.split((self.d_inner, self.d_state, self.d_state), dim=-1)
+        x, b, c = hidden.split((self.d_inner, self.bc_width, self.bc_width), dim=-1)
         x = x.unflatten(-1, (self.n_heads, self.head_dim))
         dt = F.softplus(dt + self.dt_bias)
         a = -self.A_log.exp()
-        if cache is not None and x.shape[1] == 1:  # (B, 1, H, 1) and (B, N, 1, 1) against the state (B, N, H, P)
-            decay = (dt * a).exp().unsqueeze(-1)
-            cache.state = torch.addcmul(cache.state * decay, b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
-            y = (c @ cache.state.flatten(2)).view_as(x)
+        state, is_step = cache.state if cache else None, cache is not None and x.shape[1] == 1
+        if self.n_groups == 1:
+            y, state = self._scan(x, dt, a, b, c, state, documents, is_step)
         else:
-            state = cache.state if cache else None
-            y, state = ssd(x, dt, a, b, c, self.chunk_size, state, documents)
-            if cache is not None:
-                cache.state = state
+            n = self.n_groups
+            parts = [x.chunk(n, 2), dt.chunk(n, 2), a.chunk(n), b.chunk(n, -1), c.chunk(n, -1)]
+            parts.append((None,) * n if state is None else state.chunk(n, 2))
+            found = [self._scan(*group, documents=documents, is_step=is_step) for group in zip(*parts, strict=True)]
+            y, state = (torch.cat(each, dim=2) for each in zip(*found, strict=True))
+        if cache is not None:
+            cache.state = state
         return torch.addcmul(y, x, self.D[:, None]).flatten(-2)
+
+    def _scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        state: Tensor | None,
+        documents: Tensor | None,
+        is_step: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the recurrence over the heads of one group, as `ssd`; is_step: over one position, from a state."""
+        if is_step:  # (B, 1, H, 1) and (B, N, 1, 1) against the state (B, N, H, P)
+            assert state is not None
+            decay = (dt * a).exp().unsqueeze(-1)
+            state = torch.addcmul(state * decay, b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
+            return (c @ state.flatten(2)).view_as(x), state
+        return ssd(x, dt, a, b, c, self.chunk_size, state, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
         conv = like.new_zeros(batch_size, self.d_conv - 1, self.conv_weight.shape[0])
@@ -100,7 +127,7 @@ class Mamba(Block):
         return MambaCache(conv, state)
 
     def packed_projections(self) -> dict[str, tuple[int, ...]]:
-        return {"in_proj.weight": (self.d_inner, self.d_inner, self.d_state, self.d_state, self.n_heads)}
+        return {"in_proj.weight": (self.d_inner, self.d_inner, self.bc_width, self.bc_width, self.n_heads)}
 
     def init_weights(self, residual_scale: float) -> None:
         init_linear(self.in_proj)

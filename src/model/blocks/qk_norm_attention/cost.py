@@ -14,12 +14,14 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 
 
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
-    """Add what the norms save of queries and keys to attention; without rotary positions both input and output."""
+    """Add what the norms keep of queries and keys to attention: their input, their output and its deviations."""
     plain = attention.activation_memory(spec, context_len)
-    rope = spec.position == "rope"
-    copies, math_copies = (2, 3) if rope else (4, 1)
-    return replace(
-        plain,
-        kept=plain.kept + copies * spec.d_model + 2 * spec.n_heads,
-        math_kept=plain.math_kept + math_copies * spec.d_model,
-    )
+    normed, projected = spec.attention_width + spec.kv_width, attention.projected_width(spec)
+    more = normed + spec.n_heads + spec.n_kv_heads
+    kept = plain.kept + more
+    if spec.position != "rope":  # the weighted output is what is kept for the kernel, and the input besides
+        kept += normed
+    elif spec.n_kv_heads < spec.n_heads:
+        kept += projected
+    math = plain.kept + plain.math_kept + more + projected
+    return replace(plain, kept=kept, math_kept=math - kept)

@@ -4,7 +4,7 @@ RMSNorm with one weight per channel of a head, before the rotary positions, as i
 scores, so training is stable at higher learning rates: a control for how much of another architecture's advantage is
 due to its learning rate.
 
-B, T: batch, position; H, P: heads, head_dim.
+B, T: batch, position; H, G: heads of queries, of keys and values; P: head_dim.
 """
 
 import torch
@@ -26,7 +26,7 @@ class QKNormAttention(Attention):
 
     def normalize(self, qk: Tensor) -> Tensor:
         ones = self.q_norm.new_ones(self.head_dim)
-        weights = torch.stack((self.q_norm, self.k_norm))[:, None]  # (2, 1, P)
+        weights = torch.cat((self.q_norm.expand(self.n_heads, -1), self.k_norm.expand(self.n_kv_heads, -1)))
         return (rms_norm(qk.float(), ones, self.norm_eps) * weights).to(qk.dtype)
 
     def init_weights(self, residual_scale: float) -> None:

@@ -18,16 +18,18 @@ def block_cost(spec: ModelSpec, context_len: int) -> Cost:
 def activation_memory(spec: ModelSpec, context_len: int) -> Activations:
     """Add, for all windows but the first, copies of q (W) and of k and v (2 W each) to attention.
 
-    The MATH kernel keeps scaled copies of these instead.
+    The MATH kernel keeps scaled copies of these instead; of repeated values, all for the sake of the first window.
     """
     window, n_windows = spec.window, -(-context_len // spec.window)
     if n_windows == 1:
         return attention.activation_memory(spec, context_len)
-    width, rotated = spec.d_model, 2 if spec.position == "rope" else 0
+    width, sources = spec.attention_width, attention.kept_sources(spec)
     first, rest = window / context_len, (n_windows - 1) * window / context_len
-    kept = norm_activations(spec) + (3 + rotated + first + 6 * rest + 1) * width + (first + rest) * spec.n_heads
-    forward = (4 + rotated + first + 3 * (first + rest) + 6 * rest) * width
+    kept = norm_activations(spec) + sources + (first + 6 * rest + 1) * width + (first + rest) * spec.n_heads
+    forward = sources + (1 + first + 3 * (first + rest) + 6 * rest) * width
     masks = (first + 2 * rest) * window
     weights = spec.n_heads * masks
-    math_kept = weights - (first + rest) * spec.n_heads - (3 + rotated) * width
-    return Activations(kept, 7 * rest * width, forward, 2 * width * width, masks, math_kept, 2 * weights)
+    math_kept = weights - (first + rest) * spec.n_heads - sources
+    if spec.n_kv_heads < spec.n_heads:
+        math_kept += (1 - first) * width
+    return Activations(kept, 7 * rest * width, forward, 2 * width * spec.d_model, masks, math_kept, 2 * weights)
