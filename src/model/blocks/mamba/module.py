@@ -4,7 +4,8 @@
     y_t = C_t h_t + D x_t
 
 Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. With
-document ids, each document starts from a state of zeros.
+document ids, each document starts from a state of zeros. With `negative_eigenvalues`, 2 exp(dt_t A) - 1 takes the place
+of exp(dt_t A), as state tracking needs (Grazzi et al., 2024, arXiv 2411.12537).
 
 B, T: batch, position; H, P: heads, head_dim; N: d_state; K: d_conv; D_inner = H * P.
 """
@@ -17,7 +18,7 @@ from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
 from src.model.blocks.convolution import convolve
 from src.model.blocks.linear import Linear
-from src.model.blocks.mamba.ssd import ssd
+from src.model.blocks.mamba.ssd import signed_ssd, signed_transition, ssd
 from src.model.blocks.norm import rms_norm
 
 DT_RANGE = (1e-3, 1e-1)
@@ -48,7 +49,7 @@ class Mamba(Block):
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
-        self.norm_eps = spec.norm_eps
+        self.norm_eps, self.negative_eigenvalues = spec.norm_eps, spec.negative_eigenvalues
         channels = spec.d_inner + 2 * spec.d_state
         self.in_proj = Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
         self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
@@ -84,12 +85,13 @@ class Mamba(Block):
         dt = F.softplus(dt + self.dt_bias)
         a = -self.A_log.exp()
         if cache is not None and x.shape[1] == 1:  # (B, 1, H, 1) and (B, N, 1, 1) against the state (B, N, H, P)
-            decay = (dt * a).exp().unsqueeze(-1)
-            cache.state = torch.addcmul(cache.state * decay, b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
+            decay = signed_transition(dt, a) if self.negative_eigenvalues else (dt * a).exp()
+            cache.state = torch.addcmul(cache.state * decay.unsqueeze(-1), b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
             y = (c @ cache.state.flatten(2)).view_as(x)
         else:
             state = cache.state if cache else None
-            y, state = ssd(x, dt, a, b, c, self.chunk_size, state, documents)
+            scan = signed_ssd if self.negative_eigenvalues else ssd
+            y, state = scan(x, dt, a, b, c, self.chunk_size, state, documents)
             if cache is not None:
                 cache.state = state
         return torch.addcmul(y, x, self.D[:, None]).flatten(-2)
