@@ -39,6 +39,9 @@ class ModelSpec:
     negative_eigenvalues: bool = False
     """Of the transition of a recurrence's state; models of earlier versions do not say it."""
 
+    has_decoder: bool = False
+    """Whether all positions are read from the last hidden state, as the compression task asks."""
+
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     """Of norms and rotary positions; models of earlier versions do not say them."""
