@@ -1,4 +1,4 @@
-"""Published results that are checked by runs of our own: `conf/checks/published.yaml` has the experiments and the tolerances.
+"""Published results that are checked by runs of our own: `conf/checks` has the experiments and the tolerances.
 
 The experiments are reduced, so that all take minutes on a CPU: a smaller model, vocabulary, length or number of steps
 than the authors'. They check the direction of a published result, not its last digit.
