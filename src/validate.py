@@ -4,11 +4,9 @@ import sys
 from pathlib import Path
 
 from src.cli.command import run_cli, run_command
-from src.cli.command_line import format_argument
-from src.cli.compose import expand_sweep, register_schema
 from src.cli.validation import check_writable
 from src.config.checks import check_settings
-from src.config.schema import TrainConfig, ValidateConfig
+from src.config.schema import ValidateConfig
 
 
 def validate(config: ValidateConfig) -> int:
@@ -20,29 +18,28 @@ def validate(config: ValidateConfig) -> int:
     check_settings(config)
     check_writable(config.output_root)
     from src.reporting import load_runs
-    from src.sweep.published import CHECKS, Check, Result, describe_results, judge
+    from src.sweep.published import Result, describe_plan, describe_results, judge, plan_checks
 
-    register_schema(TrainConfig, "train")
-    root = format_argument("output_root", config.output_root)
-    sweeps = {check: expand_sweep("train", TrainConfig, [f"+experiment={check.experiment}", root]) for check in CHECKS}
+    sweeps = plan_checks(config)
     if config.dry_run:
         from src.sweep.dry_run import describe_dry_run
 
-        for check, sweep in sweeps.items():
-            print(f"{check.source}\n{describe_dry_run([sweep.jobs])}\n")
+        for name, sweep in sweeps.items():
+            print(f"{name}: {config.checks[name].source}\n{describe_dry_run([sweep.jobs])}\n")
         return 0
     from src.sweep.launch import run_sweep
 
-    results: dict[Check, list[Result]] = {}
-    for check, sweep in sweeps.items():
+    print("\n".join(describe_plan(sweeps)), flush=True)
+    results: dict[str, list[Result]] = {}
+    for name, sweep in sweeps.items():
 
-        def describe(folder: Path, report: Path, check: Check = check) -> str:
-            results[check] = judge(check, load_runs(folder))
-            return f"Report of {check.experiment}: {report}"
+        def describe(folder: Path, report: Path, name: str = name) -> str:
+            results[name] = judge(config.checks[name], load_runs(folder))
+            return f"Report of {name}: {report}"
 
         if (exit_code := run_sweep([sweep], describe)) >= 128:  # stopped; the same command goes on
             return exit_code
-    print("\n".join(describe_results(results)))
+    print("\n".join(describe_results(config.checks, results)))
     return 0 if all(result.is_reproduced for found in results.values() for result in found) else 1
 
 

@@ -134,7 +134,7 @@ PREPARE = [
     (["data=local", "data.language.paths=x"], "must be a list, as in data.language.paths=[a,b]"),
     (
         ["data=nope"],
-        "data=nope: no such choice, file or folder (a name is one of associative_recall, copying",
+        "data=nope: no such choice, file or folder (a name is one of associative_recall, compression",
     ),
     (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10: must be at least 257"),
     (["data.val_fraction=2"], "data.val_fraction=2.0: is a share, at most 1"),

@@ -42,7 +42,7 @@ def mapping_of(spec: ModelSpec) -> Mapping:
     if "moe" in spec.blocks and spec.router_bias_rate:
         raise UserError(f"router_bias_rate={spec.router_bias_rate}: {mapping.class_name} has no router bias")
     if spec.negative_eigenvalues:
-        raise UserError(f"negative_eigenvalues=true: {mapping.class_name} has writes from 0 to 1 alone")
+        raise UserError(f"negative_eigenvalues=true: {mapping.class_name} has eigenvalues from 0 to 1 alone")
     if "mamba" in spec.blocks and spec.d_inner % spec.d_model:
         raise UserError(f"d_inner={spec.d_inner}: {mapping.class_name} needs a multiple of d_model={spec.d_model}")
     return mapping

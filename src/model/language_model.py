@@ -26,6 +26,7 @@ from src.model.blocks.norm import build_norm
 from src.model.blocks.sliding_attention.module import SlidingAttention
 from src.model.cost.memory_estimate import loss_chunk
 from src.model.dropout import Dropout
+from src.model.sequence_decoder import SequenceDecoder
 from src.runtime.torch_compiler import prepare_linear_cross_entropy
 
 prepare_linear_cross_entropy()
@@ -98,6 +99,7 @@ class LanguageModel(nn.Module):
         self.positions = nn.Embedding(spec.learned_positions, spec.d_model) if spec.learned_positions else None
         self.norms = nn.ModuleList(build_norm(spec) for _ in spec.blocks)
         self.blocks = nn.ModuleList(block_class(kind)(spec) for kind in spec.blocks)
+        self.decoder = SequenceDecoder(spec) if spec.has_decoder else None
         self.final_norm = build_norm(spec)
         tied = spec.tie_embeddings
         self.head = TiedHead(self.embedding) if tied else Linear(spec.d_model, spec.vocab_size, bias=False)
@@ -147,6 +149,9 @@ class LanguageModel(nn.Module):
         if not self.spec.tie_embeddings:
             seed_part("head")
             nn.init.normal_(self.head.weight, std=min(INIT_STD, 0.5 * self.spec.d_model**-0.5))
+        if self.decoder is not None:
+            seed_part("decoder")
+            self.decoder.init_weights()
         for i, block in enumerate(self._typed_blocks()):
             seed_part(f"blocks.{i}")
             block.init_weights(len(self.blocks) ** -0.5)
@@ -190,6 +195,7 @@ class LanguageModel(nn.Module):
             cache.offset += tokens.shape[1]
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else None
         expert_load, router_z = (torch.stack(each) if each else None for each in (loads, router_zs))
+        x = x if self.decoder is None else self.decoder(x)
         return ModelOutput(self.final_norm(x), aux_loss, expert_load, router_z)
 
     def _position_rows(self, tokens: Tensor, offset: int, documents: Tensor | None) -> Tensor:

@@ -180,7 +180,7 @@ def _explain_mismatch(architecture: ArchitectureConfig, solved: dict[str, int]) 
 
 def match_config(config: TrainConfig) -> Match:
     """Match the model of a whole configuration. Raises UserError, as `match_size` does."""
-    return match_size(
+    match = match_size(
         config.architecture,
         config.size,
         config.recipe,
@@ -189,6 +189,7 @@ def match_config(config: TrainConfig) -> Match:
         match=config.match,
         grain=config.match_grain,
     )
+    return replace(match, spec=replace(match.spec, has_decoder=config.data.task.has_decoder))
 
 
 def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
@@ -201,7 +202,7 @@ def tokens_at_equal_flops(config: TrainConfig, tokens: int) -> int:
 def reference_spec(config: TrainConfig) -> ModelSpec:
     """Return the dense model to which the models of a configuration are matched."""
     sizes = config.size, config.recipe, config.tokenizer.vocab_size, config.training.seq_len
-    return _dense_spec(*sizes, config.match_grain)
+    return replace(_dense_spec(*sizes, config.match_grain), has_decoder=config.data.task.has_decoder)
 
 
 def _dense_spec(size: SizeConfig, recipe: RecipeConfig, vocab_size: int, seq_len: int, grain: int) -> ModelSpec:

@@ -111,10 +111,10 @@ def describe_dry_run(looks: list[list[list[str]]]) -> str:
     if len(jobs) == 1:
         names = [f"{found[0].config.architecture.name} {found[0].config.size.name}"]
     reject_duplicate_runs([job.run or name for job, name in zip(found, names, strict=True)])
-    totals = [f"Total: {_format_total(found)}"]
+    totals = [f"Total: {format_total(found)}"]
     if len(looks) > 1:
         first = [job for job, overrides in zip(found, jobs, strict=True) if overrides in looks[0]]
-        totals = [f"At the first look: {_format_total(first)}", f"At most: {_format_total(found)}"]
+        totals = [f"At the first look: {format_total(first)}", f"At most: {format_total(found)}"]
     missing, transfers = missing_lines(found), describe_transfers([job.config for job in found])
     return fit_text(
         [
@@ -194,7 +194,7 @@ def _format_table(found: list[PlannedJob], names: list[str]) -> list[str]:
     return table(header, rows, DROPPED, terminal_width())
 
 
-def _format_total(found: Sequence[PlannedJob]) -> str:
+def format_total(found: Sequence[PlannedJob]) -> str:
     left = [job for job in found if job.status != "done"]
     flops, storage = show_flops(sum(job.flops for job in left)), show_bytes(sum(job.storage_bytes for job in left))
     jobs = f"{count_of(len(found), 'job')}, {len(found) - len(left)} of them done"

@@ -234,7 +234,7 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
         ("recipe=[-1]", "recipe=[-1]: no such choice; there are classic, modern"),
         ("tokenizer=[null]", "tokenizer=[null]: no such choice; there are bpe_32k, bpe_4k, characters"),
         ("tokenizer=/etc/passwd", "tokenizer=/etc/passwd: no such choice; there are bpe_32k, bpe_4k, characters"),
-        ("data=/path", "data=/path: no such choice; there are associative_recall, copying"),
+        ("data=/path", "data=/path: no such choice; there are associative_recall, compression"),
         ("launcher=-0", "launcher=-0: no such choice; there are joblib"),
         ("stage=${nope:1}", "stage=${nope:1}: no such choice; there are code"),
         ("sweep_name=${nope:1}", "sweep_name=${nope:1}: is invalid (Unsupported interpolation type nope"),

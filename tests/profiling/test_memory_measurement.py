@@ -52,6 +52,14 @@ def test_training_with_a_tied_head_matches_the_estimate(accumulate: bool) -> Non
     assert training_memory(spec, **settings).total == pytest.approx(measured, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("change", ["negative_eigenvalues", "has_decoder"])
+def test_training_on_tasks_matches_the_estimate(change: str) -> None:
+    spec = replace(small_spec("mamba"), **{change: True})
+    settings = {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}
+    measured = training_peak(spec, **settings).tensor_bytes
+    assert training_memory(spec, **settings).total == pytest.approx(measured, rel=TOLERANCE)
+
+
 CASES = [(name, accumulate, accumulate) for name in ARCHITECTURES for accumulate in (False, True)]
 
 

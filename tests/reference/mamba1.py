@@ -8,11 +8,12 @@ from src.model.blocks.mamba1.module import Mamba1
 
 
 def sequential_scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None = None
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None = None, *, is_signed: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Run h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t, and return all y and the last h.
 
-    x, dt: (B, T, D_inner); a: (D_inner, N); b, c: (B, T, N); state: (B, D_inner, N), zeros if None.
+    x, dt: (B, T, D_inner); a: (D_inner, N); b, c: (B, T, N); state: (B, D_inner, N), zeros if None. is_signed: with
+    2 exp(dt_t A) - 1 in the place of exp(dt_t A).
     """
     x, dt, a, b, c = (part.double() for part in (x, dt, a, b, c))
     batch, length, inner = x.shape
@@ -20,6 +21,7 @@ def sequential_scan(
     outputs = []
     for t in range(length):
         decay = torch.exp(torch.einsum("bd,dn->bdn", dt[:, t], a))
+        decay = 2 * decay - 1 if is_signed else decay
         h = decay * h + torch.einsum("bd,bn,bd->bdn", dt[:, t], b[:, t], x[:, t])
         outputs.append(torch.einsum("bn,bdn->bd", c[:, t], h))
     return torch.stack(outputs, dim=1), h

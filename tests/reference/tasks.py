@@ -71,6 +71,10 @@ def solve_fuzzy_recall(inputs: list[int], config: TaskConfig) -> Answers:
     return answers
 
 
+def solve_compression(inputs: list[int], config: TaskConfig) -> Answers:
+    return dict(enumerate(inputs[: inputs.index(config.vocab_size - 1)]))
+
+
 SOLVERS: dict[str, Callable[[list[int], TaskConfig], Answers]] = {
     "mqar": solve_mqar,
     "associative_recall": solve_associative_recall,
@@ -82,5 +86,6 @@ SOLVERS: dict[str, Callable[[list[int], TaskConfig], Answers]] = {
     "in_context_recall": solve_in_context_recall,
     "noisy_recall": solve_in_context_recall,
     "fuzzy_recall": solve_fuzzy_recall,
+    "compression": solve_compression,
 }
 """All tasks but memorization, whose answers no sequence shows."""

@@ -19,12 +19,12 @@ from src.config.schema.commands import (
     ReportConfig,
     RunsConfig,
     ServeConfig,
-    ValidateConfig,
 )
 from src.config.schema.data import FROM_PATHS, TASK, CorpusConfig, DataConfig, HygieneConfig, TokenizerConfig
 from src.config.schema.evaluation import EvaluationConfig, SamplingConfig, VerdictConfig
 from src.config.schema.model_spec import ModelSpec
 from src.config.schema.optimizer import OptimizerConfig, ScheduleConfig
+from src.config.schema.published import CheckConfig, ExpectedConfig, ValidateConfig
 from src.config.schema.recipe import RecipeConfig
 from src.config.schema.runtime import LauncherConfig, RuntimeConfig, SweepConfig, TrackingConfig
 from src.config.schema.size import SizeConfig
@@ -35,11 +35,13 @@ from src.config.schema.training import BF16_WEIGHTS, INT8_MOMENTS, TrainingConfi
 from src.config.setting import MISSING
 
 __all__ = [
-    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "FROM_PATHS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK", "AdviseConfig",
-    "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CorpusConfig", "DataConfig", "DemoConfig", "DoctorConfig",
-    "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExportConfig", "GenerateConfig", "HygieneConfig",
-    "LauncherConfig", "MachineConfig", "ModelSpec", "OptimizerConfig", "PlanConfig", "PrepareConfig", "RecipeConfig",
-    "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig", "ServeConfig", "SizeConfig",
-    "StageConfig", "SweepConfig", "TaskConfig", "TokenizerConfig", "TrackingConfig", "TrainConfig", "TrainingConfig",
-    "TuneConfig", "TuneSettings", "UserError", "ValidateConfig", "VerdictConfig", "experiment_files",
+    "BF16_WEIGHTS", "CONF", "EXPERIMENTS", "FROM_PATHS", "INT8_MOMENTS", "MISSING", "ROOT", "TASK",
+    "AdviseConfig", "ArchitectureConfig", "BenchmarkConfig", "ChatConfig", "CheckConfig", "CorpusConfig", "DataConfig",
+    "DemoConfig",
+    "DoctorConfig", "EstimateConfig", "EvaluateConfig", "EvaluationConfig", "ExpectedConfig", "ExportConfig",
+    "GenerateConfig", "HygieneConfig", "LauncherConfig", "MachineConfig", "ModelSpec", "OptimizerConfig", "PlanConfig",
+    "PrepareConfig", "RecipeConfig", "ReportConfig", "RunsConfig", "RuntimeConfig", "SamplingConfig", "ScheduleConfig",
+    "ServeConfig", "SizeConfig", "StageConfig", "SweepConfig", "TaskConfig", "TokenizerConfig", "TrackingConfig",
+    "TrainConfig", "TrainingConfig", "TuneConfig", "TuneSettings", "UserError", "ValidateConfig", "VerdictConfig",
+    "experiment_files",
 ]  # fmt: skip

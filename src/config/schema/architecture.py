@@ -62,7 +62,7 @@ class ArchitectureConfig:
     )  # fmt: skip
     negative_eigenvalues: bool = setting(
         False,
-        "Let the state's transition have eigenvalues from -1 to 1, not 0 to 1. For gated_deltanet. Source: Grazzi "
-        "et al., 2024, arXiv 2411.12537.",
+        "Let the state's transition have eigenvalues from -1 to 1, not 0 to 1. For gated_deltanet, mamba and mamba1. "
+        "Source: Grazzi et al., 2024, arXiv 2411.12537.",
     )
     settings: dict[str, Any] = setting({}, "Settings of your own blocks, by the names that their KIND lists.")

@@ -169,14 +169,6 @@ class ExportConfig:
 
 
 @dataclass
-class ValidateConfig:
-    """`python -m src.validate`."""
-
-    output_root: str = setting("outputs", "Folder for runs and sweeps.", form="path")
-    dry_run: bool = setting(False, "Print the runs and their cost. Nothing is started or written.")
-
-
-@dataclass
 class MachineConfig:
     """A machine to train on."""
 

@@ -38,7 +38,10 @@ class ModelSpec:
     """Whether the head has the weights of the embedding; models of earlier versions do not say it."""
 
     negative_eigenvalues: bool = False
-    """Of the transition of gated_deltanet's state; models of earlier versions do not say it."""
+    """Of the transition of a recurrence's state; models of earlier versions do not say it."""
+
+    has_decoder: bool = False
+    """Whether all positions are read from the last hidden state, as the compression task asks."""
 
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0

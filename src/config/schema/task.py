@@ -6,7 +6,7 @@ from src.config.setting import LENGTH, SHARE_BELOW_1, WEIGHT, Range, setting
 
 TASKS = (
     *("mqar", "associative_recall", "induction", "copying", "selective_copying", "parity", "modular_arithmetic"),
-    *("in_context_recall", "noisy_recall", "fuzzy_recall", "memorization"),
+    *("in_context_recall", "noisy_recall", "fuzzy_recall", "memorization", "compression"),
 )
 COUNT = Range(1, 2**20)
 
@@ -49,3 +49,8 @@ class TaskConfig:
     )  # fmt: skip
     noise_share: float | None = setting(None, "Share of noise among the pairs. For noisy_recall.", SHARE_BELOW_1)
     motif_length: int | None = setting(None, "Most tokens of a key or value. For fuzzy_recall.", Range(1, 8))
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether a decoder reads the answers of all positions from the last hidden state."""
+        return self.name == "compression"

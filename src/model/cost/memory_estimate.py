@@ -14,7 +14,7 @@ from typing import NamedTuple
 from src.config.schema import BF16_WEIGHTS, INT8_MOMENTS, ModelSpec
 from src.model.blocks import kind_of
 from src.model.blocks.kind import BYTES_PER_FLOAT, Activations, norm_activations
-from src.model.cost.model_cost import model_cost
+from src.model.cost.model_cost import DECODER_LAYERS, model_cost
 
 LOGITS_AT_ONCE = 1 << 22
 """Logits that the loss holds at a time: 16 MB in fp32, little memory, yet large enough for fast products."""
@@ -147,6 +147,8 @@ def _list_moments(
         kept, whole = ([floats + stream for floats in each] for each in (kept, whole))
         kept[0], whole[0] = kept[0] + stream, whole[0] + stream
     final = tokens * norm_activations(spec)
+    if spec.has_decoder:  # for each layer what its norm keeps, and the input of its GELU
+        final += DECODER_LAYERS * tokens * (norm_activations(spec) + spec.d_model)
 
     rows = min(tokens, loss_chunk(spec.vocab_size))
     accumulated = params if accumulate else 0

@@ -13,6 +13,9 @@ from src.config.schema import ModelSpec
 from src.model.blocks import kind_of
 from src.model.blocks.kind import Cost, norm_params
 
+DECODER_LAYERS = 2
+"""Square matrices of the decoder of the compression task (`src/model/sequence_decoder.py`)."""
+
 
 @dataclass(frozen=True)
 class ModelCost:
@@ -20,9 +23,10 @@ class ModelCost:
 
     context_len: int
     components: dict[str, Cost]
-    """`embedding` (tokens and positions), each kind of block with its count (`attention x 8`), `final norm`, `head`."""
+    """`embedding` (tokens and positions), each kind of block with its count (`attention x 8`), `final norm`, `head`;
+    `decoder` in a model of the compression task."""
     embedding_params: int
-    """Token embedding, positions and head."""
+    """Token embedding, positions, decoder and head."""
     recomputed_flops_per_token: float
     """As executed: recomputed with activation checkpointing, the blocks without the last product of each."""
     mix_recompute_flops_per_token: float
@@ -105,7 +109,13 @@ def model_cost(spec: ModelSpec, context_len: int) -> ModelCost:
     components["final norm"] = Cost(norm, norm, 0, 0, 0)
     head = 0 if spec.tie_embeddings else table  # a tied head has no weights of its own
     components["head"] = Cost(head, head, 2 * table, 2 * table, 0)
-    return ModelCost(context_len, components, embedding + head, recomputed, mixed)
+    outside = embedding + head
+    if spec.has_decoder:
+        matrices = DECODER_LAYERS * spec.d_model**2
+        decoder = matrices + DECODER_LAYERS * (spec.d_model + norm)
+        components["decoder"] = Cost(decoder, decoder, 2 * matrices, 2 * matrices, 0)
+        outside += decoder
+    return ModelCost(context_len, components, outside, recomputed, mixed)
 
 
 def scale_cost(cost: Cost, count: int) -> Cost:

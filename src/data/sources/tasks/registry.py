@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 from src.config.schema import TaskConfig, UserError
 from src.data.sources.tasks.associative_recall import ASSOCIATIVE_RECALL
+from src.data.sources.tasks.compression import COMPRESSION
 from src.data.sources.tasks.copying import COPYING, SELECTIVE_COPYING
 from src.data.sources.tasks.fuzzy_recall import FUZZY_RECALL
 from src.data.sources.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_RECALL
@@ -20,6 +21,7 @@ REGISTRY: dict[str, Task] = {
     "induction": INDUCTION,
     "copying": COPYING,
     "selective_copying": SELECTIVE_COPYING,
+    "compression": COMPRESSION,
     "parity": PARITY,
     "modular_arithmetic": MODULAR_ARITHMETIC,
     "in_context_recall": IN_CONTEXT_RECALL,

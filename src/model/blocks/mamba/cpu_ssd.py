@@ -22,7 +22,14 @@ exp(-80): fp32 overflows at exp(88) and loses digits below exp(-87)."""
 
 
 def factorized_ssd(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None = None
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk: int,
+    state: Tensor | None = None,
+    steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Compute `chunked_ssd` for one document, or return None if factors would leave the range.
 
@@ -31,9 +38,10 @@ def factorized_ssd(
     """
     batch, length, heads, width = x.shape
     x, dt, b, c = pad_to_chunks(chunk, x, dt, b, c)  # dt = 0 decays nothing and adds nothing: the state is unchanged
+    steps = dt * a if steps is None else pad_to_chunks(chunk, steps)[0]
     n_chunks = x.shape[1] // chunk
     dt = dt.view(batch, n_chunks, chunk, heads)
-    sums = (dt * a).cumsum(2)  # (B, c, Q, H), <= 0
+    sums = steps.view_as(dt).cumsum(2)  # (B, c, Q, H), <= 0
     middle, last = sums[:, :, chunk // 2], sums[:, :, -1]  # (B, c, H)
     log_out = sums - middle[:, :, None]
     # `log_out` is between -middle and last - middle; the factor between chunks has both, including the first step.

@@ -4,7 +4,8 @@
     y_t = C_t h_t + D x_t
 
 Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. With
-document ids, each document starts from a state of zeros.
+document ids, each document starts from a state of zeros. With `negative_eigenvalues`, 2 exp(dt_t A) - 1 takes the place
+of exp(dt_t A), as state tracking needs (Grazzi et al., 2024, arXiv 2411.12537).
 
 With several groups, B and C are shared by the heads of a group, and each group has its own norm: a group is computed
 like a layer of its own.
@@ -20,7 +21,7 @@ from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
 from src.model.blocks.convolution import convolve
 from src.model.blocks.linear import Linear
-from src.model.blocks.mamba.ssd import ssd
+from src.model.blocks.mamba.ssd import signed_ssd, signed_transition, ssd
 from src.model.blocks.norm import rms_norm
 
 DT_RANGE = (1e-3, 1e-1)
@@ -52,6 +53,7 @@ class Mamba(Block):
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.n_heads, self.head_dim, self.chunk_size = spec.n_ssm_heads, spec.head_dim, spec.chunk_size
         self.norm_eps, self.n_groups, self.bc_width = spec.norm_eps, spec.n_groups, spec.n_groups * spec.d_state
+        self.negative_eigenvalues = spec.negative_eigenvalues
         channels = spec.d_inner + 2 * self.bc_width
         self.in_proj = Linear(spec.d_model, spec.d_inner + channels + self.n_heads, bias=False)  # z, x, B, C, dt
         self.conv_weight = nn.Parameter(torch.empty(channels, spec.d_conv))
@@ -116,10 +118,11 @@ class Mamba(Block):
         """Run the recurrence over the heads of one group, as `ssd`; is_step: over one position, from a state."""
         if is_step:  # (B, 1, H, 1) and (B, N, 1, 1) against the state (B, N, H, P)
             assert state is not None
-            decay = (dt * a).exp().unsqueeze(-1)
-            state = torch.addcmul(state * decay, b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
+            decay = signed_transition(dt, a) if self.negative_eigenvalues else (dt * a).exp()
+            state = torch.addcmul(state * decay.unsqueeze(-1), b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
             return (c @ state.flatten(2)).view_as(x), state
-        return ssd(x, dt, a, b, c, self.chunk_size, state, documents)
+        scan = signed_ssd if self.negative_eigenvalues else ssd
+        return scan(x, dt, a, b, c, self.chunk_size, state, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:
         conv = like.new_zeros(batch_size, self.d_conv - 1, self.conv_weight.shape[0])

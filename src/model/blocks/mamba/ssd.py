@@ -4,7 +4,8 @@
     y_t = C_t h_t
 
 Within a chunk the recurrence is a masked matrix product; between chunks only the states are passed on. The result does
-not depend on the chunk size; `tests/reference/ssd.py` is the step-by-step reference implementation.
+not depend on the chunk size; `tests/reference/ssd.py` is the step-by-step reference implementation. `signed_ssd` has
+the transition 2 exp(dt_t A) - 1, from -1 to 1, in the place of exp(dt_t A) (Grazzi et al., 2024, arXiv 2411.12537).
 
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state.
 """
@@ -17,6 +18,9 @@ from torch import Tensor
 from src.model.blocks.base import pad_to_chunks, should_use_cpu_kernel
 from src.model.blocks.mamba.cpu_ssd import FACTORIZED_CHUNK, factorized_ssd
 
+SMALLEST_TRANSITION = 1e-6
+"""Least absolute value of a signed transition, about a rounding error of the state: the logarithm of 0 is infinite."""
+
 
 def ssd(
     x: Tensor,
@@ -27,13 +31,43 @@ def ssd(
     chunk: int,
     state: Tensor | None = None,
     documents: Tensor | None = None,
+    steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `chunked_ssd` with the fastest kernel for the device and the range of the values."""
     if documents is None and should_use_cpu_kernel(x):
-        result = factorized_ssd(x, dt, a, b, c, min(chunk, FACTORIZED_CHUNK), state)
+        result = factorized_ssd(x, dt, a, b, c, min(chunk, FACTORIZED_CHUNK), state, steps)
         if result is not None:
             return result
-    return chunked_ssd(x, dt, a, b, c, chunk, state, documents)
+    return chunked_ssd(x, dt, a, b, c, chunk, state, documents, steps)
+
+
+def signed_ssd(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk: int,
+    state: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence with the transition 2 exp(dt A) - 1; arguments and results are those of `ssd`.
+
+    With s_t the product of the signs up to t, s_t h_t has the absolute values as its transition and s_t x_t as its
+    input, so `ssd` computes it.
+    """
+    transition = signed_transition(dt, a)
+    is_negative = transition < 0
+    sign = (1 - 2 * (is_negative.cumsum(1) % 2)).to(x.dtype)[..., None]  # (B, T, H, 1)
+    size = torch.where(is_negative, -transition, transition)  # unlike abs, it has a gradient at 0
+    steps = (size + (SMALLEST_TRANSITION - size.detach()).clamp(min=0)).log()
+    y, state = ssd(x * sign, dt, a, b, c, chunk, state, documents, steps)
+    return y * sign, state * sign[:, -1, None]
+
+
+def signed_transition(dt: Tensor, a: Tensor) -> Tensor:
+    """Return 2 exp(dt A) - 1, from -1 to 1."""
+    return 2 * (dt * a).exp() - 1
 
 
 def chunked_ssd(
@@ -45,21 +79,24 @@ def chunked_ssd(
     chunk: int,
     state: Tensor | None = None,
     documents: Tensor | None = None,
+    steps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence above, without the D term, from `state` (zeros if None).
 
     x: (B, T, H, P); dt: (B, T, H), positive; a: (H,), negative; b, c: (B, T, N); state: (B, N, H, P); all fp32.
-    documents: (B, T); the first document continues from `state`, the others start from zeros.
+    documents: (B, T); the first document continues from `state`, the others start from zeros. steps: logarithm of the
+    transition (B, T, H), dt A if None.
     Returns y (B, T, H, P) and the state after position T.
     """
     batch, length, heads, width = x.shape
     n_state = b.shape[-1]
     x, dt, b, c = pad_to_chunks(chunk, x, dt, b, c)  # dt = 0 decays nothing and adds nothing: the state is unchanged
+    steps = dt * a if steps is None else pad_to_chunks(chunk, steps)[0]
     n_chunks = x.shape[1] // chunk
 
     inputs = (x * dt[..., None]).view(batch, n_chunks, chunk, heads, width)
     b, c = b.reshape(batch, n_chunks, chunk, n_state), c.reshape(batch, n_chunks, chunk, n_state)
-    decay = decay_in_chunks((dt * a).view(batch, n_chunks, chunk, heads), documents)
+    decay = decay_in_chunks(steps.view(batch, n_chunks, chunk, heads), documents)
 
     # Within a chunk: position i reads from j <= i with weight (C_i . B_j) exp(sum of dt A over j+1..i).
     weights = (c @ b.transpose(-1, -2))[:, :, None] * decay.between

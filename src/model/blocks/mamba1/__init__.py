@@ -3,4 +3,5 @@
 from src.model.blocks.kind import Kind
 from src.model.blocks.mamba1 import cost
 
-KIND = Kind("Mamba1", cost.block_cost, ("d_state", "d_conv", "expand", "d_inner", "chunk_size"), cost.activation_memory)
+SETTINGS = ("d_state", "d_conv", "expand", "d_inner", "chunk_size", "negative_eigenvalues")
+KIND = Kind("Mamba1", cost.block_cost, SETTINGS, cost.activation_memory)

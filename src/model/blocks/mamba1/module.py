@@ -7,6 +7,8 @@ Every channel decays each of its N states at its own rate, so the recurrence has
 and is run step by step. To save memory, the states of one chunk at a time are held, only those between chunks are
 saved, and the backward pass recomputes the others (section 3.3.2 of the paper). The result does not depend on the chunk
 size; `tests/reference/mamba1.py` is the reference implementation. With document ids, each document starts from zeros.
+With `negative_eigenvalues`, the transition is 2 exp(dt_t A) - 1 in the place of exp(dt_t A), from -1 to 1, as state
+tracking needs (Grazzi et al., 2024, arXiv 2411.12537).
 
 B, T: batch, position; Q: chunk size; D_inner: channels; N: d_state; R: rank of dt; K: d_conv.
 """
@@ -35,16 +37,18 @@ def selective_scan(
     chunk: int,
     state: Tensor | None = None,
     documents: Tensor | None = None,
+    is_signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence above, without the D term, from `state` (zeros if None).
 
     x, dt: (B, T, D_inner), dt positive; a: (D_inner, N), negative; b, c: (B, T, N); state: (B, D_inner, N); all of
-    one dtype. documents: (B, T); the first document continues from `state`, the others start from zeros.
+    one dtype. documents: (B, T); the first document continues from `state`, the others start from zeros. is_signed:
+    the transition is 2 exp(dt A) - 1.
     Returns y (B, T, D_inner) and the state after position T.
     """
     state = x.new_zeros(x.shape[0], *a.shape) if state is None else state
     begins = None if documents is None else F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
-    return SelectiveScan.apply(x, dt, a, b, c, state, begins, chunk)
+    return SelectiveScan.apply(x, dt, a, b, c, state, begins, chunk, is_signed)
 
 
 def _fill_chunk(
@@ -57,13 +61,16 @@ def _fill_chunk(
     a: Tensor,
     b: Tensor,
     begins: Tensor | None,
+    is_signed: bool,
 ) -> None:
-    """Write exp(dt A) and h of one chunk, starting from `start`, into decay and states (Q, B, D_inner, N).
+    """Write the transition and h of one chunk, starting from `start`, into decay and states (Q, B, D_inner, N).
 
     dt, inputs: (T, B, D_inner); b: (T, B, N). begins: (B, T), whether a document begins. There the decay is 0, which
     resets the state, and the gradient in the backward pass.
     """
     torch.mul(dt[chunk, :, :, None], a, out=decay).exp_()
+    if is_signed:
+        decay.mul_(2).sub_(1)
     if begins is not None:
         decay.masked_fill_(begins.T[chunk, :, None, None], 0)
     torch.mul(inputs[chunk, :, :, None], b[chunk, :, None], out=states)
@@ -73,7 +80,15 @@ def _fill_chunk(
 
 
 def scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, begins: Tensor | None, chunk: int
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    state: Tensor,
+    begins: Tensor | None,
+    chunk: int,
+    is_signed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state, and the states at the start of each chunk (T / Q, B, D_inner, N).
 
@@ -87,7 +102,7 @@ def scan(
     for start, first in zip(starts, range(0, length, chunk), strict=True):
         span, n = slice(first, first + chunk), min(chunk, length - first)
         start.copy_(last)
-        _fill_chunk(decay[:n], states[:n], start, span, steps, inputs, a, b_steps, begins)
+        _fill_chunk(decay[:n], states[:n], start, span, steps, inputs, a, b_steps, begins, is_signed)
         y[span] = (states[:n] @ c_steps[span, :, :, None])[..., 0]
         last.copy_(states[n - 1])
     return outputs
@@ -110,6 +125,7 @@ def scan_backward(
     starts: Tensor,
     begins: Tensor | None,
     chunk: int,
+    is_signed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}, the gradient of h_t, from the last chunk to the first."""
     outputs = d_x, d_dt, d_a, d_b, d_c, d_state = _make_gradients(x, dt, a, b, c, d_last)
@@ -122,7 +138,7 @@ def scan_backward(
     for start, first in reversed(list(zip(starts, range(0, length, chunk), strict=True))):
         span = slice(first, first + chunk)
         decay, states, grads = (buffer[: length - first] for buffer in buffers)
-        _fill_chunk(decay, states, start, span, steps, inputs, a, b_steps, begins)
+        _fill_chunk(decay, states, start, span, steps, inputs, a, b_steps, begins, is_signed)
         d_c[span] = (dy[span, :, None] @ states)[:, :, 0]
 
         torch.mul(dy[span, :, :, None], c_steps[span, :, None], out=grads)
@@ -133,7 +149,9 @@ def scan_backward(
         d_inputs[span] = (grads @ b_steps[span, :, :, None])[..., 0]
         d_b[span] = (inputs[span, :, None] @ grads)[:, :, 0]
 
-        d_log = decay.mul_(grads)  # the gradient of dt A: decay times the previous h times g
+        if is_signed:  # the derivative of 2 exp(dt A) - 1 by dt A is itself + 1; a document begins without one
+            decay.add_(1) if begins is None else decay.add_(~begins.T[span, :, None, None])
+        d_log = decay.mul_(grads)  # the gradient of dt A: its derivative times the previous h times g
         d_log[1:] *= states[:-1]
         d_log[0] *= start
         d_steps[span] = torch.mul(d_log, a, out=states).sum(dim=-1)
@@ -152,7 +170,7 @@ def _make_gradients(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 # A compiler sees each as one operation; traced, the graph would contain every position. In eager mode the functions are
 # called directly, so that tools that count or check operations see those inside.
 _opaque_scan = torch.library.custom_op("advanced_code_model::scan", scan, mutates_args=())
-_opaque_scan.register_fake(lambda x, dt, a, b, c, state, begins, chunk: _make_outputs(x, state, chunk))
+_opaque_scan.register_fake(lambda x, dt, a, b, c, state, begins, chunk, is_signed=False: _make_outputs(x, state, chunk))
 _opaque_scan_backward = torch.library.custom_op("advanced_code_model::scan_backward", scan_backward, mutates_args=())
 _opaque_scan_backward.register_fake(lambda dy, d_last, x, dt, a, b, c, *_: _make_gradients(x, dt, a, b, c, d_last))
 
@@ -171,18 +189,19 @@ class SelectiveScan(torch.autograd.Function):
         state: Tensor,
         begins: Tensor | None,
         chunk: int,
+        is_signed: bool,
     ) -> tuple[Tensor, Tensor]:
         run = _opaque_scan if torch.compiler.is_compiling() else scan
-        y, last, starts = run(x, dt, a, b, c, state, begins, chunk)
+        y, last, starts = run(x, dt, a, b, c, state, begins, chunk, is_signed)
         ctx.save_for_backward(x, dt, a, b, c, starts, begins)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.is_signed = chunk, is_signed
         return y, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         run: Any = _opaque_scan_backward if torch.compiler.is_compiling() else scan_backward
-        return *run(*gradients, *ctx.saved_tensors, ctx.chunk), None, None
+        return *run(*gradients, *ctx.saved_tensors, ctx.chunk, ctx.is_signed), None, None, None
 
 
 class Mamba1(Block):
@@ -192,6 +211,7 @@ class Mamba1(Block):
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = spec.d_inner, spec.d_state, spec.d_conv
         self.rank, self.chunk_size = dt_rank(spec), spec.chunk_size
+        self.negative_eigenvalues = spec.negative_eigenvalues
         self.in_proj = Linear(spec.d_model, 2 * spec.d_inner, bias=False)  # x, z
         self.conv_weight = nn.Parameter(torch.empty(spec.d_inner, spec.d_conv))
         self.conv_bias = nn.Parameter(torch.empty(spec.d_inner))
@@ -210,9 +230,8 @@ class Mamba1(Block):
         with torch.autocast(x.device.type, enabled=False):
             hidden, dt = hidden.float(), F.softplus(dt.float() + self.dt_bias)
             state = cache.state if cache else None
-            y, state = selective_scan(
-                hidden, dt, -self.A_log.exp(), b.float(), c.float(), self.chunk_size, state, documents
-            )
+            a, b, c, is_signed = -self.A_log.exp(), b.float(), c.float(), self.negative_eigenvalues
+            y, state = selective_scan(hidden, dt, a, b, c, self.chunk_size, state, documents, is_signed)
             y = (y + hidden * self.D) * F.silu(gate.float())
         if cache is not None:
             cache.state = state
