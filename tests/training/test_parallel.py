@@ -68,7 +68,7 @@ def test_a_run_imports_neither_the_compiler_nor_what_several_processes_need(
     """Each takes a second or two of every start."""
     names = "{'torch._dynamo', 'torch.distributed.fsdp', 'torch.distributed.tensor', 'torch.distributed.checkpoint'}"
     code = f"import sys, src.train; assert not src.train.main(sys.argv[1:]); sys.exit(bool({names} & set(sys.modules)))"
-    arguments = tiny.command_line(data, tmp_path, f"optimizer={optimizer}", "architecture=hybrid")
+    arguments = tiny.command_line(data, tmp_path, f"optimizer={optimizer}", "architecture=dense")
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from src.runtime.torch_compiler import undecorated
-
 INIT_STD = 0.02
 
 
@@ -91,8 +89,7 @@ def call_recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
 
     Blocks draw no random numbers, so there is no generator state to save for the second call.
     """
-    run = checkpoint if torch.compiler.is_compiling() else undecorated(checkpoint)
-    return run(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def should_use_cpu_kernel(x: Tensor) -> bool:
