@@ -27,12 +27,13 @@ IGNORED_SETTINGS = (
 are hashed by content, not by name."""
 
 LATER_SETTINGS = (
-    *(("size", name) for name in ("n_heads", "n_kv_heads")),
-    *(("recipe", name) for name in ("qkv_bias", "rope_scaling", "rope_factor", "rope_original_seq_len")),
-    *(("recipe", name) for name in ("rope_low_freq_factor", "rope_high_freq_factor")),
-    ("architecture", "n_groups"),
+    "data_draws",
+    *(f"size.{name}" for name in ("n_heads", "n_kv_heads")),
+    *(f"recipe.{name}" for name in ("qkv_bias", "rope_scaling", "rope_factor", "rope_original_seq_len")),
+    *(f"recipe.{name}" for name in ("rope_low_freq_factor", "rope_high_freq_factor")),
+    "architecture.n_groups",
 )
-"""Sections and settings that are outside the hash at their defaults, so that earlier runs keep their names."""
+"""Settings that are outside the hash at their defaults, so that earlier runs keep their names."""
 
 
 def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None) -> str:
@@ -43,9 +44,11 @@ def run_name(config: TrainConfig, data_fingerprint: str, init_sha256: str | None
         for key, value in own.items()
     }
     cast("dict[str, Any]", values["runtime"]).pop("parallel")  # it may change when a run is resumed
-    for section, name in LATER_SETTINGS:
-        settings = cast("dict[str, Any]", values[section])
-        if settings[name] == getattr(type(getattr(config, section)), name):
+    for key in LATER_SETTINGS:
+        section, _, name = key.rpartition(".")
+        settings = cast("dict[str, Any]", values[section] if section else values)
+        owner: Any = getattr(config, section) if section else config
+        if settings[name] == getattr(type(owner), name):
             del settings[name]
     deciding = [rename_keys(values, earlier_key), data_fingerprint, init_sha256]
     parts = (config.architecture.name, config.size.name, config.stage.name, f"s{config.seed}", short_hash(deciding))

@@ -59,10 +59,12 @@ def test_the_name_of_a_run_is_unchanged() -> None:
     values = rename_keys(asdict(config), earlier_key)
     earlier = {key: value for key, value in values.items() if key not in IGNORED_SETTINGS}
     del earlier["runtime"]["parallel"]  # is not part of the name
-    for section, name in LATER_SETTINGS:
-        del earlier[section][name]  # nor are these, at their defaults
+    for key in LATER_SETTINGS:  # nor are these, at their defaults
+        section, _, name = key.rpartition(".")
+        del (earlier[section] if section else earlier)[name]
     assert run_name(config, "f", None).endswith(f"-{short_hash([earlier, 'f', None])}")
-    assert run_name(composed("stage=replay", "size.n_kv_heads=1"), "f", None) != run_name(config, "f", None)
+    for other in ("size.n_kv_heads=1", "data_draws=each_seed"):
+        assert run_name(composed("stage=replay", other), "f", None) != run_name(config, "f", None)
 
 
 def test_a_contract_of_an_earlier_version_gets_current_names() -> None:
