@@ -5,7 +5,7 @@ tensors are compared with those that config.json implies before memory is alloca
 """
 
 import os
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,7 +169,10 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
 def _default_fields() -> Settings:
     """Return values for the fields of `ModelSpec` that a model without such blocks does not use."""
     defaults = ArchitectureConfig()
-    values = {item.name: getattr(defaults, item.name, None) for item in fields(ModelSpec)}
+    values = {
+        item.name: getattr(defaults, item.name, None if item.default is MISSING else item.default)
+        for item in fields(ModelSpec)
+    }
     known = {name: 1 if value is None else value for name, value in values.items()}
     of_recipe = ("norm_eps", "max_seq_len", *(name for name in known if name.startswith("rope_")))
     recipe = {name: getattr(RecipeConfig(), name) for name in of_recipe}
