@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from src.cli.command_line import format_argument
-from src.cli.compose import Sweep, expand_sweep, register_schema
+from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema
 from src.config.formatting import NOTHING, count_of, table, terminal_width
 from src.config.schema import CheckConfig, ExpectedConfig, TrainConfig, UserError, ValidateConfig
 from src.reporting.data.json_values import known_values
@@ -54,9 +54,9 @@ def plan_checks(config: ValidateConfig) -> dict[str, Sweep]:
             continue
         given = [f"+experiment={check.experiment}", *check.settings, f"seed={','.join(map(str, range(seeds)))}"]
         try:
-            sweeps[name] = expand_sweep(
-                "train", TrainConfig, [*given, format_argument("output_root", config.output_root)]
-            )
+            sweep = expand_sweep("train", TrainConfig, [*given, format_argument("output_root", config.output_root)])
+            compose_config(TrainConfig, "train", sweep.jobs[0])
+            sweeps[name] = sweep
         except UserError as error:
             raise UserError(f"checks.{name}: {error}") from None
     if not sweeps:

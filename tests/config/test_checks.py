@@ -11,6 +11,7 @@ from src.config.checks import check_name, check_number, check_path, check_settin
 from src.config.schema import MISSING, ExportConfig, TrainConfig, UserError
 from src.config.setting import Range, Setting, choices_of, entries_of, sections_of, values_of
 from src.data.sources.registry import SOURCES
+from src.data.sources.token_shards import SOURCE as DATATROVE
 from src.export import FORMATS
 from src.model.size_matching import FREE_PARAMETERS, QUANTITIES
 
@@ -48,7 +49,7 @@ def test_choices_equal_those_of_the_code() -> None:
     assert choices_of(TrainConfig, "match") == (*QUANTITIES, "none")
     assert choices_of(TrainConfig, "architecture.free_parameters") == FREE_PARAMETERS
     for corpus in ("language", "code"):
-        assert choices_of(TrainConfig, f"data.{corpus}.source") == tuple(SOURCES)
+        assert choices_of(TrainConfig, f"data.{corpus}.source") == (*SOURCES, DATATROVE)
     assert set(choices_of(ExportConfig, "format")) == set(FORMATS)
 
 

@@ -28,6 +28,7 @@ from src.runtime.device import Device
 from src.runtime.signals import StopRequest
 from src.training import loop
 from src.training.loop import Hooks, Validation, fit
+from src.training.optimizer_base import AdamW
 from src.training.optimizers import build_optimizer
 from src.training.stage_budget import StagePlan
 from src.training.train_step import StepOutput, TrainState, train_step
@@ -299,5 +300,5 @@ def test_fault_in_backward_pass_and_optimizer_is_detected(monkeypatch: pytest.Mo
         torch.linalg.eigvalsh(torch.eye(2))
 
     model = build_model(replace(small_spec("dense"), blocks=("mlp",)), seed=0)
-    monkeypatch.setattr(torch.optim.AdamW, "step", slow)
+    monkeypatch.setattr(AdamW, "step", slow)
     assert any("no MPS kernel: _linalg_eigh" in line for line in traced_step(model).violations())

@@ -20,6 +20,7 @@ from src.profiling.device_checks import (
     compare_vocabularies,
     plain_attention,
 )
+from src.training.optimizer_base import AdamW
 from tests.contract.small import CPU, small_spec
 from tests.profiling.test_doctor import ACCELERATOR
 from tests.reference.attention import masked_attention
@@ -97,7 +98,7 @@ def test_one_batch_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compare_overfitting(spec, CPU).ok
     same = compare_overfitting(spec, ACCELERATOR)
     assert same.ok and same.differences["curve"] == 0
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: None)
+    monkeypatch.setattr(AdamW, "step", lambda *_: None)
     found = compare_overfitting(spec, CPU)
     assert not found.ok and found.differences["last/first"] == pytest.approx(1)
 
