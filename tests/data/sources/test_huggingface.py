@@ -139,7 +139,8 @@ def test_a_killed_download_resumes_with_the_same_command(tmp_path: Path) -> None
         process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size for path in tmp_path.rglob(".stories.txt.incomplete")):
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
