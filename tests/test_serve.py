@@ -1,12 +1,8 @@
 """`src.serve` and `src.chat`: answers equal those of `src.generate`; limits, keys and hosts; sessions."""
 
-import html
 import http.client
 import io
 import json
-import re
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +18,7 @@ from src.inference.completions import Completions
 from src.inference.text_model import TextModel
 from src.runs.open_model import open_text_model
 from src.serve import ModelServer
+from tests.browser import needs_browser, probe
 from tests.integration import tiny
 
 PROMPT = "Once upon a time"
@@ -89,7 +86,6 @@ def test_texts_equal_those_of_generate(server: ModelServer, model: TextModel) ->
     assert found["finish_reason"] == "length", "the most probable tokens do not end the text"
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 USE = """<script>
 const wait = (test) => new Promise((done) => setInterval(() => test() && done(), 20));
 addEventListener("load", async () => {
@@ -119,19 +115,14 @@ addEventListener("load", async () => {
 """Types a prompt, continues it, takes that back, and asks for more tokens than the server gives."""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@needs_browser
 def test_the_page_continues_a_text_in_a_browser(
     server: ModelServer, model: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.html"
     page.write_text(serve.PAGE.read_text(encoding="utf-8").replace("</body>", USE), encoding="utf-8")
     monkeypatch.setattr(serve, "PAGE", page)
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--virtual-time-budget=20000", "--dump-dom"]
-    url = f"http://127.0.0.1:{server.server_port}/"
-    process = subprocess.run([*command, url], capture_output=True, text=True, timeout=300, check=False)
-    match = re.search(r'<pre id="found">(.*?)</pre>', process.stdout, re.DOTALL)
-    assert match, process.stderr[-2000:]
-    found = json.loads(html.unescape(match[1]))
+    found, _ = probe(f"http://127.0.0.1:{server.server_port}/", "--virtual-time-budget=20000")
     assert found["busy"] == [True, False]
     assert found["text"] == PROMPT + written(model, seed=3) and found["undone"] == PROMPT
     assert "max_tokens" in found["error"]

@@ -1,7 +1,7 @@
 """Checks of the settings of text, its sources and its tokenizer. No torch."""
 
 import re
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
 from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.document import GENERATED
@@ -131,12 +131,10 @@ def _check_git(name: str, corpus: CorpusConfig) -> None:
 
 def _check_datatrove(data: DataConfig, name: str, tokenizer: TokenizerConfig) -> None:
     """Check that nothing is asked for that needs the text, which is tokenized already. Raises UserError."""
-    key, corpus = f"data.{name}", getattr(data, name)
-    read = ("source", "paths", "max_tokens")
+    key, corpus, default = f"data.{name}", getattr(data, name), CorpusConfig()
     for item in fields(CorpusConfig):
         value = getattr(corpus, item.name)
-        default = item.default_factory() if item.default is MISSING and callable(item.default_factory) else item.default
-        if item.name not in read and value != default:
+        if item.name not in ("source", "paths", "max_tokens") and value != getattr(default, item.name):
             raise UserError(f"{key}.{item.name}={value}: source={DATATROVE} is tokenized already; leave it out")
     if tokenizer.path is None:
         raise UserError(f"tokenizer.path: {key}.source={DATATROVE} needs the tokenizer that datatrove used")

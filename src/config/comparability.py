@@ -210,10 +210,16 @@ def differences(contracts: Mapping[str, Contract]) -> list[str]:
     return lines
 
 
+def has_own_draw(contract: Contract) -> bool:
+    """Return whether each seed has its own draw of the text (`data_draws`)."""
+    return str(contract.get("data_draws")).startswith(EACH_SEED)
+
+
 def without_draw(contract: Contract) -> Contract:
-    """Leave out the hashes of one draw of the text, if each seed has its own (`data_draws`)."""
-    has_own = str(contract.get("data_draws")).startswith(EACH_SEED)
-    return {key: contract[key] for key in contract if key not in COUNTED_AS["data"]} if has_own else contract
+    """Leave out the hashes of one draw of the text, if each seed has its own."""
+    if not has_own_draw(contract):
+        return contract
+    return {key: value for key, value in contract.items() if key not in COUNTED_AS["data"]}
 
 
 def comparable_groups(contracts: Mapping[str, Contract], speed: bool = False) -> list[list[str]]:

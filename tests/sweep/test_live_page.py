@@ -2,8 +2,6 @@
 
 import http.client
 import json
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +15,10 @@ from src.reporting import write_report
 from src.sweep import report_refresh
 from src.sweep.job_store import Job, JobStore
 from src.sweep.live_page import LiveServer
+from tests.browser import needs_browser, probe
 from tests.integration import tiny
 from tests.summaries import write_summary
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 JOBS = [
     Job(
         f"r{n}",
@@ -142,11 +140,11 @@ def test_the_report_replaces_it_once_all_jobs_have_ended(server: LiveServer) -> 
     assert progress(server)["is_final"] and get(server, "/") == (200, "the report")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@needs_browser
 def test_a_browser_shows_jobs_and_curves_and_draws_new_points(server: LiveServer, tmp_path: Path) -> None:
     """The curve gets a point after the page was opened; the text of a run cannot become code."""
     page = server.page()
-    probe = """<script>addEventListener("load", () => setTimeout(async () => {
+    script = """<script>addEventListener("load", () => setTimeout(async () => {
       const curve = (one) => one.x.length && one.mode !== "lines";
       const points = () => document.querySelector(".plot").data.find(curve).x.length;
       const before = points();
@@ -162,12 +160,8 @@ def test_a_browser_shows_jobs_and_curves_and_draws_new_points(server: LiveServer
       const place = document.createElement("pre"); place.id = "found"; place.textContent = JSON.stringify(found);
       document.body.append(place);
     }, 3000));</script>"""
-    server.page = lambda: page.replace("</body>", probe + "</body>")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--virtual-time-budget=8000", "--dump-dom", server.address]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    found = json.loads(
-        text.rpartition('<pre id="found">')[2].partition("</pre>")[0].replace("&lt;", "<").replace("&gt;", ">")
-    )
+    server.page = lambda: page.replace("</body>", script + "</body>")
+    found, _ = probe(server.address, "--virtual-time-budget=8000")
     assert found == {
         "title": "6% followed", "before": 2, "after": 3, "images": 0, "rows": 4, "errors": f"dense s1: {HOSTILE}",
         "lost": "",

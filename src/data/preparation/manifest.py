@@ -28,13 +28,12 @@ def describe_corpus(store: DocumentStore, split_assignment: np.ndarray, stem: Pa
         bits = float(totals["bits"][number])
         counts = _count_tokens(stem.with_name(f"{stem.name}_{name}.npy"), n_ids)
         n_tokens = int(counts.sum())
-        p = counts[counts > 0] / n_tokens
         splits[name] = {
             "documents": documents,
             "bytes": n_bytes,
             "words": words,
             "tokens": n_tokens,
-            "unigram_loss": float(-(p * np.log(p)).sum()),
+            "unigram_loss": unigram_loss(counts),
             "bytes_per_token": n_bytes / n_tokens,
             "tokens_per_word": n_tokens / max(1, words),
             "floor_bits_per_byte": None if np.isnan(bits) or not n_bytes else bits / n_bytes,
@@ -64,6 +63,12 @@ def _sum_by_split(store: DocumentStore, split_assignment: np.ndarray) -> dict[st
         for key, weight in weights.items():
             totals[key] += np.bincount(split[left], weight, minlength=len(SPLITS))
     return totals
+
+
+def unigram_loss(counts: np.ndarray) -> float:
+    """Return the entropy of the token frequencies, in nats per token. counts: (n_ids,)."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
 
 
 def _count_tokens(path: Path, n_ids: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from src.config.schema import DataConfig, UserError
 from src.data.hashing import hash_numbers, splitmix64
+from src.data.preparation.manifest import unigram_loss
 from src.data.preparation.packing import DOCUMENT, NpyFile, token_dtype
 from src.data.preparation.splits import SPLITS, TEST, TRAIN, VAL
 from src.data.sources.token_shards import SOURCE, Shard, list_shards, open_shard
@@ -59,14 +60,13 @@ class _Split:
         for file in (self.tokens, self.offsets, self.documents):
             file.complete()
         n_tokens, n_documents = self.tokens.length, self.offsets.length
-        p = self.counts[self.counts > 0] / n_tokens
         return {
             "documents": n_documents,
             "groups": n_documents,
             "bytes": self.n_bytes,
             "words": None,
             "tokens": n_tokens,
-            "unigram_loss": float(-(p * np.log(p)).sum()),
+            "unigram_loss": unigram_loss(self.counts),
             "bytes_per_token": self.n_bytes / n_tokens,
             "tokens_per_word": None,
             "floor_bits_per_byte": None,

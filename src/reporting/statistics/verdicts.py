@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from src.config.comparability import EACH_SEED, SPEED_KEYS, differences
+from src.config.comparability import SPEED_KEYS, differences, has_own_draw
 from src.config.formatting import NOTHING, count_of
 from src.reporting.data.json_values import Record, mean_value
 from src.reporting.data.metric import Metric, metric_of
@@ -314,7 +314,7 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     for differences_of_search in dict.fromkeys(str(one.get("search_differences") or "") for one in contracts):
         if differences_of_search:
             lines.append(f"Learning rates were searched for other settings: {differences_of_search}")
-    if any(str(contract.get("data_draws")).startswith(EACH_SEED) for contract in contracts):
+    if any(map(has_own_draw, contracts)):
         lines.append("Each seed has its own draw of the text, which sd and intervals include.")
     if any(group.is_unsearched for group in groups):
         lines.append("Learning rates were not searched: the one that all share may suit some architectures better.")

@@ -1,9 +1,6 @@
 """The page in a browser: all charts are drawn, no request leaves it, filters work, and it fits a narrow screen."""
 
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +10,9 @@ from src.reporting import load_metrics, load_runs, write_report
 from src.reporting.output.html_page import _json
 from src.reporting.plots.chart import as_values
 from src.reporting.plots.charts import build_charts
+from tests.browser import needs_browser, probe
 from tests.reporting.plots.test_context import write_measurements
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 HOSTILE = "</script><img src=x onerror='document.title=1'><script>document.title=2</script>"
 PROBE = """<script>
 const blocked = [];
@@ -65,15 +61,9 @@ def probe_page(page: Path, width: int = 1400, *flags: str) -> dict[str, Any]:
     copy = page.with_name("probed.html")
     text = page.read_text(encoding="utf-8")
     copy.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--enable-logging=stderr", "--virtual-time-budget=8000"]
-    process = subprocess.run(
-        [*command, f"--window-size={width},2000", *flags, "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    match = re.search(r'<pre id="found">(.*?)</pre>', process.stdout, re.DOTALL)
-    assert match, process.stderr[-2000:]
-    result = json.loads(match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    return result | {"errors": [line for line in process.stderr.splitlines() if "CONSOLE" in line]}
+    settings = ("--enable-logging=stderr", "--virtual-time-budget=8000", f"--window-size={width},2000")
+    result, log = probe(copy.as_uri(), *settings, *flags)
+    return result | {"errors": [line for line in log.splitlines() if "CONSOLE" in line]}
 
 
 @pytest.fixture
