@@ -19,6 +19,8 @@ T = TypeVar("T")
 def run_in_subprocess(action: Callable[[], T], *, max_bytes: int | None = None, stop: StopRequest | None = None) -> T:
     """Call `action` in a new process and return its result; the process ends if it exceeds `max_bytes`.
 
+    The result has to be small: the pool waits without end for the rest of one that a process sent in part and ended.
+
     Raises:
         BrokenProcessPool: the process exceeded `max_bytes` or was killed.
         Interrupted: a stop signal was received.

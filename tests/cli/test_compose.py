@@ -18,8 +18,8 @@ from src.config.schema import CONF, ROOT, PrepareConfig, TrainConfig, UserError,
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    # Lists of repositories are data, not settings; machines are for src.advise alone.
-    if folder.is_dir() and folder.name not in ("repositories", "machine")
+    # Lists of repositories are data, not settings; machines are for src.advise alone, checks for src.validate.
+    if folder.is_dir() and folder.name not in ("repositories", "machine", "checks")
 }
 EXPERIMENT_NAMES = list(experiment_files())
 COMMANDS = ("train", "prepare", "generate", "report", "export", "estimate", "doctor")

@@ -25,9 +25,16 @@ def test_results_and_exceptions_are_passed_on() -> None:
         run_in_subprocess(partial(operator.truediv, 1, 0), stop=StopRequest())
 
 
+def hold(n_bytes: int) -> None:
+    """Allocate memory for a minute, and return nothing: the pool would wait for the rest of a result half sent."""
+    block = b"x" * n_bytes
+    time.sleep(60)
+    del block
+
+
 def test_a_subprocess_over_its_memory_limit_ends() -> None:
     with pytest.raises(BrokenProcessPool):
-        run_in_subprocess(partial(operator.mul, b"x", 400 << 20), max_bytes=200 << 20)
+        run_in_subprocess(partial(hold, 400 << 20), max_bytes=200 << 20)
     assert len(run_in_subprocess(partial(operator.mul, b"x", 1 << 20), max_bytes=200 << 20)) == 1 << 20
 
 
