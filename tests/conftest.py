@@ -20,8 +20,10 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
-COMBINED = frozenset(("jamba", "griffin", "moe_hybrid", "window_attention"))
-"""Architectures that combine the blocks of others: `make test` leaves them out, `make test-all` tests them too."""
+VARIANTS = frozenset(("jamba", "griffin", "moe_hybrid", "window_attention", "dense_conv", "dense_qk_norm"))
+"""Architectures that combine or vary the blocks of others: slow, so that `make test` leaves them out."""
+MODERN_ONLY = frozenset(("mamba", "moe", "hybrid", "mamba1", "gated_deltanet"))
+"""Architectures that `make test` tests with the modern recipe alone; dense has both."""
 
 
 @pytest.fixture(scope="session")
@@ -62,15 +64,20 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
+def _is_variant(item: pytest.Item) -> bool:
+    """Whether a test's parameters name a variant, or the older recipe with another architecture than dense."""
+    callspec = getattr(item, "callspec", None)
+    values = {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set[str]()
+    return bool(values & VARIANTS) or ("classic" in values and bool(values & MODERN_ONLY))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of combined architectures as slow, and skip tests of missing devices.
+    """Mark tests of variants as slow, and skip tests of missing devices.
 
     Torch is imported only if a test is marked mps or cuda.
     """
-    for item in items:
-        values = getattr(item, "callspec", None) and item.callspec.params.values()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
-        if any(value in COMBINED for value in values or () if isinstance(value, str)):
-            item.add_marker(pytest.mark.slow)
+    for item in filter(_is_variant, items):
+        item.add_marker(pytest.mark.slow)
     marked = [(item, name) for item in items for name in ("mps", "cuda") if item.get_closest_marker(name)]
     if not marked:
         return

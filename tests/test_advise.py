@@ -22,6 +22,7 @@ def run(ladder: Path, *more: str) -> int:
     return run_cli(lambda: advise.main([f"ladder=[{ladder}]", f"output_root={ladder.parents[1]}", *more]))
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_laws(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(ladder, "machine=mac_48gb", "hours=24", "format=json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -46,6 +47,7 @@ def test_the_predicted_loss_is_that_of_the_law_inside_the_ladder(
         )
 
 
+@pytest.mark.slow
 def test_more_time_gives_larger_models_and_text_that_is_short_smaller_ones(
     ladder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +60,7 @@ def test_more_time_gives_larger_models_and_text_that_is_short_smaller_ones(
     assert best("hours=10", "text_tokens=1_000_000")["tokens"] == 4_000_000
 
 
+@pytest.mark.slow
 def test_no_size_is_trained_on_far_more_tokens_for_each_parameter_than_the_ladder(
     ladder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def test_the_benchmark_writes_tables_points_and_figures(tmp_path: Path, capsys: 
     assert newest_benchmark(tmp_path.parent / "elsewhere" / "sweeps" / "s") is None
 
 
+@pytest.mark.slow
 def test_json_output_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("architecture=dense", "context_lens=[16]", "format=json", f"output_root={tmp_path}") == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)

@@ -302,6 +302,7 @@ def test_an_error_with_newlines_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert "a\\nb\ufffd[31m: no such folder" in line
 
 
+@pytest.mark.slow
 def test_no_matplotlib_backend_is_loaded() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "src.benchmark", "--cfg", "job"],

@@ -42,6 +42,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_a_dry_run_starts_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -69,14 +70,19 @@ SWEEPING = {
 STAGE_KEYS = {f"stage.stages.code.{item.name}" for item in fields(StageConfig)}
 
 
-def commands() -> list[tuple[str, str]]:
-    """List (document, module and settings) of every line that runs one of our commands by python or torchrun."""
+def commands() -> list[Any]:
+    """List (document, module and settings) of every line that runs one of our commands by python or torchrun.
+
+    Those outside README.md are slow.
+    """
     found = []
     for path in DOCUMENTS:
         for line in re.findall(r"(?<=-m )src\.[^`|\n]*", path.read_text(encoding="utf-8")):
             if "=" in line and "..." not in line and "experiment=NAME" not in line:
                 found.append((path.name, re.sub(r"\s+#.*", "", line)))
-    return list({line: (document, line) for document, line in reversed(found)}.values())
+    readme, slow = (ROOT / "README.md").read_text(encoding="utf-8"), pytest.mark.slow
+    first = {line: document for document, line in reversed(found)}
+    return [pytest.param(name, line, marks=[] if line in readme else [slow]) for line, name in first.items()]
 
 
 @pytest.mark.parametrize(("document", "line"), commands())

@@ -125,6 +125,7 @@ def test_a_prompt_that_is_not_utf8_is_a_one_line_error(finished: Path, capsys: p
     assert "not valid UTF-8" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_streams_and_ends_quietly_on_a_closed_pipe(finished: Path) -> None:
     """`head -c 10` closes the pipe early: no traceback, and the usual exit status of a closed pipe."""
     command = (

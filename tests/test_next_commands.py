@@ -78,6 +78,7 @@ def test_the_command_of_an_export_generates_text(
     assert done.stdout.startswith("Once upon a time")
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_names_none_and_the_sweep_does(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_job_of_a_sweep_names_none_and_the_sweep_does(
     assert "Total: 10 trials" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_search_is_compared_on_seeds_that_it_did_not_use(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +124,7 @@ def test_an_estimate_names_its_training(tmp_path: Path, capsys: pytest.CaptureFi
     assert call(command) == 0
 
 
+@pytest.mark.slow
 def test_naming_the_commands_after_a_run_does_not_import_what_reports_need() -> None:
     code = "import sys, src.train, src.runs.runner, src.sweep.next_steps; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

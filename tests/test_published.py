@@ -76,6 +76,7 @@ def test_the_published_page_is_current() -> None:
     assert all(line.partition(": ")[2] in page for line in answer_lines(runs))
 
 
+@pytest.mark.slow
 def test_the_results_page_has_the_rows_and_sentences_of_the_reports(summaries: dict[str, str]) -> None:
     """Some columns may be left out; none may be changed."""
     made = [cells(row) for summary in summaries.values() for row in ARCHITECTURE_ROW.findall(summary)]

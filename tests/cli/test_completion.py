@@ -69,6 +69,7 @@ def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_choices_of_groups_and_settings_are_accepted_by_the_command() -> None:
     register_schema(TrainConfig, "train")
     for key in ("architecture", "size", "recipe", "schedule", "match", "training.budget", "runtime.compile"):

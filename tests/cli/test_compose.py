@@ -69,7 +69,12 @@ def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
         validate(config)
 
 
-@pytest.mark.parametrize("name", EXPERIMENT_NAMES)
+QUICK = ("quick", "compare_active")
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENT_NAMES if name not in QUICK)]
+)
 def test_every_experiment_composes_into_valid_jobs(name: str) -> None:
     sweep = expand_sweep("train", TrainConfig, [f"+experiment={name}"])
     assert sweep.is_from_experiment == (len(sweep.jobs) > 1)
@@ -112,7 +117,9 @@ def test_original_data_has_the_large_vocabulary_by_default(command: str) -> None
 FLAGS = (["--cfg", "job"], ["--help"], ["--info", "defaults"], ["--hydra-help"])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS if name != "train")]
+)
 def test_help_flags_work_from_any_directory_without_torch(command: str, tmp_path: Path) -> None:
     code = (
         "import io, sys; from contextlib import redirect_stdout\n"
@@ -161,6 +168,7 @@ def test_a_setting_may_follow_the_flag_for_a_sweep() -> None:
     assert arguments.multirun and arguments.overrides == ["seed=0,1", "architecture=dense,moe"]
 
 
+@pytest.mark.slow
 def test_an_experiment_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert compose_train("+experiment=demo").sweep_name == "demo"

@@ -117,7 +117,7 @@ def lines_of_all_choices(draw: random.Random) -> list[list[str]]:
     return lines + [[*(f"{group}={draw.choice(names)}" for group, names in files.items()), "seed=1"] for _ in lines]
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [3, pytest.param(None, marks=pytest.mark.slow)])
 def test_jobs_are_those_that_hydra_composes(n: int | None) -> None:
     draw = random.Random(0)
     lines = lines_of_all_choices(draw)
@@ -191,6 +191,7 @@ def test_a_changed_schema_is_composed_again() -> None:
     assert not CachedConfigLoader._bases
 
 
+@pytest.mark.slow
 def test_a_thousand_jobs_compose_in_seconds() -> None:
     jobs = expand_sweep("train", TrainConfig, ["architecture=dense,moe", "seed=range(100)"]).jobs
     assert len(jobs) == 200

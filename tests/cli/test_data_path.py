@@ -93,6 +93,7 @@ def test_a_path_and_paths_contradict(text: Path) -> None:
         expand_data_path(["data=stories.txt", "data.code.paths=[scripts]"])
 
 
+@pytest.mark.slow
 def test_one_command_prepares_and_trains_on_language_alone(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def test_every_kind_compiles_once(kinds: list[str]) -> None:
         assert counter.frame_count == len(kinds)
 
 
+@pytest.mark.slow
 def test_each_shape_compiles_its_own_graph() -> None:
     """Otherwise the results of a stage would depend on the stages before it in the same process."""
     model = build_model(replace(small_spec("moe"), blocks=("moe",)), seed=0)

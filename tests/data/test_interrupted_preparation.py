@@ -70,6 +70,7 @@ def kill_before(root: Path, every: int, first: int) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_kills_before_some_file_operations_leave_the_same_data(tmp_path: Path) -> None:
     """The result is identical, and no other files remain."""
     kill_before(tmp_path, 240, 37)

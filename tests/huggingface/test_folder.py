@@ -332,6 +332,7 @@ def test_card_without_a_summary() -> None:
     assert "trust_remote_code=True" in card and "loading runs `modeling_hybrid.py` of this folder" in card
 
 
+@pytest.mark.slow
 def test_only_the_exported_module_and_baselines_import_transformers() -> None:
     """Export and import work without transformers."""
     for path in (ROOT / "src").rglob("*.py"):

@@ -62,7 +62,7 @@ def is_equal(one: Any, other: Any) -> bool:
     return len(one) == len(other) and all(map(is_equal, one, other)) if isinstance(one, list) else one == other
 
 
-@pytest.fixture(scope="module", params=["dense", "moe"])
+@pytest.fixture(scope="module", params=["dense", pytest.param("moe", marks=pytest.mark.slow)])
 def runs(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run with a branch, the same run without it, and a run with the branch's budget."""
     root, architecture = tmp_path_factory.mktemp("branches"), [f"architecture={request.param}"]
@@ -121,7 +121,8 @@ def test_the_final_weights_are_not_those_of_a_branch(runs: dict[str, Path]) -> N
     assert find_checkpoint(runs["branched"], "last").progress.stage == "language"
 
 
-@pytest.mark.parametrize("stops", [(8, 44), pytest.param((STEPS,), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [(8, 44), (STEPS,)])
 def test_a_run_that_fails_near_a_branch_resumes_bit_identically(
     stops: Sequence[int], runs: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_resumed_run_keeps_its_measured_steps(
     assert read_json(folder / "summary.json")["stages"]["language"]["steps"] == 8
 
 
+@pytest.mark.slow
 def test_a_stage_that_starts_from_a_timed_run_measures_its_own_time(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,13 +71,10 @@ def train_with_two_processes(data: Path, root: Path, parallel: str, *more: str) 
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "parallel"),
-    [
-        ("moe", "shard"),
-        pytest.param("moe", "replicate", marks=pytest.mark.slow),
-        *(pytest.param(arch, "shard", marks=pytest.mark.slow) for arch in ARCHITECTURES if arch != "moe"),
-    ],
+    [("moe", "replicate"), *((name, "shard") for name in ARCHITECTURES)],
 )
 def test_two_processes_give_the_result_of_one(architecture: str, parallel: str, data: Path, tmp_path: Path) -> None:
     more = architecture_settings(architecture)

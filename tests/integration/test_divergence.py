@@ -86,6 +86,7 @@ def test_a_run_that_diverges_again_ends_with_one_error_line(
     assert summary["status"] == "failed" and "has diverged" in summary["error"]
 
 
+@pytest.mark.slow
 def test_an_interruption_after_the_rollback_changes_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

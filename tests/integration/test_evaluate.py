@@ -153,6 +153,7 @@ def test_a_run_without_a_finished_stage_is_an_error(run: Path, capsys: pytest.Ca
     assert "none of its stages is finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_learned_positions_limit_the_measured_context(data: Path, tmp_path: Path) -> None:
     assert tiny.run(data, tmp_path, "recipe=classic", "recipe.max_seq_len=64", "stage=code") == 0
     (stage,) = read_json(tiny.only_run(tmp_path) / "evaluation.json")["stages"].values()

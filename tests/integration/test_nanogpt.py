@@ -88,6 +88,7 @@ def test_the_text_is_found_without_its_path(prepared: Path, tmp_path: Path) -> N
     assert find_prepared(replace(settings, val_fraction=0.2), CHARACTERS, tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_small_version_of_the_recipe_resumes_and_generates(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_small_version_of_the_recipe_resumes_and_generates(
     assert "the tokenizer has no token for the character '\\xf6'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_character_model_with_tied_head_export_round_trip(prepared: Path, tmp_path: Path) -> None:
     tied = ("recipe.tie_embeddings=true", "training.sampling=replacement")
     assert tiny.run(prepared, tmp_path / "outputs", *tied) == 0

@@ -13,11 +13,13 @@ from tests.integration.torture import differences
 STEPS = 16
 SETTINGS = (f"training.max_steps={STEPS}", "training.checkpoint_every=4", "training.eval_every=8")
 CASES = [
-    ("mamba", "full"),
     ("moe", "lean"),
     *(
         pytest.param(architecture, memory, marks=pytest.mark.slow)
-        for architecture, memory in (("moe", "full"), ("dense", "full"), ("hybrid", "full"), ("hybrid", "lean"))
+        for architecture, memory in (
+            *((name, "full") for name in ("dense", "mamba", "moe", "hybrid")),
+            ("hybrid", "lean"),
+        )
     ),
 ]
 """Architectures and values of `training.memory`."""
@@ -58,9 +60,8 @@ def test_a_stopped_and_killed_run_resumes_bit_identically(
     assert differences(tiny.only_run(uninterrupted), folder) == []
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_other_signals_save_a_checkpoint_and_later_damage_is_a_one_line_error(
     number: int, code: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

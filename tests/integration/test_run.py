@@ -149,6 +149,7 @@ def test_rerun_trains_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert [row.get("train/loss") for row in tiny.read_rows(folder)] == [row.get("train/loss") for row in first]
 
 
+@pytest.mark.slow
 def test_lost_rows_of_metrics_are_reported(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

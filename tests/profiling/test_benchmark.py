@@ -72,10 +72,8 @@ def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
     assert [len(times) for times in found.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "mamba1", "moe", "hybrid"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
 def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
     spec = match_config(config).spec
@@ -186,6 +184,7 @@ def test_series_ends_at_the_limits_of_time_and_memory(monkeypatch: pytest.Monkey
     assert found["machine"]["gemm_flops_per_second"] == 384
 
 
+@pytest.mark.slow
 def test_decoding_ends_at_the_last_learned_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """It continues after the context, so it needs more positions than the other phases."""
     config = composed("recipe=classic", "recipe.max_seq_len=64", "context_lens=[32,64,128]", "training.seq_len=64")
@@ -239,6 +238,7 @@ def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["ended"] == {"mambapy": f"{KILLED} at 16"} and len(found["points"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peers", [True, False])
 def test_allocator_error_removes_the_baseline_first(peers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator raises an error, as on a GPU, instead of the process being killed."""

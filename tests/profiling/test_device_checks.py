@@ -65,6 +65,7 @@ def test_plain_attention_equals_the_reference(window: int) -> None:
     torch.testing.assert_close(masked, torch.cat(parts, dim=2))
 
 
+@pytest.mark.slow
 def test_gradients_of_several_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, plain = small_spec("dense"), MLP.forward
     correct = list(compare_batch_shapes("dense", spec, CPU))
@@ -79,6 +80,7 @@ def test_gradients_of_several_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {"dense 2 x 64 tokens": True, "dense 260 x 128 tokens": False, "dense 3 x 48 tokens": True}
 
 
+@pytest.mark.slow
 def test_gradients_of_large_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, plain = small_spec("dense"), F.linear_cross_entropy
     correct = list(compare_vocabularies(spec, CPU))
@@ -93,6 +95,7 @@ def test_gradients_of_large_vocabularies(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [one.ok for one in compare_vocabularies(spec, CPU)] == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = small_spec("dense")
     assert compare_overfitting(spec, CPU).ok
@@ -103,6 +106,7 @@ def test_one_batch_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not found.ok and found.differences["last/first"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_growing_memory_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = replace(small_spec("moe"), blocks=("attention", "moe"))
     plain, kept = device_checks.random_step, list[Tensor]()

@@ -60,13 +60,11 @@ def test_training_on_tasks_matches_the_estimate(change: str) -> None:
     assert training_memory(spec, **settings).total == pytest.approx(measured, rel=TOLERANCE)
 
 
-CASES = [(name, accumulate, accumulate) for name in ARCHITECTURES for accumulate in (False, True)]
-
-
 @pytest.mark.parametrize(
     ("architecture", "accumulate", "activation_checkpointing"),
     [
-        *CASES,
+        *((name, True, True) for name in ARCHITECTURES),
+        *(pytest.param(name, False, False, marks=pytest.mark.slow) for name in ARCHITECTURES),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (("dense", True, False), ("dense", False, True), ("moe", True, False), ("moe", False, True))
@@ -89,7 +87,10 @@ def test_training_matches_the_estimate(architecture: str, accumulate: bool, acti
     assert estimate.total == pytest.approx(measured.tensor_bytes, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("architecture", ["dense", "hybrid", "moe"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["hybrid", pytest.param("dense", marks=pytest.mark.slow), pytest.param("moe", marks=pytest.mark.slow)],
+)
 def test_training_with_the_math_kernel_matches_the_estimate(architecture: str) -> None:
     """Torch's attention with gradients on MPS, at a context where its weights are most of the memory of dense."""
     spec, settings = small_spec(architecture), {"seq_len": 512, "micro_batch_size": 2, "accumulate": True}
@@ -120,7 +121,10 @@ def test_training_with_masks_matches_the_estimate(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("memory", ["int8_moments", "bf16_weights", "lean"])
-@pytest.mark.parametrize("architecture", ["dense", "moe", "hybrid"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["moe", pytest.param("dense", marks=pytest.mark.slow), pytest.param("hybrid", marks=pytest.mark.slow)],
+)
 def test_lean_training_matches_the_estimate(architecture: str, memory: str) -> None:
     spec, settings = small_spec(architecture), {"seq_len": 64, "micro_batch_size": 8, "accumulate": True}
     estimate = training_memory(spec, **settings, memory=memory).total
@@ -149,6 +153,7 @@ def test_inference_matches_the_estimate(architecture: str, context_len: int) -> 
         assert estimate.total == pytest.approx(peak.tensor_bytes, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["dense", "mamba"])
 def test_half_precision_is_within_the_estimate(architecture: str) -> None:
     spec, settings = small_spec(architecture), {"seq_len": 64, "micro_batch_size": 8, "accumulate": False}

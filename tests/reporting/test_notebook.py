@@ -31,6 +31,7 @@ def run(name, directory, root, monkeypatch) -> tuple[int, str]:
     return pictures, "".join(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # warnings of Jupyter's own packages are not checked
 def test_compare_architectures_runs_on_a_sweep(four, monkeypatch):
     pictures, text = run("compare_architectures", four.sweep, four.root, monkeypatch)

@@ -119,6 +119,7 @@ def test_control_characters_never_reach_the_terminal(builder: SweepBuilder) -> N
     assert "error" in text and not set(text) & set("\x1b\x07\x9b\x08")
 
 
+@pytest.mark.slow
 @pytest.mark.images
 def test_a_failing_figure_is_one_log_line(four: SweepBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
@@ -135,6 +136,7 @@ def test_a_failing_figure_is_one_log_line(four: SweepBuilder, monkeypatch: pytes
     assert not (page.parent / "figures" / "loss_vs_tokens.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.images
 def test_a_figure_without_any_point_is_drawn(four: SweepBuilder) -> None:
     """Recall with few names leaves no range to draw."""

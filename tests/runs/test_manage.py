@@ -368,6 +368,7 @@ def test_a_pruned_run_is_as_good_as_before(
         assert tiny.run(data, output_root, *settings) == 0
 
 
+@pytest.mark.slow
 def test_show_gives_the_command_that_resumes_a_run(
     data: Path, tmp_path: Path, ask: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

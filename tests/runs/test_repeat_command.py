@@ -38,6 +38,7 @@ def weights_of(run: Path) -> dict[str, str]:
     return {stage: entry["weights"] for stage, entry in load_evaluation(run).items()}
 
 
+@pytest.mark.slow
 def test_the_command_with_a_searched_rate_gives_the_same_weights(roots: tuple[Path, Path], tmp_path: Path) -> None:
     trial = {"learning_rate": 0.0123, "bits_per_byte": 2.0}
     rate = {"learning_rate": 0.0123, "edge": None, "warmup_steps": 2, "trials": [trial]}

@@ -36,6 +36,7 @@ def test_invalid_settings_are_errors(arguments: list[str], line: str, capsys: py
     assert line in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_dry_run_estimates_the_first_and_the_last_look(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

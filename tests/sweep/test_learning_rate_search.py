@@ -157,6 +157,7 @@ def test_tpe_finishes_an_interrupted_trial_first(tmp_path: Path, monkeypatch: py
     assert CALLS[0] == interrupted and len(CALLS) == len(trials["dense"]) == 3
 
 
+@pytest.mark.slow
 def test_tpe_extends_its_range_if_the_best_is_at_its_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TuneSettings(method="tpe", trials=8)
     trials = run_free_search(settings, tmp_path, monkeypatch, dense=1e-3, mamba=3.2e-2)
@@ -212,6 +213,7 @@ def write_searches_of_sizes(root: Path, rates: dict[str, dict[int, float]]) -> s
     return f"learning_rates=[{','.join(folders)}]"
 
 
+@pytest.mark.slow
 def test_rates_of_other_sizes_give_that_of_a_size_that_was_not_searched(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,13 +280,9 @@ def test_jobs_with_tuned_warmups_are_comparable(data: Path, tmp_path: Path) -> N
     assert tiny.run(data, tmp_path, *more) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("optimizer.weight_decay", "0.3"),
-        pytest.param("training.max_steps", "3", marks=pytest.mark.slow),
-        pytest.param("schedule", "cosine", marks=pytest.mark.slow),
-    ],
+    ("key", "value"), [("optimizer.weight_decay", "0.3"), ("training.max_steps", "3"), ("schedule", "cosine")]
 )
 def test_a_search_for_other_settings_is_used_and_recorded(
     key: str, value: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

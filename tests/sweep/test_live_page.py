@@ -140,6 +140,7 @@ def test_the_report_replaces_it_once_all_jobs_have_ended(server: LiveServer) -> 
     assert progress(server)["is_final"] and get(server, "/") == (200, "the report")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_jobs_and_curves_and_draws_new_points(server: LiveServer, tmp_path: Path) -> None:
     """The curve gets a point after the page was opened; the text of a run cannot become code."""
@@ -203,6 +204,7 @@ def test_wrong_settings_are_one_line(
     assert line.format(**names) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_names_its_address_and_ends_by_ctrl_c(store: JobStore) -> None:
     process = tiny.start([f"dir={store.folder}", "serve=true"], "src.report")
     assert process.stdout is not None

@@ -52,6 +52,7 @@ def read_job_records(root: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((only_sweep(root) / "jobs").glob("*.json"))]
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_reported_and_only_it_is_repeated(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_failed_job_is_reported_and_only_it_is_repeated(
     assert all((folder / job["run_dir"] / "summary.json").exists() for job in jobs)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes_it(data: Path, tmp_path: Path) -> None:
     more = ("seed=0,1", "training.max_steps=2000", "stage.stages.language.prompts=[]", "training.checkpoint_every=500")
     process = tiny.start(["-m", *tiny.command_line(data, tmp_path, *more)])
@@ -120,6 +122,7 @@ def test_a_killed_job_does_not_affect_others(
     assert [row["error"] for row in read_report(tmp_path).values()] == ["killed by SIGKILL (out of memory?)", ""]
 
 
+@pytest.mark.slow
 def test_an_experiment_needs_no_flag_and_the_command_line_selects_a_part(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +150,7 @@ def test_fail_fast_starts_no_further_job(
         started.clear()
 
 
+@pytest.mark.slow
 def test_a_sweep_running_in_another_process_is_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

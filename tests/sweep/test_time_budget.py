@@ -51,6 +51,7 @@ def test_a_chosen_budget_stays(configs: list[TrainConfig], tmp_path: Path, monke
     assert load_or_choose(configs, 10, file) == choose_budget(configs, 10, SPEED)
 
 
+@pytest.mark.slow
 def test_speed_is_measured_in_a_subprocess(configs: list[TrainConfig]) -> None:
     speed = measure_speed(configs[::2])
     assert list(speed.seconds_per_token) == ["dense", "mamba"]

@@ -51,6 +51,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_without_a_key_a_run_is_offline_and_does_not_prompt(data: Path, tmp_path: Path) -> None:
     """In a pseudo-terminal, where W&B would prompt for a key and wait forever."""
     parent, terminal = pty.openpty()
@@ -296,6 +297,7 @@ def test_a_home_is_found_without_the_environment(tmp_path: Path, monkeypatch: py
     assert find_home(tmp_path) == str(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 1])
 def test_the_answer_of_a_sweep_is_in_the_summary_of_a_run_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seeds: int

@@ -128,6 +128,7 @@ def test_a_failed_download_resumes_with_the_same_command(
     assert next(tmp_path.rglob("stories.txt")).read_bytes() == STORIES
 
 
+@pytest.mark.slow
 def test_a_killed_download_resumes_with_the_same_command(tmp_path: Path) -> None:
     """In subprocesses, which find the hub by HF_ENDPOINT; the library writes 10 MiB at a time."""
     content = STORIES * (24 * 2**20 // len(STORIES))

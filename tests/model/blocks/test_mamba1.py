@@ -70,6 +70,7 @@ def test_any_decay(low: float, high: float) -> None:
             assert errors(found, wanted)[name] < 1e-5, name
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences() -> None:
     """In float64, over two chunks and a part of one."""
     inputs = [part.double().requires_grad_() for part in scan_inputs(11, 1e-2, 1.0)]

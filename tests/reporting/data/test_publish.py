@@ -152,6 +152,7 @@ def test_runs_without_weights_are_not_compared(builder: SweepBuilder) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_publish_command(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published = tmp_path / "kept"
     assert main([f"dir={sweep}", f"publish_to={published}"]) == 0

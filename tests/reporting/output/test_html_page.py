@@ -101,6 +101,7 @@ CHARTS = (
 ).split()
 
 
+@pytest.mark.slow
 def test_every_measurement_has_a_chart(full_sweep):
     charts = build_charts(load_runs(full_sweep.sweep), load_metrics(full_sweep.sweep), full_sweep.sweep)
     assert [chart.id for chart in charts] == CHARTS
@@ -148,6 +149,7 @@ def test_the_first_screen_has_the_answer_and_its_charts(full_sweep):
     assert forest["right"] <= cost["left"] and cost["bottom"] < 900
 
 
+@pytest.mark.slow
 @needs_browser
 def test_contents_lead_to_sections(full_sweep):
     links = dict(probe_page(write_report(full_sweep.sweep))["links"])

@@ -11,6 +11,7 @@ from src.reporting.tables.secondary import further_tables
 from tests.ladders import write_ladder
 
 
+@pytest.mark.slow
 def test_a_ladder_has_a_chart_of_predicted_losses_and_a_table_of_its_laws(tmp_path: Path) -> None:
     runs = load_runs(write_ladder(tmp_path / "outputs"))
     chart = ladder_chart(runs)

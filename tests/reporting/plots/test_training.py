@@ -187,6 +187,7 @@ def test_balance_has_a_row_per_size_and_stage_and_accepts_other_depths(builder):
     assert figure.axes[-1].lines[0].get_ydata() == pytest.approx([0.15, 0.3, 0.45])
 
 
+@pytest.mark.slow
 def test_the_expert_figure_exists_only_for_runs_with_experts(four):
     write_balance(next((four.root / "runs").glob("moe-*")), layers=2)
     assert images(four.sweep)["expert_balance"].startswith(b"\x89PNG")

@@ -55,6 +55,7 @@ def test_without_noise_the_law_is_recovered() -> None:
     assert law.noise == 0 and law.predict(2e7, 4e8).loss == pytest.approx(loss_of(2e7, 4e8), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_losses_of_runs_that_were_not_made() -> None:
     inside, errors, widths = 0, [], []
     for seed in range(10):
@@ -69,6 +70,7 @@ def test_intervals_hold_the_losses_of_runs_that_were_not_made() -> None:
     assert np.mean(errors) < 0.01 and np.mean(widths) < 0.06
 
 
+@pytest.mark.slow
 def test_a_known_entropy_is_kept_and_narrows_the_interval() -> None:
     points = ladder(np.random.default_rng(2), 0.004)
     free, known = fit_joint_law("dense", points), fit_joint_law("dense", points, entropy=0.8)
@@ -77,6 +79,7 @@ def test_a_known_entropy_is_kept_and_narrows_the_interval() -> None:
     assert spread[1].high - spread[1].low < spread[0].high - spread[0].low
 
 
+@pytest.mark.slow
 def test_the_left_out_size_shows_a_law_that_does_not_hold() -> None:
     points = ladder(np.random.default_rng(3), 0.002)
     error = left_out_error(fit_joint_law("dense", points))

@@ -42,6 +42,7 @@ def test_arrays_and_mappings_give_the_same_verdicts(design: Design, n: int) -> N
                 assert found.half_width[r, m, index] == pytest.approx(width)
 
 
+@pytest.mark.slow
 def test_a_leader_ahead_by_5_standard_deviations_is_found_with_3_seeds() -> None:
     """Paired t tests with Holm's correction found it in 8% of cases."""
     assert measure(LEAD, 4, 3, 1, 4000).power > 90
@@ -55,6 +56,7 @@ def test_a_false_best_is_as_rare_as_documented(n: int) -> None:
     assert measure(EQUAL, 4, n, 1, 4000).false_statement < 6
 
 
+@pytest.mark.slow
 def test_looking_several_times_keeps_the_error_of_a_report() -> None:
     two_at_the_top = next(design for design in NULLS if design.n_top == 2)
     rates = measure_sequential(two_at_the_top, 4, 1, 4000)

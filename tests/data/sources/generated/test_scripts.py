@@ -36,6 +36,7 @@ def test_bash_parses_two_megabytes() -> None:
     assert_bash_accepts(list(generate_scripts(seed=0, max_bytes=2_000_000)))
 
 
+@pytest.mark.slow
 def test_shellcheck_reports_nothing(scripts: list[GeneratedDocument], tmp_path: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     if shellcheck is None:
