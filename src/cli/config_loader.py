@@ -45,8 +45,8 @@ class CachedConfigLoader(ConfigLoaderImpl):
     _bare: ClassVar[dict[tuple[str, ...], "_Bare"]] = {}
     _known: ClassVar[dict[tuple[str, ...], dict[tuple[str, str | None], DictConfig]]] = {}
     """By the choices that decide more than their section: a composition for each key and the choice for it."""
-    _plain: ClassVar[dict[str, bool]] = {}
-    """Whether a choice decides its own section alone, by its override."""
+    _plain: ClassVar[dict[str, set[str]]] = {}
+    """The files of each group whose files all write the section of the group alone."""
     _groups: ClassVar[dict[str, bool]] = {}
 
     @classmethod
@@ -197,14 +197,24 @@ class CachedConfigLoader(ConfigLoaderImpl):
         return written
 
     def decides_one_section(self, choice: Override) -> bool:
-        """Return whether a choice is of a file without a list of defaults, for the section named after its group."""
-        line, value = _line(choice), choice.value()
-        if line not in self._plain:
-            is_named = choice.type is OverrideType.CHANGE and choice.package is None and isinstance(value, str)
-            is_section = is_named and "/" not in choice.key_or_group
-            found = self.repository.load_config(f"{choice.key_or_group}/{value}") if is_section else None
-            self._plain[line] = found is not None and not found.defaults_list and found.header["package"] is None
-        return self._plain[line]
+        """Return whether a choice is of a file for the section named after its group, in a group of such files alone.
+
+        The other files of the group matter too: a choice takes away what the file that it replaces wrote elsewhere.
+        """
+        group, value = choice.key_or_group, choice.value()
+        if choice.type is not OverrideType.CHANGE or choice.package or "/" in group or not isinstance(value, str):
+            return False
+        if group not in self._plain:
+            names = self.repository.get_group_options(group)
+            self._plain[group] = (
+                set(names) if all(self._has_one_section(f"{group}/{name}") for name in names) else set()
+            )
+        return value in self._plain[group]
+
+    def _has_one_section(self, path: str) -> bool:
+        """Return whether a file has no list of defaults and writes the section named after its group."""
+        found = self.repository.load_config(path)
+        return found is not None and not found.defaults_list and found.header["package"] is None
 
     def split(self, parsed: Sequence[Override]) -> tuple[list[Override], list[Override]]:
         """Split overrides into choices with Hydra's settings, from which it composes, and values set afterwards."""

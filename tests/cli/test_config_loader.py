@@ -173,6 +173,15 @@ def test_sections_that_an_experiment_does_not_write_are_those_without_it(
     assert len(CachedConfigLoader._bases) - before <= n_compositions
 
 
+def test_a_choice_takes_away_what_the_replaced_file_wrote_elsewhere() -> None:
+    CachedConfigLoader.clear()
+    names = [
+        compose_config(TrainConfig, "train", ["+experiment=published/nanogpt", *more]).tokenizer.name
+        for more in (["tokenizer=bpe_4k"], ["data=local"], [])
+    ]
+    assert names == ["bpe_4k", "bpe_4k", "characters"]  # data=shakespeare chooses characters
+
+
 def test_a_job_that_is_changed_leaves_the_next_one_alone() -> None:
     lines = [["architecture=moe", f"seed={seed}"] for seed in range(2)]
     first = compose_config(TrainConfig, "train", lines[0])
