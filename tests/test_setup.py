@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -364,6 +364,21 @@ def test_lists_pin_every_requirement_within_its_range(level: str, python: str, p
         and not requirement.specifier.contains(pins.get(canonicalize_name(requirement.name), "0"))
     ]
     assert not wrong, f"{' and '.join(files)}: run make lock"
+
+
+def test_pins_are_what_the_installed_packages_ask_for() -> None:
+    """Two pins that exclude each other end every installation; all of them are seen where every extra is installed."""
+    pins = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in read_pins("constraints.txt")}
+    wrong = [
+        f"{package.name} {package.version} needs {requirement}, but {pins[name]} is pinned"
+        for package in distributions()
+        if pins.get(canonicalize_name(package.name)) == package.version
+        for requirement in map(Requirement, package.requires or ())
+        if (name := canonicalize_name(requirement.name)) in pins
+        and (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
+        and not requirement.specifier.contains(pins[name], prereleases=True)
+    ]
+    assert not wrong
 
 
 def test_lists_have_the_versions_of_the_constraints_with_hashes() -> None:
