@@ -1,8 +1,9 @@
 """Reports: a pure function of a directory of runs. Nothing here imports torch, so a notebook opens at once."""
 
 from src.reporting.data.artifacts import load_samples, load_searches
+from src.reporting.data.metrics_file import load_metrics
 from src.reporting.data.publish import publish_runs, repeated_lines
-from src.reporting.data.runs import load_metrics, load_runs
+from src.reporting.data.runs import load_runs
 from src.reporting.output.notebook import show_chart
 from src.reporting.output.write import markdown_table, write_report
 from src.reporting.plots.charts import learning_rate_chart, scaling_chart

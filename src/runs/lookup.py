@@ -9,8 +9,8 @@ from typing import Any
 from src.config.checks import check_path, shorten
 from src.config.renamed import current_key, rename_keys
 from src.config.schema import UserError
+from src.reporting.data.find_runs import is_run
 from src.reporting.data.json_values import as_dict, as_list
-from src.reporting.data.runs import is_run
 from src.runtime.atomic_files import read_yaml
 from src.runtime.records import is_plain_name, read_verified_json, run_path
 from src.runtime.run_lock import is_run_locked

@@ -26,7 +26,7 @@ from src.data.dataset import Data, find_data
 from src.model.cost.memory_estimate import checkpoint_bytes
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import Match, match_config
-from src.reporting.data.runs import variants
+from src.reporting.data.find_runs import variants
 from src.reporting.statistics.verdicts import comparability_warnings
 from src.runs.planning import (
     CheckStages,

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from src.config.schema import UserError
+from src.reporting.data.metrics_file import read_metrics
 from src.reporting.data.problems import Problems
-from src.reporting.data.runs import load_runs, read_metrics
+from src.reporting.data.runs import load_runs
 from src.reporting.output.html_page import chart_element, chart_values, write_document
 from src.reporting.plots.chart import Chart
 from src.reporting.plots.charts import build_charts

@@ -9,7 +9,8 @@ from src import validate
 from src.cli.command import run_cli
 from src.cli.compose import compose_config, register_schema
 from src.config.schema import CheckConfig, ExpectedConfig, TrainConfig, UserError, ValidateConfig, experiment_files
-from src.reporting.data.runs import load_runs, variants
+from src.reporting.data.find_runs import variants
+from src.reporting.data.runs import load_runs
 from src.sweep import launch
 from src.sweep.published import describe_results, judge, plan_checks
 from tests.reporting.conftest import SweepBuilder

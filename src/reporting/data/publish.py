@@ -19,7 +19,8 @@ import pandas as pd
 from src.config.schema import UserError
 from src.reporting.data.archive import METRICS, OTHERS, RUNS, PublishedRun, metrics_lines, write_archive
 from src.reporting.data.json_values import Record, as_dict, as_list, as_text, read_or_none
-from src.reporting.data.runs import load_evaluation, read_points, to_records
+from src.reporting.data.metrics_file import read_points
+from src.reporting.data.runs import load_evaluation, to_records
 from src.runtime.atomic_files import reject_symlinks, replace_folder
 from src.runtime.records import digest_lines, write_record
 

@@ -4,18 +4,17 @@ A report can be written at any time: jobs that never started, still run, failed 
 that says so, and a file that cannot be read becomes the row's error instead of an exception.
 """
 
-import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
 from src.config.comparability import with_current_names
 from src.config.schema import UserError
 from src.reporting.data.archive import run_folders
+from src.reporting.data.find_runs import FoundRun, find_runs
 from src.reporting.data.json_values import (
     Record,
     as_dict,
@@ -28,8 +27,7 @@ from src.reporting.data.json_values import (
 )
 from src.reporting.data.metric import METRICS
 from src.reporting.data.shared_results import shared
-from src.runtime.atomic_files import read_bytes
-from src.runtime.records import is_plain_name, read_verified_json, run_path
+from src.runtime.records import is_plain_name, read_verified_json
 
 DESCRIPTION = ("run", "architecture", "size", "recipe", "stage", "data", "seed", "status")
 PARAMETERS = ("total_params", "active_params", "non_embedding_params")
@@ -55,7 +53,6 @@ ACCOUNTED = ("active_non_embedding_params", "train_flops_per_token", "state_byte
 MORE_COLUMNS = (*ACCOUNTED, "match", "match_residual", "solved", "device", "threads", "precision", *REPLICATES)
 INTEGERS = ("seed", *REPLICATES, "tokens", "peak_memory_bytes", "skipped_steps", "threads")
 NUMBERS = (*RESULTS, *ACCOUNTED[1:], *REFERENCES, ABOVE_FLOOR, "best_val_loss", "match_residual")
-POINT_COLUMNS = ("stage", "step", "tokens", "flops", "wall_time_s")
 
 ARCHITECTURES = (
     "dense", "mamba", "moe", "hybrid", "mamba1", "jamba", "griffin", "moe_hybrid", "gated_deltanet", "dense_conv",
@@ -69,22 +66,6 @@ _NOT_EVALUATED: Record = {"references": {}, "test": {}, "context": {}}
 FINAL_STATUSES = ("done", "failed", "interrupted")
 
 
-@dataclass
-class _Found:
-    """A run as listed by the folder or by sweep.json, before its own files are read."""
-
-    run: str
-    run_dir: Path
-    planned: Record = field(default_factory=dict[str, Any])
-    """Its entry in sweep.json."""
-    job_record: Record | None = None
-    """The content of jobs/<run>.json; None outside a sweep and for a job that never started."""
-    variant: str = ""
-    """What the sweep varies of its architecture."""
-    look: Any = None
-    """The look of `seeds=auto`, from sweep.json."""
-
-
 def load_runs(directory: str | Path) -> pd.DataFrame:
     """Load a row a run from a sweep, a run, a folder of runs, or an output root that has runs/.
 
@@ -93,7 +74,7 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
     (and BRANCH_OF of a branch), `run_dir`, and `contract` (a dict). Numbers that are not known yet are missing. Raises:
     UserError without any run.
     """
-    rows = _in_order([_row(found) for found in _find_runs(run_folders(Path(directory)))])
+    rows = _in_order([_row(found) for found in find_runs(run_folders(Path(directory)))])
     per_stage = dict.fromkeys(key for row in rows for key in row if "/" in key)
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *MORE_COLUMNS, *per_stage, "run_dir", "contract"])
     for column in frame.columns:
@@ -109,28 +90,6 @@ def load_runs(directory: str | Path) -> pd.DataFrame:
 def _as_int64(value: float | None) -> int | None:
     """Return a whole number that the column can hold; None for any other."""
     return None if value is None or abs(value) >= 2**63 else round(value)
-
-
-def load_metrics(directory: str | Path) -> pd.DataFrame:
-    """Load all rows of every metrics.jsonl: run, architecture, size, seed, POINT_COLUMNS, then one column a metric."""
-    return read_metrics(load_runs(directory))
-
-
-def read_metrics(runs: pd.DataFrame, max_rows: int | None = None) -> pd.DataFrame:
-    """Read the metrics of these runs, as `load_metrics` does.
-
-    max_rows: keep about so many rows a run, those of the validation first; a plot needs no more.
-    """
-    owners = to_records(runs[["run", "architecture", "size", "seed"]])
-    points = [read_points(Path(folder) / "metrics.jsonl", max_rows) for folder in runs["run_dir"]]
-    columns = dict.fromkeys([*POINT_COLUMNS, *sorted({key for rows in points for row in rows for key in row})])
-    values: dict[str, Any] = {
-        key: [owner[key] for owner, rows in zip(owners, points, strict=True) for _ in rows] for key in owners[0]
-    }
-    for column in columns:
-        series = pd.Series([row.get(column) for rows in points for row in rows], dtype=object)
-        values[column] = series if column == "stage" else pd.to_numeric(series, errors="coerce").astype("float64")
-    return pd.DataFrame(values)
 
 
 def load_evaluation(run_dir: str | Path) -> dict[str, Record]:
@@ -205,57 +164,7 @@ def to_records(frame: pd.DataFrame) -> list[Record]:
     ]
 
 
-def _find_runs(directory: Path) -> list[_Found]:
-    if not directory.is_dir():
-        raise UserError(f"dir={directory}: no such folder; give a sweep, a run or a folder of runs")
-    if (directory / "sweep.json").exists():
-        return _sweep_runs(directory)
-    if is_run(directory):
-        return [_Found(directory.resolve().name, directory)]
-    folder = directory / "runs" if (directory / "runs").is_dir() else directory
-    found = [_Found(child.name, child) for child in sorted(folder.iterdir()) if is_run(child)]
-    if not found:
-        sweeps = sorted(str(path.parent) for path in directory.glob("*/sweep.json"))
-        remedy = f"give one of its sweeps, such as {sweeps[-1]}" if sweeps else "train first: python -m src.train"
-        raise UserError(f"dir={directory}: no run in this folder; {remedy}")
-    return found
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run, whatever state it is in."""
-    if folder.name.startswith(".") or folder.name.endswith(".old"):  # a folder that is being written or replaced
-        return False
-    return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl", "config.yaml"))
-
-
-def variants(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Name the architecture settings that differ between jobs, from the overrides of each: `window=64`, or empty."""
-    settings = [dict(item.split("=", 1) for item in job if item.startswith("architecture.")) for job in jobs]
-    keys = dict.fromkeys(key for each in settings for key in each)
-    varied = [key for key in keys if len({each.get(key) for each in settings}) > 1]
-    return [
-        " ".join(f"{key.removeprefix('architecture.')}={each[key]}" for key in varied if key in each)
-        for each in settings
-    ]
-
-
-def _sweep_runs(directory: Path) -> list[_Found]:
-    sweep = read_verified_json(directory / "sweep.json", "repeat the command of the sweep, which writes it again")
-    jobs = as_dict(sweep).get("jobs")
-    found: list[_Found] = []
-    listed = [as_dict(job) for job in as_list(jobs)]
-    labels = variants([[str(item) for item in as_list(job.get("overrides"))] for job in listed])
-    for job, label in zip(listed, labels, strict=True):
-        place = run_path(directory, job.get("run"), job.get("run_dir"))
-        job_file = directory / "jobs" / f"{place.name}.json"
-        record = as_dict(read_or_none(job_file)) if job_file.exists() else None
-        found.append(_Found(place.name, place, job, record, label, as_dict(sweep).get("look")))
-    if not found:
-        raise UserError(f"dir={directory}: sweep.json lists no job; repeat the command of the sweep")
-    return found
-
-
-def _row(found: _Found) -> Record:
+def _row(found: FoundRun) -> Record:
     summary, problem = _read_summary(found)
     row: Record = {key: as_text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}
     row["run"], row["run_dir"] = found.run, str(found.run_dir.resolve())
@@ -313,7 +222,7 @@ def _in_order(rows: list[Record]) -> list[Record]:
     return sorted(rows, key=place)
 
 
-def _read_summary(found: _Found) -> tuple[Record, str | None]:
+def _read_summary(found: FoundRun) -> tuple[Record, str | None]:
     """Return the summary, or an empty one and why it cannot be read."""
     path = found.run_dir / "summary.json"
     if not path.is_file():
@@ -325,7 +234,7 @@ def _read_summary(found: _Found) -> tuple[Record, str | None]:
     return (as_dict(content), None) if isinstance(content, dict) else ({}, "summary.json holds no summary")
 
 
-def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, str | None]:
+def _status(found: FoundRun, summary: Record, problem: str | None) -> tuple[str, str | None]:
     """Decide status and error. The sweep's record of a finished job takes precedence over the summary of a process
     that was killed; if the sweep itself was killed, the summary takes precedence over its "running"."""
     own, error = as_text(summary.get("status")), as_text(summary.get("error"))
@@ -339,45 +248,6 @@ def _status(found: _Found, summary: Record, problem: str | None) -> tuple[str, s
         return known, None
     never_started = found.planned and found.job_record is None and not found.run_dir.exists()
     return ("pending", None) if never_started else ("unknown", problem)
-
-
-def read_points(path: Path, max_rows: int | None) -> list[Record]:
-    """Read the rows of a metrics.jsonl, about `max_rows` of them; see `read_metrics`."""
-    try:
-        lines = read_bytes(path).splitlines()
-    except UserError:
-        return []
-    if max_rows and len(lines) > max_rows:
-        stride = math.ceil(len(lines) / max_rows)
-        validation = {index for index, line in enumerate(lines) if b'"val/' in line}
-        spared = validation if len(validation) <= max_rows else set[int]()
-        lines = [line for index, line in enumerate(lines) if index % stride == 0 or index in spared]
-    try:
-        rows = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is several times faster
-    except (ValueError, RecursionError):
-        rows = [row for line in lines if (row := _parse(line)) is not None]
-    return _drop_replayed(map(as_dict, cast(list[Any], rows)))
-
-
-def _drop_replayed(rows: Iterable[Record]) -> list[Record]:
-    """Keep the latest row of each step: a resumed run goes back to its checkpoint and logs again from there."""
-    kept: list[Record] = []
-    for row in rows:
-        stage, step = row.get("stage"), as_number(row.get("step"))
-        if not isinstance(stage, str) or step is None:
-            continue
-        if kept and kept[-1]["stage"] == stage and kept[-1]["step"] > step:
-            while kept and kept[-1]["stage"] == stage and kept[-1]["step"] >= step:
-                kept.pop()
-        kept.append(row)
-    return kept
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):  # the half line of a run that was killed
-        return None
 
 
 def reference_losses(record: Record, stage: str) -> dict[str, tuple[float, float | None]]:

@@ -16,8 +16,9 @@ import pandas as pd
 from src.reporting.data.archive import run_folders
 from src.reporting.data.artifacts import load_samples, load_sweep_name
 from src.reporting.data.json_values import Record
+from src.reporting.data.metrics_file import read_metrics
 from src.reporting.data.problems import Problems, damage_lines
-from src.reporting.data.runs import load_runs, read_metrics, to_records
+from src.reporting.data.runs import load_runs, to_records
 from src.reporting.data.shared_results import share_results
 from src.reporting.output.html_page import build_page
 from src.reporting.output.report import Report

@@ -8,7 +8,9 @@ import pytest
 
 from src.config.schema import UserError
 from src.reporting import load_metrics, load_runs, load_samples, verdict_lines
-from src.reporting.data.runs import COLUMNS, read_metrics, to_records, variants
+from src.reporting.data.find_runs import variants
+from src.reporting.data.metrics_file import read_metrics
+from src.reporting.data.runs import COLUMNS, to_records
 
 
 def only_row(frame: pd.DataFrame) -> dict:

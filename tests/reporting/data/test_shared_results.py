@@ -5,7 +5,7 @@ import json
 import pytest
 
 from src.reporting import load_runs, write_report
-from src.reporting.data.runs import read_metrics
+from src.reporting.data.metrics_file import read_metrics
 from src.reporting.data.shared_results import share_results, shared
 from src.reporting.plots import charts, training
 from src.reporting.plots.charts import build_charts
