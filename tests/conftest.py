@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests: no accounts, no display, deterministic examples; device tests need the device."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ["NETRC"] = os.devnull  # W&B also looks for a login there; tests never use a real account
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+# The commands that tests start would compile all of src each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # One thread: small tensors gain nothing from more, and on a busy machine waiting threads cost much time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
