@@ -89,7 +89,7 @@ class Run:
 
     def begin_state(self, stage: str, model: LanguageModel, forward: Forward) -> TrainState:
         """Create the state of a new stage, with a new optimizer."""
-        optimizer = build_optimizer(model, self.config.optimizer, self.config.training.memory)
+        optimizer = build_optimizer(model, self.config.optimizer, self.config.training.memory, self.process_group)
         return TrainState.begin(stage, model, optimizer, self.device, forward)
 
     def global_step(self, stage: str, step: int) -> int:

@@ -90,6 +90,11 @@ def test_two_processes_round_moments_as_one_does(data: Path, tmp_path: Path) -> 
     compare_with_one_process(data, tmp_path, "replicate", more, nats=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_orthogonalize_as_one_does(data: Path, tmp_path: Path) -> None:
+    compare_with_one_process(data, tmp_path, "replicate", architecture_settings("moe", "optimizer=muon"))
+
+
 def compare_with_one_process(
     data: Path, tmp_path: Path, parallel: str, more: tuple[str, ...], nats: float = 1e-5
 ) -> None:
