@@ -13,6 +13,7 @@ from src.cli.model_validation import check_model
 from src.config.checks import check_name, check_settings
 from src.config.schema import (
     BF16_WEIGHTS,
+    INT8_MOMENTS,
     TASK,
     StageConfig,
     TrainConfig,
@@ -193,10 +194,15 @@ def _check_batches(config: TrainConfig) -> None:
             f"{training.global_batch_size}; for example {near}"
         )
     processes = planned_ranks(config.launcher).size
-    if processes > 1 and training.memory != "full":
+    if processes > 1 and training.memory in BF16_WEIGHTS:
         raise UserError(
             f"training.memory={training.memory}: is for a single process; with several, leave it out, and set "
             "runtime.parallel=shard to divide weights and optimizer state among the processes"
+        )
+    if processes > 1 and training.memory in INT8_MOMENTS and config.runtime.parallel == "shard":
+        raise UserError(
+            f"runtime.parallel=shard: does not divide the moments of training.memory={training.memory}; set "
+            "training.memory=full, or runtime.parallel=replicate"
         )
     at_once = processes * size
     if training.global_batch_size % at_once:

@@ -34,6 +34,7 @@ from src.runs.resource_check import (
 from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
 from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
 from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries, write_bytes, write_yaml
+from src.runtime.background import BackgroundTask, open_background_task
 from src.runtime.device import Device, check_reductions, is_nondeterministic, is_out_of_memory, open_device
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankFailure
 from src.runtime.errors import first_line
@@ -45,6 +46,7 @@ from src.runtime.signals import Interrupted, StopRequest, handle_stop_signals
 from src.tracking.jsonl import JsonlLog
 from src.tracking.tracker import build_tracker
 from src.training.checkpoint import CheckpointInfo, load_weights, read_checkpoint
+from src.training.checkpoint_writer import CheckpointWriter
 from src.training.compilation import Forward
 from src.training.optimizers import prepare_weights
 
@@ -77,8 +79,9 @@ def execute_run(
         acquire_run_lock(folder) if process_group.is_rank_zero else nullcontext(lambda: True) as is_held,
         open_log(folder / "train.log") if process_group.is_rank_zero else nullcontext(_discard) as log_info,
         handle_stop_signals() as stop,
+        open_background_task() as writing,
     ):
-        run = _prepare_run(config, data, folder, process_group, is_held, init, stop, log_info)
+        run = _prepare_run(config, data, folder, process_group, is_held, init, stop, log_info, writing)
         exit_code = 1
         try:
             with report_disk_errors(folder, config.rerun, is_held):
@@ -124,6 +127,7 @@ def _prepare_run(
     init: CheckpointInfo | None,
     stop: StopRequest,
     log_info: LogFunction,
+    writing: BackgroundTask,
 ) -> Run:
     """Resolve `auto`, write config.yaml and the first summary, and return the state of the run."""
     known = process_group.on_rank_zero(lambda: _resolve_device(config, data, folder, process_group))
@@ -151,7 +155,10 @@ def _prepare_run(
         summary["command"] = explicit_command(config, data, init_run, process_group.size)
     tokenizer = load_tokenizer(folder / "tokenizer.json") if isinstance(data, PreparedData) else None
     metrics = JsonlLog(folder / "metrics.jsonl") if process_group.is_rank_zero else None
-    run = Run(config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, is_held)
+    writer = CheckpointWriter(writing, device, log_info)
+    run = Run(
+        config, data, folder, device, match, cost, tokenizer, summary, metrics, None, stop, log_info, is_held, writer
+    )
     run.write_summary()
     return run
 

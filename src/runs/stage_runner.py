@@ -1,6 +1,7 @@
 """Train one stage of a run from its last checkpoint, with evaluation, checkpoints and samples."""
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from src.training.checkpoint_writer import CheckpointWriter
 from src.training.compilation import Forward
 from src.training.loop import Diverged, Hooks, Validation, fit
 from src.training.optimizers import build_optimizer
@@ -71,6 +73,7 @@ class Run:
     log_info: LogFunction
     is_held: Callable[[], bool]
     """Returns whether `folder` is still the locked directory."""
+    checkpoint_writer: CheckpointWriter
     metrics_lost: bool = False
     """Whether rows of metrics were found missing or changed."""
 
@@ -86,7 +89,7 @@ class Run:
 
     def begin_state(self, stage: str, model: LanguageModel, forward: Forward) -> TrainState:
         """Create the state of a new stage, with a new optimizer."""
-        optimizer = build_optimizer(model, self.config.optimizer, self.config.training.memory)
+        optimizer = build_optimizer(model, self.config.optimizer, self.config.training.memory, self.process_group)
         return TrainState.begin(stage, model, optimizer, self.device, forward)
 
     def global_step(self, stage: str, step: int) -> int:
@@ -286,25 +289,29 @@ class StageHooks:
     def _write_row(self, row: dict[str, Any]) -> None:
         assert self.run.metrics is not None, "rank 0 has them"
         self.run.check_folder_exists()
+        self.run.checkpoint_writer.task.raise_if_failed()
         if "val/loss" in row:
             row = row | self.other_losses
         self.run.metrics.log(row)
         if self.run.tracker is not None:
             self.run.tracker.log(row, self.steps_before + row["step"])
 
-    def save(self, kind: str) -> None:
-        """Save a checkpoint, `best` or `last`."""
-        self._save(kind, self.state.progress, self.run.metrics_digest(self.plan.name, self.state.progress.step))
+    def save(self, kind: str, in_background: bool) -> None:
+        """Save a checkpoint, `best` or `last`; if not in the background, all checkpoints are written afterwards."""
+        metrics = self.run.metrics_digest(self.plan.name, self.state.progress.step)
+        self._save(kind, self.state.progress, metrics, in_background)
 
     def begin_branch(self, name: str) -> None:
         """Save the current state as the checkpoint `last` of a branch, which starts from it.
 
         It has no digest of metrics.jsonl, since rows of other stages precede those of the branch.
         """
-        self._save("last", self.state.progress.branch(name), None)
+        self._save("last", self.state.progress.branch(name), None, in_background=True)
 
-    def _save(self, kind: str, progress: Progress, metrics: MetricsDigest | None) -> None:
+    def _save(self, kind: str, progress: Progress, metrics: MetricsDigest | None, in_background: bool) -> None:
+        started = time.perf_counter()
         self.run.process_group.on_rank_zero(self.run.check_folder_exists)
+        self.run.process_group.on_rank_zero(self.run.checkpoint_writer.task.wait)
         model, optimizer, is_sharded = self.state.model, self.state.optimizer, self.run.device.is_sharded
         state, shards = None, None
         if kind == "last":
@@ -322,7 +329,9 @@ class StageHooks:
             metrics=metrics,
             process_group=self.run.process_group,
             shards=shards,
+            writer=self.run.checkpoint_writer if in_background else None,
         )
+        self.state.progress.checkpoint_time_s += time.perf_counter() - started
 
 
 def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> None:
@@ -340,6 +349,7 @@ def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> No
 
 def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
     """Restore the last checkpoint with half the learning rate. Raises: UserError if that was done before."""
+    run.process_group.on_rank_zero(run.checkpoint_writer.task.wait)
     name, step, bad = plan.name, state.progress.step, int(state.bad_steps)
     line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
     if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):

@@ -48,6 +48,8 @@ class StageSummary(TypedDict):
     tokens_per_second: float
     peak_memory_bytes: int
     wall_time_s: float
+    checkpoint_time_s: NotRequired[float]
+    """The part of it in which training waited for checkpoints; missing in runs of earlier versions."""
     skipped_steps: int
     rollbacks: int
     references: dict[str, float | None]
@@ -131,6 +133,7 @@ def stage_summary(
         "tokens_per_second": progress.tokens / progress.train_time_s,
         "peak_memory_bytes": device.memory_bytes(),
         "wall_time_s": progress.wall_time_s,
+        "checkpoint_time_s": progress.checkpoint_time_s,
         "skipped_steps": progress.skipped_steps,
         "rollbacks": progress.rollbacks,
         "references": data.references(stage.corpus, "val"),

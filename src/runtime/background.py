@@ -1,12 +1,46 @@
-"""Repeat an action in a thread while a block runs."""
+"""Work in a thread: one call at a time, or an action that repeats while a block runs."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 MAX_SHARE = 0.01
 """The most that the calls of an action may take of a core, which they take from training."""
+
+
+class BackgroundTask:
+    """At most one call at a time, in the thread of a pool."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._call: Future[None] | None = None
+
+    def start(self, action: Callable[[], None]) -> None:
+        """Wait for the earlier call, then start `action`. Raises: what the earlier call raised."""
+        self.wait()
+        self._call = self._pool.submit(action)
+
+    def wait(self) -> None:
+        """Wait for the call that was started, if any. Raises: what it raised, once."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.result()
+
+    def raise_if_failed(self) -> None:
+        """Raise what the call raised, if it has ended; do not wait for it."""
+        if self._call is not None and self._call.done():
+            self.wait()
+
+
+@contextmanager
+def open_background_task() -> Iterator[BackgroundTask]:
+    """Yield a task whose last call has ended when the block has, also by an error, which is then the one raised."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        task = BackgroundTask(pool)
+        yield task
+        task.wait()
 
 
 @contextmanager

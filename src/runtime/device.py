@@ -122,6 +122,13 @@ class Device:
             return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         return available_bytes()
 
+    def free_host_bytes(self) -> int:
+        """Return the bytes that a copy of tensors in the host's memory can take now."""
+        if self.kind == "cuda":
+            return available_bytes()
+        # macOS does not report what other programs hold, so at least this process's own memory is subtracted.
+        return min(self.free_bytes(), machine_bytes() - current_rss())
+
 
 def fast_dtype(like: Tensor) -> torch.dtype:
     """Return the fastest type on the device of `like`, for products that need two digits only.

@@ -5,6 +5,7 @@ as they do, so that a sweep can tell a stopped job from a failed one, and prints
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ def torchrun_command(*options: str) -> list[str]:
     """Return a command that starts `python -m MODULE`, whose name and arguments are to follow, in several processes."""
     forwarded = ",".join(number.name for number in STOP_SIGNALS)
     ours = ["--signals-to-handle", forwarded, "--shutdown-timeout", str(SHUTDOWN_S)]
-    return [sys.executable, "-m", "src.runtime.torchrun", *options, *ours, "-m"]
+    no_folder = ["--log-dir", os.devnull]  # otherwise torchrun leaves an empty folder in the temporary one
+    return [sys.executable, "-m", "src.runtime.torchrun", *options, *ours, *no_folder, "-m"]
 
 
 def exit_status(exit_codes: Sequence[int]) -> int:

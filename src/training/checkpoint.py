@@ -13,6 +13,7 @@ loaded.
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -38,6 +39,7 @@ from src.runtime.atomic_files import (
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.runtime.errors import first_line, raise_os_errors
 from src.runtime.records import MetricsDigest, child_path, content_sha256, convert
+from src.training.checkpoint_writer import CheckpointWriter
 from src.training.parallel import gather_tensors, part_like
 from src.training.sharded_files import PATTERN, WEIGHTS, read_optimizer, read_shards, weight_tensors, write_shards
 
@@ -75,6 +77,8 @@ class Progress:
     """The part of `tokens` that the origin of a branch trained on; likewise for the two times below."""
     shared_wall_time_s: float = 0.0
     shared_train_time_s: float = 0.0
+    checkpoint_time_s: float = 0.0
+    """The part of `wall_time_s` in which training waited for checkpoints."""
 
     def branch(self, stage: str) -> "Progress":
         """Return the initial progress of a branch that starts here."""
@@ -138,14 +142,17 @@ def save_checkpoint(
     metrics: MetricsDigest | None = None,
     process_group: ProcessGroup = SINGLE_PROCESS,
     shards: Mapping[str, torch.Tensor] | None = None,
+    writer: CheckpointWriter | None = None,
 ) -> None:
     """Write a checkpoint, replacing the previous one; `state` is what resuming needs besides the weights.
 
     All processes of the group call it. metrics: the state of metrics.jsonl at this time. shards: tensors of which every
-    process writes its part; without weights among them, rank 0 writes the weights as one file.
+    process writes its part; without weights among them, rank 0 writes the weights as one file. writer: writes a copy in
+    the background; shards are written at once, since all processes take part in it.
 
     Raises:
-        OSError: the disk is full or cannot be written to; the previous checkpoint still exists.
+        OSError: the disk is full or cannot be written to; the previous checkpoint still exists. In the background, the
+            task of `writer` raises it.
         RankZeroFailed: in the other processes, if rank 0 failed.
     """
     has_weights = any(name.startswith(f"{WEIGHTS}.") for name in shards or {})
@@ -163,18 +170,45 @@ def save_checkpoint(
     }
     with ExitStack() as stack:  # in rank 0, its end moves the folder into place
         temporary = process_group.on_rank_zero(lambda: stack.enter_context(replace_folder(folder)))
+        if shards is None:
+
+            def write() -> None:
+                copied = writer.copy((weights, state)) if writer else None
+                if writer and copied:
+                    writer.task.start(partial(_write_and_move, temporary, meta, stack.pop_all(), *copied))
+                else:
+                    _write_and_move(temporary, meta, stack, weights, state)
+
+            process_group.on_rank_zero(write)
+            return
         process_group.on_rank_zero(lambda: _write_whole(temporary, weights, state))
-        if shards is not None:
-            write_shards(temporary, shards, process_group)
+        write_shards(temporary, shards, process_group)
         files = process_group.on_rank_zero(lambda: sorted(file.name for file in temporary.iterdir()))
         sha256 = dict(zip(files, process_group.map(lambda name: file_sha256(temporary / name), files), strict=True))
-        meta["sha256"] = sha256
 
         def finish() -> None:
-            write_json(temporary / "meta.json", meta | {"meta_sha256": meta_digest(meta)})
+            _write_meta(temporary, meta, sha256)
             stack.close()
 
         process_group.on_rank_zero(finish)
+
+
+def _write_and_move(
+    folder: Path,
+    meta: dict[str, Any],
+    stack: ExitStack,
+    weights: dict[str, torch.Tensor] | None,
+    state: dict[str, Any] | None,
+) -> None:
+    """Write the files of one process into a folder that the end of `stack` moves into place, or removes."""
+    with stack:
+        _write_whole(folder, weights, state)
+        _write_meta(folder, meta, {file.name: file_sha256(file) for file in sorted(folder.iterdir())})
+
+
+def _write_meta(folder: Path, meta: dict[str, Any], sha256: dict[str, str]) -> None:
+    meta = meta | {"sha256": sha256}
+    write_json(folder / "meta.json", meta | {"meta_sha256": meta_digest(meta)})
 
 
 def _write_whole(folder: Path, weights: dict[str, torch.Tensor] | None, state: dict[str, Any] | None) -> None:

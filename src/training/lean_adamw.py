@@ -10,8 +10,9 @@ The update is that of `torch.optim.AdamW` (Loshchilov and Hutter, 2019). What is
   nearest would lose every update below half the distance of two numbers, a 512th of the weight.
 
 Codes are rounded stochastically too: at the nearest code, a small moment would stay where it is and not decay. The
-random numbers are a function of `rounding_key`, which is set before each step, so a resumed run draws the same. A step
-whose gradient is not finite changes nothing; the device decides that, without synchronization.
+random numbers are a function of `rounding_key`, which is set before each step, so a resumed run draws the same, and so
+do several processes with the whole model each. A step whose gradient is not finite changes nothing; the device decides
+that, without synchronization.
 
 torchao has such optimizers. They need a compiler on every device, draw from the global generator and update whatever
 the gradient is, so they are not used.
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from src.model.dropout import hash_key
 from src.training.optimizer_base import Optimizer
+from src.training.parallel import local
 
 BLOCK = 256
 MIN_SIZE = 4096
@@ -84,8 +86,10 @@ class LeanAdamW(Optimizer):
                 state |= self._new_state(parameter)
             state["step"] += is_applied
             size = CPU_CHUNK if parameter.is_cpu else CHUNK
-            for start in range(0, parameter.numel(), size):
-                _update_part(parameter, slice(start, start + size), state, group, is_applied, generator)
+            weights, gradients = local(parameter).view(-1), local(parameter.grad).view(-1)
+            for start in range(0, len(weights), size):
+                part = slice(start, start + size)
+                _update_part(weights[part], gradients[part].float(), part, state, group, is_applied, generator)
 
     def _new_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         size, device = parameter.numel(), parameter.device
@@ -101,20 +105,24 @@ class LeanAdamW(Optimizer):
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for index, saved in state_dict["state"].items():
             parameter = parameters[index]
-            self.state[parameter] = {name: value.to(parameter.device, copy=True) for name, value in saved.items()}
+            self.state[parameter] = {
+                name: local(value).to(parameter.device, copy=True) for name, value in saved.items()
+            }
 
 
 def _update_part(
-    parameter: nn.Parameter,
+    weight: Tensor,
+    gradient: Tensor,
     part: slice,
     state: dict[str, Tensor],
     group: dict[str, Any],
     is_applied: Tensor,
     generator: torch.Generator,
 ) -> None:
-    """Update elements of a parameter and its moments. part: begins at a whole block. is_applied: false: no change."""
-    assert parameter.grad is not None
-    weight, gradient = parameter.view(-1)[part], parameter.grad.view(-1)[part].float()
+    """Update elements (n,) of a parameter, and their moments. part: their place, which begins at a whole block.
+
+    is_applied: false: no change.
+    """
     blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
     stored = {name: state[name][part] for name in CODES}
     scales = {name: state[f"{name}_scale"][blocks] for name in CODES if f"{name}_scale" in state}

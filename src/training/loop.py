@@ -44,8 +44,8 @@ class Hooks:
 
     evaluate: Callable[[], "Validation"]
     log: Callable[[dict[str, Any]], None]
-    save: Callable[[str], None]
-    """Save a checkpoint as `best` or as `last`."""
+    save: Callable[[str, bool], None]
+    """Save a checkpoint as `best` or as `last`; true: in the background, while training goes on."""
     begin_branch: Callable[[str], None]
     """Save the first checkpoint of a branch."""
 
@@ -158,7 +158,7 @@ def fit(
             stop_signal = device.process_group.all_reduce_max(stop.number)
             if last or stop_signal or due:
                 stopwatch.pause()
-                hooks.save("last")
+                hooks.save("last", not (last or stop_signal))
                 stopwatch.resume()
             if stop_signal and not last:
                 raise Interrupted(stop_signal)
@@ -187,6 +187,7 @@ def progress_row(progress: Progress, plan: StagePlan, device: Device) -> dict[st
         "tokens": progress.tokens,
         "flops": progress.tokens * plan.flops_per_token,
         "wall_time_s": round(progress.wall_time_s, 3),
+        "perf/checkpoint_time_s": round(progress.checkpoint_time_s, 3),
         "perf/peak_memory_bytes": device.memory_bytes(),
     }
 
@@ -202,4 +203,4 @@ def _evaluate(state: TrainState, plan: StagePlan, device: Device, hooks: Hooks) 
     best = progress.best_val_loss
     if best is None or not math.isfinite(best) or loss < best:
         progress.best_val_loss = loss
-        hooks.save("best")
+        hooks.save("best", True)

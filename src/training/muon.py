@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from src.runtime.device import fast_dtype
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.training.optimizer_base import AdamW, Optimizer
 from src.training.parallel import gather_part, local, part_like
 
@@ -51,10 +52,12 @@ class Muon(Optimizer):
         *,
         momentum: float,
         weight_decay: float,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         **adamw: Any,
     ) -> None:
-        """packed: row counts of the projections in matrices that stack several."""
+        """packed: row counts of the projections in matrices that stack several. process_group: holds whole matrices."""
         self.packed = packed or {}
+        self.process_group = process_group
         self.adamw = AdamW(others, fused=True, **adamw)
         super().__init__(
             [{"params": matrices, "weight_decay": weight_decay, "momentum": momentum}], {"lr": adamw["lr"]}
@@ -106,9 +109,19 @@ class Muon(Optimizer):
         """Update projections of the same shape."""
         keep = _keep(found_inf, weights[0])
         nesterov = torch.stack([_nesterov(*pair, group, keep) for pair in zip(gradients, buffers, strict=True)])
-        updates = _scaled_update(nesterov, group, keep)
+        updates = self._divided_update(nesterov, group, keep)
         for weight, update in zip(weights, updates.unbind(), strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"] * keep).add_(update)
+
+    def _divided_update(self, nesterov: Tensor, group: dict[str, Any], keep: Tensor) -> Tensor:
+        """Return what is added to weights (n, ..., rows, cols), of which each process iterates on an equal share."""
+        if self.process_group.size == 1:
+            return _scaled_update(nesterov, group, keep)
+        own = slice(self.process_group.rank, None, self.process_group.size)
+        updates = torch.zeros_like(nesterov)
+        updates[own] = _scaled_update(nesterov[own], group, keep)
+        self.process_group.all_reduce_sum([updates])  # exact, as the others have zeros there
+        return updates
 
     def _update_shard(
         self,

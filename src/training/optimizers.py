@@ -4,6 +4,7 @@ import torch
 
 from src.config.schema import BF16_WEIGHTS, INT8_MOMENTS, OptimizerConfig
 from src.model.language_model import LanguageModel
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.training.lean_adamw import LeanAdamW
 from src.training.muon import Muon
 from src.training.optimizer_base import AdamW
@@ -17,10 +18,16 @@ def prepare_weights(model: LanguageModel, memory: str) -> None:
             matrix.data = matrix.data.to(torch.bfloat16)
 
 
-def build_optimizer(model: LanguageModel, config: OptimizerConfig, memory: str = "full") -> torch.optim.Optimizer:
+def build_optimizer(
+    model: LanguageModel,
+    config: OptimizerConfig,
+    memory: str = "full",
+    process_group: ProcessGroup = SINGLE_PROCESS,
+) -> torch.optim.Optimizer:
     """Build the optimizer with its groups: parameters with and without weight decay. memory: `training.memory`.
 
-    With Muon, the first group has the matrices of the blocks; embeddings, head and other parameters use AdamW.
+    With Muon, the first group has the matrices of the blocks; embeddings, head and other parameters use AdamW, and the
+    processes share its iterations if each holds the whole model.
     """
     no_decay, for_muon = model.no_decay(), model.matrices() if config.name == "muon" else set[str]()
     matrices = {name: parameter for name, parameter in model.named_parameters() if name in for_muon}
@@ -36,5 +43,13 @@ def build_optimizer(model: LanguageModel, config: OptimizerConfig, memory: str =
     if config.name == "muon":
         decay = config.weight_decay
         packed = {matrices[name]: rows for name, rows in model.packed_projections().items()}
-        return Muon(list(matrices.values()), groups, packed, momentum=config.momentum, weight_decay=decay, **adamw)
+        return Muon(
+            list(matrices.values()),
+            groups,
+            packed,
+            momentum=config.momentum,
+            weight_decay=decay,
+            process_group=process_group,
+            **adamw,
+        )
     return AdamW(groups, fused=True, **adamw)

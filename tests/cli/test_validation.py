@@ -266,14 +266,21 @@ def test_filters_and_repositories_are_only_for_code() -> None:
     )
 
 
-def test_lean_memory_is_for_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_have_fp32_weights_and_whole_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     config = change_config(training__memory="lean")
     validate(config)
+    divided = change_config(training__memory="int8_moments", runtime__parallel="shard")
+    validate(divided)
     monkeypatch.setattr(host, "read_rank_info", lambda: RankInfo(0, 2, 0, 2))
     assert validation_error(config) == (
         "training.memory=lean: is for a single process; with several, leave it out, and set runtime.parallel=shard to "
         "divide weights and optimizer state among the processes"
     )
+    assert validation_error(divided) == (
+        "runtime.parallel=shard: does not divide the moments of training.memory=int8_moments; set "
+        "training.memory=full, or runtime.parallel=replicate"
+    )
+    validate(change_config(training__memory="int8_moments", training__micro_batch_size=1))
 
 
 def test_a_missing_extra_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

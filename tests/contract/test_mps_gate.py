@@ -214,7 +214,7 @@ def test_loop_synchronizes_only_in_logged_steps(architecture: str, monkeypatch: 
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=1e-3))
     state = TrainState.begin("language", model, optimizer, CPU)
     training = TrainingConfig(seq_len=32, global_batch_size=2, micro_batch_size=2, max_tokens=10**9, log_every=2)
-    hooks = Hooks(lambda: Validation(1.0, 1.0), lambda row: None, lambda kind: None, lambda branch: None)
+    hooks = Hooks(lambda: Validation(1.0, 1.0), lambda row: None, lambda kind, in_background: None, lambda branch: None)
     with OperatorTrace() as trace:
         plan = StagePlan("language", 6, 1e-3, 100, 100, flops_per_token=1.0)
         fit(state, plan, loader, training, ScheduleConfig(name="cosine"), 1.0, CPU, hooks, StopRequest())

@@ -4,14 +4,21 @@ import errno
 import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from src.config.schema import ROOT
+from src.runtime.atomic_files import read_json
 from src.tracking.jsonl import JsonlLog
+from src.training.checkpoint import read_checkpoint
 from tests.integration import tiny
 from tests.integration.torture import ARCHITECTURES, differences
 
@@ -137,7 +144,8 @@ def test_a_removed_run_folder_is_not_recreated(
     real = getattr(__import__(module, fromlist=[name]), name)
 
     def remove(*arguments: Any, **named: Any) -> Any:
-        shutil.rmtree(tmp_path / "runs")
+        (tmp_path / "runs").rename(tmp_path / "removed")  # at once: a thread may be writing a checkpoint
+        shutil.rmtree(tmp_path / "removed")
         return real(*arguments, **named)
 
     with monkeypatch.context() as patch:
@@ -147,6 +155,56 @@ def test_a_removed_run_folder_is_not_recreated(
     assert err.startswith(f"error: {tmp_path / 'runs'}") and err.count("\n") == 1
     assert err.endswith(": removed during training; the same command starts the run again\n")
     assert not list(tmp_path.iterdir())
+
+
+KILL_WHILE_WRITING = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from src.training import checkpoint
+from tests.integration.tiny import train_main
+
+root, *arguments = sys.argv[1:]
+write = checkpoint._write_meta
+
+def kill(folder, meta, sha256):
+    if folder.name.startswith(".last.") and meta["progress"]["step"] == 2:
+        assert threading.current_thread() is not threading.main_thread()
+        (rows,) = Path(root).glob("runs/*/metrics.jsonl")
+        while '"step": 3,' not in rows.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, meta, sha256)
+
+checkpoint._write_meta = kill
+sys.exit(train_main(arguments))
+"""
+"""Trains, and is killed while a thread writes the checkpoint of step 2 and training has done step 3."""
+
+
+def test_a_kill_while_training_goes_on_leaves_the_earlier_checkpoint(data: Path, tmp_path: Path) -> None:
+    more, root = (*MORE, "training.checkpoint_every=1"), tmp_path / "killed"
+    assert tiny.run(data, tmp_path / "whole", *more) == 0
+    command = [sys.executable, "-c", KILL_WHILE_WRITING, str(root), *tiny.command_line(data, root, *more)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = tiny.only_run(root)
+    assert read_checkpoint(folder / "checkpoints" / "language" / "last").progress.step == 1
+    assert tiny.run(data, root, *more) == 0
+    assert differences(tiny.only_run(tmp_path / "whole"), folder) == []
+
+
+def test_an_error_in_the_background_ends_the_run_at_the_next_row_of_metrics(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("architecture=dense", "training.max_steps=1000", "training.log_every=1", "training.checkpoint_every=2")
+    with monkeypatch.context() as patch, fail_with_os_error(patch, torch, "save", errno.ENOSPC, after=1):
+        assert tiny.run(data, tmp_path, *more) == 2
+    folder = tiny.only_run(tmp_path)
+    message = f"{os.strerror(errno.ENOSPC)}; make room, and the same command goes on"
+    assert capsys.readouterr().err == f"error: {folder}: {message}\n"
+    assert read_checkpoint(folder / "checkpoints" / "language" / "last").progress.step == 2
+    assert tiny.read_rows(folder)[-1]["step"] in (4, 5), "the save of step 4 failed, that of step 6 was not reached"
+    assert read_json(folder / "summary.json")["status"] == "failed"
 
 
 def test_an_interrupted_rerun_leaves_no_finished_run(

@@ -46,7 +46,7 @@ SETTINGS = (
     "tracking=none evaluation.probe_sequences=2 evaluation.scripts=2"
 ).split()
 """Six steps of a model with a hundred thousand parameters."""
-CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/peak_memory_bytes")
+CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/checkpoint_time_s", "perf/peak_memory_bytes")
 
 
 def write_story(draw: random.Random) -> str:

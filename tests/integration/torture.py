@@ -16,6 +16,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,18 +29,16 @@ import yaml
 from safetensors.torch import load_file
 
 import src.runs.runner
-import src.runs.stage_runner
+import src.training.checkpoint
 from src.config.schema import CONF
-from src.model.language_model import LanguageModel
 from src.runtime.atomic_files import read_json
-from src.training.checkpoint import Progress
 from tests.integration import tiny
 from tests.torture.fork import start_fork, wait_for_fork
 from tests.torture.forked import prepare_in_a_fork
 from tests.torture.operations import kill_before
 
 ARCHITECTURES = sorted(path.stem for path in (CONF / "architecture").glob("*.yaml"))
-SUMMARY_TIMES = ("wall_time_s", "tokens_per_second", "peak_memory_bytes")
+SUMMARY_TIMES = ("wall_time_s", "tokens_per_second", "peak_memory_bytes", "checkpoint_time_s")
 
 
 def smallest_layer_count(architecture: str) -> int:
@@ -55,8 +55,8 @@ def read_comparable_content(file: Path) -> Any:
         return {name: _bits(tensor) for name, tensor in load_file(file).items()}
     if file.name == "state.pt":
         state = _bits(torch.load(file, weights_only=True))
-        for key in ("wall_time_s", "train_time_s"):
-            del state["progress"][key], state["progress"][f"shared_{key}"]
+        for key in ("wall_time_s", "train_time_s", "shared_wall_time_s", "shared_train_time_s", "checkpoint_time_s"):
+            del state["progress"][key]
         return state
     if file.name == "meta.json":
         return {key: value for key, value in read_json(file).items() if key in ("run", "spec", "tokenizer_sha256")}
@@ -66,7 +66,7 @@ def read_comparable_content(file: Path) -> Any:
         del summary["record_sha256"], summary["metrics"]["sha256"]  # they include times
         for values in (summary["final"], *summary["stages"].values()):
             for key in SUMMARY_TIMES:
-                del values[key]
+                values.pop(key, None)
             for key in ("wall_time_s", "train_time_s"):
                 values.get("shared", {}).pop(key, None)
         return summary
@@ -144,15 +144,18 @@ class Torturer:
         assert steps and steps[0] >= int(step), f"{places[0]}: step {step} was saved, {steps} are there"
 
     def _record_checkpoints(self) -> None:
-        """Record each checkpoint that this process saves."""
-        save = src.runs.stage_runner.save_checkpoint
+        """Record each checkpoint `last` that this process has written, also in its thread."""
+        replace_folder = src.training.checkpoint.replace_folder
 
-        def save_and_record(folder: Path, model: LanguageModel, progress: Progress, **more: Any) -> None:
-            save(folder, model, progress, **more)
+        @contextmanager
+        def replace_and_record(folder: Path) -> Iterator[Path]:
+            with replace_folder(folder) as temporary:
+                yield temporary
+                progress = read_json(temporary / "meta.json")["progress"]
             if folder.name == "last":
-                self.record.write_text(f"{progress.stage} {progress.step}", encoding="utf-8")
+                self.record.write_text(f"{progress['stage']} {progress['step']}", encoding="utf-8")
 
-        src.runs.stage_runner.save_checkpoint = save_and_record
+        src.training.checkpoint.replace_folder = replace_and_record
 
     def _train_and_kill(self, experiment: str) -> int:
         if self.draw.random() < 0.5:

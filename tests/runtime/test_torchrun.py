@@ -1,7 +1,9 @@
 """Several processes that torchrun starts end as one process would."""
 
+import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -28,17 +30,21 @@ def test_the_exit_status_is_that_of_a_killed_process_or_of_the_lowest_rank(
     assert exit_status(exit_codes) == expected
 
 
-def start(what: str) -> "subprocess.Popen[str]":
+def start(what: str, **environment: str) -> "subprocess.Popen[str]":
     command = [*torchrun_command("--standalone", "--nproc-per-node", "2"), "tests.runtime.torchrun_worker", what]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **environment}
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "expected"), [("done", 0), ("invalid", 2), ("killed", 128 + signal.SIGKILL)])
-def test_processes_and_torchrun_end_alike(what: str, expected: int) -> None:
-    process = start(what)
+def test_processes_and_torchrun_end_alike_and_leave_no_files(what: str, expected: int, tmp_path: Path) -> None:
+    process = start(what, TMPDIR=str(tmp_path))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (expected, ""), "no report of torchrun"
+    assert not list(tmp_path.iterdir())
     if what == "done":  # otherwise torchrun may end one process before it prints
         assert sorted(out.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
 

@@ -17,7 +17,8 @@ from tests.torture import forked
 from tests.torture.damage import Site, copy_site
 
 TIME_KEYS = set(
-    "started time pid wall_time_s tokens_per_second peak_memory_bytes metrics progress git_commit sha256".split()
+    "started time pid wall_time_s tokens_per_second checkpoint_time_s peak_memory_bytes metrics progress git_commit "
+    "sha256".split()
 )
 """Keys of records that differ from one time to the next, or from one commit."""
 NOT_COMPARED = tuple(".log .png report.html summary.md summary.csv config.yaml .verified.json state.pt".split())

@@ -34,6 +34,8 @@ class Recorder:
     calls: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     saved: bytes = b""
+    awaited: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """Checkpoints that are not saved in the background."""
     stop: StopRequest = field(default_factory=StopRequest)
     evaluations: int = 0
 
@@ -55,8 +57,10 @@ class Recorder:
     def begin_branch(self, name: str) -> None:
         self.calls.append((f"begin {name}", self.state.progress.step))
 
-    def save(self, kind: str) -> None:
+    def save(self, kind: str, in_background: bool) -> None:
         self.calls.append((kind, self.state.progress.step))
+        if not in_background:
+            self.awaited.append(self.calls[-1])
         if kind == "last":
             file = io.BytesIO()
             torch.save({"model": self.state.model.state_dict(), "state": self.state.state_dict()}, file)
@@ -110,6 +114,18 @@ def test_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: Tra
         *[("evaluate", 0), ("log val", 0), ("best", 0)],
         *[("log train", 3), ("evaluate", 3), ("log val", 3), ("best", 3), ("last", 3)],
     ]
+
+
+def test_only_the_checkpoint_of_the_last_step_or_of_a_signal_is_awaited(
+    recorder: Recorder, loader: TrainLoader
+) -> None:
+    recorder.stop_after = 4
+    with pytest.raises(Interrupted):
+        train(recorder, loader, intervals=(1, 2, 1))
+    recorder.stop, recorder.stop_after = StopRequest(), None
+    train(recorder, loader, intervals=(1, 2, 1))
+    assert [step for kind, step in recorder.calls if kind == "last"] == [1, 2, 3, 4, 5, 6]
+    assert recorder.awaited == [("last", 4), ("last", 6)]
 
 
 def test_branch_begins_before_the_checkpoint_and_with_an_evaluation(recorder: Recorder, loader: TrainLoader) -> None:

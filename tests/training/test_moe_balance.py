@@ -51,7 +51,7 @@ def train(state: TrainState, loader: TrainLoader, steps: int, log_every: int = 1
     )
     plan = StagePlan("language", steps, 1e-3, 100, 100, flops_per_token=7.0)
     schedule = ScheduleConfig(name="wsd", warmup_steps=0, min_ratio=1.0)
-    hooks = Hooks(lambda: Validation(1.0, 1.0), rows.append, lambda kind: None, lambda branch: None)
+    hooks = Hooks(lambda: Validation(1.0, 1.0), rows.append, lambda kind, in_background: None, lambda branch: None)
     fit(state, plan, loader, training, schedule, 1.0, CPU, hooks, StopRequest())
     return [row for row in rows if "train/loss" in row]
 

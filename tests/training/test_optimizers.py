@@ -1,12 +1,19 @@
 """Settings of AdamW and Muon; tests/contract checks by name which parameters of every architecture decay."""
 
 import copy
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from src.config.schema import OptimizerConfig
 from src.model.language_model import LanguageModel
+from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from src.training import muon
 from src.training.muon import Muon, orthogonalize
 from src.training.optimizers import build_optimizer
 from tests.contract.small import small_model
@@ -104,6 +111,51 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
         for one, together in zip(matrices, found, strict=True):
             torch.testing.assert_close(orthogonalize(one), together, rtol=1e-4, atol=1e-5)
     assert not orthogonalize(torch.zeros(4, 4)).any()
+
+
+class ThreadGroup(ProcessGroup):
+    """Processes that are threads, three of them: more than some shapes have matrices."""
+
+    barrier = threading.Barrier(3, timeout=60)
+    tensors: ClassVar[dict[int, Tensor]] = {}
+
+    def all_reduce_sum(self, tensors: Iterable[Tensor]) -> None:
+        (tensor,) = tensors
+        self.tensors[self.rank] = tensor.clone()
+        self.barrier.wait()
+        tensor.copy_(torch.stack([self.tensors[rank] for rank in range(self.size)]).sum(dim=0))
+        self.barrier.wait()
+
+
+@pytest.mark.parametrize("architecture", ["moe", "hybrid"])
+def test_processes_share_the_iterations_of_muon(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterated: list[int] = []
+    real = muon.orthogonalize
+
+    def count(matrices: Tensor) -> Tensor:
+        iterated.append(len(matrices))
+        return real(matrices)
+
+    monkeypatch.setattr(muon, "orthogonalize", count)
+
+    def train(model: LanguageModel, group: ProcessGroup) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        optimizer = build_optimizer(model, MUON, process_group=group)
+        for _ in range(2):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        return model.state_dict()
+
+    alone, n_alone = train(small_model(architecture), SINGLE_PROCESS), sum(iterated)
+    iterated.clear()
+    models = [small_model(architecture) for _ in range(3)]  # here, as they draw from the generator of all threads
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(train, models, [ThreadGroup(rank, 3, rank, 3) for rank in range(3)])
+    assert sum(iterated) == n_alone, "each matrix once, by one of them"
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, alone[name], rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(other[name], weight) for other in others), name
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "moe", "hybrid"])
