@@ -4,9 +4,6 @@ All measurements that are compared are interleaved in one process: our model, th
 memory copy. On a slow or busy machine, a step of training has fewer sequences, and one of decoding fewer tokens, so
 that each has its turns. Each context length runs in its own process, which may run out of memory without ending the
 benchmark.
-
-The allocator keeps freed memory for all models (`keep_freed_memory`), which other libraries do not enable themselves,
-unless `peers_keep_memory` is false.
 """
 
 import statistics
@@ -15,32 +12,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from src.config.schema import BenchmarkConfig, ModelSpec
 from src.model.blocks.kind import BYTES_PER_FLOAT
-from src.model.build import build_model
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.model.language_model import LanguageModel
-from src.profiling.baselines import Baseline, baseline_names, build_baseline
+from src.profiling.actions import DECODED_TOKENS, MAX_CALLS, REPEATS, Action, build_action
+from src.profiling.baselines import baseline_names
 from src.profiling.memory_measurement import peak_growth
-from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memory, open_device
+from src.runtime.device import DTYPES, Device, is_out_of_memory, open_device
 from src.runtime.host import available_bytes
 from src.runtime.log import LogFunction
 from src.runtime.subprocess_pool import run_in_subprocess
-from src.training.train_step import train_step
-from src.training.trial_step import build_train_state
 
 PHASES = ("train", "prefill", "decode")
-REPEATS = 5
-MAX_CALLS = REPEATS + 4
-"""Calls of an action: warm-up, estimate of its time, the repeats, and memory or, twice, operators."""
-DECODED_TOKENS = 32
-"""Tokens of one decoding action."""
 MEMORY_SHARE = 0.9
 """Share of the available memory that a process may use."""
 GEMM_WIDTH = 1024
@@ -116,15 +104,6 @@ class BaselineOutOfMemory(Exception):
     """Memory ran out while baselines were measured too, so that our model has no result either."""
 
 
-class Action(NamedTuple):
-    """A measured function of one model."""
-
-    run: Callable[[], object]
-    tokens: int
-    state_bytes: int | None = None
-    """Of one sequence, summed over the tensors of our cache."""
-
-
 def measure_point(
     config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str]
 ) -> dict[str, Any]:
@@ -188,7 +167,7 @@ def _time_phase(
     units, shrunk_from = {"train": rows, "prefill": 1, "decode": DECODED_TOKENS}[phase], None
     max_seconds = config.point_seconds / REPEATS
     while True:
-        actions = {name: _build_action(phase, name, units, config, spec, context_len, device) for name in names}
+        actions = {name: build_action(phase, name, units, config, spec, context_len, device) for name in names}
         timed = {name: action.run for name, action in actions.items()} | _limit_actions(device)
         times = time_interleaved(timed, device, max_seconds)
         slowest = max(times[name][0] for name in names)
@@ -252,104 +231,6 @@ def _limits(times: dict[str, list[float]]) -> dict[str, float]:
 def _peak_bytes(action: Callable[[], object], device: Device) -> int:
     """Return the peak bytes of tensors that an action allocates, without weights and inputs."""
     return peak_growth(action) if device.kind == "cpu" else device.peak_growth(action)
-
-
-def _build_action(
-    phase: str, name: str, units: int, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
-) -> Action:
-    """Build a model and return its action for a phase.
-
-    units: sequences of a batch in training, tokens that are decoded of each sequence.
-    """
-    rows = units if phase == "train" else config.batch_size
-    tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
-    if name in ("ours", "compiled"):
-        if phase == "train":
-            is_compiled, memory = name == "compiled", config.training.memory
-            state = build_train_state(spec, config.optimizer, device, is_compiled=is_compiled, memory=memory)
-            step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
-            return Action(step, rows * context_len)
-        model = build_model(spec, seed=0).to(device.kind).eval()
-        if phase == "decode":
-            return prepare_decoding(model, tokens[:, :-1], units)
-        return Action(partial(_run_prefill, model, tokens[:, :-1]), rows * context_len)
-    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, units, device)
-    if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
-        return action
-    return action._replace(run=partial(_with_default_allocator, action.run))
-
-
-def _baseline_action(
-    phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, units: int, device: Device
-) -> Action:
-    """Return the action of a baseline for a phase."""
-    baseline.model.to(device.kind)
-    read = tokens[:, :-1]
-    if phase == "train":
-        optimizer = torch.optim.AdamW(
-            baseline.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True
-        )
-        return Action(partial(_train_baseline, baseline, optimizer, tokens, device), read.numel())
-    baseline.model.eval()
-    if phase == "decode":
-        return _prepare_baseline_decoding(baseline, read, units)
-    return Action(torch.no_grad()(partial(baseline.prefill, read)), read.numel())
-
-
-def _with_default_allocator(action: Callable[[], object]) -> None:
-    """Run an action with the default settings of glibc's allocator."""
-    keep_freed_memory(False)
-    try:
-        action()
-    finally:
-        keep_freed_memory()
-
-
-def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:
-    with device.autocast():
-        loss = baseline.loss(tokens)
-    loss.backward()
-    nn.utils.clip_grad_norm_(baseline.model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-@torch.inference_mode()
-def _run_prefill(model: LanguageModel, tokens: Tensor) -> None:
-    model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
-
-
-def prepare_decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED_TOKENS) -> Action:
-    """Read the context, tokens (B, T), once, and return an action that decodes `n_tokens` more of each sequence.
-
-    It uses torch's inference mode, as `generate` does; transformers does not, and neither do baselines.
-    """
-    rows, context_len = tokens.shape
-    with torch.inference_mode():
-        cache = model.make_cache(rows, context_len + n_tokens * MAX_CALLS)
-        model(tokens, cache)
-
-    @torch.inference_mode()
-    def decode() -> None:
-        token = tokens[:, -1:]
-        for _ in range(n_tokens):
-            token = model.head(model(token, cache).hidden[:, -1:]).max(dim=-1).indices
-
-    exact = model.make_cache(1, context_len)
-    tensors = (value for block in exact.blocks if block for value in vars(block).values())
-    return Action(decode, rows * n_tokens, sum(value.nbytes for value in tensors if isinstance(value, Tensor)))
-
-
-def _prepare_baseline_decoding(baseline: Baseline, tokens: Tensor, n_tokens: int) -> Action:
-    with torch.no_grad():
-        states = [baseline.prefill(tokens)]
-
-    @torch.no_grad()
-    def decode() -> None:
-        for _ in range(n_tokens):
-            states[0] = baseline.decode(tokens[:, -1:], states[0])
-
-    return Action(decode, len(tokens) * n_tokens)
 
 
 def fit_growth(points: list[Point], min_context: int = 1024) -> dict[str, dict[str, float]]:

@@ -11,7 +11,8 @@ import torch
 from src.config.schema import ModelSpec
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
-from src.profiling import benchmark
+from src.profiling import actions, benchmark
+from src.profiling.actions import REPEATS, build_action
 from src.profiling.baselines import Baseline, baseline_names, build_baseline
 from src.profiling.benchmark import (
     bytes_read,
@@ -68,8 +69,8 @@ def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
         "b": lambda: calls.append("b"),
     }
     found = time_interleaved(actions, CPU, max_seconds=0.02)
-    assert "".join(calls) == "aassbb" + "ab" * benchmark.REPEATS
-    assert [len(times) for times in found.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
+    assert "".join(calls) == "aassbb" + "ab" * REPEATS
+    assert [len(times) for times in found.values()] == [REPEATS, 1, REPEATS]
 
 
 @pytest.mark.parametrize(
@@ -102,12 +103,12 @@ def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest
     def pass_time(seconds: float) -> None:
         clock[0] += seconds
 
-    def build(phase: str, name: str, rows: int, *rest: Any) -> benchmark.Action:
+    def build(phase: str, name: str, rows: int, *rest: Any) -> actions.Action:
         rate = {"ours": 1024, "hf_llama": 512}[name]
         tokens = rows * (1 if phase == "decode" else 16)
-        return benchmark.Action(lambda: pass_time(tokens / rate * (40 if phase == "decode" else 1)), tokens)
+        return actions.Action(lambda: pass_time(tokens / rate * (40 if phase == "decode" else 1)), tokens)
 
-    monkeypatch.setattr(benchmark, "_build_action", build)
+    monkeypatch.setattr(benchmark, "build_action", build)
     monkeypatch.setattr(
         benchmark, "_limit_actions", lambda device: dict.fromkeys(("gemm", "copy"), lambda: pass_time(1))
     )
@@ -117,12 +118,12 @@ def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest
     found = measure_point(config, match_config(config).spec, 16, list(benchmark.PHASES), ["hf_llama"])
     shown = [(p["phase"], p["model"], p["tokens"], p["shrunk_from"], p["turns"]) for p in found["points"]]
     assert shown == [
-        ("train", "ours", 400, 2048, benchmark.REPEATS),
-        ("train", "hf_llama", 400, 2048, benchmark.REPEATS),
-        ("prefill", "ours", 16, None, benchmark.REPEATS),
-        ("prefill", "hf_llama", 16, None, benchmark.REPEATS),
-        ("decode", "ours", 10, 32, benchmark.REPEATS),
-        ("decode", "hf_llama", 10, 32, benchmark.REPEATS),
+        ("train", "ours", 400, 2048, REPEATS),
+        ("train", "hf_llama", 400, 2048, REPEATS),
+        ("prefill", "ours", 16, None, REPEATS),
+        ("prefill", "hf_llama", 16, None, REPEATS),
+        ("decode", "ours", 10, 32, REPEATS),
+        ("decode", "hf_llama", 10, 32, REPEATS),
     ]
     gemm, copied = benchmark.GEMMS * 2 * benchmark.GEMM_WIDTH**3, 8 * benchmark.COPIED_FLOATS
     assert found["limits"] == [{"gemm_flops_per_second": gemm, "memory_bytes_per_second": copied}] * 3
@@ -133,11 +134,11 @@ def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest
 def test_baselines_can_use_the_default_allocator(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only while a baseline runs: our model always has the policy."""
     calls: list[bool] = []
-    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda keep=True: calls.append(keep))
+    monkeypatch.setattr(actions, "keep_freed_memory", lambda keep=True: calls.append(keep))
     config = composed("architecture=dense", "peers=true", f"peers_keep_memory={keep}")
     for phase in benchmark.PHASES:
         for name in ("ours", "hf_llama"):
-            benchmark._build_action(phase, name, 1, config, match_config(config).spec, 16, CPU).run()
+            build_action(phase, name, 1, config, match_config(config).spec, 16, CPU).run()
             expected = [False, True] if name == "hf_llama" and not keep else []
             assert calls == expected
             calls.clear()
@@ -215,11 +216,9 @@ def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.Mo
             loss=lambda tokens: (seen.append(torch.is_autocast_enabled("cpu")), baseline.loss(tokens))[1]
         )
 
-    monkeypatch.setattr(benchmark, "build_baseline", build)
+    monkeypatch.setattr(actions, "build_baseline", build)
     config = composed("architecture=dense", "peers=true")
-    benchmark._build_action(
-        "train", "hf_llama", 4, config, match_config(config).spec, 16, replace(CPU, precision=precision)
-    ).run()
+    build_action("train", "hf_llama", 4, config, match_config(config).spec, 16, replace(CPU, precision=precision)).run()
     assert seen == [precision == "bf16"]
 
 
@@ -243,12 +242,12 @@ def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_allocator_error_removes_the_baseline_first(peers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator raises an error, as on a GPU, instead of the process being killed."""
 
-    def build(phase: str, name: str, *rest: Any) -> benchmark.Action:
+    def build(phase: str, name: str, *rest: Any) -> actions.Action:
         if name != "ours" or not peers:
             raise torch.OutOfMemoryError("out of memory")
-        return benchmark.Action(lambda: None, 16)
+        return actions.Action(lambda: None, 16)
 
-    monkeypatch.setattr(benchmark, "_build_action", build)
+    monkeypatch.setattr(benchmark, "build_action", build)
     monkeypatch.setattr(benchmark, "run_in_subprocess", lambda action, max_bytes: action())
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)

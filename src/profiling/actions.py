@@ -1,0 +1,133 @@
+"""The functions that the benchmark measures: a training step, prefill and decoding, of our models and of baselines.
+
+The allocator keeps freed memory for all models (`keep_freed_memory`), which other libraries do not enable themselves,
+unless `peers_keep_memory` is false.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from src.config.schema import BenchmarkConfig, ModelSpec
+from src.model.build import build_model
+from src.model.language_model import LanguageModel
+from src.profiling.baselines import Baseline, build_baseline
+from src.runtime.device import Device, keep_freed_memory
+from src.training.train_step import train_step
+from src.training.trial_step import build_train_state
+
+REPEATS = 5
+MAX_CALLS = REPEATS + 4
+"""Calls of an action: warm-up, estimate of its time, the repeats, and memory or, twice, operators."""
+DECODED_TOKENS = 32
+"""Tokens of one decoding action."""
+
+
+class Action(NamedTuple):
+    """A measured function of one model."""
+
+    run: Callable[[], object]
+    tokens: int
+    state_bytes: int | None = None
+    """Of one sequence, summed over the tensors of our cache."""
+
+
+def build_action(
+    phase: str, name: str, units: int, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
+) -> Action:
+    """Build a model and return its action for a phase.
+
+    units: sequences of a batch in training, tokens that are decoded of each sequence.
+    """
+    rows = units if phase == "train" else config.batch_size
+    tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
+    if name in ("ours", "compiled"):
+        if phase == "train":
+            is_compiled, memory = name == "compiled", config.training.memory
+            state = build_train_state(spec, config.optimizer, device, is_compiled=is_compiled, memory=memory)
+            step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
+            return Action(step, rows * context_len)
+        model = build_model(spec, seed=0).to(device.kind).eval()
+        if phase == "decode":
+            return prepare_decoding(model, tokens[:, :-1], units)
+        return Action(partial(_run_prefill, model, tokens[:, :-1]), rows * context_len)
+    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, units, device)
+    if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
+        return action
+    return action._replace(run=partial(_with_default_allocator, action.run))
+
+
+def _baseline_action(
+    phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, units: int, device: Device
+) -> Action:
+    """Return the action of a baseline for a phase."""
+    baseline.model.to(device.kind)
+    read = tokens[:, :-1]
+    if phase == "train":
+        optimizer = torch.optim.AdamW(
+            baseline.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True
+        )
+        return Action(partial(_train_baseline, baseline, optimizer, tokens, device), read.numel())
+    baseline.model.eval()
+    if phase == "decode":
+        return _prepare_baseline_decoding(baseline, read, units)
+    return Action(torch.no_grad()(partial(baseline.prefill, read)), read.numel())
+
+
+def _with_default_allocator(action: Callable[[], object]) -> None:
+    """Run an action with the default settings of glibc's allocator."""
+    keep_freed_memory(False)
+    try:
+        action()
+    finally:
+        keep_freed_memory()
+
+
+def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:
+    with device.autocast():
+        loss = baseline.loss(tokens)
+    loss.backward()
+    nn.utils.clip_grad_norm_(baseline.model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@torch.inference_mode()
+def _run_prefill(model: LanguageModel, tokens: Tensor) -> None:
+    model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
+
+
+def prepare_decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED_TOKENS) -> Action:
+    """Read the context, tokens (B, T), once, and return an action that decodes `n_tokens` more of each sequence.
+
+    It uses torch's inference mode, as `generate` does; transformers does not, and neither do baselines.
+    """
+    rows, context_len = tokens.shape
+    with torch.inference_mode():
+        cache = model.make_cache(rows, context_len + n_tokens * MAX_CALLS)
+        model(tokens, cache)
+
+    @torch.inference_mode()
+    def decode() -> None:
+        token = tokens[:, -1:]
+        for _ in range(n_tokens):
+            token = model.head(model(token, cache).hidden[:, -1:]).max(dim=-1).indices
+
+    exact = model.make_cache(1, context_len)
+    tensors = (value for block in exact.blocks if block for value in vars(block).values())
+    return Action(decode, rows * n_tokens, sum(value.nbytes for value in tensors if isinstance(value, Tensor)))
+
+
+def _prepare_baseline_decoding(baseline: Baseline, tokens: Tensor, n_tokens: int) -> Action:
+    with torch.no_grad():
+        states = [baseline.prefill(tokens)]
+
+    @torch.no_grad()
+    def decode() -> None:
+        for _ in range(n_tokens):
+            states[0] = baseline.decode(tokens[:, -1:], states[0])
+
+    return Action(decode, len(tokens) * n_tokens)
