@@ -1,4 +1,4 @@
-"""The functions that the benchmark measures: a training step, prefill and decoding, of our models and of baselines.
+"""The functions that the benchmark measures: a training step, prefill and decoding, of our models and of others.
 
 The allocator keeps freed memory for all models (`keep_freed_memory`), which other libraries do not enable themselves,
 unless `peers_keep_memory` is false.
@@ -6,15 +6,19 @@ unless `peers_keep_memory` is false.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from src.config.schema import BenchmarkConfig, ModelSpec
+from src.config.schema import BenchmarkConfig, ModelSpec, SamplingConfig
+from src.data.tokenizer.bpe import EOT_ID
+from src.inference.generation import generate
 from src.model.build import build_model
 from src.model.language_model import LanguageModel
 from src.profiling.baselines import Baseline, build_baseline
+from src.profiling.engines import ENGINES, Start, start_engine
 from src.runtime.device import Device, keep_freed_memory
 from src.training.train_step import train_step
 from src.training.trial_step import build_train_state
@@ -26,6 +30,17 @@ DECODED_TOKENS = 32
 """Tokens of one decoding action."""
 
 
+class Case(NamedTuple):
+    """An architecture at one context length."""
+
+    config: BenchmarkConfig
+    spec: ModelSpec
+    context_len: int
+    device: Device
+    scratch: Path
+    """Folder for the files of engines."""
+
+
 class Action(NamedTuple):
     """A measured function of one model."""
 
@@ -33,15 +48,16 @@ class Action(NamedTuple):
     tokens: int
     state_bytes: int | None = None
     """Of one sequence, summed over the tensors of our cache."""
+    first_difference: int | None = None
+    """Of an engine: the first of `DECODED_TOKENS` greedy tokens that differs from ours, from 0 on."""
 
 
-def build_action(
-    phase: str, name: str, units: int, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
-) -> Action:
+def build_action(phase: str, name: str, units: int, case: Case) -> Action:
     """Build a model and return its action for a phase.
 
-    units: sequences of a batch in training, tokens that are decoded of each sequence.
+    units: sequences of a batch in training, tokens that are decoded of each sequence. Raises: EngineFailure.
     """
+    config, spec, context_len, device, _ = case
     rows = units if phase == "train" else config.batch_size
     tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
     if name in ("ours", "compiled"):
@@ -54,27 +70,40 @@ def build_action(
         if phase == "decode":
             return prepare_decoding(model, tokens[:, :-1], units)
         return Action(partial(_run_prefill, model, tokens[:, :-1]), rows * context_len)
-    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, units, device)
+    if name in ENGINES:
+        action = _engine_action(name, tokens[0, :-1].tolist(), units, case)
+    else:
+        action = _baseline_action(phase, build_baseline(name, spec), tokens, units, case)
     if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
         return action
     return action._replace(run=partial(_with_default_allocator, action.run))
 
 
-def _baseline_action(
-    phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, units: int, device: Device
-) -> Action:
+def _baseline_action(phase: str, baseline: Baseline, tokens: Tensor, units: int, case: Case) -> Action:
     """Return the action of a baseline for a phase."""
-    baseline.model.to(device.kind)
+    baseline.model.to(case.device.kind)
     read = tokens[:, :-1]
     if phase == "train":
         optimizer = torch.optim.AdamW(
-            baseline.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True
+            baseline.model.train().parameters(), lr=case.config.optimizer.learning_rate, fused=True
         )
-        return Action(partial(_train_baseline, baseline, optimizer, tokens, device), read.numel())
+        return Action(partial(_train_baseline, baseline, optimizer, tokens, case.device), read.numel())
     baseline.model.eval()
     if phase == "decode":
         return _prepare_baseline_decoding(baseline, read, units)
     return Action(torch.no_grad()(partial(baseline.prefill, read)), read.numel())
+
+
+def _engine_action(name: str, prompt: list[int], units: int, case: Case) -> Action:
+    """Return the decoding action of an engine, after a comparison of its first greedy tokens with ours."""
+    model = build_model(case.spec, seed=0).eval()
+    start = Start(model, prompt, DECODED_TOKENS * MAX_CALLS, case.config.point_seconds, case.device)
+    decode = start_engine(name, start, case.scratch)
+    # llama.cpp does not end a text, and writes another token instead, so the comparison ends there.
+    ours = list(generate(model, prompt, SamplingConfig(DECODED_TOKENS, 0.0), stop=EOT_ID))
+    theirs = decode(DECODED_TOKENS)
+    differing = (i for i, (own, other) in enumerate(zip(ours, theirs, strict=False)) if own != other)
+    return Action(partial(decode, units), units, first_difference=next(differing, None))
 
 
 def _with_default_allocator(action: Callable[[], object]) -> None:

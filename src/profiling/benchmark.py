@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,9 @@ import torch
 from src.config.schema import BenchmarkConfig, ModelSpec
 from src.model.blocks.kind import BYTES_PER_FLOAT
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.profiling.actions import DECODED_TOKENS, MAX_CALLS, REPEATS, Action, build_action
+from src.profiling.actions import DECODED_TOKENS, MAX_CALLS, REPEATS, Action, Case, build_action
 from src.profiling.baselines import baseline_names
+from src.profiling.engines import ENGINES, EngineFailure, engine_refusals
 from src.profiling.memory_measurement import peak_growth
 from src.runtime.device import DTYPES, Device, is_out_of_memory, open_device
 from src.runtime.host import available_bytes
@@ -40,9 +43,9 @@ Point = dict[str, Any]
 def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFunction) -> Iterator[dict[str, Any]]:
     """Measure one architecture at each context length, until memory or time runs out; yield the results after each."""
     points: list[Point] = []
-    ended: dict[str, str] = {}
+    ended = engine_refusals(config, spec) if config.peers else {}
     limits: list[dict[str, float]] = []
-    baselines = baseline_names(spec) if config.peers else []
+    baselines = [*(name for name in ENGINES if name not in ended), *baseline_names(spec)] if config.peers else []
     lengths = sorted(set(config.context_lens))
     while lengths and (phases := [phase for phase in PHASES if phase not in ended]):
         context_len = lengths[0]
@@ -57,10 +60,11 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFu
             f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}"
         )
         try:
-            found = run_in_subprocess(
-                partial(measure_point, config, spec, context_len, phases, baselines),
-                max_bytes=int(MEMORY_SHARE * available_bytes()),
-            )
+            with TemporaryDirectory() as scratch:  # of this process, so that it goes even if the other is killed
+                found = run_in_subprocess(
+                    partial(measure_point, config, spec, context_len, phases, baselines, Path(scratch)),
+                    max_bytes=int(MEMORY_SHARE * available_bytes()),
+                )
         except (BrokenProcessPool, BaselineOutOfMemory) as error:
             reason = (
                 "out of memory"
@@ -75,7 +79,8 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFu
         else:
             points += found["points"]
             limits += found["limits"]
-            ended |= {phase: f"{reason} at {context_len:,}" for phase, reason in found["ended"].items()}
+            ended |= {name: f"{reason} at {context_len:,}" for name, reason in found["ended"].items()}
+            baselines = [name for name in baselines if name not in ended]
             lengths = lengths[1:]
         yield _build_series(config, points, ended, limits)
 
@@ -105,22 +110,28 @@ class BaselineOutOfMemory(Exception):
 
 
 def measure_point(
-    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str]
+    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str], scratch: Path
 ) -> dict[str, Any]:
     """Measure phases at a context length in this process: our model, its compiled form, and each baseline, interleaved.
+
+    Engines only decode. scratch: folder for their files.
 
     Raises: BaselineOutOfMemory if memory ran out and there are baselines to leave out.
     """
     device = open_device(config.runtime)
+    case = Case(config, spec, context_len, device, scratch)
     limits, points, ended = list[dict[str, float]](), list[Point](), dict[str, str]()
     for phase in phases:
-        names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else []), *baselines]
+        names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else [])]
+        names += [name for name in baselines if phase == "decode" or name not in ENGINES]
         try:
-            actions, times, shrunk_from = _time_phase(phase, names, config, spec, context_len, device)
+            actions, times, shrunk_from, failed = _time_phase(phase, names, case)
             if len(times["ours"]) < REPEATS:
                 ended[phase] = f"one call takes more than {config.point_seconds / REPEATS:g} s"
                 continue
-            peaks = {name: _peak_bytes(action.run, device) for name, action in actions.items()}
+            peaks = {
+                name: None if name in ENGINES else _peak_bytes(action.run, device) for name, action in actions.items()
+            }
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,6 +139,7 @@ def measure_point(
                 raise BaselineOutOfMemory from None
             ended[phase] = "out of memory"
             continue
+        ended |= failed
         limits.append(_limits(times))
         for name, action in actions.items():
             seconds = statistics.median(times[name])
@@ -139,9 +151,12 @@ def measure_point(
                 "shrunk_from": shrunk_from,
                 "turns": len(times[name]),
                 "seconds": seconds,
+                "turn_seconds": times[name],
                 "tokens_per_second": action.tokens / seconds,
                 "peak_bytes": peaks[name],
             }
+            if name in ENGINES:
+                point["first_difference"] = action.first_difference
             if name == "ours":
                 cost = model_cost(spec, context_len)
                 flops = cost.train_flops_per_token if phase == "train" else cost.forward_flops_per_token
@@ -157,22 +172,28 @@ def measure_point(
 
 
 def _time_phase(
-    phase: str, names: list[str], config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
-) -> tuple[dict[str, Action], dict[str, list[float]], int | None]:
+    phase: str, names: list[str], case: Case
+) -> tuple[dict[str, Action], dict[str, list[float]], int | None, dict[str, str]]:
     """Time a phase of each model, and the machine's limits in the same turns.
 
-    Returns the actions, the seconds of each and of the limits, and the tokens of a step that was too slow, or None.
+    Returns the actions, the seconds of each and of the limits, the tokens of a step that was too slow, or None, and why
+    engines failed.
     """
-    rows = max(1, config.training.micro_batch * config.training.seq_len // context_len)
+    config, failed = case.config, dict[str, str]()
+    rows = max(1, config.training.micro_batch * config.training.seq_len // case.context_len)
     units, shrunk_from = {"train": rows, "prefill": 1, "decode": DECODED_TOKENS}[phase], None
     max_seconds = config.point_seconds / REPEATS
     while True:
-        actions = {name: build_action(phase, name, units, config, spec, context_len, device) for name in names}
-        timed = {name: action.run for name, action in actions.items()} | _limit_actions(device)
-        times = time_interleaved(timed, device, max_seconds)
-        slowest = max(times[name][0] for name in names)
+        try:
+            actions = {name: build_action(phase, name, units, case) for name in names if name not in failed}
+            timed = {name: action.run for name, action in actions.items()} | _limit_actions(case.device)
+            times = time_interleaved(timed, case.device, max_seconds)
+        except EngineFailure as failure:
+            failed[failure.engine] = failure.reason
+            continue
+        slowest = max(times[name][0] for name in actions)
         if slowest <= max_seconds or units == 1:
-            return actions, times, shrunk_from
+            return actions, times, shrunk_from, failed
         shrunk_from = shrunk_from or actions["ours"].tokens
         units = max(1, int(min(0.5, 0.8 * max_seconds / slowest) * units))
 

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from src.config.schema import ModelSpec
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
 from src.profiling import actions, benchmark
-from src.profiling.actions import REPEATS, build_action
+from src.profiling.actions import REPEATS, Case, build_action
 from src.profiling.baselines import Baseline, baseline_names, build_baseline
 from src.profiling.benchmark import (
     bytes_read,
@@ -77,10 +78,10 @@ def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
     "architecture",
     ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "mamba1", "moe", "hybrid"))],
 )
-def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
+def test_point_of_every_architecture_with_baselines(architecture: str, tmp_path: Path) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
     spec = match_config(config).spec
-    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], baseline_names(spec))
+    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], baseline_names(spec), tmp_path)
     names = ["ours", *baseline_names(spec)]
     assert [(one["phase"], one["model"]) for one in found["points"]] == [
         (phase, name) for phase in benchmark.PHASES for name in names
@@ -96,7 +97,7 @@ def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
     assert ours["train"]["tokens"] == config.training.micro_batch * config.training.seq_len
 
 
-def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a machine that takes 1 s for 512 tokens of a peer, and less for ours."""
     clock = [0.0]
 
@@ -115,7 +116,7 @@ def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest
     monkeypatch.setattr(benchmark, "_peak_bytes", lambda action, device: 1)
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
     config = composed("training.micro_batch_size=64", "training.global_batch_size=64", "point_seconds=5")
-    found = measure_point(config, match_config(config).spec, 16, list(benchmark.PHASES), ["hf_llama"])
+    found = measure_point(config, match_config(config).spec, 16, list(benchmark.PHASES), ["hf_llama"], tmp_path)
     shown = [(p["phase"], p["model"], p["tokens"], p["shrunk_from"], p["turns"]) for p in found["points"]]
     assert shown == [
         ("train", "ours", 400, 2048, REPEATS),
@@ -131,14 +132,15 @@ def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_baselines_can_use_the_default_allocator(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_can_use_the_default_allocator(keep: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only while a baseline runs: our model always has the policy."""
     calls: list[bool] = []
     monkeypatch.setattr(actions, "keep_freed_memory", lambda keep=True: calls.append(keep))
     config = composed("architecture=dense", "peers=true", f"peers_keep_memory={keep}")
+    case = Case(config, match_config(config).spec, 16, CPU, tmp_path)
     for phase in benchmark.PHASES:
         for name in ("ours", "hf_llama"):
-            build_action(phase, name, 1, config, match_config(config).spec, 16, CPU).run()
+            build_action(phase, name, 1, case).run()
             expected = [False, True] if name == "hf_llama" and not keep else []
             assert calls == expected
             calls.clear()
@@ -165,7 +167,7 @@ def test_series_ends_at_the_limits_of_time_and_memory(monkeypatch: pytest.Monkey
     config = replace(composed(), context_lens=[512, 256, 1024, 2048])
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
-        _, _, context_len, phases, _ = action.args
+        _, _, context_len, phases, *_ = action.args
         if context_len == 1024:
             raise BrokenProcessPool
         slow = {"train": "one call takes more than 1 s"} if context_len == 512 else {}
@@ -194,7 +196,7 @@ def test_decoding_ends_at_the_last_learned_position(monkeypatch: pytest.MonkeyPa
     measured: list[tuple[int, list[str]]] = []
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
-        _, _, context_len, phases, _ = action.args
+        _, _, context_len, phases, *_ = action.args
         measured.append((context_len, phases))
         limits = {"gemm_flops_per_second": 1.0, "memory_bytes_per_second": 1.0}
         return {"points": [point(phase, context_len, 1.0) for phase in phases], "limits": [limits], "ended": {}}
@@ -207,7 +209,7 @@ def test_decoding_ends_at_the_last_learned_position(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[bool] = []
 
     def build(name: str, spec: ModelSpec) -> Baseline:
@@ -218,7 +220,8 @@ def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(actions, "build_baseline", build)
     config = composed("architecture=dense", "peers=true")
-    build_action("train", "hf_llama", 4, config, match_config(config).spec, 16, replace(CPU, precision=precision)).run()
+    case = Case(config, match_config(config).spec, 16, replace(CPU, precision=precision), tmp_path)
+    build_action("train", "hf_llama", 4, case).run()
     assert seen == [precision == "bf16"]
 
 
@@ -227,11 +230,13 @@ def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     measured: list[list[str]] = []
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
-        measured.append(action.args[-1])
+        measured.append(action.args[-2])
         if "mambapy" in measured[-1]:
             raise BrokenProcessPool
         return {"points": [point("train", 16, 1.0)], "limits": [{"gemm_flops_per_second": 1.0}], "ended": {}}
 
+    monkeypatch.setattr(benchmark, "ENGINES", {})
+    monkeypatch.setattr(benchmark, "engine_refusals", lambda config, spec: {})
     monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
@@ -248,6 +253,8 @@ def test_allocator_error_removes_the_baseline_first(peers: bool, monkeypatch: py
         return actions.Action(lambda: None, 16)
 
     monkeypatch.setattr(benchmark, "build_action", build)
+    monkeypatch.setattr(benchmark, "ENGINES", {})
+    monkeypatch.setattr(benchmark, "engine_refusals", lambda config, spec: {})
     monkeypatch.setattr(benchmark, "run_in_subprocess", lambda action, max_bytes: action())
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)
