@@ -26,6 +26,8 @@ from src.training.trial_step import build_train_state
 REPEATS = 5
 MAX_CALLS = REPEATS + 4
 """Calls of an action: warm-up, estimate of its time, the repeats, and memory or, twice, operators."""
+VARIANTS = ("compiled", "recomputing")
+"""Forms of our model whose training is measured beside it: by `runtime.compile` and `activation_checkpointing`."""
 DECODED_TOKENS = 32
 """Tokens of one decoding action."""
 
@@ -60,10 +62,16 @@ def build_action(phase: str, name: str, units: int, case: Case) -> Action:
     config, spec, context_len, device, _ = case
     rows = units if phase == "train" else config.batch_size
     tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
-    if name in ("ours", "compiled"):
+    if name in ("ours", *VARIANTS):
         if phase == "train":
-            is_compiled, memory = name == "compiled", config.training.memory
-            state = build_train_state(spec, config.optimizer, device, is_compiled=is_compiled, memory=memory)
+            state = build_train_state(
+                spec,
+                config.optimizer,
+                device,
+                is_compiled=name == "compiled",
+                activation_checkpointing=name == "recomputing",
+                memory=config.training.memory,
+            )
             step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
             return Action(step, rows * context_len)
         model = build_model(spec, seed=0).to(device.kind).eval()

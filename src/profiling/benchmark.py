@@ -22,7 +22,7 @@ import torch
 from src.config.schema import BenchmarkConfig, ModelSpec
 from src.model.blocks.kind import BYTES_PER_FLOAT
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.profiling.actions import DECODED_TOKENS, MAX_CALLS, REPEATS, Action, Case, build_action
+from src.profiling.actions import DECODED_TOKENS, MAX_CALLS, REPEATS, VARIANTS, Action, Case, build_action
 from src.profiling.baselines import baseline_names
 from src.profiling.engines import ENGINES, EngineFailure, engine_refusals
 from src.profiling.memory_measurement import peak_growth
@@ -112,7 +112,7 @@ class BaselineOutOfMemory(Exception):
 def measure_point(
     config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str], scratch: Path
 ) -> dict[str, Any]:
-    """Measure phases at a context length in this process: our model, its compiled form, and each baseline, interleaved.
+    """Measure phases at a context length in this process: our model, its variants, and each baseline, interleaved.
 
     Engines only decode. scratch: folder for their files.
 
@@ -122,7 +122,8 @@ def measure_point(
     case = Case(config, spec, context_len, device, scratch)
     limits, points, ended = list[dict[str, float]](), list[Point](), dict[str, str]()
     for phase in phases:
-        names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else [])]
+        chosen = dict(zip(VARIANTS, (config.runtime.compile, config.runtime.activation_checkpointing), strict=True))
+        names = ["ours", *(name for name in VARIANTS if chosen[name] and phase == "train")]
         names += [name for name in baselines if phase == "decode" or name not in ENGINES]
         try:
             actions, times, shrunk_from, failed = _time_phase(phase, names, case)
@@ -279,20 +280,16 @@ def fit_growth(points: list[Point], min_context: int = 1024) -> dict[str, dict[s
 def compare_speeds(series: list[dict[str, Any]], context_len: int) -> dict[str, dict[str, float]]:
     """Return our speed and memory relative to each baseline at a context length.
 
-    Our compiled model is compared with the baselines too, and with our eager model.
+    Variants of our model are compared with the baselines too, and with our model.
     """
     found: dict[str, dict[str, float]] = {phase: {} for phase in (*PHASES, "train_memory")}
     for one in series:
         at = [point for point in one["points"] if point["context_len"] == context_len]
         for own, baseline in product(at, repeat=2):
             phase, own_name, other_name = own["phase"], own["model"], baseline["model"]
-            if (
-                baseline["phase"] != phase
-                or own_name not in ("ours", "compiled")
-                or other_name in ("compiled", own_name)
-            ):
+            if baseline["phase"] != phase or own_name not in ("ours", *VARIANTS) or other_name in (own_name, *VARIANTS):
                 continue
-            key = f"{one['architecture']}{' compiled' if own_name == 'compiled' else ''}/{other_name}"
+            key = f"{one['architecture']}{'' if own_name == 'ours' else f' {own_name}'}/{other_name}"
             found[phase][key] = own["tokens_per_second"] / baseline["tokens_per_second"]
             if phase == "train":
                 found["train_memory"][key] = own["peak_bytes"] / baseline["peak_bytes"]

@@ -62,6 +62,18 @@ def test_speeds_are_relative_to_the_baseline() -> None:
     assert found["train"] == speeds and found["train_memory"]["dense compiled/ours"] == 0.25
 
 
+def test_recomputing_is_measured_beside_our_model(tmp_path: Path) -> None:
+    config = composed("architecture=dense", "runtime.activation_checkpointing=true")
+    found = measure_point(config, match_config(config).spec, 32, ["train", "prefill"], [], tmp_path)
+    assert [(one["phase"], one["model"]) for one in found["points"]] == [
+        ("train", "ours"), ("train", "recomputing"), ("prefill", "ours"),
+    ]  # fmt: skip
+    ours, recomputing, _ = found["points"]
+    assert recomputing["peak_bytes"] < ours["peak_bytes"]
+    compared = compare_speeds([{"architecture": "dense", "points": found["points"]}], 32)
+    assert compared["train"].keys() == compared["train_memory"].keys() == {"dense recomputing/ours"}
+
+
 def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
     calls: list[str] = []
     actions = {
