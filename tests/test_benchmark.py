@@ -12,6 +12,7 @@ from src.cli.command import run_cli
 from src.cli.compose import compose_config, register_schema
 from src.config.schema import BenchmarkConfig
 from src.profiling import baselines
+from src.profiling.engines import ENGINES
 from src.reporting.plots.benchmark import benchmark_charts, describe, newest_benchmark
 
 SMALL = (
@@ -44,6 +45,7 @@ def test_the_benchmark_writes_tables_points_and_figures(tmp_path: Path, capsys: 
     assert found["ratios"].keys() == {"dense/hf_llama", "mamba/hf_mamba2", "mamba/mambapy"}
     with (folder / "points.csv").open() as handle:
         rows = list(csv.DictReader(handle))
+    rows = [row for row in rows if row["model"] not in ENGINES]  # which may not be installed
     assert len(rows) == 2 * 3 * (2 + 3)
     ours = next(row for row in rows if (row["architecture"], row["model"], row["phase"]) == ("mamba", "ours", "train"))
     assert f"{float(ours['tokens_per_second']):,.0f}" in out and "| mamba " in out and "  hf_mamba2" in out

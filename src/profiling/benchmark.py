@@ -4,9 +4,6 @@ All measurements that are compared are interleaved in one process: our model, th
 memory copy. On a slow or busy machine, a step of training has fewer sequences, and one of decoding fewer tokens, so
 that each has its turns. Each context length runs in its own process, which may run out of memory without ending the
 benchmark.
-
-The allocator keeps freed memory for all models (`keep_freed_memory`), which other libraries do not enable themselves,
-unless `peers_keep_memory` is false.
 """
 
 import statistics
@@ -15,32 +12,26 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from src.config.schema import BenchmarkConfig, ModelSpec
 from src.model.blocks.kind import BYTES_PER_FLOAT
-from src.model.build import build_model
 from src.model.cost.model_cost import ModelCost, model_cost
-from src.model.language_model import LanguageModel
-from src.profiling.baselines import Baseline, baseline_names, build_baseline
+from src.profiling.actions import DECODED_TOKENS, MAX_CALLS, REPEATS, VARIANTS, Action, Case, build_action
+from src.profiling.baselines import baseline_names
+from src.profiling.engines import ENGINES, EngineFailure, engine_refusals
 from src.profiling.memory_measurement import peak_growth
-from src.runtime.device import DTYPES, Device, is_out_of_memory, keep_freed_memory, open_device
+from src.runtime.device import DTYPES, Device, is_out_of_memory, open_device
 from src.runtime.host import available_bytes
 from src.runtime.log import LogFunction
 from src.runtime.subprocess_pool import run_in_subprocess
-from src.training.train_step import train_step
-from src.training.trial_step import build_train_state
 
 PHASES = ("train", "prefill", "decode")
-REPEATS = 5
-MAX_CALLS = REPEATS + 4
-"""Calls of an action: warm-up, estimate of its time, the repeats, and memory or, twice, operators."""
-DECODED_TOKENS = 32
-"""Tokens of one decoding action."""
 MEMORY_SHARE = 0.9
 """Share of the available memory that a process may use."""
 GEMM_WIDTH = 1024
@@ -52,9 +43,9 @@ Point = dict[str, Any]
 def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFunction) -> Iterator[dict[str, Any]]:
     """Measure one architecture at each context length, until memory or time runs out; yield the results after each."""
     points: list[Point] = []
-    ended: dict[str, str] = {}
+    ended = engine_refusals(config, spec) if config.peers else {}
     limits: list[dict[str, float]] = []
-    baselines = baseline_names(spec) if config.peers else []
+    baselines = [*(name for name in ENGINES if name not in ended), *baseline_names(spec)] if config.peers else []
     lengths = sorted(set(config.context_lens))
     while lengths and (phases := [phase for phase in PHASES if phase not in ended]):
         context_len = lengths[0]
@@ -69,10 +60,11 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFu
             f"{config.architecture.name} {config.size.name}, context {context_len:,}: {', '.join(phases)} of {sides}"
         )
         try:
-            found = run_in_subprocess(
-                partial(measure_point, config, spec, context_len, phases, baselines),
-                max_bytes=int(MEMORY_SHARE * available_bytes()),
-            )
+            with TemporaryDirectory() as scratch:  # of this process, so that it goes even if the other is killed
+                found = run_in_subprocess(
+                    partial(measure_point, config, spec, context_len, phases, baselines, Path(scratch)),
+                    max_bytes=int(MEMORY_SHARE * available_bytes()),
+                )
         except (BrokenProcessPool, BaselineOutOfMemory) as error:
             reason = (
                 "out of memory"
@@ -87,7 +79,8 @@ def measure_series(config: BenchmarkConfig, spec: ModelSpec, log_progress: LogFu
         else:
             points += found["points"]
             limits += found["limits"]
-            ended |= {phase: f"{reason} at {context_len:,}" for phase, reason in found["ended"].items()}
+            ended |= {name: f"{reason} at {context_len:,}" for name, reason in found["ended"].items()}
+            baselines = [name for name in baselines if name not in ended]
             lengths = lengths[1:]
         yield _build_series(config, points, ended, limits)
 
@@ -116,32 +109,30 @@ class BaselineOutOfMemory(Exception):
     """Memory ran out while baselines were measured too, so that our model has no result either."""
 
 
-class Action(NamedTuple):
-    """A measured function of one model."""
-
-    run: Callable[[], object]
-    tokens: int
-    state_bytes: int | None = None
-    """Of one sequence, summed over the tensors of our cache."""
-
-
 def measure_point(
-    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str]
+    config: BenchmarkConfig, spec: ModelSpec, context_len: int, phases: list[str], baselines: list[str], scratch: Path
 ) -> dict[str, Any]:
-    """Measure phases at a context length in this process: our model, its compiled form, and each baseline, interleaved.
+    """Measure phases at a context length in this process: our model, its variants, and each baseline, interleaved.
+
+    Engines only decode. scratch: folder for their files.
 
     Raises: BaselineOutOfMemory if memory ran out and there are baselines to leave out.
     """
     device = open_device(config.runtime)
+    case = Case(config, spec, context_len, device, scratch)
     limits, points, ended = list[dict[str, float]](), list[Point](), dict[str, str]()
     for phase in phases:
-        names = ["ours", *(["compiled"] if config.runtime.compile and phase == "train" else []), *baselines]
+        chosen = dict(zip(VARIANTS, (config.runtime.compile, config.runtime.activation_checkpointing), strict=True))
+        names = ["ours", *(name for name in VARIANTS if chosen[name] and phase == "train")]
+        names += [name for name in baselines if phase == "decode" or name not in ENGINES]
         try:
-            actions, times, shrunk_from = _time_phase(phase, names, config, spec, context_len, device)
+            actions, times, shrunk_from, failed = _time_phase(phase, names, case)
             if len(times["ours"]) < REPEATS:
                 ended[phase] = f"one call takes more than {config.point_seconds / REPEATS:g} s"
                 continue
-            peaks = {name: _peak_bytes(action.run, device) for name, action in actions.items()}
+            peaks = {
+                name: None if name in ENGINES else _peak_bytes(action.run, device) for name, action in actions.items()
+            }
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -149,6 +140,7 @@ def measure_point(
                 raise BaselineOutOfMemory from None
             ended[phase] = "out of memory"
             continue
+        ended |= failed
         limits.append(_limits(times))
         for name, action in actions.items():
             seconds = statistics.median(times[name])
@@ -160,9 +152,12 @@ def measure_point(
                 "shrunk_from": shrunk_from,
                 "turns": len(times[name]),
                 "seconds": seconds,
+                "turn_seconds": times[name],
                 "tokens_per_second": action.tokens / seconds,
                 "peak_bytes": peaks[name],
             }
+            if name in ENGINES:
+                point["first_difference"] = action.first_difference
             if name == "ours":
                 cost = model_cost(spec, context_len)
                 flops = cost.train_flops_per_token if phase == "train" else cost.forward_flops_per_token
@@ -178,22 +173,28 @@ def measure_point(
 
 
 def _time_phase(
-    phase: str, names: list[str], config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
-) -> tuple[dict[str, Action], dict[str, list[float]], int | None]:
+    phase: str, names: list[str], case: Case
+) -> tuple[dict[str, Action], dict[str, list[float]], int | None, dict[str, str]]:
     """Time a phase of each model, and the machine's limits in the same turns.
 
-    Returns the actions, the seconds of each and of the limits, and the tokens of a step that was too slow, or None.
+    Returns the actions, the seconds of each and of the limits, the tokens of a step that was too slow, or None, and why
+    engines failed.
     """
-    rows = max(1, config.training.micro_batch * config.training.seq_len // context_len)
+    config, failed = case.config, dict[str, str]()
+    rows = max(1, config.training.micro_batch * config.training.seq_len // case.context_len)
     units, shrunk_from = {"train": rows, "prefill": 1, "decode": DECODED_TOKENS}[phase], None
     max_seconds = config.point_seconds / REPEATS
     while True:
-        actions = {name: _build_action(phase, name, units, config, spec, context_len, device) for name in names}
-        timed = {name: action.run for name, action in actions.items()} | _limit_actions(device)
-        times = time_interleaved(timed, device, max_seconds)
-        slowest = max(times[name][0] for name in names)
+        try:
+            actions = {name: build_action(phase, name, units, case) for name in names if name not in failed}
+            timed = {name: action.run for name, action in actions.items()} | _limit_actions(case.device)
+            times = time_interleaved(timed, case.device, max_seconds)
+        except EngineFailure as failure:
+            failed[failure.engine] = failure.reason
+            continue
+        slowest = max(times[name][0] for name in actions)
         if slowest <= max_seconds or units == 1:
-            return actions, times, shrunk_from
+            return actions, times, shrunk_from, failed
         shrunk_from = shrunk_from or actions["ours"].tokens
         units = max(1, int(min(0.5, 0.8 * max_seconds / slowest) * units))
 
@@ -254,104 +255,6 @@ def _peak_bytes(action: Callable[[], object], device: Device) -> int:
     return peak_growth(action) if device.kind == "cpu" else device.peak_growth(action)
 
 
-def _build_action(
-    phase: str, name: str, units: int, config: BenchmarkConfig, spec: ModelSpec, context_len: int, device: Device
-) -> Action:
-    """Build a model and return its action for a phase.
-
-    units: sequences of a batch in training, tokens that are decoded of each sequence.
-    """
-    rows = units if phase == "train" else config.batch_size
-    tokens = torch.randint(spec.vocab_size, (rows, context_len + 1), device=device.kind)
-    if name in ("ours", "compiled"):
-        if phase == "train":
-            is_compiled, memory = name == "compiled", config.training.memory
-            state = build_train_state(spec, config.optimizer, device, is_compiled=is_compiled, memory=memory)
-            step = partial(train_step, state, tokens, micro_batch_size=rows, grad_clip=1.0, device=device)
-            return Action(step, rows * context_len)
-        model = build_model(spec, seed=0).to(device.kind).eval()
-        if phase == "decode":
-            return prepare_decoding(model, tokens[:, :-1], units)
-        return Action(partial(_run_prefill, model, tokens[:, :-1]), rows * context_len)
-    action = _baseline_action(phase, build_baseline(name, spec), config, tokens, units, device)
-    if config.peers_keep_memory or device.kind != "cpu":  # the policy applies only to CPUs
-        return action
-    return action._replace(run=partial(_with_default_allocator, action.run))
-
-
-def _baseline_action(
-    phase: str, baseline: Baseline, config: BenchmarkConfig, tokens: Tensor, units: int, device: Device
-) -> Action:
-    """Return the action of a baseline for a phase."""
-    baseline.model.to(device.kind)
-    read = tokens[:, :-1]
-    if phase == "train":
-        optimizer = torch.optim.AdamW(
-            baseline.model.train().parameters(), lr=config.optimizer.learning_rate, fused=True
-        )
-        return Action(partial(_train_baseline, baseline, optimizer, tokens, device), read.numel())
-    baseline.model.eval()
-    if phase == "decode":
-        return _prepare_baseline_decoding(baseline, read, units)
-    return Action(torch.no_grad()(partial(baseline.prefill, read)), read.numel())
-
-
-def _with_default_allocator(action: Callable[[], object]) -> None:
-    """Run an action with the default settings of glibc's allocator."""
-    keep_freed_memory(False)
-    try:
-        action()
-    finally:
-        keep_freed_memory()
-
-
-def _train_baseline(baseline: Baseline, optimizer: torch.optim.Optimizer, tokens: Tensor, device: Device) -> None:
-    with device.autocast():
-        loss = baseline.loss(tokens)
-    loss.backward()
-    nn.utils.clip_grad_norm_(baseline.model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-@torch.inference_mode()
-def _run_prefill(model: LanguageModel, tokens: Tensor) -> None:
-    model.head(model(tokens, model.make_cache(*tokens.shape)).hidden[:, -1])
-
-
-def prepare_decoding(model: LanguageModel, tokens: Tensor, n_tokens: int = DECODED_TOKENS) -> Action:
-    """Read the context, tokens (B, T), once, and return an action that decodes `n_tokens` more of each sequence.
-
-    It uses torch's inference mode, as `generate` does; transformers does not, and neither do baselines.
-    """
-    rows, context_len = tokens.shape
-    with torch.inference_mode():
-        cache = model.make_cache(rows, context_len + n_tokens * MAX_CALLS)
-        model(tokens, cache)
-
-    @torch.inference_mode()
-    def decode() -> None:
-        token = tokens[:, -1:]
-        for _ in range(n_tokens):
-            token = model.head(model(token, cache).hidden[:, -1:]).max(dim=-1).indices
-
-    exact = model.make_cache(1, context_len)
-    tensors = (value for block in exact.blocks if block for value in vars(block).values())
-    return Action(decode, rows * n_tokens, sum(value.nbytes for value in tensors if isinstance(value, Tensor)))
-
-
-def _prepare_baseline_decoding(baseline: Baseline, tokens: Tensor, n_tokens: int) -> Action:
-    with torch.no_grad():
-        states = [baseline.prefill(tokens)]
-
-    @torch.no_grad()
-    def decode() -> None:
-        for _ in range(n_tokens):
-            states[0] = baseline.decode(tokens[:, -1:], states[0])
-
-    return Action(decode, len(tokens) * n_tokens)
-
-
 def fit_growth(points: list[Point], min_context: int = 1024) -> dict[str, dict[str, float]]:
     """Fit the cost per token of our model in each phase: cost = c T^exponent, for contexts T of at least `min_context`.
 
@@ -377,20 +280,16 @@ def fit_growth(points: list[Point], min_context: int = 1024) -> dict[str, dict[s
 def compare_speeds(series: list[dict[str, Any]], context_len: int) -> dict[str, dict[str, float]]:
     """Return our speed and memory relative to each baseline at a context length.
 
-    Our compiled model is compared with the baselines too, and with our eager model.
+    Variants of our model are compared with the baselines too, and with our model.
     """
     found: dict[str, dict[str, float]] = {phase: {} for phase in (*PHASES, "train_memory")}
     for one in series:
         at = [point for point in one["points"] if point["context_len"] == context_len]
         for own, baseline in product(at, repeat=2):
             phase, own_name, other_name = own["phase"], own["model"], baseline["model"]
-            if (
-                baseline["phase"] != phase
-                or own_name not in ("ours", "compiled")
-                or other_name in ("compiled", own_name)
-            ):
+            if baseline["phase"] != phase or own_name not in ("ours", *VARIANTS) or other_name in (own_name, *VARIANTS):
                 continue
-            key = f"{one['architecture']}{' compiled' if own_name == 'compiled' else ''}/{other_name}"
+            key = f"{one['architecture']}{'' if own_name == 'ours' else f' {own_name}'}/{other_name}"
             found[phase][key] = own["tokens_per_second"] / baseline["tokens_per_second"]
             if phase == "train":
                 found["train_memory"][key] = own["peak_bytes"] / baseline["peak_bytes"]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from src.config.schema import BenchmarkConfig, ModelSpec
 from src.model.blocks.base import disable_cpu_kernels
 from src.model.language_model import LanguageModel, ModelOutput, token_loss
-from src.profiling.benchmark import MAX_CALLS, prepare_decoding, time_interleaved
+from src.profiling.actions import MAX_CALLS, prepare_decoding
+from src.profiling.benchmark import time_interleaved
 from src.profiling.operator_trace import OperatorTrace
 from src.runtime.device import Device, open_device
 from src.training.train_step import TrainState

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from src.config.schema import ModelSpec
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config
-from src.profiling import benchmark
+from src.profiling import actions, benchmark
+from src.profiling.actions import REPEATS, Case, build_action
 from src.profiling.baselines import Baseline, baseline_names, build_baseline
 from src.profiling.benchmark import (
     bytes_read,
@@ -60,6 +62,18 @@ def test_speeds_are_relative_to_the_baseline() -> None:
     assert found["train"] == speeds and found["train_memory"]["dense compiled/ours"] == 0.25
 
 
+def test_recomputing_is_measured_beside_our_model(tmp_path: Path) -> None:
+    config = composed("architecture=dense", "runtime.activation_checkpointing=true")
+    found = measure_point(config, match_config(config).spec, 32, ["train", "prefill"], [], tmp_path)
+    assert [(one["phase"], one["model"]) for one in found["points"]] == [
+        ("train", "ours"), ("train", "recomputing"), ("prefill", "ours"),
+    ]  # fmt: skip
+    ours, recomputing, _ = found["points"]
+    assert recomputing["peak_bytes"] < ours["peak_bytes"]
+    compared = compare_speeds([{"architecture": "dense", "points": found["points"]}], 32)
+    assert compared["train"].keys() == compared["train_memory"].keys() == {"dense recomputing/ours"}
+
+
 def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
     calls: list[str] = []
     actions = {
@@ -68,16 +82,16 @@ def test_actions_are_interleaved_and_slow_ones_run_once() -> None:
         "b": lambda: calls.append("b"),
     }
     found = time_interleaved(actions, CPU, max_seconds=0.02)
-    assert "".join(calls) == "aassbb" + "ab" * benchmark.REPEATS
-    assert [len(times) for times in found.values()] == [benchmark.REPEATS, 1, benchmark.REPEATS]
+    assert "".join(calls) == "aassbb" + "ab" * REPEATS
+    assert [len(times) for times in found.values()] == [REPEATS, 1, REPEATS]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["dense", "mamba", "mamba1", "moe", "hybrid"])
-def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
+def test_point_of_every_architecture_with_baselines(architecture: str, tmp_path: Path) -> None:
     config = composed(f"architecture={architecture}", "peers=true")
     spec = match_config(config).spec
-    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], baseline_names(spec))
+    found = measure_point(config, spec, 32, ["train", "prefill", "decode"], baseline_names(spec), tmp_path)
     names = ["ours", *baseline_names(spec)]
     assert [(one["phase"], one["model"]) for one in found["points"]] == [
         (phase, name) for phase in benchmark.PHASES for name in names
@@ -93,34 +107,34 @@ def test_point_of_every_architecture_with_baselines(architecture: str) -> None:
     assert ours["train"]["tokens"] == config.training.micro_batch * config.training.seq_len
 
 
-def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a machine that takes 1 s for 512 tokens of a peer, and less for ours."""
     clock = [0.0]
 
     def pass_time(seconds: float) -> None:
         clock[0] += seconds
 
-    def build(phase: str, name: str, rows: int, *rest: Any) -> benchmark.Action:
+    def build(phase: str, name: str, rows: int, *rest: Any) -> actions.Action:
         rate = {"ours": 1024, "hf_llama": 512}[name]
         tokens = rows * (1 if phase == "decode" else 16)
-        return benchmark.Action(lambda: pass_time(tokens / rate * (40 if phase == "decode" else 1)), tokens)
+        return actions.Action(lambda: pass_time(tokens / rate * (40 if phase == "decode" else 1)), tokens)
 
-    monkeypatch.setattr(benchmark, "_build_action", build)
+    monkeypatch.setattr(benchmark, "build_action", build)
     monkeypatch.setattr(
         benchmark, "_limit_actions", lambda device: dict.fromkeys(("gemm", "copy"), lambda: pass_time(1))
     )
     monkeypatch.setattr(benchmark, "_peak_bytes", lambda action, device: 1)
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
     config = composed("training.micro_batch_size=64", "training.global_batch_size=64", "point_seconds=5")
-    found = measure_point(config, match_config(config).spec, 16, list(benchmark.PHASES), ["hf_llama"])
+    found = measure_point(config, match_config(config).spec, 16, list(benchmark.PHASES), ["hf_llama"], tmp_path)
     shown = [(p["phase"], p["model"], p["tokens"], p["shrunk_from"], p["turns"]) for p in found["points"]]
     assert shown == [
-        ("train", "ours", 400, 2048, benchmark.REPEATS),
-        ("train", "hf_llama", 400, 2048, benchmark.REPEATS),
-        ("prefill", "ours", 16, None, benchmark.REPEATS),
-        ("prefill", "hf_llama", 16, None, benchmark.REPEATS),
-        ("decode", "ours", 10, 32, benchmark.REPEATS),
-        ("decode", "hf_llama", 10, 32, benchmark.REPEATS),
+        ("train", "ours", 400, 2048, REPEATS),
+        ("train", "hf_llama", 400, 2048, REPEATS),
+        ("prefill", "ours", 16, None, REPEATS),
+        ("prefill", "hf_llama", 16, None, REPEATS),
+        ("decode", "ours", 10, 32, REPEATS),
+        ("decode", "hf_llama", 10, 32, REPEATS),
     ]
     gemm, copied = benchmark.GEMMS * 2 * benchmark.GEMM_WIDTH**3, 8 * benchmark.COPIED_FLOATS
     assert found["limits"] == [{"gemm_flops_per_second": gemm, "memory_bytes_per_second": copied}] * 3
@@ -128,14 +142,15 @@ def test_a_slow_step_is_shrunk_until_each_side_has_its_turns(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_baselines_can_use_the_default_allocator(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_can_use_the_default_allocator(keep: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only while a baseline runs: our model always has the policy."""
     calls: list[bool] = []
-    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda keep=True: calls.append(keep))
+    monkeypatch.setattr(actions, "keep_freed_memory", lambda keep=True: calls.append(keep))
     config = composed("architecture=dense", "peers=true", f"peers_keep_memory={keep}")
+    case = Case(config, match_config(config).spec, 16, CPU, tmp_path)
     for phase in benchmark.PHASES:
         for name in ("ours", "hf_llama"):
-            benchmark._build_action(phase, name, 1, config, match_config(config).spec, 16, CPU).run()
+            build_action(phase, name, 1, case).run()
             expected = [False, True] if name == "hf_llama" and not keep else []
             assert calls == expected
             calls.clear()
@@ -162,7 +177,7 @@ def test_series_ends_at_the_limits_of_time_and_memory(monkeypatch: pytest.Monkey
     config = replace(composed(), context_lens=[512, 256, 1024, 2048])
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
-        _, _, context_len, phases, _ = action.args
+        _, _, context_len, phases, *_ = action.args
         if context_len == 1024:
             raise BrokenProcessPool
         slow = {"train": "one call takes more than 1 s"} if context_len == 512 else {}
@@ -192,7 +207,7 @@ def test_decoding_ends_at_the_last_learned_position(monkeypatch: pytest.MonkeyPa
     measured: list[tuple[int, list[str]]] = []
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
-        _, _, context_len, phases, _ = action.args
+        _, _, context_len, phases, *_ = action.args
         measured.append((context_len, phases))
         limits = {"gemm_flops_per_second": 1.0, "memory_bytes_per_second": 1.0}
         return {"points": [point(phase, context_len, 1.0) for phase in phases], "limits": [limits], "ended": {}}
@@ -205,7 +220,7 @@ def test_decoding_ends_at_the_last_learned_position(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[bool] = []
 
     def build(name: str, spec: ModelSpec) -> Baseline:
@@ -214,11 +229,10 @@ def test_baselines_train_in_our_precision(precision: str, monkeypatch: pytest.Mo
             loss=lambda tokens: (seen.append(torch.is_autocast_enabled("cpu")), baseline.loss(tokens))[1]
         )
 
-    monkeypatch.setattr(benchmark, "build_baseline", build)
+    monkeypatch.setattr(actions, "build_baseline", build)
     config = composed("architecture=dense", "peers=true")
-    benchmark._build_action(
-        "train", "hf_llama", 4, config, match_config(config).spec, 16, replace(CPU, precision=precision)
-    ).run()
+    case = Case(config, match_config(config).spec, 16, replace(CPU, precision=precision), tmp_path)
+    build_action("train", "hf_llama", 4, case).run()
     assert seen == [precision == "bf16"]
 
 
@@ -227,11 +241,13 @@ def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     measured: list[list[str]] = []
 
     def run_in_subprocess(action: Any, max_bytes: int) -> dict[str, Any]:
-        measured.append(action.args[-1])
+        measured.append(action.args[-2])
         if "mambapy" in measured[-1]:
             raise BrokenProcessPool
         return {"points": [point("train", 16, 1.0)], "limits": [{"gemm_flops_per_second": 1.0}], "ended": {}}
 
+    monkeypatch.setattr(benchmark, "ENGINES", {})
+    monkeypatch.setattr(benchmark, "engine_refusals", lambda config, spec: {})
     monkeypatch.setattr(benchmark, "run_in_subprocess", run_in_subprocess)
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)
     assert measured == [["hf_mamba2", "mambapy"], ["hf_mamba2"]]
@@ -243,12 +259,14 @@ def test_baseline_out_of_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_allocator_error_removes_the_baseline_first(peers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator raises an error, as on a GPU, instead of the process being killed."""
 
-    def build(phase: str, name: str, *rest: Any) -> benchmark.Action:
+    def build(phase: str, name: str, *rest: Any) -> actions.Action:
         if name != "ours" or not peers:
             raise torch.OutOfMemoryError("out of memory")
-        return benchmark.Action(lambda: None, 16)
+        return actions.Action(lambda: None, 16)
 
-    monkeypatch.setattr(benchmark, "_build_action", build)
+    monkeypatch.setattr(benchmark, "build_action", build)
+    monkeypatch.setattr(benchmark, "ENGINES", {})
+    monkeypatch.setattr(benchmark, "engine_refusals", lambda config, spec: {})
     monkeypatch.setattr(benchmark, "run_in_subprocess", lambda action, max_bytes: action())
     config = composed("context_lens=[16]", f"peers={peers}", "runtime.device=cpu")
     *_, found = measure_series(config, match_config(config).spec, lambda line: None)

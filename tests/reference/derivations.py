@@ -30,11 +30,12 @@ class Replay(Writer):
         self.position += len(text)
         super().write(text)
 
-    def decide(self, options: Sequence[str], odds: Odds) -> int:
+    def decide(self, options: Sequence[str], odds: Odds, follow: str) -> int:
         assert len(options) == len(odds.bits) == len(odds.cumulative) + 1
         if self.depth == len(self.decisions):
             target, position = self.target, self.position
-            possible = [i for i, text in enumerate(options) if target is None or target.startswith(text, position)]
+            texts = [option + follow for option in options]
+            possible = [i for i, text in enumerate(texts) if target is None or target.startswith(text, position)]
             if not possible:
                 raise DeadEnd
             self.branches += [[*self.decisions, other] for other in possible[1:]]

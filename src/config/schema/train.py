@@ -140,7 +140,9 @@ class BenchmarkConfig(TrainConfig):
     )
     point_seconds: float = setting(30.0, "Time at one context after which a phase's series ends.", SECONDS)
     peers: bool = setting(
-        False, "Measure transformers and mambapy too, at equal shape. They alternate with our models."
+        False,
+        "Measure other libraries too, at equal shape. transformers and mambapy (extra [peers]), and in decoding "
+        "mlx-lm and llama.cpp (extra [engines]) where they are installed. They alternate with our models.",
     )
     peers_keep_memory: bool = setting(
         True, "Let glibc keep freed memory for them too, as it does for our models. false shows the difference."

@@ -14,7 +14,7 @@ from src.runtime.records import read_verified_json, write_record
 
 REMEDY = "measure again with python -m src.benchmark, or remove it"
 PHASES = {"train": "training", "prefill": "prefill", "decode": "decoding"}
-DASHES = {"ours": "solid", "mambapy": "dot"}
+DASHES = {"ours": "solid", "mambapy": "dot", "mlx": "9,3,2,3", "llama_cpp": "3,2"}
 """Line of each model; other libraries have dashes, so architectures differ by color and marker alone."""
 COLUMNS = (
     "architecture size phase model context_len tokens turns seconds tokens_per_second flops_per_second share_of_gemm "
@@ -76,8 +76,11 @@ def describe(found: dict[str, Any], room: int | None = None) -> str:
             else " For other libraries, glibc keeps its default rules for freeing memory."
         ),
     ]
+    remarks: dict[str, list[str]] = {}
     for series in found["series"]:
-        lines += [f"{series['architecture']} {series['size']}: {line}" for line in _remarks(series, _turns(found))]
+        for line in _remarks(series, _turns(found)):
+            remarks.setdefault(line, []).append(f"{series['architecture']} {series['size']}")
+    lines += [f"{', '.join(models)}: {line}" for line, models in remarks.items()]
     return "\n".join([*lines, *_ratio_lines(found)])
 
 
@@ -141,7 +144,17 @@ def _remarks(series: dict[str, Any], turns: int) -> list[str]:
         for point in series["points"]
         if point["turns"] < turns
     ]
-    return [*lines, *(f"{PHASES.get(name, name)} ended: {why}" for name, why in series["ended"].items())]
+    lines += [
+        f"decoding of {point['model']} at {point['context_len']:,}: greedy token {point['first_difference'] + 1} is "
+        "another than ours, with the same weights and prompt"
+        for point in series["points"]
+        if point.get("first_difference") is not None
+    ]
+    ended = series["ended"].items()
+    return [
+        *lines,
+        *(f"{PHASES[name]} ended: {why}" if name in PHASES else f"{name} left out: {why}" for name, why in ended),
+    ]
 
 
 def _ratio_lines(found: dict[str, Any]) -> list[str]:

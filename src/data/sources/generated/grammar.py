@@ -92,34 +92,44 @@ class Writer:
         """Append text that is certain because it repeats a drawn value; the parser records it."""
         self.write(text)
 
-    def decide(self, options: Sequence[str], odds: Odds) -> int:
-        """Return the index of the drawn option."""
+    def decide(self, options: Sequence[str], odds: Odds, follow: str) -> int:
+        """Return the index of the drawn option; the text `follow` is behind each of them."""
         return bisect_right(odds.cumulative, self._random())
 
-    def pick(self, options: Sequence[str], odds: Odds) -> int:
-        """Draw one of prefix-free texts, write it, add its bits and return its index."""
-        assert_prefix_free(tuple(options))
-        index = self.decide(options, odds)
+    def pick(self, options: Sequence[str], odds: Odds, follow: str = "") -> int:
+        """Draw one of prefix-free texts, write it, add its bits and return its index.
+
+        follow: certain text behind each option, which is a part of it.
+        """
+        assert_prefix_free(tuple(options), follow)
+        index = self.decide(options, odds, follow)
         self.bits += odds.bits[index]
-        self.write(options[index])
+        self.write(options[index] + follow)
         return index
 
 
 @lru_cache(maxsize=100_000)
-def assert_prefix_free(options: tuple[str, ...]) -> None:
+def assert_prefix_free(options: tuple[str, ...], follow: str = "") -> None:
     """Assert that no option begins with another; in sorted order, such a pair would be adjacent."""
-    for shorter, longer in pairwise(sorted(options)):
+    for shorter, longer in pairwise(sorted(option + follow for option in options)):
         assert shorter and not longer.startswith(shorter), f"{shorter!r} begins {longer!r}"
 
 
 @dataclass(frozen=True)
 class Slot:
     name: str
+    is_capitalized: bool
+
+
+Certain = str | tuple[str | Slot, ...]
+"""Text without draws: as it is, or in parts where it has slots."""
 
 
 @dataclass(frozen=True)
 class Alternatives:
-    options: tuple[tuple["str | Slot", ...], ...]
+    options: tuple[Certain, ...]
+    follow: str
+    """The text behind the draw, up to the next slot or draw."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ class WordDraw:
     family: str
     """The slot whose value completes the lexicon's name, or an empty string."""
     excluded: tuple[str, ...]
+    follow: str
 
 
 Piece = str | Slot | Alternatives | WordDraw
@@ -141,38 +152,40 @@ _WORD_DRAW = re.compile(r"(\w+)=([A-Z_]+)(?:/(\w+))?((?:-\w+)*)")
 @cache
 def parse_template(template: str) -> tuple[Piece, ...]:
     """Split a template into certain text, slots and draws."""
-    pieces: list[Piece] = []
-    for index, part in enumerate(_MARK.split(template)):
-        if index % 2 == 0:
-            if part:
-                pieces.append(part)
-        elif "|" in part:
-            pieces.append(Alternatives(tuple(_parse_option(option) for option in _SEPARATOR.split(part))))
+    first, *rest = _MARK.split(template)
+    pieces: list[Piece] = [first]
+    for part, follow in zip(rest[::2], rest[1::2], strict=True):
+        if "|" in part:
+            pieces.append(Alternatives(tuple(_parse_certain(option) for option in _SEPARATOR.split(part)), follow))
         elif match := _WORD_DRAW.fullmatch(part):
             slot, lexicon, family, excluded = match.groups()
-            pieces.append(WordDraw(slot, lexicon, family or "", tuple(excluded.split("-")[1:])))
+            pieces.append(WordDraw(slot, lexicon, family or "", tuple(excluded.split("-")[1:]), follow))
         else:
-            pieces.append(Slot(part))
-    return tuple(pieces)
+            pieces += [Slot(part.removeprefix("^"), part.startswith("^")), follow]
+    return tuple(piece for piece in pieces if piece != "")
 
 
 @cache
-def _split_head(template: str) -> tuple[tuple[str | Slot, ...], tuple[Piece, ...]]:
-    """Split a template before its first draw."""
+def _split_heads(templates: tuple[str, ...]) -> tuple[list[Certain], list[tuple[Piece, ...]]]:
+    """Split each template before its first draw."""
+    heads, tails = list[Certain](), list[tuple[Piece, ...]]()
+    for pieces in map(parse_template, templates):
+        head = list(takewhile(lambda piece: isinstance(piece, str | Slot), pieces))
+        heads.append(_join_certain(head))
+        tails.append(pieces[len(head) :])
+    return heads, tails
+
+
+@cache
+def _parse_certain(template: str) -> Certain:
     pieces = parse_template(template)
-    head = _select_certain(takewhile(lambda piece: isinstance(piece, str | Slot), pieces))
-    return head, pieces[len(head) :]
+    assert all(isinstance(piece, str | Slot) for piece in pieces), f"a draw inside a draw: {template}"
+    return _join_certain(pieces)
 
 
-def _parse_option(option: str) -> tuple[str | Slot, ...]:
-    pieces = parse_template(option)
-    certain = _select_certain(pieces)
-    assert len(certain) == len(pieces), f"a draw inside a draw: {option}"
-    return certain
-
-
-def _select_certain(pieces: Iterable[Piece]) -> tuple[str | Slot, ...]:
-    return tuple(piece for piece in pieces if isinstance(piece, str | Slot))
+def _join_certain(pieces: Iterable[Piece]) -> Certain:
+    parts = tuple(piece for piece in pieces if isinstance(piece, str | Slot))
+    return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else parts
 
 
 class TemplateWriter:
@@ -193,7 +206,7 @@ class TemplateWriter:
 
     def fill(self, template: str) -> str:
         """Return the text of a template without draws."""
-        return self._fill(_parse_option(template))
+        return self._fill(_parse_certain(template))
 
     def write_template(self, *templates: str) -> None:
         """Write templates in sequence."""
@@ -202,15 +215,15 @@ class TemplateWriter:
 
     def pick(self, *templates: str, odds: Odds | None = None) -> int:
         """Draw one of several templates by the text before their first draws, write it and return its index."""
-        heads, tails = zip(*map(_split_head, templates), strict=True)
+        heads, tails = _split_heads(templates)
         index = self.writer.pick([self._fill(head) for head in heads], odds or zipf_odds(len(templates)))
         self._run(tails[index])
         return index
 
     def draw(self, slot: str, words: Sequence[str], before: str = "", after: str = "") -> str:
         """Draw one of the given words, bind it, and write it between two certain texts."""
-        texts = [self.fill(before) + word + self.fill(after) for word in words]
-        index = self.writer.pick(texts, zipf_odds(len(words)))
+        before = self.fill(before)
+        index = self.writer.pick([before + word for word in words], zipf_odds(len(words)), self.fill(after))
         self.bind(slot, words[index])
         self.drawn.add(slot)
         return words[index]
@@ -220,38 +233,29 @@ class TemplateWriter:
         return tuple(self.slots[slot] for slot in piece.excluded)
 
     def _run(self, pieces: Sequence[Piece]) -> None:
-        index = 0
-        while index < len(pieces):
-            piece = pieces[index]
-            index += 1
+        for piece in pieces:
             if isinstance(piece, str):
                 self.writer.write(piece)
             elif isinstance(piece, Slot):
-                use = self.writer.recall if piece.name.lstrip("^") in self.drawn else self.writer.write
-                use(self._value(piece.name))
+                (self.writer.recall if piece.name in self.drawn else self.writer.write)(self._value(piece))
+            elif isinstance(piece, WordDraw):
+                self._draw_word(piece)
             else:
-                follow = pieces[index] if index < len(pieces) else ""
-                follow = follow if isinstance(follow, str) else ""
-                index += bool(follow)
-                self._draw(piece, follow)
+                texts = [self._fill(option) for option in piece.options]
+                self.writer.pick(texts, zipf_odds(len(texts)), piece.follow)
 
-    def _draw(self, piece: Alternatives | WordDraw, follow: str) -> None:
-        if isinstance(piece, Alternatives):
-            texts = [self._fill(option) + follow for option in piece.options]
-            self.writer.pick(texts, zipf_odds(len(texts)))
-            return
-        name = f"{piece.lexicon}/{self.slots[piece.family]}" if piece.family else piece.lexicon
-        lexicon = self.lexicons[name]
+    def _draw_word(self, piece: WordDraw) -> None:
+        lexicon = self.lexicons[f"{piece.lexicon}/{self.slots[piece.family]}" if piece.family else piece.lexicon]
         words, odds = lexicon.without(self.excluded(piece, lexicon))
-        index = self.writer.pick([word + follow for word in words] if follow else words, odds)
+        index = self.writer.pick(words, odds, piece.follow)
         self.bind(piece.slot, words[index], lexicon.forms[words[index]])
         self.drawn.add(piece.slot)
 
-    def _fill(self, pieces: Sequence[str | Slot]) -> str:
-        return "".join(piece if isinstance(piece, str) else self._value(piece.name) for piece in pieces)
+    def _fill(self, text: Certain) -> str:
+        if isinstance(text, str):
+            return text
+        return "".join([part if isinstance(part, str) else self._value(part) for part in text])
 
-    def _value(self, name: str) -> str:
-        if name.startswith("^"):
-            value = self.slots[name[1:]]
-            return value[:1].upper() + value[1:]
-        return self.slots[name]
+    def _value(self, slot: Slot) -> str:
+        value = self.slots[slot.name]
+        return value[:1].upper() + value[1:] if slot.is_capitalized else value

@@ -89,8 +89,8 @@ class _Reader(Writer):
         if source is not None:
             self.recalls.append(Recall(start, self.position, source))
 
-    def decide(self, options: Sequence[str], odds: Odds) -> int:
-        start = self.position
+    def decide(self, options: Sequence[str], odds: Odds, follow: str) -> int:
+        start, options = self.position, [option + follow for option in options]
         fitting = (index for index, option in enumerate(options) if self._target.startswith(option, start))
         index = next(fitting, None)
         if index is None:

@@ -82,7 +82,7 @@ def test_draws_follow_their_odds() -> None:
     odds = make_odds((5.0, 3.0, 2.0))
     writer = Writer(random=lambda: next(state) / 10_000)
     for _ in range(10_000):
-        counts[writer.decide(("a", "b", "c"), odds)] += 1
+        counts[writer.decide(("a", "b", "c"), odds, "")] += 1
     assert counts == [5000, 3000, 2000]
     assert [2**-bits for bits in odds.bits] == pytest.approx([0.5, 0.3, 0.2])
 

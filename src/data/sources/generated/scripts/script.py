@@ -140,6 +140,8 @@ class Script(TemplateWriter):
         taken = {self.slots[slot] for slot in piece.excluded}
         if piece.lexicon in VARIABLES:
             taken |= self._global_names | self._local_names
+        elif not taken:
+            return ()
         return tuple(word for word in lexicon.forms if word in taken)
 
     def bind(self, slot: str, value: str, forms: Forms | None = None) -> None:
