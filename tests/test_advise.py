@@ -35,6 +35,7 @@ def test_the_answer_is_that_of_the_laws(ladder: Path, capsys: pytest.CaptureFixt
     assert best["memory_bytes"] < 38_654_705_664 and best["state_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_the_predicted_loss_is_that_of_the_law_inside_the_ladder(
     ladder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,10 +46,15 @@ FILES = [
 
 
 CASES = [
-    *((name, pickled) for name in FILES),
-    *(pytest.param(name, truncated, marks=pytest.mark.slow) for name in FILES),
-    *((name, saved_by_torch) for name in FILES if name.endswith((".pt", ".safetensors"))),
     ("config.yaml", tagged_yaml),
+    ("summary.json", pickled),
+    ("checkpoints/language/last/model.safetensors", pickled),
+    ("checkpoints/language/last/state.pt", saved_by_torch),
+    *(
+        pytest.param(name, harm, marks=pytest.mark.slow)
+        for name in FILES
+        for harm in (pickled, truncated, saved_by_torch)
+    ),
 ]
 
 

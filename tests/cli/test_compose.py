@@ -48,6 +48,7 @@ def run_python(code: str, folder: Path, *arguments: str) -> "subprocess.Complete
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_every_choice_composes_and_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.cli.validation.EXTRAS", {})  # ray may be missing
     for index in range(max(map(len, GROUPS.values()))):  # the n-th choice of every group at once

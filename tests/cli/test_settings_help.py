@@ -81,7 +81,9 @@ def test_patterns_sections_and_stages_select_settings(pattern: str, keys: str) -
     assert [line for line in print_details(pattern).splitlines() if line and line[0] != " "] == keys.split()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS if name != "train")]
+)
 def test_an_unknown_key_is_one_line_and_status_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = import_module("src.runs.__main__" if command == "runs" else f"src.{command}").main
     assert run_cli(lambda: main(["--help", "no.such_key"])) == 2

@@ -57,7 +57,11 @@ SIX_KINDS = ["attention", "sliding_attention", "mlp", "moe", "mamba", "mamba1"]
 
 
 @pytest.mark.usefixtures("without_cpu_kernels")
-@pytest.mark.parametrize("kinds", [SIX_KINDS, [name for name in kind_names() if name not in SIX_KINDS]], ids=" ".join)
+@pytest.mark.parametrize(
+    "kinds",
+    [pytest.param(SIX_KINDS, marks=pytest.mark.slow), [name for name in kind_names() if name not in SIX_KINDS]],
+    ids=" ".join,
+)
 def test_every_kind_compiles_once(kinds: list[str]) -> None:
     """A graph break would be an error. The graphs run in eager mode here, so results are equal exactly.
 

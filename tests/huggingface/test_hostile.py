@@ -122,7 +122,13 @@ def test_files_with_wrong_content_are_named(name: str, content: bytes, folder: P
 ODD = [None, [], {}, "x", "a\x1b[31m\nb", -1, 7, 10**4000, 1e308, float("nan"), True, [1], {"a": 1}, [None], "\ud800"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "advanced_code_model.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("advanced_code_model.json", "tokenizer_config.json")),
+    ],
+)
 def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
     whole = json.loads((folder / name).read_text(encoding="utf-8"))
     places = [(key,) for key in whole] + [("spec", key) for key in whole.get("spec", ())] + [("spec", "blocks", 0)]

@@ -25,9 +25,10 @@ from tests.integration.torture import ARCHITECTURES, differences
 MORE = ("architecture=dense", "training.max_steps=4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architectures", "kills"),
-    [(["mamba"], 2), pytest.param(ARCHITECTURES, 12 * len(ARCHITECTURES), marks=pytest.mark.slow)],
+    [(["mamba"], 4), (ARCHITECTURES, 12 * len(ARCHITECTURES))],
 )
 def test_a_run_killed_at_random_times_is_bit_identical(architectures: list[str], kills: int) -> None:
     process = tiny.start([str(kills), ",".join(architectures)], module="tests.integration.torture")

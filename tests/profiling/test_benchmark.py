@@ -62,6 +62,7 @@ def test_speeds_are_relative_to_the_baseline() -> None:
     assert found["train"] == speeds and found["train_memory"]["dense compiled/ours"] == 0.25
 
 
+@pytest.mark.slow
 def test_recomputing_is_measured_beside_our_model(tmp_path: Path) -> None:
     config = composed("architecture=dense", "runtime.activation_checkpointing=true")
     found = measure_point(config, match_config(config).spec, 32, ["train", "prefill"], [], tmp_path)

@@ -55,6 +55,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **starts: Callable[[Start, Path], D
     return [*starts]
 
 
+@pytest.mark.slow
 def test_engines_only_decode_and_their_first_tokens_are_compared(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def as_benchmark(points: list[dict[str, Any]], ended: dict[str, str]) -> dict[st
     return {**head, "train_tokens": 1, "batch_size": 1, "series": [series, {**series, "architecture": "moe"}], **ratios}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "reason"),
     [

@@ -53,6 +53,7 @@ def test_a_stage_inherits_the_settings_of_its_source_run(sources: dict[str, Path
     assert "after 2 steps of stage language" in log and sources["moe"].name in log
 
 
+@pytest.mark.slow
 def test_a_setting_newer_than_the_source_run_has_its_default(sources: dict[str, Path], tmp_path: Path) -> None:
     older = tmp_path / "older"
     shutil.copytree(sources["dense"], older)
@@ -77,8 +78,12 @@ def test_training_starts_from_the_weights_of_the_source_run(sources: dict[str, P
     "given",
     [
         ["training.max_steps=1", "optimizer.weight_decay=0.2", "schedule=wsd", "training.seq_len=24"],
-        ["architecture=moe", "recipe=classic", "size.d_model=128", "training.max_steps=1"],
-        ["training.log_every=10", "training.eval_every=null", "training.max_steps=1"],
+        pytest.param(
+            ["architecture=moe", "recipe=classic", "size.d_model=128", "training.max_steps=1"], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["training.log_every=10", "training.eval_every=null", "training.max_steps=1"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_overrides_replace_inherited_settings(given: list[str], sources: dict[str, Path], tmp_path: Path) -> None:
@@ -172,6 +177,7 @@ def test_a_moved_run_is_a_valid_source(sources: dict[str, Path], tmp_path: Path,
     assert train_code_from(moved, tmp_path / "out", f"data.dir={data}", "training.max_steps=1") == 0
 
 
+@pytest.mark.slow
 def test_the_lineage_in_the_contract_is_independent_of_the_architecture(
     sources: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,8 @@ from tests.integration import tiny
 from tests.torture.command_lines import Line, find_fault, run_line
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [60, 300])
 def test_random_command_lines(n: int, tmp_path: Path, data: Path) -> None:
     assert tiny.run(data, tmp_path / "outputs", "training.max_steps=2", "evaluation.enabled=false") == 0
     result = subprocess.run(

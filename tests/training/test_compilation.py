@@ -30,8 +30,10 @@ def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
 
 
 @pytest.mark.usefixtures("without_cpu_kernels")
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("masked", "dropout"),
+    [(True, 0.1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((False, 0.0), (False, 0.1), (True, 0.0)))],
+)
 def test_graphs_of_the_trial_are_reused_in_training(masked: bool, dropout: float) -> None:
     model, tokens = small_model("hybrid"), random_tokens(BATCH.size, BATCH.length, seed=1)
     documents = (tokens < 9).cumsum(dim=1) if masked else None

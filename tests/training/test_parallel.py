@@ -61,7 +61,7 @@ def _check_damage(folder: Path, architecture: str) -> None:
         load_weights(info, model)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_run_imports_neither_the_compiler_nor_what_several_processes_need(
     optimizer: str, data: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from src.config.schema import CorpusConfig, UserError
 from src.data.document import Document, ReadTally
-from src.data.preparation.pipeline import drop_warnings
+from src.data.preparation.left_out import drop_warnings
 from src.data.sources import compression, record_files, text_files
 from src.data.sources.compression import DamagedFile, read_chunks
 from src.data.sources.registry import read_documents
