@@ -25,7 +25,7 @@ from src.huggingface import mapping_of, write_folder
 from src.huggingface.gguf_file import refusal_of, write_gguf
 from src.huggingface.model_card import lacking_in_mlx
 from src.model.language_model import LanguageModel
-from src.runtime.device import Device, is_out_of_memory, resolve_device
+from src.runtime.device import Device, is_nvidia_gpu, is_out_of_memory
 
 Decode = Callable[[int], list[int]]
 """Decodes so many more tokens, and returns them."""
@@ -59,8 +59,8 @@ def engine_refusals(config: BenchmarkConfig, spec: ModelSpec) -> dict[str, str]:
     """Return why each engine that cannot decode a model here cannot."""
     if config.batch_size > 1:
         return dict.fromkeys(ENGINES, f"measured with one text, and batch_size={config.batch_size}")
-    if resolve_device(config.runtime.device) == "cuda":
-        return dict.fromkeys(ENGINES, "measured on a CPU or MPS; add runtime=cpu")
+    if is_nvidia_gpu(config.runtime.device):
+        return dict.fromkeys(ENGINES, "not measured on this GPU; add runtime=cpu")
     found: dict[str, str] = {}
     for name, engine in ENGINES.items():
         missing = [package for package in engine.packages if importlib.util.find_spec(package) is None]
@@ -109,7 +109,7 @@ def _start_mlx(start: Start, folder: Path) -> Decode:
     os.environ["HF_HUB_OFFLINE"] = "1"
     write_folder(folder, start.model.spec, start.model.state_dict(), _tokenizer(), SamplingConfig(), {}, "")
     mx: Any = importlib.import_module("mlx.core")
-    mx.set_default_device(mx.gpu if start.device.kind == "mps" else mx.cpu)  # before mlx_lm keeps a stream of it
+    mx.set_default_device(mx.gpu if start.device.is_apple_gpu else mx.cpu)  # before mlx_lm keeps a stream of it
     # The code is ours, and was written above.
     model, _ = importlib.import_module("mlx_lm.utils").load_model(folder, trust_remote_code=True)
     generation = importlib.import_module("mlx_lm.generate")
@@ -140,7 +140,7 @@ def _start_llama_cpp(start: Start, folder: Path) -> Decode:
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = str(path), len(start.prompt) + start.n_tokens, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = start.device.threads
-    params.n_gpu_layers = -1 if start.device.kind == "mps" else 0
+    params.n_gpu_layers = -1 if start.device.is_apple_gpu else 0
     params.port, params.verbosity, params.warmup, params.fit_params = 0, -1, False, False
     # The defaults have parts in fp16.
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -50,6 +50,10 @@ class Device:
         return self.parallel == "shard" and self.process_group.size > 1
 
     @property
+    def is_apple_gpu(self) -> bool:
+        return self.kind == "mps"
+
+    @property
     def has_flex_gradients(self) -> bool:
         """Whether torch's FlexAttention has gradients (2.13: `torch/nn/attention/flex_attention.py`)."""
         return self.kind == "cuda"
@@ -241,6 +245,11 @@ def resolve_device(name: str) -> str:
         kinds = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise UserError(f"runtime.device={name}: not available on this machine (there is {kinds}); use runtime=auto")
     return name
+
+
+def is_nvidia_gpu(name: str) -> bool:
+    """Return whether a setting selects an NVIDIA GPU. Raises: UserError if its device is not available."""
+    return resolve_device(name) == "cuda"
 
 
 def _resolve_precision(name: str, kind: str) -> str:

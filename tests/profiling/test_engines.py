@@ -138,7 +138,7 @@ def test_engines_that_cannot_decode_say_why_before_anything_is_measured(monkeypa
     }
     monkeypatch.setattr(engines, "resolve_device", lambda name: "cuda")
     assert set(engine_refusals(dense, match_config(dense).spec).values()) == {
-        "measured on a CPU or MPS; add runtime=cpu"
+        "not measured on this GPU; add runtime=cpu"
     }
 
 

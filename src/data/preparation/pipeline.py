@@ -12,10 +12,11 @@ from tqdm import tqdm
 from src.config.formatting import count_of
 from src.config.schema import DataConfig, TokenizerConfig, UserError
 from src.data.dataset import compute_fingerprint
-from src.data.document import GENERATED, N_EXAMPLES, ReadTally, Tally, format_size
+from src.data.document import GENERATED, N_EXAMPLES, ReadTally
 from src.data.filters.text_cleaning import clean_documents
 from src.data.preparation.decontamination import find_leaks
 from src.data.preparation.document_store import DocumentStore
+from src.data.preparation.left_out import LEFT_OUT, count_split_drops, drop_warnings
 from src.data.preparation.manifest import describe_corpus, describe_files, get_versions
 from src.data.preparation.packing import pack, write_documents
 from src.data.preparation.splits import (
@@ -23,8 +24,6 @@ from src.data.preparation.splits import (
     DUPLICATE,
     NEAR_DUPLICATE,
     SPLITS,
-    TRAIN,
-    VAL,
     assign_by_position,
     assign_groups,
     count_groups,
@@ -34,32 +33,16 @@ from src.data.preparation.splits import (
     split_positions,
 )
 from src.data.preparation.token_shards import copy_shards
+from src.data.preparation.tokenizer_step import TokenizerRecord, make_tokenizer
 from src.data.sources.registry import read_documents
 from src.data.sources.token_shards import SOURCE as DATATROVE
 from src.data.tokenizer.bpe import (
-    EOT,
     TOKENIZER_CONFIG,
-    build_character_tokenizer,
-    count_ids,
-    get_eot_id,
     load_tokenizer,
-    save_tokenizer,
-    train_tokenizer,
 )
-from src.data.tokenizer.external import compare_tokenizers, load_external_tokenizer, open_tokenizer
 from src.runtime.atomic_files import file_sha256, remove_path, sync_folder
 from src.runtime.log import LogFunction
 from src.runtime.records import DIGEST, read_record, write_record
-
-TOKENIZER_SAMPLE_BYTES = 40_000_000
-"""Maximum text that the tokenizer is trained on; more text hardly changes the merges."""
-COMPARED_BYTES = 2_000_000
-"""Maximum held-out text of each corpus for the comparison of tokenizers."""
-
-LEFT_OUT = {"duplicate": DUPLICATE, "near duplicate of held-out text": NEAR_DUPLICATE}
-"""Documents that the split leaves out, by reason."""
-MAX_UNEXPECTED_SHARE = 0.1
-"""Share of the bytes of a corpus that may be left out without a warning."""
 
 
 class ReadRecord(TypedDict):
@@ -82,17 +65,6 @@ class SplitRecord(TypedDict):
     left_out: dict[str, dict[str, Any]]
     groups: dict[str, int]
     near_duplicates: dict[str, Any] | None
-    files: dict[str, str]
-
-
-class TokenizerRecord(TypedDict):
-    """The description of the tokenizer."""
-
-    vocab_size: int
-    eot: str
-    eot_id: int
-    trained_on: dict[str, int] | None
-    compared: dict[str, dict[str, Any]]
     files: dict[str, str]
 
 
@@ -130,7 +102,10 @@ class Pipeline:
             for name in self.stores
         }
         files = [self.out / name for name in ("tokenizer.json", TOKENIZER_CONFIG)]
-        record = self._run_step("tokenizer", TokenizerRecord, files, self._make_tokenizer)
+        stored = {name: (store, self._load_assignment(name)) for name, store in self.stores.items()}
+        record = self._run_step(
+            "tokenizer", TokenizerRecord, files, make_tokenizer, self.tokenizer, stored, self.out, self.log
+        )
         tokenizer: dict[str, Any] = {key: value for key, value in record.items() if key not in ("files", DIGEST)}
         corpora = {
             name: self._pack(name, read[name], split[name], tokenizer)
@@ -247,7 +222,7 @@ class Pipeline:
             near["dropped"] = corpus.near_duplicates == "drop"
             if near["dropped"]:
                 split_assignment[numbers] = NEAR_DUPLICATE
-        tally = _count_split_drops(store, split_assignment)
+        tally = count_split_drops(store, split_assignment)
         np.save(self.folder / f"{name}.split_assignment.npy", split_assignment)
         became = (
             ""
@@ -280,64 +255,6 @@ class Pipeline:
 
     def _load_assignment(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.split_assignment.npy")
-
-    def _make_tokenizer(self) -> "TokenizerRecord":
-        """Build or load the tokenizer, and compare it with `tokenizer.compare` if that is set."""
-        started = time.monotonic()
-        settings = self.tokenizer
-        trained_on = None
-        if settings.path is not None:
-            tokenizer, eot = load_external_tokenizer(settings)
-        elif settings.kind == "characters":
-            kept = (
-                text for name, store in self.stores.items() for _, text in store.texts(self._load_assignment(name) >= 0)
-            )
-            tokenizer, eot = build_character_tokenizer(kept, settings.vocab_size), EOT
-            self.log(f"tokenizer: {count_ids(tokenizer)} tokens, one for each character of the text")
-        else:
-            trained_on = self._sample_bytes()
-            texts = (
-                text
-                for name, size in trained_on.items()
-                for text in self.stores[name].sample(self._load_assignment(name) == TRAIN, size)
-            )
-            tokenizer, eot = train_tokenizer(texts, settings.vocab_size, settings.pattern), EOT
-            sizes = " and ".join(f"{size / 1e6:.1f} MB of {name}" for name, size in trained_on.items())
-            reached = count_ids(tokenizer)
-            found = f"{reached:,}" if reached == settings.vocab_size else f"{reached:,} of {settings.vocab_size:,}"
-            self.log(f"tokenizer: {found} tokens from {sizes} ({time.monotonic() - started:.1f} s)")
-        save_tokenizer(tokenizer, eot, self.out)
-        compared = {}
-        if settings.compare is not None:
-            other = open_tokenizer("tokenizer.compare", settings.compare)
-            for name in self.corpora:
-                texts = list(self.stores[name].sample(self._load_assignment(name) == VAL, COMPARED_BYTES))
-                compared[name] = compare_tokenizers(tokenizer, other, texts)
-        return {
-            "vocab_size": count_ids(tokenizer),
-            "eot": eot,
-            "eot_id": get_eot_id(tokenizer, self.out / "tokenizer.json"),
-            "trained_on": trained_on,
-            "compared": compared,
-            "files": {},
-        }
-
-    def _sample_bytes(self) -> dict[str, int]:
-        """Return the bytes of each corpus for training the tokenizer: the most that keep `code_share`."""
-        code_share = self.tokenizer.code_share
-        total = TOKENIZER_SAMPLE_BYTES
-        shares = {"language": 1 - code_share, "code": code_share}
-        if len(self.corpora) == 1:
-            shares = dict.fromkeys(self.corpora, 1.0)
-        for name, share in shares.items():
-            if share:
-                chosen = self._load_assignment(name) == TRAIN
-                there = sum(
-                    int(sizes[chosen[first : first + len(sizes)]].sum())
-                    for first, _, sizes in self.stores[name].blocks()
-                )
-                total = min(total, int(there / share))
-        return {name: round(share * total) for name, share in shares.items() if share}
 
     def _copy(self, name: str, eot_id: int) -> dict[str, Any]:
         """Copy the tokens of a corpus that is tokenized already, and return its entry in the manifest."""
@@ -387,37 +304,3 @@ class Pipeline:
             "replaced": read["replaced"],
             "near_duplicates": split["near_duplicates"],
         }
-
-
-def drop_warnings(name: str, dropped: Tally, n_bytes: int) -> list[str]:
-    """List skipped files, notes, and a warning if much text was left out. n_bytes: bytes of the remaining text."""
-    lines = []
-    lost = dropped.unexpected_bytes
-    if isinstance(dropped, ReadTally):
-        if dropped.passed_over:
-            lines.append(f"{name}: passed over: {dropped.passed_over.describe()}")
-        lines += [f"{name}: {note}" for note in dropped.notes]
-        lost += dropped.passed_over.unexpected_bytes
-    if lost > MAX_UNEXPECTED_SHARE * (lost + n_bytes):
-        lines.append(
-            f"warning: {name}: {format_size(lost)} of {format_size(lost + n_bytes)} are left out "
-            f"({lost / (lost + n_bytes):.0%}), for the reasons above"
-        )
-    return lines
-
-
-def _count_split_drops(store: DocumentStore, split_assignment: np.ndarray) -> Tally:
-    """Count what the split leaves out, with bytes and first locations."""
-    tally = Tally()
-    for reason, number in LEFT_OUT.items():
-        chosen = np.flatnonzero(split_assignment == number)
-        if not len(chosen):
-            continue
-        n_bytes = sum(
-            int(sizes[split_assignment[first : first + len(sizes)] == number].sum())
-            for first, _, sizes in store.blocks()
-        )
-        names = [where for _, where, _ in store.locate(chosen[:N_EXAMPLES].tolist()).values()]
-        tally.record(reason, n_bytes, "", len(chosen))
-        tally.first[reason] = names
-    return tally
