@@ -220,7 +220,7 @@ def test_preparation_resumes_after_a_kill_at_any_step(
 
 def test_finished_steps_are_not_repeated(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, pipeline, "train_tokenizer", 0)
+        interrupt(patch, pipeline, "make_tokenizer", 0)
         with pytest.raises(Killed):
             prepare()
     with monkeypatch.context() as patch:
@@ -233,7 +233,7 @@ def test_changed_input_restarts_unfinished_work(
     prepare: Prepare, corpus_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, pipeline, "train_tokenizer", 0)
+        interrupt(patch, pipeline, "make_tokenizer", 0)
         with pytest.raises(Killed):
             prepare()
     with corpus_files[0].open("a") as handle:
