@@ -311,7 +311,7 @@ class StageHooks:
     def _save(self, kind: str, progress: Progress, metrics: MetricsDigest | None, in_background: bool) -> None:
         started = time.perf_counter()
         self.run.process_group.on_rank_zero(self.run.check_folder_exists)
-        self.run.process_group.on_rank_zero(self.run.checkpoint_writer.task.wait)
+        self.run.checkpoint_writer.wait()
         model, optimizer, is_sharded = self.state.model, self.state.optimizer, self.run.device.is_sharded
         state, shards = None, None
         if kind == "last":
@@ -349,7 +349,7 @@ def _restore_last_checkpoint(run: Run, plan: StagePlan, state: TrainState) -> No
 
 def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
     """Restore the last checkpoint with half the learning rate. Raises: UserError if that was done before."""
-    run.process_group.on_rank_zero(run.checkpoint_writer.task.wait)
+    run.checkpoint_writer.wait()
     name, step, bad = plan.name, state.progress.step, int(state.bad_steps)
     line = f"stage {name} has diverged: at step {step}, {bad} gradients in a row were not finite"
     if state.progress.rollbacks or not has_checkpoint(run.folder / "checkpoints" / name / "last"):

@@ -40,6 +40,21 @@ class RankZeroFailed(Exception):
 class ProcessGroup(RankInfo):
     """This process and the collectives over all processes of its run."""
 
+    group: Any = None
+    """The group of torch that they use; None: its default one."""
+
+    def for_thread(self) -> "ProcessGroup":
+        """Return the same processes with collectives on the CPU for another thread, in an order of their own.
+
+        All processes call it together.
+        """
+        from torch import distributed
+
+        other = ProcessGroup(*self)
+        if self.size > 1:
+            other.group = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+        return other
+
     @property
     def is_rank_zero(self) -> bool:
         """Whether this process is the one that writes files and logs."""
@@ -69,7 +84,7 @@ class ProcessGroup(RankInfo):
         summed = [*tensors]
         flat = torch.cat([tensor.flatten() for tensor in summed])
         with self.detect_rank_failure():
-            distributed.all_reduce(flat)
+            distributed.all_reduce(flat, group=self.group)
         for tensor, part in zip(summed, flat.split([tensor.numel() for tensor in summed]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -82,7 +97,7 @@ class ProcessGroup(RankInfo):
 
         greatest = torch.tensor(number or 0)
         with self.detect_rank_failure():
-            distributed.all_reduce(greatest, distributed.ReduceOp.MAX)
+            distributed.all_reduce(greatest, distributed.ReduceOp.MAX, group=self.group)
         return int(greatest) or None
 
     def broadcast(self, value: T) -> T:
@@ -93,7 +108,7 @@ class ProcessGroup(RankInfo):
 
         box: list[Any] = [value]
         with self.detect_rank_failure():
-            distributed.broadcast_object_list(box, src=0)
+            distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def rank_zero_first(self, action: Callable[[], T]) -> T:
@@ -153,7 +168,7 @@ class ProcessGroup(RankInfo):
             failure = RankFailure(first_line(error))  # not every error can be sent
         parts: list[Any] = [None] * self.size
         with self.detect_rank_failure():
-            distributed.all_gather_object(parts, (own, failure))
+            distributed.all_gather_object(parts, (own, failure), group=self.group)
         failures = [other for _, other in parts if other is not None]
         if any(isinstance(each, UserError) for each in failures) and not self.is_rank_zero:
             raise RankZeroFailed  # rank 0 reports it

@@ -148,7 +148,7 @@ def save_checkpoint(
 
     All processes of the group call it. metrics: the state of metrics.jsonl at this time. shards: tensors of which every
     process writes its part; without weights among them, rank 0 writes the weights as one file. writer: writes a copy in
-    the background; shards are written at once, since all processes take part in it.
+    the background.
 
     Raises:
         OSError: the disk is full or cannot be written to; the previous checkpoint still exists. In the background, the
@@ -170,27 +170,12 @@ def save_checkpoint(
     }
     with ExitStack() as stack:  # in rank 0, its end moves the folder into place
         temporary = process_group.on_rank_zero(lambda: stack.enter_context(replace_folder(folder)))
-        if shards is None:
-
-            def write() -> None:
-                copied = writer.copy((weights, state)) if writer else None
-                if writer and copied:
-                    writer.task.start(partial(_write_and_move, temporary, meta, stack.pop_all(), *copied))
-                else:
-                    _write_and_move(temporary, meta, stack, weights, state)
-
-            process_group.on_rank_zero(write)
-            return
-        process_group.on_rank_zero(lambda: _write_whole(temporary, weights, state))
-        write_shards(temporary, shards, process_group)
-        files = process_group.on_rank_zero(lambda: sorted(file.name for file in temporary.iterdir()))
-        sha256 = dict(zip(files, process_group.map(lambda name: file_sha256(temporary / name), files), strict=True))
-
-        def finish() -> None:
-            _write_meta(temporary, meta, sha256)
-            stack.close()
-
-        process_group.on_rank_zero(finish)
+        whole = (weights, state) if process_group.is_rank_zero else (None, None)
+        copied = writer.copy((*whole, shards)) if writer else None
+        if writer and copied:
+            writer.task.start(partial(_write_and_move, temporary, meta, stack.pop_all(), *copied, writer.process_group))
+        else:
+            _write_and_move(temporary, meta, stack, *whole, shards, process_group)
 
 
 def _write_and_move(
@@ -199,16 +184,26 @@ def _write_and_move(
     stack: ExitStack,
     weights: dict[str, torch.Tensor] | None,
     state: dict[str, Any] | None,
+    shards: Mapping[str, torch.Tensor] | None,
+    process_group: ProcessGroup,
 ) -> None:
-    """Write the files of one process into a folder that the end of `stack` moves into place, or removes."""
+    """Write the files of all processes into a folder, which the end of `stack` in rank 0 moves into place.
+
+    All processes call it together.
+    """
     with stack:
-        _write_whole(folder, weights, state)
-        _write_meta(folder, meta, {file.name: file_sha256(file) for file in sorted(folder.iterdir())})
+        process_group.on_rank_zero(lambda: _write_whole(folder, weights, state))
+        if shards is not None:
+            write_shards(folder, shards, process_group)
+        files = process_group.on_rank_zero(lambda: sorted(file.name for file in folder.iterdir()))
+        sha256 = dict(zip(files, process_group.map(lambda name: file_sha256(folder / name), files), strict=True))
 
+        def finish() -> None:
+            complete = meta | {"sha256": sha256}
+            write_json(folder / "meta.json", complete | {"meta_sha256": meta_digest(complete)})
+            stack.close()
 
-def _write_meta(folder: Path, meta: dict[str, Any], sha256: dict[str, str]) -> None:
-    meta = meta | {"sha256": sha256}
-    write_json(folder / "meta.json", meta | {"meta_sha256": meta_digest(meta)})
+        process_group.on_rank_zero(finish)
 
 
 def _write_whole(folder: Path, weights: dict[str, torch.Tensor] | None, state: dict[str, Any] | None) -> None:

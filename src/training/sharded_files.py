@@ -42,8 +42,9 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], process_group: Pro
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _one_error(process_group):  # the order decides which process writes a tensor that all of them have
-        save(dict(sorted(tensors.items())), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        save(dict(sorted(tensors.items())), storage_writer=writer, process_group=process_group.group)
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor], process_group: ProcessGroup) -> None:

@@ -16,6 +16,7 @@ from src.runtime.device import Device
 from src.training import checkpoint
 from src.training.checkpoint import Progress, load_state, load_weights, read_checkpoint, save_checkpoint
 from src.training.checkpoint_writer import CheckpointWriter
+from src.training.sharded_files import weight_tensors
 from src.training.train_step import TrainState
 from tests.contract.small import CPU, small_model
 from tests.training.conftest import StateBuilder, step
@@ -75,6 +76,23 @@ def test_a_slow_writer_saves_the_state_of_its_step(
     saved = [*load_state(info)["optimizer"]["state"].values()]
     assert all(torch.equal(value["exp_avg"], moment) for value, moment in zip(saved, moments, strict=True))
     assert [float(value["step"]) for value in saved] == steps
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # as is meant for one process
+def test_training_goes_on_while_shards_are_written(
+    released: threading.Event, state: TrainState, loader: TrainLoader, tmp_path: Path
+) -> None:
+    shards = {name: tensor.clone() for name, tensor in weight_tensors(state.model).items()}
+    with open_writer() as writer:
+        more = {"tokenizer_sha256": "abc", "run": "a-run", "state": {}, "shards": weight_tensors(state.model)}
+        save_checkpoint(tmp_path / "last", state.model, Progress("language", 1), writer=writer, **more)
+        step(state, CPU.tensor(loader.batch(1, 4)))
+        assert not (tmp_path / "last").exists()
+        released.set()
+        writer.wait()
+        restored = small_model("mamba", seed=3)
+        load_weights(read_checkpoint(tmp_path / "last"), restored)
+    assert all(torch.equal(tensor, shards[name]) for name, tensor in weight_tensors(restored).items())
 
 
 def test_files_have_the_bytes_of_a_save_that_training_waits_for(state: TrainState, tmp_path: Path) -> None:
