@@ -199,11 +199,14 @@ def _write_and_move(
         sha256 = dict(zip(files, process_group.map(lambda name: file_sha256(folder / name), files), strict=True))
 
         def finish() -> None:
-            complete = meta | {"sha256": sha256}
-            write_json(folder / "meta.json", complete | {"meta_sha256": meta_digest(complete)})
+            _write_meta(folder, meta | {"sha256": sha256})
             stack.close()
 
         process_group.on_rank_zero(finish)
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    write_json(folder / "meta.json", meta | {"meta_sha256": meta_digest(meta)})
 
 
 def _write_whole(folder: Path, weights: dict[str, torch.Tensor] | None, state: dict[str, Any] | None) -> None:

@@ -136,7 +136,7 @@ def test_engines_that_cannot_decode_say_why_before_anything_is_measured(monkeypa
     assert set(engine_refusals(several, match_config(several).spec).values()) == {
         "measured with one text, and batch_size=8"
     }
-    monkeypatch.setattr(engines, "resolve_device", lambda name: "cuda")
+    monkeypatch.setattr(engines, "is_nvidia_gpu", lambda name: True)
     assert set(engine_refusals(dense, match_config(dense).spec).values()) == {
         "not measured on this GPU; add runtime=cpu"
     }
