@@ -164,11 +164,11 @@ def test_engines_decode_as_our_models_do(architecture: str, expected: list[str],
     spec = match_config(config).spec
     refused = engine_refusals(config, spec)
     names = [name for name in ENGINES if name not in refused]
-    assert names == expected
+    assert sorted(names) == sorted(expected)  # tests that replace engines change their order
     found = benchmark.measure_point(config, spec, 48, ["decode"], names, tmp_path)
     assert not found["ended"]
     assert [(point["model"], point.get("first_difference")) for point in found["points"]] == [
-        (name, None) for name in ("ours", *expected)
+        (name, None) for name in ("ours", *names)
     ]
 
 
