@@ -60,16 +60,17 @@ def resolve_micro_batch(config: TrainConfig, spec: ModelSpec, available_bytes: i
 
 
 def resolve_parallel(config: TrainConfig, spec: ModelSpec, available_bytes: int) -> TrainConfig:
-    """Replace `runtime.parallel=auto`: by `shard` if the whole model does not fit each process, by the estimate.
-
-    Moments in 8 bits are not divided.
-    """
+    """Replace `runtime.parallel=auto`: by `shard` if the whole model does not fit each process, by the estimate."""
     if config.runtime.parallel != "auto":
         return config
     trial = with_micro_batch(config, 1) if config.training.micro_batch_size == "auto" else config
-    is_divisible = planned_ranks(config.launcher).size > 1 and config.training.memory == "full"
-    is_divided = is_divisible and memory_needed(trial, spec).total > available_bytes
+    is_divided = _is_divisible(config) and memory_needed(trial, spec).total > available_bytes
     return replace(config, runtime=replace(config.runtime, parallel="shard" if is_divided else "replicate"))
+
+
+def _is_divisible(config: TrainConfig) -> bool:
+    """Return whether several processes could each hold a part of the model: moments in 8 bits are not divided."""
+    return planned_ranks(config.launcher).size > 1 and config.training.memory == "full"
 
 
 def with_micro_batch(config: TrainConfig, size: int | str) -> TrainConfig:
@@ -152,8 +153,7 @@ def suggest_settings(config: TrainConfig, spec: ModelSpec, available_bytes: int)
     """Suggest up to three changes of settings with which training fits, the smallest first."""
     training, runtime = config.training, config.runtime
     in_shards = replace(config, runtime=replace(runtime, parallel="shard"))
-    is_divisible = planned_ranks(config.launcher).size > 1 and training.memory == "full"
-    is_remedy = runtime.parallel != "shard" and is_divisible
+    is_remedy = runtime.parallel != "shard" and _is_divisible(config)
     found: list[str] = (
         ["runtime.parallel=shard"] if is_remedy and memory_needed(in_shards, spec).total <= available_bytes else []
     )

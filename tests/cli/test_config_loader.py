@@ -68,7 +68,7 @@ def to_text(config: DictConfig) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [20, 200])
 def test_random_command_lines_compose_as_in_hydra(n: int) -> None:
     draw = random.Random(n)
     # Alone only: of two mistakes in a line, that in a setting of Hydra is reported first here.

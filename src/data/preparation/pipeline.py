@@ -36,10 +36,7 @@ from src.data.preparation.token_shards import copy_shards
 from src.data.preparation.tokenizer_step import TokenizerRecord, make_tokenizer
 from src.data.sources.registry import read_documents
 from src.data.sources.token_shards import SOURCE as DATATROVE
-from src.data.tokenizer.bpe import (
-    TOKENIZER_CONFIG,
-    load_tokenizer,
-)
+from src.data.tokenizer.bpe import TOKENIZER_CONFIG, load_tokenizer
 from src.runtime.atomic_files import file_sha256, remove_path, sync_folder
 from src.runtime.log import LogFunction
 from src.runtime.records import DIGEST, read_record, write_record
