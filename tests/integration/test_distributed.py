@@ -11,10 +11,13 @@ import pytest
 
 from src.runtime.atomic_files import read_json
 from tests.integration import tiny
-from tests.integration.torture import ARCHITECTURES, differences, smallest_layer_count
+from tests.integration.torture import differences, smallest_layer_count
 
 STEPS = 20
+ARCHITECTURES = ("dense", "mamba", "mamba1", "moe", "hybrid", "gated_deltanet")
+"""Every kind of parameter and a mixture; other architectures consist of the same."""
 SETTINGS = (
+    *tiny.EVALUATION,
     f"training.max_steps={STEPS}",
     "training.global_batch_size=12",
     "training.eval_sequences=5",  # so that the processes have unequal shares

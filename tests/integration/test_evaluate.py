@@ -19,12 +19,14 @@ from src.runs import final_evaluation, text_evaluation
 from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 
+SETTINGS = ("evaluation.probes=true", "evaluation.probe_sequences=2", "evaluation.scripts=3")
+
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run through both stages; read only."""
     root = tmp_path_factory.mktemp("evaluated")
-    assert tiny.run(data, root, "stage=full", "architecture=mamba", "evaluation.scripts=3") == 0
+    assert tiny.run(data, root, "stage=full", "architecture=mamba", *SETTINGS) == 0
     return tiny.only_run(root)
 
 
@@ -42,9 +44,6 @@ def evaluate_to_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dic
     capsys.readouterr()
     assert run_evaluate(*arguments, "format=json", "device=cpu") == 0
     return json.loads(capsys.readouterr().out)
-
-
-SAME_SETTINGS = ("evaluation.probe_sequences=2", "evaluation.scripts=3")
 
 
 def test_a_run_ends_with_a_complete_evaluation(evaluated: Path) -> None:
@@ -89,7 +88,7 @@ def test_the_command_prints_the_evaluation_and_repeats_nothing(
 ) -> None:
     old_evaluation = read_json(run / "evaluation.json")
     monkeypatch.setattr(final_evaluation, "build_model", None)  # no model may be loaded
-    evaluation = evaluate_to_json(capsys, f"run={run}", *SAME_SETTINGS)
+    evaluation = evaluate_to_json(capsys, f"run={run}", *SETTINGS)
     final = old_evaluation["stages"]["code"]["test"]["code"]
     assert {key: evaluation[key] for key in ("loss", "bits_per_byte", "tokens")} == final
     assert evaluation["stages"] == old_evaluation["stages"] == read_json(run / "evaluation.json")["stages"]
@@ -97,7 +96,7 @@ def test_the_command_prints_the_evaluation_and_repeats_nothing(
 
 def test_a_repeated_evaluation_is_equal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old_evaluation = read_json(run / "evaluation.json")
-    assert evaluate_to_json(capsys, f"run={run}", *SAME_SETTINGS, "rerun=true")["stages"] == old_evaluation["stages"]
+    assert evaluate_to_json(capsys, f"run={run}", *SETTINGS, "rerun=true")["stages"] == old_evaluation["stages"]
 
 
 def test_other_settings_repeat_the_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +108,7 @@ def test_other_settings_repeat_the_evaluation(run: Path, capsys: pytest.CaptureF
 
 
 def test_text_output_fits_one_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_evaluate(f"run={run}", *SAME_SETTINGS) == 0
+    assert run_evaluate(f"run={run}", *SETTINGS) == 0
     out = capsys.readouterr().out
     assert "After the code stage" in out and "copying, gain" in out and "6 generated scripts" in out
     assert out.rstrip().endswith(f"Evaluation: {run / 'evaluation.json'}")
@@ -127,7 +126,7 @@ def test_an_interrupted_evaluation_resumes(
         signal.raise_signal(signal.SIGTERM)
         return probes(*arguments, **settings)
 
-    arguments = ("stage=full", "architecture=mamba", "evaluation.scripts=3")
+    arguments = ("stage=full", "architecture=mamba", *SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(text_evaluation, "measure_probes", stop)
         assert tiny.run(data, tmp_path, *arguments) == 128 + signal.SIGTERM
@@ -155,7 +154,7 @@ def test_a_run_without_a_finished_stage_is_an_error(run: Path, capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_learned_positions_limit_the_measured_context(data: Path, tmp_path: Path) -> None:
-    assert tiny.run(data, tmp_path, "recipe=classic", "recipe.max_seq_len=64", "stage=code") == 0
+    assert tiny.run(data, tmp_path, "recipe=classic", "recipe.max_seq_len=64", "stage=code", *tiny.EVALUATION) == 0
     (stage,) = read_json(tiny.only_run(tmp_path) / "evaluation.json")["stages"].values()
     assert stage["beyond"]["to"][-1] == 64 and stage["probes"]["recall"]["to"] == [16, 32]
 

@@ -19,12 +19,14 @@ from src.runtime.atomic_files import file_lock, read_json
 from src.runtime.signals import Interrupted
 from tests.integration import tiny
 
+FINISHED = ("stage=full", "architecture=hybrid", *tiny.EVALUATION)
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run through both stages; read only."""
     root = tmp_path_factory.mktemp("finished")
-    assert tiny.run(data, root, "stage=full", "architecture=hybrid") == 0
+    assert tiny.run(data, root, *FINISHED) == 0
     return tiny.only_run(root)
 
 
@@ -130,7 +132,7 @@ def test_a_repeated_command_of_a_finished_run_changes_nothing(
     finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(finished)
-    assert tiny.run(data, finished.parents[1], "stage=full", "architecture=hybrid") == 0
+    assert tiny.run(data, finished.parents[1], *FINISHED) == 0
     assert capsys.readouterr().out == f"Done already (rerun=true starts over): {finished}\n"
     assert snapshot(finished) == before
     assert tiny.only_run(finished.parents[1]) == finished

@@ -38,14 +38,15 @@ MOODS = "happy sad proud tired brave shy hungry curious".split()
 COMMANDS = ["ls -la", "grep -r TODO", "wc -l", "sort -u", "tar -czf out.tgz", "du -sh", "rm -f", "cat", "head -n 5"]
 VARIABLES = "file dir name target count path host user line log".split()
 
-EVALUATION = ["evaluation.probe_sequences=2", "evaluation.scripts=2"]
+EVALUATION = ["evaluation.probes=true", "evaluation.probe_sequences=2", "evaluation.scripts=2"]
+"""Probes and generated scripts, which take as long as training a tiny run."""
 SETTINGS = (
     "size.d_model=64 size.n_layers=2 training.seq_len=32 training.global_batch_size=4 training.micro_batch_size=2 "
     "training.max_steps=6 training.eval_sequences=4 training.test_sequences=4 training.log_every=1 "
     "training.eval_every=3 training.checkpoint_every=2 samples.max_new_tokens=8 runtime.device=cpu runtime.threads=1 "
-    "tracking=none evaluation.probe_sequences=2 evaluation.scripts=2"
+    "tracking=none evaluation.probes=false evaluation.scripts=0"
 ).split()
-"""Six steps of a model with a hundred thousand parameters."""
+"""Six steps of a model with a hundred thousand parameters; of the evaluation only the loss on the test split."""
 CLOCK = ("wall_time_s", "perf/tokens_per_second", "perf/checkpoint_time_s", "perf/peak_memory_bytes")
 
 

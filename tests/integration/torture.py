@@ -108,7 +108,12 @@ class Torturer:
             KillCount(),
         )
         self.root.mkdir(parents=True)
-        more = ("stage=full", f"architecture={architecture}", f"size.n_layers={smallest_layer_count(architecture)}")
+        more = (
+            "stage=full",
+            f"architecture={architecture}",
+            f"size.n_layers={smallest_layer_count(architecture)}",
+            *tiny.EVALUATION,
+        )
         self.plan = tiny.plan(data, self.root, *more)
         self.count, self.record = self.root / "operations", self.root / "saved"
         started = time.perf_counter()

@@ -143,7 +143,7 @@ class Site:
         return next((self.outputs / "tuning").iterdir())
 
     def train(self, *more: str) -> list[str]:
-        return tiny.command_line(self.data, self.outputs, "stage=full", "training.max_steps=2", *more)
+        return tiny.command_line(self.data, self.outputs, "stage=full", "training.max_steps=2", *tiny.EVALUATION, *more)
 
     def commands(self) -> dict[str, tuple[str, list[str]]]:
         """Return each command that reads files, with its arguments, by name."""
