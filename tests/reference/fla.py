@@ -3,6 +3,11 @@
 B, T: batch, position; H: heads; K, V: head widths of keys and values.
 """
 
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -48,3 +53,14 @@ def chunk_gated_delta_rule(
     assert output_final_state and chunk_size in (16, 32, 64)
     o, state = sequential_delta_rule(scale * q, k, v, g, beta, initial_state)
     return o.to(q.dtype), state.float()
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put these functions in the place of the library's, which need not be installed."""
+    for name in ("fla", "fla.ops", "fla.ops.simple_gla", "fla.ops.gated_delta_rule"):
+        module = ModuleType(name)
+        module.__path__, module.__spec__ = [], ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+    for function in (chunk_simple_gla, chunk_gated_delta_rule):
+        module = sys.modules[f"fla.ops.{function.__name__.removeprefix('chunk_')}"]
+        monkeypatch.setattr(module, function.__name__, function, raising=False)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
-from types import ModuleType
 
 import pytest
 import torch
@@ -25,13 +24,7 @@ TOLERANCE = 5e-5
 @pytest.fixture
 def reference_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the reference implementations in the place of the library's functions."""
-    for name in ("fla", "fla.ops", "fla.ops.simple_gla", "fla.ops.gated_delta_rule"):
-        module = ModuleType(name)
-        module.__path__ = []
-        monkeypatch.setitem(sys.modules, name, module)
-    for function in (reference.chunk_simple_gla, reference.chunk_gated_delta_rule):
-        name = function.__name__.removeprefix("chunk_")
-        monkeypatch.setattr(sys.modules[f"fla.ops.{name}"], function.__name__, function, raising=False)
+    reference.install(monkeypatch)
 
 
 @pytest.mark.usefixtures("reference_library")
