@@ -33,7 +33,7 @@ test: setup check ## lint, types, import floors, and all tests but the slow ones
 	@$(PY) -m pytest -n auto --maxprocesses 8 -m "not slow"
 
 test-all: setup check ## the same with the slow tests, among them those in other programs (llama.cpp)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[clients]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[clients,cuda]'
 	@$(PY) -m pytest -n auto --maxprocesses 8
 
 torture: setup ## kill runs 400 times and compare to the bit; 300 other kills, 2,000 damaged files, 3,000 command lines

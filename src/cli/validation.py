@@ -15,10 +15,12 @@ from src.config.schema import (
     BF16_WEIGHTS,
     INT8_MOMENTS,
     TASK,
+    RuntimeConfig,
     StageConfig,
     TrainConfig,
     UserError,
 )
+from src.config.schema.runtime import FLA_EXTRA
 from src.data.sources.tasks.registry import check_task
 from src.model.cost.memory_estimate import divisors
 from src.model.size_matching import match_config
@@ -55,7 +57,18 @@ def validate(config: TrainConfig) -> None:
             check_installed(f"{key}={name}", module, name)
     if config.runtime.attention == "flex" and config.runtime.compile:
         raise UserError("runtime.attention=flex: not with runtime.compile=true; use runtime.attention=auto")
+    if config.runtime.kernels == "fla":
+        _check_fla(config.runtime)
     match_config(config)
+
+
+def _check_fla(runtime: RuntimeConfig) -> None:
+    """Check that `runtime.kernels=fla` is possible with the other settings. Raises UserError."""
+    check_installed("runtime.kernels=fla", "fla", FLA_EXTRA)
+    # Its kernels end a graph, and choose block sizes, and so the order of sums, by measuring.
+    for key, is_set in (("compile", runtime.compile), ("deterministic", runtime.deterministic)):
+        if is_set:
+            raise UserError(f"runtime.kernels=fla: not with runtime.{key}=true; use runtime.kernels=auto")
 
 
 def _check_task(config: TrainConfig) -> None:

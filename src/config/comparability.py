@@ -33,6 +33,7 @@ MAY_DIFFER: dict[str, str] = {
     "recipe.name": "is a label; the parts of the recipe count",
     "runtime.name": "is a label; the settings of the runtime count",
     "runtime.attention": "is the kernel that is faster for the model; all compute the same, up to rounding",
+    "runtime.kernels": "is the kernel that is faster for the model; all compute the same, up to rounding",
     "stage.name": "is a label; the stages count",
     "stage.stages.*.prompts": "are continued by the finished stage; nothing is measured on the texts",
     "training.log_every": "says how often metrics are written",

@@ -126,6 +126,20 @@ class LanguageModel(nn.Module):
         for block in self._typed_blocks():
             block.uses_flex = value
 
+    @property
+    def uses_fla(self) -> bool:
+        """Whether recurrences are computed by flash-linear-attention."""
+        return any(block.uses_fla for block in self._typed_blocks())
+
+    @uses_fla.setter
+    def uses_fla(self, value: bool) -> None:
+        for block in self._typed_blocks():
+            block.uses_fla = value and block.has_fla_kernel
+
+    def has_fla_kernel(self) -> bool:
+        """Return whether flash-linear-attention has the recurrence of a block."""
+        return any(block.has_fla_kernel for block in self._typed_blocks())
+
     def has_masked_attention(self, length: int, has_documents: bool) -> bool:
         """Return whether a block of attention has a window shorter than a sequence, or masks documents."""
         return any(

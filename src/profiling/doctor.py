@@ -15,6 +15,8 @@ from torch import Tensor
 
 from src.config.schema import ModelSpec, OptimizerConfig
 from src.config.setting import choices_of
+from src.model.blocks import block_class
+from src.model.blocks.fla_kernels import is_fla_installed
 from src.model.build import build_model
 from src.model.language_model import LanguageModel, token_loss
 from src.runtime.device import DTYPES, MAX_REDUCTION, Device
@@ -87,9 +89,12 @@ class ModelResults(NamedTuple):
     """(T, V), of the first sequence."""
 
 
-def run_model(spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool = False) -> ModelResults:
+def run_model(
+    spec: ModelSpec, tokens: Tensor, device: Device, *, decode: bool = False, uses_fla: bool = False
+) -> ModelResults:
     """Compute loss and gradient of tokens (B, T + 1), and the logits of one pass, or token by token after a prompt."""
     model, placed = build_model(spec, seed=0).to(device.kind), tokens.to(device.kind)
+    model.uses_fla = uses_fla
     loss = compute_loss(model, placed, device)
     loss.backward()
     gradients = [p.grad.cpu() for p in model.parameters() if p.grad is not None]
@@ -130,18 +135,24 @@ def compare(name: str, spec: ModelSpec, tokens: Tensor, device: Device) -> Itera
         precisions = [name for name in DTYPES if name != "fp16" or device.kind != "cpu"]
         return {name: future_difference(spec, tokens, Device(device.kind, name, device.threads)) for name in precisions}
 
+    def compare_fla() -> dict[str, float]:
+        return compute_differences(run_model(spec, tokens, fp32, decode=True, uses_fla=True), reference)
+
     with_cpu = "one by one, one pass" if device.kind == "cpu" else f"{device.kind}, cpu"
     yield check_differences(name, with_cpu, "fp32", compare_decoding)
     yield check_differences(name, "bf16, fp32", "bf16", compare_bf16)
     yield check_differences(name, "gradient, slope", "slope", lambda: {"slope": slope_difference(spec, tokens, fp32)})
     yield check_differences(name, "other future, same", "future", compare_future)
+    has_kernel = any(block_class(kind).has_fla_kernel for kind in spec.blocks)
+    if device.is_nvidia_gpu and is_fla_installed() and has_kernel:
+        yield check_differences(name, f"{device.kind} fla, cpu", "fp32", compare_fla)
 
 
 def check_differences(name: str, ways: str, rule: str, action: Callable[[], dict[str, float]]) -> Comparison:
     """Check the result of `action` against `TOLERANCES[rule]`; an error of the device fails the check."""
     try:
         found = action()
-    except RuntimeError as error:  # includes NotImplementedError for a missing kernel
+    except (RuntimeError, ImportError) as error:  # NotImplementedError for a missing kernel; a broken package
         return Comparison(name, ways, {}, False, " ".join(str(error).split())[:200])
     ok = all(value <= TOLERANCES[rule][key] for key, value in found.items())
     return Comparison(name, ways, {key: value if math.isfinite(value) else None for key, value in found.items()}, ok)

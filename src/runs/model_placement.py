@@ -1,4 +1,4 @@
-"""Place a model: on the device, on the processes, with the kernel of attention and the compiled blocks that are faster.
+"""Place a model: on the device, on the processes, with the kernels and the compiled blocks that are faster.
 
 What a trial decides is written to config.yaml, which a resumed run reads.
 """
@@ -10,7 +10,6 @@ from src.model.language_model import LanguageModel
 from src.runs.stage_runner import Run
 from src.runtime.atomic_files import write_yaml
 from src.runtime.errors import first_line
-from src.training.attention_kernel import FLEX, SDPA, choose_kernel
 from src.training.compilation import (
     Batch,
     CompilationError,
@@ -20,6 +19,7 @@ from src.training.compilation import (
     compile_residual_step,
     run_pass,
 )
+from src.training.kernel_trial import FLA, FLEX, choose_kernel
 from src.training.parallel import parallelize
 
 
@@ -30,7 +30,7 @@ def place_model(run: Run, model: LanguageModel) -> Forward:
     """
     if not run.device.is_sharded:
         model.to(run.device.kind)
-    _choose_attention(run, model)
+    _choose_kernels(run, model)
     forward = model
     if run.config.runtime.compile and not run.device.is_sharded:
         forward = _compile_model(run, model)
@@ -46,18 +46,19 @@ def place_model(run: Run, model: LanguageModel) -> Forward:
     return model
 
 
-def _choose_attention(run: Run, model: LanguageModel) -> None:
-    """Choose the kernel of attention once and write it to config.yaml, which a resumed run reads."""
+def _choose_kernels(run: Run, model: LanguageModel) -> None:
+    """Choose the kernels of attention and recurrences once and write them to config.yaml, which a resumed run reads."""
     runtime = run.config.runtime
-    if runtime.attention == "auto":
-        runtime.attention = (
-            SDPA
-            if runtime.compile or runtime.deterministic or run.device.is_sharded
-            else choose_kernel(model, _batch(run), run.device, run.log_info)
-        )
-        if run.is_rank_zero:
-            write_config(run)
-    model.uses_flex = runtime.attention == FLEX
+    has_no_trial = runtime.compile or runtime.deterministic or run.device.is_sharded
+    for kernel in (FLEX, FLA):
+        if getattr(runtime, kernel.setting) == "auto":
+            chosen = (
+                kernel.ours if has_no_trial else choose_kernel(kernel, model, _batch(run), run.device, run.log_info)
+            )
+            setattr(runtime, kernel.setting, chosen)
+            if run.is_rank_zero:
+                write_config(run)
+        setattr(model, kernel.switch, getattr(runtime, kernel.setting) == kernel.name)
 
 
 def _batch(run: Run) -> Batch:

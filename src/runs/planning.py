@@ -110,7 +110,8 @@ def check_job(overrides: list[str]) -> "tuple[TrainConfig, CheckpointInfo | None
     if init is not None:
         config = with_tokenizer_of_weights(config, init, overrides)
     runtime = config.runtime
-    needs_device = runtime.precision == "fp16" or runtime.tf32 or runtime.attention == "flex"
+    needs_device = runtime.precision == "fp16" or runtime.tf32
+    needs_device |= runtime.attention == "flex" or runtime.kernels == "fla"
     if runtime.device not in ("auto", "cpu") or needs_device:
         from src.runtime.device import open_device  # imports torch
 

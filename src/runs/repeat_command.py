@@ -116,11 +116,12 @@ def _unquoted(argument: str) -> str:
 def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
     """Yield the configuration with each of the settings that a run resolves as it is, and as it may have been given."""
     runtime, training = config.runtime, config.training
-    for device, precision, threads, attention, compile_, micro in product(
+    for device, precision, threads, attention, kernels, compile_, micro in product(
         dict.fromkeys([runtime.device, "auto"]),
         dict.fromkeys([runtime.precision, "auto"]),
         dict.fromkeys([runtime.threads, None]),
         dict.fromkeys([runtime.attention, "auto"]),
+        dict.fromkeys([runtime.kernels, "auto"]),
         dict.fromkeys([runtime.compile, True]),
         dict.fromkeys([training.micro_batch_size, "auto"]),
     ):
@@ -130,6 +131,7 @@ def _unresolved(config: TrainConfig) -> Iterator[TrainConfig]:
             precision=precision,
             threads=threads,
             attention=attention,
+            kernels=kernels,
             compile=compile_,
             parallel=RuntimeConfig.parallel,
         )

@@ -32,6 +32,7 @@ LATER_SETTINGS = (
     *(f"recipe.{name}" for name in ("qkv_bias", "rope_scaling", "rope_factor", "rope_original_seq_len")),
     *(f"recipe.{name}" for name in ("rope_low_freq_factor", "rope_high_freq_factor")),
     "architecture.n_groups",
+    "runtime.kernels",
 )
 """Settings that are outside the hash at their defaults, so that earlier runs keep their names."""
 

@@ -24,6 +24,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_REDUCTION = 32767
 """Before torch 2.14, reductions of this length give wrong gradients on M1 and M2 (pytorch#177116)."""
 
+TRITON_PRECISION = "TRITON_F32_DEFAULT"
+"""Variable for the precision of Triton's products of fp32."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -54,9 +57,13 @@ class Device:
         return self.kind == "mps"
 
     @property
+    def is_nvidia_gpu(self) -> bool:
+        return self.kind == "cuda"
+
+    @property
     def has_flex_gradients(self) -> bool:
         """Whether torch's FlexAttention has gradients (2.13: `torch/nn/attention/flex_attention.py`)."""
-        return self.kind == "cuda"
+        return self.is_nvidia_gpu
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute products in the chosen precision; weights stay as they are stored."""
@@ -179,7 +186,7 @@ def open_device(config: RuntimeConfig, process_group: ProcessGroup = SINGLE_PROC
     """Resolve device and precision, and configure threads and memory.
 
     Raises:
-        UserError: the device is missing, or does not support the precision, TF32 or FlexAttention.
+        UserError: the device is missing, or does not support the precision, TF32 or a kernel.
     """
     kind = resolve_device(config.device)
     if process_group.size > 1:
@@ -202,8 +209,17 @@ def _set_arithmetic(config: RuntimeConfig, kind: str) -> None:
         raise UserError(f"runtime.tf32=true: {kind} computes fp32 in full; leave it out")
     if config.attention == "flex" and kind != "cuda":
         raise UserError(f"runtime.attention=flex: FlexAttention has no gradients on {kind}; use auto or sdpa")
+    if config.kernels == "fla" and kind != "cuda":
+        raise UserError(
+            f"runtime.kernels=fla: the kernels of the extra cuda need an NVIDIA GPU, not {kind}; use auto or torch"
+        )
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32  # torch's own default is true
+    # Kernels in Triton use TF32 unless they, or this variable, say otherwise.
+    if config.tf32:
+        os.environ.pop(TRITON_PRECISION, None)
+    else:
+        os.environ[TRITON_PRECISION] = "ieee"
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, for 2 s
         torch.use_deterministic_algorithms(config.deterministic)
     # To fill new memory only helps to find reads of it, and costs time.

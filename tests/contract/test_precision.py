@@ -62,6 +62,18 @@ def test_sensitive_operations_are_fp32(architecture: str, recipe: str) -> None:
     assert torch.bfloat16 in dtypes.seen["mm"], "products are what bf16 is for"
 
 
+@pytest.mark.usefixtures("without_cpu_kernels")
+@pytest.mark.parametrize("architecture", ["mamba", "gated_deltanet"])
+def test_products_of_recurrences_are_fp32(architecture: str) -> None:
+    """So `runtime.tf32` alone decides whether they use tensor cores, which then add in fp32."""
+    model, tokens = small_model(architecture), random_tokens(2, SEQ_LEN)
+    with Dtypes() as dtypes:
+        with BF16.autocast():
+            hidden = model(tokens).hidden
+        hidden.float().sum().backward()
+    assert dtypes.seen["bmm"] == {torch.float32}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_norms_under_autocast_are_exact(recipe: str) -> None:
     """Their kernels convert inputs to fp32, so the types inside do not show earlier rounding."""

@@ -1,6 +1,7 @@
 """The doctor finds no error on a correct machine, and detects every planted fault."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from src.profiling.doctor import (
 )
 from src.runtime.device import MAX_REDUCTION, Device
 from tests.contract.small import ARCHITECTURES, CPU, random_tokens, small_spec
+from tests.reference import fla
 
 TOKENS = random_tokens(2, 65)
 
@@ -77,6 +79,27 @@ def test_accelerator_is_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -
     broken = compared("dense", ACCELERATOR)["cpu, cpu"]
     assert not broken.ok
     assert (broken.differences["worst_gradient"] or 0) > 0.02 and (broken.differences["gradient"] or 0) < 5e-3
+
+
+class NvidiaDevice(Device):
+    """A CPU that is said to be an NVIDIA GPU."""
+
+    is_nvidia_gpu = True  # pyright: ignore[reportAssignmentType]
+
+
+@pytest.mark.slow
+def test_recurrences_of_fla_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    fla.install(monkeypatch)
+    device, ways = NvidiaDevice("cpu", "fp32", 1), "cpu fla, cpu"
+    correct = compared("mamba", device)[ways]
+    assert correct.ok and set(correct.differences) == {"loss", "gradient", "worst_gradient", "decoding"}
+
+    def with_other_heads(*args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        y, state = fla.chunk_simple_gla(*args, **settings)
+        return y.flip(2), state
+
+    monkeypatch.setattr(sys.modules["fla.ops.simple_gla"], "chunk_simple_gla", with_other_heads)
+    assert not compared("mamba", device)[ways].ok
 
 
 def test_slope_detects_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

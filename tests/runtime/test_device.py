@@ -39,6 +39,7 @@ def _settings() -> Iterator[None]:
 def test_tf32_and_deterministic_mode_are_off_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def state() -> tuple[object, ...]:
         return (
+            os.environ.get("TRITON_F32_DEFAULT") != "ieee",
             torch.backends.cuda.matmul.allow_tf32,
             torch.backends.cudnn.allow_tf32,
             torch.are_deterministic_algorithms_enabled(),
@@ -47,11 +48,11 @@ def test_tf32_and_deterministic_mode_are_off_unless_set(monkeypatch: pytest.Monk
 
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     open_device(CPU)
-    assert state() == (False,) * 4 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert state() == (False,) * 5 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     _set_arithmetic(replace(CPU, tf32=True, deterministic=True), "cuda")
-    assert state() == (True,) * 4 and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert state() == (True,) * 5 and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     open_device(CPU)
-    assert state() == (False,) * 4
+    assert state() == (False,) * 5
 
 
 @pytest.mark.usefixtures("only_cpu")

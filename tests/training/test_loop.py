@@ -6,15 +6,17 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from src.config.schema import ScheduleConfig, TrainingConfig
 from src.data.loader import TrainLoader
 from src.runtime.signals import Interrupted, StopRequest
+from src.training import loop
 from src.training.loop import Hooks, Validation, fit
 from src.training.stage_budget import StagePlan
-from src.training.train_step import TrainState
+from src.training.train_step import StepOutput, TrainState, train_step
 from tests.contract.small import ARCHITECTURES, CPU
 from tests.integration import tiny
 from tests.training.conftest import StateBuilder, poison
@@ -106,6 +108,31 @@ def test_order_of_logging_evaluation_and_checkpoints(recorder: Recorder, loader:
     assert (progress.step, progress.tokens) == (5, 5 * BATCH * SEQ_LEN)
     assert (progress.val_loss, progress.val_bits_per_byte, progress.best_val_loss) == (1.0, 0.5, 1.0)
     assert 0 < progress.train_time_s <= progress.wall_time_s
+
+
+def test_next_batch_is_loaded_before_a_step_is_read(
+    recorder: Recorder, loader: TrainLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a device computes a step while the host loads the next batch: only a logged step waits for the device."""
+
+    def traced_step(*args: Any, **settings: Any) -> StepOutput:
+        recorder.calls.append(("step", recorder.state.progress.step))
+        return train_step(*args, **settings)
+
+    def traced_batch(step: int, size: int, rows: slice) -> np.ndarray:
+        recorder.calls.append(("load", step))
+        return load(step, size, rows)
+
+    load = loader.batch
+    monkeypatch.setattr(loader, "batch", traced_batch)
+    monkeypatch.setattr(loop, "train_step", traced_step)
+    train(recorder, loader, steps=3, intervals=(1, 100, 100))
+    order = [call for call in recorder.calls if call[0] in ("load", "step", "log train")]
+    assert order == [
+        *[("load", 0), ("step", 0), ("load", 1), ("log train", 1)],
+        *[("step", 1), ("load", 2), ("log train", 2)],
+        *[("step", 2), ("log train", 3)],
+    ]
 
 
 def test_last_step_is_logged_evaluated_and_saved(recorder: Recorder, loader: TrainLoader) -> None:

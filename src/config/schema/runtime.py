@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from src.config.setting import MISSING, SECONDS, THREADS, Range, setting
 
+FLA_EXTRA = "cuda"
+"""The extra that `runtime.kernels=fla` needs."""
 DEVICES = ("auto", "mps", "cuda", "cpu")
 
 
@@ -33,6 +35,13 @@ class RuntimeConfig:
         "Kernel for windows and document masks. sdpa: in blocks. flex: FlexAttention on NVIDIA GPUs, not with compile. "
         "auto: flex where a trial before the first step shows that it is faster.",
         choices=("auto", "sdpa", "flex"),
+    )
+    kernels: str = setting(
+        "auto",
+        "Kernels for the recurrences of mamba and gated_deltanet. torch: ours. fla: flash-linear-attention (an "
+        "extra) on NVIDIA GPUs, not with compile or deterministic. auto: fla where a trial before the first step shows "
+        "that it is faster.",
+        choices=("auto", "torch", "fla"),
     )
     compile: bool = setting(
         False,

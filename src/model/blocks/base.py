@@ -45,6 +45,10 @@ class Block(nn.Module):
     """Share of activations that a compiled graph saves on a CPU; the cheapest ones to recompute are not saved."""
     uses_flex = False
     """Whether windows and document masks are computed by FlexAttention (`attention/flex.py`)."""
+    has_fla_kernel = False
+    """Whether the library of `fla_kernels.py` has the recurrence of this kind."""
+    uses_fla = False
+    """Whether that recurrence is computed by it."""
     is_recomputed = False
     """Whether the backward pass computes the whole block again (activation checkpointing)."""
 

@@ -1,9 +1,13 @@
 """Text that datatrove has tokenized becomes token files as if it were tokenized here."""
 
+import json
+import re
+import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from src.cli.data_validation import check_data
-from src.config.schema import CorpusConfig, DataConfig, TokenizerConfig, UserError
+from src.config.schema import ROOT, CorpusConfig, DataConfig, TokenizerConfig, UserError
 from src.data.dataset import PreparedData
 from src.data.loader import TrainLoader
 from src.data.preparation.inspection import inspect_data
@@ -184,6 +188,28 @@ def test_two_billion_tokens_are_opened_in_constant_memory(tmp_path: Path) -> Non
     windows, kilobytes = map(int, result.stdout.split())
     assert windows == n // 1024 - 1
     assert kilobytes < 40 * windows / 1000 + 20_000, "the order of the windows, and pages of the text"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("datatrove") is None, reason="needs the extra clients")
+def test_the_program_of_the_guide_writes_such_shards(
+    tokenizer_folder: Path, encoded: list[list[int]], tmp_path: Path
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "SCALING.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "text").mkdir()
+    for number in range(2):
+        lines = [json.dumps({"text": text}) for text in TEXTS[number::2]]
+        (tmp_path / "text" / f"{number}.jsonl").write_text("\n".join(lines))
+    shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path)
+    (tmp_path / "program.py").write_text(program)  # a file, as its processes import it
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "tokens").glob("*.ds"))) == 2
+    data = prepare_data(*settings(tmp_path / "tokens", tokenizer_folder), tmp_path, log=lambda line: None)
+    found = [document for split in ("train", "val", "test") for document in documents_of(data, split)]
+    assert sorted(found) == sorted(map(tuple, encoded))
 
 
 def test_the_loader_reads_what_was_copied(tokenizer_folder: Path, encoded: list[list[int]], tmp_path: Path) -> None:

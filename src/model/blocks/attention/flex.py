@@ -1,7 +1,7 @@
 """Causal attention with windows and document masks by torch's FlexAttention: a kernel that skips what a mask hides.
 
 The kernel is compiled at its first call. In torch 2.13 it has gradients on CUDA, not on MPS or the CPU, so
-`src/training/attention_kernel.py` decides where it is used; tests compare its mask with the reference on the CPU.
+`src/training/kernel_trial.py` decides where it is used; tests compare its mask with the reference on the CPU.
 
 B, T: batch, position; H: heads; P: head_dim.
 """

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, pad_to_chunks
 from src.model.blocks.convolution import convolve
+from src.model.blocks.fla_kernels import fla_delta_rule
 from src.model.blocks.gated_deltanet.cost import VALUE_PER_KEY, count_heads
 from src.model.blocks.linear import Linear
 from src.model.blocks.mamba.module import A_RANGE, MambaCache, draw_dt_bias
@@ -81,6 +82,8 @@ def chunked_delta_rule(
 class GatedDeltaNet(Block):
     """The block: projections, causal convolution of q, k and v, delta rule, gated norm, output projection."""
 
+    has_fla_kernel = True
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.n_heads, self.head_dim, self.chunk_size = count_heads(spec), spec.head_dim, spec.chunk_size
@@ -122,15 +125,16 @@ class GatedDeltaNet(Block):
         q, k = (part * (part.square().sum(-1, keepdim=True) + KEY_EPS).rsqrt() for part in (q, k))
         q = q * self.head_dim**-0.5
         log_decay = -self.A_log.exp() * F.softplus(dt + self.dt_bias)
+        run = fla_delta_rule if self.uses_fla else chunked_delta_rule
         if cache is None:
-            return chunked_delta_rule(q, k, v, log_decay, beta, self.chunk_size, documents=documents)[0]
+            return run(q, k, v, log_decay, beta, self.chunk_size, documents=documents)[0]
         if q.shape[1] == 1:
             q, k, v = (part[:, 0, :, None] for part in (q, k, v))  # (B, H, 1, N or P)
             state = cache.state * log_decay.exp().mT[..., None]
             state = state + k.mT @ ((v - k @ state) * beta.mT[..., None])
             o = (q @ state).transpose(1, 2)
         else:
-            o, state = chunked_delta_rule(q, k, v, log_decay, beta, self.chunk_size, cache.state)
+            o, state = run(q, k, v, log_decay, beta, self.chunk_size, cache.state)
         cache.state = state
         return o
 

@@ -3,15 +3,18 @@
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        (per head; A a negative scalar)
     y_t = C_t h_t + D x_t
 
-Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`), decoding step by step. With
-document ids, each document starts from a state of zeros. With `negative_eigenvalues`, 2 exp(dt_t A) - 1 takes the place
-of exp(dt_t A), as state tracking needs (Grazzi et al., 2024, arXiv 2411.12537).
+Training and prefill compute the recurrence in chunks (`ssd.py`; on a CPU `cpu_ssd.py`; with `runtime.kernels=fla`
+`fla_kernels.py`), decoding step by step. With document ids, each document starts from a state of zeros. With
+`negative_eigenvalues`, 2 exp(dt_t A) - 1 takes the place of exp(dt_t A), as state tracking needs (Grazzi et al., 2024,
+arXiv 2411.12537).
 
 With several groups, B and C are shared by the heads of a group, and each group has its own norm: a group is computed
 like a layer of its own.
 
 B, T: batch, position; H, P: heads, head_dim; G: n_groups; N: d_state; K: d_conv; D_inner = H * P.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ from torch.nn import functional as F
 from src.config.schema import ModelSpec
 from src.model.blocks.base import INIT_STD, Block, BlockOutput, init_linear, inverse_softplus, log_uniform
 from src.model.blocks.convolution import convolve
+from src.model.blocks.fla_kernels import fla_ssd
 from src.model.blocks.linear import Linear
 from src.model.blocks.mamba.ssd import signed_ssd, signed_transition, ssd
 from src.model.blocks.norm import rms_norm
@@ -46,6 +50,7 @@ def draw_dt_bias(count: int) -> Tensor:
 class Mamba(Block):
     """The Mamba-2 block: one input projection, causal convolution, state-space layer, gated norm, output projection."""
 
+    has_fla_kernel = True
     memory_budget = 0.5  # a dozen element-wise results between the products are as cheap to recompute as to read
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -121,7 +126,8 @@ class Mamba(Block):
             decay = signed_transition(dt, a) if self.negative_eigenvalues else (dt * a).exp()
             state = torch.addcmul(state * decay.unsqueeze(-1), b.mT.unsqueeze(-1), x * dt.unsqueeze(-1))
             return (c @ state.flatten(2)).view_as(x), state
-        scan = signed_ssd if self.negative_eigenvalues else ssd
+        scan = fla_ssd if self.uses_fla else ssd
+        scan = partial(signed_ssd, scan=scan) if self.negative_eigenvalues else scan
         return scan(x, dt, a, b, c, self.chunk_size, state, documents)
 
     def make_cache(self, batch_size: int, max_len: int, like: Tensor) -> MambaCache:

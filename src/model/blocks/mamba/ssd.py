@@ -10,6 +10,7 @@ the transition 2 exp(dt_t A) - 1, from -1 to 1, in the place of exp(dt_t A) (Gra
 B, T: batch, position; c, Q: chunks, chunk size; H, P: heads, head_dim; N: d_state.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -50,18 +51,19 @@ def signed_ssd(
     chunk: int,
     state: Tensor | None = None,
     documents: Tensor | None = None,
+    scan: Callable[..., tuple[Tensor, Tensor]] = ssd,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence with the transition 2 exp(dt A) - 1; arguments and results are those of `ssd`.
 
     With s_t the product of the signs up to t, s_t h_t has the absolute values as its transition and s_t x_t as its
-    input, so `ssd` computes it.
+    input, so `scan`, `ssd` or another kernel for the same, computes it.
     """
     transition = signed_transition(dt, a)
     is_negative = transition < 0
     sign = (1 - 2 * (is_negative.cumsum(1) % 2)).to(x.dtype)[..., None]  # (B, T, H, 1)
     size = torch.where(is_negative, -transition, transition)  # unlike abs, it has a gradient at 0
     steps = (size + (SMALLEST_TRANSITION - size.detach()).clamp(min=0)).log()
-    y, state = ssd(x * sign, dt, a, b, c, chunk, state, documents, steps)
+    y, state = scan(x * sign, dt, a, b, c, chunk, state, documents, steps)
     return y * sign, state * sign[:, -1, None]
 
 
