@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer
 
@@ -183,9 +182,10 @@ CORPORA = {
 
 
 def metadata_of(card: str) -> dict[str, Any]:
-    found = yaml.safe_load(card.split("---\n")[1])
-    ModelCard(card)  # as the hub's library reads it
-    return found
+    """Return the metadata as the hub's library reads it."""
+    read = ModelCard(card)
+    assert read.text.startswith("\n# ")
+    return read.data.to_dict()
 
 
 def test_card_has_the_figures_of_the_run() -> None:
@@ -236,6 +236,16 @@ def test_card_has_license_languages_data_and_results_for_the_hub() -> None:
     assert "| embedded (code), test: Bits per byte | 0.5000 |" in card
     assert "rounded to bf16" in card and "bit for bit" not in card
     assert "licensed as CDLA-Sharing-1.0" in card and "No license is stated" not in card
+
+
+def test_results_of_two_corpora_of_the_same_data_are_two_for_the_hub() -> None:
+    spec, tests = spec_of("dense"), {name: {"bits_per_byte": value} for name, value in (("a", 1.0), ("b", 2.0))}
+    card = model_card(spec, mapping_of(spec), "out", RECORD | {"evaluated": {"test": tests, "tasks": {}}})
+    found = {
+        (each["dataset"]["config"], each["dataset"]["split"]): [metric["value"] for metric in each["metrics"]]
+        for each in metadata_of(card)["model-index"][0]["results"]
+    }
+    assert found == {("text", "validation"): [1.23456, 0.9876], ("a", "test"): [1.0], ("b", "test"): [2.0]}
 
 
 @pytest.mark.parametrize("case", BLOCKS)
