@@ -255,6 +255,11 @@ def test_a_port_in_use_is_one_line(server: ModelServer, run_folder: Path, capsys
     assert "Address already in use; leave it out for a free one" in capsys.readouterr().err
 
 
+def test_an_empty_key_is_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(lambda: serve.main(["run=x", "key="])) == 2
+    assert capsys.readouterr().err == "error: key: is empty; give a text, or leave it out to need none\n"
+
+
 def test_a_session_changes_settings_in_place(model: TextModel, capsys: pytest.CaptureFixture[str]) -> None:
     session = chat.Session(model, ChatConfig(run="x", max_new_tokens=12, temperature=1.0, top_k=0, seed=3))
 
