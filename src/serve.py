@@ -33,6 +33,8 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 def serve(config: ServeConfig) -> int:
     """Serve until Ctrl-C."""
     check_settings(config)
+    if config.key == "":  # as from a variable that is not set; every client would send it
+        raise UserError("key: is empty; give a text, or leave it out to need none")
 
     from src.inference.completions import Completions
     from src.runs.open_model import open_text_model

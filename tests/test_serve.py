@@ -87,7 +87,9 @@ def test_texts_equal_those_of_generate(server: ModelServer, model: TextModel) ->
 
 
 USE = """<script>
-const wait = (test) => new Promise((done) => setInterval(() => test() && done(), 20));
+const wait = (test) => new Promise((done) => {
+  const timer = setInterval(() => { if (test()) { clearInterval(timer); done(); } }, 20);
+});
 addEventListener("load", async () => {
   await wait(() => at("title").textContent === "name");
   const found = {};
@@ -122,7 +124,7 @@ def test_the_page_continues_a_text_in_a_browser(
     page = tmp_path / "page.html"
     page.write_text(serve.PAGE.read_text(encoding="utf-8").replace("</body>", USE), encoding="utf-8")
     monkeypatch.setattr(serve, "PAGE", page)
-    found, _ = probe(f"http://127.0.0.1:{server.server_port}/", "--virtual-time-budget=20000")
+    found, _ = probe(f"http://127.0.0.1:{server.server_port}/", "--virtual-time-budget=2000000")
     assert found["busy"] == [True, False]
     assert found["text"] == PROMPT + written(model, seed=3) and found["undone"] == PROMPT
     assert "max_tokens" in found["error"]
@@ -166,10 +168,38 @@ def test_logprobs_of_prompt_and_text(server: ModelServer, model: TextModel) -> N
     )
 
 
-def test_a_text_ends_when_its_time_is_over(model: TextModel) -> None:
-    completions = Completions(model, "name", 64, max_seconds=1e-9)
-    question = completions.check({"prompt": PROMPT, "max_tokens": 64, "seed": 1})
-    assert completions.answer(question)["usage"]["completion_tokens"] == 1
+def test_the_token_that_ends_a_text_has_a_logprob_and_no_text(
+    server: ModelServer, model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval leaves out the last log-probability of an answer to max_tokens=1, as that of the new token."""
+
+    def generate_end(*_: Any) -> Iterator[int]:
+        yield model.eot_id
+
+    monkeypatch.setattr("src.inference.completions.generate", generate_end)
+    found = choice(server, echo=True, logprobs=1, max_tokens=1)
+    assert (found["text"], found["finish_reason"]) == (PROMPT, "stop")
+    shown = found["logprobs"]
+    assert shown["tokens"][-1] == "<|endoftext|>" and len(shown["token_logprobs"]) == len(model.read(PROMPT)) + 1
+    assert shown["text_offset"][-1] == len(PROMPT)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_answer_ends_when_its_time_is_over(
+    model: TextModel, monkeypatch: pytest.MonkeyPatch, is_streamed: bool
+) -> None:
+    """Each reading of the clock takes a second."""
+    completions = Completions(model, "name", 64, max_seconds=5)
+    question = completions.check({"prompt": PROMPT, "temperature": 0, "max_tokens": 64, "n": 1 if is_streamed else 4})
+    readings = iter(range(1000))
+    monkeypatch.setattr("src.inference.completions.time.monotonic", lambda: next(readings))
+    if is_streamed:
+        *parts, last = completions.stream(question)
+        assert 2 <= len(parts) <= 5 and last["choices"][0]["finish_reason"] == "length"
+        return
+    answer = completions.answer(question)
+    assert len(answer["choices"]) == 4 and 2 <= answer["usage"]["completion_tokens"] <= 5
+    assert (answer["choices"][-1]["text"], answer["choices"][-1]["finish_reason"]) == ("", "length")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +253,11 @@ def test_the_page_and_the_list_of_models(server: ModelServer) -> None:
 def test_a_port_in_use_is_one_line(server: ModelServer, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: serve.main([f"run={run_folder}", f"port={server.server_port}"])) == 2
     assert "Address already in use; leave it out for a free one" in capsys.readouterr().err
+
+
+def test_an_empty_key_is_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(lambda: serve.main(["run=x", "key="])) == 2
+    assert capsys.readouterr().err == "error: key: is empty; give a text, or leave it out to need none\n"
 
 
 def test_a_session_changes_settings_in_place(model: TextModel, capsys: pytest.CaptureFixture[str]) -> None:

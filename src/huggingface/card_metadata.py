@@ -31,6 +31,8 @@ class Figure(NamedTuple):
     """A measured figure of these weights."""
 
     dataset: str
+    config: str | None
+    """The corpus; results with the same data set, corpus and split are shown as one."""
     name: str
     split: str | None
     metric: str
@@ -38,13 +40,14 @@ class Figure(NamedTuple):
 
 
 def card_metadata(spec: ModelSpec, mapping: Mapping, record: dict[str, Any], stated: Stated) -> str:
-    """Return the metadata as YAML, without the lines that enclose it."""
+    """Return the metadata as YAML, without the lines that enclose it and without a line break at its end."""
     corpora = trained_corpora(record)
     results = [
         EvalResult(
             task_type=TASK,
             dataset_type=figure.dataset,
             dataset_name=figure.name,
+            dataset_config=figure.config,
             dataset_split=figure.split,
             metric_type=figure.metric,
             metric_name=METRICS.get(figure.metric),
@@ -90,15 +93,20 @@ def measured_figures(record: dict[str, Any]) -> list[Figure]:
     texts += [(name, "test", values or {}) for name, values in evaluated.get("test", {}).items()]
     found = [
         Figure(
-            look_up(record["config"], "data", name, "repo") or data, f"{data} ({name})", split, metric, values[metric]
+            look_up(record["config"], "data", name, "repo") or data,
+            name,
+            f"{data} ({name})",
+            split,
+            metric,
+            values[metric],
         )
         for name, split, values in texts
         for metric in METRICS
         if isinstance(values.get(metric), int | float)
     ]
     for task, result in evaluated.get("tasks", {}).items():
-        metrics = result["metrics"].items()
-        found += [Figure(task, task, None, name, each["value"]) for name, each in metrics if each["value"] is not None]
+        values = {name: each["value"] for name, each in result["metrics"].items() if each["value"] is not None}
+        found += [Figure(task, None, task, None, metric, value) for metric, value in values.items()]
     return found
 
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
@@ -29,9 +28,8 @@ from src.huggingface.card_metadata import NOTHING_STATED, Stated
 from src.huggingface.gguf_file import format_of, modelfile, write_gguf
 from src.huggingface.imported_config import IMPORTED, imported_config
 from src.huggingface.model_card import model_card
-from src.huggingface.tensor_file import TensorFile, state_shapes
+from src.huggingface.tensor_file import TensorFile, build_empty_model, state_shapes
 from src.model.build import build_model
-from src.model.language_model import LanguageModel
 from src.runs.evaluation_file import EVALUATION, Evaluation
 from src.runs.summary import read_summary
 from src.runtime.atomic_files import (
@@ -214,8 +212,7 @@ def import_run(source: Path, out: Path) -> None:
         recorded = recorded._replace(config=imported_config(found.spec))
     if record.get("tokenizer_sha256") != sha256:
         raise UserError(f"{source / 'tokenizer.json'}: not the tokenizer that these weights were trained with")
-    with torch.device("meta"):  # without weights of its own
-        model = LanguageModel(found.spec)
+    model = build_empty_model(found.spec)
     model.load_state_dict(found.weights, assign=True)
     with create_folder(out) as temporary:
         for kind in ("best", "last"):

@@ -72,12 +72,13 @@ LACKING = {
     "mlp_bias": "biases of the mlp alone",
     "hidden_act": "this activation",
     "activation_function": "this activation",
-    "rope_parameters": "partial rotary positions",
+    **dict.fromkeys(("rope_parameters", "partial_rotary_factor"), "partial rotary positions"),
     "sliding_window": "a window in all layers of such a model",
     "time_step_limit": "limits of the time step",
     "use_bias": "biases of the projections",
     "use_conv_bias": "convolutions without a bias",
     "attention_multiplier": "another scale of attention",
+    "quantization_config": "quantized weights",
     **dict.fromkeys(("embedding_multiplier", "logits_scaling", "residual_multiplier"), "scales of parts of the model"),
 }
 """The part of a model that this program lacks, by the setting that asks for it."""
@@ -90,6 +91,7 @@ OTHER_TYPES = {
     "qwen3_moe": "experts beside QK-norm",
     "bamba": "partial rotary positions",
     "falcon_mamba": "norms of B, C and dt",
+    **dict.fromkeys(("t5", "mt5", "bart", "marian", "whisper"), "an encoder"),
 }
 """What this program lacks of some other classes."""
 
@@ -162,7 +164,7 @@ def _read_spec(config: Settings, n_tensors: int) -> tuple[ModelSpec, Mapping]:
         is_off = key in WITHOUT_EFFECT_IF_FALSE and value is False
         if key not in WITHOUT_EFFECT and key not in wanted and found.get(key) is not None and not is_off:
             shown = key if key.isidentifier() else f"{key!r:.60}"
-            raise UserError(f"{shown}={value!r:.40}: unknown setting of {mapping.class_name}")
+            raise UserError(f"{shown}={value!r:.40}: unknown setting of {mapping.class_name}{_describe_lack(key)}")
     return spec, mapping
 
 
@@ -195,8 +197,11 @@ def _check_sizes(spec: ModelSpec) -> None:
 def _compare_setting(found: Settings, key: str, wanted: Any, is_default: bool) -> None:
     value, origin = found.get(key), " (the default of transformers)" if is_default else ""
     if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
-        reason = f"; this program lacks {LACKING[key]}" if key in LACKING else ""
-        raise UserError(f"{key}={value!r:.60}{origin}: not supported, only {wanted!r} is{reason}")
+        raise UserError(f"{key}={value!r:.60}{origin}: not supported, only {wanted!r} is{_describe_lack(key)}")
+
+
+def _describe_lack(key: str) -> str:
+    return f"; this program lacks {LACKING[key]}" if key in LACKING else ""
 
 
 def _read_recorded_spec(spec: ModelSpec, record: Settings) -> ModelSpec:

@@ -106,7 +106,7 @@ def model_card(
     prompt = lines[0] if lines else "Once upon a time"
     length = look_up(record["config"], "samples", "max_new_tokens") or SamplingConfig().max_new_tokens
     parts = [
-        f"---\n{card_metadata(spec, mapping, record, stated)}---\n",
+        f"---\n{card_metadata(spec, mapping, record, stated)}\n---\n",
         f"# {record['run']}\n\n{_format_introduction(spec, summary)}\n",
         f"## Figures\n\n{_format_figures(spec, record)}\n",
         USE.format(

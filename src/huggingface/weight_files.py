@@ -1,22 +1,23 @@
 """Read the weights of a folder of transformers: one safetensors file, or several that an index names (shards).
 
-The names and shapes of the tensors are compared with those that config.json implies before memory is allocated.
+The names and shapes of the tensors are compared with those that config.json implies before memory is allocated. Then
+one tensor is read at a time.
 """
 
 import json
 import os
 from collections.abc import Set
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from src.config.schema import ModelSpec, UserError
 from src.huggingface.mapping import HEAD, Mapping, Settings
-from src.huggingface.tensor_file import state_shapes
+from src.huggingface.tensor_file import TensorFile, state_shapes
 from src.huggingface.weight_mapping import Shape, TensorMapping
 from src.runtime.atomic_files import read_bytes
 from src.runtime.errors import first_line
@@ -109,21 +110,23 @@ def read_weights(files: WeightFiles, spec: ModelSpec, mapping: Mapping) -> dict[
         raise UserError(f"{path}: does not match config.json ({first_line(error)})") from None
     for part in tensors:
         _compare_shapes(path, part, wanted[part.ours], shapes)
-    found: dict[str, Tensor] = {}
-    for file in files.paths:
-        try:
-            found |= load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file}: cannot be read as safetensors ({first_line(error)})") from None
-    if copied and not torch.equal(found.pop(HEAD), found[embedding]):
-        raise UserError(f"{path}: {HEAD} differs from {embedding}, but config.json has tie_word_embeddings=true")
-    for name, tensor in found.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds numbers that are not finite")
-    return {
-        part.ours: part.from_transformers([found.pop(name).float() for name in part.theirs], wanted[part.ours])
-        for part in tensors
-    }
+    with ExitStack() as stack:
+        held_by: dict[str, TensorFile] = {}
+        for file in files.paths:
+            try:
+                held_by |= dict.fromkeys(opened := TensorFile(stack.enter_context(file.open("rb"))), opened)
+            except (OSError, KeyError, TypeError, ValueError) as error:  # it has changed since `find_weights`
+                raise UserError(f"{file}: cannot be read as safetensors ({first_line(error)})") from None
+
+        def read(name: str) -> Tensor:
+            tensor = held_by[name][name]
+            if not tensor.isfinite().all():
+                raise UserError(f"{path}: {name} holds numbers that are not finite")
+            return tensor
+
+        if copied and not torch.equal(read(HEAD), read(embedding)):
+            raise UserError(f"{path}: {HEAD} differs from {embedding}, but config.json has tie_word_embeddings=true")
+        return {part.ours: part.from_transformers(list(map(read, part.theirs)), wanted[part.ours]) for part in tensors}
 
 
 def _compare_names(path: Path, wanted: set[str], found: Set[str]) -> None:

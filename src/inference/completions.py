@@ -18,6 +18,8 @@ MAX_PROMPT = 1 << 15
 MAX_TEXTS = 64
 """Texts of a request: prompts times n."""
 MAX_LOGPROBS = 20
+LOGITS_AT_ONCE = 256
+"""Positions whose logits are in memory together."""
 UNSUPPORTED = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "suffix": None, "logit_bias": None}
 """Parameters that this server does not have, and the value at which they have no effect."""
 
@@ -40,6 +42,7 @@ class Text:
     """What was written to continue a prompt."""
 
     tokens: list[int]
+    """With the token that ends the text, if it was drawn."""
     text: str
     finish_reason: str
 
@@ -110,13 +113,14 @@ class Completions:
 
     def answer(self, question: Question) -> dict[str, Any]:
         """Return the whole answer. Text i of a prompt is drawn with the seed of the request plus i."""
+        deadline = time.monotonic() + self.max_seconds
         choices: list[dict[str, Any]] = []
         n_written = 0
         for prompt in question.prompts:
             for i in range(question.n):
                 sampling = replace(question.sampling, seed=question.sampling.seed + i)
                 written = Text([], "", "length")
-                for _ in self._write(prompt, sampling, question.stop, written):
+                for _ in self._write(prompt, sampling, question.stop, written, deadline):
                     pass
                 n_written += len(written.tokens)
                 text = self._show(prompt) + written.text if question.echo else written.text
@@ -133,23 +137,22 @@ class Completions:
         """Yield the answer in parts, as the tokens are drawn."""
         written = Text([], "", "length")
         frame = self._wrap([])
-        for piece in self._write(question.prompts[0], question.sampling, question.stop, written):
+        deadline = time.monotonic() + self.max_seconds
+        for piece in self._write(question.prompts[0], question.sampling, question.stop, written, deadline):
             yield {**frame, "choices": [self._choice(0, piece, None)]}
         yield {**frame, "choices": [self._choice(0, "", written.finish_reason)]}
 
-    def _write(self, prompt: list[int], sampling: SamplingConfig, stop: list[str], written: Text) -> Iterator[str]:
+    def _write(
+        self, prompt: list[int], sampling: SamplingConfig, stop: list[str], written: Text, deadline: float
+    ) -> Iterator[str]:
         """Continue a prompt, add to `written`, and yield its text in pieces; none is taken back for a `stop`."""
-        started, decoder, eot_id, n_yielded = (
-            time.monotonic(),
-            DecodeStream(skip_special_tokens=True),
-            self.model.eot_id,
-            0,
-        )
-        for token in generate(self.model.model, prompt, sampling) if sampling.max_new_tokens else ():
+        decoder, eot_id, n_yielded = DecodeStream(skip_special_tokens=True), self.model.eot_id, 0
+        has_time = sampling.max_new_tokens and time.monotonic() < deadline
+        for token in generate(self.model.model, prompt, sampling) if has_time else ():
+            written.tokens.append(token)  # also the last one: lm-eval counts on a log-probability for it
             if token == eot_id:
                 written.finish_reason = "stop"
                 break
-            written.tokens.append(token)
             written.text += decoder.step(self.model.tokenizer, token) or ""
             ends = [at for each in stop if (at := written.text.find(each)) >= 0]
             if ends:
@@ -159,7 +162,7 @@ class Completions:
             if len(written.text) - held > n_yielded:
                 yield written.text[n_yielded : len(written.text) - held]
                 n_yielded = len(written.text) - held
-            if time.monotonic() - started > self.max_seconds:
+            if time.monotonic() > deadline:
                 break
         if written.text[n_yielded:]:
             yield written.text[n_yielded:]
@@ -169,18 +172,19 @@ class Completions:
         """Return the log-probabilities of the tokens that an answer shows; the first of a text has none."""
         model = self.model.model
         tokens = torch.tensor([prompt + new], device=model.embedding.weight.device)
-        found = model.logits(tokens)[0, :-1].float().log_softmax(dim=-1)
-        own = [None, *found.gather(1, tokens[0, 1:, None])[:, 0].tolist()]
-        top = found.topk(max(1, min(question.logprobs or 1, found.shape[-1])))
-        best: list[dict[str, float] | None] = [
-            None,
-            *(
+        own: list[float | None] = [None]
+        best: list[dict[str, float] | None] = [None]
+        targets = tokens[0, 1:].split(LOGITS_AT_ONCE)
+        for hidden, target in zip(model(tokens).hidden[0, :-1].split(LOGITS_AT_ONCE), targets, strict=False):
+            found = model.head(hidden).float().log_softmax(dim=-1)
+            own += found.gather(1, target[:, None])[:, 0].tolist()
+            top = found.topk(max(1, min(question.logprobs or 1, found.shape[-1])))
+            best += (
                 {self._show([index]): value for index, value in zip(indices, values, strict=True)}
                 for indices, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            ),
-        ]
+            )
         texts = [self._show([token]) for token in shown]
-        lengths = [0 if token == self.model.eot_id else len(text) for token, text in zip(shown, texts, strict=True)]
+        lengths = [0 if i == 0 and shown[0] == self.model.eot_id else len(text) for i, text in enumerate(texts)]
         offsets = [sum(lengths[:i]) for i in range(len(lengths))]
         start = len(own) - len(shown)
         return {

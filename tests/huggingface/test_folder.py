@@ -4,15 +4,12 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer
 
@@ -25,7 +22,6 @@ from src.huggingface.import_model import Imported
 from src.huggingface.model_card import model_card
 from src.huggingface.post_processor import add_post_processor, remove_post_processor
 from src.model.language_model import LanguageModel
-from src.training.checkpoint import Progress, save_checkpoint
 from tests.huggingface.cases import BLOCKS, SIZES, exported, load, model_of, spec_of, tokenizer_of, tokens_of
 
 TEXTS = [
@@ -186,9 +182,10 @@ CORPORA = {
 
 
 def metadata_of(card: str) -> dict[str, Any]:
-    found = yaml.safe_load(card.split("---\n")[1])
-    ModelCard(card)  # as the hub's library reads it
-    return found
+    """Return the metadata as the hub's library reads it."""
+    read = ModelCard(card)
+    assert read.text.startswith("\n# ")
+    return read.data.to_dict()
 
 
 def test_card_has_the_figures_of_the_run() -> None:
@@ -241,6 +238,16 @@ def test_card_has_license_languages_data_and_results_for_the_hub() -> None:
     assert "licensed as CDLA-Sharing-1.0" in card and "No license is stated" not in card
 
 
+def test_results_of_two_corpora_of_the_same_data_are_two_for_the_hub() -> None:
+    spec, tests = spec_of("dense"), {name: {"bits_per_byte": value} for name, value in (("a", 1.0), ("b", 2.0))}
+    card = model_card(spec, mapping_of(spec), "out", RECORD | {"evaluated": {"test": tests, "tasks": {}}})
+    found = {
+        (each["dataset"]["config"], each["dataset"]["split"]): [metric["value"] for metric in each["metrics"]]
+        for each in metadata_of(card)["model-index"][0]["results"]
+    }
+    assert found == {("text", "validation"): [1.23456, 0.9876], ("a", "test"): [1.0], ("b", "test"): [2.0]}
+
+
 @pytest.mark.parametrize("case", BLOCKS)
 def test_card_says_what_clients_need_and_cannot_run(case: str) -> None:
     spec = spec_of(case)
@@ -283,45 +290,6 @@ def test_bf16_is_half_the_size_and_our_rounded_model(case: str, transformers: An
     if case != "moe":  # rounded scores choose other experts
         half = load(transformers, folder)(tokens).logits.float()
         assert (half - expected).abs().max() < 0.1 * expected.abs().max()
-
-
-MEASURE = """
-import sys, threading, time
-from pathlib import Path
-from src.huggingface.convert_run import export_gguf, export_run
-
-def resident(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-run, out, format, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-if format == "gguf":
-    import gguf
-import huggingface_hub.repocard_data
-Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-before = resident("VmRSS:")
-export_gguf(run, out, dtype) if format == "gguf" else export_run(run, out, dtype)
-print(resident("VmHWM:") - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak of resident memory")
-@pytest.mark.parametrize(
-    ("format", "dtype"), [("huggingface", "f32"), ("huggingface", "bf16"), ("gguf", "f32"), ("gguf", "f16")]
-)
-def test_an_export_takes_at_most_1_2_times_its_file(format: str, dtype: str, tmp_path: Path) -> None:
-    """Peak of resident memory in a process of its own, for a file of 200 MB in fp32."""
-    spec = spec_of("dense", repeat=16, d_model=512, head_dim=64, d_ff=1376, vocab_size=512)
-    place = tmp_path / "run"
-    best = place / "checkpoints" / "language" / "best"
-    save_checkpoint(best, model_of(spec), Progress("language"), tokenizer_sha256="0" * 64, run="a run")
-    (place / "tokenizer.json").write_text(tokenizer_of(spec.vocab_size).to_str(), encoding="utf-8")
-    out = tmp_path / ("out.gguf" if format == "gguf" else "out")
-    command = [sys.executable, "-c", MEASURE, str(place), str(out), format, dtype]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    size = (out if format == "gguf" else out / "model.safetensors").stat().st_size
-    assert int(done.stdout) <= 1.2 * size, f"{int(done.stdout):,} bytes for a file of {size:,}"
 
 
 def test_card_without_a_summary() -> None:

@@ -196,6 +196,15 @@ def test_any_value_is_read_or_named(name: str, folder: Path) -> None:
             "low_freq_factor must be below high_freq_factor",
         ),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}, "lacks partial rotary"),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_type='dynamic': this program has linear and llama3",
+        ),
+        (
+            {"partial_rotary_factor": 0.5},
+            "partial_rotary_factor=0.5: unknown setting of MixtralForCausalLM; this program",
+        ),
+        ({"model_type": "t5"}, "model_type='t5': unsupported (this program lacks an encoder)"),
         ({"is_causal": False}, "is_causal=False: unknown setting"),
         ({"sliding_window": 16}, "sliding_window=16: not supported, only None is"),
         (

@@ -1,14 +1,18 @@
-"""TensorBoard shows the values of metrics.jsonl, each once, also after a resume or a rewind."""
+"""TensorBoard shows the values of metrics.jsonl, each once, also after a resume or a rewind, and what a sweep found."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src.config.schema import TrackingConfig, TrainConfig
+from src.reporting import answer_lines, load_runs, write_report
 from src.runs import stage_runner
 from src.runtime.atomic_files import read_json
+from src.sweep.launch import track_comparison
 from src.tracking.tensorboard import TensorboardTracker
 from tests.integration import tiny
+from tests.reporting.conftest import SweepBuilder
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -66,6 +70,25 @@ def test_steps_after_a_rewind_are_hidden(tmp_path: Path) -> None:
     tracker.log({"loss": 20.0}, 2)
     tracker.finish(0)
     assert read_scalars(tmp_path, "loss") == [(0, 0.0), (1, 1.0), (2, 20.0)]
+
+
+def test_a_sweep_has_its_answer_and_its_comparison(tmp_path: Path) -> None:
+    builder = SweepBuilder(tmp_path / "outputs")
+    for architecture in ("dense", "mamba"):
+        builder.add(architecture)
+    write_report(builder.sweep)
+    tracking = TrackingConfig("tensorboard", trackers=["tensorboard"])
+    track_comparison(TrainConfig(tracking=tracking), builder.sweep)
+    events = load_events(builder.sweep)
+
+    def text_of(name: str) -> str:
+        return events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+
+    answer = "\n".join(line[4:] for line in text_of("answer").split("\n"))
+    assert answer == "\n".join(answer_lines(load_runs(builder.sweep))) != ""
+    assert "verdict/text_summary" in events.Tags()["tensors"]
+    rows = text_of("comparison").split("\n")
+    assert rows[0].startswith("| architecture |") and [row.split()[1] for row in rows[2:]] == ["dense", "mamba"]
 
 
 def test_a_missing_extra_is_a_one_line_error(

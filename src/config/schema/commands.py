@@ -62,7 +62,7 @@ class ServeConfig(ModelConfig):
     port: int | None = setting(None, "Port on the loopback interface. null: a free one.", Range(1, 65535))
     key: str | None = setting(None, "Key that a client has to send. null: none is needed.")
     max_new_tokens: int = setting(2000, "The most tokens that a request may ask for.", Range(1, 10**6, unit="tokens"))
-    max_seconds: float = setting(120.0, "Time after which a text ends.", SECONDS)
+    max_seconds: float = setting(120.0, "Time after which the texts of an answer end.", SECONDS)
 
 
 @dataclass
