@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from src.runtime.device import fast_dtype
 from src.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from src.training.optimizer_base import AdamW, Optimizer
-from src.training.parallel import gather_part, local, part_like
+from src.training.parallel import gather_part, is_divided, local, part_like
 
 NS_STEPS = 5
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -89,7 +89,7 @@ class Muon(Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 rows: tuple[int, ...] = self.packed.get(parameter, tuple(parameter.shape[-2:-1]))
                 held = tuple(local(each) for each in (parameter, parameter.grad, state["momentum"]))
-                if held[0].shape != parameter.shape:
+                if is_divided(parameter):
                     self._update_shard(parameter, rows, *held, group=group, found_inf=found_inf)
                     continue
                 for one in zip(*(each.split(rows, dim=-2) for each in held), strict=True):

@@ -87,6 +87,13 @@ def _is_part(tensor: Tensor | None) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def is_divided(tensor: Tensor) -> bool:
+    """Return whether a tensor's parts are in several processes; all of them agree, though one may have all rows."""
+    return _is_part(tensor) and any(
+        place.is_shard() and tensor.device_mesh.size(dim) > 1 for dim, place in enumerate(tensor.placements)
+    )
+
+
 def begin_micro_batch(model: LanguageModel, device: Device, *, is_last: bool) -> None:
     """Decide whether the next backward pass sums gradients over the processes: the last of a global batch always does.
 

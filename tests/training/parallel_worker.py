@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from src.config.schema import OptimizerConfig, UserError
 from src.runtime.device import Device
@@ -26,8 +28,9 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from src.training.muon import Muon
 from src.training.optimizers import build_optimizer
-from src.training.parallel import gather_tensors, parallelize
+from src.training.parallel import gather_tensors, parallelize, whole
 from src.training.sharded_files import optimizer_tensors, weight_tensors
 from src.training.train_step import TrainState, train_step
 from tests.contract.small import CPU, small_model
@@ -87,6 +90,7 @@ def read(folder: Path, architecture: str, device: Device) -> None:
     weights = gather_tensors(weight_tensors(other.model), device.process_group)
     device.process_group.on_rank_zero(lambda: compare(weights, {name: whole[name] for name in weights}))
     check_errors_are_shared(device)
+    check_few_rows(device)
     loss = train(state, device, 1)
     device.process_group.on_rank_zero(lambda: print(f"loss {loss:.6f}"))
 
@@ -125,6 +129,19 @@ def check_errors_are_shared(device: Device) -> None:
     expect(own, lambda: group.map(partial(fail, UserError("y")), range(group.size)))
     expect(ZeroDivisionError if group.is_rank_zero else RankZeroFailed, lambda: group.on_rank_zero(lambda: 1 // 0))
     assert group.map(lambda item: item * group.size, range(5)) == [item * group.size for item in range(5)]
+
+
+def check_few_rows(device: Device) -> None:
+    """Check that Muon updates a matrix of one row, which one process has whole and the others do not have at all."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 1), nn.Linear(8, 1)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    fully_shard(layers[1], mesh=init_device_mesh("cpu", (device.process_group.size,)))
+    for layer in layers:
+        layer(torch.ones(3, 8)).sum().backward()
+        others = [{"params": [layer.bias], "weight_decay": 0.0}]
+        Muon([layer.weight], others, momentum=0.9, weight_decay=0.1, lr=1e-2, betas=(0.9, 0.95), eps=1e-8).step()
+    torch.testing.assert_close(whole(layers[1].weight.data), layers[0].weight.data)
 
 
 def expect(kind: type[Exception], action: Callable[[], Any]) -> None:
