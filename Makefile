@@ -7,6 +7,8 @@ SHELL = /bin/sh
 .PHONY: help setup demo test test-all torture check format notebook docs lock clean
 
 PY := .venv/bin/python
+# A worker a core; each begins with tests of its own files, so that fixtures of a file are made once.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 NOTEBOOKS := $(wildcard analysis/*.ipynb)
 
 # pyright runs what is installed, and neither looks for a newer one nor says that there is one.
@@ -30,11 +32,11 @@ demo: ## compare four small architectures in ten minutes and say which learned m
 	@$(PY) -m src.demo
 
 test: setup check ## lint, types, import floors, and all tests but the slow ones
-	@$(PY) -m pytest -n auto --maxprocesses 8 -m "not slow"
+	@$(PY) -m pytest $(PARALLEL) -m "not slow"
 
 test-all: setup check ## the same with the slow tests, among them those in other programs (llama.cpp)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[clients,cuda]'
-	@$(PY) -m pytest -n auto --maxprocesses 8
+	@$(PY) -m pytest $(PARALLEL)
 
 torture: setup ## kill runs 400 times and compare to the bit; 300 other kills, 2,000 damaged files, 3,000 command lines
 	@$(PY) -m tests.integration.torture 400

@@ -1,5 +1,6 @@
 """Fixtures and settings of all tests: no accounts, no display, deterministic examples; device tests need the device."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,13 @@ def _is_variant(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     values = {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set[str]()
     return bool(values & VARIANTS) or ("classic" in values and bool(values & MODERN_ONLY))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections, and collect less often: they took 9% of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
