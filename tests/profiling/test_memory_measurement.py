@@ -186,7 +186,7 @@ def test_real_sizes_match_the_estimate(size: str, recipe: str) -> None:
     for architecture in ARCHITECTURES:
         spec = matched_spec(architecture, size, recipe)
         for again in (False, True):
-            settings = {"seq_len": 512, "micro_batch_size": 8, "accumulate": True, "activation_checkpointing": again}
+            settings = {"seq_len": 512, "micro_batch_size": 2, "accumulate": True, "activation_checkpointing": again}
             name = f"{architecture}{', activation checkpointing' if again else ''}"
             found.append((name, training_memory(spec, **settings), measured_training_memory(spec, **settings)))
         estimates = inference_memory(spec, context_len=512, batch_size=4)
