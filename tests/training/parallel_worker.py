@@ -139,8 +139,9 @@ def check_few_rows(device: Device) -> None:
     fully_shard(layers[1], mesh=init_device_mesh("cpu", (device.process_group.size,)))
     for layer in layers:
         layer(torch.ones(3, 8)).sum().backward()
-        others = [{"params": [layer.bias], "weight_decay": 0.0}]
-        Muon([layer.weight], others, momentum=0.9, weight_decay=0.1, lr=1e-2, betas=(0.9, 0.95), eps=1e-8).step()
+        weight, bias = layer.parameters()
+        others = [{"params": [bias], "weight_decay": 0.0}]
+        Muon([weight], others, momentum=0.9, weight_decay=0.1, lr=1e-2, betas=(0.9, 0.95), eps=1e-8).step()
     torch.testing.assert_close(whole(layers[1].weight.data), layers[0].weight.data)
 
 
