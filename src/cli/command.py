@@ -87,9 +87,9 @@ def handle_interrupts() -> Iterator[None]:
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but exit during an import, where libraries catch or replace errors."""
+    """Raise KeyboardInterrupt, but exit in imports and in argparse, which catch or replace errors."""
     while frame is not None:
-        if "importlib._bootstrap" in frame.f_code.co_filename:
+        if "importlib._bootstrap" in frame.f_code.co_filename or frame.f_globals.get("__name__") == "argparse":
             exit_immediately(number, None)
         frame = frame.f_back
     raise KeyboardInterrupt

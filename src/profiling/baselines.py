@@ -8,6 +8,7 @@ Both libraries are imported only here, when a baseline is built.
 """
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ BASELINE_NAMES = {
     "HybridForCausalLM": "hf_hybrid",
 }
 PACKAGES = ("transformers", "mambapy")
+STATE_NAMES = ("cache", "cache_params", "past_key_values")
+"""Parameters for the decoding state in transformers: the first from 5.24 on, before it one of the others."""
 
 
 class Baseline(NamedTuple):
@@ -79,8 +82,8 @@ def _build_transformers(spec: ModelSpec) -> Baseline:
     else:
         config = transformers.AutoConfig.for_model(mapping.model_type, **values)
         model = getattr(transformers, mapping.class_name)(config)
-    state_name = "cache_params" if spec.blocks[0].startswith("mamba") and len(set(spec.blocks)) == 1 else None
-    state_name = state_name or "past_key_values"
+    parameters = inspect.signature(model.forward).parameters
+    state_name = next(name for name in STATE_NAMES if name in parameters)
 
     def loss(tokens: Tensor) -> Tensor:
         # `labels` would drop one target of each row; `shift_labels` has the targets of the same positions.

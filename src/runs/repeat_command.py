@@ -149,9 +149,10 @@ def explicit_command(config: TrainConfig, data: Data, init_run: Path | None, n_p
         text = flatten_settings({name: settings[name] for name in ("data", "tokenizer")})
         name = text.get("tokenizer.name", config.tokenizer.name)
         config = replace(config, tokenizer=replace(config.tokenizer, name=name))
-    # The kernel is chosen when the model is there, after this command is written, so a resumed run alone knows it.
+    # Kernels are chosen when the model is there, after this command is written, so a resumed run alone knows them.
+    kernels = {"attention": RuntimeConfig.attention, "kernels": RuntimeConfig.kernels}
     parallel = RuntimeConfig.parallel if n_processes == 1 else config.runtime.parallel
-    runtime = replace(config.runtime, attention=RuntimeConfig.attention, parallel=parallel)
+    runtime = replace(config.runtime, **kernels, parallel=parallel)
     config = replace(config, learning_rates=[], runtime=runtime)
     source = read_run_config(init_run / "config.yaml") if init_run else None
     overrides = _overrides(config, source, text)

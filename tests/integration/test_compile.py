@@ -56,7 +56,7 @@ def test_a_resumed_compiled_run_gives_the_same_result(
         raise RuntimeError("no compiler")
 
     with monkeypatch.context() as patch:
-        patch.setattr(compilation, "_pass", fail)
+        patch.setattr(compilation, "run_pass", fail)
         assert tiny.run(data, interrupted, "runtime.compile=true") == 2
     assert "begun with runtime.compile=true, which fails here (no compiler)" in capsys.readouterr().err
     assert tiny.run(data, interrupted, "runtime.compile=true") == 0
