@@ -87,9 +87,10 @@ def handle_interrupts() -> Iterator[None]:
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but exit in imports and in argparse, which catch or replace errors."""
+    """Raise KeyboardInterrupt, but exit in imports and where settings are read: libraries replace errors."""
     while frame is not None:
-        if "importlib._bootstrap" in frame.f_code.co_filename or frame.f_globals.get("__name__") == "argparse":
+        library = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if "importlib._bootstrap" in frame.f_code.co_filename or library in ("argparse", "omegaconf"):
             exit_immediately(number, None)
         frame = frame.f_back
     raise KeyboardInterrupt

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from src.__main__ import COMMANDS
 from src.cli import command as command_module
@@ -52,15 +54,29 @@ def test_ctrl_c_in_the_first_second(command: str, after_s: float, tmp_path: Path
     assert (status, "Traceback" in said, "Exception" in said) == (130, False, False), said
 
 
-def test_ctrl_c_while_arguments_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """argparse would replace KeyboardInterrupt by an error of its own."""
+def interrupt(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def read_argument() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("value", type=interrupt)
+    parser.parse_known_intermixed_args(["x"])
+
+
+def read_setting() -> None:
+    OmegaConf.register_new_resolver("interrupt", interrupt, replace=True)
+    OmegaConf.to_container(OmegaConf.create({"key": "${interrupt:}"}), resolve=True)
+
+
+@pytest.mark.parametrize("read", [read_argument, read_setting])
+def test_ctrl_c_while_settings_are_read(read: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both libraries can replace KeyboardInterrupt by an error of their own."""
     monkeypatch.setattr(command_module, "exit_immediately", lambda number, frame: sys.exit(128 + number))
     before = signal.signal(signal.SIGINT, command_module.raise_interrupt)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("value", type=lambda value: os.kill(os.getpid(), signal.SIGINT))
     try:
         with pytest.raises(SystemExit) as caught:
-            parser.parse_known_intermixed_args(["x"])
+            read()
     finally:
         signal.signal(signal.SIGINT, before)
     assert caught.value.code == 130
