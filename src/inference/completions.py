@@ -175,7 +175,7 @@ class Completions:
         own: list[float | None] = [None]
         best: list[dict[str, float] | None] = [None]
         targets = tokens[0, 1:].split(LOGITS_AT_ONCE)
-        for hidden, target in zip(model(tokens).hidden[0, :-1].split(LOGITS_AT_ONCE), targets, strict=False):
+        for hidden, target in zip(model(tokens).hidden[0, :-1].split(LOGITS_AT_ONCE), targets, strict=True):
             found = model.head(hidden).float().log_softmax(dim=-1)
             own += found.gather(1, target[:, None])[:, 0].tolist()
             top = found.topk(max(1, min(question.logprobs or 1, found.shape[-1])))

@@ -50,15 +50,16 @@ def _choose_kernels(run: Run, model: LanguageModel) -> None:
     """Choose the kernels of attention and recurrences once and write them to config.yaml, which a resumed run reads."""
     runtime = run.config.runtime
     has_no_trial = runtime.compile or runtime.deterministic or run.device.is_sharded
+    undecided = [kernel for kernel in (FLEX, FLA) if getattr(runtime, kernel.setting) == "auto"]
     for kernel in (FLEX, FLA):
-        if getattr(runtime, kernel.setting) == "auto":
+        if kernel in undecided:
             chosen = (
                 kernel.ours if has_no_trial else choose_kernel(kernel, model, _batch(run), run.device, run.log_info)
             )
             setattr(runtime, kernel.setting, chosen)
-            if run.is_rank_zero:
-                write_config(run)
         setattr(model, kernel.switch, getattr(runtime, kernel.setting) == kernel.name)
+    if undecided and run.is_rank_zero:
+        write_config(run)
 
 
 def _batch(run: Run) -> Batch:
