@@ -307,12 +307,16 @@ def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduc
     """Return the cross-entropy of targets (B, T) in nats: the mean, or with `none` one per target (B * T,).
 
     Targets of -100 are ignored: the mean is over the others, of which there has to be one.
-    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast.
+    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast. The mean computes
+    no logits of ignored targets on a CPU; elsewhere, to count the others would make the host wait for the device.
     """
+    hidden, targets = output.hidden.flatten(0, 1), targets.flatten()
+    if reduction == "mean" and targets.device.type == "cpu" and not (answers := targets >= 0).all():
+        hidden, targets = hidden[answers], targets[answers]
     return F.linear_cross_entropy(
-        output.hidden.flatten(0, 1),
+        hidden,
         model.head.weight,
-        targets.flatten(),
+        targets,
         reduction=reduction,
         options=nn.LinearCrossEntropyOptions(batch_chunk_size=loss_chunk(model.spec.vocab_size)),
     )

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from itertools import repeat
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,27 @@ def test_chunked_loss_equals_reference_implementation(rows: int, monkeypatch: py
     torch.testing.assert_close(loss, F.cross_entropy(model.head(hidden)[0], targets[0]), rtol=1e-6, atol=0)
     found = torch.autograd.grad(loss, [hidden, model.head.weight])
     reference = torch.autograd.grad(expected, [hidden, model.head.weight])
+    for one, other in zip(found, reference, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_loss_of_answers_computes_their_logits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, computed = small_model("dense"), []
+    whole = F.linear_cross_entropy
+
+    def counted(hidden: Tensor, *args: Any, **options: Any) -> Tensor:
+        computed.append(len(hidden))
+        return whole(hidden, *args, **options)
+
+    monkeypatch.setattr(F, "linear_cross_entropy", counted)
+    hidden, targets = torch.randn(2, 50, 64, requires_grad=True), random_tokens(2, 50)
+    asked = torch.zeros(2, 50, dtype=torch.bool)
+    asked[0, 7], asked[1, 40:43] = True, True
+    loss = token_loss(model, ModelOutput(hidden, None, None), targets.where(asked, -100))
+    assert computed == [4]
+    expected = reference_cross_entropy(hidden[asked], model.head.weight, targets[asked])
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    found, reference = (torch.autograd.grad(each, [hidden, model.head.weight]) for each in (loss, expected))
     for one, other in zip(found, reference, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
