@@ -1,9 +1,9 @@
 """`python -m src.serve run=DIR port=8000`: a model for other programs, and a page to type in.
 
 `POST /v1/completions` is that of OpenAI's interface, as far as a base model has it: prompt (texts or tokens),
-max_tokens, temperature, top_k, seed, n, stop, stream, echo and logprobs. The server listens on the loopback interface
-and computes one request at a time. It refuses a Host header that is not its own address, bodies and texts beyond its
-limits, and, if `key` is set, requests without it.
+max_tokens, temperature, top_k, seed, n, stop, stream, stream_options, echo and logprobs. The server listens on the
+loopback interface and computes one request at a time. It refuses a Host header that is not its own address, bodies and
+texts beyond its limits, and, if `key` is set, requests without it.
 """
 
 import hmac
@@ -106,8 +106,13 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if question.is_streamed:
                 self._stream(self.server.completions.stream(question))
-            else:
-                self._send_json(200, self.server.completions.answer(question))
+                return
+            try:
+                answer = self.server.completions.answer(question)
+            except Exception:
+                self._send_error(500, "an error in the model server, not in the request; its terminal has it")
+                raise
+        self._send_json(200, answer)
 
     def _is_own_host(self) -> bool:
         if self.headers.get("Host") in self.server.hosts:
@@ -124,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _send_error(self, status: int, message: str) -> None:
-        self._send_json(status, {"error": {"message": message, "type": "invalid_request_error", "code": status}})
+        kind = "server_error" if status == 500 else "invalid_request_error"
+        self._send_json(status, {"error": {"message": message, "type": kind, "code": status}})
 
     def _send_json(self, status: int, value: dict[str, Any]) -> None:
         self._send(status, "application/json", json.dumps(value).encode())

@@ -140,6 +140,27 @@ def test_a_stream_has_the_same_text_in_parts(server: ModelServer, model: TextMod
     assert parts[-1]["choices"][0]["finish_reason"] == "length" and len({part["id"] for part in parts}) == 1
 
 
+def test_a_stream_ends_with_the_usage_if_asked(server: ModelServer) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 5, "seed": 1}
+    _, text = ask(server, body | {"stream": True, "stream_options": {"include_usage": True}})
+    last = json.loads(text.split("\n\n")[-3].removeprefix("data: "))
+    assert last["choices"] == [] and last["usage"] == json.loads(ask(server, body)[1])["usage"]
+
+
+def test_an_error_of_the_server_is_an_answer(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(question: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as context:
+        context.setattr(server.completions, "answer", fail)
+        status, text = ask(server, {"prompt": PROMPT})
+    assert status == 500 and json.loads(text)["error"]["type"] == "server_error"
+    assert ask(server, {"prompt": PROMPT, "max_tokens": 1})[0] == 200, "the next request is answered"
+    assert "serve: RuntimeError: out of memory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_a_text_ends_before_a_stop(server: ModelServer, model: TextModel, is_streamed: bool) -> None:
     whole = written(model, temperature=0.0)
@@ -221,7 +242,9 @@ def test_an_answer_ends_when_its_time_is_over(
         ({"prompt": ["a", "b"], "n": 40}, "prompt, n: 80 texts; at most 64"),
         ({"stop": [1]}, "stop: must be a text, or a list of texts"),
         ({"top_p": 0.5}, "top_p: is not supported; leave it out"),
+        ({"best_of": 2}, "best_of: is not supported; leave it out"),
         ({"stream": True, "n": 2}, "stream: is for one text"),
+        ({"stream_options": [1]}, "stream_options: must be an object"),
     ],
 )
 def test_wrong_requests_are_one_line(server: ModelServer, body: Any, line: str) -> None:

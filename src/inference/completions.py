@@ -33,6 +33,7 @@ class Question:
     n: int
     stop: list[str]
     is_streamed: bool
+    streams_usage: bool
     echo: bool
     logprobs: int | None
 
@@ -66,6 +67,11 @@ class Completions:
         stop = [stop] if isinstance(stop, str) else stop
         if not isinstance(stop, list) or not all(isinstance(each, str) and each for each in stop):
             raise UserError("stop: must be a text, or a list of texts")
+        if body.get("best_of") not in (None, n):
+            raise UserError("best_of: is not supported; leave it out")
+        options = body.get("stream_options") or {}
+        if not isinstance(options, dict):
+            raise UserError("stream_options: must be an object")
         logprobs = None if body.get("logprobs") in (None, False) else _number(body, "logprobs", 1, 0, MAX_LOGPROBS)
         question = Question(
             prompts,
@@ -78,6 +84,7 @@ class Completions:
             n,
             stop,
             body.get("stream") is True,
+            options.get("include_usage") is True,
             body.get("echo") is True,
             logprobs,
         )
@@ -129,9 +136,7 @@ class Completions:
                     None if question.logprobs is None else self._logprobs(prompt, written.tokens, question, shown)
                 )
                 choices.append(self._choice(len(choices), text, written.finish_reason) | {"logprobs": logprobs})
-        n_read = sum(map(len, question.prompts))
-        usage = {"prompt_tokens": n_read, "completion_tokens": n_written, "total_tokens": n_read + n_written}
-        return self._wrap(choices) | {"usage": usage}
+        return self._wrap(choices) | {"usage": _usage(question, n_written)}
 
     def stream(self, question: Question) -> Iterator[dict[str, Any]]:
         """Yield the answer in parts, as the tokens are drawn."""
@@ -141,6 +146,8 @@ class Completions:
         for piece in self._write(question.prompts[0], question.sampling, question.stop, written, deadline):
             yield {**frame, "choices": [self._choice(0, piece, None)]}
         yield {**frame, "choices": [self._choice(0, "", written.finish_reason)]}
+        if question.streams_usage:
+            yield {**frame, "usage": _usage(question, len(written.tokens))}
 
     def _write(
         self, prompt: list[int], sampling: SamplingConfig, stop: list[str], written: Text, deadline: float
@@ -206,6 +213,11 @@ class Completions:
             "model": self.name,
             "choices": choices,
         }
+
+
+def _usage(question: Question, n_written: int) -> dict[str, int]:
+    n_read = sum(map(len, question.prompts))
+    return {"prompt_tokens": n_read, "completion_tokens": n_written, "total_tokens": n_read + n_written}
 
 
 def _number(body: dict[str, Any], key: str, default: Any, least: Any, most: Any) -> Any:
