@@ -27,7 +27,8 @@ from src.model.size_matching import match_config
 from src.runtime.atomic_files import read_json
 from src.runtime.records import DIGEST, write_record
 from src.runtime.run_lock import acquire_run_lock
-from src.training.checkpoint import Progress, save_checkpoint
+from src.training.checkpoint import save_checkpoint
+from src.training.progress import Progress
 from tests.huggingface.cases import (
     BLOCKS,
     CLASSIC,

@@ -49,12 +49,12 @@ from src.training.checkpoint import (
     REMEDY,
     WHOLE,
     CheckpointInfo,
-    Progress,
     find_checkpoint,
     load_weights,
     save_checkpoint,
     verified_file,
 )
+from src.training.progress import Progress
 
 MAX_COUNTER = 2**63
 """Largest value of a counter."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from src.config.schema import UserError
 from src.model.language_model import LanguageModel
-from src.runs.stage_runner import Run
+from src.runs.run import Run
 from src.runtime.atomic_files import write_yaml
 from src.runtime.errors import first_line
 from src.training.compilation import (

@@ -31,7 +31,8 @@ from src.runs.resource_check import (
     resolve_parallel,
     with_micro_batch,
 )
-from src.runs.stage_runner import Run, measure_step, train_stage, write_samples
+from src.runs.run import Run
+from src.runs.stage_runner import measure_step, train_stage, write_samples
 from src.runs.summary import Summary, final_summary, last_process_count, read_summary, stage_summary, start_summary
 from src.runtime.atomic_files import remove_leftovers, remove_stale_temporaries, write_bytes, write_yaml
 from src.runtime.background import BackgroundTask, open_background_task

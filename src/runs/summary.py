@@ -14,7 +14,7 @@ from src.runtime.records import read_record
 
 if TYPE_CHECKING:
     from src.runtime.device import Device
-    from src.training.checkpoint import Progress
+    from src.training.progress import Progress
 
 FILE = "summary.json"
 REMEDY = "train the run again with rerun=true, or remove its folder"

@@ -20,8 +20,8 @@ from src.data.loader import Loader
 from src.runtime.atomic_files import finite_or_none
 from src.runtime.device import Device
 from src.runtime.signals import Interrupted, StopRequest
-from src.training.checkpoint import Progress
 from src.training.moe_metrics import describe_balance
+from src.training.progress import Progress
 from src.training.schedule import learning_rate_factor
 from src.training.stage_budget import StagePlan
 from src.training.train_step import StepOutput, TrainState, train_step

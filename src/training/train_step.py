@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from src.model.dropout import Dropout
 from src.model.language_model import LanguageModel, ModelOutput, document_ids, split_rows, token_loss
 from src.runtime.device import Device
-from src.training.checkpoint import Progress
 from src.training.lean_adamw import LeanAdamW
 from src.training.parallel import begin_micro_batch, local, part_like, whole
+from src.training.progress import Progress
 
 
 @dataclass

@@ -19,8 +19,9 @@ from src.model.blocks.mamba1.cost import MAMBA1_SCAN_FLOPS, dt_rank
 from src.model.build import build_model
 from src.model.cost.model_cost import model_cost
 from src.model.language_model import LanguageModel, token_loss
-from src.training.checkpoint import Progress, load_weights, read_checkpoint, save_checkpoint
+from src.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from src.training.optimizers import build_optimizer
+from src.training.progress import Progress
 from tests.contract.small import (
     CASES,
     SEQ_LEN,

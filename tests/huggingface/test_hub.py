@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from src.training.checkpoint import Progress, save_checkpoint
+from src.training.checkpoint import save_checkpoint
+from src.training.progress import Progress
 from tests.huggingface.cases import model_of, spec_of, tokenizer_of
 from tests.huggingface.upload_hub import REPO, UploadHub, upload_hub
 from tests.test_export import run, run_failing_export

@@ -9,7 +9,8 @@ import pytest
 from src.config.schema import ROOT
 from src.huggingface.convert_run import export_run
 from src.huggingface.tensor_file import state_shapes
-from src.training.checkpoint import Progress, save_checkpoint
+from src.training.checkpoint import save_checkpoint
+from src.training.progress import Progress
 from tests.huggingface.cases import BLOCKS, model_of, spec_of, tokenizer_of
 
 MEASURE = """

@@ -13,7 +13,7 @@ from src.cli.compose import register_schema
 from src.config.schema import TrainConfig
 from src.runs.contract import training_contract
 from src.runs.planning import plan_runs
-from src.runs.stage_runner import Run
+from src.runs.run import Run
 from src.runtime.atomic_files import read_json
 from src.training.checkpoint import find_checkpoint, read_checkpoint
 from src.training.stage_budget import plan_stage, stage_schedule, stage_tokens

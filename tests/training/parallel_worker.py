@@ -20,17 +20,11 @@ from src.config.schema import OptimizerConfig, UserError
 from src.runtime.device import Device
 from src.runtime.distributed import RankFailure, RankZeroFailed, open_process_group
 from src.runtime.signals import Interrupted
-from src.training.checkpoint import (
-    Progress,
-    load_sharded_optimizer,
-    load_state,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
-)
+from src.training.checkpoint import load_sharded_optimizer, load_state, load_weights, read_checkpoint, save_checkpoint
 from src.training.muon import Muon
 from src.training.optimizers import build_optimizer
 from src.training.parallel import gather_tensors, parallelize, whole
+from src.training.progress import Progress
 from src.training.sharded_files import optimizer_tensors, weight_tensors
 from src.training.train_step import TrainState, train_step
 from tests.contract.small import CPU, small_model

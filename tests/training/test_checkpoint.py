@@ -19,7 +19,6 @@ from src.data.loader import TrainLoader
 from src.runtime.atomic_files import file_sha256
 from src.training.checkpoint import (
     FORMAT_VERSION,
-    Progress,
     find_checkpoint,
     has_checkpoint,
     load_state,
@@ -28,6 +27,7 @@ from src.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from src.training.progress import Progress
 from src.training.train_step import TrainState
 from tests.conftest import Bomb
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, small_model

@@ -14,8 +14,9 @@ from src.data.loader import TrainLoader
 from src.runtime.background import open_background_task
 from src.runtime.device import Device
 from src.training import checkpoint
-from src.training.checkpoint import Progress, load_state, load_weights, read_checkpoint, save_checkpoint
+from src.training.checkpoint import load_state, load_weights, read_checkpoint, save_checkpoint
 from src.training.checkpoint_writer import CheckpointWriter
+from src.training.progress import Progress
 from src.training.sharded_files import weight_tensors
 from src.training.train_step import TrainState
 from tests.contract.small import CPU, small_model

@@ -17,8 +17,9 @@ from src.model.build import build_model
 from src.model.cost.memory_estimate import checkpoint_bytes, inference_memory, training_memory
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import match_config, match_size
-from src.training.checkpoint import Progress, save_checkpoint
+from src.training.checkpoint import save_checkpoint
 from src.training.optimizers import build_optimizer
+from src.training.progress import Progress
 from tests.contract.small import ARCHITECTURES, GROUPED, RECIPES, composed, small_spec
 from tests.reference.documents import packed_ids
 
