@@ -36,8 +36,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CheckStages = Callable[[PreparedData, PlanConfig, int], None]
 """`check_stages`, or what `call_once` makes of it for many jobs."""
-LENGTH = ("max_tokens", "max_steps", "max_seconds", "measured_steps", "micro_batch_size")
-"""Settings of the length and micro batch of training."""
+LENGTH = ("max_tokens", "max_steps", "max_seconds")
+"""Settings of the length of training."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,9 @@ def find_run_of_other_length(plan: Plan) -> Path | None:
             summary = read_json(folder / "summary.json")
             theirs = rename_keys(read_yaml(folder / "config.yaml"), current_key)
             is_other = summary["status"] == "done" and summary["contract"]["data_hash"] == plan.data.fingerprint
-            if is_other and _settings_without_length(theirs) == _settings_without_length(asdict(plan.config)):
+            ours = asdict(plan.config)
+            is_other &= any(theirs["training"][key] != ours["training"][key] for key in LENGTH)
+            if is_other and _settings_without_length(theirs) == _settings_without_length(ours):
                 return folder
         except (UserError, OSError, KeyError, TypeError):  # damaged, or of another version
             continue
@@ -254,9 +256,10 @@ def find_run_of_other_length(plan: Plan) -> Path | None:
 
 
 def _settings_without_length(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that determine a run's result, except its length and the resolved runtime."""
+    """Return the settings that determine a run's result, except its length and what a run resolves itself."""
     deciding = {key: value for key, value in values.items() if key not in (*IGNORED_SETTINGS, "runtime")}
-    training = {key: value for key, value in deciding["training"].items() if key not in LENGTH}
+    left_out = (*LENGTH, "measured_steps", "micro_batch_size")
+    training = {key: value for key, value in deciding["training"].items() if key not in left_out}
     return json.loads(json.dumps(deciding | {"training": training}))
 
 

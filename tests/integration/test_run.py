@@ -431,3 +431,13 @@ def test_a_run_of_another_length_names_the_finished_run(
     assert f"Another length of {first}, which is finished" in output and f"init_from={first}\n" in output
     assert tiny.run(data, tmp_path, "training.max_steps=2", "evaluation.enabled=false", "optimizer.eps=1e-7") == 0
     assert "Another length" not in capsys.readouterr().out
+
+
+def test_a_run_of_the_same_length_is_not_another_length(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for precision in ("auto", "fp32"):  # the same on a CPU, in runs of different names
+        arguments = "training.max_steps=1", "evaluation.enabled=false", f"runtime.precision={precision}"
+        assert tiny.run(data, tmp_path, *arguments) == 0
+    assert len(list(tmp_path.glob("runs/*"))) == 2
+    assert "Another length" not in capsys.readouterr().out
