@@ -191,6 +191,8 @@ def _check_batches(config: TrainConfig) -> None:
             f"training.embedding_dropout={training.embedding_dropout}: training.dropout={training.dropout} is of the "
             "embedding too; leave one out"
         )
+    if training.stop_accuracy is not None and not config.data.is_task:
+        raise UserError(f"training.stop_accuracy={training.stop_accuracy}: text has no accuracy; leave it out")
     if training.memory != "full" and config.optimizer.name != "adamw":
         raise UserError(f"training.memory={training.memory}: is for optimizer=adamw; set training.memory=full")
     if training.memory in BF16_WEIGHTS and config.runtime.precision == "fp16":

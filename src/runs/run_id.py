@@ -33,6 +33,7 @@ LATER_SETTINGS = (
     *(f"recipe.{name}" for name in ("rope_low_freq_factor", "rope_high_freq_factor")),
     "architecture.n_groups",
     "runtime.kernels",
+    "training.stop_accuracy",
 )
 """Settings that are outside the hash at their defaults, so that earlier runs keep their names."""
 

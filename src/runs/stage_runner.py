@@ -67,7 +67,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     stage_hooks = StageHooks(run, stage, plan, state)
     hooks = Hooks(stage_hooks.evaluate, stage_hooks.log, stage_hooks.save, stage_hooks.begin_branch)
     schedule, clip = stage_schedule(config, stage), config.optimizer.grad_clip
-    while state.progress.step < plan.steps:
+    while not plan.is_finished(state.progress):
         try:
             fit(
                 state,
@@ -209,7 +209,7 @@ class StageHooks:
         if kind == "last":
             state = self.state.state_dict(has_optimizer=not is_sharded) | {"progress": asdict(progress)}
         if kind == "last" and is_sharded:
-            is_finished = progress.stage == self.plan.name and progress.step == self.plan.steps
+            is_finished = progress.stage == self.plan.name and self.plan.is_finished(progress)
             shards = optimizer_tensors(model, optimizer) | ({} if is_finished else weight_tensors(model))
         save_checkpoint(
             self.run.folder / "checkpoints" / progress.stage / kind,

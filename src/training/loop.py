@@ -94,7 +94,7 @@ def fit(
     eot_id: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Train from `state` to the end of the plan; `eot_id` as in `train_step`. The seed determines the dropout.
+    """Train from `state` until the plan is finished; `eot_id` as in `train_step`. The seed determines the dropout.
 
     Raises:
         Interrupted: a stop signal arrived; the checkpoint `last` is saved.
@@ -148,6 +148,7 @@ def fit(
                 stopwatch.pause()
                 _evaluate(state, plan, device, hooks)
                 stopwatch.resume()
+                last = plan.is_finished(progress)
             for branch, first in plan.branches.items():
                 if progress.step == first:
                     stopwatch.pause()
@@ -160,7 +161,9 @@ def fit(
                 stopwatch.pause()
                 hooks.save("last", not (last or stop_signal))
                 stopwatch.resume()
-            if stop_signal and not last:
+            if last:
+                return
+            if stop_signal:
                 raise Interrupted(stop_signal)
 
 

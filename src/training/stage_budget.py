@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from src.config.schema import ScheduleConfig, StageConfig, TrainConfig, UserError
 from src.model.cost.model_cost import model_cost
 from src.model.size_matching import reference_spec, tokens_at_equal_flops
+from src.training.progress import Progress
 from src.training.schedule import learning_rate_factor, warmup_steps
 
 
@@ -30,6 +31,14 @@ class StagePlan:
     branches: Mapping[str, int] = field(default_factory=dict[str, int])
     """The branches of this stage, and the step after which each begins."""
     branch_of: str | None = None
+    stop_accuracy: float | None = None
+    """The accuracy of validation above which the stage ends."""
+
+    def is_finished(self, progress: Progress) -> bool:
+        """Whether the stage has had all its steps, or a validation after its first step was above `stop_accuracy`."""
+        is_validated = progress.step > self.first_step and progress.step % self.eval_every == 0
+        is_reached = self.stop_accuracy is not None and (progress.val_accuracy or 0) > self.stop_accuracy
+        return progress.step >= self.steps or (is_validated and is_reached)
 
     @property
     def origin(self) -> str:
@@ -59,6 +68,7 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
             if branch.branch_of == name
         },
         branch_of=stage.branch_of,
+        stop_accuracy=training.stop_accuracy,
     )
 
 

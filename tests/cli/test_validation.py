@@ -115,6 +115,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"data__split": "position", "data__val_fraction": 0}, "data.val_fraction=0, data.test_fraction=0.05"),
     ("dense", {"training__dropout": 1.0}, "training.dropout=1.0: must be below 1"),
     ("dense", {"training__dropout": -0.1}, "training.dropout=-0.1: must not be negative"),
+    ("dense", {"training__stop_accuracy": 0.9}, "training.stop_accuracy=0.9: text has no accuracy; leave it out"),
     ("dense", {"training__sampling": "random"}, "training.sampling=random: must be one of epochs, replacement"),
     ("dense", {"data__split": "line"}, "data.split=line: must be one of group, position"),
     ("dense", {"tokenizer__kind": "words"}, "tokenizer.kind=words: must be one of bpe, characters"),

@@ -54,6 +54,24 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(trained: Path, tmp_path: Pa
     assert tiny.read_untimed_rows(again) == tiny.read_untimed_rows(trained)
 
 
+def test_a_run_ends_above_its_accuracy(trained: Path, tmp_path: Path) -> None:
+    """At the first validation after a step; interrupted before it, at the same one."""
+    arguments = "tracking=none", "training.stop_accuracy=0", "training.eval_every=2", "training.checkpoint_every=1"
+    for root in (tmp_path / "whole", tmp_path / "interrupted"):
+        if root.name == "interrupted":
+            with pytest.MonkeyPatch.context() as patch:
+                tiny.stop_after_a_save(patch)
+                assert train(root, *arguments) == 130
+        assert train(root, *arguments) == 0
+    whole, again = (tiny.only_run(tmp_path / name) for name in ("whole", "interrupted"))
+    stage = read_json(whole / "summary.json")["stages"]["task"]
+    rows = [row for row in tiny.read_untimed_rows(whole) if row.get("val/accuracy") is not None and row["step"]]
+    assert stage["steps"] == rows[-1]["step"] < read_json(trained / "summary.json")["stages"]["task"]["steps"]
+    assert stage["val_accuracy"] > 0 and all(row["val/accuracy"] == 0 for row in rows[:-1])
+    assert tiny.read_untimed_rows(again) == tiny.read_untimed_rows(whole)
+    assert "answers" in read_json(whole / "evaluation.json")["stages"]["task"]
+
+
 def test_the_command_of_a_run_finds_it_again(trained: Path) -> None:
     from src.runs.repeat_command import repeat_command
 

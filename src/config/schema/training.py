@@ -84,6 +84,9 @@ class TrainingConfig:
     test_sequences: int = setting(
         256, "Test windows, read once when the run is over. More windows give a verdict more documents.", WINDOWS
     )
+    stop_accuracy: float | None = setting(
+        None, "A stage ends once the validation accuracy of a task is above this.", SHARE_BELOW_1
+    )
     checkpoint_every: int | None = setting(None, "Steps between checkpoints. null: ten times a stage.", STEPS)
     max_nonfinite_steps: int = setting(
         20,
