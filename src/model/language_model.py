@@ -303,15 +303,19 @@ class LanguageModel(nn.Module):
         return names
 
 
-def token_loss(model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean") -> Tensor:
+def token_loss(
+    model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean", of_answers: bool = False
+) -> Tensor:
     """Return the cross-entropy of targets (B, T) in nats: the mean, or with `none` one per target (B * T,).
 
     Targets of -100 are ignored: the mean is over the others, of which there has to be one.
-    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast. The mean computes
-    no logits of ignored targets on a CPU; elsewhere, to count the others would make the host wait for the device.
+    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast. of_answers: most
+    targets are ignored, so a CPU computes the logits of the others alone; a device would make the host wait for their
+    number.
     """
     hidden, targets = output.hidden.flatten(0, 1), targets.flatten()
-    if reduction == "mean" and targets.device.type == "cpu" and not (answers := targets >= 0).all():
+    if of_answers and targets.device.type == "cpu":
+        answers = targets >= 0
         hidden, targets = hidden[answers], targets[answers]
     return F.linear_cross_entropy(
         hidden,
