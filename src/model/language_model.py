@@ -304,17 +304,17 @@ class LanguageModel(nn.Module):
 
 
 def token_loss(
-    model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean", of_answers: bool = False
+    model: LanguageModel, output: ModelOutput, targets: Tensor, reduction: str = "mean", answers_only: bool = False
 ) -> Tensor:
     """Return the cross-entropy of targets (B, T) in nats: the mean, or with `none` one per target (B * T,).
 
     Targets of -100 are ignored: the mean is over the others, of which there has to be one.
-    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast. of_answers: most
-    targets are ignored, so a CPU computes the logits of the others alone; a device would make the host wait for their
-    number.
+    It is computed in chunks, so that all logits never exist at once, and in fp32 also under autocast. answers_only:
+    most targets are ignored, so a CPU computes the logits of the others alone; a device would make the host wait for
+    their number.
     """
     hidden, targets = output.hidden.flatten(0, 1), targets.flatten()
-    if of_answers and targets.device.type == "cpu":
+    if answers_only and targets.device.type == "cpu":
         answers = targets >= 0
         hidden, targets = hidden[answers], targets[answers]
     return F.linear_cross_entropy(

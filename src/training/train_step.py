@@ -129,7 +129,7 @@ def train_step(
         with device.autocast():
             inputs, targets = split_rows(micro_batch)
             output: ModelOutput = state.forward(inputs, documents=document_ids(inputs, eot_id))
-            micro_loss = token_loss(model, output, targets, of_answers=n_answers is not None)
+            micro_loss = token_loss(model, output, targets, answers_only=n_answers is not None)
         of_answers = share if n_answers is None else (targets >= 0).sum() / n_answers
         objective = micro_loss * of_answers
         objective = objective if output.aux_loss is None else objective + output.aux_loss * share

@@ -57,13 +57,12 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(trained: Path, tmp_path: Pa
 def test_a_run_ends_above_its_accuracy(trained: Path, tmp_path: Path) -> None:
     """At the first validation after a step; interrupted before it, at the same one."""
     arguments = "tracking=none", "training.stop_accuracy=0", "training.eval_every=2", "training.checkpoint_every=1"
-    for root in (tmp_path / "whole", tmp_path / "interrupted"):
-        if root.name == "interrupted":
-            with pytest.MonkeyPatch.context() as patch:
-                tiny.stop_after_a_save(patch)
-                assert train(root, *arguments) == 130
-        assert train(root, *arguments) == 0
-    whole, again = (tiny.only_run(tmp_path / name) for name in ("whole", "interrupted"))
+    roots = tmp_path / "whole", tmp_path / "interrupted"
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.stop_after_a_save(patch)
+        assert train(roots[1], *arguments) == 130
+    assert [train(root, *arguments) for root in roots] == [0, 0]
+    whole, again = map(tiny.only_run, roots)
     stage = read_json(whole / "summary.json")["stages"]["task"]
     rows = [row for row in tiny.read_untimed_rows(whole) if row.get("val/accuracy") is not None and row["step"]]
     assert stage["steps"] == rows[-1]["step"] < read_json(trained / "summary.json")["stages"]["task"]["steps"]

@@ -49,7 +49,7 @@ def test_loss_of_answers_computes_their_logits_alone(monkeypatch: pytest.MonkeyP
     hidden, targets = torch.randn(2, 50, 64, requires_grad=True), random_tokens(2, 50)
     asked = torch.zeros(2, 50, dtype=torch.bool)
     asked[0, 7], asked[1, 40:43] = True, True
-    loss = token_loss(model, ModelOutput(hidden, None, None), targets.where(asked, -100), of_answers=True)
+    loss = token_loss(model, ModelOutput(hidden, None, None), targets.where(asked, -100), answers_only=True)
     assert computed == [4]
     expected = reference_cross_entropy(hidden[asked], model.head.weight, targets[asked])
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
