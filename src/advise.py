@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,26 @@ from src.config.formatting import fit_text, show_bytes, show_count, show_time, t
 from src.config.schema import AdviseConfig
 
 if TYPE_CHECKING:
+    from src.reporting.statistics.held_out import HeldOut
     from src.runs.advice import Advice, Candidate
 
 DROPPED = ("state", "memory", "tokens/s", "parameters")
 """The columns that a narrow terminal leaves out, in this order."""
+ORDER = {None: "", True: ", as measured", False: ", measured the other way round"}
 
 
 def advise(config: AdviseConfig) -> int:
     """Print the advice. Raises: UserError if the ladder or the machine's speed is missing."""
-    from src.runs.advice import choose_model
+    from src.runs.advice import check_predictions, choose_model
 
     check_settings(config)
+    if config.check:
+        results = check_predictions(config)
+        if config.format == "json":
+            print(json.dumps(checked_values(results), indent=2))
+        else:
+            print(fit_text(describe_check(results), terminal_width()))
+        return 0
     advice = choose_model(config)
     if config.format == "json":
         print(json.dumps(as_values(config, advice), indent=2))
@@ -127,6 +137,68 @@ def _extrapolation_lines(advice: "Advice") -> list[str]:
         beyond = f"{size:.3g} times the ladder's largest size, {tokens:.3g} times its tokens"
         lines.append(f"{name}: {'extrapolates: ' if max(size, tokens) > 1 else ''}{beyond}{tested}.")
     return lines
+
+
+def describe_check(results: "Sequence[HeldOut]") -> list[str]:
+    """Return the table of predictions and results, and how many of them hold."""
+    from src.reporting.statistics.held_out import significant_orders
+
+    header = ["architecture", "size", "tokens", "predicted", "95%", "measured", "seeds", "error"]
+    rows = [
+        [
+            each.law.architecture,
+            each.size,
+            show_count(each.tokens),
+            f"{each.prediction.loss:.4f}",
+            f"{each.prediction.low:.4f} to {each.prediction.high:.4f}",
+            "not finished" if each.loss is None else f"{each.loss:.4f}",
+            str(len(each.losses)),
+            "" if each.error is None else f"{each.error:+.1%}",
+        ]
+        for each in results
+    ]
+    orders = significant_orders(results)
+    return [
+        *table(header, rows, ("seeds",), terminal_width()),
+        "",
+        "Bits per byte; error: of the prediction, relative to the measured loss.",
+        *_held_lines(results),
+        *(f"Predicted significantly at {each.lower.size}, {show_count(each.lower.tokens)} tokens: "
+          f"{each.lower.law.architecture} below {each.higher.law.architecture}{ORDER[each.is_right]}."
+          for each in orders),
+    ]  # fmt: skip
+
+
+def _held_lines(results: "Sequence[HeldOut]") -> list[str]:
+    errors = [abs(each.error) for each in results if each.error is not None]
+    if not errors:
+        return []
+    inside = sum(each.is_inside for each in results)
+    return [f"{inside} of {len(errors)} losses lie inside the interval; the largest error is {max(errors):.1%}."]
+
+
+def checked_values(results: "Sequence[HeldOut]") -> dict[str, Any]:
+    """Return the predictions and results as plain values for JSON."""
+    from src.reporting.statistics.held_out import significant_orders
+
+    predictions = [
+        {
+            "architecture": each.law.architecture,
+            "size": each.size,
+            "active_non_embedding_params": each.params,
+            "tokens": each.tokens,
+            "bits_per_byte": each.prediction._asdict(),
+            "measured": list(each.losses),
+            "error": each.error,
+        }
+        for each in results
+    ]
+    orders = [
+        {"size": each.lower.size, "tokens": each.lower.tokens, "lower": each.lower.law.architecture,
+         "higher": each.higher.law.architecture, "is_right": each.is_right}
+        for each in significant_orders(results)
+    ]  # fmt: skip
+    return {"predictions": predictions, "orders": orders}
 
 
 def as_values(config: AdviseConfig, advice: "Advice") -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from src import advise
@@ -10,6 +12,8 @@ from src.cli.command import run_cli
 from src.cli.compose import compose_config, register_schema
 from src.config.checks import check_settings
 from src.config.schema import CONF, AdviseConfig
+from src.reporting import load_runs
+from src.reporting.data.publish import publish_runs
 from tests.ladders import loss_of, write_ladder
 
 
@@ -89,6 +93,70 @@ def test_runs_of_other_text_or_contexts_are_no_part_of_a_ladder(
 ) -> None:
     other = write_ladder(tmp_path / "outputs", seq_len=128)
     assert run_cli(lambda: advise.main([f"ladder=[{ladder},{other}]", "machine=h100"])) == 2
+    assert "its runs differ in training.seq_len (128, 256)" in capsys.readouterr().err
+
+
+def test_a_published_ladder_gives_the_same_advice(
+    ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_runs(ladder, load_runs(ladder), tmp_path / "published")
+    capsys.readouterr()
+    answers: list[str] = []
+    for folder in (ladder, tmp_path / "published"):
+        assert run(folder, "machine=h100", "format=json") == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+
+
+@pytest.fixture(scope="module")
+def small_ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ladder(tmp_path_factory.mktemp("small") / "outputs", sizes=("pico", "300k", "nano"))
+
+
+HELD_OUT = {"language": 40, "language_quarter": 10}
+
+
+def test_predictions_can_be_stated_before_the_runs_and_are_then_checked(
+    small_ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(seeds: int) -> dict[str, Any]:
+        sweep = write_ladder(tmp_path / str(seeds), sizes=("2m",), budgets=HELD_OUT, seeds=seeds)
+        assert run(small_ladder, f"check=[{sweep}]", "format=json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    stated, found = check(0), check(3)
+    assert len(stated["predictions"]) == 4 and stated["orders"]
+    for before, after in zip(stated["predictions"], found["predictions"], strict=True):
+        assert before["measured"] == [] and len(after["measured"]) == 3 and before["error"] is None
+        assert {**before, "measured": 0, "error": 0} == {**after, "measured": 0, "error": 0}, "only the results are new"
+        loss = loss_of(after["architecture"], after["active_non_embedding_params"], after["tokens"])
+        assert after["bits_per_byte"]["loss"] == pytest.approx(loss, rel=0.02)
+        assert after["error"] == pytest.approx(after["bits_per_byte"]["loss"] / np.mean(after["measured"]) - 1)
+    assert [order["is_right"] for order in stated["orders"]] == [None] * len(stated["orders"])
+    assert all(order["is_right"] and order["lower"] == "mamba" for order in found["orders"]), "mamba has the lower law"
+
+
+def test_the_table_of_a_check_counts_what_holds(
+    small_ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = write_ladder(tmp_path, sizes=("2m",), budgets=HELD_OUT)
+    for summary in (sweep.parents[1] / "runs").glob("dense-*/summary.json"):
+        content = json.loads(summary.read_text())
+        content["stages"]["language"]["val_bits_per_byte"] *= 0.8  # dense is now better than any law of it says
+        summary.write_text(json.dumps(content))
+    assert run(small_ladder, f"check=[{sweep}]") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "3 of 4 losses lie inside the interval; the largest error is 24.6%." in out
+    assert "mamba below dense, measured the other way round." in out
+
+
+def test_a_check_of_the_ladder_itself_or_of_another_context_is_refused(
+    small_ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(small_ladder, f"check=[{small_ladder}]") == 2
+    assert "no run of a size or budget that the ladder does not have" in capsys.readouterr().err
+    other = write_ladder(tmp_path, seq_len=128, sizes=("2m",))
+    assert run(small_ladder, f"check=[{other}]") == 2
     assert "its runs differ in training.seq_len (128, 256)" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """Choose an architecture, its size and its tokens for a machine and a time, by the laws of a ladder of small runs."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.cli.compose import build_config, compose_config, read_run_config, register_schema
+from src.cli.compose import build_config, compose_config, register_schema
 from src.config.comparability import without_draw
 from src.config.schema import (
     CONF,
@@ -23,6 +24,8 @@ from src.config.schema import (
 from src.model.cost.model_cost import ModelCost, model_cost
 from src.model.size_matching import match_config
 from src.reporting import load_runs
+from src.reporting.data.json_values import as_dict, read_or_none
+from src.reporting.statistics.held_out import HeldOut, held_out_results
 from src.reporting.statistics.joint_law import JointLaw, Prediction, fit_joint_laws, left_out_error
 from src.runs.resource_check import largest_by_estimate, leanest_memory, memory_needed, resolve_micro_batch
 from src.runs.speed_estimate import Measured, estimate_speed, find_measured
@@ -43,6 +46,8 @@ HALVINGS = 6
 """The order of architectures is looked at from 2^-6 to 2^6 times the time given."""
 ALIKE = ("data_draws", "data_hash", "tokenizer_hash", "training.seq_len", "training.global_batch_size", "match")
 """Keys of the contract in which the runs of a ladder have to be equal: losses of others do not lie on one law."""
+MODEL_SETTINGS = ("match", "recipe.", "training.")
+"""What the contract's keys begin with that say how large a model of a size is, and how much memory it needs."""
 LADDER = "python -m src.train -m +experiment=ladder dry_run=true"
 
 
@@ -113,21 +118,45 @@ class Advice:
     """None: the answer is sure, or the ladder has every size that the machine could train in this time."""
 
 
-def choose_model(config: AdviseConfig) -> Advice:
-    """Find the best architecture and size. Raises: UserError if the ladder or the machine's speed is missing."""
+def read_ladder(config: AdviseConfig) -> tuple[pd.DataFrame, list[JointLaw]]:
+    """Return the finished runs of the ladder and their laws. Raises: UserError if no law can be fitted to them."""
     if not config.ladder:
         raise UserError(f"ladder: give the folder of a finished ladder, as in [outputs/sweeps/ladder-...]; {LADDER}")
-    folders = [Path(folder).expanduser() for folder in config.ladder]
-    runs = pd.concat([load_runs(folder) for folder in folders], ignore_index=True)
-    for key in ALIKE:
-        if len(values := {str(without_draw(contract).get(key)) for contract in runs["contract"]}) > 1:
-            raise UserError(f"ladder={config.ladder}: its runs differ in {key} ({', '.join(sorted(values))[:80]})")
+    runs = _finished_runs(config.ladder)
+    _check_alike(f"ladder={config.ladder}", runs)
     laws = fit_joint_laws(runs)
     if not laws:
         raise UserError(
             f"ladder={config.ladder}: too few finished runs; a law needs three sizes and three budgets of one "
             f"architecture: {LADDER}"
         )
+    return runs, laws
+
+
+def _finished_runs(folders: Sequence[str]) -> pd.DataFrame:
+    runs = pd.concat([load_runs(Path(folder).expanduser()) for folder in folders], ignore_index=True)
+    return runs[runs["status"] == "done"]
+
+
+def _check_alike(where: str, runs: pd.DataFrame) -> None:
+    for key in ALIKE:
+        if len(values := {str(without_draw(contract).get(key)) for contract in runs["contract"]}) > 1:
+            raise UserError(f"{where}: its runs differ in {key} ({', '.join(sorted(values))[:80]})")
+
+
+def check_predictions(config: AdviseConfig) -> list[HeldOut]:
+    """Compare the laws with the runs of `check`. Raises: UserError if the ladder has them, or other settings."""
+    runs, laws = read_ladder(config)
+    _check_alike(f"check={config.check}", pd.concat([runs, _finished_runs(config.check)]))
+    found = [each for folder in config.check for each in held_out_results(laws, Path(folder).expanduser())]
+    if not found:
+        raise UserError(f"check={config.check}: no run of a size or budget that the ladder does not have")
+    return found
+
+
+def choose_model(config: AdviseConfig) -> Advice:
+    """Find the best architecture and size. Raises: UserError if the ladder or the machine's speed is missing."""
+    runs, laws = read_ladder(config)
     base = _config_of(runs)
     measured = [] if config.machine.peak_flops_per_second else _measured_here(config)
     models = {law.architecture: _models(config, base, law.architecture, measured) for law in laws}
@@ -146,16 +175,23 @@ def choose_model(config: AdviseConfig) -> Advice:
 
 
 def _config_of(runs: pd.DataFrame) -> TrainConfig:
-    """Return the settings of one run of the ladder; its runs differ in architecture, size and seed alone."""
-    known = [Path(str(folder)) / "config.yaml" for folder in runs["run_dir"]]
-    return read_run_config(next((path for path in known if path.exists()), known[0]))
+    """Return the settings of the ladder that its models depend on, from a contract: published runs have no config.yaml.
+
+    Its runs differ in architecture, size and seed alone.
+    """
+    run = runs.iloc[0]
+    model = as_dict(as_dict(read_or_none(Path(run["run_dir"]) / "summary.json")).get("model"))
+    values = {key: value for key, value in run["contract"].items() if key.startswith(MODEL_SETTINGS)}
+    values["tokenizer.vocab_size"] = model["vocab_size"]
+    register_schema(TrainConfig, "train")
+    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    return compose_config(TrainConfig, "train", words)
 
 
 def _models(config: AdviseConfig, base: TrainConfig, architecture: str, measured: Sequence[Measured]) -> list[Model]:
     """Return a model for each size that fits the machine, from the smallest."""
     machine = config.machine
     available = (machine.memory_bytes or machine_bytes()) - PROCESS_BYTES
-    register_schema(TrainConfig, "train")
     chosen = compose_config(TrainConfig, "train", [f"architecture={architecture}"]).architecture
     found: list[Model] = []
     for path in sorted((CONF / "size").glob("*.yaml")):

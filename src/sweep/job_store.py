@@ -42,7 +42,8 @@ class Job:
     shared_tokens: dict[str, int] = field(default_factory=dict[str, int])
     """Tokens of a stage's budget that its origin stage trains on; 0 except for branches."""
     flops_per_token: float | None = None
-    """FLOPs of training; None in sweeps of earlier versions."""
+    """FLOPs of training; None in sweeps of earlier versions, as the next."""
+    active_non_embedding_params: int | None = None
 
 
 class SweepRecord(TypedDict):

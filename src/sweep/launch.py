@@ -134,6 +134,7 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
     config = plan.config
     extra = [SINGLE_RUN, f"tracking.group={folder.name}"]
     extra += [f"data.dir={quote_value(plan.config.data.dir)}"] if plan.config.data.dir is not None else []
+    cost = model_cost(match_config(config).spec, config.training.seq_len)
     return Job(
         run=plan.folder.name,
         run_dir=os.path.relpath(plan.folder, folder),
@@ -146,7 +147,8 @@ def _job(plan: Plan, overrides: list[str], folder: Path) -> Job:
         seed=config.seed,
         stage_tokens=stage_tokens(config),
         shared_tokens=shared_tokens(config),
-        flops_per_token=model_cost(match_config(config).spec, config.training.seq_len).train_flops_per_token,
+        flops_per_token=cost.train_flops_per_token,
+        active_non_embedding_params=cost.active_non_embedding_params,
     )
 
 

@@ -48,11 +48,11 @@ class SweepBuilder:
         self.job_record(run, status, error=summary["error"])
         return run_dir
 
-    def plan(self, run: str, architecture: str, seed: int = 0, size: str = "nano") -> None:
+    def plan(self, run: str, architecture: str, seed: int = 0, size: str = "nano", **more: Any) -> None:
         """Add a job to the sweep; without a run or a job record it has never started."""
         job = {"run": run, "run_dir": f"../../runs/{run}", "overrides": [f"architecture={architecture}"]}
         job |= {"architecture": architecture, "size": size, "recipe": "modern", "stage": "full", "data": "embedded"}
-        self.jobs.append({**job, "seed": seed})
+        self.jobs.append({**job, "seed": seed, **more})
         self.sweep.mkdir(parents=True, exist_ok=True)
         sweep = {"format_version": 1, "name": "demo", "jobs": self.jobs}
         (self.sweep / "sweep.json").write_text(json.dumps(sweep))

@@ -190,6 +190,12 @@ class AdviseConfig:
     ladder: list[str] = setting(
         [], "Folders of finished ladders, or of their published reports. Their runs are taken together.", form="path"
     )
+    check: list[str] = setting(
+        [],
+        "Sweeps that the ladder has not seen, to compare with its predictions. Advice is then left out, and runs that "
+        "have not finished are predicted.",
+        form="path",
+    )
     machine: MachineConfig = field(default_factory=MachineConfig)
     hours: float = setting(12.0, "Time to train.", Range(0, 10**6, above=True, unit="hours"))
     text_tokens: int | None = setting(

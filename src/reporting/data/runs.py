@@ -174,7 +174,7 @@ def _row(found: FoundRun) -> Record:
     row["data_order_seed"], row["look"] = as_number(summary.get("data_order_seed")), as_number(found.look)
     row["status"], row["error"] = _status(found, summary, problem)
     accounting, final = as_dict(summary.get("accounting")), as_dict(summary.get("final"))
-    row.update({key: as_number(accounting.get(key)) for key in (*PARAMETERS, *ACCOUNTED)})
+    row.update({key: as_number(accounting.get(key, found.planned.get(key))) for key in (*PARAMETERS, *ACCOUNTED)})
     row.update({key: as_number(final.get(key)) for key in RESULTS})
     environment, solved = as_dict(summary.get("environment")), as_dict(summary.get("solved"))
     row.update(match=as_text(summary.get("match")), match_residual=as_number(summary.get("match_residual")))

@@ -1,18 +1,16 @@
 """The chart of a ladder: loss against training FLOPs, as measured, and as the law of each architecture predicts it."""
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
 import pandas as pd
 
-from src.reporting.data.json_values import Record
 from src.reporting.data.runs import to_records
 from src.reporting.plots.chart import Axis, Chart, Panel, trace_of
+from src.reporting.statistics.iso_flop import FlopsOfSize, flops_per_token
 from src.reporting.statistics.joint_law import JointLaw, fit_joint_laws
 
-FlopsOfSize = Callable[[np.ndarray], np.ndarray]
 BEYOND = 100.0
 """How far the prediction is drawn, as a multiple of the largest FLOPs of the ladder."""
 N_PLACES, N_SIZES = 61, 200
@@ -25,7 +23,7 @@ def ladder_chart(runs: pd.DataFrame) -> Chart:
     records = [record for record in to_records(runs) if record["status"] == "done"]
     panel, curves = Panel(""), dict[str, np.ndarray]()
     laws = fit_joint_laws(runs)
-    per_token = {law.architecture: _flops_per_token(records, law) for law in laws}
+    per_token = {law.architecture: flops_per_token(records, law.architecture) for law in laws}
     reached: dict[str, dict[float, list[float]]] = {}
     for law in laws:
         for point in law.points:
@@ -56,22 +54,11 @@ def ladder_chart(runs: pd.DataFrame) -> Chart:
     )
 
 
-def _flops_per_token(records: Sequence[Record], law: JointLaw) -> FlopsOfSize:
-    """Return training FLOPs per token as a power law of the parameters of an architecture."""
-    own = {
-        float(record["active_non_embedding_params"]): float(record["train_flops_per_token"])
-        for record in records
-        if record["architecture"] == law.architecture
-    }
-    slope, intercept = np.polyfit(np.log([*own]), np.log([*own.values()]), 1)
-    return lambda params: np.exp(intercept) * params**slope
-
-
-def _lowest_losses(law: JointLaw, flops_per_token: FlopsOfSize, places: np.ndarray) -> np.ndarray:
+def _lowest_losses(law: JointLaw, per_token: FlopsOfSize, places: np.ndarray) -> np.ndarray:
     """Return the lowest loss over sizes for each number of FLOPs, (places,)."""
     sizes = [point.params for point in law.points]
     params = np.geomspace(SIZE_RANGE[0] * min(sizes), SIZE_RANGE[1] * max(sizes), N_SIZES)[:, None]
-    return law.losses(params, places / flops_per_token(params)).min(axis=0)
+    return law.losses(params, places / per_token(params)).min(axis=0)
 
 
 def _changes(curves: dict[str, np.ndarray], places: np.ndarray) -> list[float]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from src.reporting.data.json_values import Record
 from src.reporting.data.runs import branches_of, split_of, stage_names, to_records
 from src.reporting.data.shared_results import shared
 from src.reporting.statistics.significance import LEVEL
@@ -83,10 +84,12 @@ class JointLaw:
 
     def predict(self, params: float, tokens: float) -> Prediction:
         """Predict a run of this size and budget."""
-        found = self.draws(params, tokens)
-        noisy = found[1:] * np.exp(self.noise * np.random.default_rng(0).standard_normal(len(found) - 1))
-        low, high = np.quantile(noisy, (LEVEL / 2, 1 - LEVEL / 2))
-        return Prediction(float(found[0]), float(low), float(high))
+        low, high = np.quantile(self.runs(params, tokens, np.random.default_rng(0)), (LEVEL / 2, 1 - LEVEL / 2))
+        return Prediction(float(self.losses(params, tokens)), float(low), float(high))
+
+    def runs(self, params: float, tokens: float, generator: np.random.Generator) -> np.ndarray:
+        """Return the loss of a run by each draw of the law, with the noise between seeds, (DRAWS,)."""
+        return self.draws(params, tokens)[1:] * np.exp(self.noise * generator.standard_normal(DRAWS))
 
     @property
     def entropy(self) -> float:
@@ -106,23 +109,38 @@ def fit_joint_laws(runs: pd.DataFrame, entropy: float | None = None) -> list[Joi
     The budgets are the first stage and its branches (`stage=language_budgets`). entropy: E in bits per byte if it is
     known; that of generated text is read from the runs.
     """
-    records = [record for record in to_records(runs) if record["status"] == "done"]
-    if not records or not (names := stage_names(runs)):
-        return []
-    first, split, laws = names[0], split_of(records, names[:1]), list[JointLaw]()
-    for architecture in dict.fromkeys(str(record["architecture"]) for record in records):
-        own = [record for record in records if record["architecture"] == architecture]
-        points = [
-            Point(float(record["active_non_embedding_params"]), float(tokens), float(loss))
-            for record in own
-            for stage in (first, *branches_of(runs).get(first, []))
-            if (loss := record.get(f"{stage}/{split}_bits_per_byte")) and (tokens := record.get(f"{stage}/tokens"))
-        ]
-        floors = {record.get(f"{first}/floor_bits_per_byte") for record in own}
-        known = next(iter(floors)) if len(floors) == 1 else None
+    laws: list[JointLaw] = []
+    for architecture, points in points_of(runs).items():
         if is_enough(points):
-            laws.append(fit_joint_law(architecture, points, entropy if entropy is not None else known))
+            known = _entropy_of(runs, architecture) if entropy is None else entropy
+            laws.append(fit_joint_law(architecture, points, known))
     return laws
+
+
+def points_of(runs: pd.DataFrame) -> dict[str, list[Point]]:
+    """Return the results of each architecture's finished runs: of the first stage and its branches."""
+    records, names = _finished(runs), stage_names(runs)
+    if not records or not names:
+        return {}
+    first, split, found = names[0], split_of(records, names[:1]), dict[str, list[Point]]()
+    for record in records:
+        for stage in (first, *branches_of(runs).get(first, [])):
+            tokens, loss = record.get(f"{stage}/tokens"), record.get(f"{stage}/{split}_bits_per_byte")
+            if tokens and loss:
+                point = Point(float(record["active_non_embedding_params"]), float(tokens), float(loss))
+                found.setdefault(str(record["architecture"]), []).append(point)
+    return found
+
+
+def _entropy_of(runs: pd.DataFrame, architecture: str) -> float | None:
+    """Return the entropy of generated text in bits per byte; None for other text."""
+    floor = f"{stage_names(runs)[0]}/floor_bits_per_byte"
+    found = {record.get(floor) for record in _finished(runs) if record["architecture"] == architecture}
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _finished(runs: pd.DataFrame) -> list[Record]:
+    return [record for record in to_records(runs) if record["status"] == "done"]
 
 
 def is_enough(points: Sequence[Point]) -> bool:

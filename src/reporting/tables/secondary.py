@@ -19,6 +19,7 @@ from src.reporting.data.problems import Problems
 from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
 from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
 from src.reporting.statistics.groups import SPLITS, ranking_groups
+from src.reporting.statistics.iso_flop import best_size, flops_per_token
 from src.reporting.statistics.joint_law import fit_joint_laws, left_out_error
 from src.reporting.statistics.shares import share_interval
 from src.reporting.statistics.verdicts import members_by_result, show_mean
@@ -53,6 +54,7 @@ def further_tables(runs: pd.DataFrame, problems: Problems | None = None, margin:
         builders[f"gap by budget of {origin}"] = partial(_gap_by_budget, origin=origin, branches=branches)
     builders |= {
         "laws of size and budget": _laws,
+        "best size for equal FLOPs": _best_sizes,
         "tasks of lm-eval": task_table,
         "generated scripts": _scripts,
         "differences over documents": _documents,
@@ -177,6 +179,27 @@ def _laws(runs: pd.DataFrame) -> Titled:
         "missed by: the error at the largest size of a law that was fitted without it. src.advise uses these laws."
     )
     return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)
+
+
+def _best_sizes(runs: pd.DataFrame) -> Titled:
+    """Give the size of each architecture of a ladder that is best for the same FLOPs, by two estimates."""
+    records = [record for record in to_records(runs) if record["status"] == "done"]
+    rows: list[list[str]] = []
+    for law in fit_joint_laws(runs):
+        if found := best_size(law, flops_per_token(records, law.architecture)):
+            cells = [law.architecture, show_flops(found.flops)]
+            for size in (found.by_parabola, found.by_law):
+                cells += (
+                    [NOTHING] * 2 if size is None else [show_count(size.params), f"{size.tokens / size.params:.3g}"]
+                )
+            rows.append(cells)
+    names = ("architecture", "FLOPs", "by parabola", "tokens/param", "by law", "tokens/param")
+    note = (
+        "The active parameters without embeddings that give the lowest loss for these training FLOPs, and the tokens "
+        "for each of them: by a parabola through the results of the sizes, and by the law between them. A dash: the "
+        "lowest loss is at the smallest or the largest size."
+    )
+    return Titled("Best size for equal FLOPs", Table([Column("", name) for name in names], rows, []), note)
 
 
 def _document_losses(seeds: Evaluations, stage: str) -> DocumentLosses | None:

@@ -24,12 +24,23 @@ def test_a_ladder_has_a_chart_of_predicted_losses_and_a_table_of_its_laws(tmp_pa
     assert all(low <= loss + 0.02 for low, loss in zip(nearest, points.y[""], strict=True)), "the best size is no worse"
     (table,) = [each.table for each in further_tables(runs) if each.title == "Laws of size and budget"]
     assert [row[0] for row in table.rows] == ["dense", "mamba"] and table.rows[0][5].endswith("%")
+    assert "Best size for equal FLOPs" not in [each.title for each in further_tables(runs)], "no FLOPs that all have"
+
+
+@pytest.mark.slow
+def test_sizes_with_equal_flops_have_a_table_of_the_best(tmp_path: Path) -> None:
+    wide = {"language": 80, "language_quarter": 10, "language_sixteenth": 1}
+    runs = load_runs(write_ladder(tmp_path / "outputs", sizes=("300k", "nano", "2m"), budgets=wide))
+    (best,) = [each.table for each in further_tables(runs) if each.title == "Best size for equal FLOPs"]
+    assert [row[0] for row in best.rows] == ["dense", "mamba"]
+    by_parabola, by_law = float(best.rows[0][2].removesuffix("M")), float(best.rows[0][4].removesuffix("M"))
+    assert 0.8 < by_law < 2.2 and by_parabola == pytest.approx(by_law, rel=0.3)
 
 
 def test_runs_of_one_size_have_neither(four) -> None:
     runs = load_runs(four.sweep)
     assert ladder_chart(runs).is_empty
-    assert "Laws of size and budget" not in [each.title for each in further_tables(runs)]
+    assert not {"Laws of size and budget", "Best size for equal FLOPs"} & {each.title for each in further_tables(runs)}
 
 
 def test_the_order_changes_where_the_lines_cross() -> None:
