@@ -4,9 +4,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.cli.command import run_cli, run_command
+from src.cli.command_line import format_argument
 from src.cli.next_command import command_of, print_next
 from src.config.checks import check_settings
 from src.config.formatting import fit_text, show_bytes, show_count, show_time, table, terminal_width
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 DROPPED = ("state", "memory", "tokens/s", "parameters")
 """The columns that a narrow terminal leaves out, in this order."""
+PUBLISHED_LADDER = "Ladder: the published one, of stories (docs/RESULTS.md); ladder=[DIR] takes your own."
 ORDER = {None: "", True: ", as measured", False: ", measured the other way round"}
 
 
@@ -38,24 +41,30 @@ def advise(config: AdviseConfig) -> int:
         print(json.dumps(as_values(config, advice), indent=2))
         return 0
     print(fit_text(describe(config, advice), terminal_width()))
-    best = advice.candidates[0]
-    print_next([command_of("train", *_settings(advice, best), "dry_run=true")])
+    print_next([command_of("train", *_settings(config, advice), "dry_run=true")])
     return 0
 
 
-def _settings(advice: "Advice", best: "Candidate") -> list[str]:
+def _settings(config: AdviseConfig, advice: "Advice") -> list[str]:
     """Return the settings of a run for which the loss was predicted."""
-    training = advice.training
+    from src.runs.advice import ladder_folders
+    from src.runs.tuned_learning_rates import FILE
+
+    best, training = advice.candidates[0], advice.settings.training
     settings = {
         "architecture": best.model.architecture,
         "size": best.model.size,
+        "tokenizer.vocab_size": advice.settings.tokenizer.vocab_size,
+        "schedule": advice.settings.schedule.name,
         "training.max_tokens": round(best.tokens),
         "training.seq_len": training.seq_len,
         "training.global_batch_size": training.global_batch_size,
         "training.micro_batch_size": "auto",
         **({} if best.model.memory == training.memory else {"training.memory": best.model.memory}),
     }
-    return [f"{key}={value}" for key, value in settings.items()]
+    searched = [folder for folder in ladder_folders(config) if (Path(folder) / FILE).is_file()]
+    rates = [format_argument("learning_rates", folder, is_list=True) for folder in searched[:1]]
+    return [*(f"{key}={value}" for key, value in settings.items()), *rates]
 
 
 def describe(config: AdviseConfig, advice: "Advice") -> list[str]:
@@ -77,6 +86,7 @@ def describe(config: AdviseConfig, advice: "Advice") -> list[str]:
         f"of one sequence of {config.context_len:,} tokens while generating.",
         f"Speed: {config.machine.source}"
         + (f"; {config.machine.utilization:.0%} of that is assumed." if config.machine.utilization else "."),
+        *([] if config.ladder else [PUBLISHED_LADDER]),
         *_changes_lines(advice),
         *_extrapolation_lines(advice),
     ]

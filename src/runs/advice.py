@@ -18,7 +18,6 @@ from src.config.schema import (
     RuntimeConfig,
     SizeConfig,
     TrainConfig,
-    TrainingConfig,
     UserError,
 )
 from src.model.cost.model_cost import ModelCost, model_cost
@@ -46,9 +45,11 @@ HALVINGS = 6
 """The order of architectures is looked at from 2^-6 to 2^6 times the time given."""
 ALIKE = ("data_draws", "data_hash", "tokenizer_hash", "training.seq_len", "training.global_batch_size", "match")
 """Keys of the contract in which the runs of a ladder have to be equal: losses of others do not lie on one law."""
-MODEL_SETTINGS = ("match", "recipe.", "training.")
-"""What the contract's keys begin with that say how large a model of a size is, and how much memory it needs."""
+LADDER_SETTINGS = ("match", "recipe.", "training.", "schedule.")
+"""What the contract's keys begin with that all runs of a ladder share and a run like them needs."""
 LADDER = "python -m src.train -m +experiment=ladder dry_run=true"
+PUBLISHED = CONF.parent / "docs" / "results" / "ladder"
+"""The ladder that is taken where none is given."""
 
 
 @dataclass(frozen=True)
@@ -112,25 +113,29 @@ class Advice:
     """Hours from which on another architecture is best, and its name; the first from the shortest time looked at."""
     left_out_errors: dict[str, float | None]
     """By architecture: how far the law missed the ladder's largest size when fitted without it."""
-    training: TrainingConfig
-    """The settings of the ladder, for which the losses are predicted."""
+    settings: TrainConfig
+    """Those of the ladder, for which the losses are predicted, apart from architecture and size."""
     rung: Rung | None
     """None: the answer is sure, or the ladder has every size that the machine could train in this time."""
 
 
 def read_ladder(config: AdviseConfig) -> tuple[pd.DataFrame, list[JointLaw]]:
     """Return the finished runs of the ladder and their laws. Raises: UserError if no law can be fitted to them."""
-    if not config.ladder:
-        raise UserError(f"ladder: give the folder of a finished ladder, as in [outputs/sweeps/ladder-...]; {LADDER}")
-    runs = _finished_runs(config.ladder)
-    _check_alike(f"ladder={config.ladder}", runs)
+    folders = ladder_folders(config)
+    runs = _finished_runs(folders)
+    _check_alike(f"ladder={folders}", runs)
     laws = fit_joint_laws(runs)
     if not laws:
         raise UserError(
-            f"ladder={config.ladder}: too few finished runs; a law needs three sizes and three budgets of one "
+            f"ladder={folders}: too few finished runs; a law needs three sizes and three budgets of one "
             f"architecture: {LADDER}"
         )
     return runs, laws
+
+
+def ladder_folders(config: AdviseConfig) -> list[str]:
+    """Return the folders of the ladder: the published one if none is given."""
+    return config.ladder or [str(PUBLISHED)]
 
 
 def _finished_runs(folders: Sequence[str]) -> pd.DataFrame:
@@ -171,17 +176,14 @@ def choose_model(config: AdviseConfig) -> Advice:
     found = [replace(each, is_best_in=float(share)) for each, share in zip(found, winners, strict=True)]
     found.sort(key=lambda each: each.prediction.loss)
     errors = {law.architecture: left_out_error(law) for law in laws}
-    return Advice(found, _changes(config, laws, models), errors, base.training, _next_rung(found, models))
+    return Advice(found, _changes(config, laws, models), errors, base, _next_rung(found, models))
 
 
 def _config_of(runs: pd.DataFrame) -> TrainConfig:
-    """Return the settings of the ladder that its models depend on, from a contract: published runs have no config.yaml.
-
-    Its runs differ in architecture, size and seed alone.
-    """
+    """Return the settings that the runs of a ladder share, from a contract: published runs have no config.yaml."""
     run = runs.iloc[0]
     model = as_dict(as_dict(read_or_none(Path(run["run_dir"]) / "summary.json")).get("model"))
-    values = {key: value for key, value in run["contract"].items() if key.startswith(MODEL_SETTINGS)}
+    values = {key: value for key, value in run["contract"].items() if key.startswith(LADDER_SETTINGS)}
     values["tokenizer.vocab_size"] = model["vocab_size"]
     register_schema(TrainConfig, "train")
     words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]

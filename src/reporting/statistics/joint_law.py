@@ -6,7 +6,8 @@ of the text, which is known for generated text. Fitted by the sum of Huber losse
 that were far too narrow (Besiroglu et al., 2024, arXiv 2404.10102).
 
 Uncertainty is a bootstrap: each draw resamples the seeds of every point of the ladder, flips the sign of the point's
-own deviation from the law at random (a wild bootstrap; Wu, 1986), and fits again.
+own deviation from the law at random (a wild bootstrap; Wu, 1986), and fits again. A predicted run deviates from its
+law as the runs of the ladder do.
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Prediction(NamedTuple):
     loss: float
     low: float
     high: float
-    """Of the 95% interval, with the noise between seeds."""
+    """Of the 95% interval, with the noise of a run around the law."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class JointLaw:
     center: tuple[float, float]
     """Means of log N and log D."""
     noise: float
-    """Standard deviation of log L between the seeds of a point; 0 with one seed each."""
+    """Standard deviation of log L of a run around the law: of its seed, and of what the law does not describe."""
     is_entropy_known: bool
     """Whether E was given."""
 
@@ -88,7 +89,7 @@ class JointLaw:
         return Prediction(float(self.losses(params, tokens)), float(low), float(high))
 
     def runs(self, params: float, tokens: float, generator: np.random.Generator) -> np.ndarray:
-        """Return the loss of a run by each draw of the law, with the noise between seeds, (DRAWS,)."""
+        """Return the loss of a run by each draw of the law, with its noise around the law, (DRAWS,)."""
         return self.draws(params, tokens)[1:] * np.exp(self.noise * generator.standard_normal(DRAWS))
 
     @property
@@ -162,12 +163,11 @@ def fit_joint_law(architecture: str, points: Sequence[Point], entropy: float | N
     best = tried[int(np.argmin(values))]
     law, cells = _log_loss(best, x, y), _cells(points)
     means = np.array([log_loss[cell].mean() for cell in cells])
-    within = np.concatenate([log_loss[cell] - mean for cell, mean in zip(cells, means, strict=True)])
-    freedom = len(points) - len(cells)
-    noise = float(np.sqrt((within**2).sum() / freedom)) if freedom else 0.0
+    n_fitted = N_PARAMETERS - (entropy is not None)
+    noise = float(np.sqrt(((log_loss - law) ** 2).sum() / max(1, len(points) - n_fitted)))
     generator, again = np.random.default_rng(0), np.tile(law, (DRAWS, 1))
     # A fit of k numbers makes deviations smaller by sqrt(1 - k / n), a mean of m seeds those within by sqrt(1 - 1 / m).
-    scale = np.sqrt(len(cells) / max(1, len(cells) - (N_PARAMETERS - (entropy is not None))))
+    scale = np.sqrt(len(cells) / max(1, len(cells) - n_fitted))
     for cell, mean in zip(cells, means, strict=True):
         seeds = generator.choice(log_loss[cell] - mean, (DRAWS, len(cell))) * np.sqrt(len(cell) / max(1, len(cell) - 1))
         signs = generator.choice((-1.0, 1.0), (DRAWS, 1))

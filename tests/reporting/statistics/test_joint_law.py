@@ -52,7 +52,9 @@ def test_the_fit_is_that_of_scipy() -> None:
 def test_without_noise_the_law_is_recovered() -> None:
     law = fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0))
     assert law.entropy == pytest.approx(0.8, rel=1e-3) and law.exponents == pytest.approx((0.4, 0.37), rel=1e-2)
-    assert law.noise == 0 and law.predict(2e7, 4e8).loss == pytest.approx(loss_of(2e7, 4e8), rel=1e-4)
+    assert law.noise == pytest.approx(0, abs=1e-6) and law.predict(2e7, 4e8).loss == pytest.approx(
+        loss_of(2e7, 4e8), rel=1e-4
+    )
 
 
 @pytest.mark.slow
