@@ -15,13 +15,12 @@ from src.config.formatting import fit_text, show_bytes, show_count, show_time, t
 from src.config.schema import AdviseConfig
 
 if TYPE_CHECKING:
-    from src.reporting.statistics.held_out import HeldOut
+    from src.reporting.statistics.held_out import HeldOut, Order
     from src.runs.advice import Advice, Candidate
 
 DROPPED = ("state", "memory", "tokens/s", "parameters")
 """The columns that a narrow terminal leaves out, in this order."""
 PUBLISHED_LADDER = "Ladder: the published one, of stories (docs/RESULTS.md); ladder=[DIR] takes your own."
-ORDER = {None: "", True: ", as measured", False: ", measured the other way round"}
 
 
 def advise(config: AdviseConfig) -> int:
@@ -167,16 +166,26 @@ def describe_check(results: "Sequence[HeldOut]") -> list[str]:
         ]
         for each in results
     ]
-    orders = significant_orders(results)
     return [
         *table(header, rows, ("seeds",), terminal_width()),
         "",
         "Bits per byte; error: of the prediction, relative to the measured loss.",
         *_held_lines(results),
-        *(f"Predicted significantly at {each.lower.size}, {show_count(each.lower.tokens)} tokens: "
-          f"{each.lower.law.architecture} below {each.higher.law.architecture}{ORDER[each.is_right]}."
-          for each in orders),
-    ]  # fmt: skip
+        *_order_lines(significant_orders(results)),
+    ]
+
+
+def _order_lines(orders: "Sequence[Order]") -> list[str]:
+    """Name the pairs of each size and budget whose order the laws call significant, and count the right ones."""
+    cells: dict[str, list[str]] = {}
+    for each in orders:
+        pair = f"{each.lower.law.architecture} below {each.higher.law.architecture}"
+        cell = f"{each.lower.size}, {show_count(each.lower.tokens)} tokens"
+        cells.setdefault(cell, []).append(f"{pair}{' (wrong)' if each.is_right is False else ''}")
+    lines = [f"Significant at {cell}: {', '.join(pairs)}." for cell, pairs in cells.items()]
+    known = [each for each in orders if each.is_right is not None]
+    right = [f"{sum(bool(each.is_right) for each in known)} of {len(known)} such orders are as measured."]
+    return [*lines, *(right if known else [])]
 
 
 def _held_lines(results: "Sequence[HeldOut]") -> list[str]:

@@ -25,7 +25,7 @@ from src.model.size_matching import match_config
 from src.reporting import load_runs
 from src.reporting.data.json_values import as_dict, read_or_none
 from src.reporting.statistics.held_out import HeldOut, held_out_results
-from src.reporting.statistics.joint_law import JointLaw, Prediction, fit_joint_laws, left_out_error
+from src.reporting.statistics.joint_law import JointLaw, Prediction, fit_joint_laws, left_out_errors
 from src.runs.resource_check import largest_by_estimate, leanest_memory, memory_needed, resolve_micro_batch
 from src.runs.speed_estimate import Measured, estimate_speed, find_measured
 from src.runtime.atomic_files import read_yaml
@@ -175,8 +175,7 @@ def choose_model(config: AdviseConfig) -> Advice:
     winners = np.bincount(draws.argmin(axis=0), minlength=len(found)) / draws.shape[1]
     found = [replace(each, is_best_in=float(share)) for each, share in zip(found, winners, strict=True)]
     found.sort(key=lambda each: each.prediction.loss)
-    errors = {law.architecture: left_out_error(law) for law in laws}
-    return Advice(found, _changes(config, laws, models), errors, base, _next_rung(found, models))
+    return Advice(found, _changes(config, laws, models), left_out_errors(laws), base, _next_rung(found, models))
 
 
 def _config_of(runs: pd.DataFrame) -> TrainConfig:

@@ -30,7 +30,7 @@ MACHINE_SETTINGS = ("output_root=", "data.dir=", "tracking.", "launcher.", "laun
 """Overrides that do not affect the result."""
 PATH_SETTINGS = (
     *("init_from", "data.dir", "data.language.paths", "data.code.paths", "data.code.repositories"),
-    *("tokenizer.path", "tokenizer.compare"),
+    *("tokenizer.path", "tokenizer.compare", "learning_rates"),
 )
 """Settings whose values are paths of this machine."""
 
@@ -74,7 +74,7 @@ def _is_published(folder: Path) -> bool:
 def _job(job: Record) -> Record:
     """Return a job without the overrides that concern this machine."""
     words = [str(as_text(item)) for item in as_list(job.get("overrides"))]
-    own = [word for word in words if not word.startswith(MACHINE_SETTINGS)]
+    own = [_without_path(word) for word in words if not word.startswith(MACHINE_SETTINGS)]
     return {**job, "run_dir": f"runs/{job.get('run')}", "overrides": own}
 
 
@@ -99,8 +99,13 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
 
 def _without_paths(command: str) -> str:
     """Replace the paths of this machine in a command by dots."""
-    words = [word.partition("=") for word in shlex.split(command)]
-    return shlex.join(f"{key}=..." if key in PATH_SETTINGS else key + sign + value for key, sign, value in words)
+    return shlex.join(map(_without_path, shlex.split(command)))
+
+
+def _without_path(word: str) -> str:
+    """Replace a path of this machine in a word of a command by dots."""
+    key = word.partition("=")[0]
+    return f"{key}=..." if key in PATH_SETTINGS else word
 
 
 def repeated_lines(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:

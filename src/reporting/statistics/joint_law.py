@@ -1,16 +1,16 @@
 """How loss falls with size and budget together: L(N, D) = E + A / N^alpha + B / D^beta, for each architecture.
 
 N: active parameters without embeddings. D: training tokens. L: bits per byte; E is what no model can learn, the entropy
-of the text, which is known for generated text. Fitted by the sum of Huber losses of log L (Hoffmann et al., 2022, arXiv
-2203.15556, approach 3) from many starts; their mean in place of the sum stopped the optimizer early, and gave intervals
-that were far too narrow (Besiroglu et al., 2024, arXiv 2404.10102).
+of the text. It is known for generated text, and otherwise fitted, one for all architectures. Fitted by the sum of Huber
+losses of log L (Hoffmann et al., 2022, arXiv 2203.15556, approach 3) from many starts; their mean in place of the sum
+stopped the optimizer early, and gave intervals that were far too narrow (Besiroglu et al., 2024, arXiv 2404.10102).
 
 Uncertainty is a bootstrap: each draw resamples the seeds of every point of the ladder, flips the sign of the point's
 own deviation from the law at random (a wild bootstrap; Wu, 1986), and fits again. A predicted run deviates from its
 law as the runs of the ladder do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -32,9 +32,10 @@ MIN_DISTINCT = 3
 """Different sizes, and different budgets: two show no curvature, and thus no entropy."""
 STARTS = tuple(product((0.15, 0.4, 0.8), (0.15, 0.4, 0.8), (0.3, 0.6, 0.9)))
 """alpha, beta, and E as a share of the lowest loss."""
-N_PARAMETERS = 5
-LOWER, UPPER = np.array([-20.0, -20.0, 0.0, -20.0, 0.0]), np.array([5.0, 5.0, 2.0, 5.0, 2.0])
-"""Of the parameters: loss grows with neither size nor budget."""
+N_OWN = 4
+"""Parameters that each architecture has besides E: log A, alpha, log B, beta."""
+LOWER, UPPER = (-20.0, -20.0, 0.0, -20.0, 0.0), (5.0, 5.0, 2.0, 5.0, 2.0)
+"""Of E and the parameters of an architecture: loss grows with neither size nor budget."""
 MAX_ITERATIONS = 200
 
 
@@ -76,12 +77,13 @@ class JointLaw:
     def losses(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
         """Return the loss by the fit, of numbers or arrays that broadcast."""
         x, y = np.broadcast_arrays(np.log(params) - self.center[0], np.log(tokens) - self.center[1])
-        return np.exp(_log_loss(self.parameters[0], x.ravel(), y.ravel())).reshape(x.shape)
+        places = _Data(x.ravel(), y.ravel(), np.zeros(x.size, dtype=int))
+        return np.exp(_log_loss(self.parameters[0], places)).reshape(x.shape)
 
     def draws(self, params: float, tokens: float) -> np.ndarray:
         """Return the loss by the fit and by each draw, (1 + DRAWS,)."""
-        x = np.log(params) - self.center[0], np.log(tokens) - self.center[1]
-        return np.exp(_log_loss(self.parameters, np.array([x[0]]), np.array([x[1]])))[:, 0]
+        x, y = np.log(params) - self.center[0], np.log(tokens) - self.center[1]
+        return np.exp(_log_loss(self.parameters, _Data(np.array([x]), np.array([y]), np.array([0]))))[:, 0]
 
     def predict(self, params: float, tokens: float) -> Prediction:
         """Predict a run of this size and budget."""
@@ -110,12 +112,8 @@ def fit_joint_laws(runs: pd.DataFrame, entropy: float | None = None) -> list[Joi
     The budgets are the first stage and its branches (`stage=language_budgets`). entropy: E in bits per byte if it is
     known; that of generated text is read from the runs.
     """
-    laws: list[JointLaw] = []
-    for architecture, points in points_of(runs).items():
-        if is_enough(points):
-            known = _entropy_of(runs, architecture) if entropy is None else entropy
-            laws.append(fit_joint_law(architecture, points, known))
-    return laws
+    points = {architecture: found for architecture, found in points_of(runs).items() if is_enough(found)}
+    return fit_laws(points, _entropy_of(runs) if entropy is None else entropy) if points else []
 
 
 def points_of(runs: pd.DataFrame) -> dict[str, list[Point]]:
@@ -133,11 +131,10 @@ def points_of(runs: pd.DataFrame) -> dict[str, list[Point]]:
     return found
 
 
-def _entropy_of(runs: pd.DataFrame, architecture: str) -> float | None:
+def _entropy_of(runs: pd.DataFrame) -> float | None:
     """Return the entropy of generated text in bits per byte; None for other text."""
-    floor = f"{stage_names(runs)[0]}/floor_bits_per_byte"
-    found = {record.get(floor) for record in _finished(runs) if record["architecture"] == architecture}
-    return next(iter(found)) if len(found) == 1 else None
+    floors = {record.get(f"{stage_names(runs)[0]}/floor_bits_per_byte") for record in _finished(runs)}
+    return next(iter(floors)) if len(floors) == 1 else None
 
 
 def _finished(runs: pd.DataFrame) -> list[Record]:
@@ -151,75 +148,107 @@ def is_enough(points: Sequence[Point]) -> bool:
     return len(distinct) >= MIN_POINTS and min(len(sizes), len(budgets)) >= MIN_DISTINCT
 
 
-def fit_joint_law(architecture: str, points: Sequence[Point], entropy: float | None = None) -> JointLaw:
-    """Fit the law, and draws of it for intervals. Points of equal size and budget count as seeds of one."""
-    n, d, loss = (np.array(values, dtype=float) for values in zip(*points, strict=True))
+def fit_laws(points: Mapping[str, Sequence[Point]], entropy: float | None = None) -> list[JointLaw]:
+    """Fit the law of each architecture, and draws of it for intervals; they share E, which the text has and no model.
+
+    Points of equal size and budget count as seeds of one.
+    """
+    every = [point for own in points.values() for point in own]
+    owner = np.repeat(np.arange(len(points)), [len(own) for own in points.values()])
+    n, d, loss = (np.array(values, dtype=float) for values in zip(*every, strict=True))
     x, y, log_loss = np.log(n), np.log(d), np.log(loss)
     center = float(x.mean()), float(y.mean())
-    x, y = x - center[0], y - center[1]
+    data = _Data(x - center[0], y - center[1], owner)
     log_entropy = None if entropy is None else float(np.log(entropy))
-    starts = _starts(loss, log_entropy)
-    tried, values = _minimize(starts, x, y, np.tile(log_loss, (len(starts), 1)), log_entropy)
+    starts = _starts(loss, owner, log_entropy)
+    tried, values = _minimize(starts, data, np.tile(log_loss, (len(starts), 1)), log_entropy)
     best = tried[int(np.argmin(values))]
-    law, cells = _log_loss(best, x, y), _cells(points)
-    means = np.array([log_loss[cell].mean() for cell in cells])
-    n_fitted = N_PARAMETERS - (entropy is not None)
-    noise = float(np.sqrt(((log_loss - law) ** 2).sum() / max(1, len(points) - n_fitted)))
-    generator, again = np.random.default_rng(0), np.tile(law, (DRAWS, 1))
-    # A fit of k numbers makes deviations smaller by sqrt(1 - k / n), a mean of m seeds those within by sqrt(1 - 1 / m).
-    scale = np.sqrt(len(cells) / max(1, len(cells) - n_fitted))
-    for cell, mean in zip(cells, means, strict=True):
-        seeds = generator.choice(log_loss[cell] - mean, (DRAWS, len(cell))) * np.sqrt(len(cell) / max(1, len(cell) - 1))
-        signs = generator.choice((-1.0, 1.0), (DRAWS, 1))
-        again[:, cell] += signs * scale * (mean - law[cell].mean()) + seeds
-    drawn, _ = _minimize(np.tile(best, (DRAWS, 1)), x, y, again, log_entropy)
-    return JointLaw(
-        architecture, tuple(points), np.concatenate([best[None], drawn]), center, noise, entropy is not None
-    )
+    law = _log_loss(best, data)
+    generator, again, noise = np.random.default_rng(0), np.tile(law, (DRAWS, 1)), list[float]()
+    n_fitted = N_OWN + (entropy is None) / len(points)
+    for index in range(len(points)):
+        own = np.flatnonzero(owner == index)
+        noise.append(float(np.sqrt(((log_loss - law)[own] ** 2).sum() / max(1, len(own) - n_fitted))))
+        cells = _cells(every, own)
+        # k fitted numbers make deviations smaller by sqrt(1 - k / n), a mean of m seeds theirs by sqrt(1 - 1 / m).
+        scale = np.sqrt(len(cells) / max(1, len(cells) - n_fitted))
+        for cell in cells:
+            rest, m = log_loss[cell] - log_loss[cell].mean(), len(cell)
+            seeds = generator.choice(rest, (DRAWS, m)) * np.sqrt(m / max(1, m - 1))
+            signs = generator.choice((-1.0, 1.0), (DRAWS, 1))
+            again[:, cell] += signs * scale * (log_loss[cell].mean() - law[cell].mean()) + seeds
+    drawn, _ = _minimize(np.tile(best, (DRAWS, 1)), data, again, log_entropy)
+    parameters = np.concatenate([best[None], drawn])
+    return [
+        JointLaw(name, tuple(own), parameters[:, _columns(index)], center, noise[index], entropy is not None)
+        for index, (name, own) in enumerate(points.items())
+    ]
 
 
-def left_out_error(law: JointLaw) -> float | None:
-    """Return the relative error at the largest size of the law fitted without it; None if too little is left.
+def left_out_errors(laws: Sequence[JointLaw]) -> dict[str, float | None]:
+    """Return the relative error of each law at its largest size, fitted without that; None if too little is left.
 
     It is how far the law missed when it last extrapolated: positive where the prediction was too high.
     """
-    largest = max(point.params for point in law.points)
-    smaller = [point for point in law.points if point.params < largest]
-    if not is_enough(smaller):
-        return None
-    left = fit_joint_law(law.architecture, smaller, law.entropy if law.is_entropy_known else None)
-    above = [point for point in law.points if point.params == largest]
-    errors = [left.losses(point.params, point.tokens) / point.loss - 1 for point in above]
-    return float(max(errors, key=abs))
+    largest = {law.architecture: max(point.params for point in law.points) for law in laws}
+    smaller = {
+        law.architecture: [each for each in law.points if each.params < largest[law.architecture]] for law in laws
+    }
+    enough = {architecture: points for architecture, points in smaller.items() if is_enough(points)}
+    known = next((law.entropy for law in laws if law.is_entropy_known), None)
+    lefts = {law.architecture: law for law in (fit_laws(enough, known) if enough else [])}
+    errors: dict[str, float | None] = {}
+    for law in laws:
+        above = [point for point in law.points if point.params == largest[law.architecture]]
+        left = lefts.get(law.architecture)
+        missed = [float(left.losses(*point[:2])) / point.loss - 1 for point in above] if left else []
+        errors[law.architecture] = max(missed, key=abs, default=None)
+    return errors
 
 
-def _cells(points: Sequence[Point]) -> list[np.ndarray]:
+class _Data(NamedTuple):
+    """Where the points lie: centered log N and log D, and the number of the architecture, (points,) each."""
+
+    x: np.ndarray
+    y: np.ndarray
+    owner: np.ndarray
+
+
+def _columns(index: int) -> list[int]:
+    """Return where the parameters of an architecture are: log E is first, and of all."""
+    return [0, *range(1 + N_OWN * index, 1 + N_OWN * (index + 1))]
+
+
+def _cells(points: Sequence[Point], own: np.ndarray) -> list[np.ndarray]:
     """Group the indices of points of equal size and budget."""
     found: dict[tuple[float, float], list[int]] = {}
-    for index, point in enumerate(points):
-        found.setdefault((point.params, point.tokens), []).append(index)
+    for index in map(int, own):
+        found.setdefault(points[index][:2], []).append(index)
     return [np.array(indices) for indices in found.values()]
 
 
-def _starts(loss: np.ndarray, log_entropy: float | None) -> np.ndarray:
-    """Return the first guesses, (n, 5)."""
+def _starts(loss: np.ndarray, owner: np.ndarray, log_entropy: float | None) -> np.ndarray:
+    """Return the first guesses, (n, 1 + 4 architectures)."""
     found: list[list[float]] = []
     for alpha, beta, share in STARTS:
         floor = share * loss.min() if log_entropy is None else np.exp(log_entropy)
-        rest = float(np.log(max(1e-6, (loss.mean() - floor) / 2)))
-        found.append([float(np.log(floor)), rest, alpha, rest, beta])
+        start = [float(np.log(floor))]
+        for index in range(owner.max() + 1):
+            rest = float(np.log(max(1e-6, (loss[owner == index].mean() - floor) / 2)))
+            start += [rest, alpha, rest, beta]
+        found.append(start)
     return np.array(found)
 
 
-def _terms(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the logarithms of the three terms, (3, ..., points), of theta (..., 5) at centered log N and log D."""
-    log_e, log_a, alpha, log_b, beta = (theta[..., index, None] for index in range(N_PARAMETERS))
-    return np.stack([log_e + 0 * x, log_a - alpha * x, log_b - beta * y])
+def _terms(theta: np.ndarray, data: _Data) -> np.ndarray:
+    """Return the logarithms of the three terms, (3, ..., points)."""
+    log_a, alpha, log_b, beta = (theta[..., 1 + index + N_OWN * data.owner] for index in range(N_OWN))
+    return np.stack([theta[..., :1] + 0 * data.x, log_a - alpha * data.x, log_b - beta * data.y])
 
 
-def _log_loss(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _log_loss(theta: np.ndarray, data: _Data) -> np.ndarray:
     """Return log L, (..., points)."""
-    return np.logaddexp.reduce(_terms(theta, x, y))
+    return np.logaddexp.reduce(_terms(theta, data))
 
 
 def _huber(rest: np.ndarray) -> np.ndarray:
@@ -229,31 +258,38 @@ def _huber(rest: np.ndarray) -> np.ndarray:
 
 
 def _minimize(
-    theta: np.ndarray, x: np.ndarray, y: np.ndarray, log_loss: np.ndarray, log_entropy: float | None
+    theta: np.ndarray, data: _Data, log_loss: np.ndarray, log_entropy: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the parameters at minima of the Huber loss, and its values, for many fits at once.
 
     Levenberg-Marquardt with the weights of Huber's loss, 1 / max(1, deviation), as scipy's least_squares does for one
-    fit; hundreds of fits, one after the other, take a minute with it. theta: (n, 5). log_loss: (n, points).
+    fit; hundreds of fits, one after the other, take a minute with it. theta: (n, parameters). log_loss: (n, points).
     """
-    free = np.array([log_entropy is None, True, True, True, True])
+    n_laws = theta.shape[1] // N_OWN
+    free = np.array([log_entropy is None, *[True] * (N_OWN * n_laws)])
+    lower, upper = (np.array([bounds[0], *bounds[1:] * n_laws]) for bounds in (LOWER, UPPER))
+    index = np.arange(len(data.x))
     damping = np.full(len(theta), 1e-2)
     theta = theta.copy()
-    rest = (_log_loss(theta, x, y) - log_loss) / HUBER_DELTA
+    rest = (_log_loss(theta, data) - log_loss) / HUBER_DELTA
     value = _huber(rest)
     for _ in range(MAX_ITERATIONS):
-        terms = _terms(theta, x, y)
+        terms = _terms(theta, data)
         share = np.exp(terms - np.logaddexp.reduce(terms))
-        slopes = np.stack([share[0], share[1], -share[1] * x, share[2], -share[2] * y], axis=-1) / HUBER_DELTA
+        slopes = np.zeros((*share[0].shape, theta.shape[1]))
+        slopes[..., 0] = share[0]
+        for place, slope in enumerate((share[1], -share[1] * data.x, share[2], -share[2] * data.y)):
+            slopes[:, index, 1 + place + N_OWN * data.owner] = slope
+        slopes /= HUBER_DELTA
         weighted = slopes * (1 / np.maximum(1, np.abs(rest)))[..., None]
         curvature = np.swapaxes(weighted, -1, -2) @ slopes
         gradient = (weighted * rest[..., None]).sum(axis=-2)
         diagonal = np.einsum("nii->ni", curvature)
-        damped = curvature + np.eye(N_PARAMETERS) * (damping[:, None] * diagonal + 1e-9 * diagonal.max())[..., None]
+        damped = curvature + np.eye(len(free)) * (damping[:, None] * diagonal + 1e-9 * diagonal.max())[..., None]
         step = np.zeros_like(theta)
         step[:, free] = np.linalg.solve(damped[:, free][:, :, free], gradient[:, free, None])[..., 0]
-        tried = np.clip(theta - step, LOWER, UPPER)
-        new_rest = (_log_loss(tried, x, y) - log_loss) / HUBER_DELTA
+        tried = np.clip(theta - step, lower, upper)
+        new_rest = (_log_loss(tried, data) - log_loss) / HUBER_DELTA
         new_value = _huber(new_rest)
         is_lower = new_value < value
         gain = float(np.max(np.where(is_lower, value - new_value, 0)))

@@ -20,7 +20,7 @@ from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, spl
 from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
 from src.reporting.statistics.groups import SPLITS, ranking_groups
 from src.reporting.statistics.iso_flop import best_size, flops_per_token
-from src.reporting.statistics.joint_law import fit_joint_laws, left_out_error
+from src.reporting.statistics.joint_law import fit_joint_laws, left_out_errors
 from src.reporting.statistics.shares import share_interval
 from src.reporting.statistics.verdicts import members_by_result, show_mean
 from src.reporting.tables.pairs import pair_tables
@@ -169,14 +169,17 @@ def _documents(runs: pd.DataFrame) -> Titled:
 def _laws(runs: pd.DataFrame) -> Titled:
     """Give the law of each architecture of a ladder, and how far it missed the largest size without having seen it."""
     rows: list[list[str]] = []
-    for law in fit_joint_laws(runs):
-        (alpha, beta), error = law.exponents, left_out_error(law)
+    laws = fit_joint_laws(runs)
+    errors = left_out_errors(laws)
+    for law in laws:
+        (alpha, beta), error = law.exponents, errors[law.architecture]
         numbers = [f"{law.entropy:.3f}", f"{alpha:.3f}", f"{beta:.3f}"]
         rows.append([law.architecture, *numbers, str(len(law.points)), NOTHING if error is None else f"{error:+.1%}"])
     names = ("architecture", "E", "alpha", "beta", "points", "missed by")
     note = (
-        "Bits per byte = E + A / N^alpha + B / D^beta, with N active parameters without embeddings and D tokens. "
-        "missed by: the error at the largest size of a law that was fitted without it. src.advise uses these laws."
+        "Bits per byte = E + A / N^alpha + B / D^beta, with N active parameters without embeddings and D tokens; E is "
+        "that of the text, for all. missed by: the error at the largest size of laws that were fitted without it. "
+        "src.advise uses these laws."
     )
     return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.reporting.statistics.iso_flop import best_size, flops_per_token
-from src.reporting.statistics.joint_law import JointLaw, Point, fit_joint_law
+from src.reporting.statistics.joint_law import JointLaw, Point, fit_laws
 
 SIZES, BUDGETS = (1e5, 2e5, 4e5, 8e5), (2.5e5, 5e5, 1e6, 2e6, 4e6)
 
@@ -15,7 +15,7 @@ def six_per_parameter(params: np.ndarray) -> np.ndarray:
 
 def law_of(alpha: float, sizes: tuple[float, ...] = SIZES, budgets: tuple[float, ...] = BUDGETS) -> JointLaw:
     points = [Point(n, d, 0.5 + 20 * n**-alpha + 40 * d**-0.3) for n in sizes for d in budgets]
-    return fit_joint_law("dense", points, entropy=0.5)
+    return fit_laws({"dense": points}, entropy=0.5)[0]
 
 
 def test_both_estimates_agree_on_exact_results() -> None:

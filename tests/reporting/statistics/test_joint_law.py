@@ -10,10 +10,10 @@ from src.reporting import load_runs
 from src.reporting.statistics.joint_law import (
     HUBER_DELTA,
     Point,
-    fit_joint_law,
     fit_joint_laws,
+    fit_laws,
     is_enough,
-    left_out_error,
+    left_out_errors,
 )
 from tests.ladders import write_ladder
 
@@ -36,7 +36,7 @@ def ladder(generator: np.random.Generator, noise: float, sizes: tuple[float, ...
 
 def test_the_fit_is_that_of_scipy() -> None:
     points = ladder(np.random.default_rng(1), 0.004)
-    law = fit_joint_law("dense", points)
+    law = fit_laws({"dense": points})[0]
     n, d, loss = (np.array(values) for values in zip(*points, strict=True))
 
     def rest(theta: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_the_fit_is_that_of_scipy() -> None:
 
 
 def test_without_noise_the_law_is_recovered() -> None:
-    law = fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0))
+    law = fit_laws({"dense": ladder(np.random.default_rng(0), 0.0)})[0]
     assert law.entropy == pytest.approx(0.8, rel=1e-3) and law.exponents == pytest.approx((0.4, 0.37), rel=1e-2)
     assert law.noise == pytest.approx(0, abs=1e-6) and law.predict(2e7, 4e8).loss == pytest.approx(
         loss_of(2e7, 4e8), rel=1e-4
@@ -62,7 +62,7 @@ def test_intervals_hold_the_losses_of_runs_that_were_not_made() -> None:
     inside, errors, widths = 0, [], []
     for seed in range(10):
         generator = np.random.default_rng(seed)
-        law = fit_joint_law("dense", ladder(generator, 0.004))
+        law = fit_laws({"dense": ladder(generator, 0.004)})[0]
         for n, d in HELD_OUT:
             found, true = law.predict(n, d), loss_of(n, d)
             inside += found.low <= true * np.exp(0.004 * generator.standard_normal()) <= found.high
@@ -72,10 +72,21 @@ def test_intervals_hold_the_losses_of_runs_that_were_not_made() -> None:
     assert np.mean(errors) < 0.01 and np.mean(widths) < 0.06
 
 
+def test_architectures_share_the_entropy_of_their_text() -> None:
+    generator = np.random.default_rng(3)
+    dense, worse = ladder(generator, 0.004), ladder(generator, 0.004)
+    mamba = [point._replace(loss=point.loss - 0.3 * (point.loss - 0.8)) for point in worse]
+    laws = fit_laws({"dense": dense, "mamba": mamba})
+    assert laws[0].entropy == laws[1].entropy == pytest.approx(0.8, abs=0.05)
+    assert np.array_equal(laws[0].parameters[:, 0], laws[1].parameters[:, 0]), "in each draw"
+    alone = fit_laws({"dense": dense})[0].predict(1e9, 2e10)
+    assert laws[0].predict(1e9, 2e10).high - laws[0].predict(1e9, 2e10).low < alone.high - alone.low
+
+
 @pytest.mark.slow
 def test_a_known_entropy_is_kept_and_narrows_the_interval() -> None:
     points = ladder(np.random.default_rng(2), 0.004)
-    free, known = fit_joint_law("dense", points), fit_joint_law("dense", points, entropy=0.8)
+    free, known = fit_laws({"dense": points})[0], fit_laws({"dense": points}, entropy=0.8)[0]
     assert known.entropy == pytest.approx(0.8) and np.allclose(known.parameters[:, 0], np.log(0.8))
     spread = [law.predict(1e9, 2e10) for law in (free, known)]
     assert spread[1].high - spread[1].low < spread[0].high - spread[0].low
@@ -84,17 +95,17 @@ def test_a_known_entropy_is_kept_and_narrows_the_interval() -> None:
 @pytest.mark.slow
 def test_the_left_out_size_shows_a_law_that_does_not_hold() -> None:
     points = ladder(np.random.default_rng(3), 0.002)
-    error = left_out_error(fit_joint_law("dense", points))
+    error = left_out_errors(fit_laws({"dense": points}))["dense"]
     assert error is not None and abs(error) < 0.02
     worse = [point._replace(loss=point.loss * 1.1) if point.params == SIZES[-1] else point for point in points]
-    error = left_out_error(fit_joint_law("dense", worse))
+    error = left_out_errors(fit_laws({"dense": worse}))["dense"]
     assert error is not None and error < -0.05, "the prediction was too low"
 
 
 def test_too_few_points_make_no_law() -> None:
     assert is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:3]))
     assert not is_enough(ladder(np.random.default_rng(0), 0.0, SIZES[:2]))
-    assert left_out_error(fit_joint_law("dense", ladder(np.random.default_rng(0), 0.0, SIZES[:3]))) is None
+    assert left_out_errors(fit_laws({"dense": ladder(np.random.default_rng(0), 0.0, SIZES[:3])}))["dense"] is None
 
 
 def test_a_ladder_is_read_from_runs_with_their_branches(tmp_path: Path) -> None:
