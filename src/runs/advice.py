@@ -38,8 +38,6 @@ FAR = 10.0
 """Multiple of the ladder's largest size or tokens beyond which the answer is not called sure."""
 CONTENDER = 0.05
 """Share of draws in which an architecture is best, from which another run of it can change the answer."""
-RATIO_MARGIN = 4.0
-"""How far the tokens for each parameter may lie beyond those of the ladder, unless no size has fewer."""
 RUNG_TOKENS_PER_PARAMETER, RUNG_SEEDS = 20, 2
 HALVINGS = 6
 """The order of architectures is looked at from 2^-6 to 2^6 times the time given."""
@@ -252,13 +250,12 @@ def _best_size(
 ) -> tuple[float, Model, float]:
     """Return the lowest predicted loss after these hours, with its model and tokens.
 
-    A law is trusted where tokens and parameters grow together as in the ladder: extrapolated in one of them alone, a
-    small error of its exponent decides.
+    Among sizes with at most the ladder's tokens for each parameter, unless there is none.
     """
     most = MOST_EPOCHS * config.text_tokens if config.text_tokens else np.inf
     tokens = [float(min(3600 * hours * model.tokens_per_second, most)) for model in models]
-    ratio = RATIO_MARGIN * max(point.tokens / point.params for point in law.points)
-    known = [(model, n) for model, n in zip(models, tokens, strict=True) if n / model.params <= ratio]
+    pairs = zip(models, tokens, strict=True)
+    known = [(model, n) for model, n in pairs if n / model.params <= law.tokens_per_parameter]
     near = known or [(models[-1], tokens[-1])]
     return min(((float(law.losses(model.params, n)), model, n) for model, n in near), key=lambda each: each[0])
 

@@ -40,7 +40,7 @@ class PublishedRun(TypedDict):
 def write_archive(folder: Path, runs: Mapping[str, PublishedRun], metrics: Mapping[str, list[Record]]) -> None:
     """Write the two files. Metrics of a run: rows with the keys `stage`, `step` and whatever was logged."""
     rows = [{"run": run, **row} for run, rows in metrics.items() for row in rows]
-    columns = dict.fromkeys(key for row in rows for key in row)
+    columns = sorted({key for row in rows for key in row})
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)

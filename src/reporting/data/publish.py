@@ -80,7 +80,7 @@ def _job(job: Record) -> Record:
 
 def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
     summary, evaluation = (read_or_none(folder / f"{name}.json") for name in ("summary", "evaluation"))
-    rows = read_points(folder / "metrics.jsonl", ROWS)
+    rows = [dict(sorted(row.items())) for row in read_points(folder / "metrics.jsonl", ROWS)]  # as the archive has them
     kept = {**as_dict(summary), "error": None} if isinstance(summary, dict) else None  # an error may name a path
     if kept and isinstance(command := kept.get("command"), str):
         kept["command"] = _without_paths(command)

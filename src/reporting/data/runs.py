@@ -236,10 +236,13 @@ def _read_summary(found: FoundRun) -> tuple[Record, str | None]:
 
 def _status(found: FoundRun, summary: Record, problem: str | None) -> tuple[str, str | None]:
     """Decide status and error. The sweep's record of a finished job takes precedence over the summary of a process
-    that was killed; if the sweep itself was killed, the summary takes precedence over its "running"."""
+    that was killed; if the sweep itself was killed, the summary takes precedence over its "running", and if another
+    command went on with the run to its end, over its "interrupted"."""
     own, error = as_text(summary.get("status")), as_text(summary.get("error"))
     job = found.job_record or {}
     known = as_text(job.get("status"))
+    if known == "interrupted" and own == "done":
+        return own, None
     if known in FINAL_STATUSES and not (known == "done" and problem):
         return str(known), None if known == "done" else as_text(job.get("error")) or error
     if own:

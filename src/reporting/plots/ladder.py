@@ -14,8 +14,8 @@ from src.reporting.statistics.joint_law import JointLaw, fit_joint_laws
 BEYOND = 100.0
 """How far the prediction is drawn, as a multiple of the largest FLOPs of the ladder."""
 N_PLACES, N_SIZES = 61, 200
-SIZE_RANGE = 0.1, 1e3
-"""Sizes that the prediction chooses from, as multiples of the smallest and the largest of the ladder."""
+LARGEST = 1e3
+"""Up to which multiple of the ladder's largest size the prediction chooses."""
 
 
 def ladder_chart(runs: pd.DataFrame) -> Chart:
@@ -57,8 +57,10 @@ def ladder_chart(runs: pd.DataFrame) -> Chart:
 def _lowest_losses(law: JointLaw, per_token: FlopsOfSize, places: np.ndarray) -> np.ndarray:
     """Return the lowest loss over sizes for each number of FLOPs, (places,)."""
     sizes = [point.params for point in law.points]
-    params = np.geomspace(SIZE_RANGE[0] * min(sizes), SIZE_RANGE[1] * max(sizes), N_SIZES)[:, None]
-    return law.losses(params, places / per_token(params)).min(axis=0)
+    params = np.geomspace(min(sizes), LARGEST * max(sizes), N_SIZES)[:, None]
+    tokens = places / per_token(params)
+    is_trusted = tokens / params <= law.tokens_per_parameter
+    return np.where(is_trusted, law.losses(params, tokens), np.inf).min(axis=0)
 
 
 def _changes(curves: dict[str, np.ndarray], places: np.ndarray) -> list[float]:

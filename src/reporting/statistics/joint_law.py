@@ -95,6 +95,12 @@ class JointLaw:
         return self.draws(params, tokens)[1:] * np.exp(self.noise * generator.standard_normal(DRAWS))
 
     @property
+    def tokens_per_parameter(self) -> float:
+        """The most that a point has. A law is trusted where tokens and parameters grow together as in the ladder:
+        extrapolated in one of them alone, a small error of its exponent decides."""
+        return max(point.tokens / point.params for point in self.points)
+
+    @property
     def entropy(self) -> float:
         """E, in bits per byte."""
         return float(np.exp(self.parameters[0, 0]))

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ from src.config.schema import UserError
 from src.reporting import load_metrics, load_runs, publish_runs
 from src.reporting.data import archive
 from src.reporting.data.archive import METRICS, RUNS, run_folders
-from src.runtime.records import DIGEST
+from src.reporting.data.problems import damage_lines
+from src.runtime.records import DIGEST, digest_lines
 from tests.reporting.conftest import SweepBuilder
 
 
@@ -46,6 +48,23 @@ def test_publishing_twice_gives_the_same_bytes(builder: SweepBuilder, published:
 def test_a_published_folder_can_be_published_again(published: Path, tmp_path: Path) -> None:
     publish_runs(published, load_runs(published), tmp_path / "again")
     assert (published / METRICS).read_bytes() == (tmp_path / "again" / METRICS).read_bytes()
+
+
+def test_published_metrics_have_the_digest_of_their_lines(builder: SweepBuilder, tmp_path: Path) -> None:
+    """Rows of moe have further values between those that all have."""
+    first, second = builder.add("dense"), builder.add("moe")
+    for run in (first, second):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        if run is second:
+            rows = [{**dict(list(row.items())[:2]), "expert_load": 0.5, **row} for row in rows]
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (run / "metrics.jsonl").write_text("".join(lines))
+        summary = json.loads((run / "summary.json").read_text())
+        summary["metrics"] = asdict(digest_lines(lines))
+        (run / "summary.json").write_text(json.dumps(summary))
+    publish_runs(builder.sweep, load_runs(builder.sweep), tmp_path / "again")
+    for folder in (builder.sweep, tmp_path / "again"):
+        assert damage_lines(load_runs(folder), folder) == []
 
 
 def test_other_folders_are_read_in_place(builder: SweepBuilder) -> None:

@@ -86,11 +86,13 @@ def test_machine_details_are_not_published(sweep: Path, tmp_path: Path) -> None:
 def test_a_published_command_has_no_path(builder: SweepBuilder, tmp_path: Path) -> None:
     command = "python -m src.train data=local 'data.code.paths=[/home/me/a b.sh]' init_from=/home/x seed=1"
     builder.add("dense", summary={"command": command})
+    builder.plan("moe-nano-full-s0-0000abcd", "moe", overrides=["seed=1", "learning_rates=['/home/me/rates']"])
     publish_sweep(builder.sweep, tmp_path / "kept")
     summary = json.loads((tmp_path / "kept" / "runs.json").read_text())["runs"]["dense-nano-full-s0-0000abcd"][
         "summary"
     ]
     assert summary["command"] == "python -m src.train data=local data.code.paths=... init_from=... seed=1"
+    assert '"learning_rates=..."' in (tmp_path / "kept" / "sweep.json").read_text()
     page = write_report(tmp_path / "kept").read_text("utf-8")
     assert "data.code.paths=... init_from=... seed=1" in page
 

@@ -74,6 +74,7 @@ def test_a_job_that_never_started_is_pending(builder):
     [
         ("failed", "running", "failed"),
         ("interrupted", "running", "interrupted"),
+        ("interrupted", "done", "done"),  # another command went on with it
         ("running", "running", "running"),
         ("running", "done", "done"),
         ("running", "failed", "failed"),
