@@ -29,7 +29,7 @@ def test_a_ladder_has_a_chart_of_predicted_losses_and_a_table_of_its_laws(tmp_pa
 
 @pytest.mark.slow
 def test_sizes_with_equal_flops_have_a_table_of_the_best(tmp_path: Path) -> None:
-    wide = {"language": 80, "language_quarter": 10, "language_sixteenth": 1}
+    wide = {"language": 40, "language_quarter": 8, "language_sixteenth": 1}
     runs = load_runs(write_ladder(tmp_path / "outputs", sizes=("300k", "nano", "2m"), budgets=wide))
     (best,) = [each.table for each in further_tables(runs) if each.title == "Best size for equal FLOPs"]
     assert [row[0] for row in best.rows] == ["dense", "mamba"]
