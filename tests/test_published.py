@@ -94,9 +94,8 @@ def test_the_results_page_has_the_rows_and_sentences_of_the_reports(summaries: d
 
 
 def test_the_results_page_has_the_predictions_of_the_ladder_and_what_came_of_them() -> None:
-    found = held_out_results(
-        fit_joint_laws(load_runs(ROOT / "docs/results/ladder")), ROOT / "docs/results/ladder-held-out"
-    )
+    ladder, held_out = (ROOT / "docs" / "results" / name for name in ("ladder", "ladder-held-out"))
+    found = held_out_results(fit_joint_laws(load_runs(ladder)), held_out, load_runs(held_out))
     rows = [
         f"| {each.size} | {each.law.architecture} | {show_count(each.tokens)} | {each.prediction.loss:.4f} | "
         f"{each.prediction.low:.4f} to {each.prediction.high:.4f} | {each.loss:.4f} | {each.error:+.1%} |"

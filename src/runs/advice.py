@@ -1,7 +1,7 @@
 """Choose an architecture, its size and its tokens for a machine and a time, by the laws of a ladder of small runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,7 +120,7 @@ class Advice:
 def read_ladder(config: AdviseConfig) -> tuple[pd.DataFrame, list[JointLaw]]:
     """Return the finished runs of the ladder and their laws. Raises: UserError if no law can be fitted to them."""
     folders = ladder_folders(config)
-    runs = _finished_runs(folders)
+    runs = _finished(map(_load, folders))
     _check_alike(f"ladder={folders}", runs)
     laws = fit_joint_laws(runs)
     if not laws:
@@ -136,8 +136,12 @@ def ladder_folders(config: AdviseConfig) -> list[str]:
     return config.ladder or [str(PUBLISHED)]
 
 
-def _finished_runs(folders: Sequence[str]) -> pd.DataFrame:
-    runs = pd.concat([load_runs(Path(folder).expanduser()) for folder in folders], ignore_index=True)
+def _load(folder: str) -> pd.DataFrame:
+    return load_runs(Path(folder).expanduser())
+
+
+def _finished(sweeps: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    runs = pd.concat(sweeps, ignore_index=True)
     return runs[runs["status"] == "done"]
 
 
@@ -150,8 +154,9 @@ def _check_alike(where: str, runs: pd.DataFrame) -> None:
 def check_predictions(config: AdviseConfig) -> list[HeldOut]:
     """Compare the laws with the runs of `check`. Raises: UserError if the ladder has them, or other settings."""
     runs, laws = read_ladder(config)
-    _check_alike(f"check={config.check}", pd.concat([runs, _finished_runs(config.check)]))
-    found = [each for folder in config.check for each in held_out_results(laws, Path(folder).expanduser())]
+    sweeps = {folder: _load(folder) for folder in config.check}
+    _check_alike(f"check={config.check}", _finished([runs, *sweeps.values()]))
+    found = [each for folder, own in sweeps.items() for each in held_out_results(laws, Path(folder).expanduser(), own)]
     if not found:
         raise UserError(f"check={config.check}: no run of a size or budget that the ladder does not have")
     return found

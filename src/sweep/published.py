@@ -15,7 +15,7 @@ from src.cli.compose import Sweep, compose_config, expand_sweep, register_schema
 from src.config.formatting import NOTHING, count_of, table, terminal_width
 from src.config.schema import CheckConfig, ExpectedConfig, TrainConfig, UserError, ValidateConfig
 from src.reporting.data.json_values import known_values
-from src.reporting.data.runs import to_records
+from src.reporting.data.runs import finished_records
 
 
 class Result(NamedTuple):
@@ -66,7 +66,7 @@ def plan_checks(config: ValidateConfig) -> dict[str, Sweep]:
 
 def judge(check: CheckConfig, runs: pd.DataFrame) -> list[Result]:
     """Compare the test accuracies of a check's runs with what is expected."""
-    records = [record for record in to_records(runs) if record["status"] == "done"]
+    records = finished_records(runs)
     found: list[Result] = []
     for architecture, expected in check.expected.items():
         own = [record for record in records if record["architecture"] == architecture]

@@ -83,7 +83,7 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
     rows = [dict(sorted(row.items())) for row in read_points(folder / "metrics.jsonl", ROWS)]  # as the archive has them
     kept = {**as_dict(summary), "error": None} if isinstance(summary, dict) else None  # an error may name a path
     if kept and isinstance(command := kept.get("command"), str):
-        kept["command"] = _without_paths(command)
+        kept["command"] = shlex.join(map(_without_path, shlex.split(command)))
     for entry in map(as_dict, as_dict((kept or {}).get("stages")).values()):
         entry.pop("samples_sha256", None)  # not all of them are published
     if kept and (mark := as_dict(kept.get("metrics"))):
@@ -95,11 +95,6 @@ def _published_run(folder: Path) -> tuple[PublishedRun, list[Record]]:
             samples[stage] = not_memorized
     evaluated = as_dict(evaluation) if isinstance(evaluation, dict) else None
     return PublishedRun(summary=kept, evaluation=evaluated, samples=samples), rows
-
-
-def _without_paths(command: str) -> str:
-    """Replace the paths of this machine in a command by dots."""
-    return shlex.join(map(_without_path, shlex.split(command)))
 
 
 def _without_path(word: str) -> str:

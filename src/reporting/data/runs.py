@@ -164,6 +164,11 @@ def to_records(frame: pd.DataFrame) -> list[Record]:
     ]
 
 
+def finished_records(runs: pd.DataFrame) -> list[Record]:
+    """Return the rows of finished runs, as `to_records` does."""
+    return [record for record in to_records(runs) if record["status"] == "done"]
+
+
 def _row(found: FoundRun) -> Record:
     summary, problem = _read_summary(found)
     row: Record = {key: as_text(summary.get(key, found.planned.get(key))) for key in DESCRIPTION}

@@ -6,7 +6,7 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
-from src.reporting.data.runs import to_records
+from src.reporting.data.runs import finished_records
 from src.reporting.plots.chart import Axis, Chart, Panel, trace_of
 from src.reporting.statistics.iso_flop import FlopsOfSize, flops_per_token
 from src.reporting.statistics.joint_law import JointLaw, fit_joint_laws
@@ -20,7 +20,7 @@ LARGEST = 1e3
 
 def ladder_chart(runs: pd.DataFrame) -> Chart:
     """Chart the results of each architecture that a law can be fitted to, and its lowest predicted loss over sizes."""
-    records = [record for record in to_records(runs) if record["status"] == "done"]
+    records = finished_records(runs)
     panel, curves = Panel(""), dict[str, np.ndarray]()
     laws = fit_joint_laws(runs)
     per_token = {law.architecture: flops_per_token(records, law.architecture) for law in laws}

@@ -6,16 +6,18 @@ down beforehand.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 
 from src.reporting.data.archive import run_folders
 from src.reporting.data.find_runs import find_runs
 from src.reporting.data.json_values import as_number, as_numbers
-from src.reporting.data.runs import load_runs, to_records
+from src.reporting.data.runs import to_records
 from src.reporting.statistics.joint_law import JointLaw, Prediction, points_of
 from src.reporting.statistics.significance import LEVEL
 
@@ -31,7 +33,7 @@ class HeldOut:
     losses: tuple[float, ...]
     """In bits per byte, of each seed; empty before the first run has finished."""
 
-    @property
+    @cached_property
     def prediction(self) -> Prediction:
         """Of one run."""
         return self.law.predict(self.params, self.tokens)
@@ -66,9 +68,11 @@ class Order:
         return None if lower is None or higher is None else lower < higher
 
 
-def held_out_results(laws: Sequence[JointLaw], directory: Path) -> list[HeldOut]:
-    """List the sizes and budgets of a sweep that the laws were not fitted to; its runs need not have finished."""
-    runs = load_runs(directory)
+def held_out_results(laws: Sequence[JointLaw], directory: Path, runs: pd.DataFrame) -> list[HeldOut]:
+    """List the sizes and budgets of a sweep that the laws were not fitted to; its runs need not have finished.
+
+    runs: those of `directory`, as `load_runs` gives them.
+    """
     cells: dict[tuple[str, float, float], list[float]] = {cell: [] for cell in _planned(directory)}
     for architecture, points in points_of(runs).items():
         for point in points:

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.reporting.data.json_values import Record
-from src.reporting.data.runs import branches_of, split_of, stage_names, to_records
+from src.reporting.data.runs import branches_of, finished_records, split_of, stage_names
 from src.reporting.data.shared_results import shared
 from src.reporting.statistics.significance import LEVEL
 
@@ -124,7 +123,7 @@ def fit_joint_laws(runs: pd.DataFrame, entropy: float | None = None) -> list[Joi
 
 def points_of(runs: pd.DataFrame) -> dict[str, list[Point]]:
     """Return the results of each architecture's finished runs: of the first stage and its branches."""
-    records, names = _finished(runs), stage_names(runs)
+    records, names = finished_records(runs), stage_names(runs)
     if not records or not names:
         return {}
     first, split, found = names[0], split_of(records, names[:1]), dict[str, list[Point]]()
@@ -139,12 +138,8 @@ def points_of(runs: pd.DataFrame) -> dict[str, list[Point]]:
 
 def _entropy_of(runs: pd.DataFrame) -> float | None:
     """Return the entropy of generated text in bits per byte; None for other text."""
-    floors = {record.get(f"{stage_names(runs)[0]}/floor_bits_per_byte") for record in _finished(runs)}
+    floors = {record.get(f"{stage_names(runs)[0]}/floor_bits_per_byte") for record in finished_records(runs)}
     return next(iter(floors)) if len(floors) == 1 else None
-
-
-def _finished(runs: pd.DataFrame) -> list[Record]:
-    return [record for record in to_records(runs) if record["status"] == "done"]
 
 
 def is_enough(points: Sequence[Point]) -> bool:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from src.config.formatting import show_flops, show_time
 from src.reporting.data.json_values import Record
-from src.reporting.data.runs import stage_names, to_records
+from src.reporting.data.runs import finished_records, stage_names, to_records
 from src.reporting.statistics.groups import Group, ranking_groups
 from src.reporting.statistics.verdicts import TRIAL
 
@@ -44,7 +44,7 @@ def _count(things: Sized, noun: str) -> str:
 
 def _amount(runs: pd.DataFrame) -> str:
     """Write what each run was given alike, of all its stages; nothing where that differs or is not known yet."""
-    records = [record for record in to_records(runs) if record["status"] == "done"]
+    records = finished_records(runs)
     budgets = {group.budget for group in ranking_groups(records)}
     if budgets == {"flops"}:
         return _equal(records, "train_flops", lambda value: f" from {show_flops(value)} FLOPs", 0.01)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from src.reporting.data.json_values import Record
-from src.reporting.data.runs import split_of, stage_names, to_records
+from src.reporting.data.runs import finished_records, split_of, stage_names
 from src.reporting.statistics.significance import LEVEL
 
 AXES = {
@@ -54,7 +54,7 @@ def fit_laws(runs: pd.DataFrame, axis: str = "active_non_embedding_params", stag
     stage: the one whose loss is fitted; the first unless given.
     """
     assert axis in AXES, f"axis={axis}: one of {', '.join(AXES)}"
-    records = [record for record in to_records(runs) if record["status"] == "done"]
+    records = finished_records(runs)
     if not records:
         return []
     stage = stage or stage_names(runs)[0]

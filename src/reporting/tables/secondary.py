@@ -16,7 +16,7 @@ from src.config.formatting import NOTHING, show_bytes, show_count, show_flops, s
 from src.reporting.data.json_values import Record, as_floats, known_values, mean_value
 from src.reporting.data.metric import BITS, metric_of
 from src.reporting.data.problems import Problems
-from src.reporting.data.runs import BRANCH_OF, branches_of, load_evaluation, split_of, to_records
+from src.reporting.data.runs import BRANCH_OF, branches_of, finished_records, load_evaluation, split_of, to_records
 from src.reporting.statistics.documents import DocumentLosses, difference_over_documents, losses_of
 from src.reporting.statistics.groups import SPLITS, ranking_groups
 from src.reporting.statistics.iso_flop import best_size, flops_per_token
@@ -186,7 +186,7 @@ def _laws(runs: pd.DataFrame) -> Titled:
 
 def _best_sizes(runs: pd.DataFrame) -> Titled:
     """Give the size of each architecture of a ladder that is best for the same FLOPs, by two estimates."""
-    records = [record for record in to_records(runs) if record["status"] == "done"]
+    records = finished_records(runs)
     rows: list[list[str]] = []
     for law in fit_joint_laws(runs):
         if found := best_size(law, flops_per_token(records, law.architecture)):
