@@ -235,7 +235,7 @@ def test_a_command_line_expands_into_jobs(overrides: list[str], jobs: int) -> No
             "size=huge",
             "size=huge: no such choice; there are 2m, 300k, large, medium, micro, mini, nano, pico, tiny, xlarge",
         ),
-        ("+experiment=nope", "experiment=nope: no such choice; there are compare_active"),
+        ("+experiment=nope", "experiment=nope: no such choice; there are batch_size, compare_active"),
         ("seed=0,1", "seed=0,1: several values make a sweep"),
         ("architecture==moe", "architecture==moe: cannot be read; write key=value without spaces"),
         ("seed =3", "seed =3: cannot be read; write key=value without spaces"),
