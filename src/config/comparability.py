@@ -91,6 +91,15 @@ DERIVED: dict[str, str] = {
 }
 """The keys of a contract that are no setting, or not as it is given, and their meaning."""
 
+FOLLOWS: dict[str, tuple[str, ...]] = {
+    "reference": ("size", "recipe", "training.seq_len", "tokenizer_hash"),
+    "data_order_hash": ("data_hash", "training.seq_len", "stages"),
+    "stage.stages.*": ("stages",),
+    "stages": ("size", "recipe", "training.seq_len", "tokenizer_hash"),
+    "search_differences": ("size", "recipe", "stage", "stages", "training", "schedule", "data_hash"),
+}
+"""Keys that are not shown as differences where one that they follow from is shown; of `stages`, the FLOPs follow."""
+
 SPEED_KEYS: tuple[str, ...] = (
     "runtime.compile",
     "runtime.deterministic",
@@ -194,20 +203,32 @@ def search_differences(search: Contract, run: Contract) -> list[str]:
     return differences(sides)
 
 
-def differences(contracts: Mapping[str, Contract]) -> list[str]:
-    """List what differs between which runs, one line per key: `seq_len: 128 (run-a) | 256 (run-b, run-c)`."""
-    lines: list[str] = []
+def differences(contracts: Mapping[str, Contract], ignored: Iterable[str] = ()) -> list[str]:
+    """List what differs between which runs, one line per key: `seq_len: 128 (run-a) | 256 (run-b, run-c)`.
+
+    A line whose values are those of the same runs as in the line before does not name them again. ignored: keys that
+    are not shown.
+    """
     contracts = {run: without_draw(contract) for run, contract in contracts.items()}
+    different = dict[str, dict[str, list[str]]]()
     for key in _list_keys(contracts.values()):
         holders: dict[str, list[str]] = {}
         for run, contract in contracts.items():
             holders.setdefault(_format_value(contract, key), []).append(run)
-        if len(holders) > 1:
-            values = _differing_parts(list(holders))
-            sides = " | ".join(
-                f"{value} ({_join_names(runs)})" for value, runs in zip(values, holders.values(), strict=True)
-            )
-            lines.append(f"{key}: {sides}" + (" (matters for speed only)" if key in SPEED_KEYS else ""))
+        if len(holders) > 1 and key not in ignored:
+            different[key] = holders
+    lines, named = list[str](), None
+    for key, holders in different.items():
+        values, causes = list(holders), dict.fromkeys(is_listed(key, FOLLOWS) or (), True)
+        if any(is_listed(other, causes) for other in different):
+            values = [re.sub(r", of dense [^ ]+ FLOPs", "", value) for value in values]
+            if key != "stages" or len(set(values)) < len(values):
+                continue
+        sides = _differing_parts(values)
+        if list(holders.values()) != named:
+            named = list(holders.values())
+            sides = [f"{value} ({_join_names(runs)})" for value, runs in zip(sides, named, strict=True)]
+        lines.append(f"{key}: {' | '.join(sides)}" + (" (matters for speed only)" if key in SPEED_KEYS else ""))
     return lines
 
 

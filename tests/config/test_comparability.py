@@ -215,7 +215,25 @@ def test_a_search_for_other_settings_names_the_differences(override: str, key: s
     search, run = training_contract(CONFIG, None, None), training_contract(composed(override), None, None)
     assert search_differences(search, training_contract(composed("architecture=mamba", "seed=7"), None, None)) == []
     found = {line.split(":")[0]: line for line in search_differences(search, run)}
-    assert "(search) | " in found[key] and "(run)" in found[key]
+    assert " | " in found[key] and "(search) | " in next(iter(found.values()))
+
+
+def test_what_follows_from_a_difference_is_not_shown() -> None:
+    contracts = {
+        run: make_contract(composed(*more))
+        for run, more in (
+            ("a", ()),
+            ("b", ("size=pico", "training.max_tokens=400_000")),
+            ("c", ("size=pico", "training.max_tokens=200_000")),
+        )
+    }
+    keys = {key: line for line in differences({run: contracts[run] for run in "ab"}) for key in (line.split(":")[0],)}
+    assert keys.keys() & {"size.d_model", "training.seq_len"} and not keys.keys() & {"reference", "data_order_hash"}
+    assert "(a) | 64 (b)" in keys["size.d_model"]
+    assert keys["size.n_layers"] == "size.n_layers: 4 | 2", "the same runs are not named again"
+    (budget,) = differences({run: contracts[run] for run in "bc"})[:1]
+    assert budget.startswith("stages: ") and "steps" in budget and "(b) | " in budget
+    assert len(comparable_groups(contracts)) == 3
 
 
 def test_a_setting_that_a_search_did_not_have_counts_unless_it_is_the_default() -> None:

@@ -229,7 +229,7 @@ def test_rates_of_other_sizes_give_that_of_a_size_that_was_not_searched(
         assert max(rates) == pytest.approx(scale * n**-0.5, rel=0.01)
     assert contracts[0] == contracts[1], "so they are ranked"
     assert contracts[0]["learning_rate_search"].startswith("power law over sizes of100, of400, of1600: grid (100), ")
-    assert "reference: 1600 active parameters" in contracts[0]["search_differences"], "it is marked"
+    assert "size.d_model: " in contracts[0]["search_differences"], "it is marked"
     capfd.readouterr()
     assert tiny.run(data, tmp_path, "-m", "architecture=dense,mamba", given, "seed=0,1,2", "dry_run=true") == 0
     out = " ".join(capfd.readouterr().out.split())

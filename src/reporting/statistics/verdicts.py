@@ -297,9 +297,9 @@ def _contract_lines(groups: list[Group]) -> list[str]:
     shared_host = False
     for size in dict.fromkeys(group.size for group in groups):
         contracts = {run["run"]: run["contract"] for group in groups if group.size == size for run in group.runs}
-        found = {line.split(":")[0]: line for line in differences(contracts)}
-        if not any(group.is_lettered for group in groups if group.size == size):  # the marks tell the rest
-            found = {key: line for key, line in found.items() if key not in RULES}
+        is_lettered = any(group.is_lettered for group in groups if group.size == size)
+        marked = () if is_lettered else RULES
+        found = {line.split(":")[0]: line for line in differences(contracts, marked)}
         why = "; ".join(found.values())
         if found.keys() - set(SPEED_KEYS):
             lines.append(f"{size}: not comparable where contracts differ, so ranked only within the same one: {why}")
