@@ -93,12 +93,9 @@ def append_text(path: Path, text: str) -> None:
         handle.write(text)
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write a value as JSON atomically. Raises: ValueError for NaN, which JSON lacks.
-
-    indent: None: everything in one line.
-    """
-    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON atomically. Raises: ValueError for NaN, which JSON lacks."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def finite_or_none(value: float | None) -> float | None:

@@ -4,10 +4,13 @@ The schema is a TypedDict or dataclass in the module that writes it. `write_reco
 `read_record` verifies; files of earlier versions have none.
 """
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from src.config.schema import UserError
-from src.runtime.atomic_files import decode_json, read_bytes, write_json
+from src.runtime.atomic_files import MAX_FILE_BYTES, decode_json, read_bytes, write_bytes, write_json
 
 DIGEST = "record_sha256"
 PLAIN_NAME = re.compile(r"\w[\w.+-]{0,199}")
@@ -54,10 +57,26 @@ def run_path(sweep: Path, run: object, run_dir: object) -> Path:
 
 
 def read_verified_json(path: Path, remedy: str) -> Any:
-    """Read JSON and verify its checksum if it has one. Raises: UserError with the file, the damage and the remedy."""
-    content = decode_json(path, read_bytes(path), remedy)
+    """Read JSON, compressed if it is named `.gz`, and verify its checksum if it has one.
+
+    Raises: UserError with the file, the damage and the remedy.
+    """
+    content = decode_json(path, read_gzip(path, remedy) if path.suffix == ".gz" else read_bytes(path), remedy)
     if isinstance(content, dict) and DIGEST in content and content.pop(DIGEST) != content_sha256(content):
         raise UserError(f"{path}: damaged: its content differs from its checksum; {remedy}")
+    return content
+
+
+def read_gzip(path: Path, remedy: str) -> bytes:
+    """Read a compressed file. Raises: UserError where it is damaged, or grows beyond what is read of any file."""
+    packed = read_bytes(path)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:80]}); {remedy}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise UserError(f"{path}: damaged (more than {MAX_FILE_BYTES:,} bytes when decompressed); {remedy}")
     return content
 
 
@@ -91,10 +110,14 @@ def convert(path: Path, content: Any, kind: type[T], remedy: str) -> T:
     return cast(T, content) if isinstance(value, dict) else value
 
 
-def write_record(path: Path, value: Mapping[str, Any], indent: int | None = 2) -> None:
-    """Write a record atomically, as `write_json` does. Raises: ValueError for NaN, which JSON lacks."""
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a record atomically, compressed if it is named `.gz`. Raises: ValueError for NaN, which JSON lacks."""
     plain = json.loads(json.dumps({key: item for key, item in value.items() if key != DIGEST}, allow_nan=False))
-    write_json(path, {**plain, DIGEST: content_sha256(plain)}, indent)
+    record = {**plain, DIGEST: content_sha256(plain)}
+    if path.suffix == ".gz":
+        write_bytes(path, gzip.compress(json.dumps(record).encode(), mtime=0))
+    else:
+        write_json(path, record)
 
 
 def content_sha256(content: object) -> str:

@@ -62,7 +62,7 @@ def test_a_stage_name_cannot_be_a_path(stage: str, four: SweepBuilder, tmp_path:
     page = write_report(four.sweep).read_text()
     assert "a secret of this disk" not in page
     names = {path.name for path in (tmp_path / "out").rglob("*.json")}
-    assert names <= {"sweep.json", "runs.json"}
+    assert names <= {"sweep.json"}
     unpacked = {path.name for path in run_folders(kept).rglob("*.json")}
     assert unpacked <= {"sweep.json", "summary.json", "evaluation.json", "code.json", "language.json"}
     assert not list(tmp_path.glob("x*")) and not list((tmp_path / "out").glob("x*"))

@@ -1,6 +1,6 @@
-"""A published comparison in two files, small enough for version control: runs.json and metrics.csv.gz.
+"""A published comparison in two files, small enough for version control: runs.json.gz and metrics.csv.gz.
 
-    runs.json       run -> summary, evaluation, samples by stage
+    runs.json.gz    run -> summary, evaluation, samples by stage; earlier versions did not compress it
     metrics.csv.gz  a row for each run and logged step; a cell is a number or text as JSON
 
 Readers of run folders read them through `run_folders`, which unpacks the two files into a temporary folder.
@@ -19,10 +19,11 @@ from typing import Any, TypedDict, cast
 
 from src.config.schema import UserError
 from src.reporting.data.json_values import Record, as_dict
-from src.runtime.atomic_files import MAX_FILE_BYTES, read_bytes, write_bytes, write_json, write_text
-from src.runtime.records import child_path, read_record, write_record
+from src.runtime.atomic_files import write_bytes, write_json, write_text
+from src.runtime.records import child_path, read_gzip, read_record, write_record
 
-RUNS = "runs.json"
+RUNS = "runs.json.gz"
+EARLIER_RUNS = "runs.json"
 METRICS = "metrics.csv.gz"
 OTHERS = ("sweep.json", "learning_rates.json")
 REMEDY = "publish the comparison again with python -m src.report dir=SWEEP publish_to=DIR"
@@ -46,7 +47,7 @@ def write_archive(folder: Path, runs: Mapping[str, PublishedRun], metrics: Mappi
     table.writerow(columns)
     for row in rows:
         table.writerow([json.dumps(row[key]) if key in row else "" for key in columns])
-    write_record(folder / RUNS, {"runs": dict(runs)}, indent=None)  # its lists of losses would have a line a number
+    write_record(folder / RUNS, {"runs": dict(runs)})
     write_bytes(folder / METRICS, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
@@ -60,18 +61,18 @@ def run_folders(directory: Path) -> Path:
 
     Raises: UserError where the published files are damaged.
     """
-    path = directory / RUNS
-    if not path.is_file():
+    path = next((directory / name for name in (RUNS, EARLIER_RUNS) if (directory / name).is_file()), None)
+    if path is None:
         return directory
     stamps = tuple(place.stat().st_mtime_ns for place in (path, directory / METRICS) if place.exists())
-    return _unpack(directory.resolve(), stamps)
+    return _unpack(directory.resolve(), path.name, stamps)
 
 
 @cache
-def _unpack(directory: Path, stamps: tuple[int, ...]) -> Path:
-    content = read_record(directory / RUNS, dict[str, Any], REMEDY).get("runs")
+def _unpack(directory: Path, name: str, stamps: tuple[int, ...]) -> Path:
+    content = read_record(directory / name, dict[str, Any], REMEDY).get("runs")
     if not isinstance(content, dict):
-        raise UserError(f"{directory / RUNS}: has no runs; {REMEDY}")
+        raise UserError(f"{directory / name}: has no runs; {REMEDY}")
     metrics = _read_metrics(directory / METRICS)
     temporary = TemporaryDirectory(prefix="published-")
     _unpacked.append(temporary)
@@ -92,17 +93,14 @@ def _unpack(directory: Path, stamps: tuple[int, ...]) -> Path:
 
 
 def _read_metrics(path: Path) -> dict[str, list[Record]]:
-    """Read the rows of each run. Raises: UserError where the file is damaged, or grows beyond what is read."""
+    """Read the rows of each run. Raises: UserError where the file is damaged."""
+    content = read_gzip(path, REMEDY)
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(read_bytes(path))) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes when decompressed")
         header, *rows = csv.reader(io.StringIO(content.decode("utf-8")))
         found: dict[str, list[Record]] = {}
         for row in rows:
             values = {key: json.loads(cell) for key, cell in zip(header, row, strict=True) if cell}
             found.setdefault(str(values.pop("run")), []).append(values)
-    except (OSError, EOFError, ValueError, KeyError, RecursionError, csv.Error) as error:
+    except (ValueError, KeyError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:80]}); {REMEDY}") from None
     return found

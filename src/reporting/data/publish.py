@@ -1,6 +1,6 @@
 """Publish the sources of a report, and compare the weights of runs that were repeated.
 
-    PUBLISHED/  sweep.json  learning_rates.json  runs.json  metrics.csv.gz
+    PUBLISHED/  sweep.json  learning_rates.json  runs.json.gz  metrics.csv.gz
 
 `src.report` makes the same report from such a folder. Metrics are thinned. Checkpoints, logs, configurations and paths
 of this machine are left out, as are generated texts that contain a long part of the training text or were never
@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from src.config.schema import UserError
-from src.reporting.data.archive import METRICS, OTHERS, RUNS, PublishedRun, metrics_lines, write_archive
+from src.reporting.data.archive import EARLIER_RUNS, METRICS, OTHERS, RUNS, PublishedRun, metrics_lines, write_archive
 from src.reporting.data.json_values import Record, as_dict, as_list, as_text, read_or_none
 from src.reporting.data.metrics_file import read_points
 from src.reporting.data.runs import load_evaluation, to_records
@@ -60,7 +60,7 @@ def publish_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
             write_record(folder / "learning_rates.json", searches)
         write_archive(folder, published, metrics)
         for path in out.iterdir() if out.is_dir() else ():
-            if path.name not in (RUNS, METRICS, "runs", *OTHERS):
+            if path.name not in (RUNS, EARLIER_RUNS, METRICS, "runs", *OTHERS):
                 shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy2(path, folder)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
@@ -68,7 +68,7 @@ def publish_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
 def _is_published(folder: Path) -> bool:
     """Return whether a folder holds a published comparison, in the current format or with a folder for each run."""
     earlier = (folder / "runs").is_dir() and not any(folder.glob("runs/*/config.yaml"))  # which runs themselves have
-    return (folder / RUNS).is_file() or earlier
+    return any((folder / name).is_file() for name in (RUNS, EARLIER_RUNS)) or earlier
 
 
 def _job(job: Record) -> Record:

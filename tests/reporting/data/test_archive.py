@@ -11,10 +11,10 @@ import pytest
 
 from src.config.schema import UserError
 from src.reporting import load_metrics, load_runs, publish_runs
-from src.reporting.data import archive
 from src.reporting.data.archive import METRICS, RUNS, run_folders
 from src.reporting.data.problems import damage_lines
-from src.runtime.records import DIGEST, digest_lines
+from src.runtime import records
+from src.runtime.records import digest_lines
 from tests.reporting.conftest import SweepBuilder
 
 
@@ -67,6 +67,16 @@ def test_published_metrics_have_the_digest_of_their_lines(builder: SweepBuilder,
         assert damage_lines(load_runs(folder), folder) == []
 
 
+def test_what_earlier_versions_published_is_read_and_replaced(builder: SweepBuilder, published: Path) -> None:
+    after = load_runs(published)
+    (published / "runs.json").write_bytes(gzip.decompress((published / RUNS).read_bytes()))
+    (published / RUNS).unlink()
+    before = load_runs(published)
+    assert len(before) == 2 and list(before["total_params"]) == list(after["total_params"])
+    publish_runs(builder.sweep, load_runs(builder.sweep), published)
+    assert sorted(path.name for path in published.iterdir()) == [METRICS, RUNS, "sweep.json"]
+
+
 def test_other_folders_are_read_in_place(builder: SweepBuilder) -> None:
     assert run_folders(builder.sweep) == builder.sweep
 
@@ -84,17 +94,21 @@ def replace_by_text(folder: Path) -> None:
 
 
 def change_value(folder: Path) -> None:
-    text = (folder / RUNS).read_text().replace('"seed": 0', '"seed": 7')
-    (folder / RUNS).write_text(text)
+    text = gzip.decompress((folder / RUNS).read_bytes()).replace(b'"seed": 0', b'"seed": 7')
+    (folder / RUNS).write_bytes(gzip.compress(text))
 
 
 def insert_path(folder: Path) -> None:
-    content = json.loads((folder / RUNS).read_text())
-    del content[DIGEST]
-    (folder / RUNS).write_text(json.dumps({"runs": {"../../elsewhere": {}}}))
+    (folder / RUNS).write_bytes(gzip.compress(json.dumps({"runs": {"../../elsewhere": {}}}).encode()))
 
 
-@pytest.mark.parametrize("damage", [truncate_file, remove_file, replace_by_text, change_value, insert_path])
+def truncate_runs(folder: Path) -> None:
+    (folder / RUNS).write_bytes((folder / RUNS).read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate_file, remove_file, replace_by_text, change_value, insert_path, truncate_runs]
+)
 def test_damage_is_a_one_line_error(published: Path, damage: Callable[[Path], None]) -> None:
     damage(published)
     with pytest.raises(UserError) as caught:
@@ -105,6 +119,6 @@ def test_damage_is_a_one_line_error(published: Path, damage: Callable[[Path], No
 
 
 def test_a_too_large_decompressed_file_is_an_error(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match="when decompressed"):
         load_runs(published)

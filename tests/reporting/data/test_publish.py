@@ -88,9 +88,8 @@ def test_a_published_command_has_no_path(builder: SweepBuilder, tmp_path: Path) 
     builder.add("dense", summary={"command": command})
     builder.plan("moe-nano-full-s0-0000abcd", "moe", overrides=["seed=1", "learning_rates=['/home/me/rates']"])
     publish_sweep(builder.sweep, tmp_path / "kept")
-    summary = json.loads((tmp_path / "kept" / "runs.json").read_text())["runs"]["dense-nano-full-s0-0000abcd"][
-        "summary"
-    ]
+    published = json.loads(gzip.decompress((tmp_path / "kept" / "runs.json.gz").read_bytes()))
+    summary = published["runs"]["dense-nano-full-s0-0000abcd"]["summary"]
     assert summary["command"] == "python -m src.train data=local data.code.paths=... init_from=... seed=1"
     assert '"learning_rates=..."' in (tmp_path / "kept" / "sweep.json").read_text()
     page = write_report(tmp_path / "kept").read_text("utf-8")
