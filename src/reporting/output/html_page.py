@@ -43,17 +43,17 @@ TERMS = {
     "contract": "all settings that have to be equal before runs are ranked; How to repeat it lists them",
 }
 """Words that the page uses more than once, with their meaning."""
-HERO = ("verdict", "cost")
-"""Charts of the first screen, beside each other."""
+HERO, LADDER_HERO = ("verdict", "cost"), ("ladder", "verdict")
+"""Charts of the first screen, beside each other; the cost of a ladder is in its own chart."""
 
 
 def build_page(report: Report, charts: Sequence[Chart], runs: pd.DataFrame, directory: Path) -> str:
     """Write the page: answer and its charts, learning curves, tables, measurements, samples, how to repeat it."""
     records = to_records(runs)
     by_id = {chart.id: chart for chart in charts}
-    hero = [by_id[name] for name in HERO if name in by_id]
+    hero = [by_id[name] for name in (LADDER_HERO if "ladder" in by_id else HERO) if name in by_id]
     curves = [by_id["curves"]] if "curves" in by_id else []
-    measured = [chart for chart in charts if chart.id not in (*HERO, "curves")]
+    measured = [chart for chart in charts if chart not in (*hero, *curves)]
     table = Titled("Comparison", report.table, report.note)
     sections = {
         "curves": ("Learning curves", _charts(curves)),

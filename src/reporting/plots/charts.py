@@ -38,11 +38,11 @@ def build_charts(
     `verdict_chart`.
     """
     builders: dict[str, Callable[[], list[Chart]]] = {
+        "a ladder": lambda: [ladder_chart(runs)],  # what its runs are for
         "verdict": lambda: [verdict_chart(runs, margin)],
         "quality against cost": lambda: [cost_chart(runs)],
         "curves": lambda: [loss_chart(runs, metrics)],
         "learning rates": lambda: [learning_rate_chart(load_searches(directory))],
-        "a ladder": lambda: [ladder_chart(runs)],
         "positions": lambda: [position_chart(runs), beyond_chart(runs)],
         "accuracy": lambda: task_charts(runs),
         "recall": lambda: [recall_chart(runs), *(probe_chart(runs, name) for name in PROBES)],

@@ -5,15 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.reporting import load_runs
+from src.reporting import load_runs, write_report
 from src.reporting.plots.ladder import _changes, ladder_chart
 from src.reporting.tables.secondary import further_tables
 from tests.ladders import write_ladder
 
+ORDER = ("Loss by training FLOPs, predicted", "Measurements", "Quality against cost")
+
 
 @pytest.mark.slow
 def test_a_ladder_has_a_chart_of_predicted_losses_and_a_table_of_its_laws(tmp_path: Path) -> None:
-    runs = load_runs(write_ladder(tmp_path / "outputs"))
+    sweep = write_ladder(tmp_path / "outputs")
+    runs = load_runs(sweep)
+    page = write_report(sweep).read_text("utf-8")
+    places = [page.index(f"<h2>{title}" if title == "Measurements" else f"<h3>{title}") for title in ORDER]
+    assert places == sorted(places), "the chart that its runs are for is on the first screen"
     chart = ladder_chart(runs)
     points, line, *others = chart.panels[0].traces
     assert [trace.architecture for trace in others] == ["mamba", "mamba"] and not chart.marks, "mamba is always lower"
