@@ -89,7 +89,7 @@ def test_the_results_page_has_the_rows_and_sentences_of_the_reports(summaries: d
     for row in rows:
         assert any(in_order(cells(row), whole) for whole in made), row
     said = {line for folder in PUBLISHED for line in verdict_lines(load_runs(folder))}
-    quoted = re.findall(r"^> ((?:nano|micro): .*)$", text, re.MULTILINE)
+    quoted = re.findall(r"^> ((?:300k|nano|micro)[:,] .*)$", text, re.MULTILINE)
     assert quoted and set(quoted) <= said, set(quoted) - said
 
 
