@@ -80,13 +80,22 @@ def test_no_size_is_trained_on_far_more_tokens_for_each_parameter_than_the_ladde
 
 
 def test_the_text_says_how_sure_it_is_and_what_follows(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(ladder, "machine=mac_16gb", "hours=2") == 0
+    assert run(ladder, "machine=mac_16gb", "hours=48") == 0
     out, err = capsys.readouterr()
     assert out.startswith("Train ") and " bits per byte (" in out and "on mac_16gb" in out
     assert "arXiv 2502.05317" in out and "40% of that is assumed" in out
     assert "Not sure: it is best in " in out and " seeds of mamba and dense at size micro, 20 tokens" in out
     assert "times the ladder's largest size" in out and "without the ladder's largest size" in out
     assert "Next: python -m src.train architecture=" in err and "dry_run=true" in err
+
+
+@pytest.mark.parametrize(("hours", "size"), [(24, "micro"), (100, "mini")])
+def test_what_would_make_it_surer_takes_no_longer_than_the_time_given(
+    hours: int, size: str, ladder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(ladder, "machine=mac_16gb", f"hours={hours}", "format=json") == 0
+    rung = json.loads(capsys.readouterr().out)["rung"]
+    assert rung["size"] == size and rung["seconds"] <= 3600 * hours
 
 
 def test_runs_of_other_text_or_contexts_are_no_part_of_a_ladder(

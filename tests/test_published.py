@@ -19,6 +19,7 @@ from src.reporting.plots.figure import to_png
 from src.reporting.plots.verdict import verdict_chart
 from src.reporting.statistics.held_out import held_out_results
 from src.reporting.statistics.joint_law import fit_joint_laws
+from src.runs.advice import PUBLISHED as PUBLISHED_LADDER
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/sweep.json"))
@@ -94,16 +95,17 @@ def test_the_results_page_has_the_rows_and_sentences_of_the_reports(summaries: d
 
 
 def test_the_results_page_has_the_predictions_of_the_ladder_and_what_came_of_them() -> None:
-    ladder, held_out = (ROOT / "docs" / "results" / name for name in ("ladder", "ladder-held-out"))
-    found = held_out_results(fit_joint_laws(load_runs(ladder)), held_out, load_runs(held_out))
+    *rungs, held_out = PUBLISHED_LADDER
+    ladder = pd.concat([load_runs(folder) for folder in rungs], ignore_index=True)
+    found = held_out_results(fit_joint_laws(ladder), held_out, load_runs(held_out))
     rows = [
         f"| {each.size} | {each.law.architecture} | {show_count(each.tokens)} | {each.prediction.loss:.4f} | "
-        f"{each.prediction.low:.4f} to {each.prediction.high:.4f} | {each.loss:.4f} | {each.error:+.1%} |"
+        f"{each.prediction.low:.4f} to {each.prediction.high:.4f} | {each.loss:.4f} | {each.error:+.1%} | "
         for each in found
     ]
     text = RESULTS.read_text("utf-8")
-    assert len(rows) == 12 and "\n".join(rows) in text
-    assert sum(each.is_inside for each in found) == 12 and "All 12 losses lie inside" in text
+    assert len(rows) == 8 and all(row in text for row in rows)
+    assert sum(each.is_inside for each in found) == 8 and "All 8 losses lie inside" in text
 
 
 def test_the_readme_has_the_answer_of_the_published_comparison() -> None:

@@ -46,8 +46,10 @@ ALIKE = ("data_draws", "data_hash", "tokenizer_hash", "training.seq_len", "train
 LADDER_SETTINGS = ("match", "recipe.", "training.", "schedule.")
 """What the contract's keys begin with that all runs of a ladder share and a run like them needs."""
 LADDER = "python -m src.train -m +experiment=ladder dry_run=true"
-PUBLISHED = CONF.parent / "docs" / "results" / "ladder"
-"""The ladder that is taken where none is given."""
+PUBLISHED = tuple(
+    CONF.parent / "docs" / "results" / name for name in ("ladder", "ladder-held-out", "ladder-held-out-micro")
+)
+"""The ladder that is taken where none is given, and the larger sizes that it was checked by."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Advice:
     settings: TrainConfig
     """Those of the ladder, for which the losses are predicted, apart from architecture and size."""
     rung: Rung | None
-    """None: the answer is sure, or the ladder has every size that the machine could train in this time."""
+    """None: the answer is sure, or the ladder has all that fits the machine."""
 
 
 def read_ladder(config: AdviseConfig) -> tuple[pd.DataFrame, list[JointLaw]]:
@@ -132,8 +134,8 @@ def read_ladder(config: AdviseConfig) -> tuple[pd.DataFrame, list[JointLaw]]:
 
 
 def ladder_folders(config: AdviseConfig) -> list[str]:
-    """Return the folders of the ladder: the published one if none is given."""
-    return config.ladder or [str(PUBLISHED)]
+    """Return the folders of the ladder: the published ones if none is given."""
+    return config.ladder or [str(folder) for folder in PUBLISHED]
 
 
 def _load(folder: str) -> pd.DataFrame:
@@ -178,7 +180,9 @@ def choose_model(config: AdviseConfig) -> Advice:
     winners = np.bincount(draws.argmin(axis=0), minlength=len(found)) / draws.shape[1]
     found = [replace(each, is_best_in=float(share)) for each, share in zip(found, winners, strict=True)]
     found.sort(key=lambda each: each.prediction.loss)
-    return Advice(found, _changes(config, laws, models), left_out_errors(laws), base, _next_rung(found, models))
+    return Advice(
+        found, _changes(config, laws, models), left_out_errors(laws), base, _next_rung(found, models, config.hours)
+    )
 
 
 def _config_of(runs: pd.DataFrame) -> TrainConfig:
@@ -276,16 +280,21 @@ def _changes(config: AdviseConfig, laws: Sequence[JointLaw], models: dict[str, l
     return changes
 
 
-def _next_rung(candidates: Sequence[Candidate], models: dict[str, list[Model]]) -> Rung | None:
-    """Return the next size above the ladder for the architectures that may be best, if the answer is not sure."""
+def _next_rung(candidates: Sequence[Candidate], models: dict[str, list[Model]], hours: float) -> Rung | None:
+    """Return runs beyond the ladder of the architectures that may be best, if the answer is not sure.
+
+    The largest that take no longer than the time given, or else the cheapest.
+    """
     if candidates[0].is_sure:
         return None
     contenders = [each.model.architecture for n, each in enumerate(candidates) if n < 2 or each.is_best_in >= CONTENDER]
-    largest = max(point.params for each in candidates for point in each.law.points)
-    above = [model for model in models[contenders[0]] if model.params > 1.1 * largest]
-    if not above:
-        return None
-    size = above[0].size
-    runs = [model for name in contenders for model in models[name] if model.size == size]
-    seconds = sum(RUNG_SEEDS * RUNG_TOKENS_PER_PARAMETER * model.params / model.tokens_per_second for model in runs)
-    return Rung(size, [model.architecture for model in runs], seconds)
+    points = [point for each in candidates for point in each.law.points]
+    largest, most = (max(point[axis] for point in points) for axis in (0, 1))
+    rungs: list[Rung] = []
+    for first in models[contenders[0]]:
+        if first.params > 1.1 * largest or RUNG_TOKENS_PER_PARAMETER * first.params > most:
+            runs = [model for name in contenders for model in models[name] if model.size == first.size]
+            each = (RUNG_TOKENS_PER_PARAMETER * model.params / model.tokens_per_second for model in runs)
+            rungs.append(Rung(first.size, [model.architecture for model in runs], RUNG_SEEDS * sum(each)))
+    short = [rung for rung in rungs if rung.seconds <= 3600 * hours]
+    return (short[-1:] or rungs[:1] or [None])[0]

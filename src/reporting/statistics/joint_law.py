@@ -1,9 +1,11 @@
-"""How loss falls with size and budget together: L(N, D) = E + A / N^alpha + B / D^beta, for each architecture.
+"""How loss falls with size and budget together: L(N, D) = E + (A / N^alpha + B / D^beta)^gamma, for each architecture.
 
 N: active parameters without embeddings. D: training tokens. L: bits per byte; E is what no model can learn, the entropy
-of the text. It is known for generated text, and otherwise fitted, one for all architectures. Fitted by the sum of Huber
-losses of log L (Hoffmann et al., 2022, arXiv 2203.15556, approach 3) from many starts; their mean in place of the sum
-stopped the optimizer early, and gave intervals that were far too narrow (Besiroglu et al., 2024, arXiv 2404.10102).
+of the text. It is known for generated text, and otherwise fitted, one for all architectures. With gamma below 1, size
+matters more where there are more tokens (Kaplan et al., 2020, arXiv 2001.08361, equation 1.5, which has no E); gamma is
+one for all too. At 1 it is the law of Hoffmann et al. (2022, arXiv 2203.15556). Fitted by the sum of Huber
+losses of log L from many starts (Hoffmann et al., approach 3); their mean in place of the sum stopped the optimizer
+early, and gave intervals that were far too narrow (Besiroglu et al., 2024, arXiv 2404.10102).
 
 Uncertainty is a bootstrap: each draw resamples the seeds of every point of the ladder, flips the sign of the point's
 own deviation from the law at random (a wild bootstrap; Wu, 1986), and fits again. A predicted run deviates from its
@@ -26,15 +28,16 @@ HUBER_DELTA = 1e-3
 """Deviation of log L from which it counts linearly: about the noise between seeds."""
 DRAWS = 300
 MIN_POINTS = 9
-"""Different sizes and budgets together: five numbers are fitted, and six points fit some law exactly."""
+"""Different sizes and budgets together: six numbers are fitted, and as many points fit some law exactly."""
 MIN_DISTINCT = 3
 """Different sizes, and different budgets: two show no curvature, and thus no entropy."""
-STARTS = tuple(product((0.15, 0.4, 0.8), (0.15, 0.4, 0.8), (0.3, 0.6, 0.9)))
-"""alpha, beta, and E as a share of the lowest loss."""
-N_OWN = 4
-"""Parameters that each architecture has besides E: log A, alpha, log B, beta."""
-LOWER, UPPER = (-20.0, -20.0, 0.0, -20.0, 0.0), (5.0, 5.0, 2.0, 5.0, 2.0)
-"""Of E and the parameters of an architecture: loss grows with neither size nor budget."""
+STARTS = tuple(product((0.15, 0.4, 0.8), (0.15, 0.4, 0.8), (0.3, 0.6, 0.9), (0.3, 1.0)))
+"""alpha, beta, E as a share of the lowest loss, and gamma."""
+N_SHARED, N_OWN = 2, 4
+"""Parameters of all architectures, log E and log gamma, and of each: log A, alpha, log B, beta."""
+LOWER = (-20.0, -3.0), (-20.0, 0.0, -20.0, 0.0)
+UPPER = (5.0, 1.0), (5.0, 3.0, 5.0, 3.0)
+"""Of the shared parameters and those of an architecture: loss grows with neither size nor budget."""
 MAX_ITERATIONS = 200
 
 
@@ -65,11 +68,12 @@ class JointLaw:
     architecture: str
     points: tuple[Point, ...]
     parameters: np.ndarray
-    """(1 + DRAWS, 5) log E, log A', alpha, log B', beta; A' and B' are the terms at `center`. First the fit itself."""
+    """(1 + DRAWS, 6) log E, log gamma, log A', alpha, log B', beta, with the terms A' and B' at `center`. First the fit
+    itself."""
     center: tuple[float, float]
     """Means of log N and log D."""
     noise: float
-    """Standard deviation of log L of a run around the law: of its seed, and of what the law does not describe."""
+    """Standard deviation of log L of a run around the laws: of its seed, and of what they do not describe."""
     is_entropy_known: bool
     """Whether E was given."""
 
@@ -105,9 +109,9 @@ class JointLaw:
         return float(np.exp(self.parameters[0, 0]))
 
     @property
-    def exponents(self) -> tuple[float, float]:
-        """alpha and beta."""
-        return float(self.parameters[0, 2]), float(self.parameters[0, 4])
+    def exponents(self) -> tuple[float, float, float]:
+        """alpha, beta and gamma."""
+        return float(self.parameters[0, 3]), float(self.parameters[0, 5]), float(np.exp(self.parameters[0, 1]))
 
 
 @shared
@@ -150,7 +154,7 @@ def is_enough(points: Sequence[Point]) -> bool:
 
 
 def fit_laws(points: Mapping[str, Sequence[Point]], entropy: float | None = None) -> list[JointLaw]:
-    """Fit the law of each architecture, and draws of it for intervals; they share E, which the text has and no model.
+    """Fit the law of each architecture, and draws of it for intervals; they share E, of the text, and gamma.
 
     Points of equal size and budget count as seeds of one.
     """
@@ -165,11 +169,10 @@ def fit_laws(points: Mapping[str, Sequence[Point]], entropy: float | None = None
     tried, values = _minimize(starts, data, np.tile(log_loss, (len(starts), 1)), log_entropy)
     best = tried[int(np.argmin(values))]
     law = _log_loss(best, data)
-    generator, again, noise = np.random.default_rng(0), np.tile(law, (DRAWS, 1)), list[float]()
-    n_fitted = N_OWN + (entropy is None) / len(points)
+    generator, again = np.random.default_rng(0), np.tile(law, (DRAWS, 1))
+    n_fitted = N_OWN + (N_SHARED - (entropy is not None)) / len(points)
     for index in range(len(points)):
         own = np.flatnonzero(owner == index)
-        noise.append(float(np.sqrt(((log_loss - law)[own] ** 2).sum() / max(1, len(own) - n_fitted))))
         cells = _cells(every, own)
         # k fitted numbers make deviations smaller by sqrt(1 - k / n), a mean of m seeds theirs by sqrt(1 - 1 / m).
         scale = np.sqrt(len(cells) / max(1, len(cells) - n_fitted))
@@ -180,8 +183,10 @@ def fit_laws(points: Mapping[str, Sequence[Point]], entropy: float | None = None
             again[:, cell] += signs * scale * (log_loss[cell].mean() - law[cell].mean()) + seeds
     drawn, _ = _minimize(np.tile(best, (DRAWS, 1)), data, again, log_entropy)
     parameters = np.concatenate([best[None], drawn])
+    # The few points of one architecture can lie close to its law by chance.
+    noise = float(np.sqrt(((log_loss - law) ** 2).sum() / max(1.0, len(every) - n_fitted * len(points))))
     return [
-        JointLaw(name, tuple(own), parameters[:, _columns(index)], center, noise[index], entropy is not None)
+        JointLaw(name, tuple(own), parameters[:, _columns(index)], center, noise, entropy is not None)
         for index, (name, own) in enumerate(points.items())
     ]
 
@@ -216,8 +221,9 @@ class _Data(NamedTuple):
 
 
 def _columns(index: int) -> list[int]:
-    """Return where the parameters of an architecture are: log E is first, and of all."""
-    return [0, *range(1 + N_OWN * index, 1 + N_OWN * (index + 1))]
+    """Return where the parameters of an architecture are: those of all are first."""
+    start = N_SHARED + N_OWN * index
+    return [*range(N_SHARED), *range(start, start + N_OWN)]
 
 
 def _cells(points: Sequence[Point], own: np.ndarray) -> list[np.ndarray]:
@@ -229,27 +235,47 @@ def _cells(points: Sequence[Point], own: np.ndarray) -> list[np.ndarray]:
 
 
 def _starts(loss: np.ndarray, owner: np.ndarray, log_entropy: float | None) -> np.ndarray:
-    """Return the first guesses, (n, 1 + 4 architectures)."""
+    """Return the first guesses, (n, 2 + 4 architectures)."""
     found: list[list[float]] = []
-    for alpha, beta, share in STARTS:
+    for alpha, beta, share, gamma in STARTS:
         floor = share * loss.min() if log_entropy is None else np.exp(log_entropy)
-        start = [float(np.log(floor))]
+        start = [float(np.log(floor)), float(np.log(gamma))]
         for index in range(owner.max() + 1):
-            rest = float(np.log(max(1e-6, (loss[owner == index].mean() - floor) / 2)))
-            start += [rest, alpha, rest, beta]
+            rest = float(np.log(max(1e-6, loss[owner == index].mean() - floor))) / gamma - float(np.log(2))
+            start += [rest, alpha / gamma, rest, beta / gamma]
         found.append(start)
     return np.array(found)
 
 
-def _terms(theta: np.ndarray, data: _Data) -> np.ndarray:
-    """Return the logarithms of the three terms, (3, ..., points)."""
-    log_a, alpha, log_b, beta = (theta[..., 1 + index + N_OWN * data.owner] for index in range(N_OWN))
-    return np.stack([theta[..., :1] + 0 * data.x, log_a - alpha * data.x, log_b - beta * data.y])
+class _Terms(NamedTuple):
+    """The parts of a law at its points, (..., points) each."""
+
+    log_entropy: np.ndarray
+    gamma: np.ndarray
+    log_size: np.ndarray
+    """Of A / N^alpha."""
+    log_budget: np.ndarray
+    """Of B / D^beta."""
+
+    @property
+    def log_sum(self) -> np.ndarray:
+        """Of the last two."""
+        return np.logaddexp(self.log_size, self.log_budget)
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        return np.logaddexp(self.log_entropy, self.gamma * self.log_sum)
+
+
+def _terms(theta: np.ndarray, data: _Data) -> _Terms:
+    log_a, alpha, log_b, beta = (theta[..., N_SHARED + index + N_OWN * data.owner] for index in range(N_OWN))
+    log_entropy, log_gamma = theta[..., :1] + 0 * data.x, theta[..., 1:2] + 0 * data.x
+    return _Terms(log_entropy, np.exp(log_gamma), log_a - alpha * data.x, log_b - beta * data.y)
 
 
 def _log_loss(theta: np.ndarray, data: _Data) -> np.ndarray:
     """Return log L, (..., points)."""
-    return np.logaddexp.reduce(_terms(theta, data))
+    return _terms(theta, data).log_loss
 
 
 def _huber(rest: np.ndarray) -> np.ndarray:
@@ -266,9 +292,9 @@ def _minimize(
     Levenberg-Marquardt with the weights of Huber's loss, 1 / max(1, deviation), as scipy's least_squares does for one
     fit; hundreds of fits, one after the other, take a minute with it. theta: (n, parameters). log_loss: (n, points).
     """
-    n_laws = theta.shape[1] // N_OWN
-    free = np.array([log_entropy is None, *[True] * (N_OWN * n_laws)])
-    lower, upper = (np.array([bounds[0], *bounds[1:] * n_laws]) for bounds in (LOWER, UPPER))
+    n_laws = (theta.shape[1] - N_SHARED) // N_OWN
+    free = np.array([log_entropy is None, *[True] * (theta.shape[1] - 1)])
+    lower, upper = (np.array([*shared, *own * n_laws]) for shared, own in (LOWER, UPPER))
     index = np.arange(len(data.x))
     damping = np.full(len(theta), 1e-2)
     theta = theta.copy()
@@ -276,11 +302,14 @@ def _minimize(
     value = _huber(rest)
     for _ in range(MAX_ITERATIONS):
         terms = _terms(theta, data)
-        share = np.exp(terms - np.logaddexp.reduce(terms))
-        slopes = np.zeros((*share[0].shape, theta.shape[1]))
-        slopes[..., 0] = share[0]
-        for place, slope in enumerate((share[1], -share[1] * data.x, share[2], -share[2] * data.y)):
-            slopes[:, index, 1 + place + N_OWN * data.owner] = slope
+        learnable = terms.gamma * np.exp(terms.gamma * terms.log_sum - terms.log_loss)
+        size = learnable * np.exp(terms.log_size - terms.log_sum)
+        budget = learnable - size
+        slopes = np.zeros((*size.shape, theta.shape[1]))
+        slopes[..., 0] = np.exp(terms.log_entropy - terms.log_loss)
+        slopes[..., 1] = learnable * terms.log_sum
+        for place, slope in enumerate((size, -size * data.x, budget, -budget * data.y)):
+            slopes[:, index, N_SHARED + place + N_OWN * data.owner] = slope
         slopes /= HUBER_DELTA
         weighted = slopes * (1 / np.maximum(1, np.abs(rest)))[..., None]
         curvature = np.swapaxes(weighted, -1, -2) @ slopes

@@ -172,13 +172,14 @@ def _laws(runs: pd.DataFrame) -> Titled:
     laws = fit_joint_laws(runs)
     errors = left_out_errors(laws)
     for law in laws:
-        (alpha, beta), error = law.exponents, errors[law.architecture]
-        numbers = [f"{law.entropy:.3f}", f"{alpha:.3f}", f"{beta:.3f}"]
+        error = errors[law.architecture]
+        numbers = [f"{number:.3f}" for number in (law.entropy, *law.exponents)]
         rows.append([law.architecture, *numbers, str(len(law.points)), NOTHING if error is None else f"{error:+.1%}"])
-    names = ("architecture", "E", "alpha", "beta", "points", "missed by")
+    names = ("architecture", "E", "alpha", "beta", "gamma", "points", "missed by")
     note = (
-        "Bits per byte = E + A / N^alpha + B / D^beta, with N active parameters without embeddings and D tokens; E is "
-        "that of the text, for all. missed by: the error at the largest size of laws that were fitted without it. "
+        "Bits per byte = E + (A / N^alpha + B / D^beta)^gamma, with N active parameters without embeddings and D "
+        "tokens; E and gamma are shared by all. missed by: the error at the largest size of laws that were fitted "
+        "without it. "
         "src.advise uses these laws."
     )
     return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)

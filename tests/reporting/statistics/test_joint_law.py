@@ -1,5 +1,6 @@
 """The law of loss by size and budget: fitted as scipy fits it, with intervals that hold what was not run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,19 @@ def loss_of(n: float, d: float) -> float:
     return 0.8 + 60 / n**0.4 + 130 / d**0.37
 
 
-def ladder(generator: np.random.Generator, noise: float, sizes: tuple[float, ...] = SIZES) -> list[Point]:
+def bent_loss_of(n: float, d: float) -> float:
+    """Return a loss for which size matters more where there are more tokens."""
+    return 0.5 + (120 / n**0.4 + 4000 / d**0.6) ** 0.4
+
+
+def ladder(
+    generator: np.random.Generator,
+    noise: float,
+    sizes: tuple[float, ...] = SIZES,
+    loss: Callable[[float, float], float] = loss_of,
+) -> list[Point]:
     return [
-        Point(n, n * each, loss_of(n, n * each) * np.exp(noise * generator.standard_normal()))
+        Point(n, n * each, loss(n, n * each) * np.exp(noise * generator.standard_normal()))
         for n in sizes
         for each in BUDGETS
         for _ in range(3)
@@ -40,31 +51,45 @@ def test_the_fit_is_that_of_scipy() -> None:
     n, d, loss = (np.array(values) for values in zip(*points, strict=True))
 
     def rest(theta: np.ndarray) -> np.ndarray:
-        e, a, alpha, b, beta = theta
-        return np.log(np.exp(e) + np.exp(a) / n**alpha + np.exp(b) / d**beta) - np.log(loss)
+        e, a, alpha, b, beta, gamma = theta
+        return np.log(np.exp(e) + (np.exp(a) / n**alpha + np.exp(b) / d**beta) ** gamma) - np.log(loss)
 
-    start = np.log(0.8), np.log(60), 0.4, np.log(130), 0.37
+    start = np.log(0.8), np.log(60), 0.4, np.log(130), 0.37, 1.0
     theirs = least_squares(rest, start, loss="huber", f_scale=HUBER_DELTA, x_scale="jac", xtol=1e-12, ftol=1e-14).x
     assert law.entropy == pytest.approx(np.exp(theirs[0]), rel=1e-3)
-    assert law.exponents == pytest.approx((theirs[2], theirs[4]), rel=1e-3)
+    assert law.exponents == pytest.approx((theirs[2], theirs[4], theirs[5]), rel=1e-3)
 
 
 def test_without_noise_the_law_is_recovered() -> None:
     law = fit_laws({"dense": ladder(np.random.default_rng(0), 0.0)})[0]
-    assert law.entropy == pytest.approx(0.8, rel=1e-3) and law.exponents == pytest.approx((0.4, 0.37), rel=1e-2)
+    assert law.entropy == pytest.approx(0.8, rel=1e-3) and law.exponents == pytest.approx((0.4, 0.37, 1.0), rel=1e-2)
     assert law.noise == pytest.approx(0, abs=1e-6) and law.predict(2e7, 4e8).loss == pytest.approx(
         loss_of(2e7, 4e8), rel=1e-4
     )
 
 
+def test_a_size_that_matters_more_with_more_tokens_is_described() -> None:
+    points = [Point(n, n * each, bent_loss_of(n, n * each)) for n in SIZES for each in BUDGETS]
+    law = fit_laws({"dense": points})[0]
+    assert law.exponents == pytest.approx((0.4, 0.6, 0.4), rel=1e-2)
+    assert law.predict(2e7, 4e8).loss == pytest.approx(bent_loss_of(2e7, 4e8), rel=1e-3)
+
+
+def test_the_noise_is_that_of_all_laws() -> None:
+    generator = np.random.default_rng(4)
+    laws = fit_laws({"dense": ladder(generator, 0.002), "mamba": ladder(generator, 0.006)})
+    assert laws[0].noise == laws[1].noise == pytest.approx((0.5 * (0.002**2 + 0.006**2)) ** 0.5, rel=0.3)
+
+
 @pytest.mark.slow
-def test_intervals_hold_the_losses_of_runs_that_were_not_made() -> None:
+@pytest.mark.parametrize("true_loss", [loss_of, bent_loss_of])
+def test_intervals_hold_the_losses_of_runs_that_were_not_made(true_loss: Callable[[float, float], float]) -> None:
     inside, errors, widths = 0, [], []
     for seed in range(10):
         generator = np.random.default_rng(seed)
-        law = fit_laws({"dense": ladder(generator, 0.004)})[0]
+        law = fit_laws({"dense": ladder(generator, 0.004, loss=true_loss)})[0]
         for n, d in HELD_OUT:
-            found, true = law.predict(n, d), loss_of(n, d)
+            found, true = law.predict(n, d), true_loss(n, d)
             inside += found.low <= true * np.exp(0.004 * generator.standard_normal()) <= found.high
             errors.append(abs(found.loss / true - 1))
             widths.append((found.high - found.low) / true)
