@@ -7,6 +7,7 @@ Figures are made without pyplot: no global state, no display, safe in a notebook
 # pyright: reportUnknownMemberType=false
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from src.reporting.plots.chart import Axis, Chart, Panel, Trace
 from src.reporting.plots.style import GRAY, INK
 
 DPI = 130
+USUAL_NAME = 16
+"""Letters of a name that leave room enough for a row."""
 MAX_END_LABELS = 9
 """Labels beside a panel; with more, final losses are left to the table."""
 SEED_OFFSET = 0.24
@@ -43,9 +46,12 @@ def draw(chart: Chart, x: str | None = None) -> Figure:
     rows = -(-len(cells) // columns)
     lines = chart.kind in ("lines", "points")
     heights = [
-        1 if lines else 2 + max(len(p.traces) for p, _ in cells[i * columns : (i + 1) * columns]) for i in range(rows)
+        1 if lines else 2 + max(_rows_height(p) for p, _ in cells[i * columns : (i + 1) * columns]) for i in range(rows)
     ]
     width = 5.4 if chart.kind == "intervals" else 3.4 if len(ys) > 2 else 4.9
+    if not lines:
+        longest = max(len(line) for p, _ in cells for trace in p.traces for line in in_lines(trace.name).split("\n"))
+        width += 0.08 * max(0, longest - USUAL_NAME)
     size = (1.2 + width * columns, 1.1 + (3.3 * rows if lines else 0.33 * sum(heights)))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flatten()
@@ -129,7 +135,8 @@ def _draw_points(axis: Axes, chart: Chart, panel: Panel, x: str, y: str) -> None
             axis.plot(places * len(seeds), seeds, markerfacecolor="none", **style)
         vertical, side = trace.corners[x].split()
         axis.annotate(
-            trace.name, (places[0], seeds[0]), xytext=(7 if side == "right" else -7, 4 if vertical == "top" else -4),
+            in_lines(trace.name), (places[0], seeds[0]),
+            xytext=(7 if side == "right" else -7, 4 if vertical == "top" else -4),
             textcoords="offset points", color=INK, fontsize=9, ha="left" if side == "right" else "right",
             va="bottom" if vertical == "top" else "top",
         )  # fmt: skip
@@ -196,8 +203,18 @@ def _draw_rows(axis: Axes, chart: Chart, panel: Panel, y: str) -> None:
             trace.text[y], (1, row), xytext=(5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", color=INK, annotation_clip=False,
         )  # fmt: skip
-    axis.set_yticks(range(len(panel.traces)), [trace.name for trace in panel.traces])
+    axis.set_yticks(range(len(panel.traces)), [in_lines(trace.name) for trace in panel.traces])
     axis.set_ylim(len(panel.traces) - 0.5, -0.5)
+
+
+def _rows_height(panel: Panel) -> float:
+    """Return the height of the rows of a panel, in rows whose names have one line."""
+    return len(panel.traces) * (1 + max((in_lines(trace.name).count("\n") for trace in panel.traces), default=0) / 2)
+
+
+def in_lines(name: str) -> str:
+    """Break a long name after a comma or a space, as page.js does: a pattern of blocks leaves no room for a chart."""
+    return "\n".join(re.findall(r".{1,38}(?:[ ,]|$)|.{1,38}", name))
 
 
 def _marks(trace: Trace, n: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.reporting import draw, load_runs, verdict_lines, write_report
-from src.reporting.plots.figure import to_png
+from src.reporting.plots.figure import in_lines, to_png
 from src.reporting.plots.verdict import verdict_chart
 from src.reporting.statistics.significance import mean_and_half_width
 from src.reporting.statistics.verdicts import compare_headlines
@@ -100,3 +100,19 @@ def test_the_report_has_the_figure_first(builder):
     assert (folder / "figures" / "verdict.png").read_bytes().startswith(b"\x89PNG")
     figures = (folder / "summary.md").read_text(encoding="utf-8").partition("## Figures")[2]
     assert figures.index("(figures/verdict.png)") < figures.index("(figures/loss_vs_tokens.png)")
+
+
+def test_a_long_name_leaves_room_for_the_chart(builder) -> None:
+    name = "hybrid pattern=[mamba,mlp,mamba,mlp,mamba,mlp,sliding_attention,mlp]"
+    lines = in_lines(name).split("\n")
+    assert "".join(lines) == name and max(map(len, lines)) <= 38 and len(lines) == 2
+    assert in_lines("dense_qk_norm") == "dense_qk_norm"
+    runs = add_seeds(builder, SEEDS)
+    wide = draw(verdict_chart(runs))
+    runs["architecture"] = runs["architecture"].replace("hybrid", name)
+    figure = draw(verdict_chart(runs))
+    for each in (wide, figure):
+        to_png(each)
+    plain, long = (each.axes[0].get_position().width * each.get_figwidth() for each in (wide, figure))
+    assert long > 0.7 * plain > 1.5, "inches"
+    assert figure.get_figheight() > wide.get_figheight()

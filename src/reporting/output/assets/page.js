@@ -33,6 +33,7 @@
   const SYMBOLS = { o: "circle", s: "square", "^": "triangle-up", D: "diamond", v: "triangle-down", P: "cross", X: "x",
     h: "hexagon", d: "diamond-tall", 8: "octagon", H: "hexagon2", p: "pentagon", "*": "star", "<": "triangle-left",
     ">": "triangle-right", "+": "hourglass", ring: "circle-open", "": "circle" };
+  const inLines = (name) => name.match(/.{1,38}(?:[ ,]|$)|.{1,38}/g).join("<br>"); // as figure.in_lines does
   const hover = "%{x:,.4~g}: %{y:.4~g}<extra>%{fullData.name}</extra>";
 
   // Bars and intervals: one below the other, each with its words under its name.
@@ -61,7 +62,7 @@
     ...places.map((one) => {
       const { trace, at, values } = one, mean = trace.y[y];
       return { type: "scatter", mode: "markers+text", x: values.map(() => at), y: values, name: trace.name,
-        text: values.map((_, index) => (index ? "" : " " + trace.name + " ")), textposition: trace.corners[x],
+        text: values.map((_, index) => (index ? "" : " " + inLines(trace.name) + " ")), textposition: trace.corners[x],
         hovertemplate: hover, cliponaxis: false,
         marker: { size: 10, symbol: SYMBOLS[trace.marker], color: mean ? trace.color : "rgba(0,0,0,0)",
           line: { color: trace.color, width: 1.5 } },
@@ -141,7 +142,7 @@
       };
     };
     const named = { tickvals: shown.map((_, row) => row), range: [shown.length - 0.5, -0.5], automargin: true,
-      ticktext: shown.map((trace) => `<b>${trace.name}</b><br>${trace.text[y]}`), showgrid: false, zeroline: false };
+      ticktext: shown.map((trace) => `<b>${inLines(trace.name)}</b><br>${trace.text[y]}`), showgrid: false, zeroline: false };
     // The names beside points need room.
     const room = (values) => {
       const low = Math.min(...values), high = Math.max(...values), more = 0.28 * (high - low || high || 1);
@@ -185,7 +186,8 @@
       make("span", "", head).textContent = panel.title;
       plot.setAttribute("role", "img");
       plot.setAttribute("aria-label", `${chart.title}. ${chart.texts[index]}`);
-      const rowHeight = 2.15 * panel.traces.filter((trace) => trace.architecture).length;
+      const names = panel.traces.filter((trace) => trace.architecture).map((trace) => inLines(trace.name).split("<br>"));
+      const rowHeight = names.length * (1.15 + Math.max(1, ...names.map((name) => name.length)));
       if (chart.kind !== "lines") plot.style.height = `${chart.kind === "points" ? Math.max(15, 4 + rowHeight) : 4 + rowHeight}rem`;
       const traces = () => panel.traces.filter((trace) => !hidden.has(trace.architecture));
       const figure = (isDark) => {
