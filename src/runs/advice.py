@@ -297,4 +297,4 @@ def _next_rung(candidates: Sequence[Candidate], models: dict[str, list[Model]], 
             each = (RUNG_TOKENS_PER_PARAMETER * model.params / model.tokens_per_second for model in runs)
             rungs.append(Rung(first.size, [model.architecture for model in runs], RUNG_SEEDS * sum(each)))
     short = [rung for rung in rungs if rung.seconds <= 3600 * hours]
-    return (short[-1:] or rungs[:1] or [None])[0]
+    return short[-1] if short else next(iter(rungs), None)

@@ -56,12 +56,17 @@ def metrics_lines(rows: list[Record]) -> list[str]:
     return [json.dumps(row) + "\n" for row in rows]
 
 
+def runs_file(directory: Path) -> Path | None:
+    """Return the file with the runs of a published comparison; None in another folder."""
+    return next((directory / name for name in (RUNS, EARLIER_RUNS) if (directory / name).is_file()), None)
+
+
 def run_folders(directory: Path) -> Path:
     """Return a folder in which each run has a folder: the directory itself, or a temporary copy of a published one.
 
     Raises: UserError where the published files are damaged.
     """
-    path = next((directory / name for name in (RUNS, EARLIER_RUNS) if (directory / name).is_file()), None)
+    path = runs_file(directory)
     if path is None:
         return directory
     stamps = tuple(place.stat().st_mtime_ns for place in (path, directory / METRICS) if place.exists())

@@ -17,7 +17,16 @@ from typing import Any
 import pandas as pd
 
 from src.config.schema import UserError
-from src.reporting.data.archive import EARLIER_RUNS, METRICS, OTHERS, RUNS, PublishedRun, metrics_lines, write_archive
+from src.reporting.data.archive import (
+    EARLIER_RUNS,
+    METRICS,
+    OTHERS,
+    RUNS,
+    PublishedRun,
+    metrics_lines,
+    runs_file,
+    write_archive,
+)
 from src.reporting.data.json_values import Record, as_dict, as_list, as_text, read_or_none
 from src.reporting.data.metrics_file import read_points
 from src.reporting.data.runs import load_evaluation, to_records
@@ -68,7 +77,7 @@ def publish_runs(directory: Path, runs: pd.DataFrame, out: Path) -> int:
 def _is_published(folder: Path) -> bool:
     """Return whether a folder holds a published comparison, in the current format or with a folder for each run."""
     earlier = (folder / "runs").is_dir() and not any(folder.glob("runs/*/config.yaml"))  # which runs themselves have
-    return any((folder / name).is_file() for name in (RUNS, EARLIER_RUNS)) or earlier
+    return runs_file(folder) is not None or earlier
 
 
 def _job(job: Record) -> Record:

@@ -254,23 +254,17 @@ class _Terms(NamedTuple):
     gamma: np.ndarray
     log_size: np.ndarray
     """Of A / N^alpha."""
-    log_budget: np.ndarray
-    """Of B / D^beta."""
-
-    @property
-    def log_sum(self) -> np.ndarray:
-        """Of the last two."""
-        return np.logaddexp(self.log_size, self.log_budget)
-
-    @property
-    def log_loss(self) -> np.ndarray:
-        return np.logaddexp(self.log_entropy, self.gamma * self.log_sum)
+    log_sum: np.ndarray
+    """Of A / N^alpha + B / D^beta."""
+    log_loss: np.ndarray
 
 
 def _terms(theta: np.ndarray, data: _Data) -> _Terms:
     log_a, alpha, log_b, beta = (theta[..., N_SHARED + index + N_OWN * data.owner] for index in range(N_OWN))
     log_entropy, log_gamma = theta[..., :1] + 0 * data.x, theta[..., 1:2] + 0 * data.x
-    return _Terms(log_entropy, np.exp(log_gamma), log_a - alpha * data.x, log_b - beta * data.y)
+    gamma, log_size = np.exp(log_gamma), log_a - alpha * data.x
+    log_sum = np.logaddexp(log_size, log_b - beta * data.y)
+    return _Terms(log_entropy, gamma, log_size, log_sum, np.logaddexp(log_entropy, gamma * log_sum))
 
 
 def _log_loss(theta: np.ndarray, data: _Data) -> np.ndarray:

@@ -179,8 +179,7 @@ def _laws(runs: pd.DataFrame) -> Titled:
     note = (
         "Bits per byte = E + (A / N^alpha + B / D^beta)^gamma, with N active parameters without embeddings and D "
         "tokens; E and gamma are shared by all. missed by: the error at the largest size of laws that were fitted "
-        "without it. "
-        "src.advise uses these laws."
+        "without it. src.advise uses these laws."
     )
     return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)
 
