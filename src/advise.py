@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DROPPED = ("state", "memory", "tokens/s", "parameters")
 """The columns that a narrow terminal leaves out, in this order."""
+BELOW = ", but below the ladder's smallest size or budget"
 PUBLISHED_LADDER = "Ladder: the published one, of stories (docs/RESULTS.md); ladder=[DIR] takes your own."
 
 
@@ -116,7 +117,7 @@ def _how_sure(advice: "Advice") -> str:
     share, beyond = f"it is best in {best.is_best_in:.0%} of the draws", max(best.extrapolation)
     if best.is_sure:
         return f"Sure: {share}."
-    far = f", but {beyond:.0f} times beyond the ladder" if beyond > FAR else ""
+    far = f", but {beyond:.0f} times beyond the ladder" if beyond > FAR else BELOW if best.is_below else ""
     if advice.rung is None:
         return f"Not sure: {share}{far}."
     names, size = " and ".join(advice.rung.architectures), advice.rung.size
@@ -144,7 +145,9 @@ def _extrapolation_lines(advice: "Advice") -> list[str]:
         name, error = each.model.architecture, advice.left_out_errors[each.model.architecture]
         tested = "" if error is None else f"; without the ladder's largest size, the law missed that by {error:+.1%}"
         beyond = f"{size:.3g} times the ladder's largest size, {tokens:.3g} times its tokens"
-        lines.append(f"{name}: {'extrapolates: ' if max(size, tokens) > 1 else ''}{beyond}{tested}.")
+        is_outside = each.is_below or max(size, tokens) > 1
+        below = BELOW if each.is_below else ""
+        lines.append(f"{name}: {'extrapolates: ' if is_outside else ''}{beyond}{below}{tested}.")
     return lines
 
 
@@ -171,6 +174,7 @@ def describe_check(results: "Sequence[HeldOut]") -> list[str]:
         "",
         "Bits per byte; error: of the prediction, relative to the measured loss.",
         *_held_lines(results),
+        *_below_lines(results),
         *_order_lines(significant_orders(results)),
     ]
 
@@ -196,6 +200,12 @@ def _held_lines(results: "Sequence[HeldOut]") -> list[str]:
     return [f"{inside} of {len(errors)} losses lie inside the interval; the largest error is {max(errors):.1%}."]
 
 
+def _below_lines(results: "Sequence[HeldOut]") -> list[str]:
+    below = dict.fromkeys(f"{each.size} at {show_count(each.tokens)} tokens" for each in results if each.is_below)
+    where = "Below the ladder's smallest size or budget, where its laws are not to be trusted"
+    return [f"{where}: {', '.join(below)}."] if below else []
+
+
 def checked_values(results: "Sequence[HeldOut]") -> dict[str, Any]:
     """Return the predictions and results as plain values for JSON."""
     from src.reporting.statistics.held_out import significant_orders
@@ -209,6 +219,7 @@ def checked_values(results: "Sequence[HeldOut]") -> dict[str, Any]:
             "bits_per_byte": each.prediction._asdict(),
             "measured": list(each.losses),
             "error": each.error,
+            "is_below_ladder": each.is_below,
         }
         for each in results
     ]

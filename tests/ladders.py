@@ -1,6 +1,7 @@
 """A synthetic ladder: finished runs of four sizes with two branches each; no model was trained for these numbers."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,11 @@ def loss_of(architecture: str, params: float, tokens: float) -> float:
 
 
 def write_ladder(
-    root: Path, seq_len: int = 256, sizes: tuple[str, ...] = SIZES, budgets: dict[str, int] = BUDGETS, seeds: int = 2
+    root: Path,
+    seq_len: int = 256,
+    sizes: tuple[str, ...] = SIZES,
+    budgets: Mapping[str, float] = BUDGETS,
+    seeds: int = 2,
 ) -> Path:
     """Write runs and a sweep below a folder of outputs, and return the sweep. Without seeds its jobs are planned."""
     builder, generator = SweepBuilder(root), np.random.default_rng(0)

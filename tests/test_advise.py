@@ -168,6 +168,19 @@ def test_the_table_of_a_check_counts_what_holds(
     assert "mamba below dense (wrong)" in out and " such orders are as measured." in out
 
 
+def test_what_is_below_the_ladder_is_not_to_be_trusted(
+    small_ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = write_ladder(tmp_path, sizes=("2m",), budgets={"language": 40, "language_sixteenth": 0.2}, seeds=1)
+    assert run(small_ladder, f"check=[{sweep}]") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Below the ladder's smallest size or budget, where its laws are not to be trusted: 2m at 443k tokens." in out
+    assert run(small_ladder, "machine=mac_16gb", "hours=0.0002") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Not sure: it is best in 100% of the draws, but below the ladder's smallest size or budget" in out
+    assert out.count("extrapolates: ") == 2, "of each architecture"
+
+
 def test_a_check_of_the_ladder_itself_or_of_another_context_is_refused(
     small_ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,9 +90,14 @@ class Candidate:
         return self.model.params / sizes, self.tokens / budgets
 
     @property
+    def is_below(self) -> bool:
+        """Whether the ladder has nothing so small."""
+        return self.law.is_below(self.model.params, self.tokens)
+
+    @property
     def is_sure(self) -> bool:
-        """Whether it is the best of nearly all draws, and not far beyond what was run."""
-        return self.is_best_in >= SURE and max(self.extrapolation) <= FAR
+        """Whether it is the best of nearly all draws, and neither far beyond nor below what was run."""
+        return self.is_best_in >= SURE and max(self.extrapolation) <= FAR and not self.is_below
 
 
 @dataclass(frozen=True)

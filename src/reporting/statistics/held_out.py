@@ -39,6 +39,11 @@ class HeldOut:
         return self.law.predict(self.params, self.tokens)
 
     @property
+    def is_below(self) -> bool:
+        """Whether it is smaller than anything that the law was fitted to."""
+        return self.law.is_below(self.params, self.tokens)
+
+    @property
     def loss(self) -> float | None:
         """Mean over seeds."""
         return fmean(self.losses) if self.losses else None

@@ -97,6 +97,12 @@ class JointLaw:
         """Return the loss of a run by each draw of the law, with its noise around the law, (DRAWS,)."""
         return self.draws(params, tokens)[1:] * np.exp(self.noise * generator.standard_normal(DRAWS))
 
+    def is_below(self, params: float, tokens: float) -> bool:
+        """Return whether every point is larger, or has more tokens. Laws miss there: warm-up is most of such a run."""
+        return params < min(point.params for point in self.points) or tokens < min(
+            point.tokens for point in self.points
+        )
+
     @property
     def tokens_per_parameter(self) -> float:
         """The most that a point has. A law is trusted where tokens and parameters grow together as in the ladder:
