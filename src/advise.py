@@ -87,6 +87,7 @@ def describe(config: AdviseConfig, advice: "Advice") -> list[str]:
         f"Speed: {config.machine.source}"
         + (f"; {config.machine.utilization:.0%} of that is assumed." if config.machine.utilization else "."),
         *([] if config.ladder else [PUBLISHED_LADDER]),
+        f"The losses of the ladder deviate from its laws by {best.law.noise:.1%}.",
         *_changes_lines(advice),
         *_extrapolation_lines(advice),
     ]

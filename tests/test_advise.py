@@ -86,6 +86,7 @@ def test_the_text_says_how_sure_it_is_and_what_follows(ladder: Path, capsys: pyt
     assert "arXiv 2502.05317" in out and "40% of that is assumed" in out
     assert "Not sure: it is best in " in out and " seeds of mamba and dense at size micro, 20 tokens" in out
     assert "times the ladder's largest size" in out and "without the ladder's largest size" in out
+    assert re.search(r"The losses of the ladder deviate from its laws by 0\.[1-3]%\.", out), "0.2% of noise"
     assert "Next: python -m src.train architecture=" in err and "dry_run=true" in err
 
 

@@ -317,7 +317,8 @@ def _measure_steps(run: Run, model: LanguageModel, forward: Forward) -> None:
     """Measure once how many steps fit into `training.max_seconds`, and write it to config.yaml."""
     training = run.config.training
     assert training.max_seconds is not None
-    seconds = measure_step(run, model, forward, budget_s=min(30.0, max(1.0, 0.02 * training.max_seconds)))
+    # Long enough that a moment of other load is less than half of it, and does not move the median.
+    seconds = measure_step(run, model, forward, budget_s=min(30.0, max(1.0, 0.05 * training.max_seconds)))
     training.measured_steps = run.device.process_group.broadcast(max(1, int(training.max_seconds / seconds)))
     run.log_info(f"Budget: {training.max_seconds:g} s a stage, {training.measured_steps} steps of {seconds:.3f} s")
     if run.is_rank_zero:

@@ -1,11 +1,12 @@
 """How loss falls with size and budget together: L(N, D) = E + (A / N^alpha + B / D^beta)^gamma, for each architecture.
 
-N: active parameters without embeddings. D: training tokens. L: bits per byte; E is what no model can learn, the entropy
-of the text. It is known for generated text, and otherwise fitted, one for all architectures. With gamma below 1, size
-matters more where there are more tokens (Kaplan et al., 2020, arXiv 2001.08361, equation 1.5, which has no E); gamma is
-one for all too. At 1 it is the law of Hoffmann et al. (2022, arXiv 2203.15556). Fitted by the sum of Huber
-losses of log L from many starts (Hoffmann et al., approach 3); their mean in place of the sum stopped the optimizer
-early, and gave intervals that were far too narrow (Besiroglu et al., 2024, arXiv 2404.10102).
+N: active parameters without embeddings. D: training tokens. L: bits per byte. E is the entropy of the text where that
+is known, of generated text. Otherwise it is fitted, one for all architectures, and is where the losses level off, which
+need not be the entropy. With gamma below 1, size matters more where there are more tokens (Kaplan et al., 2020, arXiv
+2001.08361, equation 1.5, which has no E); gamma is one for all too. At 1 it is the law of Hoffmann et al. (2022, arXiv
+2203.15556). Fitted by the sum of Huber losses of log L from many starts (Hoffmann et al., approach 3); their mean in
+place of the sum stopped the optimizer early, and gave intervals that were far too narrow (Besiroglu et al., 2024, arXiv
+2404.10102).
 
 Uncertainty is a bootstrap: each draw resamples the seeds of every point of the ladder, flips the sign of the point's
 own deviation from the law at random (a wild bootstrap; Wu, 1986), and fits again. A predicted run deviates from its

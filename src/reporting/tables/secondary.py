@@ -174,12 +174,14 @@ def _laws(runs: pd.DataFrame) -> Titled:
     for law in laws:
         error = errors[law.architecture]
         numbers = [f"{number:.3f}" for number in (law.entropy, *law.exponents)]
-        rows.append([law.architecture, *numbers, str(len(law.points)), NOTHING if error is None else f"{error:+.1%}"])
-    names = ("architecture", "E", "alpha", "beta", "gamma", "points", "missed by")
+        missed = NOTHING if error is None else f"{error:+.1%}"
+        rows.append([law.architecture, *numbers, str(len(law.points)), f"{law.noise:.1%}", missed])
+    names = ("architecture", "E", "alpha", "beta", "gamma", "points", "deviation", "missed by")
     note = (
         "Bits per byte = E + (A / N^alpha + B / D^beta)^gamma, with N active parameters without embeddings and D "
-        "tokens; E and gamma are shared by all. missed by: the error at the largest size of laws that were fitted "
-        "without it. src.advise uses these laws."
+        "tokens; E and gamma are shared by all, and E is the entropy of generated text, otherwise fitted. deviation: "
+        "of results from the laws. missed by: the error at the largest size of laws that were fitted without it. "
+        "src.advise uses these laws."
     )
     return Titled("Laws of size and budget", Table([Column("", name) for name in names], rows, []), note)
 
