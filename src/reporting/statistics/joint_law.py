@@ -100,9 +100,8 @@ class JointLaw:
 
     def is_below(self, params: float, tokens: float) -> bool:
         """Return whether every point is larger, or has more tokens. Laws miss there: warm-up is most of such a run."""
-        return params < min(point.params for point in self.points) or tokens < min(
-            point.tokens for point in self.points
-        )
+        least_params, least_tokens = (min(point[axis] for point in self.points) for axis in (0, 1))
+        return params < least_params or tokens < least_tokens
 
     @property
     def tokens_per_parameter(self) -> float:
