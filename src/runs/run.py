@@ -73,7 +73,9 @@ class Run:
         stages = self.config.stage.stages
         before = list(stages)[: list(stages).index(stage)]
         *earlier, own = (plan_stage(self.config, name, stages[name], 0) for name in [*before, stage])
-        return step - own.first_step + sum(plan.steps - plan.first_step + 1 for plan in earlier)
+        ended = self.summary["stages"]  # after another number of steps than planned, if its budget is a time
+        last_steps = {plan.name: ended[plan.name]["steps"] if plan.name in ended else plan.steps for plan in earlier}
+        return step - own.first_step + sum(last_steps[plan.name] - plan.first_step + 1 for plan in earlier)
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Drop the rows after `step` of `stage`."""

@@ -307,7 +307,7 @@ def _train_all(run: Run, init: CheckpointInfo | None) -> None:
         progress = train_stage(run, name, stage, model, forward)
         entry = stage_summary(run.data, stage, progress, run.cost, run.device)
         if run.tokenizer is not None:
-            entry["samples_sha256"] = write_samples(run, run.tokenizer, name, stage, model)
+            entry["samples_sha256"] = write_samples(run, run.tokenizer, stage, progress, model)
         run.summary["stages"][name] = entry
         run.summary["final"] = final_summary(run.summary["stages"])
         run.process_group.on_rank_zero(run.write_summary)

@@ -1,7 +1,7 @@
 """Train one stage of a run from its last checkpoint, with evaluation, checkpoints and samples."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -34,7 +34,7 @@ from src.training.loop import Diverged, Hooks, Validation, fit
 from src.training.parallel import gather_model, release_weights
 from src.training.progress import Progress
 from src.training.sharded_files import optimizer_tensors, weight_tensors
-from src.training.stage_budget import StagePlan, plan_stage, stage_schedule
+from src.training.stage_budget import StagePlan, plan_stage, stage_schedule, steps_in_time
 from src.training.train_step import TrainState, train_step
 
 
@@ -46,7 +46,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
     Raises: what `fit` raises, and UserError if training diverges again or a branch has no first checkpoint.
     """
     config = run.config
-    plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
+    first_plan = plan = plan_stage(config, name, stage, run.cost.train_flops_per_token)
     loader = build_loader(run.data, stage, config.training.seq_len, config.order_seed, config.training.sampling)
     state = run.begin_state(name, model, forward)
     if has_checkpoint(run.folder / "checkpoints" / name / "last"):
@@ -58,6 +58,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
             f"stage.stages.{name}.branch_of={stage.branch_of}: {run.folder} has no checkpoint of step "
             f"{plan.first_step} of that stage, where the branch begins; train again with rerun=true"
         )
+    plan = _recount(run, first_plan, state.progress)
     if state.progress.step == plan.first_step:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         part = f", from step {plan.first_step} of stage {stage.branch_of} on" if stage.branch_of else ""
@@ -84,7 +85,22 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
             )
         except Diverged:
             _roll_back(run, plan, state)
+        plan = stage_hooks.plan = _recount(run, first_plan, state.progress)
     return state.progress
+
+
+def _recount(run: Run, plan: StagePlan, progress: Progress) -> StagePlan:
+    """Return the plan of a stage with its present number of steps, which are counted again if that is due."""
+    if not plan.is_recount_due(progress):
+        return plan
+    if progress.recounted_steps is None:
+        max_seconds = run.config.training.max_seconds
+        assert max_seconds is not None
+        steps = progress.recounted_steps = run.process_group.broadcast(steps_in_time(progress, max_seconds))
+        run.log_info(
+            f"Budget: {steps} steps in place of {plan.steps}, as {progress.step} took {progress.train_time_s:.1f} s"
+        )
+    return replace(plan, steps=progress.recounted_steps, recount_after=None)
 
 
 def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: float) -> float:
@@ -256,7 +272,7 @@ def _roll_back(run: Run, plan: StagePlan, state: TrainState) -> None:
     run.log_info(f"{line[0].upper()}{line[1:]}; going on from step {state.progress.step} with half the learning rate")
 
 
-def write_samples(run: Run, tokenizer: Tokenizer, name: str, stage: StageConfig, model: LanguageModel) -> str:
+def write_samples(run: Run, tokenizer: Tokenizer, stage: StageConfig, progress: Progress, model: LanguageModel) -> str:
     """Generate from the stage's prompts, which the processes share; return the SHA-256 of the file with the texts."""
     assert isinstance(run.data, PreparedData), "only text has a tokenizer"
     eot_id, model = run.data.eot_id, gather_model(model, run.device)
@@ -270,11 +286,10 @@ def write_samples(run: Run, tokenizer: Tokenizer, name: str, stage: StageConfig,
 
     def write() -> str:
         run.check_folder_exists()
-        file = run.folder / "samples" / f"{name}.json"
+        file = run.folder / "samples" / f"{progress.stage}.json"
         write_json(file, samples)
         if run.tracker is not None:
-            last = plan_stage(run.config, name, stage, 0).steps
-            run.tracker.log_samples(name, samples, run.global_step(name, last))
+            run.tracker.log_samples(progress.stage, samples, run.global_step(progress.stage, progress.step))
         return file_sha256(file)
 
     return run.process_group.on_rank_zero(write)

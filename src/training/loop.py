@@ -94,7 +94,9 @@ def fit(
     eot_id: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Train from `state` until the plan is finished; `eot_id` as in `train_step`. The seed determines the dropout.
+    """Train from `state` until the plan is finished, or its steps are to be counted again.
+
+    `eot_id` as in `train_step`. The seed determines the dropout.
 
     Raises:
         Interrupted: a stop signal arrived; the checkpoint `last` is saved.
@@ -165,6 +167,9 @@ def fit(
                 return
             if stop_signal:
                 raise Interrupted(stop_signal)
+            if plan.is_recount_due(progress):
+                stopwatch.pause()
+                return
 
 
 def _progress_bar(progress: Progress, plan: StagePlan, device: Device) -> "tqdm[Any]":

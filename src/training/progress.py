@@ -16,6 +16,8 @@ class Progress:
     rollbacks: int = 0
     rate_scale: float = 1.0
     """Factor on the learning rate: a rollback halves it."""
+    recounted_steps: int | None = None
+    """The steps of the whole stage, once they are counted again by their time."""
     wall_time_s: float = 0.0
     """Since the stage began, summed over resumed runs."""
     train_time_s: float = 0.0

@@ -33,12 +33,18 @@ class StagePlan:
     branch_of: str | None = None
     stop_accuracy: float | None = None
     """The accuracy of validation above which the stage ends."""
+    recount_after: int | None = None
+    """The step after which the steps that fit into the time of the stage are counted again."""
 
     def is_finished(self, progress: Progress) -> bool:
         """Whether the stage has had all its steps, or a validation after its first step was above `stop_accuracy`."""
         is_validated = progress.step > self.first_step and progress.step % self.eval_every == 0
         is_reached = self.stop_accuracy is not None and (progress.val_accuracy or 0) > self.stop_accuracy
         return progress.step >= self.steps or (is_validated and is_reached)
+
+    def is_recount_due(self, progress: Progress) -> bool:
+        """Whether the stage has come to the step after which its steps are counted again."""
+        return self.recount_after is not None and progress.step >= self.recount_after
 
     @property
     def origin(self) -> str:
@@ -54,6 +60,12 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
     training = config.training
     steps, first = _count_steps(config, stage), _first_step(config, name, stage)
     tenth = max(1, (steps - first) // 10)
+    branches = {
+        other: _first_step(config, other, branch)
+        for other, branch in config.stage.stages.items()
+        if branch.branch_of == name
+    }
+    is_recounted = training.budget == "time" and not branches and stage.branch_of is None and steps > 1
     return StagePlan(
         name=name,
         steps=steps,
@@ -62,14 +74,19 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
         checkpoint_every=training.checkpoint_every or tenth,
         flops_per_token=flops_per_token,
         first_step=first,
-        branches={
-            other: _first_step(config, other, branch)
-            for other, branch in config.stage.stages.items()
-            if branch.branch_of == name
-        },
+        branches=branches,
         branch_of=stage.branch_of,
         stop_accuracy=training.stop_accuracy,
+        recount_after=steps // 2 if is_recounted else None,
     )
+
+
+def steps_in_time(progress: Progress, max_seconds: float) -> int:
+    """Return how many steps a stage has that is to train for `max_seconds`, at the mean speed of its steps so far.
+
+    At least a quarter more than it has had, so that its learning rate can fall.
+    """
+    return max(int(max_seconds * progress.step / progress.train_time_s), progress.step + max(1, progress.step // 4))
 
 
 def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:

@@ -186,6 +186,7 @@ def test_the_contract_records_the_budget_of_each_branch() -> None:
 def test_steps_of_trackers_increase_over_branches() -> None:
     config = plan_config("stage=language_budgets")
     run = Run(config, *[None] * 13)  # pyright: ignore[reportArgumentType]
+    run.summary = {"stages": {}}  # pyright: ignore[reportAttributeAccessIssue]
     counted: list[int] = []
     for name, stage in config.stage.stages.items():
         plan = plan_stage(config, name, stage, 0)

@@ -1,13 +1,18 @@
 """Budgets of equal tokens, equal FLOPs and equal time; each schedule ends at its budget."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from src.runs import stage_runner
+from src.runs import runner, stage_runner
 from src.runtime.atomic_files import read_json
+from src.tracking.tracker import MultiTracker, Row
+from src.training import loop
+from src.training.progress import Progress
+from src.training.stage_budget import steps_in_time
 from tests.integration import tiny
 
 
@@ -31,20 +36,93 @@ def test_equal_flops_give_the_flops_of_dense(data: Path, tmp_path: Path) -> None
     assert "of dense 12 steps and 1536 tokens" in dense["contract"]["stages"]
 
 
-def test_equal_time_is_measured_once_and_does_not_change_the_weights(
+def set_clock(patch: pytest.MonkeyPatch, measured: float, trained: float) -> None:
+    """Let each step take `measured` seconds when it is timed at the start, and `trained` seconds in training."""
+    now, true_step, true_times = 0.0, loop.train_step, stage_runner.median_times
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        nonlocal now
+        now += trained
+        return true_step(*arguments, **options)
+
+    patch.setattr(loop, "train_step", step)
+    patch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
+    patch.setattr(stage_runner, "median_times", lambda *given: [true_times(*given)[0] * 0 + measured])
+
+
+def train_time(stage: dict[str, Any]) -> float:
+    return stage["tokens"] / stage["tokens_per_second"]
+
+
+TIMED = ("training.budget=time", "training.max_seconds=4.2")
+
+
+@pytest.mark.parametrize(("trained", "steps"), [(0.5, 8), (0.7, 6), (0.4, 10), (3.0, 5)])
+def test_steps_of_a_time_budget_are_counted_at_the_start_and_half_way(
+    trained: float, steps: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 steps by the measurement at the start; after 4, what their time says, but enough that the rate falls."""
+    set_clock(monkeypatch, 0.5, trained)
+    timed, rates = train_run(data, tmp_path, *TIMED)
+    stage = timed["stages"]["language"]
+    assert stage["steps"] == len(rates) == steps and train_time(stage) == pytest.approx(steps * trained)
+    assert rates[-1] == pytest.approx(min(rates[2:])), "the schedule ends with the last step"
+    assert timed["contract"]["stages"] == "language: language 4.2 s"
+    folder = tiny.only_run(tmp_path)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["measured_steps"] == 8
+
+
+def test_a_stage_may_always_lower_its_rate_after_its_steps_are_counted_again() -> None:
+    assert steps_in_time(Progress("language", step=100, train_time_s=50.0), 100.0) == 200
+    assert steps_in_time(Progress("language", step=100, train_time_s=500.0), 100.0) == 125
+    assert steps_in_time(Progress("language", step=1, train_time_s=9.0), 1.0) == 2
+
+
+def test_measuring_steps_does_not_change_the_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A time budget that a fake clock converts to 8 steps gives the result of a run of 8 steps."""
-    true = stage_runner.median_times
-    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [true(*given)[0] * 0 + 0.5])
-    settings = ("training.budget=time", "training.max_seconds=4.2")
-    timed, rates = train_run(data, tmp_path / "timed", *settings)
+    set_clock(monkeypatch, 0.5, 0.5)
+    timed, rates = train_run(data, tmp_path / "timed", *TIMED)
     counted, expected = train_run(data, tmp_path / "counted", "training.max_steps=8")
-    assert timed["stages"]["language"]["steps"] == 8 and rates == expected
-    assert timed["final"]["val_loss"] == counted["final"]["val_loss"]
-    assert timed["contract"]["stages"] == "language: language 4.2 s"
-    folder = tiny.only_run(tmp_path / "timed")
-    assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["measured_steps"] == 8
+    assert rates == expected and timed["final"]["val_loss"] == counted["final"]["val_loss"]
+
+
+@pytest.mark.parametrize("stop_at", [4, 6])
+def test_a_run_stopped_after_half_its_time_ends_as_without(
+    stop_at: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at the step where its steps are counted again, and after it, when more are left than at first."""
+    settings = (*TIMED, "evaluation.enabled=false", "training.checkpoint_every=1")
+    with monkeypatch.context() as patch:
+        set_clock(patch, 0.5, 0.3)
+        whole, _ = train_run(data, tmp_path / "whole", *settings)
+    with monkeypatch.context() as patch:
+        set_clock(patch, 0.5, 0.3)
+        tiny.stop_after_a_save(patch, stop_at)
+        assert tiny.run(data, tmp_path / "stopped", *settings) == 130
+    set_clock(monkeypatch, 9.9, 0.3)  # would give another number of steps
+    resumed, _ = train_run(data, tmp_path / "stopped", *settings)
+    before, after = whole["stages"]["language"], resumed["stages"]["language"]
+    assert before["steps"] == after["steps"] == 14 and before["val_loss"] == after["val_loss"]
+    assert train_time(before) == pytest.approx(train_time(after))
+
+
+def test_steps_of_trackers_increase_over_stages_of_one_time(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[int] = []
+
+    class Recorder(MultiTracker):
+        def log(self, row: Row, global_step: int) -> None:
+            logged.append(global_step)
+
+        def log_samples(self, stage: str, samples: list[dict[str, str]], global_step: int) -> None:
+            logged.append(global_step)
+
+    monkeypatch.setattr(runner, "build_tracker", lambda *_: Recorder({}, print))
+    set_clock(monkeypatch, 0.5, 0.3)
+    train_run(data, tmp_path, *TIMED, "stage=full")
+    assert logged == sorted(logged) and set(logged) == set(range(30)), "14 steps and their beginning, twice"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -53,7 +131,7 @@ def test_a_resumed_run_keeps_its_measured_steps(
 ) -> None:
     """Also if the run was started with another number of processes."""
     settings = ("training.budget=time", "training.max_seconds=4", "evaluation.enabled=false")
-    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [0.5])
+    set_clock(monkeypatch, 0.5, 0.5)
     with monkeypatch.context() as patch:
         tiny.stop_after_a_save(patch)
         assert tiny.run(data, tmp_path, *settings) == 130
@@ -70,10 +148,10 @@ def test_a_stage_that_starts_from_a_timed_run_measures_its_own_time(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("training.budget=time", "training.max_seconds=4")
-    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [0.5])
+    set_clock(monkeypatch, 0.5, 0.5)
     train_run(data, tmp_path / "first", *settings)
     first = tiny.only_run(tmp_path / "first")
-    monkeypatch.setattr(stage_runner, "median_times", lambda *given: [1.0])
+    set_clock(monkeypatch, 1.0, 1.0)
     measured = ["runtime.device=cpu", "runtime.threads=1", "tracking=none", "evaluation.enabled=false"]
     root = tmp_path / "second"
     assert tiny.train_main(["stage=code", f"init_from={first}", f"output_root={root}", *measured]) == 0

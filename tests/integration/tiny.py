@@ -193,13 +193,13 @@ def break_step(patch: pytest.MonkeyPatch, number: int, words: str = "the device 
     patch.setattr(loop, "train_step", failing)
 
 
-def stop_after_a_save(patch: pytest.MonkeyPatch) -> None:
-    """Interrupt this process by KeyboardInterrupt after it has saved its first checkpoint: exit status 130."""
+def stop_after_a_save(patch: pytest.MonkeyPatch, step: int = 0) -> None:
+    """Interrupt this process by KeyboardInterrupt after its first checkpoint from a step on: exit status 130."""
     original = stage_runner.save_checkpoint
 
-    def stop(folder: Path, *arguments: Any, **options: Any) -> None:
-        original(folder, *arguments, **options)
-        if folder.name == "last":
+    def stop(folder: Path, model: Any, progress: Any, **options: Any) -> None:
+        original(folder, model, progress, **options)
+        if folder.name == "last" and progress.step >= step:
             raise KeyboardInterrupt
 
     patch.setattr(stage_runner, "save_checkpoint", stop)

@@ -33,7 +33,7 @@ from tests.conftest import Bomb
 from tests.contract.small import ARCHITECTURES, CPU, RECIPES, small_model
 from tests.training.conftest import StateBuilder, step
 
-PROGRESS = Progress("code", 7, 448, 1, 0, 1, 0.5, 2.5, 2.0, 3.25, 1.5, 3.125)
+PROGRESS = Progress("code", 7, 448, 1, 0, 1, 0.5, 9, 2.5, 2.0, 3.25, 1.5, 3.125)
 
 
 def save(folder: Path, state: TrainState, progress: Progress = PROGRESS) -> None:

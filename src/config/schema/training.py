@@ -46,10 +46,10 @@ class TrainingConfig:
     max_seconds: float | None = setting(
         None,
         "Time of the training steps in each stage, with budget=time. The number of steps follows from a measurement "
-        "at the start.",
+        "at the start, and half way from the time until then.",
         SECONDS,
     )
-    measured_steps: int | None = setting(None, "Result of that measurement. Set by the run.", STEPS)
+    measured_steps: int | None = setting(None, "Result of the measurement at the start. Set by the run.", STEPS)
     memory: str = setting(
         "full",
         "Form of weights and moments. full: fp32, 16 bytes a parameter. int8_moments: adamw's moments in 8 bits. "
