@@ -97,7 +97,7 @@ def _check_settings_have_effect(architecture: ArchitectureConfig) -> None:
         if kinds and item.name not in live and value != getattr(defaults, item.name):
             raise UserError(
                 f"architecture.{item.name}={value}: architecture {architecture.name} has no {' or '.join(kinds)} "
-                "block, so it would change nothing; leave it out"
+                "block, so it would change nothing; leave it out, or choose an architecture that does not set it"
             )
     for name in architecture.settings:
         if name not in live:

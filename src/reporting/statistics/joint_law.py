@@ -95,8 +95,12 @@ class JointLaw:
         return Prediction(float(self.losses(params, tokens)), float(low), float(high))
 
     def runs(self, params: float, tokens: float, generator: np.random.Generator) -> np.ndarray:
-        """Return the loss of a run by each draw of the law, with its noise around the law, (DRAWS,)."""
-        return self.draws(params, tokens)[1:] * np.exp(self.noise * generator.standard_normal(DRAWS))
+        """Return the loss of a run by each draw of the law, with its noise around the law, (DRAWS,).
+
+        Never below a known entropy, which no model beats.
+        """
+        runs = self.draws(params, tokens)[1:] * np.exp(self.noise * generator.standard_normal(DRAWS))
+        return np.maximum(runs, self.entropy) if self.is_entropy_known else runs
 
     def is_below(self, params: float, tokens: float) -> bool:
         """Return whether every point is larger, or has more tokens. Laws miss there: warm-up is most of such a run."""

@@ -115,6 +115,7 @@ def test_a_known_entropy_is_kept_and_narrows_the_interval() -> None:
     assert known.entropy == pytest.approx(0.8) and np.allclose(known.parameters[:, 0], np.log(0.8))
     spread = [law.predict(1e9, 2e10) for law in (free, known)]
     assert spread[1].high - spread[1].low < spread[0].high - spread[0].low
+    assert known.predict(1e15, 2e16).low == pytest.approx(0.8, abs=1e-9), "no run is below it"
 
 
 @pytest.mark.slow
