@@ -54,6 +54,22 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(trained: Path, tmp_path: Pa
     assert tiny.read_untimed_rows(again) == tiny.read_untimed_rows(trained)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_two_processes_answer_as_one_does(parallel: str, trained: Path, tmp_path: Path) -> None:
+    arguments = [*TASK, f"output_root={tmp_path}", "tracking=none", f"runtime.parallel={parallel}"]
+    torchrun = ["--nproc-per-node", "2", "-m", "src.train"]
+    process = tiny.start([*torchrun, *arguments], "torch.distributed.run")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    rows, expected = tiny.read_rows(tiny.only_run(tmp_path)), tiny.read_rows(trained)
+    assert [row.get("val/accuracy") for row in rows] == [row.get("val/accuracy") for row in expected]
+    losses = [[row["val/loss"] for row in each if "val/loss" in row] for each in (rows, expected)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    answers = [read_json(run / "evaluation.json")["stages"]["task"] for run in (tiny.only_run(tmp_path), trained)]
+    assert answers[0]["answers"]["accuracy"] == answers[1]["answers"]["accuracy"]
+
+
 def test_a_run_ends_above_its_accuracy(trained: Path, tmp_path: Path) -> None:
     """At the first validation after a step; interrupted before it, at the same one."""
     arguments = "tracking=none", "training.stop_accuracy=0", "training.eval_every=2", "training.checkpoint_every=1"
