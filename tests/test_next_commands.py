@@ -13,7 +13,7 @@ from src.cli.compose import Sweep
 from src.cli.next_command import print_next, raw_argument, written_overrides
 from src.reporting import load_runs
 from src.reporting.data.runs import to_records
-from src.sweep.next_steps import comparison_command, sweep_commands
+from src.sweep.next_steps import best_record, comparison_command, sweep_commands
 from tests.integration import tiny
 
 MAIN = {
@@ -143,6 +143,16 @@ def test_a_search_is_proposed_where_it_could_be_made(
     commands = sweep_commands(tmp_path / "sweeps" / "s", sweep, configs, to_records(load_runs(run)))
     assert any("src.tune" in command for command in commands) is tunes
     assert not any("seed" in command for command in commands if "src.tune" in command)
+
+
+def test_the_best_run_of_a_task_has_the_highest_accuracy() -> None:
+    def record(loss: float, bits: float | None, accuracy: float | None) -> dict[str, float | None]:
+        return {"val_loss": loss, "val_bits_per_byte": bits, "val_accuracy": accuracy}
+
+    tasks = [record(0.3, None, 0.90), record(0.4, None, 0.95), record(0.5, None, 0.0)]
+    assert best_record(tasks) is tasks[1] and best_record(tasks[::2]) is tasks[0]
+    texts = [record(3.0, 1.2, None), record(3.1, 1.1, None)]
+    assert best_record(texts) is texts[1]
 
 
 def test_paths_are_written_as_short_as_the_shell_allows() -> None:

@@ -87,8 +87,11 @@ def _parse_condition(condition: str) -> tuple[str, str]:
     return key, value
 
 
-def list_lines(root: Path, conditions: Sequence[str], sort: str | None) -> list[str]:
-    """Return the table of the runs. Raises: UserError for an invalid condition or column."""
+def list_lines(root: Path, conditions: Sequence[str], sort: str | None) -> tuple[list[str], str]:
+    """Return the table of the runs, and a metric that they have: accuracy where all are of synthetic tasks.
+
+    Raises: UserError for an invalid condition or column.
+    """
     key, is_descending = (sort or "").removeprefix("-"), (sort or "").startswith("-")
     if sort is not None and key not in COLUMNS:
         raise UserError(f"sort={shorten(sort)}: no such column; there are {', '.join(COLUMNS)}")
@@ -99,12 +102,13 @@ def list_lines(root: Path, conditions: Sequence[str], sort: str | None) -> list[
         known = [row for row in rows if row[key] is not None]
         known.sort(key=lambda row: row[key], reverse=is_descending)
         rows = known + [row for row in rows if row[key] is None]
+    metric = "val_accuracy" if all(row["val_accuracy"] is not None for row in rows) else "val_bits_per_byte"
     if not rows:
-        return [f"No run fulfills filter=[{','.join(conditions)}]"]
+        return [f"No run fulfills filter=[{','.join(conditions)}]"], metric
     total = show_bytes(sum(row["disk"] for row in rows))
     links = sorted(path.name for path in (root / "runs").iterdir() if path.is_symlink())
     left_out = [f"Left out, a symbolic link: {replace_control_chars(name)}" for name in links]
-    return [*_format_table(rows, terminal_width()), "", f"{count_of(len(rows), 'run')}, {total}", *left_out]
+    return [*_format_table(rows, terminal_width()), "", f"{count_of(len(rows), 'run')}, {total}", *left_out], metric
 
 
 def _format_table(rows: Sequence[Record], width: int | None) -> list[str]:

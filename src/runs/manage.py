@@ -33,25 +33,29 @@ def manage_runs(config: RunsConfig, log: Callable[[str], object] = print) -> int
         else:
             prune_runs(root, config.filter, is_confirmed=config.confirm, log=log_line)
         return 0
-    for line in _describe(action, config, root):
+    lines, next_metric = _describe(action, config, root)
+    for line in lines:
         log_line(line)
-    if not action:
+    if next_metric:
         place = (
             [] if config.output_root == RunsConfig.output_root else [raw_argument("output_root", config.output_root)]
         )
-        print_next([command_of("runs", *place, "best=val_bits_per_byte")])
+        print_next([command_of("runs", *place, f"best={next_metric}")])
     return 0
 
 
-def _describe(action: str, config: RunsConfig, root: Path) -> list[str]:
+def _describe(action: str, config: RunsConfig, root: Path) -> tuple[list[str], str | None]:
+    """Return what the action shows, and for a list a metric that its runs have."""
     from src.runs.listing import best_lines, list_lines
     from src.runs.run_details import diff_lines, show_lines
 
     if config.show is not None:
-        return show_lines(config.show, root)
+        return show_lines(config.show, root), None
     if config.best is not None:
-        return best_lines(root, config.best, config.filter)
-    return diff_lines(config.diff, root) if action == "diff" else list_lines(root, config.filter, config.sort)
+        return best_lines(root, config.best, config.filter), None
+    if action == "diff":
+        return diff_lines(config.diff, root), None
+    return list_lines(root, config.filter, config.sort)
 
 
 def _choose_action(config: RunsConfig) -> str:

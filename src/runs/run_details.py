@@ -41,8 +41,10 @@ RESULTS = {
     "train_flops": show_flops,
     "val_loss": _show_loss,
     "val_bits_per_byte": _show_loss,
+    "val_accuracy": _show_loss,
     "test_loss": _show_loss,
     "test_bits_per_byte": _show_loss,
+    "test_accuracy": _show_loss,
     "tokens_per_second": show_count,
     "peak_memory_bytes": show_bytes,
     "wall_time_s": show_time,
@@ -166,5 +168,7 @@ def _command_lines(folder: Path, record: Record) -> list[str]:
     verb = "repeat" if record["status"] == "done" else "resume"
     lines = [f"  {verb}: {command or unknown}"]
     if any(folder.glob("checkpoints/*/best/meta.json")):
-        lines.append(f"  generate: python -m src.generate {format_argument('run', str(folder))} prompt='Once upon a'")
+        is_text = (folder / "tokenizer.json").is_file()
+        name, prompt = ("generate", " prompt='Once upon a'") if is_text else ("evaluate", "")
+        lines.append(f"  {name}: python -m src.{name} {format_argument('run', str(folder))}{prompt}")
     return [*lines, f"  report: python -m src.report {format_argument('dir', str(folder))}"]

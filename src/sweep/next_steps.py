@@ -51,10 +51,15 @@ def sweep_commands(
         commands.append(command_of("tune", *written_overrides(sweep.overrides, without), "dry_run=true"))
     known = [record for record in runs if record["status"] == "done" and record["val_loss"] is not None]
     if known:
-        best = Path(min(known, key=lambda record: record["val_bits_per_byte"] or record["val_loss"])["run_dir"])
+        best = Path(best_record(known)["run_dir"])
         commands += run_commands(folder.parents[1] / "runs" / best.name, read_run_config(best / "config.yaml"))[::2]
     publish = raw_argument("publish_to", Path("results") / folder.name)
     return [*commands, command_of("report", raw_argument("dir", folder), publish)]
+
+
+def best_record(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the run with the highest accuracy on a task, or else with the lowest loss."""
+    return min(runs, key=lambda run: (-(run["val_accuracy"] or 0.0), run["val_bits_per_byte"] or run["val_loss"]))
 
 
 def _common(sweep: Sweep) -> set[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from src import evaluate, export, generate, prepare, report
 from src.cli.command import run_cli
+from src.runs import __main__ as runs
 from src.runtime.atomic_files import read_json
 from tests.integration import tiny
 
@@ -104,6 +105,17 @@ def test_evaluate_and_report_read_a_task(trained: Path, capsys: pytest.CaptureFi
     assert "accuracy" in json.loads(capsys.readouterr().out)
     assert run_cli(lambda: report.main([f"dir={trained}"])) == 0
     assert "accuracy" in (trained / "report" / "summary.md").read_text()
+
+
+def test_the_list_of_runs_names_what_a_task_has(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = f"output_root={trained.parents[1]}"
+    assert run_cli(lambda: runs.main([root])) == 0
+    listed = capsys.readouterr()
+    assert "accuracy" in listed.out and listed.err.endswith("best=val_accuracy\n")
+    assert run_cli(lambda: runs.main([root, f"show={trained.name}"])) == 0
+    shown = capsys.readouterr().out
+    assert "val_accuracy" in shown and "test_accuracy" in shown
+    assert f"evaluate: python -m src.evaluate run={trained}" in shown and "src.generate" not in shown
 
 
 @pytest.mark.parametrize(

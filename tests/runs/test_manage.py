@@ -158,6 +158,7 @@ def test_show_describes_a_run(root: Path, ask: Callable[..., str]) -> None:
     write_config(root / "runs" / "alone", init_from=f"outputs/runs/{DENSE}")
     checkpoint = root / "runs" / DENSE / "checkpoints" / "code" / "best"
     write_json(checkpoint / "meta.json", {"progress": {"step": 150}})
+    (root / "runs" / DENSE / "tokenizer.json").touch()
     text = ask("show=dense")
     for wanted in (
         f"{root}/runs/{DENSE}: done, ",
