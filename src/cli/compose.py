@@ -169,7 +169,11 @@ class Sweep(NamedTuple):
 
 
 def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
-    """Expand a command line into jobs; its keys replace those in `hydra.sweeper.params`."""
+    """Expand a command line into jobs; its keys replace those in `hydra.sweeper.params`.
+
+    Seeds vary slowest: every architecture has as many as the others at any time, and a change of the machine's speed
+    affects all alike.
+    """
     with hydra_session(overrides, schema_keys(schema)) as loader:
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = parser.parse_overrides(list(overrides))
@@ -187,7 +191,11 @@ def expand_sweep(command: str, schema: type, overrides: Sequence[str]) -> Sweep:
             key = item.get_key_element()
             values = item.sweep_string_iterator() if item.is_sweep_override() else [item.get_value_element_as_str()]
             values_of[key] = [f"{key}={value}" for value in values]
-        return Sweep([*added, *overrides], [list(job) for job in product(*values_of.values())], bool(params))
+        jobs = [list(job) for job in product(*values_of.values())]
+        if seeds := values_of.get("seed"):
+            place = list(values_of).index("seed")
+            jobs.sort(key=lambda job: seeds.index(job[place]))
+        return Sweep([*added, *overrides], jobs, bool(params))
 
 
 def check_sweeps(overrides: Sequence[Override]) -> None:

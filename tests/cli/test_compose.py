@@ -386,3 +386,13 @@ def test_settings_without_effect_are_errors(argument: str, expected: str) -> Non
     with pytest.raises(UserError) as caught:
         parse_arguments(["seed=1", argument])
     assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize("seeds_first", [True, False])
+def test_seeds_vary_slowest_in_a_sweep(seeds_first: bool) -> None:
+    """So that all architectures have equally many, and a machine that becomes slower is slower for all."""
+    keys = ["seed=2,0", "architecture=dense,moe"]
+    sweep = expand_sweep("train", TrainConfig, [*(keys if seeds_first else keys[::-1]), "size=nano"])
+    assert [sorted(job) for job in sweep.jobs] == [
+        [f"architecture={name}", f"seed={seed}", "size=nano"] for seed in (2, 0) for name in ("dense", "moe")
+    ]

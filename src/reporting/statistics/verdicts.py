@@ -207,6 +207,8 @@ def reason_for_no_verdict(group: Group) -> str | None:
 
 TIME_TOLERANCE = 0.1
 """The longest of runs with equal time may have trained so much longer than the shortest."""
+SPEED_TOLERANCE = 0.25
+"""The fastest run of an architecture may be so much faster than its slowest: they differ by their seed alone."""
 
 
 def _unequal_times(group: Group) -> str | None:
@@ -216,6 +218,10 @@ def _unequal_times(group: Group) -> str | None:
     times = [run["tokens"] / run["tokens_per_second"] for run in group.runs if run.get("tokens_per_second")]
     if times and max(times) > (1 + TIME_TOLERANCE) * min(times):
         return f"the runs trained from {min(times):.0f} to {max(times):.0f} s, so the budget was not equal time"
+    for name, runs in group.by_architecture().items():
+        speeds = [run["tokens_per_second"] for run in runs if run.get("tokens_per_second")]
+        if speeds and max(speeds) > (1 + SPEED_TOLERANCE) * min(speeds):
+            return f"{name} trained at {min(speeds):,.0f} to {max(speeds):,.0f} tokens/s, so the machine was not idle"
     return None
 
 

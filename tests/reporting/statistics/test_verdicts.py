@@ -237,13 +237,19 @@ def test_contracts_with_the_same_rules_keep_their_letters(builder):
 TIME = {"budget": "time", "stages": "language 600 s, code 600 s"}
 
 
-def equal_time(builder, seconds=(600, 630), **contract):
+def equal_time_runs(builder, seconds=(600, 630), **contract):
     add_all(builder, "w", {"dense": 2.0, "mamba": 2.2}, **TIME, **contract)
-    for path in builder.root.glob("runs/*/summary.json"):
+    paths = [*builder.root.glob("runs/*/summary.json")]
+    for path in paths:
         summary = json.loads(path.read_text())
         time = seconds[summary["architecture"] == "mamba"]
         summary["final"]["tokens_per_second"] = summary["final"]["tokens"] / time
         path.write_text(json.dumps(summary))
+    return paths
+
+
+def equal_time(builder, seconds=(600, 630), **contract):
+    equal_time_runs(builder, seconds, **contract)
     return verdict(builder).split("\n")
 
 
@@ -254,6 +260,17 @@ def test_equal_times_are_ranked(builder):
 def test_unequal_times_are_not_ranked_as_equal(builder):
     (line,) = [line for line in equal_time(builder, (600, 700)) if "no verdict" in line]
     assert "from 600 to 700 s" in line
+
+
+def test_a_machine_that_was_not_idle_has_no_verdict_by_time(builder):
+    for path in equal_time_runs(builder):
+        summary = json.loads(path.read_text())
+        if summary["architecture"] == "mamba" and summary["seed"] == 1:  # as many steps fewer as they take longer
+            for key in ("tokens", "tokens_per_second"):
+                summary["final"][key] *= 0.7
+        path.write_text(json.dumps(summary))
+    (line,) = [line for line in verdict(builder).split("\n") if "no verdict" in line]
+    assert "mamba trained at" in line and "the machine was not idle" in line
 
 
 def test_concurrent_jobs_have_no_verdict_by_time(builder):
