@@ -48,7 +48,7 @@ def advise(config: AdviseConfig) -> int:
 def _settings(config: AdviseConfig, advice: "Advice") -> list[str]:
     """Return the settings of a run for which the loss was predicted."""
     from src.runs.advice import ladder_folders
-    from src.runs.tuned_learning_rates import FILE
+    from src.runs.tuned_learning_rates import FILE, load_searches
 
     best, training = advice.candidates[0], advice.settings.training
     settings = {
@@ -63,7 +63,9 @@ def _settings(config: AdviseConfig, advice: "Advice") -> list[str]:
         **({} if best.model.memory == training.memory else {"training.memory": best.model.memory}),
     }
     searched = [folder for folder in ladder_folders(config) if (Path(folder) / FILE).is_file()]
-    rates = [format_argument("learning_rates", folder, is_list=True) for folder in searched[:1]]
+    # Of the most sizes, since rates of two sizes alone can miss that of a larger one.
+    most = sorted(searched, key=lambda folder: -len(load_searches([folder])))[:1]
+    rates = [format_argument("learning_rates", folder, is_list=True) for folder in most]
     return [*(f"{key}={value}" for key, value in settings.items()), *rates]
 
 

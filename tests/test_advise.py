@@ -123,7 +123,9 @@ def test_without_a_ladder_it_is_the_published_one(capsys: pytest.CaptureFixture[
     assert run_cli(lambda: advise.main(["machine=mac_48gb", "hours=1"])) == 0
     out, err = capsys.readouterr()
     assert "Ladder: the published one, of stories" in out
-    assert "tokenizer.vocab_size=1024 schedule=wsd" in err and "docs/results/ladder]" in err, "its rates too"
+    assert "tokenizer.vocab_size=1024 schedule=wsd" in err and "docs/results/ladder-three-searches]" in err, (
+        "the rates of most sizes"
+    )
 
 
 @pytest.fixture(scope="module")

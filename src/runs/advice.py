@@ -47,7 +47,7 @@ LADDER_SETTINGS = ("match", "recipe.", "training.", "schedule.")
 """What the contract's keys begin with that all runs of a ladder share and a run like them needs."""
 LADDER = "python -m src.train -m +experiment=ladder dry_run=true"
 PUBLISHED = tuple(
-    CONF.parent / "docs" / "results" / name for name in ("ladder", "ladder-held-out", "ladder-held-out-micro")
+    CONF.parent / "docs" / "results" / name for name in ("ladder", "ladder-held-out", "ladder-three-searches")
 )
 """The ladder that is taken where none is given, and the larger sizes that it was checked by."""
 
