@@ -42,7 +42,7 @@ def predict_targets(
     n, length = len(windows), windows.shape[-1] - (windows.ndim == 2)
     nats, hits = np.zeros(n * length, dtype=np.float64), np.zeros(n * length, dtype=np.bool_)
     counted = np.ones(n * length, dtype=np.bool_) if windows.ndim == 2 else (windows[:, 1] >= 0).ravel()
-    chunk, at_once = loss_chunk(model.spec.vocab_size), max(1, TOKENS_AT_ONCE // length)
+    at_once = max(1, TOKENS_AT_ONCE // length)
     for first in range(0, n, at_once):
         tokens = device.tensor(windows[first : first + at_once])
         inputs, targets = split_rows(tokens)
@@ -50,6 +50,7 @@ def predict_targets(
         with device.autocast():
             hidden = model(inputs, documents=document_ids(inputs, eot_id)).hidden.flatten(0, 1)
         weight = model.head.weight.float()  # whole in every process only after a forward pass
+        chunk = loss_chunk(len(weight))
         hidden, targets = (
             part if len(places) == len(hidden) else part[device.tensor(places)] for part in (hidden, targets.flatten())
         )
