@@ -102,7 +102,8 @@ def list_lines(root: Path, conditions: Sequence[str], sort: str | None) -> tuple
         known = [row for row in rows if row[key] is not None]
         known.sort(key=lambda row: row[key], reverse=is_descending)
         rows = known + [row for row in rows if row[key] is None]
-    metric = "val_accuracy" if all(row["val_accuracy"] is not None for row in rows) else "val_bits_per_byte"
+    are_tasks = bool(rows) and all(row["val_accuracy"] is not None for row in rows)
+    metric = "val_accuracy" if are_tasks else "val_bits_per_byte"
     if not rows:
         return [f"No run fulfills filter=[{','.join(conditions)}]"], metric
     total = show_bytes(sum(row["disk"] for row in rows))
