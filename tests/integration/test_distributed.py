@@ -27,18 +27,6 @@ SETTINGS = (
 )
 
 
-def launch(processes: int, arguments: list[str]) -> "subprocess.Popen[str]":
-    return tiny.start(["--nproc-per-node", str(processes), "-m", "src.train", *arguments], "torch.distributed.run")
-
-
-def train(processes: int, arguments: list[str]) -> str:
-    """Train to the end and return the output."""
-    process = launch(processes, arguments)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out
-
-
 def architecture_settings(architecture: str, *more: str) -> tuple[str, ...]:
     return (f"architecture={architecture}", f"size.n_layers={smallest_layer_count(architecture)}", *SETTINGS, *more)
 
@@ -64,7 +52,7 @@ def assert_close(folder: Path, other: Path, nats: float = 1e-5) -> None:
 
 
 def train_with_two_processes(data: Path, root: Path, parallel: str, *more: str) -> Path:
-    out = train(2, tiny.command_line(data, root, f"runtime.parallel={parallel}", *more))
+    out = tiny.train_together(2, tiny.command_line(data, root, f"runtime.parallel={parallel}", *more))
     folder = tiny.only_run(root)
     held = {"replicate": "the whole model", "shard": "a part of the model"}[parallel]
     assert out.count(f"Device: CPU, precision fp32, 2 processes with {held} each, 1 CPU thread") == 1
@@ -122,14 +110,14 @@ def test_two_processes_resume_after_a_kill(
         tmp_path / "broken",
     )
     arguments = tiny.command_line(data, interrupted, f"runtime.parallel={parallel}", *more)
-    err = kill_last_rank(launch(2, arguments), interrupted, after_step=9)
+    err = kill_last_rank(tiny.launch(2, arguments), interrupted, after_step=9)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert lines == [
         "error: process 0 of 2: another process of the run has ended, so this one stops too; "
         "the same command goes on from the last checkpoint"
     ]
     assert read_json(tiny.only_run(interrupted) / "summary.json")["status"] == "failed"
-    assert "Resuming stage language after step 8" in train(2, arguments)
+    assert "Resuming stage language after step 8" in tiny.train_together(2, arguments)
     assert differences(uninterrupted, tiny.only_run(interrupted)) == []
 
 
@@ -148,18 +136,18 @@ def test_three_processes_stop_at_the_same_step_and_one_process_resumes(data: Pat
     more = architecture_settings("hybrid", "training.checkpoint_every=1000", "stage=full", "runtime.parallel=shard")
     uninterrupted, interrupted, three = (tmp_path / name for name in ("whole", "broken", "three"))
     assert tiny.run(data, uninterrupted, *more) == 0
-    train(3, tiny.command_line(data, three, *more))
+    tiny.train_together(3, tiny.command_line(data, three, *more))
     assert_close(tiny.only_run(uninterrupted), tiny.only_run(three))
 
     arguments = tiny.command_line(data, interrupted, *more)
-    process = launch(3, arguments)
+    process = tiny.launch(3, arguments)
     tiny.wait_for_step(interrupted, 5, process)
     os.kill(process.pid, signal.SIGTERM)  # torchrun forwards it
     _, err = process.communicate(timeout=60)
     stopped = [line for line in err.splitlines() if line.startswith("Stopped by ")]
     assert stopped == [f"Stopped by SIGTERM; the same command goes on: {tiny.only_run(interrupted)}"]
     shutil.copytree(interrupted, single := tmp_path / "alone")
-    train(3, arguments)
+    tiny.train_together(3, arguments)
     assert differences(tiny.only_run(three), tiny.only_run(interrupted)) == []
 
     assert tiny.run(data, single, *more) == 0
@@ -170,7 +158,7 @@ def test_three_processes_stop_at_the_same_step_and_one_process_resumes(data: Pat
 @pytest.mark.slow
 def test_all_processes_end_when_their_run_is_removed(data: Path, tmp_path: Path) -> None:
     more = architecture_settings("dense", "training.max_steps=2000", "runtime.parallel=shard")
-    process = launch(2, tiny.command_line(data, tmp_path, *more))
+    process = tiny.launch(2, tiny.command_line(data, tmp_path, *more))
     tiny.wait_for_step(tmp_path, 5, process)
     folder = tiny.only_run(tmp_path)
     folder.rename(tmp_path / "elsewhere")
@@ -181,7 +169,7 @@ def test_all_processes_end_when_their_run_is_removed(data: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_errors_are_printed_once_and_sweeps_are_rejected(data: Path, tmp_path: Path) -> None:
-    process = launch(2, tiny.command_line(data, tmp_path, "training.global_batch_size=6"))
+    process = tiny.launch(2, tiny.command_line(data, tmp_path, "training.global_batch_size=6"))
     _, err = process.communicate(timeout=60)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert errors == [

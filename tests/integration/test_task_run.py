@@ -59,10 +59,7 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(trained: Path, tmp_path: Pa
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 def test_two_processes_answer_as_one_does(parallel: str, trained: Path, tmp_path: Path) -> None:
     arguments = [*TASK, f"output_root={tmp_path}", "tracking=none", f"runtime.parallel={parallel}"]
-    torchrun = ["--nproc-per-node", "2", "-m", "src.train"]
-    process = tiny.start([*torchrun, *arguments], "torch.distributed.run")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    tiny.train_together(2, arguments)
     rows, expected = tiny.read_rows(tiny.only_run(tmp_path)), tiny.read_rows(trained)
     assert [row.get("val/accuracy") for row in rows] == [row.get("val/accuracy") for row in expected]
     losses = [[row["val/loss"] for row in each if "val/loss" in row] for each in (rows, expected)]

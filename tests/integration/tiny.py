@@ -134,6 +134,19 @@ def start(arguments: list[str], module: str = "src.train", **options: object) ->
     return subprocess.Popen([sys.executable, "-m", module, *arguments], **{**settings, **options})  # pyright: ignore
 
 
+def launch(processes: int, arguments: list[str]) -> "subprocess.Popen[str]":
+    """Start `src.train` in several processes by torchrun."""
+    return start(["--nproc-per-node", str(processes), "-m", "src.train", *arguments], "torch.distributed.run")
+
+
+def train_together(processes: int, arguments: list[str]) -> str:
+    """Train in several processes to the end and return the output."""
+    process = launch(processes, arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
 def only_run(output_root: Path) -> Path:
     """Return the only run directory."""
     (folder,) = (output_root / "runs").iterdir()
