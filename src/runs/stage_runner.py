@@ -58,7 +58,7 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
             f"stage.stages.{name}.branch_of={stage.branch_of}: {run.folder} has no checkpoint of step "
             f"{plan.first_step} of that stage, where the branch begins; train again with rerun=true"
         )
-    plan = _recount(run, first_plan, state.progress)
+    plan = _count_steps(run, first_plan, state.progress)
     if state.progress.step == plan.first_step:
         tokens_per_step = config.training.global_batch_size * config.training.seq_len
         part = f", from step {plan.first_step} of stage {stage.branch_of} on" if stage.branch_of else ""
@@ -85,22 +85,22 @@ def train_stage(run: Run, name: str, stage: StageConfig, model: LanguageModel, f
             )
         except Diverged:
             _roll_back(run, plan, state)
-        plan = stage_hooks.plan = _recount(run, first_plan, state.progress)
+        plan = stage_hooks.plan = _count_steps(run, first_plan, state.progress)
+    if plan.steps != first_plan.steps:
+        took = f"{state.progress.train_time_s:.1f} s"
+        run.log_info(f"Budget: {plan.steps} steps in place of {first_plan.steps}, in {took}")
     return state.progress
 
 
-def _recount(run: Run, plan: StagePlan, progress: Progress) -> StagePlan:
-    """Return the plan of a stage with its present number of steps, which are counted again if that is due."""
+def _count_steps(run: Run, plan: StagePlan, progress: Progress) -> StagePlan:
+    """Return the first plan of a stage with its present number of steps, counted again by their time if that is due."""
+    plan = replace(plan, steps=progress.recounted_steps or plan.steps)
     if not plan.is_recount_due(progress):
         return plan
-    if progress.recounted_steps is None:
-        max_seconds = run.config.training.max_seconds
-        assert max_seconds is not None
-        steps = progress.recounted_steps = run.process_group.broadcast(steps_in_time(progress, max_seconds))
-        run.log_info(
-            f"Budget: {steps} steps in place of {plan.steps}, as {progress.step} took {progress.train_time_s:.1f} s"
-        )
-    return replace(plan, steps=progress.recounted_steps, recount_after=None)
+    max_seconds = run.config.training.max_seconds
+    assert max_seconds is not None
+    progress.recounted_steps = run.process_group.broadcast(steps_in_time(progress, max_seconds))
+    return replace(plan, steps=progress.recounted_steps)
 
 
 def measure_step(run: Run, model: LanguageModel, forward: Forward, budget_s: float) -> float:

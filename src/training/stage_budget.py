@@ -33,8 +33,9 @@ class StagePlan:
     branch_of: str | None = None
     stop_accuracy: float | None = None
     """The accuracy of validation above which the stage ends."""
-    recount_after: int | None = None
-    """The step after which the steps that fit into the time of the stage are counted again."""
+    recount_every: int | None = None
+    """Steps after which the steps that fit into the time of the stage are counted again, until its rate decays."""
+    decay_fraction: float = 0.0
 
     def is_finished(self, progress: Progress) -> bool:
         """Whether the stage has had all its steps, or a validation after its first step was above `stop_accuracy`."""
@@ -43,8 +44,9 @@ class StagePlan:
         return progress.step >= self.steps or (is_validated and is_reached)
 
     def is_recount_due(self, progress: Progress) -> bool:
-        """Whether the stage has come to the step after which its steps are counted again."""
-        return self.recount_after is not None and progress.step >= self.recount_after
+        """Whether the stage has come to a step after which its steps are counted again."""
+        is_stable = 0 < progress.step <= (1 - self.decay_fraction) * self.steps
+        return self.recount_every is not None and is_stable and progress.step % self.recount_every == 0
 
     @property
     def origin(self) -> str:
@@ -65,7 +67,7 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
         for other, branch in config.stage.stages.items()
         if branch.branch_of == name
     }
-    is_recounted = training.budget == "time" and not branches and stage.branch_of is None and steps > 1
+    is_recounted = training.budget == "time" and not branches and stage.branch_of is None
     return StagePlan(
         name=name,
         steps=steps,
@@ -77,7 +79,8 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
         branches=branches,
         branch_of=stage.branch_of,
         stop_accuracy=training.stop_accuracy,
-        recount_after=steps // 2 if is_recounted else None,
+        recount_every=tenth if is_recounted else None,
+        decay_fraction=config.schedule.decay_fraction,
     )
 
 

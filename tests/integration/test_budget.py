@@ -36,13 +36,16 @@ def test_equal_flops_give_the_flops_of_dense(data: Path, tmp_path: Path) -> None
     assert "of dense 12 steps and 1536 tokens" in dense["contract"]["stages"]
 
 
-def set_clock(patch: pytest.MonkeyPatch, measured: float, trained: float) -> None:
-    """Let each step take `measured` seconds when it is timed at the start, and `trained` seconds in training."""
-    now, true_step, true_times = 0.0, loop.train_step, stage_runner.median_times
+def set_clock(
+    patch: pytest.MonkeyPatch, measured: float, trained: float, later: float = 0.0, change_after: int = 10**6
+) -> None:
+    """Let each step take `measured` seconds when it is timed at the start, and `trained`, then `later`, in training."""
+    steps, now, true_step, true_times = 0, 0.0, loop.train_step, stage_runner.median_times
 
     def step(*arguments: Any, **options: Any) -> Any:
-        nonlocal now
-        now += trained
+        nonlocal steps, now
+        steps += 1
+        now += trained if steps <= change_after else later
         return true_step(*arguments, **options)
 
     patch.setattr(loop, "train_step", step)
@@ -57,11 +60,11 @@ def train_time(stage: dict[str, Any]) -> float:
 TIMED = ("training.budget=time", "training.max_seconds=4.2")
 
 
-@pytest.mark.parametrize(("trained", "steps"), [(0.5, 8), (0.7, 6), (0.4, 10), (3.0, 5)])
-def test_steps_of_a_time_budget_are_counted_at_the_start_and_half_way(
+@pytest.mark.parametrize(("trained", "steps"), [(0.5, 8), (0.7, 6), (0.4, 10), (1.0, 4)])
+def test_steps_of_a_time_budget_are_counted_at_the_start_and_until_the_rate_decays(
     trained: float, steps: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """8 steps by the measurement at the start; after 4, what their time says, but enough that the rate falls."""
+    """8 steps by the measurement at the start; after each tenth, what the time of those so far says."""
     set_clock(monkeypatch, 0.5, trained)
     timed, rates = train_run(data, tmp_path, *TIMED)
     stage = timed["stages"]["language"]
@@ -70,6 +73,16 @@ def test_steps_of_a_time_budget_are_counted_at_the_start_and_half_way(
     assert timed["contract"]["stages"] == "language: language 4.2 s"
     folder = tiny.only_run(tmp_path)
     assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["measured_steps"] == 8
+
+
+def test_a_change_of_speed_after_half_of_the_time_is_noticed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 steps at first; the last count is after 14, and leaves a fifth of the steps for the decay."""
+    set_clock(monkeypatch, 0.05, 0.05, later=0.1, change_after=11)
+    timed, rates = train_run(data, tmp_path, "training.budget=time", "training.max_seconds=1")
+    assert timed["stages"]["language"]["steps"] == 17 and train_time(timed["stages"]["language"]) == pytest.approx(1.15)
+    assert rates[-1] == pytest.approx(min(rates[2:]))
 
 
 def test_a_stage_may_always_lower_its_rate_after_its_steps_are_counted_again() -> None:
@@ -87,11 +100,11 @@ def test_measuring_steps_does_not_change_the_weights(
     assert rates == expected and timed["final"]["val_loss"] == counted["final"]["val_loss"]
 
 
-@pytest.mark.parametrize("stop_at", [4, 6])
-def test_a_run_stopped_after_half_its_time_ends_as_without(
+@pytest.mark.parametrize("stop_at", [4, 10, 13])
+def test_a_stopped_run_of_equal_time_ends_as_without(
     stop_at: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped at the step where its steps are counted again, and after it, when more are left than at first."""
+    """Also when more steps are left than were planned at the start."""
     settings = (*TIMED, "evaluation.enabled=false", "training.checkpoint_every=1")
     with monkeypatch.context() as patch:
         set_clock(patch, 0.5, 0.3)

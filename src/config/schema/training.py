@@ -46,7 +46,7 @@ class TrainingConfig:
     max_seconds: float | None = setting(
         None,
         "Time of the training steps in each stage, with budget=time. The number of steps follows from a measurement "
-        "at the start, and half way from the time until then.",
+        "at the start, and until the rate decays from the time so far.",
         SECONDS,
     )
     measured_steps: int | None = setting(None, "Result of the measurement at the start. Set by the run.", STEPS)
