@@ -3,6 +3,7 @@ terminal.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from statistics import fmean
 
 import pandas as pd
@@ -14,8 +15,8 @@ from src.reporting.statistics.groups import SPLITS, ranking_groups, stage_values
 from src.reporting.statistics.significance import Pair
 from src.reporting.statistics.verdicts import TRIAL, Headline, compare_headlines, count_seeds, reason_for_no_verdict
 
-MAX_PAIRS = 3
-"""Pairs behind the best that are named; more are counted."""
+MAX_SETS = 3
+"""Sets of architectures behind the best without a significant difference that are named; more are counted as pairs."""
 
 
 def answer_lines(runs: pd.DataFrame, margin: float | None = None) -> list[str]:
@@ -63,11 +64,7 @@ def _answer(headline: Headline, margin: float | None) -> str:
         better = f" {headline.metric.unit} better"
         gaps = [f"{_gap(pair)}{better * (not i)} than {pair.other}" for i, pair in enumerate(behind)]
         parts = [f"{comparison.leader} learned most: {join_words(gaps)}"]
-        others = [pair for pair in comparison.pairs if pair.better != comparison.leader]
-        open_pairs = [f"{pair.better} and {pair.other}" for pair in others if not pair.is_significant]
-        if len(open_pairs) > MAX_PAIRS:
-            open_pairs = [f"{len(open_pairs)} of the {len(others)} other pairs"]
-        parts += [f"no significant difference between {join_words(open_pairs)}"] if open_pairs else []
+        parts += _open_sets([pair for pair in comparison.pairs if pair.better != comparison.leader])
     else:
         unit = f" {headline.metric.unit} behind"
         by_result: dict[str, list[str]] = {}
@@ -90,6 +87,25 @@ def _answer(headline: Headline, margin: float | None) -> str:
     if headline.group.is_unsearched:
         parts.append("learning rates were not searched")
     return f"{'; '.join(parts)} ({count_seeds(comparison)})"
+
+
+def _open_sets(pairs: Sequence[Pair]) -> list[str]:
+    """Name the sets of architectures of which no two differ significantly, as one part of a sentence, or none.
+
+    A set is a run of architectures in the order of their means, or a pair that is in no such run.
+    """
+    names = list(dict.fromkeys(name for pair in pairs for name in (pair.better, pair.other)))
+    open_pairs = [(pair.better, pair.other) for pair in pairs if not pair.is_significant]
+    runs = [tuple(names[start:end]) for start in range(len(names)) for end in range(start + 2, len(names) + 1)]
+    sets = list[tuple[str, ...]]()
+    for some in [*sorted(runs, key=len, reverse=True), *open_pairs]:
+        if set(combinations(some, 2)) <= set(open_pairs) and not any(set(some) <= set(larger) for larger in sets):
+            sets.append(some)
+    if len(sets) > MAX_SETS:
+        return [f"no significant difference in {len(open_pairs)} of the {len(pairs)} other pairs"]
+    sets.sort(key=lambda some: names.index(some[0]))
+    named = [f"{'among' if len(some) > 2 else 'between'} {join_words(some)}" for some in sets]
+    return [f"no significant difference {join_words(named)}"] if sets else []
 
 
 def _gap(pair: Pair) -> str:

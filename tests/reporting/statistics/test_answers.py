@@ -25,6 +25,29 @@ def test_the_best_with_its_distance_to_each_other(builder):
     assert code.startswith("code: hybrid learned most: ")
 
 
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        ({"mamba": 2.30, "dense": 2.301, "moe": 2.302}, "among mamba, dense and moe"),
+        (
+            {"mamba": 2.30, "dense": 2.30 + 0.04, "moe": 2.30 + 0.08},
+            "between mamba and dense and between dense and moe",
+        ),
+        (
+            {"mamba": 2.30, "dense": 2.301, "moe": 2.5, "gated": 2.501},
+            "between mamba and dense and between moe and gated",
+        ),
+        ({name: 2.3 + 0.04 * i for i, name in enumerate("abcdef")}, "in 5 of the 15 other pairs"),
+        ({"mamba": 2.30, "dense": 2.4, "moe": 2.5}, ""),
+    ],
+)
+def test_sets_behind_the_best_of_which_no_two_differ_are_named(builder, others, sentence):
+    means = {"hybrid": 2.0, **others}
+    runs = add_seeds(builder, {name: (mean - 0.015, mean, mean + 0.015) for name, mean in means.items()})
+    _, found, rest = answer_lines(runs)[0].partition("no significant difference ")
+    assert rest.partition(";")[0] == sentence and bool(found) == bool(sentence)
+
+
 def test_without_a_best_each_other_is_named_with_its_distance(builder):
     runs = add_seeds(builder, SEEDS)
     expected = (
