@@ -99,7 +99,7 @@ def _count_steps(run: Run, plan: StagePlan, progress: Progress) -> StagePlan:
         return plan
     max_seconds = run.config.training.max_seconds
     assert max_seconds is not None
-    progress.recounted_steps = run.process_group.broadcast(steps_in_time(progress, max_seconds))
+    progress.recounted_steps = run.process_group.broadcast(steps_in_time(progress, max_seconds, plan.decay_fraction))
     return replace(plan, steps=progress.recounted_steps)
 
 

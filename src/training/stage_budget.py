@@ -5,6 +5,7 @@ decay; Hu et al., 2024, arXiv 2404.06395; Hägele et al., 2024, arXiv 2405.18392
 until the decay of the shorter one begins. There a branch starts from a checkpoint of the longer run, its origin.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -84,12 +85,13 @@ def plan_stage(config: TrainConfig, name: str, stage: StageConfig, flops_per_tok
     )
 
 
-def steps_in_time(progress: Progress, max_seconds: float) -> int:
+def steps_in_time(progress: Progress, max_seconds: float, decay_fraction: float) -> int:
     """Return how many steps a stage has that is to train for `max_seconds`, at the mean speed of its steps so far.
 
-    At least a quarter more than it has had, so that its learning rate can fall.
+    At least so many that `decay_fraction` of them are still to come, so that its learning rate can fall.
     """
-    return max(int(max_seconds * progress.step / progress.train_time_s), progress.step + max(1, progress.step // 4))
+    least = math.ceil(progress.step / (1 - decay_fraction))
+    return max(int(max_seconds * progress.step / progress.train_time_s), least)
 
 
 def stage_schedule(config: TrainConfig, stage: StageConfig) -> ScheduleConfig:

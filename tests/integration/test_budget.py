@@ -1,5 +1,6 @@
 """Budgets of equal tokens, equal FLOPs and equal time; each schedule ends at its budget."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from src.runtime.atomic_files import read_json
 from src.tracking.tracker import MultiTracker, Row
 from src.training import loop
 from src.training.progress import Progress
-from src.training.stage_budget import steps_in_time
+from src.training.stage_budget import StagePlan, steps_in_time
 from tests.integration import tiny
 
 
@@ -81,14 +82,25 @@ def test_a_change_of_speed_after_half_of_the_time_is_noticed(
     """20 steps at first; the last count is after 14, and leaves a fifth of the steps for the decay."""
     set_clock(monkeypatch, 0.05, 0.05, later=0.1, change_after=11)
     timed, rates = train_run(data, tmp_path, "training.budget=time", "training.max_seconds=1")
-    assert timed["stages"]["language"]["steps"] == 17 and train_time(timed["stages"]["language"]) == pytest.approx(1.15)
+    assert timed["stages"]["language"]["steps"] == 18 and train_time(timed["stages"]["language"]) == pytest.approx(1.25)
     assert rates[-1] == pytest.approx(min(rates[2:]))
 
 
-def test_a_stage_may_always_lower_its_rate_after_its_steps_are_counted_again() -> None:
-    assert steps_in_time(Progress("language", step=100, train_time_s=50.0), 100.0) == 200
-    assert steps_in_time(Progress("language", step=100, train_time_s=500.0), 100.0) == 125
-    assert steps_in_time(Progress("language", step=1, train_time_s=9.0), 1.0) == 2
+@pytest.mark.parametrize("decay_fraction", [0.01, 0.05, 0.1, 0.2, 0.5])
+def test_a_stage_ends_and_may_lower_its_rate_after_its_steps_are_counted_again(decay_fraction: float) -> None:
+    """Once at four times the speed expected, and once at a quarter of it."""
+    assert steps_in_time(Progress("language", step=100, train_time_s=50.0), 100.0, decay_fraction) == 200
+    slow = Progress("language", step=90, train_time_s=500.0)
+    assert (1 - decay_fraction) * steps_in_time(slow, 1.0, decay_fraction) == pytest.approx(90, abs=1)
+    for step_s in (0.025, 0.4):
+        plan = StagePlan("language", 190, 1e-3, 1, 1, 1.0, recount_every=19, decay_fraction=decay_fraction)
+        for step in range(19, 5000, 19):
+            if step > plan.steps:
+                break
+            progress = Progress("language", step=step, train_time_s=step * step_s)
+            if plan.is_recount_due(progress):
+                plan = replace(plan, steps=steps_in_time(progress, 19.0, decay_fraction))
+        assert plan.steps <= 760
 
 
 def test_measuring_steps_does_not_change_the_weights(
