@@ -86,10 +86,15 @@ def test_a_change_of_speed_after_half_of_the_time_is_noticed(
     assert rates[-1] == pytest.approx(min(rates[2:]))
 
 
+def test_a_stage_may_always_lower_its_rate_after_its_steps_are_counted_again() -> None:
+    assert steps_in_time(Progress("language", step=100, train_time_s=50.0), 100.0, 0.2) == 200
+    assert steps_in_time(Progress("language", step=100, train_time_s=500.0), 100.0, 0.2) == 125
+    assert steps_in_time(Progress("language", step=1, train_time_s=9.0), 1.0, 0.2) == 2
+
+
 @pytest.mark.parametrize("decay_fraction", [0.01, 0.05, 0.1, 0.2, 0.5])
-def test_a_stage_ends_and_may_lower_its_rate_after_its_steps_are_counted_again(decay_fraction: float) -> None:
+def test_a_stage_ends_at_every_length_of_the_decay(decay_fraction: float) -> None:
     """Once at four times the speed expected, and once at a quarter of it."""
-    assert steps_in_time(Progress("language", step=100, train_time_s=50.0), 100.0, decay_fraction) == 200
     slow = Progress("language", step=90, train_time_s=500.0)
     assert (1 - decay_fraction) * steps_in_time(slow, 1.0, decay_fraction) == pytest.approx(90, abs=1)
     for step_s in (0.025, 0.4):
